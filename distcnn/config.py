@@ -1,0 +1,138 @@
+"""The configuration: one frozen dataclass, checked when it is made. Flags, `--help` and the TOML file derive from it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distcnn.datasets.mnist import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.errors import InputError
+from distcnn.models import MODELS
+from distcnn.nn import LOSSES
+from distcnn.optim import OPTIMIZERS, SCHEDULES
+
+
+def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "unit": unit, "choices": tuple(choices)})
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a run depends on. ``InputError`` when a value is impossible."""
+
+    data: str = _flag(DEFAULT_PATH, "image set to train on (HDF5, data/README.md); the default is prepared when it is not there", "file")
+    source: str = _flag("", f"where to take MNIST from when it must be prepared: the four IDX .gz files; else ${SOURCE_VARIABLE}, then mirrors", "folder")
+    model: str = _flag("lenet", f"network: {', '.join(MODELS)}, or your own as package.module:function", "name")
+    loss: str = _flag("cross-entropy", "what is minimised", choices=tuple(LOSSES))
+    epochs: int = _flag(3, "passes over the training set", "epochs")
+    max_steps: int = _flag(0, "stop after so many steps, the schedule as without it; 0: no limit", "steps")
+    num_shards: int = _flag(8, "fixed slices of the training set, the most ranks there can be; they decide the bits, ranks do not", "shards")
+    microbatch_size: int = _flag(32, "examples of each shard in a step; the global batch is num-shards times this", "examples")
+    optimizer: str = _flag("nesterov", "update rule: SGD with Nesterov's or classical momentum, Adam, AdamW", choices=tuple(OPTIMIZERS))
+    learning_rate: float = _flag(0.05, "peak learning rate", "per step")
+    momentum: float = _flag(0.9, "momentum of nesterov and sgd", "0 to below 1")
+    weight_decay: float = _flag(0.0, "L2 weight decay (adamw: decoupled)", "factor")
+    schedule: str = _flag("cosine", "learning rate after the warm-up", choices=tuple(SCHEDULES))
+    warmup_steps: int = _flag(100, "steps of linear warm-up", "steps")
+    seed: int = _flag(0, "decides the first weights and every order of examples", "integer")
+    output: str = _flag("", "run directory, new or without a run in it; default runs/<model>-<time>", "folder")
+    eval_every: int = _flag(1, "test after every so many epochs; 0: at the end only", "epochs")
+    log_every: int = _flag(50, "a line of metrics every so many steps", "steps")
+    reduction: str = _flag("exact", "sum of gradients: exact (same bits on any ranks) or fast (plain float32, other bits)", choices=("exact", "fast"))
+    gradient_range: float = _flag(4096.0, "range of the exact sum, a power of two: wider is coarser (resolution is range/2^52)", "magnitude")
+    world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks")
+
+    def __post_init__(self) -> None:
+        for name, choices in ((each.name, each.metadata["choices"]) for each in dataclasses.fields(self)):
+            if choices and getattr(self, name) not in choices:
+                raise InputError(f"unknown {_as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        for name in ("epochs", "num_shards", "microbatch_size", "log_every"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("max_steps", "warmup_steps", "eval_every", "world_size"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1")
+        self._require("learning_rate", math.isfinite(self.learning_rate) and self.learning_rate > 0, "a number above 0")
+        self._require("momentum", 0 <= self.momentum < 1, "0 or more and below 1")
+        self._require("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "a number, 0 or more")
+        power_of_two = math.isfinite(self.gradient_range) and math.frexp(self.gradient_range)[0] == 0.5
+        self._require("gradient_range", power_of_two and 1 <= self.gradient_range <= 2**40, "a power of two from 1 to 2^40")
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples of one step, over all shards."""
+        return self.num_shards * self.microbatch_size
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise InputError(f"{_as_flag(name)} is {getattr(self, name)}: it must be {what}")
+
+
+def parse_config(arguments: Sequence[str]) -> Config:
+    """The configuration from flags over ``--config FILE.toml`` over defaults. ``InputError`` names what is wrong."""
+    flags = vars(make_parser().parse_args(arguments))
+    file = flags.pop("config", None)
+    return Config(**{**(read_toml(file) if file else {}), **flags})
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's flags, one for each field of ``Config``."""
+    parser = _Parser(
+        prog="python -m distcnn.train",
+        description="Train a CNN on the ranks that the launcher started (mpirun -n 4 python -m distcnn.train), or in this one process: the same bits.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE.toml", help="take flags from a TOML file (learning_rate = 0.1); flags given here win")
+    for each in dataclasses.fields(Config):
+        unit, choices = each.metadata["unit"], each.metadata["choices"]
+        default = "" if each.default == "" else f" (default {each.default:g})" if isinstance(each.default, float) else f" (default {each.default})"
+        parser.add_argument(
+            _as_flag(each.name),
+            type=type(each.default),
+            metavar="|".join(choices) if choices else unit.split(" ")[0].upper(),
+            help=(each.metadata["help"] + (f" [{unit}]" if " " in unit else "") + default).replace("%", "%%"),
+        )
+    return parser
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The flags in a TOML file, their names and types checked."""
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1") from error
+    return dict(_checked(key.replace("-", "_"), value, path) for key, value in content.items())
+
+
+def _checked(key: str, value: Any, path: str | Path) -> tuple[str, Any]:
+    types = {each.name: type(each.default) for each in dataclasses.fields(Config)}
+    if key not in types:
+        close = difflib.get_close_matches(key, types, n=1)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise InputError(f"--config: {path}: unknown key {key!r}: {guess}the keys are {', '.join(types)}")
+    if types[key] is float and type(value) is int:
+        value = float(value)
+    if type(value) is not types[key]:
+        kind = {int: "an integer", float: "a number", str: 'a text in "quotes"'}[types[key]]
+        raise InputError(f"--config: {path}: {key} is {value!r}: it must be {kind}")
+    return key, value
+
+
+def _as_flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a wrong flag as every other bad input, so that one rank prints it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see python -m distcnn.train --help)")

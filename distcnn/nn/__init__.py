@@ -1,0 +1,33 @@
+"""The maths: layers, losses, initialisers, networks. NumPy only; it knows nothing of ranks, files or flags."""
+
+from distcnn.nn.activations import Activation, Identity, ReLU, Sigmoid, Tanh
+from distcnn.nn.convolution import Conv2d
+from distcnn.nn.dense import Dense, Flatten
+from distcnn.nn.initialisers import glorot_uniform, he_normal, uniform, zeros
+from distcnn.nn.layer import Layer, Parameter
+from distcnn.nn.losses import LOSSES, softmax_cross_entropy, squared_error
+from distcnn.nn.pooling import AvgPool2d, MaxPool2d
+from distcnn.nn.sequential import Sequential
+
+__all__ = [
+    "LOSSES",
+    "Activation",
+    "AvgPool2d",
+    "Conv2d",
+    "Dense",
+    "Flatten",
+    "Identity",
+    "Layer",
+    "MaxPool2d",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
+    "glorot_uniform",
+    "he_normal",
+    "softmax_cross_entropy",
+    "squared_error",
+    "uniform",
+    "zeros",
+]

@@ -1,0 +1,104 @@
+"""Activations: elementwise functions, and the base class for your own.
+
+For y = f(x) elementwise, dL/dx = dL/dy * f'(x). A new one is two methods:
+
+    class Softplus(Activation):
+        def function(self, x, out):
+            np.logaddexp(x, 0, out=out)
+
+        def derivative(self, x, y, out):      # f'(x); y = f(x) is at hand
+            np.negative(y, out=out)
+            np.expm1(out, out=out)
+            np.negative(out, out=out)          # 1 - exp(-softplus(x)) = sigmoid(x)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from distcnn.nn.layer import Array, Layer, Shape, buffer
+
+
+class Activation(Layer):
+    """An elementwise function: any shape ``(..., N)`` to the same shape."""
+
+    kind = "activation"
+
+    def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
+        self._output = buffer((*input_shape, microbatch_size), dtype)
+        self._grad_input = buffer(self._output.shape, dtype)
+        return input_shape
+
+    def forward(self, x: Array) -> Array:
+        self._input = x
+        self.function(x, out=self._output)
+        return self._output
+
+    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
+        if not input_gradient:
+            return None
+        self.derivative(self._input, self._output, out=self._grad_input)
+        self._grad_input *= grad_output
+        return self._grad_input
+
+    def function(self, x: Array, out: Array) -> None:
+        """Write f(x) into ``out``."""
+        raise NotImplementedError(f"{type(self).__name__} must define function(x, out)")
+
+    def derivative(self, x: Array, y: Array, out: Array) -> None:
+        """Write f'(x) into ``out``; ``y`` is f(x)."""
+        raise NotImplementedError(f"{type(self).__name__} must define derivative(x, y, out)")
+
+
+class ReLU(Activation):
+    """``max(x, 0)``; derivative 1 where x > 0, else 0 (0 at 0). Nair and Hinton 2010."""
+
+    kind = "relu"
+
+    def function(self, x: Array, out: Array) -> None:
+        np.maximum(x, 0, out=out)
+
+    def derivative(self, x: Array, y: Array, out: Array) -> None:
+        np.greater(y, 0, out=out)
+
+
+class Sigmoid(Activation):
+    """``1 / (1 + exp(-x))``, computed as ``(1 + tanh(x/2)) / 2``, which cannot overflow; derivative ``y (1 - y)``."""
+
+    kind = "sigmoid"
+
+    def function(self, x: Array, out: Array) -> None:
+        np.multiply(x, 0.5, out=out)
+        np.tanh(out, out=out)
+        out += 1
+        out *= 0.5
+
+    def derivative(self, x: Array, y: Array, out: Array) -> None:
+        np.subtract(1, y, out=out)
+        out *= y
+
+
+class Tanh(Activation):
+    """``tanh(x)``; derivative ``1 - y^2``."""
+
+    kind = "tanh"
+
+    def function(self, x: Array, out: Array) -> None:
+        np.tanh(x, out=out)
+
+    def derivative(self, x: Array, y: Array, out: Array) -> None:
+        np.multiply(y, y, out=out)
+        np.subtract(1, out, out=out)
+
+
+class Identity(Activation):
+    """``x`` itself; derivative 1."""
+
+    kind = "identity"
+
+    def function(self, x: Array, out: Array) -> None:
+        np.copyto(out, x)
+
+    def derivative(self, x: Array, y: Array, out: Array) -> None:
+        out.fill(1)

@@ -1,0 +1,79 @@
+"""Dense (fully connected) layers, and the Flatten before them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from distcnn.nn.initialisers import he_normal, zeros
+from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer
+
+
+class Flatten(Layer):
+    """(C, H, W, N) to (C*H*W, N), in that order, which is PyTorch's. No copy: a batch-innermost array only needs another shape."""
+
+    kind = "flatten"
+
+    def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
+        self._input_shape = (*input_shape, microbatch_size)
+        self._features = math.prod(input_shape)
+        return (self._features,)
+
+    def forward(self, x: Array) -> Array:
+        return x.reshape(self._features, -1)
+
+    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
+        return grad_output.reshape(self._input_shape) if input_gradient else None
+
+
+class Dense(Layer):
+    """``y = W x + b``: (in_features, N) to (out_features, N).
+
+    Backward, with G = dL/dy: y[o, n] = sum over i of W[o, i] x[i, n] + b[o], so ``dL/dW = G x^T``, ``dL/db = sum over n of G``
+    and ``dL/dx = W^T G`` (Rumelhart, Hinton and Williams 1986). Parameters: ``weight`` (out_features, in_features),
+    ``bias`` (out_features,). ``ValueError`` when out_features is below 1 or the input is not flat.
+    """
+
+    kind = "dense"
+
+    def __init__(
+        self, out_features: int, weight_initialiser: Initialiser = he_normal, bias_initialiser: Initialiser = zeros
+    ) -> None:
+        if out_features < 1:
+            raise ValueError(f"out_features (={out_features}) must be at least 1")
+        self.out_features = out_features
+        self.weight_initialiser = weight_initialiser
+        self.bias_initialiser = bias_initialiser
+
+    def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
+        if len(input_shape) != 1:
+            raise ValueError(f"Dense takes flat inputs (features,), but its input has shape {input_shape}: put Flatten before it")
+        self.in_features = input_shape[0]
+        self._output = buffer((self.out_features, microbatch_size), dtype)
+        self._grad_input = buffer((self.in_features, microbatch_size), dtype)
+        return (self.out_features,)
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        fans = (self.in_features, self.out_features)
+        return (
+            Parameter("weight", (self.out_features, self.in_features), self.weight_initialiser, *fans),
+            Parameter("bias", (self.out_features,), self.bias_initialiser, *fans),
+        )
+
+    def bind(self, values: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
+        self._weight, self._bias = values["weight"], values["bias"][:, np.newaxis]
+        self._grad_weight, self._grad_bias = grads["weight"], grads["bias"]
+
+    def forward(self, x: Array) -> Array:
+        self._input = x
+        np.matmul(self._weight, x, out=self._output)
+        self._output += self._bias
+        return self._output
+
+    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
+        np.matmul(grad_output, self._input.T, out=self._grad_weight)
+        np.sum(grad_output, axis=1, out=self._grad_bias)
+        return np.matmul(self._weight.T, grad_output, out=self._grad_input) if input_gradient else None

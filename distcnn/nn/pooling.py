@@ -1,0 +1,111 @@
+"""Max pooling and average pooling over windows of any size and stride, overlapping or with gaps.
+
+Derivation of the gradients. Let window q hold the inputs x[p], p in q, and let G = dL/dy.
+
+* Average: ``y[q] = (1/n) * sum of x[p]`` with n = kh*kw, so dy[q]/dx[p] = 1/n inside the window and 0 outside, and
+  ``dL/dx[p] = sum over the windows q that cover p of G[q] / n``.
+* Maximum: ``y[q] = max of x[p]``. Near a point where one input p* is the largest, y[q] = x[p*] exactly, so dy[q]/dx[p*] = 1 and
+  all others are 0: ``dL/dx[p] = sum over the windows q that p wins of G[q]``.
+
+Ties. Where several inputs of a window are equal and largest, the maximum has no derivative; any one of them may be chosen (a
+subgradient). **The first in row-major order wins**, as in PyTorch. Giving the gradient to all of them instead multiplies it: on MNIST, whose constant
+background convolves to equal values, that cost 20 points of accuracy in the first epoch.
+(Scherer, Mueller and Behnke, "Evaluation of pooling operations in convolutional architectures", 2010.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from distcnn.nn.layer import Array, Layer, Shape, buffer, image_shape
+from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
+
+
+class Pool2d(Layer):
+    """What both poolings share. ``stride`` is the window's size unless given; rows and columns that fill no window are left out."""
+
+    def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None) -> None:
+        self.kernel_size = as_pair("kernel_size", kernel_size, 1)
+        self.stride = self.kernel_size if stride is None else as_pair("stride", stride, 1)
+
+    def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
+        channels, height, width = image_shape(self, input_shape)
+        self.size = output_size((height, width), self.kernel_size, self.stride)
+        self.overlapping = self.stride[0] < self.kernel_size[0] or self.stride[1] < self.kernel_size[1]
+        self._output = buffer((channels, *self.size, microbatch_size), dtype)
+        self._grad_input = buffer((channels, height, width, microbatch_size), dtype)
+        return channels, *self.size
+
+    def _offsets(self, x: Array) -> list[Array]:
+        return list(window_offsets(x, self.kernel_size, self.stride, self.size))
+
+
+class MaxPool2d(Pool2d):
+    """The largest value of each window: (C, H, W, N) to (C, oh, ow, N). Ties: the first in row-major order takes the gradient."""
+
+    kind = "maxpool"
+
+    def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
+        output_shape = super().plan(input_shape, microbatch_size, dtype)
+        self._remaining = buffer(self._output.shape, dtype)
+        self._share = buffer(self._output.shape, dtype)
+        self._is_largest = np.zeros(self._output.shape, np.bool_)
+        return output_shape
+
+    def forward(self, x: Array) -> Array:
+        self._input = x
+        first, *others = self._offsets(x)
+        np.copyto(self._output, first)
+        for values in others:
+            np.maximum(self._output, values, out=self._output)
+        return self._output
+
+    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
+        if not input_gradient:
+            return None
+        if self.overlapping:
+            self._grad_input.fill(0)
+        # What a window has given out is subtracted from what it still has to give, so the first of several equals takes it all.
+        np.copyto(self._remaining, grad_output)
+        for values, grads in zip(self._offsets(self._input), self._offsets(self._grad_input), strict=True):
+            np.equal(values, self._output, out=self._is_largest)
+            np.multiply(self._remaining, self._is_largest, out=self._share)
+            self._remaining -= self._share
+            if self.overlapping:
+                grads += self._share
+            else:
+                np.copyto(grads, self._share)
+        return self._grad_input
+
+
+class AvgPool2d(Pool2d):
+    """The mean of each window: (C, H, W, N) to (C, oh, ow, N)."""
+
+    kind = "avgpool"
+
+    def forward(self, x: Array) -> Array:
+        first, *others = self._offsets(x)
+        np.copyto(self._output, first)
+        for values in others:
+            self._output += values
+        self._output *= self._fraction
+        return self._output
+
+    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
+        if not input_gradient:
+            return None
+        # The output has served: its buffer takes each window's share.
+        share = np.multiply(grad_output, self._fraction, out=self._output)
+        if self.overlapping:
+            self._grad_input.fill(0)
+        for grads in self._offsets(self._grad_input):
+            if self.overlapping:
+                grads += share
+            else:
+                np.copyto(grads, share)
+        return self._grad_input
+
+    @property
+    def _fraction(self) -> float:
+        return 1.0 / (self.kernel_size[0] * self.kernel_size[1])

@@ -1,0 +1,97 @@
+"""A network: layers one after another, over one flat vector of parameter values and one of gradients."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from distcnn.nn.layer import Array, Layer, Parameter, Shape, buffer
+
+
+class Sequential:
+    """Layers in a row. ``plan`` it for one shape of microbatch, ``initialise`` it, then ``forward`` and ``backward``.
+
+    ``values`` and ``grads`` are the flat vectors, in the order of the layers; ``named_values()`` and ``named_grads()`` are views of
+    them, named by the layer's kind and its number among its kind: ``conv1.weight``, ``conv1.bias``, ``dense2.weight`` ...
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        if not layers:
+            raise ValueError("Sequential needs at least one layer")
+        self.layers = list(layers)
+
+    def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike = np.float32) -> Sequential:
+        """Allocate everything for inputs ``(*input_shape, microbatch_size)``. ``ValueError`` names the layer that does not fit."""
+        self.input_shape, self.microbatch_size, self.dtype = tuple(input_shape), microbatch_size, np.dtype(dtype)
+        self.layer_names = _numbered(self.layers)
+        self.parameters: dict[str, Parameter] = {}
+        shape = self.input_shape
+        for name, layer in zip(self.layer_names, self.layers, strict=True):
+            try:
+                shape = layer.plan(shape, microbatch_size, dtype)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            self.parameters |= {f"{name}.{parameter.name}": parameter for parameter in layer.parameters()}
+        self.output_shape = shape
+        self._allocate()
+        return self
+
+    def _allocate(self) -> None:
+        ends = np.cumsum([math.prod(parameter.shape) for parameter in self.parameters.values()], dtype=np.int64).tolist()
+        starts = [0, *ends[:-1]]
+        self.slices = {name: slice(*span) for name, *span in zip(self.parameters, starts, ends, strict=True)}
+        size = ends[-1] if ends else 0
+        self.values, self.grads = buffer((size,), self.dtype), buffer((size,), self.dtype)
+        values, grads = self.named_values(), self.named_grads()
+        for name, layer in zip(self.layer_names, self.layers, strict=True):
+            own = [parameter.name for parameter in layer.parameters()]
+            layer.bind({key: values[f"{name}.{key}"] for key in own}, {key: grads[f"{name}.{key}"] for key in own})
+
+    def initialise(self, rng: np.random.Generator) -> Sequential:
+        """Draw every parameter's first value, in order, from ``rng``."""
+        for name, values in self.named_values().items():
+            parameter = self.parameters[name]
+            values[...] = parameter.initialiser(rng, parameter.shape, parameter.fan_in, parameter.fan_out)
+        return self
+
+    def forward(self, x: Array) -> Array:
+        """Outputs ``(*output_shape, N)``; the array is the last layer's buffer and holds until the next call."""
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, grad_output: Array, input_gradient: bool = False) -> Array | None:
+        """Overwrite ``grads``. Returns the input's gradient when it is asked for, else None."""
+        grad: Array | None = grad_output
+        for index in reversed(range(len(self.layers))):
+            assert grad is not None  # only the first layer may leave its input's gradient out
+            grad = self.layers[index].backward(grad, input_gradient or index > 0)
+        return grad
+
+    def named_values(self) -> dict[str, Array]:
+        """Each parameter's values, a view in PyTorch's shape."""
+        return self._views(self.values)
+
+    def named_grads(self) -> dict[str, Array]:
+        """Each parameter's gradient, a view in PyTorch's shape."""
+        return self._views(self.grads)
+
+    def parameter_at(self, index: int) -> str:
+        """The name of the parameter that holds element ``index`` of the flat vectors."""
+        return next(name for name, span in self.slices.items() if span.start <= index < span.stop)
+
+    def _views(self, flat: Array) -> dict[str, Array]:
+        return {name: flat[span].reshape(self.parameters[name].shape) for name, span in self.slices.items()}
+
+
+def _numbered(layers: Sequence[Layer]) -> list[str]:
+    seen: Counter[str] = Counter()
+    names = []
+    for layer in layers:
+        seen[layer.kind] += 1
+        names.append(f"{layer.kind}{seen[layer.kind]}")
+    return names

@@ -1,0 +1,53 @@
+"""The geometry that convolution and pooling share: sizes, and windows as views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from distcnn.nn.layer import Array
+
+Pair = tuple[int, int]
+
+
+def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
+    """``value`` as (vertical, horizontal); one integer stands for both. ``ValueError`` below ``minimum``."""
+    pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(part, (int, np.integer)) and part >= minimum for part in pair):
+        raise ValueError(f"{name} (={value!r}) must be an integer of at least {minimum}, or a pair of them (height, width)")
+    return int(pair[0]), int(pair[1])
+
+
+def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Pair:
+    """(oh, ow): how many windows fit, ``floor((size + 2*padding - kernel) / stride) + 1`` each way.
+
+    What is left over at the lower and right edge where the stride does not divide is not covered, as in PyTorch.
+    """
+    padded = (size[0] + 2 * padding[0], size[1] + 2 * padding[1])
+    if kernel[0] > padded[0] or kernel[1] > padded[1]:
+        raise ValueError(
+            f"a window of kernel_size {kernel[0]}x{kernel[1]} is larger than its padded input of {padded[0]}x{padded[1]} "
+            f"(input {size[0]}x{size[1]}, padding {padding[0]}x{padding[1]}): use a smaller kernel_size or larger images"
+        )
+    return (padded[0] - kernel[0]) // stride[0] + 1, (padded[1] - kernel[1]) // stride[1] + 1
+
+
+def windows_view(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Array:
+    """All windows of ``x`` (C, H, W, N) without a copy: (C, kh, kw, oh, ow, N), ``size`` being (oh, ow)."""
+    channels, _, _, count = x.shape
+    of_channel, of_row, of_column, of_example = x.strides
+    return as_strided(
+        x,
+        (channels, *kernel, *size, count),
+        (of_channel, of_row, of_column, of_row * stride[0], of_column * stride[1], of_example),
+    )
+
+
+def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator[Array]:
+    """For each offset inside the window, in row-major order, the view (C, oh, ow, N) of what all windows hold there."""
+    for i in range(kernel[0]):
+        rows = slice(i, i + stride[0] * (size[0] - 1) + 1, stride[0])
+        for j in range(kernel[1]):
+            yield x[:, rows, j : j + stride[1] * (size[1] - 1) + 1 : stride[1]]

@@ -1,0 +1,105 @@
+"""Optimizers on flat vectors: ``step(values, grads, learning_rate)`` changes ``values`` in place.
+
+Every rank takes the same update from the same gradient, elementwise, so the replicas stay the same bits. ``state`` holds an
+optimizer's vectors by name (shape of ``values``), ``steps`` how many steps it has taken: together they are all it remembers. ``grads`` serves as scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector = NDArray[np.floating]
+
+
+class Optimizer:
+    """What all optimizers share: named state vectors and the count of steps."""
+
+    def __init__(self, values: Vector, state_names: tuple[str, ...]) -> None:
+        self.state = {name: np.zeros_like(values) for name in state_names}
+        self.steps = 0
+        self._scratch = np.zeros_like(values)
+
+    def step(self, values: Vector, grads: Vector, learning_rate: float) -> None:
+        """Take one step along ``grads``, the gradient of the mean loss over the global batch."""
+        self.steps += 1
+        self._update(values, grads, learning_rate)
+
+    def _update(self, values: Vector, grads: Vector, learning_rate: float) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define _update(values, grads, learning_rate)")
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum, Nesterov's or the classical, and L2 weight decay.
+
+        g <- g + weight_decay * p
+        v <- momentum * v + g
+        p <- p - learning_rate * (g + momentum * v   with Nesterov, else v)
+
+    Sutskever et al. 2013, in the form of PyTorch.
+    """
+
+    def __init__(self, values: Vector, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
+        super().__init__(values, ("velocity",) if momentum else ())
+        self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
+
+    def _update(self, values: Vector, grads: Vector, learning_rate: float) -> None:
+        scratch = self._scratch
+        if self.weight_decay:
+            grads += np.multiply(values, self.weight_decay, out=scratch)
+        if self.momentum:
+            velocity = self.state["velocity"]
+            velocity *= self.momentum
+            velocity += grads
+            if self.nesterov:
+                grads += np.multiply(velocity, self.momentum, out=scratch)
+            else:
+                grads = velocity
+        values -= np.multiply(grads, learning_rate, out=scratch)
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015, algorithm 1), with weight decay added to the gradient, or decoupled from it.
+
+        g <- g + weight_decay * p                                  (Adam)
+        p <- p - learning_rate * weight_decay * p                  (AdamW: Loshchilov and Hutter 2019)
+        m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
+        p <- p - learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+    """
+
+    beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+
+    def __init__(self, values: Vector, weight_decay: float = 0.0, decoupled: bool = False) -> None:
+        super().__init__(values, ("first_moment", "second_moment"))
+        self.weight_decay, self.decoupled = weight_decay, decoupled
+
+    def _update(self, values: Vector, grads: Vector, learning_rate: float) -> None:
+        first, second, scratch = self.state["first_moment"], self.state["second_moment"], self._scratch
+        if self.weight_decay and self.decoupled:
+            values *= 1.0 - learning_rate * self.weight_decay
+        elif self.weight_decay:
+            grads += np.multiply(values, self.weight_decay, out=scratch)
+        first *= self.beta1
+        first += np.multiply(grads, 1.0 - self.beta1, out=scratch)
+        second *= self.beta2
+        np.multiply(grads, grads, out=scratch)
+        second += np.multiply(scratch, 1.0 - self.beta2, out=scratch)
+        np.sqrt(second, out=scratch)
+        scratch /= (1.0 - self.beta2**self.steps) ** 0.5
+        scratch += self.epsilon
+        np.divide(first, scratch, out=scratch)
+        scratch *= learning_rate / (1.0 - self.beta1**self.steps)
+        values -= scratch
+
+
+OptimizerMaker = Callable[[Vector, float, float], Optimizer]
+"""``(values, momentum, weight_decay) -> Optimizer``."""
+
+OPTIMIZERS: dict[str, OptimizerMaker] = {
+    "nesterov": lambda values, momentum, weight_decay: SGD(values, momentum, weight_decay, nesterov=True),
+    "sgd": lambda values, momentum, weight_decay: SGD(values, momentum, weight_decay),
+    "adam": lambda values, momentum, weight_decay: Adam(values, weight_decay),
+    "adamw": lambda values, momentum, weight_decay: Adam(values, weight_decay, decoupled=True),
+}

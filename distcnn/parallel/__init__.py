@@ -1,0 +1,24 @@
+"""Communicators, ownership of shards, the exact sum. It knows nothing of layers."""
+
+from distcnn.parallel.communicator import Communicator, SerialCommunicator, on_root, open_communicator, together
+from distcnn.parallel.exact_sum import ExactSum, RangeError
+from distcnn.parallel.ownership import shards_of_rank, span_of
+from distcnn.parallel.reduction import REDUCTIONS, Reduction
+from distcnn.parallel.tally import TALLY_SIZE, Tally, Totals
+
+__all__ = [
+    "REDUCTIONS",
+    "TALLY_SIZE",
+    "Communicator",
+    "ExactSum",
+    "RangeError",
+    "Reduction",
+    "SerialCommunicator",
+    "Tally",
+    "Totals",
+    "on_root",
+    "open_communicator",
+    "shards_of_rank",
+    "span_of",
+    "together",
+]

@@ -1,0 +1,124 @@
+"""A communicator: what the training needs of MPI. Two makes, serial (here) and MPI (``distcnn.parallel.mpi``)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+from distcnn.errors import InputError
+from distcnn.parallel import launcher
+
+T = TypeVar("T")
+
+
+class JointError(InputError):
+    """An ``InputError`` that all ranks raise at the same point, so that they can end in peace."""
+
+
+class Communicator(Protocol):
+    """Every method but ``abort`` is collective: all ranks call it, in the same order."""
+
+    rank: int
+    world_size: int
+    description: str
+
+    def allreduce_sum(self, values: NDArray[Any]) -> None:
+        """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum over all ranks."""
+
+    def allgather(self, item: T) -> list[T]:
+        """The picklable ``item`` of every rank, in rank order."""
+
+    def broadcast(self, item: T) -> T:
+        """Root's picklable ``item``."""
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+
+    def abort(self, exit_code: int) -> NoReturn:
+        """End all ranks at once with ``exit_code``."""
+
+
+class SerialCommunicator:
+    """A world of one rank, without MPI."""
+
+    rank, world_size, description = 0, 1, "no MPI"
+
+    def allreduce_sum(self, values: NDArray[Any]) -> None:
+        """The sum over one rank is what it has."""
+
+    def allgather(self, item: T) -> list[T]:
+        return [item]
+
+    def broadcast(self, item: T) -> T:
+        return item
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+    def abort(self, exit_code: int) -> NoReturn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
+    """MPI's communicator where a launcher started several processes, else a serial one, which imports no MPI.
+
+    ``InputError`` when mpi4py or its MPI library is missing, or the launcher is another MPI's.
+    """
+    if not launcher.needs_mpi(environment):
+        return SerialCommunicator()
+    try:
+        from distcnn.parallel.mpi import MPICommunicator
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"a launcher started several processes, but mpi4py cannot be used ({_first_line(error)}): install mpi4py and an MPI library "
+            "(on a laptop: pip install 'distcnn[mpi,mpich]'; on a cluster: load the site's MPI module, pip install 'distcnn[mpi]')"
+        ) from error
+    communicator = MPICommunicator()
+    problem = launcher.mismatch(communicator.world_size, environment)
+    if problem:
+        raise InputError(problem)
+    return communicator
+
+
+def together(communicator: Communicator, work: Callable[[], T]) -> T:
+    """Run ``work`` on every rank; where it raises ``InputError`` on any, raise the lowest such rank's on all of them.
+
+    So a fault that one rank alone can see (a label of its shards, a file missing on its host) ends all ranks, with one message.
+    """
+    result: T | None = None
+    problem: str | None = None
+    try:
+        result = work()
+    except InputError as error:
+        problem = str(error)
+    problems = communicator.allgather(problem)
+    for rank, text in enumerate(problems):
+        if text is not None:
+            everywhere = all(each == text for each in problems)
+            raise JointError(text if everywhere else f"{text} (on rank {rank})")
+    return result  # type: ignore[return-value]  # work returned it: nothing was raised
+
+
+def on_root(communicator: Communicator, work: Callable[[], T]) -> T:
+    """Run ``work`` on root alone and give its picklable result, or its ``InputError``, to all ranks."""
+    result: T | None = None
+    problem: str | None = None
+    if communicator.rank == 0:
+        try:
+            result = work()
+        except InputError as error:
+            problem = str(error)
+    result, problem = communicator.broadcast((result, problem))
+    if problem is not None:
+        raise JointError(problem)
+    return result  # type: ignore[return-value]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

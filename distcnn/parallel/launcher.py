@@ -1,0 +1,82 @@
+"""What the launcher says in the environment, before any MPI is loaded.
+
+Each launcher (mpirun, srun ...) tells the processes it starts how many they are. That decides whether MPI is needed at all, and it is the only way to
+notice a launcher of another MPI than the library's, under which every process silently believes that it is rank 0 of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI's mpirun
+    ("PMI_SIZE", "PMI_RANK"),  # MPICH's and Intel's Hydra, srun --mpi=pmi2
+    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),  # MVAPICH2
+    ("MVP_COMM_WORLD_SIZE", "MVP_COMM_WORLD_RANK"),  # MVAPICH 3 and later
+    ("PALS_SIZE", "PALS_RANKID"),  # HPE Cray
+    ("FLUX_JOB_SIZE", "FLUX_TASK_RANK"),  # Flux
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),  # srun, whichever --mpi
+)
+"""(size variable, rank variable): a size counts only where its rank is there too."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What one launcher variable declares: ``world_size`` is None where it tells only the rank."""
+
+    variable: str
+    world_size: int | None
+    rank: int
+
+    @property
+    def several(self) -> bool:
+        """Whether it declares more than this one process."""
+        return (self.world_size or 0) > 1 or self.rank > 0
+
+
+def declared(environment: Mapping[str, str]) -> list[Declared]:
+    """All that launchers declare in ``environment``. Slurm's count only inside a step: a batch script has them without srun."""
+    found = []
+    for size_variable, rank_variable in LAUNCHERS:
+        if size_variable.startswith("SLURM") and not environment.get("SLURM_STEP_ID", "").isdigit():
+            continue
+        size, rank = environment.get(size_variable, ""), environment.get(rank_variable, "")
+        if size.isdigit() and rank.isdigit():
+            found.append(Declared(size_variable, int(size), int(rank)))
+    if environment.get("PMIX_RANK", "").isdigit():
+        found.append(Declared("PMIX_RANK", None, int(environment["PMIX_RANK"])))
+    return found
+
+
+def needs_mpi(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started several processes, as far as the environment tells: only then is MPI loaded.
+
+    One process under a launcher (``srun --pty bash`` is such a place) works alone, as it does without one.
+    """
+    found = declared(environment)
+    sized = [each for each in found if each.world_size is not None]
+    return any(each.several for each in found) or (bool(found) and not sized)
+
+
+def mismatch(world_size: int, environment: Mapping[str, str]) -> str | None:
+    """None, or what is wrong when a world of ``world_size`` ranks was found and a launcher declares otherwise.
+
+    Sizes above 1 are not compared: under mpirun in an allocation Slurm counts the hosts' proxies.
+    """
+    if world_size > 1:
+        return None
+    for each in declared(environment):
+        if each.several:
+            count = "several" if each.world_size is None else str(each.world_size)
+            return (
+                f"the launcher started {count} processes ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
+                "the launcher belongs to another MPI than the library that mpi4py loaded. Use the mpirun of that library "
+                "(`python -m mpi4py --mpi-lib-version` names it), or srun with its plugin (--mpi=pmi2 for MPICH, --mpi=pmix for Open MPI)"
+            )
+    return None
+
+
+def declared_rank(environment: Mapping[str, str]) -> int:
+    """The rank by the environment alone, 0 without a launcher: who may print before MPI is up."""
+    return max((each.rank for each in declared(environment)), default=0)

@@ -1,0 +1,56 @@
+"""The counts that go with every sum over ranks: loss, right answers, examples, and how many ranks failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.parallel.exact_sum import ExactSum
+
+TALLY_SIZE = 4
+LOSS_RANGE = 2.0**32
+"""Range of the exact sum of losses: its resolution is 2**-20."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over examples. ``failures`` is how many shards could not be added."""
+
+    loss_sum: float
+    correct: int
+    examples: int
+    failures: int
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.loss_sum / self.examples
+
+
+class Tally:
+    """Adds up counts in ``sums``, TALLY_SIZE float64 (a view of whatever is allreduced); the loss by the exact sum, the rest are integers."""
+
+    def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
+        self._sums = sums
+        self._losses = ExactSum(sums[:1], num_terms, LOSS_RANGE)
+
+    def clear(self) -> None:
+        """Start again from zero."""
+        self._sums.fill(0)
+
+    def add(self, loss_sum: float, correct: int, examples: int) -> None:
+        """Add one microbatch's. ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond the range."""
+        self._losses.add(np.array([loss_sum]))
+        self._sums[1] += correct
+        self._sums[2] += examples
+
+    def fail(self) -> None:
+        """Count one failure, which every rank then sees in the sum."""
+        self._sums[3] += 1
+
+    def totals(self) -> Totals:
+        """What was added up so far."""
+        loss_sum, correct, examples, failures = self._sums.tolist()
+        return Totals(loss_sum, int(correct), int(examples), int(failures))

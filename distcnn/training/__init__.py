@@ -1,0 +1,1 @@
+"""The step, the loop, evaluation, the run directory: what composes maths, ranks and data."""

@@ -1,0 +1,104 @@
+"""From a configuration and a communicator to all that the loop needs. Whatever is wrong with the input is found here, on all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.config import Config
+from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info, steps_per_epoch
+from distcnn.datasets.hdf5 import Images, Labels, mean_and_std, pixel_sums
+from distcnn.datasets.mnist import DEFAULT_PATH, ensure_mnist
+from distcnn.errors import InputError
+from distcnn.models import build_model, find_model
+from distcnn.nn import LOSSES, Sequential
+from distcnn.optim import OPTIMIZERS
+from distcnn.parallel import REDUCTIONS, Communicator, on_root, shards_of_rank, span_of, together
+from distcnn.streams import INITIALISE, generator
+from distcnn.training.evaluation import Evaluation, examples_of_rank
+from distcnn.training.step import Step
+
+
+@dataclass
+class Run:
+    """A run that is ready to start, as one rank sees it."""
+
+    config: Config
+    communicator: Communicator
+    dataset: DatasetInfo
+    network: Sequential
+    step: Step
+    evaluation: Evaluation
+
+
+def prepare_run(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Run:
+    """Check everything, prepare the data where it must be, read this rank's part, plan all buffers.
+
+    ``report`` takes lines for the user, on root. ``InputError`` on all ranks.
+    """
+    shard_indices = together(communicator, lambda: _check_world(config, communicator))
+    together(communicator, lambda: find_model(config.model))
+    if config.source or config.data == DEFAULT_PATH:
+        on_root(communicator, lambda: ensure_mnist(config.data, config.source or None, report))
+    dataset = together(communicator, lambda: read_info(config.data))
+    network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
+    network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
+    (train_images, train_labels), (test_images, test_labels) = together(
+        communicator, lambda: _read_own(dataset, config, communicator, shard_indices)
+    )
+    spans = [span_of(dataset.examples["train"], config.num_shards, index) for index in shard_indices]
+    shards = [
+        Shard(index, train_images[span.start - spans[0].start :][: len(span)], train_labels[span.start - spans[0].start :][: len(span)], config.seed)
+        for index, span in zip(shard_indices, spans, strict=True)
+    ]
+    microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *_statistics(dataset, train_images, communicator))
+    loss = LOSSES[config.loss]
+    optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
+    reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_range)
+    return Run(
+        config,
+        communicator,
+        dataset,
+        network,
+        Step(network, loss, optimizer, shards, microbatch, reduction, communicator),
+        Evaluation(network, loss, test_images, test_labels, dataset.examples["test"], microbatch, communicator),
+    )
+
+
+def total_steps(run: Run) -> int:
+    """How many steps the run takes."""
+    scheduled = scheduled_steps(run)
+    return min(scheduled, run.config.max_steps or scheduled)
+
+
+def scheduled_steps(run: Run) -> int:
+    """Over how many steps the learning-rate schedule is laid out: all epochs, whatever ``max_steps`` says."""
+    return run.config.epochs * steps_per_epoch(run.dataset.examples["train"], run.config.num_shards, run.config.microbatch_size)
+
+
+def _check_world(config: Config, communicator: Communicator) -> range:
+    if config.world_size and communicator.world_size != config.world_size:
+        raise InputError(
+            f"--world-size is {config.world_size}, but {communicator.world_size} ranks are here ({communicator.description}): "
+            "start as many, and with the launcher of the MPI that mpi4py uses"
+        )
+    return shards_of_rank(config.num_shards, communicator.world_size, communicator.rank)
+
+
+def _read_own(dataset: DatasetInfo, config: Config, communicator: Communicator, shards: range) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
+    """This rank's training examples (its shards are neighbours, so they are one run) and its part of the test set."""
+    first, last = (span_of(dataset.examples["train"], config.num_shards, index) for index in (shards[0], shards[-1]))
+    test_span = examples_of_rank(dataset.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank)
+    return read_examples(dataset, "train", range(first.start, last.stop)), read_examples(dataset, "test", test_span)
+
+
+def _statistics(dataset: DatasetInfo, train_images: Images, communicator: Communicator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation: the file's, else of all ranks' training pixels (sums of integers, so the same on any ranks)."""
+    channels = dataset.image_shape[0]
+    sums = pixel_sums(train_images.reshape(-1, channels))
+    communicator.allreduce_sum(sums)
+    mean, std = mean_and_std(sums, dataset.examples["train"] * dataset.image_shape[1] * dataset.image_shape[2])
+    return (np.array(dataset.mean) if dataset.mean else mean, np.array(dataset.std) if dataset.std else std)

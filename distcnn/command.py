@@ -16,7 +16,9 @@ EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING = 0, 1, 2, 3
 """All went well; a defect of ours (with a traceback); bad input; training that cannot go on."""
 
 
-def run_command(name: str, print_help: Callable[[], None], work: Callable[[Communicator, Sequence[str]], None], arguments: Sequence[str]) -> int:
+def run_command(
+    name: str, print_help: Callable[[], None], work: Callable[[Communicator, Sequence[str]], None], arguments: Sequence[str]
+) -> int:
     """Run ``work(communicator, arguments)`` on this rank and return the exit code, the same on all ranks.
 
     An error that all ranks share is printed by rank 0 and they end together. Any other exception on any rank ends all at once.

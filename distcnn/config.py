@@ -28,16 +28,20 @@ class Config:
     """All that a run depends on. ``InputError`` when a value is impossible."""
 
     data: str = _flag(DEFAULT_PATH, "image set to train on (HDF5, data/README.md); the default is prepared when it is not there", "file")
-    source: str = _flag("", f"where to take MNIST from when it must be prepared: the four IDX .gz files; else ${SOURCE_VARIABLE}, then mirrors", "folder")
+    source: str = _flag(
+        "", f"where to take MNIST from when it must be prepared: the four IDX .gz files; else ${SOURCE_VARIABLE}, then mirrors", "folder"
+    )
     model: str = _flag("lenet", f"network: {', '.join(MODELS)}, or your own as package.module:function", "name")
     loss: str = _flag("cross-entropy", "what is minimised", choices=tuple(LOSSES))
     epochs: int = _flag(3, "passes over the training set", "epochs")
     max_steps: int = _flag(0, "stop after so many steps, the schedule as without it; 0: no limit", "steps")
-    num_shards: int = _flag(8, "fixed slices of the training set, the most ranks there can be; they decide the bits, ranks do not", "shards")
+    num_shards: int = _flag(
+        8, "fixed slices of the training set, the most ranks there can be; they decide the bits, ranks do not", "shards"
+    )
     microbatch_size: int = _flag(32, "examples of each shard in a step; the global batch is num-shards times this", "examples")
     optimizer: str = _flag("nesterov", "update rule: SGD with Nesterov's or classical momentum, Adam, AdamW", choices=tuple(OPTIMIZERS))
-    learning_rate: float = _flag(0.05, "peak learning rate", "per step")
-    momentum: float = _flag(0.9, "momentum of nesterov and sgd", "0 to below 1")
+    learning_rate: float = _flag(0.05, "peak learning rate, after the warm-up", "rate")
+    momentum: float = _flag(0.9, "momentum of nesterov and sgd, from 0 to below 1", "factor")
     weight_decay: float = _flag(0.0, "L2 weight decay (adamw: decoupled)", "factor")
     schedule: str = _flag("cosine", "learning rate after the warm-up", choices=tuple(SCHEDULES))
     warmup_steps: int = _flag(100, "steps of linear warm-up", "steps")
@@ -45,8 +49,12 @@ class Config:
     output: str = _flag("", "run directory, new or without a run in it; default runs/<model>-<time>", "folder")
     eval_every: int = _flag(1, "test after every so many epochs; 0: at the end only", "epochs")
     log_every: int = _flag(50, "a line of metrics every so many steps", "steps")
-    reduction: str = _flag("exact", "sum of gradients: exact (same bits on any ranks) or fast (plain float32, other bits)", choices=("exact", "fast"))
-    gradient_range: float = _flag(4096.0, "range of the exact sum, a power of two: wider is coarser (resolution is range/2^52)", "magnitude")
+    reduction: str = _flag(
+        "exact", "sum of gradients: exact (same bits on any ranks) or fast (plain float32, other bits)", choices=("exact", "fast")
+    )
+    gradient_range: float = _flag(
+        4096.0, "range of the exact sum, a power of two: wider is coarser (resolution is range/2^52)", "magnitude"
+    )
     world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks")
 
     def __post_init__(self) -> None:
@@ -85,19 +93,19 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's flags, one for each field of ``Config``."""
     parser = _Parser(
         prog="python -m distcnn.train",
-        description="Train a CNN on the ranks that the launcher started (mpirun -n 4 python -m distcnn.train), or in this one process: the same bits.",
+        description="Train a CNN on the ranks that a launcher started, such as mpirun -n 4, or in this one process: the same bits.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE.toml", help="take flags from a TOML file (learning_rate = 0.1); flags given here win")
     for each in dataclasses.fields(Config):
         unit, choices = each.metadata["unit"], each.metadata["choices"]
-        default = "" if each.default == "" else f" (default {each.default:g})" if isinstance(each.default, float) else f" (default {each.default})"
+        default = f" (default {each.default})" if each.default != "" else ""
         parser.add_argument(
             _as_flag(each.name),
             type=type(each.default),
-            metavar="|".join(choices) if choices else unit.split(" ")[0].upper(),
-            help=(each.metadata["help"] + (f" [{unit}]" if " " in unit else "") + default).replace("%", "%%"),
+            metavar="|".join(choices) if choices else unit.upper(),
+            help=(each.metadata["help"] + default).replace("%", "%%"),
         )
     return parser
 

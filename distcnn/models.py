@@ -1,4 +1,4 @@
-"""The named networks, and your own: a function ``(input_shape, classes) -> Sequential``, chosen by name or as ``package.module:function``."""
+"""The named networks, and your own: functions ``(input_shape, classes) -> Sequential``, chosen by name or as ``module:function``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def lenet(input_shape: tuple[int, int, int], classes: int) -> Sequential:
     """Two 5x5 convolutions (20, 50 channels), each with ReLU and 2x2 max pooling, 500 units. 1x28x28 to 10: 431,080 parameters."""
     return Sequential(
         [
-            *(Conv2d(20, 5), ReLU(), MaxPool2d(2)),
-            *(Conv2d(50, 5), ReLU(), MaxPool2d(2)),
+            *(Conv2d(20, 5), MaxPool2d(2), ReLU()),
+            *(Conv2d(50, 5), MaxPool2d(2), ReLU()),
             *(Flatten(), Dense(500), ReLU(), Dense(classes)),
         ]
     )
@@ -41,7 +41,7 @@ def wide(input_shape: tuple[int, int, int], classes: int) -> Sequential:
     """Two 3x3 convolutions (32, 64 channels) with ReLU, 2x2 max pooling, 128 units. 1x28x28 to 10: 1,199,882 parameters."""
     return Sequential(
         [
-            *(Conv2d(32, 3), ReLU(), Conv2d(64, 3), ReLU(), MaxPool2d(2)),
+            *(Conv2d(32, 3), ReLU(), Conv2d(64, 3), MaxPool2d(2), ReLU()),
             *(Flatten(), Dense(128), ReLU(), Dense(classes)),
         ]
     )
@@ -49,7 +49,7 @@ def wide(input_shape: tuple[int, int, int], classes: int) -> Sequential:
 
 def tutorial(input_shape: tuple[int, int, int], classes: int) -> Sequential:
     """The smallest CNN there is: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense. 1x28x28 to 10: 13,610 parameters."""
-    return Sequential([Conv2d(8, 3), ReLU(), MaxPool2d(2), Flatten(), Dense(classes)])
+    return Sequential([Conv2d(8, 3), MaxPool2d(2), ReLU(), Flatten(), Dense(classes)])
 
 
 def mlp(input_shape: tuple[int, int, int], classes: int) -> Sequential:

@@ -1,7 +1,7 @@
 """Random streams, each named by what it is for, never by a rank.
 
-Philox (Salmon et al. 2011) is counter-based: a (key, counter) pair names a stream outright, so the stream of any epoch and shard is had without
-drawing those before it.
+Philox (Salmon et al. 2011) is counter-based: a (key, counter) pair names a stream outright, so the stream of any epoch and shard is
+had without drawing those before it.
 """
 
 from __future__ import annotations

@@ -25,43 +25,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     """Parse, prepare, train, say what came out."""
-    root = communicator.rank == 0
     config = on_root(communicator, lambda: parse_config(arguments))
-    run = prepare_run(config, communicator, _print_line)
+    progress = Progress() if communicator.rank == 0 else NoProgress()
+    run = prepare_run(config, communicator, progress.say)
     path = on_root(communicator, lambda: create_run_directory(config))
-    if root:
-        _print_line(_headline(run, path))
-    progress = Progress(total_steps(run)) if root else NoProgress()
+    directory = RunDirectory(path) if communicator.rank == 0 else NoRunDirectory()
+
+    progress.say(headline(run, path))
+    progress.start(total_steps(run))
     try:
-        result = train(run, RunDirectory(path) if root else NoRunDirectory(), progress)
+        result = train(run, directory, progress)
     finally:
         progress.close()
-    if root:
-        _print_line(
-            f"test accuracy {result['test_accuracy']:.4f} ({result['test_correct']} of {result['test_examples']}) after {result['steps']} steps, "
-            f"{result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
-            f"weights {result['params_sha256']}\nresults in {path}"
-        )
+    progress.say(
+        f"test accuracy {result['test_accuracy']:.4f} ({result['test_correct']} of {result['test_examples']}) "
+        f"after {result['steps']} steps, {result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
+        f"weights {result['params_sha256']}\n"
+        f"results in {path}"
+    )
 
 
-def _headline(run: Run, path: Path) -> str:
+def headline(run: Run, path: Path) -> str:
+    """What runs: model, data, batch, ranks, threads, and where the results will lie."""
     config, dataset, world = run.config, run.dataset, run.communicator
     channels, height, width = dataset.image_shape
     lines = [
-        f"model    {config.model}, {run.network.values.size:,} parameters; {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}",
+        f"model    {config.model}, {run.network.values.size:,} parameters",
         f"data     {dataset.name} ({dataset.path}): {dataset.examples['train']:,} training and {dataset.examples['test']:,} test images, "
         f"{channels}x{height}x{width}, {dataset.classes} classes",
-        f"batch    {config.num_shards} shards x {config.microbatch_size} examples = {config.global_batch_size} a step; {config.reduction} sum; seed {config.seed}",
+        *([f"notice   {SAMPLE_NOTICE}"] if dataset.name == SAMPLE_NAME else []),
+        f"batch    {config.num_shards} shards x {config.microbatch_size} examples = {config.global_batch_size} a step, "
+        f"{config.reduction} sum",
+        f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}, seed {config.seed}",
         f"ranks    {world.world_size} ({world.description}), {THREADS_PER_RANK} BLAS thread each ({blas_description()})",
         f"results  {path}",
     ]
-    if dataset.name == SAMPLE_NAME:
-        lines.insert(2, f"notice   {SAMPLE_NOTICE}")
     return "\n".join(lines)
-
-
-def _print_line(text: str) -> None:
-    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,9 @@ def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, L
             images = file[f"{split}/images"][rows]
             labels = file[f"{split}/labels"][rows].astype(np.int64)
         except OSError as error:
-            raise InputError(f"{info.path}: /{split} cannot be read, examples {span.start} to {span.stop} ({error}): make the file again") from error
+            raise InputError(
+                f"{info.path}: /{split} cannot be read, examples {span.start} to {span.stop} ({error}): make the file again"
+            ) from error
     wrong = np.flatnonzero((labels < 0) | (labels >= info.classes))
     if wrong.size:
         raise InputError(
@@ -180,7 +182,9 @@ def _short(error: BaseException) -> str:
 # -- writing
 
 
-def write_dataset(path: str | Path, *, name: str, source: str, classes: int, splits: Mapping[str, Split], class_names: list[str] | None = None) -> None:
+def write_dataset(
+    path: str | Path, *, name: str, source: str, classes: int, splits: Mapping[str, Split], class_names: list[str] | None = None
+) -> None:
     """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then renamed over ``path``.
 
     So several processes may prepare the same file at once: each writes its own, and every rename leaves a whole one.
@@ -200,7 +204,9 @@ def write_dataset(path: str | Path, *, name: str, source: str, classes: int, spl
             os.fsync(written.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}): choose a folder you may write to, with space left") from error
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}): choose a folder you may write to, with space left"
+        ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -218,6 +224,7 @@ def _write_split(group: h5py.Group, split: Split) -> tuple[bytes, NDArray[np.int
             images = group.create_dataset("images", (split.count, *shape), np.uint8, chunks=(chunk, *shape))
             labels = group.create_dataset("labels", (split.count,), np.int64)
         stop = start + len(batch_images)
+        assert labels is not None  # made with images
         images[start:stop], labels[start:stop] = batch_images, batch_labels
         for digest, array in zip(digests, (batch_images, batch_labels.astype("<i8")), strict=True):
             digest.update(np.ascontiguousarray(array).data)

@@ -88,7 +88,9 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         try:
             files[name] = (folder / name).read_bytes()
         except OSError as error:
-            raise InputError(f"{folder / name} cannot be read ({error.strerror}): the folder must hold the four MNIST files ({', '.join(SHA256)})") from error
+            raise InputError(
+                f"{folder / name} cannot be read ({error.strerror}): the folder must hold the four MNIST files ({', '.join(SHA256)})"
+            ) from error
         check_sha256(str(folder / name), files[name], SHA256[name], "fetch it again (other sets than MNIST: data/from_idx.py)")
     return files
 
@@ -114,7 +116,9 @@ def download_mnist(mirrors: tuple[str, ...] | list[str], report: Report) -> tupl
 
 def _download_checked(mirror: str, name: str) -> bytes:
     content = fetch(mirror + name)
-    check_sha256(mirror + name, content, SHA256[name], f"try another network, or give the folder of the files (--source DIR or {SOURCE_VARIABLE})")
+    check_sha256(
+        mirror + name, content, SHA256[name], f"try another network, or give the folder of the files (--source DIR or {SOURCE_VARIABLE})"
+    )
     return content
 
 

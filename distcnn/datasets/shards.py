@@ -17,7 +17,9 @@ class Microbatch:
     ``images`` (C, H, W, N) float32, normalised; ``labels`` (N,) int64; ``weights`` (N,) float32: 1, or 0 for padding.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], microbatch_size: int, mean: NDArray[np.float64], std: NDArray[np.float64]) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], microbatch_size: int, mean: NDArray[np.float64], std: NDArray[np.float64]
+    ) -> None:
         channels, height, width = image_shape
         self.size = microbatch_size
         self.images = np.zeros((*image_shape, microbatch_size), np.float32)

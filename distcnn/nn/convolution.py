@@ -110,9 +110,9 @@ class Conv2d(Layer):
 
     def _scatter_patches(self) -> Array:
         """col2im: each pixel's gradient is the sum over the windows that cover it."""
-        _, kh, kw, oh, ow, count = self._patches.shape
+        kernel_width = self.kernel_size[1]
         self._grad_padded.fill(0)
         offsets = window_offsets(self._grad_padded, self.kernel_size, self.stride, self.size)
         for index, covered in enumerate(offsets):
-            covered += self._patches[:, index // kw, index % kw]
+            covered += self._patches[:, index // kernel_width, index % kernel_width]
         return self._grad_padded

@@ -39,9 +39,7 @@ class Dense(Layer):
 
     kind = "dense"
 
-    def __init__(
-        self, out_features: int, weight_initialiser: Initialiser = he_normal, bias_initialiser: Initialiser = zeros
-    ) -> None:
+    def __init__(self, out_features: int, weight_initialiser: Initialiser = he_normal, bias_initialiser: Initialiser = zeros) -> None:
         if out_features < 1:
             raise ValueError(f"out_features (={out_features}) must be at least 1")
         self.out_features = out_features

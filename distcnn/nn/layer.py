@@ -84,8 +84,7 @@ def image_shape(layer: Layer, input_shape: Shape) -> tuple[int, int, int]:
     """``input_shape`` as (C, H, W), or a ``ValueError`` that names the layer."""
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(
-            f"{type(layer).__name__} takes images (channels, height, width), but its input has shape {input_shape}: "
-            "put it before Flatten"
+            f"{type(layer).__name__} takes images (channels, height, width), but its input has shape {input_shape}: put it before Flatten"
         )
     channels, height, width = input_shape
     return channels, height, width

@@ -20,7 +20,7 @@ def softmax_cross_entropy(logits: Array, labels: NDArray[np.integer], weights: A
     """``sum over n of weights[n] * (log sum_k exp(z[k, n]) - z[label, n])``, and its gradient ``weights * (softmax(z) - onehot)``.
 
     Derivation: with p = softmax(z), d/dz[k] of log sum exp(z) is p[k], and d/dz[k] of -z[label] is -1 for k = label, else 0.
-    The largest logit is subtracted first (exact: it cancels), so no exp overflows and no logarithm sees 0 (Goodfellow et al. 2016, sec. 4.1).
+    The largest logit is subtracted first (it cancels), so no exp overflows and no logarithm sees 0 (Goodfellow et al. 2016, sec. 4.1).
     """
     columns = np.arange(logits.shape[1])
     shifted = logits - logits.max(axis=0)

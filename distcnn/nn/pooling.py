@@ -8,8 +8,8 @@ Derivation of the gradients. Let window q hold the inputs x[p], p in q, and let 
   all others are 0: ``dL/dx[p] = sum over the windows q that p wins of G[q]``.
 
 Ties. Where several inputs of a window are equal and largest, the maximum has no derivative; any one of them may be chosen (a
-subgradient). **The first in row-major order wins**, as in PyTorch. Giving the gradient to all of them instead multiplies it: on MNIST, whose constant
-background convolves to equal values, that cost 20 points of accuracy in the first epoch.
+subgradient). **The first in row-major order wins**, as in PyTorch. Giving the gradient to all of them instead multiplies it: on MNIST,
+whose constant background convolves to equal values, that cost 20 points of accuracy in the first epoch.
 (Scherer, Mueller and Behnke, "Evaluation of pooling operations in convolutional architectures", 2010.)
 """
 

@@ -1,7 +1,8 @@
 """Optimizers on flat vectors: ``step(values, grads, learning_rate)`` changes ``values`` in place.
 
 Every rank takes the same update from the same gradient, elementwise, so the replicas stay the same bits. ``state`` holds an
-optimizer's vectors by name (shape of ``values``), ``steps`` how many steps it has taken: together they are all it remembers. ``grads`` serves as scratch.
+optimizer's vectors by name (shape of ``values``), ``steps`` how many steps it has taken: together they are all it remembers.
+``grads`` serves as scratch.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1), with weight decay added to the gradient, or decoupled from it.
 
-        g <- g + weight_decay * p                                  (Adam)
-        p <- p - learning_rate * weight_decay * p                  (AdamW: Loshchilov and Hutter 2019)
-        m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
-        p <- p - learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
+    g <- g + weight_decay * p                                  (Adam)
+    p <- p - learning_rate * weight_decay * p                  (AdamW: Loshchilov and Hutter 2019)
+    m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
+    p <- p - learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
     """
 
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8

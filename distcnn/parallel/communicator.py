@@ -73,14 +73,17 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
     if not launcher.needs_mpi(environment):
         return SerialCommunicator()
     try:
-        from distcnn.parallel.mpi import MPICommunicator
+        from distcnn.parallel.mpi import MPICommunicator, library_name
     except (ImportError, RuntimeError) as error:
         raise InputError(
             f"a launcher started several processes, but mpi4py cannot be used ({_first_line(error)}): install mpi4py and an MPI library "
             "(on a laptop: pip install 'distcnn[mpi,mpich]'; on a cluster: load the site's MPI module, pip install 'distcnn[mpi]')"
         ) from error
+    problem = launcher.foreign_library(library_name(), environment)
+    if problem:
+        raise InputError(problem)
     communicator = MPICommunicator()
-    problem = launcher.mismatch(communicator.world_size, environment)
+    problem = launcher.mismatch(communicator.world_size, communicator.description, environment)
     if problem:
         raise InputError(problem)
     return communicator

@@ -72,7 +72,8 @@ class ExactSum:
         check_terms(terms, self.limit)
         for start in range(0, terms.size, CHUNK):
             chunk = slice(start, start + CHUNK)
-            rounded = self._scratch[: terms[chunk].size]
-            np.add(terms[chunk], self._anchor, out=rounded, dtype=np.float64)
+            rounded, total = self._scratch[: terms[chunk].size], self.total[chunk]
+            np.copyto(rounded, terms[chunk])
+            rounded += self._anchor
             rounded -= self._anchor
-            self.total[chunk] += rounded
+            total += rounded

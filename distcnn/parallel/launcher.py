@@ -1,7 +1,7 @@
 """What the launcher says in the environment, before any MPI is loaded.
 
-Each launcher (mpirun, srun ...) tells the processes it starts how many they are. That decides whether MPI is needed at all, and it is the only way to
-notice a launcher of another MPI than the library's, under which every process silently believes that it is rank 0 of 1.
+Each launcher (mpirun, srun ...) tells the processes it starts how many they are. That decides whether MPI is needed at all, and it
+is the only way to notice a launcher of another MPI than the library's, under which every process silently believes that it is rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -59,7 +59,23 @@ def needs_mpi(environment: Mapping[str, str]) -> bool:
     return any(each.several for each in found) or (bool(found) and not sized)
 
 
-def mismatch(world_size: int, environment: Mapping[str, str]) -> str | None:
+REMEDY = (
+    "use the mpirun of that library (in the same environment or module), or srun with its plugin "
+    "(--mpi=pmi2 for MPICH, --mpi=pmix for Open MPI)"
+)
+
+
+def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
+    """None, or what is wrong when Open MPI's mpirun started us but ``library`` (its version text) is an MPICH: it would die in MPI_Init."""
+    if "OMPI_COMM_WORLD_SIZE" in environment and "PMI_SIZE" not in environment and ("MPICH" in library or "Intel" in library):
+        return (
+            f"the launcher is Open MPI's (it started {environment['OMPI_COMM_WORLD_SIZE']} processes, OMPI_COMM_WORLD_SIZE), "
+            f"but mpi4py loaded {library}: {REMEDY}"
+        )
+    return None
+
+
+def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> str | None:
     """None, or what is wrong when a world of ``world_size`` ranks was found and a launcher declares otherwise.
 
     Sizes above 1 are not compared: under mpirun in an allocation Slurm counts the hosts' proxies.
@@ -71,8 +87,7 @@ def mismatch(world_size: int, environment: Mapping[str, str]) -> str | None:
             count = "several" if each.world_size is None else str(each.world_size)
             return (
                 f"the launcher started {count} processes ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
-                "the launcher belongs to another MPI than the library that mpi4py loaded. Use the mpirun of that library "
-                "(`python -m mpi4py --mpi-lib-version` names it), or srun with its plugin (--mpi=pmi2 for MPICH, --mpi=pmix for Open MPI)"
+                f"the launcher belongs to another MPI than {library}, which mpi4py loaded: {REMEDY}"
             )
     return None
 

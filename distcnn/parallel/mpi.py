@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, NoReturn, TypeVar
 
-from mpi4py import MPI
+import mpi4py
 from numpy.typing import NDArray
 
+# The library is asked for its name before MPI_Init: under another MPI's launcher that call may end the process.
+mpi4py.rc.initialize = False
+mpi4py.rc.finalize = True
+from mpi4py import MPI  # noqa: E402
+
 T = TypeVar("T")
+
+
+def library_name() -> str:
+    """Name and version of the MPI library that mpi4py loaded, without starting MPI."""
+    return " ".join(MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].split())
 
 
 class MPICommunicator:
     """All ranks of MPI_COMM_WORLD, on a duplicate of it, so that nobody else's messages can be taken for ours."""
 
     def __init__(self) -> None:
+        if not MPI.Is_initialized():
+            with warnings.catch_warnings():
+                # Each rank would warn of another MPI's launcher; whoever opens the communicator refuses it, with the remedy.
+                warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
+                MPI.Init_thread()
         self._world = MPI.COMM_WORLD.Dup()
         self.rank: int = self._world.Get_rank()
         self.world_size: int = self._world.Get_size()
-        self.description = MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].replace("\t", " ").strip()
+        self.description = library_name()
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         self._world.Allreduce(MPI.IN_PLACE, values, op=MPI.SUM)
@@ -27,7 +43,8 @@ class MPICommunicator:
         return self._world.allgather(item)
 
     def broadcast(self, item: T) -> T:
-        return self._world.bcast(item, root=0)
+        root_item: T = self._world.bcast(item, root=0)
+        return root_item
 
     def barrier(self) -> None:
         self._world.Barrier()

@@ -30,7 +30,7 @@ class Totals:
 
 
 class Tally:
-    """Adds up counts in ``sums``, TALLY_SIZE float64 (a view of whatever is allreduced); the loss by the exact sum, the rest are integers."""
+    """Adds up counts in ``sums``, TALLY_SIZE float64 (a view of what is allreduced): the loss by the exact sum, the rest are integers."""
 
     def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
         self._sums = sums

@@ -83,7 +83,9 @@ def _test(run: Run, eval_every: int, epoch: int, last: bool) -> Totals | None:
     return run.evaluation() if last or (eval_every and epoch % eval_every == 0) else None
 
 
-def _end_epoch(epoch: int, step: int, meter: Meter, test: Totals | None, directory: RunDirectory | NoRunDirectory, progress: Progress) -> None:
+def _end_epoch(
+    epoch: int, step: int, meter: Meter, test: Totals | None, directory: RunDirectory | NoRunDirectory, progress: Progress
+) -> None:
     values: dict[str, Any] = {"step": step, "epoch": epoch, "train_loss": meter.loss, "train_accuracy": meter.correct / meter.examples}
     text = f"epoch {epoch}: train loss {meter.loss:.4f}"
     if test is not None:

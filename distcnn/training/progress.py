@@ -13,13 +13,19 @@ PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
 
 
 class Progress:
-    """Root's voice, on standard output. ``total_steps`` are those of the whole run."""
+    """Root's voice, on standard output."""
 
-    def __init__(self, total_steps: int) -> None:
-        self.total_steps = total_steps
-        wish = os.environ.get(PROGRESS_VARIABLE, "bar" if sys.stdout.isatty() else "lines")
-        width = int(os.environ.get("COLUMNS") or 0) or None
-        self._bar: Any = tqdm(total=total_steps, unit="step", file=sys.stdout, ncols=width, mininterval=0.2) if wish == "bar" else None
+    def __init__(self) -> None:
+        self._total_steps = 0
+        self._bar: Any = None
+
+    def start(self, total_steps: int) -> None:
+        """The first of ``total_steps`` is about to be taken: show the bar, where there is one."""
+        self._total_steps = total_steps
+        if os.environ.get(PROGRESS_VARIABLE, "bar" if sys.stdout.isatty() else "lines") == "bar":
+            columns = os.environ.get("COLUMNS", "")
+            width = int(columns) if columns.isdigit() else None
+            self._bar = tqdm(total=total_steps, unit="step", file=sys.stdout, ncols=width, mininterval=0.2)
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -38,7 +44,7 @@ class Progress:
         """A log interval is over: its mean loss and speed."""
         if self._bar is None:
             self.say(
-                f"step {step}/{self.total_steps}  epoch {epoch}/{epochs}  loss {loss:.4f}  "
+                f"step {step}/{self._total_steps}  epoch {epoch}/{epochs}  loss {loss:.4f}  "
                 f"learning rate {learning_rate:.4g}  {images_per_second:,.0f} images/s"
             )
 
@@ -52,8 +58,8 @@ class Progress:
 class NoProgress(Progress):
     """What all ranks but root have: silence."""
 
-    def __init__(self) -> None:
-        self._bar = None
+    def start(self, total_steps: int) -> None:
+        """Nothing."""
 
     def say(self, text: str) -> None:
         """Nothing."""

@@ -1,4 +1,4 @@
-"""From a configuration and a communicator to all that the loop needs. Whatever is wrong with the input is found here, on all ranks together."""
+"""From a configuration and a communicator to all that the loop needs. What is wrong with the input is found here, by all ranks together."""
 
 from __future__ import annotations
 
@@ -51,7 +51,12 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     )
     spans = [span_of(dataset.examples["train"], config.num_shards, index) for index in shard_indices]
     shards = [
-        Shard(index, train_images[span.start - spans[0].start :][: len(span)], train_labels[span.start - spans[0].start :][: len(span)], config.seed)
+        Shard(
+            index,
+            train_images[span.start - spans[0].start :][: len(span)],
+            train_labels[span.start - spans[0].start :][: len(span)],
+            config.seed,
+        )
         for index, span in zip(shard_indices, spans, strict=True)
     ]
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *_statistics(dataset, train_images, communicator))
@@ -88,7 +93,9 @@ def _check_world(config: Config, communicator: Communicator) -> range:
     return shards_of_rank(config.num_shards, communicator.world_size, communicator.rank)
 
 
-def _read_own(dataset: DatasetInfo, config: Config, communicator: Communicator, shards: range) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
+def _read_own(
+    dataset: DatasetInfo, config: Config, communicator: Communicator, shards: range
+) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
     """This rank's training examples (its shards are neighbours, so they are one run) and its part of the test set."""
     first, last = (span_of(dataset.examples["train"], config.num_shards, index) for index in (shards[0], shards[-1]))
     test_span = examples_of_rank(dataset.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank)

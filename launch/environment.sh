@@ -1,0 +1,80 @@
+# Sourced by the scripts beside it: makes a Python environment and puts it first on the PATH. Nothing is done twice.
+#
+#   use_environment FOLDER EXTRAS    the active environment where there is one, else FOLDER; with distcnn[EXTRAS] in it
+#   make_environment FOLDER EXTRAS   FOLDER with distcnn[EXTRAS] in it
+#
+# Needs only Python 3.11 or newer and its standard library; pip is fetched where the system keeps ensurepip in another package.
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "$(basename "$0"): error: $*"; exit 2; }
+
+find_python() {
+    local candidate
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "no Python 3.11 or newer on the PATH: install one, or load its module"
+}
+
+# What an environment was set up from: a change in any of it sets it up again.
+stamp_of() { cat pyproject.toml distcnn/__init__.py | cksum; printf '%s %s\n' "$PWD" "$1"; }
+
+make_environment() {
+    if command -v flock >/dev/null; then
+        (flock 9 && _make_environment "$@") 9>"$1.lock"
+    else
+        _make_environment "$@"
+    fi
+}
+
+_make_environment() {
+    local folder=$1 extras=$2 python
+    if [ ! -x "$folder/bin/python" ]; then
+        python=$(find_python) || exit 2
+        say "setting up $folder with $python"
+        # --without-pip and then pip from the index: Debian keeps ensurepip in a package that may be missing.
+        "$python" -m venv --without-pip "$folder" || fail "$python cannot make an environment in $folder"
+    fi
+    install_into "$folder/bin/python" "$folder" "$extras"
+}
+
+install_into() {
+    local python=$1 folder=$2 extras=$3 stamp="$2/.distcnn-setup"
+    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(stamp_of "$extras")" ]; then
+        return
+    fi
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+        "$python" -m ensurepip >/dev/null 2>&1 || "$python" launch/get_pip.py || fail "pip cannot be had for $folder"
+    fi
+    say "installing distcnn[$extras] into $folder"
+    "$python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]" || fail "distcnn[$extras] cannot be installed into $folder"
+    stamp_of "$extras" >"$stamp"
+}
+
+use_environment() {
+    local folder=$1 extras=$2 active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+    if [ -z "$active" ]; then
+        make_environment "$folder" "$extras,mpich" || exit 2
+        # shellcheck disable=SC1091
+        . "$folder/bin/activate"
+        return
+    fi
+    # An active environment may have its own MPI: a wheel's would take its place.
+    if ! { command -v mpirun && "$active/bin/python" -c 'from mpi4py import MPI'; } >/dev/null 2>&1; then
+        extras="$extras,mpich"
+    fi
+    if ! "$active/bin/python" launch/has_extras.py "$extras"; then
+        install_into "$active/bin/python" "$active" "$extras"
+    fi
+    PATH="$active/bin:$PATH"
+}
+
+# Open MPI on one machine: as root, with more ranks than cores, without spinning while it waits. Other MPIs ignore these.
+export_openmpi_settings() {
+    export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+    export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe OMPI_MCA_rmaps_base_oversubscribe=1
+    export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_btl=^ofi
+}

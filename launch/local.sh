@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Train on this machine: sets up an environment and MNIST the first time, then mpirun -n RANKS python -m distcnn.train.
+#
+#   ./launch/local.sh [-n RANKS] [flags of distcnn.train]     (4 ranks unless -n says otherwise)
+set -euo pipefail
+start=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$PWD
+. launch/environment.sh
+
+ranks=4
+flags=()
+prepare=yes
+source=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -n | -np)
+            ranks=${2:-}
+            shift
+            ;;
+        --data | --data=* | --config | --config=* | -h | --help) prepare=no && flags+=("$1") ;;
+        --source) source=(--source "${2:-}") && flags+=("$1") ;;
+        --source=*) source=("$1") && flags+=("$1") ;;
+        *) flags+=("$1") ;;
+    esac
+    shift || true
+done
+case $ranks in
+    '' | *[!0-9]* | 0) fail "-n is '$ranks': it must be the number of ranks, at least 1" ;;
+esac
+
+use_environment .venv mpi
+export_openmpi_settings
+cd "$start"
+if [ $prepare = yes ]; then
+    python "$root/data/mnist.py" --output "$root/data/mnist.h5" "${source[@]}"
+    [ "$start" = "$root" ] || flags+=(--data "$root/data/mnist.h5")
+fi
+if [ -t 1 ]; then
+    # mpirun stands between the ranks and the terminal: tell them that there is one, and how wide.
+    export DISTCNN_PROGRESS=${DISTCNN_PROGRESS:-bar} COLUMNS=${COLUMNS:-$(tput cols 2>/dev/null || echo 100)}
+fi
+exec mpirun -n "$ranks" python -m distcnn.train "${flags[@]}"

@@ -1,0 +1,48 @@
+"""The two reductions and the tally: what they add up, what they refuse."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from distcnn.parallel import REDUCTIONS, TALLY_SIZE, RangeError, SerialCommunicator, Tally
+
+
+@pytest.mark.parametrize("name", ["exact", "fast"])
+def test_gradients_and_counts_are_summed(name: str) -> None:
+    reduction = REDUCTIONS[name](3, 2, 4096.0)
+    for _ in range(2):  # a second step begins from zero
+        reduction.clear()
+        reduction.add(np.array([1, 2, 3], np.float32))
+        reduction.tally.add(1.5, 4, 5)
+        reduction.add(np.array([0.5, -2, 1], np.float32))
+        reduction.tally.add(0.25, 1, 3)
+        assert reduction.allreduce(SerialCommunicator()).tolist() == [1.5, 0, 4]
+        totals = reduction.tally.totals()
+        assert (totals.loss_sum, totals.correct, totals.examples, totals.failures) == (1.75, 5, 8, 0)
+        assert totals.loss == 1.75 / 8
+
+
+@pytest.mark.parametrize("name", ["exact", "fast"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_no_number_is_refused(name: str, bad: float) -> None:
+    with pytest.raises(RangeError):
+        REDUCTIONS[name](2, 2, 4096.0).add(np.array([0, bad], np.float32))
+
+
+def test_only_the_exact_reduction_has_a_narrow_range() -> None:
+    large = np.array([1e6, 0], np.float32)
+    REDUCTIONS["fast"](2, 2, 4096.0).add(large)
+    with pytest.raises(RangeError):
+        REDUCTIONS["exact"](2, 2, 4096.0).add(large)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e12])
+def test_a_loss_that_cannot_be_added_is_refused_and_counts_nothing(bad: float) -> None:
+    tally = Tally(np.zeros(TALLY_SIZE), 8)
+    with pytest.raises(RangeError):
+        tally.add(bad, 1, 1)
+    tally.fail()
+    assert (tally.totals().examples, tally.totals().failures) == (0, 1)

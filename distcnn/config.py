@@ -44,7 +44,7 @@ class Config:
     momentum: float = _flag(0.9, "momentum of nesterov and sgd, from 0 to below 1", "factor")
     weight_decay: float = _flag(0.0, "L2 weight decay (adamw: decoupled)", "factor")
     schedule: str = _flag("cosine", "learning rate after the warm-up", choices=tuple(SCHEDULES))
-    warmup_steps: int = _flag(100, "steps of linear warm-up", "steps")
+    warmup_steps: int = _flag(100, "steps of linear warm-up, at most a quarter of the run", "steps")
     seed: int = _flag(0, "decides the first weights and every order of examples", "integer")
     output: str = _flag("", "run directory, new or without a run in it; default runs/<model>-<time>", "folder")
     eval_every: int = _flag(1, "test after every so many epochs; 0: at the end only", "epochs")
@@ -52,8 +52,8 @@ class Config:
     reduction: str = _flag(
         "exact", "sum of gradients: exact (same bits on any ranks) or fast (plain float32, other bits)", choices=("exact", "fast")
     )
-    gradient_range: float = _flag(
-        4096.0, "range of the exact sum, a power of two: wider is coarser (resolution is range/2^52)", "magnitude"
+    gradient_limit: float = _flag(
+        65536.0, "largest gradient of one shard that the exact sum takes, a power of two: larger is coarser", "magnitude"
     )
     world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks")
 
@@ -69,8 +69,8 @@ class Config:
         self._require("learning_rate", math.isfinite(self.learning_rate) and self.learning_rate > 0, "a number above 0")
         self._require("momentum", 0 <= self.momentum < 1, "0 or more and below 1")
         self._require("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "a number, 0 or more")
-        power_of_two = math.isfinite(self.gradient_range) and math.frexp(self.gradient_range)[0] == 0.5
-        self._require("gradient_range", power_of_two and 1 <= self.gradient_range <= 2**40, "a power of two from 1 to 2^40")
+        power_of_two = math.isfinite(self.gradient_limit) and math.frexp(self.gradient_limit)[0] == 0.5
+        self._require("gradient_limit", power_of_two and 1 <= self.gradient_limit <= 2**40, "a power of two from 1 to 2^40")
 
     @property
     def global_batch_size(self) -> int:
@@ -118,20 +118,21 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1") from error
-    return dict(_checked(key.replace("-", "_"), value, path) for key, value in content.items())
+    return dict(_checked(key, value, path) for key, value in content.items())
 
 
-def _checked(key: str, value: Any, path: str | Path) -> tuple[str, Any]:
+def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
+    key = written.replace("-", "_")
     types = {each.name: type(each.default) for each in dataclasses.fields(Config)}
     if key not in types:
         close = difflib.get_close_matches(key, types, n=1)
         guess = f"did you mean {close[0]!r}? " if close else ""
-        raise InputError(f"--config: {path}: unknown key {key!r}: {guess}the keys are {', '.join(types)}")
+        raise InputError(f"--config: {path}: unknown key {written!r}: {guess}the keys are {', '.join(types)}")
     if types[key] is float and type(value) is int:
         value = float(value)
     if type(value) is not types[key]:
         kind = {int: "an integer", float: "a number", str: 'a text in "quotes"'}[types[key]]
-        raise InputError(f"--config: {path}: {key} is {value!r}: it must be {kind}")
+        raise InputError(f"--config: {path}: {written} is {value!r}: it must be {kind}")
     return key, value
 
 

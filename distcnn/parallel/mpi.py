@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 def library_name() -> str:
     """Name and version of the MPI library that mpi4py loaded, without starting MPI."""
-    return " ".join(MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].split())
+    return " ".join(MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].replace("Version:", "").split())
 
 
 class MPICommunicator:

@@ -13,9 +13,9 @@ from distcnn.parallel.tally import TALLY_SIZE, Tally
 class ExactReduction:
     """Sums in float64 by the exact sum: one allreduce of gradient and tally, the same bits on any number of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_range: float) -> None:
+    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
         self._sums = np.zeros(size + TALLY_SIZE)
-        self._exact = ExactSum(self._sums[:size], num_shards, gradient_range)
+        self._exact = ExactSum(self._sums[:size], num_shards, gradient_limit)
         self.tally = Tally(self._sums[size:], num_shards)
 
     def clear(self) -> None:
@@ -35,7 +35,7 @@ class ExactReduction:
 class FastReduction:
     """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_range: float) -> None:
+    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
         self._size, self._limit = size, float(np.finfo(np.float32).max) / num_shards
         self._sums = np.zeros(size + TALLY_SIZE, np.float32)
         self._counts = np.zeros(TALLY_SIZE)

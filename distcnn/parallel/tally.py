@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from distcnn.parallel.exact_sum import ExactSum
 
 TALLY_SIZE = 4
-LOSS_RANGE = 2.0**32
-"""Range of the exact sum of losses: its resolution is 2**-20."""
+LOSS_LIMIT = 2.0**30
+"""The largest loss of one microbatch that is added; for 8 shards its resolution is 2**-19."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Tally:
 
     def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
         self._sums = sums
-        self._losses = ExactSum(sums[:1], num_terms, LOSS_RANGE)
+        self._losses = ExactSum(sums[:1], num_terms, LOSS_LIMIT)
 
     def clear(self) -> None:
         """Start again from zero."""
         self._sums.fill(0)
 
     def add(self, loss_sum: float, correct: int, examples: int) -> None:
-        """Add one microbatch's. ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond the range."""
+        """Add one microbatch's. ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond its limit."""
         self._losses.add(np.array([loss_sum]))
         self._sums[1] += correct
         self._sums[2] += examples

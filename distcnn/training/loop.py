@@ -10,7 +10,7 @@ from distcnn.optim import SCHEDULES, learning_rate_at
 from distcnn.parallel import Totals
 from distcnn.training.progress import Progress
 from distcnn.training.run_directory import NoRunDirectory, RunDirectory, params_sha256
-from distcnn.training.setup import Run, scheduled_steps, total_steps
+from distcnn.training.setup import Run, scheduled_steps, total_steps, warmup_steps
 
 
 @dataclass
@@ -51,7 +51,7 @@ def train(run: Run, directory: RunDirectory | NoRunDirectory, progress: Progress
         epoch, step_of_epoch = divmod(step, steps_an_epoch)
         if step_of_epoch == 0:
             epoch_meter = Meter()
-        learning_rate = learning_rate_at(step, schedule, config.learning_rate, config.warmup_steps, schedule_length)
+        learning_rate = learning_rate_at(step, schedule, config.learning_rate, warmup_steps(run), schedule_length)
         start = time.perf_counter()
         totals = run.step(step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start

@@ -62,7 +62,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *_statistics(dataset, train_images, communicator))
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
-    reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_range)
+    reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_limit)
     return Run(
         config,
         communicator,
@@ -82,6 +82,11 @@ def total_steps(run: Run) -> int:
 def scheduled_steps(run: Run) -> int:
     """Over how many steps the learning-rate schedule is laid out: all epochs, whatever ``max_steps`` says."""
     return run.config.epochs * steps_per_epoch(run.dataset.examples["train"], run.config.num_shards, run.config.microbatch_size)
+
+
+def warmup_steps(run: Run) -> int:
+    """How long the warm-up takes: in a short run not the whole of it."""
+    return min(run.config.warmup_steps, scheduled_steps(run) // 4)
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:

@@ -72,7 +72,7 @@ def _named(name_of: Callable[[int], str]) -> Iterator[None]:
         what = f"{name_of(error.index)} is {error.value:g}"
         if math.isfinite(error.value):
             raise TrainingError(
-                f"{what}, beyond the exact sum's limit of {error.limit:g} for one shard: widen it with --gradient-range"
+                f"{what}, beyond the exact sum's limit of {error.limit:g} for one shard: raise it with --gradient-limit"
             ) from error
         raise TrainingError(f"{what}: the training has diverged; lower --learning-rate or lengthen --warmup-steps") from error
 

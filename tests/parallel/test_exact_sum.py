@@ -11,28 +11,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcnn.parallel import ExactSum, RangeError
-from distcnn.parallel.exact_sum import CHUNK, check_terms, limit_for
+from distcnn.parallel.exact_sum import CHUNK, check_terms
 
-SUM_RANGE = 2.0**12
+LIMIT = 2.0**9
 SIZE = 7
 
 PROPERTY = settings(max_examples=200, deadline=None, derandomize=True)
 
 
-def sum_of(vectors: list[np.ndarray], num_terms: int, sum_range: float = SUM_RANGE) -> np.ndarray:
+def grid(num_terms: int) -> Fraction:
+    """The step of the grid that terms are rounded to: the range (LIMIT times the power of two that holds num_terms) over 2**52."""
+    return Fraction(LIMIT) * max(2, 2 ** math.ceil(math.log2(num_terms))) / 2**52
+
+
+def sum_of(vectors: list[np.ndarray], num_terms: int, limit: float = LIMIT) -> np.ndarray:
     """The exact sum of some of ``num_terms`` vectors, as one rank does it."""
-    exact = ExactSum(np.zeros(SIZE), num_terms, sum_range)
+    exact = ExactSum(np.zeros(SIZE), num_terms, limit)
     for vector in vectors:
         exact.add(vector)
     return exact.total
 
 
-def gradients(num_terms: int, limit: float) -> st.SearchStrategy[list[np.ndarray]]:
-    """``num_terms`` float32 vectors over all magnitudes up to ``limit``, halves of the grid's step included."""
-    bound = float(np.nextafter(np.float32(limit), np.float32(0)))
-    anything = st.floats(-bound, bound, width=32)
-    near_ties = st.integers(-(2**20), 2**20).map(lambda k: k * 2.0**-41)
-    number = st.one_of(anything, near_ties, st.sampled_from([bound, -bound, 0.0, -0.0]))
+def gradients(num_terms: int) -> st.SearchStrategy[list[np.ndarray]]:
+    """``num_terms`` float32 vectors over all magnitudes up to LIMIT, halves of the grid's step included."""
+    anything = st.floats(-LIMIT, LIMIT, width=32)
+    near_ties = st.integers(-(2**20), 2**20).map(lambda k: k * float(grid(num_terms)) / 2)
+    number = st.one_of(anything, near_ties, st.sampled_from([LIMIT, -LIMIT, 0.0, -0.0]))
     vector = st.lists(number, min_size=SIZE, max_size=SIZE).map(lambda numbers: np.array(numbers, np.float32))
     return st.lists(vector, min_size=num_terms, max_size=num_terms)
 
@@ -40,7 +44,7 @@ def gradients(num_terms: int, limit: float) -> st.SearchStrategy[list[np.ndarray
 @PROPERTY
 @given(data=st.data(), num_terms=st.integers(1, 12))
 def test_any_order_and_any_grouping_gives_the_same_bits(data: st.DataObject, num_terms: int) -> None:
-    vectors = data.draw(gradients(num_terms, limit_for(SUM_RANGE, num_terms)))
+    vectors = data.draw(gradients(num_terms))
     expected = sum_of(vectors, num_terms).tobytes()
 
     order = data.draw(st.permutations(range(num_terms)))
@@ -57,11 +61,11 @@ def test_any_order_and_any_grouping_gives_the_same_bits(data: st.DataObject, num
 @PROPERTY
 @given(data=st.data(), num_terms=st.integers(1, 12))
 def test_the_sum_is_that_of_the_rounded_terms_in_rational_arithmetic(data: st.DataObject, num_terms: int) -> None:
-    vectors = data.draw(gradients(num_terms, limit_for(SUM_RANGE, num_terms)))
-    grid = Fraction(1, 2**40)  # SUM_RANGE * 2**-52
-    expected = [sum(round(Fraction(float(vector[index])) / grid) for vector in vectors) * grid for index in range(SIZE)]
+    vectors = data.draw(gradients(num_terms))
+    step = grid(num_terms)
+    expected = [sum(round(Fraction(float(vector[index])) / step) for vector in vectors) * step for index in range(SIZE)]
     found = [Fraction(number) for number in sum_of(vectors, num_terms).tolist()]
-    # Python's round and the hardware both take ties to even, of the same multiple: 1.5 * SUM_RANGE / grid is even.
+    # Python's round and the hardware both take ties to even, of the same multiple: 1.5 * range / step is even.
     assert found == expected
 
 
@@ -73,23 +77,24 @@ def test_plain_float32_sums_of_such_vectors_do_depend_on_the_order() -> None:
 
 
 def test_hand_computed_rounding_to_the_grid() -> None:
-    step = 2.0**-40
+    step = float(grid(8))
+    assert step == 2.0**-40
     vector = np.array([1.0, step, 0.5 * step, 1.5 * step, 0.75 * step, -0.25 * step, 3.0], np.float32)
-    assert (sum_of([vector], 1) / step).tolist() == [2.0**40, 1, 0, 2, 1, 0, 3 * 2.0**40]
+    assert (sum_of([vector], 8) / step).tolist() == [2.0**40, 1, 0, 2, 1, 0, 3 * 2.0**40]
 
 
 @pytest.mark.parametrize("num_terms", [1, 2, 3, 8, 4096])
-def test_values_at_the_bound_are_summed_exactly(num_terms: int) -> None:
-    limit = limit_for(SUM_RANGE, num_terms)
-    largest = np.float32(limit) if float(np.float32(limit)) <= limit else np.nextafter(np.float32(limit), np.float32(0))
-    vectors = [np.full(SIZE, largest)] * num_terms
-    assert sum_of(vectors, num_terms).tolist() == [float(largest) * num_terms] * SIZE
+@pytest.mark.parametrize("sign", [1, -1])
+def test_values_at_the_limit_and_just_below_are_summed_exactly(num_terms: int, sign: int) -> None:
+    for largest in (np.float32(LIMIT), np.nextafter(np.float32(LIMIT), np.float32(0))):
+        vectors = [np.full(SIZE, sign * largest)] * num_terms
+        assert sum_of(vectors, num_terms).tolist() == [sign * float(largest) * num_terms] * SIZE
 
 
 @pytest.mark.parametrize("num_terms", [1, 2, 8, 1000])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_value_just_beyond_the_bound_is_refused_and_nothing_added(num_terms: int, sign: int) -> None:
-    exact = ExactSum(np.zeros(SIZE), num_terms, SUM_RANGE)
+    exact = ExactSum(np.zeros(SIZE), num_terms, LIMIT)
     vector = np.ones(SIZE, np.float32)
     vector[4] = sign * np.nextafter(np.float32(exact.limit), np.float32(np.inf))
     with pytest.raises(RangeError, match=r"element 4 is -?\d.*beyond the exact sum's limit"):
@@ -104,30 +109,30 @@ def test_nan_and_inf_are_refused_wherever_they_stand(bad: float, size: int) -> N
         vector = np.zeros(size, np.float32)
         vector[index] = bad
         with pytest.raises(RangeError) as caught:
-            ExactSum(np.zeros(size), 8).add(vector)
+            ExactSum(np.zeros(size), 8, LIMIT).add(vector)
         assert caught.value.index == index
 
 
-def test_a_wider_range_takes_larger_values_on_a_coarser_grid() -> None:
+def test_a_higher_limit_takes_larger_values_on_a_coarser_grid() -> None:
     vector = np.full(SIZE, 5000.0, np.float32)
     with pytest.raises(RangeError):
         sum_of([vector], 8)
-    assert sum_of([vector], 8, 2.0**20).tolist() == [5000.0] * SIZE
-    assert sum_of([np.full(SIZE, 2.0**-34, np.float32)], 8, 2.0**20).tolist() == [0] * SIZE
+    assert sum_of([vector], 8, 2.0**17).tolist() == [5000.0] * SIZE
+    assert sum_of([np.full(SIZE, 2.0**-34, np.float32)], 8, 2.0**17).tolist() == [0] * SIZE
 
 
 def test_vectors_longer_than_a_chunk_are_summed_whole() -> None:
     vector = np.arange(2 * CHUNK + 5, dtype=np.float32) % 97
-    exact = ExactSum(np.zeros(vector.size), 2)
+    exact = ExactSum(np.zeros(vector.size), 2, LIMIT)
     exact.add(vector)
     exact.add(vector)
     assert exact.total.tolist() == (2.0 * vector).tolist()
 
 
-@pytest.mark.parametrize(("sum_range", "num_terms"), [(3000.0, 8), (0.0, 8), (-4096.0, 8), (4096.0, 0)])
-def test_an_impossible_range_or_count_is_refused(sum_range: float, num_terms: int) -> None:
+@pytest.mark.parametrize(("limit", "num_terms"), [(3000.0, 8), (0.0, 8), (-4096.0, 8), (math.inf, 8), (4096.0, 0)])
+def test_an_impossible_limit_or_count_is_refused(limit: float, num_terms: int) -> None:
     with pytest.raises(ValueError, match="must be a power of two"):
-        ExactSum(np.zeros(1), num_terms, sum_range)
+        ExactSum(np.zeros(1), num_terms, limit)
 
 
 def test_no_terms_are_in_range() -> None:

@@ -1,0 +1,81 @@
+"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]`` writes a PNG of loss, accuracy and speed over the steps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distcnn.errors import InputError
+from distcnn.training.run_directory import METRICS, RESULT
+
+Metrics = list[dict[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m distcnn.report", description="Draw loss, test accuracy and speed of runs into one PNG."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train")
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help="picture to write (default: report.png in the first RUN_DIR)")
+    args = parser.parse_args(arguments)
+    output = args.output or args.runs[0] / "report.png"
+    try:
+        draw({run.name: read_metrics(run) for run in args.runs}, output)
+        print("\n".join([*map(summary, args.runs), f"picture in {output}"]))
+    except InputError as error:
+        sys.stderr.write(f"distcnn.report: error: {error}\n")
+        return 2
+    return 0
+
+
+def read_metrics(run: Path) -> Metrics:
+    """The lines of a run's ``metrics.jsonl``. ``InputError`` when it is none."""
+    try:
+        return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{run} holds no {METRICS} that can be read ({error}): name a run directory of distcnn.train") from error
+
+
+def summary(run: Path) -> str:
+    """A line on how the run ended."""
+    if not (run / RESULT).exists():
+        return f"{run}: not finished"
+    result = json.loads((run / RESULT).read_text(encoding="utf-8"))
+    return (
+        f"{run}: {result['model']}, {result['world_size']} ranks, {result['steps']} steps, test accuracy {result['test_accuracy']:.4f}, "
+        f"{result['images_per_second']:,.0f} images/s, weights {result['params_sha256'][:16]}"
+    )
+
+
+def draw(runs: dict[str, Metrics], output: Path) -> None:
+    """Write the picture: one panel each for training loss, test accuracy and images a second, one line for each run."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("drawing needs matplotlib: pip install 'distcnn[plots]'") from error
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    loss, accuracy, speed = figure.subplots(1, 3)
+    for name, metrics in runs.items():
+        steps = [each for each in metrics if each["kind"] == "step"]
+        tests = [each for each in metrics if "test_accuracy" in each]
+        loss.semilogy([each["step"] for each in steps], [each["loss"] for each in steps], label=name)
+        accuracy.plot([each["step"] for each in tests], [each["test_accuracy"] for each in tests], marker="o", label=name)
+        speed.plot([each["step"] for each in steps], [each["images_per_second"] for each in steps], label=name)
+    for axes, title in ((loss, "training loss"), (accuracy, "test accuracy"), (speed, "images a second, all ranks")):
+        axes.set(title=title, xlabel="step")
+        axes.grid(alpha=0.3)
+    speed.set_ylim(bottom=0)
+    loss.legend(frameon=False)
+    try:
+        figure.savefig(output, dpi=120)
+    except OSError as error:
+        raise InputError(f"{output} cannot be written ({error.strerror}): name another file with --output") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""IDX files: read whole, gzipped or not, and refused by name when damaged."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from distcnn.datasets.idx import parse_idx, read_idx
+from distcnn.errors import InputError
+
+ToIdx = Callable[[NDArray[np.integer]], bytes]
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 4, 3), (2, 4, 3, 3), (0, 4, 3)], ids=str)
+@pytest.mark.parametrize("gzipped", [False, True], ids=["plain", "gzipped"])
+def test_an_array_comes_back_as_it_was(tmp_path: Path, idx: ToIdx, shape: tuple[int, ...], gzipped: bool) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    path = tmp_path / "array"
+    path.write_bytes(gzip.compress(idx(array)) if gzipped else idx(array))
+    found = read_idx(path)
+    assert found.dtype == np.uint8
+    assert found.shape == shape
+    assert np.array_equal(found, array)
+
+
+def test_the_header_is_read_as_the_format_says() -> None:
+    content = bytes.fromhex("00000803 00000001 00000002 00000003") + bytes([10, 20, 30, 40, 50, 255])
+    assert parse_idx(content, "by hand").tolist() == [[[10, 20, 30], [40, 50, 255]]]
+
+
+def test_gzip_is_recognised_by_content_not_by_name(tmp_path: Path, idx: ToIdx) -> None:
+    (tmp_path / "plain.gz").write_bytes(idx(IMAGES))
+    (tmp_path / "gzipped").write_bytes(gzip.compress(idx(IMAGES)))
+    assert np.array_equal(read_idx(tmp_path / "plain.gz"), read_idx(tmp_path / "gzipped"))
+
+
+def test_a_gzip_file_cut_off_anywhere_is_refused(tmp_path: Path, idx: ToIdx) -> None:
+    path, content = tmp_path / "images.gz", gzip.compress(idx(IMAGES))
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        with pytest.raises(
+            InputError, match=r"images\.gz is damaged \(.*fetch it again" if length >= 2 else r"images\.gz is not an IDX file"
+        ):
+            read_idx(path)
+
+
+def test_a_gzip_file_with_any_byte_of_its_data_altered_is_refused(tmp_path: Path, idx: ToIdx) -> None:
+    path, content = tmp_path / "images.gz", gzip.compress(idx(IMAGES))
+    for position in range(10, len(content)):  # the first 10 are gzip's own header, of which some mean nothing
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
+        with pytest.raises(InputError, match=r"images\.gz is damaged"):
+            read_idx(path)
+
+
+def test_a_gzip_file_of_a_cut_off_idx_file_is_refused(tmp_path: Path, idx: ToIdx) -> None:
+    (tmp_path / "images.gz").write_bytes(gzip.compress(idx(IMAGES)[:-1]))
+    with pytest.raises(InputError, match=r"images\.gz holds 75 bytes, but its header \(5, 4, 3\) needs 76"):
+        read_idx(tmp_path / "images.gz")
+
+
+@pytest.mark.parametrize(
+    ("content", "begins"),
+    [
+        (b"", "nothing"),
+        (b"\0\0\x08", "000008"),
+        (b"\0\0\x0d\x01\0\0\0\1\0\0\0\0", "00000d01"),
+        (b"\0\1\x08\x01\0\0\0\1\0", "00010801"),
+        (b"\x89PNG and more", "89504e47"),
+    ],
+    ids=["empty", "three bytes", "floats", "first bytes not zero", "PNG"],
+)
+def test_something_else_is_refused_with_its_first_bytes(content: bytes, begins: str) -> None:
+    with pytest.raises(InputError, match=f"some-file is not an IDX file of unsigned bytes: it begins with {begins}, not 000008"):
+        parse_idx(content, "some-file")
+
+
+@pytest.mark.parametrize("length", [16, 40, 75])
+def test_a_file_cut_off_in_its_data_is_refused_with_both_lengths(idx: ToIdx, length: int) -> None:
+    with pytest.raises(InputError, match=rf"cut holds {length} bytes, but its header \(5, 4, 3\) needs 76"):
+        parse_idx(idx(IMAGES)[:length], "cut")
+
+
+def test_a_file_with_too_much_data_is_refused(idx: ToIdx) -> None:
+    with pytest.raises(InputError, match=r"long holds 77 bytes, but its header \(5, 4, 3\) needs 76"):
+        parse_idx(idx(IMAGES) + b"\0", "long")
+
+
+@pytest.mark.parametrize("length", [4, 8, 12])
+def test_a_file_cut_off_between_the_sizes_is_refused(idx: ToIdx, length: int) -> None:
+    with pytest.raises(InputError, match=f"cut holds {length} bytes, but its header"):
+        parse_idx(idx(IMAGES)[:length], "cut")
+
+
+@pytest.mark.parametrize("length", [5, 7, 9, 15])
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="parse_idx: np.frombuffer refuses the bytes of half a size with an error of its own"
+)
+def test_a_file_cut_off_within_a_size_is_refused(idx: ToIdx, length: int) -> None:
+    with pytest.raises(InputError, match=f"cut holds {length} bytes"):
+        parse_idx(idx(IMAGES)[:length], "cut")
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="parse_idx: the product of the sizes overflows 64 bits to 0 and passes for the length"
+)
+def test_sizes_that_overflow_are_refused() -> None:
+    with pytest.raises(InputError, match="huge holds 16 bytes"):
+        parse_idx(b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 2**31, 4), "huge")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.gz cannot be read \(No such file or directory\)"):
+        read_idx(tmp_path / "nowhere.gz")
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        read_idx(tmp_path)

@@ -1,0 +1,148 @@
+"""Activations: a gradient check, values by hand, a reference of plain loops, and one of your own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import DTypeLike, NDArray
+
+from distcnn.nn import Activation, Identity, ReLU, Sequential, Sigmoid, Tanh
+from distcnn.nn.gradient_check import gradient_error
+
+Array = NDArray[np.floating]
+examples = settings(deadline=None, derandomize=True, max_examples=50)
+seeds = st.integers(0, 2**32 - 1)
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
+
+
+class Softplus(Activation):
+    """The one that the module's docstring shows."""
+
+    kind = "softplus"
+
+    def function(self, x: Array, out: Array) -> None:
+        np.logaddexp(x, 0, out=out)
+
+    def derivative(self, x: Array, y: Array, out: Array) -> None:
+        np.negative(y, out=out)
+        np.expm1(out, out=out)
+        np.negative(out, out=out)
+
+
+REFERENCES: dict[type[Activation], tuple[Callable[[float], float], Callable[[float], float]]] = {
+    ReLU: (lambda x: x if x > 0 else 0.0, lambda x: 1.0 if x > 0 else 0.0),
+    Sigmoid: (lambda x: 1 / (1 + math.exp(-x)), lambda x: math.exp(-x) / (1 + math.exp(-x)) ** 2),
+    Tanh: (lambda x: math.sinh(x) / math.cosh(x), lambda x: 1 / math.cosh(x) ** 2),
+    Identity: (lambda x: x, lambda x: 1.0),
+    Softplus: (lambda x: math.log(1 + math.exp(x)), lambda x: 1 / (1 + math.exp(-x))),
+}
+every_activation = pytest.mark.parametrize("activation", REFERENCES)
+
+
+def run(activation: type[Activation], x: Array, grad_output: Array) -> tuple[Array, Array]:
+    layer = activation()
+    assert layer.plan(x.shape[:-1], x.shape[-1], x.dtype) == x.shape[:-1]
+    output = layer.forward(x)
+    grad = layer.backward(grad_output)
+    assert grad is not None
+    return output, grad
+
+
+@every_activation
+@examples
+@given(shape=shapes, seed=seeds)
+def test_gradients_agree_with_finite_differences(activation: type[Activation], shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    network = Sequential([activation()]).plan(shape, 3, np.float64)
+    # No x within 0.1 of ReLU's corner, where finite differences mean nothing.
+    x = rng.choice([-1.0, 1.0], (*shape, 3)) * rng.uniform(0.1, 3.0, (*shape, 3))
+    assert gradient_error(network, x, rng) < 1e-5
+
+
+@every_activation
+@examples
+@given(shape=shapes, seed=seeds)
+def test_forward_and_backward_agree_with_plain_loops(activation: type[Activation], shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, grad_output = 3 * rng.standard_normal((*shape, 2)), rng.standard_normal((*shape, 2))
+    output, grad = run(activation, x, grad_output)
+    function, derivative = REFERENCES[activation]
+    for index in np.ndindex(x.shape):
+        assert output[index] == pytest.approx(function(x[index]), rel=1e-11, abs=1e-13)
+        assert grad[index] == pytest.approx(grad_output[index] * derivative(x[index]), rel=1e-11, abs=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("activation", "x", "output", "derivative"),
+    [
+        (ReLU, [-2, -0.0, 0, 0.5, 3], [0, 0, 0, 0.5, 3], [0, 0, 0, 1, 1]),
+        (Sigmoid, [0, math.log(3), -math.log(3)], [0.5, 0.75, 0.25], [0.25, 0.1875, 0.1875]),
+        (Tanh, [0, math.log(2), -math.log(3)], [0, 0.6, -0.8], [1, 0.64, 0.36]),
+        (Identity, [-7, 0, 2.5], [-7, 0, 2.5], [1, 1, 1]),
+        (Softplus, [0, math.log(3)], [math.log(2), math.log(4)], [0.5, 0.75]),
+    ],
+)
+def test_values_by_hand(activation: type[Activation], x: list[float], output: list[float], derivative: list[float]) -> None:
+    actual, grad = run(activation, np.array([x]), np.full((1, len(x)), 2.0))
+    np.testing.assert_allclose(actual[0], output, rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(grad[0], 2 * np.array(derivative), rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sigmoid_saturates_without_overflow(dtype: DTypeLike) -> None:
+    largest = float(np.finfo(dtype).max)
+    x = np.array([[-largest, -1e4, -100, 100, 1e4, largest]], dtype)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        output, grad = run(Sigmoid, x, np.ones_like(x))
+    np.testing.assert_array_equal(output, [[0, 0, 0, 1, 1, 1]])
+    np.testing.assert_array_equal(grad, np.zeros((1, 6)))
+
+
+@every_activation
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_dtype_is_kept(activation: type[Activation], dtype: DTypeLike) -> None:
+    output, grad = run(activation, np.ones((2, 3), dtype), np.ones((2, 3), dtype))
+    assert output.dtype == grad.dtype == dtype
+
+
+@every_activation
+def test_input_and_incoming_gradient_are_left_as_they_were(activation: type[Activation]) -> None:
+    x, grad_output = np.array([[-1.5, 2.0]]), np.array([[3.0, 4.0]])
+    run(activation, x, grad_output)
+    np.testing.assert_array_equal(x, [[-1.5, 2]])
+    np.testing.assert_array_equal(grad_output, [[3, 4]])
+
+
+def test_without_the_input_gradient_backward_returns_none() -> None:
+    layer = ReLU()
+    layer.plan((2,), 1, np.float64)
+    layer.forward(np.ones((2, 1)))
+    assert layer.backward(np.ones((2, 1)), input_gradient=False) is None
+
+
+def test_ones_own_activation_names_its_layers() -> None:
+    network = Sequential([Softplus(), Tanh(), Softplus()]).plan((2,), 1)
+    assert network.layer_names == ["softplus1", "tanh1", "softplus2"]
+
+
+def test_a_half_written_activation_says_what_it_must_define() -> None:
+    class Half(Activation):
+        pass
+
+    layer = Half()
+    layer.plan((2,), 1, np.float64)
+    with pytest.raises(NotImplementedError, match=r"Half must define function\(x, out\)"):
+        layer.forward(np.ones((2, 1)))
+
+    class Forward(Identity):
+        derivative = Activation.derivative
+
+    forward = Forward()
+    forward.plan((2,), 1, np.float64)
+    with pytest.raises(NotImplementedError, match=r"Forward must define derivative\(x, y, out\)"):
+        forward.backward(forward.forward(np.ones((2, 1))))

@@ -1,0 +1,138 @@
+"""Losses: a gradient check, values by hand, a reference of plain loops, padding that weighs nothing, and large logits."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from distcnn.nn import LOSSES, softmax_cross_entropy, squared_error
+from distcnn.nn.gradient_check import loss_gradient_error
+from distcnn.nn.losses import Loss
+
+Array = NDArray[np.floating]
+examples = settings(deadline=None, derandomize=True, max_examples=60)
+both = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> tuple[Array, NDArray[np.integer], Array, np.random.Generator]:
+    classes, count = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    weights = rng.integers(0, 2, count).astype(np.float64)
+    return 3 * rng.standard_normal((classes, count)), rng.integers(0, classes, count), weights, rng
+
+
+def naive(loss: Loss, outputs: Array, labels: NDArray[np.integer], weights: Array) -> tuple[float, Array]:
+    """The textbook's formulas, one number at a time."""
+    loss_sum, grad = 0.0, np.zeros_like(outputs)
+    for n, (label, weight) in enumerate(zip(labels, weights, strict=True)):
+        column = outputs[:, n].tolist()
+        if loss is softmax_cross_entropy:
+            total = sum(math.exp(logit) for logit in column)
+            loss_sum -= weight * math.log(math.exp(column[label]) / total)
+        for k, output in enumerate(column):
+            target = 1.0 if k == label else 0.0
+            if loss is softmax_cross_entropy:
+                grad[k, n] = weight * (math.exp(output) / total - target)
+            else:
+                loss_sum += weight * (output - target) ** 2 / 2
+                grad[k, n] = weight * (output - target)
+    return loss_sum, grad
+
+
+@both
+@examples
+@given(batch=batches())
+def test_gradients_agree_with_finite_differences(loss: Loss, batch: tuple[Array, NDArray[np.integer], Array, np.random.Generator]) -> None:
+    assert loss_gradient_error(loss, *batch) < 1e-5
+
+
+@both
+@examples
+@given(batch=batches())
+def test_sum_and_gradient_agree_with_plain_loops(loss: Loss, batch: tuple[Array, NDArray[np.integer], Array, np.random.Generator]) -> None:
+    outputs, labels, weights, _ = batch
+    loss_sum, grad = loss(outputs, labels, weights)
+    expected_sum, expected_grad = naive(loss, outputs, labels, weights)
+    assert loss_sum == pytest.approx(expected_sum, rel=1e-11, abs=1e-11)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-11, atol=1e-13)
+
+
+def test_cross_entropy_by_hand() -> None:
+    """Softmax of (0, log 3) is (1/4, 3/4); of equal logits, 1/2 each. Sums over examples, not means."""
+    logits = np.array([[0.0, 5.0], [math.log(3), 5.0]])
+    loss_sum, grad = softmax_cross_entropy(logits, np.array([1, 0]), np.ones(2))
+    assert loss_sum == pytest.approx(math.log(4 / 3) + math.log(2), rel=1e-14)
+    np.testing.assert_allclose(grad, [[0.25, -0.5], [-0.25, 0.5]], rtol=1e-14)
+
+
+def test_squared_error_by_hand() -> None:
+    outputs = np.array([[1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
+    loss_sum, grad = squared_error(outputs, np.array([2, 1]), np.ones(2))
+    assert loss_sum == 4.5
+    np.testing.assert_array_equal(grad, [[1, 0], [2, 0], [2, 0]])
+
+
+@both
+def test_examples_of_weight_zero_add_nothing_and_get_a_gradient_of_exactly_zero(loss: Loss) -> None:
+    rng = np.random.default_rng(5)
+    outputs, labels = rng.standard_normal((4, 6)).astype(np.float32), rng.integers(0, 4, 6)
+    weights = np.array([1, 0, 1, 1, 0, 0], np.float32)
+    loss_sum, grad = loss(outputs, labels, weights)
+    assert np.all(grad[:, weights == 0] == 0)
+    assert np.all(grad[:, weights == 1] != 0)
+
+    padding = weights == 0
+    other_outputs, other_labels = outputs.copy(), labels.copy()
+    other_outputs[:, padding] = 100 * rng.standard_normal((4, 3))
+    other_labels[padding] = (labels[padding] + 1) % 4
+    other_sum, other_grad = loss(other_outputs, other_labels, weights)
+    assert other_sum == loss_sum
+    np.testing.assert_array_equal(other_grad, grad)
+
+    real_sum, real_grad = loss(outputs[:, ~padding], labels[~padding], weights[~padding])
+    assert loss_sum == pytest.approx(real_sum, rel=1e-6)
+    np.testing.assert_array_equal(grad[:, ~padding], real_grad)
+
+
+@both
+def test_nothing_but_padding_sums_to_exactly_zero(loss: Loss) -> None:
+    loss_sum, grad = loss(np.random.default_rng(0).standard_normal((3, 4)), np.array([0, 1, 2, 0]), np.zeros(4))
+    assert loss_sum == 0
+    assert not grad.any()
+
+
+@pytest.mark.parametrize("size", [1e3, 1e30])
+def test_huge_logits_do_not_overflow(size: float) -> None:
+    logits = np.array([[size, -size, 0], [0, 0, size], [-size, size, -size]], np.float32)
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        loss_sum, grad = softmax_cross_entropy(logits, np.array([0, 2, 0]), np.ones(3, np.float32))
+    assert loss_sum == pytest.approx(size, rel=1e-6)
+    np.testing.assert_array_equal(grad, [[0, 0, -1], [0, 0, 1], [0, 0, 0]])
+
+
+def test_cross_entropy_does_not_change_when_all_logits_of_an_example_move_together() -> None:
+    rng = np.random.default_rng(1)
+    logits, labels = rng.integers(-8, 8, (5, 7)).astype(np.float64), rng.integers(0, 5, 7)
+    loss_sum, grad = softmax_cross_entropy(logits, labels, np.ones(7))
+    moved_sum, moved_grad = softmax_cross_entropy(logits + 1024.0, labels, np.ones(7))
+    assert moved_sum == loss_sum
+    np.testing.assert_array_equal(moved_grad, grad)
+
+
+@both
+def test_float32_stays_float32_the_sum_is_a_float_and_the_outputs_are_left_alone(loss: Loss) -> None:
+    outputs = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    loss_sum, grad = loss(outputs, np.array([0, 1], np.uint8), np.ones(2, np.float32))
+    assert type(loss_sum) is float
+    assert grad.dtype == np.float32
+    np.testing.assert_array_equal(outputs, [[1, 2], [3, 4]])
+
+
+def test_the_losses_have_the_names_of_the_command_line() -> None:
+    assert dict(LOSSES) == {"cross-entropy": softmax_cross_entropy, "squared-error": squared_error}

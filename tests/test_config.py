@@ -1,0 +1,115 @@
+"""The configuration: defaults, flags over TOML over defaults, and every wrong value by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from distcnn.config import Config, make_parser, parse_config
+from distcnn.errors import InputError
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('learning_rate = 1\nmodel = "wide"\nnum-shards = 4\n')
+    config = parse_config(["--config", str(tmp_path / "c.toml"), "--model", "mlp"])
+    assert (config.learning_rate, config.model, config.num_shards, config.epochs) == (1.0, "mlp", 4, 3)
+    assert config.global_batch_size == 4 * 32
+
+
+def test_a_configuration_survives_its_own_toml(tmp_path: Path) -> None:
+    config = Config(seed=2**64 - 1, output="here", weight_decay=1e-4)
+    (tmp_path / "c.toml").write_text(tomli_w.dumps(dataclasses.asdict(config)))
+    assert parse_config(["--config", str(tmp_path / "c.toml")]) == config
+
+
+def test_every_field_is_a_flag_with_help_and_default() -> None:
+    text = make_parser().format_help()
+    compact = " ".join(text.split())
+    for each in dataclasses.fields(Config):
+        assert f"--{each.name.replace('_', '-')} " in text
+        assert each.metadata["help"].split()[0] in text
+        if each.default != "":
+            assert f"(default {each.default})" in compact
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"microbatch_size": 0}, "--microbatch-size is 0: it must be at least 1"),
+        ({"num_shards": -1}, "--num-shards is -1: it must be at least 1"),
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"log_every": 0}, "--log-every is 0"),
+        ({"max_steps": -1}, "--max-steps is -1: it must be 0 or more"),
+        ({"warmup_steps": -5}, "--warmup-steps is -5"),
+        ({"eval_every": -1}, "--eval-every is -1"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"seed": 2**64}, "--seed is 18446744073709551616"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"learning_rate": float("inf")}, "--learning-rate is inf"),
+        ({"momentum": 1.0}, "--momentum is 1.0"),
+        ({"weight_decay": -0.1}, "--weight-decay is -0.1"),
+        ({"gradient_limit": 1000.0}, "--gradient-limit is 1000.0: it must be a power of two"),
+        ({"gradient_limit": float("inf")}, "--gradient-limit is inf"),
+        ({"optimizer": "sdg"}, "unknown --optimizer 'sdg': choose one of nesterov, sgd, adam, adamw"),
+        ({"schedule": "cos"}, "unknown --schedule 'cos': choose one of"),
+        ({"reduction": "fastest"}, "unknown --reduction 'fastest': choose one of exact, fast"),
+        ({"loss": "mse"}, "unknown --loss 'mse'"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_flag_and_value(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Config(**values)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learnin_rate = 0.1", r"unknown key 'learnin_rate': did you mean 'learning_rate'\?"),
+        ("[train]\nepochs = 3", "unknown key 'train'"),
+        ('epochs = "3"', "epochs is '3': it must be an integer"),
+        ("epochs = true", "epochs is True: it must be an integer"),
+        ("epochs = 3.5", "epochs is 3.5: it must be an integer"),
+        ("model = 5", "model is 5: it must be a text"),
+        ("learning_rate = [1]", r"learning_rate is \[1\]: it must be a number"),
+        ("epochs = ", "is not TOML"),
+        ("momentum = 2", "--momentum is 2.0"),
+    ],
+)
+def test_a_wrong_toml_is_refused_by_file_and_key(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(content)
+    with pytest.raises(InputError, match=message):
+        parse_config(["--config", str(tmp_path / "c.toml")])
+
+
+def test_a_missing_or_binary_toml_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no.toml cannot be read \(No such file"):
+        parse_config(["--config", str(tmp_path / "no.toml")])
+    (tmp_path / "b.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not TOML"):
+        parse_config(["--config", str(tmp_path / "b.toml")])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        (["--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
+        (["--epochs"], "argument --epochs: expected one argument"),
+        (["stray"], "unrecognized arguments: stray"),
+    ],
+)
+def test_a_wrong_flag_is_an_input_error(flags: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_config(flags)
+    assert message in str(caught.value)
+
+
+def test_the_written_defaults_are_those_of_the_docs() -> None:
+    assert tomllib.loads(tomli_w.dumps(dataclasses.asdict(Config())))["learning_rate"] == 0.05

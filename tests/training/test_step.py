@@ -1,0 +1,66 @@
+"""The step: the sum over shards is the gradient of the mean loss over the global batch; what cannot be added is named."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from distcnn.datasets import Microbatch, Shard
+from distcnn.errors import TrainingError
+from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
+from distcnn.optim import SGD
+from distcnn.parallel import REDUCTIONS, SerialCommunicator, span_of
+from distcnn.training.step import Step
+
+EXAMPLES, NUM_SHARDS, MICROBATCH_SIZE = 10, 3, 4  # shards of 3, 3, 4: two of them padded
+
+
+def make_step(gradient_limit: float = 4096.0) -> Step:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (EXAMPLES, 3, 2, 1)).astype(np.uint8)
+    labels = rng.integers(0, 5, EXAMPLES)
+    network = Sequential([Flatten(), Dense(5)]).plan((1, 3, 2), MICROBATCH_SIZE).initialise(np.random.default_rng(1))
+    spans = [span_of(EXAMPLES, NUM_SHARDS, index) for index in range(NUM_SHARDS)]
+    shards = [Shard(index, images[span.start : span.stop], labels[span.start : span.stop], seed=7) for index, span in enumerate(spans)]
+    reduction = REDUCTIONS["exact"](network.values.size, NUM_SHARDS, gradient_limit)
+    microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([0.25]))
+    return Step(network, softmax_cross_entropy, SGD(network.values), shards, microbatch, reduction, SerialCommunicator())
+
+
+def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
+    step = make_step()
+    images = np.concatenate([shard.images for shard in step.shards]).reshape(EXAMPLES, -1).astype(np.float64)
+    labels = np.concatenate([shard.labels for shard in step.shards])
+    x = (images / 255 - 0.4) / 0.25
+    weight = step.network.named_values()["dense1.weight"].astype(np.float64)
+    logits = x @ weight.T
+    exponentials = np.exp(logits)
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    delta = probabilities - np.eye(5)[labels]
+    expected = weight - 0.5 * (delta.T @ x) / EXAMPLES
+
+    totals = step(0, 0, 0, learning_rate=0.5)
+    assert totals.examples == EXAMPLES
+    assert totals.correct == np.count_nonzero(logits.argmax(axis=1) == labels)
+    assert totals.loss == pytest.approx(-np.log(probabilities[np.arange(EXAMPLES), labels]).mean(), rel=1e-5)
+    np.testing.assert_allclose(step.network.named_values()["dense1.weight"], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_names_step_shard_and_parameter_and_updates_nothing(bad: float) -> None:
+    step = make_step()
+    step.network.named_values()["dense1.bias"][2] = bad
+    before = step.network.values.copy()
+    with pytest.raises(TrainingError, match=r"step 17, shard 0: the gradient of dense1\.weight is nan: the training has diverged"):
+        step(17, 0, 0, learning_rate=0.1)
+    assert step.network.values.tobytes() == before.tobytes()
+
+
+def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
+    step = make_step(gradient_limit=2.0**-4)
+    with pytest.raises(
+        TrainingError, match=r"the gradient of dense1\.weight is .*beyond the exact sum's limit of 0\.0625.*--gradient-limit"
+    ):
+        step(0, 0, 0, learning_rate=0.1)

@@ -38,9 +38,9 @@ class Config:
     num_shards: int = _flag(
         8, "fixed slices of the training set, the most ranks there can be; they decide the bits, ranks do not", "shards"
     )
-    microbatch_size: int = _flag(32, "examples of each shard in a step; the global batch is num-shards times this", "examples")
+    microbatch_size: int = _flag(16, "examples of each shard in a step; the global batch is num-shards times this", "examples")
     optimizer: str = _flag("nesterov", "update rule: SGD with Nesterov's or classical momentum, Adam, AdamW", choices=tuple(OPTIMIZERS))
-    learning_rate: float = _flag(0.05, "peak learning rate, after the warm-up", "rate")
+    learning_rate: float = _flag(0.03, "peak learning rate, after the warm-up", "rate")
     momentum: float = _flag(0.9, "momentum of nesterov and sgd, from 0 to below 1", "factor")
     weight_decay: float = _flag(0.0, "L2 weight decay (adamw: decoupled)", "factor")
     schedule: str = _flag("cosine", "learning rate after the warm-up", choices=tuple(SCHEDULES))

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: makes a Python environment and puts it first on the PATH. Nothing is done twice.
 #
 #   use_environment FOLDER EXTRAS    the active environment where there is one, else FOLDER; with distcnn[EXTRAS] in it

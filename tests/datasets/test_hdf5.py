@@ -494,7 +494,7 @@ images, labels = np.arange(300 * 64).astype(np.uint8).reshape(300, 8, 8), np.ara
 ready.touch()
 while not (ready.parent / "go").exists():
     time.sleep(0.001)
-for _ in range(30):
+for _ in range(15):
     batches = [(images[i : i + 50], labels[i : i + 50]) for i in range(0, 300, 50)]
     write_dataset(path, name="n", source="s", classes=10, splits={split: Split(300, batches) for split in ("train", "test")})
 """

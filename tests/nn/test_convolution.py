@@ -222,7 +222,7 @@ def test_one_integer_stands_for_both_directions() -> None:
 
 @pytest.mark.parametrize("out_channels", [0, -1])
 def test_too_few_output_channels_are_refused(out_channels: int) -> None:
-    with pytest.raises(ValueError, match=rf"out_channels \(={out_channels}\) must be at least 1"):
+    with pytest.raises(ValueError, match=rf"out_channels \(={out_channels}\) must be an integer of at least 1"):
         Conv2d(out_channels, 3)
 
 

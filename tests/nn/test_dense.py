@@ -107,7 +107,7 @@ def test_flatten_before_dense_passes_the_gradient_check(shape: tuple[int, int, i
 
 @pytest.mark.parametrize("out_features", [0, -3])
 def test_too_few_features_are_refused(out_features: int) -> None:
-    with pytest.raises(ValueError, match=rf"out_features \(={out_features}\) must be at least 1"):
+    with pytest.raises(ValueError, match=rf"out_features \(={out_features}\) must be an integer of at least 1"):
         Dense(out_features)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, Tanh
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn.layer import Array
 
 examples = settings(deadline=None, derandomize=True, max_examples=40)
 SHAPE = (2, 9, 8)
@@ -220,3 +221,40 @@ class _Unflatten(Identity):
 
     def plan(self, input_shape: tuple[int, ...], microbatch_size: int, dtype: object) -> tuple[int, ...]:
         return (*input_shape, 1, 1)
+
+
+def test_an_input_of_another_shape_than_planned_is_refused() -> None:
+    network = Sequential([Conv2d(1, 1)]).plan((1, 20, 20), 2)
+    for shape in ((1, 3, 3, 2), (1, 20, 20, 1), (2, 1, 20, 20)):  # a smaller one would be read beyond its end
+        with pytest.raises(ValueError, match=r"the input has shape .* planned for \(1, 20, 20, 2\)"):
+            network.forward(np.ones(shape, np.float32))
+
+
+def test_one_layer_object_in_two_places_is_refused() -> None:
+    shared = Tanh()
+    with pytest.raises(ValueError, match="holds one layer object twice"):
+        Sequential([Dense(3), shared, Dense(3), shared])
+
+
+def test_parameter_at_refuses_an_index_beyond_the_parameters() -> None:
+    network = Sequential([Dense(2)]).plan((3,), 1)
+    for index in (-1, 8):
+        with pytest.raises(IndexError, match=rf"index \(={index}\) must be 0 to 7"):
+            network.parameter_at(index)
+
+
+def test_nothing_before_the_first_parameters_is_worked_on_unless_the_inputs_gradient_is_wanted() -> None:
+    class Watched(Tanh):
+        calls = 0
+
+        def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
+            self.calls += 1
+            return super().backward(grad_output, input_gradient)
+
+    watched = Watched()
+    network = Sequential([watched, Dense(2)]).plan((3,), 1).initialise(np.random.default_rng(0))
+    network.forward(np.ones((3, 1), np.float32))
+    assert network.backward(np.ones((2, 1), np.float32)) is None
+    assert watched.calls == 0
+    assert network.backward(np.ones((2, 1), np.float32), input_gradient=True) is not None
+    assert watched.calls == 1

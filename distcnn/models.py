@@ -69,7 +69,7 @@ def find_model(name: str) -> Model:
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise InputError(
             f"model {name!r} cannot be imported ({error}): give package.module:function, importable from the current folder"
         ) from error

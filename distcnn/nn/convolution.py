@@ -72,6 +72,9 @@ class Conv2d(Layer):
         self._columns = self._patches.reshape(channels * kh * kw, positions)
         self._output = buffer((self.out_channels, *self.size, microbatch_size), dtype)
         self._output_matrix = self._output.reshape(self.out_channels, positions)
+        self._grad_weight_transposed = buffer((channels * kh * kw, self.out_channels), dtype)
+        self._ones = buffer((positions,), dtype)
+        self._ones.fill(1)
         return self.out_channels, *self.size
 
     def parameters(self) -> tuple[Parameter, ...]:
@@ -100,8 +103,10 @@ class Conv2d(Layer):
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
         grad_matrix = grad_output.reshape(self._output_matrix.shape)
-        np.matmul(grad_matrix, self._columns.T, out=self._grad_weight)
-        np.sum(grad_matrix, axis=1, out=self._grad_bias)
+        # G X^T as the transpose of X G^T: with the long side K as rows, BLAS takes about 0.7 of the time.
+        np.matmul(self._columns, grad_matrix.T, out=self._grad_weight_transposed)
+        np.copyto(self._grad_weight, self._grad_weight_transposed.T)
+        np.matmul(grad_matrix, self._ones, out=self._grad_bias)
         if not input_gradient:
             return None
         # The patches have served: their buffer takes the patches' gradient.

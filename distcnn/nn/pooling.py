@@ -37,6 +37,13 @@ class Pool2d(Layer):
         self._grad_input = buffer((channels, height, width, microbatch_size), dtype)
         return channels, *self.size
 
+    def _give(self, grads: Array, share: Array) -> None:
+        """Hand ``share`` to the inputs ``grads``, which other windows may have given to where windows overlap."""
+        if self.overlapping:
+            grads += share
+        else:
+            np.copyto(grads, share)
+
     def _offsets(self, x: Array) -> list[Array]:
         return list(window_offsets(x, self.kernel_size, self.stride, self.size))
 
@@ -66,16 +73,16 @@ class MaxPool2d(Pool2d):
             return None
         if self.overlapping:
             self._grad_input.fill(0)
-        # What a window has given out is subtracted from what it still has to give, so the first of several equals takes it all.
-        np.copyto(self._remaining, grad_output)
-        for values, grads in zip(self._offsets(self._input), self._offsets(self._grad_input), strict=True):
+        # What a window has given out is subtracted from what it still has to give, so the first of several equals takes it all,
+        # and what is left for the last input is the last one's.
+        remaining = grad_output
+        *offsets, last = zip(self._offsets(self._input), self._offsets(self._grad_input), strict=True)
+        for values, grads in offsets:
             np.equal(values, self._output, out=self._is_largest)
-            np.multiply(self._remaining, self._is_largest, out=self._share)
-            self._remaining -= self._share
-            if self.overlapping:
-                grads += self._share
-            else:
-                np.copyto(grads, self._share)
+            np.multiply(remaining, self._is_largest, out=self._share)
+            remaining = np.subtract(remaining, self._share, out=self._remaining)
+            self._give(grads, self._share)
+        self._give(last[1], remaining)
         return self._grad_input
 
 
@@ -100,10 +107,7 @@ class AvgPool2d(Pool2d):
         if self.overlapping:
             self._grad_input.fill(0)
         for grads in self._offsets(self._grad_input):
-            if self.overlapping:
-                grads += share
-            else:
-                np.copyto(grads, share)
+            self._give(grads, share)
         return self._grad_input
 
     @property

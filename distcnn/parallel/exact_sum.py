@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 FloatVector = NDArray[np.floating]
 DoubleVector = NDArray[np.float64]
 
-CHUNK = 16384
+CHUNK = 32768
 """Elements rounded at a time: the scratch stays in the nearest caches."""
 
 

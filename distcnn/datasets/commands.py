@@ -69,6 +69,8 @@ def idx_command(arguments: Sequence[str]) -> int:
                     f"{paths[f'{split}_images']} has shape {images.shape} and {paths[f'{split}_labels']} {labels.shape}: "
                     "they must be (N, height, width) or (N, height, width, channels), and (N,), N at least 1"
                 )
+        if args.classes is not None and args.classes < 1:
+            raise InputError(f"--classes is {args.classes}: it must be at least 1")
         classes = args.classes or 1 + max(int(arrays["train_labels"].max()), int(arrays["test_labels"].max()))
         splits = {
             split: Split(len(arrays[f"{split}_labels"]), [(arrays[f"{split}_images"], arrays[f"{split}_labels"])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def write_image_folder(
     folders in each. ``size`` (height, width) resizes. ``InputError`` for a folder without images, images that cannot be read or differ
     in size.
     """
+    if seed < 0:
+        raise InputError(f"seed is {seed}: it must be 0 or more")
     files, class_names = list_images(folder, test_fraction, np.random.default_rng(seed))
     form = _common_form([path for split in SPLITS for path, _ in files[split]], size, grayscale)
     splits = {split: Split(len(files[split]), _batches(files[split], form)) for split in SPLITS}
@@ -83,7 +86,7 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
 
 def _common_form(paths: list[Path], size: tuple[int, int] | None, grayscale: bool) -> Form:
     """The one form for all: the first image's size unless ``size`` is given; gray when asked for or when all are gray."""
-    sizes, modes = zip(*((image.size[::-1], image.mode) for image in map(_open, paths)), strict=True)
+    sizes, modes = zip(*(_header(path) for path in paths), strict=True)
     if size is None:
         for path, each in zip(paths, sizes, strict=True):
             if each != sizes[0]:
@@ -101,25 +104,31 @@ def _batches(files: Files, form: Form) -> Iterator[tuple[Images, np.ndarray]]:
         yield np.stack([_pixels(path, form) for path, _ in batch]), np.array([label for _, label in batch])
 
 
+def _header(path: Path) -> tuple[tuple[int, int], str]:
+    """An image's (height, width) and Pillow's mode, without its pixels."""
+    with _opened(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise InputError(f"{path} has more than 8 bits a pixel (mode {image.mode}): convert it to 8 bits")
+        width, height = image.size
+        return (height, width), image.mode
+
+
 def _pixels(path: Path, form: Form) -> Images:
-    image = _open(path)
-    try:
-        image = image.convert(form.mode)
-    except OSError as error:
-        raise InputError(f"{path} is damaged ({error}): replace or remove it") from error
-    if form.resize:
-        image = image.resize(form.size[::-1])
-    return np.asarray(image, np.uint8)
+    with _opened(path) as image:
+        converted = image.convert(form.mode)
+        if form.resize:
+            converted = converted.resize(form.size[::-1])
+        return np.asarray(converted, np.uint8)
 
 
-def _open(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         from PIL import Image
     except ImportError as error:
         raise InputError("reading PNG and JPEG needs Pillow: pip install 'distcnn[images]'") from error
     try:
         with Image.open(path) as image:
-            image.load()
-            return image
-    except OSError as error:
+            yield image
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow says SyntaxError of some broken PNGs
         raise InputError(f"{path} is no image that can be read ({error}): replace or remove it") from error

@@ -84,11 +84,10 @@ def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, L
     with _open(info.path) as file:
         rows = slice(span.start, span.stop)
         try:
-            images = file[f"{split}/images"][rows]
-            labels = file[f"{split}/labels"][rows].astype(np.int64)
+            images, labels = file[f"{split}/images"][rows], file[f"{split}/labels"][rows].astype(np.int64)
         except OSError as error:
             raise InputError(
-                f"{info.path}: /{split} cannot be read, examples {span.start} to {span.stop} ({error}): make the file again"
+                f"{info.path}: /{split} cannot be read, examples {span.start} to {span.stop} ({_short(error)}): make the file again"
             ) from error
     wrong = np.flatnonzero((labels < 0) | (labels >= info.classes))
     if wrong.size:
@@ -112,8 +111,11 @@ def _open(path: str | Path) -> Iterator[h5py.File]:
         if isinstance(error, PermissionError):
             raise InputError(f"{path} may not be read: check its permissions") from error
         raise InputError(f"{path} is not a whole HDF5 file ({_short(error)}): prepare it again (data/README.md says how)") from error
-    with file:
-        yield file
+    try:
+        with file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({_short(error)}): prepare it again (data/README.md says how)") from error
 
 
 def _check_split(file: h5py.File, path: str | Path, split: str) -> tuple[int, ...]:
@@ -142,16 +144,28 @@ def _dataset(file: h5py.File, path: str | Path, name: str) -> h5py.Dataset:
 
 
 def _text(file: h5py.File, name: str) -> str:
-    value = file.attrs.get(name, "")
-    return value.decode() if isinstance(value, bytes) else str(value)
+    try:
+        value = file.attrs.get(name, "")
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file.filename}: attribute '{name}' is no UTF-8 ({error}): write it as UTF-8") from error
 
 
 def _classes(file: h5py.File, path: str | Path) -> int:
     """Attribute ``classes``, a number or the classes' names; without it, one more than the largest label."""
-    value = np.asarray(file.attrs.get("classes", 1 + max(int(file[f"{split}/labels"][:].max()) for split in SPLITS)))
-    classes = value.size if value.ndim else value.item()
-    if not isinstance(classes, (int, np.integer)) or classes < 1:
-        raise InputError(f"{path}: attribute 'classes' is {classes!r}: it must be the number of classes, at least 1")
+    if "classes" in file.attrs:
+        value = np.asarray(file.attrs["classes"])
+    else:
+        try:
+            value = np.asarray(1 + max(int(file[f"{split}/labels"][:].max()) for split in SPLITS))
+        except OSError as error:
+            raise InputError(f"{path}: the labels of train or test cannot be read ({_short(error)}): make the file again") from error
+    if value.dtype.kind in "iu" and value.size == 1:
+        classes = value.item()
+    else:
+        classes = value.size if value.ndim == 1 and value.dtype.kind in "OSU" else None
+    if classes is None or classes < 1:
+        raise InputError(f"{path}: attribute 'classes' is {value.tolist()!r}: it must be the number of classes, at least 1, or their names")
     return int(classes)
 
 
@@ -190,11 +204,18 @@ def write_dataset(
     So several processes may prepare the same file at once: each writes its own, and every rename leaves a whole one.
     """
     path = Path(path)
+    if not path.name:
+        raise InputError(f"{str(path)!r} cannot be written: name a file")
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as file:
-            digests = {split: _write_split(file.create_group(split), splits[split]) for split in SPLITS}
+        with h5py.File(temporary, "w", locking=False) as file:
+            digests = {split: _write_split(file.create_group(split), splits[split], classes) for split in SPLITS}
+            sizes = {split: file[split]["images"].shape[1:] for split in SPLITS}
+            if sizes["train"] != sizes["test"]:
+                raise InputError(
+                    f"the training images are {_by(sizes['train'])} and the test images {_by(sizes['test'])}: they must be of one size"
+                )
             mean, std = mean_and_std(digests["train"][1], digests["train"][2])
             file.attrs.update({"name": name, "source": source, "classes": classes, "mean": mean, "std": std})
             file.attrs["sha256"] = hashlib.sha256(b"".join(digests[split][0] for split in SPLITS)).hexdigest()
@@ -212,14 +233,21 @@ def write_dataset(
             temporary.unlink(missing_ok=True)
 
 
-def _write_split(group: h5py.Group, split: Split) -> tuple[bytes, NDArray[np.int64], int]:
+def _write_split(group: h5py.Group, split: Split, classes: int) -> tuple[bytes, NDArray[np.int64], int]:
     """Write one split; return its digest, its pixels' sums and how many pixels a channel has."""
     images = labels = None
     digests = hashlib.sha256(), hashlib.sha256()
     sums, pixels, start = np.zeros((2, 1), np.int64), 0, 0
     for batch_images, batch_labels in split.batches:
+        if batch_labels.min() < 0 or batch_labels.max() >= classes:
+            raise InputError(
+                f"the {group.name[1:]} labels go from {batch_labels.min()} to {batch_labels.max()}: for {classes} classes they must be "
+                f"0 to {classes - 1}"
+            )
         if images is None:
             shape = batch_images.shape[1:]
+            if 0 in shape:
+                raise InputError(f"the {group.name[1:]} images are {_by(shape)}: height, width and channels must be at least 1")
             chunk = max(1, min(CHUNK_EXAMPLES, split.count))
             images = group.create_dataset("images", (split.count, *shape), np.uint8, chunks=(chunk, *shape))
             labels = group.create_dataset("labels", (split.count,), np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -34,8 +35,10 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
         raise InputError(f"{name} is not an IDX file of unsigned bytes: it begins with {content[:4].hex() or 'nothing'}, not 000008..")
     dimensions = content[3]
     header = 4 + 4 * dimensions
+    if len(content) < header:
+        raise InputError(f"{name} holds {len(content)} bytes, but its header alone needs {header}: it is damaged, fetch it again")
     shape = tuple(np.frombuffer(content[4:header], ">u4").tolist())
-    expected = header + int(np.prod(shape, dtype=np.int64))
-    if len(shape) != dimensions or len(content) != expected:
+    expected = header + math.prod(shape)
+    if len(content) != expected:
         raise InputError(f"{name} holds {len(content)} bytes, but its header {shape} needs {expected}: it is damaged, fetch it again")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

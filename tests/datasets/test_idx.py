@@ -92,24 +92,12 @@ def test_a_file_with_too_much_data_is_refused(idx: ToIdx) -> None:
         parse_idx(idx(IMAGES) + b"\0", "long")
 
 
-@pytest.mark.parametrize("length", [4, 8, 12])
-def test_a_file_cut_off_between_the_sizes_is_refused(idx: ToIdx, length: int) -> None:
-    with pytest.raises(InputError, match=f"cut holds {length} bytes, but its header"):
+@pytest.mark.parametrize("length", range(4, 16))
+def test_a_file_cut_off_in_its_header_is_refused(idx: ToIdx, length: int) -> None:
+    with pytest.raises(InputError, match="cut ends within its header of 16 bytes: it is damaged"):
         parse_idx(idx(IMAGES)[:length], "cut")
 
 
-@pytest.mark.parametrize("length", [5, 7, 9, 15])
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="parse_idx: np.frombuffer refuses the bytes of half a size with an error of its own"
-)
-def test_a_file_cut_off_within_a_size_is_refused(idx: ToIdx, length: int) -> None:
-    with pytest.raises(InputError, match=f"cut holds {length} bytes"):
-        parse_idx(idx(IMAGES)[:length], "cut")
-
-
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="parse_idx: the product of the sizes overflows 64 bits to 0 and passes for the length"
-)
 def test_sizes_that_overflow_are_refused() -> None:
     with pytest.raises(InputError, match="huge holds 16 bytes"):
         parse_idx(b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 2**31, 4), "huge")

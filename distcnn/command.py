@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,9 @@ from distcnn.parallel.threads import limit_blas_threads
 
 EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING = 0, 1, 2, 3
 """All went well; a defect of ours (with a traceback); bad input; training that cannot go on."""
+
+SECONDS_FOR_ROOT_TO_PRINT = 3.0
+"""Without a communicator ranks cannot wait for each other, and a launcher may end all of them when the first one leaves."""
 
 
 def run_command(
@@ -34,6 +38,8 @@ def run_command(
     except InputError as error:
         if may_print:
             _print_error(name, str(error))
+        else:
+            time.sleep(SECONDS_FOR_ROOT_TO_PRINT)
         return EXIT_INPUT
     try:
         work(communicator, arguments)

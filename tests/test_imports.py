@@ -26,7 +26,7 @@ ALLOWED = {
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
-    "h5py": {"datasets/hdf5.py", "training/run_directory.py"},
+    "h5py": {"datasets/hdf5.py", "datasets/writer.py", "training/run_directory.py"},
     "matplotlib": {"report.py"},
     "PIL": {"datasets/folders.py"},
     "threadpoolctl": {"parallel/threads.py"},

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distcnn.datasets.folders import write_image_folder
-from distcnn.datasets.hdf5 import DatasetInfo, Split, read_info, write_dataset
+from distcnn.datasets.hdf5 import DatasetInfo, read_info
 from distcnn.datasets.idx import read_idx
 from distcnn.datasets.mnist import DEFAULT_PATH, MIRRORS_VARIABLE, SOURCE_VARIABLE, ensure_mnist, prepare_mnist
+from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
 
 IDX_NAMES = {

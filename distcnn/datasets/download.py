@@ -10,7 +10,7 @@ import urllib.request
 
 from tqdm import tqdm
 
-PROBE_SECONDS = 3.0
+PROBE_SECONDS = 2.5
 """How long all mirrors together have to answer at all."""
 
 READ_SECONDS = 10.0

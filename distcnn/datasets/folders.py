@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from distcnn.datasets.hdf5 import CHUNK_EXAMPLES, SPLITS, Images, Split, write_dataset
+from distcnn.datasets.hdf5 import SPLITS, Images
+from distcnn.datasets.writer import CHUNK_EXAMPLES, Split, write_dataset
 from distcnn.errors import InputError
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}

@@ -1,4 +1,4 @@
-"""The HDF5 format of an image set: reading and writing. `data/README.md` describes it.
+"""Reading an image set in HDF5. `data/README.md` describes it.
 
 ``/train/images`` uint8 (N, H, W) or (N, H, W, C), ``/train/labels`` integers (N,), ``/test/...`` likewise. Each process opens the file
 by itself, read-only, without collective calls and without file locks (which Lustre and NFS may refuse).
@@ -6,12 +6,10 @@ by itself, read-only, without collective calls and without file locks (which Lus
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-import socket
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +23,6 @@ Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 SPLITS = ("train", "test")
-CHUNK_EXAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -45,24 +42,13 @@ class DatasetInfo:
     std: tuple[float, ...] | None
 
 
-@dataclass(frozen=True)
-class Split:
-    """A split to be written: ``count`` examples in ``batches`` of images (n, H, W) or (n, H, W, C) and labels (n,)."""
-
-    count: int
-    batches: Iterable[tuple[Images, NDArray[np.integer]]]
-
-
-# -- reading
-
-
 def read_info(path: str | Path) -> DatasetInfo:
     """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it."""
     with _open(path) as file:
         shapes = {split: _check_split(file, path, split) for split in SPLITS}
         if shapes["train"][1:] != shapes["test"][1:]:
             raise InputError(
-                f"{path}: /train/images are {_by(shapes['train'][1:])} and /test/images {_by(shapes['test'][1:])}: they must be of one size"
+                f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images {by(shapes['test'][1:])}: they must be of one size"
             )
         height, width, *channels = shapes["train"][1:]
         image_shape = (channels[0] if channels else 1, height, width)
@@ -101,7 +87,7 @@ def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, L
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[h5py.File]:
-    if not Path(path).exists():
+    if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a name that is too long)
         raise InputError(f"no such file: {path}: name a prepared image set with --data (data/README.md says how to make one)")
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: --data takes one HDF5 file (data/README.md says how to make one)")
@@ -184,96 +170,11 @@ def _statistic(file: h5py.File, path: str | Path, name: str, channels: int) -> t
     return tuple(np.broadcast_to(values, (channels,)).tolist())
 
 
-def _by(shape: tuple[int, ...]) -> str:
+def by(shape: tuple[int, ...]) -> str:
+    """A shape as people write it: 28x28."""
     return "x".join(map(str, shape))
 
 
 def _short(error: BaseException) -> str:
     text = str(error)
     return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text.splitlines()[0]
-
-
-# -- writing
-
-
-def write_dataset(
-    path: str | Path, *, name: str, source: str, classes: int, splits: Mapping[str, Split], class_names: list[str] | None = None
-) -> None:
-    """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then renamed over ``path``.
-
-    So several processes may prepare the same file at once: each writes its own, and every rename leaves a whole one.
-    """
-    path = Path(path)
-    if not path.name:
-        raise InputError(f"{str(path)!r} cannot be written: name a file")
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w", locking=False) as file:
-            digests = {split: _write_split(file.create_group(split), splits[split], classes) for split in SPLITS}
-            sizes = {split: file[split]["images"].shape[1:] for split in SPLITS}
-            if sizes["train"] != sizes["test"]:
-                raise InputError(
-                    f"the training images are {_by(sizes['train'])} and the test images {_by(sizes['test'])}: they must be of one size"
-                )
-            mean, std = mean_and_std(digests["train"][1], digests["train"][2])
-            file.attrs.update({"name": name, "source": source, "classes": classes, "mean": mean, "std": std})
-            file.attrs["sha256"] = hashlib.sha256(b"".join(digests[split][0] for split in SPLITS)).hexdigest()
-            if class_names:
-                file.attrs["class_names"] = class_names
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): choose a folder you may write to, with space left"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _write_split(group: h5py.Group, split: Split, classes: int) -> tuple[bytes, NDArray[np.int64], int]:
-    """Write one split; return its digest, its pixels' sums and how many pixels a channel has."""
-    images = labels = None
-    digests = hashlib.sha256(), hashlib.sha256()
-    sums, pixels, start = np.zeros((2, 1), np.int64), 0, 0
-    for batch_images, batch_labels in split.batches:
-        if batch_labels.min() < 0 or batch_labels.max() >= classes:
-            raise InputError(
-                f"the {group.name[1:]} labels go from {batch_labels.min()} to {batch_labels.max()}: for {classes} classes they must be "
-                f"0 to {classes - 1}"
-            )
-        if images is None:
-            shape = batch_images.shape[1:]
-            if 0 in shape:
-                raise InputError(f"the {group.name[1:]} images are {_by(shape)}: height, width and channels must be at least 1")
-            chunk = max(1, min(CHUNK_EXAMPLES, split.count))
-            images = group.create_dataset("images", (split.count, *shape), np.uint8, chunks=(chunk, *shape))
-            labels = group.create_dataset("labels", (split.count,), np.int64)
-        stop = start + len(batch_images)
-        assert labels is not None  # made with images
-        images[start:stop], labels[start:stop] = batch_images, batch_labels
-        for digest, array in zip(digests, (batch_images, batch_labels.astype("<i8")), strict=True):
-            digest.update(np.ascontiguousarray(array).data)
-        by_channel = batch_images.reshape(-1, batch_images.shape[3] if batch_images.ndim == 4 else 1)
-        sums, pixels, start = sums + pixel_sums(by_channel), pixels + by_channel.shape[0], stop
-    assert start == split.count
-    return digests[0].digest() + digests[1].digest(), sums, pixels
-
-
-# -- statistics
-
-
-def pixel_sums(by_channel: Images) -> NDArray[np.int64]:
-    """Sums of the pixels (n, C) and of their squares, (2, C): integers, so exact in any order and on any number of ranks."""
-    squares = np.square(np.arange(256, dtype=np.int64))
-    counts = np.stack([np.bincount(channel, minlength=256) for channel in by_channel.T])
-    return np.stack([counts @ np.arange(256), counts @ squares])
-
-
-def mean_and_std(sums: NDArray[np.int64], pixels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation of the pixels / 255, one per channel, from ``pixel_sums`` over ``pixels`` pixels."""
-    mean = sums[0] / pixels
-    variance = np.maximum(sums[1] / pixels - mean**2, 0)
-    return mean / 255, np.sqrt(variance) / 255

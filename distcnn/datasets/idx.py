@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from distcnn.errors import InputError
 
 UNSIGNED_BYTE = 8
+MAX_DIMENSIONS = 4
 
 
 def read_idx(path: str | Path) -> NDArray[np.uint8]:
@@ -34,6 +35,8 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != UNSIGNED_BYTE:
         raise InputError(f"{name} is not an IDX file of unsigned bytes: it begins with {content[:4].hex() or 'nothing'}, not 000008..")
     dimensions = content[3]
+    if not 1 <= dimensions <= MAX_DIMENSIONS:
+        raise InputError(f"{name} has {dimensions} dimensions: an IDX file of images or labels has 1 to {MAX_DIMENSIONS}")
     header = 4 + 4 * dimensions
     if len(content) < header:
         raise InputError(f"{name} holds {len(content)} bytes, but its header alone needs {header}: it is damaged, fetch it again")

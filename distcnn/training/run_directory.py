@@ -8,6 +8,7 @@ import json
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +69,14 @@ def create_run_directory(config: Config) -> Path:
     held = [name for name in (CONFIG, METRICS, RESULT, WEIGHTS) if os.path.lexists(path / name)]
     if held:
         raise InputError(f"--output: {path} already holds a run ({held[0]}): name another folder, nothing is overwritten")
-    made = [each for each in (path, *path.parents) if not each.exists()]
+    made = [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110  (Path's raises for too long a name)
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / CONFIG).write_text(tomli_w.dumps(dataclasses.asdict(config)), encoding="utf-8")
     except OSError as error:
-        for each in made:
-            if each.is_dir():
-                each.rmdir()
+        for leave in ((path / CONFIG).unlink, *(each.rmdir for each in made)):
+            with suppress(OSError):
+                leave()
         raise InputError(f"--output: {path} cannot be written ({error.strerror}): name a folder that you may write to") from error
     return path
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from distcnn.config import Config
 from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info, steps_per_epoch
-from distcnn.datasets.hdf5 import Images, Labels, mean_and_std, pixel_sums
+from distcnn.datasets.hdf5 import Images, Labels
 from distcnn.datasets.mnist import DEFAULT_PATH, ensure_mnist
+from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
 from distcnn.models import build_model, find_model
 from distcnn.nn import LOSSES, Sequential

@@ -16,7 +16,7 @@ from PIL import Image
 
 from distcnn.datasets import read_examples, read_info, write_dataset
 from distcnn.datasets.commands import idx_command, images_command, mnist_command
-from distcnn.datasets.hdf5 import Split
+from distcnn.datasets.writer import Split
 from distcnn.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -160,8 +160,8 @@ def test_from_idx_takes_color(tmp_path: Path, idx_folder: Path, idx: ToIdx) -> N
 
 @pytest.mark.parametrize(
     ("images", "labels"),
-    [((5, 4, 6), (4,)), ((5, 4, 6), (5, 1)), ((5, 24), (5,)), ((5, 4, 6, 1, 1), (5,)), ((0, 4, 6), (0,))],
-    ids=["label missing", "labels 2-d", "images 2-d", "images 5-d", "empty"],
+    [((5, 4, 6), (4,)), ((5, 4, 6), (5, 1)), ((5, 24), (5,)), ((0, 4, 6), (0,))],
+    ids=["label missing", "labels 2-d", "images 2-d", "empty"],
 )
 @pytest.mark.parametrize("split", ["train", "t10k"])
 def test_from_idx_refuses_files_that_do_not_fit_together(

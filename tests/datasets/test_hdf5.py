@@ -19,7 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from distcnn.datasets import Split, read_examples, read_info, write_dataset
-from distcnn.datasets.hdf5 import mean_and_std, pixel_sums
+from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
 
 Arrays = dict[str, tuple[NDArray[np.uint8], NDArray[np.integer]]]

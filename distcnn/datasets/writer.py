@@ -1,0 +1,96 @@
+"""Writing an image set in HDF5: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.datasets.hdf5 import SPLITS, Images, by
+from distcnn.datasets.statistics import mean_and_std, pixel_sums
+from distcnn.errors import InputError
+
+CHUNK_EXAMPLES = 256
+"""Examples in a chunk of the file, the unit in which HDF5 reads and writes."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split to be written: ``count`` examples in ``batches`` of images (n, H, W) or (n, H, W, C) and labels (n,)."""
+
+    count: int
+    batches: Iterable[tuple[Images, NDArray[np.integer]]]
+
+
+def write_dataset(
+    path: str | Path, *, name: str, source: str, classes: int, splits: Mapping[str, Split], class_names: list[str] | None = None
+) -> None:
+    """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then renamed over ``path``.
+
+    So several processes may prepare the same file at once: each writes its own, and every rename leaves a whole one.
+    """
+    path = Path(path)
+    if not path.name:
+        raise InputError(f"{str(path)!r} cannot be written: name a file")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w", locking=False) as file:
+            digests = {split: _write_split(file.create_group(split), splits[split], classes) for split in SPLITS}
+            sizes = {split: file[split]["images"].shape[1:] for split in SPLITS}
+            if sizes["train"] != sizes["test"]:
+                raise InputError(
+                    f"the training images are {by(sizes['train'])} and the test images {by(sizes['test'])}: they must be of one size"
+                )
+            mean, std = mean_and_std(digests["train"][1], digests["train"][2])
+            file.attrs.update({"name": name, "source": source, "classes": classes, "mean": mean, "std": std})
+            file.attrs["sha256"] = hashlib.sha256(b"".join(digests[split][0] for split in SPLITS)).hexdigest()
+            if class_names:
+                file.attrs["class_names"] = class_names
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}): choose a folder you may write to, with space left"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _write_split(group: h5py.Group, split: Split, classes: int) -> tuple[bytes, NDArray[np.int64], int]:
+    """Write one split; return its digest, its pixels' sums and how many pixels a channel has."""
+    images = labels = None
+    digests = hashlib.sha256(), hashlib.sha256()
+    sums, pixels, start = np.zeros((2, 1), np.int64), 0, 0
+    for batch_images, batch_labels in split.batches:
+        if batch_labels.min() < 0 or batch_labels.max() >= classes:
+            raise InputError(
+                f"the {group.name[1:]} labels go from {batch_labels.min()} to {batch_labels.max()}: for {classes} classes they must be "
+                f"0 to {classes - 1}"
+            )
+        if images is None:
+            shape = batch_images.shape[1:]
+            if 0 in shape:
+                raise InputError(f"the {group.name[1:]} images are {by(shape)}: height, width and channels must be at least 1")
+            chunk = max(1, min(CHUNK_EXAMPLES, split.count))
+            images = group.create_dataset("images", (split.count, *shape), np.uint8, chunks=(chunk, *shape))
+            labels = group.create_dataset("labels", (split.count,), np.int64)
+        stop = start + len(batch_images)
+        assert labels is not None  # made with images
+        images[start:stop], labels[start:stop] = batch_images, batch_labels
+        for digest, array in zip(digests, (batch_images, batch_labels.astype("<i8")), strict=True):
+            digest.update(np.ascontiguousarray(array).data)
+        by_channel = batch_images.reshape(-1, batch_images.shape[3] if batch_images.ndim == 4 else 1)
+        sums, pixels, start = sums + pixel_sums(by_channel), pixels + by_channel.shape[0], stop
+    assert start == split.count
+    return digests[0].digest() + digests[1].digest(), sums, pixels

@@ -6,5 +6,5 @@ __version__ = "0.1.0"
 
 # One BLAS thread per rank (threads change bits, and ranks x threads oversubscribe a node). BLAS reads these when NumPy is
 # first imported, which is after this line; distcnn.parallel.threads enforces the number afterwards whatever they say.
-for _variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"):
+for _variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_variable, "1")

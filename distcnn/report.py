@@ -57,7 +57,7 @@ def draw(runs: dict[str, Metrics], output: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("drawing needs matplotlib: pip install 'distcnn[plots]'") from error
+        raise InputError("drawing needs matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     loss, accuracy, speed = figure.subplots(1, 3)
     for name, metrics in runs.items():

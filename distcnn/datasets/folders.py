@@ -127,7 +127,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise InputError("reading PNG and JPEG needs Pillow: pip install 'distcnn[images]'") from error
+        raise InputError("reading PNG and JPEG needs Pillow: pip install pillow") from error
     try:
         with Image.open(path) as image:
             yield image

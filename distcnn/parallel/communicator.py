@@ -77,7 +77,7 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
     except (ImportError, RuntimeError) as error:
         raise InputError(
             f"a launcher started several processes, but mpi4py cannot be used ({_first_line(error)}): install mpi4py and an MPI library "
-            "(on a laptop: pip install 'distcnn[mpi,mpich]'; on a cluster: load the site's MPI module, pip install 'distcnn[mpi]')"
+            "(on a laptop: pip install '.[mpi,mpich]' in distcnn's folder; on a cluster: load the site's MPI module, pip install '.[mpi]')"
         ) from error
     problem = launcher.foreign_library(library_name(), environment)
     if problem:

@@ -91,6 +91,8 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, micr
         network.plan(input_shape, microbatch_size)
     except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size") from error
     except ValueError as error:
         raise InputError(f"model {name!r} does not fit images of {images} (channels x height x width): {error}") from error
     if network.output_shape != (classes,):

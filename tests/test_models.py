@@ -163,3 +163,12 @@ def test_a_layer_that_a_model_makes_wrongly_is_refused_by_the_models_name(tmp_pa
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InputError, match=r"model 'wrong_layer:network' does not fit .*out_channels \(=0\) must be an integer"):
         build_model("wrong_layer:network", (1, 9, 9), 2, 1)
+
+
+def test_a_network_beyond_the_memory_is_refused_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(*_: object) -> None:
+        raise MemoryError("Unable to allocate 2.85 TiB")
+
+    monkeypatch.setattr(Sequential, "plan", plan)
+    with pytest.raises(InputError, match=r"model 'mlp' needs more memory than there is \(Unable to .*lower --microbatch-size"):
+        build_model("mlp", (1, 28, 28), 10, 10**9)

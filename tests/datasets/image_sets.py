@@ -1,0 +1,70 @@
+"""Small image sets in files, for the tests of reading and of writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from distcnn.datasets import Split, write_dataset
+from distcnn.errors import InputError
+
+Arrays = dict[str, tuple[NDArray[np.uint8], NDArray[np.integer]]]
+Change = Callable[[h5py.File], None]
+
+ROOT = Path(__file__).parents[2]
+
+
+def make_arrays(shape: tuple[int, ...] = (6, 5), train: int = 300, test: int = 7, seed: int = 0) -> Arrays:
+    """Random images and labels of 10 classes, by split."""
+    rng = np.random.default_rng(seed)
+    counts = {"train": train, "test": test}
+    return {split: (rng.integers(0, 256, (n, *shape)).astype(np.uint8), rng.integers(0, 10, n)) for split, n in counts.items()}
+
+
+def as_splits(arrays: Arrays, cuts: tuple[int, ...] = ()) -> dict[str, Split]:
+    """What ``write_dataset`` takes, in batches that end at ``cuts``."""
+    splits = {}
+    for split, (images, labels) in arrays.items():
+        inside = [cut for cut in cuts if cut < len(labels)]
+        splits[split] = Split(len(labels), list(zip(np.split(images, inside), np.split(labels, inside), strict=True)))
+    return splits
+
+
+def write(path: Path, arrays: Arrays, cuts: tuple[int, ...] = ()) -> Path:
+    write_dataset(path, name="a set", source="a test", classes=10, splits=as_splits(arrays, cuts))
+    return path
+
+
+def write_as_a_user(path: Path, *changes: Change, attributes: Mapping[str, Any] | None = None) -> Path:
+    """A small valid file of 4 + 4 images of 3x2 pixels by plain h5py, without attributes; then ``changes`` to it."""
+    with h5py.File(path, "w") as file:
+        for split in ("train", "test"):
+            file[f"{split}/images"] = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+            file[f"{split}/labels"] = np.arange(4)
+        for change in changes:
+            change(file)
+        file.attrs.update(attributes or {})
+    return path
+
+
+def put(name: str, value: Any) -> Change:
+    """Put ``value`` in the place of what is called ``name``; None takes it away."""
+
+    def change(file: h5py.File) -> None:
+        if name in file:
+            del file[name]
+        if value is not None:
+            file[name] = value
+
+    return change
+
+
+def assert_one_line_about(path: Path, raised: pytest.ExceptionInfo[InputError]) -> None:
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)

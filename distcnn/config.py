@@ -69,6 +69,8 @@ class Config:
         self._require("learning_rate", math.isfinite(self.learning_rate) and self.learning_rate > 0, "a number above 0")
         self._require("momentum", 0 <= self.momentum < 1, "0 or more and below 1")
         self._require("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "a number, 0 or more")
+        counts_are_exact = self.reduction == "exact" or self.global_batch_size < 2**24
+        self._require("microbatch_size", counts_are_exact, "smaller: --reduction fast counts a global batch below 2^24 examples")
         power_of_two = math.isfinite(self.gradient_limit) and math.frexp(self.gradient_limit)[0] == 0.5
         self._require("gradient_limit", power_of_two and 1 <= self.gradient_limit <= 2**40, "a power of two from 1 to 2^40")
 

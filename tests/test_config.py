@@ -53,6 +53,7 @@ def test_every_field_is_a_flag_with_help_and_default() -> None:
         ({"learning_rate": float("inf")}, "--learning-rate is inf"),
         ({"momentum": 1.0}, "--momentum is 1.0"),
         ({"weight_decay": -0.1}, "--weight-decay is -0.1"),
+        ({"microbatch_size": 2**21, "reduction": "fast"}, "--microbatch-size is 2097152: it must be smaller: --reduction fast counts"),
         ({"gradient_limit": 1000.0}, "--gradient-limit is 1000.0: it must be a power of two"),
         ({"gradient_limit": float("inf")}, "--gradient-limit is inf"),
         ({"optimizer": "sdg"}, "unknown --optimizer 'sdg': choose one of nesterov, sgd, adam, adamw"),

@@ -60,10 +60,6 @@ class ExactSum:
         self._anchor = 1.5 * limit * 2.0 ** max(1, (num_terms - 1).bit_length())
         self._scratch = np.empty(min(CHUNK, total.size))
 
-    def clear(self) -> None:
-        """Start a new sum."""
-        self.total.fill(0)
-
     def add(self, terms: FloatVector) -> None:
         """Add one shard's vector. ``RangeError`` (and nothing added) when an element cannot be added exactly."""
         check_terms(terms, self.limit)

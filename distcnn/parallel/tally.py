@@ -36,10 +36,6 @@ class Tally:
         self._sums = sums
         self._losses = ExactSum(sums[:1], num_terms, LOSS_LIMIT)
 
-    def clear(self) -> None:
-        """Start again from zero."""
-        self._sums.fill(0)
-
     def add(self, loss_sum: float, correct: int, examples: int) -> None:
         """Add one microbatch's. ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond its limit."""
         self._losses.add(np.array([loss_sum]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +43,11 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     """
     shard_indices = together(communicator, lambda: _check_world(config, communicator))
     together(communicator, lambda: find_model(config.model))
-    if config.source or config.data == DEFAULT_PATH:
+    if config.source or Path(config.data) == Path(DEFAULT_PATH):
         on_root(communicator, lambda: ensure_mnist(config.data, config.source or None, report))
     dataset = together(communicator, lambda: read_info(config.data))
+    datasets = communicator.allgather(dataset)
+    together(communicator, lambda: _check_same(datasets))
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
     (train_images, train_labels), (test_images, test_labels) = together(
@@ -99,6 +102,15 @@ def _check_world(config: Config, communicator: Communicator) -> range:
     return shards_of_rank(config.num_shards, communicator.world_size, communicator.rank)
 
 
+def _check_same(datasets: list[DatasetInfo]) -> None:
+    for rank, dataset in enumerate(datasets):
+        if dataset != datasets[0]:
+            raise InputError(
+                f"{dataset.path} is another image set on rank {rank} than on rank 0 (SHA-256 {dataset.sha256 or 'unknown'}, "
+                f"not {datasets[0].sha256 or 'unknown'}): put the file on a file system that all hosts share, or the same one on each"
+            )
+
+
 def _read_own(
     dataset: DatasetInfo, config: Config, communicator: Communicator, shards: range
 ) -> tuple[tuple[Images, Labels], tuple[Images, Labels]]:
@@ -110,6 +122,8 @@ def _read_own(
 
 def _statistics(dataset: DatasetInfo, train_images: Images, communicator: Communicator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation: the file's, else of all ranks' training pixels (sums of integers, so the same on any ranks)."""
+    if dataset.mean and dataset.std:
+        return np.array(dataset.mean), np.array(dataset.std)
     channels = dataset.image_shape[0]
     sums = pixel_sums(train_images.reshape(-1, channels))
     communicator.allreduce_sum(sums)

@@ -116,3 +116,16 @@ def test_help_is_printed_once(any_mpi: Launcher) -> None:
     done = any_mpi.run(3, "-m", "distcnn.train", "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("usage: python -m distcnn.train") == 1
+
+
+def test_ranks_that_see_different_image_sets_are_refused(any_mpi: Launcher, tmp_path: Path) -> None:
+    for rank, examples in enumerate((50, 51, 50)):
+        (tmp_path / str(rank)).mkdir()
+        write_image_set(tmp_path / str(rank) / "set.h5", train=examples)
+    # Each rank in a folder of its own: so a path looks where hosts share no file system.
+    script = f"cd {tmp_path}/${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}} && exec {any_mpi.python} -m distcnn.train --data set.h5"
+    done = Launcher("a shell", "sh", any_mpi.mpirun).run(3, "-c", script)
+    assert done.returncode == 2, done.stderr
+    assert len(errors(done.stderr)) == 1, done.stderr
+    assert "set.h5 is another image set on rank 1 than on rank 0" in done.stderr
+    assert not list(tmp_path.glob("*/runs"))

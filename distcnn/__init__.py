@@ -1,6 +1,7 @@
 """distcnn: data-parallel training of CNNs with NumPy and MPI, the same bits on any number of ranks."""
 
 import os
+import sys as _sys
 
 __version__ = "0.1.0"
 
@@ -8,3 +9,9 @@ __version__ = "0.1.0"
 # first imported, which is after this line; distcnn.parallel.threads enforces the number afterwards whatever they say.
 for _variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+# Started as `python -m distcnn.<name>`: a failure from the first import on names its rank and host.
+if _sys.argv[:1] == ["-m"]:
+    from distcnn.faults.early import report_early_failures
+
+    report_early_failures()

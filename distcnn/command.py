@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 
-from distcnn.errors import InputError, TrainingError
-from distcnn.parallel import Communicator, launcher, open_communicator
+from distcnn import launcher
+from distcnn.errors import InputError, Stopped, TrainingError
+from distcnn.faults.failure import report_failure
+from distcnn.faults.pulse import Activity, pulse
+from distcnn.faults.signals import EXIT_INTERRUPTED
+from distcnn.faults.tell import tell
+from distcnn.parallel import Communicator, open_communicator
 from distcnn.parallel.communicator import JointError
 from distcnn.parallel.threads import limit_blas_threads
 
-EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING = 0, 1, 2, 3
-"""All went well; a defect of ours (with a traceback); bad input; training that cannot go on."""
+EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
+"""All went well; a defect of ours (with a traceback); bad input; training that cannot go on; stopped by a signal, to be resumed.
+
+The watchdog's is 4, a second Ctrl-C's 130 (``distcnn.faults``).
+"""
 
 SECONDS_FOR_ROOT_TO_PRINT = 3.0
 """Without a communicator ranks cannot wait for each other, and a launcher may end all of them when the first one leaves."""
 
+Work = Callable[[Communicator, Sequence[str]], int | None]
 
-def run_command(
-    name: str, print_help: Callable[[], None], work: Callable[[Communicator, Sequence[str]], None], arguments: Sequence[str]
-) -> int:
-    """Run ``work(communicator, arguments)`` on this rank and return the exit code, the same on all ranks.
+
+def run_command(name: str, print_help: Callable[[], None], work: Work, arguments: Sequence[str]) -> int:
+    """Run ``work(communicator, arguments)`` on this rank and return the exit code, the same on all ranks: its own, where it gives one.
 
     An error that all ranks share is printed by rank 0 and they end together. Any other exception on any rank ends all at once.
     """
@@ -42,23 +48,23 @@ def run_command(
             time.sleep(SECONDS_FOR_ROOT_TO_PRINT)
         return EXIT_INPUT
     try:
-        work(communicator, arguments)
-    except (JointError, TrainingError) as error:
+        code = work(communicator, arguments) or EXIT_OK
+        pulse.beat(Activity.ENDING)
+        return code
+    except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
-            _print_error(name, str(error))
+            _print_error(name, str(error), "stopped" if isinstance(error, Stopped) else "error")
         communicator.barrier()  # a launcher may end all ranks when the first one leaves: not before this was printed
-        return EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_INPUT
+        return EXIT_STOPPED if isinstance(error, Stopped) else EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_INPUT
     except KeyboardInterrupt:
-        communicator.abort(130)
+        communicator.abort(EXIT_INTERRUPTED)
     except BaseException as error:
         if isinstance(error, InputError):
             _print_error(name, str(error))
             communicator.abort(EXIT_INPUT)
-        sys.stderr.write(f"{name}: rank {communicator.rank} of {communicator.world_size} failed:\n{traceback.format_exc()}")
+        report_failure(name, communicator)
         communicator.abort(EXIT_DEFECT)
-    return EXIT_OK
 
 
-def _print_error(name: str, text: str) -> None:
-    sys.stderr.write(f"{name}: error: {text}\n")
-    sys.stderr.flush()
+def _print_error(name: str, text: str, kind: str = "error") -> None:
+    tell(f"{name}: {kind}: {text}")

@@ -19,22 +19,28 @@ from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
 
 
-def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "unit": unit, "choices": tuple(choices)})
+def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), fixed: bool = True) -> Any:
+    """A field and its flag. ``fixed``: a resumed run must keep its value, for the bits hang on it."""
+    return field(default=default, metadata={"help": help, "unit": unit, "choices": tuple(choices), "fixed": fixed})
 
 
 @dataclass(frozen=True)
 class Config:
     """All that a run depends on. ``InputError`` when a value is impossible."""
 
-    data: str = _flag(DEFAULT_PATH, "image set to train on (HDF5, data/README.md); the default is prepared when it is not there", "file")
+    data: str = _flag(
+        DEFAULT_PATH, "image set to train on (HDF5, data/README.md); the default is prepared when it is not there", "file", fixed=False
+    )
     source: str = _flag(
-        "", f"where to take MNIST from when it must be prepared: the four IDX .gz files; else ${SOURCE_VARIABLE}, then mirrors", "folder"
+        "",
+        f"where to take MNIST from when it must be prepared: the four IDX .gz files; else ${SOURCE_VARIABLE}, then mirrors",
+        "folder",
+        fixed=False,
     )
     model: str = _flag("lenet", f"network: {', '.join(MODELS)}, or your own as package.module:function", "name")
     loss: str = _flag("cross-entropy", "what is minimised", choices=tuple(LOSSES))
-    epochs: int = _flag(3, "passes over the training set", "epochs")
-    max_steps: int = _flag(0, "stop after so many steps, the schedule as without it; 0: no limit", "steps")
+    epochs: int = _flag(3, "passes over the training set", "epochs", fixed=False)
+    max_steps: int = _flag(0, "stop after so many steps, the schedule as without it; 0: no limit", "steps", fixed=False)
     num_shards: int = _flag(
         8, "fixed slices of the training set, the most ranks there can be; they decide the bits, ranks do not", "shards"
     )
@@ -46,29 +52,40 @@ class Config:
     schedule: str = _flag("cosine", "learning rate after the warm-up", choices=tuple(SCHEDULES))
     warmup_steps: int = _flag(100, "steps of linear warm-up, at most a quarter of the run", "steps")
     seed: int = _flag(0, "decides the first weights and every order of examples", "integer")
-    output: str = _flag("", "run directory, new or without a run in it; default runs/<model>-<time>", "folder")
-    eval_every: int = _flag(1, "test after every so many epochs; 0: at the end only", "epochs")
-    log_every: int = _flag(50, "a line of metrics every so many steps", "steps")
+    output: str = _flag("", "run directory, new or without a run in it; default runs/<model>-<time>", "folder", fixed=False)
+    eval_every: int = _flag(1, "test after every so many epochs; 0: at the end only", "epochs", fixed=False)
+    log_every: int = _flag(50, "a line of metrics every so many steps", "steps", fixed=False)
     reduction: str = _flag(
         "exact", "sum of gradients: exact (same bits on any ranks) or fast (plain float32, other bits)", choices=("exact", "fast")
     )
     gradient_limit: float = _flag(
         65536.0, "largest gradient of one shard that the exact sum takes, a power of two: larger is coarser", "magnitude"
     )
-    world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks")
+    checkpoint_every: int = _flag(
+        500, "a checkpoint every so many steps, besides the one at each epoch's end; 0: those only", "steps", fixed=False
+    )
+    keep: int = _flag(3, "keep so many of the last checkpoints, and the one with the best test accuracy", "checkpoints", fixed=False)
+    check_every: int = _flag(
+        100, "compare the weights' hash over all ranks, and note it in the receipt, every so many steps", "steps", fixed=False
+    )
+    stall_timeout: float = _flag(
+        300.0, "end all ranks, and name the late one, when nothing has moved for so long; 0: never", "seconds", fixed=False
+    )
+    world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks", fixed=False)
 
     def __post_init__(self) -> None:
         for name, choices in ((each.name, each.metadata["choices"]) for each in dataclasses.fields(self)):
             if choices and getattr(self, name) not in choices:
-                raise InputError(f"unknown {_as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        for name in ("epochs", "num_shards", "microbatch_size", "log_every"):
+                raise InputError(f"unknown {as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        for name in ("epochs", "num_shards", "microbatch_size", "log_every", "keep", "check_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_steps", "warmup_steps", "eval_every", "world_size"):
+        for name in ("max_steps", "warmup_steps", "eval_every", "checkpoint_every", "world_size"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1")
         self._require("learning_rate", math.isfinite(self.learning_rate) and self.learning_rate > 0, "a number above 0")
         self._require("momentum", 0 <= self.momentum < 1, "0 or more and below 1")
         self._require("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "a number, 0 or more")
+        self._require("stall_timeout", self.stall_timeout == 0 or 1 <= self.stall_timeout < 1e9, "at least 1 second, or 0 for never")
         counts_are_exact = self.reduction == "exact" or self.global_batch_size < 2**24
         self._require("microbatch_size", counts_are_exact, "smaller: --reduction fast counts a global batch below 2^24 examples")
         power_of_two = math.isfinite(self.gradient_limit) and math.frexp(self.gradient_limit)[0] == 0.5
@@ -81,14 +98,44 @@ class Config:
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
-            raise InputError(f"{_as_flag(name)} is {getattr(self, name)}: it must be {what}")
+            raise InputError(f"{as_flag(name)} is {getattr(self, name)}: it must be {what}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command line asks for: the configuration it ``given``s in part, and what to do with it."""
+
+    given: dict[str, Any]
+    resume: str = ""
+    debug: bool = False
+    break_at_step: int | None = None
+    shard: int | None = None
+
+    @property
+    def config(self) -> Config:
+        """What was given, over the defaults."""
+        return Config(**self.given)
+
+
+def parse_request(arguments: Sequence[str]) -> Request:
+    """What flags and the file of ``--config`` ask for; flags win. ``InputError`` names what is wrong."""
+    flags = vars(make_parser().parse_args(arguments))
+    file = flags.pop("config", None)
+    actions = {each.name: flags.pop(each.name) for each in dataclasses.fields(Request) if each.name in flags}
+    request = Request({**(read_toml(file) if file else {}), **flags}, **actions)
+    if request.shard is not None and request.break_at_step is None:
+        raise InputError(f"--shard {request.shard} says where to break: give --break-at-step too")
+    for flag, value in (("--break-at-step", request.break_at_step), ("--shard", request.shard)):
+        if value is not None and value < 0:
+            raise InputError(f"{flag} is {value}: it must be 0 or more")
+    if "resume" in actions and not request.resume:
+        raise InputError("--resume is empty: name the run directory to continue")
+    return request
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
     """The configuration from flags over ``--config FILE.toml`` over defaults. ``InputError`` names what is wrong."""
-    flags = vars(make_parser().parse_args(arguments))
-    file = flags.pop("config", None)
-    return Config(**{**(read_toml(file) if file else {}), **flags})
+    return parse_request(arguments).config
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -100,11 +147,22 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE.toml", help="take flags from a TOML file (learning_rate = 0.1); flags given here win")
+    parser.add_argument(
+        "--resume", metavar="RUN_DIR", help="continue the run in this directory, on any number of ranks: the same bits; its flags stay"
+    )
+    parser.add_argument("--debug", action="store_true", help="one process: check the network's gradients first, then every layer's numbers")
+    parser.add_argument(
+        "--break-at-step",
+        type=int,
+        metavar="N",
+        help="one process: open the debugger in step N (from 0), write nothing; with --resume from the nearest checkpoint",
+    )
+    parser.add_argument("--shard", type=int, metavar="K", help="at which shard of that step (default 0)")
     for each in dataclasses.fields(Config):
         unit, choices = each.metadata["unit"], each.metadata["choices"]
         default = f" (default {each.default})" if each.default != "" else ""
         parser.add_argument(
-            _as_flag(each.name),
+            as_flag(each.name),
             type=type(each.default),
             metavar="|".join(choices) if choices else unit.upper(),
             help=(each.metadata["help"] + default).replace("%", "%%"),
@@ -138,7 +196,8 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     return key, value
 
 
-def _as_flag(name: str) -> str:
+def as_flag(name: str) -> str:
+    """A field's name as people type it."""
     return "--" + name.replace("_", "-")
 
 

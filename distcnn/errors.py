@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on: a gradient that is no number or out of range. Raised on all ranks at the same step; exit code 3."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it did, on all ranks at the same step: exit code 85, on which a scheduler may requeue."""

@@ -2,39 +2,99 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
+from distcnn import launcher
+from distcnn.checkpoints import CheckpointStore
 from distcnn.command import run_command
-from distcnn.config import make_parser, parse_config
+from distcnn.config import Request, make_parser, parse_request
 from distcnn.datasets.mnist import SAMPLE_NAME, SAMPLE_NOTICE
-from distcnn.parallel import Communicator, on_root
+from distcnn.faults.signals import StopSignals
+from distcnn.faults.watchdog import Watchdog
+from distcnn.parallel import Communicator, on_root, together
 from distcnn.parallel.threads import THREADS_PER_RANK, blas_description
-from distcnn.training.loop import train
+from distcnn.training.debug import break_at, check_network, require_one_process
+from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress, Progress
-from distcnn.training.run_directory import NoRunDirectory, RunDirectory, create_run_directory
+from distcnn.training.records import begin_records, open_directory
+from distcnn.training.resume import ResumePoint, existing_run, find_resume_point, is_in_place
+from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory, locked
+from distcnn.training.saving import Saving
 from distcnn.training.setup import Run, prepare_run, total_steps
+from distcnn.training.snapshot import restore_snapshot
+from distcnn.training.state import State
+
+NAME = "distcnn.train"
+StopRequest = Callable[[], str | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    return run_command("distcnn.train", lambda: make_parser().print_help(), train_command, arguments)
+    debugging = any(each.startswith("--break-at-step") for each in arguments)  # there Ctrl-C belongs to the debugger
+    signals: AbstractContextManager[StopSignals | None] = (
+        nullcontext() if debugging else StopSignals(NAME, speaks=launcher.declared_rank(os.environ) == 0)
+    )
+    with signals as stop:
+        stop_request: StopRequest = lambda: stop.requested if stop else None  # noqa: E731  (a function of one expression)
+        return run_command(
+            NAME,
+            lambda: make_parser().print_help(),
+            lambda communicator, given: train_command(communicator, given, stop_request),
+            arguments,
+        )
 
 
-def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
-    """Parse, prepare, train, say what came out."""
-    config = on_root(communicator, lambda: parse_config(arguments))
+def train_command(communicator: Communicator, arguments: Sequence[str], stop_request: StopRequest) -> None:
+    """Parse, find where to begin, train, say what came out."""
     progress = Progress() if communicator.rank == 0 else NoProgress()
-    run = prepare_run(config, communicator, progress.say)
-    path = on_root(communicator, lambda: create_run_directory(config))
-    directory = RunDirectory(path) if communicator.rank == 0 else NoRunDirectory()
+    request = on_root(communicator, lambda: parse_request(arguments))
+    if request.break_at_step is not None or request.debug:
+        flag = "--debug" if request.break_at_step is None else "--break-at-step"
+        together(communicator, lambda: require_one_process(communicator, flag))
+    if request.break_at_step is not None:
+        together(communicator, lambda: break_at(request, communicator, progress.say))
+        return
+    with Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
+        point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
+        if point and point.result:
+            progress.say(_finished(point))
+            return
+        config = point.config if point else on_root(communicator, lambda: request.config)
+        watchdog.timeout_seconds = config.stall_timeout
+        run = prepare_run(config, communicator, progress.say)
+        run.step.stop_request = stop_request
+        if request.debug:
+            check_network(run, progress.say)
+        _train(run, point, held, progress)
 
-    progress.say(headline(run, path))
-    progress.start(total_steps(run))
+
+def _resume_point(request: Request, held: ExitStack, progress: Progress) -> ResumePoint:
+    """Root's: the run to go on with, locked while this process lives where it will be written."""
+    if is_in_place(request):
+        directory = existing_run(request.resume)
+        held.enter_context(locked(directory))
+        CheckpointStore(directory / CHECKPOINTS).remove_temporary_files()
+    return find_resume_point(request, progress.say)
+
+
+def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progress) -> None:
+    communicator = run.communicator
+    checkpoint = point.checkpoint if point else None
+    state = State(world_size=communicator.world_size)
+    if checkpoint:
+        state = together(communicator, lambda: restore_snapshot(run, checkpoint))
+    path = on_root(communicator, lambda: open_directory(run.config, point, held))
+    directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None
+    saving = Saving(run, directory, progress)
+    progress.say(headline(run, path, state, point))
+    progress.start(total_steps(run), state.step)
     try:
-        result = train(run, directory, progress)
+        result = Loop(run, state, directory or NoRunDirectory(), saving, progress).train()
     finally:
         progress.close()
     progress.say(
@@ -45,7 +105,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     )
 
 
-def headline(run: Run, path: Path) -> str:
+def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> str:
     """What runs: model, data, batch, ranks, threads, and where the results will lie."""
     config, dataset, world = run.config, run.dataset, run.communicator
     channels, height, width = dataset.image_shape
@@ -58,9 +118,23 @@ def headline(run: Run, path: Path) -> str:
         f"{config.reduction} sum",
         f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}, seed {config.seed}",
         f"ranks    {world.world_size} ({world.description}), {THREADS_PER_RANK} BLAS thread each ({blas_description()})",
+        *(
+            [f"resumed  {point.directory}, after {state.step} of {total_steps(run)} steps, begun on {state.world_size} ranks"]
+            if point
+            else []
+        ),
         f"results  {path}",
     ]
     return "\n".join(lines)
+
+
+def _finished(point: ResumePoint) -> str:
+    result = point.result or {}
+    return (
+        f"{point.directory} is finished: test accuracy {result['test_accuracy']:.4f} after {result['steps']} steps\n"
+        f"weights {result['params_sha256']}\n"
+        "nothing is left to do; more --epochs would continue it"
+    )
 
 
 if __name__ == "__main__":

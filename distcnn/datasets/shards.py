@@ -15,6 +15,7 @@ class Microbatch:
     """Planned buffers for ``microbatch_size`` examples: what a network and a loss take.
 
     ``images`` (C, H, W, N) float32, normalised; ``labels`` (N,) int64; ``weights`` (N,) float32: 1, or 0 for padding.
+    ``chosen`` (n,): which examples those of weight 1 are, as indices in what they were taken from.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class Microbatch:
         self.images = np.zeros((*image_shape, microbatch_size), np.float32)
         self.labels = np.zeros(microbatch_size, np.int64)
         self.weights = np.zeros(microbatch_size, np.float32)
+        self.chosen: NDArray[np.integer] = np.empty(0, np.int64)
         self._pixels = np.zeros((microbatch_size, height, width, channels), np.uint8)
         # (pixel / 255 - mean) / std as one product and one difference. A constant channel (std 0) is only centred.
         divisor = np.where(std > 0, std, 1.0)
@@ -33,7 +35,7 @@ class Microbatch:
 
     def fill(self, images: Images, labels: Labels, chosen: NDArray[np.integer]) -> int:
         """Take the examples ``chosen`` (at most ``size``) and pad with examples of weight zero; return how many were taken."""
-        count = len(chosen)
+        self.chosen, count = chosen, len(chosen)
         np.take(images, chosen, axis=0, out=self._pixels[:count], mode="clip")
         self._pixels[count:] = 0
         np.multiply(self._pixels.transpose(3, 1, 2, 0), self._scale, out=self.images)
@@ -45,12 +47,16 @@ class Microbatch:
 
 @dataclass
 class Shard:
-    """A fixed slice of the training set: ``images`` (n, H, W, C) uint8 and ``labels`` (n,), n possibly 0."""
+    """A fixed slice of the training set: ``images`` (n, H, W, C) uint8 and ``labels`` (n,), n possibly 0.
+
+    ``first_example`` is the index of its first one in the training set.
+    """
 
     index: int
     images: Images
     labels: Labels
     seed: int
+    first_example: int = 0
 
     def __post_init__(self) -> None:
         self._epoch, self._order = -1, np.empty(0, np.int64)

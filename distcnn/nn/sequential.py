@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -25,6 +25,8 @@ class Sequential:
         if len({id(layer) for layer in layers}) < len(layers):
             raise ValueError("Sequential holds one layer object twice: a layer keeps what its backward needs, so make one for each place")
         self.layers = list(layers)
+        self.observe: Callable[[str, Array], None] | None = None
+        """Called with ("output of conv1", array) after each layer's forward, and ("input gradient of conv1", array) after its backward."""
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike = np.float32) -> Sequential:
         """Allocate everything for inputs ``(*input_shape, microbatch_size)``. ``ValueError`` names the layer that does not fit."""
@@ -69,8 +71,10 @@ class Sequential:
                 f"the input has shape {x.shape}, but the network was planned for {(*self.input_shape, self.microbatch_size)}: "
                 "plan it for the shape it gets (the batch is the last axis)"
             )
-        for layer in self.layers:
+        for name, layer in zip(self.layer_names, self.layers, strict=True):
             x = layer.forward(x)
+            if self.observe is not None:
+                self.observe(f"output of {name}", x)
         return x
 
     def backward(self, grad_output: Array, input_gradient: bool = False) -> Array | None:
@@ -81,6 +85,8 @@ class Sequential:
         for index in reversed(range(first, len(self.layers))):
             assert grad is not None  # only the last layer of this loop leaves its input's gradient out
             grad = self.layers[index].backward(grad, input_gradient or index > first)
+            if self.observe is not None and grad is not None:
+                self.observe(f"input gradient of {self.layer_names[index]}", grad)
         return grad
 
     def named_values(self) -> dict[str, Array]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
+from distcnn import launcher
 from distcnn.errors import InputError
-from distcnn.parallel import launcher
 
 T = TypeVar("T")
 
@@ -19,12 +21,36 @@ class JointError(InputError):
     """An ``InputError`` that all ranks raise at the same point, so that they can end in peace."""
 
 
+class Mailbox(Protocol):
+    """Messages beside the collectives, for a thread of each rank: nobody waits."""
+
+    def post(self, rank: int, item: Any) -> None:
+        """Send the picklable ``item`` to ``rank``."""
+
+    def take(self) -> list[tuple[int, Any]]:
+        """What has arrived: (sender, item)."""
+
+
+class NoMailbox:
+    """Nobody to write to, or no way."""
+
+    def post(self, rank: int, item: Any) -> None:
+        """It is lost."""
+
+    def take(self) -> list[tuple[int, Any]]:
+        return []
+
+
 class Communicator(Protocol):
     """Every method but ``abort`` is collective: all ranks call it, in the same order."""
 
     rank: int
     world_size: int
     description: str
+    hosts: list[str]
+    """Each rank's host."""
+    job: str
+    """A name that the ranks of this world share, and no others."""
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum over all ranks."""
@@ -38,6 +64,9 @@ class Communicator(Protocol):
     def barrier(self) -> None:
         """Wait for all ranks."""
 
+    def mailbox(self) -> Mailbox:
+        """Open a mailbox on every rank."""
+
     def abort(self, exit_code: int) -> NoReturn:
         """End all ranks at once with ``exit_code``."""
 
@@ -46,6 +75,9 @@ class SerialCommunicator:
     """A world of one rank, without MPI."""
 
     rank, world_size, description = 0, 1, "no MPI"
+
+    def __init__(self) -> None:
+        self.hosts, self.job = [socket.gethostname()], secrets.token_hex(8)
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         """The sum over one rank is what it has."""
@@ -58,6 +90,9 @@ class SerialCommunicator:
 
     def barrier(self) -> None:
         """Nobody to wait for."""
+
+    def mailbox(self) -> Mailbox:
+        return NoMailbox()
 
     def abort(self, exit_code: int) -> NoReturn:
         sys.stdout.flush()

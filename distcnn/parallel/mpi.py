@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
 import sys
 import time
 import warnings
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 mpi4py.rc.initialize = False
 mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
+
+from distcnn.parallel.communicator import Mailbox, NoMailbox  # noqa: E402
 
 T = TypeVar("T")
 
@@ -39,6 +43,8 @@ class MPICommunicator:
         self.rank: int = self._world.Get_rank()
         self.world_size: int = self._world.Get_size()
         self.description = library_name()
+        self.hosts = self.allgather(socket.gethostname())
+        self.job = self.broadcast(secrets.token_hex(8))
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         self._world.Allreduce(MPI.IN_PLACE, values, op=MPI.SUM)
@@ -53,9 +59,32 @@ class MPICommunicator:
     def barrier(self) -> None:
         self._world.Barrier()
 
+    def mailbox(self) -> Mailbox:
+        world = self._world.Dup()
+        return MPIMailbox(world) if MPI.Query_thread() == MPI.THREAD_MULTIPLE else NoMailbox()
+
     def abort(self, exit_code: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
         MPI.COMM_WORLD.Abort(exit_code)
         raise SystemExit(exit_code)  # Abort does not return
+
+
+class MPIMailbox:
+    """Messages over a communicator of their own, so that a thread may send them while the main thread is in a collective."""
+
+    def __init__(self, world: MPI.Intracomm) -> None:
+        self._world = world
+        self._sent: list[MPI.Request] = []
+
+    def post(self, rank: int, item: Any) -> None:
+        self._sent.append(self._world.isend(item, dest=rank))
+
+    def take(self) -> list[tuple[int, Any]]:
+        self._sent = [each for each in self._sent if not each.Test()]
+        arrived, status = [], MPI.Status()
+        while self._world.Iprobe(status=status):
+            sender = status.Get_source()
+            arrived.append((sender, self._world.recv(source=sender)))
+        return arrived

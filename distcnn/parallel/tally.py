@@ -1,4 +1,4 @@
-"""The counts that go with every sum over ranks: loss, right answers, examples, and how many ranks failed."""
+"""The counts that go with every sum over ranks: loss, right answers, examples, failures, requests to stop."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from numpy.typing import NDArray
 
 from distcnn.parallel.exact_sum import ExactSum
 
-TALLY_SIZE = 4
+TALLY_SIZE = 5
 LOSS_LIMIT = 2.0**30
 """The largest loss of one microbatch that is added; for 8 shards its resolution is 2**-19."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over examples. ``failures`` is how many shards could not be added."""
+    """Sums over examples. ``failures`` is how many shards could not be added, ``stops`` how many ranks were asked to stop."""
 
     loss_sum: float
     correct: int
     examples: int
     failures: int
+    stops: int = 0
 
     @property
     def loss(self) -> float:
@@ -46,7 +47,11 @@ class Tally:
         """Count one failure, which every rank then sees in the sum."""
         self._sums[3] += 1
 
+    def ask_to_stop(self) -> None:
+        """Say that this rank was asked to stop, which every rank then sees in the same sum."""
+        self._sums[4] += 1
+
     def totals(self) -> Totals:
         """What was added up so far."""
-        loss_sum, correct, examples, failures = self._sums.tolist()
-        return Totals(loss_sum, int(correct), int(examples), int(failures))
+        loss_sum, *counts = self._sums.tolist()
+        return Totals(loss_sum, *map(int, counts))

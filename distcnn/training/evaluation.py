@@ -9,10 +9,15 @@ import numpy as np
 from distcnn.datasets import Microbatch
 from distcnn.datasets.hdf5 import Images, Labels
 from distcnn.errors import TrainingError
+from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
 from distcnn.nn.losses import Loss
 from distcnn.parallel import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
 from distcnn.training.step import count_correct
+
+
+class EvaluationFailure(TrainingError):
+    """The test loss is no finite number."""
 
 
 def examples_of_rank(test_examples: int, block_size: int, world_size: int, rank: int) -> range:
@@ -28,7 +33,7 @@ def num_blocks(examples: int, block_size: int) -> int:
 
 @dataclass
 class Evaluation:
-    """Tests ``network`` on this rank's part of the test set, in blocks of the microbatch's shape."""
+    """Tests ``network`` on this rank's part of the test set, in blocks of the microbatch's shape. ``first_example`` is the part's first."""
 
     network: Sequential
     loss: Loss
@@ -37,19 +42,34 @@ class Evaluation:
     test_examples: int
     microbatch: Microbatch
     communicator: Communicator
+    first_example: int = 0
 
     def __call__(self) -> Totals:
-        """Loss, right answers and examples over the whole test set, the same on every rank and on any number of them."""
-        sums = np.zeros(TALLY_SIZE)
-        tally = Tally(sums, num_blocks(self.test_examples, self.microbatch.size))
+        """Loss, right answers and examples over the whole test set, the same on every rank and on any number of them.
+
+        ``EvaluationFailure`` on all ranks when the loss is no number, ``TrainingError`` when an example was not tested exactly once.
+        """
+        blocks = num_blocks(self.test_examples, self.microbatch.size)
+        sums = np.zeros(TALLY_SIZE + blocks)
+        tally, tested = Tally(sums[:TALLY_SIZE], blocks), sums[TALLY_SIZE:]
+        problem = None
         for start in range(0, len(self.labels), self.microbatch.size):
-            self._add_block(tally, np.arange(start, min(start + self.microbatch.size, len(self.labels))))
+            block = (self.first_example + start) // self.microbatch.size
+            pulse.beat(Activity.EVALUATING, detail=block)
+            try:
+                self._add_block(tally, np.arange(start, min(start + self.microbatch.size, len(self.labels))))
+            except RangeError as error:
+                first = self.first_example + start
+                problem = problem or f"the loss of test examples {first} to {first + len(self.microbatch.chosen) - 1} is {error.value:g}"
+                tally.fail()
+            tested[block] += len(self.microbatch.chosen)
+        pulse.beat(Activity.WAITING_FOR_EVALUATION)
         self.communicator.allreduce_sum(sums)
         totals = tally.totals()
         if totals.failures:
-            raise TrainingError("evaluation: the test loss is no finite number: the training has diverged; lower --learning-rate")
-        if totals.examples != self.test_examples:
-            raise AssertionError(f"{totals.examples} test examples were evaluated, not {self.test_examples}")
+            problem = next(each for each in self.communicator.allgather(problem) if each)
+            raise EvaluationFailure(f"evaluation: {problem}: the training has diverged; lower --learning-rate")
+        self._check_each_once(tested)
         return totals
 
     def _add_block(self, tally: Tally, chosen: np.ndarray) -> None:
@@ -57,7 +77,15 @@ class Evaluation:
         with np.errstate(over="ignore", invalid="ignore"):  # the tally refuses what these would warn of
             outputs = self.network.forward(self.microbatch.images)
             loss_sum, _ = self.loss(outputs, self.microbatch.labels, self.microbatch.weights)
-        try:
-            tally.add(loss_sum, count_correct(outputs, self.microbatch), examples)
-        except RangeError:
-            tally.fail()
+        tally.add(loss_sum, count_correct(outputs, self.microbatch), examples)
+
+    def _check_each_once(self, tested: np.ndarray) -> None:
+        expected = np.full(len(tested), self.microbatch.size)
+        expected[-1] = self.test_examples - (len(tested) - 1) * self.microbatch.size
+        wrong = np.flatnonzero(tested != expected)
+        if wrong.size:
+            block = wrong[0]
+            raise TrainingError(
+                f"evaluation: block {block} of the test set counted {tested[block]:.0f} examples, not {expected[block]}: "
+                "every test example must be tested exactly once"
+            )

@@ -1,102 +1,191 @@
-"""The loop: epochs of steps, evaluation, metrics, the result."""
+"""The loop: steps, evaluation, metrics, checkpoints, receipt, the result."""
 
 from __future__ import annotations
 
+import shlex
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from distcnn.errors import Stopped, TrainingError
+from distcnn.faults.pulse import Activity, pulse
+from distcnn.nn import Sequential
 from distcnn.optim import SCHEDULES, learning_rate_at
-from distcnn.parallel import Totals
+from distcnn.parallel import on_root
+from distcnn.training.evaluation import EvaluationFailure
+from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
-from distcnn.training.run_directory import NoRunDirectory, RunDirectory, params_sha256
-from distcnn.training.setup import Run, scheduled_steps, total_steps, warmup_steps
+from distcnn.training.replicas import compare_replicas, params_sha256
+from distcnn.training.saving import NoSaving, Saving
+from distcnn.training.setup import Run, epoch_and_step, scheduled_steps, steps_an_epoch, total_steps, warmup_steps
+from distcnn.training.state import Meter, State
+from distcnn.training.step import ShardFailure
 
 
-@dataclass
-class Meter:
-    """Sums since it was last emptied: losses, examples, and the seconds the steps took."""
+class Records(Protocol):
+    """Where lines go: a run directory, nowhere, or a comparison with what was recorded before."""
 
-    loss_sum: float = 0.0
-    correct: int = 0
-    examples: int = 0
-    seconds: float = 0.0
+    def add_metrics(self, kind: str, **values: Any) -> None:
+        """A line for people and plots."""
 
-    def add(self, totals: Totals, seconds: float) -> None:
-        """Add one step's."""
-        self.loss_sum += totals.loss_sum
-        self.correct += totals.correct
-        self.examples += totals.examples
-        self.seconds += seconds
+    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
+        """A line that a replay must come to as well."""
 
-    @property
-    def loss(self) -> float:
-        """The mean loss."""
-        return self.loss_sum / max(self.examples, 1)
-
-    @property
-    def images_per_second(self) -> float:
-        """Examples of all ranks a second."""
-        return self.examples / self.seconds if self.seconds else 0.0
+    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+        """The run is over."""
 
 
-def train(run: Run, directory: RunDirectory | NoRunDirectory, progress: Progress) -> dict[str, Any]:
-    """Train to the end; return the result (the same on every rank, times aside), which root's ``directory`` also holds."""
-    config, train_examples = run.config, run.dataset.examples["train"]
-    schedule, schedule_length, last_step = SCHEDULES[config.schedule], scheduled_steps(run), total_steps(run)
-    steps_an_epoch = schedule_length // config.epochs
-    whole, epoch_meter, interval = Meter(), Meter(), Meter()
-    test: Totals | None = None
-    for step in range(last_step):
-        epoch, step_of_epoch = divmod(step, steps_an_epoch)
+class Loop:
+    """Takes a run from ``state`` onward; every method is collective."""
+
+    def __init__(self, run: Run, state: State, records: Records, saving: Saving | NoSaving, progress: Progress) -> None:
+        self.run, self.state = run, state
+        self._records, self._saving, self._progress = records, saving, progress
+        self.last_loss = 0.0
+
+    def train(self) -> dict[str, Any]:
+        """Go on to the end; return the result (the same on every rank, times aside), which the records also get.
+
+        ``Stopped`` when a signal asked for it; ``TrainingError`` when a step or an evaluation cannot be done. The state is saved before
+        either.
+        """
+        last_step = total_steps(self.run)
+        try:
+            self.go_to(last_step)
+        except ShardFailure as failure:
+            where = f"--break-at-step {self.state.step} --shard {failure.shard}"
+            raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
+        except EvaluationFailure as failure:
+            raise TrainingError(f"{failure}\n{self._save_before_failure('')}") from failure
+        newest = self._saving.wait()
+        result = make_result(self.run, self.state)
+        self._records.add_receipt("end", last_step, params_sha256=result["params_sha256"])
+        pulse.beat(Activity.SAVING)
+        on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
+        if self._saving.location and newest < last_step:
+            self._progress.say(f"warning: the last checkpoint on the disk is of step {newest}, the run ended at {last_step}")
+        return result
+
+    def go_to(self, last_step: int, end_epoch: bool = True) -> None:
+        """Take steps until ``last_step`` were taken in all, each epoch's end (the last one's with ``end_epoch``) included."""
+        state = self.state
+        while True:
+            if state.epoch_is_open and (end_epoch or state.step < last_step):
+                self._end_epoch()
+            if state.step >= last_step:
+                return
+            if self._take_step():
+                self._stop()
+            if self._saving.every and state.step % self._saving.every == 0 and not state.epoch_is_open:
+                self._save()
+
+    def _take_step(self) -> bool:
+        """One step, with its lines of metrics and receipt; whether a rank was asked to stop."""
+        run, state, config = self.run, self.state, self.run.config
+        epoch, step_of_epoch = divmod(state.step, steps_an_epoch(run))
         if step_of_epoch == 0:
-            epoch_meter = Meter()
-        learning_rate = learning_rate_at(step, schedule, config.learning_rate, warmup_steps(run), schedule_length)
+            state.epoch = Meter()
+            run.step.ledger.begin()
+        learning_rate = learning_rate_at(
+            state.step, SCHEDULES[config.schedule], config.learning_rate, warmup_steps(run), scheduled_steps(run)
+        )
         start = time.perf_counter()
-        totals = run.step(step, epoch, step_of_epoch, learning_rate)
+        totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
-        for meter in (whole, epoch_meter, interval):
+        for meter in (state.whole, state.epoch, state.interval):
             meter.add(totals, seconds)
-        progress.step(totals.loss, interval.images_per_second)
+        self.last_loss = totals.loss
+        self._progress.step(totals.loss, state.interval.images_per_second)
+        state.step += 1
+        state.epoch_is_open = step_of_epoch + 1 == steps_an_epoch(run) or state.step == total_steps(run)
+        if state.step % config.log_every == 0 or state.epoch_is_open:
+            self._log_interval(epoch + 1, learning_rate)
+        if state.step % config.check_every == 0 and not state.epoch_is_open:
+            self._check_replicas()
+        return totals.stops > 0
 
-        done = step + 1
-        epoch_over = step_of_epoch + 1 == steps_an_epoch
-        if done % config.log_every == 0 or epoch_over or done == last_step:
-            where = {"step": done, "epoch": epoch + 1}
-            speed = interval.images_per_second
-            directory.add_metrics("step", **where, loss=interval.loss, learning_rate=learning_rate, images_per_second=round(speed, 1))
-            progress.interval(done, epoch + 1, config.epochs, interval.loss, learning_rate, speed)
-            interval = Meter()
-        if epoch_over and epoch_meter.examples != train_examples:
-            raise AssertionError(f"epoch {epoch + 1} used {epoch_meter.examples} examples, not each of the {train_examples} once")
-        if epoch_over or done == last_step:
-            test = _test(run, config.eval_every, epoch + 1, done == last_step)
-            _end_epoch(epoch + 1, done, epoch_meter, test, directory, progress)
+    def _log_interval(self, epoch: int, learning_rate: float) -> None:
+        state, speed = self.state, self.state.interval.images_per_second
+        loss = state.interval.loss
+        self._records.add_metrics(
+            "step", step=state.step, epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=round(speed, 1)
+        )
+        self._progress.interval(state.step, epoch, self.run.config.epochs, loss, learning_rate, speed)
+        state.interval = Meter()
+        self._saving.poll()
+
+    def _check_replicas(self) -> None:
+        pulse.beat(Activity.HASHING)
+        run, step = self.run, self.state.step
+        parameters = compare_replicas(run.network, run.step.optimizer, run.communicator, step)
+        self._records.add_receipt("weights", step, params_sha256=params_sha256(run.network), parameters=parameters)
+
+    def _end_epoch(self) -> None:
+        """The ledger, the test, the lines of an epoch that is over (or of the part of one that ends the run), and a checkpoint."""
+        run, state = self.run, self.state
+        epochs_done, step_of_epoch = divmod(state.step, steps_an_epoch(run))
+        epoch, whole = epochs_done + (step_of_epoch > 0), step_of_epoch == 0
+        values: dict[str, Any] = {
+            "epoch": epoch,
+            "train_loss": state.epoch.loss,
+            "train_accuracy": state.epoch.correct / state.epoch.examples,
+        }
+        proof: dict[str, Any] = {"examples": state.epoch.examples}
+        if whole:
+            examples = run.dataset.examples["train"]
+            proof["order_sha256"] = close_epoch(run.step.ledger, run.communicator, run.config.num_shards, epoch, examples)
+        text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
+        last = state.step == total_steps(run)
+        if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
+            test = run.evaluation()
+            state.note_test(test)
+            values |= {"test_loss": test.loss, "test_accuracy": test.correct / test.examples}
+            proof |= {"test_examples": test.examples, "test_correct": test.correct}
+            text += f", test loss {test.loss:.4f}, test accuracy {test.correct / test.examples:.4f} ({test.correct} of {test.examples})"
+        self._records.add_metrics("epoch", step=state.step, **values, images_per_second=round(state.epoch.images_per_second, 1))
+        self._check_replicas()
+        self._records.add_receipt("epoch", state.step, **values, **proof)
+        self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
+        state.epoch_is_open = False
+        self._saving.save(state)
+
+    def _save(self) -> None:
+        run, step = self.run, self.state.step
+        pulse.beat(Activity.HASHING)
+        if step % run.config.check_every:  # otherwise it was done just now
+            compare_replicas(run.network, run.step.optimizer, run.communicator, step)
+        self._saving.save(self.state)
+
+    def _stop(self) -> None:
+        requests = enumerate(self.run.communicator.allgather(self.run.step.stop_request()))
+        who = ", ".join(f"{request} on rank {rank}" for rank, request in requests if request)
+        saved = self._save_now()
+        raise Stopped(
+            f"by {who}, after step {self.state.step} of {total_steps(self.run)}; {saved}\ncontinue with: {self._resume_command()}"
+        )
+
+    def _save_now(self) -> str:
+        """Save and wait until it is done; in words what is on the disk."""
+        self._save()
+        newest = self._saving.wait()
+        if newest == self.state.step:
+            return f"the state after step {newest} is saved"
+        return f"the newest checkpoint is of step {newest}" if newest >= 0 else "no checkpoint could be written"
+
+    def _save_before_failure(self, where: str) -> str:
+        """Save the state before a step that failed, which changed no weight; in words, with a command that replays it."""
+        run = self.run
+        run.step.ledger.replay(*epoch_and_step(run, self.state), run.config.microbatch_size)
+        saved = self._save_now()
+        return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}".rstrip()
+
+    def _resume_command(self) -> str:
+        return f"python -m distcnn.train --resume {shlex.quote(self._saving.location)}"
+
+
+def make_result(run: Run, state: State) -> dict[str, Any]:
+    """The summary of a run that is over; ``world_size`` is the number of ranks it began on."""
+    config, dataset, test = run.config, run.dataset, state.test
     assert test is not None  # the last step is always tested
-    result = _result(run, whole, epoch_meter, test, last_step, steps_an_epoch)
-    directory.write_weights(run.network, result["params_sha256"])
-    directory.write_result(result)
-    return result
-
-
-def _test(run: Run, eval_every: int, epoch: int, last: bool) -> Totals | None:
-    return run.evaluation() if last or (eval_every and epoch % eval_every == 0) else None
-
-
-def _end_epoch(
-    epoch: int, step: int, meter: Meter, test: Totals | None, directory: RunDirectory | NoRunDirectory, progress: Progress
-) -> None:
-    values: dict[str, Any] = {"step": step, "epoch": epoch, "train_loss": meter.loss, "train_accuracy": meter.correct / meter.examples}
-    text = f"epoch {epoch}: train loss {meter.loss:.4f}"
-    if test is not None:
-        values |= {"test_loss": test.loss, "test_accuracy": test.correct / test.examples}
-        text += f", test loss {test.loss:.4f}, test accuracy {test.correct / test.examples:.4f} ({test.correct} of {test.examples})"
-    directory.add_metrics("epoch", **values, images_per_second=round(meter.images_per_second, 1))
-    progress.say(f"{text}, {meter.images_per_second:,.0f} images/s")
-
-
-def _result(run: Run, whole: Meter, epoch_meter: Meter, test: Totals, steps: int, steps_an_epoch: int) -> dict[str, Any]:
-    config, dataset = run.config, run.dataset
     return {
         "model": config.model,
         "parameters": run.network.values.size,
@@ -104,22 +193,25 @@ def _result(run: Run, whole: Meter, epoch_meter: Meter, test: Totals, steps: int
         "test_correct": test.correct,
         "test_examples": test.examples,
         "test_loss": test.loss,
-        "train_loss": epoch_meter.loss,
+        "train_loss": state.epoch.loss,
         "params_sha256": params_sha256(run.network),
-        "epochs": steps // steps_an_epoch,
-        "steps": steps,
-        "world_size": run.communicator.world_size,
+        "epochs": state.step // steps_an_epoch(run),
+        "steps": state.step,
+        "best_step": state.best_step,
+        "best_test_accuracy": state.best_correct / test.examples,
+        "world_size": state.world_size,
         "num_shards": config.num_shards,
         "microbatch_size": config.microbatch_size,
         "seed": config.seed,
         "reduction": config.reduction,
-        "images_per_second": round(whole.images_per_second, 1),
-        "train_seconds": round(whole.seconds, 3),
+        "images_per_second": round(state.whole.images_per_second, 1),
+        "train_seconds": round(state.whole.seconds, 3),
         "dataset": {
             "name": dataset.name,
             "path": dataset.path,
             "source": dataset.source,
             "sha256": dataset.sha256,
+            "content_sha256": run.content_sha256,
             "classes": dataset.classes,
             "image_shape": list(dataset.image_shape),
             "train_examples": dataset.examples["train"],

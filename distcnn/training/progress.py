@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
+
+from distcnn.faults.tell import tell
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
 """``bar`` or ``lines``, where the output itself does not tell (a launcher stands between it and the terminal)."""
@@ -19,26 +22,32 @@ class Progress:
         self._total_steps = 0
         self._bar: Any = None
 
-    def start(self, total_steps: int) -> None:
-        """The first of ``total_steps`` is about to be taken: show the bar, where there is one."""
+    def start(self, total_steps: int, steps_taken: int = 0) -> None:
+        """The next of ``total_steps`` is about to be taken: show the bar, where there is one."""
         self._total_steps = total_steps
         if os.environ.get(PROGRESS_VARIABLE, "bar" if sys.stdout.isatty() else "lines") == "bar":
             columns = os.environ.get("COLUMNS", "")
             width = int(columns) if columns.isdigit() else None
-            self._bar = tqdm(total=total_steps, unit="step", file=sys.stdout, ncols=width, mininterval=0.2)
+            self._bar = tqdm(total=total_steps, initial=steps_taken, unit="step", file=sys.stdout, ncols=width, mininterval=0.2)
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
-        else:
-            print(text, flush=True)
+        try:
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stdout)
+            else:
+                print(text, flush=True)
+        except OSError as error:  # a full disk, a reader that has left: no reason to end a run
+            self._fall_silent(error)
 
     def step(self, loss: float, images_per_second: float) -> None:
         """One more step was taken."""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.4f}, {images_per_second:,.0f} images/s", refresh=False)
-            self._bar.update(1)
+            try:
+                self._bar.set_postfix_str(f"loss {loss:.4f}, {images_per_second:,.0f} images/s", refresh=False)
+                self._bar.update(1)
+            except OSError as error:
+                self._fall_silent(error)
 
     def interval(self, step: int, epoch: int, epochs: int, loss: float, learning_rate: float, images_per_second: float) -> None:
         """A log interval is over: its mean loss and speed."""
@@ -51,14 +60,22 @@ class Progress:
     def close(self) -> None:
         """The run is over, well or not."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
             self._bar = None
+
+    def _fall_silent(self, error: OSError) -> None:
+        """Send what is still to be said nowhere: what stands in buffers would fail again at the end."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        tell(f"warning: standard output cannot be written ({error.strerror}): the run goes on without it")
 
 
 class NoProgress(Progress):
     """What all ranks but root have: silence."""
 
-    def start(self, total_steps: int) -> None:
+    def start(self, total_steps: int, steps_taken: int = 0) -> None:
         """Nothing."""
 
     def say(self, text: str) -> None:

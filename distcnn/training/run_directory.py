@@ -3,51 +3,114 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import fcntl
+import io
 import json
 import os
 import re
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 import tomli_w
 
 from distcnn.config import Config
 from distcnn.errors import InputError
+from distcnn.files import write_atomically
 from distcnn.nn import Sequential
+from distcnn.training.replicas import array_sha256
 
-CONFIG, METRICS, RESULT, WEIGHTS = "config.toml", "metrics.jsonl", "result.json", "weights.h5"
+CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, CHECKPOINTS = (
+    "config.toml",
+    "metrics.jsonl",
+    "receipt.jsonl",
+    "result.json",
+    "weights.h5",
+    "checkpoints",
+)
+LOCK = ".lock"
+
+
+class LineLog:
+    """A file of JSON lines that is also kept in memory: a full disk neither ends the run nor leaves half a line for good."""
+
+    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
+        self._path, self._report = path, report
+        self.text = ""
+        self._whole = True
+
+    def restore(self, text: str) -> None:
+        """Let the file hold exactly ``text``."""
+        self.text, self._whole = text, False
+        self._write("")
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Append one line."""
+        line = json.dumps(values) + "\n"
+        self.text += line
+        self._write(line)
+
+    def _write(self, line: str) -> None:
+        try:
+            if self._whole:
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            else:
+                write_atomically(self._path, self.text.encode(), sync=False)
+                self._whole = True
+        except OSError as error:
+            if self._whole:
+                self._report(f"warning: {self._path} cannot be written ({error.strerror}): its lines are kept in memory; training goes on")
+            self._whole = False
 
 
 class RunDirectory:
-    """``config.toml`` at the start, a line of ``metrics.jsonl`` at a time, ``weights.h5`` and ``result.json`` at the end."""
+    """``config.toml`` at the start, ``metrics.jsonl`` and ``receipt.jsonl`` line by line, ``weights.h5`` and ``result.json`` at the end."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
         self.path = path
+        self.metrics, self.receipt = LineLog(path / METRICS, report), LineLog(path / RECEIPT, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         """Append one line: its ``kind`` ("step" or "epoch") and the values."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"kind": kind, **values}) + "\n")
+        self.metrics.add({"kind": kind, **values})
 
-    def write_weights(self, network: Sequential, sha256: str) -> None:
+    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
+        """Append one line on the state after ``step`` steps."""
+        self.receipt.add({"kind": kind, "step": step, **values})
+
+    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+        """Write weights and result. ``InputError`` when the disk takes neither: the run can be resumed and finished later."""
+        try:
+            self._write_weights(network, result["params_sha256"])
+            # The summary comes last: where it is, the run is over.
+            write_atomically(self.path / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+        except OSError as error:
+            raise InputError(
+                f"the results cannot be written to {self.path} ({error.strerror}): make room, then finish the run with --resume {self.path}"
+            ) from error
+
+    def _write_weights(self, network: Sequential, sha256: str) -> None:
         """One dataset for each named parameter, in the network's order and PyTorch's shapes."""
-        temporary = self.path / f".{WEIGHTS}.tmp"
-        with h5py.File(temporary, "w", track_order=True) as file:
+        memory = io.BytesIO()
+        with h5py.File(memory, "w", track_order=True) as file:
             file.attrs["params_sha256"] = sha256
             for name, values in network.named_values().items():
                 file.create_dataset(name, data=values)
-        temporary.replace(self.path / WEIGHTS)
+        write_atomically(self.path / WEIGHTS, memory.getvalue())
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        """The summary, written last: where it is, the run is over."""
-        temporary = self.path / f".{RESULT}.tmp"
-        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(self.path / RESULT)
+
+def stored_hashes(path: Path) -> tuple[str, dict[str, str]]:
+    """What ``result.json`` says of the weights (``params_sha256``), and the SHA-256 of each parameter in ``weights.h5``.
+
+    ``OSError``, ``ValueError``.
+    """
+    result = json.loads((path / RESULT).read_text(encoding="utf-8"))
+    with h5py.File(path / WEIGHTS, "r") as file:
+        return str(result.get("params_sha256")), {name: array_sha256(file[name][()]) for name in file}
 
 
 class NoRunDirectory:
@@ -56,34 +119,56 @@ class NoRunDirectory:
     def add_metrics(self, kind: str, **values: Any) -> None:
         """Keep nothing."""
 
-    def write_weights(self, network: Sequential, sha256: str) -> None:
+    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Keep nothing."""
 
-    def write_result(self, result: dict[str, Any]) -> None:
+    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
         """Keep nothing."""
 
 
 def create_run_directory(config: Config) -> Path:
     """Make the directory with its ``config.toml``. ``InputError`` when it holds a run already or cannot be written."""
     path = Path(config.output) if config.output else _unused(Path("runs"), config.model)
-    held = [name for name in (CONFIG, METRICS, RESULT, WEIGHTS) if os.path.lexists(path / name)]
+    held = [name for name in (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, CHECKPOINTS) if os.path.lexists(path / name)]
     if held:
-        raise InputError(f"--output: {path} already holds a run ({held[0]}): name another folder, nothing is overwritten")
+        raise InputError(
+            f"--output: {path} already holds a run ({held[0]}): name another folder, or continue that run with --resume {path}"
+        )
     made = [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110  (Path's raises for too long a name)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        (path / CONFIG).write_text(tomli_w.dumps(dataclasses.asdict(config)), encoding="utf-8")
+        write_config(path, config)
     except OSError as error:
-        for leave in ((path / CONFIG).unlink, *(each.rmdir for each in made)):
+        for leave in (each.rmdir for each in made):
             with suppress(OSError):
                 leave()
         raise InputError(f"--output: {path} cannot be written ({error.strerror}): name a folder that you may write to") from error
     return path
 
 
-def params_sha256(network: Sequential) -> str:
-    """SHA-256 of the flat vector of values as little-endian float32: two runs with one hash have the same weights, bit for bit."""
-    return hashlib.sha256(np.ascontiguousarray(network.values, "<f4").data).hexdigest()
+def write_config(path: Path, config: Config) -> None:
+    """Store the configuration of the run in ``path``."""
+    write_atomically(path / CONFIG, tomli_w.dumps(dataclasses.asdict(config)).encode())
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let no other process write this run meanwhile. ``InputError`` when one does. File systems without locks are let be."""
+    try:
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}): a run writes into its folder; give --output another one") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(f"{path} is in use by another run that has not ended: wait for it, or end it, before it is resumed") from error
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _unused(folder: Path, model: str) -> Path:

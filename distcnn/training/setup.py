@@ -11,16 +11,20 @@ from numpy.typing import NDArray
 
 from distcnn.config import Config
 from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info, steps_per_epoch
+from distcnn.datasets.content import combined_sha256, examples_sha256
 from distcnn.datasets.hdf5 import Images, Labels
 from distcnn.datasets.mnist import DEFAULT_PATH, ensure_mnist
 from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
+from distcnn.faults.pulse import Activity, pulse
 from distcnn.models import build_model, find_model
 from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, on_root, shards_of_rank, span_of, together
 from distcnn.streams import INITIALISE, generator
 from distcnn.training.evaluation import Evaluation, examples_of_rank
+from distcnn.training.fingerprint import fingerprint
+from distcnn.training.state import State
 from distcnn.training.step import Step
 
 
@@ -34,6 +38,10 @@ class Run:
     network: Sequential
     step: Step
     evaluation: Evaluation
+    content_sha256: str
+    """Of all images and labels that the ranks have read."""
+    software: dict[str, str]
+    """Root's fingerprint."""
 
 
 def prepare_run(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Run:
@@ -48,33 +56,59 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     dataset = together(communicator, lambda: read_info(config.data))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
+    pulse.beat(Activity.READING_DATA)
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
     (train_images, train_labels), (test_images, test_labels) = together(
         communicator, lambda: _read_own(dataset, config, communicator, shard_indices)
     )
-    spans = [span_of(dataset.examples["train"], config.num_shards, index) for index in shard_indices]
-    shards = [
-        Shard(
-            index,
-            train_images[span.start - spans[0].start :][: len(span)],
-            train_labels[span.start - spans[0].start :][: len(span)],
-            config.seed,
-        )
-        for index, span in zip(shard_indices, spans, strict=True)
-    ]
+    shards = _cut(train_images, train_labels, shard_indices, dataset.examples["train"], config)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *_statistics(dataset, train_images, communicator))
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
     reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_limit)
-    return Run(
-        config,
-        communicator,
-        dataset,
-        network,
-        Step(network, loss, optimizer, shards, microbatch, reduction, communicator),
-        Evaluation(network, loss, test_images, test_labels, dataset.examples["test"], microbatch, communicator),
-    )
+    first_test = examples_of_rank(dataset.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank).start
+    step = Step(network, loss, optimizer, shards, microbatch, reduction, communicator)
+    evaluation = Evaluation(network, loss, test_images, test_labels, dataset.examples["test"], microbatch, communicator, first_test)
+    content = _content_sha256(dataset, shards, evaluation, communicator)
+    return Run(config, communicator, dataset, network, step, evaluation, content, same_software(communicator, report))
+
+
+def _cut(images: Images, labels: Labels, shard_indices: range, train_examples: int, config: Config) -> list[Shard]:
+    """This rank's shards, views of the examples it has read."""
+    spans = [span_of(train_examples, config.num_shards, index) for index in shard_indices]
+    parts = [slice(span.start - spans[0].start, span.stop - spans[0].start) for span in spans]
+    return [
+        Shard(index, images[part], labels[part], config.seed, span.start)
+        for index, part, span in zip(shard_indices, parts, spans, strict=True)
+    ]
+
+
+def _content_sha256(dataset: DatasetInfo, shards: list[Shard], evaluation: Evaluation, communicator: Communicator) -> str:
+    """Of every example that the ranks have read, and of the file's statistics: the same on any number of ranks."""
+    parts = [(f"train {shard.first_example}", examples_sha256(shard.images, shard.labels)) for shard in shards]
+    size = evaluation.microbatch.size
+    for start in range(0, len(evaluation.labels), size):
+        block = slice(start, start + size)
+        name = f"test {evaluation.first_example + start}"
+        parts.append((name, examples_sha256(evaluation.images[block], evaluation.labels[block])))
+    pulse.beat(Activity.WAITING_FOR_START)
+    everyone = [each for rank in communicator.allgather(parts) for each in rank]
+    return combined_sha256([*everyone, ("statistics", f"{dataset.mean} {dataset.std}")])
+
+
+def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
+    """Root's fingerprint; a warning when another rank's is not the same, for the bits then hang on which rank computes what."""
+    everyone = communicator.allgather(fingerprint())
+    for rank, each in enumerate(everyone):
+        if each != everyone[0]:
+            what = "; ".join(f"{name} {each[name]!r}, not {value!r}" for name, value in everyone[0].items() if each[name] != value)
+            report(
+                f"warning: rank {rank} on {communicator.hosts[rank]} has other software or another processor than rank 0 ({what}): "
+                "the bits then depend on which rank computes which shard"
+            )
+            break
+    return everyone[0]
 
 
 def total_steps(run: Run) -> int:
@@ -85,7 +119,18 @@ def total_steps(run: Run) -> int:
 
 def scheduled_steps(run: Run) -> int:
     """Over how many steps the learning-rate schedule is laid out: all epochs, whatever ``max_steps`` says."""
-    return run.config.epochs * steps_per_epoch(run.dataset.examples["train"], run.config.num_shards, run.config.microbatch_size)
+    return run.config.epochs * steps_an_epoch(run)
+
+
+def steps_an_epoch(run: Run) -> int:
+    """How many steps one pass over the training set takes."""
+    return steps_per_epoch(run.dataset.examples["train"], run.config.num_shards, run.config.microbatch_size)
+
+
+def epoch_and_step(run: Run, state: State) -> tuple[int, int]:
+    """The epoch that the ledger is in and how many of its steps were taken: all of them at its end, until the next one begins."""
+    epoch, step_of_epoch = divmod(state.step, steps_an_epoch(run))
+    return (epoch - 1, steps_an_epoch(run)) if state.step and not step_of_epoch else (epoch, step_of_epoch)
 
 
 def warmup_steps(run: Run) -> int:

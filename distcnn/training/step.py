@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from distcnn.datasets import Microbatch, Shard
 from distcnn.errors import TrainingError
+from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
 from distcnn.nn.losses import Loss
 from distcnn.optim import Optimizer
 from distcnn.parallel import Communicator, RangeError, Reduction, Totals
+from distcnn.training.finite import first_not_finite
+from distcnn.training.ledger import Ledger
+
+
+class ShardFailure(TrainingError):
+    """A shard's gradient or loss cannot be added."""
+
+    def __init__(self, text: str, shard: int) -> None:
+        super().__init__(text)
+        self.shard = shard
 
 
 @dataclass
@@ -28,53 +38,73 @@ class Step:
     microbatch: Microbatch
     reduction: Reduction
     communicator: Communicator
+    stop_request: Callable[[], str | None] = lambda: None
+    """The signal that asked this rank to stop, if any: the totals then say so to all."""
+    before_shard: Callable[[int, int], None] | None = None
+    """Called with (step, shard) when the microbatch is filled: a place for a debugger."""
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.shards)
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take step ``step`` (from 0 over the run; ``step_of_epoch`` within its epoch) on all ranks, and return its totals.
 
-        ``TrainingError`` on all ranks, before any update, when a shard's gradient or loss cannot be added.
+        ``ShardFailure`` on all ranks, before any update, when a shard's gradient or loss cannot be added.
         """
-        problem = None
+        failure = None
         self.reduction.clear()
         for shard in self.shards:
+            pulse.beat(Activity.COMPUTING_SHARD, step, shard.index)
             try:
-                self._add_shard(shard, epoch, step_of_epoch)
+                self._add_shard(shard, step, epoch, step_of_epoch)
             except TrainingError as error:
-                problem = problem or f"step {step}, shard {shard.index}: {error}"
+                examples = ", ".join(str(shard.first_example + index) for index in self.microbatch.chosen)
+                failure = failure or (f"step {step}, shard {shard.index}: {error}; training examples {examples}", shard.index)
                 self.reduction.tally.fail()
+        if self.stop_request():
+            self.reduction.tally.ask_to_stop()
+        pulse.beat(Activity.WAITING_FOR_SUM)
         total = self.reduction.allreduce(self.communicator)
+        pulse.beat(Activity.UPDATING)
         totals = self.reduction.tally.totals()
         if totals.failures:
-            raise TrainingError(next(each for each in self.communicator.allgather(problem) if each))
+            raise ShardFailure(*next(each for each in self.communicator.allgather(failure) if each))
         np.divide(total, totals.examples, out=self.network.grads, casting="same_kind")
         self.optimizer.step(self.network.values, self.network.grads, learning_rate)
         return totals
 
-    def _add_shard(self, shard: Shard, epoch: int, step_of_epoch: int) -> None:
+    def _add_shard(self, shard: Shard, step: int, epoch: int, step_of_epoch: int) -> None:
         """Forward and backward of one shard's microbatch, added to the sum."""
         examples = shard.fill(self.microbatch, epoch, step_of_epoch)
+        self.ledger.mark(shard.index, self.microbatch.chosen)
+        if self.before_shard is not None:
+            self.before_shard(step, shard.index)
         with np.errstate(over="ignore", invalid="ignore"):  # the sums below refuse what these would warn of
             logits = self.network.forward(self.microbatch.images)
             loss_sum, grad_logits = self.loss(logits, self.microbatch.labels, self.microbatch.weights)
             self.network.backward(grad_logits)
-        with _named(lambda index: f"the gradient of {self.network.parameter_at(index)}"):
+        try:
             self.reduction.add(self.network.grads)
-        with _named(lambda index: "the loss"):
+        except RangeError as error:
+            raise self._named(error, f"the gradient of {self.network.parameter_at(error.index)}") from error
+        try:
             self.reduction.tally.add(loss_sum, count_correct(logits, self.microbatch), examples)
+        except RangeError as error:
+            raise self._named(error, "the loss") from error
 
-
-@contextmanager
-def _named(name_of: Callable[[int], str]) -> Iterator[None]:
-    """Turn a ``RangeError`` into a ``TrainingError`` with the name of what is out of range and the remedy."""
-    try:
-        yield
-    except RangeError as error:
-        what = f"{name_of(error.index)} is {error.value:g}"
+    def _named(self, error: RangeError, what: str) -> TrainingError:
+        """What is out of range, where that began, and the remedy."""
         if math.isfinite(error.value):
-            raise TrainingError(
-                f"{what}, beyond the exact sum's limit of {error.limit:g} for one shard: raise it with --gradient-limit"
-            ) from error
-        raise TrainingError(f"{what}: the training has diverged; lower --learning-rate or lengthen --warmup-steps") from error
+            return TrainingError(
+                f"{what} is {error.value:g}, beyond the exact sum's limit of {error.limit:g} for one shard: "
+                "start anew with a larger --gradient-limit"
+            )
+        origin = first_not_finite(self.network, self.loss, self.microbatch)
+        return TrainingError(
+            f"{what} is {error.value:g}: the training has diverged; lower --learning-rate or lengthen --warmup-steps; "
+            f"first not finite: {origin or 'that gradient'}"
+        )
 
 
 def count_correct(logits: np.ndarray, microbatch: Microbatch) -> int:

@@ -72,7 +72,7 @@ def test_a_gradient_out_of_range_stops_all_ranks_at_one_step(any_mpi: Launcher, 
 def test_an_exception_on_one_rank_ends_all_with_its_traceback(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text(
         "from distcnn import models, nn\n"
-        "from distcnn.parallel import launcher\n"
+        "from distcnn import launcher\n"
         "import os\n"
         "class Broken(nn.Identity):\n"
         "    def function(self, x, out):\n"

@@ -20,7 +20,8 @@ QUICK = ["--model", "tutorial", "--epochs", "2", "--log-every", "2", "--microbat
 def test_a_run_directory_holds_everything(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
     data = image_set()
     result = serial.train(1, tmp_path / "run", "--data", str(data), *QUICK, "--seed", "5")
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.toml", "metrics.jsonl", "result.json", "weights.h5"]
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == [".lock", "checkpoints", "config.toml", "metrics.jsonl", "receipt.jsonl", "result.json", "weights.h5"]
     assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["seed"] == 5
     # 203 examples in 8 shards: the largest has 26, so 4 steps of 8 an epoch.
     assert (result["epochs"], result["steps"], result["world_size"], result["num_shards"], result["microbatch_size"]) == (2, 8, 1, 8, 8)
@@ -208,7 +209,7 @@ def test_an_output_that_cannot_be_written_is_refused(output: str, image_set: Mak
 
 def test_nothing_of_an_earlier_run_is_overwritten(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
     serial.train(1, tmp_path / "kept", "--data", str(image_set()), *QUICK)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file()}
     line = refuse(tmp_path, "--data", str(image_set()), "--output", str(tmp_path / "kept"))
     assert "already holds a run" in line
-    assert {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file()} == before

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from distcnn import launcher
 from distcnn.errors import InputError
-from distcnn.parallel import SerialCommunicator, launcher, open_communicator
+from distcnn.parallel import SerialCommunicator, open_communicator
 
 HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "2"}
 OPENMPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0"}

@@ -1,0 +1,51 @@
+"""Writing checkpoints while training goes on: the state is copied, a thread encodes, writes and syncs it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from distcnn.checkpoints.format import Checkpoint
+from distcnn.checkpoints.store import CheckpointStore
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time. A file that cannot be written (a full disk) is reported, and training goes on."""
+
+    def __init__(self, store: CheckpointStore, keep: int, report: Callable[[str], None]) -> None:
+        self._store, self._keep, self._report = store, keep, report
+        self._thread: threading.Thread | None = None
+        self._problem: BaseException | None = None
+        self.last_step = -1
+        """The newest step that is on the disk; -1 for none."""
+
+    def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
+        """Begin to write ``checkpoint``, whose arrays nobody changes any more. Waits for the one before it."""
+        self.wait()
+        self._thread = threading.Thread(target=self._write, args=(step, checkpoint, best_step), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def poll(self) -> None:
+        """Report what came of the last one, if it is over."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the last one and report what came of it. What is no ``OSError`` is raised: a defect."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread, problem, self._problem = None, self._problem, None
+        if isinstance(problem, OSError):
+            kept = f"the last whole one is {self._store.path_of(self.last_step)}" if self.last_step >= 0 else "there is none yet"
+            self._report(f"warning: checkpoint not written ({problem.strerror}: {problem.filename}): {kept}; training goes on")
+        elif problem is not None:
+            raise problem
+
+    def _write(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
+        try:
+            self._store.save(step, checkpoint)
+            self.last_step = step
+            self._store.prune(self._keep, best_step)
+        except BaseException as error:
+            self._problem = error

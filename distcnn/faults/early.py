@@ -1,0 +1,35 @@
+"""Failures before a command could set anything up: an import that fails on one rank, on one host, or on all. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from types import TracebackType
+
+from distcnn import launcher
+from distcnn.faults.claim import claim
+from distcnn.faults.tell import tell
+
+SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
+SECONDS_FOR_REPORTER = 2.0
+"""A launcher ends all ranks when the first one leaves, and may drop what it has not read: who does not report leaves later."""
+
+
+def report_early_failures() -> None:
+    """From now on an uncaught exception is reported with rank and host. The exit code is 1, on which a launcher ends all ranks."""
+    sys.excepthook = _report
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    several = launcher.needs_mpi(os.environ)
+    if several and not claim(f"start-{os.getppid()}"):  # the ranks of one host have one parent, the launcher's
+        time.sleep(SECONDS_FOR_REPORTER)
+        return
+    rank = launcher.declared_rank(os.environ)
+    text = "".join(traceback.format_exception(kind, error, trace))
+    tell(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}), while starting:\n{text.rstrip()}")
+    if several:
+        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)

@@ -1,0 +1,73 @@
+"""Signals that ask a run to stop: SIGTERM, SIGUSR1 (Slurm's warning), Ctrl-C. The ranks agree on it in the next step's sum.
+
+Python runs signal handlers between bytecodes of the main thread, so never while that waits in MPI. The C part of a handler writes the
+signal's number to a pipe at once, though, and a thread reads it: a second Ctrl-C ends the process whatever the main thread does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+from distcnn.faults.tell import tell
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SECONDS_BETWEEN_INTERRUPTS = 0.5
+"""One Ctrl-C may reach a rank twice, from the terminal and through the launcher: within this time it is one."""
+
+EXIT_INTERRUPTED = 130
+
+
+class StopSignals:
+    """While it is entered, stop signals set ``requested`` to the first one's name. Only the main thread can enter it."""
+
+    def __init__(self, name: str, speaks: bool) -> None:
+        self._name, self._speaks = name, speaks
+        self.requested: str | None = None
+        self._last_interrupt: float | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        for each in STOP_SIGNALS:
+            self._before[each] = signal.signal(each, _ignore)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._writer.close()
+        self._thread.join()
+        self._reader.close()
+
+    def _listen(self) -> None:
+        while numbers := self._reader.recv(64):
+            for number in numbers:
+                if number in STOP_SIGNALS:
+                    self._take(signal.Signals(number))
+
+    def _take(self, received: signal.Signals) -> None:
+        now = time.monotonic()
+        if received == signal.SIGINT:
+            if self._last_interrupt is not None and now - self._last_interrupt > SECONDS_BETWEEN_INTERRUPTS:
+                os._exit(EXIT_INTERRUPTED)
+            self._last_interrupt = self._last_interrupt or now
+        if self.requested is None:
+            self.requested = received.name
+            if self._speaks:
+                again = "; Ctrl-C again ends at once" if received == signal.SIGINT else ""
+                tell(f"{self._name}: {received.name}: stopping after this step, with a checkpoint{again}")
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """The pipe says it all; a handler must stand here for Python to write to it."""

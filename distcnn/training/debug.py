@@ -1,0 +1,101 @@
+"""Debugging in one process what was a distributed run: gradient checks, a check after every layer, a debugger at any step and shard."""
+
+from __future__ import annotations
+
+import bdb
+import pdb
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from distcnn.config import Request
+from distcnn.errors import InputError, TrainingError
+from distcnn.faults.pulse import Activity, pulse
+from distcnn.models import find_model
+from distcnn.nn.gradient_check import gradient_error
+from distcnn.parallel import Communicator
+from distcnn.training.finite import check_finite
+from distcnn.training.loop import Loop
+from distcnn.training.progress import NoProgress
+from distcnn.training.resume import existing_run, merged_config, read_stored
+from distcnn.training.run_directory import NoRunDirectory
+from distcnn.training.saving import NoSaving
+from distcnn.training.setup import Run, prepare_run, total_steps
+from distcnn.training.snapshot import restore_snapshot
+from distcnn.training.state import State
+
+LARGEST_GRADIENT_ERROR = 1e-5
+CHECKED_EXAMPLES = 2
+
+Say = Callable[[str], None]
+
+
+def require_one_process(communicator: Communicator, flag: str) -> None:
+    """``InputError`` on several ranks: a debugger needs a terminal of its own, and one process computes the same bits."""
+    if communicator.world_size > 1:
+        raise InputError(
+            f"{flag} needs one process, not {communicator.world_size} ranks: leave the launcher out, one process gets the same bits"
+        )
+
+
+def check_network(run: Run, say: Say) -> None:
+    """Check the network's gradients in float64, and from now on every layer's numbers. ``TrainingError`` when a gradient is wrong."""
+    network = find_model(run.config.model)(run.dataset.image_shape, run.dataset.classes)
+    network.plan(run.dataset.image_shape, CHECKED_EXAMPLES, np.float64)
+    rng = np.random.default_rng(0)
+    network.initialise(rng)
+    error = gradient_error(network, rng.standard_normal((*run.dataset.image_shape, CHECKED_EXAMPLES)), rng)
+    if not error < LARGEST_GRADIENT_ERROR:
+        raise TrainingError(
+            f"gradient check: the backward of model {run.config.model!r} is wrong: relative error {error:.2g} along a random direction, "
+            f"it must be below {LARGEST_GRADIENT_ERROR:g}: check the backward of its layers one by one (distcnn.nn.gradient_check)"
+        )
+    say(f"debug    gradient check passed, relative error {error:.1e}; every layer's numbers are checked from here on")
+    run.network.observe = check_finite
+
+
+def break_at(request: Request, communicator: Communicator, say: Say) -> None:
+    """Replay up to step ``break_at_step``, open the debugger at its shard, finish that step. Nothing is written."""
+    assert request.break_at_step is not None
+    at, shard = request.break_at_step, request.shard or 0
+    checkpoint, config = None, None
+    if request.resume:
+        directory = existing_run(request.resume)
+        stored, checkpoint = read_stored(directory, say, at_most=at, set_aside=False)
+        config = merged_config(stored, request, directory)
+    config = config or request.config
+    if shard >= config.num_shards:
+        raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
+    run = prepare_run(config, communicator, say)
+    if at >= total_steps(run):
+        raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {total_steps(run) - 1}")
+    state = restore_snapshot(run, checkpoint) if checkpoint else State()
+    if request.debug:
+        check_network(run, say)
+    say(f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is written")
+    loop = Loop(run, state, NoRunDirectory(), NoSaving(), NoProgress())
+    loop.go_to(at)
+    run.step.before_shard = lambda step, index: _open_debugger(say) if (step, index) == (at, shard) else None
+    try:
+        loop.go_to(at + 1, end_epoch=False)
+    except bdb.BdbQuit:
+        say("left the debugger")
+    else:
+        say(f"replayed step {at}: loss {loop.last_loss:.6g}")
+
+
+def _open_debugger(say: Say) -> None:
+    """In the frame of the step, where ``shard``, ``self.microbatch`` (filled), ``self.network`` and ``epoch`` can be looked at."""
+    say("debugger: shard, self.microbatch, self.network, epoch, step_of_epoch are here; n: next line, c: finish the step, q: leave")
+    pulse.beat(Activity.DEBUGGING)
+    frame = sys._getframe(2)
+    assert frame.f_code.co_name == "_add_shard"
+    Debugger().set_trace(frame)
+
+
+class Debugger(pdb.Pdb):
+    """Where no more commands come (no terminal), the step goes on."""
+
+    def do_EOF(self, argument: str) -> bool | None:
+        return self.do_continue(argument)

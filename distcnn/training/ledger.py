@@ -1,0 +1,103 @@
+"""The ledger: which examples were used, counted one by one: each epoch proves that every example was used exactly once over all ranks.
+
+Each rank counts for its own shards what was really put into microbatches. At an epoch's end all ranks' entries must cover every shard
+once, and every example of it once. A running SHA-256 of each shard's order makes the proof hold over resumes: a checkpoint holds it, and
+the resumed run, on whichever ranks, must come to the same one for the steps already taken. It also stands in the receipt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.datasets import Shard
+from distcnn.errors import TrainingError
+from distcnn.parallel import Communicator
+
+MOST_NAMED = 8
+"""Examples named in an error."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One shard's part of an epoch so far: how many examples it has used, and the SHA-256 of their order (indices in it, int64)."""
+
+    shard: int
+    used: int
+    order_sha256: str
+
+
+class Ledger:
+    """The entries of this rank's ``shards``."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._shards = list(shards)
+        self._counts = {shard.index: np.zeros(len(shard.labels), np.uint16) for shard in shards}
+        self.begin()
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        for counts in self._counts.values():
+            counts.fill(0)
+        self._used = dict.fromkeys(self._counts, 0)
+        self._orders = {index: hashlib.sha256() for index in self._counts}
+
+    def mark(self, shard: int, chosen: NDArray[np.integer]) -> None:
+        """The examples ``chosen`` of ``shard`` (indices in it) are in a microbatch."""
+        self._counts[shard][chosen] += 1
+        self._used[shard] += len(chosen)
+        self._orders[shard].update(np.ascontiguousarray(chosen, "<i8").data)
+
+    def replay(self, epoch: int, steps: int, microbatch_size: int) -> None:
+        """Begin ``epoch`` and mark what its first ``steps`` steps use."""
+        self.begin()
+        for shard in self._shards:
+            self.mark(shard.index, shard.order(epoch)[: steps * microbatch_size])
+
+    def entries(self) -> list[Entry]:
+        """This rank's."""
+        return [Entry(index, self._used[index], order.hexdigest()) for index, order in self._orders.items()]
+
+    def problem(self) -> str | None:
+        """None, or the first of this rank's shards that did not use each of its examples exactly once."""
+        for shard in self._shards:
+            counts = self._counts[shard.index]
+            wrong = np.flatnonzero(counts != 1)
+            if wrong.size or self._used[shard.index] != len(counts):
+                named = ", ".join(f"{shard.first_example + index} {counts[index]} times" for index in wrong[:MOST_NAMED])
+                which = named or "one of them twice in a microbatch"
+                return f"shard {shard.index} used {self._used[shard.index]} examples of {len(counts)}: {which}"
+        return None
+
+
+def all_entries(ledger: Ledger, communicator: Communicator, num_shards: int) -> list[Entry]:
+    """Every shard's entry, on all ranks. ``TrainingError`` on all ranks when a shard has no owner, or two."""
+    entries = sorted((each for rank in communicator.allgather(ledger.entries()) for each in rank), key=lambda each: each.shard)
+    owned = [each.shard for each in entries]
+    if owned != list(range(num_shards)):
+        raise TrainingError(f"the ranks own the shards {owned}, not each of 0 to {num_shards - 1} once")
+    return entries
+
+
+def close_epoch(ledger: Ledger, communicator: Communicator, num_shards: int, epoch: int, train_examples: int) -> str:
+    """Prove the epoch and return the SHA-256 of all its orders.
+
+    ``TrainingError`` on all ranks when an example was not used exactly once.
+    """
+    problems = [each for each in communicator.allgather(ledger.problem()) if each]
+    if problems:
+        raise TrainingError(f"epoch {epoch} did not use every example exactly once: {'; '.join(problems[:MOST_NAMED])}")
+    entries = all_entries(ledger, communicator, num_shards)
+    if sum(each.used for each in entries) != train_examples:
+        raise TrainingError(f"epoch {epoch} used {sum(each.used for each in entries)} examples, not {train_examples}")
+    return digest(entries)
+
+
+def digest(entries: Sequence[Entry]) -> str:
+    """One SHA-256 for all shards' entries."""
+    return hashlib.sha256(json.dumps([[each.shard, each.used, each.order_sha256] for each in entries]).encode()).hexdigest()

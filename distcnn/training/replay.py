@@ -1,0 +1,201 @@
+"""Replaying a run against its receipt: the same loop, with a comparison in the place of the run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distcnn.checkpoints import Checkpoint, CheckpointStore
+from distcnn.config import Config
+from distcnn.errors import InputError
+from distcnn.nn import Sequential
+from distcnn.parallel import Communicator, on_root, together
+from distcnn.training.fingerprint import differences
+from distcnn.training.loop import Loop
+from distcnn.training.progress import NoProgress
+from distcnn.training.replicas import parameter_hashes
+from distcnn.training.run_directory import CHECKPOINTS, RECEIPT
+from distcnn.training.saving import NoSaving
+from distcnn.training.setup import Run, prepare_run
+from distcnn.training.snapshot import dataset_identity, restore_snapshot
+from distcnn.training.state import State
+
+Line = dict[str, Any]
+STARTS = ("start", "resume")
+
+
+class Different(Exception):
+    """The replay is not what the receipt says; its text names the first step, and the parameter, that differ."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The lines of a ``receipt.jsonl``, in order."""
+
+    lines: list[Line]
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last line."""
+        return int(self.lines[-1]["step"])
+
+    def configuration_at(self, step: int) -> Config:
+        """The one in force in the steps from ``step`` on: of the last start or resume at or before it."""
+        found = [line for line in self.lines if line["kind"] in STARTS and line["step"] <= step]
+        return Config(**found[-1]["configuration"])
+
+
+def read_receipt(directory: Path) -> Receipt:
+    """The receipt in ``directory``. ``InputError`` when there is none or it is not one. A last line cut off by a kill does not count."""
+    path = directory / RECEIPT
+    try:
+        text = path.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        good = bool(lines) and lines[0]["kind"] == "start" and all(isinstance(line["step"], int) for line in lines)
+        for line in lines:
+            if line["kind"] in STARTS:
+                Config(**line["configuration"])
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): name a run directory of distcnn.train") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is no receipt ({type(error).__name__}: {error}): it was altered by hand, or is of another program"
+        ) from error
+    if not good:
+        raise InputError(f"{path} is no receipt: its first line must be of kind 'start', and each must name its step")
+    return Receipt(lines)
+
+
+class Comparison:
+    """Takes the replay's lines and compares each with the recorded one. ``Different`` on all ranks at the first that is not the same."""
+
+    def __init__(self, receipt: Receipt, from_step: int, to_step: int) -> None:
+        self._recorded = [line for line in receipt.lines if line["kind"] not in STARTS and from_step < line["step"] <= to_step]
+        self.compared: list[Line] = []
+
+    def add_metrics(self, kind: str, **values: Any) -> None:
+        """Metrics are for people: times stand in them."""
+
+    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
+        """Compare one line of the replay."""
+        replayed = {"kind": kind, "step": step, **json.loads(json.dumps(values))}
+        recorded = self._recorded[len(self.compared)] if len(self.compared) < len(self._recorded) else None
+        if recorded != replayed:
+            raise Different(self._at(step) + difference(recorded, replayed))
+        self.compared.append(replayed)
+
+    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+        """Nothing is written."""
+
+    def close(self) -> None:
+        """``Different`` when the receipt has lines that the replay did not come to."""
+        if len(self.compared) < len(self._recorded):
+            line = self._recorded[len(self.compared)]
+            raise Different(self._at(line["step"]) + f"the receipt has a line {line['kind']!r} of step {line['step']}, the replay has none")
+
+    def _at(self, step: int) -> str:
+        before = f"step {self.compared[-1]['step']}" if self.compared else "nothing"
+        return f"step {step} (the last that agrees: {before}): "
+
+
+def difference(recorded: Line | None, replayed: Line) -> str:
+    """What is not the same in two lines, in words: the first parameter, else the first value."""
+    if recorded is None or (recorded.get("kind"), recorded.get("step")) != (replayed["kind"], replayed["step"]):
+        has = f"{recorded.get('kind')!r} of step {recorded.get('step')}" if recorded else "none"
+        return f"the replay has a line {replayed['kind']!r} here, the receipt has {has}"
+    hashes = recorded.get("parameters", {}), replayed.get("parameters", {})
+    for name in dict.fromkeys([*hashes[1], *hashes[0]]):
+        if hashes[0].get(name) != hashes[1].get(name):
+            return f"parameter {name}: SHA-256 {hashes[0].get(name)} in the receipt, {hashes[1].get(name)} replayed"
+    name = next(name for name in dict.fromkeys([*replayed, *recorded]) if recorded.get(name) != replayed.get(name))
+    agrees = ", though every parameter agrees" if hashes[1] else ""
+    return f"{name}: {recorded.get(name)} in the receipt, {replayed.get(name)} replayed{agrees}"
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay that agreed has covered."""
+
+    from_step: int
+    to_step: int
+    lines: list[Line]
+    reached_end: bool
+    """Whether the replay reached the end of a finished run."""
+
+
+def replay(
+    directory: Path, data: str | None, from_step: int, to_step: int | None, communicator: Communicator, say: Callable[[str], None]
+) -> Replayed:
+    """Replay ``directory``'s run from the nearest checkpoint at or before ``from_step``. ``Different`` when it is not the same."""
+    receipt = on_root(communicator, lambda: read_receipt(directory))
+    last = receipt.last_step if to_step is None else to_step
+    together(communicator, lambda: _check_range(receipt, from_step, last))
+    checkpoint = on_root(communicator, lambda: _nearest(directory, from_step, say)) if from_step else None
+    config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    run = prepare_run(_for_replay(config, data), communicator, say)
+    _compare_start(receipt, run, say)
+    state = together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
+    say(f"replaying steps {state.step} to {last} on {communicator.world_size} ranks ({communicator.description})")
+    if checkpoint:
+        _compare_checkpoint(receipt, run, state)
+    comparison = Comparison(receipt, state.step - state.epoch_is_open, last)
+    _go(Loop(run, state, comparison, NoSaving(), NoProgress()), receipt, data, last)
+    comparison.close()
+    begun = int(checkpoint.attributes["step"]) if checkpoint else 0
+    return Replayed(begun, last, comparison.compared, any(line["kind"] == "end" for line in comparison.compared))
+
+
+def _compare_checkpoint(receipt: Receipt, run: Run, state: State) -> None:
+    """``Different`` when the weights that the replay begins with are not those that the receipt has for their step."""
+    hashes = parameter_hashes(run.network)
+    for line in receipt.lines:
+        if (line["kind"], line["step"]) == ("weights", state.step) and line.get("parameters") != hashes:
+            raise Different(f"step {state.step}, in its checkpoint: {difference(line, {**line, 'parameters': hashes})}")
+
+
+def _go(loop: Loop, receipt: Receipt, data: str | None, last: int) -> None:
+    """Take the steps, with the flags that each resume of the run changed; then its end, if the receipt has it."""
+    run, begun = loop.run, loop.state.step
+    for number, line in enumerate(receipt.lines):
+        if line["kind"] == "resume" and begun < line["step"] <= last:
+            closed = any(each["kind"] == "epoch" and each["step"] == line["step"] for each in receipt.lines[:number])
+            loop.go_to(line["step"], end_epoch=closed)
+            run.config = _for_replay(Config(**line["configuration"]), data)
+    if receipt.lines[-1]["kind"] == "end" and last == receipt.last_step:
+        loop.train()
+    else:
+        written = any(line["kind"] == "epoch" and line["step"] == last for line in receipt.lines)
+        loop.go_to(last, end_epoch=written)
+
+
+def _check_range(receipt: Receipt, from_step: int, to_step: int) -> None:
+    if not 0 <= from_step < max(to_step, 1) or to_step > receipt.last_step:
+        raise InputError(f"--from-step {from_step} --to-step {to_step}: the receipt covers the steps 0 to {receipt.last_step}")
+
+
+def _nearest(directory: Path, from_step: int, say: Callable[[str], None]) -> Checkpoint | None:
+    checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(say, at_most=from_step, set_aside=False)
+    if checkpoint is None:
+        say(f"no checkpoint at or before step {from_step}: replaying from the first step")
+    return checkpoint
+
+
+def _for_replay(config: Config, data: str | None) -> Config:
+    """The run's configuration here: on any number of ranks, its data perhaps elsewhere, and nothing saved."""
+    return dataclasses.replace(config, world_size=0, source="", checkpoint_every=0, data=data or config.data)
+
+
+def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
+    """``Different`` when the image set is not the recorded one; a word when the software is not."""
+    start = receipt.lines[0]
+    recorded = start.get("dataset", {})
+    for name, value in dataset_identity(run).items():
+        if recorded.get(name) != value:
+            raise Different(f"step 0: the image set: its {name} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
+    changed = differences(start.get("software", {}), run.software)
+    if changed:
+        say(f"warning: the run began on other software or another processor, so its bits may differ: {'; '.join(changed)}")

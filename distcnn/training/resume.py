@@ -1,0 +1,121 @@
+"""Where a run goes on: its configuration and its newest whole checkpoint. Root looks; all ranks get what it found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distcnn.checkpoints import Checkpoint, CheckpointStore
+from distcnn.config import Config, Request, as_flag, read_toml
+from distcnn.datasets import steps_per_epoch
+from distcnn.errors import InputError
+from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RESULT
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """``checkpoint`` is None where there is none that is whole: the run begins again, to the same bits.
+
+    ``result`` is that of a finished run.
+    """
+
+    directory: Path
+    in_place: bool
+    """Whether the run goes on in ``directory``, not in another --output."""
+    config: Config
+    checkpoint: Checkpoint | None
+    result: dict[str, Any] | None
+
+
+def find_resume_point(request: Request, report: Report) -> ResumePoint:
+    """What ``--resume`` finds. ``InputError`` when there is no run, or when flags contradict it."""
+    directory = existing_run(request.resume)
+    stored, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))
+    config = merged_config(stored, request, directory)
+    result = finished_result(directory, config)
+    done = int(checkpoint.attributes["step"]) if checkpoint else 0
+    if checkpoint and result is None:
+        examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
+        if steps_in_all(config, examples) < done:
+            raise InputError(f"--resume: {directory} has taken {done} steps, more than --epochs and --max-steps now allow: raise them")
+    return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
+
+
+def existing_run(path: str) -> Path:
+    """``path`` as a run directory. ``InputError`` when it holds no run."""
+    directory = Path(path)
+    if not directory.is_dir():
+        raise InputError(f"{directory} is no folder: name the run directory of a run that was begun (--output, else runs/<model>-<time>)")
+    if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
+        raise InputError(f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the run directory of a run that was begun")
+    return directory
+
+
+def is_in_place(request: Request) -> bool:
+    """Whether the resumed run writes where it did before."""
+    output = request.given.get("output")
+    return not output or Path(output).resolve() == Path(request.resume).resolve()
+
+
+def read_stored(directory: Path, report: Report, at_most: int | None = None, set_aside: bool = True) -> tuple[Config, Checkpoint | None]:
+    """The run's configuration and its newest whole checkpoint (of a step of ``at_most``).
+
+    The configuration is that of ``config.toml``, which has the flags of the last resume; where it cannot be read, the checkpoint's.
+    """
+    checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
+    saved = Config(**json.loads(checkpoint.texts["configuration"])) if checkpoint else None
+    try:
+        stored = Config(**read_toml(directory / CONFIG))
+    except InputError as error:
+        if saved is None:
+            raise InputError(f"{directory}: {CONFIG} cannot be used, and there is no whole checkpoint ({error})") from error
+        report(f"warning: {directory / CONFIG} cannot be used ({error}): the checkpoint's configuration is taken")
+        return saved, checkpoint
+    changed = contradictions(saved, dataclasses.asdict(stored)) if saved else []
+    if changed:
+        raise InputError(f"{directory / CONFIG} was changed since the checkpoint was made: {'; '.join(changed)}: undo that")
+    return stored, checkpoint
+
+
+def merged_config(stored: Config, request: Request, directory: Path) -> Config:
+    """The stored configuration with the flags given now. ``InputError`` names all that contradict it."""
+    contradicting = contradictions(stored, request.given)
+    if contradicting:
+        raise InputError(
+            f"--resume: the run in {directory} has other flags: {'; '.join(contradicting)}: leave them out, or begin a new run "
+            "(data with the same content, epochs, output, how often to log, test and save, time-outs may change)"
+        )
+    here = {"world_size": 0, "source": ""}  # what was said of another start, not of the run
+    return dataclasses.replace(stored, **{**here, **request.given})
+
+
+def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
+    """The fixed fields that ``given`` has otherwise, in words."""
+    fixed = {each.name for each in dataclasses.fields(Config) if each.metadata["fixed"]}
+    return [
+        f"{as_flag(name)} {value} (it has {getattr(stored, name)})"
+        for name, value in given.items()
+        if name in fixed and value != getattr(stored, name)
+    ]
+
+
+def finished_result(directory: Path, config: Config) -> dict[str, Any] | None:
+    """The result of a run that took all the steps that ``config`` asks for; None for any other."""
+    try:
+        result: dict[str, Any] = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        steps, examples = result["steps"], result["dataset"]["train_examples"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return result if steps == steps_in_all(config, examples) else None
+
+
+def steps_in_all(config: Config, train_examples: int) -> int:
+    """How many steps the run takes from its beginning to its end."""
+    scheduled = config.epochs * steps_per_epoch(train_examples, config.num_shards, config.microbatch_size)
+    return min(scheduled, config.max_steps or scheduled)

@@ -1,0 +1,108 @@
+"""From a run to a checkpoint and back: weights, optimizer, position in every shard, sums, records so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import distcnn
+from distcnn.checkpoints import Checkpoint
+from distcnn.errors import InputError
+from distcnn.nn import Sequential
+from distcnn.training.ledger import Entry, all_entries
+from distcnn.training.setup import Run, epoch_and_step
+from distcnn.training.state import State
+
+
+def take_snapshot(run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str) -> Checkpoint:
+    """A copy of all that the run is after ``state.step`` steps; ``metrics`` and ``receipt`` are their files' lines so far."""
+    epoch, step_of_epoch = epoch_and_step(run, state)
+    arrays: dict[str, NDArray[np.generic]] = {f"weights/{name}": values.copy() for name, values in run.network.named_values().items()}
+    for name, vector in run.step.optimizer.state.items():
+        arrays |= {f"optimizer/{name}/{key}": view.copy() for key, view in _named(run.network, vector).items()}
+    arrays["shards/examples_used"] = np.array([each.used for each in entries], np.int64)
+    attributes: dict[str, int | str] = {
+        "distcnn": distcnn.__version__,
+        "model": run.config.model,
+        "seed": str(run.config.seed),
+        "step": state.step,
+        "epoch": epoch,
+        "step_of_epoch": step_of_epoch,
+        "optimizer_steps": run.step.optimizer.steps,
+    }
+    texts = {
+        "configuration": json.dumps(dataclasses.asdict(run.config)),
+        "dataset": json.dumps(dataset_identity(run)),
+        "software": json.dumps(run.software),
+        "state": json.dumps(state.to_json()),
+        "orders_sha256": json.dumps([each.order_sha256 for each in entries]),
+        "metrics": metrics,
+        "receipt": receipt,
+    }
+    return Checkpoint(attributes, texts, arrays)
+
+
+def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
+    """Put the checkpoint into the run, on every rank, and prove that it belongs there.
+
+    ``InputError`` when the image set or the network is another one, or the examples used so far are not those that this run would have
+    used.
+    """
+    check_dataset(json.loads(checkpoint.texts["dataset"]), run)
+    state = State.from_json(json.loads(checkpoint.texts["state"]))
+    _fill(run.network.named_values(), checkpoint.folder("weights"), "weights")
+    for name, vector in run.step.optimizer.state.items():
+        _fill(_named(run.network, vector), checkpoint.folder(f"optimizer/{name}"), f"optimizer's {name}")
+    run.step.optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
+    epoch, step_of_epoch = epoch_and_step(run, state)
+    run.step.ledger.replay(epoch, step_of_epoch, run.config.microbatch_size)
+    used = checkpoint.arrays["shards/examples_used"].tolist()
+    orders = json.loads(checkpoint.texts["orders_sha256"])
+    for entry in all_entries(run.step.ledger, run.communicator, run.config.num_shards):
+        if (entry.used, entry.order_sha256) != (used[entry.shard], orders[entry.shard]):
+            raise InputError(
+                f"checkpoint of step {state.step}: shard {entry.shard} had used {used[entry.shard]} examples, in another order than this "
+                f"distcnn draws ({entry.used}): resume with the software that began the run, distcnn {checkpoint.attributes['distcnn']}"
+            )
+    return state
+
+
+def dataset_identity(run: Run) -> dict[str, Any]:
+    """Which image set it is. Paths do not count."""
+    return {
+        "name": run.dataset.name,
+        "source": run.dataset.source,
+        "sha256": run.dataset.sha256,
+        "content_sha256": run.content_sha256,
+        "train_examples": run.dataset.examples["train"],
+        "test_examples": run.dataset.examples["test"],
+    }
+
+
+def check_dataset(recorded: dict[str, Any], run: Run) -> None:
+    """``InputError`` unless the run's examples are the recorded ones."""
+    if recorded["content_sha256"] != run.content_sha256:
+        raise InputError(
+            f"--data: {run.dataset.path} is not the image set that the run began with (SHA-256 of its examples {run.content_sha256}, "
+            f"not {recorded['content_sha256']}): name the set {recorded['name']!r} of {recorded['train_examples']} training examples"
+        )
+
+
+def _named(network: Sequential, vector: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    return {name: vector[span].reshape(network.parameters[name].shape) for name, span in network.slices.items()}
+
+
+def _fill(views: dict[str, NDArray[Any]], arrays: dict[str, NDArray[np.generic]], what: str) -> None:
+    shapes = {name: view.shape for name, view in views.items()}
+    stored = {name: array.shape for name, array in arrays.items()}
+    if shapes != stored:
+        raise InputError(
+            f"the checkpoint's {what} are {stored}, but the network's are {shapes}: the model's code is another than the run's"
+        )
+    for name, view in views.items():
+        view[...] = arrays[name]

@@ -1,0 +1,70 @@
+"""What a run is between two steps, beside weights and optimizer: how far it is, sums not yet written down, the best test so far."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from distcnn.parallel import Totals
+
+
+@dataclass
+class Meter:
+    """Sums since it was last emptied: losses, examples, and the seconds the steps took."""
+
+    loss_sum: float = 0.0
+    correct: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+
+    def add(self, totals: Totals, seconds: float) -> None:
+        """Add one step's."""
+        self.loss_sum += totals.loss_sum
+        self.correct += totals.correct
+        self.examples += totals.examples
+        self.seconds += seconds
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.loss_sum / max(self.examples, 1)
+
+    @property
+    def images_per_second(self) -> float:
+        """Examples of all ranks a second."""
+        return self.examples / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class State:
+    """``step`` steps were taken. It is the same on all ranks."""
+
+    step: int = 0
+    epoch_is_open: bool = False
+    """An epoch's last step was taken, but its test and its line of metrics are still to come."""
+    world_size: int = 1
+    """Ranks that the run began on."""
+    whole: Meter = field(default_factory=Meter)
+    epoch: Meter = field(default_factory=Meter)
+    interval: Meter = field(default_factory=Meter)
+    test: Totals | None = None
+    best_step: int | None = None
+    best_correct: int = -1
+
+    def note_test(self, test: Totals) -> None:
+        """Keep the newest test, and which one was the best."""
+        self.test = test
+        if test.correct > self.best_correct:
+            self.best_step, self.best_correct = self.step, test.correct
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; ``from_json`` gives the same state, bit for bit."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> State:
+        """The state that ``to_json`` gave."""
+        meters = {name: Meter(**values[name]) for name in ("whole", "epoch", "interval")}
+        test = Totals(**values["test"]) if values["test"] else None
+        return cls(**{**values, **meters, "test": test})

@@ -1,0 +1,84 @@
+"""Replay a run and compare it with its receipt: ``python -m distcnn.verify RUN_DIR``, on any number of ranks or in one process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from distcnn.command import run_command
+from distcnn.errors import InputError
+from distcnn.faults.watchdog import Watchdog
+from distcnn.parallel import Communicator, on_root
+from distcnn.training.progress import NoProgress, Progress
+from distcnn.training.replay import Different, Line, replay
+from distcnn.training.run_directory import RESULT, WEIGHTS, stored_hashes
+
+NAME = "distcnn.verify"
+IDENTICAL, DIFFERENT = 0, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0 identical, 1 different, 2 bad input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(NAME, lambda: make_parser().print_help(), verify_command, arguments)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = _Parser(
+        prog="python -m distcnn.verify",
+        description="Replay a run, alone or under a launcher on any number of ranks, and compare every line of its receipt.jsonl. "
+        "Prints 'identical' (exit code 0), or the first step and parameter that differ (exit code 1). Nothing is written.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory of distcnn.train, finished or not")
+    parser.add_argument("--from-step", type=int, default=0, metavar="A", help="begin at the last checkpoint up to step A (default 0)")
+    parser.add_argument("--to-step", type=int, metavar="B", help="end after step B (default: the receipt's last)")
+    parser.add_argument("--data", metavar="FILE", help="the image set, where it lies elsewhere now; its content must be the same")
+    return parser
+
+
+def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
+    """Parse, replay, say what came out."""
+    say = (Progress() if communicator.rank == 0 else NoProgress()).say
+    args = on_root(communicator, lambda: make_parser().parse_args(arguments))
+    with Watchdog(NAME, communicator):
+        try:
+            replayed = replay(args.run, args.data, args.from_step, args.to_step, communicator, say)
+            problem = on_root(communicator, lambda: problem_of_files(args.run, replayed.lines) if replayed.reached_end else None)
+            if problem:
+                raise Different(f"step {replayed.to_step}: {problem}")
+        except Different as difference:
+            say(f"different: {difference}")
+            return DIFFERENT
+    hashes = sum(line["kind"] == "weights" for line in replayed.lines)
+    epochs = [line for line in replayed.lines if line["kind"] == "epoch"]
+    say(f"identical: steps {replayed.from_step} to {replayed.to_step}, {hashes} hashes of the weights, {len(epochs)} epochs")
+    return IDENTICAL
+
+
+def problem_of_files(run: Path, replayed: list[Line]) -> str | None:
+    """None, or what is wrong with ``result.json`` and ``weights.h5``, which people take away: they must be of the end that was replayed."""
+    last = [line for line in replayed if line["kind"] == "weights"][-1]
+    try:
+        params_sha256, parameters = stored_hashes(run)
+    except (OSError, ValueError, KeyError) as error:
+        return f"{RESULT} or {WEIGHTS} cannot be read ({error})"
+    if params_sha256 != last["params_sha256"]:
+        return f"params_sha256 is {params_sha256} in {RESULT}, {last['params_sha256']} replayed"
+    for name, sha256 in last["parameters"].items():
+        if parameters.get(name) != sha256:
+            return f"parameter {name}: SHA-256 {parameters.get(name)} in {WEIGHTS}, {sha256} replayed"
+    return None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see python -m distcnn.verify --help)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -100,6 +100,7 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
     progress.say(
         f"test accuracy {result['test_accuracy']:.4f} ({result['test_correct']} of {result['test_examples']}) "
         f"after {result['steps']} steps, {result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
+        f"checkpoints, hashes and ledger took {state.safety_seconds:.2f} s beside it\n"
         f"weights {result['params_sha256']}\n"
         f"results in {path}"
     )

@@ -55,8 +55,8 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
             say(f"different: {difference}")
             return DIFFERENT
     hashes = sum(line["kind"] == "weights" for line in replayed.lines)
-    epochs = [line for line in replayed.lines if line["kind"] == "epoch"]
-    say(f"identical: steps {replayed.from_step} to {replayed.to_step}, {hashes} hashes of the weights, {len(epochs)} epochs")
+    epochs = sum(line["kind"] == "epoch" for line in replayed.lines)
+    say(f"identical: steps {replayed.from_step} to {replayed.to_step} (hashes of the weights: {hashes}, epochs: {epochs})")
     return IDENTICAL
 
 

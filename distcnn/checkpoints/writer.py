@@ -16,7 +16,7 @@ class CheckpointWriter:
         self._store, self._keep, self._report = store, keep, report
         self._thread: threading.Thread | None = None
         self._problem: BaseException | None = None
-        self.last_step = -1
+        self.last_step = max(store.steps(), default=-1)
         """The newest step that is on the disk; -1 for none."""
 
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:

@@ -30,6 +30,6 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         return
     rank = launcher.declared_rank(os.environ)
     text = "".join(traceback.format_exception(kind, error, trace))
-    tell(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}), while starting:\n{text.rstrip()}")
+    tell(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}), starting:\n{text.rstrip()}")
     if several:
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)

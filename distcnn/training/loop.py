@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from distcnn.errors import Stopped, TrainingError
@@ -56,7 +58,8 @@ class Loop:
             raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
         except EvaluationFailure as failure:
             raise TrainingError(f"{failure}\n{self._save_before_failure('')}") from failure
-        newest = self._saving.wait()
+        with self._timed():
+            newest = self._saving.wait()
         result = make_result(self.run, self.state)
         self._records.add_receipt("end", last_step, params_sha256=result["params_sha256"])
         pulse.beat(Activity.SAVING)
@@ -76,7 +79,8 @@ class Loop:
             if self._take_step():
                 self._stop()
             if self._saving.every and state.step % self._saving.every == 0 and not state.epoch_is_open:
-                self._save()
+                with self._timed():
+                    self._save()
 
     def _take_step(self) -> bool:
         """One step, with its lines of metrics and receipt; whether a rank was asked to stop."""
@@ -116,8 +120,16 @@ class Loop:
     def _check_replicas(self) -> None:
         pulse.beat(Activity.HASHING)
         run, step = self.run, self.state.step
-        parameters = compare_replicas(run.network, run.step.optimizer, run.communicator, step)
-        self._records.add_receipt("weights", step, params_sha256=params_sha256(run.network), parameters=parameters)
+        with self._timed():
+            parameters = compare_replicas(run.network, run.step.optimizer, run.communicator, step)
+            self._records.add_receipt("weights", step, params_sha256=params_sha256(run.network), parameters=parameters)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Count what is done here as the price of safety."""
+        start = time.perf_counter()
+        yield
+        self.state.safety_seconds += time.perf_counter() - start
 
     def _end_epoch(self) -> None:
         """The ledger, the test, the lines of an epoch that is over (or of the part of one that ends the run), and a checkpoint."""
@@ -132,7 +144,8 @@ class Loop:
         proof: dict[str, Any] = {"examples": state.epoch.examples}
         if whole:
             examples = run.dataset.examples["train"]
-            proof["order_sha256"] = close_epoch(run.step.ledger, run.communicator, run.config.num_shards, epoch, examples)
+            with self._timed():
+                proof["order_sha256"] = close_epoch(run.step.ledger, run.communicator, run.config.num_shards, epoch, examples)
         text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
         last = state.step == total_steps(run)
         if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
@@ -146,12 +159,13 @@ class Loop:
         self._records.add_receipt("epoch", state.step, **values, **proof)
         self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
         state.epoch_is_open = False
-        self._saving.save(state)
+        with self._timed():
+            self._saving.save(state)
 
     def _save(self) -> None:
         run, step = self.run, self.state.step
         pulse.beat(Activity.HASHING)
-        if step % run.config.check_every:  # otherwise it was done just now
+        if step % run.config.check_every or self.state.epoch_is_open:  # otherwise it was done just now
             compare_replicas(run.network, run.step.optimizer, run.communicator, step)
         self._saving.save(self.state)
 

@@ -49,6 +49,8 @@ class State:
     epoch: Meter = field(default_factory=Meter)
     interval: Meter = field(default_factory=Meter)
     test: Totals | None = None
+    safety_seconds: float = 0.0
+    """Spent on the main path by hashes, ledger and checkpoints."""
     best_step: int | None = None
     best_correct: int = -1
 

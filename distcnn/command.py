@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,8 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
             print_help()
         return EXIT_OK
     limit_blas_threads()
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # a crash in a library (HDF5 on a damaged file) at least shows where
     try:
         communicator = open_communicator()
     except InputError as error:

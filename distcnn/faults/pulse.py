@@ -44,7 +44,7 @@ TEXTS: Final = {
     Activity.WAITING_FOR_EVALUATION: "waiting for all ranks: sums of the evaluation",
     Activity.HASHING: "hashing the weights",
     Activity.WAITING_FOR_HASHES: "waiting for all ranks: comparing hashes",
-    Activity.SAVING: "saving a checkpoint or results",
+    Activity.SAVING: "writing metrics, a checkpoint or results",
     Activity.WAITING_FOR_START: "waiting for all ranks: start",
     Activity.ENDING: "ending",
     Activity.DEBUGGING: "debugging",

@@ -28,7 +28,7 @@ EXIT_STALLED = 4
 TICK_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
 """How long the reporter waits for answers: they come within a tick."""
-TURN_SECONDS = 2 * ANSWER_SECONDS + 2
+TURN_SECONDS = ANSWER_SECONDS + 2
 """The reporter is the lowest rank that can: each rank gives the one before it so long to ask."""
 MOST_TURNS = 3
 MOST_STACKS = 4

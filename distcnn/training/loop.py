@@ -110,6 +110,7 @@ class Loop:
     def _log_interval(self, epoch: int, learning_rate: float) -> None:
         state, speed = self.state, self.state.interval.images_per_second
         loss = state.interval.loss
+        pulse.beat(Activity.SAVING)
         self._records.add_metrics(
             "step", step=state.step, epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=round(speed, 1)
         )

@@ -1,0 +1,71 @@
+"""A network that goes wrong on demand, for runs that tests start: what, on which ranks, in which step comes from the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from distcnn import launcher, nn
+from distcnn.checkpoints import CheckpointStore
+from distcnn.faults.pulse import Activity, pulse
+
+MODEL = f"{__name__}:network"
+RANK = launcher.declared_rank(os.environ)
+PACE_SECONDS = float(os.environ.get("STAGED_PACE", "0"))
+FAULT, FAULT_STEP = os.environ.get("STAGED_FAULT", ""), int(os.environ.get("STAGED_STEP", "0"))
+MARK = os.environ.get("STAGED_MARK", "")
+to_come = [FAULT] if str(RANK) in os.environ.get("STAGED_RANKS", "").split(",") else []
+
+
+def fail() -> None:
+    raise RuntimeError("broken on purpose")
+
+
+def leave() -> None:
+    sys.exit(0)
+
+
+def exhaust_memory() -> None:
+    bytearray(1 << 62)
+
+
+def fail_in_thread() -> None:
+    threading.Thread(target=fail).start()
+
+
+def fail_while_saving() -> None:
+    def save(store: CheckpointStore, *what: Any) -> Path:
+        raise RuntimeError("broken on purpose")
+
+    CheckpointStore.save = save  # type: ignore[method-assign]
+
+
+def hang() -> None:
+    time.sleep(3600)
+
+
+def read_fifo() -> None:
+    Path(os.environ["STAGED_FIFO"]).read_bytes()
+
+
+class Staged(nn.Identity):
+    """In training steps only: PACE_SECONDS for every shard, and the fault, once; the file MARK<rank> gets its time."""
+
+    def function(self, x: Any, out: Any) -> None:
+        super().function(x, out)
+        beat = pulse.read()
+        if beat.activity != Activity.COMPUTING_SHARD:
+            return
+        time.sleep(PACE_SECONDS)
+        if to_come and beat.step == FAULT_STEP:
+            if MARK:
+                Path(f"{MARK}{RANK}").touch()
+            globals()[to_come.pop()]()
+
+
+def network(input_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    return nn.Sequential([nn.Flatten(), Staged(), nn.Dense(classes)])

@@ -24,7 +24,7 @@ from distcnn.training.records import begin_records, open_directory
 from distcnn.training.resume import ResumePoint, existing_run, find_resume_point, is_in_place
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory, locked
 from distcnn.training.saving import Saving
-from distcnn.training.setup import Run, prepare_run, total_steps
+from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import restore_snapshot
 from distcnn.training.state import State
 
@@ -92,7 +92,7 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
     directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None
     saving = Saving(run, directory, progress)
     progress.say(headline(run, path, state, point))
-    progress.start(total_steps(run), state.step)
+    progress.start(run.plan.total_steps, state.step)
     try:
         result = Loop(run, state, directory or NoRunDirectory(), saving, progress).train()
     finally:
@@ -120,7 +120,7 @@ def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> s
         f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}, seed {config.seed}",
         f"ranks    {world.world_size} ({world.description}), {THREADS_PER_RANK} BLAS thread each ({blas_description()})",
         *(
-            [f"resumed  {point.directory}, after {state.step} of {total_steps(run)} steps, begun on {state.world_size} ranks"]
+            [f"resumed  {point.directory}, after {state.step} of {run.plan.total_steps} steps, begun on {state.world_size} ranks"]
             if point
             else []
         ),

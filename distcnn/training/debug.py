@@ -21,7 +21,7 @@ from distcnn.training.progress import NoProgress
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.saving import NoSaving
-from distcnn.training.setup import Run, prepare_run, total_steps
+from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import restore_snapshot
 from distcnn.training.state import State
 
@@ -68,8 +68,8 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     if shard >= config.num_shards:
         raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
-    if at >= total_steps(run):
-        raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {total_steps(run) - 1}")
+    if at >= run.plan.total_steps:
+        raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {run.plan.total_steps - 1}")
     state = restore_snapshot(run, checkpoint) if checkpoint else State()
     if request.debug:
         check_network(run, say)

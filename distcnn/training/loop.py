@@ -11,14 +11,13 @@ from typing import Any, Protocol
 from distcnn.errors import Stopped, TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
-from distcnn.optim import SCHEDULES, learning_rate_at
 from distcnn.parallel import on_root
 from distcnn.training.evaluation import EvaluationFailure
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
 from distcnn.training.replicas import compare_replicas, params_sha256
 from distcnn.training.saving import NoSaving, Saving
-from distcnn.training.setup import Run, epoch_and_step, scheduled_steps, steps_an_epoch, total_steps, warmup_steps
+from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
 from distcnn.training.step import ShardFailure
 
@@ -50,7 +49,7 @@ class Loop:
         ``Stopped`` when a signal asked for it; ``TrainingError`` when a step or an evaluation cannot be done. The state is saved before
         either.
         """
-        last_step = total_steps(self.run)
+        last_step = self.run.plan.total_steps
         try:
             self.go_to(last_step)
         except ShardFailure as failure:
@@ -85,13 +84,11 @@ class Loop:
     def _take_step(self) -> bool:
         """One step, with its lines of metrics and receipt; whether a rank was asked to stop."""
         run, state, config = self.run, self.state, self.run.config
-        epoch, step_of_epoch = divmod(state.step, steps_an_epoch(run))
+        epoch, step_of_epoch = divmod(state.step, run.plan.steps_an_epoch)
         if step_of_epoch == 0:
             state.epoch = Meter()
             run.step.ledger.begin()
-        learning_rate = learning_rate_at(
-            state.step, SCHEDULES[config.schedule], config.learning_rate, warmup_steps(run), scheduled_steps(run)
-        )
+        learning_rate = run.plan.learning_rate(state.step)
         start = time.perf_counter()
         totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
@@ -100,7 +97,7 @@ class Loop:
         self.last_loss = totals.loss
         self._progress.step(totals.loss, state.interval.images_per_second)
         state.step += 1
-        state.epoch_is_open = step_of_epoch + 1 == steps_an_epoch(run) or state.step == total_steps(run)
+        state.epoch_is_open = run.plan.ends_epoch(state.step)
         if state.step % config.log_every == 0 or state.epoch_is_open:
             self._log_interval(epoch + 1, learning_rate)
         if state.step % config.check_every == 0 and not state.epoch_is_open:
@@ -135,8 +132,8 @@ class Loop:
     def _end_epoch(self) -> None:
         """The ledger, the test, the lines of an epoch that is over (or of the part of one that ends the run), and a checkpoint."""
         run, state = self.run, self.state
-        epochs_done, step_of_epoch = divmod(state.step, steps_an_epoch(run))
-        epoch, whole = epochs_done + (step_of_epoch > 0), step_of_epoch == 0
+        before, step_of_epoch = run.plan.position(state.step)
+        epoch, whole = before + 1, step_of_epoch == run.plan.steps_an_epoch
         values: dict[str, Any] = {
             "epoch": epoch,
             "train_loss": state.epoch.loss,
@@ -148,7 +145,7 @@ class Loop:
             with self._timed():
                 proof["order_sha256"] = close_epoch(run.step.ledger, run.communicator, run.config.num_shards, epoch, examples)
         text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
-        last = state.step == total_steps(run)
+        last = state.step == run.plan.total_steps
         if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
             test = run.evaluation()
             state.note_test(test)
@@ -175,7 +172,7 @@ class Loop:
         who = ", ".join(f"{request} on rank {rank}" for rank, request in requests if request)
         saved = self._save_now()
         raise Stopped(
-            f"by {who}, after step {self.state.step} of {total_steps(self.run)}; {saved}\ncontinue with: {self._resume_command()}"
+            f"by {who}, after step {self.state.step} of {self.run.plan.total_steps}; {saved}\ncontinue with: {self._resume_command()}"
         )
 
     def _save_now(self) -> str:
@@ -189,7 +186,7 @@ class Loop:
     def _save_before_failure(self, where: str) -> str:
         """Save the state before a step that failed, which changed no weight; in words, with a command that replays it."""
         run = self.run
-        run.step.ledger.replay(*epoch_and_step(run, self.state), run.config.microbatch_size)
+        run.step.ledger.replay(*run.plan.position(self.state.step), run.config.microbatch_size)
         saved = self._save_now()
         return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}".rstrip()
 
@@ -210,7 +207,7 @@ def make_result(run: Run, state: State) -> dict[str, Any]:
         "test_loss": test.loss,
         "train_loss": state.epoch.loss,
         "params_sha256": params_sha256(run.network),
-        "epochs": state.step // steps_an_epoch(run),
+        "epochs": state.step // run.plan.steps_an_epoch,
         "steps": state.step,
         "best_step": state.best_step,
         "best_test_accuracy": state.best_correct / test.examples,

@@ -11,8 +11,8 @@ from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config, Request, as_flag, read_toml
-from distcnn.datasets import steps_per_epoch
 from distcnn.errors import InputError
+from distcnn.training.plan import Plan
 from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RESULT
 
 Report = Callable[[str], None]
@@ -42,7 +42,7 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
-        if steps_in_all(config, examples) < done:
+        if Plan(config, examples).total_steps < done:
             raise InputError(f"--resume: {directory} has taken {done} steps, more than --epochs and --max-steps now allow: raise them")
     return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
 
@@ -112,10 +112,4 @@ def finished_result(directory: Path, config: Config) -> dict[str, Any] | None:
         steps, examples = result["steps"], result["dataset"]["train_examples"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return result if steps == steps_in_all(config, examples) else None
-
-
-def steps_in_all(config: Config, train_examples: int) -> int:
-    """How many steps the run takes from its beginning to its end."""
-    scheduled = config.epochs * steps_per_epoch(train_examples, config.num_shards, config.microbatch_size)
-    return min(scheduled, config.max_steps or scheduled)
+    return result if steps == Plan(config, examples).total_steps else None

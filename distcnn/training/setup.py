@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.config import Config
-from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info, steps_per_epoch
+from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info
 from distcnn.datasets.content import combined_sha256, examples_sha256
 from distcnn.datasets.hdf5 import Images, Labels
 from distcnn.datasets.mnist import DEFAULT_PATH, ensure_mnist
@@ -24,7 +24,7 @@ from distcnn.parallel import REDUCTIONS, Communicator, on_root, shards_of_rank, 
 from distcnn.streams import INITIALISE, generator
 from distcnn.training.evaluation import Evaluation, examples_of_rank
 from distcnn.training.fingerprint import fingerprint
-from distcnn.training.state import State
+from distcnn.training.plan import Plan
 from distcnn.training.step import Step
 
 
@@ -42,6 +42,11 @@ class Run:
     """Of all images and labels that the ranks have read."""
     software: dict[str, str]
     """Root's fingerprint."""
+
+    @property
+    def plan(self) -> Plan:
+        """How its steps go."""
+        return Plan(self.config, self.dataset.examples["train"])
 
 
 def prepare_run(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Run:
@@ -109,33 +114,6 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
             )
             break
     return everyone[0]
-
-
-def total_steps(run: Run) -> int:
-    """How many steps the run takes."""
-    scheduled = scheduled_steps(run)
-    return min(scheduled, run.config.max_steps or scheduled)
-
-
-def scheduled_steps(run: Run) -> int:
-    """Over how many steps the learning-rate schedule is laid out: all epochs, whatever ``max_steps`` says."""
-    return run.config.epochs * steps_an_epoch(run)
-
-
-def steps_an_epoch(run: Run) -> int:
-    """How many steps one pass over the training set takes."""
-    return steps_per_epoch(run.dataset.examples["train"], run.config.num_shards, run.config.microbatch_size)
-
-
-def epoch_and_step(run: Run, state: State) -> tuple[int, int]:
-    """The epoch that the ledger is in and how many of its steps were taken: all of them at its end, until the next one begins."""
-    epoch, step_of_epoch = divmod(state.step, steps_an_epoch(run))
-    return (epoch - 1, steps_an_epoch(run)) if state.step and not step_of_epoch else (epoch, step_of_epoch)
-
-
-def warmup_steps(run: Run) -> int:
-    """How long the warm-up takes: in a short run not the whole of it."""
-    return min(run.config.warmup_steps, scheduled_steps(run) // 4)
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:

@@ -15,13 +15,13 @@ from distcnn.checkpoints import Checkpoint
 from distcnn.errors import InputError
 from distcnn.nn import Sequential
 from distcnn.training.ledger import Entry, all_entries
-from distcnn.training.setup import Run, epoch_and_step
+from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 
 def take_snapshot(run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str) -> Checkpoint:
     """A copy of all that the run is after ``state.step`` steps; ``metrics`` and ``receipt`` are their files' lines so far."""
-    epoch, step_of_epoch = epoch_and_step(run, state)
+    epoch, step_of_epoch = run.plan.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {f"weights/{name}": values.copy() for name, values in run.network.named_values().items()}
     for name, vector in run.step.optimizer.state.items():
         arrays |= {f"optimizer/{name}/{key}": view.copy() for key, view in _named(run.network, vector).items()}
@@ -59,7 +59,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     for name, vector in run.step.optimizer.state.items():
         _fill(_named(run.network, vector), checkpoint.folder(f"optimizer/{name}"), f"optimizer's {name}")
     run.step.optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
-    epoch, step_of_epoch = epoch_and_step(run, state)
+    epoch, step_of_epoch = run.plan.position(state.step)
     run.step.ledger.replay(epoch, step_of_epoch, run.config.microbatch_size)
     used = checkpoint.arrays["shards/examples_used"].tolist()
     orders = json.loads(checkpoint.texts["orders_sha256"])

@@ -59,13 +59,17 @@ class Loop:
             raise TrainingError(f"{failure}\n{self._save_before_failure('')}") from failure
         with self._timed():
             newest = self._saving.wait()
+        self.add_end()
         result = make_result(self.run, self.state)
-        self._records.add_receipt("end", last_step, params_sha256=result["params_sha256"])
         pulse.beat(Activity.SAVING)
         on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
         if self._saving.location and newest < last_step:
             self._progress.say(f"warning: the last checkpoint on the disk is of step {newest}, the run ended at {last_step}")
         return result
+
+    def add_end(self) -> None:
+        """The receipt's last line."""
+        self._records.add_receipt("end", self.state.step, params_sha256=params_sha256(self.run.network))
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
         """Take steps until ``last_step`` were taken in all, each epoch's end (the last one's with ``end_epoch``) included."""

@@ -12,13 +12,12 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.nn import Sequential
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.replicas import parameter_hashes
-from distcnn.training.run_directory import CHECKPOINTS, RECEIPT
+from distcnn.training.run_directory import CHECKPOINTS, RECEIPT, NoRunDirectory
 from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import dataset_identity, restore_snapshot
@@ -70,15 +69,12 @@ def read_receipt(directory: Path) -> Receipt:
     return Receipt(lines)
 
 
-class Comparison:
+class Comparison(NoRunDirectory):
     """Takes the replay's lines and compares each with the recorded one. ``Different`` on all ranks at the first that is not the same."""
 
     def __init__(self, receipt: Receipt, from_step: int, to_step: int) -> None:
         self._recorded = [line for line in receipt.lines if line["kind"] not in STARTS and from_step < line["step"] <= to_step]
         self.compared: list[Line] = []
-
-    def add_metrics(self, kind: str, **values: Any) -> None:
-        """Metrics are for people: times stand in them."""
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Compare one line of the replay."""
@@ -87,9 +83,6 @@ class Comparison:
         if recorded != replayed:
             raise Different(self._at(step) + difference(recorded, replayed))
         self.compared.append(replayed)
-
-    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
-        """Nothing is written."""
 
     def close(self) -> None:
         """``Different`` when the receipt has lines that the replay did not come to."""
@@ -165,11 +158,9 @@ def _go(loop: Loop, receipt: Receipt, data: str | None, last: int) -> None:
             closed = any(each["kind"] == "epoch" and each["step"] == line["step"] for each in receipt.lines[:number])
             loop.go_to(line["step"], end_epoch=closed)
             run.config = _for_replay(Config(**line["configuration"]), data)
+    loop.go_to(last, end_epoch=any(line["kind"] == "epoch" and line["step"] == last for line in receipt.lines))
     if receipt.lines[-1]["kind"] == "end" and last == receipt.last_step:
-        loop.train()
-    else:
-        written = any(line["kind"] == "epoch" and line["step"] == last for line in receipt.lines)
-        loop.go_to(last, end_epoch=written)
+        loop.add_end()
 
 
 def _check_range(receipt: Receipt, from_step: int, to_step: int) -> None:

@@ -13,6 +13,7 @@ from distcnn.faults.failure import report_failure
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
 from distcnn.faults.tell import tell
+from distcnn.faults.watched import WatchedCommunicator
 from distcnn.parallel import Communicator, open_communicator
 from distcnn.parallel.communicator import JointError
 from distcnn.parallel.threads import limit_blas_threads
@@ -43,7 +44,7 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
     if not faulthandler.is_enabled():
         faulthandler.enable()  # a crash in a library (HDF5 on a damaged file) at least shows where
     try:
-        communicator = open_communicator()
+        communicator = WatchedCommunicator(open_communicator())
     except InputError as error:
         if may_print:
             _print_error(name, str(error))

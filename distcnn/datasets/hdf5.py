@@ -91,7 +91,11 @@ def _open(path: str | Path) -> Iterator[h5py.File]:
         raise InputError(f"no such file: {path}: name a prepared image set with --data (data/README.md says how to make one)")
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: --data takes one HDF5 file (data/README.md says how to make one)")
+    if not Path(path).is_file():
+        raise InputError(f"{path} is no regular file: --data takes one HDF5 file (data/README.md says how to make one)")
     try:
+        with Path(path).open("rb") as probe:  # where a file system hangs, it hangs here: HDF5 would stop all threads with it
+            probe.read(1)
         file = h5py.File(path, "r", locking=False)
     except OSError as error:
         if isinstance(error, PermissionError):

@@ -16,44 +16,40 @@ from typing import Final
 
 
 class Activity(IntEnum):
-    """What the main thread may be doing. WAITING_ ones end when the other ranks do their part."""
+    """What the main thread may be doing."""
 
     STARTING = 0
     READING_DATA = 1
     COMPUTING_SHARD = 2
-    WAITING_FOR_SUM = 3
+    SUMMING = 3
     UPDATING = 4
     EVALUATING = 5
-    WAITING_FOR_EVALUATION = 6
-    HASHING = 7
-    WAITING_FOR_HASHES = 8
-    SAVING = 9
-    WAITING_FOR_START = 10
-    ENDING = 11
-    DEBUGGING = 12
-    WAITING_FOR_SAVING = 13
+    SUMMING_EVALUATION = 6
+    COMPARING = 7
+    SAVING = 8
+    ENDING = 9
+    DEBUGGING = 10
 
 
 TEXTS: Final = {
     Activity.STARTING: "starting",
     Activity.READING_DATA: "reading data",
     Activity.COMPUTING_SHARD: "forward and backward of shard {detail}",
-    Activity.WAITING_FOR_SUM: "waiting for all ranks: sum of the gradients",
+    Activity.SUMMING: "sum of the gradients",
     Activity.UPDATING: "updating the weights",
     Activity.EVALUATING: "evaluating block {detail} of the test set",
-    Activity.WAITING_FOR_EVALUATION: "waiting for all ranks: sums of the evaluation",
-    Activity.HASHING: "hashing the weights",
-    Activity.WAITING_FOR_HASHES: "waiting for all ranks: comparing hashes",
+    Activity.SUMMING_EVALUATION: "sums of the evaluation",
+    Activity.COMPARING: "hashing and comparing the weights",
     Activity.SAVING: "writing metrics, a checkpoint or results",
-    Activity.WAITING_FOR_START: "waiting for all ranks: start",
     Activity.ENDING: "ending",
     Activity.DEBUGGING: "debugging",
-    Activity.WAITING_FOR_SAVING: "waiting for rank 0: saving",
 }
 
-RECORD = struct.Struct("<qqqdd")
+NOTE = struct.Struct("<qqqqd")
+"""Step, activity, detail, waiting (0 or 1), since when; then the time of the stack, its length and its text."""
+STACK = struct.Struct("<dI")
 STACK_BYTES = 16384
-_TOTAL_BYTES = RECORD.size + 4 + STACK_BYTES
+_TOTAL_BYTES = NOTE.size + STACK.size + STACK_BYTES
 
 
 @dataclass(frozen=True)
@@ -63,19 +59,17 @@ class Beat:
     step: int
     activity: Activity
     detail: int
+    waiting: bool
+    """Whether it waits for the other ranks to do their part."""
     since: float
     stack_time: float
     stack: str
 
-    @property
-    def waiting(self) -> bool:
-        """Whether it waits for other ranks."""
-        return self.activity.name.startswith("WAITING")
-
     def text(self) -> str:
         """Step and activity in words."""
         where = f"step {self.step}, " if self.step >= 0 else ""
-        return where + TEXTS[self.activity].format(detail=self.detail)
+        waiting = "waiting for all ranks: " if self.waiting else ""
+        return where + waiting + TEXTS[self.activity].format(detail=self.detail)
 
 
 class Pulse:
@@ -94,14 +88,23 @@ class Pulse:
         """The main thread begins ``activity``, in ``step`` (by default the step before)."""
         if step is not None:
             self._step = step
+        self._activity, self._detail = activity, detail
+        self._note(0)
+
+    def wait(self, waiting: bool) -> None:
+        """The main thread begins to wait for the other ranks, or need not wait any longer."""
+        self._note(int(waiting))
+
+    def _note(self, waiting: int) -> None:
         self.beats += 1
-        struct.pack_into("<qqqd", self._memory, 0, self._step, activity, detail, time.monotonic())
+        NOTE.pack_into(self._memory, 0, self._step, self._activity, self._detail, waiting, time.monotonic())
 
     def note_stack(self, stack: str) -> None:
         """Keep the main thread's stack as it is now: its inner end, where it does not fit."""
         raw = stack.encode(errors="replace")[-STACK_BYTES:]
-        self._memory[RECORD.size + 4 : RECORD.size + 4 + len(raw)] = raw
-        struct.pack_into("<dI", self._memory, RECORD.size - 8, time.monotonic(), len(raw))
+        begin = NOTE.size + STACK.size
+        self._memory[begin : begin + len(raw)] = raw
+        STACK.pack_into(self._memory, NOTE.size, time.monotonic(), len(raw))
 
     def read(self) -> Beat:
         """What was noted last."""
@@ -119,10 +122,11 @@ def read_other(pid: int, descriptor: int) -> Beat | None:
 
 
 def _parse(raw: bytes) -> Beat:
-    step, activity, detail, since, stack_time = RECORD.unpack_from(raw)
-    (length,) = struct.unpack_from("<I", raw, RECORD.size)
-    stack = raw[RECORD.size + 4 : RECORD.size + 4 + length].decode(errors="replace")
-    return Beat(step, Activity(activity), detail, since, stack_time, stack)
+    step, activity, detail, waiting, since = NOTE.unpack_from(raw)
+    stack_time, length = STACK.unpack_from(raw, NOTE.size)
+    begin = NOTE.size + STACK.size
+    stack = raw[begin : begin + length].decode(errors="replace")
+    return Beat(step, Activity(activity), detail, bool(waiting), since, stack_time, stack)
 
 
 pulse = Pulse()

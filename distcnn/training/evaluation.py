@@ -63,7 +63,7 @@ class Evaluation:
                 problem = problem or f"the loss of test examples {first} to {first + len(self.microbatch.chosen) - 1} is {error.value:g}"
                 tally.fail()
             tested[block] += len(self.microbatch.chosen)
-        pulse.beat(Activity.WAITING_FOR_EVALUATION)
+        pulse.beat(Activity.SUMMING_EVALUATION)
         self.communicator.allreduce_sum(sums)
         totals = tally.totals()
         if totals.failures:

@@ -120,7 +120,7 @@ class Loop:
         self._saving.poll()
 
     def _check_replicas(self) -> None:
-        pulse.beat(Activity.HASHING)
+        pulse.beat(Activity.COMPARING)
         run, step = self.run, self.state.step
         with self._timed():
             parameters = compare_replicas(run.network, run.step.optimizer, run.communicator, step)
@@ -166,7 +166,7 @@ class Loop:
 
     def _save(self) -> None:
         run, step = self.run, self.state.step
-        pulse.beat(Activity.HASHING)
+        pulse.beat(Activity.COMPARING)
         if step % run.config.check_every or self.state.epoch_is_open:  # otherwise it was done just now
             compare_replicas(run.network, run.step.optimizer, run.communicator, step)
         self._saving.save(self.state)

@@ -44,7 +44,6 @@ class Saving:
             pulse.beat(Activity.SAVING)
             self._writer.wait()
             newest = self._writer.last_step
-        pulse.beat(Activity.WAITING_FOR_SAVING)
         return self._run.communicator.broadcast(newest)
 
 

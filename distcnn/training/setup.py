@@ -97,7 +97,6 @@ def _content_sha256(dataset: DatasetInfo, shards: list[Shard], evaluation: Evalu
         block = slice(start, start + size)
         name = f"test {evaluation.first_example + start}"
         parts.append((name, examples_sha256(evaluation.images[block], evaluation.labels[block])))
-    pulse.beat(Activity.WAITING_FOR_START)
     everyone = [each for rank in communicator.allgather(parts) for each in rank]
     return combined_sha256([*everyone, ("statistics", f"{dataset.mean} {dataset.std}")])
 

@@ -64,7 +64,7 @@ class Step:
                 self.reduction.tally.fail()
         if self.stop_request():
             self.reduction.tally.ask_to_stop()
-        pulse.beat(Activity.WAITING_FOR_SUM)
+        pulse.beat(Activity.SUMMING)
         total = self.reduction.allreduce(self.communicator)
         pulse.beat(Activity.UPDATING)
         totals = self.reduction.tally.totals()

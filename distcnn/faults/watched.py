@@ -1,0 +1,50 @@
+"""A communicator that notes in the pulse when this rank waits for the others."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, TypeVar
+
+from numpy.typing import NDArray
+
+from distcnn.faults.pulse import pulse
+from distcnn.parallel import Communicator
+from distcnn.parallel.communicator import Mailbox
+
+T = TypeVar("T")
+
+
+class WatchedCommunicator:
+    """``inner``, with every collective between two notes."""
+
+    def __init__(self, inner: Communicator) -> None:
+        self._inner = inner
+        self.rank, self.world_size, self.description = inner.rank, inner.world_size, inner.description
+        self.hosts, self.job = inner.hosts, inner.job
+
+    def allreduce_sum(self, values: NDArray[Any]) -> None:
+        pulse.wait(True)
+        self._inner.allreduce_sum(values)
+        pulse.wait(False)
+
+    def allgather(self, item: T) -> list[T]:
+        pulse.wait(True)
+        items = self._inner.allgather(item)
+        pulse.wait(False)
+        return items
+
+    def broadcast(self, item: T) -> T:
+        pulse.wait(True)
+        root_item = self._inner.broadcast(item)
+        pulse.wait(False)
+        return root_item
+
+    def barrier(self) -> None:
+        pulse.wait(True)
+        self._inner.barrier()
+        pulse.wait(False)
+
+    def mailbox(self) -> Mailbox:
+        return self._inner.mailbox()
+
+    def abort(self, exit_code: int) -> NoReturn:
+        self._inner.abort(exit_code)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from distcnn import launcher
 from distcnn.checkpoints import CheckpointStore
-from distcnn.command import run_command
+from distcnn.command import EXIT_STOPPED, run_command
 from distcnn.config import Request, make_parser, parse_request
 from distcnn.datasets.mnist import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.faults.signals import StopSignals
@@ -29,27 +27,15 @@ from distcnn.training.snapshot import restore_snapshot
 from distcnn.training.state import State
 
 NAME = "distcnn.train"
-StopRequest = Callable[[], str | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    debugging = any(each.startswith("--break-at-step") for each in arguments)  # there Ctrl-C belongs to the debugger
-    signals: AbstractContextManager[StopSignals | None] = (
-        nullcontext() if debugging else StopSignals(NAME, speaks=launcher.declared_rank(os.environ) == 0)
-    )
-    with signals as stop:
-        stop_request: StopRequest = lambda: stop.requested if stop else None  # noqa: E731  (a function of one expression)
-        return run_command(
-            NAME,
-            lambda: make_parser().print_help(),
-            lambda communicator, given: train_command(communicator, given, stop_request),
-            arguments,
-        )
+    return run_command(NAME, lambda: make_parser().print_help(), train_command, arguments)
 
 
-def train_command(communicator: Communicator, arguments: Sequence[str], stop_request: StopRequest) -> None:
+def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     """Parse, find where to begin, train, say what came out."""
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
@@ -59,7 +45,8 @@ def train_command(communicator: Communicator, arguments: Sequence[str], stop_req
     if request.break_at_step is not None:
         together(communicator, lambda: break_at(request, communicator, progress.say))
         return
-    with Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
+    signals = StopSignals(NAME, communicator.rank == 0, lambda: communicator.abort(EXIT_STOPPED))
+    with signals, Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
         point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
         if point and point.result:
             progress.say(_finished(point))
@@ -67,10 +54,10 @@ def train_command(communicator: Communicator, arguments: Sequence[str], stop_req
         config = point.config if point else on_root(communicator, lambda: request.config)
         watchdog.timeout_seconds = config.stall_timeout
         run = prepare_run(config, communicator, progress.say)
-        run.step.stop_request = stop_request
+        run.step.stop_request = lambda: signals.requested
         if request.debug:
             check_network(run, progress.say)
-        _train(run, point, held, progress)
+        _train(run, point, held, progress, signals)
 
 
 def _resume_point(request: Request, held: ExitStack, progress: Progress) -> ResumePoint:
@@ -82,7 +69,7 @@ def _resume_point(request: Request, held: ExitStack, progress: Progress) -> Resu
     return find_resume_point(request, progress.say)
 
 
-def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progress) -> None:
+def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progress, signals: StopSignals) -> None:
     communicator = run.communicator
     checkpoint = point.checkpoint if point else None
     state = State(world_size=communicator.world_size)
@@ -91,6 +78,7 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
     path = on_root(communicator, lambda: open_directory(run.config, point, held))
     directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None
     saving = Saving(run, directory, progress)
+    signals.steps_are_taken = True
     progress.say(headline(run, path, state, point))
     progress.start(run.plan.total_steps, state.step)
     try:

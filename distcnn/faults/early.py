@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -19,7 +20,10 @@ SECONDS_FOR_REPORTER = 2.0
 
 
 def report_early_failures() -> None:
-    """From now on an uncaught exception is reported with rank and host. The exit code is 1, on which a launcher ends all ranks."""
+    """From now on an uncaught exception is reported with rank and host, and ends the process: by a signal under a launcher.
+
+    Some launchers (Hydra) let the other ranks wait for ever in MPI_Init for one that left with an exit code, not for one killed.
+    """
     sys.excepthook = _report
 
 
@@ -27,9 +31,15 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     several = launcher.needs_mpi(os.environ)
     if several and not claim(f"start-{os.getppid()}"):  # the ranks of one host have one parent, the launcher's
         time.sleep(SECONDS_FOR_REPORTER)
-        return
+        _end_by_signal()
     rank = launcher.declared_rank(os.environ)
     text = "".join(traceback.format_exception(kind, error, trace))
     tell(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}), starting:\n{text.rstrip()}")
     if several:
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
+        _end_by_signal()
+
+
+def _end_by_signal() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,5 +1,7 @@
 """Signals that ask a run to stop: SIGTERM, SIGUSR1 (Slurm's warning), Ctrl-C. The ranks agree on it in the next step's sum.
 
+Before the first step there is nothing to save, so there a signal ends all ranks at once.
+
 Python runs signal handlers between bytecodes of the main thread, so never while that waits in MPI. The C part of a handler writes the
 signal's number to a pipe at once, though, and a thread reads it: a second Ctrl-C ends the process whatever the main thread does.
 """
@@ -11,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -24,10 +27,14 @@ EXIT_INTERRUPTED = 130
 
 
 class StopSignals:
-    """While it is entered, stop signals set ``requested`` to the first one's name. Only the main thread can enter it."""
+    """While it is entered, stop signals set ``requested`` to the first one's name. Only the main thread can enter it.
 
-    def __init__(self, name: str, speaks: bool) -> None:
-        self._name, self._speaks = name, speaks
+    ``end_all`` ends all ranks at once; it is called for a signal while ``steps_are_taken`` is off.
+    """
+
+    def __init__(self, name: str, speaks: bool, end_all: Callable[[], None]) -> None:
+        self._name, self._speaks, self._end_all = name, speaks, end_all
+        self.steps_are_taken = False
         self.requested: str | None = None
         self._last_interrupt: float | None = None
         self._before: dict[signal.Signals, Any] = {}
@@ -57,6 +64,9 @@ class StopSignals:
                     self._take(signal.Signals(number))
 
     def _take(self, received: signal.Signals) -> None:
+        if not self.steps_are_taken:
+            tell(f"{self._name}: {received.name} before the first step: ended, nothing was to be saved")
+            self._end_all()
         now = time.monotonic()
         if received == signal.SIGINT:
             if self._last_interrupt is not None and now - self._last_interrupt > SECONDS_BETWEEN_INTERRUPTS:

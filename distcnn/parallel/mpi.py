@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import secrets
 import socket
 import sys
@@ -21,6 +22,9 @@ from distcnn.parallel.communicator import Mailbox, NoMailbox  # noqa: E402
 
 T = TypeVar("T")
 
+SECONDS_TO_START = 300
+"""A rank that waits longer for the others in MPI_Init ends, with its stack."""
+
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 """A launcher that is told to abort may drop what it has not yet read of the ranks' output: the report of what went wrong."""
 
@@ -38,7 +42,10 @@ class MPICommunicator:
             with warnings.catch_warnings():
                 # Each rank would warn of another MPI's launcher; whoever opens the communicator refuses it, with the remedy.
                 warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
+                # Waiting for a rank that will never come, MPI_Init holds Python's lock: only a thread in C can end it.
+                faulthandler.dump_traceback_later(SECONDS_TO_START, exit=True)
                 MPI.Init_thread()
+                faulthandler.cancel_dump_traceback_later()
         self._world = MPI.COMM_WORLD.Dup()
         self.rank: int = self._world.Get_rank()
         self.world_size: int = self._world.Get_size()

@@ -39,18 +39,23 @@ class LineLog:
 
     def __init__(self, path: Path, report: Callable[[str], None]) -> None:
         self._path, self._report = path, report
-        self.text = ""
+        self._lines: list[str] = []
         self._whole = True
+
+    @property
+    def text(self) -> str:
+        """All lines so far."""
+        return "".join(self._lines)
 
     def restore(self, text: str) -> None:
         """Let the file hold exactly ``text``."""
-        self.text, self._whole = text, False
+        self._lines, self._whole = [text], False
         self._write("")
 
     def add(self, values: dict[str, Any]) -> None:
         """Append one line."""
         line = json.dumps(values) + "\n"
-        self.text += line
+        self._lines.append(line)
         self._write(line)
 
     def _write(self, line: str) -> None:

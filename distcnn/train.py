@@ -45,7 +45,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     if request.break_at_step is not None:
         together(communicator, lambda: break_at(request, communicator, progress.say))
         return
-    signals = StopSignals(NAME, communicator.rank == 0, lambda: communicator.abort(EXIT_STOPPED))
+    signals = StopSignals(NAME, communicator.rank == 0, lambda: communicator.abort(EXIT_STOPPED), to_the_end=__name__ == "__main__")
     with signals, Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
         point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
         if point and point.result:

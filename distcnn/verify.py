@@ -14,7 +14,7 @@ from distcnn.faults.watchdog import Watchdog
 from distcnn.parallel import Communicator, on_root
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.replay import Different, Line, replay
-from distcnn.training.run_directory import RESULT, WEIGHTS, stored_hashes
+from distcnn.training.run_directory import RESULT, WEIGHTS, read_results
 
 NAME = "distcnn.verify"
 IDENTICAL, DIFFERENT = 0, 1
@@ -62,14 +62,16 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
 
 def problem_of_files(run: Path, replayed: list[Line]) -> str | None:
     """None, or what is wrong with ``result.json`` and ``weights.h5``, which people take away: they must be of the end that was replayed."""
-    last = [line for line in replayed if line["kind"] == "weights"][-1]
+    last = {line["kind"]: line for line in replayed}
     try:
-        params_sha256, parameters = stored_hashes(run)
+        result, parameters = read_results(run)
     except (OSError, ValueError, KeyError) as error:
         return f"{RESULT} or {WEIGHTS} cannot be read ({error})"
-    if params_sha256 != last["params_sha256"]:
-        return f"params_sha256 is {params_sha256} in {RESULT}, {last['params_sha256']} replayed"
-    for name, sha256 in last["parameters"].items():
+    expected = {**last["epoch"], **last["end"], "steps": last["end"]["step"]}
+    for name in ("params_sha256", "steps", "test_accuracy", "test_correct", "test_examples", "test_loss", "train_loss"):
+        if result.get(name) != expected[name]:
+            return f"{name} is {result.get(name)} in {RESULT}, {expected[name]} replayed"
+    for name, sha256 in last["weights"]["parameters"].items():
         if parameters.get(name) != sha256:
             return f"parameter {name}: SHA-256 {parameters.get(name)} in {WEIGHTS}, {sha256} replayed"
     return None

@@ -95,5 +95,5 @@ def _arrays(group: h5py.Group, prefix: str = "") -> list[tuple[str, NDArray[np.g
         if isinstance(item, h5py.Group):
             found += _arrays(item, f"{prefix}{name}/")
         else:
-            found.append((f"{prefix}{name}", item[()]))
+            found.append((f"{prefix}{name}", np.asarray(item[()])))
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distcnn.checkpoints.format import Checkpoint, CheckpointError, VersionError, decode, encode
 from distcnn.errors import InputError
-from distcnn.files import TEMPORARY_SUFFIX, write_atomically
+from distcnn.files import TEMPORARY_SUFFIX, sync_folder, write_atomically
 
 NAME = re.compile(r"step-(\d{9,})\.h5")
 
@@ -27,33 +27,40 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or not, in order."""
-        if not self.folder.is_dir():
+        try:
+            names = [each.name for each in self.folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(found.group(1)) for each in self.folder.iterdir() if (found := NAME.fullmatch(each.name)))
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be read ({error.strerror}): check its permissions") from error
+        steps = (int(found.group(1)) for name in names if (found := NAME.fullmatch(name)))
+        return sorted(step for step in steps if self.path_of(step).name in names)
 
     def save(self, step: int, checkpoint: Checkpoint) -> Path:
         """Write it, synced. ``OSError`` leaves every other checkpoint as it was."""
-        self.folder.mkdir(exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir()
+            sync_folder(self.folder.parent)
         path = self.path_of(step)
         write_atomically(path, *encode(checkpoint))
         return path
 
-    def prune(self, keep: int, also: int | None) -> None:
-        """Delete all but the last ``keep`` and that of the step ``also`` (the best)."""
-        for step in self.steps()[:-keep]:
+    def prune(self, newest: int, keep: int, also: int | None) -> None:
+        """Delete all before ``newest`` but the last ``keep``, itself included, and that of the step ``also`` (the best)."""
+        for step in [each for each in self.steps() if each <= newest][:-keep]:
             if step != also:
                 with suppress(OSError):
                     self.path_of(step).unlink()
 
     def load(self, step: int) -> Checkpoint:
-        """Read one. ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it may not be read or is too new."""
+        """Read one. ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it cannot be read or is too new."""
         path = self.path_of(step)
         try:
             checkpoint = decode(path.read_bytes())
-        except PermissionError as error:
-            raise InputError(f"{path} may not be read: check its permissions") from error
-        except OSError as error:
-            raise CheckpointError(f"it cannot be read ({error.strerror})") from error
+        except IsADirectoryError as error:
+            raise CheckpointError("it is a folder") from error
+        except OSError as error:  # that says nothing of the file: it may be whole
+            raise InputError(f"{path} cannot be read ({error.strerror}): mend that, or move the file away") from error
         except VersionError as error:
             raise InputError(f"{path}: {error}: use the distcnn that wrote it, or a newer one") from error
         if checkpoint.attributes.get("step") != step:
@@ -65,22 +72,27 @@ class CheckpointStore:
 
         Damaged ones are reported, and renamed unless ``set_aside`` is off.
         """
+        damaged = 0
         for step in reversed([each for each in self.steps() if at_most is None or each <= at_most]):
+            path = self.path_of(step)
             try:
-                return self.load(step)
+                checkpoint = self.load(step)
             except CheckpointError as error:
-                path = self.path_of(step)
+                damaged += 1
                 kept = self._set_aside(path) if set_aside else path
-                report(
-                    f"checkpoint {path} is damaged: {error}; {f'kept as {kept.name}, ' if kept != path else ''}the one before it is taken"
-                )
+                report(f"warning: checkpoint {path} is damaged: {error}{f'; kept as {kept.name}' if kept != path else ''}")
+            else:
+                if damaged:
+                    report(f"the one before it is taken: {path}")
+                return checkpoint
         return None
 
     def remove_temporary_files(self) -> None:
         """What a killed run left half written."""
         if self.folder.is_dir():
             for path in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
 
     def _set_aside(self, path: Path) -> Path:
         names = (path.with_name(f"{path.name}.damaged{number}") for number in ("", *(f"-{each}" for each in range(2, 1000))))

@@ -15,6 +15,7 @@ class CheckpointWriter:
     def __init__(self, store: CheckpointStore, keep: int, report: Callable[[str], None]) -> None:
         self._store, self._keep, self._report = store, keep, report
         self._thread: threading.Thread | None = None
+        self._step = -1
         self._problem: BaseException | None = None
         self.last_step = max(store.steps(), default=-1)
         """The newest step that is on the disk; -1 for none."""
@@ -22,6 +23,7 @@ class CheckpointWriter:
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
         """Begin to write ``checkpoint``, whose arrays nobody changes any more. Waits for the one before it."""
         self.wait()
+        self._step = step
         self._thread = threading.Thread(target=self._write, args=(step, checkpoint, best_step), name="checkpoint", daemon=True)
         self._thread.start()
 
@@ -38,7 +40,7 @@ class CheckpointWriter:
         self._thread, problem, self._problem = None, self._problem, None
         if isinstance(problem, OSError):
             kept = f"the last whole one is {self._store.path_of(self.last_step)}" if self.last_step >= 0 else "there is none yet"
-            self._report(f"warning: checkpoint not written ({problem.strerror}: {problem.filename}): {kept}; training goes on")
+            self._report(f"warning: checkpoint of step {self._step} not written ({problem.strerror}): {kept}; training goes on")
         elif problem is not None:
             raise problem
 
@@ -46,6 +48,6 @@ class CheckpointWriter:
         try:
             self._store.save(step, checkpoint)
             self.last_step = step
-            self._store.prune(self._keep, best_step)
+            self._store.prune(step, self._keep, best_step)
         except BaseException as error:
             self._problem = error

@@ -30,16 +30,18 @@ class Microbatch:
         self._pixels = np.zeros((microbatch_size, height, width, channels), np.uint8)
         # (pixel / 255 - mean) / std as one product and one difference. A constant channel (std 0) is only centred.
         divisor = np.where(std > 0, std, 1.0)
-        self._scale = (1 / (255 * divisor)).astype(np.float32).reshape(channels, 1, 1, 1)
-        self._shift = (mean / divisor).astype(np.float32).reshape(channels, 1, 1, 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # a std next to nothing: the first step names the images it makes
+            self._scale = (1 / (255 * divisor)).astype(np.float32).reshape(channels, 1, 1, 1)
+            self._shift = (mean / divisor).astype(np.float32).reshape(channels, 1, 1, 1)
 
     def fill(self, images: Images, labels: Labels, chosen: NDArray[np.integer]) -> int:
         """Take the examples ``chosen`` (at most ``size``) and pad with examples of weight zero; return how many were taken."""
         self.chosen, count = chosen, len(chosen)
         np.take(images, chosen, axis=0, out=self._pixels[:count], mode="clip")
         self._pixels[count:] = 0
-        np.multiply(self._pixels.transpose(3, 1, 2, 0), self._scale, out=self.images)
-        self.images -= self._shift
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(self._pixels.transpose(3, 1, 2, 0), self._scale, out=self.images)
+            self.images -= self._shift
         self.labels[:count], self.labels[count:] = labels[chosen], 0
         self.weights[:count], self.weights[count:] = 1, 0
         return count

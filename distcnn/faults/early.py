@@ -28,6 +28,8 @@ def report_early_failures() -> None:
 
 
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        _end_by_signal(signal.SIGINT)
     several = launcher.needs_mpi(os.environ)
     if several and not claim(f"start-{os.getppid()}"):  # the ranks of one host have one parent, the launcher's
         time.sleep(SECONDS_FOR_REPORTER)
@@ -40,6 +42,6 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         _end_by_signal()
 
 
-def _end_by_signal() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
+def _end_by_signal(number: int = signal.SIGTERM) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -29,11 +29,12 @@ EXIT_INTERRUPTED = 130
 class StopSignals:
     """While it is entered, stop signals set ``requested`` to the first one's name. Only the main thread can enter it.
 
-    ``end_all`` ends all ranks at once; it is called for a signal while ``steps_are_taken`` is off.
+    ``end_all`` ends all ranks at once; it is called for a signal while ``steps_are_taken`` is off. With ``to_the_end`` they stay ignored
+    afterwards: a process that is about to end with its exit code must not be killed by a second one.
     """
 
-    def __init__(self, name: str, speaks: bool, end_all: Callable[[], None]) -> None:
-        self._name, self._speaks, self._end_all = name, speaks, end_all
+    def __init__(self, name: str, speaks: bool, end_all: Callable[[], None], to_the_end: bool = False) -> None:
+        self._name, self._speaks, self._end_all, self._to_the_end = name, speaks, end_all, to_the_end
         self.steps_are_taken = False
         self.requested: str | None = None
         self._last_interrupt: float | None = None
@@ -52,7 +53,7 @@ class StopSignals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         signal.set_wakeup_fd(self._wakeup_before)
         for each, handler in self._before.items():
-            signal.signal(each, handler)
+            signal.signal(each, signal.SIG_IGN if self._to_the_end else handler)
         self._writer.close()
         self._thread.join()
         self._reader.close()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distcnn.config import Request
+from distcnn.checkpoints import Checkpoint
+from distcnn.config import Config, Request
 from distcnn.errors import InputError, TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.models import find_model
@@ -17,7 +18,9 @@ from distcnn.nn.gradient_check import gradient_error
 from distcnn.parallel import Communicator
 from distcnn.training.finite import check_finite
 from distcnn.training.loop import Loop
+from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress
+from distcnn.training.replay import Receipt, follow, for_replay, read_receipt
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.saving import NoSaving
@@ -59,23 +62,22 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     """Replay up to step ``break_at_step``, open the debugger at its shard, finish that step. Nothing is written."""
     assert request.break_at_step is not None
     at, shard = request.break_at_step, request.shard or 0
-    checkpoint, config = None, None
-    if request.resume:
-        directory = existing_run(request.resume)
-        stored, checkpoint = read_stored(directory, say, at_most=at, set_aside=False)
-        config = merged_config(stored, request, directory)
-    config = config or request.config
+    config, now, receipt, checkpoint = _source(request, at, say)
     if shard >= config.num_shards:
         raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
-    if at >= run.plan.total_steps:
-        raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {run.plan.total_steps - 1}")
+    last = Plan(now, run.dataset.examples["train"]).total_steps - (not request.resume)
+    if at > last:  # the last one of a run that failed in its last test has only that test to replay
+        raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {last}")
     state = restore_snapshot(run, checkpoint) if checkpoint else State()
     if request.debug:
         check_network(run, say)
     say(f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is written")
     loop = Loop(run, state, NoRunDirectory(), NoSaving(), NoProgress())
-    loop.go_to(at)
+    follow(loop, receipt, at, request.given.get("data"))
+    if at >= run.plan.total_steps:
+        say(f"replayed to the run's end, step {at}: there is no step to break in")
+        return
     run.step.before_shard = lambda step, index: _open_debugger(say) if (step, index) == (at, shard) else None
     try:
         loop.go_to(at + 1, end_epoch=False)
@@ -83,6 +85,18 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         say("left the debugger")
     else:
         say(f"replayed step {at}: loss {loop.last_loss:.6g}")
+
+
+def _source(request: Request, at: int, say: Say) -> tuple[Config, Config, Receipt, Checkpoint | None]:
+    """What to replay: a run, from its nearest checkpoint, with the flags that it had there and those it has now; or a new one."""
+    if not request.resume:
+        return request.config, request.config, Receipt([]), None
+    directory = existing_run(request.resume)
+    stored, checkpoint = read_stored(directory, say, at_most=at, set_aside=False)
+    now = merged_config(stored, request, directory)
+    receipt = read_receipt(directory)
+    config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    return for_replay(config, request.given.get("data")), now, receipt, checkpoint
 
 
 def _open_debugger(say: Say) -> None:

@@ -13,6 +13,7 @@ from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
 from distcnn.nn.losses import Loss
 from distcnn.parallel import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
+from distcnn.training.finite import NotFinite, first_not_finite
 from distcnn.training.step import count_correct
 
 
@@ -58,9 +59,10 @@ class Evaluation:
             pulse.beat(Activity.EVALUATING, detail=block)
             try:
                 self._add_block(tally, np.arange(start, min(start + self.microbatch.size, len(self.labels))))
-            except RangeError as error:
+            except (RangeError, NotFinite) as error:
                 first = self.first_example + start
-                problem = problem or f"the loss of test examples {first} to {first + len(self.microbatch.chosen) - 1} is {error.value:g}"
+                where = error if isinstance(error, NotFinite) else first_not_finite(self.network, self.loss, self.microbatch)
+                problem = problem or f"test examples {first} to {first + len(self.microbatch.chosen) - 1}: {where or error}"
                 tally.fail()
             tested[block] += len(self.microbatch.chosen)
         pulse.beat(Activity.SUMMING_EVALUATION)

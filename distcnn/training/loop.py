@@ -56,7 +56,7 @@ class Loop:
             where = f"--break-at-step {self.state.step} --shard {failure.shard}"
             raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
         except EvaluationFailure as failure:
-            raise TrainingError(f"{failure}\n{self._save_before_failure('')}") from failure
+            raise TrainingError(f"{failure}\n{self._save_before_failure(f'--break-at-step {self.state.step}')}") from failure
         with self._timed():
             newest = self._saving.wait()
         self.add_end()
@@ -75,6 +75,8 @@ class Loop:
         """Take steps until ``last_step`` were taken in all, each epoch's end (the last one's with ``end_epoch``) included."""
         state = self.state
         while True:
+            if state.step == self.run.plan.total_steps and state.test_step != state.step:
+                self._open_end()
             if state.epoch_is_open and (end_epoch or state.step < last_step):
                 self._end_epoch()
             if state.step >= last_step:
@@ -84,6 +86,13 @@ class Loop:
             if self._saving.every and state.step % self._saving.every == 0 and not state.epoch_is_open:
                 with self._timed():
                     self._save()
+
+    def _open_end(self) -> None:
+        """The run ends here, which was not known when this step was taken: it was resumed with fewer steps to take."""
+        state, plan = self.state, self.run.plan
+        if state.interval.examples:
+            self._log_interval(plan.position(state.step)[0] + 1, plan.learning_rate(state.step - 1))
+        state.epoch_is_open = True
 
     def _take_step(self) -> bool:
         """One step, with its lines of metrics and receipt; whether a rank was asked to stop."""
@@ -192,7 +201,7 @@ class Loop:
         run = self.run
         run.step.ledger.replay(*run.plan.position(self.state.step), run.config.microbatch_size)
         saved = self._save_now()
-        return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}".rstrip()
+        return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}"
 
     def _resume_command(self) -> str:
         return f"python -m distcnn.train --resume {shlex.quote(self._saving.location)}"

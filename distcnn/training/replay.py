@@ -11,7 +11,7 @@ from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
-from distcnn.errors import InputError
+from distcnn.errors import InputError, TrainingError
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop
@@ -41,6 +41,11 @@ class Receipt:
     def last_step(self) -> int:
         """The step of the last line."""
         return int(self.lines[-1]["step"])
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.lines[-1]["kind"] == "end")
 
     def configuration_at(self, step: int) -> Config:
         """The one in force in the steps from ``step`` on: of the last start or resume at or before it."""
@@ -74,12 +79,15 @@ class Comparison(NoRunDirectory):
 
     def __init__(self, receipt: Receipt, from_step: int, to_step: int) -> None:
         self._recorded = [line for line in receipt.lines if line["kind"] not in STARTS and from_step < line["step"] <= to_step]
+        self._cut_off = to_step == receipt.last_step and not receipt.ended
         self.compared: list[Line] = []
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Compare one line of the replay."""
         replayed = {"kind": kind, "step": step, **json.loads(json.dumps(values))}
         recorded = self._recorded[len(self.compared)] if len(self.compared) < len(self._recorded) else None
+        if recorded is None and self._cut_off:
+            return  # the run was killed before it wrote this line
         if recorded != replayed:
             raise Different(self._at(step) + difference(recorded, replayed))
         self.compared.append(replayed)
@@ -129,14 +137,21 @@ def replay(
     together(communicator, lambda: _check_range(receipt, from_step, last))
     checkpoint = on_root(communicator, lambda: _nearest(directory, from_step, say)) if from_step else None
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
-    run = prepare_run(_for_replay(config, data), communicator, say)
+    run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
     say(f"replaying steps {state.step} to {last} on {communicator.world_size} ranks ({communicator.description})")
     if checkpoint:
         _compare_checkpoint(receipt, run, state)
     comparison = Comparison(receipt, state.step - state.epoch_is_open, last)
-    _go(Loop(run, state, comparison, NoSaving(), NoProgress()), receipt, data, last)
+    loop = Loop(run, state, comparison, NoSaving(), NoProgress())
+    at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
+    try:
+        follow(loop, receipt, last, data, end_epoch=bool(at_end & {"weights", "epoch"}))
+    except TrainingError as error:
+        raise Different(f"step {state.step}: the replay cannot go on: {error}") from error
+    if receipt.ended and last == receipt.last_step:
+        loop.add_end()
     comparison.close()
     begun = int(checkpoint.attributes["step"]) if checkpoint else 0
     return Replayed(begun, last, comparison.compared, any(line["kind"] == "end" for line in comparison.compared))
@@ -150,21 +165,19 @@ def _compare_checkpoint(receipt: Receipt, run: Run, state: State) -> None:
             raise Different(f"step {state.step}, in its checkpoint: {difference(line, {**line, 'parameters': hashes})}")
 
 
-def _go(loop: Loop, receipt: Receipt, data: str | None, last: int) -> None:
-    """Take the steps, with the flags that each resume of the run changed; then its end, if the receipt has it."""
-    run, begun = loop.run, loop.state.step
+def follow(loop: Loop, receipt: Receipt, to_step: int, data: str | None = None, end_epoch: bool = True) -> None:
+    """Take the steps to ``to_step`` with the flags in force at each: a resume may have changed some."""
+    begun = loop.state.step
     for number, line in enumerate(receipt.lines):
-        if line["kind"] == "resume" and begun < line["step"] <= last:
+        if line["kind"] == "resume" and begun < line["step"] <= to_step:
             closed = any(each["kind"] == "epoch" and each["step"] == line["step"] for each in receipt.lines[:number])
             loop.go_to(line["step"], end_epoch=closed)
-            run.config = _for_replay(Config(**line["configuration"]), data)
-    loop.go_to(last, end_epoch=any(line["kind"] == "epoch" and line["step"] == last for line in receipt.lines))
-    if receipt.lines[-1]["kind"] == "end" and last == receipt.last_step:
-        loop.add_end()
+            loop.run.config = for_replay(Config(**line["configuration"]), data)
+    loop.go_to(to_step, end_epoch)
 
 
 def _check_range(receipt: Receipt, from_step: int, to_step: int) -> None:
-    if not 0 <= from_step < max(to_step, 1) or to_step > receipt.last_step:
+    if not (0 <= from_step < to_step <= receipt.last_step or from_step == to_step == receipt.last_step == 0):
         raise InputError(f"--from-step {from_step} --to-step {to_step}: the receipt covers the steps 0 to {receipt.last_step}")
 
 
@@ -175,18 +188,19 @@ def _nearest(directory: Path, from_step: int, say: Callable[[str], None]) -> Che
     return checkpoint
 
 
-def _for_replay(config: Config, data: str | None) -> Config:
+def for_replay(config: Config, data: str | None) -> Config:
     """The run's configuration here: on any number of ranks, its data perhaps elsewhere, and nothing saved."""
     return dataclasses.replace(config, world_size=0, source="", checkpoint_every=0, data=data or config.data)
 
 
 def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
     """``Different`` when the image set is not the recorded one; a word when the software is not."""
-    start = receipt.lines[0]
-    recorded = start.get("dataset", {})
-    for name, value in dataset_identity(run).items():
-        if recorded.get(name) != value:
-            raise Different(f"step 0: the image set: its {name} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
-    changed = differences(start.get("software", {}), run.software)
+    for line in receipt.lines:
+        recorded = line.get("dataset", {})
+        for name, value in dataset_identity(run).items() if line["kind"] in STARTS else ():
+            if recorded.get(name) != value:
+                place = f"step {line['step']}: the image set: its {name}"
+                raise Different(f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
+    changed = differences(receipt.lines[0].get("software", {}), run.software)
     if changed:
         say(f"warning: the run began on other software or another processor, so its bits may differ: {'; '.join(changed)}")

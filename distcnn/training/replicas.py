@@ -34,8 +34,9 @@ def compare_replicas(network: Sequential, optimizer: Optimizer, communicator: Co
     if len(set(communicator.allgather(whole))) > 1:
         everyone = communicator.allgather(hashes)
         first = next(name for name in hashes if len({each[name] for each in everyone}) > 1)
-        most = Counter(each[first] for each in everyone).most_common(1)[0][0]
-        ranks = [f"{rank} (host {communicator.hosts[rank]})" for rank, each in enumerate(everyone) if each[first] != most]
+        most, count = Counter(each[first] for each in everyone).most_common(1)[0]
+        majority = 2 * count > communicator.world_size
+        ranks = [f"{rank} (host {communicator.hosts[rank]})" for rank, each in enumerate(everyone) if not majority or each[first] != most]
         raise TrainingError(
             f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} is not what it is on the other ranks: "
             "memory or a processor failed there, or the ranks run different software; resume from the last checkpoint without that host"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
-from distcnn.config import Config, Request, as_flag, read_toml
+from distcnn.config import Config, Request, as_flag
 from distcnn.errors import InputError
 from distcnn.training.plan import Plan
-from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RESULT
+from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RESULT, read_config
 
 Report = Callable[[str], None]
 
@@ -36,8 +37,9 @@ class ResumePoint:
 def find_resume_point(request: Request, report: Report) -> ResumePoint:
     """What ``--resume`` finds. ``InputError`` when there is no run, or when flags contradict it."""
     directory = existing_run(request.resume)
-    stored, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))
-    config = merged_config(stored, request, directory)
+    stored, _ = read_stored(directory, lambda text: None, set_aside=False)
+    config = merged_config(stored, request, directory)  # what is refused here must have changed nothing
+    _, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))
     result = finished_result(directory, config)
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
@@ -50,6 +52,8 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
 def existing_run(path: str) -> Path:
     """``path`` as a run directory. ``InputError`` when it holds no run."""
     directory = Path(path)
+    if os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
+        raise InputError(f"{directory} may not be read: check its permissions")
     if not directory.is_dir():
         raise InputError(f"{directory} is no folder: name the run directory of a run that was begun (--output, else runs/<model>-<time>)")
     if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
@@ -71,11 +75,11 @@ def read_stored(directory: Path, report: Report, at_most: int | None = None, set
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
     saved = Config(**json.loads(checkpoint.texts["configuration"])) if checkpoint else None
     try:
-        stored = Config(**read_toml(directory / CONFIG))
+        stored = read_config(directory)
     except InputError as error:
         if saved is None:
-            raise InputError(f"{directory}: {CONFIG} cannot be used, and there is no whole checkpoint ({error})") from error
-        report(f"warning: {directory / CONFIG} cannot be used ({error}): the checkpoint's configuration is taken")
+            raise InputError(f"{error}; and there is no whole checkpoint to take the configuration from: begin a new run") from error
+        report(f"warning: {error}: the checkpoint's configuration is taken")
         return saved, checkpoint
     changed = contradictions(saved, dataclasses.asdict(stored)) if saved else []
     if changed:
@@ -110,6 +114,7 @@ def finished_result(directory: Path, config: Config) -> dict[str, Any] | None:
     try:
         result: dict[str, Any] = json.loads((directory / RESULT).read_text(encoding="utf-8"))
         steps, examples = result["steps"], result["dataset"]["train_examples"]
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = {"test_accuracy", "params_sha256"} <= result.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return result if steps == Plan(config, examples).total_steps else None
+    return result if whole and steps == Plan(config, examples).total_steps else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any
 import h5py
 import tomli_w
 
-from distcnn.config import Config
+from distcnn.config import Config, read_toml
 from distcnn.errors import InputError
 from distcnn.files import write_atomically
 from distcnn.nn import Sequential
@@ -32,6 +33,7 @@ CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, CHECKPOINTS = (
     "checkpoints",
 )
 LOCK = ".lock"
+END_OF_CONFIG = "# The run's own record; to change a flag, give it with --resume. SHA-256 of the lines above: "
 
 
 class LineLog:
@@ -108,14 +110,13 @@ class RunDirectory:
         write_atomically(self.path / WEIGHTS, memory.getvalue())
 
 
-def stored_hashes(path: Path) -> tuple[str, dict[str, str]]:
-    """What ``result.json`` says of the weights (``params_sha256``), and the SHA-256 of each parameter in ``weights.h5``.
-
-    ``OSError``, ``ValueError``.
-    """
+def read_results(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """``result.json``, and the SHA-256 of each parameter in ``weights.h5``. ``OSError`` or ``ValueError`` when they cannot be read."""
     result = json.loads((path / RESULT).read_text(encoding="utf-8"))
+    if not isinstance(result, dict):
+        raise ValueError(f"{RESULT} is no table")
     with h5py.File(path / WEIGHTS, "r") as file:
-        return str(result.get("params_sha256")), {name: array_sha256(file[name][()]) for name in file}
+        return result, {name: array_sha256(file[name][()]) for name in file}
 
 
 class NoRunDirectory:
@@ -153,7 +154,26 @@ def create_run_directory(config: Config) -> Path:
 
 def write_config(path: Path, config: Config) -> None:
     """Store the configuration of the run in ``path``."""
-    write_atomically(path / CONFIG, tomli_w.dumps(dataclasses.asdict(config)).encode())
+    text = tomli_w.dumps(dataclasses.asdict(config))
+    write_atomically(path / CONFIG, (text + _end_of(text)).encode())
+
+
+def read_config(path: Path) -> Config:
+    """The configuration stored in ``path``. ``InputError`` when it is not just as it was written."""
+    file = path / CONFIG
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read ({error})") from error
+    text, mark, end = text.partition(END_OF_CONFIG)
+    if mark + end != _end_of(text):
+        raise InputError(f"{file} is damaged or was altered: its SHA-256 is not the one in its last line")
+    return Config(**read_toml(file))
+
+
+def _end_of(text: str) -> str:
+    """The last line of a configuration, by which damage shows."""
+    return f"{END_OF_CONFIG}{hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
 @contextmanager

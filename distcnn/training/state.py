@@ -49,6 +49,8 @@ class State:
     epoch: Meter = field(default_factory=Meter)
     interval: Meter = field(default_factory=Meter)
     test: Totals | None = None
+    test_step: int = -1
+    """Of the state that was tested last."""
     safety_seconds: float = 0.0
     """Spent on the main path by hashes, ledger and checkpoints."""
     best_step: int | None = None
@@ -56,7 +58,7 @@ class State:
 
     def note_test(self, test: Totals) -> None:
         """Keep the newest test, and which one was the best."""
-        self.test = test
+        self.test, self.test_step = test, self.step
         if test.correct > self.best_correct:
             self.best_step, self.best_correct = self.step, test.correct
 

@@ -18,6 +18,9 @@ from distcnn.parallel import Communicator, RangeError, Reduction, Totals
 from distcnn.training.finite import first_not_finite
 from distcnn.training.ledger import Ledger
 
+WIDEN = "start anew with a larger --gradient-limit"
+DIVERGED = "the training has diverged; lower --learning-rate or lengthen --warmup-steps"
+
 
 class ShardFailure(TrainingError):
     """A shard's gradient or loss cannot be added."""
@@ -71,7 +74,8 @@ class Step:
         if totals.failures:
             raise ShardFailure(*next(each for each in self.communicator.allgather(failure) if each))
         np.divide(total, totals.examples, out=self.network.grads, casting="same_kind")
-        self.optimizer.step(self.network.values, self.network.grads, learning_rate)
+        with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
+            self.optimizer.step(self.network.values, self.network.grads, learning_rate)
         return totals
 
     def _add_shard(self, shard: Shard, step: int, epoch: int, step_of_epoch: int) -> None:
@@ -87,24 +91,18 @@ class Step:
         try:
             self.reduction.add(self.network.grads)
         except RangeError as error:
-            raise self._named(error, f"the gradient of {self.network.parameter_at(error.index)}") from error
+            raise self._named(error, f"the gradient of {self.network.parameter_at(error.index)}", WIDEN) from error
         try:
             self.reduction.tally.add(loss_sum, count_correct(logits, self.microbatch), examples)
         except RangeError as error:
-            raise self._named(error, "the loss") from error
+            raise self._named(error, "the loss", DIVERGED) from error
 
-    def _named(self, error: RangeError, what: str) -> TrainingError:
+    def _named(self, error: RangeError, what: str, remedy: str) -> TrainingError:
         """What is out of range, where that began, and the remedy."""
         if math.isfinite(error.value):
-            return TrainingError(
-                f"{what} is {error.value:g}, beyond the exact sum's limit of {error.limit:g} for one shard: "
-                "start anew with a larger --gradient-limit"
-            )
+            return TrainingError(f"{what} is {error.value:g}, beyond the exact sum's limit of {error.limit:g} for one shard: {remedy}")
         origin = first_not_finite(self.network, self.loss, self.microbatch)
-        return TrainingError(
-            f"{what} is {error.value:g}: the training has diverged; lower --learning-rate or lengthen --warmup-steps; "
-            f"first not finite: {origin or 'that gradient'}"
-        )
+        return TrainingError(f"{what} is {error.value:g}: {DIVERGED}; first not finite: {origin or what}")
 
 
 def count_correct(logits: np.ndarray, microbatch: Microbatch) -> int:

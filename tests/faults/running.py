@@ -5,6 +5,8 @@ Each run has a mark of its own in the environment, by which all its processes ar
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import secrets
 import signal
@@ -18,14 +20,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from distcnn.faults.pulse import Beat, read_other
-from tests.conftest import ROOT, Launcher, clean_environment
+from tests.conftest import ROOT, SERIAL, Launcher, clean_environment
 
 MARK = "DISTCNN_TEST_RUN"
 RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
 STAGED = ["-m", "distcnn.train", "--model", "tests.faults.staged:network", "--microbatch-size", "4", "--epochs", "2", "--log-every", "1"]
 """A run of ``tests/faults/staged.py``, short (203 examples: 14 steps) and with the same bits whatever is done to it."""
 
-STAGED_STEPS = 14
+STAGED_STEPS, STAGED_EPOCH_STEPS = 14, 7
 SECONDS_TO_VANISH = 3.0
 """After a launcher has ended, the kernel may still be at ending its ranks."""
 
@@ -51,6 +53,7 @@ class Running:
         self.launcher, self.process, self._mark = launcher, process, mark
         self._stdout, self._stderr = stdout, stderr
         self._start = time.monotonic()
+        self._pulses: dict[int, tuple[int, int]] = {}
 
     @property
     def stdout(self) -> str:
@@ -85,14 +88,23 @@ class Running:
                 found[int(rank)] = pid
         return found
 
-    def beat(self, rank: int) -> Beat | None:
-        """What the rank notes of itself; None before it does."""
-        pid = self.ranks().get(rank)
+    def pulse_of(self, pid: int) -> int | None:
+        """The descriptor of the process's pulse; None before it has one."""
         with suppress(OSError):
             for link in Path(f"/proc/{pid}/fd").iterdir():
                 if "distcnn-pulse" in str(link.readlink()):
-                    return read_other(int(f"{pid}"), int(link.name))
+                    return int(link.name)
         return None
+
+    def beat(self, rank: int) -> Beat | None:
+        """What the rank notes of itself; None before it does."""
+        if rank not in self._pulses:
+            pid = self.ranks().get(rank)
+            descriptor = self.pulse_of(pid) if pid else None
+            if pid is None or descriptor is None:
+                return None
+            self._pulses[rank] = pid, descriptor
+        return read_other(*self._pulses[rank])
 
     def wait_for(self, holds: Callable[[], Any], what: str, seconds: float = 20) -> None:
         """Wait until ``holds``. Fails, with the run's own words, when it ends before or takes longer."""
@@ -124,11 +136,15 @@ class Running:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still there after {seconds} s:\n{self.stdout}\n{self.stderr}") from None
         took = time.monotonic() - self._start
-        end = time.monotonic() + SECONDS_TO_VANISH
+        self.wait_for_none_left(SECONDS_TO_VANISH)
+        return Ended(code, self.stdout, self.stderr, took)
+
+    def wait_for_none_left(self, seconds: float) -> None:
+        """Wait until no process of the run is there any more. Fails when that takes longer."""
+        end = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.02)
         assert not left, f"processes are left: {list(left)}\n{self.stderr}"
-        return Ended(code, self.stdout, self.stderr, took)
 
     def kill(self) -> None:
         """End every process of the run, stopped ones too."""
@@ -176,6 +192,21 @@ def staged(fault: str, ranks: Sequence[int], step: int, mark: Path | None = None
     """The environment in which the network of ``tests/faults/staged.py`` does ``fault`` on ``ranks`` in ``step``."""
     where = {"STAGED_FAULT": fault, "STAGED_RANKS": ",".join(map(str, ranks)), "STAGED_STEP": str(step)}
     return where | ({"STAGED_MARK": str(mark)} if mark else {})
+
+
+@functools.cache
+def reference_hash(data: Path) -> str:
+    """Of the weights that ``STAGED`` comes to on ``data`` when nothing happens to it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return str(SERIAL.train(1, Path(folder) / "run", *STAGED[2:], "--data", str(data))["params_sha256"])
+
+
+def resume(launcher: Launcher, ranks: int, path: Path) -> dict[str, Any]:
+    """Resume the run in ``path`` to its end, without faults; its result."""
+    done = launcher.run(ranks, "-m", "distcnn.train", "--resume", str(path))
+    assert done.returncode == 0, f"{launcher.name} on {ranks} ranks: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    result: dict[str, Any] = json.loads((path / "result.json").read_text())
+    return result
 
 
 def seconds_since_fault(mark: Path) -> float:

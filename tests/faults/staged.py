@@ -15,7 +15,7 @@ from distcnn.faults.pulse import Activity, pulse
 
 MODEL = f"{__name__}:network"
 RANK = launcher.declared_rank(os.environ)
-PACE_SECONDS = float(os.environ.get("STAGED_PACE", "0"))
+PACE_SECONDS = float(os.environ.get("STAGED_PACE", "0")) if str(RANK) in os.environ.get("STAGED_PACE_RANKS", str(RANK)) else 0
 FAULT, FAULT_STEP = os.environ.get("STAGED_FAULT", ""), int(os.environ.get("STAGED_STEP", "0"))
 MARK = os.environ.get("STAGED_MARK", "")
 to_come = [FAULT] if str(RANK) in os.environ.get("STAGED_RANKS", "").split(",") else []
@@ -46,6 +46,10 @@ def fail_while_saving() -> None:
 
 def hang() -> None:
     time.sleep(3600)
+
+
+def pause() -> None:
+    time.sleep(3)
 
 
 def read_fifo() -> None:

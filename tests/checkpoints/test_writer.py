@@ -1,0 +1,220 @@
+"""Writing in the background: training goes on meanwhile, one write at a time, and what goes wrong is told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distcnn.checkpoints import Checkpoint, CheckpointStore, CheckpointWriter
+from distcnn.files import temporary_of
+
+SECONDS = 30.0
+"""After which a test that waits for another thread gives up."""
+
+
+def checkpoint(step: int) -> Checkpoint:
+    return Checkpoint({"step": step}, {}, {"weights/a": np.full(3, step, np.float32)})
+
+
+UNWRITABLE = Checkpoint({"step": 4}, {}, {"weights/a": np.array([object()])})
+"""HDF5 has no such type: a defect, not a full disk."""
+
+
+@dataclass(frozen=True)
+class SlowStore(CheckpointStore):
+    """A real store on a slow disk: each write lasts until the test lets it end."""
+
+    begun: list[int] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
+    may_end: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def save(self, step: int, checkpoint: Checkpoint) -> Path:
+        self.begun.append(step)
+        assert self.may_end.acquire(timeout=SECONDS)
+        path = super().save(step, checkpoint)
+        self.ended.append(step)
+        return path
+
+
+class Harness:
+    """A writer on a store, and what it has reported."""
+
+    def __init__(self, store: CheckpointStore, keep: int = 3) -> None:
+        self.store, self.reports = store, list[str]()
+        self.writer = CheckpointWriter(store, keep, self.reports.append)
+
+    def write(self, *steps: int, best_step: int | None = None) -> None:
+        """Write checkpoints of these steps, each to its end."""
+        for step in steps:
+            self.writer.submit(step, checkpoint(step), best_step)
+            self.writer.wait()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return CheckpointStore(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> SlowStore:
+    return SlowStore(tmp_path / "checkpoints")
+
+
+def until_begun(store: SlowStore, count: int) -> None:
+    deadline = time.monotonic() + SECONDS
+    while len(store.begun) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def poll_when_over(writer: CheckpointWriter) -> None:
+    """Poll, as a training loop does between its steps, at a time when the write is over."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join(SECONDS)
+    writer.poll()
+
+
+# -- in the background
+
+
+def test_what_is_submitted_is_on_the_disk_after_waiting(store: CheckpointStore) -> None:
+    harness = Harness(store)
+    assert harness.writer.last_step == -1
+    harness.write(2)
+    found = store.load(2)
+    assert (found.attributes, found.arrays["weights/a"].tolist()) == ({"step": 2}, [2, 2, 2])
+    assert (harness.writer.last_step, harness.reports) == (2, [])
+
+
+def test_the_caller_goes_on_while_it_is_written(slow: SlowStore) -> None:
+    harness = Harness(slow)
+    harness.writer.submit(2, checkpoint(2), None)
+    until_begun(slow, 1)
+    for _ in range(3):
+        harness.writer.poll()  # does not wait either
+    assert (slow.ended, slow.steps(), harness.writer.last_step) == ([], [], -1)
+    slow.may_end.release()
+    harness.writer.wait()
+    assert (slow.ended, slow.steps(), harness.writer.last_step) == ([2], [2], 2)
+
+
+def test_one_at_a_time_the_next_waits_for_the_one_before(slow: SlowStore) -> None:
+    harness = Harness(slow)
+    harness.writer.submit(2, checkpoint(2), None)
+    until_begun(slow, 1)
+    second = threading.Thread(target=harness.writer.submit, args=(4, checkpoint(4), None), daemon=True)
+    second.start()
+    second.join(0.1)
+    assert second.is_alive()
+    assert (slow.begun, slow.ended) == ([2], [])
+    slow.may_end.release()
+    second.join(SECONDS)
+    assert not second.is_alive()
+    until_begun(slow, 2)
+    assert (slow.begun, slow.ended, harness.writer.last_step) == ([2, 4], [2], 2)
+    slow.may_end.release()
+    harness.writer.wait()
+    assert (slow.ended, harness.writer.last_step) == ([2, 4], 4)
+
+
+def test_an_unfinished_write_does_not_keep_the_process_alive(slow: SlowStore) -> None:
+    Harness(slow).writer.submit(2, checkpoint(2), None)
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "checkpoint"] == [True]
+    slow.may_end.release()
+
+
+def test_waiting_and_polling_with_nothing_under_way_do_nothing(store: CheckpointStore) -> None:
+    harness = Harness(store)
+    harness.writer.wait()
+    harness.writer.poll()
+    assert (harness.reports, harness.writer.last_step, store.folder.exists()) == ([], -1, False)
+
+
+# -- which are kept
+
+
+def test_the_last_few_and_the_best_are_kept(store: CheckpointStore) -> None:
+    harness = Harness(store, keep=2)
+    harness.write(2, 4)
+    harness.write(6, 8, 10, best_step=4)
+    assert store.steps() == [4, 8, 10]
+    harness.write(12, best_step=12)
+    assert store.steps() == [10, 12]
+
+
+# -- what goes wrong
+
+
+def test_a_full_disk_is_reported_and_the_next_write_works(store: CheckpointStore) -> None:
+    harness = Harness(store)
+    harness.write(2)
+    temporary_of(store.path_of(4)).symlink_to("/dev/full")
+    harness.write(4)
+    assert len(harness.reports) == 1
+    assert harness.reports[0].startswith("warning: checkpoint of step 2 not written (No space left on device)")
+    assert f"the last whole one is {store.path_of(2)}" in harness.reports[0]
+    assert harness.reports[0].endswith("; training goes on")
+    assert (harness.writer.last_step, store.steps()) == (2, [2])
+    harness.write(6)
+    assert (len(harness.reports), harness.writer.last_step, store.steps()) == (1, 6, [2, 6])
+
+
+def test_the_first_one_not_written_is_said_to_leave_none(store: CheckpointStore) -> None:
+    harness = Harness(store)
+    store.folder.write_text("a file in the folder's place")
+    harness.write(2)
+    assert "not written (File exists)" in harness.reports[0]
+    assert "there is none yet" in harness.reports[0]
+    assert harness.writer.last_step == -1
+    store.folder.unlink()
+    harness.write(4)
+    assert (len(harness.reports), store.steps(), harness.writer.last_step) == (1, [4], 4)
+
+
+def test_a_failed_write_deletes_no_older_checkpoint(store: CheckpointStore) -> None:
+    Harness(store).write(2, 4)
+    temporary_of(store.path_of(6)).symlink_to("/dev/full")
+    resumed = Harness(store, keep=1)
+    assert resumed.writer.last_step == 4
+    resumed.write(6, best_step=6)
+    assert f"the last whole one is {store.path_of(4)}" in resumed.reports[0]
+    assert store.steps() == [2, 4]
+
+
+WAYS: dict[str, Callable[[CheckpointWriter], None]] = {
+    "wait": CheckpointWriter.wait,
+    "poll": poll_when_over,
+    "submit": lambda writer: writer.submit(6, checkpoint(6), None),
+}
+"""In which the caller hears of the write before."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_full_disk_is_reported_once(store: CheckpointStore, way: str) -> None:
+    harness = Harness(store)
+    store.folder.mkdir()
+    temporary_of(store.path_of(4)).symlink_to("/dev/full")
+    harness.writer.submit(4, checkpoint(4), None)
+    WAYS[way](harness.writer)
+    assert len(harness.reports) == 1
+    harness.write(8)
+    assert (len(harness.reports), store.path_of(8).exists()) == (1, True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_no_trouble_of_the_disk_is_raised_once(store: CheckpointStore, way: str) -> None:
+    harness = Harness(store)
+    harness.write(2)
+    harness.writer.submit(4, UNWRITABLE, None)
+    with pytest.raises(TypeError, match="no native HDF5 equivalent"):
+        WAYS[way](harness.writer)
+    assert (harness.reports, harness.writer.last_step, store.steps()) == ([], 2, [2])
+    harness.write(8)
+    assert (harness.reports, harness.writer.last_step, store.steps()) == ([], 8, [2, 8])

@@ -1,0 +1,91 @@
+"""Ranks that fail or are killed, under real launchers: one report, a quick end of all, nothing left, and a run that can be resumed."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet
+from tests.faults.running import STAGED, reference_hash, resume, running, seconds_since_fault, staged
+
+SECONDS_TO_END = 5
+# How it fails, on which ranks, the last line of its traceback, where it was.
+FAILURES = {
+    "exception": ("fail", [1], "RuntimeError: broken on purpose", "step 3, forward and backward of shard 2"),
+    "exceptions on all ranks": ("fail", [0, 1, 2], "RuntimeError: broken on purpose", "step 3, forward and backward of shard "),
+    "sys.exit(0)": ("leave", [2], "SystemExit: 0", "step 3, forward and backward of shard 5"),
+    "no memory": ("exhaust_memory", [1], "MemoryError", "step 3, forward and backward of shard 2"),
+    # The thread that writes checkpoints fails at the epoch's end, after 7 steps; root sees it when it is next there.
+    "a thread": ("fail_while_saving", [0], "RuntimeError: broken on purpose", "step "),
+}
+BROKEN_MODULE = """
+import os, sys
+rank = os.environ.get("PMI_RANK") or os.environ["OMPI_COMM_WORLD_RANK"]
+if rank in os.environ["BROKEN_ON"]:
+    open(os.environ["BROKEN_MARK"] + rank, "w").close()
+    raise ImportError("broken on purpose")
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules[__name__]
+__import__(__name__)
+"""
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_a_failure_in_training_is_reported_once_and_ends_all(what: str, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+    fault, ranks, last_line, where = FAILURES[what]
+    environment = staged(fault, ranks, 3, tmp_path / "mark")
+    with running(any_mpi, 3, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), **environment) as run:
+        ended = run.end(30)
+        seconds = seconds_since_fault(tmp_path / "mark")
+    print(f"measured: {any_mpi.name}, {what}: {seconds:.1f} s")
+    assert seconds < SECONDS_TO_END
+    assert ended.code == 1, ended.stderr
+    (report,) = ended.lines("failed on host")
+    assert any(report.startswith(f"distcnn.train: rank {rank} of 3 failed on host {socket.gethostname()} (process ") for rank in ranks)
+    assert f", {where}" in report
+    assert ended.stderr.count("Traceback (most recent call last)") == 1
+    assert last_line in ended.stderr.splitlines()
+
+
+@pytest.mark.parametrize(("module", "ranks"), [("h5py", "1"), ("h5py", "012"), ("numpy", "012")])
+def test_a_failing_import_is_reported_once_and_ends_all(module: str, ranks: str, any_mpi: Launcher, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text(BROKEN_MODULE)
+    mark = tmp_path / "mark"
+    environment = {"BROKEN_ON": ranks, "BROKEN_MARK": str(mark), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with running(any_mpi, 3, *STAGED, "--data", "unread.h5", "--output", str(tmp_path / "run"), **environment) as run:
+        ended = run.end(30)
+        seconds = seconds_since_fault(mark)
+    print(f"measured: {any_mpi.name}, import of {module} on ranks {ranks}: {seconds:.1f} s")
+    assert seconds < SECONDS_TO_END
+    assert ended.code != 0  # by a signal, which launchers tell in ways of their own
+    (report,) = ended.lines("failed on host")
+    assert any(report.startswith(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process ") for rank in ranks)
+    assert ended.stderr.count("Traceback (most recent call last)") == 1
+    assert "ImportError: broken on purpose" in ended.stderr.splitlines()
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2, "mpirun"])
+def test_after_signal_9_all_end_and_the_run_can_be_resumed(
+    victim: int | str, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--checkpoint-every", "1"]
+    with running(any_mpi, 3, *STAGED, *flags, STAGED_PACE="0.1") as run:
+        run.wait_for_step(3)
+        start = time.monotonic()
+        if isinstance(victim, int):
+            run.send(signal.SIGKILL, victim)
+        else:
+            run.process.kill()
+            run.process.wait()
+            run.wait_for_none_left(10)
+        ended = run.end(30)
+        seconds = time.monotonic() - start
+    print(f"measured: {any_mpi.name}, signal 9 to {victim}: {seconds:.1f} s")
+    assert seconds < 10
+    assert ended.code != 0
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())

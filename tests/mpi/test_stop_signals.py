@@ -1,0 +1,178 @@
+"""Signals that ask a run to stop: a checkpoint at one step of all ranks, exit code 85, resumed to the bits of a run never stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distcnn.checkpoints import CheckpointStore
+from distcnn.command import EXIT_STOPPED
+from distcnn.faults.signals import EXIT_INTERRUPTED
+from tests.conftest import SERIAL, Launcher, MakeImageSet
+from tests.faults.running import STAGED, STAGED_STEPS, Ended, Running, reference_hash, resume, running, staged
+
+# Makes the terminal on its standard input that of its session, as a shell's is.
+IN_TERMINAL = [
+    sys.executable,
+    "-c",
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])",
+]
+Where = list[int] | str
+
+
+def send(run: Running, number: signal.Signals, where: Where) -> None:
+    if isinstance(where, str):
+        run.process.send_signal(number)
+    else:
+        run.send(number, *where)
+
+
+def check_stopped(ended: Ended, number: signal.Signals, ranks: list[int], path: Path) -> None:
+    """It ended at a step that the message and the only checkpoint share."""
+    assert ended.code == EXIT_STOPPED, ended.stderr
+    (step,) = CheckpointStore(path / "checkpoints").steps()
+    assert CheckpointStore(path / "checkpoints").load(step).attributes["step"] == step
+    who = ", ".join(f"{number.name} on rank {rank}" for rank in ranks)
+    assert f"stopped: by {who}, after step {step} of {STAGED_STEPS}; the state after step {step} is saved\n" in ended.stderr
+    assert f"continue with: python -m distcnn.train --resume {path}" in ended.stderr
+
+
+# Open MPI's mpirun kills its ranks a quarter of a second after SIGTERM and SIGINT: see the test below.
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [
+        (signal.SIGTERM, [1]),
+        (signal.SIGINT, [0]),
+        (signal.SIGUSR1, [0, 1, 2]),
+        (signal.SIGUSR1, "mpirun"),
+    ],
+)
+def test_a_signal_gives_a_checkpoint_and_85(
+    number: signal.Signals, where: Where, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    with running(any_mpi, 3, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), STAGED_PACE="0.1") as run:
+        run.wait_for_step(2)
+        start = time.monotonic()
+        send(run, number, where)
+        ended = run.end(20)
+    print(f"measured: {any_mpi.name}, {number.name} to {where}: {time.monotonic() - start:.1f} s")
+    check_stopped(ended, number, [0, 1, 2] if isinstance(where, str) else where, tmp_path / "run")
+    launcher, ranks = (any_mpi, 2) if isinstance(where, str) else (SERIAL, 1)
+    result = resume(launcher, ranks, tmp_path / "run")
+    assert (result["params_sha256"], result["world_size"]) == (reference_hash(image_set()), 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_mpirun_leaves_a_run_that_can_be_resumed(
+    number: signal.Signals, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run")]
+    with running(any_mpi, 3, *STAGED, *flags, STAGED_PACE="0.2") as run:
+        run.wait_for_step(2)
+        start = time.monotonic()
+        send(run, number, "mpirun")
+        ended = run.end(20)
+    print(f"measured: {any_mpi.name}, {number.name} to mpirun: {time.monotonic() - start:.1f} s, exit code {ended.code}")
+    if any_mpi.name == "openmpi":
+        assert ended.code != 0
+    else:
+        check_stopped(ended, number, [0, 1, 2], tmp_path / "run")
+    assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_one_process_without_a_launcher(number: signal.Signals, image_set: MakeImageSet, tmp_path: Path) -> None:
+    with running(SERIAL, 1, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), STAGED_PACE="0.05") as run:
+        run.wait_for_text("results ")  # from the headline on it must be 85, also before the first step
+        send(run, number, [0])
+        check_stopped(run.end(10), number, [0], tmp_path / "run")
+    assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
+
+
+def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(image_set: MakeImageSet, tmp_path: Path) -> None:
+    for number, milliseconds in enumerate(range(0, 400, 100)):
+        path = tmp_path / str(number)
+        with running(SERIAL, 1, *STAGED, "--data", str(image_set()), "--output", str(path)) as run:
+            time.sleep(milliseconds / 1000)
+            send(run, signal.SIGTERM, [0])
+            ended = run.end(10)
+        assert ended.code in (-signal.SIGTERM, EXIT_STOPPED, 0), ended.stderr
+        assert "Traceback" not in ended.stderr
+        if not path.exists():
+            assert ended.code == -signal.SIGTERM
+            result = SERIAL.train(1, path, *STAGED[2:], "--data", str(image_set()))
+            assert result["params_sha256"] == reference_hash(image_set())
+            continue
+        assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
+
+
+@pytest.mark.parametrize("where", [[1], "mpirun"])
+def test_a_second_interrupt_ends_a_long_step_at_once(where: Where, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run")]
+    with running(any_mpi, 3, *STAGED, *flags, **staged("hang", [2], 2)) as run:
+        run.wait_for_step(2, 2)
+        run.wait_for(lambda: (beat := run.beat(1)) and beat.waiting, "rank 1 waiting in MPI")
+        send(run, signal.SIGINT, where)
+        time.sleep(1)
+        if any_mpi.name != "openmpi" or where != "mpirun":  # Open MPI's mpirun takes the first one for the second
+            assert run.process.poll() is None, run.stderr
+            send(run, signal.SIGINT, where)
+        start = time.monotonic()
+        ended = run.end(10)
+        seconds = time.monotonic() - start
+    print(f"measured: {any_mpi.name}, second SIGINT to {where}: {seconds:.1f} s, exit code {ended.code}")
+    assert seconds < 2
+    # MPICH's mpirun may tell the 9 by which it ended the other ranks.
+    assert ended.code in (EXIT_INTERRUPTED, signal.SIGKILL) if where != "mpirun" else ended.code != 0
+
+
+def test_one_process_ends_at_once_at_the_second_interrupt(image_set: MakeImageSet, tmp_path: Path) -> None:
+    with running(SERIAL, 1, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), **staged("hang", [0], 2)) as run:
+        run.wait_for_step(2)
+        send(run, signal.SIGINT, [0])
+        time.sleep(1)
+        assert run.process.poll() is None
+        send(run, signal.SIGINT, [0])
+        start = time.monotonic()
+        assert run.end(10).code == EXIT_INTERRUPTED
+        assert time.monotonic() - start < 2
+
+
+def typed_in_a_terminal(launcher: Launcher, ranks: int, path: Path, data: Path) -> tuple[Ended, float, str]:
+    """One Ctrl-C, typed in the terminal of a run; the seconds until its end, and what stood on the terminal."""
+    mine, terminal = os.openpty()
+    arguments = [*STAGED, "--data", str(data), "--output", str(path)]
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    try:
+        with running(launcher, ranks, *arguments, prefix=IN_TERMINAL, STAGED_PACE="0.1", **streams) as run:
+            run.wait_for_step(2)
+            os.write(mine, b"\x03")
+            start = time.monotonic()
+            ended = run.end(20)
+            seconds = time.monotonic() - start
+            return ended, seconds, os.read(mine, 1 << 16).decode()
+    finally:
+        os.close(mine)
+        os.close(terminal)
+
+
+def test_ctrl_c_in_a_terminal_of_one_process(image_set: MakeImageSet, tmp_path: Path) -> None:
+    ended, _, text = typed_in_a_terminal(SERIAL, 1, tmp_path / "run", image_set())
+    assert ended.code == EXIT_STOPPED
+    assert "SIGINT: stopping after this step, with a checkpoint; Ctrl-C again ends at once" in text
+    assert "stopped: by SIGINT on rank 0, after step " in text
+
+
+def test_ctrl_c_in_a_terminal_under_mpirun(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+    ended, seconds, text = typed_in_a_terminal(any_mpi, 3, tmp_path / "run", image_set())
+    print(f"measured: {any_mpi.name}, Ctrl-C in a terminal: {seconds:.1f} s, exit code {ended.code}")
+    if any_mpi.name == "mpirun":
+        assert ended.code == EXIT_STOPPED
+        assert "stopped: by SIGINT on rank 0, SIGINT on rank 1, SIGINT on rank 2, after step " in text
+    assert ended.code != 0
+    assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())

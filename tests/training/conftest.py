@@ -1,0 +1,108 @@
+"""What tests of training share: runs in this process, models of a user's own that stop or break, and what a run directory holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distcnn.config import Config
+from distcnn.parallel import Communicator, SerialCommunicator
+from distcnn.training.loop import Loop
+from distcnn.training.progress import NoProgress
+from distcnn.training.run_directory import NoRunDirectory
+from distcnn.training.saving import NoSaving
+from distcnn.training.setup import Run, prepare_run
+from distcnn.training.state import State
+from tests.conftest import Launcher, clean_environment
+
+# The tutorial network behind a layer that sends its own process a signal: so a run stops at the same place each time.
+STOPPING_MODEL = """
+import os
+import signal
+import time
+
+from distcnn import models, nn
+
+
+RANK = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+
+
+class Stop(nn.Identity):
+    calls = 0
+
+    def function(self, x, out):
+        super().function(x, out)
+        Stop.calls += 1
+        if str(Stop.calls) == os.environ.get("STOP_AT_CALL") and RANK == "0":
+            time.sleep(0.1)  # the checkpoint before is on the disk by now
+            os.kill(os.getpid(), signal.Signals[os.environ["STOP_SIGNAL"]])
+            time.sleep(0.1)  # the thread that reads signals has seen it by now
+
+
+def network(input_shape, classes):
+    return nn.Sequential([*models.tutorial(input_shape, classes).layers, Stop()])
+"""
+
+
+@pytest.fixture(scope="session")
+def stopping(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The PYTHONPATH on which ``stopping:network`` lies. It stops where STOP_AT_CALL says: so many calls of forward on rank 0."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "stopping.py").write_text(STOPPING_MODEL)
+    return with_path(folder)
+
+
+def with_path(folder: Path) -> str:
+    """A PYTHONPATH that has ``folder`` too."""
+    return os.pathsep.join([clean_environment()["PYTHONPATH"], str(folder)])
+
+
+def prepare(data: Path, communicator: Communicator | None = None, **flags: Any) -> Run:
+    """A run of the tutorial network in this process: 4 steps of 8 examples of each shard an epoch, with the default image set."""
+    config = Config(**{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags})
+    return prepare_run(config, communicator or SerialCommunicator(), print)
+
+
+def loop_of(run: Run, state: State | None = None) -> Loop:
+    """The loop, writing nothing."""
+    return Loop(run, state or State(), NoRunDirectory(), NoSaving(), NoProgress())
+
+
+def train(launcher: Launcher, ranks: int, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command, whatever comes of it."""
+    return launcher.run(ranks, "-m", "distcnn.train", *flags, **environment)
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below ``folder``, with its bytes and the time it was written."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` but for speeds."""
+    return [_without(json.loads(line), "images_per_second") for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def result(run: Path) -> dict[str, Any]:
+    """``result.json`` but for times."""
+    return _without(json.loads((run / "result.json").read_text()), "images_per_second")
+
+
+def receipt(run: Path) -> list[dict[str, Any]]:
+    """The lines of ``receipt.jsonl``."""
+    return [json.loads(line) for line in (run / "receipt.jsonl").read_text().splitlines()]
+
+
+def proof(run: Path) -> list[dict[str, Any]]:
+    """The receipt's lines but for those on starts and resumes."""
+    return [line for line in receipt(run) if line["kind"] not in ("start", "resume")]
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names and not key.endswith("_seconds")}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import time
+import threading
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from distcnn import launcher
 from distcnn.errors import InputError, Stopped, TrainingError
+from distcnn.faults.early import end_before_start
 from distcnn.faults.failure import report_failure
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
@@ -24,9 +26,6 @@ EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
 The watchdog's is 4, a second Ctrl-C's 130 (``distcnn.faults``).
 """
 
-SECONDS_FOR_ROOT_TO_PRINT = 3.0
-"""Without a communicator ranks cannot wait for each other, and a launcher may end all of them when the first one leaves."""
-
 Work = Callable[[Communicator, Sequence[str]], int | None]
 
 
@@ -35,9 +34,8 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
 
     An error that all ranks share is printed by rank 0 and they end together. Any other exception on any rank ends all at once.
     """
-    may_print = launcher.declared_rank(os.environ) == 0
     if {"-h", "--help"} & set(arguments):
-        if may_print:
+        if launcher.declared_rank(os.environ) == 0:
             print_help()
         return EXIT_OK
     limit_blas_threads()
@@ -46,11 +44,9 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
     try:
         communicator = WatchedCommunicator(open_communicator())
     except InputError as error:
-        if may_print:
-            _print_error(name, str(error))
-        else:
-            time.sleep(SECONDS_FOR_ROOT_TO_PRINT)
+        end_before_start(f"{name}: error: {error}")
         return EXIT_INPUT
+    threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
     try:
         code = work(communicator, arguments) or EXIT_OK
         pulse.beat(Activity.ENDING)
@@ -66,8 +62,15 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
         if isinstance(error, InputError):
             _print_error(name, str(error))
             communicator.abort(EXIT_INPUT)
-        report_failure(name, communicator)
-        communicator.abort(EXIT_DEFECT)
+        _fail(name, communicator, error)
+    finally:
+        threading.excepthook = threading.__excepthook__
+
+
+def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
+    """Report an exception, of whichever thread, and end all ranks."""
+    report_failure(name, communicator, error)
+    communicator.abort(EXIT_DEFECT)
 
 
 def _print_error(name: str, text: str, kind: str = "error") -> None:

@@ -42,6 +42,26 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         _end_by_signal()
 
 
+def end_before_start(text: str) -> None:
+    """Tell ``text``, once a host, as the last thing of a process that cannot open its communicator.
+
+    Returns where all ranks come to the same end, and may leave with an exit code; where some did not, this rank ends by a signal.
+    """
+    if not launcher.needs_mpi(os.environ):
+        tell(text)
+        return
+    parent, rank = os.getppid(), launcher.declared_rank(os.environ)
+    claim(f"failed-{parent}-{rank}")
+    if not claim(f"start-{parent}"):
+        time.sleep(2 * SECONDS_FOR_REPORTER)
+        return
+    tell(text)
+    time.sleep(SECONDS_FOR_REPORTER)
+    world_size = max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0)
+    if not world_size or any(claim(f"failed-{parent}-{other}") for other in range(world_size) if other != rank):
+        _end_by_signal()
+
+
 def _end_by_signal(number: int = signal.SIGTERM) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)

@@ -15,12 +15,12 @@ SECONDS_BETWEEN_HOSTS, MOST_HOSTS_WAITED_FOR = 0.8, 3
 """Each host finds one reporter by itself; a host lets those before it report, and end all, first."""
 
 
-def report_failure(name: str, communicator: Communicator) -> None:
-    """Print the current exception to standard error, once for all ranks that fail at the same time; the others wait to be ended."""
+def report_failure(name: str, communicator: Communicator, error: BaseException) -> None:
+    """Print ``error`` to standard error, once for all ranks that fail at the same time; the others wait to be ended."""
     if not claim(f"failure-{communicator.job}"):
         time.sleep(SECONDS_BETWEEN_HOSTS * (MOST_HOSTS_WAITED_FOR + 1))  # the reporter ends this process long before
     hosts = list(dict.fromkeys(communicator.hosts))
     host = communicator.hosts[communicator.rank]
     time.sleep(SECONDS_BETWEEN_HOSTS * min(hosts.index(host), MOST_HOSTS_WAITED_FOR))
     where = f"rank {communicator.rank} of {communicator.world_size} failed on host {host} (process {os.getpid()}), {pulse.read().text()}"
-    tell(f"{name}: {where}:\n{traceback.format_exc().rstrip()}")
+    tell(f"{name}: {where}:\n{''.join(traceback.format_exception(error)).rstrip()}")

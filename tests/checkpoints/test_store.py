@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -73,13 +76,13 @@ def test_steps_are_in_the_order_of_numbers_and_other_files_are_let_be(filled: Ch
     for name in others:
         (filled.folder / name).write_bytes(b"no checkpoint")
     assert filled.steps() == [2, 4, 6, 8, 10**9, 10**10]
-    filled.prune(1, also=None)
+    filled.prune(10**10, 1, also=None)
     assert set(names(filled)) == {*others, "step-10000000000.h5"}
 
 
 def test_a_store_without_a_folder_is_empty_and_makes_none(store: CheckpointStore) -> None:
     store.remove_temporary_files()
-    store.prune(3, also=None)
+    store.prune(2, 3, also=None)
     assert (store.steps(), newest_step(store, [])) == ([], None)
     assert not store.folder.exists()
 
@@ -98,14 +101,20 @@ def test_a_full_disk_leaves_every_checkpoint_as_it_was(filled: CheckpointStore) 
 
 @pytest.mark.parametrize(("keep", "kept"), [(1, [8]), (2, [6, 8]), (4, [2, 4, 6, 8]), (9, [2, 4, 6, 8])])
 def test_the_last_few_are_kept(filled: CheckpointStore, keep: int, kept: list[int]) -> None:
-    filled.prune(keep, also=None)
+    filled.prune(8, keep, also=None)
     assert filled.steps() == kept
 
 
 @pytest.mark.parametrize(("best", "kept"), [(2, [2, 6, 8]), (4, [4, 6, 8]), (6, [6, 8]), (8, [6, 8]), (5, [6, 8])])
 def test_the_best_is_kept_besides(filled: CheckpointStore, best: int, kept: list[int]) -> None:
-    filled.prune(2, also=best)
+    filled.prune(8, 2, also=best)
     assert [filled.load(step).attributes["step"] for step in filled.steps()] == kept
+
+
+@pytest.mark.parametrize(("newest", "kept"), [(8, [8]), (6, [6, 8]), (5, [4, 6, 8]), (2, [2, 4, 6, 8]), (1, [2, 4, 6, 8])])
+def test_what_lies_after_the_newest_is_let_be(filled: CheckpointStore, newest: int, kept: list[int]) -> None:
+    filled.prune(newest, 1, also=None)
+    assert filled.steps() == kept
 
 
 # -- which is taken
@@ -121,11 +130,11 @@ def test_damaged_ones_are_named_kept_aside_and_the_one_before_is_taken(filled: C
     damaged = {step: damage(filled.path_of(step)) for step in (8, 6)}
     reports: list[str] = []
     assert newest_step(filled, reports) == 4
-    assert len(reports) == 2
+    assert reports.pop() == f"the one before it is taken: {filled.path_of(4)}"
     for report, step in zip(reports, (8, 6), strict=True):
         path = filled.path_of(step)
-        assert f"checkpoint {path} is damaged: its SHA-256 or its length ({len(damaged[step])} bytes)" in report
-        assert f"kept as {path.name}.damaged" in report
+        assert report.startswith(f"warning: checkpoint {path} is damaged: its SHA-256 or its length ({len(damaged[step])} bytes)")
+        assert report.endswith(f"; kept as {path.name}.damaged")
         assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged[step]
     assert filled.steps() == [2, 4]
     assert newest_step(filled, reports) == 4
@@ -134,7 +143,9 @@ def test_damaged_ones_are_named_kept_aside_and_the_one_before_is_taken(filled: C
 
 def test_all_damaged_gives_none_and_keeps_them_all(filled: CheckpointStore) -> None:
     damaged = [damage(path) for path in sorted(filled.folder.iterdir())]
-    assert newest_step(filled, []) is None
+    reports: list[str] = []
+    assert newest_step(filled, reports) is None
+    assert [report.endswith(f"; kept as step-00000000{step}.h5.damaged") for report, step in zip(reports, (8, 6, 4, 2), strict=True)]
     assert filled.steps() == []
     assert [content for _, content in sorted(contents(filled).items())] == damaged
 
@@ -146,7 +157,7 @@ def test_a_name_aside_that_is_taken_is_not_overwritten(filled: CheckpointStore) 
         damaged.append(damage(filled.path_of(8)))
         reports: list[str] = []
         assert newest_step(filled, reports) == 6
-        assert f"kept as step-000000008.h5.damaged{('', '-2', '-3')[number]}, " in reports[0]
+        assert reports[0].endswith(f"; kept as step-000000008.h5.damaged{('', '-2', '-3')[number]}")
     assert [(filled.folder / f"step-000000008.h5.damaged{end}").read_bytes() for end in ("", "-2", "-3")] == damaged
 
 
@@ -156,7 +167,8 @@ def test_without_setting_aside_nothing_is_renamed(filled: CheckpointStore) -> No
     reports: list[str] = []
     assert newest_step(filled, reports, set_aside=False) == 6
     assert contents(filled) == before
-    assert f"checkpoint {filled.path_of(8)} is damaged" in reports[0]
+    assert reports[0].startswith(f"warning: checkpoint {filled.path_of(8)} is damaged: its SHA-256")
+    assert reports[1:] == [f"the one before it is taken: {filled.path_of(6)}"]
     assert "kept as" not in reports[0]
 
 
@@ -174,7 +186,8 @@ def test_a_folder_in_a_checkpoints_place_is_set_aside(filled: CheckpointStore) -
     filled.path_of(10).mkdir()
     reports: list[str] = []
     assert newest_step(filled, reports) == 8
-    assert "step-000000010.h5 is damaged: it cannot be read (Is a directory)" in reports[0]
+    assert "step-000000010.h5 is damaged: it is a folder; kept as step-000000010.h5.damaged" in reports[0]
+    assert (filled.folder / "step-000000010.h5.damaged").is_dir()
 
 
 # -- what is no damage
@@ -191,21 +204,73 @@ def test_a_newer_version_is_bad_input_and_nothing_is_renamed(filled: CheckpointS
     assert contents(filled) == before
 
 
-def test_a_checkpoint_that_may_not_be_read_is_bad_input_and_nothing_is_renamed() -> None:
+@contextmanager
+def store_of_a_user() -> Iterator[CheckpointStore]:
+    """A store with the steps 2 and 4, as one who is not root has it: root may read everything."""
     with tempfile.TemporaryDirectory() as folder:  # unlike tmp_path, others than root may enter it
         Path(folder).chmod(0o777)
         user = os.geteuid()
-        if user == 0:  # who may read everything
+        if user == 0:
             os.seteuid(NOBODY)
         try:
             store = CheckpointStore(Path(folder) / "checkpoints")
-            store.save(2, checkpoint(2))
-            store.save(4, checkpoint(4)).chmod(0)
-            with pytest.raises(InputError, match=r"step-000000004\.h5 may not be read: check its permissions"):
-                store.newest(pytest.fail)
+            for step in (2, 4):
+                store.save(step, checkpoint(step))
+            yield store
+            store.folder.chmod(0o700)
             assert store.steps() == [2, 4]
         finally:
             os.seteuid(user)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_bad_input_and_nothing_is_renamed() -> None:
+    with store_of_a_user() as store:
+        store.path_of(4).chmod(0)
+        with pytest.raises(InputError, match=r"step-000000004\.h5 cannot be read \(Permission denied\): mend that, or move the file away"):
+            store.newest(pytest.fail)
+
+
+def test_a_folder_that_may_not_be_read_is_bad_input() -> None:
+    with store_of_a_user() as store:
+        for mode, message in ((0, r"checkpoints cannot be read \("), (0o400, r"step-000000004\.h5 cannot be read \(")):
+            store.folder.chmod(mode)
+            with pytest.raises(InputError, match=rf"{message}Permission denied\)"):
+                store.newest(pytest.fail)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_disk_that_fails_is_bad_input_and_nothing_is_renamed(
+    number: int, filled: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(filled)
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "read_bytes", lambda path: raise_(OSError(number, os.strerror(number))))
+        with pytest.raises(InputError, match=rf"step-000000008\.h5 cannot be read \({os.strerror(number)}\): mend that"):
+            filled.newest(pytest.fail)
+    assert contents(filled) == before
+
+
+def raise_(error: Exception) -> NoReturn:
+    raise error
+
+
+# -- what is synced
+
+
+def test_the_parent_of_a_new_folder_is_synced_before_the_checkpoint(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    store.save(2, checkpoint(2))
+    assert synced == [store.folder.parent, temporary_of(store.path_of(2)), store.folder]
+    synced.clear()
+    store.save(4, checkpoint(4))
+    assert synced == [temporary_of(store.path_of(4)), store.folder]
 
 
 # -- temporary files

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -149,6 +151,29 @@ def test_the_last_few_and_the_best_are_kept(store: CheckpointStore) -> None:
     assert store.steps() == [10, 12]
 
 
+def test_a_damaged_one_of_a_later_step_that_cannot_be_set_aside_costs_nothing(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Harness(store).write(2, 4, 6)
+    for step in (4, 6):
+        store.path_of(step).write_bytes(b"damaged")
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Path, "rename", refuse)
+        reports: list[str] = []
+        found = store.newest(reports.append)
+    assert found is not None
+    assert found.attributes["step"] == 2
+    assert [report.endswith(" is not the one in its header") for report in reports[:2]], reports
+    assert reports[2:] == [f"the one before it is taken: {store.path_of(2)}"]
+    Harness(store, keep=1).write(3)
+    assert store.steps() == [3, 4, 6]
+    assert store.load(3).attributes["step"] == 3
+
+
+def refuse(path: Path, target: Path) -> NoReturn:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
 # -- what goes wrong
 
 
@@ -158,7 +183,7 @@ def test_a_full_disk_is_reported_and_the_next_write_works(store: CheckpointStore
     temporary_of(store.path_of(4)).symlink_to("/dev/full")
     harness.write(4)
     assert len(harness.reports) == 1
-    assert harness.reports[0].startswith("warning: checkpoint of step 2 not written (No space left on device)")
+    assert harness.reports[0].startswith("warning: checkpoint of step 4 not written (No space left on device): ")
     assert f"the last whole one is {store.path_of(2)}" in harness.reports[0]
     assert harness.reports[0].endswith("; training goes on")
     assert (harness.writer.last_step, store.steps()) == (2, [2])

@@ -20,6 +20,7 @@ FAILURES = {
     "sys.exit(0)": ("leave", [2], "SystemExit: 0", "step 3, forward and backward of shard 5"),
     "no memory": ("exhaust_memory", [1], "MemoryError", "step 3, forward and backward of shard 2"),
     # The thread that writes checkpoints fails at the epoch's end, after 7 steps; root sees it when it is next there.
+    "a thread of the model": ("fail_in_thread", [1], "RuntimeError: broken on purpose", "step 3"),
     "a thread": ("fail_while_saving", [0], "RuntimeError: broken on purpose", "step "),
 }
 BROKEN_MODULE = """
@@ -66,6 +67,17 @@ def test_a_failing_import_is_reported_once_and_ends_all(module: str, ranks: str,
     assert any(report.startswith(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process ") for rank in ranks)
     assert ended.stderr.count("Traceback (most recent call last)") == 1
     assert "ImportError: broken on purpose" in ended.stderr.splitlines()
+
+
+def test_mpi4py_broken_on_one_rank_is_told_and_ends_all(any_mpi: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "mpi4py.py").write_text(BROKEN_MODULE)
+    mark = tmp_path / "mark"
+    environment = {"BROKEN_ON": "1", "BROKEN_MARK": str(mark), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with running(any_mpi, 3, *STAGED, "--data", "unread.h5", "--output", str(tmp_path / "run"), **environment) as run:
+        ended = run.end(30)
+        assert seconds_since_fault(mark) < SECONDS_TO_END
+    assert ended.code != 0
+    assert "mpi4py cannot be used (broken on purpose)" in ended.stderr
 
 
 @pytest.mark.parametrize("victim", [0, 1, 2, "mpirun"])

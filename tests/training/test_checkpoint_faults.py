@@ -75,8 +75,8 @@ def assert_all_noticed(run: Path, damages: Iterator[bytes]) -> None:
         taken = store.newest(reports.append)
         assert taken is not None
         assert taken.attributes["step"] == 8, f"damage {number}"
-        assert len(reports) == 1
-        assert f"checkpoint {path} is damaged" in reports[0]
+        assert reports[0].startswith(f"warning: checkpoint {path} is damaged: ")
+        assert reports[1:] == [f"the one before it is taken: {store.path_of(8)}"]
         aside = path.with_name(f"{path.name}.damaged")
         assert aside.read_bytes() == damaged
         aside.unlink()
@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_named_and_kept_and_the_end_is_the_same(damage: 
     path.write_bytes(damaged)
     said = resume(killed)
     assert f"checkpoint {path} is damaged: " in said
-    assert f"kept as {path.name}.damaged, " in said
+    assert f"; kept as {path.name}.damaged\nthe one before it is taken: {store_of(killed).path_of(8)}\n" in said
     assert "after 8 of 12 steps" in said
     assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged
     assert store_of(killed).steps() == SAVED

@@ -25,6 +25,8 @@ from distcnn.training.state import State
 
 Line = dict[str, Any]
 STARTS = ("start", "resume")
+NAMES_ONLY = ("name", "source")
+"""What an image set is called may differ where it lies now; its content may not."""
 
 
 class Different(Exception):
@@ -198,7 +200,7 @@ def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> No
     for line in receipt.lines:
         recorded = line.get("dataset", {})
         for name, value in dataset_identity(run).items() if line["kind"] in STARTS else ():
-            if recorded.get(name) != value:
+            if name not in NAMES_ONLY and recorded.get(name) != value:
                 place = f"step {line['step']}: the image set: its {name}"
                 raise Different(f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
     changed = differences(receipt.lines[0].get("software", {}), run.software)

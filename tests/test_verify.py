@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import h5py
 import pytest
 
 from tests.conftest import SERIAL, MakeImageSet, mpi_launcher, write_image_set
-from tests.training.conftest import STOPPING_MODEL, content, receipt, with_path
+from tests.training.conftest import STOPPING_MODEL, content, receipt, with_path, write_receipt
 
 # With the default image set 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each test.
 QUICK = ["--model", "tutorial", "--epochs", "3", "--microbatch-size", "8", "--check-every", "2", "--checkpoint-every", "3", "--keep", "9"]
@@ -106,7 +107,7 @@ def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(image_set: Ma
 def test_an_unfinished_run_is_identical_as_far_as_it_went(copy: Path) -> None:
     lines = (copy / "receipt.jsonl").read_text().splitlines(keepends=True)
     (copy / "result.json").unlink()
-    for count, last in ((len(lines) - 1, 12), (5, 6), (4, 4), (1, 0)):
+    for count, last in ((len(lines) - 1, 12), (5, 6), (4, 4), (3, 4), (1, 0)):  # 3: between the weights and their epoch
         (copy / "receipt.jsonl").write_text("".join(lines[:count]) + lines[-1][: len(lines[-1]) // 2])
         assert_identical(copy, steps=f"0 to {last}")
 
@@ -138,6 +139,32 @@ def test_a_hash_that_was_altered_is_named(ranks: int, copy: Path) -> None:
     assert_identical(copy, "--from-step", "5", "--to-step", "7", steps="4 to 7", ranks=ranks)
 
 
+def resumed(lines: list[dict[str, Any]], **dataset: Any) -> None:
+    """Let the run seem to have been resumed after step 6."""
+    place = next(number for number, line in enumerate(lines) if line["step"] > 6)
+    lines.insert(place, {**lines[0], "kind": "resume", "step": 6, "dataset": {**lines[0]["dataset"], **dataset}})
+
+
+def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
+    text, lines = (copy / "receipt.jsonl").read_text(), receipt(copy)
+    resumed(lines)
+    write_receipt(copy, lines)
+    assert_identical(copy)
+    lines = receipt(copy)
+    next(line for line in lines if line["kind"] == "resume")["dataset"]["content_sha256"] = ALTERED
+    write_receipt(copy, lines)
+    assert_different(copy, rf"step 6: the image set: its content_sha256 is {ALTERED} in the receipt, \w{{64}} in")
+    (copy / "receipt.jsonl").write_text(text)
+    lines = receipt(copy)
+    lines[0]["configuration"]["learning_rate"] = 1e20
+    write_receipt(copy, lines)
+    assert_different(copy, r"step \d: the replay cannot go on: step 1, shard 0: ")
+    (copy / "receipt.jsonl").write_text(text)
+    values = json.loads((copy / "result.json").read_text())
+    (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
+    assert_different(copy, rf"step 12: test_correct is 78 in result\.json, {values['test_correct']} replayed", "--from-step", "11")
+
+
 def test_files_of_another_run_are_found(copy: Path, run: Path, image_set: MakeImageSet, tmp_path: Path) -> None:
     other = tmp_path / "other"
     SERIAL.train(1, other, "--data", str(image_set()), *QUICK, "--seed", "1")
@@ -166,6 +193,7 @@ def test_one_bit_of_the_weights_is_found(copy: Path) -> None:
 def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
     for flags, message in (
         (["--from-step", "12"], "--from-step 12 --to-step 12: the receipt covers the steps 0 to 12"),
+        (["--to-step", "-1"], "--from-step 0 --to-step -1: the receipt covers the steps 0 to 12"),
         (["--from-step", "x"], "argument --from-step: invalid int value: 'x' (see python -m distcnn.verify --help)"),
     ):
         done = verify(copy, *flags)

@@ -26,7 +26,7 @@ class Sequential:
             raise ValueError("Sequential holds one layer object twice: a layer keeps what its backward needs, so make one for each place")
         self.layers = list(layers)
         self.observe: Callable[[str, Array], None] | None = None
-        """Called with ("output of conv1", array) after each layer's forward, and ("input gradient of conv1", array) after its backward."""
+        """Called with a name ("input", "output of conv1", "input gradient of conv1") and the array, on the way forward and back."""
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike = np.float32) -> Sequential:
         """Allocate everything for inputs ``(*input_shape, microbatch_size)``. ``ValueError`` names the layer that does not fit."""
@@ -71,6 +71,8 @@ class Sequential:
                 f"the input has shape {x.shape}, but the network was planned for {(*self.input_shape, self.microbatch_size)}: "
                 "plan it for the shape it gets (the batch is the last axis)"
             )
+        if self.observe is not None:
+            self.observe("input", x)
         for name, layer in zip(self.layer_names, self.layers, strict=True):
             x = layer.forward(x)
             if self.observe is not None:

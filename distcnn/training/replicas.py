@@ -37,9 +37,10 @@ def compare_replicas(network: Sequential, optimizer: Optimizer, communicator: Co
         most, count = Counter(each[first] for each in everyone).most_common(1)[0]
         majority = 2 * count > communicator.world_size
         ranks = [f"{rank} (host {communicator.hosts[rank]})" for rank, each in enumerate(everyone) if not majority or each[first] != most]
+        what = "is not what it is on the other ranks" if majority else "is not the same on all, and no value has a majority"
         raise TrainingError(
-            f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} is not what it is on the other ranks: "
-            "memory or a processor failed there, or the ranks run different software; resume from the last checkpoint without that host"
+            f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: "
+            "memory or a processor failed there, or the ranks run different software; resume from the last checkpoint on other hosts"
         )
     return parameters
 

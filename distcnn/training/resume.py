@@ -14,7 +14,7 @@ from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config, Request, as_flag
 from distcnn.errors import InputError
 from distcnn.training.plan import Plan
-from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RESULT, read_config
+from distcnn.training.run_directory import CHECKPOINTS, CONFIG, read_config, read_result
 
 Report = Callable[[str], None]
 
@@ -37,15 +37,15 @@ class ResumePoint:
 def find_resume_point(request: Request, report: Report) -> ResumePoint:
     """What ``--resume`` finds. ``InputError`` when there is no run, or when flags contradict it."""
     directory = existing_run(request.resume)
-    stored, _ = read_stored(directory, lambda text: None, set_aside=False)
-    config = merged_config(stored, request, directory)  # what is refused here must have changed nothing
-    _, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))
+    stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
+    config = merged_config(stored, request, directory)
     result = finished_result(directory, config)
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
         if Plan(config, examples).total_steps < done:
             raise InputError(f"--resume: {directory} has taken {done} steps, more than --epochs and --max-steps now allow: raise them")
+    _, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))  # what is refused above has changed nothing
     return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
 
 
@@ -54,7 +54,7 @@ def existing_run(path: str) -> Path:
     directory = Path(path)
     if os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
         raise InputError(f"{directory} may not be read: check its permissions")
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112  (Path's raises for a folder that may not be looked into)
         raise InputError(f"{directory} is no folder: name the run directory of a run that was begun (--output, else runs/<model>-<time>)")
     if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
         raise InputError(f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the run directory of a run that was begun")
@@ -110,11 +110,6 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 
 
 def finished_result(directory: Path, config: Config) -> dict[str, Any] | None:
-    """The result of a run that took all the steps that ``config`` asks for; None for any other."""
-    try:
-        result: dict[str, Any] = json.loads((directory / RESULT).read_text(encoding="utf-8"))
-        steps, examples = result["steps"], result["dataset"]["train_examples"]
-        whole = {"test_accuracy", "params_sha256"} <= result.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return result if whole and steps == Plan(config, examples).total_steps else None
+    """The result of a run that took all the steps that ``config`` asks for, and left its weights; None for any other."""
+    result = read_result(directory)
+    return result if result and result["steps"] == Plan(config, result["dataset"]["train_examples"]).total_steps else None

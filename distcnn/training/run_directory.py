@@ -119,6 +119,19 @@ def read_results(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         return result, {name: array_sha256(file[name][()]) for name in file}
 
 
+def read_result(path: Path) -> dict[str, Any] | None:
+    """``result.json``, when it is whole and ``weights.h5`` holds the weights that it speaks of; else None."""
+    try:
+        result, _ = read_results(path)
+        with h5py.File(path / WEIGHTS, "r") as file:
+            same = file.attrs["params_sha256"] == result["params_sha256"]
+        numbers = [result[key] for key in ("steps", "test_accuracy", "test_correct", "test_examples", "test_loss", "train_loss")]
+        whole = all(isinstance(each, int | float) for each in [*numbers, result["dataset"]["train_examples"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return result if same and whole else None
+
+
 class NoRunDirectory:
     """What all ranks but root have: it takes everything and keeps nothing."""
 

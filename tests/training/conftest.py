@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from threadpoolctl import threadpool_limits
 
-from distcnn.config import Config
+from distcnn.checkpoints import CheckpointStore
+from distcnn.config import Config, parse_config
 from distcnn.parallel import Communicator, SerialCommunicator
+from distcnn.parallel.threads import THREADS_PER_RANK
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
-from distcnn.training.run_directory import NoRunDirectory
+from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
-from tests.conftest import Launcher, clean_environment
+from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
 
 # The tutorial network behind a layer that sends its own process a signal: so a run stops at the same place each time.
 STOPPING_MODEL = """
@@ -48,6 +52,25 @@ def network(input_shape, classes):
     return nn.Sequential([*models.tutorial(input_shape, classes).layers, Stop()])
 """
 
+# A layer that takes anything but a white image.
+FRAGILE_MODEL = """
+import numpy as np
+
+from distcnn import nn
+
+
+class Fragile(nn.Identity):
+    kind = "fragile"
+
+    def function(self, x, out):
+        super().function(x, out)
+        out[:, x.mean(axis=0) > 2] = np.nan
+
+
+def network(input_shape, classes):
+    return nn.Sequential([nn.Flatten(), Fragile(), nn.Dense(20), nn.ReLU(), nn.Dense(classes)])
+"""
+
 
 @pytest.fixture(scope="session")
 def stopping(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -55,6 +78,54 @@ def stopping(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("models")
     (folder / "stopping.py").write_text(STOPPING_MODEL)
     return with_path(folder)
+
+
+SAVED = [2, 4, 6, 8, 10, 12]
+"""The steps of which ``finished`` has a checkpoint: 4 steps an epoch, 3 epochs, one every 2 steps."""
+
+
+@pytest.fixture(scope="session")
+def finished(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of no default flags that was never stopped. Not to be changed."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    flags = ["--model", "tutorial", "--epochs", "3", "--microbatch-size", "8", "--seed", "3", "--log-every", "2"]
+    SERIAL.train(1, path, "--data", str(image_set()), *flags, "--checkpoint-every", "2", "--keep", "9")
+    assert store_of(path).steps() == SAVED
+    return path
+
+
+@pytest.fixture
+def killed(finished: Path, tmp_path: Path) -> Path:
+    """The same run as a kill after the checkpoint of step 10 leaves it."""
+    return copy_as_killed(finished, tmp_path / "killed", lost=12)
+
+
+def copy_as_killed(run: Path, path: Path, lost: int) -> Path:
+    """A copy of ``run`` without its results and the last checkpoint, of the step ``lost``."""
+    shutil.copytree(run, path)
+    for left in (path / "result.json", path / "weights.h5", store_of(path).path_of(lost)):
+        left.unlink()
+    return path
+
+
+def store_of(run: Path) -> CheckpointStore:
+    """The run's checkpoints."""
+    return CheckpointStore(run / CHECKPOINTS)
+
+
+def resume(run: Path, *flags: str) -> str:
+    """Go on with the run in its folder; what the command said."""
+    done = train(SERIAL, 1, "--resume", str(run), *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def assert_same_end(run: Path, whole: Path, begun_on: int = 1) -> None:
+    """``run`` came to the bits and lines of ``whole``, which began on one rank."""
+    assert result(run) == {**result(whole), "world_size": begun_on}
+    assert metrics(run) == metrics(whole)
+    assert proof(run) == proof(whole)
+    assert (run / "weights.h5").read_bytes() == (whole / "weights.h5").read_bytes()
 
 
 def with_path(folder: Path) -> str:
@@ -78,6 +149,14 @@ def train(launcher: Launcher, ranks: int, *flags: str, **environment: str) -> su
     return launcher.run(ranks, "-m", "distcnn.train", *flags, **environment)
 
 
+def stepped(steps: int, *flags: str) -> dict[str, bytes]:
+    """The weights after so many steps in this process, where nothing is tested: such weights may be too large for that."""
+    with threadpool_limits(THREADS_PER_RANK):
+        run = prepare_run(parse_config(flags), SerialCommunicator(), print)
+        loop_of(run).go_to(steps, end_epoch=False)
+    return {name: values.tobytes() for name, values in run.network.named_values().items()}
+
+
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Every file below ``folder``, with its bytes and the time it was written."""
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -97,6 +176,11 @@ def result(run: Path) -> dict[str, Any]:
 def receipt(run: Path) -> list[dict[str, Any]]:
     """The lines of ``receipt.jsonl``."""
     return [json.loads(line) for line in (run / "receipt.jsonl").read_text().splitlines()]
+
+
+def write_receipt(run: Path, lines: list[dict[str, Any]]) -> None:
+    """Let ``receipt.jsonl`` hold ``lines``."""
+    (run / "receipt.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def proof(run: Path) -> list[dict[str, Any]]:

@@ -2,58 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distcnn.checkpoints import CheckpointStore
-from tests.conftest import SERIAL, MakeImageSet
-from tests.training.conftest import metrics, proof, result
-
-SAVED = [2, 4, 6, 8, 10, 12]
-"""Steps with a checkpoint: 4 steps an epoch, 3 epochs, one every 2 steps."""
-FLAGS = ["--model", "tutorial", "--epochs", "3", "--microbatch-size", "8", "--seed", "3", "--log-every", "2"]
-SAVING = ["--checkpoint-every", "2", "--keep", "9"]
-
-
-@pytest.fixture(scope="module")
-def finished(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never stopped."""
-    path = tmp_path_factory.mktemp("runs") / "finished"
-    SERIAL.train(1, path, "--data", str(image_set()), *FLAGS, *SAVING)
-    assert store_of(path).steps() == SAVED
-    return path
-
-
-@pytest.fixture
-def killed(finished: Path, tmp_path: Path) -> Path:
-    """The same run as a kill after the checkpoint of step 10 leaves it."""
-    path = tmp_path / "killed"
-    shutil.copytree(finished, path)
-    for left in (path / "result.json", path / "weights.h5", store_of(path).path_of(12)):
-        left.unlink()
-    return path
-
-
-def store_of(run: Path) -> CheckpointStore:
-    return CheckpointStore(run / "checkpoints")
-
-
-def resume(run: Path, *flags: str) -> str:
-    """Go on with the run in its folder; what the command said."""
-    done = SERIAL.run(1, "-m", "distcnn.train", "--resume", str(run), *flags)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def assert_same_end(run: Path, finished: Path) -> None:
-    assert result(run) == result(finished)
-    assert metrics(run) == metrics(finished)
-    assert proof(run) == proof(finished)
-    assert (run / "weights.h5").read_bytes() == (finished / "weights.h5").read_bytes()
+from tests.training.conftest import SAVED, assert_same_end, resume, store_of
 
 
 def flip(content: bytes, bit: int) -> bytes:
@@ -165,42 +120,3 @@ def test_a_damaged_checkpoint_of_a_run_that_goes_on_elsewhere_is_not_touched(kil
     assert f"checkpoint {path} is damaged: " in said
     assert {each: each.read_bytes() for each in killed.rglob("*") if each.is_file()} == before
     assert_same_end(tmp_path / "elsewhere", finished)
-
-
-# -- the configuration
-
-
-CONFIGS: dict[str, Callable[[bytes], bytes | None]] = {
-    "missing": lambda content: None,
-    "cut in a line": lambda content: content[: content.index(b"tutorial") + 3],
-    "not UTF-8": lambda content: b"\xff" + content,
-    "not TOML": lambda content: b"\0" * len(content),
-    "a key with a bit flipped": lambda content: content.replace(b"\nseed", b"\nseee"),
-    "a value with a bit flipped": lambda content: content.replace(b"\nepochs = 3", b"\nepochs = s"),
-}
-
-
-@pytest.mark.parametrize("damage", CONFIGS)
-def test_without_a_readable_configuration_the_checkpoints_is_taken(damage: str, killed: Path, finished: Path) -> None:
-    config = killed / "config.toml"
-    content = config.read_bytes()
-    damaged = CONFIGS[damage](content)
-    assert damaged != content
-    config.unlink()
-    if damaged is not None:
-        config.write_bytes(damaged)
-    said = resume(killed)
-    assert f"warning: {config} cannot be used (" in said
-    assert "the checkpoint's configuration is taken" in said
-    assert config.read_bytes() == content, "it is written anew"
-    assert_same_end(killed, finished)
-
-
-def test_neither_configuration_nor_whole_checkpoint_is_bad_input(killed: Path) -> None:
-    (killed / "config.toml").write_bytes(b"\0")
-    for path in (killed / "checkpoints").iterdir():
-        path.write_bytes(b"")
-    done = SERIAL.run(1, "-m", "distcnn.train", "--resume", str(killed))
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"distcnn.train: error: {killed}: config.toml cannot be used, and there is no whole checkpoint (")
-    assert done.stderr.count("\n") == 1

@@ -160,6 +160,26 @@ def test_the_debugger_shows_what_the_distributed_run_had(
     assert not list(tmp_path.iterdir())
 
 
+def test_after_a_change_of_epochs_each_step_has_the_loss_that_it_had(image_set: MakeImageSet, tmp_path: Path) -> None:
+    """The cosine is laid out over all epochs: each step has the learning rate of its own time."""
+    run, seen = tmp_path / "run", {}
+    flags = ["--data", str(image_set()), *QUICK, "--warmup-steps", "0", "--log-every", "1", "--checkpoint-every", "3", "--keep", "9"]
+    SERIAL.train(1, run, *flags)
+    assert SERIAL.run(1, "-m", "distcnn.train", "--resume", str(run), "--epochs", "4").returncode == 0
+    rates = {line["step"]: line["learning_rate"] for line in metrics(run) if line["kind"] == "step"}
+    losses = {line["step"]: line["loss"] for line in metrics(run) if line["kind"] == "step"}
+    assert rates[8] < rates[9], "the schedule changed after step 8"
+    for step in (8, 9):
+        (run / "checkpoints" / f"step-{step:09d}.h5").unlink()
+    before = content(run)
+    for step, nearest in ((5, 4), (7, 6), (8, 6), (10, 6)):
+        done = debug("--resume", str(run), "--break-at-step", str(step), cwd=tmp_path)
+        assert f"replay   from step {nearest} to step {step}, " in done.stdout
+        seen[step] = done.stdout.splitlines()[-1].removeprefix("(Pdb) ")
+    assert seen == {step: f"replayed step {step}: loss {losses[step + 1]:.6g}" for step in seen}
+    assert content(run) == before
+
+
 @pytest.mark.parametrize(
     ("commands", "last"),
     [

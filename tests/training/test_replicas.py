@@ -102,7 +102,9 @@ def test_those_that_are_not_as_the_most_are_named(bits: dict[int, int], named: s
     assert f"conv1.weight on {named}" in outcomes[0]
 
 
-def test_two_replicas_that_differ_are_refused_on_both() -> None:
-    outcomes = compare(2, lambda rank, network, optimizer: flip(network.values, 36) if rank == 1 else None)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_without_a_majority_all_are_named(ranks: int) -> None:
+    outcomes = compare(ranks, lambda rank, network, optimizer: flip(network.values, 36) if rank < ranks // 2 else None)
+    everyone = ", ".join(f"{rank} (host host{rank})" for rank in range(ranks))
     assert len(set(outcomes)) == 1
-    assert "the replicas differ: dense1.bias on rank " in outcomes[0]
+    assert outcomes[0].startswith(f"step 7: the replicas differ: dense1.bias on rank {everyone} is not")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from distcnn.training.run_directory import locked
+from distcnn.training.run_directory import locked, read_config, write_config
 from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
-from tests.training.conftest import content, metrics, proof, receipt, result, train
+from tests.training.conftest import assert_same_end, content, metrics, receipt, result, train
 
 # With the default image set (203 examples, 8 shards) 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each test.
 QUICK = ["--model", "stopping:network", "--epochs", "3", "--microbatch-size", "8", "--log-every", "3", "--check-every", "2"]
@@ -48,13 +49,6 @@ def copy(stopped: Path, tmp_path: Path) -> Path:
 
 def launcher_of(ranks: int) -> Launcher:
     return SERIAL if ranks == 1 else mpi_launcher()
-
-
-def assert_same_end(run: Path, whole: Path, begun_on: int = 1) -> None:
-    assert result(run) == {**result(whole), "world_size": begun_on}
-    assert metrics(run) == metrics(whole)
-    assert proof(run) == proof(whole)
-    assert (run / "weights.h5").read_bytes() == (whole / "weights.h5").read_bytes()
 
 
 @pytest.mark.mpi
@@ -175,9 +169,19 @@ def test_all_flags_that_contradict_the_run_are_named(copy: Path) -> None:
     assert "--seed 1 (it has 0)" in refuse(copy, "--seed", "1", "--microbatch-size", "8")
 
 
-def test_a_configuration_changed_by_hand_is_refused(copy: Path) -> None:
-    (copy / "config.toml").write_text((copy / "config.toml").read_text().replace("seed = 0", "seed = 3"))
-    assert "config.toml was changed since the checkpoint was made: --seed 3 (it has 0): undo that" in refuse(copy)
+def test_a_configuration_that_contradicts_the_checkpoint_is_refused(copy: Path) -> None:
+    write_config(copy, dataclasses.replace(read_config(copy), seed=3, keep=9))
+    line = f"{copy / 'config.toml'} was changed since the checkpoint was made: --seed 3 (it has 0): undo that"
+    assert line in refuse(copy)
+    assert line in refuse(copy, "--break-at-step", "7")
+
+
+def test_what_is_refused_sets_no_damaged_checkpoint_aside(copy: Path) -> None:
+    newest = copy / "checkpoints" / "step-000000006.h5"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert "--seed 1 (it has 0)" in refuse(copy, "--seed", "1")
+    write_config(copy, dataclasses.replace(read_config(copy), seed=3))
+    assert "was changed since the checkpoint was made" in refuse(copy)
 
 
 def test_a_finished_run_says_so_and_is_left_alone(whole: Path) -> None:

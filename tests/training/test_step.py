@@ -64,3 +64,18 @@ def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
         TrainingError, match=r"the gradient of dense1\.weight is .*beyond the exact sum's limit of 0\.0625.*--gradient-limit"
     ):
         step(0, 0, 0, learning_rate=0.1)
+
+
+def test_a_loss_out_of_range_is_told_from_a_gradient_out_of_range() -> None:
+    step = make_step()
+    step.network.named_values()["dense1.bias"][2] = 2.0**31  # softmax's gradient is at most 1, whatever the logits are
+    before = step.network.values.copy()
+    with pytest.raises(
+        TrainingError, match=r"step 3, shard 0: the loss is .*e\+\d\d, beyond the exact sum's limit of 1\.07374e\+09"
+    ) as caught:
+        step(3, 0, 0, learning_rate=0.1)
+    assert "for one shard: the training has diverged; lower --learning-rate or lengthen --warmup-steps; training examples " in str(
+        caught.value
+    )
+    assert "--gradient-limit" not in str(caught.value)
+    assert step.network.values.tobytes() == before.tobytes()

@@ -128,7 +128,9 @@ def test_a_second_interrupt_ends_a_long_step_at_once(where: Where, any_mpi: Laun
     print(f"measured: {any_mpi.name}, second SIGINT to {where}: {seconds:.1f} s, exit code {ended.code}")
     assert seconds < 2
     # MPICH's mpirun may tell the 9 by which it ended the other ranks.
-    assert ended.code in (EXIT_INTERRUPTED, signal.SIGKILL) if where != "mpirun" else ended.code != 0
+    if where != "mpirun":  # Hydra's mpirun, which aborts by itself on a second one, was seen to end with 255 and with 0
+        assert ended.code in (EXIT_INTERRUPTED, signal.SIGKILL)
+    assert not (tmp_path / "run" / "result.json").exists()
 
 
 def test_one_process_ends_at_once_at_the_second_interrupt(image_set: MakeImageSet, tmp_path: Path) -> None:

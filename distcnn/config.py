@@ -37,6 +37,11 @@ class Config:
         "folder",
         fixed=False,
     )
+    data_memory: float = _flag(
+        0.0,
+        "read the set in windows of so much memory on each rank, shuffled within them (data/README.md); 0: all of it is kept in memory",
+        "MiB",
+    )
     model: str = _flag("lenet", f"network: {', '.join(MODELS)}, or your own as package.module:function", "name")
     loss: str = _flag("cross-entropy", "what is minimised", choices=tuple(LOSSES))
     epochs: int = _flag(3, "passes over the training set", "epochs", fixed=False)
@@ -86,6 +91,7 @@ class Config:
         self._require("momentum", 0 <= self.momentum < 1, "0 or more and below 1")
         self._require("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "a number, 0 or more")
         self._require("stall_timeout", self.stall_timeout == 0 or 1 <= self.stall_timeout < 1e9, "at least 1 second, or 0 for never")
+        self._require("data_memory", math.isfinite(self.data_memory) and self.data_memory >= 0, "0 or more")
         counts_are_exact = self.reduction == "exact" or self.global_batch_size < 2**24
         self._require("microbatch_size", counts_are_exact, "smaller: --reduction fast counts a global batch below 2^24 examples")
         power_of_two = math.isfinite(self.gradient_limit) and math.frexp(self.gradient_limit)[0] == 0.5

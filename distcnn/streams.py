@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-INITIALISE, SHUFFLE = 1, 2
+INITIALISE, SHUFFLE, SHUFFLE_WINDOWS = 1, 2, 3
 """What a stream is for."""
 
 

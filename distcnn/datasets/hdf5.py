@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,13 @@ class DatasetInfo:
     """How many there are in ``train`` and in ``test``."""
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    chunk_examples: Mapping[str, int]
+    """Examples of a chunk of the images in ``train`` and in ``test``, the unit in which HDF5 reads; 1 where there are no chunks."""
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image."""
+        return math.prod(self.image_shape)
 
 
 def read_info(path: str | Path) -> DatasetInfo:
@@ -62,31 +69,61 @@ def read_info(path: str | Path) -> DatasetInfo:
             examples={split: shapes[split][0] for split in SPLITS},
             mean=_statistic(file, path, "mean", image_shape[0]),
             std=_statistic(file, path, "std", image_shape[0]),
+            chunk_examples={split: int((file[f"{split}/images"].chunks or (1,))[0]) for split in SPLITS},
         )
 
 
 def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, Labels]:
     """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``."""
+    channels, height, width = info.image_shape
+    images, labels = np.empty((len(span), height, width, channels), np.uint8), np.empty(len(span), np.int64)
     with _open(info.path) as file:
-        rows = slice(span.start, span.stop)
-        try:
-            images, labels = file[f"{split}/images"][rows], file[f"{split}/labels"][rows].astype(np.int64)
-        except OSError as error:
-            raise InputError(
-                f"{info.path}: /{split} cannot be read, examples {span.start} to {span.stop} ({_short(error)}): make the file again"
-            ) from error
+        _read_into(info, file, split, span, images, labels)
+    return images, labels
+
+
+class ExampleFile:
+    """An image set that is held open, to be read span by span. Threads may share it: h5py lets one read at a time.
+
+    ``InputError`` when it cannot be opened.
+    """
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
+        self._held = ExitStack()
+        # Without HDF5's cache of chunks, which keeps some MiB of each dataset: a window reads each of its chunks once.
+        self._file = self._held.enter_context(_open(info.path, rdcc_nbytes=0))
+
+    def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
+        """Read the examples ``span`` into ``images`` (n, H, W, C) and ``labels`` (n,). ``InputError`` as ``read_examples``."""
+        with _told(self.info.path):
+            _read_into(self.info, self._file, split, span, images, labels)
+
+    def close(self) -> None:
+        """Nothing can be read from now on."""
+        self._held.close()
+
+
+def _read_into(info: DatasetInfo, file: h5py.File, split: str, span: range, images: Images, labels: Labels) -> None:
+    rows, stored = slice(span.start, span.stop), file[f"{split}/images"]
+    try:
+        if len(span):
+            stored.read_direct(images.reshape(-1, *stored.shape[1:]), rows)
+        labels[...] = file[f"{split}/labels"][rows].astype(np.int64)
+    except OSError as error:
+        raise InputError(
+            f"{info.path}: /{split} cannot be read, examples {span.start} to {span.stop} ({_short(error)}): make the file again"
+        ) from error
     wrong = np.flatnonzero((labels < 0) | (labels >= info.classes))
     if wrong.size:
         raise InputError(
             f"{info.path}: /{split}/labels[{span.start + wrong[0]}] is {labels[wrong[0]]}, out of range for {info.classes} classes: "
             f"labels must be 0 to {info.classes - 1} (attribute 'classes' says how many)"
         )
-    channels, height, width = info.image_shape
-    return images.reshape(-1, height, width, channels), labels
 
 
 @contextmanager
-def _open(path: str | Path) -> Iterator[h5py.File]:
+def _open(path: str | Path, **options: int) -> Iterator[h5py.File]:
     if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a name that is too long)
         raise InputError(f"no such file: {path}: name a prepared image set with --data (data/README.md says how to make one)")
     if Path(path).is_dir():
@@ -96,14 +133,20 @@ def _open(path: str | Path) -> Iterator[h5py.File]:
     try:
         with Path(path).open("rb") as probe:  # where a file system hangs, it hangs here: HDF5 would stop all threads with it
             probe.read(1)
-        file = h5py.File(path, "r", locking=False)
+        file = h5py.File(path, "r", locking=False, **options)
     except OSError as error:
         if isinstance(error, PermissionError):
             raise InputError(f"{path} may not be read: check its permissions") from error
         raise InputError(f"{path} is not a whole HDF5 file ({_short(error)}): prepare it again (data/README.md says how)") from error
+    with _told(path), file:
+        yield file
+
+
+@contextmanager
+def _told(path: str | Path) -> Iterator[None]:
+    """What h5py raises, as an ``InputError``."""
     try:
-        with file:
-            yield file
+        yield
     except (OSError, RuntimeError, KeyError) as error:
         raise InputError(f"{path} is damaged ({_short(error)}): prepare it again (data/README.md says how)") from error
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import Images, Labels
-from distcnn.streams import SHUFFLE, generator
+from distcnn.datasets.order import Order
+
+
+class Stretch(NamedTuple):
+    """The examples ``chosen`` of a shard (indices in it), all among ``images`` and ``labels``, which begin at its example ``first``."""
+
+    images: Images
+    labels: Labels
+    first: int
+    chosen: NDArray[np.integer]
 
 
 class Microbatch:
@@ -36,22 +47,53 @@ class Microbatch:
 
     def fill(self, images: Images, labels: Labels, chosen: NDArray[np.integer]) -> int:
         """Take the examples ``chosen`` (at most ``size``) and pad with examples of weight zero; return how many were taken."""
-        self.chosen, count = chosen, len(chosen)
-        np.take(images, chosen, axis=0, out=self._pixels[:count], mode="clip")
+        return self.fill_from([Stretch(images, labels, 0, chosen)])
+
+    def fill_from(self, stretches: Iterable[Stretch]) -> int:
+        """Take the examples of all ``stretches``, one after the other; otherwise as ``fill``."""
+        count, taken = 0, []
+        for images, labels, first, chosen in stretches:
+            rows, part = chosen - first, slice(count, count + len(chosen))
+            np.take(images, rows, axis=0, out=self._pixels[part], mode="clip")
+            self.labels[part] = labels[rows]
+            count += len(chosen)
+            taken.append(chosen)
+        self.chosen = taken[0] if len(taken) == 1 else np.concatenate([np.empty(0, np.int64), *taken])
         self._pixels[count:] = 0
         with np.errstate(over="ignore", invalid="ignore"):
             np.multiply(self._pixels.transpose(3, 1, 2, 0), self._scale, out=self.images)
             self.images -= self._shift
-        self.labels[:count], self.labels[count:] = labels[chosen], 0
+        self.labels[count:] = 0
         self.weights[:count], self.weights[count:] = 1, 0
         return count
 
 
+class Part(Protocol):
+    """A run of examples, to be used in microbatches: a shard, or the test examples of a rank, in memory or in windows."""
+
+    index: int
+    first_example: int
+    """The index of its first one in the split."""
+
+    @property
+    def examples(self) -> int:
+        """How many it has, possibly 0."""
+
+    def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
+        """The examples of a step, indices in the part: what ``fill`` takes."""
+
+    def fill(self, microbatch: Microbatch, epoch: int, step_of_epoch: int) -> int:
+        """Fill ``microbatch`` with this part's examples for a step; past its end they are all padding. Returns how many are not."""
+
+    def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
+        """All its examples, as they lie in the file: images (n, H, W, C) and labels (n,), by the ``size`` if it is given."""
+
+
 @dataclass
 class Shard:
-    """A fixed slice of the training set: ``images`` (n, H, W, C) uint8 and ``labels`` (n,), n possibly 0.
+    """A fixed slice of the training set, in memory: ``images`` (n, H, W, C) uint8 and ``labels`` (n,), n possibly 0.
 
-    ``first_example`` is the index of its first one in the training set.
+    ``first_example`` is the index of its first one in the training set. A rank's test examples are one too, not ``shuffled``.
     """
 
     index: int
@@ -59,24 +101,32 @@ class Shard:
     labels: Labels
     seed: int
     first_example: int = 0
+    shuffled: bool = True
 
     def __post_init__(self) -> None:
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._order = Order(self.seed, self.index, np.unique([0, len(self.labels)]), self.shuffled)
+
+    @property
+    def examples(self) -> int:
+        return len(self.labels)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The epoch's order of the shard's examples, drawn from (seed, epoch, shard) alone.
+        """The epoch's order of the shard's examples, drawn from (seed, epoch, shard) alone."""
+        return self._order.chosen(epoch, 0, self.examples)
 
-        Sorting the generator's raw 64-bit words, whose stream NumPy guarantees never to change, gives the permutation.
-        """
-        if epoch != self._epoch:
-            words = generator(self.seed, SHUFFLE, epoch, self.index).random_raw(len(self.labels))
-            self._epoch, self._order = epoch, np.argsort(np.atleast_1d(words), kind="stable")
-        return self._order
+    def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
+        """See ``Part``."""
+        return self._order.chosen(epoch, step_of_epoch * microbatch_size, (step_of_epoch + 1) * microbatch_size)
 
     def fill(self, microbatch: Microbatch, epoch: int, step_of_epoch: int) -> int:
-        """Fill ``microbatch`` with this shard's examples for a step; past its end they are all padding. Returns how many are not."""
-        first = step_of_epoch * microbatch.size
-        return microbatch.fill(self.images, self.labels, self.order(epoch)[first : first + microbatch.size])
+        """See ``Part``."""
+        return microbatch.fill(self.images, self.labels, self.chosen(epoch, step_of_epoch, microbatch.size))
+
+    def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
+        """See ``Part``."""
+        size = size or max(1, self.examples)
+        for start in range(0, self.examples, size):
+            yield self.images[start : start + size], self.labels[start : start + size]
 
 
 def steps_per_epoch(train_examples: int, num_shards: int, microbatch_size: int) -> int:

@@ -7,12 +7,17 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import Images
 
+PIXELS_AT_ONCE = 2**17
+"""Counting takes eight times their size."""
+
 
 def pixel_sums(by_channel: Images) -> NDArray[np.int64]:
     """Sums of the pixels (n, C) and of their squares, (2, C): integers, so exact in any order and on any number of ranks."""
-    squares = np.square(np.arange(256, dtype=np.int64))
-    counts = np.stack([np.bincount(channel, minlength=256) for channel in by_channel.T])
-    return np.stack([counts @ np.arange(256), counts @ squares])
+    values = np.arange(256, dtype=np.int64)
+    counts = np.zeros((by_channel.shape[1], 256), np.int64)
+    for start in range(0, len(by_channel), PIXELS_AT_ONCE):
+        counts += [np.bincount(channel, minlength=256) for channel in by_channel[start : start + PIXELS_AT_ONCE].T]
+    return np.stack([counts @ values, counts @ np.square(values)])
 
 
 def mean_and_std(sums: NDArray[np.int64], pixels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

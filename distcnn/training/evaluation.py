@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distcnn.datasets import Microbatch
-from distcnn.datasets.hdf5 import Images, Labels
+from distcnn.datasets import Microbatch, Part
 from distcnn.errors import TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
@@ -34,16 +33,14 @@ def num_blocks(examples: int, block_size: int) -> int:
 
 @dataclass
 class Evaluation:
-    """Tests ``network`` on this rank's part of the test set, in blocks of the microbatch's shape. ``first_example`` is the part's first."""
+    """Tests ``network`` on this rank's ``part`` of the test set, in blocks of the microbatch's shape."""
 
     network: Sequential
     loss: Loss
-    images: Images
-    labels: Labels
+    part: Part
     test_examples: int
     microbatch: Microbatch
     communicator: Communicator
-    first_example: int = 0
 
     def __call__(self) -> Totals:
         """Loss, right answers and examples over the whole test set, the same on every rank and on any number of them.
@@ -54,13 +51,14 @@ class Evaluation:
         sums = np.zeros(TALLY_SIZE + blocks)
         tally, tested = Tally(sums[:TALLY_SIZE], blocks), sums[TALLY_SIZE:]
         problem = None
-        for start in range(0, len(self.labels), self.microbatch.size):
-            block = (self.first_example + start) // self.microbatch.size
+        first_block = self.part.first_example // self.microbatch.size
+        for step in range(num_blocks(self.part.examples, self.microbatch.size)):
+            block = first_block + step
             pulse.beat(Activity.EVALUATING, detail=block)
             try:
-                self._add_block(tally, np.arange(start, min(start + self.microbatch.size, len(self.labels))))
+                self._add_block(tally, step)
             except (RangeError, NotFinite) as error:
-                first = self.first_example + start
+                first = block * self.microbatch.size
                 where = error if isinstance(error, NotFinite) else first_not_finite(self.network, self.loss, self.microbatch)
                 problem = problem or f"test examples {first} to {first + len(self.microbatch.chosen) - 1}: {where or error}"
                 tally.fail()
@@ -74,8 +72,8 @@ class Evaluation:
         self._check_each_once(tested)
         return totals
 
-    def _add_block(self, tally: Tally, chosen: np.ndarray) -> None:
-        examples = self.microbatch.fill(self.images, self.labels, chosen)
+    def _add_block(self, tally: Tally, step: int) -> None:
+        examples = self.part.fill(self.microbatch, 0, step)
         with np.errstate(over="ignore", invalid="ignore"):  # the tally refuses what these would warn of
             outputs = self.network.forward(self.microbatch.images)
             loss_sum, _ = self.loss(outputs, self.microbatch.labels, self.microbatch.weights)

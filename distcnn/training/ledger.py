@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets import Shard
+from distcnn.datasets import Part
 from distcnn.errors import TrainingError
 from distcnn.parallel import Communicator
 
@@ -35,9 +35,9 @@ class Entry:
 class Ledger:
     """The entries of this rank's ``shards``."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
+    def __init__(self, shards: Sequence[Part]) -> None:
         self._shards = list(shards)
-        self._counts = {shard.index: np.zeros(len(shard.labels), np.uint16) for shard in shards}
+        self._counts = {shard.index: np.zeros(shard.examples, np.uint16) for shard in shards}
         self.begin()
 
     def begin(self) -> None:
@@ -57,7 +57,8 @@ class Ledger:
         """Begin ``epoch`` and mark what its first ``steps`` steps use."""
         self.begin()
         for shard in self._shards:
-            self.mark(shard.index, shard.order(epoch)[: steps * microbatch_size])
+            for step in range(min(steps, -(-shard.examples // microbatch_size))):
+                self.mark(shard.index, shard.chosen(epoch, step, microbatch_size))
 
     def entries(self) -> list[Entry]:
         """This rank's."""

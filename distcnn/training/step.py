@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from distcnn.datasets import Microbatch, Shard
+from distcnn.datasets import Microbatch, Part
 from distcnn.errors import TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
@@ -37,7 +37,7 @@ class Step:
     network: Sequential
     loss: Loss
     optimizer: Optimizer
-    shards: Sequence[Shard]
+    shards: Sequence[Part]
     microbatch: Microbatch
     reduction: Reduction
     communicator: Communicator
@@ -78,7 +78,7 @@ class Step:
             self.optimizer.step(self.network.values, self.network.grads, learning_rate)
         return totals
 
-    def _add_shard(self, shard: Shard, step: int, epoch: int, step_of_epoch: int) -> None:
+    def _add_shard(self, shard: Part, step: int, epoch: int, step_of_epoch: int) -> None:
         """Forward and backward of one shard's microbatch, added to the sum."""
         examples = shard.fill(self.microbatch, epoch, step_of_epoch)
         self.ledger.mark(shard.index, self.microbatch.chosen)

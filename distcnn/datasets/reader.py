@@ -1,0 +1,131 @@
+"""Reading ahead: one thread of a rank fills the next windows while the steps compute."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from distcnn.datasets.hdf5 import ExampleFile, Images, Labels
+
+PIECE_BYTES = 2**20
+"""About so much is read at once: whoever else wants HDF5, or the thread to end, waits no longer than that takes."""
+SECONDS_TO_END = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """Examples ``span`` of ``split``, to be read into ``images`` and ``labels`` of as many."""
+
+    split: str
+    span: range
+    images: Images
+    labels: Labels
+    done: Future[None]
+
+
+class Reader:
+    """A thread that reads one job after the other. It ends with this object, or with the process."""
+
+    def __init__(self, file: ExampleFile) -> None:
+        self.file = file
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        ended = threading.Event()
+        thread = threading.Thread(target=_work, args=(file, self._jobs, ended), name="reader", daemon=True)
+        thread.start()
+        # The interpreter must not go while HDF5 works in the thread; and the thread must not keep this object.
+        self._finalizer = weakref.finalize(self, _end, self._jobs, ended, thread)
+
+    def submit(self, split: str, span: range, images: Images, labels: Labels) -> Future[None]:
+        """Read when those before it are read. Its result is None, or raises ``InputError`` as ``read_examples``."""
+        job = Job(split, span, images, labels, Future())
+        self._jobs.put(job)
+        return job.done
+
+    def close(self) -> None:
+        """End the thread; what it has not read stays unread."""
+        self._finalizer()
+
+
+def piece_size(file: ExampleFile, split: str, multiple: int = 1) -> int:
+    """Examples of about ``PIECE_BYTES``: whole chunks of the file, or, where that is asked for, a multiple of ``multiple``."""
+    unit = file.info.chunk_examples[split]
+    size = max(1, PIECE_BYTES // (file.info.image_bytes * unit)) * unit
+    return -(-size // multiple) * multiple
+
+
+def pieces_of(span: range, size: int) -> Iterator[range]:
+    """``span``, cut at multiples of ``size``."""
+    start = span.start
+    while start < span.stop:
+        stop = min((start // size + 1) * size, span.stop)
+        yield range(start, stop)
+        start = stop
+
+
+def _work(file: ExampleFile, jobs: queue.SimpleQueue[Job | None], ended: threading.Event) -> None:
+    while (job := jobs.get()) is not None and not ended.is_set():
+        try:
+            for piece in pieces_of(job.span, piece_size(file, job.split)):
+                if ended.is_set():
+                    return
+                part = slice(piece.start - job.span.start, piece.stop - job.span.start)
+                file.read(job.split, piece, job.images[part], job.labels[part])
+        except BaseException as error:  # whatever it is, the main thread raises it where it wants these examples
+            job.done.set_exception(error)
+        else:
+            job.done.set_result(None)
+        del job  # and with it the buffers, while the thread waits
+
+
+def _end(jobs: queue.SimpleQueue[Job | None], ended: threading.Event, thread: threading.Thread) -> None:
+    ended.set()
+    jobs.put(None)
+    if thread is not threading.current_thread():
+        thread.join(SECONDS_TO_END)
+
+
+class Window:
+    """A buffer for examples of ``split``: after ``load`` and ``wait`` those of ``span``."""
+
+    def __init__(self, reader: Reader, split: str, longest: int) -> None:
+        channels, height, width = reader.file.info.image_shape
+        self._reader, self._split = reader, split
+        self.images = np.empty((longest, height, width, channels), np.uint8)
+        self.labels = np.empty(longest, np.int64)
+        self.span = range(0)
+        self._done: Future[None] | None = None
+
+    def load(self, span: range) -> None:
+        """Begin to read the examples ``span``; those of before are lost."""
+        self.span = span
+        self._done = self._reader.submit(self._split, span, self.images[: len(span)], self.labels[: len(span)])
+
+    def wait(self) -> None:
+        """Until they are here. ``InputError`` when they cannot be read."""
+        if self._done:
+            self._done.result()
+
+
+class Windows:
+    """Two windows of one run of examples, of at most ``longest``: the one in use and the one that is being read."""
+
+    def __init__(self, reader: Reader, split: str, longest: int, only_one: bool) -> None:
+        self._now = Window(reader, split, longest)
+        self._next = self._now if only_one else Window(reader, split, longest)
+
+    def get(self, span: range, then: range) -> Window:
+        """The window ``span``, valid until the next call; ``then`` is the one that will be wanted after it."""
+        if self._now.span != span:
+            if self._next.span != span:
+                self._next.load(span)
+            self._now, self._next = self._next, self._now
+        self._now.wait()
+        if then not in (self._now.span, self._next.span):
+            self._next.load(then)
+        return self._now

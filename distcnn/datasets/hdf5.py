@@ -93,11 +93,21 @@ class ExampleFile:
         self._held = ExitStack()
         # Without HDF5's cache of chunks, which keeps some MiB of each dataset: a window reads each of its chunks once.
         self._file = self._held.enter_context(_open(info.path, rdcc_nbytes=0))
+        self._state = self._size_and_time()
 
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
-        """Read the examples ``span`` into ``images`` (n, H, W, C) and ``labels`` (n,). ``InputError`` as ``read_examples``."""
+        """Read the examples ``span`` into ``images`` (n, H, W, C) and ``labels`` (n,).
+
+        ``InputError`` as ``read_examples``, and when the file was changed since it was opened.
+        """
         with _told(self.info.path):
             _read_into(self.info, self._file, split, span, images, labels)
+            if self._size_and_time() != self._state:  # HDF5 reads zeros past the end of a file that was cut off
+                raise InputError(f"{self.info.path} was changed while it was read: put it back as it was, then --resume the run")
+
+    def _size_and_time(self) -> tuple[int, int]:
+        state = os.fstat(self._file.id.get_vfd_handle())
+        return state.st_size, state.st_mtime_ns
 
     def close(self) -> None:
         """Nothing can be read from now on."""

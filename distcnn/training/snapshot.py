@@ -68,6 +68,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
             raise InputError(
                 f"checkpoint of step {state.step}: shard {entry.shard} had used {used[entry.shard]} examples, in another order than this "
                 f"distcnn draws ({entry.used}): resume with the software that began the run, distcnn {checkpoint.attributes['distcnn']}"
+                f"{', and with a file of the same chunks (--data-memory)' if run.config.data_memory else ''}"
             )
     return state
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.command import EXIT_STOPPED, run_command
-from distcnn.config import Request, make_parser, parse_request
+from distcnn.config import Config, Request, make_parser, parse_request
+from distcnn.datasets import DatasetInfo
+from distcnn.datasets.memory import window_examples
 from distcnn.datasets.mnist import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
@@ -103,6 +105,7 @@ def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> s
         f"data     {dataset.name} ({dataset.path}): {dataset.examples['train']:,} training and {dataset.examples['test']:,} test images, "
         f"{channels}x{height}x{width}, {dataset.classes} classes",
         *([f"notice   {SAMPLE_NOTICE}"] if dataset.name == SAMPLE_NAME else []),
+        *([f"windows  {_windows(config, dataset)}"] if config.data_memory else []),
         f"batch    {config.num_shards} shards x {config.microbatch_size} examples = {config.global_batch_size} a step, "
         f"{config.reduction} sum",
         f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}, seed {config.seed}",
@@ -115,6 +118,13 @@ def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> s
         f"results  {path}",
     ]
     return "\n".join(lines)
+
+
+def _windows(config: Config, dataset: DatasetInfo) -> str:
+    length = window_examples(dataset, config.num_shards, config.data_memory)
+    longest = -(-dataset.examples["train"] // config.num_shards)
+    within = "the whole shard each" if length >= longest else f"at most {length:,} of the {longest:,} examples of a shard each"
+    return f"{within}, shuffled within (--data-memory {config.data_memory:g})"
 
 
 def _finished(point: ResumePoint) -> str:

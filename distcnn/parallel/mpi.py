@@ -19,6 +19,7 @@ mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
 from distcnn.parallel.communicator import Mailbox, NoMailbox  # noqa: E402
+from distcnn.parallel.sums import Sums, ThreadedSums  # noqa: E402
 
 T = TypeVar("T")
 
@@ -69,6 +70,12 @@ class MPICommunicator:
     def mailbox(self) -> Mailbox:
         world = self._world.Dup()
         return MPIMailbox(world) if MPI.Query_thread() == MPI.THREAD_MULTIPLE else NoMailbox()
+
+    def background_sums(self) -> Sums | None:
+        world = self._world.Dup()
+        if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
+            return None
+        return ThreadedSums(lambda values: world.Allreduce(MPI.IN_PLACE, values, op=MPI.SUM))
 
     def abort(self, exit_code: int) -> NoReturn:
         sys.stdout.flush()

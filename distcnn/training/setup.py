@@ -24,6 +24,7 @@ from distcnn.parallel import REDUCTIONS, Communicator, on_root, shards_of_rank, 
 from distcnn.streams import INITIALISE, generator
 from distcnn.training.evaluation import Evaluation, examples_of_rank
 from distcnn.training.fingerprint import fingerprint
+from distcnn.training.overlap import Lane, open_sums, plan_overlap
 from distcnn.training.plan import Plan
 from distcnn.training.step import Step
 
@@ -68,12 +69,20 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
         communicator, lambda: _read_own(dataset, config, communicator, shard_indices)
     )
     shards = _cut(train_images, train_labels, shard_indices, dataset.examples["train"], config)
-    microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *_statistics(dataset, train_images, communicator))
+    statistics = _statistics(dataset, train_images, communicator)
+    microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
+
+    def make_lane() -> Lane:
+        twin = build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size).share(network)
+        return Lane(twin, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
+
+    sums = open_sums(config.overlap, communicator)
+    overlap = together(communicator, lambda: plan_overlap(Lane(network, microbatch), make_lane, len(shards), sums) if sums else None)
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
     reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_limit)
     first_test = examples_of_rank(dataset.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank).start
-    step = Step(network, loss, optimizer, shards, microbatch, reduction, communicator)
+    step = Step(network, loss, optimizer, shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, test_images, test_labels, dataset.examples["test"], microbatch, communicator, first_test)
     content = _content_sha256(dataset, shards, evaluation, communicator)
     return Run(config, communicator, dataset, network, step, evaluation, content, same_software(communicator, report))

@@ -43,7 +43,7 @@ class ForegroundSums:
 
 
 class ThreadedSums:
-    """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while somebody is in it.
+    """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while somebody calls it.
 
     ``allreduce_sum`` must be safe beside whatever the main thread does: over a communicator of its own. What it raises goes to
     ``threading.excepthook``, which must end the process: the main thread would wait for ever.

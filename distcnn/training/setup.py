@@ -76,7 +76,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
         twin = build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size).share(network)
         return Lane(twin, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
 
-    sums = open_sums(config.overlap, communicator)
+    sums = open_sums(config.overlap, config.reduction, communicator)
     overlap = together(communicator, lambda: plan_overlap(Lane(network, microbatch), make_lane, len(shards), sums) if sums else None)
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)

@@ -73,6 +73,12 @@ class Config:
     check_every: int = _flag(
         100, "compare the weights' hash over all ranks, and note it in the receipt, every so many steps", "steps", fixed=False
     )
+    overlap: str = _flag(
+        "auto",
+        "sum gradients while backward goes on, the same bits: auto is on between hosts, for the exact sum",
+        choices=("auto", "on", "off"),
+        fixed=False,
+    )
     stall_timeout: float = _flag(
         300.0, "end all ranks, and name the late one, when nothing has moved for so long; 0: never", "seconds", fixed=False
     )

@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 from numpy.typing import NDArray
 
 from distcnn.faults.pulse import pulse
-from distcnn.parallel import Communicator
+from distcnn.parallel import Communicator, Sums
 from distcnn.parallel.communicator import Mailbox
 
 T = TypeVar("T")
@@ -46,5 +46,28 @@ class WatchedCommunicator:
     def mailbox(self) -> Mailbox:
         return self._inner.mailbox()
 
+    def background_sums(self) -> Sums | None:
+        sums = self._inner.background_sums()
+        return WatchedSums(sums) if sums else None
+
     def abort(self, exit_code: int) -> NoReturn:
         self._inner.abort(exit_code)
+
+
+class WatchedSums:
+    """``inner``, with the main thread's waiting between two notes."""
+
+    def __init__(self, inner: Sums) -> None:
+        self._inner = inner
+
+    @property
+    def allreduce_seconds(self) -> float:
+        return self._inner.allreduce_seconds
+
+    def start(self, values: NDArray[Any]) -> None:
+        self._inner.start(values)
+
+    def finish(self) -> None:
+        pulse.wait(True)
+        self._inner.finish()
+        pulse.wait(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -51,7 +51,22 @@ class Sequential:
         starts = [0, *ends][:-1]
         self.slices = {name: slice(*span) for name, *span in zip(self.parameters, starts, ends, strict=True)}
         size = ends[-1] if ends else 0
-        self.values, self.grads = buffer((size,), self.dtype), buffer((size,), self.dtype)
+        counts = [sum(math.prod(parameter.shape) for parameter in layer.parameters()) for layer in self.layers]
+        self.layer_starts: list[int] = np.cumsum([0, *counts], dtype=np.int64).tolist()[:-1]
+        self._bind(buffer((size,), self.dtype), buffer((size,), self.dtype))
+
+    def share(self, other: Sequential) -> Sequential:
+        """Take the flat vectors of ``other``, a network of the same layers: one network then, with two sets of buffers.
+
+        So one microbatch can go forward while the backward of another is not finished. ``ValueError`` when the parameters differ.
+        """
+        if self.slices != other.slices or self.dtype != other.dtype:
+            raise ValueError(f"networks of the parameters {list(self.slices)} and {list(other.slices)} cannot share them: make both alike")
+        self._bind(other.values, other.grads)
+        return self
+
+    def _bind(self, flat_values: Array, flat_grads: Array) -> None:
+        self.values, self.grads = flat_values, flat_grads
         values, grads = self.named_values(), self.named_grads()
         for name, layer in zip(self.layer_names, self.layers, strict=True):
             own = [parameter.name for parameter in layer.parameters()]
@@ -82,6 +97,16 @@ class Sequential:
     def backward(self, grad_output: Array, input_gradient: bool = False) -> Array | None:
         """Overwrite ``grads``. Returns the input's gradient when it is asked for, else None."""
         grad: Array | None = grad_output
+        for grad, _ in self.backward_by_layer(grad_output, input_gradient):  # noqa: B007  (the last one is returned)
+            pass
+        return grad
+
+    def backward_by_layer(self, grad_output: Array, input_gradient: bool = False) -> Iterator[tuple[Array | None, int]]:
+        """``backward`` in pieces: after each layer, from the last, the gradient of its input, and from which element on ``grads`` is done.
+
+        Between two pieces, networks that ``share`` its ``grads`` may write theirs: what is done must be used before.
+        """
+        grad: Array | None = grad_output
         # Nothing before the first layer with parameters is worth a gradient, unless the input's is wanted.
         first = 0 if input_gradient else self._first_with_parameters
         for index in reversed(range(first, len(self.layers))):
@@ -89,7 +114,7 @@ class Sequential:
             grad = self.layers[index].backward(grad, input_gradient or index > first)
             if self.observe is not None and grad is not None:
                 self.observe(f"input gradient of {self.layer_names[index]}", grad)
-        return grad
+            yield grad, self.layer_starts[index]
 
     def named_values(self) -> dict[str, Array]:
         """Each parameter's values, a view in PyTorch's shape."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from distcnn import launcher
 from distcnn.errors import InputError
+from distcnn.parallel.sums import Sums
 
 T = TypeVar("T")
 
@@ -67,6 +68,9 @@ class Communicator(Protocol):
     def mailbox(self) -> Mailbox:
         """Open a mailbox on every rank."""
 
+    def background_sums(self) -> Sums | None:
+        """Open a way to sum while the main thread goes on, to which the other methods may be called meanwhile; None where there is none."""
+
     def abort(self, exit_code: int) -> NoReturn:
         """End all ranks at once with ``exit_code``."""
 
@@ -93,6 +97,9 @@ class SerialCommunicator:
 
     def mailbox(self) -> Mailbox:
         return NoMailbox()
+
+    def background_sums(self) -> Sums | None:
+        return None
 
     def abort(self, exit_code: int) -> NoReturn:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The sum of all shards' gradients over all ranks: exact, or fast."""
+"""The sum of all shards' gradients over all ranks: exact, or fast; at once, or bucket by bucket."""
 
 from __future__ import annotations
 
@@ -6,59 +6,108 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.parallel.communicator import Communicator
-from distcnn.parallel.exact_sum import ExactSum, FloatVector, check_terms
+from distcnn.parallel.exact_sum import ExactSum, FloatVector, RangeError, check_terms
+from distcnn.parallel.sums import ForegroundSums, Sums
 from distcnn.parallel.tally import TALLY_SIZE, Tally
 
+TALLY_SPACE = 8
+"""The tally lies before the gradient, for it travels with the last bucket, that of the first layers; 8: so the gradient stays aligned."""
+WHOLE = slice(0, None)
 
-class ExactReduction:
-    """Sums in float64 by the exact sum: one allreduce of gradient and tally, the same bits on any number of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
-        self._sums = np.zeros(size + TALLY_SIZE)
-        self._exact = ExactSum(self._sums[:size], num_shards, gradient_limit)
-        self.tally = Tally(self._sums[size:], num_shards)
+class Reduction:
+    """What both share: the vector ``[tally, gradient]``, and its buckets. The tally travels with the bucket that begins at 0: the last."""
+
+    tally: Tally
+
+    def __init__(self, size: int, dtype: type[np.floating]) -> None:
+        self._sums = np.zeros(TALLY_SPACE + size, dtype)
+        self._total = self._sums[TALLY_SPACE:]
 
     def clear(self) -> None:
         """Start a step."""
         self._sums.fill(0)
 
-    def add(self, grads: FloatVector) -> None:
-        """Add one shard's gradient. ``RangeError`` when it cannot be added exactly."""
-        self._exact.add(grads)
+    def check(self, grads: FloatVector) -> None:
+        """``RangeError`` when one shard's gradient cannot be added."""
+        raise NotImplementedError
+
+    def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
+        """Add one shard's gradient, of which only ``bucket`` is looked at.
+
+        ``RangeError`` (with the index in the whole vector, and nothing added) when it cannot be added.
+        """
+        try:
+            self._add(grads[bucket], bucket)
+        except RangeError as error:
+            raise RangeError(error.index + bucket.start, error.value, error.limit) from None
+
+    def start(self, bucket: slice, sums: Sums) -> None:
+        """Hand ``bucket`` over to be summed over all ranks; nothing may be added to it any more, and nothing to the tally with the last."""
+        start = bucket.start + TALLY_SPACE if bucket.start else 0
+        sums.start(self._sums[start : TALLY_SPACE + self._total[: bucket.stop].size])
+
+    def finish(self, sums: Sums) -> NDArray[np.floating]:
+        """Wait for all buckets; the gradient's sum (the tally holds the rest)."""
+        sums.finish()
+        return self._total
 
     def allreduce(self, communicator: Communicator) -> NDArray[np.floating]:
-        """Sum over all ranks; the gradient's sum (the tally holds the rest)."""
-        communicator.allreduce_sum(self._sums)
-        return self._exact.total
+        """Sum over all ranks at once; the gradient's sum (the tally holds the rest)."""
+        sums = ForegroundSums(communicator.allreduce_sum)
+        self.start(WHOLE, sums)
+        return self.finish(sums)
+
+    def _add(self, part: FloatVector, bucket: slice) -> None:
+        raise NotImplementedError
 
 
-class FastReduction:
+class ExactReduction(Reduction):
+    """Sums in float64 by the exact sum, gradient and tally: the same bits on any number of ranks."""
+
+    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
+        super().__init__(size, np.float64)
+        self._exact = ExactSum(self._total, num_shards, gradient_limit)
+        self.tally = Tally(self._sums[:TALLY_SIZE], num_shards)
+
+    def check(self, grads: FloatVector) -> None:
+        check_terms(grads, self._exact.limit)
+
+    def _add(self, part: FloatVector, bucket: slice) -> None:
+        self._exact.add(part, bucket.start)
+
+
+class FastReduction(Reduction):
     """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of ranks."""
 
     def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
-        self._size, self._limit = size, float(np.finfo(np.float32).max) / num_shards
-        self._sums = np.zeros(size + TALLY_SIZE, np.float32)
+        super().__init__(size, np.float32)
+        self._limit = float(np.finfo(np.float32).max) / num_shards
         self._counts = np.zeros(TALLY_SIZE)
         self.tally = Tally(self._counts, num_shards)
 
     def clear(self) -> None:
-        """Start a step."""
-        self._sums.fill(0)
+        super().clear()
         self._counts.fill(0)
 
-    def add(self, grads: FloatVector) -> None:
-        """Add one shard's gradient. ``RangeError`` for NaN and Inf."""
+    def check(self, grads: FloatVector) -> None:
+        """``RangeError`` for NaN and Inf."""
         check_terms(grads, self._limit)
-        self._sums[: self._size] += grads
 
-    def allreduce(self, communicator: Communicator) -> NDArray[np.floating]:
-        """Sum over all ranks; the gradient's sum. The counts travel along: they are below 2**24, so exact in float32."""
-        self._sums[self._size :] = self._counts
-        communicator.allreduce_sum(self._sums)
-        self._counts[:] = self._sums[self._size :]
-        return self._sums[: self._size]
+    def start(self, bucket: slice, sums: Sums) -> None:
+        """The counts travel along: they are below 2**24, so exact in float32."""
+        if not bucket.start:
+            self._sums[:TALLY_SIZE] = self._counts
+        super().start(bucket, sums)
 
+    def finish(self, sums: Sums) -> NDArray[np.floating]:
+        total = super().finish(sums)
+        self._counts[:] = self._sums[:TALLY_SIZE]
+        return total
 
-Reduction = ExactReduction | FastReduction
+    def _add(self, part: FloatVector, bucket: slice) -> None:
+        self.check(part)
+        self._total[bucket] += part
+
 
 REDUCTIONS: dict[str, type[ExactReduction] | type[FastReduction]] = {"exact": ExactReduction, "fast": FastReduction}

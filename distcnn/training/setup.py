@@ -24,6 +24,7 @@ from distcnn.streams import INITIALISE, generator
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.fingerprint import fingerprint
+from distcnn.training.overlap import Lane, open_sums, plan_overlap
 from distcnn.training.plan import Plan
 from distcnn.training.step import Step
 
@@ -65,12 +66,21 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
     data = together(communicator, lambda: open_data(dataset, config, communicator, shard_indices))
-    content, sums = together(communicator, lambda: survey(data, dataset, config.microbatch_size))
-    microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *_statistics(dataset, sums, communicator))
+    content, pixels = together(communicator, lambda: survey(data, dataset, config.microbatch_size))
+    statistics = _statistics(dataset, pixels, communicator)
+    microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
+
+    def make_lane() -> Lane:
+        twin = build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size).share(network)
+        return Lane(twin, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
+
+    sums = open_sums(config.overlap, config.reduction, communicator)
+    lane = Lane(network, microbatch)
+    overlap = together(communicator, lambda: plan_overlap(lane, make_lane, len(data.shards), sums) if sums else None)
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
     reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_limit)
-    step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator)
+    step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
     content_sha256 = _content_sha256(dataset, content, communicator)
     return Run(config, communicator, dataset, network, step, evaluation, content_sha256, same_software(communicator, report))

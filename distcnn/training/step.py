@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,9 +15,10 @@ from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
 from distcnn.nn.losses import Loss
 from distcnn.optim import Optimizer
-from distcnn.parallel import Communicator, RangeError, Reduction, Totals
+from distcnn.parallel import Communicator, RangeError, Reduction, Tally, Totals
 from distcnn.training.finite import first_not_finite
 from distcnn.training.ledger import Ledger
+from distcnn.training.overlap import Lane, Overlap, no_overlap
 
 WIDEN = "start anew with a larger --gradient-limit"
 DIVERGED = "the training has diverged; lower --learning-rate or lengthen --warmup-steps"
@@ -45,64 +47,108 @@ class Step:
     """The signal that asked this rank to stop, if any: the totals then say so to all."""
     before_shard: Callable[[int, int], None] | None = None
     """Called with (step, shard) when the microbatch is filled: a place for a debugger."""
+    overlap: Overlap | None = None
+    """How computing and summing share the time; by default one after the other."""
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.shards)
+        self.timing = self.overlap or no_overlap(self.network, self.microbatch, self.communicator)
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take step ``step`` (from 0 over the run; ``step_of_epoch`` within its epoch) on all ranks, and return its totals.
 
         ``ShardFailure`` on all ranks, before any update, when a shard's gradient or loss cannot be added.
         """
-        failure = None
+        timing, failures = self.timing, Failures(self.reduction.tally)
         self.reduction.clear()
-        for shard in self.shards:
-            pulse.beat(Activity.COMPUTING_SHARD, step, shard.index)
-            try:
-                self._add_shard(shard, step, epoch, step_of_epoch)
-            except TrainingError as error:
-                examples = ", ".join(str(shard.first_example + index) for index in self.microbatch.chosen)
-                failure = failure or (f"step {step}, shard {shard.index}: {error}; training examples {examples}", shard.index)
-                self.reduction.tally.fail()
-        if self.stop_request():
-            self.reduction.tally.ask_to_stop()
-        pulse.beat(Activity.SUMMING)
-        total = self.reduction.allreduce(self.communicator)
+        whole = len(self.shards) - len(timing.lanes)
+        lanes = [*[timing.lanes[0]] * whole, *timing.lanes]
+        passes = [
+            failures.caught(step, shard, lane, self._add_shard(shard, lane, step, epoch, step_of_epoch))
+            for shard, lane in zip(self.shards, lanes, strict=True)
+        ]
+        for each in passes[:whole]:
+            deque(each, maxlen=0)
+        for bucket in timing.buckets:
+            for each in passes[whole:]:
+                next(each, None)
+            pulse.beat(Activity.SUMMING)
+            if bucket.start == 0 and self.stop_request():
+                self.reduction.tally.ask_to_stop()
+            timing.start(self.reduction, bucket)
+        total = timing.finish(self.reduction)
         pulse.beat(Activity.UPDATING)
         totals = self.reduction.tally.totals()
         if totals.failures:
-            raise ShardFailure(*next(each for each in self.communicator.allgather(failure) if each))
+            raise ShardFailure(*next(each for each in self.communicator.allgather(failures.first()) if each))
         np.divide(total, totals.examples, out=self.network.grads, casting="same_kind")
         with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
             self.optimizer.step(self.network.values, self.network.grads, learning_rate)
         return totals
 
-    def _add_shard(self, shard: Part, step: int, epoch: int, step_of_epoch: int) -> None:
-        """Forward and backward of one shard's microbatch, added to the sum."""
-        examples = shard.fill(self.microbatch, epoch, step_of_epoch)
-        self.ledger.mark(shard.index, self.microbatch.chosen)
+    def _add_shard(self, shard: Part, lane: Lane, step: int, epoch: int, step_of_epoch: int) -> Iterator[None]:
+        """Forward and backward of one shard's microbatch, added to the sum; a pause after each bucket."""
+        examples = shard.fill(lane.microbatch, epoch, step_of_epoch)
+        self.ledger.mark(shard.index, lane.microbatch.chosen)
         if self.before_shard is not None:
             self.before_shard(step, shard.index)
         with np.errstate(over="ignore", invalid="ignore"):  # the sums below refuse what these would warn of
-            logits = self.network.forward(self.microbatch.images)
-            loss_sum, grad_logits = self.loss(logits, self.microbatch.labels, self.microbatch.weights)
-            self.network.backward(grad_logits)
-        try:
-            self.reduction.add(self.network.grads)
-        except RangeError as error:
-            raise self._named(error, f"the gradient of {self.network.parameter_at(error.index)}", WIDEN) from error
-        try:
-            self.reduction.tally.add(loss_sum, count_correct(logits, self.microbatch), examples)
-        except RangeError as error:
-            raise self._named(error, "the loss", DIVERGED) from error
+            logits = lane.network.forward(lane.microbatch.images)
+            loss_sum, grad_logits = self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)
+        backward, complete = lane.network.backward_by_layer(grad_logits), lane.network.grads.size
+        for bucket in self.timing.buckets:
+            with np.errstate(over="ignore", invalid="ignore"):
+                while complete > bucket.start:
+                    _, complete = next(backward)
+            try:
+                self.reduction.add(lane.network.grads, bucket)
+                if bucket.start == 0:
+                    self.reduction.tally.add(loss_sum, count_correct(logits, lane.microbatch), examples)
+            except RangeError as error:
+                raise self._named(error, lane) from error
+            yield
 
-    def _named(self, error: RangeError, what: str, remedy: str) -> TrainingError:
-        """What is out of range, where that began, and the remedy."""
+    def _named(self, error: RangeError, lane: Lane) -> TrainingError:
+        """What is out of range, where that began, and the remedy: the same with any buckets, for all is computed once more, as one."""
+        what, remedy = "the loss", DIVERGED
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = lane.network.forward(lane.microbatch.images)
+            lane.network.backward(self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)[1])
+        try:
+            self.reduction.check(lane.network.grads)
+        except RangeError as first:
+            error, what, remedy = first, f"the gradient of {lane.network.parameter_at(first.index)}", WIDEN
         if math.isfinite(error.value):
             return TrainingError(f"{what} is {error.value:g}, beyond the exact sum's limit of {error.limit:g} for one shard: {remedy}")
-        origin = first_not_finite(self.network, self.loss, self.microbatch)
+        origin = first_not_finite(lane.network, self.loss, lane.microbatch)
         return TrainingError(f"{what} is {error.value:g}: {DIVERGED}; first not finite: {origin or what}")
+
+
+class Failures:
+    """This rank's shards that cannot be added, counted in ``tally``."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._texts: dict[int, str] = {}
+
+    def caught(self, step: int, shard: Part, lane: Lane, work: Iterator[None]) -> Iterator[None]:
+        """``work`` on ``shard``, piece by piece; a ``TrainingError`` is kept, and ends it."""
+        try:
+            while True:
+                pulse.beat(Activity.COMPUTING_SHARD, step, shard.index)
+                next(work)
+                yield
+        except StopIteration:
+            return
+        except TrainingError as error:
+            examples = ", ".join(str(shard.first_example + index) for index in lane.microbatch.chosen)
+            self._texts[shard.index] = f"step {step}, shard {shard.index}: {error}; training examples {examples}"
+            self._tally.fail()
+
+    def first(self) -> tuple[str, int] | None:
+        """Text and index of the first of these shards, whichever was found first."""
+        return next(((text, index) for index, text in sorted(self._texts.items())), None)
 
 
 def count_correct(logits: np.ndarray, microbatch: Microbatch) -> int:

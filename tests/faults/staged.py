@@ -44,6 +44,10 @@ def fail_while_saving() -> None:
     CheckpointStore.save = save  # type: ignore[method-assign]
 
 
+def fail_while_summing() -> None:
+    sys.modules["distcnn.parallel.mpi"].allreduce_beside = lambda *what: fail()  # type: ignore[attr-defined]
+
+
 def hang() -> None:
     time.sleep(3600)
 
@@ -54,6 +58,16 @@ def pause() -> None:
 
 def read_fifo() -> None:
     Path(os.environ["STAGED_FIFO"]).read_bytes()
+
+
+class Poisoned(nn.Identity):
+    """In training steps only: NaN for the shards POISONED_SHARDS in step STAGED_STEP."""
+
+    def function(self, x: Any, out: Any) -> None:
+        super().function(x, out)
+        beat = pulse.read()
+        if (beat.activity, beat.step) == (Activity.COMPUTING_SHARD, FAULT_STEP) and str(beat.detail) in os.environ["POISONED_SHARDS"]:
+            out.fill(float("nan"))
 
 
 class Staged(nn.Identity):
@@ -73,3 +87,8 @@ class Staged(nn.Identity):
 
 def network(input_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     return nn.Sequential([nn.Flatten(), Staged(), nn.Dense(classes)])
+
+
+def poisoned_network(input_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """Two buckets: 39,200 elements and 510; the NaN reaches the gradients of both."""
+    return nn.Sequential([nn.Conv2d(4, 3, padding=1), Poisoned(), nn.Flatten(), nn.Dense(50), nn.Dense(classes)])

@@ -1,0 +1,73 @@
+"""Sums over all ranks, in the foreground or while the main thread goes on computing."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+AllreduceSum = Callable[[NDArray[Any]], None]
+
+
+class Sums(Protocol):
+    """Arrays that are summed over all ranks, each in place."""
+
+    @property
+    def allreduce_seconds(self) -> float:
+        """Time spent in sums so far, hidden or not: waiting for late ranks counts."""
+
+    def start(self, values: NDArray[Any]) -> None:
+        """Hand over ``values``, which are the sums after ``finish``. Collective: all ranks hand over the same shapes in the same order."""
+
+    def finish(self) -> None:
+        """Wait until all that was handed over is summed."""
+
+
+class ForegroundSums:
+    """Each sum is done before ``start`` returns."""
+
+    def __init__(self, allreduce_sum: AllreduceSum) -> None:
+        self._allreduce_sum, self.allreduce_seconds = allreduce_sum, 0.0
+
+    def start(self, values: NDArray[Any]) -> None:
+        start = time.perf_counter()
+        self._allreduce_sum(values)
+        self.allreduce_seconds += time.perf_counter() - start
+
+    def finish(self) -> None:
+        """Nothing is left to wait for."""
+
+
+class ThreadedSums:
+    """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while somebody calls it.
+
+    ``allreduce_sum`` must be safe beside whatever the main thread does: over a communicator of its own. What it raises goes to
+    ``threading.excepthook``, which must end the process: the main thread would wait for ever.
+    """
+
+    def __init__(self, allreduce_sum: AllreduceSum) -> None:
+        self._allreduce_sum, self.allreduce_seconds = allreduce_sum, 0.0
+        self._started, self._done = queue.SimpleQueue[NDArray[Any]](), threading.Semaphore(0)
+        self._pending = 0
+        threading.Thread(target=self._work, name="sums", daemon=True).start()
+
+    def start(self, values: NDArray[Any]) -> None:
+        self._pending += 1
+        self._started.put(values)
+
+    def finish(self) -> None:
+        while self._pending:
+            self._done.acquire()
+            self._pending -= 1
+
+    def _work(self) -> None:
+        while True:
+            values = self._started.get()
+            start = time.perf_counter()
+            self._allreduce_sum(values)
+            self.allreduce_seconds += time.perf_counter() - start
+            self._done.release()

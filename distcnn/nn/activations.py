@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.layer import Array, Layer, Shape, buffer
+from distcnn.nn.layer import Array, Layer, Shape, buffer, image_buffer
 
 
 class Activation(Layer):
@@ -26,8 +26,9 @@ class Activation(Layer):
     kind = "activation"
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
-        self._output = buffer((*input_shape, microbatch_size), dtype)
-        self._grad_input = buffer(self._output.shape, dtype)
+        allocate = image_buffer if len(input_shape) == 3 else buffer
+        self._output = allocate((*input_shape, microbatch_size), dtype)
+        self._grad_input = allocate((*input_shape, microbatch_size), dtype)
         return input_shape
 
     def forward(self, x: Array) -> Array:

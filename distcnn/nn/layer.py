@@ -3,9 +3,10 @@
 Letters used in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and width, K = C*kh*kw the length of
 one patch, ``kh, kw`` the kernel's (or window's) height and width, ``oh, ow`` the output's.
 
-Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features, N)``, contiguous: every window of an image is then a block whose
-inner runs are at least N numbers long, so that copies and maxima work on long runs and a convolution is one matrix product.
-A layer's buffers are planned once, for one fixed shape, and reused in every step.
+Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features, N)``: every window of an image is then a block whose inner runs are at
+least N numbers long, so that copies and maxima work on long runs. In memory, the images that layers hand on lie row by row, all channels
+of a row together (``image_buffer``): neighbouring rows of all channels are then one matrix, which a convolution multiplies where it lies.
+Layers take any memory order. A layer's buffers are planned once, for one fixed shape, and reused in every step.
 """
 
 from __future__ import annotations
@@ -78,6 +79,12 @@ def buffer(shape: Shape, dtype: DTypeLike) -> Array:
     raw = np.zeros(count * dtype.itemsize + ALIGNMENT_BYTES, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT_BYTES
     return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+
+
+def image_buffer(shape: Shape, dtype: DTypeLike) -> Array:
+    """A ``buffer`` for images of ``shape`` (C, H, W, N) that lies in memory as (H, C, W, N)."""
+    channels, height, *others = shape
+    return buffer((height, channels, *others), dtype).swapaxes(0, 1)
 
 
 def image_shape(layer: Layer, input_shape: Shape) -> tuple[int, int, int]:

@@ -30,10 +30,14 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike
 
-from distcnn.nn.filtering import plan_filtering
+from distcnn.nn.filtering import Geometry, plan_filtering
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer, image_shape
 from distcnn.nn.windows import Pair, as_pair, is_count, output_size
+
+
+BLOCK_BYTES = 768 * 1024
+"""What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the weights beside it."""
 
 
 class Conv2d(Layer):
@@ -68,27 +72,30 @@ class Conv2d(Layer):
         channels, height, width = image_shape(self, input_shape)
         self.in_channels = channels
         self.size = output_size((height, width), self.kernel_size, self.stride, self.padding)
-        (ph, pw), (kh, kw), (oh, _), (stride, horizontal_stride) = self.padding, self.kernel_size, self.size, self.stride
-        padded = (channels, height + 2 * ph, width + 2 * pw)
-        filtering = plan_filtering(self.out_channels, self.kernel_size, horizontal_stride, padded, self.size, microbatch_size, dtype)
-        self._filtering = filtering
+        (ph, pw), (kh, _), (oh, _), stride = self.padding, self.kernel_size, self.size, self.stride[0]
+        geometry = Geometry(channels, self.out_channels, self.kernel_size, self.stride, self.size, microbatch_size)
+        filtering = self._filtering = plan_filtering(geometry, dtype)
 
-        padded_shape = (channels, padded[1], max(padded[2], filtering.width), microbatch_size)
+        padded_shape = (channels, height + 2 * ph, max(width + 2 * pw, filtering.width), microbatch_size)
         self._interior = (slice(None), slice(ph, ph + height), slice(pw, pw + width))
         self._padded = image_buffer(padded_shape, dtype) if padded_shape[1:3] != (height, width) else None
         self._grad_padded = image_buffer(padded_shape, dtype)
 
         points, depth, columns = filtering.points, channels * filtering.depth, filtering.tiles * microbatch_size
-        self._rows = buffer((points, padded[1], depth, columns), dtype)
-        self._windows = _windows_of_rows(self._rows, self.kernel_size[0], stride, oh)
-        self._products = buffer((points, oh, self.out_channels, columns), dtype)
+        row_bytes = points * (stride * depth + self.out_channels) * columns * np.dtype(dtype).itemsize
+        self._blocks = list(_plan_blocks(padded_shape[1], oh, kh, stride, row_bytes))
+        most_outputs = max(len(range(oh)[each.outputs]) for each in self._blocks)
+        filtering.plan_blocks(max(each.most_inputs for each in self._blocks), most_outputs, dtype)
+        self._gathers = list(_plan_gathers(padded_shape[1], oh, kh, stride))
+
+        self._rows = buffer((points, padded_shape[1], depth, columns), dtype)
+        self._windows = _windows_of_rows(self._rows, kh, stride, oh)
         self._weights = buffer((points, self.out_channels, kh, channels, filtering.depth), dtype)
-        self._weights_matrix = self._weights.reshape(points, 1, self.out_channels, kh * depth)
-        self._grad_weights_of_rows = buffer((points, oh, kh * depth, self.out_channels), dtype)
-        self._grad_weights = buffer((points, kh, channels, filtering.depth, self.out_channels), dtype)
-        self._ones = np.ones(columns, dtype)
-        self._gathers = list(_plan_gathers(padded[1], oh, kh, stride))
         self._stacked = [buffer((points, depth, len(range(first, kh, stride)), self.out_channels), dtype) for first in range(min(stride, kh))]
+        self._grad_weights_of_rows = buffer((points, most_outputs, kh * depth, self.out_channels), dtype)
+        self._grad_weights_of_block, self._grad_weights = (buffer((points, kh * depth, self.out_channels), dtype) for _ in range(2))
+        self._turned = buffer((points, most_outputs if filtering.small_products else 0, columns, self.out_channels), dtype)
+        self._ones = np.ones(columns, dtype)
         return self.out_channels, *self.size
 
     def parameters(self) -> tuple[Parameter, ...]:
@@ -101,49 +108,95 @@ class Conv2d(Layer):
         )
 
     def bind(self, values: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
-        self._weight, self._bias = values["weight"], values["bias"][:, np.newaxis, np.newaxis]
+        self._weight, self._bias = values["weight"], values["bias"][:, np.newaxis]
         self._grad_weight, self._grad_bias = grads["weight"], grads["bias"]
 
     def forward(self, x: Array) -> Array:
+        filtering = self._filtering
         if self._padded is not None:
-            self._padded[self._interior] = x[:, :, : self._padded.shape[2]]
+            self._padded[self._interior] = x
             x = self._padded
-        self._filtering.rows_of_input(x, self._rows)
-        self._filtering.weights(self._weight, self._weights)
-        np.matmul(self._weights_matrix, self._windows, out=self._products)
-        return self._filtering.output(self._products, self._bias)
+        filtering.weights(self._weight, self._weights)
+        weights = self._weights.reshape(filtering.points, 1, self.out_channels, -1)
+        for block in self._blocks:
+            filtering.rows_of_input(x[:, block.fresh], self._rows[:, block.fresh])
+            np.matmul(weights, self._windows[:, block.outputs], out=filtering.products(block.outputs))
+            filtering.output(block.outputs, self._bias)
+        return filtering.images
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
-        grad_products, grad_matrices = self._filtering.product_gradient(grad_output)
-        # G V^T as the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time.
-        np.matmul(self._windows, grad_products.swapaxes(2, 3), out=self._grad_weights_of_rows)
-        np.add.reduce(self._grad_weights_of_rows, axis=1, out=self._grad_weights.reshape(self._grad_weights_of_rows[:, 0].shape))
-        self._filtering.weight_gradient(self._grad_weights, self._grad_weight)
-        np.add.reduce(np.matmul(grad_matrices, self._ones), axis=0, out=self._grad_bias)
-        if not input_gradient:
-            return None
-        # The rows have served: their buffer takes the rows' gradient.
-        self._gather_rows(grad_products)
-        self._filtering.input_gradient(self._rows, self._grad_padded)
-        return self._grad_padded[self._interior]
+        filtering = self._filtering
+        grad_products = filtering.begin_backward(grad_output)
+        self._grad_weights.fill(0)
+        self._grad_bias.fill(0)
+        if input_gradient:
+            self._stack_weights()
+        for block in self._blocks:
+            grad_matrices = filtering.product_gradient(block.outputs)
+            self._grad_bias += np.add.reduce(np.matmul(grad_matrices, self._ones), axis=0)
+            self._add_weight_gradient(self._windows[:, block.outputs], grad_products[:, block.outputs])
+            if input_gradient:
+                # Rows that no later block needs have served: their buffer takes their gradient.
+                self._gather_rows(block.complete, grad_products)
+                filtering.input_gradient(self._rows[:, block.complete], self._grad_padded[:, block.complete])
+        shape = (filtering.points, self.kernel_size[0], self.in_channels, filtering.depth, self.out_channels)
+        filtering.weight_gradient(self._grad_weights.reshape(shape), self._grad_weight)
+        return self._grad_padded[self._interior] if input_gradient else None
 
-    def _gather_rows(self, grad_products: Array) -> None:
-        """dL/dV: for each row, the product of the kernel rows that meet it with the gradients of the outputs where they do."""
+    def _add_weight_gradient(self, windows: Array, grad_products: Array) -> None:
+        """G V^T, as the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time."""
+        of_rows, turned = self._grad_weights_of_rows[:, : windows.shape[1]], grad_products.swapaxes(2, 3)
+        if self._filtering.small_products:
+            np.copyto(self._turned[:, : windows.shape[1]], turned)  # it costs a fifth of what BLAS takes for it inside
+            turned = self._turned[:, : windows.shape[1]]
+        np.matmul(windows, turned, out=of_rows)
+        np.add.reduce(of_rows, axis=1, out=self._grad_weights_of_block)
+        self._grad_weights += self._grad_weights_of_block
+
+    def _stack_weights(self) -> None:
+        """The W_i that one row meets, side by side: from the last to the first, as the rows of outputs that they meet ascend."""
+        for first, stacked in enumerate(self._stacked):
+            kernel_rows = self._weights[:, :, first :: self.stride[0]][:, :, ::-1]
+            np.copyto(stacked, kernel_rows.reshape(*kernel_rows.shape[:3], -1).transpose(0, 3, 2, 1))
+
+    def _gather_rows(self, rows: slice, grad_products: Array) -> None:
+        """dL/dV of ``rows``: for each, the product of the kernel rows that meet it with the gradients of the outputs where they do."""
         points, oh, filters, columns = grad_products.shape
         below_each_other = grad_products.reshape(points, oh * filters, columns)
-        for first, stacked in enumerate(self._stacked):
-            # From the last kernel row to the first, as the rows of outputs that they meet ascend.
-            kernel_rows = self._weights[:, :, first :: self.stride[0]][:, :, ::-1]
-            np.copyto(stacked, kernel_rows.reshape(points, filters, stacked.shape[2], -1).transpose(0, 3, 2, 1))
-        for each in self._gathers:
+        for each in self._gathers[rows]:
             row = self._rows[:, each.row]
             if each.outputs.start == each.outputs.stop:
                 row.fill(0)
                 continue
             weights = self._stacked[each.stack].reshape(points, row.shape[1], -1)
-            within = slice(each.kernel_rows.start * filters, each.kernel_rows.stop * filters)
-            rows_of_outputs = slice(each.outputs.start * filters, each.outputs.stop * filters)
-            np.matmul(weights[:, :, within], below_each_other[:, rows_of_outputs], out=row)
+            kernel_rows = slice(each.kernel_rows.start * filters, each.kernel_rows.stop * filters)
+            outputs = slice(each.outputs.start * filters, each.outputs.stop * filters)
+            np.matmul(weights[:, :, kernel_rows], below_each_other[:, outputs], out=row)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that go through together: ``outputs``, the rows of the input that those need first, and those that nothing needs after them."""
+
+    outputs: slice
+    fresh: slice
+    complete: slice
+
+    @property
+    def most_inputs(self) -> int:
+        """How many rows of the input the larger of both has."""
+        return max(self.fresh.stop - self.fresh.start, self.complete.stop - self.complete.start)
+
+
+def _plan_blocks(height: int, output_height: int, kernel_height: int, stride: int, row_bytes: int) -> Iterator[Block]:
+    """Blocks of as many rows of outputs, ``row_bytes`` each with what they are made of, as lie in ``BLOCK_BYTES``."""
+    rows = -(-output_height // max(1, -(-output_height * row_bytes // BLOCK_BYTES)))
+    needed = complete = 0
+    for start in range(0, output_height, rows):
+        stop = min(start + rows, output_height)
+        fresh, needed = slice(needed, (stop - 1) * stride + kernel_height), (stop - 1) * stride + kernel_height
+        done, complete = slice(complete, height if stop == output_height else stop * stride), stop * stride
+        yield Block(slice(start, stop), fresh, done)
 
 
 @dataclass(frozen=True)

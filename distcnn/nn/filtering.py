@@ -11,19 +11,21 @@ A convolution of kernel width r takes from each row d of an input ``y[s] = sum o
   their transposes: ``dM = A dy``, ``dU = dM (B^T d)^T``, ``dw = G^T dU``, ``dd = B (U^T dM)``.
 
 Shapes, all with P points (1 if direct), J columns of the kernel within a product (1 if minimal), T tiles of m outputs (m = 1 if direct):
-rows V (P, H, C, J, T*N), weights U (P, O, kh, C, J), products M (P, oh, O, T*N).
+rows V (P, H, C, J, T*N), weights U (P, O, kh, C, J), products M (P, oh, O, T*N). What goes through is a block of rows at a time, so that
+it stays in the nearest caches.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from distcnn.nn.layer import Array, Shape, buffer, image_buffer
-from distcnn.nn.windows import windows_view
+from distcnn.nn.layer import Array, buffer, image_buffer
+from distcnn.nn.windows import Pair, windows_view
 
 MOST_POINTS = 8
 """More points multiply less, but their matrices hold larger numbers, which round worse."""
@@ -34,20 +36,39 @@ LEAST_DEPTH = 24
 LEAST_FILTERS = 16
 
 
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution's sizes: C channels of the padded image, O filters, the kernel, the stride, the output's (oh, ow), N examples."""
+
+    channels: int
+    filters: int
+    kernel: Pair
+    stride: Pair
+    size: Pair
+    count: int
+
+
 class Filtering(Protocol):
-    """One make, planned for C channels of H rows, O filters and N examples."""
+    """One make, planned for one geometry. Blocks of rows are slices of the ``oh`` rows of the output, or of the H rows of the input."""
 
     points: int
     depth: int
     tiles: int
+    small_products: bool
+    """Whether its matrix products are so small that BLAS spends much of its time on turning operands."""
     width: int
     """How wide the (padded) input must be."""
+    images: Array
+    """The output (O, oh, ow, N)."""
+
+    def plan_blocks(self, most_inputs: int, most_outputs: int, dtype: DTypeLike) -> None:
+        """Allocate for blocks of so many rows of the input and of the output."""
 
     def rows_of_input(self, x: Array, rows: Array) -> None:
-        """Write V for the images ``x`` (C, H, width, N)."""
+        """Write a block of V for that of the images ``x`` (C, H, width, N)."""
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
-        """Write ``grad_x`` (C, H, width, N) for dV, which may be overwritten."""
+        """Write a block of ``grad_x`` (C, H, width, N) for that of dV."""
 
     def weights(self, weight: Array, transformed: Array) -> None:
         """Write U for ``weight`` (O, C, kh, kw)."""
@@ -55,120 +76,146 @@ class Filtering(Protocol):
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         """Write ``grad_weight`` (O, C, kh, kw) for dU, here (P, kh, C, J, O)."""
 
-    def output(self, products: Array, bias: Array) -> Array:
-        """The images (O, oh, ow, N) for M and ``bias`` (O, 1, 1); in a buffer that holds until the next call."""
+    def products(self, block: slice) -> Array:
+        """Where to write the block of M that ``output`` takes."""
 
-    def product_gradient(self, grad_output: Array) -> tuple[Array, Array]:
-        """dM for ``grad_output`` (O, oh, ow, N), and the gradient itself as matrices (some, O, T*N)."""
+    def output(self, block: slice, bias: Array) -> None:
+        """Write the block of ``images`` for that of M and ``bias`` (O, 1)."""
+
+    def begin_backward(self, grad_output: Array) -> Array:
+        """dM, to be read block by block, for ``grad_output`` (O, oh, ow, N)."""
+
+    def product_gradient(self, block: slice) -> Array:
+        """Write the block of dM; the gradient itself, as matrices (some, O, T*N) whose sum over some and columns is the bias's."""
 
 
 class DirectFiltering:
     """Kernel width J times the input's bytes, every multiplication."""
 
-    points = 1
+    points, small_products = 1, False
 
-    def __init__(self, kernel_width: int, stride: int, output_shape: Shape, count: int, dtype: DTypeLike) -> None:
-        self._filters, self._height, self.tiles = output_shape
-        self.depth, self._stride = kernel_width, stride
-        self.width = (self.tiles - 1) * stride + kernel_width
-        self._products = buffer((self.points, self._height, self._filters, self.tiles * count), dtype)
-        self._images = self._products.reshape(self._height, self._filters, self.tiles, count)
+    def __init__(self, geometry: Geometry, dtype: DTypeLike) -> None:
+        (_, self.depth), (_, self._stride), (_, self.tiles) = geometry.kernel, geometry.stride, geometry.size
+        self.width = (self.tiles - 1) * self._stride + self.depth
+        shape = (geometry.filters, *geometry.size, geometry.count)
+        self.images, self._grad_output = image_buffer(shape, dtype), image_buffer(shape, dtype)
+
+    def plan_blocks(self, most_inputs: int, most_outputs: int, dtype: DTypeLike) -> None:
+        """Nothing lies between."""
 
     def rows_of_input(self, x: Array, rows: Array) -> None:
         np.copyto(self._shifted(x, rows), _shifts(x, self.depth, self._stride, self.tiles))
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
-        _fold(self._shifted(grad_x, rows).transpose(1, 0, 2, 3, 4), self._stride, grad_x)
+        _fold(self._shifted(grad_x, rows).swapaxes(0, 1), self._stride, grad_x)
 
     def _shifted(self, x: Array, rows: Array) -> Array:
         channels, height, _, count = x.shape
         return rows.reshape(height, channels, self.depth, self.tiles, count).transpose(1, 2, 0, 3, 4)
 
     def weights(self, weight: Array, transformed: Array) -> None:
-        np.copyto(transformed[0], weight.transpose(0, 2, 1, 3))
+        np.copyto(transformed[0], weight.swapaxes(1, 2))
 
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         np.copyto(grad_weight, transformed[0].transpose(3, 1, 0, 2))
 
-    def output(self, products: Array, bias: Array) -> Array:
-        images = products.reshape(self._images.shape).transpose(1, 0, 2, 3)
-        images += bias[:, :, np.newaxis]
-        return images
+    def products(self, block: slice) -> Array:
+        return _as_products(self.images)[:, block]
 
-    def product_gradient(self, grad_output: Array) -> tuple[Array, Array]:
-        rows = grad_output.transpose(1, 0, 2, 3)
-        if not rows.flags.c_contiguous:
-            np.copyto(self._images, rows)
-            rows = self._images
-        products = rows.reshape(self._products.shape)
-        return products, products[0]
+    def output(self, block: slice, bias: Array) -> None:
+        self.products(block)[...] += bias
+
+    def begin_backward(self, grad_output: Array) -> Array:
+        if not grad_output.swapaxes(0, 1).flags.c_contiguous:
+            np.copyto(self._grad_output, grad_output)
+            grad_output = self._grad_output
+        self._products = _as_products(grad_output)
+        return self._products
+
+    def product_gradient(self, block: slice) -> Array:
+        return self._products[0, block]
 
 
 class MinimalFiltering:
-    """F(outputs, kernel_width): fewer multiplications, small transforms before and after."""
+    """F(outputs, kernel width): fewer multiplications, small transforms before and after."""
 
-    depth = 1
+    depth, small_products = 1, True
 
-    def __init__(self, outputs: int, kernel_width: int, output_shape: Shape, input_shape: Shape, count: int, dtype: DTypeLike) -> None:
-        filters, output_height, output_width = output_shape
-        channels, height, _ = input_shape
-        self.points, self.tiles, self._outputs = outputs + kernel_width - 1, -(-output_width // outputs), outputs
+    def __init__(self, outputs: int, geometry: Geometry, dtype: DTypeLike) -> None:
+        self._geometry, self._outputs = geometry, outputs
+        (output_height, output_width), kernel_width = geometry.size, geometry.kernel[1]
+        self.points, self.tiles = outputs + kernel_width - 1, -(-output_width // outputs)
         self.width = self.tiles * outputs + kernel_width - 1
         self._a, self._b, self._g = (np.ascontiguousarray(each, dtype) for each in minimal_matrices(outputs, kernel_width))
-        self._pixels = buffer((self.points, height, channels, self.tiles, count), dtype)
-        self._tiled = buffer((outputs, output_height, filters, self.tiles, count), dtype)
-        self._images = image_buffer((filters, output_height, output_width, count), dtype)
-        self._products = buffer((self.points, output_height, filters, self.tiles * count), dtype)
+        self.images = image_buffer((geometry.filters, *geometry.size, geometry.count), dtype)
+        self._products = buffer((self.points, output_height, geometry.filters, self.tiles * geometry.count), dtype)
+
+    def plan_blocks(self, most_inputs: int, most_outputs: int, dtype: DTypeLike) -> None:
+        geometry = self._geometry
+        self._pixels = buffer((self.points, most_inputs, geometry.channels, self.tiles, geometry.count), dtype)
+        self._tiled = buffer((self._outputs, most_outputs, geometry.filters, self.tiles, geometry.count), dtype)
 
     def rows_of_input(self, x: Array, rows: Array) -> None:
-        np.copyto(self._pixels.transpose(2, 0, 1, 3, 4), _shifts(x, self.points, self._outputs, self.tiles))
-        np.matmul(self._b.T, _matrix(self._pixels), out=_matrix(rows))
+        pixels = self._pixels[:, : x.shape[1]]
+        np.copyto(pixels.transpose(2, 0, 1, 3, 4), _shifts(x, self.points, self._outputs, self.tiles))
+        np.matmul(self._b.T, _matrix(pixels), out=_matrix(rows))
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
-        np.matmul(self._b, _matrix(rows), out=_matrix(self._pixels))
-        _fold(self._pixels.transpose(0, 2, 1, 3, 4), self._outputs, grad_x)
+        pixels = self._pixels[:, : rows.shape[1]]
+        np.matmul(self._b, _matrix(rows), out=_matrix(pixels))
+        _fold(pixels.swapaxes(1, 2), self._outputs, grad_x)
 
     def weights(self, weight: Array, transformed: Array) -> None:
         np.matmul(self._g, _matrix(weight.transpose(3, 0, 2, 1)), out=_matrix(transformed))
 
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
-        shape = (-1, *transformed.shape[1:3], transformed.shape[-1])
-        np.copyto(grad_weight, np.matmul(self._g.T, _matrix(transformed)).reshape(shape).transpose(3, 2, 1, 0))
+        filters, channels, kernel_height, kernel_width = grad_weight.shape
+        by_column = np.matmul(self._g.T, _matrix(transformed)).reshape(kernel_width, kernel_height, channels, filters)
+        np.copyto(grad_weight, by_column.transpose(3, 2, 1, 0))
 
-    def output(self, products: Array, bias: Array) -> Array:
-        np.matmul(self._a.T, _matrix(products), out=_matrix(self._tiled))
-        for tiled, images in self._outputs_of_tiles(self._images):
-            np.add(tiled, bias, out=images)
-        return self._images
+    def products(self, block: slice) -> Array:
+        return self._products[:, : block.stop - block.start]  # the same place for all blocks, so that it stays in the caches
 
-    def product_gradient(self, grad_output: Array) -> tuple[Array, Array]:
-        self._tiled[:, :, :, -1].fill(0)  # the last tile may reach beyond the images
-        for tiled, grads in self._outputs_of_tiles(grad_output):
-            np.copyto(tiled, grads)
-        np.matmul(self._a, _matrix(self._tiled), out=_matrix(self._products))
-        outputs, height, filters, tiles, count = self._tiled.shape
-        return self._products, self._tiled.reshape(outputs * height, filters, tiles * count)
+    def output(self, block: slice, bias: Array) -> None:
+        products = self.products(block)
+        products[POINTS.index(1.0)] += bias  # row 1 of A is all ones: what is added to its product is added to all outputs
+        np.matmul(self._a.T, _matrix(products), out=_matrix(self._tiled[:, : products.shape[1]]))
+        for tiled, images in self._tiles_of(self.images[:, block]):
+            np.copyto(images, tiled)
 
-    def _outputs_of_tiles(self, images: Array) -> Iterator[tuple[Array, Array]]:
-        """For each place in a tile, what all tiles hold there: of the tiles, and of ``images`` (O, oh, ow, N); both (oh, O, some, N)."""
-        rows = images.transpose(1, 0, 2, 3)
-        for place, tiled in enumerate(self._tiled):
-            there = rows[:, :, place :: self._outputs]
-            yield tiled[:, :, : there.shape[2]], there
+    def begin_backward(self, grad_output: Array) -> Array:
+        self._grad_output = grad_output
+        return self._products
+
+    def product_gradient(self, block: slice) -> Array:
+        tiled = self._tiled[:, : block.stop - block.start]
+        if self._geometry.size[1] % self._outputs:
+            tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
+        for in_tiles, grads in self._tiles_of(self._grad_output[:, block]):
+            np.copyto(in_tiles, grads)
+        np.matmul(self._a, _matrix(tiled), out=_matrix(self._products[:, block]))
+        return tiled.reshape(-1, self._geometry.filters, self._products.shape[3])
+
+    def _tiles_of(self, images: Array) -> Iterator[tuple[Array, Array]]:
+        """Pairs of views, of the tiles and of ``images`` (O, rows, ow, N), that hold the same: the whole tiles, and what is in the last."""
+        tiled = self._tiled[:, : images.shape[1]].transpose(2, 0, 1, 3, 4)
+        whole, rest = divmod(images.shape[2], self._outputs)
+        if whole:
+            yield tiled[:, :, :, :whole], _shifts(images, self._outputs, self._outputs, whole)
+        if rest:
+            yield tiled[:, :rest, :, whole].swapaxes(1, 2), images[:, :, whole * self._outputs :]
 
 
-def plan_filtering(
-    filters: int, kernel: tuple[int, int], stride: int, input_shape: Shape, size: tuple[int, int], count: int, dtype: DTypeLike
-) -> Filtering:
+def plan_filtering(geometry: Geometry, dtype: DTypeLike) -> Filtering:
     """The make with the fewest multiplications, where that pays. A pure function of shapes, so the same on all ranks."""
-    kernel_width, output_shape = kernel[1], (filters, *size)
-    costs = {1: size[1] * kernel_width}
-    if stride == 1 and kernel_width > 1 and input_shape[0] * kernel[0] >= LEAST_DEPTH and filters >= LEAST_FILTERS:
-        costs |= {m: (m + kernel_width - 1) * -(-size[1] // m) for m in range(2, MOST_POINTS - kernel_width + 2)}
+    kernel_height, kernel_width = geometry.kernel
+    output_width = geometry.size[1]
+    costs = {1: output_width * kernel_width}
+    thick = geometry.channels * kernel_height >= LEAST_DEPTH and geometry.filters >= LEAST_FILTERS
+    if thick and geometry.stride[1] == 1 and kernel_width > 1:
+        costs |= {m: (m + kernel_width - 1) * -(-output_width // m) for m in range(2, MOST_POINTS - kernel_width + 2)}
     outputs = min(costs, key=lambda m: (costs[m], m))
-    if outputs == 1:
-        return DirectFiltering(kernel_width, stride, output_shape, count, dtype)
-    return MinimalFiltering(outputs, kernel_width, output_shape, input_shape, count, dtype)
+    return DirectFiltering(geometry, dtype) if outputs == 1 else MinimalFiltering(outputs, geometry, dtype)
 
 
 def minimal_matrices(outputs: int, taps: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -197,13 +244,17 @@ def _fold(shifted: Array, step: int, x: Array) -> None:
     """``x[c, h, t*step + j, n]`` = the sum of the ``shifted[j, c, h, t, n]`` that meet there."""
     shifts, tiles = len(shifted), shifted.shape[3]
     x[:, :, 0 if shifts < step else tiles * step :].fill(0)
-    for shift, values in enumerate(shifted):
-        there = x[:, :, shift : shift + (tiles - 1) * step + 1 : step]
-        if shift < step:
-            np.copyto(there, values)
-        else:
-            there += values
+    first = min(shifts, step)
+    np.copyto(_shifts(x, first, step, tiles), shifted[:first].swapaxes(0, 1))
+    for shift in range(first, shifts):
+        x[:, :, shift : shift + (tiles - 1) * step + 1 : step] += shifted[shift]
 
 
 def _matrix(array: Array) -> Array:
     return array.reshape(len(array), -1)
+
+
+def _as_products(images: Array) -> Array:
+    """``images`` (O, oh, ow, N) that lie row by row, as (1, oh, O, ow*N), without a copy."""
+    filters, height, width, count = images.shape
+    return images.swapaxes(0, 1).reshape(1, height, filters, width * count)

@@ -37,84 +37,54 @@ class Pool2d(Layer):
         self._grad_input = image_buffer((channels, height, width, microbatch_size), dtype)
         return channels, *self.size
 
+    def _give(self, grads: Array, share: Array) -> None:
+        """Hand ``share`` to the inputs ``grads``, which other windows may have given to where windows overlap."""
+        if self.overlapping:
+            grads += share
+        else:
+            np.copyto(grads, share)
+
     def _offsets(self, x: Array) -> list[Array]:
         return list(window_offsets(x, self.kernel_size, self.stride, self.size))
 
 
 class MaxPool2d(Pool2d):
-    """The largest value of each window: (C, H, W, N) to (C, oh, ow, N). Ties: the first in row-major order takes the gradient.
-
-    First along the width: the largest of each row of a window, (C, H, ow, N); then along the height. Backward the other way: the first row
-    that holds the maximum is chosen, and in it the first of the equal pixels.
-    """
+    """The largest value of each window: (C, H, W, N) to (C, oh, ow, N). Ties: the first in row-major order takes the gradient."""
 
     kind = "maxpool"
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
-        channels, oh, ow = super().plan(input_shape, microbatch_size, dtype)
-        self._rows = image_buffer((channels, input_shape[1], ow, microbatch_size), dtype)
-        self._grad_rows = image_buffer(self._rows.shape, dtype)
-        self._along_width = Maximum(self._rows.shape, self.stride[1] < self.kernel_size[1], dtype)
-        self._along_height = Maximum(self._output.shape, self.stride[0] < self.kernel_size[0], dtype)
-        return channels, oh, ow
+        output_shape = super().plan(input_shape, microbatch_size, dtype)
+        self._share, self._remaining = image_buffer(self._output.shape, dtype), image_buffer(self._output.shape, dtype)
+        others = self.kernel_size[0] * self.kernel_size[1] - 1
+        self._is_larger = [image_buffer(self._output.shape, np.bool_) for _ in range(others)]
+        return output_shape
 
     def forward(self, x: Array) -> Array:
-        self._input = x
-        self._along_width.forward(self._pixels_of_rows(x), self._rows)
-        self._along_height.forward(self._rows_of_windows(self._rows), self._output)
+        first, *others = self._offsets(x)
+        largest = first
+        for values, is_larger in zip(others, self._is_larger, strict=True):
+            np.greater(values, largest, out=is_larger)
+            largest = np.maximum(values, largest, out=self._output)
+        if largest is first:
+            np.copyto(self._output, first)
         return self._output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
         if not input_gradient:
             return None
         if self.overlapping:
-            self._grad_rows.fill(0)
             self._grad_input.fill(0)
-        self._along_height.backward(self._rows_of_windows(self._rows), self._output, grad_output, self._rows_of_windows(self._grad_rows))
-        pixels, grads = self._pixels_of_rows(self._input), self._pixels_of_rows(self._grad_input)
-        self._along_width.backward(pixels, self._rows, self._grad_rows, grads)
-        return self._grad_input
-
-    def _pixels_of_rows(self, x: Array) -> list[Array]:
-        return list(window_offsets(x, (1, self.kernel_size[1]), (1, self.stride[1]), (x.shape[1], self.size[1])))
-
-    def _rows_of_windows(self, rows: Array) -> list[Array]:
-        return list(window_offsets(rows, (self.kernel_size[0], 1), (self.stride[0], 1), self.size))
-
-
-class Maximum:
-    """The largest of several arrays of ``shape``, elementwise; its gradient goes to the first of those that are equal and largest."""
-
-    def __init__(self, shape: Shape, overlapping: bool, dtype: DTypeLike) -> None:
-        self._overlapping = overlapping
-        self._is_largest = image_buffer(shape, np.bool_)
-        self._remaining, self._share = image_buffer(shape, dtype), image_buffer(shape, dtype)
-
-    def forward(self, values: list[Array], out: Array) -> None:
-        """Write the largest of ``values`` to ``out``."""
-        np.copyto(out, values[0]) if len(values) == 1 else np.maximum(values[0], values[1], out=out)
-        for each in values[2:]:
-            np.maximum(out, each, out=out)
-
-    def backward(self, values: list[Array], largest: Array, grad_output: Array, grads: list[Array]) -> None:
-        """Write each value's gradient to ``grads``; add it where they overlap.
-
-        What was given out is subtracted from what is left to give: so the first of several equals takes it all, and what is left for the
-        last value is its own.
-        """
+        # The winner is the last one that was larger than all before it: from the last on, the first that was takes all there is, and what
+        # has been given out is subtracted from what is left to give.
         remaining = grad_output
-        for each, grad in zip(values[:-1], grads, strict=False):
-            np.equal(each, largest, out=self._is_largest)
-            np.multiply(remaining, self._is_largest, out=self._share)
+        first, *others = self._offsets(self._grad_input)
+        for grads, is_larger in zip(reversed(others), reversed(self._is_larger), strict=True):
+            np.multiply(remaining, is_larger, out=self._share)
             remaining = np.subtract(remaining, self._share, out=self._remaining)
-            self._give(self._share, grad)
-        self._give(remaining, grads[-1])
-
-    def _give(self, share: Array, grad: Array) -> None:
-        if self._overlapping:
-            grad += share
-        else:
-            np.copyto(grad, share)
+            self._give(grads, self._share)
+        self._give(first, remaining)
+        return self._grad_input
 
 
 class AvgPool2d(Pool2d):
@@ -138,10 +108,7 @@ class AvgPool2d(Pool2d):
         if self.overlapping:
             self._grad_input.fill(0)
         for grads in self._offsets(self._grad_input):
-            if self.overlapping:
-                grads += share
-            else:
-                np.copyto(grads, share)
+            self._give(grads, share)
         return self._grad_input
 
     @property

@@ -35,7 +35,6 @@ from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer, image_shape
 from distcnn.nn.windows import Pair, as_pair, is_count, output_size
 
-
 BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the weights beside it."""
 
@@ -81,22 +80,25 @@ class Conv2d(Layer):
         self._padded = image_buffer(padded_shape, dtype) if padded_shape[1:3] != (height, width) else None
         self._grad_padded = image_buffer(padded_shape, dtype)
 
-        points, depth, columns = filtering.points, channels * filtering.depth, filtering.tiles * microbatch_size
-        row_bytes = points * (stride * depth + self.out_channels) * columns * np.dtype(dtype).itemsize
+        filters, points = self.out_channels, filtering.points
+        depth, columns = channels * filtering.depth, filtering.tiles * microbatch_size
+        row_bytes = points * (stride * depth + filters) * columns * np.dtype(dtype).itemsize
         self._blocks = list(_plan_blocks(padded_shape[1], oh, kh, stride, row_bytes))
-        most_outputs = max(len(range(oh)[each.outputs]) for each in self._blocks)
-        filtering.plan_blocks(max(each.most_inputs for each in self._blocks), most_outputs, dtype)
         self._gathers = list(_plan_gathers(padded_shape[1], oh, kh, stride))
+        most_outputs = max(each.outputs.stop - each.outputs.start for each in self._blocks)
+        most_inputs = max(each.stop - each.start for block in self._blocks for each in (block.fresh, block.complete))
+        filtering.plan_blocks(most_inputs, most_outputs, dtype)
 
         self._rows = buffer((points, padded_shape[1], depth, columns), dtype)
         self._windows = _windows_of_rows(self._rows, kh, stride, oh)
-        self._weights = buffer((points, self.out_channels, kh, channels, filtering.depth), dtype)
-        self._stacked = [buffer((points, depth, len(range(first, kh, stride)), self.out_channels), dtype) for first in range(min(stride, kh))]
-        self._grad_weights_of_rows = buffer((points, most_outputs, kh * depth, self.out_channels), dtype)
-        self._grad_weights_of_block, self._grad_weights = (buffer((points, kh * depth, self.out_channels), dtype) for _ in range(2))
-        self._turned = buffer((points, most_outputs if filtering.small_products else 0, columns, self.out_channels), dtype)
+        self._weights = buffer((points, filters, kh, channels, filtering.depth), dtype)
+        stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
+        self._stacked = [buffer((points, depth, kernel_rows, filters), dtype) for kernel_rows in stacks]
+        self._turned = buffer((points, most_outputs if filtering.small_products else 0, columns, filters), dtype)
+        self._grad_weights_of_rows = buffer((points, most_outputs, kh * depth, filters), dtype)
+        self._grad_weights_of_block, self._grad_weights = (buffer((points, kh * depth, filters), dtype) for _ in range(2))
         self._ones = np.ones(columns, dtype)
-        return self.out_channels, *self.size
+        return filters, *self.size
 
     def parameters(self) -> tuple[Parameter, ...]:
         kh, kw = self.kernel_size
@@ -181,11 +183,6 @@ class Block:
     outputs: slice
     fresh: slice
     complete: slice
-
-    @property
-    def most_inputs(self) -> int:
-        """How many rows of the input the larger of both has."""
-        return max(self.fresh.stop - self.fresh.start, self.complete.stop - self.complete.start)
 
 
 def _plan_blocks(height: int, output_height: int, kernel_height: int, stride: int, row_bytes: int) -> Iterator[Block]:

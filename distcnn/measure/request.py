@@ -57,8 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Measure training steps on the ranks that a launcher started, such as mpirun -n 2, or in this one process: "
         "images a second, where the time of a step goes, what its matrix products alone would take, memory. Nothing is trained to an end "
         "and no run directory is written. docs/speed.md says what each line means.",
-        epilog="Besides these, every flag of training (python -m distcnn.train --help) that says what a step does, such as --model, --data, "
-        f"--num-shards, --optimizer, --reduction, --overlap or --config; --microbatch-size is {MICROBATCH_SIZE} here unless given.",
+        epilog="Besides these, every flag of training (python -m distcnn.train --help) that says what a step does, such as --model, "
+        f"--data, --num-shards, --optimizer, --reduction, --overlap or --config; --microbatch-size is {MICROBATCH_SIZE} here unless given.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

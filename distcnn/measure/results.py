@@ -24,7 +24,7 @@ def results_of(run: Run, session: Session, steps: int) -> Results:
     split = measured.split
     splits = communicator.allgather(split)
     bounds, plain_bounds = communicator.allgather(session.bound), communicator.allgather(session.plain_bound)
-    memory = communicator.allgather({"peak_memory_bytes": session.peak_bytes, "parts": session.memory_parts})
+    peaks, memory_parts = communicator.allgather(session.peak_bytes), communicator.allgather(session.memory_parts)
     step_seconds = median(measured.step_seconds)
     products, plain = _products(bounds, step_seconds), _products(plain_bounds, step_seconds)
     images = len(run.step.shards) * config.microbatch_size
@@ -46,14 +46,14 @@ def results_of(run: Run, session: Session, steps: int) -> Results:
         "plain_products_fraction": plain["fraction"],
         "exact_sum_fraction": split.parts[SUM] / split.step if config.reduction == "exact" else 0.0,
         "communication_fraction": (split.parts.get(WAITING, 0.0) + split.parts[ALLREDUCE]) / split.step,
-        "peak_memory_bytes": max(each["peak_memory_bytes"] for each in memory),
+        "peak_memory_bytes": max(peaks),
         "products": products,
         "plain_products": plain,
         "split": split_results(run.network.layer_names, split, images, len(measured.times)),
         "split_ranks": [{"step_seconds": each.step, "parts": each.parts} for each in splits],
         "communication": communication(split),
         "evaluation": {"images_per_second": median(measured.tests_per_second), "images_per_second_turns": measured.tests_per_second},
-        "memory_ranks": memory,
+        "memory_ranks": [{"peak_memory_bytes": peak, "parts": parts} for peak, parts in zip(peaks, memory_parts, strict=True)],
         "machine": machine_facts(communicator),
         "flags": dataclasses.asdict(config),
     }

@@ -50,10 +50,10 @@ def _split(results: Results) -> Iterator[str]:
         f"\none step, rank 0: µs for each of its {images} images (mean of the middle half of {split['steps']} steps with stopwatches, "
         f"{step / results['step_seconds'] - 1:+.1%} against those without)"
     )
-    yield f"{'':<16}{'forward':>9}{'backward':>10}{'together':>10}{'of step':>9}{'products':>10}"
+    yield f"{'':<16}{'forward':>9}{'backward':>9}{'together':>10}{'of step':>9}{'products':>10}"
 
     def line(name: str, cells: list[float | None], seconds: float, products: float | None) -> str:
-        columns = "".join(f"{cell / images * 1e6:{width}.2f}" if cell is not None else " " * width for cell, width in zip(cells, (9, 10)))
+        columns = "".join(" " * 9 if cell is None else f"{cell / images * 1e6:9.2f}" for cell in cells)
         share = f"{products / step:9.1%}" if products else ""
         return f"{name:<16}{columns}{seconds / images * 1e6:10.2f}{seconds / step:9.1%} {share}".rstrip()
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from distcnn.config import Config, as_flag, parse_request
@@ -36,6 +37,9 @@ class Request:
             raise InputError(f"unknown --peer {self.peer!r}: choose {', '.join(PEERS)}")
         if self.draw and not self.picture:
             raise InputError("--draw names measurements to draw: name the picture too, --picture FILE.png")
+        for flag, file in (("--json", self.json), ("--picture", self.picture)):
+            if file and not Path(file).parent.is_dir():  # rather now than when all was measured
+                raise InputError(f"{flag}: there is no folder {Path(file).parent}: make it, or name another file")
 
 
 def parse(arguments: Sequence[str]) -> Request:

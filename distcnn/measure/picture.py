@@ -13,6 +13,8 @@ from distcnn.measure.table import part_title
 FORWARD, BACKWARD, OTHER = ("#1f5fa8", "#9dc3ea"), ("#c25a11", "#f6bd8b"), "#8a8f98"
 """Of a bar: (matrix products, everything else) of forward and of backward; what is no layer's."""
 MOST_COLUMNS = 3
+NEGLIGIBLE = 0.0005
+"""Of a step: what is shorter has no bar."""
 PANEL_WIDTH, ROW_HEIGHT, FRAME_HEIGHT = 5.4, 0.27, 1.5
 Stretch = tuple[float, str]
 
@@ -56,8 +58,9 @@ def bars(results: Results) -> list[tuple[str, list[Stretch]]]:
             products = row[f"{direction}_products_seconds"]
             stretches += [(products * unit, colours[0]), ((row[f"{direction}_seconds"] - products) * unit, colours[1])]
         found.append((row["name"], stretches))
-    others = [row for row in split["others"] if row["seconds"] > 0]
-    return found + [(part_title(row["name"], results), [(row["seconds"] * unit, OTHER)]) for row in others]
+    found += [(part_title(row["name"], results), [(row["seconds"] * unit, OTHER)]) for row in split["others"]]
+    least = NEGLIGIBLE * split["step_seconds"] * unit
+    return [(name, stretches) for name, stretches in found if sum(length for length, _ in stretches) >= least]
 
 
 def _draw_panel(axes: Any, results: Results) -> None:

@@ -26,7 +26,7 @@ def results_of(run: Run, session: Session, steps: int) -> Results:
     bounds, plain_bounds = communicator.allgather(session.bound), communicator.allgather(session.plain_bound)
     peaks, memory_parts = communicator.allgather(session.peak_bytes), communicator.allgather(session.memory_parts)
     step_seconds = median(measured.step_seconds)
-    products, plain = _products(bounds, step_seconds), _products(plain_bounds, step_seconds)
+    products, plain = (_products(each, measured.step_seconds) for each in (bounds, plain_bounds))
     images = len(run.step.shards) * config.microbatch_size
     results = {
         "kind": KIND,
@@ -57,7 +57,7 @@ def results_of(run: Run, session: Session, steps: int) -> Results:
         "machine": machine_facts(communicator),
         "flags": dataclasses.asdict(config),
     }
-    return results | ({"peer": peer_results(measured.peer, results["images_per_second"])} if measured.peer else {})
+    return results | ({"peer": peer_results(measured.peer, measured.images_per_second)} if measured.peer else {})
 
 
 def split_results(layers: list[str], split: Split, images: int, steps: int) -> Results:
@@ -85,7 +85,7 @@ def communication(split: Split) -> dict[str, float]:
     }
 
 
-def peer_results(turns: list[Results], ours: float) -> Results:
+def peer_results(turns: list[Results], ours: list[float]) -> Results:
     """Medians of the peer, each turn in the layout that was faster in it, and how many times as fast we are."""
     speeds = [max(each["images_per_second"].values()) for each in turns]
     return {
@@ -94,7 +94,8 @@ def peer_results(turns: list[Results], ours: float) -> Results:
         "images_per_second": median(speeds),
         "images_per_second_turns": speeds,
         "layouts": {layout: [each["images_per_second"][layout] for each in turns] for layout in turns[0]["images_per_second"]},
-        "ratio": ours / median(speeds),
+        "ratio": median(ours) / median(speeds),
+        "ratio_turns": [our / speed for our, speed in zip(ours, speeds, strict=True)],
     }
 
 
@@ -119,14 +120,18 @@ def write_results(path: str | Path, results: Results) -> None:
         raise InputError(f"--json: {path} cannot be written ({error.strerror}): name another file") from error
 
 
-def _products(bounds: list[Bound], step_seconds: float) -> Results:
-    """Of the rank whose products take longest: no step can be faster than that."""
-    longest = max(bounds, key=lambda each: each.seconds)
+def _products(bounds: list[Bound], step_seconds: list[float]) -> Results:
+    """Of the rank whose products take longest in each turn: no step can be faster than that. Fractions are of the same turn's steps."""
+    seconds = [max(turn) for turn in zip(*(each.seconds for each in bounds), strict=True)]
+    fractions = [bound / step for bound, step in zip(seconds, step_seconds, strict=True)]
+    most = max(bounds, key=lambda each: each.operations)
     return {
-        "seconds": longest.seconds,
-        "fraction": longest.seconds / step_seconds,
-        "calls": longest.calls,
-        "operations": longest.operations,
-        "gflop_per_second": longest.operations / longest.seconds / 1e9 if longest.seconds else 0.0,
-        "ranks_seconds": [each.seconds for each in bounds],
+        "seconds": median(seconds),
+        "seconds_turns": seconds,
+        "fraction": median(fractions),
+        "fraction_turns": fractions,
+        "calls": most.calls,
+        "operations": most.operations,
+        "gflop_per_second": most.operations / median(seconds) / 1e9 if median(seconds) else 0.0,
+        "ranks_seconds": [median(each.seconds) for each in bounds],
     }

@@ -45,9 +45,9 @@ class Steps:
 
 @dataclass(frozen=True)
 class Bound:
-    """What products alone take in one step on this rank: seconds, calls, multiplications and additions."""
+    """What products alone take in one step on this rank: seconds in each turn, calls, multiplications and additions."""
 
-    seconds: float
+    seconds: list[float]
     calls: int
     operations: int
 
@@ -96,9 +96,9 @@ class Session:
         run.communicator.barrier()
         with instruments.entered():
             measured.times += [instruments.take(self._next.take) for _ in range(self._few)]
-        measured.replays += self._alone(self._products)
+        measured.replays.append(self._alone(self._products))
         self._plain = self._plain or plain_products(run.network)
-        measured.plain_replays += self._alone(self._plain * len(run.step.shards))
+        measured.plain_replays.append(self._alone(self._plain * len(run.step.shards)))
         seconds, tests = self._timed(lambda: run.evaluation().examples)
         measured.tests_per_second.append(tests / seconds)
         if peer is not None:
@@ -107,12 +107,13 @@ class Session:
     @property
     def bound(self) -> Bound:
         """Of the products that a step calls."""
-        return _bound(self.measured.replays, self._products)
+        return Bound(self.measured.replays, len(self._products), operations_of(self._products))
 
     @property
     def plain_bound(self) -> Bound:
         """Of the plain products."""
-        return _bound(self.measured.plain_replays, self._plain * len(self._run.step.shards))
+        shards = len(self._run.step.shards)
+        return Bound(self.measured.plain_replays, len(self._plain) * shards, operations_of(self._plain) * shards)
 
     def _timed(self, work: Callable[[], int]) -> tuple[float, int]:
         """``work`` of all ranks: they begin together, and its last act is a sum over all of them."""
@@ -121,11 +122,11 @@ class Session:
         result = work()
         return time.perf_counter() - start, result
 
-    def _alone(self, products: list[Product]) -> list[float]:
-        """Replayed by all ranks at the same time, as in a step: they share the machine's memory. The first only warms up."""
+    def _alone(self, products: list[Product]) -> float:
+        """Median seconds of ``products``, replayed by all ranks at the same time, for they share the machine; the first only warms up."""
         pulse.beat(Activity.MEASURING)
         self._run.communicator.barrier()
-        return replay_seconds(products, self._few + 1)[1:]
+        return median(replay_seconds(products, self._few + 1)[1:])
 
 
 def record_step(take: Callable[[], int]) -> list[Product]:
@@ -133,7 +134,3 @@ def record_step(take: Callable[[], int]) -> list[Product]:
     with recorded() as products:
         take()
     return products
-
-
-def _bound(seconds: list[float], products: list[Product]) -> Bound:
-    return Bound(median(seconds), len(products), operations_of(products))

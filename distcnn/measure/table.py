@@ -73,7 +73,8 @@ def _products(results: Results) -> Iterator[str]:
     for title, key in (("as called", "products"), ("plain im2col", "plain_products")):
         each = results[key]
         yield (
-            f"{title:<16}{each['seconds'] * 1e3:.2f} ms, {each['fraction']:.1%} of a step: {each['calls']} calls, "
+            f"{title:<16}{each['seconds'] * 1e3:.2f} ms, {each['fraction']:.1%} of a step "
+            f"(turns: {' '.join(f'{fraction:.1%}' for fraction in each['fraction_turns'])}): {each['calls']} calls, "
             f"{each['operations'] / 1e9:.3f} GFLOP at {each['gflop_per_second']:.1f} GFLOP/s a rank"
         )
 
@@ -109,7 +110,7 @@ def _peer(results: Results) -> Iterator[str]:
     yield f"{'peer':<16}{peer['images_per_second']:,.0f}: {_turns(peer['images_per_second_turns'])}"
     for layout, speeds in peer["layouts"].items():
         yield f"  {layout:<14}{_turns(speeds)}"
-    yield f"{'ratio':<16}{peer['ratio']:.2f} times the peer's speed"
+    yield f"{'ratio':<16}{peer['ratio']:.2f} times the peer's speed (turns: {' '.join(f'{each:.2f}' for each in peer['ratio_turns'])})"
 
 
 def _turns(speeds: list[float]) -> str:

@@ -48,6 +48,7 @@ class TorchPeer:
         self._config, self._communicator = config, communicator
         self._mailbox = communicator.mailbox()
         together(communicator, self._check_world)
+        self._cores = communicator.allgather(cores_of_this_process())
 
     def prepare(self, run: Run) -> None:
         """``run`` is what it shall be compared with."""
@@ -64,6 +65,7 @@ class TorchPeer:
             **{name: getattr(config, name) for name in ("data", "model", "loss", "optimizer", "seed")},
             **{name: getattr(config, name) for name in ("learning_rate", "momentum", "weight_decay", "global_batch_size")},
             "steps": steps,
+            "cores": self._cores,
         }
         launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
         processes = ["--nproc_per_node", str(self._communicator.world_size)]
@@ -89,6 +91,11 @@ class TorchPeer:
             pulse.beat(Activity.MEASURING)
             time.sleep(NAP_SECONDS)
         return on_root(self._communicator, work_and_wake)
+
+
+def cores_of_this_process() -> list[int]:
+    """Where it may run: a launcher may bind each rank to a core, which what root starts would inherit. Empty: nothing is known."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 def open_peer(name: str, config: Config, communicator: Communicator) -> TorchPeer | None:

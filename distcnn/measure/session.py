@@ -124,9 +124,12 @@ class Session:
 
     def _alone(self, products: list[Product]) -> float:
         """Median seconds of ``products``, replayed by all ranks at the same time, for they share the machine; the first only warms up."""
-        pulse.beat(Activity.MEASURING)
         self._run.communicator.barrier()
-        return median(replay_seconds(products, self._few + 1)[1:])
+        seconds = []
+        for _ in range(self._few + 1):
+            pulse.beat(Activity.MEASURING)
+            seconds.append(replay_seconds(products))
+        return median(seconds[1:])
 
 
 def record_step(take: Callable[[], int]) -> list[Product]:

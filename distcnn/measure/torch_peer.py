@@ -127,6 +127,9 @@ def main(text: str) -> None:
     """Measure every layout; print."""
     end_with_starter()
     asked = json.loads(text)
+    cores = asked["cores"][int(os.environ["RANK"])]
+    if cores:
+        os.sched_setaffinity(0, cores)
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     info = read_info(asked["data"])

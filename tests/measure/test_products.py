@@ -49,7 +49,7 @@ def test_the_replay_makes_the_same_calls_in_the_same_order() -> None:
         np.matmul(out, out, out=out)
     expected = out.copy()
     out.fill(0)
-    assert len(replay_seconds(products, 2)) == 2
+    assert replay_seconds(products) > 0
     np.testing.assert_array_equal(out, expected)
 
 

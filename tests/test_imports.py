@@ -29,12 +29,14 @@ ALLOWED = {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
         *{"checkpoints", "faults", "files", "__version__"},
     },
+    "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
     "h5py": {"datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
-    "matplotlib": {"report.py"},
+    "matplotlib": {"report.py", "measure/picture.py"},
+    "torch": {"measure/torch_peer.py"},
     "PIL": {"datasets/folders.py"},
     "threadpoolctl": {"parallel/threads.py"},
 }
@@ -58,6 +60,7 @@ def test_imports_go_one_way(file: Path) -> None:
     inner = {name.split(".")[1] for name in imports_of(file) if name.startswith("distcnn.")}
     if place in ALLOWED:
         assert inner <= ALLOWED[place], f"{place} may not know {inner - ALLOWED[place]}"
+    assert "measure" not in inner or place in ("measure", "benchmark.py"), f"{place} may not know what only the benchmark needs"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

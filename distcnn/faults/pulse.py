@@ -29,6 +29,7 @@ class Activity(IntEnum):
     SAVING = 8
     ENDING = 9
     DEBUGGING = 10
+    MEASURING = 11
 
 
 TEXTS: Final = {
@@ -43,6 +44,7 @@ TEXTS: Final = {
     Activity.SAVING: "writing metrics, a checkpoint or results",
     Activity.ENDING: "ending",
     Activity.DEBUGGING: "debugging",
+    Activity.MEASURING: "measuring",
 }
 
 NOTE = struct.Struct("<qqqqd")

@@ -1,0 +1,82 @@
+"""What a command line of ``distcnn.benchmark`` asks for: its own flags, and those of training."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from distcnn.config import Config, as_flag, parse_request
+from distcnn.errors import InputError
+
+PEERS = ("torch",)
+MICROBATCH_SIZE = 32
+"""Of the benchmark, unless given: with 8 shards a global batch of 256."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and what to do with it; ``draw`` measures nothing."""
+
+    config: Config
+    steps: int = 30
+    turns: int = 5
+    json: str = ""
+    picture: str = ""
+    peer: str = ""
+    draw: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--steps", self.steps), ("--turns", self.turns)):
+            if value < 1:
+                raise InputError(f"{flag} is {value}: it must be at least 1")
+        if self.peer and self.peer not in PEERS:
+            raise InputError(f"unknown --peer {self.peer!r}: choose {', '.join(PEERS)}")
+        if self.draw and not self.picture:
+            raise InputError("--draw names measurements to draw: name the picture too, --picture FILE.png")
+        for flag, file in (("--json", self.json), ("--picture", self.picture)):
+            if file and not Path(file).parent.is_dir():  # rather now than when all was measured
+                raise InputError(f"{flag}: there is no folder {Path(file).parent}: make it, or name another file")
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """``InputError`` names what is wrong."""
+    known, of_training = make_parser().parse_known_args(arguments)
+    own = vars(known)
+    flags = {as_flag(each.name) for each in dataclasses.fields(Config)} | {"--config"}
+    strange = [each for each in of_training if each.startswith("--") and each.partition("=")[0] not in flags]
+    if strange:
+        raise InputError(f"unrecognized flag {strange[0]} (see python -m distcnn.benchmark --help)")
+    config = Config(**({"microbatch_size": MICROBATCH_SIZE} | parse_request(of_training).given))
+    return Request(config, **{**own, "draw": tuple(own.get("draw", ()))})
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's own flags; what it does not know are flags of training."""
+    parser = _Parser(
+        prog="python -m distcnn.benchmark",
+        description="Measure training steps on the ranks that a launcher started, such as mpirun -n 2, or in this one process: "
+        "images a second, where the time of a step goes, what its matrix products alone would take, memory. Nothing is trained to an end "
+        "and no run directory is written. docs/speed.md says what each line means.",
+        epilog="Besides these, every flag of training (python -m distcnn.train --help) that says what a step does, such as --model, "
+        f"--data, --num-shards, --optimizer, --reduction, --overlap or --config; --microbatch-size is {MICROBATCH_SIZE} here unless given.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="timed steps a turn (default 30)")
+    parser.add_argument("--turns", type=int, metavar="N", help="turns, of which medians are taken (default 5)")
+    parser.add_argument("--json", metavar="FILE", help="write all that was measured, every turn's too")
+    parser.add_argument("--picture", metavar="FILE.png", help="draw where a step's time goes (needs matplotlib)")
+    parser.add_argument(
+        "--peer", metavar="|".join(PEERS), help="by turns, the same network in PyTorch's DistributedDataParallel: as many processes, batch"
+    )
+    parser.add_argument("--draw", nargs="+", metavar="FILE.json", help="measure nothing: draw what --json wrote into one --picture")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see python -m distcnn.benchmark --help)")

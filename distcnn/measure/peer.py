@@ -1,7 +1,7 @@
 """The peer: the same network in PyTorch's DistributedDataParallel, in processes of its own, while ours wait asleep.
 
-A turn of it is one start of ``distcnn.measure.torch_peer`` under PyTorch's own launcher, on this host, over loopback. Its processes hold
-the reading end of a pipe whose other end only our rank 0 has: they end when that closes, whatever ended us.
+A turn of it is one start of ``distcnn.measure.torch_ranks``, on this host, over loopback. Its processes hold the reading end of a pipe
+whose other end only our rank 0 has: they end when that closes, whatever ended us.
 """
 
 from __future__ import annotations
@@ -65,11 +65,10 @@ class TorchPeer:
             **{name: getattr(config, name) for name in ("data", "model", "loss", "optimizer", "seed")},
             **{name: getattr(config, name) for name in ("learning_rate", "momentum", "weight_decay", "global_batch_size")},
             "steps": steps,
+            "processes": self._communicator.world_size,
             "cores": self._cores,
         }
-        launch = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        processes = ["--nproc_per_node", str(self._communicator.world_size)]
-        return [sys.executable, *launch, *processes, "-m", "distcnn.measure.torch_peer", json.dumps(asked)]
+        return [sys.executable, "-m", "distcnn.measure.torch_ranks", json.dumps(asked)]
 
     def _check_world(self) -> None:
         if len(set(self._communicator.hosts)) > 1:

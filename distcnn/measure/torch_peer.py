@@ -1,8 +1,6 @@
-"""The same network in PyTorch's DistributedDataParallel: a program of its own, which ``distcnn.measure.peer`` starts.
+"""The same network in PyTorch's DistributedDataParallel: one process of it, which ``distcnn.measure.torch_ranks`` starts.
 
-    python -m torch.distributed.run --nproc_per_node 2 -m distcnn.measure.torch_peer '{"data": ..., "model": ..., ...}'
-
-Prints one line of JSON: images a second in each of PyTorch's memory layouts. It reads its images before the clock starts, and keeps
+Rank 0 prints one line of JSON: images a second in each of PyTorch's memory layouts. It reads its images before the clock starts, and keeps
 them normalised and in the layout it computes in: data cost it nothing but the gathering of a batch.
 """
 
@@ -123,24 +121,24 @@ def end_with_starter() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def main(text: str) -> None:
-    """Measure every layout; print."""
+def main(text: str, store: str, rank: int) -> None:
+    """One process: measure every layout; rank 0 prints."""
     end_with_starter()
     asked = json.loads(text)
-    cores = asked["cores"][int(os.environ["RANK"])]
+    cores = asked["cores"][rank]
     if cores:
         os.sched_setaffinity(0, cores)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=asked["processes"])
     info = read_info(asked["data"])
     network = build_model(asked["model"], info.image_shape, info.classes, 1)
     network.initialise(np.random.default_rng(asked["seed"]))
-    batches = read_batches(asked, dist.get_rank(), dist.get_world_size())
+    batches = read_batches(asked, rank, asked["processes"])
     speeds = {name: asked["global_batch_size"] / measure(asked, layout, batches, network) for name, layout in LAYOUTS.items()}
-    if dist.get_rank() == 0:
+    if rank == 0:
         print(json.dumps({"name": "torch", "version": torch.__version__, "images_per_second": speeds}), flush=True)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

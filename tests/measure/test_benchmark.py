@@ -12,7 +12,7 @@ from distcnn.measure.request import parse
 from tests.conftest import Launcher, MakeImageSet
 
 KEYS = {
-    *{"images_per_second", "gemm_bound_fraction", "plain_products_fraction", "exact_sum_fraction", "communication_fraction"},
+    *{"images_per_second", "gemm_bound_fraction", "products_fraction", "exact_sum_fraction", "communication_fraction"},
     *{"peak_memory_bytes", "machine", "flags", "split", "evaluation", "memory_ranks", "world_size", "products", "communication"},
 }
 COMMAND = ["-m", "distcnn.benchmark"]
@@ -42,7 +42,7 @@ def test_one_process(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     check(json.loads((tmp_path / "b.json").read_text()), 1)
-    for word in ("images/s", "conv1", "maxpool1", "exact sum", "optimizer", "rest (Python)", "as called", "plain im2col", "evaluation"):
+    for word in ("images/s", "conv1", "maxpool1", "exact sum", "optimizer", "rest (Python)", "as called", "im2col's", "evaluation"):
         assert word in done.stdout
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("runs"))

@@ -42,7 +42,7 @@ class RangeError(ArithmeticError):
 def check_terms(terms: FloatVector, limit: float) -> None:
     """Raise ``RangeError`` for the first of ``terms`` that is NaN or of a magnitude beyond ``limit``."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if float(np.dot(terms, terms)) <= 0.5 * limit * limit:  # the quick way: no square is above the sum of all, and NaN fails it
+        if float(np.vdot(terms, terms)) <= 0.5 * limit * limit:  # the quick way: no square is above the sum of all, and NaN fails it
             return
     if terms.size and not (terms.max() <= limit and terms.min() >= -limit):
         index = int(np.argmin(np.abs(terms) <= limit))

@@ -121,7 +121,7 @@ class Conv2d(Layer):
         filtering.weights(self._weight, self._weights)
         weights = self._weights.reshape(filtering.points, 1, self.out_channels, -1)
         for block in self._blocks:
-            filtering.rows_of_input(x[:, block.fresh], self._rows[:, block.fresh])
+            filtering.rows_of_input(x, block.fresh, self._rows[:, block.fresh])
             np.matmul(weights, self._windows[:, block.outputs], out=filtering.products(block.outputs))
             filtering.output(block.outputs, self._bias)
         return filtering.images

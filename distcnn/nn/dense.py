@@ -38,6 +38,13 @@ class Flatten(Layer):
         return self._grad_input
 
 
+SMALL_PRODUCT = 10**6
+"""Multiplications up to which OpenBLAS reads its operands where they lie; for larger products it first copies all of a weight matrix, of
+which each number then serves for the few columns of one microbatch."""
+FEWEST_ROWS = 16
+"""Of a block: with fewer, the calls cost more than the copies."""
+
+
 class Dense(Layer):
     """``y = W x + b``: (in_features, N) to (out_features, N).
 
@@ -61,6 +68,9 @@ class Dense(Layer):
         self.in_features = input_shape[0]
         self._output = buffer((self.out_features, microbatch_size), dtype)
         self._grad_input = buffer((self.in_features, microbatch_size), dtype)
+        self._input_turned = buffer((microbatch_size, self.in_features), dtype)
+        self._blocks_of_outputs = blocks_of_rows(self.out_features, self.in_features * microbatch_size)
+        self._blocks_of_inputs = blocks_of_rows(self.in_features, self.out_features * microbatch_size)
         return (self.out_features,)
 
     def parameters(self) -> tuple[Parameter, ...]:
@@ -76,11 +86,35 @@ class Dense(Layer):
 
     def forward(self, x: Array) -> Array:
         self._input = x
-        np.matmul(self._weight, x, out=self._output)
+        np.matmul(self._by_outputs(self._weight), x, out=self._by_outputs(self._output))
         self._output += self._bias
         return self._output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
-        np.matmul(grad_output, self._input.T, out=self._grad_weight)
+        turned = self._input.T
+        if self._blocks_of_outputs > 1:
+            np.copyto(self._input_turned, turned)  # small products are fast where no operand must be turned
+            turned = self._input_turned
+        np.matmul(self._by_outputs(grad_output), turned, out=self._by_outputs(self._grad_weight))
         np.sum(grad_output, axis=1, out=self._grad_bias)
-        return np.matmul(self._weight.T, grad_output, out=self._grad_input) if input_gradient else None
+        if not input_gradient:
+            return None
+        blocks = self._blocks_of_inputs
+        weights_of_blocks = self._weight.reshape(self.out_features, blocks, -1).transpose(1, 2, 0)
+        np.matmul(weights_of_blocks, grad_output, out=self._grad_input.reshape(blocks, -1, grad_output.shape[1]))
+        return self._grad_input
+
+    def _by_outputs(self, matrix: Array) -> Array:
+        """``matrix`` (out_features, columns) as (blocks, rows, columns)."""
+        return matrix.reshape(self._blocks_of_outputs, -1, matrix.shape[1])
+
+
+def blocks_of_rows(rows: int, multiplications_of_a_row: int) -> int:
+    """Into how many equal blocks to cut ``rows`` so that each makes a small product; 1 where that cannot be.
+
+    A pure function of shapes, so the same on all ranks.
+    """
+    for blocks in range(1, rows // FEWEST_ROWS + 1):
+        if rows % blocks == 0 and rows // blocks * multiplications_of_a_row <= SMALL_PRODUCT:
+            return blocks
+    return 1

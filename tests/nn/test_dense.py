@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcnn.nn import Dense, Flatten, Sequential
+from distcnn.nn import dense as dense_module
+from distcnn.nn.dense import SMALL_PRODUCT, blocks_of_rows
 from distcnn.nn.gradient_check import gradient_error
 
 examples = settings(deadline=None, derandomize=True, max_examples=50)
@@ -114,3 +116,36 @@ def test_too_few_features_are_refused(out_features: int) -> None:
 def test_images_are_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match=r"dense1: Dense takes flat inputs .* shape \(1, 28, 28\): put Flatten before it"):
         Sequential([Dense(10)]).plan((1, 28, 28), 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "each", "expected"),
+    [
+        (500, 800 * 32, 20),  # 25 rows of lenet's first dense layer at microbatch 32: 640,000 multiplications
+        (800, 500 * 32, 16),
+        (10, 500 * 32, 1),  # small as it is
+        (128, 9216 * 32, 1),  # three rows at a time would not pay
+        (9216, 128 * 32, 48),
+        (509, 800 * 32, 1),  # a prime number of rows
+        (16, SMALL_PRODUCT // 16, 1),
+        (32, SMALL_PRODUCT // 16, 2),
+    ],
+)
+def test_blocks_of_rows_by_hand(rows: int, each: int, expected: int) -> None:
+    assert blocks_of_rows(rows, each) == expected
+
+
+@pytest.mark.parametrize(("in_features", "out_features", "count"), [(6, 8, 3), (12, 5, 2), (5, 12, 4), (7, 7, 1)])
+def test_products_in_blocks_give_the_same(in_features: int, out_features: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for small in (10**9, 40):
+        monkeypatch.setattr(dense_module, "SMALL_PRODUCT", small)
+        monkeypatch.setattr(dense_module, "FEWEST_ROWS", 1)
+        rng = np.random.default_rng(3)
+        network = dense(in_features, out_features, count, rng)
+        y = network.forward(rng.standard_normal((in_features, count)))
+        grad_x = network.backward(rng.standard_normal(y.shape), input_gradient=True)
+        assert grad_x is not None
+        results.append([y, grad_x, network.grads])
+    for whole, in_blocks in zip(*results, strict=True):
+        np.testing.assert_allclose(in_blocks, whole, rtol=1e-13, atol=1e-13)

@@ -57,6 +57,11 @@ class ReLU(Activation):
 
     kind = "relu"
 
+    def forward(self, x: Array) -> Array:
+        if self.owns_input:
+            self._output = x
+        return super().forward(x)
+
     def function(self, x: Array, out: Array) -> None:
         np.maximum(x, 0, out=out)
 

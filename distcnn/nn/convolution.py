@@ -47,7 +47,7 @@ class Conv2d(Layer):
     ``ValueError`` for sizes below 1, and when planned for an input smaller than the kernel.
     """
 
-    kind = "conv"
+    kind, needs_output = "conv", False
 
     def __init__(
         self,

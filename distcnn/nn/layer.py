@@ -46,6 +46,11 @@ class Layer:
     kind = "layer"
     """The stem of the layer's name inside a network, such as ``conv`` in ``conv1.weight``."""
 
+    needs_output = True
+    """Whether backward reads what forward returned; where not, the next layer may use that buffer for its own ends."""
+    owns_input = False
+    """Set by the network before ``plan``: the layer before does not need what it returned, so this layer may overwrite its input."""
+
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
         """Allocate for inputs of shape ``(*input_shape, microbatch_size)``; return the output's shape without the batch.
 

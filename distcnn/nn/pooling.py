@@ -51,16 +51,21 @@ class Pool2d(Layer):
 class MaxPool2d(Pool2d):
     """The largest value of each window: (C, H, W, N) to (C, oh, ow, N). Ties: the first in row-major order takes the gradient."""
 
-    kind = "maxpool"
+    kind, needs_output = "maxpool", False
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
         output_shape = super().plan(input_shape, microbatch_size, dtype)
+        cover = tuple(size * stride for size, stride in zip(self.size, self.stride, strict=True))
+        # Backward asks which pixel was larger, not the pixels: where the windows cover all of the input, its buffer takes its gradient.
+        self._overwrites = self.owns_input and self.kernel_size == self.stride and cover == tuple(input_shape[1:])
         self._share, self._remaining = image_buffer(self._output.shape, dtype), image_buffer(self._output.shape, dtype)
         others = self.kernel_size[0] * self.kernel_size[1] - 1
         self._is_larger = [image_buffer(self._output.shape, np.bool_) for _ in range(others)]
         return output_shape
 
     def forward(self, x: Array) -> Array:
+        if self._overwrites:
+            self._grad_input = x
         first, *others = self._offsets(x)
         largest = first
         for values, is_larger in zip(others, self._is_larger, strict=True):

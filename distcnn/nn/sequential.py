@@ -34,7 +34,8 @@ class Sequential:
         self.layer_names = _numbered(self.layers)
         self.parameters: dict[str, Parameter] = {}
         shape = self.input_shape
-        for name, layer in zip(self.layer_names, self.layers, strict=True):
+        for index, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
+            layer.owns_input = index > 0 and not self.layers[index - 1].needs_output
             try:
                 shape = layer.plan(shape, microbatch_size, dtype)
             except ValueError as error:

@@ -258,3 +258,40 @@ def test_nothing_before_the_first_parameters_is_worked_on_unless_the_inputs_grad
     assert watched.calls == 0
     assert network.backward(np.ones((2, 1), np.float32), input_gradient=True) is not None
     assert watched.calls == 1
+
+
+def test_buffers_that_nobody_needs_are_used_again_and_only_those() -> None:
+    class Kept(Conv2d):
+        needs_output = True
+
+    def run(first: type[Conv2d]) -> tuple[Array, ...]:
+        layers = [first(3, 3), ReLU(), Conv2d(4, 3), MaxPool2d(2), ReLU(), Flatten(), Dense(5), ReLU(), Dense(2)]
+        network = Sequential(layers).plan((2, 12, 12), 4, np.float64).initialise(np.random.default_rng(0))
+        rng = np.random.default_rng(1)
+        for _ in range(2):
+            y = network.forward(rng.standard_normal((2, 12, 12, 4)))
+            grad_x = network.backward(rng.standard_normal(y.shape), input_gradient=True)
+        assert grad_x is not None
+        assert [layer.owns_input for layer in layers] == [False, first is Conv2d, False, True, True, False, False, True, False]
+        return y.copy(), grad_x.copy(), network.grads.copy()
+
+    for ours, expected in zip(run(Conv2d), run(Kept), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("pool", [MaxPool2d(2), MaxPool2d(3), MaxPool2d(2, 1), MaxPool2d(2, 3)])
+def test_max_pooling_alone_and_after_a_convolution_gives_the_same_gradient(pool: MaxPool2d) -> None:
+    images = np.random.default_rng(0).standard_normal((3, 8, 8, 2))
+    network = Sequential([Conv2d(3, 1), pool]).plan(images.shape[:3], 2, np.float64)
+    network.named_values()["conv1.weight"][:, :, 0, 0] = np.eye(3)
+    alone = Sequential([MaxPool2d(pool.kernel_size, pool.stride)]).plan(images.shape[:3], 2, np.float64)
+    kept = images.copy()
+    for seed in range(2):
+        y, expected = network.forward(images), alone.forward(images)
+        np.testing.assert_array_equal(y, expected)
+        grad = np.random.default_rng(seed).standard_normal(y.shape)
+        ours, theirs = network.backward(grad, input_gradient=True), alone.backward(grad, input_gradient=True)
+        assert ours is not None
+        assert theirs is not None
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(images, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -47,8 +48,11 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     if request.break_at_step is not None:
         together(communicator, lambda: break_at(request, communicator, progress.say))
         return
-    signals = StopSignals(NAME, communicator.rank == 0, lambda: communicator.abort(EXIT_STOPPED), to_the_end=__name__ == "__main__")
+    signals = StopSignals(NAME, communicator.rank == 0, lambda: _end_before_first_step(communicator, signals), __name__ == "__main__")
     with signals, Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
+        if request.resume:
+            on_root(communicator, lambda: existing_run(request.resume))
+            signals.can_resume = True
         point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
         if point and point.result:
             progress.say(_finished(point))
@@ -60,6 +64,13 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         if request.debug:
             check_network(run, progress.say)
         _train(run, point, held, progress, signals)
+
+
+def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> None:
+    """End all ranks for a signal: ``EXIT_STOPPED`` promises that ``--resume`` works, so only where there is a run."""
+    if signals.can_resume:
+        communicator.abort(EXIT_STOPPED)
+    communicator.end_by_signal(signals.received or signal.SIGTERM)
 
 
 def _resume_point(request: Request, held: ExitStack, progress: Progress) -> ResumePoint:
@@ -77,7 +88,8 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
     state = State(world_size=communicator.world_size)
     if checkpoint:
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-    path = on_root(communicator, lambda: open_directory(run.config, point, held))
+    with signals.making_run():
+        path = on_root(communicator, lambda: open_directory(run.config, point, held))
     directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None
     saving = Saving(run, directory, progress)
     signals.steps_are_taken = True

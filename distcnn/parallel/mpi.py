@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -18,7 +19,7 @@ mpi4py.rc.initialize = False
 mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
-from distcnn.parallel.communicator import Mailbox, NoMailbox  # noqa: E402
+from distcnn.parallel.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
 from distcnn.parallel.sums import Sums, ThreadedSums  # noqa: E402
 
 T = TypeVar("T")
@@ -86,6 +87,9 @@ class MPICommunicator:
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
         MPI.COMM_WORLD.Abort(exit_code)
         raise SystemExit(exit_code)  # Abort does not return
+
+    def end_by_signal(self, number: signal.Signals) -> NoReturn:
+        self.abort(SIGNAL_BASE + number)
 
 
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:

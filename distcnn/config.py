@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from distcnn.datasets.mnist import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
@@ -197,6 +195,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The flags in a TOML file, their names and types checked."""
+    import tomllib  # root's alone
+
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -210,6 +210,8 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     key = written.replace("-", "_")
     types = {each.name: type(each.default) for each in dataclasses.fields(Config)}
     if key not in types:
+        import difflib
+
         close = difflib.get_close_matches(key, types, n=1)
         guess = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"--config: {path}: unknown key {written!r}: {guess}the keys are {', '.join(types)}")

@@ -13,13 +13,12 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.command import EXIT_STOPPED, run_command
 from distcnn.config import TARGET_DEFAULTS, Config, Request, as_flag, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
+from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.memory import window_examples
-from distcnn.datasets.mnist import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.parallel.threads import THREADS_PER_RANK, blas_description
-from distcnn.training.debug import break_at, check_network, require_one_process
 from distcnn.training.loop import Loop
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress, Progress
@@ -45,6 +44,8 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
     if request.break_at_step is not None or request.debug:
+        from distcnn.training.debug import break_at, check_network, require_one_process  # not for all: it brings pdb and the replay
+
         flag = "--debug" if request.break_at_step is None else "--break-at-step"
         together(communicator, lambda: require_one_process(communicator, flag))
     if request.break_at_step is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import secrets
 import signal
 import socket
@@ -86,7 +87,7 @@ class MPICommunicator:
         sys.stderr.flush()
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
         MPI.COMM_WORLD.Abort(exit_code)
-        raise SystemExit(exit_code)  # Abort does not return
+        os._exit(exit_code)  # called by a thread, MPICH's Abort was seen to return before the launcher ended the process
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
         self.abort(SIGNAL_BASE + number)

@@ -129,13 +129,15 @@ def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(image_se
         assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
 
 
+ENDED = "distcnn.train: SIGTERM before the first step: ended, nothing was to be saved\n"
+
+
 def end_while_slow(launcher: Launcher, ranks: int, where: list[int], name: str, seconds: float, *flags: str) -> Ended:
     """How a run ends that gets SIGTERM while it is in the function ``name``."""
     with running(launcher, ranks, "-c", SLOW, name, str(seconds), *STAGED[2:], *flags) as run:
         run.wait_for_text(f"waiting in {name}")
         send(run, signal.SIGTERM, where)
         ended = run.end(10)
-    assert "SIGTERM before the first step: ended, nothing was to be saved\n" in ended.stderr
     assert "Traceback" not in ended.stderr
     return ended
 
@@ -145,6 +147,7 @@ def test_a_signal_before_there_is_a_run_ends_by_it(image_set: MakeImageSet, tmp_
     for name in ("prepare_run", "open_directory"):
         ended = end_while_slow(SERIAL, 1, [0], name, 60, "--data", str(image_set()), "--output", str(path))
         assert (ended.code, path.exists()) == (-signal.SIGTERM, False)
+        assert ended.stderr == ENDED
 
 
 @pytest.mark.parametrize("where", [[0], [1]])
@@ -153,15 +156,16 @@ def test_a_signal_before_there_is_a_run_under_mpirun(where: list[int], any_mpi: 
     ended = end_while_slow(any_mpi, 2, where, "prepare_run", 60, "--data", str(image_set()), "--output", str(path))
     print(f"measured: {any_mpi.name}, SIGTERM to rank {where[0]} before there is a run: exit code {ended.code}")
     assert ended.code not in (0, EXIT_STOPPED)
+    assert ENDED in ended.stderr
     assert not path.exists()
 
 
 def test_a_signal_while_the_run_is_made_waits_until_it_can_be_resumed(image_set: MakeImageSet, tmp_path: Path) -> None:
     path = tmp_path / "run"
     ended = end_while_slow(SERIAL, 1, [0], "open_directory", 0.5, "--data", str(image_set()), "--output", str(path))
-    assert ended.code == EXIT_STOPPED
+    assert ended.code == EXIT_STOPPED  # at once, or after the first step, if that came before
     ended = end_while_slow(SERIAL, 1, [0], "prepare_run", 60, "--resume", str(path))
-    assert ended.code == EXIT_STOPPED  # also before the first step of a resumed run
+    assert (ended.code, ended.stderr) == (EXIT_STOPPED, ENDED)  # also before the first step of a resumed run
     assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from distcnn.datasets.mnist import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
@@ -46,6 +44,12 @@ class Config:
     loss: str = _flag("cross-entropy", "what is minimised", choices=tuple(LOSSES))
     epochs: int = _flag(3, "passes over the training set", "epochs", fixed=False)
     max_steps: int = _flag(0, "stop after so many steps, the schedule as without it; 0: no limit", "steps", fixed=False)
+    target_accuracy: float = _flag(
+        0.0,
+        "stop at the first test whose accuracy reaches this (0.99 is 99 %); some defaults then differ; 0: no target",
+        "fraction",
+        fixed=False,
+    )
     num_shards: int = _flag(
         8, "fixed slices of the training set, the most ranks there can be; they decide the bits, ranks do not", "shards"
     )
@@ -55,6 +59,7 @@ class Config:
     momentum: float = _flag(0.9, "momentum of nesterov and sgd, from 0 to below 1", "factor")
     weight_decay: float = _flag(0.0, "L2 weight decay (adamw: decoupled)", "factor")
     schedule: str = _flag("cosine", "learning rate after the warm-up", choices=tuple(SCHEDULES))
+    cycle_epochs: int = _flag(0, "lay warm-up and schedule out over so many epochs, then begin them again; 0: over all epochs", "epochs")
     warmup_steps: int = _flag(100, "steps of linear warm-up, at most a quarter of the run", "steps")
     seed: int = _flag(0, "decides the first weights and every order of examples", "integer")
     output: str = _flag("", "run directory, new or without a run in it; default runs/<model>-<time>", "folder", fixed=False)
@@ -90,13 +95,14 @@ class Config:
                 raise InputError(f"unknown {as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         for name in ("epochs", "num_shards", "microbatch_size", "log_every", "keep", "check_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_steps", "warmup_steps", "eval_every", "checkpoint_every", "world_size"):
+        for name in ("max_steps", "cycle_epochs", "warmup_steps", "eval_every", "checkpoint_every", "world_size"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1")
         self._require("learning_rate", math.isfinite(self.learning_rate) and self.learning_rate > 0, "a number above 0")
         self._require("momentum", 0 <= self.momentum < 1, "0 or more and below 1")
         self._require("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "a number, 0 or more")
         self._require("stall_timeout", self.stall_timeout == 0 or 1 <= self.stall_timeout < 1e9, "at least 1 second, or 0 for never")
+        self._require("target_accuracy", 0 <= self.target_accuracy <= 1, "a fraction from 0 to 1")
         self._require("data_memory", math.isfinite(self.data_memory) and self.data_memory >= 0, "0 or more")
         counts_are_exact = self.reduction == "exact" or self.global_batch_size < 2**24
         self._require("microbatch_size", counts_are_exact, "smaller: --reduction fast counts a global batch below 2^24 examples")
@@ -113,6 +119,13 @@ class Config:
             raise InputError(f"{as_flag(name)} is {getattr(self, name)}: it must be {what}")
 
 
+TARGET_DEFAULTS: dict[str, Any] = {"epochs": 6, "cycle_epochs": 1, "microbatch_size": 8, "learning_rate": 0.05, "schedule": "linear"}
+"""In the place of the fields' own where a new run has --target-accuracy: a whole schedule in each epoch, so that the first may suffice.
+
+``docs/target.md`` has what was measured.
+"""
+
+
 @dataclass(frozen=True)
 class Request:
     """What a command line asks for: the configuration it ``given``s in part, and what to do with it."""
@@ -126,7 +139,7 @@ class Request:
     @property
     def config(self) -> Config:
         """What was given, over the defaults."""
-        return Config(**self.given)
+        return Config(**{**(TARGET_DEFAULTS if self.given.get("target_accuracy") else {}), **self.given})
 
 
 def parse_request(arguments: Sequence[str]) -> Request:
@@ -173,17 +186,20 @@ def make_parser() -> argparse.ArgumentParser:
     for each in dataclasses.fields(Config):
         unit, choices = each.metadata["unit"], each.metadata["choices"]
         default = f" (default {each.default})" if each.default != "" else ""
+        with_target = f", {TARGET_DEFAULTS[each.name]} with --target-accuracy" if each.name in TARGET_DEFAULTS else ""
         parser.add_argument(
             as_flag(each.name),
             type=type(each.default),
             metavar="|".join(choices) if choices else unit.upper(),
-            help=(each.metadata["help"] + default).replace("%", "%%"),
+            help=(each.metadata["help"] + default + with_target).replace("%", "%%"),
         )
     return parser
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The flags in a TOML file, their names and types checked."""
+    import tomllib  # root's alone
+
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -197,6 +213,8 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     key = written.replace("-", "_")
     types = {each.name: type(each.default) for each in dataclasses.fields(Config)}
     if key not in types:
+        import difflib
+
         close = difflib.get_close_matches(key, types, n=1)
         guess = f"did you mean {close[0]!r}? " if close else ""
         raise InputError(f"--config: {path}: unknown key {written!r}: {guess}the keys are {', '.join(types)}")

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.command import EXIT_STOPPED, run_command
-from distcnn.config import Config, Request, make_parser, parse_request
+from distcnn.config import TARGET_DEFAULTS, Config, Request, as_flag, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
+from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.memory import window_examples
-from distcnn.datasets.mnist import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.parallel.threads import THREADS_PER_RANK, blas_description
-from distcnn.training.debug import break_at, check_network, require_one_process
 from distcnn.training.loop import Loop
+from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.records import begin_records, open_directory
 from distcnn.training.resume import ResumePoint, existing_run, find_resume_point, is_in_place
@@ -42,13 +44,18 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
     if request.break_at_step is not None or request.debug:
+        from distcnn.training.debug import break_at, check_network, require_one_process  # not for all: it brings pdb and the replay
+
         flag = "--debug" if request.break_at_step is None else "--break-at-step"
         together(communicator, lambda: require_one_process(communicator, flag))
     if request.break_at_step is not None:
         together(communicator, lambda: break_at(request, communicator, progress.say))
         return
-    signals = StopSignals(NAME, communicator.rank == 0, lambda: communicator.abort(EXIT_STOPPED), to_the_end=__name__ == "__main__")
+    signals = StopSignals(NAME, communicator.rank == 0, lambda: _end_before_first_step(communicator, signals), __name__ == "__main__")
     with signals, Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
+        if request.resume:
+            on_root(communicator, lambda: existing_run(request.resume))
+            signals.can_resume = True
         point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
         if point and point.result:
             progress.say(_finished(point))
@@ -60,6 +67,13 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         if request.debug:
             check_network(run, progress.say)
         _train(run, point, held, progress, signals)
+
+
+def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> None:
+    """End all ranks for a signal: ``EXIT_STOPPED`` promises that ``--resume`` works, so only where there is a run."""
+    if signals.can_resume:
+        communicator.abort(EXIT_STOPPED)
+    communicator.end_by_signal(signals.received or signal.SIGTERM)
 
 
 def _resume_point(request: Request, held: ExitStack, progress: Progress) -> ResumePoint:
@@ -77,7 +91,8 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
     state = State(world_size=communicator.world_size)
     if checkpoint:
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-    path = on_root(communicator, lambda: open_directory(run.config, point, held))
+    with signals.making_run():
+        path = on_root(communicator, lambda: open_directory(run.config, point, held))
     directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None
     saving = Saving(run, directory, progress)
     signals.steps_are_taken = True
@@ -90,10 +105,24 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
     progress.say(
         f"test accuracy {result['test_accuracy']:.4f} ({result['test_correct']} of {result['test_examples']}) "
         f"after {result['steps']} steps, {result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
+        f"{_target(result)}"
         f"checkpoints, hashes and ledger took {state.safety_seconds:.2f} s beside it\n"
         f"weights {result['params_sha256']}\n"
         f"results in {path}"
     )
+
+
+def _target(result: dict[str, Any]) -> str:
+    """A line on what became of the target; nothing without one."""
+    if "target_accuracy" not in result:
+        return ""
+    target = f"--target-accuracy {result['target_accuracy']:g}"
+    if result["target_reached"]:
+        return (
+            f"test accuracy {result['test_accuracy']:.4f} reached {target} after {result['steps']} steps, "
+            f"{result['seconds_to_target']:.1f} s from the start of the first step (evaluations included)\n"
+        )
+    return f"{target} was not reached in {result['steps']} steps: the best test accuracy was {result['best_test_accuracy']:.4f}\n"
 
 
 def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> str:
@@ -108,7 +137,8 @@ def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> s
         *([f"windows  {_windows(config, dataset)}"] if config.data_memory else []),
         f"batch    {config.num_shards} shards x {config.microbatch_size} examples = {config.global_batch_size} a step, "
         f"{config.reduction} sum",
-        f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}, seed {config.seed}",
+        f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}{_cycle(config)}, seed {config.seed}",
+        *([f"target   test accuracy {config.target_accuracy:g}; the defaults with it: {_defaults()}"] if config.target_accuracy else []),
         f"ranks    {world.world_size} ({world.description}), {THREADS_PER_RANK} BLAS thread each ({blas_description()})",
         *(
             [f"resumed  {point.directory}, after {state.step} of {run.plan.total_steps} steps, begun on {state.world_size} ranks"]
@@ -120,6 +150,14 @@ def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> s
     return "\n".join(lines)
 
 
+def _cycle(config: Config) -> str:
+    return f" anew every {config.cycle_epochs} epochs" if config.cycle_epochs else ""
+
+
+def _defaults() -> str:
+    return " ".join(f"{as_flag(name)} {value}" for name, value in TARGET_DEFAULTS.items())
+
+
 def _windows(config: Config, dataset: DatasetInfo) -> str:
     length = window_examples(dataset, config.num_shards, config.data_memory)
     longest = -(-dataset.examples["train"] // config.num_shards)
@@ -129,10 +167,12 @@ def _windows(config: Config, dataset: DatasetInfo) -> str:
 
 def _finished(point: ResumePoint) -> str:
     result = point.result or {}
+    reached = result["steps"] < Plan(point.config, result["dataset"]["train_examples"]).total_steps
+    more = "a higher --target-accuracy, or 0 for none, would continue it" if reached else "more --epochs would continue it"
     return (
         f"{point.directory} is finished: test accuracy {result['test_accuracy']:.4f} after {result['steps']} steps\n"
         f"weights {result['params_sha256']}\n"
-        "nothing is left to do; more --epochs would continue it"
+        f"nothing is left to do; {more}"
     )
 
 

@@ -1,12 +1,15 @@
-"""Who may know whom: the direction of imports, read from the source."""
+"""Who may know whom: the direction of imports, read from the source; and what no rank reads from the disk for nothing as it starts."""
 
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import SERIAL, Launcher, MakeImageSet
 
 PACKAGE = Path(__file__).parent.parent / "distcnn"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -40,6 +43,25 @@ OWNERS = {
     "PIL": {"datasets/folders.py"},
     "threadpoolctl": {"parallel/threads.py"},
 }
+
+# Needed by root alone, or seldom. On a shared file system every rank would ask for each of their files at the same moment.
+SELDOM = {
+    *{"ssl", "http.client", "urllib.request", "email", "zipfile", "gzip", "tempfile"},  # MNIST that must be had first
+    *{"tqdm", "multiprocessing", "importlib.metadata"},  # a progress bar
+    *{"pdb", "distcnn.training.debug", "distcnn.training.replay"},  # debugging and replays
+    *{"tomllib", "tomli_w"},  # root's files
+    *{"concurrent.futures", "distcnn.datasets.reader"},  # data larger than memory
+    *{"matplotlib", "PIL"},
+}
+LOADED = f"import json, sys; print(json.dumps(sorted({SELDOM!r} & set(sys.modules))))"
+TRAINED = """
+import os, sys
+from distcnn import launcher, train
+code = train.main(sys.argv[1:])
+if launcher.declared_rank(os.environ):
+    exec({loaded!r})
+sys.exit(code)
+"""
 
 
 def imports_of(file: Path) -> set[str]:
@@ -76,3 +98,16 @@ def test_each_library_has_one_owner(file: Path) -> None:
 def test_every_folder_has_its_rule() -> None:
     folders = {file.relative_to(PACKAGE).parts[0] for file in FILES if len(file.relative_to(PACKAGE).parts) > 1}
     assert folders <= set(ALLOWED)
+
+
+def test_no_rank_imports_what_only_some_need() -> None:
+    done = SERIAL.run(1, "-c", f"import distcnn.train; {LOADED}")
+    assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stderr
+
+
+@pytest.mark.mpi
+def test_a_whole_run_does_not_either_but_on_root(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--model", "tutorial", "--epochs", "1"]
+    done = mpirun.run(2, "-c", TRAINED.format(loaded=LOADED), *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[]" in done.stdout.splitlines(), done.stdout

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import write_image_folder
 from distcnn.datasets.hdf5 import DatasetInfo, read_info
 from distcnn.datasets.idx import read_idx
-from distcnn.datasets.mnist import DEFAULT_PATH, MIRRORS_VARIABLE, SOURCE_VARIABLE, ensure_mnist, prepare_mnist
+from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
 

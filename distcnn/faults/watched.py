@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any, NoReturn, TypeVar
 
 from numpy.typing import NDArray
@@ -52,6 +53,9 @@ class WatchedCommunicator:
 
     def abort(self, exit_code: int) -> NoReturn:
         self._inner.abort(exit_code)
+
+    def end_by_signal(self, number: signal.Signals) -> NoReturn:
+        self._inner.end_by_signal(number)
 
 
 class WatchedSums:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +18,9 @@ from distcnn.errors import InputError
 from distcnn.parallel.sums import Sums
 
 T = TypeVar("T")
+
+SIGNAL_BASE = 128
+"""A shell's exit code of a process that a signal ended is this and the signal's number."""
 
 
 class JointError(InputError):
@@ -74,6 +79,9 @@ class Communicator(Protocol):
     def abort(self, exit_code: int) -> NoReturn:
         """End all ranks at once with ``exit_code``."""
 
+    def end_by_signal(self, number: signal.Signals) -> NoReturn:
+        """End all ranks at once as the signal would have done without a handler, or with 128 and its number. Any thread may call it."""
+
 
 class SerialCommunicator:
     """A world of one rank, without MPI."""
@@ -105,6 +113,13 @@ class SerialCommunicator:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(exit_code)
+
+    def end_by_signal(self, number: signal.Signals) -> NoReturn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ctypes.CDLL(None).signal(int(number), None)  # the default action; Python's own ``signal.signal`` is for the main thread only
+        os.kill(os.getpid(), number)
+        os._exit(SIGNAL_BASE + number)  # where the signal is blocked
 
 
 def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicator:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import secrets
+import signal
 import socket
 import sys
 import time
@@ -18,7 +20,7 @@ mpi4py.rc.initialize = False
 mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
-from distcnn.parallel.communicator import Mailbox, NoMailbox  # noqa: E402
+from distcnn.parallel.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
 from distcnn.parallel.sums import Sums, ThreadedSums  # noqa: E402
 
 T = TypeVar("T")
@@ -85,7 +87,10 @@ class MPICommunicator:
         sys.stderr.flush()
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
         MPI.COMM_WORLD.Abort(exit_code)
-        raise SystemExit(exit_code)  # Abort does not return
+        os._exit(exit_code)  # called by a thread, MPICH's Abort was seen to return before the launcher ended the process
+
+    def end_by_signal(self, number: signal.Signals) -> NoReturn:
+        self.abort(SIGNAL_BASE + number)
 
 
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:

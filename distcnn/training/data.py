@@ -13,9 +13,7 @@ from distcnn.datasets import DatasetInfo, Part, Shard, read_examples
 from distcnn.datasets.content import ExamplesDigest
 from distcnn.datasets.hdf5 import ExampleFile
 from distcnn.datasets.memory import window_bounds, window_examples
-from distcnn.datasets.reader import Reader
 from distcnn.datasets.statistics import pixel_sums
-from distcnn.datasets.windows import WindowedShard
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.parallel import Communicator, span_of
 from distcnn.training.evaluation import examples_of_rank
@@ -45,6 +43,9 @@ def open_data(dataset: DatasetInfo, config: Config, communicator: Communicator, 
 
 
 def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], test: range) -> Data:
+    from distcnn.datasets.reader import Reader  # a thread and its queue: with --data-memory only
+    from distcnn.datasets.windows import WindowedShard
+
     length = window_examples(dataset, config.num_shards, config.data_memory)
     reader = Reader(ExampleFile(dataset))
     chunks = dataset.chunk_examples

@@ -75,8 +75,8 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     say(f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is written")
     loop = Loop(run, state, NoRunDirectory(), NoSaving(), NoProgress())
     follow(loop, receipt, at, request.given.get("data"))
-    if at >= run.plan.total_steps:
-        say(f"replayed to the run's end, step {at}: there is no step to break in")
+    if loop.is_over:
+        say(f"replayed to the run's end, step {state.step}: there is no step to break in")
         return
     run.step.before_shard = lambda step, index: _open_debugger(say) if (step, index) == (at, shard) else None
     try:

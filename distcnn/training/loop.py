@@ -42,6 +42,12 @@ class Loop:
         self.run, self.state = run, state
         self._records, self._saving, self._progress = records, saving, progress
         self.last_loss = 0.0
+        self._counted_until = time.perf_counter()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run ends here: all steps were taken, or the target is reached."""
+        return self.state.step == self.run.plan.total_steps or self.state.reaches(self.run.config.target_accuracy)
 
     def train(self) -> dict[str, Any]:
         """Go on to the end; return the result (the same on every rank, times aside), which the records also get.
@@ -49,9 +55,8 @@ class Loop:
         ``Stopped`` when a signal asked for it; ``TrainingError`` when a step or an evaluation cannot be done. The state is saved before
         either.
         """
-        last_step = self.run.plan.total_steps
         try:
-            self.go_to(last_step)
+            self.go_to(self.run.plan.total_steps)
         except ShardFailure as failure:
             where = f"--break-at-step {self.state.step} --shard {failure.shard}"
             raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
@@ -63,8 +68,8 @@ class Loop:
         result = make_result(self.run, self.state)
         pulse.beat(Activity.SAVING)
         on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
-        if self._saving.location and newest < last_step:
-            self._progress.say(f"warning: the last checkpoint on the disk is of step {newest}, the run ended at {last_step}")
+        if self._saving.location and newest < self.state.step:
+            self._progress.say(f"warning: the last checkpoint on the disk is of step {newest}, the run ended at {self.state.step}")
         return result
 
     def add_end(self) -> None:
@@ -72,14 +77,17 @@ class Loop:
         self._records.add_receipt("end", self.state.step, params_sha256=params_sha256(self.run.network))
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
-        """Take steps until ``last_step`` were taken in all, each epoch's end (the last one's with ``end_epoch``) included."""
+        """Take steps until ``last_step`` were taken in all, each epoch's end (the last one's with ``end_epoch``) included.
+
+        The end of the run may come before.
+        """
         state = self.state
         while True:
             if state.step == self.run.plan.total_steps and state.test_step != state.step:
                 self._open_end()
             if state.epoch_is_open and (end_epoch or state.step < last_step):
                 self._end_epoch()
-            if state.step >= last_step:
+            if state.step >= last_step or self.is_over:
                 return
             if self._take_step():
                 self._stop()
@@ -165,6 +173,7 @@ class Loop:
             values |= {"test_loss": test.loss, "test_accuracy": test.correct / test.examples}
             proof |= {"test_examples": test.examples, "test_correct": test.correct}
             text += f", test loss {test.loss:.4f}, test accuracy {test.correct / test.examples:.4f} ({test.correct} of {test.examples})"
+        self._count_time()
         self._records.add_metrics("epoch", step=state.step, **values, images_per_second=round(state.epoch.images_per_second, 1))
         self._check_replicas()
         self._records.add_receipt("epoch", state.step, **values, **proof)
@@ -173,7 +182,13 @@ class Loop:
         with self._timed():
             self._saving.save(state)
 
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.state.run_seconds += now - self._counted_until
+        self._counted_until = now
+
     def _save(self) -> None:
+        self._count_time()
         run, step = self.run, self.state.step
         pulse.beat(Activity.COMPARING)
         if step % run.config.check_every or self.state.epoch_is_open:  # otherwise it was done just now
@@ -210,6 +225,7 @@ class Loop:
 def make_result(run: Run, state: State) -> dict[str, Any]:
     """The summary of a run that is over; ``world_size`` is the number of ranks it began on."""
     config, dataset, test = run.config, run.dataset, state.test
+    reached = state.reaches(config.target_accuracy)
     assert test is not None  # the last step is always tested
     return {
         "model": config.model,
@@ -224,6 +240,15 @@ def make_result(run: Run, state: State) -> dict[str, Any]:
         "steps": state.step,
         "best_step": state.best_step,
         "best_test_accuracy": state.best_correct / test.examples,
+        **(
+            {
+                "target_accuracy": config.target_accuracy,
+                "target_reached": reached,
+                "seconds_to_target": round(state.run_seconds, 3) if reached else None,
+            }
+            if config.target_accuracy
+            else {}
+        ),
         "world_size": state.world_size,
         "num_shards": config.num_shards,
         "microbatch_size": config.microbatch_size,

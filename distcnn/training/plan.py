@@ -23,13 +23,14 @@ class Plan:
 
     @property
     def scheduled_steps(self) -> int:
-        """Over how many steps the learning-rate schedule is laid out: all epochs, whatever ``max_steps`` says."""
-        return self.config.epochs * self.steps_an_epoch
+        """Over how many steps the schedule is laid out before it begins again: one cycle, else all epochs, whatever ``max_steps`` says."""
+        return (self.config.cycle_epochs or self.config.epochs) * self.steps_an_epoch
 
     @property
     def total_steps(self) -> int:
-        """How many steps the run takes from its beginning to its end."""
-        return min(self.scheduled_steps, self.config.max_steps or self.scheduled_steps)
+        """How many steps the run takes from its beginning to its end, unless it reaches ``target_accuracy`` before."""
+        steps = self.config.epochs * self.steps_an_epoch
+        return min(steps, self.config.max_steps or steps)
 
     @property
     def warmup_steps(self) -> int:
@@ -39,7 +40,8 @@ class Plan:
     def learning_rate(self, step: int) -> float:
         """The learning rate of ``step`` (from 0)."""
         schedule = SCHEDULES[self.config.schedule]
-        return learning_rate_at(step, schedule, self.config.learning_rate, self.warmup_steps, self.scheduled_steps)
+        step_of_cycle = step % self.scheduled_steps
+        return learning_rate_at(step_of_cycle, schedule, self.config.learning_rate, self.warmup_steps, self.scheduled_steps)
 
     def position(self, step: int) -> tuple[int, int]:
         """After ``step`` steps: the epoch (from 0) and how many of its steps were taken, all of them at its end until the next begins."""

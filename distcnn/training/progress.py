@@ -7,8 +7,6 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from tqdm import tqdm
-
 from distcnn.faults.tell import tell
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
@@ -26,6 +24,8 @@ class Progress:
         """The next of ``total_steps`` is about to be taken: show the bar, where there is one."""
         self._total_steps = total_steps
         if os.environ.get(PROGRESS_VARIABLE, "bar" if sys.stdout.isatty() else "lines") == "bar":
+            from tqdm import tqdm  # only on a terminal, on root: no rank should read its files for nothing
+
             columns = os.environ.get("COLUMNS", "")
             width = int(columns) if columns.isdigit() else None
             self._bar = tqdm(total=total_steps, initial=steps_taken, unit="step", file=sys.stdout, ncols=width, mininterval=0.2)

@@ -110,6 +110,10 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 
 
 def finished_result(directory: Path, config: Config) -> dict[str, Any] | None:
-    """The result of a run that took all the steps that ``config`` asks for, and left its weights; None for any other."""
+    """The result of a run that took all the steps that ``config`` asks for, or reached its target, and left its weights; else None."""
     result = read_result(directory)
-    return result if result and result["steps"] == Plan(config, result["dataset"]["train_examples"]).total_steps else None
+    if result is None:
+        return None
+    total_steps = Plan(config, result["dataset"]["train_examples"]).total_steps
+    reached = 0 < config.target_accuracy <= result["test_accuracy"] and result["steps"] < total_steps
+    return result if reached or result["steps"] == total_steps else None

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import tomli_w
 
 from distcnn.config import Config, read_toml
 from distcnn.errors import InputError
@@ -167,6 +166,8 @@ def create_run_directory(config: Config) -> Path:
 
 def write_config(path: Path, config: Config) -> None:
     """Store the configuration of the run in ``path``."""
+    import tomli_w  # root's alone, as tomllib
+
     text = tomli_w.dumps(dataclasses.asdict(config))
     write_atomically(path / CONFIG, (text + _end_of(text)).encode())
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distcnn.config import Config
 from distcnn.datasets import DatasetInfo, Microbatch, read_info
 from distcnn.datasets.content import combined_sha256
-from distcnn.datasets.mnist import DEFAULT_PATH, ensure_mnist
+from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.statistics import mean_and_std
 from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
@@ -58,7 +58,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     shard_indices = together(communicator, lambda: _check_world(config, communicator))
     together(communicator, lambda: find_model(config.model))
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
-        on_root(communicator, lambda: ensure_mnist(config.data, config.source or None, report))
+        on_root(communicator, lambda: _ensure_mnist(config, report))
     dataset = together(communicator, lambda: read_info(config.data))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
@@ -84,6 +84,14 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
     content_sha256 = _content_sha256(dataset, content, communicator)
     return Run(config, communicator, dataset, network, step, evaluation, content_sha256, same_software(communicator, report))
+
+
+def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
+    """Root's: make the default image set where it is not there."""
+    if must_be_prepared(config.data, config.source or None):
+        from distcnn.datasets.mnist import prepare_mnist  # once in a machine's life: it brings ssl, archives, pip's ways
+
+        prepare_mnist(config.data, config.source or None, report)
 
 
 def _content_sha256(dataset: DatasetInfo, parts: NamedHashes, communicator: Communicator) -> str:

@@ -53,6 +53,8 @@ class State:
     """Of the state that was tested last."""
     safety_seconds: float = 0.0
     """Spent on the main path by hashes, ledger and checkpoints."""
+    run_seconds: float = 0.0
+    """Since the start of the first step, tests and all else included; of a run that was resumed, the sum of its parts."""
     best_step: int | None = None
     best_correct: int = -1
 
@@ -62,13 +64,25 @@ class State:
         if test.correct > self.best_correct:
             self.best_step, self.best_correct = self.step, test.correct
 
+    def reaches(self, target_accuracy: float) -> bool:
+        """Whether this very state was tested, and is as good as the target, where there is one (not 0)."""
+        tested = self.test is not None and self.test_step == self.step
+        return tested and 0 < target_accuracy <= self.test_accuracy
+
+    @property
+    def test_accuracy(self) -> float:
+        """Of the newest test."""
+        assert self.test is not None
+        return self.test.correct / self.test.examples
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``from_json`` gives the same state, bit for bit."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> State:
-        """The state that ``to_json`` gave."""
+        """The state that ``to_json`` gave, perhaps before there were ``run_seconds``: then those of the steps stand for them."""
+        values = {"run_seconds": values["whole"]["seconds"] + values["safety_seconds"], **values}
         meters = {name: Meter(**values[name]) for name in ("whole", "epoch", "interval")}
         test = Totals(**values["test"]) if values["test"] else None
         return cls(**{**values, **meters, "test": test})

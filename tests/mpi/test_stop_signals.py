@@ -24,6 +24,24 @@ IN_TERMINAL = [
 ]
 Where = list[int] | str
 
+# distcnn.train, but one function that it calls says that it is there, waits so long, and only then does its work.
+SLOW = """
+import sys, time
+from distcnn import train
+from distcnn.faults import signals
+
+name, seconds, signals.SECONDS_TO_MAKE_RUN = sys.argv[1], float(sys.argv[2]), 2.0
+work = getattr(train, name)
+
+def slow(*arguments):
+    print("waiting in", name, flush=True)
+    time.sleep(seconds)
+    return work(*arguments)
+
+setattr(train, name, slow)
+sys.exit(train.main(sys.argv[3:]))
+"""
+
 
 def send(run: Running, number: signal.Signals, where: Where) -> None:
     if isinstance(where, str):
@@ -109,6 +127,46 @@ def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(image_se
             assert result["params_sha256"] == reference_hash(image_set())
             continue
         assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
+
+
+ENDED = "distcnn.train: SIGTERM before the first step: ended, nothing was to be saved\n"
+
+
+def end_while_slow(launcher: Launcher, ranks: int, where: list[int], name: str, seconds: float, *flags: str) -> Ended:
+    """How a run ends that gets SIGTERM while it is in the function ``name``."""
+    with running(launcher, ranks, "-c", SLOW, name, str(seconds), *STAGED[2:], *flags) as run:
+        run.wait_for_text(f"waiting in {name}")
+        send(run, signal.SIGTERM, where)
+        ended = run.end(10)
+    assert "Traceback" not in ended.stderr
+    return ended
+
+
+def test_a_signal_before_there_is_a_run_ends_by_it(image_set: MakeImageSet, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    for name in ("prepare_run", "open_directory"):
+        ended = end_while_slow(SERIAL, 1, [0], name, 60, "--data", str(image_set()), "--output", str(path))
+        assert (ended.code, path.exists()) == (-signal.SIGTERM, False)
+        assert ended.stderr == ENDED
+
+
+@pytest.mark.parametrize("where", [[0], [1]])
+def test_a_signal_before_there_is_a_run_under_mpirun(where: list[int], any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    ended = end_while_slow(any_mpi, 2, where, "prepare_run", 60, "--data", str(image_set()), "--output", str(path))
+    print(f"measured: {any_mpi.name}, SIGTERM to rank {where[0]} before there is a run: exit code {ended.code}")
+    assert ended.code not in (0, EXIT_STOPPED)
+    assert ENDED in ended.stderr
+    assert not path.exists()
+
+
+def test_a_signal_while_the_run_is_made_waits_until_it_can_be_resumed(image_set: MakeImageSet, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    ended = end_while_slow(SERIAL, 1, [0], "open_directory", 0.5, "--data", str(image_set()), "--output", str(path))
+    assert ended.code == EXIT_STOPPED  # at once, or after the first step, if that came before
+    ended = end_while_slow(SERIAL, 1, [0], "prepare_run", 60, "--resume", str(path))
+    assert (ended.code, ended.stderr) == (EXIT_STOPPED, ENDED)  # also before the first step of a resumed run
+    assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
 
 
 @pytest.mark.parametrize("where", [[1], "mpirun"])

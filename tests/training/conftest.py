@@ -170,7 +170,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 def result(run: Path) -> dict[str, Any]:
     """``result.json`` but for times."""
-    return _without(json.loads((run / "result.json").read_text()), "images_per_second")
+    return _without(json.loads((run / "result.json").read_text()), "images_per_second", "seconds_to_target")
 
 
 def receipt(run: Path) -> list[dict[str, Any]]:

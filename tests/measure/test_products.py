@@ -62,7 +62,7 @@ def test_plain_products_of_a_small_network_by_hand() -> None:
 def test_a_plain_step_calls_at_least_its_products(make_run: MakeRun) -> None:
     run = make_run(model="tutorial")
     recorded_step = record_step(Steps(run).take)
-    forward = [each for each in recorded_step if each.operands[0].shape == (10, 8 * 13 * 13)]
+    forward = [each for each in recorded_step if each.operands[0].shape == (1, 10, 8 * 13 * 13)]
     assert len(forward) == 3, "one dense forward for each shard"
     assert forward[0].operations == 2 * 10 * 8 * 13 * 13 * 4
     assert operations_of(recorded_step) > 0

@@ -63,17 +63,19 @@ class ExactSum:
         self._anchor = 1.5 * limit * 2.0 ** max(1, (num_terms - 1).bit_length())
         self._scratch = np.empty(min(CHUNK, total.size))
 
-    def add(self, terms: FloatVector, first: int = 0) -> None:
-        """Add one shard's vector, or its part that begins at element ``first``.
+    def add(self, terms: FloatVector, first: int = 0, fresh: bool = False) -> None:
+        """Add one shard's vector, or its part that begins at element ``first``; with ``fresh`` it takes the place of what is there.
 
-        ``RangeError`` (and nothing added) when an element cannot be added exactly; its index is that in ``terms``.
+        ``RangeError`` (and nothing changed) when an element cannot be added exactly; its index is that in ``terms``.
         """
         check_terms(terms, self.limit)
         whole = self.total[first : first + terms.size]
         for start in range(0, terms.size, CHUNK):
             chunk = slice(start, start + CHUNK)
-            rounded, total = self._scratch[: terms[chunk].size], whole[chunk]
+            total = whole[chunk]
+            rounded = total if fresh else self._scratch[: total.size]
             np.copyto(rounded, terms[chunk])
             rounded += self._anchor
             rounded -= self._anchor
-            total += rounded
+            if not fresh:
+                total += rounded

@@ -23,10 +23,12 @@ class Reduction:
     def __init__(self, size: int, dtype: type[np.floating]) -> None:
         self._sums = np.zeros(TALLY_SPACE + size, dtype)
         self._total = self._sums[TALLY_SPACE:]
+        self._begun: set[int] = set()
 
     def clear(self) -> None:
         """Start a step."""
-        self._sums.fill(0)
+        self._sums[:TALLY_SPACE] = 0
+        self._begun.clear()  # the first shard's gradient takes the place of what is there
 
     def check(self, grads: FloatVector) -> None:
         """``RangeError`` when one shard's gradient cannot be added."""
@@ -35,15 +37,19 @@ class Reduction:
     def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
         """Add one shard's gradient, of which only ``bucket`` is looked at.
 
-        ``RangeError`` (with the index in the whole vector, and nothing added) when it cannot be added.
+        The buckets of a step have no element in common. ``RangeError`` (with the index in the whole vector, and nothing changed) when it
+        cannot be added.
         """
         try:
-            self._add(grads[bucket], bucket)
+            self._add(grads[bucket], bucket, fresh=bucket.start not in self._begun)
         except RangeError as error:
             raise RangeError(error.index + bucket.start, error.value, error.limit) from None
+        self._begun.add(bucket.start)
 
     def start(self, bucket: slice, sums: Sums) -> None:
         """Hand ``bucket`` over to be summed over all ranks; nothing may be added to it any more, and nothing to the tally with the last."""
+        if bucket.start not in self._begun:
+            self._total[bucket].fill(0)
         start = bucket.start + TALLY_SPACE if bucket.start else 0
         sums.start(self._sums[start : TALLY_SPACE + self._total[: bucket.stop].size])
 
@@ -58,7 +64,7 @@ class Reduction:
         self.start(WHOLE, sums)
         return self.finish(sums)
 
-    def _add(self, part: FloatVector, bucket: slice) -> None:
+    def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:
         raise NotImplementedError
 
 
@@ -73,8 +79,8 @@ class ExactReduction(Reduction):
     def check(self, grads: FloatVector) -> None:
         check_terms(grads, self._exact.limit)
 
-    def _add(self, part: FloatVector, bucket: slice) -> None:
-        self._exact.add(part, bucket.start)
+    def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:
+        self._exact.add(part, bucket.start, fresh)
 
 
 class FastReduction(Reduction):
@@ -105,9 +111,13 @@ class FastReduction(Reduction):
         self._counts[:] = self._sums[:TALLY_SIZE]
         return total
 
-    def _add(self, part: FloatVector, bucket: slice) -> None:
+    def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:
         self.check(part)
-        self._total[bucket] += part
+        total = self._total[bucket]
+        if fresh:
+            np.copyto(total, part)
+        else:
+            total += part
 
 
 REDUCTIONS: dict[str, type[ExactReduction] | type[FastReduction]] = {"exact": ExactReduction, "fast": FastReduction}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from distcnn.parallel import REDUCTIONS, TALLY_SIZE, RangeError, SerialCommunicator, Tally
+from distcnn.parallel import REDUCTIONS, TALLY_SIZE, ForegroundSums, RangeError, SerialCommunicator, Tally
 
 
 @pytest.mark.parametrize("name", ["exact", "fast"])
@@ -46,3 +46,33 @@ def test_a_loss_that_cannot_be_added_is_refused_and_counts_nothing(bad: float) -
         tally.add(bad, 1, 1)
     tally.fail()
     assert (tally.totals().examples, tally.totals().failures) == (0, 1)
+
+
+@pytest.mark.parametrize("name", ["exact", "fast"])
+def test_nothing_of_the_step_before_is_left_in_a_sum(name: str) -> None:
+    reduction, buckets = REDUCTIONS[name](4, 2, 4096.0), [slice(2, 4), slice(0, 2)]
+    before, now, bad = np.full(4, 7, np.float32), np.array([1, 2, 3, 4], np.float32), np.array([1, math.nan, 1, 1], np.float32)
+
+    def total() -> list[float]:
+        sums = ForegroundSums(lambda values: None)
+        for bucket in buckets:
+            reduction.start(bucket, sums)
+        return [float(each) for each in reduction.finish(sums)]
+
+    for bucket in buckets:
+        reduction.add(before, bucket)
+    assert total() == [7, 7, 7, 7]
+
+    reduction.clear()
+    reduction.add(bad, buckets[0])
+    with pytest.raises(RangeError):
+        reduction.add(bad, buckets[1])
+    for bucket in buckets:  # the first shard that can be added begins
+        reduction.add(now, bucket)
+    assert total() == [1, 2, 4, 5]
+
+    reduction.clear()
+    reduction.add(now, buckets[0])
+    assert total() == [0, 0, 3, 4]  # nothing was added to the other bucket
+    reduction.clear()
+    assert reduction.allreduce(SerialCommunicator()).tolist() == [0, 0, 0, 0]

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import distcnn.root  # noqa: F401
 from distcnn.checkpoints import CheckpointStore
 from distcnn.command import EXIT_STOPPED, run_command
 from distcnn.config import TARGET_DEFAULTS, Config, Request, as_flag, make_parser, parse_request

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import distcnn.root  # noqa: F401
 from distcnn.command import run_command
 from distcnn.errors import InputError
 from distcnn.faults.watchdog import Watchdog

@@ -85,7 +85,7 @@ def _draw_panel(axes: Any, results: Results) -> None:
     ranks = f"{results['world_size']} rank{'s' if results['world_size'] > 1 else ''}"
     axes.set_title(
         f"{results['model']}, {ranks}: {results['images_per_second']:,.0f} images/s\n"
-        f"{results['step_seconds'] * 1e3:.1f} ms a step; im2col's matrix products alone take {results['gemm_bound_fraction']:.0%} of that",
+        f"{results['step_seconds'] * 1e3:.1f} ms a step; im2col's products alone: {results['gemm_bound_fraction']:.0%} of it",
         fontsize=10,
         loc="left",
     )

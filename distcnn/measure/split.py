@@ -24,6 +24,9 @@ DATA, LOSS, SUM, WAITING, ALLREDUCE, UPDATE, REST = "data", "loss", "local sum",
 OTHERS = (DATA, LOSS, SUM, WAITING, ALLREDUCE, UPDATE)
 """The parts of a step that are no layer's, in the order of a step; and what is left."""
 
+WORK_OF_LAYER = {"forward": FORWARD, "forward_rows": FORWARD, "backward": BACKWARD, "backward_rows": BACKWARD}
+"""A layer's methods that compute, by direction."""
+
 Seconds = dict[str, float]
 Work = Callable[..., Any]
 
@@ -56,8 +59,8 @@ class Instruments:
 
             for network in {id(lane.network): lane.network for lane in timing.lanes}.values():
                 for name, layer in zip(network.layer_names, network.layers, strict=True):
-                    put(layer, "forward", self._timed(part_name(name, FORWARD)))
-                    put(layer, "backward", self._timed(part_name(name, BACKWARD)))
+                    for method in WORK_OF_LAYER.keys() & set(dir(layer)):
+                        put(layer, method, self._timed(part_name(name, WORK_OF_LAYER[method])))
             for shard in step.shards:
                 put(shard, "fill", self._timed(DATA))
             put(step, "loss", self._timed(LOSS))

@@ -23,8 +23,9 @@ the width, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A guide 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -39,6 +40,21 @@ BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the weights beside it."""
 
 
+class RowPooling(Protocol):
+    """A pooling that takes the output a block of rows at a time, the blocks by their number."""
+
+    output: Array
+
+    def plan_rows(self, blocks: Sequence[tuple[Array, slice]]) -> None:
+        """For each block, where it lies whenever it is pooled (C, rows, W, N), and the rows of the pooled output that it gives."""
+
+    def forward_rows(self, block: int) -> None:
+        """Pool a block."""
+
+    def backward_rows(self, block: int, grad_output: Array) -> None:
+        """Write the gradient of a block where it lay, for ``grad_output`` of the whole pooled output."""
+
+
 class Conv2d(Layer):
     """``out_channels`` filters over images (C, H, W, N), giving (out_channels, oh, ow, N).
 
@@ -48,6 +64,9 @@ class Conv2d(Layer):
     """
 
     kind, needs_output = "conv", False
+
+    rows_multiple = 1
+    """Set by the network before ``plan``: blocks hold a multiple of so many rows of the output, as far as there are any."""
 
     def __init__(
         self,
@@ -83,7 +102,7 @@ class Conv2d(Layer):
         filters, points = self.out_channels, filtering.points
         depth, columns = channels * filtering.depth, filtering.tiles * microbatch_size
         row_bytes = points * (stride * depth + filters) * columns * np.dtype(dtype).itemsize
-        self._blocks = list(_plan_blocks(padded_shape[1], oh, kh, stride, row_bytes))
+        self._blocks = list(_plan_blocks(padded_shape[1], oh, kh, stride, row_bytes, self.rows_multiple))
         self._gathers = list(_plan_gathers(padded_shape[1], oh, kh, stride))
         most_outputs = max(each.outputs.stop - each.outputs.start for each in self._blocks)
         most_inputs = max(each.stop - each.start for block in self._blocks for each in (block.fresh, block.complete))
@@ -113,37 +132,50 @@ class Conv2d(Layer):
         self._weight, self._bias = values["weight"], values["bias"][:, np.newaxis]
         self._grad_weight, self._grad_bias = grads["weight"], grads["bias"]
 
-    def forward(self, x: Array) -> Array:
+    def forward(self, x: Array, pool: RowPooling | None = None) -> Array:
+        """With ``pool``, made ready by ``plan_rows_of``: what it makes of the output, of which a block exists at a time."""
         filtering = self._filtering
         if self._padded is not None:
             self._padded[self._interior] = x
             x = self._padded
         filtering.weights(self._weight, self._weights)
         weights = self._weights.reshape(filtering.points, 1, self.out_channels, -1)
-        for block in self._blocks:
+        for number, block in enumerate(self._blocks):
+            images = filtering.images[:, block.outputs if pool is None else block.place]
             filtering.rows_of_input(x, block.fresh, self._rows[:, block.fresh])
-            np.matmul(weights, self._windows[:, block.outputs], out=filtering.products(block.outputs))
-            filtering.output(block.outputs, self._bias)
-        return filtering.images
+            np.matmul(weights, self._windows[:, block.outputs], out=filtering.products(images))
+            filtering.output(images, self._bias)
+            if pool is not None:
+                pool.forward_rows(number)
+        return filtering.images if pool is None else pool.output
 
-    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
+    def backward(self, grad_output: Array, input_gradient: bool = True, pool: RowPooling | None = None) -> Array | None:
+        """With ``pool``, ``grad_output`` is the gradient of what it gave."""
         filtering = self._filtering
-        grad_products = filtering.begin_backward(grad_output)
+        grad_images = filtering.begin_backward(grad_output if pool is None else None)
         self._grad_weights.fill(0)
         self._grad_bias.fill(0)
         if input_gradient:
             self._stack_weights()
-        for block in self._blocks:
-            grad_matrices = filtering.product_gradient(block.outputs)
+        for number, block in enumerate(self._blocks):
+            grads = grad_images[:, block.outputs if pool is None else block.place]
+            if pool is not None:
+                pool.backward_rows(number, grad_output)
+            grad_products, grad_matrices = filtering.product_gradient(block.outputs, grads, input_gradient)
             self._grad_bias += np.add.reduce(np.matmul(grad_matrices, self._ones), axis=0)
-            self._add_weight_gradient(self._windows[:, block.outputs], grad_products[:, block.outputs])
+            self._add_weight_gradient(self._windows[:, block.outputs], grad_products)
             if input_gradient:
                 # Rows that no later block needs have served: their buffer takes their gradient.
-                self._gather_rows(block.complete, grad_products)
+                self._gather_rows(block.complete, filtering.grad_products)
                 filtering.input_gradient(self._rows[:, block.complete], self._grad_padded[:, block.complete])
         shape = (filtering.points, self.kernel_size[0], self.in_channels, filtering.depth, self.out_channels)
         filtering.weight_gradient(self._grad_weights.reshape(shape), self._grad_weight)
         return self._grad_padded[self._interior] if input_gradient else None
+
+    def plan_rows_of(self, pool: RowPooling, height: int) -> None:
+        """Make ``pool``, whose windows are ``height`` high and the planned ``rows_multiple``, ready for this layer's blocks."""
+        outputs = [(block.outputs.start // height, block.outputs.stop // height) for block in self._blocks]
+        pool.plan_rows([(self._filtering.images[:, block.place], slice(*rows)) for block, rows in zip(self._blocks, outputs, strict=True)])
 
     def _add_weight_gradient(self, windows: Array, grad_products: Array) -> None:
         """G V^T, as the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time."""
@@ -184,10 +216,16 @@ class Block:
     fresh: slice
     complete: slice
 
+    @property
+    def place(self) -> slice:
+        """Where outputs lie that need not stay: all blocks' in the same place, so that it stays in the caches."""
+        return slice(0, self.outputs.stop - self.outputs.start)
 
-def _plan_blocks(height: int, output_height: int, kernel_height: int, stride: int, row_bytes: int) -> Iterator[Block]:
-    """Blocks of as many rows of outputs, ``row_bytes`` each with what they are made of, as lie in ``BLOCK_BYTES``."""
+
+def _plan_blocks(height: int, output_height: int, kernel_height: int, stride: int, row_bytes: int, multiple: int) -> Iterator[Block]:
+    """Blocks of about as many rows of outputs, ``row_bytes`` each with what they are made of, as lie in ``BLOCK_BYTES``."""
     rows = -(-output_height // max(1, -(-output_height * row_bytes // BLOCK_BYTES)))
+    rows = -(-rows // multiple) * multiple
     needed = complete = 0
     for start in range(0, output_height, rows):
         stop = min(start + rows, output_height)

@@ -76,17 +76,23 @@ class Filtering(Protocol):
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         """Write ``grad_weight`` (O, C, kh, kw) for dU, here (P, kh, C, J, O)."""
 
-    def products(self, block: slice) -> Array:
-        """Where to write the block of M that ``output`` takes."""
+    grad_products: Array
+    """dM, whole, as far as ``product_gradient`` has come."""
 
-    def output(self, block: slice, bias: Array) -> None:
-        """Write the block of ``images`` for that of M and ``bias`` (O, 1)."""
+    def products(self, images: Array) -> Array:
+        """Where to write the block of M that gives the rows ``images`` (O, rows, ow, N) of the output, a part of ``images``."""
 
-    def begin_backward(self, grad_output: Array) -> Array:
-        """dM, to be read block by block, for ``grad_output`` (O, oh, ow, N)."""
+    def output(self, images: Array, bias: Array) -> None:
+        """Write these rows for their block of M and ``bias`` (O, 1)."""
 
-    def product_gradient(self, block: slice) -> Array:
-        """Write the block of dM; the gradient itself, as matrices (some, O, T*N) whose sum over some and columns is the bias's."""
+    def begin_backward(self, grad_output: Array | None) -> Array:
+        """Where the output's gradient is read from, block by block: ``grad_output`` (O, oh, ow, N), or by default the ``images``."""
+
+    def product_gradient(self, block: slice, grads: Array, keep: bool) -> tuple[Array, Array]:
+        """The block of dM for the rows ``grads`` of the output's gradient; ``keep`` it in ``grad_products``.
+
+        And the gradient itself, as matrices (some, O, T*N) whose sum over some and columns is the bias's.
+        """
 
 
 class DirectFiltering:
@@ -119,21 +125,26 @@ class DirectFiltering:
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         np.copyto(grad_weight, transformed[0].transpose(3, 1, 0, 2))
 
-    def products(self, block: slice) -> Array:
-        return _as_products(self.images)[:, block]
+    def products(self, images: Array) -> Array:
+        return _as_products(images)
 
-    def output(self, block: slice, bias: Array) -> None:
-        self.products(block)[...] += bias
+    def output(self, images: Array, bias: Array) -> None:
+        self.products(images)[...] += bias
 
-    def begin_backward(self, grad_output: Array) -> Array:
-        if not grad_output.swapaxes(0, 1).flags.c_contiguous:
-            np.copyto(self._grad_output, grad_output)
-            grad_output = self._grad_output
-        self._products = _as_products(grad_output)
-        return self._products
+    def begin_backward(self, grad_output: Array | None) -> Array:
+        whole = self._grad_output if grad_output is None else grad_output
+        if not whole.swapaxes(0, 1).flags.c_contiguous:
+            np.copyto(self._grad_output, whole)
+            whole = self._grad_output
+        self.grad_products = _as_products(whole)
+        self._is_whole = grad_output is not None
+        return whole if self._is_whole else self.images
 
-    def product_gradient(self, block: slice) -> Array:
-        return self._products[0, block]
+    def product_gradient(self, block: slice, grads: Array, keep: bool) -> tuple[Array, Array]:
+        products = _as_products(grads)
+        if keep and not self._is_whole:
+            np.copyto(self.grad_products[:, block], products)
+        return products, products[0]
 
 
 class MinimalFiltering:
@@ -149,7 +160,7 @@ class MinimalFiltering:
         self._shifts = Shifts(self.points, outputs, self.tiles)
         self._a, self._b, self._g = (np.ascontiguousarray(each, dtype) for each in minimal_matrices(outputs, kernel_width))
         self.images = image_buffer((geometry.filters, *geometry.size, geometry.count), dtype)
-        self._products = buffer((self.points, output_height, geometry.filters, self.tiles * geometry.count), dtype)
+        self.grad_products = buffer((self.points, output_height, geometry.filters, self.tiles * geometry.count), dtype)
 
     def plan_blocks(self, most_inputs: int, most_outputs: int, dtype: DTypeLike) -> None:
         geometry = self._geometry
@@ -174,28 +185,27 @@ class MinimalFiltering:
         by_column = np.matmul(self._g.T, _matrix(transformed)).reshape(kernel_width, kernel_height, channels, filters)
         np.copyto(grad_weight, by_column.transpose(3, 2, 1, 0))
 
-    def products(self, block: slice) -> Array:
-        return self._products[:, : block.stop - block.start]  # the same place for all blocks, so that it stays in the caches
+    def products(self, images: Array) -> Array:
+        return self.grad_products[:, : images.shape[1]]  # the same place for all blocks, so that it stays in the caches
 
-    def output(self, block: slice, bias: Array) -> None:
-        products = self.products(block)
+    def output(self, images: Array, bias: Array) -> None:
+        products = self.products(images)
         products[POINTS.index(1.0)] += bias  # row 1 of A is all ones: what is added to its product is added to all outputs
         np.matmul(self._a.T, _matrix(products), out=_matrix(self._tiled[:, : products.shape[1]]))
-        for tiled, images in self._tiles_of(self.images[:, block]):
-            np.copyto(images, tiled)
+        for tiled, pixels in self._tiles_of(images):
+            np.copyto(pixels, tiled)
 
-    def begin_backward(self, grad_output: Array) -> Array:
-        self._grad_output = grad_output
-        return self._products
+    def begin_backward(self, grad_output: Array | None) -> Array:
+        return self.images if grad_output is None else grad_output
 
-    def product_gradient(self, block: slice) -> Array:
-        tiled = self._tiled[:, : block.stop - block.start]
+    def product_gradient(self, block: slice, grads: Array, keep: bool) -> tuple[Array, Array]:
+        tiled, products = self._tiled[:, : block.stop - block.start], self.grad_products[:, block]
         if self._geometry.size[1] % self._outputs:
             tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
-        for in_tiles, grads in self._tiles_of(self._grad_output[:, block]):
-            np.copyto(in_tiles, grads)
-        np.matmul(self._a, _matrix(tiled), out=_matrix(self._products[:, block]))
-        return tiled.reshape(-1, self._geometry.filters, self._products.shape[3])
+        for in_tiles, pixels in self._tiles_of(grads):
+            np.copyto(in_tiles, pixels)
+        np.matmul(self._a, _matrix(tiled), out=_matrix(products))
+        return products, tiled.reshape(-1, self._geometry.filters, products.shape[3])
 
     def _tiles_of(self, images: Array) -> Iterator[tuple[Array, Array]]:
         """Pairs of views, of the tiles and of ``images`` (O, rows, ow, N), that hold the same: the whole tiles, and what is in the last."""

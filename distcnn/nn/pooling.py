@@ -15,11 +15,16 @@ whose constant background convolves to equal values, that cost 20 points of accu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.nn.layer import Array, Layer, Shape, image_buffer, image_shape
 from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
+
+WHOLE = slice(0, None)
 
 
 class Pool2d(Layer):
@@ -33,7 +38,7 @@ class Pool2d(Layer):
         channels, height, width = image_shape(self, input_shape)
         self.size = output_size((height, width), self.kernel_size, self.stride)
         self.overlapping = self.stride[0] < self.kernel_size[0] or self.stride[1] < self.kernel_size[1]
-        self._output = image_buffer((channels, *self.size, microbatch_size), dtype)
+        self.output = image_buffer((channels, *self.size, microbatch_size), dtype)
         self._grad_input = image_buffer((channels, height, width, microbatch_size), dtype)
         return channels, *self.size
 
@@ -48,6 +53,15 @@ class Pool2d(Layer):
         return list(window_offsets(x, self.kernel_size, self.stride, self.size))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a max pooling: inputs by their offset in the window, outputs, and for each offset but the first who was larger."""
+
+    pixels: list[Array]
+    output: Array
+    is_larger: list[Array]
+
+
 class MaxPool2d(Pool2d):
     """The largest value of each window: (C, H, W, N) to (C, oh, ow, N). Ties: the first in row-major order takes the gradient."""
 
@@ -56,40 +70,72 @@ class MaxPool2d(Pool2d):
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
         output_shape = super().plan(input_shape, microbatch_size, dtype)
         cover = tuple(size * stride for size, stride in zip(self.size, self.stride, strict=True))
+        self.fills = self.kernel_size == self.stride and cover == tuple(input_shape[1:])
         # Backward asks which pixel was larger, not the pixels: where the windows cover all of the input, its buffer takes its gradient.
-        self._overwrites = self.owns_input and self.kernel_size == self.stride and cover == tuple(input_shape[1:])
-        self._share, self._remaining = image_buffer(self._output.shape, dtype), image_buffer(self._output.shape, dtype)
+        self._overwrites = self.owns_input and self.fills
+        self._share, self._remaining = image_buffer(self.output.shape, dtype), image_buffer(self.output.shape, dtype)
         others = self.kernel_size[0] * self.kernel_size[1] - 1
-        self._is_larger = [image_buffer(self._output.shape, np.bool_) for _ in range(others)]
+        self._is_larger = [image_buffer(self.output.shape, np.bool_) for _ in range(others)]
         return output_shape
 
     def forward(self, x: Array) -> Array:
         if self._overwrites:
             self._grad_input = x
-        first, *others = self._offsets(x)
-        largest = first
-        for values, is_larger in zip(others, self._is_larger, strict=True):
-            np.greater(values, largest, out=is_larger)
-            largest = np.maximum(values, largest, out=self._output)
-        if largest is first:
-            np.copyto(self._output, first)
-        return self._output
+        self._find_largest(self._rows(x, WHOLE))
+        return self.output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
         if not input_gradient:
             return None
         if self.overlapping:
             self._grad_input.fill(0)
-        # The winner is the last one that was larger than all before it: from the last on, the first that was takes all there is, and what
-        # has been given out is subtracted from what is left to give.
-        remaining = grad_output
-        first, *others = self._offsets(self._grad_input)
-        for grads, is_larger in zip(reversed(others), reversed(self._is_larger), strict=True):
-            np.multiply(remaining, is_larger, out=self._share)
-            remaining = np.subtract(remaining, self._share, out=self._remaining)
-            self._give(grads, self._share)
-        self._give(first, remaining)
+        self._give_to_winners(self._rows(self._grad_input, WHOLE), grad_output)
         return self._grad_input
+
+    def plan_rows(self, blocks: Sequence[tuple[Array, slice]]) -> None:
+        """Make ready for ``forward_rows`` and ``backward_rows``, for a pooling that ``fills``.
+
+        For each block of the input, where it lies whenever it is pooled (C, rows, W, N), and the rows of the output that it gives.
+        """
+        self._blocks = [(rows, self._rows(x, rows)) for x, rows in blocks]
+
+    def forward_rows(self, block: int) -> None:
+        """Pool the block of that number: the input is where it was planned to be."""
+        self._find_largest(self._blocks[block][1])
+
+    def backward_rows(self, block: int, grad_output: Array) -> None:
+        """Write the gradient of the block of that number in the place of its input, for ``grad_output``, that of the whole output."""
+        rows, views = self._blocks[block]
+        self._give_to_winners(views, grad_output[:, rows])
+
+    def _rows(self, x: Array, rows: slice) -> Rows:
+        """The rows ``rows`` of the output, for ``x``, the part of the input that they come from."""
+        output = self.output[:, rows]
+        pixels = list(window_offsets(x, self.kernel_size, self.stride, output.shape[1:3]))
+        return Rows(pixels, output, [each[:, rows] for each in self._is_larger])
+
+    def _find_largest(self, rows: Rows) -> None:
+        first, *others = rows.pixels
+        largest = first
+        for values, is_larger in zip(others, rows.is_larger, strict=True):
+            np.greater(values, largest, out=is_larger)
+            largest = np.maximum(values, largest, out=rows.output)
+        if largest is first:
+            np.copyto(rows.output, first)
+
+    def _give_to_winners(self, rows: Rows, grad_output: Array) -> None:
+        """The winner is the last one that was larger than all before it.
+
+        From the last on, the first that was takes all there is, and what has been given out is subtracted from what is left to give.
+        """
+        height = grad_output.shape[1]
+        share, left, remaining = self._share[:, :height], self._remaining[:, :height], grad_output
+        first, *others = rows.pixels
+        for grads, is_larger in zip(reversed(others), reversed(rows.is_larger), strict=True):
+            np.multiply(remaining, is_larger, out=share)
+            remaining = np.subtract(remaining, share, out=left)
+            self._give(grads, share)
+        self._give(first, remaining)
 
 
 class AvgPool2d(Pool2d):
@@ -99,17 +145,17 @@ class AvgPool2d(Pool2d):
 
     def forward(self, x: Array) -> Array:
         first, *others = self._offsets(x)
-        np.copyto(self._output, first)
+        np.copyto(self.output, first)
         for values in others:
-            self._output += values
-        self._output *= self._fraction
-        return self._output
+            self.output += values
+        self.output *= self._fraction
+        return self.output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
         if not input_gradient:
             return None
         # The output has served: its buffer takes each window's share.
-        share = np.multiply(grad_output, self._fraction, out=self._output)
+        share = np.multiply(grad_output, self._fraction, out=self.output)
         if self.overlapping:
             self._grad_input.fill(0)
         for grads in self._offsets(self._grad_input):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.nn.fused import ConvPool, align_blocks, fuse
 from distcnn.nn.layer import Array, Layer, Parameter, Shape, buffer
 
 
@@ -34,6 +35,7 @@ class Sequential:
         self.layer_names = _numbered(self.layers)
         self.parameters: dict[str, Parameter] = {}
         shape = self.input_shape
+        align_blocks(self.layers)
         for index, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
             layer.owns_input = index > 0 and not self.layers[index - 1].needs_output
             try:
@@ -45,6 +47,7 @@ class Sequential:
         with_parameters = [index for index, layer in enumerate(self.layers) if layer.parameters()]
         self._first_with_parameters = with_parameters[0] if with_parameters else len(self.layers)
         self._allocate()
+        self._fused = fuse(self.layers)
         return self
 
     def _allocate(self) -> None:
@@ -89,10 +92,10 @@ class Sequential:
             )
         if self.observe is not None:
             self.observe("input", x)
-        for name, layer in zip(self.layer_names, self.layers, strict=True):
-            x = layer.forward(x)
+        for index, stage in self._stages():
+            x = stage.forward(x)
             if self.observe is not None:
-                self.observe(f"output of {name}", x)
+                self.observe(f"output of {self.layer_names[index]}", x)
         return x
 
     def backward(self, grad_output: Array, input_gradient: bool = False) -> Array | None:
@@ -103,19 +106,23 @@ class Sequential:
         return grad
 
     def backward_by_layer(self, grad_output: Array, input_gradient: bool = False) -> Iterator[tuple[Array | None, int]]:
-        """``backward`` in pieces: after each layer, from the last, the gradient of its input, and from which element on ``grads`` is done.
+        """``backward`` in pieces: after each stage, from the last, the gradient of its input, and from which element on ``grads`` is done.
 
         Between two pieces, networks that ``share`` its ``grads`` may write theirs: what is done must be used before.
         """
         grad: Array | None = grad_output
         # Nothing before the first layer with parameters is worth a gradient, unless the input's is wanted.
         first = 0 if input_gradient else self._first_with_parameters
-        for index in reversed(range(first, len(self.layers))):
+        for index, stage in reversed([each for each in self._stages() if each[0] >= first]):
             assert grad is not None  # only the last layer of this loop leaves its input's gradient out
-            grad = self.layers[index].backward(grad, input_gradient or index > first)
+            grad = stage.backward(grad, input_gradient or index > first)
             if self.observe is not None and grad is not None:
                 self.observe(f"input gradient of {self.layer_names[index]}", grad)
             yield grad, self.layer_starts[index]
+
+    def _stages(self) -> list[tuple[int, Layer | ConvPool]]:
+        """The layers, fused where that can be, each with the index of its first layer; one by one while somebody observes."""
+        return self._fused if self.observe is None else list(enumerate(self.layers))
 
     def named_values(self) -> dict[str, Array]:
         """Each parameter's values, a view in PyTorch's shape."""

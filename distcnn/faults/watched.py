@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any, NoReturn, TypeVar
 
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from distcnn.faults.pulse import pulse
 from distcnn.parallel import Communicator, Sums
@@ -26,6 +26,12 @@ class WatchedCommunicator:
         pulse.wait(True)
         self._inner.allreduce_sum(values)
         pulse.wait(False)
+
+    def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+        pulse.wait(True)
+        zeros = self._inner.vector(size, dtype)
+        pulse.wait(False)
+        return zeros
 
     def allgather(self, item: T) -> list[T]:
         pulse.wait(True)

@@ -53,7 +53,7 @@ def memory_parts(run: Run, at_start: int, peak: int) -> dict[str, int]:
     parts = {
         "data": array_bytes([step.shards, run.evaluation.part, step.ledger], seen),
         "parameters, gradient, optimizer": array_bytes([network.values, network.grads, step.optimizer], seen),
-        "sum": array_bytes([step.reduction], seen),
+        "sum": array_bytes([step.reduction, run.communicator], seen),
         "network buffers": array_bytes([network, step.timing.lanes, step.microbatch], seen),
         "libraries": at_start,
     }

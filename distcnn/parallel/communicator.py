@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from distcnn import launcher
 from distcnn.errors import InputError
@@ -61,6 +62,9 @@ class Communicator(Protocol):
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum over all ranks."""
 
+    def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+        """Zeros (size,) that lie where ``allreduce_sum`` of them, or of a part of them, is fastest."""
+
     def allgather(self, item: T) -> list[T]:
         """The picklable ``item`` of every rank, in rank order."""
 
@@ -93,6 +97,9 @@ class SerialCommunicator:
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         """The sum over one rank is what it has."""
+
+    def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+        return np.zeros(size, dtype)
 
     def allgather(self, item: T) -> list[T]:
         return [item]

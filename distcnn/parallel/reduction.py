@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from distcnn.parallel.communicator import Communicator
 from distcnn.parallel.exact_sum import ExactSum, FloatVector, RangeError, check_terms
@@ -14,14 +17,19 @@ TALLY_SPACE = 8
 """The tally lies before the gradient, for it travels with the last bucket, that of the first layers; 8: so the gradient stays aligned."""
 WHOLE = slice(0, None)
 
+Zeros = Callable[[int, DTypeLike], NDArray[Any]]
+
 
 class Reduction:
-    """What both share: the vector ``[tally, gradient]``, and its buckets. The tally travels with the bucket that begins at 0: the last."""
+    """What both share: the vector ``[tally, gradient]``, and its buckets. The tally travels with the bucket that begins at 0: the last.
+
+    The vector is made by ``zeros(size, dtype)``, such as a communicator's ``vector``.
+    """
 
     tally: Tally
 
-    def __init__(self, size: int, dtype: type[np.floating]) -> None:
-        self._sums = np.zeros(TALLY_SPACE + size, dtype)
+    def __init__(self, size: int, dtype: type[np.floating], zeros: Zeros) -> None:
+        self._sums = zeros(TALLY_SPACE + size, dtype)
         self._total = self._sums[TALLY_SPACE:]
         self._begun: set[int] = set()
 
@@ -71,8 +79,8 @@ class Reduction:
 class ExactReduction(Reduction):
     """Sums in float64 by the exact sum, gradient and tally: the same bits on any number of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
-        super().__init__(size, np.float64)
+    def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros) -> None:
+        super().__init__(size, np.float64, zeros)
         self._exact = ExactSum(self._total, num_shards, gradient_limit)
         self.tally = Tally(self._sums[:TALLY_SIZE], num_shards)
 
@@ -86,8 +94,8 @@ class ExactReduction(Reduction):
 class FastReduction(Reduction):
     """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
-        super().__init__(size, np.float32)
+    def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros) -> None:
+        super().__init__(size, np.float32, zeros)
         self._limit = float(np.finfo(np.float32).max) / num_shards
         self._counts = np.zeros(TALLY_SIZE)
         self.tally = Tally(self._counts, num_shards)

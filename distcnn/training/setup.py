@@ -79,7 +79,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     overlap = together(communicator, lambda: plan_overlap(lane, make_lane, len(data.shards), sums) if sums else None)
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
-    reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_limit)
+    reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_limit, communicator.vector)
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
     content_sha256 = _content_sha256(dataset, content, communicator)

@@ -82,8 +82,9 @@ class Step:
         totals = self.reduction.tally.totals()
         if totals.failures:
             raise ShardFailure(*next(each for each in self.communicator.allgather(failures.first()) if each))
-        np.divide(total, totals.examples, out=self.network.grads, casting="same_kind")
         with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
+            np.copyto(self.network.grads, total, casting="same_kind")
+            self.network.grads /= totals.examples  # in float32: half the time of a division in float64
             self.optimizer.step(self.network.values, self.network.grads, learning_rate)
         return totals
 

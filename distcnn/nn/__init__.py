@@ -6,6 +6,7 @@ from distcnn.nn.dense import Dense, Flatten
 from distcnn.nn.initialisers import glorot_uniform, he_normal, uniform, zeros
 from distcnn.nn.layer import Layer, Parameter
 from distcnn.nn.losses import LOSSES, softmax_cross_entropy, squared_error
+from distcnn.nn.numerics import computing
 from distcnn.nn.pooling import AvgPool2d, MaxPool2d
 from distcnn.nn.sequential import Sequential
 
@@ -24,6 +25,7 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Tanh",
+    "computing",
     "glorot_uniform",
     "he_normal",
     "softmax_cross_entropy",

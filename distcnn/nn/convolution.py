@@ -31,10 +31,10 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike
 
-from distcnn.nn.filtering import Geometry, plan_filtering
+from distcnn.nn.filtering import plan_filtering
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer, image_shape
-from distcnn.nn.windows import Pair, as_pair, is_count, output_size
+from distcnn.nn.windows import Geometry, Pair, as_pair, is_count, output_size
 
 BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the weights beside it."""
@@ -46,7 +46,7 @@ class RowPooling(Protocol):
     output: Array
 
     def plan_rows(self, blocks: Sequence[tuple[Array, slice]]) -> None:
-        """For each block, where it lies whenever it is pooled (C, rows, W, N), and the rows of the pooled output that it gives."""
+        """For each block, where it lies whenever it is pooled, tiled (k, C, rows, T, N), and the rows of the pooled output it gives."""
 
     def forward_rows(self, block: int) -> None:
         """Pool a block."""
@@ -65,8 +65,8 @@ class Conv2d(Layer):
 
     kind, needs_output = "conv", False
 
-    rows_multiple = 1
-    """Set by the network before ``plan``: blocks hold a multiple of so many rows of the output, as far as there are any."""
+    pooled = (1, 1)
+    """Set by the network before ``plan``: the windows of the max pooling that follows. Blocks and tiles then hold whole windows."""
 
     def __init__(
         self,
@@ -92,7 +92,8 @@ class Conv2d(Layer):
         self.size = output_size((height, width), self.kernel_size, self.stride, self.padding)
         (ph, pw), (kh, _), (oh, _), stride = self.padding, self.kernel_size, self.size, self.stride[0]
         geometry = Geometry(channels, self.out_channels, self.kernel_size, self.stride, self.size, microbatch_size)
-        filtering = self._filtering = plan_filtering(geometry, dtype)
+        window = self.pooled if all(size % side == 0 for size, side in zip(self.size, self.pooled, strict=True)) else (1, 1)
+        filtering = self._filtering = plan_filtering(geometry, dtype, window[1])
 
         padded_shape = (channels, height + 2 * ph, max(width + 2 * pw, filtering.width), microbatch_size)
         self._interior = (slice(None), slice(ph, ph + height), slice(pw, pw + width))
@@ -100,13 +101,13 @@ class Conv2d(Layer):
         self._grad_padded = image_buffer(padded_shape, dtype)
 
         filters, points = self.out_channels, filtering.points
-        depth, columns = channels * filtering.depth, filtering.tiles * microbatch_size
+        depth, columns = channels * filtering.depth, filtering.columns
         row_bytes = points * (stride * depth + filters) * columns * np.dtype(dtype).itemsize
-        self._blocks = list(_plan_blocks(padded_shape[1], oh, kh, stride, row_bytes, self.rows_multiple))
+        self._blocks = list(_plan_blocks(padded_shape[1], oh, kh, stride, row_bytes, window[0]))
         self._gathers = list(_plan_gathers(padded_shape[1], oh, kh, stride))
         most_outputs = max(each.outputs.stop - each.outputs.start for each in self._blocks)
         most_inputs = max(each.stop - each.start for block in self._blocks for each in (block.fresh, block.complete))
-        filtering.plan_blocks(most_inputs, most_outputs, dtype)
+        filtering.plan_blocks(most_inputs, most_outputs)
 
         self._rows = buffer((points, padded_shape[1], depth, columns), dtype)
         self._windows = _windows_of_rows(self._rows, kh, stride, oh)
@@ -141,28 +142,30 @@ class Conv2d(Layer):
         filtering.weights(self._weight, self._weights)
         weights = self._weights.reshape(filtering.points, 1, self.out_channels, -1)
         for number, block in enumerate(self._blocks):
-            images = filtering.images[:, block.outputs if pool is None else block.place]
             filtering.rows_of_input(x, block.fresh, self._rows[:, block.fresh])
-            np.matmul(weights, self._windows[:, block.outputs], out=filtering.products(images))
-            filtering.output(images, self._bias)
-            if pool is not None:
+            np.matmul(weights, self._windows[:, block.outputs], out=filtering.products(block.outputs))
+            filtering.output(block.outputs, self._bias)
+            if pool is None:
+                filtering.to_images(block.outputs)
+            else:
                 pool.forward_rows(number)
         return filtering.images if pool is None else pool.output
 
     def backward(self, grad_output: Array, input_gradient: bool = True, pool: RowPooling | None = None) -> Array | None:
         """With ``pool``, ``grad_output`` is the gradient of what it gave."""
         filtering = self._filtering
-        grad_images = filtering.begin_backward(grad_output if pool is None else None)
+        filtering.begin_backward(grad_output if pool is None else None)
         self._grad_weights.fill(0)
         self._grad_bias.fill(0)
         if input_gradient:
             self._stack_weights()
         for number, block in enumerate(self._blocks):
-            grads = grad_images[:, block.outputs if pool is None else block.place]
-            if pool is not None:
+            if pool is None:
+                filtering.from_images(block.outputs)
+            else:
                 pool.backward_rows(number, grad_output)
-            grad_products, grad_matrices = filtering.product_gradient(block.outputs, grads, input_gradient)
-            self._grad_bias += np.add.reduce(np.matmul(grad_matrices, self._ones), axis=0)
+            grad_products, grad_matrices = filtering.product_gradient(block.outputs, input_gradient)
+            self._grad_bias += np.add.reduce(np.matmul(grad_matrices, self._ones).reshape(-1, self.out_channels), axis=0)
             self._add_weight_gradient(self._windows[:, block.outputs], grad_products)
             if input_gradient:
                 # Rows that no later block needs have served: their buffer takes their gradient.
@@ -172,10 +175,14 @@ class Conv2d(Layer):
         filtering.weight_gradient(self._grad_weights.reshape(shape), self._grad_weight)
         return self._grad_padded[self._interior] if input_gradient else None
 
-    def plan_rows_of(self, pool: RowPooling, height: int) -> None:
-        """Make ``pool``, whose windows are ``height`` high and the planned ``rows_multiple``, ready for this layer's blocks."""
-        outputs = [(block.outputs.start // height, block.outputs.stop // height) for block in self._blocks]
-        pool.plan_rows([(self._filtering.images[:, block.place], slice(*rows)) for block, rows in zip(self._blocks, outputs, strict=True)])
+    def can_hand_rows_to(self, window: Pair) -> bool:
+        """Whether a pooling of such windows, without gaps or overlaps, can take the output block by block. Once it is planned."""
+        return all(size % side == 0 for size, side in zip(self.size, window, strict=True)) and self._filtering.outputs % window[1] == 0
+
+    def plan_rows_of(self, pool: RowPooling) -> None:
+        """Make ``pool``, whose windows are the planned ``pooled``, ready for this layer's blocks."""
+        height, outputs = self.pooled[0], [block.outputs for block in self._blocks]
+        pool.plan_rows([(self._filtering.tiled(each), slice(each.start // height, each.stop // height)) for each in outputs])
 
     def _add_weight_gradient(self, windows: Array, grad_products: Array) -> None:
         """G V^T, as the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time."""
@@ -215,11 +222,6 @@ class Block:
     outputs: slice
     fresh: slice
     complete: slice
-
-    @property
-    def place(self) -> slice:
-        """Where outputs lie that need not stay: all blocks' in the same place, so that it stays in the caches."""
-        return slice(0, self.outputs.stop - self.outputs.start)
 
 
 def _plan_blocks(height: int, output_height: int, kernel_height: int, stride: int, row_bytes: int, multiple: int) -> Iterator[Block]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeGuard
 
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.layer import Array, Layer
@@ -19,7 +20,7 @@ class ConvPool:
 
     def __init__(self, conv: Conv2d, pool: MaxPool2d) -> None:
         self._conv, self._pool = conv, pool
-        conv.plan_rows_of(pool, pool.kernel_size[0])
+        conv.plan_rows_of(pool)
 
     def forward(self, x: Array) -> Array:
         """As the layers' own."""
@@ -32,9 +33,9 @@ class ConvPool:
 
 def align_blocks(layers: Sequence[Layer]) -> None:
     """Before they are planned: a convolution's blocks hold whole windows of the max pooling after it."""
-    for layer, following in pairwise(layers):
-        if isinstance(layer, Conv2d) and isinstance(following, MaxPool2d):
-            layer.rows_multiple = following.kernel_size[0]
+    for layer, following in pairwise([*layers, None]):
+        if type(layer) is Conv2d:
+            layer.pooled = following.kernel_size if _side_by_side(following) else (1, 1)
 
 
 def fuse(layers: Sequence[Layer]) -> list[tuple[int, Layer | ConvPool]]:
@@ -42,8 +43,13 @@ def fuse(layers: Sequence[Layer]) -> list[tuple[int, Layer | ConvPool]]:
     stages: list[tuple[int, Layer | ConvPool]] = []
     for index, layer in enumerate(layers):
         _, before = stages[-1] if stages else (0, None)
-        if type(layer) is MaxPool2d and layer.fills and type(before) is Conv2d:
+        if type(before) is Conv2d and _side_by_side(layer) and before.can_hand_rows_to(layer.kernel_size):
             stages[-1] = index - 1, ConvPool(before, layer)
         else:
             stages.append((index, layer))
     return stages
+
+
+def _side_by_side(layer: Layer | None) -> TypeGuard[MaxPool2d]:
+    """Whether it is a max pooling whose windows neither overlap nor leave gaps; a user's own class may do anything, so it is none."""
+    return type(layer) is MaxPool2d and layer.kernel_size == layer.stride

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -90,6 +91,13 @@ def image_buffer(shape: Shape, dtype: DTypeLike) -> Array:
     """A ``buffer`` for images of ``shape`` (C, H, W, N) that lies in memory as (H, C, W, N)."""
     channels, height, *others = shape
     return buffer((height, channels, *others), dtype).swapaxes(0, 1)
+
+
+def buffer_like(array: Array, dtype: DTypeLike | None = None) -> NDArray[Any]:
+    """A ``buffer`` of the shape of ``array`` that lies in memory in the same order."""
+    order = np.argsort([-stride for stride in array.strides], kind="stable")
+    inner = buffer(tuple(array.shape[axis] for axis in order), dtype or array.dtype)
+    return inner.transpose(np.argsort(order))
 
 
 def image_shape(layer: Layer, input_shape: Shape) -> tuple[int, int, int]:

@@ -16,15 +16,13 @@ whose constant background convolves to equal values, that cost 20 points of accu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.layer import Array, Layer, Shape, image_buffer, image_shape
+from distcnn.nn.layer import Array, Layer, Shape, buffer_like, image_buffer, image_shape
+from distcnn.nn.tiles import copy_tiles
 from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
-
-WHOLE = slice(0, None)
 
 
 class Pool2d(Layer):
@@ -53,15 +51,6 @@ class Pool2d(Layer):
         return list(window_offsets(x, self.kernel_size, self.stride, self.size))
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a max pooling: inputs by their offset in the window, outputs, and for each offset but the first who was larger."""
-
-    pixels: list[Array]
-    output: Array
-    is_larger: list[Array]
-
-
 class MaxPool2d(Pool2d):
     """The largest value of each window: (C, H, W, N) to (C, oh, ow, N). Ties: the first in row-major order takes the gradient."""
 
@@ -70,18 +59,15 @@ class MaxPool2d(Pool2d):
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
         output_shape = super().plan(input_shape, microbatch_size, dtype)
         cover = tuple(size * stride for size, stride in zip(self.size, self.stride, strict=True))
-        self.fills = self.kernel_size == self.stride and cover == tuple(input_shape[1:])
         # Backward asks which pixel was larger, not the pixels: where the windows cover all of the input, its buffer takes its gradient.
-        self._overwrites = self.owns_input and self.fills
-        self._share, self._remaining = image_buffer(self.output.shape, dtype), image_buffer(self.output.shape, dtype)
-        others = self.kernel_size[0] * self.kernel_size[1] - 1
-        self._is_larger = [image_buffer(self.output.shape, np.bool_) for _ in range(others)]
+        self._overwrites = self.owns_input and self.kernel_size == self.stride and cover == tuple(input_shape[1:])
+        self._whole = Race(self.output, self.kernel_size[0] * self.kernel_size[1], Scratch())
         return output_shape
 
     def forward(self, x: Array) -> Array:
         if self._overwrites:
             self._grad_input = x
-        self._find_largest(self._rows(x, WHOLE))
+        self._whole.find_largest(self._offsets(x))
         return self.output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
@@ -89,53 +75,109 @@ class MaxPool2d(Pool2d):
             return None
         if self.overlapping:
             self._grad_input.fill(0)
-        self._give_to_winners(self._rows(self._grad_input, WHOLE), grad_output)
+        self._whole.give_to_winners(grad_output, self._offsets(self._grad_input), self.overlapping)
         return self._grad_input
 
     def plan_rows(self, blocks: Sequence[tuple[Array, slice]]) -> None:
-        """Make ready for ``forward_rows`` and ``backward_rows``, for a pooling that ``fills``.
+        """Make ready for ``forward_rows`` and ``backward_rows``, for windows without gaps or overlaps.
 
-        For each block of the input, where it lies whenever it is pooled (C, rows, W, N), and the rows of the output that it gives.
+        For each block of the input, where it lies whenever it is pooled, tiled (k, C, rows, T, N), and the rows of the output it gives.
         """
-        self._blocks = [(rows, self._rows(x, rows)) for x, rows in blocks]
+        scratch = Scratch()
+        self._blocks = [TiledRows(tiled, rows, self.kernel_size, self.output, scratch) for tiled, rows in blocks]
 
     def forward_rows(self, block: int) -> None:
         """Pool the block of that number: the input is where it was planned to be."""
-        self._find_largest(self._blocks[block][1])
+        self._blocks[block].forward()
 
     def backward_rows(self, block: int, grad_output: Array) -> None:
         """Write the gradient of the block of that number in the place of its input, for ``grad_output``, that of the whole output."""
-        rows, views = self._blocks[block]
-        self._give_to_winners(views, grad_output[:, rows])
+        self._blocks[block].backward(grad_output)
 
-    def _rows(self, x: Array, rows: slice) -> Rows:
-        """The rows ``rows`` of the output, for ``x``, the part of the input that they come from."""
-        output = self.output[:, rows]
-        pixels = list(window_offsets(x, self.kernel_size, self.stride, output.shape[1:3]))
-        return Rows(pixels, output, [each[:, rows] for each in self._is_larger])
 
-    def _find_largest(self, rows: Rows) -> None:
-        first, *others = rows.pixels
+class Scratch:
+    """Arrays that hold nothing from one block to the next: all blocks have the same ones, so that they stay in the caches."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[tuple[str, Shape], Array] = {}
+
+    def like(self, array: Array, purpose: str) -> Array:
+        """The array for ``purpose`` of the shape of ``array``."""
+        key = purpose, array.shape
+        if key not in self._arrays:
+            self._arrays[key] = buffer_like(array)
+        return self._arrays[key]
+
+
+class Race:
+    """Who wins, for as many windows as ``largest`` has elements, and of how many pixels each.
+
+    Pixels come as arrays of the shape of ``largest``, one for each offset inside the window, in row-major order.
+    """
+
+    def __init__(self, largest: Array, count: int, scratch: Scratch) -> None:
+        self.largest = largest
+        self._is_larger = [buffer_like(largest, np.bool_) for _ in range(count - 1)]
+        self._share, self._remaining = scratch.like(largest, "share"), scratch.like(largest, "remaining")
+
+    def find_largest(self, pixels: Sequence[Array]) -> None:
+        """Write ``largest``; note which pixel was larger than all before it."""
+        first, *others = pixels
         largest = first
-        for values, is_larger in zip(others, rows.is_larger, strict=True):
+        for values, is_larger in zip(others, self._is_larger, strict=True):
             np.greater(values, largest, out=is_larger)
-            largest = np.maximum(values, largest, out=rows.output)
+            largest = np.maximum(values, largest, out=self.largest)
         if largest is first:
-            np.copyto(rows.output, first)
+            np.copyto(self.largest, first)
 
-    def _give_to_winners(self, rows: Rows, grad_output: Array) -> None:
-        """The winner is the last one that was larger than all before it.
+    def give_to_winners(self, remaining: Array, pixels: Sequence[Array], add: bool = False) -> None:
+        """Write for (or ``add`` to) each of ``pixels`` its share of the gradient ``remaining``.
 
-        From the last on, the first that was takes all there is, and what has been given out is subtracted from what is left to give.
+        The winner is the last one that was larger than all before it. From the last on, the first that was takes all there is, and what
+        has been given out is subtracted from what is left to give.
         """
-        height = grad_output.shape[1]
-        share, left, remaining = self._share[:, :height], self._remaining[:, :height], grad_output
-        first, *others = rows.pixels
-        for grads, is_larger in zip(reversed(others), reversed(rows.is_larger), strict=True):
-            np.multiply(remaining, is_larger, out=share)
-            remaining = np.subtract(remaining, share, out=left)
-            self._give(grads, share)
-        self._give(first, remaining)
+        first, *others = pixels
+        for grads, is_larger in zip(reversed(others), reversed(self._is_larger), strict=True):
+            share = np.multiply(remaining, is_larger, out=self._share if add else grads)
+            remaining = np.subtract(remaining, share, out=self._remaining)
+            if add:
+                grads += share
+        if add:
+            first += remaining
+        else:
+            np.copyto(first, remaining)
+
+
+class TiledRows:
+    """Some rows of the output, whose pixels lie ``tiled`` (m, C, rows, T, N): those of one offset in the window side by side.
+
+    Windows of width w stand m/w in a tile, so the output is tiled too, (m/w, C, rows of windows, T, N): that is, it is as it should be
+    where a tile holds one window.
+    """
+
+    def __init__(self, tiled: Array, rows: slice, window: Pair, output: Array, scratch: Scratch) -> None:
+        (height, width), self._rows, self._output = window, rows, output[:, rows]
+        windows = tiled.reshape(-1, width, *tiled.shape[1:])
+        self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
+        self._is_tiled = len(windows) > 1
+        largest = scratch.like(self._pixels[0], "largest") if self._is_tiled else self._output[np.newaxis]
+        self._race = Race(largest, height * width, scratch)
+        self._grads = scratch.like(self._pixels[0], "grads")
+
+    def forward(self) -> None:
+        """From pixels to the output."""
+        self._race.find_largest(self._pixels)
+        if self._is_tiled:
+            copy_tiles(self._output, self._race.largest, to_images=True)
+
+    def backward(self, grad_output: Array) -> None:
+        """Overwrite the pixels with their gradients, for that of the whole output."""
+        grads = grad_output[:, self._rows]
+        if self._is_tiled:
+            copy_tiles(grads, self._grads, to_images=False)
+            self._race.give_to_winners(self._grads, self._pixels)
+        else:
+            self._race.give_to_winners(grads[np.newaxis], self._pixels)
 
 
 class AvgPool2d(Pool2d):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -56,3 +57,15 @@ def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator
         rows = slice(i, i + stride[0] * (size[0] - 1) + 1, stride[0])
         for j in range(kernel[1]):
             yield x[:, rows, j : j + stride[1] * (size[1] - 1) + 1 : stride[1]]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A convolution's sizes: C channels of the padded image, O filters, the kernel, the stride, the output's (oh, ow), N examples."""
+
+    channels: int
+    filters: int
+    kernel: Pair
+    stride: Pair
+    size: Pair
+    count: int

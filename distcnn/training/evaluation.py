@@ -9,7 +9,7 @@ import numpy as np
 from distcnn.datasets import Microbatch, Part
 from distcnn.errors import TrainingError
 from distcnn.faults.pulse import Activity, pulse
-from distcnn.nn import Sequential
+from distcnn.nn import Sequential, computing
 from distcnn.nn.losses import Loss
 from distcnn.parallel import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
 from distcnn.training.finite import NotFinite, first_not_finite
@@ -74,7 +74,7 @@ class Evaluation:
 
     def _add_block(self, tally: Tally, step: int) -> None:
         examples = self.part.fill(self.microbatch, 0, step)
-        with np.errstate(over="ignore", invalid="ignore"):  # the tally refuses what these would warn of
+        with computing():  # the tally refuses what is out of range
             outputs = self.network.forward(self.microbatch.images)
             loss_sum, _ = self.loss(outputs, self.microbatch.labels, self.microbatch.weights)
         tally.add(loss_sum, count_correct(outputs, self.microbatch), examples)

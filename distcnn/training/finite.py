@@ -6,7 +6,7 @@ import numpy as np
 
 from distcnn.datasets import Microbatch
 from distcnn.errors import TrainingError
-from distcnn.nn import Sequential
+from distcnn.nn import Sequential, computing
 from distcnn.nn.losses import Loss
 
 
@@ -27,7 +27,7 @@ def first_not_finite(network: Sequential, loss: Loss, microbatch: Microbatch) ->
     try:
         for name, values in network.named_values().items():
             check_finite(f"parameter {name}", values)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with computing():
             logits = network.forward(microbatch.images)
             loss_sum, grad_logits = loss(logits, microbatch.labels, microbatch.weights)
             check_finite("loss", np.asarray(loss_sum).reshape(1))

@@ -12,7 +12,7 @@ import numpy as np
 from distcnn.datasets import Microbatch, Part
 from distcnn.errors import TrainingError
 from distcnn.faults.pulse import Activity, pulse
-from distcnn.nn import Sequential
+from distcnn.nn import Sequential, computing
 from distcnn.nn.losses import Loss
 from distcnn.optim import Optimizer
 from distcnn.parallel import Communicator, RangeError, Reduction, Tally, Totals
@@ -94,12 +94,12 @@ class Step:
         self.ledger.mark(shard.index, lane.microbatch.chosen)
         if self.before_shard is not None:
             self.before_shard(step, shard.index)
-        with np.errstate(over="ignore", invalid="ignore"):  # the sums below refuse what these would warn of
+        with computing():  # the sums below refuse what is out of range
             logits = lane.network.forward(lane.microbatch.images)
             loss_sum, grad_logits = self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)
         backward, complete = lane.network.backward_by_layer(grad_logits), lane.network.grads.size
         for bucket in self.timing.buckets:
-            with np.errstate(over="ignore", invalid="ignore"):
+            with computing():
                 while complete > bucket.start:
                     _, complete = next(backward)
             try:
@@ -113,7 +113,7 @@ class Step:
     def _named(self, error: RangeError, lane: Lane) -> TrainingError:
         """What is out of range, where that began, and the remedy: the same with any buckets, for all is computed once more, as one."""
         what, remedy = "the loss", DIVERGED
-        with np.errstate(over="ignore", invalid="ignore"):
+        with computing():
             logits = lane.network.forward(lane.microbatch.images)
             lane.network.backward(self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)[1])
         try:

@@ -16,10 +16,10 @@ from distcnn.nn.filtering import (
     DirectFiltering,
     Geometry,
     MinimalFiltering,
-    minimal_matrices,
     plan_filtering,
 )
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn.minimal import minimal_matrices
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=25)

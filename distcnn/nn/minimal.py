@@ -1,0 +1,108 @@
+"""Minimal filtering: fewer multiplications, small transforms before and after (see ``distcnn.nn.filtering``)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from distcnn.nn.layer import Array, buffer, image_buffer
+from distcnn.nn.tiles import Shifts, copy_tiles, fold
+from distcnn.nn.windows import Geometry
+
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
+"""Where the polynomials are evaluated, besides infinity: small powers of two, so that A and B are exact."""
+
+
+class MinimalFiltering:
+    """F(outputs, kernel width): fewer multiplications, small transforms before and after."""
+
+    depth, small_products = 1, True
+
+    def __init__(self, outputs: int, geometry: Geometry, dtype: DTypeLike) -> None:
+        self._geometry, self._dtype, self.outputs = geometry, dtype, outputs
+        (output_height, output_width), kernel_width = geometry.size, geometry.kernel[1]
+        self.points, self.tiles = outputs + kernel_width - 1, -(-output_width // outputs)
+        self.width = self.tiles * outputs + kernel_width - 1
+        self.columns = self.tiles * geometry.count
+        self._shifts = Shifts(self.points, 1, outputs, self.tiles)
+        self._a, self._b, self._g = (np.ascontiguousarray(each, dtype) for each in minimal_matrices(outputs, kernel_width))
+        self.grad_products = buffer((self.points, output_height, geometry.filters, self.columns), dtype)
+
+    @cached_property
+    def images(self) -> Array:
+        return image_buffer((self._geometry.filters, *self._geometry.size, self._geometry.count), self._dtype)
+
+    def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
+        geometry = self._geometry
+        self._pixels = buffer((self.points, most_inputs, geometry.channels, self.tiles, geometry.count), self._dtype)
+        self._tiled = buffer((self.outputs, most_outputs, geometry.filters, self.tiles, geometry.count), self._dtype)
+
+    def rows_of_input(self, x: Array, block: slice, rows: Array) -> None:
+        pixels = self._pixels[:, : rows.shape[1]]
+        np.copyto(pixels.transpose(2, 0, 1, 3, 4), self._shifts.of(x, block)[:, :, :, 0])
+        np.matmul(self._b.T, _matrix(pixels), out=_matrix(rows))
+
+    def input_gradient(self, rows: Array, grad_x: Array) -> None:
+        pixels = self._pixels[:, : rows.shape[1]]
+        np.matmul(self._b, _matrix(rows), out=_matrix(pixels))
+        fold(pixels.swapaxes(1, 2), self.outputs, grad_x)
+
+    def weights(self, weight: Array, transformed: Array) -> None:
+        np.matmul(self._g, _matrix(weight.transpose(3, 0, 2, 1)), out=_matrix(transformed))
+
+    def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
+        filters, channels, kernel_height, kernel_width = grad_weight.shape
+        by_column = np.matmul(self._g.T, _matrix(transformed)).reshape(kernel_width, kernel_height, channels, filters)
+        np.copyto(grad_weight, by_column.transpose(3, 2, 1, 0))
+
+    def tiled(self, block: slice) -> Array:
+        return self._tiled[:, : block.stop - block.start].swapaxes(1, 2)
+
+    def products(self, block: slice) -> Array:
+        return self.grad_products[:, : block.stop - block.start]  # the same place for all blocks, so that it stays in the caches
+
+    def output(self, block: slice, bias: Array) -> None:
+        products = self.products(block)
+        products[POINTS.index(1.0)] += bias  # row 1 of A is all ones: what is added to its product is added to all outputs
+        np.matmul(self._a.T, _matrix(products), out=_matrix(self._tiled[:, : products.shape[1]]))
+
+    def to_images(self, block: slice) -> None:
+        copy_tiles(self.images[:, block], self.tiled(block), to_images=True)
+
+    def begin_backward(self, grad_output: Array | None) -> None:
+        if grad_output is not None:
+            self._grad_output = grad_output
+
+    def from_images(self, block: slice) -> None:
+        tiled = self.tiled(block)
+        if self._geometry.size[1] % self.outputs:
+            tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
+        copy_tiles(self._grad_output[:, block], tiled, to_images=False)
+
+    def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
+        tiled, products = self._tiled[:, : block.stop - block.start], self.grad_products[:, block]
+        np.matmul(self._a, _matrix(tiled), out=_matrix(products))
+        return products, tiled.reshape(-1, self._geometry.filters, products.shape[3])
+
+
+def minimal_matrices(outputs: int, taps: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """A (P, outputs), B (P, P) and G (P, taps) of the minimal filtering F(outputs, taps), P = outputs + taps - 1.
+
+    The transpose of multiplying polynomials by their values at P - 1 points a and at infinity (Toom and Cook): the rows of B^T are the
+    numerators of Lagrange's polynomials, product over the other points of (z - a'), whose denominators divide the rows of G.
+    """
+    count = outputs + taps - 1
+    points = POINTS[: count - 1]
+    a, b, g = np.zeros((count, outputs)), np.zeros((count, count)), np.zeros((count, taps))
+    for index, point in enumerate(points):
+        others = [other for other in points if other != point]
+        a[index], g[index] = point ** np.arange(outputs), point ** np.arange(taps) / np.prod([point - other for other in others])
+        b[: count - 1, index] = np.polynomial.polynomial.polyfromroots(others)
+    a[-1, -1], g[-1, -1], b[:, -1] = 1, 1, np.polynomial.polynomial.polyfromroots(points)
+    return a, b, g
+
+
+def _matrix(array: Array) -> Array:
+    return array.reshape(len(array), -1)

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     """Parse, measure or read what was measured, print and draw."""
     progress = Progress() if communicator.rank == 0 else NoProgress()
-    request = on_root(communicator, lambda: parse(arguments))
+    request = on_root(communicator, lambda: parse(arguments, communicator.world_size))
     if request.picture:
         on_root(communicator, require_matplotlib)
     if request.draw:

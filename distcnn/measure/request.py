@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from distcnn.config import Config, as_flag, parse_request
 from distcnn.errors import InputError
 
 PEERS = ("torch",)
-MICROBATCH_SIZE = 32
-"""Of the benchmark, unless given: with 8 shards a global batch of 256."""
+BATCH = 256
+"""The global batch, unless flags say otherwise."""
+SHARDS, SHARDS_OF_MODEL = 4, {"wide": 8}
+"""Into how many shards it is cut: the fewer, the fewer sums; rows of 64 images of ``wide`` are too large for the caches (docs/speed.md)."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Request:
                 raise InputError(f"{flag}: there is no folder {Path(file).parent}: make it, or name another file")
 
 
-def parse(arguments: Sequence[str]) -> Request:
+def parse(arguments: Sequence[str], world_size: int = 1) -> Request:
     """``InputError`` names what is wrong."""
     known, of_training = make_parser().parse_known_args(arguments)
     own = vars(known)
@@ -50,8 +52,18 @@ def parse(arguments: Sequence[str]) -> Request:
     strange = [each for each in of_training if each.startswith("--") and each.partition("=")[0] not in flags]
     if strange:
         raise InputError(f"unrecognized flag {strange[0]} (see python -m distcnn.benchmark --help)")
-    config = Config(**({"microbatch_size": MICROBATCH_SIZE} | parse_request(of_training).given))
+    given = parse_request(of_training).given
+    config = Config(**(default_split(given, world_size) | given))
     return Request(config, **{**own, "draw": tuple(own.get("draw", ()))})
+
+
+def default_split(given: Mapping[str, Any], world_size: int) -> dict[str, int]:
+    """Shards and microbatch size, as far as they are not ``given``: a global batch of 256, cut so that all ranks have as many shards."""
+    if "microbatch_size" in given:
+        return {}
+    shards = SHARDS_OF_MODEL.get(given.get("model", Config.model), SHARDS)
+    num_shards = given.get("num_shards", shards if shards % world_size == 0 else Config.num_shards)
+    return {"num_shards": num_shards, "microbatch_size": max(1, BATCH // max(1, num_shards))}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,7 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
         "images a second, where the time of a step goes, what its matrix products alone would take, memory. Nothing is trained to an end "
         "and no run directory is written. docs/speed.md says what each line means.",
         epilog="Besides these, every flag of training (python -m distcnn.train --help) that says what a step does, such as --model, "
-        f"--data, --num-shards, --optimizer, --reduction, --overlap or --config; --microbatch-size is {MICROBATCH_SIZE} here unless given.",
+        f"--data, --num-shards, --optimizer, --reduction, --overlap or --config. "
+        f"Unless --microbatch-size is given, the global batch is {BATCH}: of {SHARDS} shards, or 8 for wide and for odd numbers of ranks.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -63,6 +63,19 @@ def test_on_ranks(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path, ov
 def test_the_default_batch_is_256_and_flags_or_a_file_change_it(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text("microbatch_size = 7\n")
     assert parse([]).config.global_batch_size == 256
+    splits = {
+        ((), 1): (4, 64),
+        ((), 2): (4, 64),
+        ((), 3): (8, 32),  # four shards would leave two ranks one each, and one two
+        ((), 8): (8, 32),
+        (("--model", "wide"), 1): (8, 32),
+        (("--num-shards", "16"), 2): (16, 16),
+        (("--num-shards", "16", "--microbatch-size", "5"), 2): (16, 5),
+        (("--microbatch-size", "5"), 2): (8, 5),
+    }
+    for (flags, ranks), split in splits.items():
+        config = parse(flags, ranks).config
+        assert (config.num_shards, config.microbatch_size) == split
     assert parse(["--microbatch-size", "16"]).config.microbatch_size == 16
     assert parse(["--config", str(tmp_path / "run.toml"), "--turns", "3"]).config.microbatch_size == 7
 

@@ -16,6 +16,7 @@ whose constant background convolves to equal values, that cost 20 points of accu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -37,15 +38,15 @@ class Pool2d(Layer):
         self.size = output_size((height, width), self.kernel_size, self.stride)
         self.overlapping = self.stride[0] < self.kernel_size[0] or self.stride[1] < self.kernel_size[1]
         self.output = image_buffer((channels, *self.size, microbatch_size), dtype)
-        self._grad_input = image_buffer((channels, height, width, microbatch_size), dtype)
+        self._make_grads = partial(image_buffer, (channels, height, width, microbatch_size), dtype)
+        self._grad_input: Array | None = None
         return channels, *self.size
 
-    def _give(self, grads: Array, share: Array) -> None:
-        """Hand ``share`` to the inputs ``grads``, which other windows may have given to where windows overlap."""
-        if self.overlapping:
-            grads += share
-        else:
-            np.copyto(grads, share)
+    def _grads(self) -> Array:
+        """The input gradient's buffer, made when it is first needed: fused with a convolution, it never is."""
+        if self._grad_input is None:
+            self._grad_input = self._make_grads()
+        return self._grad_input
 
     def _offsets(self, x: Array) -> list[Array]:
         return list(window_offsets(x, self.kernel_size, self.stride, self.size))
@@ -61,22 +62,29 @@ class MaxPool2d(Pool2d):
         cover = tuple(size * stride for size, stride in zip(self.size, self.stride, strict=True))
         # Backward asks which pixel was larger, not the pixels: where the windows cover all of the input, its buffer takes its gradient.
         self._overwrites = self.owns_input and self.kernel_size == self.stride and cover == tuple(input_shape[1:])
-        self._whole = Race(self.output, self.kernel_size[0] * self.kernel_size[1], Scratch())
+        self._whole: Race | None = None
         return output_shape
 
     def forward(self, x: Array) -> Array:
         if self._overwrites:
             self._grad_input = x
-        self._whole.find_largest(self._offsets(x))
+        self._race().find_largest(self._offsets(x))
         return self.output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
         if not input_gradient:
             return None
+        grads = self._grads()
         if self.overlapping:
-            self._grad_input.fill(0)
-        self._whole.give_to_winners(grad_output, self._offsets(self._grad_input), self.overlapping)
-        return self._grad_input
+            grads.fill(0)
+        self._race().give_to_winners(grad_output, self._offsets(grads), self.overlapping)
+        return grads
+
+    def _race(self) -> Race:
+        """Over the whole output, made when it is first needed."""
+        if self._whole is None:
+            self._whole = Race(self.output, self.kernel_size[0] * self.kernel_size[1], Scratch())
+        return self._whole
 
     def plan_rows(self, blocks: Sequence[tuple[Array, slice]]) -> None:
         """Make ready for ``forward_rows`` and ``backward_rows``, for windows without gaps or overlaps.
@@ -118,7 +126,7 @@ class Race:
     def __init__(self, largest: Array, count: int, scratch: Scratch) -> None:
         self.largest = largest
         self._is_larger = [buffer_like(largest, np.bool_) for _ in range(count - 1)]
-        self._share, self._remaining = scratch.like(largest, "share"), scratch.like(largest, "remaining")
+        self._scratch, self._remaining = scratch, scratch.like(largest, "remaining")
 
     def find_largest(self, pixels: Sequence[Array]) -> None:
         """Write ``largest``; note which pixel was larger than all before it."""
@@ -138,7 +146,7 @@ class Race:
         """
         first, *others = pixels
         for grads, is_larger in zip(reversed(others), reversed(self._is_larger), strict=True):
-            share = np.multiply(remaining, is_larger, out=self._share if add else grads)
+            share = np.multiply(remaining, is_larger, out=self._scratch.like(grads, "share") if add else grads)
             remaining = np.subtract(remaining, share, out=self._remaining)
             if add:
                 grads += share
@@ -198,11 +206,15 @@ class AvgPool2d(Pool2d):
             return None
         # The output has served: its buffer takes each window's share.
         share = np.multiply(grad_output, self._fraction, out=self.output)
+        whole = self._grads()
         if self.overlapping:
-            self._grad_input.fill(0)
-        for grads in self._offsets(self._grad_input):
-            self._give(grads, share)
-        return self._grad_input
+            whole.fill(0)
+        for grads in self._offsets(whole):
+            if self.overlapping:
+                grads += share
+            else:
+                np.copyto(grads, share)
+        return whole
 
     @property
     def _fraction(self) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 BUFFER_ELEMENTS = 1024
 """NumPy (2.4) copies operands into a buffer, 8192 elements by default, where they lie in runs shorter than that, as rows of images do,
-and works on the buffer. With one as short as the runs it works on them where they lie: half the time for runs of 768 (docs/speed.md)."""
+and works on the buffer. With one no longer than the runs it works on them where they lie: half the time for runs of 768 (docs/speed.md)."""
 
 
 @contextmanager

@@ -22,6 +22,7 @@ mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
 from distcnn.parallel.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
+from distcnn.parallel.shared_vector import SharedVector, share_vectors  # noqa: E402
 from distcnn.parallel.sums import Sums, ThreadedSums  # noqa: E402
 
 T = TypeVar("T")
@@ -34,12 +35,6 @@ SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 
 SECONDS_BETWEEN_TESTS = 1e-4
 """A blocking allreduce spins on the core that computes: 23 ms of processor for 31 ms of sum, this 4 ms (docs/overlap.md)."""
-
-ELEMENTS_AT_A_TIME = 16384
-"""Of a shared vector: the sums (128 KiB) stay in the nearest caches until they are written everywhere."""
-
-SPARE = 2
-"""A vector is shared only where so many times its bytes are free: MPI needs some too, and beyond the limit there is only a crash."""
 
 
 def library_name() -> str:
@@ -64,6 +59,7 @@ class MPICommunicator:
         self.world_size: int = self._world.Get_size()
         self.description = library_name()
         self._shared: list[SharedVector] = []
+        self._nothing = np.zeros(1)
         self.hosts = self.allgather(socket.gethostname())
         self.job = self.broadcast(secrets.token_hex(8))
 
@@ -79,11 +75,15 @@ class MPICommunicator:
         near = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         one_host = 1 < self.world_size == near.Get_size()
         near.Free()
-        needed = size * np.dtype(dtype).itemsize * self.world_size
-        if not all(self.allgather(one_host and shared_memory_free() >= SPARE * needed)):
+        vectors = share_vectors(self.allgather, size, dtype) if all(self.allgather(one_host)) else None
+        if vectors is None:
             return np.zeros(size, dtype)
-        self._shared.append(SharedVector(self._world, size, np.dtype(dtype)))
+        self._shared.append(SharedVector(vectors, self.rank, self._meet))
         return self._shared[-1].own
+
+    def _meet(self) -> None:
+        """A sum that nobody has before all have given their part to it."""
+        self._world.Allreduce(MPI.IN_PLACE, self._nothing, op=MPI.SUM)
 
     def allgather(self, item: T) -> list[T]:
         return self._world.allgather(item)
@@ -114,62 +114,6 @@ class MPICommunicator:
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
         self.abort(SIGNAL_BASE + number)
-
-
-class SharedVector:
-    """A vector for each rank of one host, in memory that all of them see, and the sum of these vectors.
-
-    Each rank sums its share of the elements over all vectors, in rank order, and writes the sums into all of them. MPI's own allreduce
-    moves every element through buffers more often: two ranks take twice to three times as long for a gradient (docs/speed.md).
-    """
-
-    def __init__(self, world: MPI.Intracomm, size: int, dtype: np.dtype[Any]) -> None:
-        self._world, self._rank, self._ranks = world, world.Get_rank(), world.Get_size()
-        apart = MPI.Info.Create({"alloc_shared_noncontig": "true"})  # each rank's on pages of its own, near its core
-        self._window = MPI.Win.Allocate_shared(size * dtype.itemsize, dtype.itemsize, apart, world)
-        apart.Free()
-        self._window.Lock_all()
-        memory: list[Any] = [self._window.Shared_query(rank)[0] for rank in range(self._ranks)]
-        self._vectors = [np.frombuffer(each, dtype, size) for each in memory]
-        self._sums = np.empty(min(size, ELEMENTS_AT_A_TIME), dtype)
-        self.own = self._vectors[self._rank]
-        self.own.fill(0)
-
-    def part(self, values: NDArray[Any]) -> slice | None:
-        """Which of the vector's elements ``values`` are; None when they are others."""
-        start, rest = divmod(values.ctypes.data - self.own.ctypes.data, self.own.itemsize)
-        inside = start >= 0 and start + values.size <= self.own.size and not rest
-        return slice(start, start + values.size) if inside and values.dtype == self.own.dtype and values.flags.c_contiguous else None
-
-    def sum(self, part: slice) -> None:
-        """Replace ``part`` of every rank's vector by its sum over all ranks. Collective."""
-        size = part.stop - part.start
-        mine = range(part.start + size * self._rank // self._ranks, part.start + size * (self._rank + 1) // self._ranks)
-        self._meet()
-        for start in mine[::ELEMENTS_AT_A_TIME]:
-            few = slice(start, min(start + ELEMENTS_AT_A_TIME, mine.stop))
-            first, second, *others = (each[few] for each in self._vectors)
-            sums = np.add(first, second, out=self._sums[: first.size])
-            for each in others:
-                sums += each
-            for vector in self._vectors:
-                vector[few] = sums
-        self._meet()
-
-    def _meet(self) -> None:
-        """What each rank wrote before, all see after."""
-        self._window.Sync()
-        self._world.Barrier()
-        self._window.Sync()
-
-
-def shared_memory_free() -> int:
-    """Bytes of memory that can still be shared between processes; 0 where that cannot be told. Containers often allow 64 MB."""
-    try:
-        status = os.statvfs("/dev/shm")
-    except OSError:
-        return 0
-    return status.f_bavail * status.f_frsize
 
 
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:

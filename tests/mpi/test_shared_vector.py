@@ -11,14 +11,16 @@ from tests.conftest import Launcher
 SUMS = """
 import json, sys, time
 import numpy as np
-from distcnn.parallel import mpi
+from distcnn.parallel import shared_vector
 from distcnn.parallel.mpi import MPICommunicator
 
-size, dtype, room = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-if room != "as it is" and (room == "none" or MPICommunicator().rank == 1):
-    mpi.shared_memory_free = lambda: 0  # on all ranks, or on rank 1 alone
-mpi.ELEMENTS_AT_A_TIME = 64
+size, dtype, fault = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 world = MPICommunicator()
+if fault and world.rank == 1:
+    def refuse(path, *arguments):
+        raise OSError(13, "on purpose")
+    setattr(shared_vector.os, fault, refuse)
+shared_vector.ELEMENTS_AT_A_TIME = 64
 vector, other = world.vector(size, dtype), world.vector(7, dtype)
 assert vector.dtype == dtype and vector.shape == (size,) and not vector.any()
 rng = np.random.default_rng(world.rank)
@@ -44,9 +46,9 @@ if world.rank == 0:
 """
 
 
-def sums(launcher: Launcher, ranks: int, size: int, dtype: str = "float64", room: str = "as it is") -> dict[str, int]:
-    done = launcher.run(ranks, "-c", SUMS, str(size), dtype, room)
-    assert done.returncode == 0, done.stderr
+def sums(launcher: Launcher, ranks: int, size: int, dtype: str = "float64", fault: str = "") -> dict[str, int]:
+    done = launcher.run(ranks, "-c", SUMS, str(size), dtype, fault)
+    assert (done.returncode, done.stderr) == (0, "")
     result: dict[str, int] = json.loads(done.stdout)
     return result
 
@@ -61,9 +63,9 @@ def test_float32_and_vectors_shorter_than_the_ranks_are_many(any_mpi: Launcher) 
     assert sums(any_mpi, 4, 7)["shared"] == 2
 
 
-@pytest.mark.parametrize("room", ["none", "none on rank 1"])
-def test_without_room_on_any_rank_none_are_shared(any_mpi: Launcher, room: str) -> None:
-    assert sums(any_mpi, 2, 1000, room=room) == {"rounds": 125, "shared": 0}
+@pytest.mark.parametrize("fault", ["memfd_create", "posix_fallocate", "open"])
+def test_where_one_rank_cannot_none_are_shared(any_mpi: Launcher, fault: str) -> None:
+    assert sums(any_mpi, 2, 1000, fault=fault) == {"rounds": 125, "shared": 0}
 
 
 def test_a_world_of_one_shares_with_nobody(any_mpi: Launcher) -> None:

@@ -30,6 +30,7 @@ from tests.soak_ways import Kill, Sent, temporary_checkpoints
 MOST_RANKS, MOST_KILLS = 4, 3
 ROUNDS_BETWEEN_REPLAYS = 10
 LENET_CHANCE = 0.15
+NOTHING_YET = "before the first step: ended, nothing was to be saved"
 LAUNCHER_CHANCES = {"mpirun": 0.55, "openmpi": 0.3, "serial": 0.15}
 SHARED_FLAGS = ["--checkpoint-every", "3", "--check-every", "4", "--log-every", "2", "--warmup-steps", "4", "--microbatch-size", "4"]
 RUNS = {"tutorial": (403, ["--model", "tutorial", "--epochs", "12"]), "lenet": (203, ["--model", "lenet", "--epochs", "7"])}
@@ -146,7 +147,8 @@ class Round:
             f"only {allowed_codes} would be right": allowed_codes is None or code in allowed_codes,
             "nothing here is bad input, a failure or a stall": "distcnn.train: error:" not in start.text,
             "nobody asked it to stop": code != EXIT_STOPPED or kill.asks_to_stop,
-            "it does not say what it saved": code != EXIT_STOPPED or saved is not None,
+            "it does not say what it saved": code != EXIT_STOPPED or saved is not None or NOTHING_YET in start.text,
+            "there is nothing to resume": code != EXIT_STOPPED or (self.run / "config.toml").exists(),
             "there is no result": code != EXIT_OK or (self.run / "result.json").exists(),
             "the checkpoint it speaks of is missing": not saved or (self.run / f"checkpoints/step-{int(saved[1]):09d}.h5").exists(),
         }

@@ -74,8 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
         "images a second, where the time of a step goes, what its matrix products alone would take, memory. Nothing is trained to an end "
         "and no run directory is written. docs/speed.md says what each line means.",
         epilog="Besides these, every flag of training (python -m distcnn.train --help) that says what a step does, such as --model, "
-        f"--data, --num-shards, --optimizer, --reduction, --overlap or --config. "
-        f"Unless --microbatch-size is given, the global batch is {BATCH}: of {SHARDS} shards, or 8 for wide and for odd numbers of ranks.",
+        "--data, --num-shards, --optimizer, --reduction, --overlap or --config. "
+        f"Unless --microbatch-size is given, the global batch is {BATCH}, of {SHARDS} shards; of {Config.num_shards} for wide, and where "
+        f"{SHARDS} give some ranks more than others.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -62,13 +62,13 @@ class MaxPool2d(Pool2d):
         cover = tuple(size * stride for size, stride in zip(self.size, self.stride, strict=True))
         # Backward asks which pixel was larger, not the pixels: where the windows cover all of the input, its buffer takes its gradient.
         self._overwrites = self.owns_input and self.kernel_size == self.stride and cover == tuple(input_shape[1:])
-        self._whole: Race | None = None
+        self._whole: WindowMax | None = None
         return output_shape
 
     def forward(self, x: Array) -> Array:
         if self._overwrites:
             self._grad_input = x
-        self._race().find_largest(self._offsets(x))
+        self._whole_max().find_largest(self._offsets(x))
         return self.output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
@@ -77,13 +77,13 @@ class MaxPool2d(Pool2d):
         grads = self._grads()
         if self.overlapping:
             grads.fill(0)
-        self._race().give_to_winners(grad_output, self._offsets(grads), self.overlapping)
+        self._whole_max().give_to_winners(grad_output, self._offsets(grads), self.overlapping)
         return grads
 
-    def _race(self) -> Race:
+    def _whole_max(self) -> WindowMax:
         """Over the whole output, made when it is first needed."""
         if self._whole is None:
-            self._whole = Race(self.output, self.kernel_size[0] * self.kernel_size[1], Scratch())
+            self._whole = WindowMax(self.output, self.kernel_size[0] * self.kernel_size[1], Scratch())
         return self._whole
 
     def plan_rows(self, blocks: Sequence[tuple[Array, slice]]) -> None:
@@ -117,8 +117,8 @@ class Scratch:
         return self._arrays[key]
 
 
-class Race:
-    """Who wins, for as many windows as ``largest`` has elements, and of how many pixels each.
+class WindowMax:
+    """The largest pixel of each window and which one it is, for as many windows as ``largest`` has elements, and of how many pixels each.
 
     Pixels come as arrays of the shape of ``largest``, one for each offset inside the window, in row-major order.
     """
@@ -169,23 +169,23 @@ class TiledRows:
         self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
         self._is_tiled = len(windows) > 1
         largest = scratch.like(self._pixels[0], "largest") if self._is_tiled else self._output[np.newaxis]
-        self._race = Race(largest, height * width, scratch)
+        self._max = WindowMax(largest, height * width, scratch)
         self._grads = scratch.like(self._pixels[0], "grads")
 
     def forward(self) -> None:
         """From pixels to the output."""
-        self._race.find_largest(self._pixels)
+        self._max.find_largest(self._pixels)
         if self._is_tiled:
-            copy_tiles(self._output, self._race.largest, to_images=True)
+            copy_tiles(self._output, self._max.largest, to_images=True)
 
     def backward(self, grad_output: Array) -> None:
         """Overwrite the pixels with their gradients, for that of the whole output."""
         grads = grad_output[:, self._rows]
         if self._is_tiled:
             copy_tiles(grads, self._grads, to_images=False)
-            self._race.give_to_winners(self._grads, self._pixels)
+            self._max.give_to_winners(self._grads, self._pixels)
         else:
-            self._race.give_to_winners(grads[np.newaxis], self._pixels)
+            self._max.give_to_winners(grads[np.newaxis], self._pixels)
 
 
 class AvgPool2d(Pool2d):

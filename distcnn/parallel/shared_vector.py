@@ -17,6 +17,9 @@ Vector = NDArray[Any]
 ELEMENTS_AT_A_TIME = 16384
 """The sums (128 KiB) stay in the nearest caches until they are written everywhere."""
 
+TOKEN_BYTES = 16
+"""What a rank writes into its memory, and the others must find there: a process of another container may have the same number."""
+
 
 class SharedVector:
     """This rank's vector ``own``, and those of all ranks of its host, in rank order.
@@ -69,10 +72,6 @@ def share_vectors(allgather: Callable[[Any], list[Any]], size: int, dtype: DType
         os.pwrite(own, bytes(TOKEN_BYTES), 0)
         os.close(own)
     return [np.frombuffer(each, dtype, size) for each in maps if each is not None] if seen_by_all else None
-
-
-TOKEN_BYTES = 16
-"""What a rank writes into its memory, and the others must find there: a process of another container may have the same number."""
 
 
 def _reserve(nbytes: int) -> int | None:

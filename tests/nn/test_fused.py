@@ -63,11 +63,28 @@ def test_the_bits_are_those_of_one_layer_after_the_other(case: Case, input_gradi
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "BLOCK_BYTES", block_bytes)
         network = planned(case)
-    assert is_fused(network)
     ours = run(network, input_gradient)
     for observe in ((True, True), (True, False), (False, True)):
         for our, expected in zip(ours, run(network, input_gradient, observe), strict=True):
             np.testing.assert_array_equal(our, expected)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "outputs"),
+    [
+        ([Conv2d(20, 5), MaxPool2d(2)], (1, 28, 28), 2),  # direct: a tile is a window
+        ([Conv2d(50, 5), MaxPool2d(2)], (20, 12, 12), 4),  # minimal: two windows in a tile
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 6),
+        ([Conv2d(16, 3, padding=1), MaxPool2d(2)], (24, 4, 28), 6),  # the last of five tiles reaches beyond the image
+        ([Conv2d(16, 3, padding=1), MaxPool2d((2, 3))], (24, 4, 27), 6),
+    ],
+)
+def test_common_shapes_are_fused_with_the_same_bits(layers: list[Layer], shape: tuple[int, int, int], outputs: int) -> None:
+    network = planned((layers, shape, 2))
+    assert is_fused(network)
+    assert network.layers[0]._filtering.outputs == outputs  # type: ignore[attr-defined]
+    for our, expected in zip(run(network, True), run(network, True, (True, True)), strict=True):
+        np.testing.assert_array_equal(our, expected)
 
 
 @settings(deadline=None, derandomize=True, max_examples=25)
@@ -111,8 +128,18 @@ class OwnPool(MaxPool2d):
         [MaxPool2d(2), MaxPool2d(2)],
         [OwnConv(2, 3), MaxPool2d(2)],
         [Conv2d(2, 3), OwnPool(2)],
+        [Conv2d(LEAST_DEPTH, (1, 4)), Conv2d(LEAST_FILTERS, (1, 4)), MaxPool2d(2)],  # tiles of three outputs
     ],
-    ids=["windows overlap", "gaps", "a rest", "a layer between", "no convolution", "own convolution", "own pooling"],
+    ids=[
+        "windows overlap",
+        "gaps",
+        "a rest",
+        "a layer between",
+        "no convolution",
+        "own convolution",
+        "own pooling",
+        "windows across tiles",
+    ],
 )
 def test_others_are_left_alone(layers: list[Layer]) -> None:
     assert not is_fused(Sequential(layers).plan((1, 12, 12), 2))

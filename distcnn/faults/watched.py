@@ -33,6 +33,9 @@ class WatchedCommunicator:
         pulse.wait(False)
         return zeros
 
+    def foreground_sums(self, vector: NDArray[Any]) -> Sums:
+        return WatchedSums(self._inner.foreground_sums(vector))
+
     def allgather(self, item: T) -> list[T]:
         pulse.wait(True)
         items = self._inner.allgather(item)
@@ -75,9 +78,14 @@ class WatchedSums:
         return self._inner.allreduce_seconds
 
     def start(self, values: NDArray[Any]) -> None:
+        pulse.wait(True)
         self._inner.start(values)
+        pulse.wait(False)
 
     def finish(self) -> None:
         pulse.wait(True)
         self._inner.finish()
         pulse.wait(False)
+
+    def rounded(self, values: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
+        return self._inner.rounded(values, out)

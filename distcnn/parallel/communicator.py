@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from distcnn import launcher
 from distcnn.errors import InputError
-from distcnn.parallel.sums import Sums
+from distcnn.parallel.sums import ForegroundSums, Sums
 
 T = TypeVar("T")
 
@@ -63,7 +63,10 @@ class Communicator(Protocol):
         """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum over all ranks."""
 
     def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """Zeros (size,) that lie where ``allreduce_sum`` of them, or of a part of them, is fastest."""
+        """Zeros (size,) that lie where their ``foreground_sums`` are fastest."""
+
+    def foreground_sums(self, vector: NDArray[Any]) -> Sums:
+        """A way to sum ``vector``, [tally, others], over all ranks at once. Not collective."""
 
     def allgather(self, item: T) -> list[T]:
         """The picklable ``item`` of every rank, in rank order."""
@@ -100,6 +103,9 @@ class SerialCommunicator:
 
     def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
         return np.zeros(size, dtype)
+
+    def foreground_sums(self, vector: NDArray[Any]) -> Sums:
+        return ForegroundSums(self.allreduce_sum)
 
     def allgather(self, item: T) -> list[T]:
         return [item]

@@ -22,8 +22,8 @@ mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
 from distcnn.parallel.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
-from distcnn.parallel.shared_vector import SharedVector, share_vectors  # noqa: E402
-from distcnn.parallel.sums import Sums, ThreadedSums  # noqa: E402
+from distcnn.parallel.shared_sums import SharedSums, share_vectors  # noqa: E402
+from distcnn.parallel.sums import ForegroundSums, Sums, ThreadedSums  # noqa: E402
 
 T = TypeVar("T")
 
@@ -58,32 +58,25 @@ class MPICommunicator:
         self.rank: int = self._world.Get_rank()
         self.world_size: int = self._world.Get_size()
         self.description = library_name()
-        self._shared: list[SharedVector] = []
-        self._nothing = np.zeros(1)
+        self._shared: list[SharedSums] = []
         self.hosts = self.allgather(socket.gethostname())
         self.job = self.broadcast(secrets.token_hex(8))
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
-        for shared in self._shared:
-            part = shared.part(values)
-            if part is not None:
-                shared.sum(part)
-                return
         self._world.Allreduce(MPI.IN_PLACE, values, op=MPI.SUM)
 
     def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
         near = self._world.Split_type(MPI.COMM_TYPE_SHARED)
         one_host = 1 < self.world_size == near.Get_size()
         near.Free()
-        vectors = share_vectors(self.allgather, size, dtype) if all(self.allgather(one_host)) else None
-        if vectors is None:
+        shared = share_vectors(self.allgather, self.rank, size, dtype) if all(self.allgather(one_host)) else None
+        if shared is None:
             return np.zeros(size, dtype)
-        self._shared.append(SharedVector(vectors, self.rank, self._meet))
+        self._shared.append(SharedSums(*shared, self.rank, self.allreduce_sum))
         return self._shared[-1].own
 
-    def _meet(self) -> None:
-        """A sum that nobody has before all have given their part to it."""
-        self._world.Allreduce(MPI.IN_PLACE, self._nothing, op=MPI.SUM)
+    def foreground_sums(self, vector: NDArray[Any]) -> Sums:
+        return next((each for each in self._shared if each.own is vector), ForegroundSums(self.allreduce_sum))
 
     def allgather(self, item: T) -> list[T]:
         return self._world.allgather(item)

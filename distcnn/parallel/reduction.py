@@ -11,17 +11,15 @@ from numpy.typing import DTypeLike, NDArray
 from distcnn.parallel.communicator import Communicator
 from distcnn.parallel.exact_sum import ExactSum, FloatVector, RangeError, check_terms
 from distcnn.parallel.sums import ForegroundSums, Sums
-from distcnn.parallel.tally import TALLY_SIZE, Tally
+from distcnn.parallel.tally import TALLY_SIZE, TALLY_SPACE, Tally
 
-TALLY_SPACE = 8
-"""The tally lies before the gradient, for it travels with the last bucket, that of the first layers; 8: so the gradient stays aligned."""
 WHOLE = slice(0, None)
 
 Zeros = Callable[[int, DTypeLike], NDArray[Any]]
 
 
 class Reduction:
-    """What both share: the vector ``[tally, gradient]``, and its buckets. The tally travels with the bucket that begins at 0: the last.
+    """What both share: the ``vector`` [tally, gradient], and its buckets. The tally travels with the bucket that begins at 0: the last.
 
     The vector is made by ``zeros(size, dtype)``, such as a communicator's ``vector``.
     """
@@ -29,13 +27,13 @@ class Reduction:
     tally: Tally
 
     def __init__(self, size: int, dtype: type[np.floating], zeros: Zeros) -> None:
-        self._sums = zeros(TALLY_SPACE + size, dtype)
-        self._total = self._sums[TALLY_SPACE:]
+        self.vector = zeros(TALLY_SPACE + size, dtype)
+        self._total = self.vector[TALLY_SPACE:]
         self._begun: set[int] = set()
 
     def clear(self) -> None:
         """Start a step."""
-        self._sums[:TALLY_SPACE] = 0
+        self.vector[:TALLY_SPACE] = 0
         self._begun.clear()  # the first shard's gradient takes the place of what is there
 
     def check(self, grads: FloatVector) -> None:
@@ -59,12 +57,16 @@ class Reduction:
         if bucket.start not in self._begun:
             self._total[bucket].fill(0)
         start = bucket.start + TALLY_SPACE if bucket.start else 0
-        sums.start(self._sums[start : TALLY_SPACE + self._total[: bucket.stop].size])
+        sums.start(self.vector[start : TALLY_SPACE + self._total[: bucket.stop].size])
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
         """Wait for all buckets; the gradient's sum (the tally holds the rest)."""
         sums.finish()
         return self._total
+
+    def rounded(self, sums: Sums, out: NDArray[np.floating]) -> NDArray[np.floating]:
+        """After ``finish``: the gradient's sum in the dtype of ``out``, there or elsewhere."""
+        return sums.rounded(self._total, out)
 
     def allreduce(self, communicator: Communicator) -> NDArray[np.floating]:
         """Sum over all ranks at once; the gradient's sum (the tally holds the rest)."""
@@ -82,7 +84,7 @@ class ExactReduction(Reduction):
     def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros) -> None:
         super().__init__(size, np.float64, zeros)
         self._exact = ExactSum(self._total, num_shards, gradient_limit)
-        self.tally = Tally(self._sums[:TALLY_SIZE], num_shards)
+        self.tally = Tally(self.vector[:TALLY_SIZE], num_shards)
 
     def check(self, grads: FloatVector) -> None:
         check_terms(grads, self._exact.limit)
@@ -111,12 +113,12 @@ class FastReduction(Reduction):
     def start(self, bucket: slice, sums: Sums) -> None:
         """The counts travel along: they are below 2**24, so exact in float32."""
         if not bucket.start:
-            self._sums[:TALLY_SIZE] = self._counts
+            self.vector[:TALLY_SIZE] = self._counts
         super().start(bucket, sums)
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
         total = super().finish(sums)
-        self._counts[:] = self._sums[:TALLY_SIZE]
+        self._counts[:] = self.vector[:TALLY_SIZE]
         return total
 
     def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 AllreduceSum = Callable[[NDArray[Any]], None]
@@ -26,6 +27,9 @@ class Sums(Protocol):
     def finish(self) -> None:
         """Wait until all that was handed over is summed."""
 
+    def rounded(self, values: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
+        """The sums of ``values``, after ``finish``, in the dtype of ``out``: there, or where they already are until the next ``start``."""
+
 
 class ForegroundSums:
     """Each sum is done before ``start`` returns."""
@@ -41,8 +45,12 @@ class ForegroundSums:
     def finish(self) -> None:
         """Nothing is left to wait for."""
 
+    def rounded(self, values: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
+        np.copyto(out, values, casting="same_kind")
+        return out
 
-class ThreadedSums:
+
+class ThreadedSums(ForegroundSums):
     """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while somebody calls it.
 
     ``allreduce_sum`` must be safe beside whatever the main thread does: over a communicator of its own. What it raises goes to
@@ -50,7 +58,7 @@ class ThreadedSums:
     """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
-        self._allreduce_sum, self.allreduce_seconds = allreduce_sum, 0.0
+        super().__init__(allreduce_sum)
         self._started, self._done = queue.SimpleQueue[NDArray[Any]](), threading.Semaphore(0)
         self._pending = 0
         threading.Thread(target=self._work, name="sums", daemon=True).start()
@@ -66,8 +74,5 @@ class ThreadedSums:
 
     def _work(self) -> None:
         while True:
-            values = self._started.get()
-            start = time.perf_counter()
-            self._allreduce_sum(values)
-            self.allreduce_seconds += time.perf_counter() - start
+            super().start(self._started.get())
             self._done.release()

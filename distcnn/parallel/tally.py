@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from distcnn.parallel.exact_sum import ExactSum
 
 TALLY_SIZE = 5
+TALLY_SPACE = 8
+"""The tally lies before the gradient in the vector that is summed; 8: so the gradient stays aligned."""
 LOSS_LIMIT = 2.0**30
 """The largest loss of one microbatch that is added; for 8 shards its resolution is 2**-19."""
 

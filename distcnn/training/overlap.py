@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets import Microbatch
 from distcnn.nn import Sequential
-from distcnn.parallel import Communicator, ForegroundSums, Reduction, Sums, plan_buckets
+from distcnn.parallel import Communicator, Reduction, Sums, plan_buckets
 
 T = TypeVar("T")
 
@@ -46,9 +46,13 @@ class Overlap:
         """``bucket`` is complete on this rank: sum it over all ranks."""
         self._waiting(lambda: reduction.start(bucket, self.sums))
 
-    def finish(self, reduction: Reduction) -> NDArray[np.floating]:
-        """Wait for all buckets; the gradient's sum."""
-        return self._waiting(lambda: reduction.finish(self.sums))
+    def finish(self, reduction: Reduction) -> None:
+        """Wait for all buckets."""
+        self._waiting(lambda: reduction.finish(self.sums))
+
+    def rounded(self, reduction: Reduction, out: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The gradient's sum in the dtype of ``out``, there or elsewhere."""
+        return reduction.rounded(self.sums, out)
 
     def _waiting(self, work: Callable[[], T]) -> T:
         start = time.perf_counter()
@@ -62,9 +66,9 @@ class Overlap:
         return self.sums.allreduce_seconds - self.waited_seconds
 
 
-def no_overlap(network: Sequential, microbatch: Microbatch, communicator: Communicator) -> Overlap:
+def no_overlap(network: Sequential, microbatch: Microbatch, communicator: Communicator, reduction: Reduction) -> Overlap:
     """Shard by shard; then one sum."""
-    return Overlap([Lane(network, microbatch)], [slice(0, network.values.size)], ForegroundSums(communicator.allreduce_sum))
+    return Overlap([Lane(network, microbatch)], [slice(0, network.values.size)], communicator.foreground_sums(reduction.vector))
 
 
 def open_sums(wanted: str, reduction: str, communicator: Communicator) -> Sums | None:

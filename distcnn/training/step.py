@@ -53,7 +53,7 @@ class Step:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.shards)
-        self.timing = self.overlap or no_overlap(self.network, self.microbatch, self.communicator)
+        self.timing = self.overlap or no_overlap(self.network, self.microbatch, self.communicator, self.reduction)
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take step ``step`` (from 0 over the run; ``step_of_epoch`` within its epoch) on all ranks, and return its totals.
@@ -77,14 +77,14 @@ class Step:
             if bucket.start == 0 and self.stop_request():
                 self.reduction.tally.ask_to_stop()
             timing.start(self.reduction, bucket)
-        total = timing.finish(self.reduction)
+        timing.finish(self.reduction)
         pulse.beat(Activity.UPDATING)
         totals = self.reduction.tally.totals()
         if totals.failures:
             raise ShardFailure(*next(each for each in self.communicator.allgather(failures.first()) if each))
         with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
-            np.copyto(self.network.grads, total, casting="same_kind")
-            self.network.grads /= totals.examples  # in float32: half the time of a division in float64
+            total = timing.rounded(self.reduction, self.network.grads)  # to float32: a division takes half the time of one in float64
+            np.divide(total, totals.examples, out=self.network.grads)
             self.optimizer.step(self.network.values, self.network.grads, learning_rate)
         return totals
 

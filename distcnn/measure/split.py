@@ -24,7 +24,10 @@ DATA, LOSS, SUM, WAITING, ALLREDUCE, UPDATE, REST = "data", "loss", "local sum",
 OTHERS = (DATA, LOSS, SUM, WAITING, ALLREDUCE, UPDATE)
 """The parts of a step that are no layer's, in the order of a step; and what is left."""
 
-WORK_OF_LAYER = {"forward": FORWARD, "forward_rows": FORWARD, "backward": BACKWARD, "backward_rows": BACKWARD}
+WORK_OF_LAYER = {
+    **{"forward": FORWARD, "forward_blocks": FORWARD, "forward_rows": FORWARD},
+    **{"backward": BACKWARD, "backward_rows": BACKWARD},
+}
 """A layer's methods that compute, by direction."""
 
 Seconds = dict[str, float]

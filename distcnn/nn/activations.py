@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.layer import Array, Layer, Shape, buffer, image_buffer
+from distcnn.nn.layer import Array, Layer, Shape, buffer, buffer_like, image_buffer
 
 
 class Activation(Layer):
@@ -57,13 +57,27 @@ class ReLU(Activation):
 
     kind = "relu"
 
+    def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
+        output_shape = super().plan(input_shape, microbatch_size, dtype)
+        self._is_positive = buffer_like(self._output, np.bool_)
+        # NumPy (2.4) takes the maximum with an array in a third of the time of one with a number.
+        self._zeros = buffer((*input_shape, microbatch_size)[-2:], dtype)
+        return output_shape
+
     def forward(self, x: Array) -> Array:
         if self.owns_input:
             self._output = x
         return super().forward(x)
 
+    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
+        if not input_gradient:
+            return None
+        np.greater(self._output, 0, out=self._is_positive)
+        np.multiply(grad_output, self._is_positive, out=self._grad_input)  # half the time of a derivative in floating point
+        return self._grad_input
+
     def function(self, x: Array, out: Array) -> None:
-        np.maximum(x, 0, out=out)
+        np.maximum(x, self._zeros, out=out)
 
     def derivative(self, x: Array, y: Array, out: Array) -> None:
         np.greater(y, 0, out=out)

@@ -23,7 +23,7 @@ the width, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A guide 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,19 +40,14 @@ BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the weights beside it."""
 
 
-class RowPooling(Protocol):
-    """A pooling that takes the output a block of rows at a time, the blocks by their number."""
-
-    output: Array
-
-    def plan_rows(self, blocks: Sequence[tuple[Array, slice]]) -> None:
-        """For each block, where it lies whenever it is pooled, tiled (k, C, rows, T, N), and the rows of the pooled output it gives."""
+class RowLayer(Protocol):
+    """A layer that takes a convolution's output a block of rows at a time, the blocks by their number."""
 
     def forward_rows(self, block: int) -> None:
-        """Pool a block."""
+        """Take a block."""
 
     def backward_rows(self, block: int, grad_output: Array) -> None:
-        """Write the gradient of a block where it lay, for ``grad_output`` of the whole pooled output."""
+        """Write the gradient of a block where it lay, for ``grad_output`` of the whole output."""
 
 
 class Conv2d(Layer):
@@ -133,8 +128,17 @@ class Conv2d(Layer):
         self._weight, self._bias = values["weight"], values["bias"][:, np.newaxis]
         self._grad_weight, self._grad_bias = grads["weight"], grads["bias"]
 
-    def forward(self, x: Array, pool: RowPooling | None = None) -> Array:
-        """With ``pool``, made ready by ``plan_rows_of``: what it makes of the output, of which a block exists at a time."""
+    def forward(self, x: Array) -> Array:
+        self.forward_blocks(x)
+        return self.images
+
+    @property
+    def images(self) -> Array:
+        """The output, whole."""
+        return self._filtering.images
+
+    def forward_blocks(self, x: Array, following: RowLayer | None = None) -> None:
+        """Write ``images``, or give it to ``following``, made ready with ``blocks``: a block at a time, and no more of it need exist."""
         filtering = self._filtering
         if self._padded is not None:
             self._padded[self._interior] = x
@@ -145,25 +149,24 @@ class Conv2d(Layer):
             filtering.rows_of_input(x, block.fresh, self._rows[:, block.fresh])
             np.matmul(weights, self._windows[:, block.outputs], out=filtering.products(block.outputs))
             filtering.output(block.outputs, self._bias)
-            if pool is None:
+            if following is None:
                 filtering.to_images(block.outputs)
             else:
-                pool.forward_rows(number)
-        return filtering.images if pool is None else pool.output
+                following.forward_rows(number)
 
-    def backward(self, grad_output: Array, input_gradient: bool = True, pool: RowPooling | None = None) -> Array | None:
-        """With ``pool``, ``grad_output`` is the gradient of what it gave."""
+    def backward(self, grad_output: Array, input_gradient: bool = True, following: RowLayer | None = None) -> Array | None:
+        """With ``following``, ``grad_output`` is the gradient of what that made of the output."""
         filtering = self._filtering
-        filtering.begin_backward(grad_output if pool is None else None)
+        filtering.begin_backward(grad_output if following is None else None)
         self._grad_weights.fill(0)
         self._grad_bias.fill(0)
         if input_gradient:
             self._stack_weights()
         for number, block in enumerate(self._blocks):
-            if pool is None:
+            if following is None:
                 filtering.from_images(block.outputs)
             else:
-                pool.backward_rows(number, grad_output)
+                following.backward_rows(number, grad_output)
             grad_products, grad_matrices = filtering.product_gradient(block.outputs, input_gradient)
             self._grad_bias += np.add.reduce(np.matmul(grad_matrices, self._ones).reshape(-1, self.out_channels), axis=0)
             self._add_weight_gradient(self._windows[:, block.outputs], grad_products)
@@ -175,14 +178,15 @@ class Conv2d(Layer):
         filtering.weight_gradient(self._grad_weights.reshape(shape), self._grad_weight)
         return self._grad_padded[self._interior] if input_gradient else None
 
-    def can_hand_rows_to(self, window: Pair) -> bool:
-        """Whether a pooling of such windows, without gaps or overlaps, can take the output block by block. Once it is planned."""
+    def holds_windows(self, window: Pair) -> bool:
+        """Whether the tiles of each block hold whole windows of such a pooling, and all its windows. Once it is planned."""
         return all(size % side == 0 for size, side in zip(self.size, window, strict=True)) and self._filtering.outputs % window[1] == 0
 
-    def plan_rows_of(self, pool: RowPooling) -> None:
-        """Make ``pool``, whose windows are the planned ``pooled``, ready for this layer's blocks."""
+    @property
+    def blocks(self) -> list[tuple[Array, slice]]:
+        """Where each block of the output lies whenever it is handed on, tiled (k, C, rows, T, N), and its rows, or those of its windows."""
         height, outputs = self.pooled[0], [block.outputs for block in self._blocks]
-        pool.plan_rows([(self._filtering.tiled(each), slice(each.start // height, each.stop // height)) for each in outputs])
+        return [(self._filtering.tiled(each), slice(each.start // height, each.stop // height)) for each in outputs]
 
     def _add_weight_gradient(self, windows: Array, grad_products: Array) -> None:
         """G V^T, as the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time."""

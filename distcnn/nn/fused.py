@@ -1,7 +1,8 @@
-"""A convolution and the max pooling after it, block of rows by block of rows.
+"""A convolution with the max pooling, the ReLU, or both after it, block of rows by block of rows.
 
-What lies between the two is the largest array of most networks. Pooled while a block of it is in the caches, it is never written to
-memory, nor is its gradient. The bits are those of one layer after the other: the same products, sums and comparisons, of the same numbers.
+What lies between them are the largest arrays of most networks. Taken on while a block is in the caches, the output of a convolution that
+is pooled is never written to memory, nor is its gradient. The bits are those of one layer after the other: the same products, sums and
+comparisons, of the same numbers. ReLU after max pooling is one more comparison there, with 0.
 """
 
 from __future__ import annotations
@@ -10,25 +11,28 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TypeGuard
 
-from distcnn.nn.convolution import Conv2d
+from distcnn.nn.activations import ReLU
+from distcnn.nn.convolution import Conv2d, RowLayer
 from distcnn.nn.layer import Array, Layer
 from distcnn.nn.pooling import MaxPool2d
 
+Stage = tuple[int, "Layer | Fused"]
 
-class ConvPool:
-    """Takes the place of both in forward and backward, with the layers' own buffers."""
 
-    def __init__(self, conv: Conv2d, pool: MaxPool2d) -> None:
-        self._conv, self._pool = conv, pool
-        conv.plan_rows_of(pool)
+class Fused:
+    """Takes the place of ``conv`` and what follows it in forward and backward, with the layers' own buffers."""
+
+    def __init__(self, conv: Conv2d, following: RowLayer, output: Array) -> None:
+        self._conv, self._following, self._output = conv, following, output
 
     def forward(self, x: Array) -> Array:
         """As the layers' own."""
-        return self._conv.forward(x, self._pool)
+        self._conv.forward_blocks(x, self._following)
+        return self._output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
         """As the layers' own."""
-        return self._conv.backward(grad_output, input_gradient, self._pool)
+        return self._conv.backward(grad_output, input_gradient, self._following)
 
 
 def align_blocks(layers: Sequence[Layer]) -> None:
@@ -38,18 +42,26 @@ def align_blocks(layers: Sequence[Layer]) -> None:
             layer.pooled = following.kernel_size if _side_by_side(following) else (1, 1)
 
 
-def fuse(layers: Sequence[Layer]) -> list[tuple[int, Layer | ConvPool]]:
-    """The planned ``layers``, fused where that can be, each with the index of the (first) layer."""
-    stages: list[tuple[int, Layer | ConvPool]] = []
-    for index, layer in enumerate(layers):
-        _, before = stages[-1] if stages else (0, None)
-        if type(before) is Conv2d and _side_by_side(layer) and before.can_hand_rows_to(layer.kernel_size):
-            stages[-1] = index - 1, ConvPool(before, layer)
+def fuse(layers: Sequence[Layer]) -> list[Stage]:
+    """The planned ``layers``, fused where that can be, each with the index of the (first) layer.
+
+    A user's own class may do anything, so it is left alone.
+    """
+    stages: list[Stage] = []
+    index = 0
+    while index < len(layers):
+        layer, second, third = layers[index], *[*layers[index + 1 : index + 3], None, None][:2]
+        if type(layer) is Conv2d and _side_by_side(second) and layer.holds_windows(second.kernel_size):
+            rectify = type(third) is ReLU
+            second.plan_rows(layer.blocks, rectify)
+            stages.append((index, Fused(layer, second, second.output)))
+            index += 3 if rectify else 2
         else:
             stages.append((index, layer))
+            index += 1
     return stages
 
 
 def _side_by_side(layer: Layer | None) -> TypeGuard[MaxPool2d]:
-    """Whether it is a max pooling whose windows neither overlap nor leave gaps; a user's own class may do anything, so it is none."""
+    """Whether it is a max pooling whose windows neither overlap nor leave gaps."""
     return type(layer) is MaxPool2d and layer.kernel_size == layer.stride

@@ -86,13 +86,14 @@ class MaxPool2d(Pool2d):
             self._whole = WindowMax(self.output, self.kernel_size[0] * self.kernel_size[1], Scratch())
         return self._whole
 
-    def plan_rows(self, blocks: Sequence[tuple[Array, slice]]) -> None:
+    def plan_rows(self, blocks: Sequence[tuple[Array, slice]], rectify: bool = False) -> None:
         """Make ready for ``forward_rows`` and ``backward_rows``, for windows without gaps or overlaps.
 
         For each block of the input, where it lies whenever it is pooled, tiled (k, C, rows, T, N), and the rows of the output it gives.
+        With ``rectify`` the output is that of a ReLU after the pooling.
         """
         scratch = Scratch()
-        self._blocks = [TiledRows(tiled, rows, self.kernel_size, self.output, scratch) for tiled, rows in blocks]
+        self._blocks = [TiledRows(tiled, rows, self.kernel_size, self.output, scratch, rectify) for tiled, rows in blocks]
 
     def forward_rows(self, block: int) -> None:
         """Pool the block of that number: the input is where it was planned to be."""
@@ -120,17 +121,18 @@ class Scratch:
 class WindowMax:
     """The largest pixel of each window and which one it is, for as many windows as ``largest`` has elements, and of how many pixels each.
 
-    Pixels come as arrays of the shape of ``largest``, one for each offset inside the window, in row-major order.
+    Pixels come as arrays of the shape of ``largest``, one for each offset inside the window, in row-major order. With ``rectify`` a 0
+    comes before them all: where no pixel is larger, it is the largest, and no pixel takes the gradient. That is a ReLU after the pooling.
     """
 
-    def __init__(self, largest: Array, count: int, scratch: Scratch) -> None:
-        self.largest = largest
-        self._is_larger = [buffer_like(largest, np.bool_) for _ in range(count - 1)]
-        self._scratch, self._remaining = scratch, scratch.like(largest, "remaining")
+    def __init__(self, largest: Array, count: int, scratch: Scratch, rectify: bool = False) -> None:
+        self.largest, self._rectify = largest, rectify
+        self._is_larger = [buffer_like(largest, np.bool_) for _ in range(count if rectify else count - 1)]
+        self._scratch, self._remaining, self._zeros = scratch, scratch.like(largest, "remaining"), scratch.like(largest, "zeros")
 
     def find_largest(self, pixels: Sequence[Array]) -> None:
         """Write ``largest``; note which pixel was larger than all before it."""
-        first, *others = pixels
+        first, *others = [self._zeros, *pixels] if self._rectify else pixels
         largest = first
         for values, is_larger in zip(others, self._is_larger, strict=True):
             np.greater(values, largest, out=is_larger)
@@ -145,12 +147,14 @@ class WindowMax:
         has been given out is subtracted from what is left to give.
         """
         first, *others = pixels
-        for grads, is_larger in zip(reversed(others), reversed(self._is_larger), strict=True):
+        for grads, is_larger in zip(reversed(others), reversed(self._is_larger[-len(others) :] if others else []), strict=True):
             share = np.multiply(remaining, is_larger, out=self._scratch.like(grads, "share") if add else grads)
             remaining = np.subtract(remaining, share, out=self._remaining)
             if add:
                 grads += share
-        if add:
+        if self._rectify:
+            np.multiply(remaining, self._is_larger[0], out=first)
+        elif add:
             first += remaining
         else:
             np.copyto(first, remaining)
@@ -163,13 +167,13 @@ class TiledRows:
     where a tile holds one window.
     """
 
-    def __init__(self, tiled: Array, rows: slice, window: Pair, output: Array, scratch: Scratch) -> None:
+    def __init__(self, tiled: Array, rows: slice, window: Pair, output: Array, scratch: Scratch, rectify: bool) -> None:
         (height, width), self._rows, self._output = window, rows, output[:, rows]
         windows = tiled.reshape(-1, width, *tiled.shape[1:])
         self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
         self._is_tiled = len(windows) > 1
         largest = scratch.like(self._pixels[0], "largest") if self._is_tiled else self._output[np.newaxis]
-        self._max = WindowMax(largest, height * width, scratch)
+        self._max = WindowMax(largest, height * width, scratch, rectify)
         self._grads = scratch.like(self._pixels[0], "grads")
 
     def forward(self) -> None:

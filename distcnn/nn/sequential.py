@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.fused import ConvPool, align_blocks, fuse
+from distcnn.nn.fused import align_blocks, fuse
 from distcnn.nn.layer import Array, Layer, Parameter, Shape, buffer
 
 
@@ -48,6 +48,7 @@ class Sequential:
         self._first_with_parameters = with_parameters[0] if with_parameters else len(self.layers)
         self._allocate()
         self._fused = fuse(self.layers)
+        self._running = self._fused
         return self
 
     def _allocate(self) -> None:
@@ -92,7 +93,8 @@ class Sequential:
             )
         if self.observe is not None:
             self.observe("input", x)
-        for index, stage in self._stages():
+        self._running = self._fused if self.observe is None else list(enumerate(self.layers))
+        for index, stage in self._running:
             x = stage.forward(x)
             if self.observe is not None:
                 self.observe(f"output of {self.layer_names[index]}", x)
@@ -113,16 +115,12 @@ class Sequential:
         grad: Array | None = grad_output
         # Nothing before the first layer with parameters is worth a gradient, unless the input's is wanted.
         first = 0 if input_gradient else self._first_with_parameters
-        for index, stage in reversed([each for each in self._stages() if each[0] >= first]):
+        for index, stage in reversed([each for each in self._running if each[0] >= first]):
             assert grad is not None  # only the last layer of this loop leaves its input's gradient out
             grad = stage.backward(grad, input_gradient or index > first)
             if self.observe is not None and grad is not None:
                 self.observe(f"input gradient of {self.layer_names[index]}", grad)
             yield grad, self.layer_starts[index]
-
-    def _stages(self) -> list[tuple[int, Layer | ConvPool]]:
-        """The layers, fused where that can be, each with the index of its first layer; one by one while somebody observes."""
-        return self._fused if self.observe is None else list(enumerate(self.layers))
 
     def named_values(self) -> dict[str, Array]:
         """Each parameter's values, a view in PyTorch's shape."""

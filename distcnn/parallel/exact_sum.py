@@ -12,6 +12,9 @@ and R = L*S. Binary64 numbers in [R, 2R] are multiples of q = R * 2**-52.
 2. Adding. Every multiple of q of magnitude up to 2R is a binary64 number (2R = 2**53 * q). Each partial sum, of whichever terms in
    whichever order, is a multiple of q of magnitude at most S*L = R: it is represented exactly and no addition rounds. So every
    tree of additions gives the same number, and any MPI_Allreduce may be used.
+3. Pairs. ``g - 1.5*R`` is g rounded to the same multiple, less 1.5*R, for 1.5*R is an even one. So of two terms the first may leave its
+   1.5*R in the sum and the second take it out: three passes for each, not four. The sum then lies around 1.5*R for a while: it must be of
+   a magnitude of at most R/2, or one term is added after the other.
 
 Beyond L, and for NaN and Inf, the sum is refused. The default L = 2**16 leaves, for 8 shards, multiples of 2**-33 for the sum over all
 examples of a step: divided by 256 of them, 5e-13, below what float32 resolves in any mean gradient above 8e-6.
@@ -20,6 +23,7 @@ examples of a step: divided by 256 of them, 5e-13, below what float32 resolves i
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,43 +43,69 @@ class RangeError(ArithmeticError):
         self.index, self.value, self.limit = index, value, limit
 
 
-def check_terms(terms: FloatVector, limit: float) -> None:
-    """Raise ``RangeError`` for the first of ``terms`` that is NaN or of a magnitude beyond ``limit``."""
+def check_terms(terms: FloatVector, limit: float) -> float:
+    """A magnitude that none of ``terms`` exceeds, up to ``limit``. ``RangeError`` for the first that is NaN or beyond the limit."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if float(np.vdot(terms, terms)) <= 0.5 * limit * limit:  # the quick way: no square is above the sum of all, and NaN fails it
-            return
+        # The quick way: no square is above the sum of all, and NaN fails it. Its roundings do not come to a factor of 2.
+        twice_the_squares = 2 * float(np.vdot(terms, terms))
+        if twice_the_squares <= limit * limit:
+            return math.sqrt(twice_the_squares)
     if terms.size and not (terms.max() <= limit and terms.min() >= -limit):
         index = int(np.argmin(np.abs(terms) <= limit))
         raise RangeError(index, float(terms[index]), limit)
+    return limit
 
 
 class ExactSum:
     """Adds up vectors in ``total`` (float64): at most ``num_terms`` over all ranks, no element of a magnitude beyond ``limit``.
 
-    ``limit`` is a power of two. Sums of several ranks' ``total`` are exact too.
+    ``limit`` is a power of two. Sums of several ranks' ``total`` are exact too. Where ``own_terms`` are added here, no fewer, the first of
+    them ``fresh``, they go in pairs: only after the last is ``total`` their sum.
     """
 
-    def __init__(self, total: DoubleVector, num_terms: int, limit: float) -> None:
+    def __init__(self, total: DoubleVector, num_terms: int, limit: float, own_terms: int = 1) -> None:
         if math.frexp(limit)[0] != 0.5 or num_terms < 1:
             raise ValueError(f"limit (={limit}) must be a power of two and num_terms (={num_terms}) at least 1")
         self.total = total
         self.limit = limit
         self._anchor = 1.5 * limit * 2.0 ** max(1, (num_terms - 1).bit_length())
         self._scratch = np.empty(min(CHUNK, total.size))
+        self._own_terms = own_terms
+        self._parts: dict[int, Part] = {}
 
     def add(self, terms: FloatVector, first: int = 0, fresh: bool = False) -> None:
         """Add one shard's vector, or its part that begins at element ``first``; with ``fresh`` it takes the place of what is there.
 
         ``RangeError`` (and nothing changed) when an element cannot be added exactly; its index is that in ``terms``.
         """
-        check_terms(terms, self.limit)
+        reach = check_terms(terms, self.limit)
+        before = Part() if fresh else self._parts.get(first, UNKNOWN)
+        part = self._parts[first] = before.with_one(reach, self._own_terms, self._anchor / 3)
         whole = self.total[first : first + terms.size]
         for start in range(0, terms.size, CHUNK):
             chunk = slice(start, start + CHUNK)
             total = whole[chunk]
             rounded = total if fresh else self._scratch[: total.size]
             np.copyto(rounded, terms[chunk])
-            rounded += self._anchor
-            rounded -= self._anchor
+            if not before.anchored:
+                rounded += self._anchor
+            if not part.anchored:
+                rounded -= self._anchor
             if not fresh:
                 total += rounded
+
+
+class Part(NamedTuple):
+    """What is known of a part of the total: how many terms are in it, what its magnitude cannot exceed, whether an anchor is in it."""
+
+    terms: int = 0
+    reach: float = 0.0
+    anchored: bool = False
+
+    def with_one(self, reach: float, own_terms: int, half_range: float) -> Part:
+        """With one term more: it takes the anchor out, or leaves its own for another to come, if the sum is small enough."""
+        terms, reach = self.terms + 1, self.reach + reach
+        return Part(terms, reach, not self.anchored and terms < own_terms and reach <= half_range)
+
+
+UNKNOWN = Part(reach=math.inf)

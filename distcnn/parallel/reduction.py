@@ -21,7 +21,7 @@ Zeros = Callable[[int, DTypeLike], NDArray[Any]]
 class Reduction:
     """What both share: the ``vector`` [tally, gradient], and its buckets. The tally travels with the bucket that begins at 0: the last.
 
-    The vector is made by ``zeros(size, dtype)``, such as a communicator's ``vector``.
+    The vector is made by ``zeros(size, dtype)``, such as a communicator's ``vector``. This rank adds ``own_shards`` of all ``num_shards``.
     """
 
     tally: Tally
@@ -81,9 +81,9 @@ class Reduction:
 class ExactReduction(Reduction):
     """Sums in float64 by the exact sum, gradient and tally: the same bits on any number of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros) -> None:
+    def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros, own_shards: int = 1) -> None:
         super().__init__(size, np.float64, zeros)
-        self._exact = ExactSum(self._total, num_shards, gradient_limit)
+        self._exact = ExactSum(self._total, num_shards, gradient_limit, own_shards)
         self.tally = Tally(self.vector[:TALLY_SIZE], num_shards)
 
     def check(self, grads: FloatVector) -> None:
@@ -96,7 +96,7 @@ class ExactReduction(Reduction):
 class FastReduction(Reduction):
     """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros) -> None:
+    def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros, own_shards: int = 1) -> None:
         super().__init__(size, np.float32, zeros)
         self._limit = float(np.finfo(np.float32).max) / num_shards
         self._counts = np.zeros(TALLY_SIZE)

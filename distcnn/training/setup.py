@@ -79,7 +79,8 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     overlap = together(communicator, lambda: plan_overlap(lane, make_lane, len(data.shards), sums) if sums else None)
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
-    reduction = REDUCTIONS[config.reduction](network.values.size, config.num_shards, config.gradient_limit, communicator.vector)
+    make_reduction = REDUCTIONS[config.reduction]
+    reduction = make_reduction(network.values.size, config.num_shards, config.gradient_limit, communicator.vector, len(data.shards))
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
     content_sha256 = _content_sha256(dataset, content, communicator)

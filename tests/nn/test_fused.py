@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distcnn.nn import Conv2d, MaxPool2d, ReLU, Sequential, Tanh, convolution
 from distcnn.nn.filtering import LEAST_DEPTH, LEAST_FILTERS, MinimalFiltering
-from distcnn.nn.fused import ConvPool, fuse
+from distcnn.nn.fused import Fused, fuse
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Layer
 
@@ -41,7 +41,7 @@ def planned(case: Case, dtype: type[np.floating] = np.float32) -> Sequential:
 
 
 def is_fused(network: Sequential) -> bool:
-    return any(isinstance(stage, ConvPool) for _, stage in fuse(network.layers))
+    return any(isinstance(stage, Fused) for _, stage in fuse(network.layers))
 
 
 def run(network: Sequential, input_gradient: bool, observe: tuple[bool, bool] = (False, False)) -> list[Array]:
@@ -124,7 +124,7 @@ class OwnPool(MaxPool2d):
         [Conv2d(2, 3), MaxPool2d(2, 1)],
         [Conv2d(2, 3), MaxPool2d(2, 3)],
         [Conv2d(2, 3), MaxPool2d(4)],
-        [Conv2d(2, 3), ReLU(), MaxPool2d(2)],
+        [Conv2d(2, 3), Tanh(), MaxPool2d(2)],
         [MaxPool2d(2), MaxPool2d(2)],
         [OwnConv(2, 3), MaxPool2d(2)],
         [Conv2d(2, 3), OwnPool(2)],

@@ -1,4 +1,4 @@
-"""A convolution fused with the max pooling after it gives the bits of one layer after the other, and the right gradient."""
+"""A convolution fused with the max pooling after it, and a ReLU, gives the bits of one layer after the other, and the right gradient."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cases(draw: st.DrawFn) -> Case:
     filters, channels = draw(st.sampled_from([(2, 1), (3, 2), (LEAST_FILTERS, LEAST_DEPTH)]))
     size = [(windows[a] * window[a] - 1) * stride[a] + kernel[a] - 2 * padding[a] for a in (0, 1)]
     assume(min(size) > 0)
-    layers = [Conv2d(filters, kernel, stride, padding), MaxPool2d(window)]
+    layers = [Conv2d(filters, kernel, stride, padding), MaxPool2d(window), *draw(st.sampled_from([[], [ReLU()], [Tanh()]]))]
     return layers, (channels, size[0], size[1]), draw(st.integers(1, 3))
 
 
@@ -57,6 +57,13 @@ def run(network: Sequential, input_gradient: bool, observe: tuple[bool, bool] = 
     return results
 
 
+def run_others(network: Sequential) -> None:
+    """So that nothing which the last microbatch left behind, fused or not, is of use to the next."""
+    for observe in (None, lambda what, array: None):
+        network.observe = observe
+        network.backward(np.ones_like(network.forward(-np.ones((*network.input_shape, network.microbatch_size), network.dtype))))
+
+
 @settings(deadline=None, derandomize=True, max_examples=80)
 @given(case=cases(), input_gradient=st.booleans(), block_bytes=st.sampled_from([1, 3000, 2**30]))
 def test_the_bits_are_those_of_one_layer_after_the_other(case: Case, input_gradient: bool, block_bytes: int) -> None:
@@ -65,6 +72,7 @@ def test_the_bits_are_those_of_one_layer_after_the_other(case: Case, input_gradi
         network = planned(case)
     ours = run(network, input_gradient)
     for observe in ((True, True), (True, False), (False, True)):
+        run_others(network)
         for our, expected in zip(ours, run(network, input_gradient, observe), strict=True):
             np.testing.assert_array_equal(our, expected)
 
@@ -77,13 +85,17 @@ def test_the_bits_are_those_of_one_layer_after_the_other(case: Case, input_gradi
         ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 6),
         ([Conv2d(16, 3, padding=1), MaxPool2d(2)], (24, 4, 28), 6),  # the last of five tiles reaches beyond the image
         ([Conv2d(16, 3, padding=1), MaxPool2d((2, 3))], (24, 4, 27), 6),
+        ([Conv2d(20, 5), MaxPool2d(2), ReLU()], (1, 28, 28), 2),
+        ([Conv2d(50, 5), MaxPool2d(2), ReLU(), Conv2d(3, 2)], (20, 12, 12), 4),
     ],
 )
 def test_common_shapes_are_fused_with_the_same_bits(layers: list[Layer], shape: tuple[int, int, int], outputs: int) -> None:
     network = planned((layers, shape, 2))
     assert is_fused(network)
     assert network.layers[0]._filtering.outputs == outputs  # type: ignore[attr-defined]
-    for our, expected in zip(run(network, True), run(network, True, (True, True)), strict=True):
+    ours = run(network, True)
+    run_others(network)
+    for our, expected in zip(ours, run(network, True, (True, True)), strict=True):
         np.testing.assert_array_equal(our, expected)
 
 
@@ -108,6 +120,20 @@ def test_by_hand() -> None:
     np.testing.assert_array_equal(grad_x.ravel(), [0, 1, 1, 10, 10])
     np.testing.assert_array_equal(network.named_grads()["conv1.weight"].ravel(), [4 + 30, 2 + 70])
     np.testing.assert_array_equal(network.named_grads()["conv1.bias"], [11])
+
+
+def test_a_rectified_pooling_by_hand() -> None:
+    """As above, less 7: of the second pair one sum is positive, of the first none, and of a pair of zeros none."""
+    network = Sequential([Conv2d(1, (1, 2)), MaxPool2d((1, 2)), ReLU()]).plan((1, 1, 7), 1, np.float64)
+    assert [index for index, _ in fuse(network.layers)] == [0]
+    network.named_values()["conv1.weight"][...] = 1
+    network.named_values()["conv1.bias"][...] = -7
+    y = network.forward(np.array([1.0, 4.0, 2.0, 3.0, 7.0, 0, 7]).reshape(1, 1, 7, 1))  # sums 5, 6 | 5, 10 | 7, 7
+    np.testing.assert_array_equal(y.ravel(), [0, 3, 0])
+    grad_x = network.backward(np.array([1.0, 10.0, 100.0]).reshape(1, 1, 3, 1), input_gradient=True)
+    assert grad_x is not None
+    np.testing.assert_array_equal(grad_x.ravel(), [0, 0, 0, 10, 10, 0, 0])
+    np.testing.assert_array_equal(network.named_grads()["conv1.bias"], [10])
 
 
 class OwnConv(Conv2d):

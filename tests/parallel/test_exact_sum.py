@@ -69,6 +69,39 @@ def test_the_sum_is_that_of_the_rounded_terms_in_rational_arithmetic(data: st.Da
     assert found == expected
 
 
+@PROPERTY
+@given(data=st.data(), num_terms=st.integers(1, 12), scale=st.sampled_from([1.0, 2.0**-6]))
+def test_terms_in_pairs_give_the_same_bits(data: st.DataObject, num_terms: int, scale: float) -> None:
+    """``scale``: large terms do not go in pairs for long, small ones always do."""
+    vectors = [scale * vector for vector in data.draw(gradients(num_terms))]
+    own = data.draw(st.integers(1, num_terms))
+    exact = ExactSum(np.full(SIZE, 7.0), num_terms, LIMIT, own)
+    for _ in range(2):  # a second step begins anew
+        for number, vector in enumerate(vectors[:own]):
+            exact.add(vector, fresh=number == 0)
+        assert exact.total.tobytes() == sum_of(vectors[:own], num_terms).tobytes()
+
+
+@pytest.mark.parametrize("num_terms", [2, 3, 4, 8, 4096])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_terms_at_the_limit_in_pairs_are_summed_exactly(num_terms: int, sign: int) -> None:
+    exact = ExactSum(np.zeros(SIZE), num_terms, LIMIT, num_terms)
+    for number in range(num_terms):
+        exact.add(np.full(SIZE, sign * LIMIT, np.float32), fresh=number == 0)
+    assert exact.total.tolist() == [sign * LIMIT * num_terms] * SIZE
+
+
+def test_the_first_of_a_pair_leaves_its_anchor_and_each_part_has_pairs_of_its_own() -> None:
+    exact = ExactSum(np.zeros(4), 8, LIMIT, own_terms=3)
+    term, left = np.ones(2, np.float32), []
+    for number in range(3):
+        for first in (2, 0):
+            exact.add(term, first, fresh=number == 0)
+            left.append((exact.total[first : first + 2] > LIMIT).all())
+    assert left == [True, True, False, False, False, False]  # the third has no partner
+    assert exact.total.tolist() == [3.0] * 4
+
+
 def test_plain_float32_sums_of_such_vectors_do_depend_on_the_order() -> None:
     rng = np.random.default_rng(0)
     vectors = [rng.standard_normal(1000).astype(np.float32) for _ in range(8)]

@@ -14,10 +14,12 @@ For y = f(x) elementwise, dL/dx = dL/dy * f'(x). A new one is two methods:
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.layer import Array, Layer, Shape, buffer, buffer_like, image_buffer
+from distcnn.nn.layer import Array, Layer, Shape, buffer, image_buffer
 
 
 class Activation(Layer):
@@ -27,21 +29,28 @@ class Activation(Layer):
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
         allocate = image_buffer if len(input_shape) == 3 else buffer
-        self._output = allocate((*input_shape, microbatch_size), dtype)
-        self._grad_input = allocate((*input_shape, microbatch_size), dtype)
+        self._make = partial(allocate, (*input_shape, microbatch_size))
+        self._dtype, self._buffers = dtype, dict[str, Array]()
         return input_shape
 
+    def _buffer(self, name: str, dtype: DTypeLike | None = None) -> Array:
+        """Made when it is first needed: fused with a pooling, it never is."""
+        if name not in self._buffers:
+            self._buffers[name] = self._make(self._dtype if dtype is None else dtype)
+        return self._buffers[name]
+
     def forward(self, x: Array) -> Array:
-        self._input = x
+        self._input, self._output = x, self._buffer("output")
         self.function(x, out=self._output)
         return self._output
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
         if not input_gradient:
             return None
-        self.derivative(self._input, self._output, out=self._grad_input)
-        self._grad_input *= grad_output
-        return self._grad_input
+        grad_input = self._buffer("grad_input")
+        self.derivative(self._input, self._output, out=grad_input)
+        grad_input *= grad_output
+        return grad_input
 
     def function(self, x: Array, out: Array) -> None:
         """Write f(x) into ``out``."""
@@ -53,28 +62,31 @@ class Activation(Layer):
 
 
 class ReLU(Activation):
-    """``max(x, 0)``; derivative 1 where x > 0, else 0 (0 at 0). Nair and Hinton 2010."""
+    """``max(x, 0)``; derivative 1 where x > 0, else 0 (0 at 0). Nair and Hinton 2010.
+
+    Its output tells the derivative, so it may overwrite its input; that is not taken for granted of what a subclass makes of it.
+    """
 
     kind = "relu"
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
-        output_shape = super().plan(input_shape, microbatch_size, dtype)
-        self._is_positive = buffer_like(self._output, np.bool_)
         # NumPy (2.4) takes the maximum with an array in a third of the time of one with a number.
         self._zeros = buffer((*input_shape, microbatch_size)[-2:], dtype)
-        return output_shape
+        return super().plan(input_shape, microbatch_size, dtype)
 
     def forward(self, x: Array) -> Array:
-        if self.owns_input:
-            self._output = x
-        return super().forward(x)
+        if type(self) is not ReLU or not self.owns_input:
+            return super().forward(x)
+        self._output = x
+        self.function(x, out=x)
+        return x
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
-        if not input_gradient:
-            return None
-        np.greater(self._output, 0, out=self._is_positive)
-        np.multiply(grad_output, self._is_positive, out=self._grad_input)  # half the time of a derivative in floating point
-        return self._grad_input
+        if type(self) is not ReLU or not input_gradient:
+            return super().backward(grad_output, input_gradient)
+        is_positive = np.greater(self._output, 0, out=self._buffer("is_positive", np.bool_))
+        # Half the time of a derivative in floating point.
+        return np.multiply(grad_output, is_positive, out=self._buffer("grad_input"))
 
     def function(self, x: Array, out: Array) -> None:
         np.maximum(x, self._zeros, out=out)

@@ -34,11 +34,22 @@ class Softplus(Activation):
         np.negative(out, out=out)
 
 
+class Leaky(ReLU):
+    """One that is made from another."""
+
+    def function(self, x: Array, out: Array) -> None:
+        np.maximum(x, 0.25 * x, out=out)
+
+    def derivative(self, x: Array, y: Array, out: Array) -> None:
+        np.copyto(out, np.where(x > 0, 1, 0.25))
+
+
 REFERENCES: dict[type[Activation], tuple[Callable[[float], float], Callable[[float], float]]] = {
     ReLU: (lambda x: x if x > 0 else 0.0, lambda x: 1.0 if x > 0 else 0.0),
     Sigmoid: (lambda x: 1 / (1 + math.exp(-x)), lambda x: math.exp(-x) / (1 + math.exp(-x)) ** 2),
     Tanh: (lambda x: math.sinh(x) / math.cosh(x), lambda x: 1 / math.cosh(x) ** 2),
     Identity: (lambda x: x, lambda x: 1.0),
+    Leaky: (lambda x: max(x, 0.25 * x), lambda x: 1.0 if x > 0 else 0.25),
     Softplus: (lambda x: math.log(1 + math.exp(x)), lambda x: 1 / (1 + math.exp(-x))),
 }
 every_activation = pytest.mark.parametrize("activation", REFERENCES)

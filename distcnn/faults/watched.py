@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any, NoReturn, TypeVar
 
-from numpy.typing import DTypeLike, NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 from distcnn.faults.pulse import pulse
 from distcnn.parallel import Communicator, Sums
@@ -27,14 +28,11 @@ class WatchedCommunicator:
         self._inner.allreduce_sum(values)
         pulse.wait(False)
 
-    def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+    def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
         pulse.wait(True)
-        zeros = self._inner.vector(size, dtype)
+        floats = self._inner.shared_floats(count)
         pulse.wait(False)
-        return zeros
-
-    def foreground_sums(self, vector: NDArray[Any]) -> Sums:
-        return WatchedSums(self._inner.foreground_sums(vector))
+        return floats
 
     def allgather(self, item: T) -> list[T]:
         pulse.wait(True)
@@ -78,14 +76,9 @@ class WatchedSums:
         return self._inner.allreduce_seconds
 
     def start(self, values: NDArray[Any]) -> None:
-        pulse.wait(True)
         self._inner.start(values)
-        pulse.wait(False)
 
     def finish(self) -> None:
         pulse.wait(True)
         self._inner.finish()
         pulse.wait(False)
-
-    def rounded(self, values: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
-        return self._inner.rounded(values, out)

@@ -69,6 +69,8 @@ class Instruments:
             put(step, "loss", self._timed(LOSS))
             put(step.reduction, "clear", self._timed(SUM))
             put(step.reduction, "add", self._timed(SUM))
+            if hasattr(step.reduction, "sum_share"):
+                put(step.reduction, "sum_share", self._timed(SUM))
             put(timing, "start", lambda start: self._timed(ALLREDUCE)(self._after_the_last(start)))
             put(timing, "finish", self._timed(ALLREDUCE))
             put(step.reduction.tally, "totals", self._noted)

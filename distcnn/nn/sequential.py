@@ -70,6 +70,12 @@ class Sequential:
         self._bind(other.values, other.grads)
         return self
 
+    def write_gradients_to(self, grads: Array) -> None:
+        """From now on ``grads``, of the same shape and dtype, takes the gradients."""
+        if (grads.shape, grads.dtype) != (self.grads.shape, self.grads.dtype):
+            raise ValueError(f"gradients of shape {self.grads.shape} ({self.dtype}) cannot be written to {grads.shape} ({grads.dtype})")
+        self._bind(self.values, grads)
+
     def _bind(self, flat_values: Array, flat_grads: Array) -> None:
         self.values, self.grads = flat_values, flat_grads
         values, grads = self.named_values(), self.named_grads()

@@ -3,6 +3,7 @@
 from distcnn.parallel.buckets import plan_buckets
 from distcnn.parallel.communicator import Communicator, SerialCommunicator, on_root, open_communicator, together
 from distcnn.parallel.exact_sum import ExactSum, RangeError
+from distcnn.parallel.kept import keep_gradients
 from distcnn.parallel.ownership import shards_of_rank, span_of
 from distcnn.parallel.reduction import REDUCTIONS, Reduction
 from distcnn.parallel.sums import ForegroundSums, Sums
@@ -20,6 +21,7 @@ __all__ = [
     "Sums",
     "Tally",
     "Totals",
+    "keep_gradients",
     "on_root",
     "open_communicator",
     "plan_buckets",

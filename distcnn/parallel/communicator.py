@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import secrets
 import signal
@@ -12,11 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from distcnn import launcher
 from distcnn.errors import InputError
-from distcnn.parallel.sums import ForegroundSums, Sums
+from distcnn.parallel.sums import Sums
 
 T = TypeVar("T")
 
@@ -62,11 +63,11 @@ class Communicator(Protocol):
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum over all ranks."""
 
-    def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        """Zeros (size,) that lie where their ``foreground_sums`` are fastest."""
+    def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
+        """Zeros (count,) of every rank, in rank order, that all ranks read and write; None where some rank cannot see another's memory.
 
-    def foreground_sums(self, vector: NDArray[Any]) -> Sums:
-        """A way to sum ``vector``, [tally, others], over all ranks at once. Not collective."""
+        What a rank wrote before a sum over all ranks, all see after it. ``count`` is each rank's own; each begins on a cache line.
+        """
 
     def allgather(self, item: T) -> list[T]:
         """The picklable ``item`` of every rank, in rank order."""
@@ -101,11 +102,8 @@ class SerialCommunicator:
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         """The sum over one rank is what it has."""
 
-    def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
-        return np.zeros(size, dtype)
-
-    def foreground_sums(self, vector: NDArray[Any]) -> Sums:
-        return ForegroundSums(self.allreduce_sum)
+    def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
+        return [np.frombuffer(mmap.mmap(-1, max(1, 4 * count)), np.float32, count)]
 
     def allgather(self, item: T) -> list[T]:
         return [item]

@@ -13,8 +13,8 @@ and R = L*S. Binary64 numbers in [R, 2R] are multiples of q = R * 2**-52.
    whichever order, is a multiple of q of magnitude at most S*L = R: it is represented exactly and no addition rounds. So every
    tree of additions gives the same number, and any MPI_Allreduce may be used.
 3. Pairs. ``g - 1.5*R`` is g rounded to the same multiple, less 1.5*R, for 1.5*R is an even one. So of two terms the first may leave its
-   1.5*R in the sum and the second take it out: three passes for each, not four. The sum then lies around 1.5*R for a while: it must be of
-   a magnitude of at most R/2, or one term is added after the other.
+   1.5*R in the sum and the second take it out: fewer passes. The sum then lies around 1.5*R for a while, and must be of a magnitude of
+   at most R/2 itself.
 
 Beyond L, and for NaN and Inf, the sum is refused. The default L = 2**16 leaves, for 8 shards, multiples of 2**-33 for the sum over all
 examples of a step: divided by 256 of them, 5e-13, below what float32 resolves in any mean gradient above 8e-6.
@@ -23,7 +23,7 @@ examples of a step: divided by 256 of them, 5e-13, below what float32 resolves i
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,56 +56,64 @@ def check_terms(terms: FloatVector, limit: float) -> float:
     return limit
 
 
+def anchor_of(num_terms: int, limit: float) -> float:
+    """1.5*R for so many terms of magnitudes up to ``limit``. ``ValueError`` when that is no power of two."""
+    if math.frexp(limit)[0] != 0.5 or num_terms < 1:
+        raise ValueError(f"limit (={limit}) must be a power of two and num_terms (={num_terms}) at least 1")
+    return 1.5 * limit * 2.0 ** max(1, (num_terms - 1).bit_length())
+
+
 class ExactSum:
     """Adds up vectors in ``total`` (float64): at most ``num_terms`` over all ranks, no element of a magnitude beyond ``limit``.
 
-    ``limit`` is a power of two. Sums of several ranks' ``total`` are exact too. Where ``own_terms`` are added here, no fewer, the first of
-    them ``fresh``, they go in pairs: only after the last is ``total`` their sum.
+    ``limit`` is a power of two. Sums of several ranks' ``total`` are exact too.
     """
 
-    def __init__(self, total: DoubleVector, num_terms: int, limit: float, own_terms: int = 1) -> None:
-        if math.frexp(limit)[0] != 0.5 or num_terms < 1:
-            raise ValueError(f"limit (={limit}) must be a power of two and num_terms (={num_terms}) at least 1")
+    def __init__(self, total: DoubleVector, num_terms: int, limit: float) -> None:
+        self._anchor = anchor_of(num_terms, limit)
         self.total = total
         self.limit = limit
-        self._anchor = 1.5 * limit * 2.0 ** max(1, (num_terms - 1).bit_length())
         self._scratch = np.empty(min(CHUNK, total.size))
-        self._own_terms = own_terms
-        self._parts: dict[int, Part] = {}
 
     def add(self, terms: FloatVector, first: int = 0, fresh: bool = False) -> None:
         """Add one shard's vector, or its part that begins at element ``first``; with ``fresh`` it takes the place of what is there.
 
         ``RangeError`` (and nothing changed) when an element cannot be added exactly; its index is that in ``terms``.
         """
-        reach = check_terms(terms, self.limit)
-        before = Part() if fresh else self._parts.get(first, UNKNOWN)
-        part = self._parts[first] = before.with_one(reach, self._own_terms, self._anchor / 3)
+        check_terms(terms, self.limit)
         whole = self.total[first : first + terms.size]
         for start in range(0, terms.size, CHUNK):
             chunk = slice(start, start + CHUNK)
             total = whole[chunk]
             rounded = total if fresh else self._scratch[: total.size]
             np.copyto(rounded, terms[chunk])
-            if not before.anchored:
-                rounded += self._anchor
-            if not part.anchored:
-                rounded -= self._anchor
+            rounded += self._anchor
+            rounded -= self._anchor
             if not fresh:
                 total += rounded
 
 
-class Part(NamedTuple):
-    """What is known of a part of the total: how many terms are in it, what its magnitude cannot exceed, whether an anchor is in it."""
+class ExactTotal:
+    """The exact sum of ``num_terms`` vectors of at most ``CHUNK`` elements, all at once: the bits of ``ExactSum``."""
 
-    terms: int = 0
-    reach: float = 0.0
-    anchored: bool = False
+    def __init__(self, num_terms: int, limit: float) -> None:
+        self._anchor = anchor_of(num_terms, limit)
+        self._total, self._rounded = np.empty(CHUNK), np.empty(CHUNK)
 
-    def with_one(self, reach: float, own_terms: int, half_range: float) -> Part:
-        """With one term more: it takes the anchor out, or leaves its own for another to come, if the sum is small enough."""
-        terms, reach = self.terms + 1, self.reach + reach
-        return Part(terms, reach, not self.anchored and terms < own_terms and reach <= half_range)
-
-
-UNKNOWN = Part(reach=math.inf)
+    def __call__(self, terms: Sequence[FloatVector], reach: float) -> DoubleVector:
+        """Their sum, until the next call. No partial sum of magnitudes exceeds ``reach``, which tells whether they may go in pairs."""
+        anchor, total, rounded = self._anchor, self._total[: terms[0].size], self._rounded[: terms[0].size]
+        in_pairs = reach <= anchor / 3
+        for number, term in enumerate(terms):
+            into = rounded if number else total
+            np.copyto(into, term)
+            second = number % 2 == 1
+            if not (in_pairs and second):
+                into += anchor
+            if not in_pairs or second:
+                into -= anchor
+            if number:
+                total += into
+        if in_pairs and len(terms) % 2:
+            total -= anchor
+        return total

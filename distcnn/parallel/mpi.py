@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import mpi4py
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 # The library is asked for its name before MPI_Init: under another MPI's launcher that call may end the process.
 mpi4py.rc.initialize = False
@@ -22,8 +22,8 @@ mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
 from distcnn.parallel.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
-from distcnn.parallel.shared_sums import SharedSums, share_vectors  # noqa: E402
-from distcnn.parallel.sums import ForegroundSums, Sums, ThreadedSums  # noqa: E402
+from distcnn.parallel.shared_memory import share_memory  # noqa: E402
+from distcnn.parallel.sums import Sums, ThreadedSums  # noqa: E402
 
 T = TypeVar("T")
 
@@ -58,25 +58,19 @@ class MPICommunicator:
         self.rank: int = self._world.Get_rank()
         self.world_size: int = self._world.Get_size()
         self.description = library_name()
-        self._shared: list[SharedSums] = []
         self.hosts = self.allgather(socket.gethostname())
         self.job = self.broadcast(secrets.token_hex(8))
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         self._world.Allreduce(MPI.IN_PLACE, values, op=MPI.SUM)
 
-    def vector(self, size: int, dtype: DTypeLike) -> NDArray[Any]:
+    def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
         near = self._world.Split_type(MPI.COMM_TYPE_SHARED)
-        one_host = 1 < self.world_size == near.Get_size()
+        one_host = near.Get_size() == self.world_size
         near.Free()
-        shared = share_vectors(self.allgather, self.rank, size, dtype) if all(self.allgather(one_host)) else None
-        if shared is None:
-            return np.zeros(size, dtype)
-        self._shared.append(SharedSums(*shared, self.rank, self.allreduce_sum))
-        return self._shared[-1].own
-
-    def foreground_sums(self, vector: NDArray[Any]) -> Sums:
-        return next((each for each in self._shared if each.own is vector), ForegroundSums(self.allreduce_sum))
+        counts = self.allgather(count)
+        memory = share_memory(self.allgather, 4 * count) if all(self.allgather(one_host)) else None
+        return None if memory is None else [np.frombuffer(each, np.float32, size) for each, size in zip(memory, counts, strict=True)]
 
     def allgather(self, item: T) -> list[T]:
         return self._world.allgather(item)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from distcnn.parallel.communicator import Communicator
 from distcnn.parallel.exact_sum import ExactSum, FloatVector, RangeError, check_terms
@@ -15,30 +14,21 @@ from distcnn.parallel.tally import TALLY_SIZE, TALLY_SPACE, Tally
 
 WHOLE = slice(0, None)
 
-Zeros = Callable[[int, DTypeLike], NDArray[Any]]
 
-
-class Reduction:
-    """What both share: the ``vector`` [tally, gradient], and its buckets. The tally travels with the bucket that begins at 0: the last.
-
-    The vector is made by ``zeros(size, dtype)``, such as a communicator's ``vector``. This rank adds ``own_shards`` of all ``num_shards``.
-    """
+class Reduction(Protocol):
+    """A step's gradients, of all shards of all ranks, and their sum: exact, or fast."""
 
     tally: Tally
-
-    def __init__(self, size: int, dtype: type[np.floating], zeros: Zeros) -> None:
-        self.vector = zeros(TALLY_SPACE + size, dtype)
-        self._total = self.vector[TALLY_SPACE:]
-        self._begun: set[int] = set()
+    """What travels with them: complete when the sum is finished."""
 
     def clear(self) -> None:
         """Start a step."""
-        self.vector[:TALLY_SPACE] = 0
-        self._begun.clear()  # the first shard's gradient takes the place of what is there
+
+    def place(self) -> FloatVector | None:
+        """Where the next shard's gradient must be written; None where it may be anywhere. Once for each of this rank's shards."""
 
     def check(self, grads: FloatVector) -> None:
         """``RangeError`` when one shard's gradient cannot be added."""
-        raise NotImplementedError
 
     def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
         """Add one shard's gradient, of which only ``bucket`` is looked at.
@@ -46,6 +36,39 @@ class Reduction:
         The buckets of a step have no element in common. ``RangeError`` (with the index in the whole vector, and nothing changed) when it
         cannot be added.
         """
+
+    def start(self, bucket: slice, sums: Sums) -> None:
+        """Hand ``bucket`` over to be summed over all ranks; nothing may be added to it any more, and nothing to the tally with the last."""
+
+    def finish(self, sums: Sums) -> NDArray[np.floating]:
+        """Wait for all buckets; the gradient's sum (the tally holds the rest)."""
+
+    def rounded(self, out: FloatVector) -> FloatVector:
+        """After ``finish``, the sum in the dtype of ``out``: there or elsewhere."""
+
+
+class SummedReduction:
+    """A ``Reduction`` that adds up as gradients come, into ``[tally, gradient]``.
+
+    The tally travels with the bucket that begins at 0: the last.
+    """
+
+    tally: Tally
+
+    def __init__(self, size: int, dtype: type[np.floating]) -> None:
+        self._sums = np.zeros(TALLY_SPACE + size, dtype)
+        self._total = self._sums[TALLY_SPACE:]
+        self._begun: set[int] = set()
+
+    def clear(self) -> None:
+        """Start a step."""
+        self._sums[:TALLY_SPACE] = 0
+        self._begun.clear()  # the first shard's gradient takes the place of what is there
+
+    def place(self) -> None:
+        """Anywhere."""
+
+    def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
         try:
             self._add(grads[bucket], bucket, fresh=bucket.start not in self._begun)
         except RangeError as error:
@@ -53,20 +76,18 @@ class Reduction:
         self._begun.add(bucket.start)
 
     def start(self, bucket: slice, sums: Sums) -> None:
-        """Hand ``bucket`` over to be summed over all ranks; nothing may be added to it any more, and nothing to the tally with the last."""
         if bucket.start not in self._begun:
             self._total[bucket].fill(0)
         start = bucket.start + TALLY_SPACE if bucket.start else 0
-        sums.start(self.vector[start : TALLY_SPACE + self._total[: bucket.stop].size])
+        sums.start(self._sums[start : TALLY_SPACE + self._total[: bucket.stop].size])
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
-        """Wait for all buckets; the gradient's sum (the tally holds the rest)."""
         sums.finish()
         return self._total
 
-    def rounded(self, sums: Sums, out: NDArray[np.floating]) -> NDArray[np.floating]:
-        """After ``finish``: the gradient's sum in the dtype of ``out``, there or elsewhere."""
-        return sums.rounded(self._total, out)
+    def rounded(self, out: FloatVector) -> FloatVector:
+        np.copyto(out, self._total, casting="same_kind")
+        return out
 
     def allreduce(self, communicator: Communicator) -> NDArray[np.floating]:
         """Sum over all ranks at once; the gradient's sum (the tally holds the rest)."""
@@ -78,13 +99,13 @@ class Reduction:
         raise NotImplementedError
 
 
-class ExactReduction(Reduction):
+class ExactReduction(SummedReduction):
     """Sums in float64 by the exact sum, gradient and tally: the same bits on any number of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros, own_shards: int = 1) -> None:
-        super().__init__(size, np.float64, zeros)
-        self._exact = ExactSum(self._total, num_shards, gradient_limit, own_shards)
-        self.tally = Tally(self.vector[:TALLY_SIZE], num_shards)
+    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
+        super().__init__(size, np.float64)
+        self._exact = ExactSum(self._total, num_shards, gradient_limit)
+        self.tally = Tally(self._sums[:TALLY_SIZE], num_shards)
 
     def check(self, grads: FloatVector) -> None:
         check_terms(grads, self._exact.limit)
@@ -93,12 +114,12 @@ class ExactReduction(Reduction):
         self._exact.add(part, bucket.start, fresh)
 
 
-class FastReduction(Reduction):
+class FastReduction(SummedReduction):
     """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float, zeros: Zeros = np.zeros, own_shards: int = 1) -> None:
-        super().__init__(size, np.float32, zeros)
-        self._limit = float(np.finfo(np.float32).max) / num_shards
+    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
+        super().__init__(size, np.float32)
+        self._limit = fast_limit(num_shards)
         self._counts = np.zeros(TALLY_SIZE)
         self.tally = Tally(self._counts, num_shards)
 
@@ -113,12 +134,12 @@ class FastReduction(Reduction):
     def start(self, bucket: slice, sums: Sums) -> None:
         """The counts travel along: they are below 2**24, so exact in float32."""
         if not bucket.start:
-            self.vector[:TALLY_SIZE] = self._counts
+            self._sums[:TALLY_SIZE] = self._counts
         super().start(bucket, sums)
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
         total = super().finish(sums)
-        self._counts[:] = self.vector[:TALLY_SIZE]
+        self._counts[:] = self._sums[:TALLY_SIZE]
         return total
 
     def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:
@@ -128,6 +149,11 @@ class FastReduction(Reduction):
             np.copyto(total, part)
         else:
             total += part
+
+
+def fast_limit(num_shards: int) -> float:
+    """Of such terms the sum is finite in float32."""
+    return float(np.finfo(np.float32).max) / num_shards
 
 
 REDUCTIONS: dict[str, type[ExactReduction] | type[FastReduction]] = {"exact": ExactReduction, "fast": FastReduction}

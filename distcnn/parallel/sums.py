@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 AllreduceSum = Callable[[NDArray[Any]], None]
@@ -27,9 +26,6 @@ class Sums(Protocol):
     def finish(self) -> None:
         """Wait until all that was handed over is summed."""
 
-    def rounded(self, values: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
-        """The sums of ``values``, after ``finish``, in the dtype of ``out``: there, or where they already are until the next ``start``."""
-
 
 class ForegroundSums:
     """Each sum is done before ``start`` returns."""
@@ -44,10 +40,6 @@ class ForegroundSums:
 
     def finish(self) -> None:
         """Nothing is left to wait for."""
-
-    def rounded(self, values: NDArray[Any], out: NDArray[Any]) -> NDArray[Any]:
-        np.copyto(out, values, casting="same_kind")
-        return out
 
 
 class ThreadedSums(ForegroundSums):

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from distcnn.datasets import Microbatch
 from distcnn.nn import Sequential
-from distcnn.parallel import Communicator, Reduction, Sums, plan_buckets
+from distcnn.parallel import Communicator, ForegroundSums, Reduction, Sums, plan_buckets
 
 T = TypeVar("T")
 
@@ -50,10 +47,6 @@ class Overlap:
         """Wait for all buckets."""
         self._waiting(lambda: reduction.finish(self.sums))
 
-    def rounded(self, reduction: Reduction, out: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The gradient's sum in the dtype of ``out``, there or elsewhere."""
-        return reduction.rounded(self.sums, out)
-
     def _waiting(self, work: Callable[[], T]) -> T:
         start = time.perf_counter()
         result = work()
@@ -66,9 +59,9 @@ class Overlap:
         return self.sums.allreduce_seconds - self.waited_seconds
 
 
-def no_overlap(network: Sequential, microbatch: Microbatch, communicator: Communicator, reduction: Reduction) -> Overlap:
+def no_overlap(network: Sequential, microbatch: Microbatch, communicator: Communicator) -> Overlap:
     """Shard by shard; then one sum."""
-    return Overlap([Lane(network, microbatch)], [slice(0, network.values.size)], communicator.foreground_sums(reduction.vector))
+    return Overlap([Lane(network, microbatch)], [slice(0, network.values.size)], ForegroundSums(communicator.allreduce_sum))
 
 
 def open_sums(wanted: str, reduction: str, communicator: Communicator) -> Sums | None:

@@ -19,7 +19,7 @@ from distcnn.faults.pulse import Activity, pulse
 from distcnn.models import build_model, find_model
 from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
-from distcnn.parallel import REDUCTIONS, Communicator, on_root, shards_of_rank, together
+from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
 from distcnn.streams import INITIALISE, generator
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
@@ -79,8 +79,9 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     overlap = together(communicator, lambda: plan_overlap(lane, make_lane, len(data.shards), sums) if sums else None)
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
-    make_reduction = REDUCTIONS[config.reduction]
-    reduction = make_reduction(network.values.size, config.num_shards, config.gradient_limit, communicator.vector, len(data.shards))
+    sizes = network.values.size, config.num_shards, config.gradient_limit
+    kept = None if overlap else keep_gradients(config.reduction, *sizes, communicator)
+    reduction = kept or REDUCTIONS[config.reduction](*sizes)
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
     content_sha256 = _content_sha256(dataset, content, communicator)

@@ -53,7 +53,7 @@ class Step:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.shards)
-        self.timing = self.overlap or no_overlap(self.network, self.microbatch, self.communicator, self.reduction)
+        self.timing = self.overlap or no_overlap(self.network, self.microbatch, self.communicator)
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take step ``step`` (from 0 over the run; ``step_of_epoch`` within its epoch) on all ranks, and return its totals.
@@ -83,7 +83,7 @@ class Step:
         if totals.failures:
             raise ShardFailure(*next(each for each in self.communicator.allgather(failures.first()) if each))
         with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
-            total = timing.rounded(self.reduction, self.network.grads)  # to float32: a division takes half the time of one in float64
+            total = self.reduction.rounded(self.network.grads)  # to float32: a division takes half the time of one in float64
             np.divide(total, totals.examples, out=self.network.grads)
             self.optimizer.step(self.network.values, self.network.grads, learning_rate)
         return totals
@@ -94,6 +94,9 @@ class Step:
         self.ledger.mark(shard.index, lane.microbatch.chosen)
         if self.before_shard is not None:
             self.before_shard(step, shard.index)
+        place = self.reduction.place()
+        if place is not None:
+            lane.network.write_gradients_to(place)
         with computing():  # the sums below refuse what is out of range
             logits = lane.network.forward(lane.microbatch.images)
             loss_sum, grad_logits = self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)

@@ -1,0 +1,119 @@
+"""The sum of all shards' gradients where ranks see each other's memory: every gradient is kept until all are there, then read once.
+
+A shard's gradient stays where backward wrote it, in float32. When all are there, each rank sums its share of the elements over all shards
+of all ranks, and writes the sums where all ranks read them. No sum in float64 is ever whole, and MPI moves nothing but the tally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.parallel.communicator import Communicator
+from distcnn.parallel.exact_sum import CHUNK, ExactTotal, FloatVector, check_terms
+from distcnn.parallel.ownership import shards_of_rank
+from distcnn.parallel.reduction import WHOLE, fast_limit
+from distcnn.parallel.sums import Sums
+from distcnn.parallel.tally import TALLY_SIZE, Tally
+
+MOST_KEPT = 4
+"""Gradients of a rank, 16 bytes for each element. For more, a sum in float64 and one gradient, 12 bytes, serve any number."""
+
+REACH = 16
+"""Numbers before each kept gradient. The first is a magnitude that none of its elements exceeds; 16: so that gradients are aligned."""
+
+AddUp = Callable[[Sequence[FloatVector], float], NDArray[np.floating]]
+"""``(terms, reach) -> sum``: of all shards' elements in shard order, whose magnitudes come to ``reach`` at most."""
+
+
+class KeptReduction:
+    """A ``Reduction`` of the gradients in ``kept``: of each rank, in rank order, (shards, REACH + size or a few more).
+
+    ``totals`` (size,) is where their sums go. All ranks see both; each writes its own gradients, and its share of the totals.
+    """
+
+    def __init__(self, kept: list[NDArray[np.float32]], totals: NDArray[np.float32], rank: int, limit: float, add_up: AddUp) -> None:
+        gradients = [gradient for of_rank in kept for gradient in of_rank]
+        self._own, self._reaches = kept[rank], [each[:1] for each in gradients]
+        self._gradients = [each[REACH : REACH + totals.size] for each in gradients]
+        self._totals, self._limit, self._add_up, self._placed = totals, limit, add_up, 0
+        self._share = range(totals.size * rank // len(kept), totals.size * (rank + 1) // len(kept))
+        self._counts, self._nothing = np.zeros(TALLY_SIZE), np.zeros(1)
+        self.tally = Tally(self._counts, len(gradients))
+
+    def clear(self) -> None:
+        """Start a step."""
+        self._counts.fill(0)
+        self._placed = 0
+
+    def place(self) -> FloatVector:
+        """Where the next shard's gradient is to be written."""
+        self._placed += 1
+        return self._own[self._placed - 1, REACH : REACH + self._totals.size]
+
+    def check(self, grads: FloatVector) -> None:
+        """``RangeError`` when one shard's gradient cannot be added."""
+        check_terms(grads, self._limit)
+
+    def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
+        """``grads`` is complete, in the last ``place``. ``RangeError`` when it cannot be added."""
+        self._own[self._placed - 1, 0] = np.nextafter(np.float32(check_terms(grads, self._limit)), np.float32(np.inf))
+
+    def start(self, bucket: slice, sums: Sums) -> None:
+        """All of this rank's gradients are complete: sum them over all ranks."""
+        sums.start(self._counts)  # nobody's is summed before all have come here: all gradients are there
+        self.sum_share()
+        sums.start(self._nothing)  # and now all shares are
+
+    def sum_share(self) -> None:
+        """Write this rank's share of the totals."""
+        reach = sum(float(each[0]) for each in self._reaches)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a shard that cannot be added, which the tally tells
+            for start in self._share[::CHUNK]:
+                few = slice(start, min(start + CHUNK, self._share.stop))
+                np.copyto(self._totals[few], self._add_up([each[few] for each in self._gradients], reach), casting="same_kind")
+
+    def finish(self, sums: Sums) -> NDArray[np.floating]:
+        """The gradient's sum, in float32 (the tally holds the rest)."""
+        sums.finish()
+        return self._totals
+
+    def rounded(self, out: FloatVector) -> FloatVector:
+        """The same: all ranks' to read, until the next ``start``."""
+        return self._totals
+
+
+def keep_gradients(name: str, size: int, num_shards: int, gradient_limit: float, communicator: Communicator) -> KeptReduction | None:
+    """The reduction called ``name``, exact or fast; None where ranks would have to keep too many, or do not see each other's memory.
+
+    Collective.
+    """
+    rank, world_size = communicator.rank, communicator.world_size
+    own = [len(shards_of_rank(num_shards, world_size, each)) for each in range(world_size)]
+    if max(own) > MOST_KEPT:
+        return None
+    row = REACH + -(-size // REACH) * REACH
+    memory = communicator.shared_floats(own[rank] * row + (size if rank == 0 else 0))
+    if memory is None:
+        return None
+    kept = [floats[: shards * row].reshape(shards, row) for floats, shards in zip(memory, own, strict=True)]
+    totals = memory[0][own[0] * row :]
+    if name == "exact":
+        return KeptReduction(kept, totals, rank, gradient_limit, ExactTotal(num_shards, gradient_limit))
+    return KeptReduction(kept, totals, rank, fast_limit(num_shards), FastTotal())
+
+
+class FastTotal:
+    """The sum in float32, in shard order."""
+
+    def __init__(self) -> None:
+        self._total = np.empty(CHUNK, np.float32)
+
+    def __call__(self, terms: Sequence[FloatVector], reach: float) -> NDArray[np.float32]:
+        total = self._total[: terms[0].size]
+        np.copyto(total, terms[0])
+        for each in terms[1:]:
+            total += each
+        return total

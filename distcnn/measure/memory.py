@@ -45,15 +45,16 @@ def _from_proc(name: str) -> int:
 def memory_parts(run: Run, at_start: int, peak: int) -> dict[str, int]:
     """Bytes by purpose, which sum to ``peak``.
 
-    Arrays are counted where they are held first, in this order; ``libraries`` is what the process took before any data were read, ``other``
-    whatever is left: what reading took and gave back, HDF5's and NumPy's caches, Python's objects.
+    Arrays are counted where they are held first: in the sum, else in this order; ``libraries`` is what the process took before any data
+    were read, ``other`` whatever is left: what reading took and gave back, HDF5's and NumPy's caches, Python's objects.
     """
     seen: set[int] = set()
     step, network = run.step, run.network
+    summed = array_bytes([step.reduction], seen)  # first: a gradient that is kept there is not counted again
     parts = {
         "data": array_bytes([step.shards, run.evaluation.part, step.ledger], seen),
         "parameters, gradient, optimizer": array_bytes([network.values, network.grads, step.optimizer], seen),
-        "sum": array_bytes([step.reduction, run.communicator], seen),
+        "sum": summed,
         "network buffers": array_bytes([network, step.timing.lanes, step.microbatch], seen),
         "libraries": at_start,
     }

@@ -35,6 +35,10 @@ CHUNK = 65536
 """Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches, and the calls are few."""
 
 
+UNDERFLOW = 2.0**-70
+"""Above any float32 whose square is 0."""
+
+
 class RangeError(ArithmeticError):
     """A term that cannot be added exactly: its ``index`` and ``value``, and the ``limit`` it exceeds (NaN and Inf exceed any)."""
 
@@ -49,7 +53,7 @@ def check_terms(terms: FloatVector, limit: float) -> float:
         # The quick way: no square is above the sum of all, and NaN fails it. Its roundings do not come to a factor of 2.
         twice_the_squares = 2 * float(np.vdot(terms, terms))
         if twice_the_squares <= limit * limit:
-            return math.sqrt(twice_the_squares)
+            return math.sqrt(twice_the_squares) + UNDERFLOW
     if terms.size and not (terms.max() <= limit and terms.min() >= -limit):
         index = int(np.argmin(np.abs(terms) <= limit))
         raise RangeError(index, float(terms[index]), limit)

@@ -99,7 +99,7 @@ def keep_gradients(name: str, size: int, num_shards: int, gradient_limit: float,
     if memory is None:
         return None
     kept = [floats[: shards * row].reshape(shards, row) for floats, shards in zip(memory, own, strict=True)]
-    totals = memory[0][own[0] * row :]
+    totals = memory[0][own[0] * row :][:size]
     if name == "exact":
         return KeptReduction(kept, totals, rank, gradient_limit, ExactTotal(num_shards, gradient_limit))
     return KeptReduction(kept, totals, rank, fast_limit(num_shards), FastTotal())

@@ -201,6 +201,25 @@ def test_a_network_without_parameters_has_empty_vectors() -> None:
     assert network.forward(np.array([1.0, 4.0, 3.0, 2.0]).reshape(1, 2, 2, 1)).item() == 4
 
 
+def test_gradients_go_where_they_are_wanted() -> None:
+    network = Sequential([Dense(3), Dense(2)]).plan((4,), 2)
+    network.initialise(np.random.default_rng(0))
+    x, first, other = np.ones((4, 2), np.float32), network.grads, np.zeros_like(network.grads)
+    network.backward(np.ones_like(network.forward(x)))
+    network.write_gradients_to(other)
+    network.backward(2 * np.ones_like(network.forward(x)))
+    np.testing.assert_array_equal(other, 2 * first)
+    assert network.grads is other
+    assert np.shares_memory(network.named_grads()["dense1.weight"], other)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(22, np.float32), np.zeros(23)])
+def test_gradients_cannot_go_to_another_shape_or_dtype(bad: np.ndarray) -> None:
+    network = Sequential([Dense(3), Dense(2)]).plan((4,), 2)
+    with pytest.raises(ValueError, match=r"gradients of shape \(23,\) \(float32\) cannot be written to"):
+        network.write_gradients_to(bad)
+
+
 def test_an_empty_network_is_refused() -> None:
     with pytest.raises(ValueError, match="Sequential needs at least one layer"):
         Sequential([])

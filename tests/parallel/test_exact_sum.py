@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcnn.parallel import ExactSum, RangeError
-from distcnn.parallel.exact_sum import CHUNK, check_terms
+from distcnn.parallel.exact_sum import CHUNK, ExactTotal, check_terms
 
 LIMIT = 2.0**9
 SIZE = 7
@@ -71,35 +71,33 @@ def test_the_sum_is_that_of_the_rounded_terms_in_rational_arithmetic(data: st.Da
 
 @PROPERTY
 @given(data=st.data(), num_terms=st.integers(1, 12), scale=st.sampled_from([1.0, 2.0**-6]))
-def test_terms_in_pairs_give_the_same_bits(data: st.DataObject, num_terms: int, scale: float) -> None:
-    """``scale``: large terms do not go in pairs for long, small ones always do."""
-    vectors = [scale * vector for vector in data.draw(gradients(num_terms))]
+def test_all_terms_at_once_give_the_same_bits_in_pairs_or_not(data: st.DataObject, num_terms: int, scale: float) -> None:
+    vectors = [np.float32(scale) * vector for vector in data.draw(gradients(num_terms))]
     own = data.draw(st.integers(1, num_terms))
-    exact = ExactSum(np.full(SIZE, 7.0), num_terms, LIMIT, own)
-    for _ in range(2):  # a second step begins anew
-        for number, vector in enumerate(vectors[:own]):
-            exact.add(vector, fresh=number == 0)
-        assert exact.total.tobytes() == sum_of(vectors[:own], num_terms).tobytes()
+    total, reach = ExactTotal(num_terms, LIMIT), float(sum(np.abs(vector).max() for vector in vectors[:own]))
+    expected = sum_of(vectors[:own], num_terms).tobytes()
+    for each in (reach, LIMIT * num_terms):
+        assert total(vectors[:own], each).tobytes() == expected
 
 
-@pytest.mark.parametrize("num_terms", [2, 3, 4, 8, 4096])
+@pytest.mark.parametrize("num_terms", [1, 2, 3, 4, 8, 1000])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_terms_at_the_limit_in_pairs_are_summed_exactly(num_terms: int, sign: int) -> None:
-    exact = ExactSum(np.zeros(SIZE), num_terms, LIMIT, num_terms)
-    for number in range(num_terms):
-        exact.add(np.full(SIZE, sign * LIMIT, np.float32), fresh=number == 0)
-    assert exact.total.tolist() == [sign * LIMIT * num_terms] * SIZE
+def test_terms_at_the_limit_all_at_once_are_summed_exactly(num_terms: int, sign: int) -> None:
+    terms = [np.full(SIZE, sign * LIMIT, np.float32)] * num_terms
+    assert ExactTotal(num_terms, LIMIT)(terms, LIMIT * num_terms).tolist() == [sign * LIMIT * num_terms] * SIZE
 
 
-def test_the_first_of_a_pair_leaves_its_anchor_and_each_part_has_pairs_of_its_own() -> None:
-    exact = ExactSum(np.zeros(4), 8, LIMIT, own_terms=3)
-    term, left = np.ones(2, np.float32), []
-    for number in range(3):
-        for first in (2, 0):
-            exact.add(term, first, fresh=number == 0)
-            left.append((exact.total[first : first + 2] > LIMIT).all())
-    assert left == [True, True, False, False, False, False]  # the third has no partner
-    assert exact.total.tolist() == [3.0] * 4
+def test_in_pairs_beyond_half_the_range_a_sum_would_be_rounded() -> None:
+    """1.5*R plus two terms at the limit, and one more multiple of the grid, is beyond 2R, where only each second one is a number."""
+    step, total = float(grid(4)), ExactTotal(4, LIMIT)
+    terms = [np.array([each], np.float32) for each in (step, LIMIT, LIMIT, LIMIT)]
+    assert total(terms, 3 * LIMIT + step).tolist() == [3 * LIMIT + step]
+    assert total(terms, 0.0).tolist() == [3 * LIMIT]  # told that they are small
+
+
+def test_no_limit_but_a_power_of_two() -> None:
+    with pytest.raises(ValueError, match="must be a power of two"):
+        ExactTotal(8, 3000.0)
 
 
 def test_plain_float32_sums_of_such_vectors_do_depend_on_the_order() -> None:

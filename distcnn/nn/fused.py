@@ -1,8 +1,8 @@
-"""A convolution with the max pooling, the ReLU, or both after it, block of rows by block of rows.
+"""A convolution and the max pooling after it, with the ReLU after that if there is one, block of rows by block of rows.
 
-What lies between them are the largest arrays of most networks. Taken on while a block is in the caches, the output of a convolution that
-is pooled is never written to memory, nor is its gradient. The bits are those of one layer after the other: the same products, sums and
-comparisons, of the same numbers. ReLU after max pooling is one more comparison there, with 0.
+What lies between the two is the largest array of most networks. Pooled while a block of it is in the caches, it is never written to
+memory, nor is its gradient. The bits are those of one layer after the other: the same products, sums and comparisons, of the same numbers.
+ReLU is one more comparison of the pooling's, with 0.
 """
 
 from __future__ import annotations

@@ -102,18 +102,22 @@ def keep_gradients(name: str, size: int, num_shards: int, gradient_limit: float,
     totals = memory[0][own[0] * row :][:size]
     if name == "exact":
         return KeptReduction(kept, totals, rank, gradient_limit, ExactTotal(num_shards, gradient_limit))
-    return KeptReduction(kept, totals, rank, fast_limit(num_shards), FastTotal())
+    return KeptReduction(kept, totals, rank, fast_limit(num_shards), FastTotal(own))
 
 
 class FastTotal:
-    """The sum in float32, in shard order."""
+    """The sum in float32: each rank's, of which ``shards`` tells how many it has, then over the ranks."""
 
-    def __init__(self) -> None:
-        self._total = np.empty(CHUNK, np.float32)
+    def __init__(self, shards: Sequence[int]) -> None:
+        self._total, self._of_rank, self._shards = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), shards
 
     def __call__(self, terms: Sequence[FloatVector], reach: float) -> NDArray[np.float32]:
-        total = self._total[: terms[0].size]
-        np.copyto(total, terms[0])
-        for each in terms[1:]:
-            total += each
+        total, of_rank, following = self._total[: terms[0].size], self._of_rank[: terms[0].size], iter(terms)
+        for rank, shards in enumerate(self._shards):
+            into = of_rank if rank else total
+            np.copyto(into, next(following))
+            for _ in range(shards - 1):
+                into += next(following)
+            if rank:
+                total += into
         return total

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.parallel import REDUCTIONS, ForegroundSums, RangeError, SerialCommunicator, keep_gradients, kept
+from distcnn.parallel import REDUCTIONS, ForegroundSums, RangeError, SerialCommunicator, keep_gradients, kept, shards_of_rank
 from distcnn.parallel.kept import MOST_KEPT, REACH, KeptReduction
 
 LIMIT = 4096.0
@@ -64,10 +64,13 @@ def test_the_bits_are_those_of_the_sum_as_they_come(
     for _ in range(2):  # a second step begins anew
         gradients = [(scale * rng.uniform(-4, 4, size)).astype(np.float32) for _ in range(num_shards)]
         total = add_all(reductions, gradients)
-        other.clear()
-        for each in gradients:
-            other.add(each)
-        expected = other.allreduce(SerialCommunicator()).astype(np.float32)
+        sums = []
+        for rank in range(world_size):
+            other.clear()
+            for shard in shards_of_rank(num_shards, world_size, rank):
+                other.add(gradients[shard])
+            sums.append(other.allreduce(SerialCommunicator()).copy())
+        expected = sum(sums[1:], sums[0]).astype(np.float32)
         assert total.tobytes() == expected.tobytes()
         assert reductions[0].rounded(np.zeros(size, np.float32)).tobytes() == expected.tobytes()
 

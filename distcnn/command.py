@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from distcnn import launcher
 from distcnn.errors import InputError, Stopped, TrainingError
-from distcnn.faults.early import end_before_start
+from distcnn.faults.early import end_before_start, note_arrival
 from distcnn.faults.failure import report_failure
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
@@ -38,6 +38,7 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
         if launcher.declared_rank(os.environ) == 0:
             print_help()
         return EXIT_OK
+    note_arrival()
     limit_blas_threads()
     if not faulthandler.is_enabled():
         faulthandler.enable()  # a crash in a library (HDF5 on a damaged file) at least shows where

@@ -6,6 +6,7 @@ is the only way to notice a launcher of another MPI than the library's, under wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,17 @@ LAUNCHERS = (
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),  # srun, whichever --mpi
 )
 """(size variable, rank variable): a size counts only where its rank is there too."""
+
+LOCAL_VARIABLES = (
+    ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),  # Open MPI's mpirun
+    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH's and Intel's Hydra
+    ("MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),  # MVAPICH2
+    ("MVP_COMM_WORLD_LOCAL_RANK", "MVP_COMM_WORLD_LOCAL_SIZE"),  # MVAPICH 3 and later
+    ("PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),  # HPE Cray
+    ("FLUX_TASK_LOCAL_ID", ""),  # Flux
+    ("SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),  # srun, whichever --mpi
+)
+"""(local rank's variable, local size's variable): the first whose rank is there counts, for mpirun may run inside a step of Slurm's."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,34 @@ def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> s
                 f"the launcher belongs to another MPI than {library}, which mpi4py loaded: {REMEDY}"
             )
     return None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where on its host a process stands: its ``local_rank`` of ``local_size`` processes, None where that is not told."""
+
+    local_rank: int
+    local_size: int | None
+
+
+def declared_place(environment: Mapping[str, str]) -> Place | None:
+    """What a launcher says of this process's place on its host, if any does."""
+    for rank_variable, size_variable in LOCAL_VARIABLES:
+        if rank_variable.startswith("SLURM") and not environment.get("SLURM_STEP_ID", "").isdigit():
+            continue
+        rank, size = environment.get(rank_variable, ""), environment.get(size_variable, "")
+        if rank.isdigit():
+            if size_variable == "SLURM_STEP_TASKS_PER_NODE":
+                sizes, node = tasks_per_node(size), environment.get("SLURM_NODEID", "")
+                return Place(int(rank), sizes[int(node)] if node.isdigit() and int(node) < len(sizes) else None)
+            return Place(int(rank), int(size) if size.isdigit() else None)
+    return None
+
+
+def tasks_per_node(text: str) -> list[int]:
+    """Of each node, from Slurm's short form: "2(x3),1" is 2, 2, 2, 1. Empty where it is no such text."""
+    found = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
+    return [int(each[1]) for each in found if each for _ in range(int(each[2] or 1))] if all(found) else []
 
 
 def declared_rank(environment: Mapping[str, str]) -> int:

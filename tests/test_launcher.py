@@ -64,3 +64,29 @@ def test_a_missing_mpi_library_is_an_input_error_with_the_remedy(monkeypatch: py
     monkeypatch.setitem(__import__("sys").modules, "distcnn.parallel.mpi", None)  # importing it raises ImportError
     with pytest.raises(InputError, match=r"mpi4py cannot be used.*\.\[mpi,mpich\]"):
         open_communicator(HYDRA)
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, None),
+        (HYDRA, None),
+        (HYDRA | {"MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, launcher.Place(1, 2)),
+        (OPENMPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "3"}, launcher.Place(0, 3)),
+        (SRUN | {"SLURM_LOCALID": "1", "SLURM_NODEID": "2", "SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}, launcher.Place(1, 3)),
+        (SRUN | {"SLURM_LOCALID": "1", "SLURM_NODEID": "3", "SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}, launcher.Place(1, None)),
+        (SRUN | {"SLURM_LOCALID": "1"}, launcher.Place(1, None)),
+        (BATCH_SCRIPT | {"SLURM_LOCALID": "0"}, None),
+        # Hydra's proxy, which srun started: the proxy's place is not the rank's.
+        (SRUN | {"SLURM_LOCALID": "0", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, launcher.Place(1, 2)),
+    ],
+)
+def test_the_place_on_the_host_is_what_the_launcher_says(environment: dict[str, str], place: launcher.Place | None) -> None:
+    assert launcher.declared_place(environment) == place
+
+
+def test_tasks_per_node_are_read_from_the_short_form() -> None:
+    assert launcher.tasks_per_node("2(x3),1") == [2, 2, 2, 1]
+    assert launcher.tasks_per_node("16") == [16]
+    assert launcher.tasks_per_node("") == []
+    assert launcher.tasks_per_node("2(x3),one") == []

@@ -1,10 +1,12 @@
-"""Who speaks for a host: the first process to ask. Standard library only."""
+"""Who speaks for a host: the first process to ask, and who is there at all. Standard library only."""
 
 from __future__ import annotations
 
 import socket
 import sys
+from pathlib import Path
 
+_PREFIX = "distcnn-"
 _claims: list[socket.socket] = []
 
 
@@ -14,9 +16,19 @@ def claim(job: str) -> bool:
         return True
     mine = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        mine.bind(f"\0distcnn-{job}")
+        mine.bind(f"\0{_PREFIX}{job}")
     except OSError:
         mine.close()
         return False
     _claims.append(mine)
     return True
+
+
+def claimed() -> set[str]:
+    """What living processes of this host hold; empty where the system does not tell."""
+    try:
+        lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
+    except OSError:
+        return set()
+    names = (line.rpartition(" ")[2] for line in lines)
+    return {name.removeprefix(f"@{_PREFIX}") for name in names if name.startswith(f"@{_PREFIX}")}

@@ -8,15 +8,18 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 
 from distcnn import launcher
-from distcnn.faults.claim import claim
+from distcnn.faults.claim import claim, claimed
 from distcnn.faults.tell import tell
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECONDS_FOR_REPORTER = 2.0
 """A launcher ends all ranks when the first one leaves, and may drop what it has not read: who does not report leaves later."""
+SECONDS_FOR_OTHERS = 4.0
+"""The reporter leaves when each rank of its host has come as far as it, or further: a later one would report once more."""
 
 
 def report_early_failures() -> None:
@@ -31,15 +34,45 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     if issubclass(kind, KeyboardInterrupt):
         _end_by_signal(signal.SIGINT)
     several = launcher.needs_mpi(os.environ)
-    if several and not claim(f"start-{os.getppid()}"):  # the ranks of one host have one parent, the launcher's
-        time.sleep(SECONDS_FOR_REPORTER)
+    report = f"start-{os.getppid()}"  # the ranks of one host have one parent, the launcher's
+    reports = not several or claim(report)
+    note_arrival()  # after that, for then the reporter may leave
+    if not reports:
+        _wait_while(lambda: not claimed() or report in claimed())
         _end_by_signal()
     rank = launcher.declared_rank(os.environ)
     text = "".join(traceback.format_exception(kind, error, trace))
     tell(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}), starting:\n{text.rstrip()}")
     if several:
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
+        _wait_for_others()
         _end_by_signal()
+
+
+def note_arrival() -> None:
+    """This rank's imports are behind it, whether they failed or not: a rank of its host that reports need not wait for it."""
+    place = launcher.declared_place(os.environ)
+    if place is not None and launcher.needs_mpi(os.environ):
+        claim(_arrival(place.local_rank))
+
+
+def _arrival(local_rank: int) -> str:
+    return f"arrival-{os.getppid()}-{local_rank}"
+
+
+def _wait_for_others() -> None:
+    place = launcher.declared_place(os.environ)
+    if place is None or place.local_size is None or not claimed():
+        time.sleep(SECONDS_FOR_REPORTER - SECONDS_FOR_LAUNCHER_TO_PRINT)
+        return
+    everyone = {_arrival(each) for each in range(place.local_size)}
+    _wait_while(lambda: not everyone <= claimed())
+
+
+def _wait_while(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS_FOR_OTHERS
+    while holds() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def end_before_start(text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from distcnn.faults.early import SECONDS_FOR_LAUNCHER_TO_PRINT
 from tests.conftest import ROOT, SERIAL
 from tests.faults.running import running
 
@@ -20,6 +21,11 @@ def broken(folder: Path, name: str) -> dict[str, str]:
     """An environment in which the module ``name`` cannot be imported."""
     (folder / f"{name}.py").write_text("raise ImportError('broken on purpose')\n")
     return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def hydra(ranks: int, rank: int) -> dict[str, str]:
+    """What MPICH's mpirun says to a rank, all on one host."""
+    return {"PMI_SIZE": str(ranks), "PMI_RANK": str(rank), "MPI_LOCALNRANKS": str(ranks), "MPI_LOCALRANKID": str(rank)}
 
 
 @pytest.mark.parametrize("module", ["h5py", "numpy", "tqdm"])
@@ -37,11 +43,13 @@ def test_a_failing_import_is_reported_with_rank_host_and_traceback(module: str, 
 def test_of_several_ranks_one_reports_and_all_end(tmp_path: Path) -> None:
     start = time.monotonic()
     with ExitStack() as open_runs:
-        # Two ranks of one parent, this process, as a launcher's are.
-        world = [{"PMI_SIZE": "2", "PMI_RANK": str(rank)} | broken(tmp_path, "h5py") for rank in range(2)]
-        runs = [open_runs.enter_context(running(SERIAL, 1, "-m", "distcnn.train", **each)) for each in world]
+        # Two ranks of one parent, this process, as a launcher's are; the second comes when the first would have long left.
+        world = [hydra(2, rank) | broken(tmp_path, "h5py") for rank in range(2)]
+        runs = [open_runs.enter_context(running(SERIAL, 1, "-m", "distcnn.train", **world[0]))]
+        time.sleep(2 * SECONDS_FOR_LAUNCHER_TO_PRINT)
+        runs.append(open_runs.enter_context(running(SERIAL, 1, "-m", "distcnn.train", **world[1])))
         ended = [run.end(10) for run in runs]
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 8
     assert [each.code for each in ended] == [-signal.SIGTERM] * 2  # Hydra frees the others only for one that was killed
     assert sorted(len(each.lines("failed on host")) for each in ended) == [0, 1]
     assert "".join(each.stderr for each in ended).count("ImportError: broken on purpose") == 1

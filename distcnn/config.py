@@ -84,6 +84,9 @@ class Config:
         choices=("auto", "on", "off"),
         fixed=False,
     )
+    threads_per_rank: str = _flag(
+        "1", "BLAS threads of each rank, which decide the bits; auto: the cores for each rank, as the run begins", "N|auto"
+    )
     stall_timeout: float = _flag(
         300.0, "end all ranks, and name the late one, when nothing has moved for so long; 0: never", "seconds", fixed=False
     )
@@ -97,6 +100,8 @@ class Config:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_steps", "cycle_epochs", "warmup_steps", "eval_every", "checkpoint_every", "world_size"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        threads = self.threads_per_rank
+        self._require("threads_per_rank", threads == "auto" or (threads.isdecimal() and int(threads) >= 1), "at least 1, or auto")
         self._require("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1")
         self._require("learning_rate", math.isfinite(self.learning_rate) and self.learning_rate > 0, "a number above 0")
         self._require("momentum", 0 <= self.momentum < 1, "0 or more and below 1")
@@ -190,7 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
         parser.add_argument(
             as_flag(each.name),
             type=type(each.default),
-            metavar="|".join(choices) if choices else unit.upper(),
+            metavar="|".join(choices) if choices else unit if "|" in unit else unit.upper(),
             help=(each.metadata["help"] + default + with_target).replace("%", "%%"),
         )
     return parser
@@ -220,6 +225,8 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
         raise InputError(f"--config: {path}: unknown key {written!r}: {guess}the keys are {', '.join(types)}")
     if types[key] is float and type(value) is int:
         value = float(value)
+    if key == "threads_per_rank" and type(value) is int:
+        value = str(value)
     if type(value) is not types[key]:
         kind = {int: "an integer", float: "a number", str: 'a text in "quotes"'}[types[key]]
         raise InputError(f"--config: {path}: {written} is {value!r}: it must be {kind}")

@@ -19,8 +19,9 @@ from distcnn.datasets.memory import window_examples
 from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
 from distcnn.parallel import Communicator, on_root, together
-from distcnn.parallel.threads import THREADS_PER_RANK, blas_description
+from distcnn.parallel.threads import blas_description, blas_threads
 from distcnn.training.loop import Loop
+from distcnn.training.places import describe_hosts
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.records import begin_records, open_directory
@@ -130,6 +131,7 @@ def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> s
     """What runs: model, data, batch, ranks, threads, and where the results will lie."""
     config, dataset, world = run.config, run.dataset, run.communicator
     channels, height, width = dataset.image_shape
+    threads = blas_threads()
     lines = [
         f"model    {config.model}, {run.network.values.size:,} parameters",
         f"data     {dataset.name} ({dataset.path}): {dataset.examples['train']:,} training and {dataset.examples['test']:,} test images, "
@@ -140,7 +142,8 @@ def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> s
         f"{config.reduction} sum",
         f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}{_cycle(config)}, seed {config.seed}",
         *([f"target   test accuracy {config.target_accuracy:g}; the defaults with it: {_defaults()}"] if config.target_accuracy else []),
-        f"ranks    {world.world_size} ({world.description}), {THREADS_PER_RANK} BLAS thread each ({blas_description()})",
+        f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}), "
+        f"{threads} BLAS thread{'' if threads == 1 else 's'} each ({blas_description()})",
         *(
             [f"resumed  {point.directory}, after {state.step} of {run.plan.total_steps} steps, begun on {state.world_size} ranks"]
             if point

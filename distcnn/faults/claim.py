@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 _PREFIX = "distcnn-"
-_claims: list[socket.socket] = []
 
 
 def claim(job: str) -> bool:
@@ -20,7 +19,7 @@ def claim(job: str) -> bool:
     except OSError:
         mine.close()
         return False
-    _claims.append(mine)
+    mine.detach()  # open until the process ends
     return True
 
 

@@ -29,9 +29,10 @@ def _head(results: Results) -> Iterator[str]:
         f"batch     {flags['num_shards']} shards x {flags['microbatch_size']} examples = {results['global_batch_size']} a step, "
         f"{flags['reduction']} sum, {flags['optimizer']}, overlap {'on' if results['overlap'] else 'off'}"
     )
+    threads = machine["blas_threads"]
     yield (
-        f"ranks     {results['world_size']} ({machine['mpi']}), {machine['blas_threads']} BLAS thread each ({machine['blas']}), "
-        f"NumPy {machine['numpy']}, Python {machine['python']}"
+        f"ranks     {results['world_size']} ({machine['mpi']}), {threads} BLAS thread{'' if threads == '1' else 's'} each "
+        f"({machine['blas']}), NumPy {machine['numpy']}, Python {machine['python']}"
     )
     yield f"machine   {machine['processor']}, {machine['cores']} cores"
 

@@ -6,13 +6,30 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from distcnn.parallel.cores import Cores, threads_for_each
+
 THREADS_PER_RANK = 1
-"""Always one, at any world size: OpenBLAS gives other sums with two threads than with one."""
+"""Unless the user says otherwise, and at any world size: OpenBLAS gives other sums with two threads than with one."""
+AUTO = "auto"
+
+_threads = THREADS_PER_RANK
 
 
 def limit_blas_threads(count: int = THREADS_PER_RANK) -> None:
     """Give this process ``count`` BLAS threads, whatever the environment says."""
+    global _threads
     threadpool_limits(count)
+    _threads = count
+
+
+def blas_threads() -> int:
+    """How many this process was given."""
+    return _threads
+
+
+def resolve_threads(wanted: str, everyone: list[Cores]) -> int:
+    """How many threads each rank gets for ``wanted``, a number or ``AUTO``: by what ``everyone`` may use, so the same on all ranks."""
+    return threads_for_each(everyone) if wanted == AUTO else int(wanted)
 
 
 def blas_description() -> str:

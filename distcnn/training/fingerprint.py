@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import distcnn
-from distcnn.parallel.threads import THREADS_PER_RANK, blas_description
+from distcnn.parallel.threads import blas_description, blas_threads
 
 FLAGS_OF_NOTE = (
     "sse4_2",
@@ -35,7 +35,7 @@ def fingerprint() -> dict[str, str]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "blas": blas_description(),
-        "blas_threads": str(THREADS_PER_RANK),
+        "blas_threads": str(blas_threads()),
         "machine": platform.machine(),
         "cpu_flags": " ".join(cpu_flags()),
     }

@@ -25,6 +25,7 @@ from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.fingerprint import fingerprint
 from distcnn.training.overlap import Lane, open_sums, plan_overlap
+from distcnn.training.places import require_everywhere, settle_threads
 from distcnn.training.plan import Plan
 from distcnn.training.step import Step
 
@@ -59,6 +60,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     together(communicator, lambda: find_model(config.model))
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
         on_root(communicator, lambda: _ensure_mnist(config, report))
+    require_everywhere(config.data, "--data", communicator)
     dataset = together(communicator, lambda: read_info(config.data))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
@@ -85,6 +87,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
     content_sha256 = _content_sha256(dataset, content, communicator)
+    config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
     return Run(config, communicator, dataset, network, step, evaluation, content_sha256, same_software(communicator, report))
 
 

@@ -1,0 +1,85 @@
+"""Cores: how many a rank may use, which ranks of a host share them, and whether there are enough."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Cores:
+    """What one rank may use: the cores it is bound to by number, and how many of them at a time (a container's or a job's share)."""
+
+    host: str
+    ids: frozenset[int]
+    share: float = math.inf
+
+
+def usable_cores(host: str, environment: Mapping[str, str] = os.environ) -> Cores:
+    """This process's."""
+    ids = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    allocated = environment.get("SLURM_CPUS_ON_NODE", "")
+    return Cores(host, ids, min(cgroup_share(), int(allocated) if allocated.isdigit() and int(allocated) else math.inf))
+
+
+def cgroup_share(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float:
+    """How many cores' time the control groups of this process grant it, of both versions; inf where nothing limits it."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return math.inf
+    shares = [math.inf]
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mount in (root, root / "unified") if not controllers else (root / controllers, root / "cpu"):
+            leaf = mount / path.lstrip("/")
+            shares += [_share_of(folder) for folder in (leaf, *leaf.parents[: len(Path(path).parts) - 1])]
+    return min(shares)
+
+
+def _share_of(folder: Path) -> float:
+    """What one control group grants."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (folder / "cpu.max").read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota = (folder / "cpu.cfs_quota_us").read_text()
+        return math.inf if int(quota) < 0 else int(quota) / int((folder / "cpu.cfs_period_us").read_text())
+    return math.inf
+
+
+def threads_for_each(everyone: Sequence[Cores]) -> int:
+    """As many threads as there are cores for each rank, at least 1: of the rank that has the fewest, for all must have as many."""
+    ranks = Counter(each.host for each in everyone)
+
+    def of_rank(rank: Cores) -> int:
+        sharing = sum(bool(rank.ids & other.ids) for other in everyone if other.host == rank.host)
+        return int(min(len(rank.ids) / sharing, rank.share / ranks[rank.host]))
+
+    return max(1, min(map(of_rank, everyone)))
+
+
+def oversubscription(everyone: Sequence[Cores], threads: int) -> str | None:
+    """None, or in words how the host that has it worst has more threads of ranks than cores for them."""
+    crowds: list[tuple[float, str]] = []
+    for host in dict.fromkeys(each.host for each in everyone):
+        here = [each for each in everyone if each.host == host]
+        bound = frozenset().union(*(each.ids for each in here))
+        cores = min(len(bound), *(each.share for each in here))
+        if len(here) * threads > cores:
+            each = "" if threads == 1 else f" of {threads} threads"
+            found = f"{_count(len(here), 'rank')}{each} on host {host} share {cores:g} {'core' if cores == 1 else 'cores'}"
+            crowds.append((len(here) * threads / cores, found))
+    return max(crowds)[1] if crowds else None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -114,6 +114,8 @@ class Watchdog:
             elif question == "look":
                 for rank in ranks:
                     self._mailbox.post(sender, ("answer", look_at(self._members[rank])))
+            elif question == "end":
+                _end_soon()
 
     def _investigate(self) -> None:
         """Ask everyone, and end all unless somebody still works."""
@@ -166,8 +168,16 @@ class Watchdog:
 
     def _end(self, report: str) -> None:
         tell(f"{self._name}: error: {report}")
-        threading.Timer(ANSWER_SECONDS, os._exit, [EXIT_STALLED]).start()  # should MPI not even be able to abort
+        _end_soon()
+        for member in self._members:  # on the far side of a cut network a launcher does not learn of an abort
+            if member.rank != self._me.rank:
+                self._mailbox.post(member.rank, ("end", []))
         self._communicator.abort(EXIT_STALLED)
+
+
+def _end_soon() -> None:
+    """End this process, should MPI not even be able to abort."""
+    threading.Timer(ANSWER_SECONDS, os._exit, [EXIT_STALLED]).start()
 
 
 def look_at(member: Member) -> Status:

@@ -1,0 +1,169 @@
+"""Several hosts on one machine: namespaces, each with its own name, address, network, shared memory and /tmp. They end with the block.
+
+Each is held by one process of ours, that sleeps in it; whoever enters its namespaces runs on that host. ``network.py`` joins them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import network
+from tests.conftest import ROOT, Launcher
+
+HOST = """
+set -e
+name=$1 folder=$2; shift 2
+opened=()
+for shared; do exec {descriptor}<"$shared"; opened+=("$descriptor"); done
+hostname "$name"
+mount -t tmpfs tmpfs /dev/shm
+mount --bind "$folder/hosts" /etc/hosts
+mkdir -p "$folder/cgroup-$name"
+mount --rbind /sys/fs/cgroup "$folder/cgroup-$name"
+mount -t sysfs sysfs /sys    # its network devices are this host's
+mount --rbind "$folder/cgroup-$name" /sys/fs/cgroup
+mount -t tmpfs tmpfs /tmp
+for shared; do
+    mkdir -p "$shared"
+    mount --no-canonicalize --bind "/proc/$$/fd/${opened[0]}" "$shared"
+    opened=("${opened[@]:1}")
+done
+cd /
+echo ready
+exec sleep infinity
+"""
+REMOTE_SHELL = """#!/bin/bash
+# In the place of ssh: [options] host command...
+while [[ $1 == -* ]]; do case $1 in -l | -p | -o | -F | -i) shift 2 ;; *) shift ;; esac; done
+host=$1
+shift
+exec nsenter -t "$(cat "$(dirname "$0")/$host.pid")" -n -u -i -m --wdns="$PWD" -- bash -c "$*"
+"""
+
+
+@dataclass
+class Hosts:
+    """``names`` are h1, h2 and so on; ``folder`` (on all of them) has ``ssh``, a program that runs a command on one."""
+
+    folder: Path
+    holders: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    carrier: subprocess.Popen[str] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.holders)
+
+    def enter(self, name: str) -> list[str]:
+        """The words before a command that let it run on the host."""
+        return ["nsenter", "-t", str(self.holders[name].pid), "-n", "-u", "-i", "-m", f"--wdns={ROOT}", "--"]
+
+    def processes(self, name: str) -> list[int]:
+        """All that run on the host, but not what holds it."""
+        holder = self.holders[name].pid
+        own = os.readlink(f"/proc/{holder}/ns/net")  # noqa: PTH115  (no path at all)
+        found = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdigit() and int(folder.name) != holder:
+                with suppress(OSError):
+                    if os.readlink(folder / "ns/net") == own:  # noqa: PTH115
+                        found.append(int(folder.name))
+        return found
+
+    def crash(self, name: str) -> None:
+        """Signal 9 to everything that runs on the host."""
+        while found := self.processes(name):
+            for pid in found:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    def set_network(self, delay_seconds: float = 0.0, bits_per_second: float = 0.0, cut: Sequence[str] = ()) -> None:
+        """From now on: the time that a packet flies, the rate of each host's link (0: none), the hosts that are cut off."""
+        numbers = [self.names.index(name) + 1 for name in cut]
+        settings = {"delay_seconds": delay_seconds, "bits_per_second": bits_per_second, "cut": numbers}
+        (self.folder / "network.new").write_text(json.dumps(settings))
+        (self.folder / "network.new").rename(self.folder / "network")
+        if self.carrier is not None:
+            self.carrier.send_signal(signal.SIGHUP)
+
+    def launcher(self, mpi: Launcher, *names: str, ranks_a_host: int = 1) -> Launcher:
+        """``mpi``'s mpirun, as typed on the first of these hosts (all, unless they are named), for ranks on all of them."""
+        names = names or tuple(self.names)
+        ssh = str(self.folder / "ssh")
+        if mpi.name == "openmpi":
+            places = ",".join(f"{name}:{ranks_a_host}" for name in names)
+            flags = ["--prtemca", "plm_ssh_agent", ssh, "--host", places, "--map-by", f"ppr:{ranks_a_host}:node:oversubscribe"]
+        else:
+            flags = ["-launcher", "ssh", "-launcher-exec", ssh, "-hosts", ",".join(names), "-ppn", str(ranks_a_host)]
+        script = self.folder / f"mpirun-{mpi.name}-{'-'.join(names)}-{ranks_a_host}"
+        words = [*self.enter(names[0]), str(mpi.mpirun), *flags]
+        script.write_text(f'#!/bin/bash\nexec {shlex.join(words)} "$@"\n')
+        script.chmod(0o755)
+        return Launcher(mpi.name, mpi.python, str(script))
+
+
+@contextmanager
+def hosts(count: int, folder: Path, delay_seconds: float = 0.0, bits_per_second: float = 0.0) -> Iterator[Hosts]:
+    """So many hosts, joined. They share the folder that ``folder``, a new one, lies in, and the project's own. Skips where the system lets nobody make any."""
+    why = reason_for_none()
+    if why:
+        pytest.skip(f"no hosts of our own: {why}")
+    folder.mkdir()
+    cluster = Hosts(folder)
+    names = [f"h{number}" for number in range(1, count + 1)]
+    addresses = [f"{network.ADDRESS.format(number)} {name}" for number, name in enumerate(names, 1)]
+    (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *addresses]) + "\n")
+    (folder / "ssh").write_text(REMOTE_SHELL)
+    (folder / "ssh").chmod(0o755)
+    shared = [path for path in dict.fromkeys([str(ROOT), str(folder.parent), sys.prefix]) if path.startswith("/tmp/")]
+    with ExitStack() as held:
+        for name in names:
+            holder = held.enter_context(_started("unshare", "-n", "-u", "-i", "-m", "bash", "-c", HOST, name, name, str(folder), *shared))
+            cluster.holders[name] = holder
+            held.callback(cluster.crash, name)
+            (folder / f"{name}.pid").write_text(str(holder.pid))
+        cluster.set_network(delay_seconds, bits_per_second)
+        pids = [str(holder.pid) for holder in cluster.holders.values()]
+        cluster.carrier = held.enter_context(_started(sys.executable, network.__file__, str(folder), *pids))
+        yield cluster
+
+
+@contextmanager
+def _started(*command: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said that it is ready; it is killed at the end, and also when this process dies."""
+    process = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n", f"{command[0]} did not start"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def reason_for_none() -> str | None:
+    """Why no hosts can be made here, if so."""
+    missing = [name for name in ("unshare", "nsenter", "setpriv", "mount", "hostname") if shutil.which(name) is None]
+    if sys.platform != "linux" or missing:
+        return f"Linux with {', '.join(missing) or 'namespaces'} is needed"
+    if os.geteuid() != 0:
+        return "only root may make namespaces with a network"
+    if not Path("/dev/net/tun").exists():
+        return "there is no /dev/net/tun"
+    done = subprocess.run(["unshare", "-n", "-u", "-i", "-m", "true"], check=False, capture_output=True, text=True)
+    return done.stderr.strip() or "unshare failed" if done.returncode else None

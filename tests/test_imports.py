@@ -31,7 +31,7 @@ ALLOWED = {
     "config.py": {"nn", "optim", "models", "datasets", "errors"},
     "training": {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "__version__"},
+        *{"checkpoints", "faults", "files", "launcher", "__version__"},
     },
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
 }

@@ -7,10 +7,11 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+from distcnn import launcher
 from distcnn.faults.tell import tell
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
-"""``bar`` or ``lines``, where the output itself does not tell (a launcher stands between it and the terminal)."""
+"""``bar`` or ``lines``. Without it: a bar on a terminal, lines under a launcher, for Open MPI's gives its ranks terminals of its own."""
 
 
 class Progress:
@@ -23,7 +24,8 @@ class Progress:
     def start(self, total_steps: int, steps_taken: int = 0) -> None:
         """The next of ``total_steps`` is about to be taken: show the bar, where there is one."""
         self._total_steps = total_steps
-        if os.environ.get(PROGRESS_VARIABLE, "bar" if sys.stdout.isatty() else "lines") == "bar":
+        usual = "bar" if sys.stdout.isatty() and not launcher.needs_mpi(os.environ) else "lines"
+        if os.environ.get(PROGRESS_VARIABLE, usual) == "bar":
             from tqdm import tqdm  # only on a terminal, on root: no rank should read its files for nothing
 
             columns = os.environ.get("COLUMNS", "")

@@ -117,7 +117,10 @@ class Hosts:
 
 @contextmanager
 def hosts(count: int, folder: Path, delay_seconds: float = 0.0, bits_per_second: float = 0.0) -> Iterator[Hosts]:
-    """So many hosts, joined. They share the folder that ``folder``, a new one, lies in, and the project's own. Skips where the system lets nobody make any."""
+    """So many hosts, joined. They share the folder that ``folder``, a new one, lies in, and the project's own.
+
+    Skips, with the reason, where none can be made.
+    """
     why = reason_for_none()
     if why:
         pytest.skip(f"no hosts of our own: {why}")

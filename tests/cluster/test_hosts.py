@@ -73,9 +73,7 @@ def test_a_cut_network_is_noticed_on_both_sides(any_mpi: Launcher, four: Hosts, 
         finally:
             run.kill()
             four.set_network(1e-4)
-        print(
-            f"measured: {any_mpi.name}, network cut, time-out {TIMEOUT} s: told after {noticed:.1f} s, the last rank gone after {seconds:.1f} s"
-        )
+        print(f"measured: {any_mpi.name}, network cut, time-out {TIMEOUT} s: told after {noticed:.1f} s, all gone after {seconds:.1f} s")
         assert "late: rank 2 on host h2" in run.stderr
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Train on hosts that ssh reaches, without a batch system: mpirun over ssh.
+#
+#   ./launch/hosts.sh HOSTFILE [-n RANKS] [flags of distcnn.train]
+#
+# HOSTFILE has a line for each host, "name" or "name ranks" (1 where no number stands; # begins a comment). All hosts must have
+# distcnn, its Python and its MPI at the same place, and see the image set; the run directory is written where rank 0 runs, the first host.
+# Variables, besides those of launch/job.sh: DISTCNN_SSH, what stands in for ssh. DISTCNN_RUN: runs/hosts-<time> unless it is set.
+set -uo pipefail
+script=hosts.sh
+DISTCNN_HOME=${DISTCNN_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
+. "$DISTCNN_HOME/launch/job.sh"
+
+hostfile=${1:-}
+case $hostfile in
+    '' | -*) fail "name a host file first: hosts.sh HOSTFILE [-n RANKS] [flags of distcnn.train]" ;;
+esac
+[ -r "$hostfile" ] || fail "$hostfile: no such host file"
+hostfile=$(cd "$(dirname "$hostfile")" && pwd)/$(basename "$hostfile")
+shift
+ranks=
+if [ "${1:-}" = -n ]; then
+    ranks=${2:-}
+    case $ranks in
+        '' | *[!0-9]* | 0) fail "-n is '$ranks': it must be the number of ranks, at least 1" ;;
+    esac
+    shift 2
+fi
+places=$(sed 's/#.*//' "$hostfile" | awk 'NF { print $1, (NF > 1 ? $2 : 1) }')
+bad=$(awk '$2 !~ /^[1-9][0-9]*$/ { print; exit }' <<<"$places")
+[ -z "$bad" ] || fail "$hostfile: '$bad': write the host's name and how many ranks it takes"
+
+enter_home
+set_mpirun_words <<<"$places"
+DISTCNN_RUN=${DISTCNN_RUN:-runs/hosts-$(date +%Y%m%d-%H%M%S)}
+set_train_flags "$@"
+"${mpirun_words[@]}" "$python" -m distcnn.train "${train_flags[@]}"
+code=$?
+judge_end $code
+case $? in
+    0) exit 0 ;;
+    2) say "to go on: DISTCNN_RUN=$DISTCNN_RUN launch/hosts.sh $hostfile" ;;
+esac
+[ $code -ne 0 ] || code=1
+exit $code

@@ -1,0 +1,87 @@
+# shellcheck shell=bash
+# Sourced by the scripts for clusters: the environment, the launcher's words, the run to begin or to go on with, and what an end means.
+#
+#   DISTCNN_HOME           the folder with distcnn/ and launch/ (default: where the job was submitted)
+#   DISTCNN_SETUP          a file that is sourced first: module load ..., activation (default: .venv in DISTCNN_HOME, if it is there)
+#   DISTCNN_RUN            the run directory: begun where it is not there, resumed where it is
+#   DISTCNN_PYTHON         the Python on all hosts (default: the first python on the PATH)
+#   DISTCNN_BIND           what a rank is bound to: core, none ... in the launcher's own word (default: core)
+#   DISTCNN_MAX_RESTARTS   how often a job may run again by itself (default 20)
+
+say() { printf '%s: %s\n' "${script:-distcnn}" "$*" >&2; }
+fail() { say "error: $*"; exit 2; }
+
+enter_home() {
+    cd "$DISTCNN_HOME" || fail "DISTCNN_HOME is '$DISTCNN_HOME': there is no such folder on $(hostname)"
+    if [ -n "${DISTCNN_SETUP:-}" ]; then
+        [ -r "$DISTCNN_SETUP" ] || fail "DISTCNN_SETUP is '$DISTCNN_SETUP': no such file on $(hostname)"
+        # shellcheck disable=SC1090
+        . "$DISTCNN_SETUP"
+    elif [ -r .venv/bin/activate ]; then
+        # shellcheck disable=SC1091
+        . .venv/bin/activate
+    fi
+    python=${DISTCNN_PYTHON:-$(command -v python || command -v python3)} || fail "there is no python on $(hostname): set DISTCNN_SETUP or DISTCNN_PYTHON"
+    # What distcnn does not set itself: other libraries in the process must not start threads of their own either.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} PYTHONUNBUFFERED=1
+    PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH
+    family=$("$python" launch/mpi_family.py) || fail "$python cannot run: set DISTCNN_PYTHON, or load its module in DISTCNN_SETUP"
+    case $family in
+        none*) fail "no MPI (${family#none: }): load the site's module and pip install '.[mpi]', or pip install '.[mpi,mpich]'; see launch/README.md" ;;
+    esac
+}
+
+# The words of mpirun for "host count" lines on standard input: set in the array mpirun_words.
+set_mpirun_words() {
+    local hosts='' total=0 host count rest mpirun=${DISTCNN_MPIRUN:-mpirun} bind=${DISTCNN_BIND:-core} most=0
+    command -v "$mpirun" >/dev/null || fail "there is no $mpirun on the PATH: load the MPI module in DISTCNN_SETUP, or set DISTCNN_MPIRUN"
+    while read -r host count rest; do
+        [ -n "$host" ] || continue
+        hosts=$hosts${hosts:+,}$host:$count
+        total=$((total + count))
+        [ "$count" -le $most ] || most=$count
+    done
+    [ -n "$hosts" ] || fail "no hosts were named"
+    ranks=${ranks:-$total}
+    if [ "$family" = openmpi ]; then
+        mpirun_words=("$mpirun" -n "$ranks" --host "$hosts" --map-by slot --bind-to "$bind")
+        [ -z "${DISTCNN_SSH:-}" ] || mpirun_words+=(--prtemca plm_ssh_agent "$DISTCNN_SSH")
+        for name in PATH PYTHONPATH LD_LIBRARY_PATH VIRTUAL_ENV OMP_NUM_THREADS PYTHONUNBUFFERED; do
+            [ -z "${!name:-}" ] || mpirun_words+=(-x "$name")
+        done
+    else
+        mpirun_words=("$mpirun" -n "$ranks" -hosts "$hosts" -bind-to "$bind")
+        [ -z "${DISTCNN_SSH:-}" ] || mpirun_words+=(-launcher ssh -launcher-exec "$DISTCNN_SSH")
+    fi
+}
+
+# The flags of distcnn.train for this start, in the array train_flags: those given begin a run; one that is there is gone on with.
+set_train_flags() {
+    if [ -e "$DISTCNN_RUN/config.toml" ]; then
+        train_flags=(--resume "$DISTCNN_RUN")
+        say "going on with $DISTCNN_RUN"
+    else
+        train_flags=(--output "$DISTCNN_RUN" "$@")
+    fi
+}
+
+is_finished() { [ -e "$DISTCNN_RUN/result.json" ]; }
+
+# What the end of the ranks means: 0 the run is over, 1 it cannot go on by itself, 2 it can (stopped, killed, a host lost).
+# A launcher's exit code alone does not tell: Open MPI's mpirun ends with 0 when the daemon of another host has gone.
+judge_end() {
+    local code=$1
+    if [ "$code" -eq 0 ] && is_finished; then
+        return 0
+    fi
+    case $code in
+        1 | 2 | 3)
+            say "ended with code $code: nothing that would pass by itself. The lines above say why; launch/README.md has the remedies"
+            return 1
+            ;;
+        85) say "stopped by a signal with everything saved (code 85)" ;;
+        *) say "ended with code $code before the run was over: a rank or a host was lost, or the job was killed" ;;
+    esac
+    return 2
+}

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Train under PBS (Professional, OpenPBS): begins a run; a job that was stopped or lost a host submits itself again, to go on with it.
+#
+#   qsub launch/pbs.sh                                                       on 2 chunks of 2 ranks
+#   qsub -l select=8:ncpus=32:mpiprocs=32 -v DISTCNN_FLAGS="--num-shards 256" launch/pbs.sh
+#
+# Variables, besides those of launch/job.sh, given with qsub -v:
+#   DISTCNN_FLAGS     flags of distcnn.train, split at blanks (PBS passes a script no arguments)
+#   DISTCNN_RUN       the run directory (default: runs/pbs-<job>; the jobs that go on with it have the same)
+#   DISTCNN_QSUB      the command that submits again (default: qsub; empty: none, say how instead)
+#
+#PBS -N distcnn
+#PBS -l select=2:ncpus=2:mpiprocs=2
+#PBS -l walltime=01:00:00
+#PBS -j oe
+# Not run again by PBS itself: this script does, as it knows whether it helps.
+#PBS -r n
+set -uo pipefail
+script=pbs.sh
+DISTCNN_HOME=${DISTCNN_HOME:-${PBS_O_WORKDIR:?submit this with qsub}}
+. "$DISTCNN_HOME/launch/job.sh" || { echo "$script: error: $DISTCNN_HOME/launch/job.sh is not there: submit from distcnn's folder, or set DISTCNN_HOME" >&2; exit 2; }
+trap '' TERM USR1 # this shell must outlive the signals that the ranks get
+
+enter_home
+DISTCNN_RUN=${DISTCNN_RUN:-runs/pbs-${PBS_JOBID%%.*}}
+restarts=${DISTCNN_RESTARTS:-0}
+ranks=
+# The node file has a line for each rank.
+set_mpirun_words < <(awk 'NF && !($1 in count) { order[++hosts] = $1 } NF { count[$1]++ } END { for (i = 1; i <= hosts; i++) print order[i], count[order[i]] }' "$PBS_NODEFILE")
+# shellcheck disable=SC2086
+set_train_flags ${DISTCNN_FLAGS:-}
+"${mpirun_words[@]}" "$python" -m distcnn.train "${train_flags[@]}"
+code=$?
+judge_end $code
+case $? in
+    0) exit 0 ;;
+    1) exit $code ;;
+esac
+# As many resources as this job has, which the next would not ask for by itself.
+resources=()
+asked=$(qstat -f "${PBS_JOBID:-}" 2>/dev/null | awk '/^\t/ { sub(/^\t/, ""); line = line $0; next } { print line; line = $0 } END { print line }')
+for name in select walltime; do
+    value=$(sed -n "s/^ *Resource_List\.$name = //p" <<<"$asked")
+    [ -z "$value" ] || resources+=(-l "$name=$value")
+done
+again="DISTCNN_RUN=$DISTCNN_RUN,DISTCNN_HOME=$DISTCNN_HOME,DISTCNN_RESTARTS=$((restarts + 1))"
+for name in DISTCNN_SETUP DISTCNN_PYTHON DISTCNN_BIND DISTCNN_MAX_RESTARTS; do
+    [ -z "${!name:-}" ] || again=$again,$name=${!name}
+done
+if [ "$restarts" -ge "${DISTCNN_MAX_RESTARTS:-20}" ]; then
+    say "it ran $((restarts + 1)) times: not again (DISTCNN_MAX_RESTARTS). To go on: qsub -v DISTCNN_RUN=$DISTCNN_RUN launch/pbs.sh"
+elif [ -n "${DISTCNN_QSUB-qsub}" ] && next=$(${DISTCNN_QSUB-qsub} "${resources[@]}" -v "$again" "$DISTCNN_HOME/launch/pbs.sh"); then
+    say "submitted again as $next, to go on with $DISTCNN_RUN"
+else
+    say "to go on: qsub -v DISTCNN_RUN=$DISTCNN_RUN launch/pbs.sh"
+fi
+[ $code -ne 0 ] || code=1
+exit $code

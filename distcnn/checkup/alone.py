@@ -1,0 +1,78 @@
+"""What each process can look at by itself, before MPI is started; and what happens where MPI cannot be."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+
+from distcnn import launcher
+from distcnn.checkup import library, memory, processors, settings, software
+from distcnn.checkup.finding import Finding, Places
+from distcnn.checkup.options import Options
+from distcnn.checkup.section import Everyone, Facts
+from distcnn.checkup.table import Report
+
+SECONDS_FOR_SPEAKER = 3.0
+"""A launcher may end all ranks when the first one leaves: those that do not print the report leave later."""
+SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
+
+SECTIONS = (software.SECTION, settings.SECTION, library.SECTION, processors.SECTION, memory.SECTION)
+"""In the order of the report."""
+HOST = "host"
+
+
+class Verdict:
+    """What this process shall do: print ``report``, where it has one, and end with ``code``.
+
+    ``others_wait``: ranks of other hosts may be waiting for this one in MPI_Init, and a launcher ends them only for a signal.
+    """
+
+    def __init__(self, code: int, report: Report | None, others_wait: bool = False) -> None:
+        self.code, self.report, self.others_wait = code, report, others_wait
+
+
+def look_alone(options: Options) -> Facts:
+    """All sections, in the order that looking needs: load before we make any, mpi4py before h5py, BLAS before its threads."""
+    arguments = {processors.SECTION: (options,)}
+    order = (processors.SECTION, memory.SECTION, library.SECTION, software.SECTION, settings.SECTION)
+    return {HOST: socket.gethostname()} | {each.name: each.seen(*arguments.get(each, ())) for each in order}
+
+
+def places_of(everyone: Everyone) -> Places:
+    """Where those ranks run."""
+    return Places({rank: facts[HOST] for rank, facts in sorted(everyone.items())})
+
+
+def judge_alone(everyone: Everyone) -> list[Finding]:
+    """Of all ranks whose facts are here."""
+    places = places_of(everyone)
+    return [found for each in SECTIONS for found in each.judged(places, {rank: facts[each.name] for rank, facts in everyone.items()})]
+
+
+def why_not(facts: Facts) -> str | None:
+    """None, or why a process that saw this cannot join the others."""
+    return software.why_not(facts[software.SECTION.name]) or library.why_not(facts[library.SECTION.name])
+
+
+def without_world(rank: int, here: Everyone, report: Report) -> Verdict:
+    """Of processes that cannot all start MPI: the lowest rank of the host prints.
+
+    A launcher of another MPI is every host's trouble alike, and rank 0's to tell.
+    """
+    everywhere = all(facts[library.SECTION.name].get("foreign") for facts in here.values())
+    speaks = rank == min(here) and (rank == 0 or not everywhere)
+    declared = [each.world_size for each in launcher.declared(os.environ)]
+    complete = not declared or (None not in declared and len(here) >= max(size or 0 for size in declared))
+    return Verdict(1, report if speaks else None, others_wait=not everywhere and not complete)
+
+
+def wait_for_speaker(verdict: Verdict) -> None:
+    """After printing, or instead of it: leave no rank waiting, and let the speaker's words come through first."""
+    if not launcher.needs_mpi(os.environ):
+        return
+    time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if verdict.report else SECONDS_FOR_SPEAKER)
+    if verdict.others_wait:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)

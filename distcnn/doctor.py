@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import faulthandler
+import io
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from distcnn import launcher
 from distcnn.checkup import alone
+from distcnn.checkup.finding import exit_code
 from distcnn.checkup.guardian import Guardian
-from distcnn.checkup.neighbours import told_by_host
+from distcnn.checkup.neighbours import missing_processes, told_by_host
 from distcnn.checkup.options import Options, make_parser, parse
 from distcnn.checkup.table import Report, wants_colours
 from distcnn.errors import InputError
 from distcnn.faults.early import end_before_start
+from distcnn.training.progress import Progress
 
 NAME = "distcnn.doctor"
 EXIT_INPUT = 2
-SECONDS = 18.0
+SECONDS = 17.0
 """After these the report so far is printed, and all ends."""
 
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if verdict.report:
             say(verdict.report, options)
     alone.wait_for_speaker(verdict)
-    return verdict.code
+    return max(verdict.code, exit_code(verdict.report.findings)) if verdict.report else verdict.code
 
 
 def examine(rank: int, options: Options, guardian: Guardian) -> alone.Verdict:
@@ -51,9 +53,9 @@ def examine(rank: int, options: Options, guardian: Guardian) -> alone.Verdict:
     several = launcher.needs_mpi(os.environ)
     mine = alone.look_alone(options)
     here = told_by_host(rank, mine) if several else {rank: mine}
-    report = Report(alone.judge_alone(here))
+    report = Report([*alone.judge_alone(here), *missing_processes(here, several)])
     guardian.note("starting MPI" if several else "looking", report)
-    if any(alone.why_not(facts) for facts in here.values()):
+    if not alone.can_start(here):
         return alone.without_world(rank, here, report)
     from distcnn.checkup.together import examine_together  # it needs NumPy
 
@@ -64,8 +66,9 @@ def say(report: Report, options: Options) -> None:
     """Write the file, if one is asked for, and print."""
     if options.json:
         report.write(options.json)
-    with suppress(OSError):
-        print(report.text(wants_colours(sys.stdout.fileno(), dict(os.environ))), flush=True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end it all
+    Progress().say(report.text(wants_colours(sys.stdout.isatty(), os.environ)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 
 from distcnn import launcher
 from distcnn.checkup import library, memory, processors, settings, software
-from distcnn.checkup.finding import Finding, Places
+from distcnn.checkup.finding import WARNING, Finding, Places
 from distcnn.checkup.options import Options
 from distcnn.checkup.section import Everyone, Facts
 from distcnn.checkup.table import Report
@@ -21,6 +21,12 @@ SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECTIONS = (software.SECTION, settings.SECTION, library.SECTION, processors.SECTION, memory.SECTION)
 """In the order of the report."""
 HOST = "host"
+NOT_LOOKED_AT = Finding(
+    "doctor",
+    WARNING,
+    "MPI was not started: ranks, clock, output, data, network and sums were not looked at",
+    "mend first what is bad above",
+)
 
 
 class Verdict:
@@ -53,7 +59,17 @@ def judge_alone(everyone: Everyone) -> list[Finding]:
 
 def why_not(facts: Facts) -> str | None:
     """None, or why a process that saw this cannot join the others."""
-    return software.why_not(facts[software.SECTION.name]) or library.why_not(facts[library.SECTION.name])
+    of_library = facts[library.SECTION.name]
+    problem = software.why_not(facts[software.SECTION.name]) or library.why_not(of_library)
+    if problem or not launcher.needs_mpi(os.environ) or library.is_open_mpi(of_library):
+        return problem
+    return memory.why_not(facts[memory.SECTION.name])
+
+
+def can_start(here: Everyone) -> bool:
+    """Whether all these processes can join one world."""
+    families = {library.family(facts[library.SECTION.name].get("library", "")) for facts in here.values()}
+    return len(families) == 1 and not any(why_not(facts) for facts in here.values())
 
 
 def without_world(rank: int, here: Everyone, report: Report) -> Verdict:
@@ -62,6 +78,7 @@ def without_world(rank: int, here: Everyone, report: Report) -> Verdict:
     A launcher of another MPI is every host's trouble alike, and rank 0's to tell.
     """
     everywhere = all(facts[library.SECTION.name].get("foreign") for facts in here.values())
+    report.findings.append(NOT_LOOKED_AT)
     speaks = rank == min(here) and (rank == 0 or not everywhere)
     declared = [each.world_size for each in launcher.declared(os.environ)]
     complete = not declared or (None not in declared and len(here) >= max(size or 0 for size in declared))

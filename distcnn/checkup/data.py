@@ -66,7 +66,6 @@ def bytes_per_second(facts: Facts) -> float:
 
 def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
     """Add to ``seen``, in the order in which things may hang or fail."""
-    from distcnn.datasets import read_info
     from distcnn.errors import InputError
 
     seen["exists"] = os.path.exists(path)  # noqa: PTH110  (Path's raises for a name that is too long)
@@ -75,6 +74,8 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
         before = os.stat(path)  # noqa: PTH116
         seen |= {"bytes_of_file": before.st_size, "age": time.time() - before.st_mtime}
     try:
+        from distcnn.datasets import read_info
+
         info = read_info(path)
         channels, height, width = info.image_shape
         counts = " + ".join(f"{info.examples[split]:,}" for split in ("train", "test"))
@@ -84,6 +85,8 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
         seen |= {"what": f"{path}: {name}{counts} images {channels}x{height}x{width}", "bytes": read, "seconds": seconds}
     except InputError as error:
         seen["problem"] = str(error)
+    except ImportError:  # h5py's own line tells
+        return
     if seen["exists"]:
         after = os.stat(path)  # noqa: PTH116
         seen["changed"] = (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino)
@@ -132,7 +135,7 @@ def _own(facts: Facts) -> Iterator[Finding]:
     path = facts["path"]
     if facts.get("lock") == "held":
         text = f"{path} is locked by another process, which writes it"
-        yield Finding("lock", BAD, f"{text}: distcnn reads without locks, and would read half of it", WAIT)
+        yield Finding("lock", BAD, f"{text}: distcnn reads without locks, and may read what is half written", WAIT)
     if facts.get("problem"):
         remedy = WAIT if "already open for write" in facts["problem"] else "the line says it; where other ranks can read it: " + COPY
         yield Finding("data", BAD, facts["problem"], remedy)

@@ -1,6 +1,7 @@
 """A process beside rank 0 that has the report so far: should rank 0 die or hang (in MPI_Init, in a library), it is printed all the same.
 
-It is forked before any library is there. It knows of its parent's end because the pipe between them closes.
+It is forked before any library is there. It knows of its parent's end because the pipe between them closes, and stays until then: MPI may
+hang in its last call too.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Guardian:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._send({"done": kind is None})
-        self._wait()
+        if kind is not None:
+            self._wait()
 
     def note(self, stage: str, report: Report) -> None:
         """What comes next, and the report so far."""
@@ -86,21 +88,21 @@ class Guardian:
         while True:
             left = self._end - time.monotonic()
             if left <= 0 or not select.select([reader], [], [], left)[0]:
-                self._speak(last, "it did not end in time")
+                if not last.get("done"):
+                    self._speak(last, "it did not end in time")
                 self._end_parent(parent)
                 return
             piece = os.read(reader, 1 << 16)
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 message = json.loads(line)
-                if message.get("done"):
-                    return
                 last |= message
                 if "why" in message:
                     self._speak(last, message["why"])
                     return
             if not piece:
-                self._speak(last, "the process ended, or was ended, while it did this")
+                if not last.get("done"):
+                    self._speak(last, "the process ended, or was ended, while it did this")
                 return
 
     def _speak(self, last: dict[str, Any], why: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,10 @@ OWN_MPIRUN = "use the mpirun of the same environment or module as mpi4py's libra
 def look() -> Facts:
     """Which library mpi4py loads, without starting it; alone, also whose mpirun is found."""
     facts: Facts = {"several": launcher.needs_mpi(os.environ), "started": started()}
+    try:
+        import numpy  # noqa: F401
+    except Exception:  # said elsewhere; our part of mpi4py needs it
+        return facts
     try:
         from distcnn.parallel.mpi import library_name
 
@@ -52,15 +57,20 @@ def why_not(facts: Facts) -> str | None:
     return (facts.get("problem") or facts.get("foreign")) if facts["several"] else None
 
 
+def is_open_mpi(facts: Facts) -> bool:
+    """Whether the library is Open MPI, which starts in places where MPICH dies."""
+    return family(facts.get("library", "")) == "Open MPI"
+
+
 def family(text: str) -> str:
     """The family of MPIs that ``text`` (a version) speaks of; nothing where it is unknown."""
     return next((name for name, words in FAMILIES.items() if any(word in text.lower() for word in words)), "")
 
 
 def started() -> str:
-    """What the launcher says: "4 processes (PMI_SIZE)"."""
+    """What the launcher says: "4 processes, PMI_SIZE"."""
     found = [each for each in launcher.declared(os.environ) if each.several]
-    return f"{found[0].world_size or 'several'} processes ({found[0].variable})" if found else ""
+    return f"{found[0].world_size or 'several'} processes, {found[0].variable}" if found else ""
 
 
 def found_mpirun() -> Facts:
@@ -69,17 +79,26 @@ def found_mpirun() -> Facts:
     if path is None:
         return {"problem": "there is no mpirun in PATH"}
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=SECONDS_FOR_MPIRUN, stdin=subprocess.DEVNULL, errors="replace"
+        process = subprocess.Popen(
+            [path, "--version"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
         )
-    except subprocess.TimeoutExpired:
-        return {"path": path, "problem": f"{path} --version took more than {SECONDS_FOR_MPIRUN:g} s"}
     except OSError as error:
         return {"path": path, "problem": f"{path} cannot be run ({error.strerror})"}
-    text = done.stdout + done.stderr
-    if done.returncode != 0:
+    try:
+        text, _ = process.communicate(timeout=SECONDS_FOR_MPIRUN)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return {"path": path, "problem": f"{path} --version took more than {SECONDS_FOR_MPIRUN:g} s"}
+    if process.returncode != 0:
         first = next(iter(text.strip().splitlines()), "without a word")
-        return {"path": path, "problem": f"{path} --version ended with code {done.returncode} ({first})"}
+        return {"path": path, "problem": f"{path} --version ended with code {process.returncode} ({first})"}
     return {"path": path, "family": family(text)}
 
 
@@ -88,27 +107,27 @@ def _own(facts: Facts) -> list[Finding]:
     found = []
     if "problem" in facts:
         found.append(_without_library(facts))
-    elif too_old("mpi4py", facts["mpi4py"]):
+    elif too_old("mpi4py", facts.get("mpi4py", "")):
         least = ".".join(map(str, LEAST["mpi4py"]))
         found.append(Finding("mpi", BAD, f"mpi4py {facts['mpi4py']} is too old: distcnn needs {least} or newer", GET_MPI))
     if facts.get("foreign"):
         text = f"the launcher is Open MPI's (it started {facts['started']}), but mpi4py loaded {facts['library']}: MPI cannot start"
         found.append(Finding("launcher", BAD, text, launcher.REMEDY))
-    elif "mpirun" in facts:
+    elif "mpirun" in facts and "library" in facts:
         found.append(_mpirun_in_path(facts))
     return found
 
 
 def _without_library(facts: Facts) -> Finding:
     if facts["several"]:
-        text = f"the launcher started {facts['started'] or 'processes'}, but mpi4py cannot be used: {facts['problem']}"
+        text = f"the launcher started {facts['started'].partition(',')[0] or 'processes'}, but mpi4py cannot be used: {facts['problem']}"
         return Finding("mpi", BAD, text, GET_MPI)
     return Finding("mpi", WARNING, f"one process needs none, but several would not start: {facts['problem']}", GET_MPI)
 
 
 def _mpirun_in_path(facts: Facts) -> Finding:
     """Whether the mpirun that one would type belongs to the library."""
-    mpirun, library = facts["mpirun"], facts.get("library", "")
+    mpirun, library = facts["mpirun"], facts["library"]
     beside = Path(sys.prefix) / "bin" / "mpirun"
     remedy = OWN_MPIRUN + (f": {beside} is one (activate the environment)" if beside.exists() else "")
     if "problem" in mpirun:
@@ -117,8 +136,6 @@ def _mpirun_in_path(facts: Facts) -> Finding:
             text = "no mpirun in PATH, but srun: give it the plugin (--mpi=pmi2 for MPICH, --mpi=pmix for Open MPI)"
             return Finding("launcher", GOOD, text)
         return Finding("launcher", WARNING, mpirun["problem"], remedy)
-    if not library:
-        return Finding("launcher", WARNING, f"{mpirun['path']} is there, but mpi4py is not", GET_MPI)
     if not mpirun["family"] or not family(library):
         return Finding("launcher", GOOD, f"{mpirun['path']}: not known whether it is of {library}; mpirun -n 2 with this command tells")
     if mpirun["family"] != family(library):

@@ -18,12 +18,12 @@ SHARED = Path("/dev/shm")
 LEAST_SHARED_BYTES, SHARED_BYTES_A_RANK, AMPLE_SHARED_BYTES = 18 * MIB, 17 * MIB, 64 * MIB
 """MPICH was seen to die in MPI_Init with 16 MiB, and to take 4 for 4 ranks and more as it goes; Open MPI takes 16 MiB for each rank."""
 LEFT_BEHIND = ("mpich_shm_", "sm_segment.", "ucx_shm_", "vader_segment.", "psm3_shm", "psm2_shm")
-LEAST_FILES, AMPLE_FILES, FILES_A_RANK = 64, 256, 2
+LEAST_FILES_TO_START, LEAST_FILES, AMPLE_FILES, FILES_A_RANK = 40, 64, 256, 2
 LEAST_ADDRESSES = 4096 * MIB
 LEAST_STACK = MIB
 LEAST_PROCESSES = 64
 LEAST_CPU_SECONDS = 24 * 3600
-LEAST_FILE_BYTES = 64 * MIB
+LEAST_FILE_BYTES, LEAST_FILE_BYTES_TO_START = 64 * MIB, 16 * MIB
 
 RAISE = "raise it in the job script (ulimit), or ask the site: launchers pass on the limits of the shell or of Slurm's daemon"
 
@@ -47,6 +47,16 @@ def judge(places: Places, everyone: Everyone) -> list[Finding]:
             of_hosts[rank] = [*_memory(everyone[rank], len(ranks)), *_shared(everyone[rank], len(ranks))]
     of_ranks = {rank: list(_limits(facts, len(places.hosts))) for rank, facts in everyone.items()}
     return [*gathered(places, of_hosts, of_hosts=True), *gathered(places, of_ranks)]
+
+
+def why_not(facts: Facts) -> str | None:
+    """None, or why MPI would die, or end this process, as it starts: so were MPICH 5 and its UCX seen to do."""
+    shared, limits = facts.get("shared") or {}, facts.get("limits", {})
+    if "problem" in shared or shared.get("free", LEAST_SHARED_BYTES) < LEAST_SHARED_BYTES:
+        return f"{SHARED} is too small"
+    least = {"NOFILE": LEAST_FILES_TO_START, "FSIZE": LEAST_FILE_BYTES_TO_START}
+    low = [name for name, value in least.items() if limits.get(name) is not None and limits[name] < value]
+    return f"limits are too low: {', '.join(low)}" if low else None
 
 
 def _memory(facts: Facts, ranks: int) -> Iterator[Finding]:
@@ -112,7 +122,7 @@ def _limits(facts: Facts, world_size: int) -> Iterator[Finding]:
         found.append(Finding("limits", WARNING, text, RAISE))
     if below("FSIZE", LEAST_FILE_BYTES):
         text = f"files end at {_size(limits['FSIZE'])} (ulimit -f): checkpoints may not fit"
-        found.append(Finding("limits", BAD if below("FSIZE", 16 * MIB) else WARNING, text, RAISE))
+        found.append(Finding("limits", BAD if below("FSIZE", LEAST_FILE_BYTES_TO_START) else WARNING, text, RAISE))
     if below("CPU", LEAST_CPU_SECONDS):
         text = f"the system ends each rank after {limits['CPU']} s of computing (ulimit -t)"
         found.append(Finding("limits", WARNING, text, f"login nodes do that: train in a job; or {RAISE}"))

@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from distcnn import launcher
-from distcnn.checkup.section import Facts
+from distcnn.checkup.finding import WARNING, Finding, count, runs
+from distcnn.checkup.section import Everyone, Facts
 
 QUIET_SECONDS = 2.0
 """The listener stops listening when nobody has come for so long."""
@@ -46,6 +47,15 @@ def processes_here() -> int | None:
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0) or None
+
+
+def missing_processes(here: Everyone, several: bool) -> list[Finding]:
+    """One, when not all came that the launcher says it started on this host."""
+    expected = next((int(os.environ[name]) for name in LOCAL_SIZES if os.environ.get(name, "").isdigit()), 0)
+    if not several or len(here) >= expected:
+        return []
+    text = f"of {expected} processes on this host only {count(len(here), 'rank')} could be heard: {runs(here)}"
+    return [Finding("ranks", WARNING, text, "those that are missing are slow to start, stopped or dead: standard error may tell")]
 
 
 def launching_process() -> int:

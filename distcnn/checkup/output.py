@@ -20,7 +20,7 @@ from distcnn.checkup.section import Everyone, Facts, Section, bounded
 DEFAULT = "runs"
 SECONDS = 5.0
 SLOW_SECONDS = 1.0
-SAMPLE_BYTES = 16 * 2**20
+SAMPLE_BYTES, PIECE_BYTES = 16 * 2**20, 2**20
 """What a short run of the default network leaves: weights, metrics and a few checkpoints of 3.5 MB."""
 LITTLE_BYTES = 256 * 2**20
 CLOCK_SECONDS = 10.0
@@ -76,7 +76,8 @@ def _write(path: Path, seen: Facts, left: ExitStack) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             seen["no_locks"] = error.strerror
-        file.write(bytes(SAMPLE_BYTES))
+        for _ in range(SAMPLE_BYTES // PIECE_BYTES):
+            file.write(bytes(PIECE_BYTES))
         file.flush()
         os.fsync(file.fileno())
     renamed = name.with_suffix(".renamed")
@@ -142,8 +143,8 @@ def _tried_temporary() -> Facts:
             file.flush()
     except OSError as error:
         return {"problem": error.strerror or str(error)}
-    wanted = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "")
-    return {"folder": folder, "unused": wanted if wanted and Path(wanted).resolve() != Path(folder).resolve() else ""}
+    wanted = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")
+    return {"folder": folder, "unused": wanted if Path(wanted).resolve() != Path(folder).resolve() else ""}
 
 
 def _temporary(temporary: Facts) -> list[Finding]:
@@ -151,7 +152,7 @@ def _temporary(temporary: Facts) -> list[Finding]:
     if "problem" in temporary:
         return [Finding("temporary", BAD, f"no temporary folder can be written: {temporary['problem']}", remedy)]
     if temporary["unused"]:
-        text = f"TMPDIR is {temporary['unused']}, which cannot be written ({temporary['folder']} can)"
+        text = f"{temporary['unused']} cannot be written, as a temporary folder ({temporary['folder']} can)"
         return [Finding("temporary", WARNING, text, remedy)]
     return [Finding("temporary", GOOD, f"{temporary['folder']} can be written")]
 

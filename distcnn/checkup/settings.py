@@ -45,7 +45,7 @@ def _nothing() -> Finding:
 def _threads(places: Places, everyone: Everyone) -> Finding:
     """distcnn gives BLAS one thread, whatever the environment says; where it cannot, the environment must."""
     asked = sorted({each for facts in everyone.values() for name in OF_THREADS if (each := facts["set"].get(name, "1")) != "1"})
-    unlimited = [rank for rank, facts in everyone.items() if not facts.get("threads") or max(facts["threads"]) > 1]
+    unlimited = [rank for rank, facts in everyone.items() if "threads" in facts and max(facts["threads"], default=2) > 1]
     if unlimited:
         text = f"distcnn cannot set the number of BLAS threads {places.of(unlimited)}".rstrip()
         remedy = "set OMP_NUM_THREADS=1 and your BLAS's own variable in the job script: more threads give other bits, and share cores"

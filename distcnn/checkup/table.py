@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distcnn import launcher
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding
 from distcnn.files import write_atomically
 
 KIND = "distcnn.doctor"
-STATE_WIDTH, NAME_WIDTH = 9, 13
+STATE_WIDTH, NAME_WIDTH = 9, 15
 COLOURS = {GOOD: "32", WARNING: "33", BAD: "31;1"}
 
 
@@ -55,9 +55,9 @@ def counted(findings: Iterable[Finding]) -> str:
     return f"{states.count(GOOD)} good, {warnings} {'warning' if warnings == 1 else 'warnings'}, {states.count(BAD)} bad"
 
 
-def wants_colours(stream: int, environment: dict[str, str]) -> bool:
-    """Only on a terminal."""
-    return os.isatty(stream) and "NO_COLOR" not in environment and environment.get("TERM") != "dumb"
+def wants_colours(terminal: bool, environment: Mapping[str, str]) -> bool:
+    """Only on a terminal. Under a launcher none: Open MPI's gives its ranks one, wherever the output goes."""
+    return terminal and not launcher.declared(environment) and "NO_COLOR" not in environment and environment.get("TERM") != "dumb"
 
 
 def _lines(finding: Finding, colours: bool) -> list[str]:

@@ -53,7 +53,7 @@ def examine(rank: int, options: Options, guardian: Guardian) -> alone.Verdict:
     several = launcher.needs_mpi(os.environ)
     mine = alone.look_alone(options)
     here = told_by_host(rank, mine) if several else {rank: mine}
-    report = Report([*alone.judge_alone(here), *missing_processes(here, several)])
+    report = Report([*alone.judge_alone(alone.places_of(here, alone.declared_size()), here), *missing_processes(here, several)])
     guardian.note("starting MPI" if several else "looking", report)
     if not alone.can_start(here):
         return alone.without_world(rank, here, report)

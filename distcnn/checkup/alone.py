@@ -17,6 +17,8 @@ from distcnn.checkup.table import Report
 SECONDS_FOR_SPEAKER = 3.0
 """A launcher may end all ranks when the first one leaves: those that do not print the report leave later."""
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
+SECONDS_FOR_RANK_0 = 2.0
+"""Of several hosts where MPI cannot be started, rank 0's speaks first: most launchers end the others then."""
 
 SECTIONS = (software.SECTION, settings.SECTION, library.SECTION, processors.SECTION, memory.SECTION)
 """In the order of the report."""
@@ -46,14 +48,19 @@ def look_alone(options: Options) -> Facts:
     return {HOST: socket.gethostname()} | {each.name: each.seen(*arguments.get(each, ())) for each in order}
 
 
-def places_of(everyone: Everyone) -> Places:
-    """Where those ranks run."""
-    return Places({rank: facts[HOST] for rank, facts in sorted(everyone.items())})
+def places_of(everyone: Everyone, world_size: int) -> Places:
+    """Where those ranks run, of so many."""
+    return Places({rank: facts[HOST] for rank, facts in sorted(everyone.items())}, world_size)
 
 
-def judge_alone(everyone: Everyone) -> list[Finding]:
+def declared_size() -> int:
+    """How many processes the launcher started; 0 where it does not tell. Slurm counts other things where another launcher is inside it."""
+    sizes = [each.world_size or 0 for each in launcher.declared(os.environ)]
+    return sizes[0] if sizes else 0
+
+
+def judge_alone(places: Places, everyone: Everyone) -> list[Finding]:
     """Of all ranks whose facts are here."""
-    places = places_of(everyone)
     return [found for each in SECTIONS for found in each.judged(places, {rank: facts[each.name] for rank, facts in everyone.items()})]
 
 
@@ -80,8 +87,9 @@ def without_world(rank: int, here: Everyone, report: Report) -> Verdict:
     everywhere = all(facts[library.SECTION.name].get("foreign") for facts in here.values())
     report.findings.append(NOT_LOOKED_AT)
     speaks = rank == min(here) and (rank == 0 or not everywhere)
-    declared = [each.world_size for each in launcher.declared(os.environ)]
-    complete = not declared or (None not in declared and len(here) >= max(size or 0 for size in declared))
+    complete = not launcher.needs_mpi(os.environ) or 0 < declared_size() <= len(here)
+    if speaks and rank:
+        time.sleep(SECONDS_FOR_RANK_0)
     return Verdict(1, report if speaks else None, others_wait=not everywhere and not complete)
 
 

@@ -24,6 +24,13 @@ class Places:
     """Where the ranks run of which we know: all, or, before MPI is up, those of one host."""
 
     hosts: Mapping[int, str]
+    world_size: int = 0
+    """How many ranks there are, where that is more than we know of."""
+
+    @property
+    def whole(self) -> int:
+        """How many ranks there are."""
+        return max(self.world_size, len(self.hosts))
 
     @property
     def ranks_of_host(self) -> dict[str, list[int]]:
@@ -36,9 +43,9 @@ class Places:
     def of(self, ranks: Iterable[int]) -> str:
         """These ranks in words: "on ranks 2-3 (host b)"; nothing where there is only one."""
         those = sorted(ranks)
-        if len(self.hosts) <= 1:
+        if self.whole <= 1:
             return ""
-        if len(those) == len(self.hosts):
+        if len(those) == self.whole:
             return "on all ranks"
         hosts = list(dict.fromkeys(self.hosts[rank] for rank in those))
         names = f"host {hosts[0]}" if len(hosts) == 1 else f"hosts {', '.join(hosts)}"

@@ -14,7 +14,7 @@ SIZES = (8, 1024, 65_536, GRADIENT_BYTES, 16 * 2**20)
 SECONDS = 1.5
 
 SLOW_SECONDS = 1e-3
-"""A latency beyond this, for each doubling of hosts, is no network's: shared memory needs microseconds, Ethernet tenths of a millisecond."""
+"""A latency beyond this, for each doubling of hosts, is no network's: shared memory takes 1e-5, Ethernet 1e-4."""
 SLOW_BYTES_PER_SECOND = 50e6
 """1 Gbit/s Ethernet sums about 110 MB in a second."""
 
@@ -49,8 +49,8 @@ def judge(places: Places, everyone: Everyone) -> list[Finding]:
     text = f"an allreduce of 8 bytes takes {latency * 1e3:.3f} ms{of_gradient}"
     found = [_line("latency", text, "too long", latency > slow, remedy), _bandwidth(rows, remedy)]
     if hosts == 1 and not all(facts["shared"] for facts in everyone.values()):
-        text = "ranks of one host cannot see each other's memory: gradients go through MPI, which is slower"
-        remedy = "let them run in one container, as one user, with /proc mounted in the usual way"
+        text = "they go through MPI, which is slower: ranks of one host cannot see each other's memory, or MPI takes them for strangers"
+        remedy = "let them run in one container, as one user, with /proc mounted in the usual way, and under MPI's own mpirun"
         found.append(Finding("gradients", WARNING, text, remedy))
     return found
 

@@ -70,9 +70,9 @@ def _examine(communicator: Communicator, mine: Facts, options: Options, guardian
     }
     report = Report()
     everyone = dict(enumerate(communicator.allgather(mine)))
-    places = places_of(everyone)
+    places = places_of(everyone, communicator.world_size)
     if communicator.rank == 0:
-        report.findings += judge_alone(everyone)
+        report.findings += judge_alone(places, everyone)
     for section, arguments in sections.items():
         pulse.beat(Activity.MEASURING)
         guardian.note(f"looking at {section.name}", report)

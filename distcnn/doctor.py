@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verdict = examine(rank, options, guardian)
         if verdict.report:
             say(verdict.report, options)
-    alone.wait_for_speaker(verdict)
+    verdict.leave()
     return max(verdict.code, exit_code(verdict.report.findings)) if verdict.report else verdict.code
 
 

@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from distcnn import launcher
 from distcnn.checkup import library, memory, processors, settings, software
@@ -14,7 +16,7 @@ from distcnn.checkup.options import Options
 from distcnn.checkup.section import Everyone, Facts
 from distcnn.checkup.table import Report
 
-SECONDS_FOR_SPEAKER = 3.0
+SECONDS_FOR_SPEAKER = 2.0
 """A launcher may end all ranks when the first one leaves: those that do not print the report leave later."""
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECONDS_FOR_RANK_0 = 2.0
@@ -31,14 +33,13 @@ NOT_LOOKED_AT = Finding(
 )
 
 
+@dataclass(frozen=True)
 class Verdict:
-    """What this process shall do: print ``report``, where it has one, and end with ``code``.
+    """What this process shall do: print ``report``, where it has one, ``leave``, and end with ``code``."""
 
-    ``others_wait``: ranks of other hosts may be waiting for this one in MPI_Init, and a launcher ends them only for a signal.
-    """
-
-    def __init__(self, code: int, report: Report | None, others_wait: bool = False) -> None:
-        self.code, self.report, self.others_wait = code, report, others_wait
+    code: int
+    report: Report | None
+    leave: Callable[[], None]
 
 
 def look_alone(options: Options) -> Facts:
@@ -85,19 +86,25 @@ def without_world(rank: int, here: Everyone, report: Report) -> Verdict:
     A launcher of another MPI is every host's trouble alike, and rank 0's to tell.
     """
     everywhere = all(facts[library.SECTION.name].get("foreign") for facts in here.values())
-    report.findings.append(NOT_LOOKED_AT)
-    speaks = rank == min(here) and (rank == 0 or not everywhere)
     complete = not launcher.needs_mpi(os.environ) or 0 < declared_size() <= len(here)
+    speaks = rank == min(here) and (rank == 0 or not everywhere)
     if speaks and rank:
         time.sleep(SECONDS_FOR_RANK_0)
-    return Verdict(1, report if speaks else None, others_wait=not everywhere and not complete)
+    report.findings.append(NOT_LOOKED_AT)
+    return apart(speaks, report, others_wait=not everywhere and not complete)
 
 
-def wait_for_speaker(verdict: Verdict) -> None:
-    """After printing, or instead of it: leave no rank waiting, and let the speaker's words come through first."""
-    if not launcher.needs_mpi(os.environ):
-        return
-    time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if verdict.report else SECONDS_FOR_SPEAKER)
-    if verdict.others_wait:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTERM)
+def apart(speaks: bool, report: Report, others_wait: bool = False) -> Verdict:
+    """Of processes that found no world: one speaks, the others leave after it.
+
+    ``others_wait``: ranks of other hosts may be waiting for this one in MPI_Init, and a launcher ends them only for a signal.
+    """
+
+    def leave() -> None:
+        if launcher.needs_mpi(os.environ):
+            time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if speaks else SECONDS_FOR_SPEAKER)
+        if others_wait:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return Verdict(1, report if speaks else None, leave)

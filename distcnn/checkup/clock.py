@@ -23,7 +23,6 @@ SET_CLOCK = "have the hosts' clocks set (chrony, ntp): ask the site. Logins, cre
 
 def look(communicator: Any) -> Facts:
     """Rounds of (rank 0's time before, all ranks' times, rank 0's time after), as this rank sees them; how its clocks go."""
-    going = _going()
     communicator.barrier()
     rounds = []
     for _ in range(ROUNDS):
@@ -32,7 +31,7 @@ def look(communicator: Any) -> Facts:
         times = communicator.allgather(time.time())
         rounds.append([before, times, time.time()])
     newest = max(each.stat().st_mtime for each in source_files())
-    return going | {"rounds": rounds if communicator.rank == 0 else [], "newest": newest}
+    return _going() | {"rounds": rounds if communicator.rank == 0 else [], "newest": newest}
 
 
 def judge(places: Places, everyone: Everyone) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,8 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
         seen["chunk_bytes"] = info.chunk_examples["train"] * info.image_bytes
         read, seconds = read_sample(info, rank, world_size)
         seen |= {"what": f"{path}: {name}{counts} images {channels}x{height}x{width}", "bytes": read, "seconds": seconds}
+        if rank == 0 and info.sha256 and sum(info.examples.values()) * info.image_bytes <= SAMPLE_BYTES:
+            seen["as_written"] = content_sha256(info) == info.sha256
     except InputError as error:
         seen["problem"] = str(error)
     except ImportError:  # h5py's own line tells
@@ -113,6 +116,17 @@ def read_sample(info: DatasetInfo, rank: int, world_size: int) -> tuple[int, flo
     return read, time.perf_counter() - start
 
 
+def content_sha256(info: DatasetInfo) -> str:
+    """Of all that is in the file, as its attribute of that name has it (data/README.md)."""
+    from distcnn.datasets.hdf5 import SPLITS, read_examples
+
+    digests = []
+    for split in SPLITS:
+        images, labels = read_examples(info, split, range(info.examples[split]))
+        digests += [hashlib.sha256(each.tobytes()).digest() for each in (images, labels.astype("<i8"))]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
 def lock_state(path: str) -> str:
     """ "free", "held" by another process that writes, or why there are no locks here. Both kinds of locks are tried, and given back."""
     ways: tuple[Callable[[int, int], None], ...] = (fcntl.flock, fcntl.lockf)
@@ -139,6 +153,9 @@ def _own(facts: Facts) -> Iterator[Finding]:
     if facts.get("problem"):
         remedy = WAIT if "already open for write" in facts["problem"] else "the line says it; where other ranks can read it: " + COPY
         yield Finding("data", BAD, facts["problem"], remedy)
+    if facts.get("as_written") is False:
+        text = f"{path}: images or labels are not those that its attribute sha256 tells of: some byte has changed"
+        yield Finding("data", BAD, text, "prepare it again, or copy it again from where it is whole")
     if facts.get("changed"):
         yield Finding("data", BAD, f"{path} was changed while it was read", WAIT)
     elif facts.get("age", 0) < -60:

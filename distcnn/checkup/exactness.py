@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, compared, gathered
-from distcnn.checkup.section import Everyone, Facts, Section, root_cause
+from distcnn.checkup.section import Everyone, Facts, Section, tried
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,21 +31,13 @@ BROKEN = "memory, processor or network change bits: leave the host out and tell 
 
 def look(communicator: Any) -> Facts:
     """Hashes of what this rank computes, and of the sum of all ranks; on root also of the sum that it made alone."""
-    import numpy as np
-
     from distcnn.parallel import SerialCommunicator
     from distcnn.parallel.reduction import ExactReduction
 
-    facts: Facts = {}
-    terms = np.zeros(TERMS, np.float32)
-    try:  # whatever fails here, the sum below needs this rank
-        facts |= _arithmetic()
-        terms = terms_of(communicator.rank)
-    except Exception as error:
-        facts["problem"] = root_cause(error)
+    facts = tried(_arithmetic)  # whatever fails there, the sum below needs this rank
     ranks = communicator.world_size
     reduction = ExactReduction(TERMS, ranks, LIMIT)
-    reduction.add(terms)
+    reduction.add(terms_of(communicator.rank))
     facts["sum"] = sha256(reduction.allreduce(communicator))
     if communicator.rank == 0:
         alone = ExactReduction(TERMS, ranks, LIMIT)

@@ -32,11 +32,11 @@ def told_by_host(rank: int, mine: Facts) -> dict[int, Facts]:
         return alone
     name = f"\0distcnn-doctor-{os.getuid()}-{launching_process()}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(name)
-    except OSError:
-        return _ask(name, rank, mine) or alone
     with listener:
+        try:
+            listener.bind(name)
+        except OSError:
+            return _ask(name, rank, mine) or alone
         listener.listen(1024)
         return _listen(listener, alone, expected)
 

@@ -15,7 +15,7 @@ from typing import Any
 from distcnn.checkup.file_systems import file_system, nearest_folder
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, gathered
 from distcnn.checkup.options import Options
-from distcnn.checkup.section import Everyone, Facts, Section, bounded
+from distcnn.checkup.section import Everyone, Facts, Section, bounded, tried
 
 DEFAULT = "runs"
 SECONDS = 5.0
@@ -30,9 +30,12 @@ ANOTHER = "name a folder with --output that rank 0's host can write (its permiss
 
 
 def look(communicator: Any, options: Options) -> Facts:
-    """Root writes; all look for what it wrote; root removes it. Every rank tries its temporary folder."""
+    """Root writes; all look for what it wrote; root removes it. Every rank tries its temporary folder.
+
+    Nothing may be raised here before the last collective call.
+    """
     path = Path(options.output or DEFAULT)
-    facts: Facts = {"temporary": _tried_temporary()}
+    facts: Facts = {"temporary": tried(_temporary_folder)}
     left = ExitStack()
     written: Facts = {}
     if communicator.rank == 0:
@@ -135,14 +138,11 @@ def _who_sees(places: Places, everyone: Everyone) -> str:
     )
 
 
-def _tried_temporary() -> Facts:
-    try:
-        folder = tempfile.gettempdir()
-        with tempfile.TemporaryFile() as file:
-            file.write(bytes(4096))
-            file.flush()
-    except OSError as error:
-        return {"problem": error.strerror or str(error)}
+def _temporary_folder() -> Facts:
+    folder = tempfile.gettempdir()
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(4096))
+        file.flush()
     wanted = next((os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp")
     return {"folder": folder, "unused": wanted if Path(wanted).resolve() != Path(folder).resolve() else ""}
 

@@ -48,6 +48,14 @@ class Section:
         return Finding(self.name, BAD, f"the check itself failed: {problem}", remedy)
 
 
+def tried(work: Callable[[], Facts]) -> Facts:
+    """What ``work`` finds; where it cannot, the ``problem``. For looks that other ranks wait for."""
+    try:
+        return work()
+    except Exception as error:
+        return {"problem": root_cause(error)}
+
+
 def root_cause(error: BaseException) -> str:
     """What began it, in one line: libraries wrap the reason of a failed import in advice."""
     while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import distcnn
 from distcnn import launcher
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, compared, gathered
-from distcnn.checkup.section import Everyone, Facts, Section, root_cause
+from distcnn.checkup.section import Everyone, Facts, Section, tried
 
 LEAST_PYTHON = (3, 11)
 LEAST = {"numpy": (2, 0), "h5py": (3, 9), "threadpoolctl": (3, 2), "mpi4py": (4, 0)}
@@ -40,7 +40,7 @@ def look() -> Facts:
     }
     if launcher.declared_rank(os.environ) == 0:
         facts["modules"] |= {name: _version(name) for name in OF_ROOT}
-    return facts | {"blas": _tried(_blas), "hdf5": _tried(_hdf5), "flags": _tried(_flags)}
+    return facts | {"blas": tried(_blas), "hdf5": tried(_hdf5), "flags": tried(_flags)}
 
 
 def judge(places: Places, everyone: Everyone) -> list[Finding]:
@@ -134,7 +134,7 @@ def processor() -> str:
 
 
 def _version(name: str) -> Facts:
-    return _tried(lambda: {"version": (version := str(getattr(importlib.import_module(name), "__version__", ""))), "is": version})
+    return tried(lambda: {"version": (version := str(getattr(importlib.import_module(name), "__version__", ""))), "is": version})
 
 
 def _blas() -> Facts:
@@ -155,14 +155,6 @@ def _flags() -> Facts:
     from distcnn.training.fingerprint import cpu_flags
 
     return {"is": " ".join(cpu_flags())}
-
-
-def _tried(work: Callable[[], Facts]) -> Facts:
-    """What ``work`` finds; where it cannot, the problem."""
-    try:
-        return work()
-    except Exception as error:
-        return {"problem": root_cause(error)}
 
 
 SECTION = Section("software", look, judge)

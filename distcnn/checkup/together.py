@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from distcnn import launcher
 from distcnn.checkup import clock, data, exactness, network, output, world
-from distcnn.checkup.alone import NOT_LOOKED_AT, Verdict, judge_alone, places_of
+from distcnn.checkup.alone import NOT_LOOKED_AT, Verdict, apart, judge_alone, places_of
 from distcnn.checkup.finding import BAD, Finding, Places, exit_code
 from distcnn.checkup.guardian import Guardian
 from distcnn.checkup.options import Options
@@ -45,13 +45,13 @@ def examine_together(mine: Facts, report: Report, options: Options, guardian: Gu
     except InputError as error:  # a world of one where several were started: the same on every rank, so rank 0 tells it
         text = str(error).removesuffix(f": {launcher.REMEDY}")
         report.findings += [Finding("launcher", BAD, text, launcher.REMEDY), NOT_LOOKED_AT]
-        return Verdict(1, report if launcher.declared_rank(os.environ) == 0 else None)
+        return apart(launcher.declared_rank(os.environ) == 0, report)
     threading.excepthook = lambda arguments: _fail(communicator, arguments.exc_value or arguments.exc_type())
     try:
         with Watchdog(NAME, communicator, STALL_SECONDS):
             found = _examine(communicator, mine, options, guardian)
             code = communicator.broadcast(exit_code(found.findings))
-        return Verdict(code, found if communicator.rank == 0 else None)
+        return Verdict(code, found if communicator.rank == 0 else None, leave=communicator.barrier)
     except BaseException as error:
         _fail(communicator, error)
     finally:

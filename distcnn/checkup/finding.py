@@ -92,7 +92,7 @@ def gathered(places: Places, findings: Mapping[int, Iterable[Finding]], of_hosts
             ranks_of.setdefault(finding, []).append(rank)
     names = list(dict.fromkeys(finding.name for finding in ranks_of))
     ordered = sorted(ranks_of.items(), key=lambda item: names.index(item[0].name))
-    return [replace(finding, text=f"{finding.text} {where(ranks)}".rstrip()) for finding, ranks in ordered]
+    return [replace(finding, text=f"{finding.text}, {where(ranks)}".removesuffix(", ")) for finding, ranks in ordered]
 
 
 def compared(places: Places, name: str, values: Mapping[int, str], why: str, remedy: str, state: str = BAD) -> Finding:

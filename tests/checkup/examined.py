@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tests.conftest import Launcher
+from tests.conftest import Launcher, write_image_set
 
 DOCTOR = ("-m", "distcnn.doctor")
 STATES = ("good", "warning", "bad")
@@ -55,9 +61,22 @@ def read(done: Any) -> Examined:
     return Examined(done.returncode, lines, counts, f"{done.stdout}\n{done.stderr}")
 
 
+@functools.cache
+def small_data() -> tuple[str, str]:
+    """Flags that name a small image set."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return ("--data", str(write_image_set(Path(folder) / "set.h5")))
+
+
+def with_data(flags: Sequence[str]) -> list[str]:
+    """``flags``, and a small image set where they name none."""
+    return [*flags] if "--data" in flags else [*small_data(), *flags]
+
+
 def doctor(launcher: Launcher, ranks: int = 1, *flags: str, **environment: str) -> Examined:
     """Run it."""
-    return read(launcher.run(ranks, *DOCTOR, *flags, **environment))
+    return read(launcher.run(ranks, *DOCTOR, *with_data(flags), **environment))
 
 
 def doctor_but(launcher: Launcher, ranks: int, rank: int, shell: str, *flags: str) -> Examined:
@@ -67,5 +86,5 @@ def doctor_but(launcher: Launcher, ranks: int, rank: int, shell: str, *flags: st
 
 def in_shell(launcher: Launcher, ranks: int, shell: str, *flags: str) -> Examined:
     """Run it, with a line of shell before it on every rank, in which $python may be changed."""
-    script = f"python={launcher.python}; {shell}; exec $python -m distcnn.doctor {' '.join(flags)}"
+    script = f"python={launcher.python}; {shell}; exec $python -m distcnn.doctor {' '.join(with_data(flags))}"
     return read(Launcher("a shell", "sh", launcher.mpirun).run(ranks, "-c", script))

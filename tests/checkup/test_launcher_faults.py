@@ -79,7 +79,7 @@ def test_a_broken_module_on_one_rank(mpirun: Launcher, tmp_path: Path, module: s
     seen = doctor_but(mpirun, 2, 1, broken(tmp_path, module))
     seen.only_bad(*names)
     for name in names:
-        assert f"ImportError: {module} is broken on purpose on rank 1 (host" in seen.of(name, "bad")
+        assert f"ImportError: {module} is broken on purpose, on rank 1 (host" in seen.of(name, "bad")
     assert "ranks may load other software" in seen.of("environment", "warning")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkup.examined import DOCTOR, Examined, doctor, in_shell, read
+from tests.checkup.examined import DOCTOR, Examined, doctor, in_shell, read, small_data
 from tests.conftest import ROOT, Launcher, clean_environment, openmpi_launcher
 
 
@@ -87,7 +87,7 @@ def test_a_container_with_little_time_and_memory(serial: Launcher, tmp_path: Pat
 
 def test_limits(serial: Launcher) -> None:
     limits = "ulimit -n 128; ulimit -t 600; ulimit -v 3000000; ulimit -s 512"
-    command = ["sh", "-c", f'{limits}; exec "$@"', "sh", serial.python, *DOCTOR]
+    command = ["sh", "-c", f'{limits}; exec "$@"', "sh", serial.python, *DOCTOR, *small_data()]
     seen = read(subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=clean_environment()))
     seen.only_bad()
     for says in ("only 128 open files", "ends each rank after 600 s", "of addresses (ulimit -v)", "512 KiB of stack"):

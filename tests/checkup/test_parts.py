@@ -38,7 +38,7 @@ def test_places_in_words() -> None:
 def test_equal_findings_are_said_once() -> None:
     cold, warm = Finding("x", GOOD, "cold"), Finding("x", BAD, "warm", "cool it")
     found = gathered(FOUR, {0: [cold], 1: [cold], 2: [warm], 3: [warm]})
-    assert found == [Finding("x", GOOD, "cold on ranks 0-1 (host a)"), Finding("x", BAD, "warm on ranks 2-3 (host b)", "cool it")]
+    assert found == [Finding("x", GOOD, "cold, on ranks 0-1 (host a)"), Finding("x", BAD, "warm, on ranks 2-3 (host b)", "cool it")]
     assert compared(FOUR, "x", dict.fromkeys(range(4), "1"), "why", "how") == Finding("x", GOOD, "1 on all ranks")
     text = "1 on ranks 0, 2-3 (hosts a, b), 2 on rank 1 (host a): why"
     assert compared(FOUR, "x", {0: "1", 1: "2", 2: "1", 3: "1"}, "why", "how") == Finding("x", BAD, text, "how")
@@ -64,7 +64,7 @@ def test_a_check_that_fails_is_a_finding() -> None:
 
     everyone = {rank: Section("x", fails if rank == 2 else dict, lambda places, all: []).seen() for rank in range(4)}
     [found] = Section("x", fails, lambda places, all: []).judged(FOUR, everyone)
-    assert (found.state, found.text) == (BAD, "the check itself failed: ZeroDivisionError: by nothing on rank 2 (host b)")
+    assert (found.state, found.text) == (BAD, "the check itself failed: ZeroDivisionError: by nothing, on rank 2 (host b)")
     [found] = Section("x", dict, fails).judged(FOUR, {0: {}})
     assert found.text == "the check itself failed: ZeroDivisionError: by nothing"
 
@@ -133,7 +133,7 @@ def test_offsets_of_clocks() -> None:
 def test_a_clock_that_is_behind() -> None:
     facts = {0: went(rounds=[[10.0, [10.0, 7.0], 10.0]]), 1: went()}
     found = clock.judge(Places({0: "a", 1: "b"}), facts)
-    assert [(each.state, each.text) for each in found] == [(WARNING, "3.0 s behind rank 0's (uncertain by 0 s) on rank 1 (host b)")]
+    assert [(each.state, each.text) for each in found] == [(WARNING, "3.0 s behind rank 0's (uncertain by 0 s), on rank 1 (host b)")]
 
 
 @pytest.mark.parametrize(("free", "ranks", "state"), [(64, 2, WARNING), (80, 8, WARNING), (4, 2, BAD), (1000, 8, GOOD)])

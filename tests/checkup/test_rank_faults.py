@@ -17,8 +17,9 @@ from tests.faults.running import running
 def patched(folder: Path, code: str) -> str:
     """A line of shell after which ``code`` runs before the doctor does."""
     path = folder / "patched.py"
-    path.write_text(f"{code}\nimport runpy, sys\nsys.argv[0] = '-m'\nrunpy.run_module('distcnn.doctor', run_name='__main__')\n")
-    return f'exec $python {path} "$@"'
+    then = "import runpy, sys\nsys.argv = ['-m', *sys.argv[3:]]\nrunpy.run_module('distcnn.doctor', run_name='__main__')\n"
+    path.write_text(f"{code}\n{then}")
+    return f'python="$python {path}"'
 
 
 SOFTWARE = """
@@ -69,7 +70,7 @@ def test_a_check_that_fails_on_one_rank_hides_nothing(mpirun: Launcher, tmp_path
     code = "from distcnn.checkup import exactness, output; exactness._arithmetic = output._temporary_folder = None"
     seen = doctor_but(mpirun, 2, 1, patched(tmp_path, code))
     seen.only_bad("products", "temporary")
-    assert "cannot be computed: TypeError: 'NoneType' object is not callable on rank 1" in seen.of("products", "bad")
+    assert "cannot be computed: TypeError: 'NoneType' object is not callable, on rank 1" in seen.of("products", "bad")
     assert "no temporary folder can be written: TypeError" in seen.of("temporary", "bad")
     assert seen.of("sum", "good")
 

@@ -28,7 +28,7 @@ HOST = "host"
 NOT_LOOKED_AT = Finding(
     "doctor",
     WARNING,
-    "MPI was not started: ranks, clock, output, data, network and sums were not looked at",
+    "the rest was not looked at: ranks, clock, output, data, network, sums",
     "mend first what is bad above",
 )
 

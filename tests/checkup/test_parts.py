@@ -17,8 +17,6 @@ from distcnn.checkup.memory import group_memory
 from distcnn.checkup.processors import cpu_quota, most_crowded
 from distcnn.checkup.section import Section, bounded, root_cause
 from distcnn.checkup.table import Report, counted
-from distcnn.parallel import SerialCommunicator
-from distcnn.parallel.timing import time_allreduce
 from tests.conftest import ROOT
 
 FOUR = Places({0: "a", 1: "a", 2: "b", 3: "b"})
@@ -217,9 +215,3 @@ def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: li
     rows = [[8, latency], [1024, latency], [network.GRADIENT_BYTES, seconds], [16 * 2**20, 5 * seconds]]
     found = network.judge(FOUR, {rank: {"rows": rows, "shared": True} for rank in range(4)})
     assert [each.name for each in found if each.state == WARNING] == expected
-
-
-def test_allreduce_times_in_one_process() -> None:
-    rows = time_allreduce(SerialCommunicator(), [8, 1024, 80_000], 0.05)
-    assert [each.nbytes for each in rows] == [8, 1024, 80_000]
-    assert all(0 <= each.seconds < 1 for each in rows)

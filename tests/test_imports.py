@@ -33,12 +33,13 @@ ALLOWED = {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
         *{"checkpoints", "faults", "files", "launcher", "__version__"},
     },
+    "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "__version__"},
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
-    "h5py": {"datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
+    "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
     "matplotlib": {"report.py", "measure/picture.py"},
     "torch": {"measure/torch_peer.py"},
     "PIL": {"datasets/folders.py"},

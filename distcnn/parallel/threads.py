@@ -39,3 +39,8 @@ def blas_description() -> str:
         return "unknown BLAS"
     first = libraries[0]
     return " ".join(str(first[key]) for key in ("internal_api", "version", "architecture") if first.get(key))
+
+
+def blas_threads() -> list[int]:
+    """How many threads each BLAS library of this process has now; none where no BLAS is known."""
+    return [int(each["num_threads"]) for each in threadpool_info() if each.get("user_api") == "blas"]

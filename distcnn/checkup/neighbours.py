@@ -1,0 +1,122 @@
+"""What the processes of one host tell each other before MPI is up, for with a wrong launcher it never will be.
+
+The first of them to come listens on an abstract socket named after the launcher, hears the others and sends each what all have said. So
+none need go into MPI, and wait there for ever, where another one cannot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from distcnn import launcher
+from distcnn.checkup.finding import WARNING, Finding, count, runs
+from distcnn.checkup.section import Everyone, Facts
+
+QUIET_SECONDS = 2.0
+"""The listener stops listening when nobody has come for so long."""
+ANSWER_SECONDS = 8.0
+LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
+MOST_GENERATIONS = 20
+
+
+def told_by_host(rank: int, mine: Facts) -> dict[int, Facts]:
+    """What the processes that this launcher started on this host say, by rank: at least ``mine``."""
+    alone = {rank: mine}
+    expected = processes_here()
+    if not sys.platform.startswith("linux") or expected == 1:
+        return alone
+    name = f"\0distcnn-doctor-{os.getuid()}-{launching_process()}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        try:
+            listener.bind(name)
+        except OSError:
+            return _ask(name, rank, mine) or alone
+        listener.listen(1024)
+        return _listen(listener, alone, expected)
+
+
+def processes_here() -> int | None:
+    """How many processes the launcher started on this host, itself or at most; None where it does not say."""
+    for name in LOCAL_SIZES:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0) or None
+
+
+def missing_processes(here: Everyone, several: bool) -> list[Finding]:
+    """One, when not all came that the launcher says it started on this host."""
+    expected = next((int(os.environ[name]) for name in LOCAL_SIZES if os.environ.get(name, "").isdigit()), 0)
+    if not several or len(here) >= expected:
+        return []
+    text = f"of {expected} processes on this host only {count(len(here), 'rank')} could be heard: {runs(here)}"
+    return [Finding("ranks", WARNING, text, "those that are missing are slow to start, stopped or dead: standard error may tell")]
+
+
+def launching_process() -> int:
+    """The launcher's process on this host: the nearest ancestor that has no rank (shells and wrappers between have ours)."""
+    process = os.getppid()
+    for _ in range(MOST_GENERATIONS):
+        try:
+            environment = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
+            parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+        pairs = (each.partition("=") for each in environment.split("\0"))
+        if not launcher.declared({key: value for key, _, value in pairs}) or parent <= 1:
+            break
+        process = parent
+    return process
+
+
+def _listen(listener: socket.socket, told: dict[int, Facts], expected: int | None) -> dict[int, Facts]:
+    """Hear the others, then answer all of them."""
+    told, others = dict(told), []
+    while expected is None or len(told) < expected:
+        listener.settimeout(QUIET_SECONDS)
+        try:
+            other, _ = listener.accept()
+            other.settimeout(QUIET_SECONDS)
+            said = json.loads(_all_of(other))
+            told[int(said["rank"])] = said["facts"]
+        except TimeoutError:
+            break
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # it left, or is none of ours
+        others.append(other)
+    answer = json.dumps(sorted(told.items())).encode()
+    for other in others:
+        try:
+            with other:
+                other.sendall(answer)
+        except OSError:
+            continue
+    return dict(sorted(told.items()))
+
+
+def _ask(name: str, rank: int, mine: Facts) -> dict[int, Facts] | None:
+    """Tell the listener; what all have told. None when it does not answer."""
+    end = time.monotonic() + QUIET_SECONDS
+    while True:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
+                asker.settimeout(ANSWER_SECONDS)
+                asker.connect(name)
+                asker.sendall(json.dumps({"rank": rank, "facts": mine}).encode())
+                asker.shutdown(socket.SHUT_WR)
+                return {int(other): facts for other, facts in json.loads(_all_of(asker))}
+        except ConnectionRefusedError:  # it has its name, but does not listen yet
+            if time.monotonic() > end:
+                return None
+            time.sleep(0.01)
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def _all_of(stream: socket.socket) -> bytes:
+    return b"".join(iter(lambda: stream.recv(1 << 16), b""))

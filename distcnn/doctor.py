@@ -1,0 +1,75 @@
+"""Is this machine well? ``python -m distcnn.doctor``, alone or under the launcher that will start training."""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from distcnn import launcher
+from distcnn.checkup import alone
+from distcnn.checkup.finding import exit_code
+from distcnn.checkup.guardian import Guardian
+from distcnn.checkup.neighbours import missing_processes, told_by_host
+from distcnn.checkup.options import Options, make_parser, parse
+from distcnn.checkup.table import Report, wants_colours
+from distcnn.errors import InputError
+from distcnn.faults.early import end_before_start
+from distcnn.training.progress import Progress
+
+NAME = "distcnn.doctor"
+EXIT_INPUT = 2
+SECONDS = 17.0
+"""After these the report so far is printed, and all ends."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, 1 when something is bad, 2 for flags that make no sense."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    rank = launcher.declared_rank(os.environ)
+    if {"-h", "--help"} & set(arguments):
+        if rank == 0:
+            make_parser().print_help()
+        return 0
+    try:
+        options = parse(arguments)
+    except InputError as error:
+        end_before_start(f"{NAME}: error: {error}")
+        return EXIT_INPUT
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
+    with Guardian(rank == 0, SECONDS, lambda report: say(report, options)) as guardian:
+        verdict = examine(rank, options, guardian)
+        if verdict.report:
+            say(verdict.report, options)
+    verdict.leave()
+    return max(verdict.code, exit_code(verdict.report.findings)) if verdict.report else verdict.code
+
+
+def examine(rank: int, options: Options, guardian: Guardian) -> alone.Verdict:
+    """Look alone, hear what the host's other processes saw, start MPI where all of them can, look together."""
+    several = launcher.needs_mpi(os.environ)
+    mine = alone.look_alone(options)
+    here = told_by_host(rank, mine) if several else {rank: mine}
+    report = Report([*alone.judge_alone(alone.places_of(here, alone.declared_size()), here), *missing_processes(here, several)])
+    guardian.note("starting MPI" if several else "looking", report)
+    if not alone.can_start(here):
+        return alone.without_world(rank, here, report)
+    from distcnn.checkup.together import examine_together  # it needs NumPy
+
+    return examine_together(mine, report, options, guardian)
+
+
+def say(report: Report, options: Options) -> None:
+    """Write the file, if one is asked for, and print."""
+    if options.json:
+        report.write(options.json)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end it all
+    Progress().say(report.text(wants_colours(sys.stdout.isatty(), os.environ)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

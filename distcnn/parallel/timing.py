@@ -1,0 +1,52 @@
+"""How long an allreduce takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+
+from distcnn.parallel.communicator import Communicator
+
+FLOAT64_BYTES = 8
+FEWEST, MOST = 3, 51
+"""Repeats of one size."""
+
+
+class Timed(NamedTuple):
+    """``seconds``: the median of an allreduce of ``nbytes``, of the rank where it took longest."""
+
+    nbytes: int
+    seconds: float
+
+
+def time_allreduce(communicator: Communicator, sizes: Sequence[int], most_seconds: float) -> list[Timed]:
+    """Time the communicator's own sum of float64 over all ranks, for each of ``sizes`` (bytes, in rising order).
+
+    All of it takes about ``most_seconds``: repeats are as many as fit, and sizes of which not even a few fit are left out. Collective.
+    """
+    rows: list[Timed] = []
+    end = time.perf_counter() + most_seconds
+    for number, nbytes in enumerate(sizes):
+        values = np.zeros(max(1, nbytes // FLOAT64_BYTES))
+        _one(communicator, values)  # the first of a size finds no buffers
+        first = _one(communicator, values)
+        share = (end - time.perf_counter()) / (len(sizes) - number)
+        # Clocks and first times differ between ranks: all take the number of repeats of the rank that could do fewest.
+        repeats = min(communicator.allgather(int(min(MOST, share / max(first, 1e-9)))))
+        if repeats < FEWEST and rows:
+            break
+        seconds = [_one(communicator, values) for _ in range(max(FEWEST, repeats))]
+        rows.append(Timed(values.nbytes, max(communicator.allgather(median(seconds)))))
+    return rows
+
+
+def _one(communicator: Communicator, values: np.typing.NDArray[np.float64]) -> float:
+    """Seconds of one sum that all ranks begin together."""
+    communicator.barrier()
+    start = time.perf_counter()
+    communicator.allreduce_sum(values)
+    return time.perf_counter() - start

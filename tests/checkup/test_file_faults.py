@@ -1,0 +1,109 @@
+"""Planted: image sets and folders that cannot be used."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+
+from distcnn.checkup import data
+from distcnn.checkup.data import lock_state
+from distcnn.checkup.file_systems import file_system
+from distcnn.checkup.options import Options
+from distcnn.parallel import SerialCommunicator
+from tests.checkup.examined import doctor
+from tests.conftest import Launcher, MakeImageSet
+
+
+@pytest.fixture
+def own(image_set: MakeImageSet, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "set.h5"
+    shutil.copy(image_set(), path)
+    return path
+
+
+def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
+    with h5py.File(own, "r+", locking=True):
+        seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("lock")
+    assert f"{own} is locked by another process, which writes it" in seen.of("lock", "bad")
+    assert "wait until it is written" in seen.of("lock", "bad")
+
+
+def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
+    """Such files have a mark of their own, which HDF5 looks at."""
+    with h5py.File(own.with_name("marked.h5"), "w", libver="latest") as file, h5py.File(own) as source:
+        for name in ("train", "test"):
+            source.copy(name, file)
+        file.flush()
+        shutil.copy(file.filename, own.with_name("left.h5"))
+    seen = doctor(serial, 1, "--data", str(own.with_name("left.h5")))
+    seen.only_bad("data")
+    assert "already open for write" in seen.of("data", "bad")
+    assert "h5clear" in seen.of("data", "bad")
+
+
+@pytest.mark.parametrize(("size", "says"), [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is not a whole HDF5 file")])
+def test_a_file_that_was_cut_off(serial: Launcher, own: Path, size: int, says: str) -> None:
+    own.write_bytes(own.read_bytes()[:size])
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("data")
+    assert says in seen.of("data", "bad")
+
+
+def test_a_bit_that_changed(serial: Launcher, own: Path) -> None:
+    with h5py.File(own) as file:
+        offset = file["train/images"].id.get_chunk_info(0).byte_offset
+    content = bytearray(own.read_bytes())
+    content[offset + 5000] ^= 1
+    own.write_bytes(content)
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("data")
+    assert "some byte has changed" in seen.of("data", "bad")
+
+
+@pytest.mark.parametrize("name", ["/proc/nothing/runs", "{file}", "{file}/runs"])
+def test_an_output_that_is_no_folder(serial: Launcher, own: Path, name: str) -> None:
+    seen = doctor(serial, 1, "--output", name.format(file=own))
+    seen.only_bad("output")
+    assert "name a folder with --output" in seen.of("output", "bad")
+
+
+def test_an_output_that_holds_a_run(serial: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    seen = doctor(serial, 1, "--output", str(tmp_path))
+    seen.only_bad()
+    assert "--resume" in seen.of("output", "warning")
+    assert [each.name for each in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_lock_states(own: Path) -> None:
+    assert lock_state(str(own)) == "free"
+    with own.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert lock_state(str(own)) == "free"  # a reader's
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert lock_state(str(own)) == "held"
+    assert lock_state(str(own)) == "free"
+
+
+def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    released = threading.Event()
+    monkeypatch.setattr(data, "SECONDS", 0.1)
+    monkeypatch.setattr(data, "lock_state", lambda path: released.wait(10) and "free")
+    facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
+    released.set()
+    assert facts["problem"] == f"looking at {own} took more than 0.1 s: the file system hangs, or is very slow"
+
+
+def test_what_kind_of_file_system(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text("none / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\nx /home/my\\040data fuse.sshfs rw 0 0\n")
+    kinds = {path: file_system(path, mounts) for path in ("/etc", "/home/a", "/homes/a", "/home/my data/set.h5")}
+    assert kinds == {"/etc": "ext4", "/home/a": "nfs4", "/homes/a": "ext4", "/home/my data/set.h5": "sshfs"}

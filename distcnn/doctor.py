@@ -16,7 +16,7 @@ from distcnn.checkup.neighbours import missing_processes, told_by_host
 from distcnn.checkup.options import Options, make_parser, parse
 from distcnn.checkup.table import Report, wants_colours
 from distcnn.errors import InputError
-from distcnn.faults.early import end_before_start
+from distcnn.faults.early import end_before_start, note_arrival
 from distcnn.training.progress import Progress
 
 NAME = "distcnn.doctor"
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         end_before_start(f"{NAME}: error: {error}")
         return EXIT_INPUT
+    note_arrival()
     if not faulthandler.is_enabled():
         faulthandler.enable()
     with Guardian(rank == 0, SECONDS, lambda report: say(report, options)) as guardian:

@@ -21,9 +21,10 @@ ALLOWED = {
     "errors.py": set(),
     "files.py": set(),
     "launcher.py": set(),
+    "cores.py": set(),
     "root.py": {"launcher"},
     "streams.py": set(),
-    "parallel": {"parallel", "errors", "launcher"},
+    "parallel": {"parallel", "cores", "errors", "launcher"},
     "faults": {"faults", "parallel", "launcher"},
     "checkpoints": {"checkpoints", "errors", "files"},
     "datasets": {"datasets", "errors", "streams"},
@@ -31,9 +32,9 @@ ALLOWED = {
     "config.py": {"nn", "optim", "models", "datasets", "errors"},
     "training": {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "launcher", "__version__"},
+        *{"checkpoints", "faults", "files", "launcher", "cores", "__version__"},
     },
-    "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "__version__"},
+    "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
 }
 # Third-party package: the only places that may import it.

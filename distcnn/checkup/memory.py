@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, gathered
-from distcnn.checkup.processors import CGROUPS, group_folders
 from distcnn.checkup.section import Everyone, Facts, Section
+from distcnn.cores import CGROUPS, group_folders
 
 MIB = 2**20
 RANK_BYTES = 256 * MIB

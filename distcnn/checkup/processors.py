@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, gathered, runs
 from distcnn.checkup.options import Options
 from distcnn.checkup.section import Everyone, Facts, Section
+from distcnn.cores import cgroup_share
 
-CGROUPS = Path("/sys/fs/cgroup")
 BUSY = 1.5
 """A host whose load is beyond this times its cores, and one, has much else to do."""
 
@@ -25,7 +24,7 @@ def look(options: Options) -> Facts:
     """Cores this process may use, of how many; the container's share of time; the host's load before we began."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    cores = {"cores": allowed, "count": max(os.cpu_count() or 1, len(allowed)), "quota": cpu_quota()}
+    cores = {"cores": allowed, "count": max(os.cpu_count() or 1, len(allowed)), "quota": cgroup_share()}
     return cores | {"load": load, "threads": options.threads}
 
 
@@ -58,7 +57,7 @@ def _cores(here: Everyone) -> Iterator[Finding]:
     else:
         yield Finding("cores", GOOD, f"{who} on {len(allowed)} of the host's {count(of_host, 'core')}")
     quota = first["quota"]
-    if quota is not None and quota < needed:
+    if quota < needed:
         text = f"the container or job may use the time of {quota:g} cores (cgroup cpu.max), for {who}: they will be stopped in between"
         remedy = "ask for as many CPUs as ranks x threads (docker --cpus, the job's CPU limit), or start fewer"
         yield Finding("quota", WARNING, text, remedy)
@@ -81,39 +80,6 @@ def _load(facts: Facts) -> Finding:
         text = f"the host was busy before we began: load {load:.1f} on {cores} cores"
         return Finding("load", WARNING, text, "look with top who computes there, or ask for a host of your own (sbatch --exclusive)")
     return Finding("load", GOOD, f"the host was {'idle' if load < cores / 2 else 'in use'} before we began")
-
-
-def cpu_quota(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """How many cores' time this process's control groups (version 2 or 1) may use at once; None where there is no limit."""
-    limits = []
-    for folder in group_folders(root, own, "cpu"):
-        try:
-            if (folder / "cpu.max").exists():
-                quota, period = (folder / "cpu.max").read_text().split()
-            else:
-                quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
-            if quota.isdigit() and int(period):
-                limits.append(int(quota) / int(period))
-        except (OSError, ValueError):
-            continue
-    return min(limits, default=None)
-
-
-def group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's control group of ``controller`` and of all above it, as ``own`` (/proc/self/cgroup) names them."""
-    try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        return
-    for _, controllers, path in (line for line in lines if len(line) == 3):
-        if controllers and controller not in controllers.split(","):
-            continue
-        bases = (root / controllers, root / controller) if controllers else (root, root / "unified")
-        inner = Path(path.lstrip("/"))
-        for base in bases:
-            for folder in (base / inner, *(base / inner).parents):
-                if folder.is_relative_to(base) and folder.is_dir():
-                    yield folder
 
 
 SECTION = Section("cores", look, judge)

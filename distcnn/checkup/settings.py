@@ -19,10 +19,10 @@ def look() -> Facts:
     """Those that are set; and how many threads BLAS has after it was told its number, where that is known."""
     facts: Facts = {"set": {name: os.environ[name] for name in (*OF_BITS, *OF_LOADING, *OF_THREADS) if name in os.environ}}
     try:
-        from distcnn.parallel.threads import blas_threads
+        from distcnn.parallel.threads import threads_of_libraries
     except Exception:  # said elsewhere: NumPy or threadpoolctl is missing
         return facts
-    return facts | {"threads": blas_threads()}
+    return facts | {"threads": threads_of_libraries()}
 
 
 def judge(places: Places, everyone: Everyone) -> list[Finding]:

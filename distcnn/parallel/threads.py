@@ -6,7 +6,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from distcnn.parallel.cores import Cores, threads_for_each
+from distcnn.cores import Cores, threads_for_each
 
 THREADS_PER_RANK = 1
 """Unless the user says otherwise, and at any world size: OpenBLAS gives other sums with two threads than with one."""
@@ -41,6 +41,6 @@ def blas_description() -> str:
     return " ".join(str(first[key]) for key in ("internal_api", "version", "architecture") if first.get(key))
 
 
-def blas_threads() -> list[int]:
+def threads_of_libraries() -> list[int]:
     """How many threads each BLAS library of this process has now; none where no BLAS is known."""
     return [int(each["num_threads"]) for each in threadpool_info() if each.get("user_api") == "blas"]

@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from distcnn.config import Config
+from distcnn.cores import oversubscription, usable_cores
 from distcnn.errors import InputError
 from distcnn.parallel import Communicator, together
-from distcnn.parallel.cores import oversubscription, usable_cores
 from distcnn.parallel.threads import AUTO, THREADS_PER_RANK, limit_blas_threads, resolve_threads
 
 MOST_HOSTS_NAMED = 4
-SECONDS_TO_APPEAR = 10.0
+SECONDS_TO_APPEAR = 5.0
 """What one host has just written, another may see so much later: NFS remembers for a while that a file was not there."""
 
 

@@ -14,7 +14,7 @@ from distcnn.checkup import clock, memory, network, software, world
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, compared, exit_code, gathered, runs
 from distcnn.checkup.library import family
 from distcnn.checkup.memory import group_memory
-from distcnn.checkup.processors import cpu_quota, most_crowded
+from distcnn.checkup.processors import most_crowded
 from distcnn.checkup.section import Section, bounded, root_cause
 from distcnn.checkup.table import Report, counted
 from tests.conftest import ROOT
@@ -105,21 +105,12 @@ def test_limits_of_control_groups(tmp_path: Path) -> None:
     own, group = tmp_path / "cgroup", tmp_path / "fs" / "job" / "step"
     group.mkdir(parents=True)
     own.write_text("0::/job/step\n")
-    assert (cpu_quota(tmp_path / "fs", own), group_memory(tmp_path / "fs", own)) == (None, None)
-    for folder, cpu, most in ((group, "max 100000", "max"), (group.parent, "150000 100000", "1000000")):
-        (folder / "cpu.max").write_text(f"{cpu}\n")
+    assert group_memory(tmp_path / "fs", own) is None
+    for folder, most in ((group, "max"), (group.parent, "1000000")):
         (folder / "memory.max").write_text(f"{most}\n")
         (folder / "memory.current").write_text("400000\n")
     (group.parent / "memory.stat").write_text("anon 100\ninactive_file 300000\n")
-    assert (cpu_quota(tmp_path / "fs", own), group_memory(tmp_path / "fs", own)) == (1.5, 900_000)
-    old = tmp_path / "fs" / "cpu,cpuacct" / "job"
-    old.mkdir(parents=True)
-    own.write_text("4:cpu,cpuacct:/job\n")
-    (old / "cpu.cfs_quota_us").write_text("50000\n")
-    (old / "cpu.cfs_period_us").write_text("100000\n")
-    assert cpu_quota(tmp_path / "fs", own) == 0.5
-    (old / "cpu.cfs_quota_us").write_text("-1\n")
-    assert cpu_quota(tmp_path / "fs", own) is None
+    assert group_memory(tmp_path / "fs", own) == 900_000
 
 
 def test_offsets_of_clocks() -> None:

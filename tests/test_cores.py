@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.parallel.cores import Cores, cgroup_share, oversubscription, threads_for_each, usable_cores
+from distcnn.cores import Cores, cgroup_share, oversubscription, threads_for_each, usable_cores
 
 ALL = frozenset(range(8))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,30 +30,36 @@ def usable_cores(host: str, environment: Mapping[str, str] = os.environ) -> Core
 
 
 def cgroup_share(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float:
-    """How many cores' time the control groups of this process grant it, of both versions; inf where nothing limits it."""
-    try:
-        lines = own.read_text().splitlines()
-    except OSError:
-        return math.inf
-    shares = [math.inf]
-    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        for mount in (root, root / "unified") if not controllers else (root / controllers, root / "cpu"):
-            leaf = mount / path.lstrip("/")
-            shares += [_share_of(folder) for folder in (leaf, *leaf.parents[: len(Path(path).parts) - 1])]
-    return min(shares)
+    """How many cores' time the control groups of this process (version 1 or 2) grant it; inf where nothing limits it."""
+    return min((_share_of(folder) for folder in group_folders(root, own, "cpu")), default=math.inf)
 
 
 def _share_of(folder: Path) -> float:
     """What one control group grants."""
     with suppress(OSError, ValueError, ZeroDivisionError):
-        quota, period = (folder / "cpu.max").read_text().split()
-        return math.inf if quota == "max" else int(quota) / int(period)
-    with suppress(OSError, ValueError, ZeroDivisionError):
-        quota = (folder / "cpu.cfs_quota_us").read_text()
-        return math.inf if int(quota) < 0 else int(quota) / int((folder / "cpu.cfs_period_us").read_text())
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return int(quota) / int(period) if quota.isdigit() else math.inf
     return math.inf
+
+
+def group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
+    """The folders of this process's control group of ``controller`` and of all above it, as ``own`` (/proc/self/cgroup) names them."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and controller not in controllers.split(","):
+            continue
+        bases = (root / controllers, root / controller) if controllers else (root, root / "unified")
+        inner = Path(path.lstrip("/"))
+        for base in bases:
+            for folder in (base / inner, *(base / inner).parents):
+                if folder.is_relative_to(base) and folder.is_dir():
+                    yield folder
 
 
 def threads_for_each(everyone: Sequence[Cores]) -> int:

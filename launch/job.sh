@@ -56,8 +56,22 @@ set_mpirun_words() {
     fi
 }
 
+# Whether to begin anew by itself after this end, the ``$2``. restart: 0 yes; else it says why not. A job that only fails must end.
+may_restart() {
+    local code=$1 restarts=$2
+    if [ "$restarts" -ge "${DISTCNN_MAX_RESTARTS:-20}" ]; then
+        say "it ran $((restarts + 1)) times: not again (DISTCNN_MAX_RESTARTS)"
+        return 1
+    fi
+    if [ "$code" -ne 85 ] && [ "$restarts" -ge 3 ] && [ "$(newest_checkpoint)" = "$checkpoint_before" ]; then
+        say "it ran $((restarts + 1)) times, and this time it came to no new checkpoint: not again"
+        return 1
+    fi
+}
+
 # The flags of distcnn.train for this start, in the array train_flags: those given begin a run; one that is there is gone on with.
 set_train_flags() {
+    checkpoint_before=$(newest_checkpoint)
     if [ -e "$DISTCNN_RUN/config.toml" ]; then
         train_flags=(--resume "$DISTCNN_RUN")
         say "going on with $DISTCNN_RUN"
@@ -66,6 +80,7 @@ set_train_flags() {
     fi
 }
 
+newest_checkpoint() { ls "$DISTCNN_RUN/checkpoints" 2>/dev/null | sort | tail -n 1; }
 is_finished() { [ -e "$DISTCNN_RUN/result.json" ]; }
 
 # What the end of the ranks means: 0 the run is over, 1 it cannot go on by itself, 2 it can (stopped, killed, a host lost).

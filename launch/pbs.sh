@@ -47,12 +47,12 @@ again="DISTCNN_RUN=$DISTCNN_RUN,DISTCNN_HOME=$DISTCNN_HOME,DISTCNN_RESTARTS=$((r
 for name in DISTCNN_SETUP DISTCNN_PYTHON DISTCNN_BIND DISTCNN_MAX_RESTARTS; do
     [ -z "${!name:-}" ] || again=$again,$name=${!name}
 done
-if [ "$restarts" -ge "${DISTCNN_MAX_RESTARTS:-20}" ]; then
-    say "it ran $((restarts + 1)) times: not again (DISTCNN_MAX_RESTARTS). To go on: qsub -v DISTCNN_RUN=$DISTCNN_RUN launch/pbs.sh"
+[ $code -ne 0 ] || code=1
+if ! may_restart $code "$restarts"; then
+    say "to go on: qsub -v DISTCNN_RUN=$DISTCNN_RUN launch/pbs.sh"
 elif [ -n "${DISTCNN_QSUB-qsub}" ] && next=$(${DISTCNN_QSUB-qsub} "${resources[@]}" -v "$again" "$DISTCNN_HOME/launch/pbs.sh"); then
     say "submitted again as $next, to go on with $DISTCNN_RUN"
 else
     say "to go on: qsub -v DISTCNN_RUN=$DISTCNN_RUN launch/pbs.sh"
 fi
-[ $code -ne 0 ] || code=1
 exit $code

@@ -130,7 +130,7 @@ def test_restarts_end_at_their_limit(cluster: Slurm, mpirun: Launcher, image_set
     cluster.ask("scancel", "--signal=USR1", str(job.number))
     assert job.end() == "FAILED", job.text
     assert "it ran 1 times: not again (DISTCNN_MAX_RESTARTS)" in job.text
-    assert f"To go on: DISTCNN_RUN={job.run} sbatch" in job.text
+    assert f"to go on: DISTCNN_RUN={job.run} sbatch" in job.text
     more = Job(cluster, mpirun, "mpirun", image_set(), tmp_path)
     assert more.end() == "COMPLETED", more.text
     assert f"weights {reference_hash(image_set())}" in more.text

@@ -62,7 +62,7 @@ def sweep(request: Request, arguments: Sequence[str], records: Records, stop: St
         return EXIT_STOPPED
     summary = summarise(points, found)
     below = remarks(points, found, summary)
-    say(f"\n{table(summary, below)}\n")
+    say(f"\n{table(summary, below, records.path)}\n")
     say("\n".join(write_outputs(records, found, summary, below)))
     return EXIT_OK if summary.all_good else EXIT_NOT_ALL_GOOD
 

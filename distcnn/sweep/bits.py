@@ -12,7 +12,7 @@ from distcnn.training.fingerprint import differences
 
 SAME, DIFFERENT, ALONE, UNPROMISED = "same", "DIFFERENT", "alone", "unpromised"
 MOST_NAMED = 6
-"""Measurements that a line names."""
+"""Points that a line names."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ def _in_words(group: Sequence[Record], most: str) -> str:
     for each in group:
         of[_hash(each)].append(each)
     sides = [f"{name[:16]} ({_names(of[name])})" for name in sorted(of, key=lambda name: name != most)]
-    software = group_software(of[most][0]), group_software(next(each for each in group if _hash(each) != most))
+    software = software_of(of[most][0]), software_of(next(each for each in group if _hash(each) != most))
     changed = "; ".join(differences(*software))
     why = f"; the software or the processor was not the same: {changed}" if changed else ""
     return f"bits differ at {point.num_shards} shards of {point.microbatch_size}: weights {', '.join(sides)}{why}"
 
 
-def group_software(record: Record) -> dict[str, str]:
+def software_of(record: Record) -> dict[str, str]:
     """The fingerprint under which it was measured."""
     assert record.result is not None
     software: dict[str, str] = record.result.get("software", {})
@@ -78,14 +78,20 @@ def group_software(record: Record) -> dict[str, str]:
 
 
 def _names(records: Sequence[Record]) -> str:
-    names = [_name(each) for each in records[:MOST_NAMED]]
-    more = len(records) - len(names)
-    return ", ".join(names) + (f" and {more} more" if more else "")
+    """``strong, 2 ranks, repeats 1 3; weak, 1 rank, repeat 2``."""
+    repeats: dict[Point, list[int]] = defaultdict(list)
+    for each in records:
+        repeats[each.measurement.point].append(each.measurement.repeat)
+    names = [
+        f"{point.mode}, {_counted(point.ranks, 'rank')}, repeat{'s' if len(each) > 1 else ''} {' '.join(map(str, sorted(each)))}"
+        for point, each in repeats.items()
+    ]
+    more = len(names) - MOST_NAMED
+    return "; ".join(names[:MOST_NAMED]) + (f"; and {more} more points" if more > 0 else "")
 
 
-def _name(record: Record) -> str:
-    measurement = record.measurement
-    return f"{measurement.point.mode}, {measurement.point.ranks} ranks, repeat {measurement.repeat}"
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _hash(record: Record) -> str:

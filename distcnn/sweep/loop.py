@@ -14,7 +14,8 @@ from distcnn.sweep.table import outcome, title_of
 
 def measure_all(records: Records, timeout: float, stop: StopRequests, say: Callable[[str], None]) -> list[Record] | None:
     """The records of all measurements, in their order; failed ones are tried anew. None when a signal asked to stop before the last."""
-    end_all(str(records.path.resolve()))  # what an earlier sweep left that was killed
+    end_all(str(records.path.resolve()))  # an earlier sweep may have been killed
+    records.remove_unfinished()
     wanted = list(in_order(records.settings.points, records.settings.repeats))
     before = {each: record for each in wanted if (record := records.find(each)) and record.ok}
     if before:

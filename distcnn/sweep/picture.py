@@ -20,7 +20,6 @@ COLOURS = {STRONG: "#1f5fa8", "weak": "#c25a11"}
 GROUP_COLOURS = {"compute": "#1f5fa8", "local_sum": "#9dc3ea", "communication": "#c25a11", "waiting": "#f6bd8b", "data": "#8a8f98"}
 GROUP_TITLES = {
     "compute": "computing",
-    "local_sum": "adding gradients up",
     "communication": "communication",
     "waiting": "waiting for the slowest",
     "data": "data",
@@ -29,8 +28,11 @@ FAINT, GREY = 0.25, "#8a8f98"
 FORMATS = ("png", "svg")
 WIDTH, HEIGHT = 4.9, 4.3
 """Of a panel, in inches."""
+ASIDE = 1.03
 MOST_BAR_TEXTS = 9
-"""Bars that have room for the milliseconds above them."""
+"""Bars that have room for the milliseconds above them, and for level labels below."""
+WIDE = 30
+"""Speeds that differ by more have fewer ticks between."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Content:
     """All that is drawn: ``bars`` by mode."""
 
     title: str
+    reduction: str = "exact"
     speed: list[Curve] = field(default_factory=list)
     efficiency: list[Curve] = field(default_factory=list)
     bars: dict[str, list[Bar]] = field(default_factory=dict)
@@ -72,7 +75,7 @@ def has_matplotlib() -> bool:
 
 def content_of(summary: Summary, title: str) -> Content:
     """What there is to draw of a sweep: its points that have a result."""
-    content = Content(title)
+    content = Content(title, summary.reduction)
     for mode in dict.fromkeys(row.mode for row in summary.rows):
         rows = [row for row in summary.rows if row.mode == mode and row.images_per_second is not None]
         if rows:
@@ -105,7 +108,7 @@ def draw(content: Content) -> dict[str, bytes]:
     figure.suptitle(content.title, fontsize=11)
     for axes, panel in zip(figure.subplots(lines, columns, squeeze=False).flatten(), panels, strict=True):
         panel(axes)
-    _legend(figure)
+    _legend(figure, content.reduction)
     found = {}
     for kind in FORMATS:
         memory = io.BytesIO()
@@ -116,7 +119,12 @@ def draw(content: Content) -> dict[str, bytes]:
 
 def _draw_speed(axes: Any, curves: Sequence[Curve]) -> None:
     _draw_curves(axes, curves)
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes.set_yscale("log", base=2)
+    values = [value for curve in curves for value in curve.values]
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if max(values) > WIDE * min(values) else (1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_title("images a second, all ranks", fontsize=10, loc="left")
 
@@ -130,17 +138,22 @@ def _draw_efficiency(axes: Any, curves: Sequence[Curve]) -> None:
 
 
 def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
+    """Those that spread stand a little beside each other, so that none hides another's."""
+    spreading = [curve for curve in curves if curve.low]
     for curve in curves:
         look = {"color": curve.colour, "label": curve.label}
         if curve.low:
+            aside = ASIDE ** (spreading.index(curve) - (len(spreading) - 1) / 2)
             pairs = list(zip(curve.values, curve.low, curve.high, strict=True))
             spread = [[value - low for value, low, _ in pairs], [high - value for value, _, high in pairs]]
-            axes.errorbar(curve.ranks, curve.values, yerr=spread, fmt=curve.line, capsize=4, markersize=5, **look)
+            axes.errorbar(
+                [count * aside for count in curve.ranks], curve.values, yerr=spread, fmt=curve.line, capsize=4, markersize=5, **look
+            )
         else:
             axes.plot(curve.ranks, curve.values, curve.line, linewidth=1.2, alpha=0.8, **look)
     ranks = sorted({count for curve in curves for count in curve.ranks})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, [f"{count:,}" for count in ranks])
+    axes.set_xticks(ranks, ranks, rotation=_rotation(ranks))
     axes.set_xticks([], minor=True)
     axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
     axes.set_xlabel("ranks")
@@ -157,7 +170,7 @@ def _draw_bars(axes: Any, mode: str, bars: Sequence[Bar]) -> None:
             below += fraction
         if len(bars) <= MOST_BAR_TEXTS:
             axes.annotate(f"{bar.step_seconds * 1e3:,.1f} ms", (place, 1), (0, 3), textcoords="offset points", ha="center", fontsize=9)
-    axes.set_xticks(range(len(bars)), [f"{bar.ranks:,}" for bar in bars])
+    axes.set_xticks(range(len(bars)), [bar.ranks for bar in bars], rotation=_rotation(bars))
     axes.set_xlim(-0.6, max(len(bars), 2) - 0.4)
     axes.set_ylim(0, 1.08)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -167,18 +180,25 @@ def _draw_bars(axes: Any, mode: str, bars: Sequence[Bar]) -> None:
     _bare(axes)
 
 
+def _rotation(places: Sequence[object]) -> int:
+    """Of their labels: many stand on end."""
+    return 0 if len(places) <= MOST_BAR_TEXTS else 90
+
+
 def _bare(axes: Any) -> None:
     axes.tick_params(labelsize=9)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _legend(figure: Any) -> None:
+def _legend(figure: Any, reduction: str) -> None:
     """One for all panels, below them."""
     from matplotlib.patches import Patch
 
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    patches = [Patch(color=GROUP_COLOURS[group], label=GROUP_TITLES[group]) for group in GROUPS]
+    handles, labels = figure.axes[0].get_legend_handles_labels()  # lines without spread come first
+    patches = [
+        Patch(color=GROUP_COLOURS[group], label=f"{reduction} sum" if group == "local_sum" else GROUP_TITLES[group]) for group in GROUPS
+    ]
     entries = [*handles, *patches]
     names = [*labels, *(patch.get_label() for patch in patches)]
     figure.legend(

@@ -26,6 +26,8 @@ from distcnn.sweep.stopping import StopRequests
 SECONDS_TO_APPEAR = 3.0
 """A file that another host wrote may come late over a shared file system."""
 LONGEST_REASON = 300
+PATTERNS = (r"^distcnn\S*: error", r"^[\w.]*(Error|Exception|Interrupt): ", r"^distcnn\S*: ", r"(?i)\b(error|signal)\b", r"")
+"""Of lines that say why something ended, the most telling first: our own, a traceback's, our report, a launcher's, any."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,9 @@ def exit_text(code: int) -> str:
 
 
 def last_words(text: str) -> str:
-    """The line of a log that says most about why it ended: distcnn's own error, an exception's, any with 'error', else the last."""
+    """The line of a log that says most about why it ended, else the last."""
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-    for pattern in (r"^distcnn\S*: (error|stopped)", r"^[\w.]*(Error|Exception|Interrupt): ", r"(?i)\berror\b", r""):
+    for pattern in PATTERNS:
         found = [line for line in lines if re.search(pattern, line)]
         if found:
             line = found[0] if pattern else found[-1]

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,12 @@ class Records:
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path, self.settings = path, settings
         (path / MEASUREMENTS).mkdir(exist_ok=True)
+
+    def remove_unfinished(self) -> None:
+        """What a measurement left whose sweep was killed: results that nobody took, files written in part."""
+        for file in (self.path / MEASUREMENTS).glob(".*"):
+            with suppress(OSError):
+                file.unlink()
 
     def log_of(self, measurement: Measurement) -> Path:
         """Where its processes write."""

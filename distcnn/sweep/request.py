@@ -154,8 +154,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m distcnn.scaling",
         description="Measure training steps on several numbers of ranks, each started by a launcher: images a second, efficiency, where "
-        "the time goes, and whether all points ended with the same bits. Writes a table, JSON, CSV and a picture. Run the same command again "
-        "with the same --output to go on with a sweep that was broken off or had points that failed. docs/scaling.md says more.",
+        "the time goes, and whether all points ended with the same bits. Writes a table, JSON, CSV and a picture. Run the same command "
+        "again with the same --output to go on with a sweep that was broken off or had points that failed. docs/scaling.md says more.",
         epilog="Besides these, every flag of training (python -m distcnn.train --help) that says what a step does, such as --model, "
         "--data, --microbatch-size, --reduction, --overlap or --config; --num-shards is the number of shards at every point of strong "
         "scaling, and at the smallest point of weak scaling.",

@@ -12,7 +12,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 class StopRequests:
     """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came. Main thread only.
 
-    A signal that is ignored stays so (nohup).
+    SIGHUP stays ignored where it is (nohup).
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class StopRequests:
 
     def __enter__(self) -> StopRequests:
         for each in STOP_SIGNALS:
-            if signal.getsignal(each) is not signal.SIG_IGN:
+            if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
                 self._before[each] = signal.signal(each, self._note)
         return self
 

@@ -56,6 +56,8 @@ class Summary:
     bases: dict[str, int]
     bits: Bits
     failures: list[Record]
+    reduction: str
+    """``exact`` or ``fast``."""
 
     @property
     def all_good(self) -> bool:
@@ -76,7 +78,9 @@ def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
         failed = sum(each.measurement.point == point and not each.ok for each in records)
         base = bases.get(point.mode)
         rows.append(_row(point, results[point], failed, base, results[base] if base else [], bits))
-    return Summary(rows, {mode: base.ranks for mode, base in bases.items()}, bits, [each for each in records if not each.ok])
+    failures = [each for each in records if not each.ok]
+    reductions = {each["reduction"] for of_point in results.values() for each in of_point}
+    return Summary(rows, {mode: base.ranks for mode, base in bases.items()}, bits, failures, "fast" if "fast" in reductions else "exact")
 
 
 def _row(point: Point, results: list[Result], failed: int, base: Point | None, of_base: list[Result], bits: Bits) -> Row:

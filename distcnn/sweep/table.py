@@ -12,7 +12,7 @@ from distcnn.sweep.request import Request
 from distcnn.sweep.result import GROUPS
 from distcnn.sweep.summary import Row, Summary
 
-TITLES = {"compute": "compute", "local_sum": "sum", "communication": "comm.", "waiting": "waiting", "data": "data"}
+TITLES = {"compute": "compute", "communication": "comm.", "waiting": "waiting", "data": "data"}
 """Of the columns of the split."""
 
 
@@ -35,14 +35,14 @@ def headline(request: Request, path: Path) -> str:
     return "\n".join([*lines, *(f"balance   {line}" for line in balance_remarks(points)), f"records   {path}"])
 
 
-def table(summary: Summary, remarks: list[str]) -> str:
-    """All of it, in lines."""
-    return "\n".join([*_head(), *map(_line, summary.rows), *_remarks(remarks), *_failures(summary.failures)])
+def table(summary: Summary, remarks: list[str], folder: Path) -> str:
+    """All of it, in lines; ``folder`` is the sweep directory."""
+    return "\n".join([*_head(summary.reduction), *map(_line, summary.rows), *_remarks(remarks), *_failures(summary.failures, folder)])
 
 
-def _head() -> Iterator[str]:
-    groups = "".join(f"{TITLES[group]:>9}" for group in GROUPS)
-    yield f"{'':<7}{'':>6}{'':>6}{'images/s':>10}{'':>20}{'step':>9}{'speed-':>8}{'effi-':>8}  {'% of a step, mean over ranks':^45}"
+def _head(reduction: str) -> Iterator[str]:
+    groups = "".join(f"{TITLES.get(group, f'{reduction} sum'):>10}" for group in GROUPS)
+    yield f"{'':<7}{'':>6}{'':>6}{'images/s':>10}{'':>20}{'step':>9}{'speed-':>8}{'effi-':>8}  {'% of a step, mean over ranks':^50}"
     yield f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'median':>10}{'[min .. max]':>20}{'ms':>9}{'up':>8}{'ciency':>8}  {groups}  bits"
 
 
@@ -51,7 +51,7 @@ def _line(row: Row) -> str:
     if row.images_per_second is None or row.split is None:
         return f"{start}  failed"
     spread = f"[{row.images_per_second_min:,.0f} .. {row.images_per_second_max:,.0f}]"
-    groups = "".join(f"{100 * row.split[group]:9.1f}" for group in GROUPS)
+    groups = "".join(f"{100 * row.split[group]:10.1f}" for group in GROUPS)
     failed = f"  ({row.failed} of {row.failed + row.measured} failed)" if row.failed else ""
     return (
         f"{start}{row.hosts:>6}{row.images_per_second:>10,.0f}{spread:>20}{(row.step_seconds or 0) * 1e3:>9.2f}"
@@ -66,11 +66,11 @@ def _remarks(remarks: list[str]) -> Iterator[str]:
         yield f"remark    {each}"
 
 
-def _failures(failures: list[Record]) -> Iterator[str]:
+def _failures(failures: list[Record], folder: Path) -> Iterator[str]:
     if failures:
         yield ""
     for each in failures:
-        yield f"failed    {title_of(each.measurement)}: {each.reason} (log: {each.log})"
+        yield f"failed    {title_of(each.measurement)}: {each.reason} (log: {folder / each.log})"
 
 
 def title_of(measurement: Measurement) -> str:

@@ -48,7 +48,7 @@ def measure(measurement: Measurement, records: Records, timeout: float, stop: St
         ended = run(command, str(records.path.resolve()), log, timeout, stop)
         if ended is None:
             return None
-        outcome = result_of(ended, file, log, measurement)
+        outcome = result_of_ended(ended, file, log, measurement)
     except OSError as error:
         raise InputError(f"{log} cannot be written ({error.strerror}): make room, then run the same command again to go on") from error
     finally:
@@ -93,7 +93,7 @@ def run(command: list[str], mark: str, log: Path, timeout: float, stop: StopRequ
             end_all(mark, process, lambda: stop.again)
 
 
-def result_of(ended: Ended, file: Path, log: Path, measurement: Measurement) -> Result | str:
+def result_of_ended(ended: Ended, file: Path, log: Path, measurement: Measurement) -> Result | str:
     """The result, or the reason why there is none."""
     said = last_words(log.read_text(encoding="utf-8", errors="replace"))
     if ended.exit_code is None:

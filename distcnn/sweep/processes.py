@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -45,29 +45,28 @@ def marked(mark: str) -> list[int]:
 
 
 def end_all(mark: str, process: subprocess.Popen[bytes] | None = None, hurry: Callable[[], bool] = lambda: False) -> None:
-    """End ``process``, its group and everything with ``mark``: politely, then not. Returns when none is left."""
-    for number, seconds in ((signal.SIGTERM, SECONDS_TO_END), (signal.SIGKILL, SECONDS_TO_END)):
-        _send(number, mark, process)
-        end = time.monotonic() + seconds
-        while _left(mark, process):
-            if time.monotonic() > end or (number == signal.SIGTERM and hurry()):
-                break
-            time.sleep(NAP_SECONDS)
-        else:
+    """End ``process``, its group and everything with ``mark``. Returns when none is left, or none can be ended.
+
+    SIGTERM goes to the launcher's group, for a launcher ends its ranks in its own way; once it is gone, to all that it left. After
+    ``SECONDS_TO_END``, or in a ``hurry``, SIGKILL goes to all.
+    """
+    told: set[int] = set()
+    begin = time.monotonic()
+    while time.monotonic() < begin + 2 * SECONDS_TO_END:
+        launcher = [process.pid] if process is not None and process.poll() is None else []
+        others = marked(mark)
+        if not launcher and not others:
             return
+        if hurry() or time.monotonic() > begin + SECONDS_TO_END:
+            _send(signal.SIGKILL, launcher, others)
+        else:
+            _send(signal.SIGTERM, set(launcher) - told, [] if launcher else set(others) - told)
+            told |= set(launcher or others)
+        time.sleep(NAP_SECONDS)
 
 
-def _send(number: signal.Signals, mark: str, process: subprocess.Popen[bytes] | None) -> None:
-    """SIGTERM goes to the launcher, which ends its ranks in its own way; to all others where it is gone, as SIGKILL does anyway."""
-    alive = process is not None and process.poll() is None
-    if process is not None and (alive or number == signal.SIGKILL):
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-    if not alive or number == signal.SIGKILL:
-        for pid in marked(mark):
+def _send(number: signal.Signals, groups: Iterable[int], processes: Iterable[int]) -> None:
+    for send, numbers in ((os.killpg, groups), (os.kill, processes)):
+        for each in numbers:
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-
-
-def _left(mark: str, process: subprocess.Popen[bytes] | None) -> bool:
-    return (process is not None and process.poll() is None) or bool(marked(mark))
+                send(each, number)

@@ -25,17 +25,21 @@ from distcnn.sweep.stopping import StopRequests
 
 SECONDS_TO_APPEAR = 3.0
 """A file that another host wrote may come late over a shared file system."""
-LONGEST_REASON = 300
+LONGEST_REASON = 500
 PATTERNS = (r"^distcnn\S*: error", r"^[\w.]*(Error|Exception|Interrupt): ", r"^distcnn\S*: ", r"(?i)\b(error|signal)\b", r"")
 """Of lines that say why something ended, the most telling first: our own, a traceback's, our report, a launcher's, any."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the processes ended: ``exit_code`` None where they were never started, or were ended by us; ``why`` then says so."""
+    """How the processes ended: ``exit_code`` None where they were never started, or were ended by us.
+
+    ``why`` then says so, and ``said`` is what they had said until then: what comes after is about being ended.
+    """
 
     exit_code: int | None
     why: str = ""
+    said: str = ""
 
 
 def measure(measurement: Measurement, records: Records, timeout: float, stop: StopRequests) -> Record | None:
@@ -86,7 +90,7 @@ def run(command: list[str], mark: str, log: Path, timeout: float, stop: StopRequ
                 if stop.received:
                     return None
                 if time.monotonic() > end:
-                    return Ended(None, f"not over after {timeout:g} s (--timeout), so it was ended")
+                    return Ended(None, f"not over after {timeout:g} s (--timeout), so it was ended", last_words_in(log))
                 time.sleep(NAP_SECONDS)
             return Ended(process.returncode)
         finally:
@@ -95,9 +99,9 @@ def run(command: list[str], mark: str, log: Path, timeout: float, stop: StopRequ
 
 def result_of_ended(ended: Ended, file: Path, log: Path, measurement: Measurement) -> Result | str:
     """The result, or the reason why there is none."""
-    said = last_words(log.read_text(encoding="utf-8", errors="replace"))
     if ended.exit_code is None:
-        return _with(ended.why, said)
+        return _with(ended.why, ended.said)
+    said = last_words_in(log)
     if ended.exit_code:
         return _with(exit_text(ended.exit_code), said)
     text = _appeared(file)
@@ -114,6 +118,11 @@ def exit_text(code: int) -> str:
     with suppress(ValueError):
         return f"ended by {signal.Signals(-code).name}"
     return f"exit code {code}"
+
+
+def last_words_in(log: Path) -> str:
+    """``last_words`` of a file."""
+    return last_words(log.read_text(encoding="utf-8", errors="replace"))
 
 
 def last_words(text: str) -> str:

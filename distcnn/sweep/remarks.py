@@ -10,6 +10,9 @@ from distcnn.sweep.records import Record
 from distcnn.sweep.result import Result
 from distcnn.sweep.summary import Summary
 
+WIDE = 1.5
+"""A point's fastest measurement over its slowest: beyond it a remark says so."""
+
 
 def balance_remarks(points: Iterable[Point]) -> Iterator[str]:
     """Points where some ranks have more shards than others."""
@@ -30,6 +33,7 @@ def remarks(points: Sequence[Point], records: Sequence[Record], summary: Summary
         *(line for point, result in results.items() for line in _crowd_remarks(point, result)),
         *(line for point, result in results.items() for line in _padding_remarks(point, result)),
         *_sum_remarks(results),
+        *_spread_remarks(summary),
         *summary.bits.differences,
     ]
 
@@ -73,6 +77,20 @@ def _sum_remarks(results: dict[Point, Result]) -> Iterator[str]:
         yield f"gradients are summed in memory that ranks share at {names}; elsewhere by MPI, or shard by shard (docs/speed.md)"
     if any(result["reduction"] != "exact" for result in results.values()):
         yield "--reduction fast promises no bits: they were not compared"
+
+
+def _spread_remarks(summary: Summary) -> Iterator[str]:
+    """Points whose measurements are far apart."""
+    wide = [
+        f"{row.mode} {row.ranks}"
+        for row in summary.rows
+        if row.images_per_second_min is not None and (row.images_per_second_max or 0.0) > WIDE * row.images_per_second_min
+    ]
+    if wide:
+        yield (
+            f"the fastest measurement is more than {WIDE:g} times the slowest at {', '.join(wide)}: something else used the machine or the "
+            "network, so trust these figures little, and take more --repeats when it is quiet"
+        )
 
 
 def _ranks(count: int) -> str:

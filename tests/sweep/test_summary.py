@@ -120,6 +120,13 @@ def test_remarks_on_crowds_balance_and_padding() -> None:
     assert not [line for line in lines if line.startswith("weak, 2 ranks: 1 of them")]
 
 
+def test_measurements_that_are_far_apart_are_remarked() -> None:
+    points = [strong(1), strong(2)]
+    records = [record(strong(1), 1, 100.0), record(strong(1), 2, 150.0), record(strong(2), 1, 100.0), record(strong(2), 2, 151.0)]
+    (line,) = remarks(points, records, summarise(points, records))
+    assert line.startswith("the fastest measurement is more than 1.5 times the slowest at strong 2: something else used the machine")
+
+
 def test_sheets_have_a_row_for_each() -> None:
     points = [strong(1), strong(2)]
     records = [

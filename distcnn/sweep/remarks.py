@@ -44,19 +44,21 @@ def _base_remarks(points: Sequence[Point], summary: Summary) -> Iterator[str]:
         if base is None:
             continue
         if base != smallest:
-            yield f"{mode}: {smallest} {_ranks(smallest)} failed, so speed-up and efficiency are against {base} {_ranks(base)}"
+            yield f"{mode}: {_counted(smallest, 'rank')} failed, so speed-up and efficiency are against {_counted(base, 'rank')}"
         elif base != 1:
             yield f"{mode}: speed-up and efficiency are against {base} ranks, the smallest number here"
 
 
 def _crowd_remarks(point: Point, result: Result) -> Iterator[str]:
-    """Hosts with more ranks than cores."""
+    """Points with more ranks than cores on some host; the most crowded one is named."""
     cores: dict[str, int] = result.get("cores_of_hosts", {})
     hosts: list[str] = result["hosts"]
-    for host, ranks in Counter(hosts).items():
-        if ranks > cores.get(host, ranks):
-            shared = f"{cores[host]} {'core' if cores[host] == 1 else 'cores'} of {host}"
-            yield f"{point.mode}, {point.ranks} ranks: {ranks} of them share {shared}: more ranks than cores cannot scale"
+    crowded = {host: ranks for host, ranks in Counter(hosts).items() if ranks > cores.get(host, ranks)}
+    if crowded:
+        host = max(crowded, key=lambda host: crowded[host] / cores[host])
+        shared = f"{crowded[host]} of them share {_counted(cores[host], 'core')} of {host}"
+        others = f" (and so on {_counted(len(crowded) - 1, 'more host')})" if len(crowded) > 1 else ""
+        yield f"{point.mode}, {_counted(point.ranks, 'rank')}: {shared}{others}: more ranks than cores cannot scale"
 
 
 def _padding_remarks(point: Point, result: Result) -> Iterator[str]:
@@ -64,7 +66,7 @@ def _padding_remarks(point: Point, result: Result) -> Iterator[str]:
     examples, size = result.get("train_examples", point.global_batch_size), point.global_batch_size
     if examples < size:
         yield (
-            f"{point.mode}, {point.ranks} ranks: a step has room for {size:,} examples, but the set has {examples:,} only: "
+            f"{point.mode}, {_counted(point.ranks, 'rank')}: a step has room for {size:,} examples, but the set has {examples:,} only: "
             "the rest is computed, but not counted as images"
         )
 
@@ -93,5 +95,5 @@ def _spread_remarks(summary: Summary) -> Iterator[str]:
         )
 
 
-def _ranks(count: int) -> str:
-    return "rank" if count == 1 else "ranks"
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -37,26 +37,32 @@ def headline(request: Request, path: Path) -> str:
 
 def table(summary: Summary, remarks: list[str], folder: Path) -> str:
     """All of it, in lines; ``folder`` is the sweep directory."""
-    return "\n".join([*_head(summary.reduction), *map(_line, summary.rows), *_remarks(remarks), *_failures(summary.failures, folder)])
+    width = max(20, *(2 + len(_spread(row)) for row in summary.rows))
+    rows = [_line(row, width) for row in summary.rows]
+    return "\n".join([*_head(summary.reduction, width), *rows, *_remarks(remarks), *_failures(summary.failures, folder)])
 
 
-def _head(reduction: str) -> Iterator[str]:
+def _head(reduction: str, width: int) -> Iterator[str]:
     groups = "".join(f"{TITLES.get(group, f'{reduction} sum'):>10}" for group in GROUPS)
-    yield f"{'':<7}{'':>6}{'':>6}{'images/s':>10}{'':>20}{'step':>9}{'speed-':>8}{'effi-':>8}  {'% of a step, mean over ranks':^50}"
-    yield f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'median':>10}{'[min .. max]':>20}{'ms':>9}{'up':>8}{'ciency':>8}  {groups}  bits"
+    over = f"{'':<7}{'':>6}{'':>6}{'images/s':>10}{'':>{width}}{'step':>9}{'speed-':>8}{'effi-':>8}  {'% of a step, mean over ranks':^50}"
+    yield over.rstrip()
+    yield f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'median':>10}{'[min .. max]':>{width}}{'ms':>9}{'up':>8}{'ciency':>8}  {groups}  bits"
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, width: int) -> str:
     start = f"{row.mode:<7}{row.ranks:>6}"
     if row.images_per_second is None or row.split is None:
         return f"{start}  failed"
-    spread = f"[{row.images_per_second_min:,.0f} .. {row.images_per_second_max:,.0f}]"
     groups = "".join(f"{100 * row.split[group]:10.1f}" for group in GROUPS)
     failed = f"  ({row.failed} of {row.failed + row.measured} failed)" if row.failed else ""
     return (
-        f"{start}{row.hosts:>6}{row.images_per_second:>10,.0f}{spread:>20}{(row.step_seconds or 0) * 1e3:>9.2f}"
+        f"{start}{row.hosts:>6}{row.images_per_second:>10,.0f}{_spread(row):>{width}}{(row.step_seconds or 0) * 1e3:>9.2f}"
         f"{row.speed_up:>8.2f}{row.efficiency:>8.1%}  {groups}  {row.bits}{failed}"
     )
+
+
+def _spread(row: Row) -> str:
+    return "" if row.images_per_second_min is None else f"[{row.images_per_second_min:,.0f} .. {row.images_per_second_max:,.0f}]"
 
 
 def _remarks(remarks: list[str]) -> Iterator[str]:

@@ -120,6 +120,13 @@ def test_remarks_on_crowds_balance_and_padding() -> None:
     assert not [line for line in lines if line.startswith("weak, 2 ranks: 1 of them")]
 
 
+def test_of_crowded_hosts_the_worst_is_named() -> None:
+    hosts = {"hosts": ["a", "a", "b", "b", "b", "c"], "cores_of_hosts": {"a": 1, "b": 1, "c": 1}}
+    records = [record(strong(6, 6), **hosts)]
+    (_, line) = remarks([strong(6, 6)], records, summarise([strong(6, 6)], records))
+    assert line == "strong, 6 ranks: 3 of them share 1 core of b (and so on 1 more host): more ranks than cores cannot scale"
+
+
 def test_measurements_that_are_far_apart_are_remarked() -> None:
     points = [strong(1), strong(2)]
     records = [record(strong(1), 1, 100.0), record(strong(1), 2, 150.0), record(strong(2), 1, 100.0), record(strong(2), 2, 151.0)]

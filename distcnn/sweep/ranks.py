@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from distcnn.command import run_command
 from distcnn.config import Config, parse_request
@@ -45,15 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags besides training's."""
-    parser = argparse.ArgumentParser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.", allow_abbrev=False)
+    parser = _Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.", allow_abbrev=False)
     parser.add_argument("--result", type=Path, required=True, metavar="FILE", help="where root writes what was measured, a new file")
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="timed steps")
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (this is started by distcnn.scaling, not by hand)")
+
+
 def measure_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     """Measure, and write the result."""
-    args, of_training = make_parser().parse_known_args(arguments)
+    args, of_training = on_root(communicator, lambda: make_parser().parse_known_args(arguments))
     config = on_root(communicator, lambda: Config(**parse_request(of_training).given))
     with Watchdog(NAME, communicator, config.stall_timeout):
         run = prepare_run(config, communicator, lambda line: print(line, flush=True) if communicator.rank == 0 else None)

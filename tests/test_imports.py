@@ -36,16 +36,22 @@ ALLOWED = {
     },
     "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
+    "sweep": {"sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
     "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
-    "matplotlib": {"report.py", "measure/picture.py"},
+    "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py"},
     "torch": {"measure/torch_peer.py"},
     "PIL": {"datasets/folders.py"},
     "threadpoolctl": {"parallel/threads.py"},
 }
+
+# What measures, which training must never need: folder, and the only files outside of it that may know it.
+MEASURING = {"measure": {"benchmark.py", "sweep/ranks.py"}, "sweep": {"scaling.py"}}
+# What is started with python -m: all of the top level, and what runs on the ranks of a sweep's point.
+COMMANDS = {"train.py", "verify.py", "benchmark.py", "scaling.py", "sweep/ranks.py"}
 
 # Needed by root alone, or seldom. On a shared file system every rank would ask for each of their files at the same moment.
 SELDOM = {
@@ -85,7 +91,10 @@ def test_imports_go_one_way(file: Path) -> None:
     inner = {name.split(".")[1] for name in imports_of(file) if name.startswith("distcnn.")}
     if place in ALLOWED:
         assert inner <= ALLOWED[place], f"{place} may not know {inner - ALLOWED[place]}"
-    assert "measure" not in inner or place in ("measure", "benchmark.py"), f"{place} may not know what only the benchmark needs"
+    where = file.relative_to(PACKAGE).as_posix()
+    for folder, users in MEASURING.items():
+        assert folder not in inner or place == folder or where in users, f"{where} may not know what only measuring needs"
+    assert "command" not in inner or where in COMMANDS, f"{where} is no command"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

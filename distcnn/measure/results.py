@@ -75,7 +75,10 @@ def split_results(layers: list[str], split: Split, images: int, steps: int) -> R
 
 
 def communication(split: Split) -> dict[str, float]:
-    """Of a step: all sums over ranks, what of them was hidden behind computing, what the main thread waited for them; for late ranks."""
+    """Of a step: all sums over ranks, what of them was hidden, what the main thread waited for them; and for late ranks.
+
+    Hidden: behind computing, with overlap behind waiting for late ranks too.
+    """
     waited = split.parts[ALLREDUCE]
     return {
         "allreduce_seconds": split.sums,

@@ -116,15 +116,16 @@ class Instruments:
         return call
 
     def _after_the_last(self, start: Work) -> Work:
-        """Without overlap the ranks meet before they sum: so waiting for the last one is told from summing."""
+        """The ranks meet before the last bucket's sum, without which none can end: so waiting for the last rank is told from summing."""
         communicator = self._step.communicator
-        if self._step.overlap is not None or communicator.world_size == 1:
+        if communicator.world_size == 1:
             return start
         meet = self._timed(WAITING)(communicator.barrier)
 
-        def call(*arguments: Any) -> Any:
-            meet()
-            return start(*arguments)
+        def call(reduction: Any, bucket: slice) -> Any:
+            if bucket.start == 0:
+                meet()
+            return start(reduction, bucket)
 
         return call
 
@@ -166,14 +167,23 @@ def average(steps: Sequence[StepTimes]) -> Split:
 
     As robust as a median, and it adds up: all parts are of the same steps.
     """
-    ordered = sorted(steps, key=lambda each: each.step)
-    middle = ordered[len(ordered) // 4 : len(ordered) - len(ordered) // 4]
+    return mean([steps[index] for index in middle_half([each.step for each in steps])])
+
+
+def mean(steps: Sequence[StepTimes]) -> Split:
+    """What a step of these takes in the mean."""
     return Split(
-        sum(each.step for each in middle) / len(middle),
-        _mean([each.parts for each in middle]),
-        _mean([each.products for each in middle]),
-        sum(each.sums for each in middle) / len(middle),
+        sum(each.step for each in steps) / len(steps),
+        _mean([each.parts for each in steps]),
+        _mean([each.products for each in steps]),
+        sum(each.sums for each in steps) / len(steps),
     )
+
+
+def middle_half(seconds: Sequence[float]) -> list[int]:
+    """Which of ``seconds`` are neither among the shortest quarter nor among the longest."""
+    ordered = sorted(range(len(seconds)), key=seconds.__getitem__)
+    return ordered[len(ordered) // 4 : len(ordered) - len(ordered) // 4]
 
 
 def _mean(rows: Sequence[Seconds]) -> Seconds:

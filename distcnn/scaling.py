@@ -1,0 +1,71 @@
+"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4``, alone, not under mpirun. ``docs/scaling.md`` says more."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from distcnn import launcher
+from distcnn.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
+from distcnn.errors import InputError
+from distcnn.faults.early import end_before_start
+from distcnn.faults.tell import tell
+from distcnn.sweep.loop import measure_all
+from distcnn.sweep.outputs import write_outputs
+from distcnn.sweep.prepare import require_all
+from distcnn.sweep.records import Records, opened
+from distcnn.sweep.remarks import remarks
+from distcnn.sweep.request import OUTPUT, Request, make_parser, parse
+from distcnn.sweep.stopping import StopRequests
+from distcnn.sweep.summary import summarise
+from distcnn.sweep.table import headline, table
+from distcnn.training.progress import Progress
+
+NAME = "distcnn.scaling"
+EXIT_NOT_ALL_GOOD = 1
+"""A measurement failed, or bits differ."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0 all is good, 1 not all is, 2 bad input, 85 stopped by a signal."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if launcher.needs_mpi(os.environ):
+        end_before_start(
+            f"{NAME}: error: a launcher started several of this, but a sweep is one process, which starts the ranks of its points itself: "
+            "start it without mpirun or srun, and say how ranks are started with --launcher 'mpirun -n {ranks}'"
+        )
+        return EXIT_INPUT
+    if {"-h", "--help"} & set(arguments):
+        make_parser().print_help()
+        return EXIT_OK
+    try:
+        request = parse(arguments)
+        require_all(request.settings, Progress().say)
+        with StopRequests() as stop, opened(request) as records:
+            return sweep(request, arguments, records, stop)
+    except InputError as error:
+        tell(f"{NAME}: error: {error}")
+        return EXIT_INPUT
+
+
+def sweep(request: Request, arguments: Sequence[str], records: Records, stop: StopRequests) -> int:
+    """Measure, sum up, print; the exit code."""
+    say, points = Progress().say, request.settings.points
+    say(headline(request, records.path))
+    found = measure_all(records, request.timeout, stop, say)
+    if found is None:
+        again = ["python", "-m", NAME, *arguments, *([] if request.output else [f"{OUTPUT}={records.path}"])]
+        what = stop.received.name if stop.received else "stopped"
+        tell(f"{NAME}: stopped: {what}: all processes are ended, finished measurements are kept; to go on: {shlex.join(again)}")
+        return EXIT_STOPPED
+    summary = summarise(points, found)
+    below = remarks(points, found, summary)
+    say(f"\n{table(summary, below, records.path)}\n")
+    say("\n".join(write_outputs(records, found, summary, below)))
+    return EXIT_OK if summary.all_good else EXIT_NOT_ALL_GOOD
+
+
+if __name__ == "__main__":
+    sys.exit(main())

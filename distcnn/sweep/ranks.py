@@ -1,0 +1,197 @@
+"""What the ranks of a point run: ``python -m distcnn.sweep.ranks --result FILE --steps N``, started by the sweep through a launcher.
+
+A benchmark of its own, for that of ``distcnn.benchmark`` measures much that a sweep need not know of every point (products alone, tests,
+memory), in twice the time. The steps, the stopwatches and the parts of the split are the benchmark's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distcnn.command import run_command
+from distcnn.config import Config, parse_request
+from distcnn.errors import InputError
+from distcnn.faults.watchdog import Watchdog
+from distcnn.measure.machine import machine_facts
+from distcnn.measure.replace import replaced
+from distcnn.measure.session import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
+from distcnn.measure.split import ALLREDUCE, DATA, SUM, WAITING, Instruments, Split, StepTimes, mean, middle_half
+from distcnn.parallel import Communicator, on_root
+from distcnn.parallel.kept import KeptReduction
+from distcnn.sweep.result import GROUPS, KIND
+from distcnn.training.replicas import compare_replicas, params_sha256
+from distcnn.training.setup import Run, prepare_run
+
+NAME = "distcnn.sweep.ranks"
+GROUP_OF_PART = {DATA: "data", SUM: "local_sum", ALLREDUCE: "communication", WAITING: "waiting"}
+"""All other parts are computing: layers, loss, update, and what lies between."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(NAME, make_parser().print_help, measure_command, arguments)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The flags besides training's."""
+    parser = _Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.", allow_abbrev=False)
+    parser.add_argument("--result", type=Path, required=True, metavar="FILE", help="where root writes what was measured, a new file")
+    parser.add_argument("--steps", type=int, required=True, metavar="N", help="timed steps")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (this is started by distcnn.scaling, not by hand)")
+
+
+def measure_command(communicator: Communicator, arguments: Sequence[str]) -> None:
+    """Measure, and write the result."""
+    args, of_training = on_root(communicator, lambda: make_parser().parse_known_args(arguments))
+    config = on_root(communicator, lambda: Config(**parse_request(of_training).given))
+    with Watchdog(NAME, communicator, config.stall_timeout):
+        run = prepare_run(config, communicator, lambda line: print(line, flush=True) if communicator.rank == 0 else None)
+        result = measure(run, args.steps)
+        on_root(communicator, lambda: write_result(args.result, result))
+
+
+def measure(run: Run, steps: int) -> dict[str, Any]:
+    """Steps to warm up, then ``steps`` as they are, then some with stopwatches: as many on any number of ranks. Collective."""
+    communicator, following = run.communicator, Steps(run)
+    messages = message_bytes(run, following)
+    for _ in range(WARM_UP_STEPS - 1):
+        following.take()
+    communicator.barrier()
+    ends, images = [time.perf_counter()], 0
+    for _ in range(steps):
+        images += following.take()
+        ends.append(time.perf_counter())
+    seconds = ends[-1] - ends[0]
+    times = split_steps(run, following, max(2, steps // SHARE_OF_STEPS))
+    taken = WARM_UP_STEPS + steps + len(times)
+    compare_replicas(run.network, run.step.optimizer, communicator, taken)
+    return {
+        **facts(run),
+        "steps": steps,
+        "steps_taken": taken,
+        "images_per_second": images / seconds,
+        "step_seconds": seconds / steps,
+        "step_seconds_each": [end - start for start, end in pairwise(ends)],
+        "message_bytes": messages,
+        "split": split_results(run, times),
+        "params_sha256": params_sha256(run.network),
+    }
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What is measured, and where. Collective."""
+    config, communicator = run.config, run.communicator
+    return {
+        "kind": KIND,
+        "model": config.model,
+        "parameters": int(run.network.values.size),
+        "data": run.dataset.name,
+        "content_sha256": run.content_sha256,
+        "train_examples": run.dataset.examples["train"],
+        "world_size": communicator.world_size,
+        "num_shards": config.num_shards,
+        "microbatch_size": config.microbatch_size,
+        "global_batch_size": config.global_batch_size,
+        "reduction": config.reduction,
+        "overlap": run.step.overlap is not None,
+        "kept_gradients": isinstance(run.step.reduction, KeptReduction),
+        "hosts": communicator.hosts,
+        "shards_of_ranks": communicator.allgather(len(run.step.shards)),
+        "cores_of_hosts": cores_of_hosts(communicator),
+        "machine": machine_facts(communicator),
+        "software": run.software,
+        "flags": dataclasses.asdict(config),
+    }
+
+
+def message_bytes(run: Run, following: Steps) -> list[int]:
+    """Take a step: the size of each vector that it sums over all ranks, in order."""
+    sizes: list[int] = []
+
+    def noting(start: Any) -> Any:
+        def call(values: Any) -> None:
+            sizes.append(int(values.nbytes))
+            start(values)
+
+        return call
+
+    with replaced(run.step.timing.sums, "start", noting):
+        following.take()
+    return sizes
+
+
+def split_steps(run: Run, following: Steps, count: int) -> list[StepTimes]:
+    """``count`` steps of this rank through stopwatches."""
+    instruments = Instruments(run.step)
+    run.communicator.barrier()
+    with instruments.entered():
+        return [instruments.take(following.take) for _ in range(count)]
+
+
+def split_results(run: Run, times: list[StepTimes]) -> dict[str, Any]:
+    """Where the time of a step goes: on each rank, in the mean over ranks, and on the rank that waits least. Seconds. Collective.
+
+    Means over the middle half of the steps, the same ones on all ranks: by what they took in the mean over the ranks. So groups add up
+    to the step.
+    """
+    everyone = run.communicator.allgather([each.step for each in times])
+    chosen = middle_half([sum(step) / len(step) for step in zip(*everyone, strict=True)])
+    ranks = [_split_of(each) for each in run.communicator.allgather(mean([times[index] for index in chosen]))]
+    slowest = min(range(len(ranks)), key=lambda rank: ranks[rank]["waiting_seconds"])
+    names = ["step_seconds", *(f"{group}_seconds" for group in GROUPS)]
+    return {
+        "steps": len(chosen),
+        "mean": {name: sum(each[name] for each in ranks) / len(ranks) for name in names},
+        "slowest_rank": slowest,
+        "ranks": ranks,
+    }
+
+
+def _split_of(split: Split) -> dict[str, Any]:
+    groups = dict.fromkeys(GROUPS, 0.0)
+    for part, seconds in split.parts.items():
+        groups[GROUP_OF_PART.get(part, "compute")] += seconds
+    seconds_of_groups = {f"{group}_seconds": seconds for group, seconds in groups.items()}
+    return {"step_seconds": split.step, **seconds_of_groups, "sums_seconds": split.sums, "parts": split.parts}
+
+
+def cores_of_hosts(communicator: Communicator) -> dict[str, int]:
+    """How many cores the ranks of each host share: those where any of them may run, for a launcher may bind ranks to cores. Collective."""
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores: dict[str, set[int]] = defaultdict(set)
+    for host, of_rank in zip(communicator.hosts, communicator.allgather(mine), strict=True):
+        cores[host] |= of_rank
+    return {host: len(each) for host, each in cores.items()}
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """``InputError`` when it cannot be written, and when it is there: then somebody else is root too."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+    except FileExistsError as error:
+        raise InputError(
+            f"--result: {path} is there already: the launcher started several processes that know nothing of each other"
+        ) from error
+    except OSError as error:
+        raise InputError(f"--result: {path} cannot be written ({error.strerror}): make room, or name another --output") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Signals that ask a sweep to stop: noted by a handler, asked for between naps."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+
+
+class StopRequests:
+    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came. Main thread only.
+
+    SIGHUP stays ignored where it is (nohup).
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self.again = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequests:
+        for each in STOP_SIGNALS:
+            if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
+                self._before[each] = signal.signal(each, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.again = self.received is not None
+        self.received = self.received or signal.Signals(number)

@@ -1,0 +1,89 @@
+"""Flags of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distcnn.errors import InputError
+from distcnn.sweep.records import read_settings, require_same
+from distcnn.sweep.request import Settings, default_ranks, launcher_command, parse
+
+MPIRUN = "mpirun -n {ranks}"
+
+
+def test_what_is_given_and_what_is_not(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('model = "mlp"\nseed = 3\n')
+    request = parse(["--ranks", "4, 1,2,1", "--config", str(tmp_path / "run.toml"), "--seed", "4", "--output", "x", "--launcher", MPIRUN])
+    assert request.settings == Settings((1, 2, 4), MPIRUN, flags={"model": "mlp", "seed": 4})
+    assert (request.output, request.timeout) == ("x", 600)
+    point = request.settings.points[1]
+    assert request.settings.flags_of(point) == {"model": "mlp", "seed": 4, "num_shards": 4, "microbatch_size": 64, "world_size": 2}
+
+
+@pytest.mark.parametrize(("tasks", "ranks"), [("1", (1,)), ("8", (1, 2, 4, 8)), ("12", (1, 2, 4, 8))])
+def test_without_ranks_the_allocation_decides(tasks: str, ranks: tuple[int, ...]) -> None:
+    assert default_ranks({"SLURM_NTASKS": tasks}) == ranks
+    assert default_ranks({})[0] == 1
+
+
+def test_a_launcher_is_taken_apart_as_a_shell_does() -> None:
+    assert launcher_command("srun -n{ranks} --mpi=pmi2 'a b'", 16) == ["srun", "-n16", "--mpi=pmi2", "a b"]
+
+
+REFUSED = {
+    "--ranks 0": "--ranks is '0'",
+    "--ranks 1,,2": "--ranks is '1,,2'",
+    "--ranks two": "--ranks is 'two'",
+    "--ranks 1,16 --num-shards 8": "16 ranks cannot share 8 shards",
+    "--mode sideways": "unknown --mode 'sideways': choose one of strong, weak, both",
+    "--repeats 0": "--repeats is 0: it must be at least 1",
+    "--steps -3": "--steps is -3: it must be at least 1",
+    "--shards-per-rank -1": "--shards-per-rank is -1",
+    "--timeout nan": "--timeout is nan",
+    "--launcher mpirun": "without {ranks}: write it where the number of ranks goes, as in 'mpirun -n {ranks}'",
+    "--launcher '{ranks}": "No closing quotation",
+    "--world-size 2": "--ranks says on how many ranks",
+    "--max-steps 2": "--steps says how many steps",
+    "--resume runs/x": "run the same command with the same --output",
+    "--turns 2": "unrecognized flag --turns",
+    "--output ": "--output is empty",
+    "--microbatch-size 0": "--microbatch-size is 0",
+    "--config no.toml": "no.toml cannot be read",
+}
+
+
+@pytest.mark.parametrize("flags", REFUSED)
+def test_what_is_refused(flags: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse(flags.split(" "))
+    assert REFUSED[flags] in str(raised.value)
+
+
+CHANGED = {
+    "ranks": (Settings((1, 4), MPIRUN), "--ranks 1,2, not 1,4"),
+    "mode": (Settings((1, 2), MPIRUN, mode="weak"), "--mode strong, not weak"),
+    "steps": (Settings((1, 2), MPIRUN, steps=7), "--steps 30, not 7"),
+    "launcher": (Settings((1, 2), "srun -n {ranks}"), "--launcher mpirun -n {ranks}, not srun -n {ranks}"),
+    "model": (Settings((1, 2), MPIRUN, flags={"model": "mlp"}), "--model lenet, not mlp"),
+    "num_shards": (Settings((1, 2), MPIRUN, flags={"num_shards": 4}), "--num-shards unset, not 4"),
+}
+
+
+@pytest.mark.parametrize("flag", CHANGED)
+def test_another_sweep_is_refused_by_the_flag_that_differs(flag: str) -> None:
+    now, text = CHANGED[flag]
+    with pytest.raises(InputError) as raised:
+        require_same(Settings((1, 2), MPIRUN), now, Path("runs/s"))
+    assert f"runs/s holds a sweep with {text}" in str(raised.value)
+
+
+def test_a_default_that_is_spelled_out_is_no_difference() -> None:
+    require_same(Settings((1, 2), MPIRUN), Settings((1, 2), MPIRUN, flags={"seed": 0, "model": "lenet"}), Path())
+
+
+def test_damaged_settings_are_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text('{"ranks": [1, 2')
+    with pytest.raises(InputError, match=r"sweep\.json cannot be read .* name another --output"):
+        read_settings(tmp_path)

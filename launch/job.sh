@@ -80,6 +80,45 @@ set_train_flags() {
     fi
 }
 
+# Under Slurm, the words before a command that let all of the job's ranks run it, or RANKS of them: set in the array slurm_words.
+set_slurm_words() {
+    ranks=${1:-}
+    if [ "${DISTCNN_LAUNCHER:-srun}" = mpirun ]; then
+        set_mpirun_words < <(
+            mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+            mapfile -t counts < <("$python" -c 'import sys
+from distcnn.launcher import tasks_per_node
+print(*tasks_per_node(sys.argv[1]), sep="\n")' "${SLURM_TASKS_PER_NODE:?}")
+            for index in "${!hosts[@]}"; do echo "${hosts[index]} ${counts[index]}"; done
+        )
+        slurm_words=("${mpirun_words[@]}")
+        return
+    fi
+    local plugin known bind=${DISTCNN_BIND:-core}
+    case $family in openmpi) plugin=pmix ;; cray) plugin=cray_shasta ;; *) plugin=pmi2 ;; esac
+    plugin=${DISTCNN_MPI:-$plugin}
+    known=$(srun --mpi=list 2>&1)
+    case $known in
+        *"$plugin"*) ;;
+        *) fail "srun has no MPI plugin '$plugin' for this $family library: set DISTCNN_MPI to one that fits, or DISTCNN_LAUNCHER=mpirun. It has: $known" ;;
+    esac
+    # Without --kill-on-bad-exit a step waits for ever for a rank that was killed; since Slurm 22.05 it takes no cores per task from its job.
+    slurm_words=(srun "--mpi=$plugin" --kill-on-bad-exit=1 "--cpus-per-task=${SLURM_CPUS_PER_TASK:-1}" "--cpu-bind=${bind/#core/cores}")
+    [ -z "$ranks" ] || slurm_words+=(-n "$ranks")
+}
+
+# Put this Slurm job back into the queue; ``$1``: how to go on by hand.
+requeue() {
+    if scontrol requeue "$SLURM_JOB_ID" 2>/dev/null; then
+        say "job $SLURM_JOB_ID was requeued, to go on"
+        sleep 60 # Slurm ends this shell meanwhile
+    elif scontrol show job -o "$SLURM_JOB_ID" | grep -q JobState=PENDING; then
+        say "job $SLURM_JOB_ID was requeued by Slurm itself, to go on"
+    else
+        say "it could not be requeued; to go on: $1"
+    fi
+}
+
 newest_checkpoint() { ls "$DISTCNN_RUN/checkpoints" 2>/dev/null | sort | tail -n 1; }
 is_finished() { [ -e "$DISTCNN_RUN/result.json" ]; }
 

@@ -36,7 +36,7 @@ ALLOWED = {
     },
     "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
-    "sweep": {"sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},
+    "sweep": {"sweep", "cores", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, gathered, runs
 from distcnn.checkup.options import Options
 from distcnn.checkup.section import Everyone, Facts, Section
-from distcnn.cores import cgroup_share
+from distcnn.cores import cgroup_share, usable_cores
 
 BUSY = 1.5
 """A host whose load is beyond this times its cores, and one, has much else to do."""
@@ -22,7 +22,7 @@ FEWER = "start fewer ranks on a host, or threads on a rank, or ask for more core
 
 def look(options: Options) -> Facts:
     """Cores this process may use, of how many; the container's share of time; the host's load before we began."""
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    allowed = sorted(usable_cores("").ids)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     cores = {"cores": allowed, "count": max(os.cpu_count() or 1, len(allowed)), "quota": cgroup_share()}
     return cores | {"load": load, "threads": options.threads}

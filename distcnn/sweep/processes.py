@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-MARK = "DISTCNN_SWEEP"
+MARK = "DISTCNN_SWEEP_PROCESS"
 """In the environment of all processes of a sweep: its directory."""
 SECONDS_TO_END = 5.0
 """After SIGTERM, which a launcher passes on; then SIGKILL."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 import time
 from collections import defaultdict
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 
 from distcnn.command import run_command
 from distcnn.config import Config, parse_request
+from distcnn.cores import usable_cores
 from distcnn.errors import InputError
 from distcnn.faults.watchdog import Watchdog
 from distcnn.measure.machine import machine_facts
@@ -173,10 +173,9 @@ def _split_of(split: Split) -> dict[str, Any]:
 
 def cores_of_hosts(communicator: Communicator) -> dict[str, int]:
     """How many cores the ranks of each host share: those where any of them may run, for a launcher may bind ranks to cores. Collective."""
-    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores: dict[str, set[int]] = defaultdict(set)
-    for host, of_rank in zip(communicator.hosts, communicator.allgather(mine), strict=True):
-        cores[host] |= of_rank
+    for of_rank in communicator.allgather(usable_cores(communicator.hosts[communicator.rank])):
+        cores[of_rank.host] |= of_rank.ids
     return {host: len(each) for host, each in cores.items()}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distcnn.config import Config, as_flag, parse_request
+from distcnn.cores import usable_cores
 from distcnn.errors import InputError
 from distcnn.parallel import shards_of_rank
 from distcnn.sweep.plan import MODES, STRONG, Point, plan_points
@@ -116,8 +117,7 @@ def parse_ranks(text: str) -> tuple[int, ...]:
 def default_ranks(environment: Mapping[str, str]) -> tuple[int, ...]:
     """1, 2, 4 ... up to the tasks of the Slurm allocation, else to the cores where this process may run."""
     tasks = environment.get("SLURM_NTASKS", "")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = int(tasks) if tasks.isdigit() and int(tasks) else cores
+    most = int(tasks) if tasks.isdigit() and int(tasks) else len(usable_cores("").ids)
     return tuple(2**power for power in range(most.bit_length()))
 
 

@@ -134,3 +134,17 @@ def test_restarts_end_at_their_limit(cluster: Slurm, mpirun: Launcher, image_set
     more = Job(cluster, mpirun, "mpirun", image_set(), tmp_path)
     assert more.end() == "COMPLETED", more.text
     assert f"weights {reference_hash(image_set())}" in more.text
+
+
+def test_a_scaling_sweep_is_one_job(cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+    variables = {"DISTCNN_HOME": str(ROOT), "DISTCNN_SWEEP": str(tmp_path / "sweep")}
+    variables["DISTCNN_SETUP"] = str(Path(mpirun.python).parent / "activate")
+    flags = ["--ranks", "2,4", "--repeats", "1", "--steps", "3", "--model", "tutorial", "--data", str(image_set(train=640))]
+    output = tmp_path / "job.out"
+    job = cluster.submit(f"--output={output}", str(ROOT / "launch" / "scaling.sbatch"), *flags, **variables)
+    assert cluster.wait_for_end(job, output) == "COMPLETED", read(output)
+    assert "2/2] " in read(output)
+    rows = (tmp_path / "sweep" / "scaling.csv").read_text().splitlines()
+    assert len(rows) == 3
+    assert "same" in rows[1]
+    assert "same" in rows[2]

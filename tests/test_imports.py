@@ -33,6 +33,7 @@ ALLOWED = {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
         *{"checkpoints", "faults", "files", "__version__"},
     },
+    "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
 }
 # Third-party package: the only places that may import it.
@@ -49,6 +50,7 @@ OWNERS = {
 SELDOM = {
     *{"ssl", "http.client", "urllib.request", "email", "zipfile", "gzip", "tempfile"},  # MNIST that must be had first
     *{"tqdm", "multiprocessing", "importlib.metadata"},  # a progress bar
+    "distcnn.trace",
     *{"pdb", "distcnn.training.debug", "distcnn.training.replay"},  # debugging and replays
     *{"tomllib", "tomli_w"},  # root's files
     *{"concurrent.futures", "distcnn.datasets.reader"},  # data larger than memory

@@ -1,6 +1,6 @@
-"""What tracing costs: the same steps with the trace's stopwatches and without, by turns in one process a rank, so that both meet the same machine.
+"""What the trace costs: the same steps with its stopwatches and without, by turns in one job, so that both meet the same machine.
 
-[mpirun -n 2] python -m tests.measure_trace [--pairs 60] [flags of distcnn.train]
+[mpirun -n 2] python -m tests.measure_trace [--pairs 100] [flags of distcnn.train]
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from statistics import median
+from contextlib import nullcontext
+
+import numpy as np
 
 from distcnn.config import parse_config
 from distcnn.parallel import open_communicator
@@ -17,14 +19,14 @@ from distcnn.trace.recorder import MOST_OF_STEPS, Parts, Recorder
 from distcnn.trace.steps import StepTrace
 from distcnn.training.setup import Run, prepare_run
 
-STEPS_A_TURN = 5
-"""The fewer, the more alike is what both turns of a pair meet; the first after a change is not timed."""
+STEPS_A_TURN = 3
+"""The fewer, the more alike is what both turns of a pair meet."""
 
 
 def main() -> None:
-    """Print the medians of a step, and what of a step tracing is."""
+    """Print the medians of all steps, and of the pairs of turns."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pairs", type=int, default=60, help="of turns, with and without")
+    parser.add_argument("--pairs", type=int, default=100, help="of turns, with and without")
     args, flags = parser.parse_known_args()
     limit_blas_threads()
     communicator = open_communicator()
@@ -36,29 +38,24 @@ def main() -> None:
     for pair in range(args.pairs + 1):
         for traced in (pair % 2 == 0, pair % 2 == 1):
             communicator.barrier()
-            if traced:
-                main_thread.packed.clear()
-                with trace.entered():
-                    taken = take_steps(run)
-                slices = len(main_thread) // (STEPS_A_TURN + 1)
-            else:
+            main_thread.kept.clear()
+            with trace.entered() if traced else nullcontext():
                 taken = take_steps(run)
-            seconds[traced] += taken if pair else []
+            slices = max(slices, len(main_thread.kept) // (STEPS_A_TURN + 1))
+            seconds[traced] += taken if pair else []  # the first only warms up
     if communicator.rank == 0:
-        without, with_trace = median(seconds[False]), median(seconds[True])
-        turns = [
-            median(seconds[True][each : each + STEPS_A_TURN]) / median(seconds[False][each : each + STEPS_A_TURN]) - 1
-            for each in range(0, len(seconds[True]), STEPS_A_TURN)
-        ]
+        plain, with_trace = (np.array(seconds[traced]) for traced in (False, True))
+        pairs = np.median(with_trace.reshape(-1, STEPS_A_TURN), axis=1) / np.median(plain.reshape(-1, STEPS_A_TURN), axis=1)
+        medians = np.median(plain), np.median(with_trace)
         print(
-            f"{run.config.model}, {communicator.world_size} ranks, {len(seconds[True])} steps each, by turns: {without * 1e3:.3f} ms a step, "
-            f"with the trace {with_trace * 1e3:.3f}: {with_trace / without - 1:+.2%} (median of pairs of turns {median(turns):+.2%}), "
-            f"{slices} slices a step on rank 0"
+            f"{run.config.model}, {communicator.world_size} ranks: {medians[0] * 1e3:.3f} ms a step, {medians[1] * 1e3:.3f} with the trace: "
+            f"{medians[1] / medians[0] - 1:+.2%}, of {plain.size} steps each; {np.median(pairs) - 1:+.2%}, median of {len(pairs)} pairs of "
+            f"turns; {slices} slices a step on rank 0"
         )
 
 
 def take_steps(run: Run) -> list[float]:
-    """Seconds of each of a turn's steps, but the first."""
+    """Seconds of each of a turn's steps, but of the first, which meets caches that something else has left."""
     seconds = []
     for step in range(STEPS_A_TURN + 1):
         start = time.perf_counter()

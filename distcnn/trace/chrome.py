@@ -22,8 +22,8 @@ THREADS = ("main", "sums", "checkpoint")
 """Of a rank, numbered from 1."""
 
 GRAIN = 125
-"""Nanoseconds, an eighth of a microsecond. Readers make whole nanoseconds of the file's microseconds, each in its way, and refuse slices that
-overlap in part; eighths are whole nanoseconds whichever way they are made."""
+"""Nanoseconds: an eighth of a microsecond. Readers make whole nanoseconds of the file's microseconds, each in its own way of rounding, and
+drop slices that then overlap in part; eighths need no rounding."""
 
 
 def in_order(slices: Slices) -> Slices:

@@ -54,8 +54,8 @@ class Clock:
         if self.same:
             return times
         drift = (self.end.middle - self.begin.middle) / max(1, self.end.at - self.begin.at)
-        ahead = self.begin.middle + np.rint(drift * (times - self.begin.at)).astype(np.int64)
-        return np.subtract(times, ahead)
+        drifted: NDArray[np.int64] = np.rint(drift * (times - self.begin.at)).astype(np.int64)
+        return times - (self.begin.middle + drifted)
 
     @property
     def error(self) -> int:

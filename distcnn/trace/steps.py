@@ -56,14 +56,14 @@ class StepTrace:
                 return take(step, *arguments)
             self._put_stopwatches()
             self.recorded = range(self._window.start, step + 1)
-            before, begin, loss = len(self._main), clock(), math.nan
+            before, begin, loss = len(self._main.kept), clock(), math.nan
             try:
                 totals = take(step, *arguments)
                 loss = totals.loss
                 return totals
             finally:
                 self._main.add(part, step, begin, clock(), loss)
-                self._largest = max(self._largest, len(self._main) - before)
+                self._largest = max(self._largest, len(self._main.kept) - before)
 
         return call
 

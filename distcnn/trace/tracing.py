@@ -106,7 +106,7 @@ class Trace:
         return chrome.lines_of(events)
 
     def _in_root_time(self, recorder: Recorder, own: Clock) -> Slices:
-        slices = recorder.slices.copy()
+        slices = recorder.slices
         for name in ("begin", "end"):
             slices[name] = own.to_root(slices[name]) - self._origin
         return slices

@@ -48,7 +48,7 @@ def main() -> None:
         pairs = np.median(with_trace.reshape(-1, STEPS_A_TURN), axis=1) / np.median(plain.reshape(-1, STEPS_A_TURN), axis=1)
         medians = np.median(plain), np.median(with_trace)
         print(
-            f"{run.config.model}, {communicator.world_size} ranks: {medians[0] * 1e3:.3f} ms a step, {medians[1] * 1e3:.3f} with the trace: "
+            f"{run.config.model}, {communicator.world_size} ranks: {medians[0] * 1e3:.3f} ms a step, {medians[1] * 1e3:.3f} traced: "
             f"{medians[1] / medians[0] - 1:+.2%}, of {plain.size} steps each; {np.median(pairs) - 1:+.2%}, median of {len(pairs)} pairs of "
             f"turns; {slices} slices a step on rank 0"
         )

@@ -37,7 +37,7 @@ class Offset:
     @property
     def error(self) -> int:
         """By how much that may be wrong."""
-        return (self.high - self.low + 1) // 2
+        return abs(self.high - self.low + 1) // 2  # a clock that drifts fast contradicts itself by a little
 
 
 @dataclass(frozen=True)

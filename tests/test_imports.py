@@ -40,7 +40,7 @@ ALLOWED = {
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
     "h5py": {"datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
-    "matplotlib": {"report.py", "measure/picture.py"},
+    "matplotlib": {"report.py", "measure/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
     "PIL": {"datasets/folders.py"},
     "threadpoolctl": {"parallel/threads.py"},

@@ -19,7 +19,10 @@ Slices = NDArray[np.void]
 Kinds = Sequence[tuple[str, Counts]]
 
 THREADS = ("main", "sums", "checkpoint")
-"""Of a rank, numbered from 1."""
+"""Of a rank, in the order in which they are shown."""
+
+MOST_RANKS = 1_000_000
+"""So that no two threads of the file have one number, and none has a process's: readers may take these for numbers of one machine."""
 
 GRAIN = 125
 """Nanoseconds: an eighth of a microsecond. Readers make whole nanoseconds of the file's microseconds, each in its own way of rounding, and
@@ -95,7 +98,7 @@ def document(of_ranks: Sequence[bytes], other: Mapping[str, Any]) -> list[bytes]
 
 
 def _place(rank: int, thread: str) -> dict[str, int]:
-    return {"pid": rank, "tid": THREADS.index(thread) + 1}
+    return {"pid": rank, "tid": (THREADS.index(thread) + 1) * MOST_RANKS + rank}
 
 
 def _microseconds(nanoseconds: int) -> float:

@@ -60,7 +60,7 @@ def read_trace(path: Path) -> Trace:
             processes.add(event["pid"])
         if event["name"] == "process_sort_index":
             assert event["args"] == {"sort_index": event["pid"]}
-    assert len(set(threads.items())) == len(threads)
+    assert len({thread for _, thread in threads}) == len(threads)
     of_threads = defaultdict(list)
     for event in content["traceEvents"]:
         if event["ph"] == "X":

@@ -47,14 +47,14 @@ def test_events_by_hand() -> None:
     events = slice_events(
         3, "main", KINDS, slices((STEP, 9, 1000, 5130, 0.25), (STEP, 10, 6000, 6000, np.nan), (MEETING, 1, 7, 254, 64)), steps_an_epoch=5
     )
-    place = {"ph": "X", "pid": 3, "tid": 1}
+    place = {"ph": "X", "pid": 3, "tid": 1_000_003}
     assert events == [
         place | {"name": "step", "ts": 1.0, "dur": 4.125, "args": {"step": 9, "epoch": 2, "loss": 0.25}},
         place | {"name": "step", "ts": 6.0, "dur": 0.0, "args": {"step": 10, "epoch": 3}},
         place | {"name": "allreduce", "ts": 0.0, "dur": 0.25, "args": {"bucket": 1, "bytes": 64}},
     ]
     (other, test) = slice_events(0, "sums", KINDS, slices((WAITING, 2, 0, 125, 0), (TEST, 0, 250, 500, 0)), steps_an_epoch=5)
-    assert (other["args"], other["tid"]) == ({"rank": 2}, 2)
+    assert (other["args"], other["tid"]) == ({"rank": 2}, 2_000_000)
     assert "args" not in test
     content = json.loads(b"".join(document([lines_of(events), lines_of([other])], {"model": "m"})))
     assert content == {"traceEvents": [*events, other], "displayTimeUnit": "ms", "otherData": {"model": "m"}}

@@ -17,9 +17,13 @@ from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
 
 
-def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), fixed: bool = True) -> Any:
-    """A field and its flag. ``fixed``: a resumed run must keep its value, for the bits hang on it."""
-    return field(default=default, metadata={"help": help, "unit": unit, "choices": tuple(choices), "fixed": fixed})
+def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), fixed: bool = True, bare: Any = None) -> Any:
+    """A field and its flag. ``fixed``: a resumed run must keep its value, for the bits hang on it. ``bare``: what it means without one."""
+    return field(default=default, metadata={"help": help, "unit": unit, "choices": tuple(choices), "fixed": fixed, "bare": bare})
+
+
+STEPS_TRACED = 100
+"""What a bare --trace asks for: some megabytes."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,14 @@ class Config:
     stall_timeout: float = _flag(
         300.0, "end all ranks, and name the late one, when nothing has moved for so long; 0: never", "seconds", fixed=False
     )
+    trace: int = _flag(
+        0,
+        f"write a timeline of all ranks, with so many steps in full, for Perfetto (docs/trace.md); no number: {STEPS_TRACED}; 0: none",
+        "steps",
+        fixed=False,
+        bare=STEPS_TRACED,
+    )
+    trace_from: int = _flag(0, "the first step that is traced, from 0", "step", fixed=False)
     world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks", fixed=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +110,7 @@ class Config:
                 raise InputError(f"unknown {as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         for name in ("epochs", "num_shards", "microbatch_size", "log_every", "keep", "check_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_steps", "cycle_epochs", "warmup_steps", "eval_every", "checkpoint_every", "world_size"):
+        for name in ("max_steps", "cycle_epochs", "warmup_steps", "eval_every", "checkpoint_every", "trace", "trace_from", "world_size"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         threads = self.threads_per_rank
         self._require("threads_per_rank", threads == "auto" or (threads.isdecimal() and int(threads) >= 1), "at least 1, or auto")
@@ -189,7 +201,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--shard", type=int, metavar="K", help="at which shard of that step (default 0)")
     for each in dataclasses.fields(Config):
-        unit, choices = each.metadata["unit"], each.metadata["choices"]
+        unit, choices, bare = each.metadata["unit"], each.metadata["choices"], each.metadata["bare"]
         default = f" (default {each.default})" if each.default != "" else ""
         with_target = f", {TARGET_DEFAULTS[each.name]} with --target-accuracy" if each.name in TARGET_DEFAULTS else ""
         parser.add_argument(
@@ -197,6 +209,7 @@ def make_parser() -> argparse.ArgumentParser:
             type=type(each.default),
             metavar="|".join(choices) if choices else unit if "|" in unit else unit.upper(),
             help=(each.metadata["help"] + default + with_target).replace("%", "%%"),
+            **({} if bare is None else {"nargs": "?", "const": bare}),
         )
     return parser
 

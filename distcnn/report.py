@@ -1,4 +1,7 @@
-"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]`` writes a PNG of loss, accuracy and speed over the steps."""
+"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]`` writes a PNG of loss, accuracy and speed over the steps.
+
+``python -m distcnn.report --trace FILE.json`` draws two steps of a trace.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.errors import InputError
+from distcnn.trace.picture import draw_trace
 from distcnn.training.run_directory import METRICS, RESULT
 
 Metrics = list[dict[str, Any]]
@@ -20,11 +24,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m distcnn.report", description="Draw loss, test accuracy and speed of runs into one PNG."
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train")
-    parser.add_argument("--output", type=Path, metavar="FILE.png", help="picture to write (default: report.png in the first RUN_DIR)")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train")
+    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="draw two steps of this trace instead (docs/trace.md)")
+    parser.add_argument("--step", type=int, metavar="N", help="the first of the two (default: in the middle)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.png", help="picture to write (default: report.png in the first RUN_DIR, trace.png beside FILE)"
+    )
     args = parser.parse_args(arguments)
-    output = args.output or args.runs[0] / "report.png"
+    if bool(args.runs) == bool(args.trace):
+        parser.error("name run directories, or a trace")
+    output = args.output or (args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.png")
     try:
+        if args.trace:
+            draw_trace(args.trace, args.step, output)
+            print(f"picture in {output}")
+            return 0
         draw({run.name: read_metrics(run) for run in args.runs}, output)
         print("\n".join([*map(summary, args.runs), f"picture in {output}"]))
     except InputError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.parallel.threads import blas_description, blas_threads
-from distcnn.training.loop import Loop
+from distcnn.training.loop import Loop, Records
 from distcnn.training.places import describe_hosts
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress, Progress
@@ -96,12 +96,13 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
     with signals.making_run():
         path = on_root(communicator, lambda: open_directory(run.config, point, held))
     directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None
-    saving = Saving(run, directory, progress)
+    records, saving = directory or NoRunDirectory(), Saving(run, directory, progress)
     signals.steps_are_taken = True
     progress.say(headline(run, path, state, point))
     progress.start(run.plan.total_steps, state.step)
     try:
-        result = Loop(run, state, directory or NoRunDirectory(), saving, progress).train()
+        with _traced(run, state, records, saving, path, progress):
+            result = Loop(run, state, records, saving, progress).train()
     finally:
         progress.close()
     progress.say(
@@ -112,6 +113,14 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
         f"weights {result['params_sha256']}\n"
         f"results in {path}"
     )
+
+
+def _traced(run: Run, state: State, records: Records, saving: Saving, path: Path, progress: Progress) -> AbstractContextManager[None]:
+    if not run.config.trace:
+        return nullcontext()
+    from distcnn.trace import traced  # not for all: few runs are
+
+    return traced(run, state.step, records, saving, path, progress.say)
 
 
 def _target(result: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from distcnn.config import Config, make_parser, parse_config
+from distcnn.config import STEPS_TRACED, Config, make_parser, parse_config
 from distcnn.errors import InputError
 
 
@@ -24,6 +24,11 @@ def test_a_configuration_survives_its_own_toml(tmp_path: Path) -> None:
     config = Config(seed=2**64 - 1, output="here", weight_decay=1e-4)
     (tmp_path / "c.toml").write_text(tomli_w.dumps(dataclasses.asdict(config)))
     assert parse_config(["--config", str(tmp_path / "c.toml")]) == config
+
+
+def test_a_flag_may_stand_without_its_value() -> None:
+    given = (parse_config(flags).trace for flags in ([], ["--trace"], ["--trace", "7"], ["--trace", "--epochs", "2"]))
+    assert list(given) == [0, STEPS_TRACED, 7, STEPS_TRACED]
 
 
 def test_every_field_is_a_flag_with_help_and_default() -> None:
@@ -46,6 +51,8 @@ def test_every_field_is_a_flag_with_help_and_default() -> None:
         ({"max_steps": -1}, "--max-steps is -1: it must be 0 or more"),
         ({"warmup_steps": -5}, "--warmup-steps is -5"),
         ({"eval_every": -1}, "--eval-every is -1"),
+        ({"trace": -1}, "--trace is -1: it must be 0 or more"),
+        ({"trace_from": -1}, "--trace-from is -1: it must be 0 or more"),
         ({"seed": -1}, "--seed is -1"),
         ({"seed": 2**64}, "--seed is 18446744073709551616"),
         ({"learning_rate": 0.0}, "--learning-rate is 0.0"),

@@ -35,6 +35,7 @@ ALLOWED = {
         *{"checkpoints", "faults", "files", "launcher", "cores", "__version__"},
     },
     "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
+    "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
     "sweep": {"sweep", "cores", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},
 }
@@ -42,7 +43,7 @@ ALLOWED = {
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
     "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
-    "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py"},
+    "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
     "PIL": {"datasets/folders.py"},
     "threadpoolctl": {"parallel/threads.py"},
@@ -57,6 +58,7 @@ COMMANDS = {"train.py", "verify.py", "benchmark.py", "scaling.py", "sweep/ranks.
 SELDOM = {
     *{"ssl", "http.client", "urllib.request", "email", "zipfile", "gzip", "tempfile"},  # MNIST that must be had first
     *{"tqdm", "multiprocessing", "importlib.metadata"},  # a progress bar
+    "distcnn.trace",
     *{"pdb", "distcnn.training.debug", "distcnn.training.replay"},  # debugging and replays
     *{"tomllib", "tomli_w"},  # root's files
     *{"concurrent.futures", "distcnn.datasets.reader"},  # data larger than memory

@@ -83,6 +83,8 @@ class Pulse:
             os.ftruncate(self.descriptor, _TOTAL_BYTES)
         self._memory = mmap.mmap(self.descriptor, _TOTAL_BYTES)
         self.beats = 0
+        self.detail = 0
+        """What the activity is about: a shard, or a block of the test set."""
         self._step = -1
         self.beat(Activity.STARTING)
 
@@ -90,7 +92,7 @@ class Pulse:
         """The main thread begins ``activity``, in ``step`` (by default the step before)."""
         if step is not None:
             self._step = step
-        self._activity, self._detail = activity, detail
+        self._activity, self.detail = activity, detail
         self._note(0)
 
     def wait(self, waiting: bool) -> None:
@@ -99,7 +101,7 @@ class Pulse:
 
     def _note(self, waiting: int) -> None:
         self.beats += 1
-        NOTE.pack_into(self._memory, 0, self._step, self._activity, self._detail, waiting, time.monotonic())
+        NOTE.pack_into(self._memory, 0, self._step, self._activity, self.detail, waiting, time.monotonic())
 
     def note_stack(self, stack: str) -> None:
         """Keep the main thread's stack as it is now: its inner end, where it does not fit."""

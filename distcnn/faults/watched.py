@@ -40,6 +40,12 @@ class WatchedCommunicator:
         pulse.wait(False)
         return items
 
+    def gather(self, item: T) -> list[T] | None:
+        pulse.wait(True)
+        items = self._inner.gather(item)
+        pulse.wait(False)
+        return items
+
     def broadcast(self, item: T) -> T:
         pulse.wait(True)
         root_item = self._inner.broadcast(item)
@@ -69,16 +75,16 @@ class WatchedSums:
     """``inner``, with the main thread's waiting between two notes."""
 
     def __init__(self, inner: Sums) -> None:
-        self._inner = inner
+        self.inner = inner
 
     @property
     def allreduce_seconds(self) -> float:
-        return self._inner.allreduce_seconds
+        return self.inner.allreduce_seconds
 
     def start(self, values: NDArray[Any]) -> None:
-        self._inner.start(values)
+        self.inner.start(values)
 
     def finish(self) -> None:
         pulse.wait(True)
-        self._inner.finish()
+        self.inner.finish()
         pulse.wait(False)

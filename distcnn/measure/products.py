@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from distcnn.measure.replace import replaced
+from distcnn.training.parts import replaced
 
 FUNCTIONS = ("matmul", "dot")
 """Of NumPy: those that count as matrix products (a matrix times a vector is one too)."""

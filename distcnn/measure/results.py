@@ -11,7 +11,8 @@ from typing import Any
 from distcnn.errors import InputError
 from distcnn.measure.machine import machine_facts
 from distcnn.measure.session import Bound, Session
-from distcnn.measure.split import ALLREDUCE, BACKWARD, FORWARD, OTHERS, REST, SUM, WAITING, Split, part_name
+from distcnn.measure.split import ALLREDUCE, OTHERS, REST, WAITING, Split
+from distcnn.training.parts import BACKWARD, FORWARD, SUM, part_name
 from distcnn.training.setup import Run
 
 KIND = "distcnn.benchmark"

@@ -16,22 +16,14 @@ from typing import Any
 import numpy as np
 
 from distcnn.measure.products import FUNCTIONS
-from distcnn.measure.replace import replaced
+from distcnn.training.parts import DATA, LOSS, SUM, Work, layer_places, replaced, shard_places
 from distcnn.training.step import Step
 
-FORWARD, BACKWARD = "forward", "backward"
-DATA, LOSS, SUM, WAITING, ALLREDUCE, UPDATE, REST = "data", "loss", "local sum", "waiting", "allreduce", "update", "rest"
+WAITING, ALLREDUCE, UPDATE, REST = "waiting", "allreduce", "update", "rest"
 OTHERS = (DATA, LOSS, SUM, WAITING, ALLREDUCE, UPDATE)
 """The parts of a step that are no layer's, in the order of a step; and what is left."""
 
-WORK_OF_LAYER = {
-    **{"forward": FORWARD, "forward_blocks": FORWARD, "forward_rows": FORWARD},
-    **{"backward": BACKWARD, "backward_rows": BACKWARD},
-}
-"""A layer's methods that compute, by direction."""
-
 Seconds = dict[str, float]
-Work = Callable[..., Any]
 
 
 @dataclass
@@ -60,17 +52,9 @@ class Instruments:
             def put(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
                 held.enter_context(replaced(owner, name, make))
 
-            for network in {id(lane.network): lane.network for lane in timing.lanes}.values():
-                for name, layer in zip(network.layer_names, network.layers, strict=True):
-                    for method in WORK_OF_LAYER.keys() & set(dir(layer)):
-                        put(layer, method, self._timed(part_name(name, WORK_OF_LAYER[method])))
-            for shard in step.shards:
-                put(shard, "fill", self._timed(DATA))
-            put(step, "loss", self._timed(LOSS))
+            for owner, name, part in (*layer_places(step), *shard_places(step)):
+                put(owner, name, self._timed(part))
             put(step.reduction, "clear", self._timed(SUM))
-            put(step.reduction, "add", self._timed(SUM))
-            if hasattr(step.reduction, "sum_share"):
-                put(step.reduction, "sum_share", self._timed(SUM))
             put(timing, "start", lambda start: self._timed(ALLREDUCE)(self._after_the_last(start)))
             put(timing, "finish", self._timed(ALLREDUCE))
             put(step.reduction.tally, "totals", self._noted)
@@ -145,11 +129,6 @@ class Instruments:
             self._now.parts[UPDATE] += time.perf_counter() - self._totals_end
 
         return call
-
-
-def part_name(layer: str, direction: str) -> str:
-    """What a layer's part is called."""
-    return f"{layer} {direction}"
 
 
 @dataclass(frozen=True)

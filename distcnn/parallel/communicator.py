@@ -72,6 +72,9 @@ class Communicator(Protocol):
     def allgather(self, item: T) -> list[T]:
         """The picklable ``item`` of every rank, in rank order."""
 
+    def gather(self, item: T) -> list[T] | None:
+        """On root, the picklable ``item`` of every rank, in rank order; None elsewhere."""
+
     def broadcast(self, item: T) -> T:
         """Root's picklable ``item``."""
 
@@ -106,6 +109,9 @@ class SerialCommunicator:
         return [np.frombuffer(mmap.mmap(-1, max(1, 4 * count)), np.float32, count)]
 
     def allgather(self, item: T) -> list[T]:
+        return [item]
+
+    def gather(self, item: T) -> list[T] | None:
         return [item]
 
     def broadcast(self, item: T) -> T:

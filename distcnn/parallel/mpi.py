@@ -75,6 +75,9 @@ class MPICommunicator:
     def allgather(self, item: T) -> list[T]:
         return self._world.allgather(item)
 
+    def gather(self, item: T) -> list[T] | None:
+        return self._world.gather(item, root=0)
+
     def broadcast(self, item: T) -> T:
         root_item: T = self._world.bcast(item, root=0)
         return root_item

@@ -31,11 +31,11 @@ class ForegroundSums:
     """Each sum is done before ``start`` returns."""
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
-        self._allreduce_sum, self.allreduce_seconds = allreduce_sum, 0.0
+        self.allreduce_sum, self.allreduce_seconds = allreduce_sum, 0.0
 
     def start(self, values: NDArray[Any]) -> None:
         start = time.perf_counter()
-        self._allreduce_sum(values)
+        self.allreduce_sum(values)
         self.allreduce_seconds += time.perf_counter() - start
 
     def finish(self) -> None:

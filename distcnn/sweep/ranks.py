@@ -23,12 +23,12 @@ from distcnn.cores import usable_cores
 from distcnn.errors import InputError
 from distcnn.faults.watchdog import Watchdog
 from distcnn.measure.machine import machine_facts
-from distcnn.measure.replace import replaced
 from distcnn.measure.session import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
-from distcnn.measure.split import ALLREDUCE, DATA, SUM, WAITING, Instruments, Split, StepTimes, mean, middle_half
+from distcnn.measure.split import ALLREDUCE, WAITING, Instruments, Split, StepTimes, mean, middle_half
 from distcnn.parallel import Communicator, on_root
 from distcnn.parallel.kept import KeptReduction
 from distcnn.sweep.result import GROUPS, KIND
+from distcnn.training.parts import DATA, SUM, replaced
 from distcnn.training.replicas import compare_replicas, params_sha256
 from distcnn.training.setup import Run, prepare_run
 

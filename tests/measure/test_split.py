@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from distcnn.measure.session import Session, Steps
-from distcnn.measure.split import OTHERS, REST, Instruments, StepTimes, average, part_name
+from distcnn.measure.split import OTHERS, REST, Instruments, StepTimes, average
 from distcnn.parallel import SerialCommunicator, Sums
 from distcnn.parallel.sums import ThreadedSums
+from distcnn.training.parts import part_name
 from distcnn.training.setup import Run
 from tests.measure.conftest import MakeRun
 

@@ -20,7 +20,6 @@ from distcnn.checkup.section import Everyone, Facts
 QUIET_SECONDS = 2.0
 """The listener stops listening when nobody has come for so long."""
 ANSWER_SECONDS = 8.0
-LOCAL_SIZES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE", "PALS_LOCAL_SIZE")
 MOST_GENERATIONS = 20
 
 
@@ -43,15 +42,18 @@ def told_by_host(rank: int, mine: Facts) -> dict[int, Facts]:
 
 def processes_here() -> int | None:
     """How many processes the launcher started on this host, itself or at most; None where it does not say."""
-    for name in LOCAL_SIZES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0) or None
+    return told_number() or max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0) or None
+
+
+def told_number() -> int:
+    """How many processes the launcher says it started on this host; 0 where it does not."""
+    place = launcher.declared_place(os.environ)
+    return (place.local_size or 0) if place else 0
 
 
 def missing_processes(here: Everyone, several: bool) -> list[Finding]:
     """One, when not all came that the launcher says it started on this host."""
-    expected = next((int(os.environ[name]) for name in LOCAL_SIZES if os.environ.get(name, "").isdigit()), 0)
+    expected = told_number()
     if not several or len(here) >= expected:
         return []
     text = f"of {expected} processes on this host only {count(len(here), 'rank')} could be heard: {runs(here)}"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, gathered, runs
 from distcnn.checkup.options import Options
 from distcnn.checkup.section import Everyone, Facts, Section
-from distcnn.cores import cgroup_share, usable_cores
+from distcnn.cores import usable_cores
 
 BUSY = 1.5
 """A host whose load is beyond this times its cores, and one, has much else to do."""
@@ -22,9 +22,10 @@ FEWER = "start fewer ranks on a host, or threads on a rank, or ask for more core
 
 def look(options: Options) -> Facts:
     """Cores this process may use, of how many; the container's share of time; the host's load before we began."""
-    allowed = sorted(usable_cores("").ids)
+    usable = usable_cores("")
+    allowed = sorted(usable.ids)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    cores = {"cores": allowed, "count": max(os.cpu_count() or 1, len(allowed)), "quota": cgroup_share()}
+    cores = {"cores": allowed, "count": max(os.cpu_count() or 1, len(allowed)), "quota": usable.share}
     return cores | {"load": load, "threads": options.threads}
 
 
@@ -58,7 +59,7 @@ def _cores(here: Everyone) -> Iterator[Finding]:
         yield Finding("cores", GOOD, f"{who} on {len(allowed)} of the host's {count(of_host, 'core')}")
     quota = first["quota"]
     if quota < needed:
-        text = f"the container or job may use the time of {quota:g} cores (cgroup cpu.max), for {who}: they will be stopped in between"
+        text = f"the container or job may use the time of {quota:g} cores (its control group, or Slurm), for {who}: they will be stopped in between"
         remedy = "ask for as many CPUs as ranks x threads (docker --cpus, the job's CPU limit), or start fewer"
         yield Finding("quota", WARNING, text, remedy)
 

@@ -82,7 +82,7 @@ def test_a_container_with_little_time_and_memory(serial: Launcher, tmp_path: Pat
     seen = unshared(serial, 1, f"mount --bind {tmp_path} /sys/fs/cgroup")
     seen.only_bad("memory")
     assert "100 MiB free in the container or job (cgroup), for 1 rank of about 256 MiB" in seen.of("memory", "bad")
-    assert "the time of 0.5 cores (cgroup cpu.max), for 1 rank x 1 thread" in seen.of("quota", "warning")
+    assert "the time of 0.5 cores (its control group, or Slurm), for 1 rank x 1 thread" in seen.of("quota", "warning")
 
 
 def test_limits(serial: Launcher) -> None:

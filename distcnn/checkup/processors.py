@@ -59,7 +59,7 @@ def _cores(here: Everyone) -> Iterator[Finding]:
         yield Finding("cores", GOOD, f"{who} on {len(allowed)} of the host's {count(of_host, 'core')}")
     quota = first["quota"]
     if quota < needed:
-        text = f"the container or job may use the time of {quota:g} cores (its control group, or Slurm), for {who}: they will be stopped in between"
+        text = f"the container or job may use the time of {quota:g} cores (its control group, or Slurm), for {who}: they will be held up"
         remedy = "ask for as many CPUs as ranks x threads (docker --cpus, the job's CPU limit), or start fewer"
         yield Finding("quota", WARNING, text, remedy)
 

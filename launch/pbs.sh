@@ -11,7 +11,7 @@
 #
 #PBS -N distcnn
 #PBS -l select=2:ncpus=2:mpiprocs=2
-#PBS -l walltime=01:00:00
+#PBS -l walltime=00:30:00
 #PBS -j oe
 # Not run again by PBS itself: this script does, as it knows whether it helps.
 #PBS -r n

@@ -28,7 +28,7 @@ ALIASES = {"bucket": "reduce", "allreduce": "reduce", "sums": "waiting"}
 STEPS_SHOWN = 2
 WIDTH, LINE_HEIGHT, FRAME_HEIGHT = 14.0, 0.32, 1.3
 """In inches; a thread has a line for each depth of slices within slices."""
-LETTER_WIDTH = 0.0048
+LETTER_WIDTH = 0.0037
 """Of the picture's. A slice too narrow for its name stands without."""
 
 
@@ -108,7 +108,7 @@ def _draw_slice(axes: Any, event: Event, line: int, begin: float, end: float) ->
     left, width = (event["ts"] - begin) / 1000, event["dur"] / 1000
     axes.barh(line, width, left=left, height=0.9, color=colour_of(event["name"]), edgecolor="white", linewidth=0.2)
     if event["dur"] > LETTER_WIDTH * len(event["name"]) * (end - begin):
-        axes.text(left + width / 2, line, event["name"], ha="center", va="center", fontsize=7, color="white", clip_on=True)
+        axes.text(left + width / 2, line, event["name"], ha="center", va="center", fontsize=6, color="white", clip_on=True)
 
 
 def _legend(figure: Any) -> None:

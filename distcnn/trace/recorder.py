@@ -25,7 +25,7 @@ Slice = tuple[int, int, int, int, float]
 Most = tuple[int, int]
 """Slices on one rank, and on all ranks together."""
 MOST_OF_STEPS: Most = 100_000, 1_000_000
-"""16 MB of each rank's memory, and about 130 MB in the file."""
+"""About 15 MB of each rank's memory, and 130 MB in the file."""
 MOST_BETWEEN: Most = 10_000, 100_000
 """Of what is done between steps, likewise."""
 

@@ -115,6 +115,7 @@ def test_with_overlap_buckets_are_reduced_on_a_thread_of_their_own(any_mpi: Laun
         added = [each for each in trace.named("exact sum", rank) if each.step == 0]
         assert Counter(each.args["shard"] for each in added) == dict.fromkeys(range(4 * rank, 4 * rank + 4), 2)  # one for each bucket
     assert min(overlap_nanoseconds(trace, "reduce bucket")) >= 0
+    assert [each.children for each in trace.named("evaluation")] == [[], []]  # though it comes right after a step that is traced
 
 
 def test_clocks_that_are_apart_and_drift_are_brought_together(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:

@@ -11,19 +11,21 @@ from typing import NoReturn
 from distcnn import launcher
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.faults.early import end_before_start, note_arrival
+from distcnn.faults.exit_note import note_exit
 from distcnn.faults.failure import report_failure
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
 from distcnn.faults.tell import tell
+from distcnn.faults.watchdog import EXIT_STALLED
 from distcnn.faults.watched import WatchedCommunicator
 from distcnn.parallel import Communicator, open_communicator
-from distcnn.parallel.communicator import JointError
+from distcnn.parallel.communicator import JointError, NoWorldError
 from distcnn.parallel.threads import limit_blas_threads
 
 EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
 """All went well; a defect of ours (with a traceback); bad input; training that cannot go on; stopped by a signal, to be resumed.
 
-The watchdog's is 4, a second Ctrl-C's 130 (``distcnn.faults``).
+The watchdog's is 4, and MPI's own errors'; a second Ctrl-C's 130 (``distcnn.faults``).
 """
 
 Work = Callable[[Communicator, Sequence[str]], int | None]
@@ -38,6 +40,12 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
         if launcher.declared_rank(os.environ) == 0:
             print_help()
         return EXIT_OK
+    code = _run(name, work, arguments)
+    note_exit(code)
+    return code
+
+
+def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
     note_arrival()
     limit_blas_threads()
     if not faulthandler.is_enabled():
@@ -45,7 +53,8 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
     try:
         communicator = WatchedCommunicator(open_communicator())
     except InputError as error:
-        end_before_start(f"{name}: error: {error}")
+        note_exit(EXIT_INPUT)
+        end_before_start(f"{name}: error: {error}", others_wait=not isinstance(error, NoWorldError))
         return EXIT_INPUT
     threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
     try:
@@ -71,7 +80,8 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
 def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
     """Report an exception, of whichever thread, and end all ranks."""
     report_failure(name, communicator, error)
-    communicator.abort(EXIT_DEFECT)
+    of_mpi = type(error).__module__ == "mpi4py.MPI"  # not imported here: another rank, its host or the network is gone
+    communicator.abort(EXIT_STALLED if of_mpi else EXIT_DEFECT)
 
 
 def _print_error(name: str, text: str, kind: str = "error") -> None:

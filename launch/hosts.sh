@@ -34,8 +34,10 @@ enter_home
 set_mpirun_words <<<"$places"
 DISTCNN_RUN=${DISTCNN_RUN:-runs/hosts-$(date +%Y%m%d-%H%M%S)}
 set_train_flags "$@"
+name_exit_note
 "${mpirun_words[@]}" "$python" -m distcnn.train "${train_flags[@]}"
 code=$?
+read_exit_note
 judge_end $code
 case $? in
     0) exit 0 ;;

@@ -120,6 +120,20 @@ requeue() {
 }
 
 newest_checkpoint() { ls "$DISTCNN_RUN/checkpoints" 2>/dev/null | sort | tail -n 1; }
+# Where the ranks note the exit code that they chose: launchers change it (srun gives 143 when it ended ranks after the first had failed).
+name_exit_note() {
+    mkdir -p "$(dirname "$DISTCNN_RUN")"
+    DISTCNN_EXIT_NOTE=$(cd "$(dirname "$DISTCNN_RUN")" && pwd)/.exit-$$-$RANDOM
+    export DISTCNN_EXIT_NOTE
+    trap 'rm -f "$DISTCNN_EXIT_NOTE"' EXIT
+}
+read_exit_note() {
+    local noted
+    if noted=$(cat "$DISTCNN_EXIT_NOTE" 2>/dev/null) && [[ $noted =~ ^[0-9]+$ ]] && [ "$code" -ne 0 ]; then
+        code=$noted
+    fi
+    rm -f "$DISTCNN_EXIT_NOTE"
+}
 is_finished() { [ -e "$DISTCNN_RUN/result.json" ]; }
 
 # What the end of the ranks means: 0 the run is over, 1 it cannot go on by itself, 2 it can (stopped, killed, a host lost).

@@ -29,8 +29,10 @@ ranks=
 set_mpirun_words < <(awk 'NF && !($1 in count) { order[++hosts] = $1 } NF { count[$1]++ } END { for (i = 1; i <= hosts; i++) print order[i], count[order[i]] }' "$PBS_NODEFILE")
 # shellcheck disable=SC2086
 set_train_flags ${DISTCNN_FLAGS:-}
+name_exit_note
 "${mpirun_words[@]}" "$python" -m distcnn.train "${train_flags[@]}"
 code=$?
+read_exit_note
 judge_end $code
 case $? in
     0) exit 0 ;;

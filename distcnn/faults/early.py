@@ -75,15 +75,21 @@ def _wait_while(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def end_before_start(text: str) -> None:
+def end_before_start(text: str, others_wait: bool = True) -> None:
     """Tell ``text``, once a host, as the last thing of a process that cannot open its communicator.
 
     Returns where all ranks come to the same end, and may leave with an exit code; where some did not, this rank ends by a signal.
+    Without ``others_wait`` all ranks of all hosts are alone, and rank 0 tells it.
     """
     if not launcher.needs_mpi(os.environ):
         tell(text)
         return
     parent, rank = os.getppid(), launcher.declared_rank(os.environ)
+    if not others_wait:
+        if rank == 0:
+            tell(text)
+        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if rank == 0 else SECONDS_FOR_REPORTER)
+        return
     claim(f"failed-{parent}-{rank}")
     if not claim(f"start-{parent}"):
         time.sleep(2 * SECONDS_FOR_REPORTER)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.faults.exit_note import note_exit
 from distcnn.faults.pulse import pulse
 from distcnn.parallel import Communicator, Sums
 from distcnn.parallel.communicator import Mailbox
@@ -65,6 +66,7 @@ class WatchedCommunicator:
         return WatchedSums(sums) if sums else None
 
     def abort(self, exit_code: int) -> NoReturn:
+        note_exit(exit_code)
         self._inner.abort(exit_code)
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:

@@ -29,6 +29,10 @@ class JointError(InputError):
     """An ``InputError`` that all ranks raise at the same point, so that they can end in peace."""
 
 
+class NoWorldError(InputError):
+    """The launcher started several processes, but each is a world of its own: none waits for another."""
+
+
 class Mailbox(Protocol):
     """Messages beside the collectives, for a thread of each rank: nobody waits."""
 
@@ -142,7 +146,7 @@ class SerialCommunicator:
 def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
     """MPI's communicator where a launcher started several processes, else a serial one, which imports no MPI.
 
-    ``InputError`` when mpi4py or its MPI library is missing, or the launcher is another MPI's.
+    ``InputError`` when mpi4py or its MPI library is missing, or the launcher is another MPI's; ``NoWorldError`` where MPI did start.
     """
     if not launcher.needs_mpi(environment):
         return SerialCommunicator()
@@ -159,7 +163,7 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
     communicator = MPICommunicator()
     problem = launcher.mismatch(communicator.world_size, communicator.description, environment)
     if problem:
-        raise InputError(problem)
+        raise NoWorldError(problem)
     return communicator
 
 

@@ -104,8 +104,8 @@ def test_an_output_that_takes_nothing(serial: Launcher, tmp_path: Path, mount: s
     assert f"{tmp_path}/runs/mine (tmpfs) cannot be written: {says}" in seen.of("output", "bad")
 
 
-def test_no_temporary_folder(serial: Launcher) -> None:
-    seen = unshared(serial, 1, "mount -t tmpfs -o ro none /tmp")
-    assert "/tmp cannot be written" in seen.of("temporary", "warning")
+def test_no_temporary_folder(serial: Launcher, tmp_path: Path) -> None:
+    seen = unshared(serial, 1, f"mount -t tmpfs -o ro none {tmp_path} && export TMPDIR={tmp_path}")
+    assert f"{tmp_path} cannot be written" in seen.of("temporary", "warning")
     seen = doctor(serial, 1, TMPDIR="/nonexistent")
     assert "/nonexistent cannot be written" in seen.of("temporary", "warning")

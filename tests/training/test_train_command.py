@@ -145,11 +145,11 @@ BAD_FILES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
 
 
 def refuse(tmp_path: Path, *flags: str) -> str:
-    """Run with bad input: exit code 2 within 10 seconds, one line, no run directory. Returns that line."""
+    """Run with bad input: exit code 2 soon, one line, no run directory. Returns that line."""
     output = [] if "--output" in flags else ["--output", str(tmp_path / "run")]
     start = time.monotonic()
     done = SERIAL.run(1, "-m", "distcnn.train", *output, *flags)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "run").exists()

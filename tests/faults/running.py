@@ -106,7 +106,7 @@ class Running:
             self._pulses[rank] = pid, descriptor
         return read_other(*self._pulses[rank])
 
-    def wait_for(self, holds: Callable[[], Any], what: str, seconds: float = 20) -> None:
+    def wait_for(self, holds: Callable[[], Any], what: str, seconds: float = 60) -> None:
         """Wait until ``holds``. Fails, with the run's own words, when it ends before or takes longer."""
         end = time.monotonic() + seconds
         while not holds():
@@ -115,11 +115,11 @@ class Running:
                 raise AssertionError(f"{what} did not come (exit code {self.process.poll()}):\n{self.stdout}\n{self.stderr}")
             time.sleep(0.02)
 
-    def wait_for_text(self, text: str, seconds: float = 20) -> None:
+    def wait_for_text(self, text: str, seconds: float = 60) -> None:
         """Wait until ``text`` was printed, to either stream."""
         self.wait_for(lambda: text in self.stdout or text in self.stderr, repr(text), seconds)
 
-    def wait_for_step(self, step: int, rank: int = 0, seconds: float = 20) -> None:
+    def wait_for_step(self, step: int, rank: int = 0, seconds: float = 60) -> None:
         """Wait until ``rank`` has begun ``step``."""
         self.wait_for(lambda: (beat := self.beat(rank)) and beat.step >= step, f"step {step} of rank {rank}", seconds)
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(arguments)
     except InputError as error:
-        end_before_start(f"{NAME}: error: {error}")
+        end_before_start(f"{NAME}: error: {error}", others_wait=False)
         return EXIT_INPUT
     note_arrival()
     if not faulthandler.is_enabled():

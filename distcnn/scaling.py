@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if launcher.needs_mpi(os.environ):
         end_before_start(
             f"{NAME}: error: a launcher started several of this, but a sweep is one process, which starts the ranks of its points itself: "
-            "start it without mpirun or srun, and say how ranks are started with --launcher 'mpirun -n {ranks}'"
+            "start it without mpirun or srun, and say how ranks are started with --launcher 'mpirun -n {ranks}'",
+            others_wait=False,
         )
         return EXIT_INPUT
     if {"-h", "--help"} & set(arguments):

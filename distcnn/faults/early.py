@@ -69,8 +69,8 @@ def _wait_for_others() -> None:
     _wait_while(lambda: not everyone <= claimed())
 
 
-def _wait_while(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS_FOR_OTHERS
+def _wait_while(holds: Callable[[], bool], seconds: float = SECONDS_FOR_OTHERS) -> None:
+    end = time.monotonic() + seconds
     while holds() and time.monotonic() < end:
         time.sleep(0.02)
 
@@ -88,16 +88,18 @@ def end_before_start(text: str, others_wait: bool = True) -> None:
     if not others_wait:
         if rank == 0:
             tell(text)
-        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if rank == 0 else SECONDS_FOR_REPORTER)
+        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if rank == 0 else SECONDS_FOR_OTHERS)
         return
     claim(f"failed-{parent}-{rank}")
     if not claim(f"start-{parent}"):
-        time.sleep(2 * SECONDS_FOR_REPORTER)
+        _wait_while(lambda: f"start-{parent}" in claimed(), 2 * SECONDS_FOR_OTHERS)
         return
     tell(text)
-    time.sleep(SECONDS_FOR_REPORTER)
+    time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
     world_size = max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0)
-    if not world_size or any(claim(f"failed-{parent}-{other}") for other in range(world_size) if other != rank):
+    everyone = {f"failed-{parent}-{each}" for each in range(world_size)}
+    _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_REPORTER)
+    if not everyone or not everyone <= claimed():
         _end_by_signal()
 
 

@@ -20,6 +20,8 @@ from distcnn.checkup.finding import BAD, Finding
 from distcnn.checkup.table import Report
 
 SECONDS_TO_GO = 1.0
+SECONDS_TO_LEAVE = 10.0
+"""From the report to the end of the process, which also takes its time on a busy machine."""
 MOST_DESCRIPTORS = 1024
 Say = Callable[[Report], None]
 
@@ -97,6 +99,8 @@ class Guardian:
             for line in lines:
                 message = json.loads(line)
                 last |= message
+                if last.get("done"):
+                    self._end = max(self._end, time.monotonic() + SECONDS_TO_LEAVE)
                 if "why" in message:
                     self._speak(last, message["why"])
                     return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +15,8 @@ from distcnn.parallel.sums import Sums
 FLOAT64_BYTES = 8
 FEWEST, MOST = 3, 51
 """Repeats of one size."""
-FEWEST_IN_A_ROW, TIMES = 2, 5
-"""Sums right after each other, and how often such a row is timed."""
+MOST_SUMS = 25
+"""Where both ways of summing are timed."""
 
 
 class Timed(NamedTuple):
@@ -56,31 +56,28 @@ def _one(communicator: Communicator, values: np.typing.NDArray[np.float64]) -> f
 
 
 def time_sums(communicator: Communicator, sums: Sums, sizes: Sequence[int], most_seconds: float) -> list[Timed]:
-    """Time ``sums`` of float64 over all ranks, one right after the other, for each of ``sizes`` (bytes, in rising order). Collective.
+    """Time ``sums`` of float64 over all ranks, for each of ``sizes`` (bytes, in rising order). Collective.
 
-    As in training nobody meets between them: after a barrier ranks begin up to a latency apart, which a single sum would count as its own.
-    Sizes of which not even a few fit into ``most_seconds`` are left out, the first excepted.
+    The mean over ranks of each sum: they leave the barrier before it up to a latency apart, and who comes earlier waits longer by as much.
+    Sizes of which not even a few fit into what is left of ``most_seconds`` are left out.
     """
     rows: list[Timed] = []
     end = time.perf_counter() + most_seconds
     for number, nbytes in enumerate(sizes):
         values = np.zeros(max(1, nbytes // FLOAT64_BYTES))
-        _row(sums, values, FEWEST_IN_A_ROW)  # to meet, and to find buffers
-        first = max(communicator.allgather(_row(sums, values, FEWEST_IN_A_ROW)))
-        share = min(communicator.allgather(end - time.perf_counter())) / (len(sizes) - number)
-        if share < TIMES * FEWEST_IN_A_ROW * first and rows:
+
+        def one(values: np.typing.NDArray[np.float64] = values) -> float:
+            communicator.barrier()
+            start = time.perf_counter()
+            sums.start(values)
+            sums.finish()
+            return time.perf_counter() - start
+
+        one()  # the first of a size finds no buffers
+        first, left = max(communicator.allgather(one())), min(communicator.allgather(end - time.perf_counter()))
+        if FEWEST * first > left and len(rows) >= FEWEST:
             break
-        in_a_row = max(FEWEST_IN_A_ROW, min(MOST, int(share / TIMES / max(first, 1e-9))))
-        _row(sums, values, FEWEST_IN_A_ROW)
-        seconds = [_row(sums, values, in_a_row) for _ in range(TIMES)]
-        rows.append(Timed(values.nbytes, max(communicator.allgather(median(seconds)))))
+        repeats = max(FEWEST, min(MOST_SUMS, int(left / (len(sizes) - number) / first)))
+        everyone = communicator.allgather([one() for _ in range(repeats)])
+        rows.append(Timed(values.nbytes, median(map(mean, zip(*everyone, strict=True)))))
     return rows
-
-
-def _row(sums: Sums, values: np.typing.NDArray[np.float64], count: int) -> float:
-    """Seconds of a sum of ``count`` in a row."""
-    start = time.perf_counter()
-    for _ in range(count):
-        sums.start(values)
-        sums.finish()
-    return (time.perf_counter() - start) / count

@@ -13,7 +13,7 @@ from distcnn.parallel.communicator import Communicator
 from distcnn.parallel.sums import ForegroundSums
 from distcnn.parallel.timing import time_sums
 
-SIZES = (8, 1024, 8192, 65_536, 262_144, 1_048_576, 4_194_304, 8_388_608)
+SIZES = (8, 1024, 16_384, 131_072, 524_288, 2_097_152, 4_194_304, 8_388_608)
 """Bytes; the larger ones about double, for they decide."""
 WAITING, BESIDE = "waiting", "beside"
 """The main thread waits for a sum, or a thread beside it does, as with overlap."""

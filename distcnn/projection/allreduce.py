@@ -48,14 +48,14 @@ ALGORITHMS: dict[str, Callable[[int, float], Cost]] = {
 }
 
 SHORT_BYTES = 2048
-"""MPICH's own border (MPIR_CVAR_ALLREDUCE_SHORT_MSG_SIZE): up to it recursive doubling, beyond Rabenseifner's. Open MPI's differ."""
+"""MPICH's border (MPIR_CVAR_ALLREDUCE_SHORT_MSG_SIZE): up to it recursive doubling, beyond Rabenseifner's. Others are fitted."""
 
 
-def algorithm_for(nbytes: float, named: str = "") -> str:
-    """The algorithm ``named``, else MPICH's for messages of such a size."""
-    return named or ("recursive-doubling" if nbytes <= SHORT_BYTES else "rabenseifner")
+def algorithm_for(nbytes: float, named: str = "", short_bytes: float = SHORT_BYTES) -> str:
+    """The algorithm ``named``, else one by the message's size."""
+    return named or ("recursive-doubling" if nbytes <= short_bytes else "rabenseifner")
 
 
-def cost_of(ranks: int, nbytes: float, named: str = "") -> Cost:
+def cost_of(ranks: int, nbytes: float, named: str = "", short_bytes: float = SHORT_BYTES) -> Cost:
     """Of an allreduce of ``nbytes`` over ``ranks``."""
-    return ALGORITHMS[algorithm_for(nbytes, named)](ranks, nbytes)
+    return ALGORITHMS[algorithm_for(nbytes, named, short_bytes)](ranks, nbytes)

@@ -15,7 +15,7 @@ import numpy as np
 from distcnn.errors import InputError
 from distcnn.parallel.sums import SECONDS_BETWEEN_TESTS
 from distcnn.parallel.trial import BESIDE, WAITING
-from distcnn.projection.allreduce import ALGORITHMS, cost_of
+from distcnn.projection.allreduce import ALGORITHMS, SHORT_BYTES, cost_of
 
 KIND = "distcnn.network"
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -25,6 +25,8 @@ HOW = (
     "a bare number is in bits per second), such as latency=1ms,bandwidth=10Gbit, or the file that python -m distcnn.network --json wrote"
 )
 FEWEST_ROWS = 3
+BORDERS = (SHORT_BYTES, 64, 32_768, 262_144)
+"""Sizes up to which a library may take messages for short."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,12 @@ class Line:
     seconds_per_byte: float
     add_seconds_per_byte: float = 0.0
     error: float = 0.0
+    short_bytes: int = SHORT_BYTES
+    """Up to here sums are made by recursive doubling, beyond by Rabenseifner's algorithm."""
 
     def split(self, ranks: int, nbytes: float, algorithm: str = "") -> tuple[float, float]:
         """Seconds of an allreduce: what its latencies take, and what its bytes take."""
-        cost = cost_of(ranks, nbytes, algorithm)
+        cost = cost_of(ranks, nbytes, algorithm, self.short_bytes)
         return cost.exchanges * self.latency, cost.nbytes * self.seconds_per_byte + cost.added_bytes * self.add_seconds_per_byte
 
     def seconds(self, ranks: int, nbytes: float, algorithm: str = "") -> float:
@@ -66,12 +70,12 @@ class Network:
 
     def describe(self) -> str:
         """In words, with the fit's error."""
-        lines = "; ".join(
-            f"{way} {each.latency * 1e3:.3f} ms, {_bandwidth(each.seconds_per_byte)}"
+        return "; ".join(
+            f"{way} {each.latency * 1e3:.3f} ms, {_bandwidth(each.seconds_per_byte)}, "
+            + (self.algorithm or f"recursive doubling up to {each.short_bytes:,} bytes, then Rabenseifner")
             + (f" (farthest row {each.error:.0%} off)" if self.measured_on else "")
             for way, each in self.lines.items()
         )
-        return f"{lines}; {self.algorithm or 'recursive doubling up to 2 KiB, Rabenseifner beyond'}"
 
 
 def _bandwidth(seconds_per_byte: float) -> str:
@@ -140,14 +144,23 @@ def fit_network(found: Mapping[str, Any], name: str) -> Network:
 
 
 def fit_line(rows: Sequence[Sequence[float]], ranks: int, gamma: float, name: str = "") -> Line:
-    """Latency and time of a byte by least squares of relative distances from ``rows`` of (bytes, seconds) over ``ranks``, none below 0."""
+    """Latency and time of a byte by least squares of relative distances from ``rows`` of (bytes, seconds) over ``ranks``, none below 0.
+
+    Of the ``BORDERS`` between short and long messages that which fits best, MPICH's where none fits better.
+    """
     if len(rows) < FEWEST_ROWS:
         raise InputError(
             f"the network test {name} has {len(rows)} sizes, and {FEWEST_ROWS} are needed for latency and bandwidth: "
             "measure it again, for longer (python -m distcnn.network --seconds 30), or give numbers (--network latency=...,bandwidth=...)"
         )
+    fits = [_fit(rows, ranks, gamma, border) for border in BORDERS]
+    return min(fits, key=lambda fit: fit[0])[1]
+
+
+def _fit(rows: Sequence[Sequence[float]], ranks: int, gamma: float, border: int) -> tuple[float, Line]:
+    """The mean square of the relative distances (to so many digits that a worse border is no better by rounding), and the line."""
     seconds = np.array([row[1] for row in rows])
-    costs = [cost_of(ranks, row[0]) for row in rows]
+    costs = [cost_of(ranks, row[0], short_bytes=border) for row in rows]
     terms = np.array([[cost.exchanges, cost.nbytes] for cost in costs]) / seconds[:, None]
     wanted = 1 - gamma * np.array([cost.added_bytes for cost in costs]) / seconds
     found = np.linalg.lstsq(terms, wanted, rcond=None)[0]
@@ -155,4 +168,6 @@ def fit_line(rows: Sequence[Sequence[float]], ranks: int, gamma: float, name: st
         one = int(found.argmax())
         found = np.zeros(2)
         found[one] = max(0.0, float(terms[:, one] @ wanted / (terms[:, one] @ terms[:, one])))
-    return Line(float(found[0]), float(found[1]), gamma, float(np.abs(terms @ found - wanted).max()))
+    distances = np.abs(terms @ found - wanted)
+    line = Line(float(found[0]), float(found[1]), gamma, float(distances.max()), border)
+    return round(float(np.mean(distances**2)), 9), line

@@ -8,7 +8,7 @@ import numpy as np
 
 
 class World:
-    """``ranks`` with a vector of ``size`` numbers and a clock each. An element is a byte: sending m takes alpha + m beta, adding m gamma."""
+    """``ranks`` with a vector of ``size`` numbers and a clock each. As if of a byte each: m take alpha + m beta to send, m gamma to add."""
 
     def __init__(self, ranks: int, size: int, alpha: float, beta: float, gamma: float) -> None:
         rng = np.random.default_rng(ranks)

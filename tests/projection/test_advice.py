@@ -51,7 +51,7 @@ def test_the_report_has_it_all() -> None:
     projection = projected(network_of(Line(1e-3, 8e-9)), 2, 4)
     text, table = as_text(projection), as_table(projection)
     assert "calibrated on 1 and 2 ranks" in text
-    assert "network   ours: waiting 1.000 ms, 1,000 Mbit/s; beside" in text
+    assert "network   ours: waiting 1.000 ms, 1,000 Mbit/s, recursive doubling up to 2,048 bytes, then Rabenseifner; beside" in text
     assert "assumed   " in text
     assert [each["ranks"] for each in table["series"][0]["predictions"]] == [2, 4]
     assert table["series"][0]["predictions"][1]["bottleneck"] in text

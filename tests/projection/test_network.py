@@ -72,6 +72,13 @@ def test_the_fit_finds_what_was_planted(ranks: int) -> None:
     assert 0 < noisy.error < 0.11
 
 
+def test_another_border_is_found() -> None:
+    planted = Line(2e-4, 8e-10, 1e-10, short_bytes=64)
+    found = fit_line(rows_of(planted, 2, noise=0.02), 2, 1e-10)
+    assert found.short_bytes == 64
+    assert found.latency == pytest.approx(2e-4, rel=0.05)
+
+
 def test_neither_is_below_zero() -> None:
     rows = [[nbytes, 1e-9 * cost_of(2, nbytes).nbytes - 1e-12] for nbytes in SIZES]
     found = fit_line(rows, 2, 0.0)
@@ -96,7 +103,11 @@ def test_a_file(tmp_path: Path) -> None:
     network = parse_network(written(tmp_path / "ours.json"))
     assert (network.name, network.measured_on) == ("ours", 2)
     assert network.line(BESIDE).latency == pytest.approx(1e-3)
-    assert "waiting 1.000 ms, 1,000 Mbit/s (farthest row 0% off)" in network.describe()
+    assert (
+        "waiting 1.000 ms, 1,000 Mbit/s, recursive doubling up to 2,048 bytes, then Rabenseifner (farthest row 0% off)"
+        in network.describe()
+    )
+    assert "ring" in parse_network("latency=1ms,bandwidth=1Gbit,algorithm=ring").describe()
 
 
 @pytest.mark.parametrize(

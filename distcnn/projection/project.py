@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distcnn.errors import InputError
 from distcnn.projection.calibration import Calibration, ranks_a_host
@@ -61,6 +61,7 @@ class Projection:
 
 def project(calibration: Calibration, points: Sequence[Point], wanted: Wanted, networks: Sequence[Network]) -> Projection:
     """Predict. ``InputError`` where a network or a calibration is missing."""
+    calibration = replace(calibration, train_examples=wanted.examples or calibration.train_examples)
     of_host = wanted.ranks_per_host or max(calibration.shards)
     known: list[Network | None] = [*networks] or [calibration.between]
     smallest = [next(each for each in points if each.mode == mode) for mode in dict.fromkeys(each.mode for each in points)]

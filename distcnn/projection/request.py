@@ -15,7 +15,7 @@ MOST_RANKS = 1_000_000
 
 @dataclass(frozen=True)
 class Wanted:
-    """For which numbers of ranks, between which networks (as given), how many ranks of a host, how many shards in strong scaling.
+    """For which numbers of ranks, between which networks (as given), how many ranks of a host, shards in strong scaling, training examples.
 
     0: as measured.
     """
@@ -24,6 +24,7 @@ class Wanted:
     networks: tuple[str, ...] = ()
     ranks_per_host: int = 0
     num_shards: int = 0
+    examples: int = 0
 
 
 def take_flags(arguments: Sequence[str]) -> tuple[Wanted | None, list[str]]:
@@ -31,19 +32,20 @@ def take_flags(arguments: Sequence[str]) -> tuple[Wanted | None, list[str]]:
     parser = _Parser(allow_abbrev=False, add_help=False)
     add_flags(parser)
     known, others = parser.parse_known_args(arguments)
+    numbers = {
+        "--ranks-per-host": known.ranks_per_host,
+        "--predict-shards": known.predict_shards,
+        "--predict-examples": known.predict_examples,
+    }
     if known.predict is None:
-        for flag, value in (
-            ("--network", known.network),
-            ("--ranks-per-host", known.ranks_per_host),
-            ("--predict-shards", known.predict_shards),
-        ):
+        for flag, value in (("--network", known.network), *numbers.items()):
             if value is not None:
                 raise InputError(f"{flag} is about a prediction: say for which numbers of ranks, such as --predict 4,8,...,4096")
         return None, others
-    for flag, value in (("--ranks-per-host", known.ranks_per_host), ("--predict-shards", known.predict_shards)):
+    for flag, value in numbers.items():
         if value is not None and value < 1:
             raise InputError(f"{flag} is {value}: it must be at least 1")
-    return Wanted(parse_ranks(known.predict), tuple(known.network or ()), known.ranks_per_host or 0, known.predict_shards or 0), others
+    return Wanted(parse_ranks(known.predict), tuple(known.network or ()), *(value or 0 for value in numbers.values())), others
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +62,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--ranks-per-host", type=int, metavar="N", help="on how many ranks a host is filled (default: as calibrated)")
     group.add_argument("--predict-shards", type=int, metavar="N", help="shards of strong scaling (default: as measured)")
+    group.add_argument("--predict-examples", type=int, metavar="N", help="as if the training set had so many (default: as many as it has)")
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:

@@ -88,5 +88,7 @@ def test_modes_networks_and_too_few_shards() -> None:
     assert third.efficiency(third.predictions[0]) == pytest.approx(1, abs=1e-3)
     more = project(calibration(), [strong(1, 8)], Wanted((16,), num_shards=64), networks)
     assert more.series[0].predictions[0].place.num_shards == 64
+    large = project(calibration(), [weak(1)], Wanted((4096,), examples=10**9), networks)
+    assert large.series[0].predictions[0].examples == 4096 * 4 * 64
     with pytest.raises(InputError, match=r"strong scaling has 8 shards.* --predict-shards 16"):
         project(calibration(), [strong(1, 8)], Wanted((16,)), networks)

@@ -10,7 +10,7 @@ from statistics import NormalDist, median, quantiles
 from typing import Any
 
 from distcnn.errors import InputError
-from distcnn.measure.split import ALLREDUCE, BACKWARD, DATA, SUM, UPDATE, WAITING
+from distcnn.measure.split import ALLREDUCE, BACKWARD, DATA, SUM, UPDATE
 from distcnn.parallel import plan_buckets
 from distcnn.projection.network import Network, fit_network
 from distcnn.sweep.records import Record
@@ -27,7 +27,7 @@ class Shard:
 
     data: float
     forward: float
-    """With the loss, and Python between the parts."""
+    """With the loss, Python between the parts, and what even the rank that waits least waits: ranks of a host disturb each other."""
     backward: tuple[float, ...]
     add_first: float
     """Its gradient to the rank's sum, the first of a step, and any other."""
@@ -119,7 +119,7 @@ def shard_of(results: Sequence[Result], layers: Sequence[tuple[str, int]], bucke
         parts = {name: _scaled(result, name) / count for name in _slowest(result)["parts"]}
         rows["data"].append(parts.pop(DATA, 0.0))
         rows["kept"].append(parts.pop(SUM, 0.0))
-        for name in (UPDATE, WAITING, ALLREDUCE):
+        for name in (UPDATE, ALLREDUCE):
             parts.pop(name, None)
         for number, seconds in enumerate(backward_by_bucket(parts, layers, bucket_starts)):
             rows[f"bucket {number}"].append(seconds)

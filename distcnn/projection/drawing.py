@@ -9,6 +9,8 @@ from distcnn.sweep.summary import Summary
 
 COLOURS = ("#1f5fa8", "#c25a11", "#3a7d44", "#7b4b94", "#8a8f98")
 MEASURED = "#222222"
+MOST_BARS = 4
+"""Panels of bars: the first networks'."""
 
 
 def content_of(projection: Projection, summary: Summary) -> Content:
@@ -26,7 +28,8 @@ def content_of(projection: Projection, summary: Summary) -> Content:
         label = f"{series.mode}, {network}" if several_modes else network
         content.speed.append(Curve(label, colour, ranks, [each.images_per_second for each in series.predictions], line="--"))
         content.efficiency.append(Curve(label, colour, ranks, [series.efficiency(each) for each in series.predictions], line="--"))
-        content.bars[f"{label}, predicted"] = [_bar(each) for each in series.predictions]
+        if len(content.bars) < MOST_BARS:
+            content.bars[label] = [_bar(each) for each in series.predictions]
     for mode in dict.fromkeys(row.mode for row in summary.rows):
         rows = [row for row in summary.rows if row.mode == mode and row.images_per_second and row.efficiency]
         if rows:

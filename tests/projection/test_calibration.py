@@ -48,6 +48,20 @@ def test_predictions_of_what_was_measured_are_exact() -> None:
     assert all(abs(each.error) < 2e-3 for each in compared)
 
 
+def test_waiting_of_the_rank_that_waits_least_is_kept() -> None:
+    """Its step is as long as everybody's."""
+    records = [measured(strong(1)), measured(strong(2))]
+    result = records[1].result
+    assert result is not None
+    for rank, waiting in zip(result["split"]["ranks"], (0.004, 0.009), strict=True):
+        rank.update(waiting_seconds=waiting)
+    result["split"]["ranks"][0] = {**result["split"]["ranks"][0], "step_seconds": result["split"]["ranks"][0]["step_seconds"] + 0.004}
+    result["split"]["ranks"][0]["parts"] = {**result["split"]["ranks"][0]["parts"], "waiting": 0.004}
+    points = [each.measurement.point for each in records]
+    found = compare(calibrate(records, LAYERS, PARAMETERS), records, summarise(points, records))
+    assert abs(found[1].error) < 2e-3
+
+
 def test_what_points_lack() -> None:
     with pytest.raises(InputError, match=r"--predict needs measurements, and all of them failed"):
         calibrate([record(strong(1), reason="no")], LAYERS, PARAMETERS)

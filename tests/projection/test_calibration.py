@@ -53,13 +53,12 @@ def test_waiting_of_the_rank_that_waits_least_is_kept() -> None:
     records = [measured(strong(1)), measured(strong(2))]
     result = records[1].result
     assert result is not None
-    for rank, waiting in zip(result["split"]["ranks"], (0.004, 0.009), strict=True):
-        rank.update(waiting_seconds=waiting)
-    result["split"]["ranks"][0] = {**result["split"]["ranks"][0], "step_seconds": result["split"]["ranks"][0]["step_seconds"] + 0.004}
-    result["split"]["ranks"][0]["parts"] = {**result["split"]["ranks"][0]["parts"], "waiting": 0.004}
+    rank = result["split"]["ranks"][0]
+    waited = {"step_seconds": rank["step_seconds"] + 0.02, "parts": {**rank["parts"], "waiting": 0.02}}
+    result["split"]["ranks"] = [{**rank, **waited}] * 2
     points = [each.measurement.point for each in records]
     found = compare(calibrate(records, LAYERS, PARAMETERS), records, summarise(points, records))
-    assert abs(found[1].error) < 2e-3
+    assert abs(found[1].error) < 0.03  # without, 30 % are missing
 
 
 def test_what_points_lack() -> None:

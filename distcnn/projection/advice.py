@@ -39,7 +39,7 @@ def _of_series(calibration: Calibration, series: Series) -> Iterator[str]:
     if good == last.place.ranks:
         yield f"{start}efficiency stays above {GOOD:.0%} up to {good:,} ranks"
     else:
-        yield f"{start}efficiency is above {GOOD:.0%} up to {good:,} ranks, above {HALF:.0%} up to {half:,} (of those predicted; 0: none)"
+        yield f"{start}efficiency is {_up_to(GOOD, good)}, {_up_to(HALF, half)}"
     yield f"{start}on {last.place.ranks:,} ranks the bottleneck is {REMEDIES[last.bottleneck]}"
     fastest = max(series.predictions, key=lambda each: each.images_per_second)
     if fastest is not last:
@@ -54,6 +54,10 @@ def _of_series(calibration: Calibration, series: Series) -> Iterator[str]:
 
 def _ranks(numbers: list[int]) -> str:
     return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} and more"
+
+
+def _up_to(least: float, ranks: int) -> str:
+    return f"above {least:.0%} up to {ranks:,} ranks" if ranks else f"nowhere above {least:.0%}"
 
 
 def _most_ranks(series: Series, least: float) -> int:
@@ -74,10 +78,10 @@ def _shards(calibration: Calibration, series: Series) -> Iterator[str]:
         count = shards_for(calibration, series, last.place, GOOD)
         if count:
             batch = count * last.place.ranks * calibration.microbatch_size
+            more = f", more than the {calibration.train_examples:,} training examples" if batch > calibration.train_examples else ""
             yield (
-                f"{GOOD:.0%} on {last.place.ranks:,} ranks would need {count} shards on each: a batch of {batch:,}"
-                + (f", more than the {calibration.train_examples:,} training examples" if batch > calibration.train_examples else "")
-                + " (another training, other bits)"
+                f"{GOOD:.0%} on {last.place.ranks:,} ranks would need {count} shards on each, or as much larger a microbatch: a batch of "
+                f"{batch:,}{more} (another training, other bits)"
             )
 
 

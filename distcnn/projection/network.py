@@ -130,7 +130,9 @@ def read_network(path: Path) -> Network:
         raise InputError(f"--network {str(path)!r} holds no network test: {HOW}")
     try:
         return fit_network(found, path.stem)
-    except (KeyError, TypeError, IndexError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError) as error:
         raise InputError(f"--network {str(path)!r} is not whole ({type(error).__name__}: {error}): measure it again") from error
 
 

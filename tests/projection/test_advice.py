@@ -25,7 +25,7 @@ def test_a_good_network_is_praised() -> None:
 def test_a_slow_network_needs_more_shards_on_each_rank() -> None:
     projection = projected(network_of(Line(0.05, 1e-12)), 2, 4, 8)
     lines = advise(projection)
-    assert lines[0].startswith("weak, ours: efficiency is above 80% up to 0 ranks")
+    assert lines[0].startswith("weak, ours: efficiency is nowhere above 80%, nowhere above 50%")
     assert "the bottleneck is latency" in lines[1]
     [needs] = [each for each in lines if "would need" in each]
     count = int(needs.split("would need ")[1].split()[0])

@@ -117,6 +117,7 @@ def test_a_file(tmp_path: Path) -> None:
         ({"rows": {WAITING: [[8, 1e-3]]}}, "has 1 sizes, and 3 are needed"),
         ({"rows": {}}, "has no rows: it needs 2 ranks"),
         ({"rows": {WAITING: [["8"]] * 3}}, "is not whole"),
+        ({"rows": [1, 2]}, "is not whole"),
     ],
 )
 def test_a_file_that_is_none(changes: dict[str, Any], says: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -51,23 +51,24 @@ def main(folder: Path, turns: int) -> None:
     found: dict[str, Calibration] = {model: calibrate(model, folder, mpi) for model in MODELS}
     for model, calibration in found.items():
         (folder / f"{model}.json").write_text(json.dumps(dataclasses.asdict(calibration.shards[1]) | {"update": calibration.update}))
-    tests: dict[str, list[dict[str, Any]]] = {}
+    tests: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in NETWORKS}
     measured: dict[tuple[str, str], list[float]] = {(network, model): [] for network in NETWORKS for model in MODELS}
     with hosts(HOSTS, folder / "hosts") as cluster:
-        for name, (delay, rate) in NETWORKS.items():
-            cluster.set_network(delay, rate)
-            tests[name] = test_network(cluster, mpi, folder)
-            print(f"{name}: alone {fit_network(tests[name][0], name).describe()}", flush=True)
-            print(f"{name}: two pairs at once {fit_network(tests[name][1], name).describe()}", flush=True)
-        for _ in range(turns):
-            for (name, model), seconds in measured.items():
-                cluster.set_network(*NETWORKS[name])
-                each = run(cluster.launcher(mpi), HOSTS, "-m", MODULE, "rank", model, str(folder / f"{model}.json"))
-                seconds.append(median(json.loads(each)))
+        for turn in range(turns):
+            for name, (delay, rate) in NETWORKS.items():  # by turns, so that tests and steps meet the same machine
+                cluster.set_network(delay, rate)
+                tests[name].append(test_network(cluster, mpi, folder))
+                for model in MODELS:
+                    each = run(cluster.launcher(mpi), HOSTS, "-m", MODULE, "rank", model, str(folder / f"{model}.json"))
+                    measured[name, model].append(median(json.loads(each)))
+                print(f"turn {turn + 1}, {name}: {[round(measured[name, model][-1] * 1e3, 1) for model in MODELS]} ms", flush=True)
     (folder / "measured.json").write_text(json.dumps({"tests": tests, "measured": {str(key): each for key, each in measured.items()}}))
+    fitted = {name: [fit_network(middle_of([turn[kind] for turn in of]), name) for kind in range(2)] for name, of in tests.items()}
+    for name, (alone, together) in fitted.items():
+        print(f"{name}\n    alone     {alone.describe()}\n    together  {together.describe()}")
     print(f"{'network':<18}{'model':<6}{'measured ms, each turn':>34}{'median':>9}{'predicted':>11}{'error':>8}{'(alone)':>10}{'error':>8}")
     for (name, model), seconds in measured.items():
-        together, alone = (step_of(found[model], fit_network(test, name)) for test in reversed(tests[name]))
+        alone, together = (step_of(found[model], network) for network in fitted[name])
         middle, turns_ms = median(seconds), " ".join(f"{each * 1e3:.1f}" for each in seconds)
         print(
             f"{name:<18}{model:<6}{turns_ms:>34}{middle * 1e3:>9.1f}{together * 1e3:>11.1f}{together / middle - 1:>+8.1%}"
@@ -94,7 +95,7 @@ def calibrate(model: str, folder: Path, mpi: Launcher) -> Calibration:
 
 
 def test_network(cluster: Hosts, mpi: Launcher, folder: Path) -> list[dict[str, Any]]:
-    """Between two hosts alone, and the mean of two pairs of hosts at once."""
+    """Between two hosts alone, and the middle of two pairs of hosts at once."""
     pairs = [cluster.launcher(mpi, *cluster.names[:2]), cluster.launcher(mpi, *cluster.names[2:])]
 
     def of_pair(launcher: Launcher) -> dict[str, Any]:
@@ -106,15 +107,16 @@ def test_network(cluster: Hosts, mpi: Launcher, folder: Path) -> list[dict[str, 
     alone = of_pair(pairs[0])
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(of_pair, pairs))
-    rows = {
-        way: [
-            [nbytes, mean(dict(map(tuple, each["rows"][way]))[nbytes] for each in both)]
-            for nbytes, _ in both[0]["rows"][way]
-            if all(nbytes in dict(map(tuple, each["rows"][way])) for each in both)
-        ]
-        for way in both[0]["rows"]
-    }
-    return [alone, {**both[0], "rows": rows}]
+    return [alone, middle_of(both)]
+
+
+def middle_of(tests: list[dict[str, Any]]) -> dict[str, Any]:
+    """A network test with the median of each row that all of them have."""
+    rows = {}
+    for way in tests[0]["rows"]:
+        of_each = [dict(test["rows"][way]) for test in tests]
+        rows[way] = [[nbytes, median(of[nbytes] for of in of_each)] for nbytes in of_each[0] if all(nbytes in of for of in of_each)]
+    return {**tests[0], "rows": rows}
 
 
 def run(launcher: Launcher, ranks: int, *arguments: str) -> str:

@@ -42,6 +42,8 @@ MODELS = ("lenet", "wide")
 NETWORKS = {"0.2 ms, 10 Gbit/s": (2e-4, 1e10), "1 ms, 1 Gbit/s": (1e-3, 1e9), "5 ms, 100 Mbit/s": (5e-3, 1e8)}
 SHARDS, MICROBATCH, HOSTS, STEPS, WARM_UP = 8, 32, 4, 10, 3
 SECONDS_OF_TEST, TIMEOUT = 12, 300
+QUIET, TRIES = 0.2, 40
+"""Others' share of the cores with which a turn begins, and how many seconds it waits for that."""
 MODULE = "tests.measure_prediction"
 
 
@@ -57,11 +59,16 @@ def main(folder: Path, turns: int) -> None:
         for turn in range(turns):
             for name, (delay, rate) in NETWORKS.items():  # by turns, so that tests and steps meet the same machine
                 cluster.set_network(delay, rate)
+                busy = wait_for_quiet()
                 tests[name].append(test_network(cluster, mpi, folder))
                 for model in MODELS:
                     each = run(cluster.launcher(mpi), HOSTS, "-m", MODULE, "rank", model, str(folder / f"{model}.json"))
                     measured[name, model].append(median(json.loads(each)))
-                print(f"turn {turn + 1}, {name}: {[round(measured[name, model][-1] * 1e3, 1) for model in MODELS]} ms", flush=True)
+                print(
+                    f"turn {turn + 1}, {name}: {[round(measured[name, model][-1] * 1e3, 1) for model in MODELS]} ms; "
+                    f"before, others used {busy:.0%} of the cores",
+                    flush=True,
+                )
     (folder / "measured.json").write_text(json.dumps({"tests": tests, "measured": {str(key): each for key, each in measured.items()}}))
     fitted = {name: [fit_network(middle_of([turn[kind] for turn in of]), name) for kind in range(2)] for name, of in tests.items()}
     for name, (alone, together) in fitted.items():
@@ -86,6 +93,7 @@ def calibrate(model: str, folder: Path, mpi: Launcher) -> Calibration:
     flags = ["--ranks=1,2", f"--model={model}", f"--num-shards={SHARDS}", f"--microbatch-size={MICROBATCH}", "--steps=12"]
     launcher = f"--launcher={mpi.mpirun} -n {{ranks}}"
     path = folder / f"sweep-{model}"
+    wait_for_quiet()
     print(run(SERIAL, 1, "-m", "distcnn.scaling", *flags, launcher, f"--output={path}"), flush=True)
     records = Records(path, read_settings(path))
     return calibrated(
@@ -117,6 +125,25 @@ def middle_of(tests: list[dict[str, Any]]) -> dict[str, Any]:
         of_each = [dict(test["rows"][way]) for test in tests]
         rows[way] = [[nbytes, median(of[nbytes] for of in of_each)] for nbytes in of_each[0] if all(nbytes in of for of in of_each)]
     return {**tests[0], "rows": rows}
+
+
+def wait_for_quiet() -> float:
+    """Wait until others use little of the cores, but not for ever; how much they used last."""
+    busy = 1.0
+    for _ in range(TRIES):
+        before = cpu_seconds()
+        time.sleep(1)
+        idle, whole = (after - earlier for after, earlier in zip(cpu_seconds(), before, strict=True))
+        busy = 1 - idle / whole
+        if busy < QUIET:
+            break
+    return busy
+
+
+def cpu_seconds() -> tuple[int, int]:
+    """Idle, and all, in ticks."""
+    ticks = [int(each) for each in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def run(launcher: Launcher, ranks: int, *arguments: str) -> str:

@@ -15,7 +15,7 @@ from distcnn.parallel.sums import Sums
 FLOAT64_BYTES = 8
 FEWEST, MOST = 3, 51
 """Repeats of one size."""
-MOST_SUMS = 25
+MOST_SUMS, SMALL_SHARE = 25, 8
 """Where both ways of summing are timed."""
 
 
@@ -77,7 +77,9 @@ def time_sums(communicator: Communicator, sums: Sums, sizes: Sequence[int], most
         first, left = max(communicator.allgather(one())), min(communicator.allgather(end - time.perf_counter()))
         if FEWEST * first > left and len(rows) >= FEWEST:
             break
-        repeats = max(FEWEST, min(MOST_SUMS, int(left / (len(sizes) - number) / first)))
+        # The largest sizes take nearly all of the time, and tell most: each gets its share by its bytes, the small ones a little more.
+        share = left * max(nbytes / sum(sizes[number:]), 1 / (SMALL_SHARE * len(sizes)))
+        repeats = max(FEWEST, min(MOST_SUMS, int(share / first) - 1))
         everyone = communicator.allgather([one() for _ in range(repeats)])
         rows.append(Timed(values.nbytes, median(map(mean, zip(*everyone, strict=True)))))
     return rows

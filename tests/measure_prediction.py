@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from distcnn.config import Config
-from distcnn.measure.replace import replaced
 from distcnn.parallel import open_communicator
 from distcnn.parallel.threads import limit_blas_threads
 from distcnn.projection.calibration import Calibration, Shard
@@ -35,6 +34,7 @@ from distcnn.projection.outputs import calibrated
 from distcnn.projection.step import Place, predict
 from distcnn.sweep.plan import in_order
 from distcnn.sweep.records import Records, read_settings
+from distcnn.training.parts import replaced
 from distcnn.training.setup import prepare_run
 from tests.cluster.hosts import Hosts, hosts
 from tests.conftest import SERIAL, Launcher, mpi_launcher

@@ -10,11 +10,12 @@ from statistics import NormalDist, median, quantiles
 from typing import Any
 
 from distcnn.errors import InputError
-from distcnn.measure.split import ALLREDUCE, BACKWARD, DATA, SUM, UPDATE
+from distcnn.measure.split import ALLREDUCE, UPDATE
 from distcnn.parallel import plan_buckets
 from distcnn.projection.network import Network, fit_network
 from distcnn.sweep.records import Record
 from distcnn.sweep.result import Result
+from distcnn.training.parts import BACKWARD, DATA, SUM, part_name
 
 POINTS = 2
 """The smallest numbers of ranks calibrate; what was measured on more is compared with what is predicted."""
@@ -139,7 +140,7 @@ def backward_by_bucket(parts: Mapping[str, float], layers: Sequence[tuple[str, i
     """What backward takes for each bucket: from the last layer on until the gradients from the bucket's first element on are complete."""
     seconds, bucket = [0.0] * len(bucket_starts), 0
     for name, start in reversed(layers):
-        seconds[bucket] += parts.get(f"{name} {BACKWARD}", 0.0)
+        seconds[bucket] += parts.get(part_name(name, BACKWARD), 0.0)
         if start <= bucket_starts[bucket]:
             bucket = min(bucket + 1, len(bucket_starts) - 1)
     return seconds

@@ -169,7 +169,7 @@ def sums_seconds(
         )
     if place.hosts > 1 and network is None:
         raise InputError(
-            f"--predict {place.ranks} goes beyond the {place.ranks_of_host} ranks of one host, and no network between hosts was "
+            f"--predict {place.ranks} at {place.ranks_of_host} a host needs several hosts, and no network between hosts was "
             "measured: give --network latency=1ms,bandwidth=10Gbit, or --network FILE, written on two hosts by python -m distcnn.network"
         )
     levels = [(on_host, place.here), (network, place.hosts)]

@@ -53,7 +53,7 @@ def test_a_network_test_and_what_lacks_one(any_mpi: Launcher, image_set: MakeIma
     alone = Launcher(any_mpi.name, any_mpi.python, None)
     without = alone.run(1, *sweep)
     assert without.returncode == 2
-    assert without.stderr.startswith("distcnn.scaling: error: --predict 4 goes beyond the 1 ranks of one host, and no network")
+    assert without.stderr.startswith("distcnn.scaling: error: --predict 4 at 1 a host needs several hosts, and no network")
     assert (tmp_path / "s" / "scaling.json").exists()
     predicted = alone.run(1, *sweep, "--network", str(file))
     assert predicted.returncode == 0, predicted.stdout + predicted.stderr

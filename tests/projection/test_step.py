@@ -111,7 +111,7 @@ def test_bottlenecks() -> None:
 
 
 def test_what_is_not_known_is_asked_for() -> None:
-    with pytest.raises(InputError, match=r"--predict 4 goes beyond the 2 ranks of one host, and no network .* --network latency="):
+    with pytest.raises(InputError, match=r"--predict 4 at 2 a host needs several hosts, and no network .* --network latency="):
         predict(calibration(), Place(4, 2, 8), None)
     with pytest.raises(InputError, match=r"needs a point with several ranks on one host, such as --ranks 1,2 .* --ranks-per-host 1"):
         predict(calibration(on_host={}), Place(4, 2, 8), NETWORK)

@@ -12,6 +12,9 @@ from distcnn.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.errors import InputError
 from distcnn.faults.early import end_before_start
 from distcnn.faults.tell import tell
+from distcnn.projection.network import parse_network
+from distcnn.projection.outputs import predict_all
+from distcnn.projection.request import Wanted, add_flags, take_flags
 from distcnn.sweep.loop import measure_all
 from distcnn.sweep.outputs import write_outputs
 from distcnn.sweep.prepare import require_all
@@ -39,20 +42,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_INPUT
     if {"-h", "--help"} & set(arguments):
-        make_parser().print_help()
+        parser = make_parser()
+        add_flags(parser)
+        parser.print_help()
         return EXIT_OK
     try:
-        request = parse(arguments)
+        wanted, of_sweep = take_flags(arguments)
+        for each in wanted.networks if wanted else ():
+            parse_network(each)  # rather now than when all was measured
+        request = parse(of_sweep)
         require_all(request.settings, Progress().say)
         with StopRequests() as stop, opened(request) as records:
-            return sweep(request, arguments, records, stop)
+            return sweep(request, arguments, records, stop, wanted)
     except InputError as error:
         tell(f"{NAME}: error: {error}")
         return EXIT_INPUT
 
 
-def sweep(request: Request, arguments: Sequence[str], records: Records, stop: StopRequests) -> int:
-    """Measure, sum up, print; the exit code."""
+def sweep(request: Request, arguments: Sequence[str], records: Records, stop: StopRequests, wanted: Wanted | None = None) -> int:
+    """Measure, sum up, print, predict what is ``wanted``; the exit code."""
     say, points = Progress().say, request.settings.points
     say(headline(request, records.path))
     found = measure_all(records, request.timeout, stop, say)
@@ -65,6 +73,8 @@ def sweep(request: Request, arguments: Sequence[str], records: Records, stop: St
     below = remarks(points, found, summary)
     say(f"\n{table(summary, below, records.path)}\n")
     say("\n".join(write_outputs(records, found, summary, below)))
+    if wanted is not None:
+        say(f"\n{predict_all(records, found, summary, wanted)}")
     return EXIT_OK if summary.all_good else EXIT_NOT_ALL_GOOD
 
 

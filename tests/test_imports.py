@@ -38,6 +38,7 @@ ALLOWED = {
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
     "sweep": {"sweep", "cores", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},
+    "projection": {"projection", "sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors"},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {
@@ -50,9 +51,13 @@ OWNERS = {
 }
 
 # What measures, which training must never need: folder, and the only files outside of it that may know it.
-MEASURING = {"measure": {"benchmark.py", "sweep/ranks.py"}, "sweep": {"scaling.py"}}
+MEASURING = {
+    "measure": {"benchmark.py", "sweep/ranks.py", "projection/calibration.py"},
+    "sweep": {"scaling.py", *(f"projection/{file.name}" for file in (PACKAGE / "projection").iterdir())},
+    "projection": {"scaling.py", "network.py"},
+}
 # What is started with python -m: all of the top level, and what runs on the ranks of a sweep's point.
-COMMANDS = {"train.py", "verify.py", "benchmark.py", "scaling.py", "sweep/ranks.py"}
+COMMANDS = {"train.py", "verify.py", "benchmark.py", "scaling.py", "network.py", "sweep/ranks.py"}
 
 # Needed by root alone, or seldom. On a shared file system every rank would ask for each of their files at the same moment.
 SELDOM = {

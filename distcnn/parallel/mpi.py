@@ -23,7 +23,7 @@ from mpi4py import MPI  # noqa: E402
 
 from distcnn.parallel.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
 from distcnn.parallel.shared_memory import share_memory  # noqa: E402
-from distcnn.parallel.sums import Sums, ThreadedSums  # noqa: E402
+from distcnn.parallel.sums import SECONDS_BETWEEN_TESTS, Sums, ThreadedSums  # noqa: E402
 
 T = TypeVar("T")
 
@@ -32,9 +32,6 @@ SECONDS_TO_START = 300
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 """A launcher that is told to abort may drop what it has not yet read of the ranks' output: the report of what went wrong."""
-
-SECONDS_BETWEEN_TESTS = 1e-4
-"""A blocking allreduce spins on the core that computes: 23 ms of processor for 31 ms of sum, this 4 ms (docs/overlap.md)."""
 
 
 def library_name() -> str:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 AllreduceSum = Callable[[NDArray[Any]], None]
 
+SECONDS_BETWEEN_TESTS = 1e-4
+"""A blocking allreduce spins on the core that computes: 23 ms of processor for 31 ms of sum, looks now and then 4 ms (docs/overlap.md)."""
+
 
 class Sums(Protocol):
     """Arrays that are summed over all ranks, each in place."""

@@ -106,8 +106,11 @@ def draw(content: Content) -> dict[str, bytes]:
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines + 0.7), layout="constrained")
     figure.suptitle(content.title, fontsize=11)
-    for axes, panel in zip(figure.subplots(lines, columns, squeeze=False).flatten(), panels, strict=True):
+    places = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, panel in zip(places, panels, strict=False):
         panel(axes)
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
     _legend(figure, content.reduction)
     found = {}
     for kind in FORMATS:

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any, NoReturn
 
 from distcnn.command import run_command
@@ -27,6 +28,8 @@ from distcnn.measure.session import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
 from distcnn.measure.split import ALLREDUCE, WAITING, Instruments, Split, StepTimes, mean, middle_half
 from distcnn.parallel import Communicator, on_root
 from distcnn.parallel.kept import KeptReduction
+from distcnn.parallel.reduction import REDUCTIONS
+from distcnn.parallel.trial import try_network
 from distcnn.sweep.result import GROUPS, KIND
 from distcnn.training.parts import DATA, SUM, replaced
 from distcnn.training.replicas import compare_replicas, params_sha256
@@ -35,6 +38,8 @@ from distcnn.training.setup import Run, prepare_run
 NAME = "distcnn.sweep.ranks"
 GROUP_OF_PART = {DATA: "data", SUM: "local_sum", ALLREDUCE: "communication", WAITING: "waiting"}
 """All other parts are computing: layers, loss, update, and what lies between."""
+SECONDS_OF_NETWORK, TIMES_TO_ADD = 0.6, 9
+"""What a prediction needs besides (docs/prediction.md): the network test takes so long."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,6 +95,8 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
         "step_seconds_each": [end - start for start, end in pairwise(ends)],
         "message_bytes": messages,
         "split": split_results(run, times),
+        "adding": adding_seconds(run),
+        "network": try_network(communicator, SECONDS_OF_NETWORK),
         "params_sha256": params_sha256(run.network),
     }
 
@@ -169,6 +176,24 @@ def _split_of(split: Split) -> dict[str, Any]:
         groups[GROUP_OF_PART.get(part, "compute")] += seconds
     seconds_of_groups = {f"{group}_seconds": seconds for group, seconds in groups.items()}
     return {"step_seconds": split.step, **seconds_of_groups, "sums_seconds": split.sums, "parts": split.parts}
+
+
+def adding_seconds(run: Run) -> dict[str, float]:
+    """What it takes to add a shard's gradient to a rank's sum, the ``first`` of a step and each of the ``others``. Collective.
+
+    Where this point keeps its gradients instead (``parallel/kept.py``), more ranks may not. Of the slowest rank: all of them at once.
+    """
+    config, grads = run.config, run.network.grads
+    reduction = REDUCTIONS[config.reduction](grads.size, config.num_shards, config.gradient_limit)
+    seconds: dict[str, list[float]] = {"first": [], "others": []}
+    run.communicator.barrier()
+    for _ in range(TIMES_TO_ADD):
+        reduction.clear()
+        for each in seconds.values():
+            start = time.perf_counter()
+            reduction.add(grads, slice(0, grads.size))
+            each.append(time.perf_counter() - start)
+    return {name: max(run.communicator.allgather(median(each))) for name, each in seconds.items()}
 
 
 def cores_of_hosts(communicator: Communicator) -> dict[str, int]:

@@ -23,12 +23,17 @@ import pytest
 from tests.cluster import network
 from tests.conftest import ROOT, Launcher
 
+SECONDS_AT_ONCE = 5e-4
 HOST = """
 set -e
 name=$1 folder=$2; shift 2
 opened=()
 for shared; do exec {descriptor}<"$shared"; opened+=("$descriptor"); done
 hostname "$name"
+# TCP as Linux is without settings, or near it, whatever this machine's are; and what it learnt of a network ends with a connection.
+for setting in congestion_control=reno no_metrics_save=1; do
+    echo "${setting#*=}" >"/proc/sys/net/ipv4/tcp_${setting%%=*}" || true
+done
 mount -t tmpfs tmpfs /dev/shm
 mount --bind "$folder/hosts" /etc/hosts
 mkdir -p "$folder/cgroup-$name"
@@ -91,13 +96,22 @@ class Hosts:
             time.sleep(0.02)
 
     def set_network(self, delay_seconds: float = 0.0, bits_per_second: float = 0.0, cut: Sequence[str] = ()) -> None:
-        """From now on: the time that a packet flies, the rate of each host's link (0: none), the hosts that are cut off."""
-        numbers = [self.names.index(name) + 1 for name in cut]
-        settings = {"delay_seconds": delay_seconds, "bits_per_second": bits_per_second, "cut": numbers}
+        """From now on: the time that a packet flies; the rate of each host's link (needs iproute2), or 0: as it is; the hosts cut off."""
+        settings = {"delay_seconds": delay_seconds, "cut": [self.names.index(name) + 1 for name in cut]}
         (self.folder / "network.new").write_text(json.dumps(settings))
         (self.folder / "network.new").rename(self.folder / "network")
         if self.carrier is not None:
             self.carrier.send_signal(signal.SIGHUP)
+            if bits_per_second:
+                self._limit(bits_per_second)
+
+    def _limit(self, bits_per_second: float) -> None:
+        """A token bucket on each host's link: what it lets pass at once is worth half a millisecond, and no more than a segment."""
+        segment = int(min(65536, max(9000, bits_per_second * SECONDS_AT_ONCE / 8)))
+        bucket = ["tbf", "rate", f"{bits_per_second:.0f}bit", "burst", str(segment + 1500), "limit", "10mb"]
+        for name in self.names:
+            subprocess.run([*self.enter(name), "ip", "link", "set", "eth0", "gso_max_size", str(segment)], check=True)
+            subprocess.run([*self.enter(name), "tc", "qdisc", "replace", "dev", "eth0", "root", *bucket], check=True)
 
     def launcher(self, mpi: Launcher, *names: str, ranks_a_host: int = 1) -> Launcher:
         """``mpi``'s mpirun, as typed on the first of these hosts (all, unless they are named), for ranks on all of them."""
@@ -116,7 +130,7 @@ class Hosts:
 
 
 @contextmanager
-def hosts(count: int, folder: Path, delay_seconds: float = 0.0, bits_per_second: float = 0.0) -> Iterator[Hosts]:
+def hosts(count: int, folder: Path, delay_seconds: float = 0.0) -> Iterator[Hosts]:
     """So many hosts, joined. They share the folder that ``folder``, a new one, lies in, and the project's own.
 
     Skips, with the reason, where none can be made.
@@ -138,7 +152,7 @@ def hosts(count: int, folder: Path, delay_seconds: float = 0.0, bits_per_second:
             cluster.holders[name] = holder
             held.callback(cluster.crash, name)
             (folder / f"{name}.pid").write_text(str(holder.pid))
-        cluster.set_network(delay_seconds, bits_per_second)
+        cluster.set_network(delay_seconds)
         pids = [str(holder.pid) for holder in cluster.holders.values()]
         cluster.carrier = held.enter_context(_started(sys.executable, network.__file__, str(folder), *pids))
         yield cluster

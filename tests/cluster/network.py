@@ -1,10 +1,11 @@
-"""The network between the hosts of ``hosts.py``: a process that carries their packets, late and at a limited rate where it is told to.
+"""The network between the hosts of ``hosts.py``: a process that carries their packets, late where it is told to.
 
     python network.py FOLDER PID [PID ...]      one host for each process, whose network namespace it is
 
 Each host gets a TUN device eth0 (segments of TCP up to 64 KiB pass as one), with the address 198.18.0.1, .2 and so on (RFC 2544's range for
-measurements: nothing leaves the namespaces). What a host sends goes out at the rate of its link, then flies for the delay. FOLDER/network
-holds both, and the hosts that are cut off: {"delay_seconds": 0.001, "bits_per_second": 1e9, "cut": [2]}; SIGHUP has it read again.
+measurements: nothing leaves the namespaces). What a host sends flies for the delay. FOLDER/network holds it, and the hosts that are cut
+off: {"delay_seconds": 0.001, "cut": [2]}; SIGHUP has it read again. The rate of a link is the kernel's business (``hosts.py``): its queue
+there makes senders wait, as a real card's does, while a queue here would seem endless to TCP.
 """
 
 from __future__ import annotations
@@ -69,12 +70,11 @@ class Network:
     def __init__(self, folder: Path, devices: list[int]) -> None:
         self._folder, self._devices = folder, devices
         self._queues: list[collections.deque[tuple[float, bytes]]] = [collections.deque() for _ in devices]
-        self._link_free = [0.0] * len(devices)
         self.read_settings()
 
     def read_settings(self, *_: object) -> None:
         settings = json.loads((self._folder / "network").read_text())
-        self._delay, self._rate, self._cut = settings["delay_seconds"], settings["bits_per_second"], set(settings["cut"])
+        self._delay, self._cut = settings["delay_seconds"], set(settings["cut"])
 
     def carry(self) -> None:
         """Until this process is ended."""
@@ -98,10 +98,7 @@ class Network:
             receiver = packet[HEADER_BYTES + 19] - 1  # the last byte of the address it goes to
             if not 0 <= receiver < len(self._queues) or receiver == sender or {sender + 1, receiver + 1} & self._cut:
                 continue
-            leaves = time.monotonic()
-            if self._rate:
-                leaves = self._link_free[sender] = max(self._link_free[sender], leaves) + len(packet) * 8 / self._rate
-            queue, arrives = self._queues[receiver], leaves + self._delay
+            queue, arrives = self._queues[receiver], time.monotonic() + self._delay
             queue.append((max(arrives, queue[-1][0]) if queue else arrives, packet))
 
     def _deliver(self, device: int, queue: collections.deque[tuple[float, bytes]]) -> None:

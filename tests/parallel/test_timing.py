@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from distcnn.parallel import SerialCommunicator
-from distcnn.parallel.timing import FEWEST, time_allreduce
+from distcnn.parallel import ForegroundSums, SerialCommunicator
+from distcnn.parallel.timing import FEWEST, time_allreduce, time_sums
 
 SLEEP_SECONDS = 0.01
 
@@ -44,3 +44,23 @@ def test_what_does_not_fit_is_left_out_but_for_the_first() -> None:
 def test_the_slowest_rank_counts() -> None:
     [row] = time_allreduce(Slow(), [8], 0.1)
     assert 1 + SLEEP_SECONDS <= row.seconds < 2
+
+
+class Beside(SerialCommunicator):
+    """Another rank is here, that takes two seconds more for each sum."""
+
+    def allgather(self, item: Any) -> list[Any]:
+        return [item, [each + 2 for each in item] if isinstance(item, list) else item]
+
+
+def test_sums_count_in_the_mean_over_ranks() -> None:
+    sums = ForegroundSums(SerialCommunicator().allreduce_sum)
+    rows = time_sums(Beside(), sums, [8, 1024, 80_000], 0.05)
+    assert [each.nbytes for each in rows] == [8, 1024, 80_000]
+    assert all(1 <= each.seconds < 1.5 for each in rows)
+
+
+def test_sums_that_do_not_fit_are_left_out_but_for_a_few() -> None:
+    communicator = Slow()
+    rows = time_sums(SerialCommunicator(), ForegroundSums(communicator.allreduce_sum), [8, 16, 24, 32, 40], 0.0)
+    assert [each.nbytes for each in rows] == [8, 16, 24]

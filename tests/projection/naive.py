@@ -1,0 +1,88 @@
+"""Allreduces played through, rank by rank and message by message: what the closed forms must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+class World:
+    """``ranks`` with a vector of ``size`` numbers and a clock each. As if of a byte each: m take alpha + m beta to send, m gamma to add."""
+
+    def __init__(self, ranks: int, size: int, alpha: float, beta: float, gamma: float) -> None:
+        rng = np.random.default_rng(ranks)
+        self.values = [rng.integers(0, 100, size).astype(float) for _ in range(ranks)]
+        self.expected = sum(self.values)
+        self.clock = [0.0] * ranks
+        self._alpha, self._beta, self._gamma = alpha, beta, gamma
+
+    def send(self, sends: list[tuple[int, int, slice]], add: bool) -> None:
+        """All at once: (from, to, which part), added to what the receiver has, or in its place. Who exchanges waits for both ways."""
+        arrivals = []
+        for sender, receiver, part in sends:
+            begin = max(self.clock[sender], self.clock[receiver])
+            count = part.stop - part.start
+            arrivals.append((receiver, part, self.values[sender][part].copy(), begin + self._alpha + count * self._beta))
+        busy = dict(enumerate(self.clock))
+        for (sender, _, _), (_, _, _, end) in zip(sends, arrivals, strict=True):
+            busy[sender] = max(busy[sender], end)
+        for receiver, part, numbers, end in arrivals:
+            self.values[receiver][part] = self.values[receiver][part] + numbers if add else numbers
+            busy[receiver] = max(busy[receiver], end + (len(numbers) * self._gamma if add else 0.0))
+        self.clock = [busy[rank] for rank in range(len(self.clock))]
+
+
+def _fold(world: World, between: Callable[[list[int]], None]) -> None:
+    """Ranks beyond a power of two give all they have to a neighbour, and take the result from it."""
+    ranks, whole = len(world.values), slice(0, len(world.values[0]))
+    rest = ranks - 2 ** (ranks.bit_length() - 1)
+    world.send([(2 * each, 2 * each + 1, whole) for each in range(rest)], add=True)
+    between([2 * each + 1 for each in range(rest)] + list(range(2 * rest, ranks)))
+    world.send([(2 * each + 1, 2 * each, whole) for each in range(rest)], add=False)
+
+
+def recursive_doubling(world: World) -> None:
+    """In each round with a partner at twice the distance."""
+
+    def double(members: list[int]) -> None:
+        distance = 1
+        while distance < len(members):
+            whole = slice(0, len(world.values[0]))
+            world.send([(members[each], members[each ^ distance], whole) for each in range(len(members))], add=True)
+            distance *= 2
+
+    _fold(world, double)
+
+
+def rabenseifner(world: World) -> None:
+    """Halve what each is to sum, then gather it in the other direction."""
+
+    def halve_and_double(members: list[int]) -> None:
+        size, count = len(world.values[0]), len(members)
+        parts = {each: slice(0, size) for each in range(count)}
+        distance, rounds = count // 2, []
+        while distance:
+            sends, halves = [], {}
+            for each, part in parts.items():
+                middle = (part.start + part.stop) // 2
+                low, high = slice(part.start, middle), slice(middle, part.stop)
+                halves[each] = high if each & distance else low
+                sends.append((members[each], members[each ^ distance], low if each & distance else high))
+            world.send(sends, add=True)
+            rounds.append((distance, parts))
+            parts, distance = halves, distance // 2
+        for distance, before in reversed(rounds):
+            world.send([(members[each], members[each ^ distance], part) for each, part in parts.items()], add=False)
+            parts = before
+
+    _fold(world, halve_and_double)
+
+
+def ring(world: World) -> None:
+    """Parts go round, summed on the first lap, copied on the second."""
+    ranks, size = len(world.values), len(world.values[0])
+    part = [slice(size * each // ranks, size * (each + 1) // ranks) for each in range(ranks)]
+    for lap, add in ((0, True), (1, False)):
+        for step in range(ranks - 1):
+            world.send([(each, (each + 1) % ranks, part[(each + lap - step) % ranks]) for each in range(ranks)], add)

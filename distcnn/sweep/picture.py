@@ -29,7 +29,7 @@ FORMATS = ("png", "svg")
 WIDTH, HEIGHT = 4.9, 4.3
 """Of a panel, in inches."""
 ASIDE = 1.03
-MOST_BAR_TEXTS = 9
+MOST_BAR_TEXTS, MOST_WIDE_TEXTS = 9, 6
 """Bars that have room for the milliseconds above them, and for level labels below."""
 WIDE = 30
 """Speeds that differ by more have fewer ticks between."""
@@ -165,6 +165,7 @@ def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
 
 
 def _draw_bars(axes: Any, mode: str, bars: Sequence[Bar]) -> None:
+    wide = len(bars) <= MOST_WIDE_TEXTS
     for place, bar in enumerate(bars):
         below = 0.0
         for group in GROUPS:
@@ -172,13 +173,14 @@ def _draw_bars(axes: Any, mode: str, bars: Sequence[Bar]) -> None:
             axes.bar(place, fraction, bottom=below, width=0.62, color=GROUP_COLOURS[group], linewidth=0)
             below += fraction
         if len(bars) <= MOST_BAR_TEXTS:
-            axes.annotate(f"{bar.step_seconds * 1e3:,.1f} ms", (place, 1), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+            text = f"{bar.step_seconds * 1e3:,.1f}{' ms' if wide else ''}"
+            axes.annotate(text, (place, 1), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     axes.set_xticks(range(len(bars)), [bar.ranks for bar in bars], rotation=_rotation(bars))
     axes.set_xlim(-0.6, max(len(bars), 2) - 0.4)
     axes.set_ylim(0, 1.08)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("ranks")
-    axes.set_title(f"where the time of a step goes, {mode}", fontsize=10, loc="left")
+    axes.set_title(f"where the time of a step{'' if wide else ' (ms above)'} goes, {mode}", fontsize=10, loc="left")
     axes.tick_params(axis="x", length=0)
     _bare(axes)
 

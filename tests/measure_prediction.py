@@ -11,15 +11,13 @@ Nor can these cores carry what four hosts send at 10 Gbit/s. So time is dilated 
 emulation", NSDI 2006): delays, sleeps and naps take ``dilation`` times as long, links are as much slower, in the network test as well, and
 all that is measured is divided by it. What the processor itself does for a message so counts less; TURNS real leaves time as it is.
 
-A shared machine is at times several times slower than it was a moment ago, without a sign of why. So fixed work on all cores is timed
-before and after everything, and what was measured while the machine was slow is measured again, but not for ever (``Quiet``).
+A shared machine is at times slow: what was measured then is measured again, but not for ever (``tests/quiet.py``).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import sys
@@ -30,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -48,17 +46,14 @@ from distcnn.training.parts import replaced
 from distcnn.training.setup import prepare_run
 from tests.cluster.hosts import Hosts, hosts
 from tests.conftest import SERIAL, Launcher, mpi_launcher
+from tests.quiet import Quiet
 
 MODELS = ("lenet", "wide")
 NETWORKS = {"0.2 ms, 10 Gbit/s": (2e-4, 1e10, 40), "1 ms, 1 Gbit/s": (1e-3, 1e9, 10), "5 ms, 100 Mbit/s": (5e-3, 1e8, 3)}
 """Seconds of delay, bits a second, dilation."""
 SHARDS, MICROBATCH, HOSTS, STEPS, WARM_UP = 8, 32, 4, 6, 2
 SECONDS_OF_TEST, TIMEOUT = 10, 180
-SLOW, PROBES, TRIES = 2.0, 3, 2
-"""A machine is slow when fixed work takes so many times what it took at best, in the median of so many times; how often to try."""
 MODULE = "tests.measure_prediction"
-
-T = TypeVar("T")
 
 
 def main(folder: Path, turns: int, real: bool) -> None:
@@ -148,61 +143,6 @@ def middle_of(tests: list[dict[str, Any]]) -> dict[str, Any]:
         of_each = [dict(test["rows"][way]) for test in tests]
         rows[way] = [[nbytes, median(of[nbytes] for of in of_each)] for nbytes in of_each[0] if all(nbytes in of for of in of_each)]
     return {**tests[0], "rows": rows}
-
-
-class Quiet:
-    """Knows how fast this machine can be, and whether it is."""
-
-    def __init__(self) -> None:
-        self._cores = len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(self._cores)
-        self._best = min(self._probe() for _ in range(10 * PROBES))
-        self._kept = self._thrown_away = self._taken_all_the_same = 0
-
-    def when_quiet(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns, where the machine was as fast as it can be before and after."""
-        for _ in range(TRIES):
-            slow = self._wait()
-            result = work()
-            slow |= self._is_slow()
-            if not slow:
-                self._kept += 1
-                return result
-            self._thrown_away += 1
-        self._taken_all_the_same += 1
-        return result
-
-    def describe(self) -> str:
-        return (
-            f"{self._kept} measured while the machine was fast before and after; "
-            f"{self._thrown_away} others, of which {self._taken_all_the_same} had to do"
-        )
-
-    def _wait(self) -> bool:
-        """Whether it was in vain."""
-        for _ in range(TRIES):
-            if not self._is_slow():
-                return False
-            time.sleep(3)
-        return True
-
-    def _is_slow(self) -> bool:
-        taken = [self._probe() for _ in range(PROBES)]
-        self._best = min(self._best, *taken)
-        return median(taken) > SLOW * self._best
-
-    def _probe(self) -> float:
-        start = time.perf_counter()
-        list(self._pool.map(fixed_work, range(self._cores)))
-        return time.perf_counter() - start
-
-
-def fixed_work(_: int) -> None:
-    """Some 40 ms of a core: products and copies."""
-    square, line, copy = np.ones((256, 256), np.float32), np.ones(1_000_000), np.empty(1_000_000)
-    for _ in range(40):
-        np.copyto(copy, line)
-        np.dot(square, square)
 
 
 def run(launcher: Launcher, ranks: int, *arguments: str) -> str:

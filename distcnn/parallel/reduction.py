@@ -96,7 +96,7 @@ class SummedReduction:
         return self.finish(sums)
 
     def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define _add(part, bucket, fresh)")
 
 
 class ExactReduction(SummedReduction):

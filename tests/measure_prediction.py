@@ -173,7 +173,7 @@ def open_dilated(dilation: int) -> Communicator:
     limit_blas_threads()
     communicator = open_communicator()
     mpi = sys.modules["distcnn.parallel.mpi"]
-    mpi.SECONDS_BETWEEN_TESTS *= dilation  # type: ignore[attr-defined]
+    mpi.SECONDS_BETWEEN_LOOKS *= dilation  # type: ignore[attr-defined]
     return communicator
 
 

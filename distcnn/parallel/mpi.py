@@ -23,7 +23,7 @@ from mpi4py import MPI  # noqa: E402
 
 from distcnn.parallel.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
 from distcnn.parallel.shared_memory import share_memory  # noqa: E402
-from distcnn.parallel.sums import SECONDS_BETWEEN_TESTS, Sums, ThreadedSums  # noqa: E402
+from distcnn.parallel.sums import SECONDS_BETWEEN_LOOKS, TESTS_A_LOOK, Sums, ThreadedSums  # noqa: E402
 
 T = TypeVar("T")
 
@@ -106,8 +106,8 @@ class MPICommunicator:
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:
     """Replace ``values`` by their sum, for a thread beside one that computes: it looks in now and then, and sleeps between."""
     request = world.Iallreduce(MPI.IN_PLACE, values, op=MPI.SUM)
-    while not request.Test():
-        time.sleep(SECONDS_BETWEEN_TESTS)
+    while not any(request.Test() for _ in range(TESTS_A_LOOK)):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class MPIMailbox:

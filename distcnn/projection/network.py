@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distcnn.errors import InputError
-from distcnn.parallel.sums import SECONDS_BETWEEN_TESTS
+from distcnn.parallel.sums import SECONDS_BETWEEN_LOOKS
 from distcnn.parallel.trial import BESIDE, WAITING
 from distcnn.projection.allreduce import ALGORITHMS, SHORT_BYTES, cost_of
 
@@ -99,7 +99,7 @@ def parse_network(text: str, add_seconds_per_byte: float = 0.0) -> Network:
         raise InputError(f"--network {text!r}: there is no algorithm {algorithm!r}: choose {', '.join(ALGORITHMS)}, or leave it out")
     line = Line(latency, 8 / bandwidth, add_seconds_per_byte)
     # With overlap a thread looks in now and then: each exchange goes on at its next look.
-    beside = Line(latency + SECONDS_BETWEEN_TESTS, 8 / bandwidth, add_seconds_per_byte)
+    beside = Line(latency + SECONDS_BETWEEN_LOOKS, 8 / bandwidth, add_seconds_per_byte)
     name = values.get("name") or f"{values['latency']}, {values['bandwidth']}"
     return Network(name, {WAITING: line, BESIDE: beside}, algorithm)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.parallel.sums import SECONDS_BETWEEN_TESTS
+from distcnn.parallel.sums import SECONDS_BETWEEN_LOOKS
 from distcnn.parallel.trial import BESIDE, SIZES, WAITING
 from distcnn.projection.allreduce import cost_of
 from distcnn.projection.network import KIND, Line, fit_line, fit_network, parse_network
@@ -32,7 +32,7 @@ def test_numbers_with_units(text: str, latency: float, bandwidth: float) -> None
 
 def test_a_thread_looks_in_now_and_then() -> None:
     network = parse_network("latency=1ms,bandwidth=1Gbit,name=ours,algorithm=ring")
-    assert network.line(BESIDE).latency == pytest.approx(1e-3 + SECONDS_BETWEEN_TESTS)
+    assert network.line(BESIDE).latency == pytest.approx(1e-3 + SECONDS_BETWEEN_LOOKS)
     assert (network.name, network.algorithm) == ("ours", "ring")
 
 

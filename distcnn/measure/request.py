@@ -15,8 +15,8 @@ from distcnn.errors import InputError
 PEERS = ("torch",)
 BATCH = 256
 """The global batch, unless flags say otherwise."""
-SHARDS, SHARDS_OF_MODEL = 4, {"wide": 8}
-"""Into how many shards it is cut: the fewer, the fewer sums; rows of 64 images of ``wide`` are too large for the caches (docs/speed.md)."""
+SHARDS = 4
+"""Into how many shards it is cut: the fewer, the fewer sums."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def default_split(given: Mapping[str, Any], world_size: int) -> dict[str, int]:
     """Shards and microbatch size, as far as they are not ``given``: a global batch of 256, cut so that all ranks have as many shards."""
     if "microbatch_size" in given:
         return {}
-    shards = SHARDS_OF_MODEL.get(given.get("model", Config.model), SHARDS)
-    num_shards = given.get("num_shards", shards if shards % world_size == 0 else Config.num_shards)
+    num_shards = given.get("num_shards", SHARDS if SHARDS % world_size == 0 else Config.num_shards)
     return {"num_shards": num_shards, "microbatch_size": max(1, BATCH // max(1, num_shards))}
 
 
@@ -75,8 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
         "and no run directory is written. docs/speed.md says what each line means.",
         epilog="Besides these, every flag of training (python -m distcnn.train --help) that says what a step does, such as --model, "
         "--data, --num-shards, --optimizer, --reduction, --overlap or --config. "
-        f"Unless --microbatch-size is given, the global batch is {BATCH}, of {SHARDS} shards; of {Config.num_shards} for wide, and where "
-        f"{SHARDS} give some ranks more than others.",
+        f"Unless --microbatch-size is given, the global batch is {BATCH}, of {SHARDS} shards, or of {Config.num_shards} "
+        f"where {SHARDS} give some ranks more than others.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -24,20 +24,24 @@ the width, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A guide 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike
 
-from distcnn.nn.filtering import plan_filtering
+from distcnn.nn.filtering import Filtering, plan_filtering
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer, image_shape
 from distcnn.nn.windows import Geometry, Pair, as_pair, is_count, output_size
 
 BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the weights beside it."""
+FEWEST_TOGETHER = 32
+"""Images that are not cut into groups: runs of fewer numbers are slow to copy."""
 
 
 class RowLayer(Protocol):
@@ -89,6 +93,13 @@ class Conv2d(Layer):
         geometry = Geometry(channels, self.out_channels, self.kernel_size, self.stride, self.size, microbatch_size)
         window = self.pooled if all(size % side == 0 for size, side in zip(self.size, self.pooled, strict=True)) else (1, 1)
         filtering = self._filtering = plan_filtering(geometry, dtype, window[1])
+        row_bytes = _row_bytes(geometry, filtering, dtype)
+        together = _images_together(microbatch_size, window[0] * row_bytes) if filtering.images is None else microbatch_size
+        if together < microbatch_size:
+            geometry, row_bytes = replace(geometry, count=together), row_bytes * together // microbatch_size
+            filtering = self._filtering = plan_filtering(geometry, dtype, window[1])
+        self._make_images = partial(image_buffer, (self.out_channels, *self.size, microbatch_size), dtype)
+        self._images = filtering.images
 
         padded_shape = (channels, height + 2 * ph, max(width + 2 * pw, filtering.width), microbatch_size)
         self._interior = (slice(None), slice(ph, ph + height), slice(pw, pw + width))
@@ -97,15 +108,16 @@ class Conv2d(Layer):
 
         filters, points = self.out_channels, filtering.points
         depth, columns = channels * filtering.depth, filtering.columns
-        row_bytes = points * (stride * depth + filters) * columns * np.dtype(dtype).itemsize
         self._blocks = list(_plan_blocks(padded_shape[1], oh, kh, stride, row_bytes, window[0]))
         self._gathers = list(_plan_gathers(padded_shape[1], oh, kh, stride))
         most_outputs = max(each.outputs.stop - each.outputs.start for each in self._blocks)
         most_inputs = max(each.stop - each.start for block in self._blocks for each in (block.fresh, block.complete))
         filtering.plan_blocks(most_inputs, most_outputs)
 
-        self._rows = buffer((points, padded_shape[1], depth, columns), dtype)
-        self._windows = _windows_of_rows(self._rows, kh, stride, oh)
+        self._groups = []
+        for start in range(0, microbatch_size, together):
+            rows = buffer((points, padded_shape[1], depth, columns), dtype)
+            self._groups.append(Group(slice(start, start + together), rows, _windows_of_rows(rows, kh, stride, oh)))
         self._weights = buffer((points, filters, kh, channels, filtering.depth), dtype)
         stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
         self._stacked = [buffer((points, depth, kernel_rows, filters), dtype) for kernel_rows in stacks]
@@ -134,8 +146,10 @@ class Conv2d(Layer):
 
     @property
     def images(self) -> Array:
-        """The output, whole."""
-        return self._filtering.images
+        """The output, whole, made when it is first needed: fused with a pooling, it never is."""
+        if self._images is None:
+            self._images = self._make_images()
+        return self._images
 
     def forward_blocks(self, x: Array, following: RowLayer | None = None) -> None:
         """Write ``images``, or give it to ``following``, made ready with ``blocks``: a block at a time, and no more of it need exist."""
@@ -145,12 +159,12 @@ class Conv2d(Layer):
             x = self._padded
         filtering.weights(self._weight, self._weights)
         weights = self._weights.reshape(filtering.points, 1, self.out_channels, -1)
-        for number, block in enumerate(self._blocks):
-            filtering.rows_of_input(x, block.fresh, self._rows[:, block.fresh])
-            np.matmul(weights, self._windows[:, block.outputs], out=filtering.products(block.outputs))
+        for number, (group, block) in enumerate(product(self._groups, self._blocks)):
+            filtering.rows_of_input(x, block.fresh, group.images, group.rows[:, block.fresh])
+            np.matmul(weights, group.windows[:, block.outputs], out=filtering.products(block.outputs))
             filtering.output(block.outputs, self._bias)
             if following is None:
-                filtering.to_images(block.outputs)
+                filtering.to_images(block.outputs, self.images[:, block.outputs, :, group.images])
             else:
                 following.forward_rows(number)
 
@@ -162,18 +176,18 @@ class Conv2d(Layer):
         self._grad_bias.fill(0)
         if input_gradient:
             self._stack_weights()
-        for number, block in enumerate(self._blocks):
+        for number, (group, block) in enumerate(product(self._groups, self._blocks)):
             if following is None:
-                filtering.from_images(block.outputs)
+                filtering.from_images(block.outputs, group.images)
             else:
                 following.backward_rows(number, grad_output)
             grad_products, grad_matrices = filtering.product_gradient(block.outputs, input_gradient)
             self._grad_bias += np.add.reduce(np.matmul(grad_matrices, self._ones).reshape(-1, self.out_channels), axis=0)
-            self._add_weight_gradient(self._windows[:, block.outputs], grad_products)
+            self._add_weight_gradient(group.windows[:, block.outputs], grad_products)
             if input_gradient:
                 # Rows that no later block needs have served: their buffer takes their gradient.
-                self._gather_rows(block.complete, filtering.grad_products)
-                filtering.input_gradient(self._rows[:, block.complete], self._grad_padded[:, block.complete])
+                self._gather_rows(block.complete, filtering.grad_products, group.rows)
+                filtering.input_gradient(group.rows[:, block.complete], self._grad_padded[:, block.complete, :, group.images])
         shape = (filtering.points, self.kernel_size[0], self.in_channels, filtering.depth, self.out_channels)
         filtering.weight_gradient(self._grad_weights.reshape(shape), self._grad_weight)
         return self._grad_padded[self._interior] if input_gradient else None
@@ -183,10 +197,14 @@ class Conv2d(Layer):
         return all(size % side == 0 for size, side in zip(self.size, window, strict=True)) and self._filtering.outputs % window[1] == 0
 
     @property
-    def blocks(self) -> list[tuple[Array, slice]]:
-        """Where each block of the output lies whenever it is handed on, tiled (k, C, rows, T, N), and its rows, or those of its windows."""
+    def blocks(self) -> list[tuple[Array, slice, slice]]:
+        """Where each block of the output lies whenever it is handed on, tiled (k, C, rows, T, N), its rows, or those of its windows, and
+        its images."""
         height, outputs = self.pooled[0], [block.outputs for block in self._blocks]
-        return [(self._filtering.tiled(each), slice(each.start // height, each.stop // height)) for each in outputs]
+        return [
+            (self._filtering.tiled(each), slice(each.start // height, each.stop // height), group.images)
+            for group, each in product(self._groups, outputs)
+        ]
 
     def _add_weight_gradient(self, windows: Array, grad_products: Array) -> None:
         """G V^T, as the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time."""
@@ -204,12 +222,13 @@ class Conv2d(Layer):
             kernel_rows = self._weights[:, :, first :: self.stride[0]][:, :, ::-1]
             np.copyto(stacked, kernel_rows.reshape(*kernel_rows.shape[:3], -1).transpose(0, 3, 2, 1))
 
-    def _gather_rows(self, rows: slice, grad_products: Array) -> None:
-        """dL/dV of ``rows``: for each, the product of the kernel rows that meet it with the gradients of the outputs where they do."""
+    def _gather_rows(self, rows: slice, grad_products: Array, into: Array) -> None:
+        """dL/dV of ``rows`` of ``into``: for each, the product of the kernel rows that meet it with the gradients of the outputs where
+        they do."""
         points, oh, filters, columns = grad_products.shape
         below_each_other = grad_products.reshape(points, oh * filters, columns)
         for each in self._gathers[rows]:
-            row = self._rows[:, each.row]
+            row = into[:, each.row]
             if each.outputs.start == each.outputs.stop:
                 row.fill(0)
                 continue
@@ -220,12 +239,34 @@ class Conv2d(Layer):
 
 
 @dataclass(frozen=True)
+class Group:
+    """Images of a microbatch that go through together, one group after another: V of them, and its ``windows`` (P, oh, kh*D, T*N)."""
+
+    images: slice
+    rows: Array
+    windows: Array
+
+
+@dataclass(frozen=True)
 class Block:
     """Rows that go through together: ``outputs``, the rows of the input that those need first, and those that nothing needs after them."""
 
     outputs: slice
     fresh: slice
     complete: slice
+
+
+def _row_bytes(geometry: Geometry, filtering: Filtering, dtype: DTypeLike) -> int:
+    """What a row of outputs takes with the rows of the input that it is made of."""
+    depth = geometry.stride[0] * geometry.channels * filtering.depth + geometry.filters
+    return filtering.points * depth * filtering.columns * np.dtype(dtype).itemsize
+
+
+def _images_together(count: int, block_bytes: int) -> int:
+    """Of ``count`` images, of which the least block takes ``block_bytes``: as many as let it lie in ``BLOCK_BYTES``, or nearly."""
+    while block_bytes > BLOCK_BYTES and count % 2 == 0 and count > FEWEST_TOGETHER:
+        count, block_bytes = count // 2, block_bytes // 2
+    return count
 
 
 def _plan_blocks(height: int, output_height: int, kernel_height: int, stride: int, row_bytes: int, multiple: int) -> Iterator[Block]:

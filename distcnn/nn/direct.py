@@ -25,8 +25,12 @@ class DirectFiltering:
         self.columns = self.tiles * geometry.count
         self._shifts = Shifts(self.depth, outputs, self._stride, self.tiles)
 
+    @property
+    def images(self) -> Array | None:
+        return self._whole if self.outputs == 1 else None
+
     @cached_property
-    def images(self) -> Array:
+    def _whole(self) -> Array:
         return image_buffer((self._geometry.filters, *self._geometry.size, self._geometry.count), self._dtype)
 
     @cached_property
@@ -37,11 +41,11 @@ class DirectFiltering:
         rows = most_outputs if self.outputs > 1 else 0
         self._block = buffer((self.points, rows, self._geometry.filters, self.columns), self._dtype)
 
-    def rows_of_input(self, x: Array, block: slice, rows: Array) -> None:
-        np.copyto(self._shifted(x, rows), self._shifts.of(x, block))
+    def rows_of_input(self, x: Array, block: slice, images: slice, rows: Array) -> None:
+        np.copyto(self._shifted(rows), self._shifts.of(x, block, images))
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
-        shifted = self._shifted(grad_x, rows).transpose(3, 1, 0, 2, 4, 5)
+        shifted = self._shifted(rows).transpose(3, 1, 0, 2, 4, 5)
         if self.outputs == 1:
             fold(shifted[0], self._stride, grad_x)
             return
@@ -51,9 +55,9 @@ class DirectFiltering:
                 first = output * self._stride + shift
                 grad_x[:, :, first :: self.outputs * self._stride][:, :, : self.tiles] += grads
 
-    def _shifted(self, x: Array, rows: Array) -> Array:
+    def _shifted(self, rows: Array) -> Array:
         """``rows`` as [c, j, h, k, t, n]."""
-        return rows.reshape(*rows.shape[:2], x.shape[0], self.depth, self.tiles, x.shape[3]).transpose(2, 3, 1, 0, 4, 5)
+        return rows.reshape(*rows.shape[:2], -1, self.depth, self.tiles, self._geometry.count).transpose(2, 3, 1, 0, 4, 5)
 
     def weights(self, weight: Array, transformed: Array) -> None:
         np.copyto(transformed, weight.swapaxes(1, 2))
@@ -67,18 +71,18 @@ class DirectFiltering:
 
     def products(self, block: slice) -> Array:
         # Tiles of one output are the images themselves.
-        return _as_products(self.images)[:, block] if self.outputs == 1 else self._block[:, : block.stop - block.start]
+        return _as_products(self._whole)[:, block] if self.outputs == 1 else self._block[:, : block.stop - block.start]
 
     def output(self, block: slice, bias: Array) -> None:
         self.products(block)[...] += bias
 
-    def to_images(self, block: slice) -> None:
+    def to_images(self, block: slice, images: Array) -> None:
         if self.outputs > 1:
-            copy_tiles(self.images[:, block], self.tiled(block), to_images=True)
+            copy_tiles(images, self.tiled(block), to_images=True)
 
     def begin_backward(self, grad_output: Array | None) -> None:
         if grad_output is None and self.outputs == 1:
-            grad_output = self.images
+            grad_output = self._whole
         if grad_output is not None:
             self._grad_output = grad_output
         if self.outputs > 1:
@@ -89,9 +93,9 @@ class DirectFiltering:
             self.grad_products = self._kept
             np.copyto(_as_images(self._kept, self._grad_output.shape), self._grad_output)
 
-    def from_images(self, block: slice) -> None:
+    def from_images(self, block: slice, images: slice) -> None:
         if self.outputs > 1:
-            copy_tiles(self._grad_output[:, block], self.tiled(block), to_images=False)
+            copy_tiles(self._grad_output[:, block, :, images], self.tiled(block), to_images=False)
 
     def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
         products = self.grad_products[:, block] if self.outputs == 1 else self.products(block)

@@ -54,14 +54,14 @@ class Filtering(Protocol):
     """dM, whole, as far as ``product_gradient`` has kept it."""
 
     @property
-    def images(self) -> Array:
-        """The output (O, oh, ow, N)."""
+    def images(self) -> Array | None:
+        """The output (O, oh, ow, N) where ``output`` writes it there, all of it; else None."""
 
     def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
         """Allocate for blocks of so many rows of the input and of the output."""
 
-    def rows_of_input(self, x: Array, block: slice, rows: Array) -> None:
-        """Write a block of V, ``rows``, for that of the images ``x`` (C, H, width, N)."""
+    def rows_of_input(self, x: Array, block: slice, images: slice, rows: Array) -> None:
+        """Write a block of V, ``rows``, for that of some images of ``x`` (C, H, width, all)."""
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
         """Write a block of ``grad_x`` (C, H, width, N) for that of dV."""
@@ -81,14 +81,14 @@ class Filtering(Protocol):
     def output(self, block: slice, bias: Array) -> None:
         """Write the block ``tiled`` for that of M and ``bias`` (O, 1)."""
 
-    def to_images(self, block: slice) -> None:
-        """Write the block of ``images`` for that ``tiled``."""
+    def to_images(self, block: slice, images: Array) -> None:
+        """Write the block of the output, ``images``, for that ``tiled``."""
 
     def begin_backward(self, grad_output: Array | None) -> None:
-        """``grad_output`` (O, oh, ow, N) is the gradient, for ``from_images``; None where others write it ``tiled``."""
+        """``grad_output`` (O, oh, ow, all) is the gradient, for ``from_images``; None where others write it ``tiled``."""
 
-    def from_images(self, block: slice) -> None:
-        """Write the block of the gradient ``tiled``."""
+    def from_images(self, block: slice, images: slice) -> None:
+        """Write the block of the gradient ``tiled``, for some images."""
 
     def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
         """The block of dM for that of the gradient, ``tiled``; ``keep`` it in ``grad_products``.

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from distcnn.nn.layer import Array, buffer, image_buffer
+from distcnn.nn.layer import Array, buffer
 from distcnn.nn.tiles import Shifts, copy_tiles, fold
 from distcnn.nn.windows import Geometry
 
@@ -18,30 +16,26 @@ POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 class MinimalFiltering:
     """F(outputs, kernel width): fewer multiplications, small transforms before and after."""
 
-    depth, small_products = 1, True
+    depth, small_products, images = 1, True, None
 
     def __init__(self, outputs: int, geometry: Geometry, dtype: DTypeLike) -> None:
         self._geometry, self._dtype, self.outputs = geometry, dtype, outputs
-        (output_height, output_width), kernel_width = geometry.size, geometry.kernel[1]
+        output_width, kernel_width = geometry.size[1], geometry.kernel[1]
         self.points, self.tiles = outputs + kernel_width - 1, -(-output_width // outputs)
         self.width = self.tiles * outputs + kernel_width - 1
         self.columns = self.tiles * geometry.count
         self._shifts = Shifts(self.points, 1, outputs, self.tiles)
         self._a, self._b, self._g = (np.ascontiguousarray(each, dtype) for each in minimal_matrices(outputs, kernel_width))
-        self.grad_products = buffer((self.points, output_height, geometry.filters, self.columns), dtype)
-
-    @cached_property
-    def images(self) -> Array:
-        return image_buffer((self._geometry.filters, *self._geometry.size, self._geometry.count), self._dtype)
 
     def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
         geometry = self._geometry
         self._pixels = buffer((self.points, most_inputs, geometry.channels, self.tiles, geometry.count), self._dtype)
+        self.grad_products = buffer((self.points, geometry.size[0], geometry.filters, self.columns), self._dtype)
         self._tiled = buffer((self.outputs, most_outputs, geometry.filters, self.tiles, geometry.count), self._dtype)
 
-    def rows_of_input(self, x: Array, block: slice, rows: Array) -> None:
+    def rows_of_input(self, x: Array, block: slice, images: slice, rows: Array) -> None:
         pixels = self._pixels[:, : rows.shape[1]]
-        np.copyto(pixels.transpose(2, 0, 1, 3, 4), self._shifts.of(x, block)[:, :, :, 0])
+        np.copyto(pixels.transpose(2, 0, 1, 3, 4), self._shifts.of(x, block, images)[:, :, :, 0])
         np.matmul(self._b.T, _matrix(pixels), out=_matrix(rows))
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
@@ -68,18 +62,18 @@ class MinimalFiltering:
         products[POINTS.index(1.0)] += bias  # row 1 of A is all ones: what is added to its product is added to all outputs
         np.matmul(self._a.T, _matrix(products), out=_matrix(self._tiled[:, : products.shape[1]]))
 
-    def to_images(self, block: slice) -> None:
-        copy_tiles(self.images[:, block], self.tiled(block), to_images=True)
+    def to_images(self, block: slice, images: Array) -> None:
+        copy_tiles(images, self.tiled(block), to_images=True)
 
     def begin_backward(self, grad_output: Array | None) -> None:
         if grad_output is not None:
             self._grad_output = grad_output
 
-    def from_images(self, block: slice) -> None:
+    def from_images(self, block: slice, images: slice) -> None:
         tiled = self.tiled(block)
         if self._geometry.size[1] % self.outputs:
             tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
-        copy_tiles(self._grad_output[:, block], tiled, to_images=False)
+        copy_tiles(self._grad_output[:, block, :, images], tiled, to_images=False)
 
     def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
         tiled, products = self._tiled[:, : block.stop - block.start], self.grad_products[:, block]

@@ -16,17 +16,17 @@ class Shifts:
         self._shifts, self._outputs, self._step, self._tiles = shifts, outputs, step, tiles
         self._views: dict[tuple[int, int], tuple[Array, Array]] = {}
 
-    def of(self, x: Array, rows: slice) -> Array:
-        """The view of those rows."""
-        known, view = self._views.get((rows.start, rows.stop), (None, x))
+    def of(self, x: Array, rows: slice, images: slice) -> Array:
+        """The view of those rows of those images; blocks of rows do not overlap, nor do groups of images."""
+        known, view = self._views.get((rows.start, images.start), (None, x))
         if known is not x:
             columns = self._outputs * self._tiles
-            windows = windows_view(x[:, rows], (1, self._shifts), (1, self._step), (rows.stop - rows.start, columns))[:, 0]
+            windows = windows_view(x[:, rows, :, images], (1, self._shifts), (1, self._step), (rows.stop - rows.start, columns))[:, 0]
             of_column = windows.strides[3]
             shape = (*windows.shape[:3], self._outputs, self._tiles, windows.shape[4])
             strides = (*windows.strides[:3], of_column, of_column * self._outputs, windows.strides[4])
             view = as_strided(windows, shape, strides, writeable=False)
-            self._views[rows.start, rows.stop] = x, view
+            self._views[rows.start, images.start] = x, view
         return view
 
 

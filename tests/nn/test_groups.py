@@ -1,0 +1,107 @@
+"""A convolution whose microbatch is too large for the caches takes its images in groups: the numbers are those of smaller microbatches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from distcnn.nn import Conv2d, MaxPool2d, ReLU, Sequential, Tanh, convolution
+from distcnn.nn.filtering import LEAST_DEPTH, LEAST_FILTERS
+from distcnn.nn.fused import Fused, fuse
+from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn.layer import Layer
+
+Array = NDArray[np.floating]
+Shape = tuple[int, int, int]
+
+NETWORKS: dict[str, tuple[list[type[Layer] | tuple[type[Layer], tuple[object, ...]]], Shape]] = {
+    "direct, pooled": ([(Conv2d, (3, 5)), (MaxPool2d, (2,)), ReLU], (1, 12, 12)),
+    "minimal": ([(Conv2d, (LEAST_FILTERS, 3)), Tanh], (LEAST_DEPTH, 6, 9)),
+    "minimal, padded, of two strides": ([Tanh, (Conv2d, (LEAST_FILTERS, (3, 3), (2, 1), 1))], (LEAST_DEPTH, 6, 9)),
+    "minimal, pooled": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,)), ReLU], (LEAST_DEPTH, 6, 14)),
+    "minimal, pooled, a rest": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))], (LEAST_DEPTH, 7, 9)),
+    "minimal after minimal": ([(Conv2d, (LEAST_DEPTH, 3)), ReLU, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))], (LEAST_DEPTH, 8, 10)),
+}
+in_groups_of_two = pytest.mark.usefixtures("groups_of_two")
+
+
+@pytest.fixture
+def groups_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(convolution, "FEWEST_TOGETHER", 2)
+
+
+def planned(name: str, count: int, dtype: type[np.floating] = np.float32) -> Sequential:
+    layers, shape = NETWORKS[name]
+    made = [each[0](*each[1]) if isinstance(each, tuple) else each() for each in layers]
+    network = Sequential(made).plan(shape, count, dtype)
+    network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
+    return network
+
+
+def groups_of(network: Sequential) -> list[int]:
+    return [len(layer._groups) for layer in network.layers if isinstance(layer, Conv2d)]
+
+
+@in_groups_of_two
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_numbers_are_those_of_each_group_alone(name: str) -> None:
+    whole, half = planned(name, 4), planned(name, 2)
+    assert set(groups_of(whole)) == {2}
+    assert set(groups_of(half)) == {1}
+    rng = np.random.default_rng(1)
+    for _ in range(2):  # a second microbatch: buffers that must start anew
+        x = rng.standard_normal((*whole.input_shape, 4)).astype(np.float32)
+        grad_y = rng.standard_normal((*whole.output_shape, 4)).astype(np.float32)
+        y, grad_x, grads = whole.forward(x), whole.backward(grad_y, input_gradient=True), 0.0
+        assert grad_x is not None
+        for images in (slice(0, 2), slice(2, 4)):
+            np.testing.assert_array_equal(half.forward(x[..., images]), y[..., images])
+            expected = half.backward(grad_y[..., images], input_gradient=True)
+            assert expected is not None
+            np.testing.assert_array_equal(grad_x[..., images], expected)
+            grads = grads + half.grads.astype(np.float64)
+        np.testing.assert_allclose(whole.grads, grads, rtol=1e-4, atol=1e-4 * np.abs(grads).max())
+
+
+@in_groups_of_two
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_gradient_check_is_passed(name: str) -> None:
+    network, rng = planned(name, 4, np.float64), np.random.default_rng(2)
+    assert gradient_error(network, rng.standard_normal((*network.input_shape, 4)), rng) < 1e-5
+
+
+@in_groups_of_two
+@pytest.mark.parametrize("name", [name for name in NETWORKS if "pooled" in name])
+def test_fused_or_not_the_bits_are_the_same(name: str) -> None:
+    network, rng = planned(name, 4), np.random.default_rng(3)
+    is_fused = any(isinstance(stage, Fused) for _, stage in fuse(network.layers))
+    assert is_fused == ("a rest" not in name)
+    x = rng.standard_normal((*network.input_shape, 4)).astype(np.float32)
+    results = []
+    for observe in (None, lambda what, array: None):
+        network.observe = observe
+        y = network.forward(x).copy()
+        grad_x = network.backward(y, input_gradient=True)
+        assert grad_x is not None
+        results.append((y, grad_x.copy(), network.grads.copy()))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "count", "expected"),
+    [
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 32, 1),
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 64, 2),
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 128, 4),
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 100, 4),  # of 25
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 65, 1),  # odd: cannot be halved
+        ([Conv2d(50, 5), MaxPool2d(2)], (20, 12, 12), 64, 1),
+        ([Conv2d(50, 5), MaxPool2d(2)], (20, 12, 12), 128, 2),
+        ([Conv2d(32, 3), ReLU()], (1, 28, 28), 2048, 1),  # writes its output where it lies, whole
+    ],
+)
+def test_how_many_groups(layers: list[Layer], shape: Shape, count: int, expected: int) -> None:
+    assert groups_of(Sequential(layers).plan(shape, count)) == [expected]

@@ -38,6 +38,7 @@ class Sequential:
         align_blocks(self.layers)
         for index, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
             layer.owns_input = index > 0 and not self.layers[index - 1].needs_output
+            layer.owns_grad_output = index < len(self.layers) - 1
             try:
                 shape = layer.plan(shape, microbatch_size, dtype)
             except ValueError as error:

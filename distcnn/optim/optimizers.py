@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.floating]
 
+CHUNK = 32768
+"""Elements updated at a time: an update goes over them many times, so they had better stay in the nearest caches meanwhile."""
+
 
 class Optimizer:
     """What all optimizers share: named state vectors and the count of steps."""
@@ -21,15 +24,19 @@ class Optimizer:
     def __init__(self, values: Vector, state_names: tuple[str, ...]) -> None:
         self.state = {name: np.zeros_like(values) for name in state_names}
         self.steps = 0
-        self._scratch = np.zeros_like(values)
+        self._scratch = np.zeros_like(values[:CHUNK])
 
     def step(self, values: Vector, grads: Vector, learning_rate: float) -> None:
         """Take one step along ``grads``, the gradient of the mean loss over the global batch."""
         self.steps += 1
-        self._update(values, grads, learning_rate)
+        for start in range(0, values.size, CHUNK):
+            few = slice(start, start + CHUNK)
+            state = {name: vector[few] for name, vector in self.state.items()}
+            self._update(values[few], grads[few], state, learning_rate, self._scratch[: values.size - start])
 
-    def _update(self, values: Vector, grads: Vector, learning_rate: float) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must define _update(values, grads, learning_rate)")
+    def _update(self, values: Vector, grads: Vector, state: dict[str, Vector], learning_rate: float, scratch: Vector) -> None:
+        """Elementwise, a chunk of everything; ``scratch`` is one of any content."""
+        raise NotImplementedError(f"{type(self).__name__} must define _update(values, grads, state, learning_rate, scratch)")
 
 
 class SGD(Optimizer):
@@ -46,12 +53,11 @@ class SGD(Optimizer):
         super().__init__(values, ("velocity",) if momentum else ())
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
 
-    def _update(self, values: Vector, grads: Vector, learning_rate: float) -> None:
-        scratch = self._scratch
+    def _update(self, values: Vector, grads: Vector, state: dict[str, Vector], learning_rate: float, scratch: Vector) -> None:
         if self.weight_decay:
             grads += np.multiply(values, self.weight_decay, out=scratch)
         if self.momentum:
-            velocity = self.state["velocity"]
+            velocity = state["velocity"]
             velocity *= self.momentum
             velocity += grads
             if self.nesterov:
@@ -76,8 +82,8 @@ class Adam(Optimizer):
         super().__init__(values, ("first_moment", "second_moment"))
         self.weight_decay, self.decoupled = weight_decay, decoupled
 
-    def _update(self, values: Vector, grads: Vector, learning_rate: float) -> None:
-        first, second, scratch = self.state["first_moment"], self.state["second_moment"], self._scratch
+    def _update(self, values: Vector, grads: Vector, state: dict[str, Vector], learning_rate: float, scratch: Vector) -> None:
+        first, second = state["first_moment"], state["second_moment"]
         if self.weight_decay and self.decoupled:
             values *= 1.0 - learning_rate * self.weight_decay
         elif self.weight_decay:

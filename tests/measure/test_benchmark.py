@@ -68,7 +68,7 @@ def test_the_default_batch_is_256_and_flags_or_a_file_change_it(tmp_path: Path) 
         ((), 2): (4, 64),
         ((), 3): (8, 32),  # four shards would leave two ranks one each, and one two
         ((), 8): (8, 32),
-        (("--model", "wide"), 1): (8, 32),
+        (("--model", "wide"), 1): (4, 64),
         (("--num-shards", "16"), 2): (16, 16),
         (("--num-shards", "16", "--microbatch-size", "5"), 2): (16, 5),
         (("--microbatch-size", "5"), 2): (8, 5),

@@ -118,6 +118,7 @@ class Conv2d(Layer):
         for start in range(0, microbatch_size, together):
             rows = buffer((points, padded_shape[1], depth, columns), dtype)
             self._groups.append(Group(slice(start, start + together), rows, _windows_of_rows(rows, kh, stride, oh)))
+        self._grad_rows = buffer((points, most_inputs, depth, columns), dtype)
         self._weights = buffer((points, filters, kh, channels, filtering.depth), dtype)
         stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
         self._stacked = [buffer((points, depth, kernel_rows, filters), dtype) for kernel_rows in stacks]
@@ -185,9 +186,8 @@ class Conv2d(Layer):
             self._grad_bias += np.add.reduce(np.matmul(grad_matrices, self._ones).reshape(-1, self.out_channels), axis=0)
             self._add_weight_gradient(group.windows[:, block.outputs], grad_products)
             if input_gradient:
-                # Rows that no later block needs have served: their buffer takes their gradient.
-                self._gather_rows(block.complete, filtering.grad_products, group.rows)
-                filtering.input_gradient(group.rows[:, block.complete], self._grad_padded[:, block.complete, :, group.images])
+                grad_rows = self._gather_rows(block.complete, filtering.grad_products)
+                filtering.input_gradient(grad_rows, self._grad_padded[:, block.complete, :, group.images])
         shape = (filtering.points, self.kernel_size[0], self.in_channels, filtering.depth, self.out_channels)
         filtering.weight_gradient(self._grad_weights.reshape(shape), self._grad_weight)
         return self._grad_padded[self._interior] if input_gradient else None
@@ -222,13 +222,14 @@ class Conv2d(Layer):
             kernel_rows = self._weights[:, :, first :: self.stride[0]][:, :, ::-1]
             np.copyto(stacked, kernel_rows.reshape(*kernel_rows.shape[:3], -1).transpose(0, 3, 2, 1))
 
-    def _gather_rows(self, rows: slice, grad_products: Array, into: Array) -> None:
-        """dL/dV of ``rows`` of ``into``: for each, the product of the kernel rows that meet it with the gradients of the outputs where
+    def _gather_rows(self, rows: slice, grad_products: Array) -> Array:
+        """dL/dV of ``rows``: for each, the product of the kernel rows that meet it with the gradients of the outputs where
         they do."""
         points, oh, filters, columns = grad_products.shape
         below_each_other = grad_products.reshape(points, oh * filters, columns)
+        grad_rows = self._grad_rows[:, : rows.stop - rows.start]
         for each in self._gathers[rows]:
-            row = into[:, each.row]
+            row = grad_rows[:, each.row - rows.start]
             if each.outputs.start == each.outputs.stop:
                 row.fill(0)
                 continue
@@ -236,6 +237,7 @@ class Conv2d(Layer):
             kernel_rows = slice(each.kernel_rows.start * filters, each.kernel_rows.stop * filters)
             outputs = slice(each.outputs.start * filters, each.outputs.stop * filters)
             np.matmul(weights[:, :, kernel_rows], below_each_other[:, outputs], out=row)
+        return grad_rows
 
 
 @dataclass(frozen=True)

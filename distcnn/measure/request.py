@@ -15,8 +15,8 @@ from distcnn.errors import InputError
 PEERS = ("torch",)
 BATCH = 256
 """The global batch, unless flags say otherwise."""
-SHARDS = 4
-"""Into how many shards it is cut: the fewer, the fewer sums."""
+SHARDS = (2, 4, Config.num_shards)
+"""Into how many shards it is cut: the first that gives all ranks as many, or the last. The fewer, the faster: docs/speed.md."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def default_split(given: Mapping[str, Any], world_size: int) -> dict[str, int]:
     """Shards and microbatch size, as far as they are not ``given``: a global batch of 256, cut so that all ranks have as many shards."""
     if "microbatch_size" in given:
         return {}
-    num_shards = given.get("num_shards", SHARDS if SHARDS % world_size == 0 else Config.num_shards)
+    num_shards = given.get("num_shards", next((each for each in SHARDS if each % world_size == 0), SHARDS[-1]))
     return {"num_shards": num_shards, "microbatch_size": max(1, BATCH // max(1, num_shards))}
 
 
@@ -74,8 +74,8 @@ def make_parser() -> argparse.ArgumentParser:
         "and no run directory is written. docs/speed.md says what each line means.",
         epilog="Besides these, every flag of training (python -m distcnn.train --help) that says what a step does, such as --model, "
         "--data, --num-shards, --optimizer, --reduction, --overlap or --config. "
-        f"Unless --microbatch-size is given, the global batch is {BATCH}, of {SHARDS} shards, or of {Config.num_shards} "
-        f"where {SHARDS} give some ranks more than others.",
+        f"Unless --microbatch-size is given, the global batch is {BATCH}, in the first of {SHARDS[0]}, {SHARDS[1]} or {SHARDS[2]} shards "
+        f"that gives all ranks as many; in {SHARDS[2]} if none does.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -64,11 +64,13 @@ def test_the_default_batch_is_256_and_flags_or_a_file_change_it(tmp_path: Path) 
     (tmp_path / "run.toml").write_text("microbatch_size = 7\n")
     assert parse([]).config.global_batch_size == 256
     splits = {
-        ((), 1): (4, 64),
-        ((), 2): (4, 64),
+        ((), 1): (2, 128),
+        ((), 2): (2, 128),
         ((), 3): (8, 32),  # four shards would leave two ranks one each, and one two
+        ((), 4): (4, 64),
         ((), 8): (8, 32),
-        (("--model", "wide"), 1): (4, 64),
+        ((), 16): (8, 32),
+        (("--model", "wide"), 1): (2, 128),
         (("--num-shards", "16"), 2): (16, 16),
         (("--num-shards", "16", "--microbatch-size", "5"), 2): (16, 5),
         (("--microbatch-size", "5"), 2): (8, 5),

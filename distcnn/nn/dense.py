@@ -68,8 +68,8 @@ class Dense(Layer):
         self.in_features = input_shape[0]
         self._output = buffer((self.out_features, microbatch_size), dtype)
         self._grad_input = buffer((self.in_features, microbatch_size), dtype)
-        self._input_turned = buffer((microbatch_size, self.in_features), dtype)
         self._blocks_of_outputs = blocks_of_rows(self.out_features, self.in_features * microbatch_size)
+        self._input_turned = buffer((microbatch_size if self._blocks_of_outputs > 1 else 0, self.in_features), dtype)
         self._blocks_of_inputs = blocks_of_rows(self.in_features, self.out_features * microbatch_size)
         return (self.out_features,)
 

@@ -86,8 +86,8 @@ class DirectFiltering:
         if grad_output is not None:
             self._grad_output = grad_output
         if self.outputs > 1:
-            self.grad_products = self._kept
-        elif self._grad_output.swapaxes(0, 1).flags.c_contiguous:
+            return
+        if self._grad_output.swapaxes(0, 1).flags.c_contiguous:
             self.grad_products = _as_products(self._grad_output)
         else:
             self.grad_products = self._kept
@@ -100,6 +100,7 @@ class DirectFiltering:
     def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
         products = self.grad_products[:, block] if self.outputs == 1 else self.products(block)
         if keep and self.outputs > 1:
+            self.grad_products = self._kept
             np.copyto(self.grad_products[:, block], products)
         return products, products
 

@@ -23,16 +23,16 @@ the width, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A guide 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import DTypeLike
 
+from distcnn.nn.blocks import Group, RowSizes, images_together, plan_blocks, plan_gathers, windows_of_rows
 from distcnn.nn.filtering import Filtering, plan_filtering
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer, image_shape
@@ -40,8 +40,6 @@ from distcnn.nn.windows import Geometry, Pair, as_pair, is_count, output_size
 
 BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the weights beside it."""
-FEWEST_TOGETHER = 32
-"""Images that are not cut into groups: runs of fewer numbers are slow to copy."""
 
 
 class RowLayer(Protocol):
@@ -94,7 +92,7 @@ class Conv2d(Layer):
         window = self.pooled if all(size % side == 0 for size, side in zip(self.size, self.pooled, strict=True)) else (1, 1)
         filtering = self._filtering = plan_filtering(geometry, dtype, window[1])
         row_bytes = _row_bytes(geometry, filtering, dtype)
-        together = _images_together(microbatch_size, window[0] * row_bytes) if filtering.images is None else microbatch_size
+        together = microbatch_size if filtering.images is not None else images_together(microbatch_size, window[0] * row_bytes, BLOCK_BYTES)
         if together < microbatch_size:
             geometry, row_bytes = replace(geometry, count=together), row_bytes * together // microbatch_size
             filtering = self._filtering = plan_filtering(geometry, dtype, window[1])
@@ -108,8 +106,9 @@ class Conv2d(Layer):
 
         filters, points = self.out_channels, filtering.points
         depth, columns = channels * filtering.depth, filtering.columns
-        self._blocks = list(_plan_blocks(padded_shape[1], oh, kh, stride, row_bytes, window[0]))
-        self._gathers = list(_plan_gathers(padded_shape[1], oh, kh, stride))
+        sizes = RowSizes(padded_shape[1], oh, kh, stride)
+        self._blocks = list(plan_blocks(sizes, row_bytes, window[0], BLOCK_BYTES))
+        self._gathers = list(plan_gathers(sizes))
         most_outputs = max(each.outputs.stop - each.outputs.start for each in self._blocks)
         most_inputs = max(each.stop - each.start for block in self._blocks for each in (block.fresh, block.complete))
         filtering.plan_blocks(most_inputs, most_outputs)
@@ -117,7 +116,7 @@ class Conv2d(Layer):
         self._groups = []
         for start in range(0, microbatch_size, together):
             rows = buffer((points, padded_shape[1], depth, columns), dtype)
-            self._groups.append(Group(slice(start, start + together), rows, _windows_of_rows(rows, kh, stride, oh)))
+            self._groups.append(Group(slice(start, start + together), rows, windows_of_rows(rows, sizes)))
         self._grad_rows = buffer((points, most_inputs, depth, columns), dtype)
         self._weights = buffer((points, filters, kh, channels, filtering.depth), dtype)
         stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
@@ -240,70 +239,7 @@ class Conv2d(Layer):
         return grad_rows
 
 
-@dataclass(frozen=True)
-class Group:
-    """Images of a microbatch that go through together, one group after another: V of them, and its ``windows`` (P, oh, kh*D, T*N)."""
-
-    images: slice
-    rows: Array
-    windows: Array
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows that go through together: ``outputs``, the rows of the input that those need first, and those that nothing needs after them."""
-
-    outputs: slice
-    fresh: slice
-    complete: slice
-
-
 def _row_bytes(geometry: Geometry, filtering: Filtering, dtype: DTypeLike) -> int:
     """What a row of outputs takes with the rows of the input that it is made of."""
     depth = geometry.stride[0] * geometry.channels * filtering.depth + geometry.filters
     return filtering.points * depth * filtering.columns * np.dtype(dtype).itemsize
-
-
-def _images_together(count: int, block_bytes: int) -> int:
-    """Of ``count`` images, of which the least block takes ``block_bytes``: as many as let it lie in ``BLOCK_BYTES``, or nearly."""
-    while block_bytes > BLOCK_BYTES and count % 2 == 0 and count > FEWEST_TOGETHER:
-        count, block_bytes = count // 2, block_bytes // 2
-    return count
-
-
-def _plan_blocks(height: int, output_height: int, kernel_height: int, stride: int, row_bytes: int, multiple: int) -> Iterator[Block]:
-    """Blocks of about as many rows of outputs, ``row_bytes`` each with what they are made of, as lie in ``BLOCK_BYTES``."""
-    rows = -(-output_height // max(1, -(-output_height * row_bytes // BLOCK_BYTES)))
-    rows = -(-rows // multiple) * multiple
-    needed = complete = 0
-    for start in range(0, output_height, rows):
-        stop = min(start + rows, output_height)
-        fresh, needed = slice(needed, (stop - 1) * stride + kernel_height), (stop - 1) * stride + kernel_height
-        done, complete = slice(complete, height if stop == output_height else stop * stride), stop * stride
-        yield Block(slice(start, stop), fresh, done)
-
-
-@dataclass(frozen=True)
-class Gather:
-    """Which outputs meet input row ``row``, and with which of the kernel rows ``stack, stack + stride, ...``, counted from the last."""
-
-    row: int
-    stack: int
-    kernel_rows: slice
-    outputs: slice
-
-
-def _plan_gathers(height: int, output_height: int, kernel_height: int, stride: int) -> Iterator[Gather]:
-    for row in range(height):
-        stack = row % stride
-        in_stack = len(range(stack, kernel_height, stride))
-        first = row // stride - in_stack + 1  # the output that the last kernel row of the stack meets here
-        outputs = range(max(first, 0), max(min(row // stride + 1, output_height), max(first, 0)))
-        yield Gather(row, stack, slice(outputs.start - first, outputs.stop - first), slice(outputs.start, outputs.stop))
-
-
-def _windows_of_rows(rows: Array, kernel_height: int, stride: int, output_height: int) -> Array:
-    """(P, oh, kh*D, columns) for ``rows`` (P, H, D, columns), without a copy: the rows of a window lie one below the other."""
-    points, _, depth, columns = rows.shape
-    of_point, of_row, of_depth, of_column = rows.strides
-    return as_strided(rows, (points, output_height, kernel_height * depth, columns), (of_point, stride * of_row, of_depth, of_column))

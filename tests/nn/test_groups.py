@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.nn import Conv2d, MaxPool2d, ReLU, Sequential, Tanh, convolution
+from distcnn.nn import Conv2d, MaxPool2d, ReLU, Sequential, Tanh, blocks, convolution
 from distcnn.nn.filtering import LEAST_DEPTH, LEAST_FILTERS
 from distcnn.nn.fused import Fused, fuse
 from distcnn.nn.gradient_check import gradient_error
@@ -29,7 +29,7 @@ in_groups_of_two = pytest.mark.usefixtures("groups_of_two")
 @pytest.fixture
 def groups_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(convolution, "FEWEST_TOGETHER", 2)
+    monkeypatch.setattr(blocks, "FEWEST_TOGETHER", 2)
 
 
 def planned(name: str, count: int, dtype: type[np.floating] = np.float32) -> Sequential:

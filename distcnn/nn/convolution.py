@@ -60,7 +60,7 @@ class Conv2d(Layer):
     ``ValueError`` for sizes below 1, and when planned for an input smaller than the kernel.
     """
 
-    kind, needs_output = "conv", False
+    kind, needs_output, gives_away_gradient = "conv", False, True
 
     pooled = (1, 1)
     """Set by the network before ``plan``: the windows of the max pooling that follows. Blocks and tiles then hold whole windows."""

@@ -53,7 +53,7 @@ class Dense(Layer):
     ``bias`` (out_features,). ``ValueError`` when out_features is below 1 or the input is not flat.
     """
 
-    kind, needs_output = "dense", False
+    kind, needs_output, gives_away_gradient = "dense", False, True
 
     def __init__(self, out_features: int, weight_initialiser: Initialiser = he_normal, bias_initialiser: Initialiser = zeros) -> None:
         if not is_count(out_features, 1):

@@ -51,8 +51,10 @@ class Layer:
     """Whether backward reads what forward returned; where not, the next layer may use that buffer for its own ends."""
     owns_input = False
     """Set by the network before ``plan``: the layer before does not need what it returned, so this layer may overwrite its input."""
+    gives_away_gradient = False
+    """Whether what backward returns is a buffer of its own that it has done with: the layer before may overwrite it."""
     owns_grad_output = False
-    """Set by the network before ``plan``: the gradient comes from the layer after, which has done with it: this one may overwrite it."""
+    """Set by the network before ``plan``: the layer after gives its gradient away, so this layer may overwrite what comes from there."""
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
         """Allocate for inputs of shape ``(*input_shape, microbatch_size)``; return the output's shape without the batch.

@@ -29,6 +29,8 @@ from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
 class Pool2d(Layer):
     """What both poolings share. ``stride`` is the window's size unless given; rows and columns that fill no window are left out."""
 
+    gives_away_gradient = True
+
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None) -> None:
         self.kernel_size = as_pair("kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else as_pair("stride", stride, 1)

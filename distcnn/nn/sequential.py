@@ -38,7 +38,7 @@ class Sequential:
         align_blocks(self.layers)
         for index, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
             layer.owns_input = index > 0 and not self.layers[index - 1].needs_output
-            layer.owns_grad_output = index < len(self.layers) - 1
+            layer.owns_grad_output = index + 1 < len(self.layers) and self.layers[index + 1].gives_away_gradient
             try:
                 shape = layer.plan(shape, microbatch_size, dtype)
             except ValueError as error:

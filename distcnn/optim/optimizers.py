@@ -35,7 +35,7 @@ class Optimizer:
             self._update(values[few], grads[few], state, learning_rate, self._scratch[: values.size - start])
 
     def _update(self, values: Vector, grads: Vector, state: dict[str, Vector], learning_rate: float, scratch: Vector) -> None:
-        """Elementwise, a chunk of everything; ``scratch`` is one of any content."""
+        """Elementwise: all vectors are the same chunk of the whole, ``scratch`` of any content. What needs the whole defines ``step``."""
         raise NotImplementedError(f"{type(self).__name__} must define _update(values, grads, state, learning_rate, scratch)")
 
 

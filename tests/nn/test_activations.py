@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import DTypeLike, NDArray
 
-from distcnn.nn import Activation, Identity, ReLU, Sequential, Sigmoid, Tanh
+from distcnn.nn import Activation, AvgPool2d, Conv2d, Flatten, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, Tanh
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn.layer import Layer
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=50)
@@ -127,6 +128,40 @@ def test_input_and_incoming_gradient_are_left_as_they_were(activation: type[Acti
     run(activation, x, grad_output)
     np.testing.assert_array_equal(x, [[-1.5, 2]])
     np.testing.assert_array_equal(grad_output, [[3, 4]])
+
+
+class _PassOn(Identity):
+    """Hands on what it is given: the same array."""
+
+    def backward(self, grad_output: np.ndarray, input_gradient: bool = True) -> np.ndarray:
+        return grad_output
+
+
+@pytest.mark.parametrize(
+    ("after", "given_away"),
+    [
+        ([Conv2d(2, 2)], True),
+        ([MaxPool2d(2, 1)], True),
+        ([AvgPool2d(2)], True),
+        ([Conv2d(2, 2), ReLU()], True),
+        ([], False),
+        ([Flatten()], False),
+        ([_PassOn()], False),
+        ([Tanh()], False),
+    ],
+    ids=lambda each: "+".join(layer.kind for layer in each) if isinstance(each, list) else "",
+)
+def test_a_gradient_is_overwritten_only_where_it_was_given_away(after: list[Layer], given_away: bool) -> None:
+    relu = ReLU()
+    network, rng = Sequential([relu, *after]).plan((2, 5, 5), 3, np.float64), np.random.default_rng(1)
+    network.values[:] = rng.standard_normal(network.values.shape)
+    assert relu.owns_grad_output == given_away
+    y = network.forward(rng.standard_normal((2, 5, 5, 3)))
+    grad_output = rng.standard_normal(y.shape)
+    before = grad_output.copy()
+    network.backward(grad_output, input_gradient=True)
+    np.testing.assert_array_equal(grad_output, before)
+    assert gradient_error(network, rng.standard_normal((2, 5, 5, 3)), rng) < 1e-5
 
 
 def test_without_the_input_gradient_backward_returns_none() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, Tanh
 from distcnn.nn.gradient_check import gradient_error
-from distcnn.nn.layer import Array, Layer
+from distcnn.nn.layer import Array
 
 examples = settings(deadline=None, derandomize=True, max_examples=40)
 SHAPE = (2, 9, 8)
@@ -296,40 +296,6 @@ def test_buffers_that_nobody_needs_are_used_again_and_only_those() -> None:
 
     for ours, expected in zip(run(Conv2d), run(Kept), strict=True):
         np.testing.assert_array_equal(ours, expected)
-
-
-class _PassOn(Identity):
-    """Hands on what it is given: the same array."""
-
-    def backward(self, grad_output: np.ndarray, input_gradient: bool = True) -> np.ndarray:
-        return grad_output
-
-
-@pytest.mark.parametrize(
-    ("after", "given_away"),
-    [
-        ([Conv2d(2, 2)], True),
-        ([MaxPool2d(2, 1)], True),
-        ([AvgPool2d(2)], True),
-        ([Conv2d(2, 2), ReLU()], True),
-        ([], False),
-        ([Flatten()], False),
-        ([_PassOn()], False),
-        ([Tanh()], False),
-    ],
-    ids=lambda each: "+".join(layer.kind for layer in each) if isinstance(each, list) else "",
-)
-def test_a_gradient_is_overwritten_only_where_it_was_given_away(after: list[Layer], given_away: bool) -> None:
-    relu = ReLU()
-    network, rng = Sequential([relu, *after]).plan((2, 5, 5), 3, np.float64), np.random.default_rng(1)
-    network.values[:] = rng.standard_normal(network.values.shape)
-    assert relu.owns_grad_output == given_away
-    y = network.forward(rng.standard_normal((2, 5, 5, 3)))
-    grad_output = rng.standard_normal(y.shape)
-    before = grad_output.copy()
-    network.backward(grad_output, input_gradient=True)
-    np.testing.assert_array_equal(grad_output, before)
-    assert gradient_error(network, rng.standard_normal((2, 5, 5, 3)), rng) < 1e-5
 
 
 @pytest.mark.parametrize("pool", [MaxPool2d(2), MaxPool2d(3), MaxPool2d(2, 1), MaxPool2d(2, 3)])

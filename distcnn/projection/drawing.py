@@ -7,18 +7,18 @@ from distcnn.projection.step import Prediction
 from distcnn.sweep.picture import Bar, Content, Curve
 from distcnn.sweep.summary import Summary
 
-COLOURS = ("#1f5fa8", "#c25a11", "#3a7d44", "#7b4b94", "#8a8f98")
-MEASURED = "#222222"
+COLOURS = ("#1f5fa8", "#c25a11", "#3a7d44", "#7b4b94", "#8a8f98", "#d4a017", "#2a9d9d", "#c44e7b")
+MEASURED, MARKERS = "#222222", ("o", "s")
 MOST_BARS = 4
 """Panels of bars: the first networks'."""
 
 
 def content_of(projection: Projection, summary: Summary) -> Content:
-    """Speed and efficiency of all that is predicted and measured; where the time goes, between the slowest network's hosts."""
+    """Speed and efficiency of all that is predicted and measured; where the time goes, for the first networks."""
     calibration = projection.calibration
     content = Content(
         f"{calibration.model}, {calibration.reduction} sum: predicted (lines) from {' and '.join(map(str, calibration.ranks))} ranks; "
-        f"measured (dots)",
+        f"measured (marks)",
         calibration.reduction,
     )
     several_modes = len({each.mode for each in projection.series}) > 1
@@ -30,12 +30,12 @@ def content_of(projection: Projection, summary: Summary) -> Content:
         content.efficiency.append(Curve(label, colour, ranks, [series.efficiency(each) for each in series.predictions], line="--"))
         if len(content.bars) < MOST_BARS:
             content.bars[label] = [_bar(each) for each in series.predictions]
-    for mode in dict.fromkeys(row.mode for row in summary.rows):
+    for mode, marker in zip(dict.fromkeys(row.mode for row in summary.rows), MARKERS, strict=False):
         rows = [row for row in summary.rows if row.mode == mode and row.images_per_second and row.efficiency]
         if rows:
             ranks = [row.ranks for row in rows]
-            content.speed.append(Curve(f"{mode}, measured", MEASURED, ranks, [row.images_per_second or 0.0 for row in rows], line="o"))
-            content.efficiency.append(Curve(f"{mode}, measured", MEASURED, ranks, [row.efficiency or 0.0 for row in rows], line="o"))
+            content.speed.append(Curve(f"{mode}, measured", MEASURED, ranks, [row.images_per_second or 0.0 for row in rows], line=marker))
+            content.efficiency.append(Curve(f"{mode}, measured", MEASURED, ranks, [row.efficiency or 0.0 for row in rows], line=marker))
     return content
 
 

@@ -109,14 +109,19 @@ print(*tasks_per_node(sys.argv[1]), sep="\n")' "${SLURM_TASKS_PER_NODE:?}")
 
 # Put this Slurm job back into the queue; ``$1``: how to go on by hand.
 requeue() {
-    if scontrol requeue "$SLURM_JOB_ID" 2>/dev/null; then
-        say "job $SLURM_JOB_ID was requeued, to go on"
-        sleep 60 # Slurm ends this shell meanwhile
-    elif scontrol show job -o "$SLURM_JOB_ID" | grep -q JobState=PENDING; then
-        say "job $SLURM_JOB_ID was requeued by Slurm itself, to go on"
-    else
-        say "it could not be requeued; to go on: $1"
-    fi
+    local try
+    for try in {1..10}; do # while Slurm itself deals with a lost node, it refuses for a moment
+        if scontrol requeue "$SLURM_JOB_ID" 2>/dev/null; then
+            say "job $SLURM_JOB_ID was requeued, to go on"
+            sleep 60 # Slurm ends this shell meanwhile
+            return
+        elif scontrol show job -o "$SLURM_JOB_ID" | grep -q JobState=PENDING; then
+            say "job $SLURM_JOB_ID was requeued by Slurm itself, to go on"
+            return
+        fi
+        sleep 3
+    done
+    say "it could not be requeued; to go on: $1"
 }
 
 newest_checkpoint() { ls "$DISTCNN_RUN/checkpoints" 2>/dev/null | sort | tail -n 1; }

@@ -39,3 +39,31 @@ def test_the_newest_final_wheel_of_pip_is_taken() -> None:
     ]
     files = [{"filename": name} for name in names] + [{"filename": "pip-98.0-py3-none-any.whl", "yanked": "broken"}]
     assert module.newest_wheel(files)["filename"] == "pip-24.10-py3-none-any.whl"
+
+
+SCONTROL = """#!/bin/bash
+# Refuses to requeue as often as it is told to, as Slurm does while it deals with a lost node.
+case $1 in
+    requeue) echo >>{calls}; [ "$(wc -l <{calls})" -gt {refusals} ] ;;
+    show) echo "JobId=7 JobState={state} Reason=None" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("refusals", "state", "says", "asks"),
+    [
+        (0, "RUNNING", "job 7 was requeued, to go on", 1),
+        (2, "COMPLETING", "job 7 was requeued, to go on", 3),
+        (99, "PENDING", "job 7 was requeued by Slurm itself, to go on", 1),
+        (99, "RUNNING", "it could not be requeued; to go on: by hand", 10),
+    ],
+)
+def test_a_job_asks_more_than_once_to_be_requeued(tmp_path: Path, refusals: int, state: str, says: str, asks: int) -> None:
+    calls, scontrol = tmp_path / "calls", tmp_path / "scontrol"
+    scontrol.write_text(SCONTROL.format(calls=calls, refusals=refusals, state=state))
+    scontrol.chmod(0o755)
+    words = f'script=test; . launch/job.sh; PATH={tmp_path}:$PATH; SLURM_JOB_ID=7; sleep() {{ :; }}; requeue "by hand"'
+    done = subprocess.run(["bash", "-c", words], cwd=LAUNCH.parent, capture_output=True, text=True, check=False)
+    assert says in done.stdout + done.stderr
+    assert len(calls.read_text().splitlines()) == asks

@@ -12,6 +12,17 @@ from distcnn.nn.layer import Array
 
 FEWEST_TOGETHER = 32
 """Images that are not cut into groups: runs of fewer numbers are slow to copy."""
+FEWEST_COLUMNS = 96
+"""Of the matrices of a strip: products with fewer are slow."""
+
+
+class StripSizes(NamedTuple):
+    """Widths of the (padded) images and of the output; how many columns the kernel moves on, and how many neighbouring strips share."""
+
+    width: int
+    output_width: int
+    stride: int
+    overlap: int
 
 
 class RowSizes(NamedTuple):
@@ -23,11 +34,22 @@ class RowSizes(NamedTuple):
     stride: int
 
 
+class Part(NamedTuple):
+    """Some images of a microbatch, and a strip of them: so many ``columns``."""
+
+    columns: slice
+    images: slice
+
+
 @dataclass(frozen=True)
 class Group:
-    """Images of a microbatch that go through together, one group after another: V of them, and its ``windows`` (P, oh, kh*D, T*N)."""
+    """What goes through together, one group after another: a part of the (padded) ``input`` and of the ``output``.
 
-    images: slice
+    V of it, ``rows``, and its ``windows`` (P, oh, kh*D, T*N).
+    """
+
+    input: Part
+    output: Part
     rows: Array
     windows: Array
 
@@ -41,11 +63,28 @@ class Block:
     complete: slice
 
 
-def images_together(count: int, block_bytes: int, most_bytes: int) -> int:
-    """Of ``count`` images, of which the least block takes ``block_bytes``: as many as let it take at most ``most_bytes``, or nearly."""
+def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
+    """How many ``tiles`` of how many of ``count`` images go through together.
+
+    The least block of them all takes ``block_bytes``; so many are taken that it takes at most ``most_bytes``, or nearly. Strips come
+    before groups of images: they leave the long runs of numbers, one for each image, whole.
+    """
+    strips = [each for each in range(1, tiles + 1) if tiles % each == 0 and (each == 1 or tiles // each * count >= FEWEST_COLUMNS)]
+    few = next((each for each in strips if block_bytes <= most_bytes * each), strips[-1])
+    tiles, block_bytes = tiles // few, block_bytes // few
     while block_bytes > most_bytes and count % 2 == 0 and count > FEWEST_TOGETHER:
         count, block_bytes = count // 2, block_bytes // 2
-    return count
+    return tiles, count
+
+
+def plan_parts(sizes: StripSizes, columns: int, count: int, images: int) -> Iterator[tuple[Part, Part]]:
+    """Of the input and of the output: strips of ``columns`` of the output, and ``images`` of ``count``; strips from left to right."""
+    for first_image in range(0, count, images):
+        for first in range(0, sizes.output_width, columns):
+            last = first + columns >= sizes.output_width
+            stop = sizes.width if last else (first + columns) * sizes.stride + sizes.overlap
+            part = slice(first_image, first_image + images)
+            yield Part(slice(first * sizes.stride, stop), part), Part(slice(first, min(first + columns, sizes.output_width)), part)
 
 
 def plan_blocks(sizes: RowSizes, row_bytes: int, multiple: int, most_bytes: int) -> Iterator[Block]:

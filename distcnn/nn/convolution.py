@@ -32,7 +32,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.blocks import Group, RowSizes, images_together, plan_blocks, plan_gathers, windows_of_rows
+from distcnn.nn.blocks import Group, Part, RowSizes, StripSizes, plan_blocks, plan_gathers, plan_parts, plan_together, windows_of_rows
 from distcnn.nn.filtering import Filtering, plan_filtering
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer, image_shape
@@ -87,19 +87,21 @@ class Conv2d(Layer):
         channels, height, width = image_shape(self, input_shape)
         self.in_channels = channels
         self.size = output_size((height, width), self.kernel_size, self.stride, self.padding)
-        (ph, pw), (kh, _), (oh, _), stride = self.padding, self.kernel_size, self.size, self.stride[0]
+        (ph, pw), (kh, kw), (oh, ow), stride = self.padding, self.kernel_size, self.size, self.stride[0]
         geometry = Geometry(channels, self.out_channels, self.kernel_size, self.stride, self.size, microbatch_size)
         window = self.pooled if all(size % side == 0 for size, side in zip(self.size, self.pooled, strict=True)) else (1, 1)
-        filtering = self._filtering = plan_filtering(geometry, dtype, window[1])
-        row_bytes = _row_bytes(geometry, filtering, dtype)
-        together = microbatch_size if filtering.images is not None else images_together(microbatch_size, window[0] * row_bytes, BLOCK_BYTES)
-        if together < microbatch_size:
-            geometry, row_bytes = replace(geometry, count=together), row_bytes * together // microbatch_size
-            filtering = self._filtering = plan_filtering(geometry, dtype, window[1])
+        whole = filtering = plan_filtering(geometry, dtype, window[1])
+        row_bytes = _row_bytes(geometry, whole, dtype)
+        images = microbatch_size
+        if whole.images is None:
+            tiles, images = plan_together(whole.tiles, microbatch_size, window[0] * row_bytes, BLOCK_BYTES)
+            filtering = whole.strip(tiles, images)
+            row_bytes = row_bytes * filtering.columns // whole.columns
+        self._filtering = filtering
         self._make_images = partial(image_buffer, (self.out_channels, *self.size, microbatch_size), dtype)
         self._images = filtering.images
 
-        padded_shape = (channels, height + 2 * ph, max(width + 2 * pw, filtering.width), microbatch_size)
+        padded_shape = (channels, height + 2 * ph, max(width + 2 * pw, whole.width), microbatch_size)
         self._interior = (slice(None), slice(ph, ph + height), slice(pw, pw + width))
         self._padded = image_buffer(padded_shape, dtype) if padded_shape[1:3] != (height, width) else None
         self._grad_padded = image_buffer(padded_shape, dtype)
@@ -113,10 +115,13 @@ class Conv2d(Layer):
         most_inputs = max(each.stop - each.start for block in self._blocks for each in (block.fresh, block.complete))
         filtering.plan_blocks(most_inputs, most_outputs)
 
+        self._overlap = max(kw - self.stride[1], 0)
+        strips = StripSizes(padded_shape[2], ow, self.stride[1], self._overlap)
         self._groups = []
-        for start in range(0, microbatch_size, together):
+        for of_input, of_output in plan_parts(strips, filtering.tiles * filtering.outputs, microbatch_size, images):
             rows = buffer((points, padded_shape[1], depth, columns), dtype)
-            self._groups.append(Group(slice(start, start + together), rows, windows_of_rows(rows, sizes)))
+            self._groups.append(Group(of_input, of_output, rows, windows_of_rows(rows, sizes)))
+        self._edge = buffer((channels, most_inputs, self._overlap, images), dtype)
         self._grad_rows = buffer((points, most_inputs, depth, columns), dtype)
         self._weights = buffer((points, filters, kh, channels, filtering.depth), dtype)
         stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
@@ -157,14 +162,14 @@ class Conv2d(Layer):
         if self._padded is not None:
             self._padded[self._interior] = x
             x = self._padded
-        filtering.weights(self._weight, self._weights)
+        filtering.weights(self._weight, self._bias, self._weights)
         weights = self._weights.reshape(filtering.points, 1, self.out_channels, -1)
         for number, (group, block) in enumerate(product(self._groups, self._blocks)):
-            filtering.rows_of_input(x, block.fresh, group.images, group.rows[:, block.fresh])
+            filtering.rows_of_input(x, block.fresh, group.input, group.rows[:, block.fresh])
             np.matmul(weights, group.windows[:, block.outputs], out=filtering.products(block.outputs))
-            filtering.output(block.outputs, self._bias)
+            filtering.output(block.outputs)
             if following is None:
-                filtering.to_images(block.outputs, self.images[:, block.outputs, :, group.images])
+                filtering.to_images(block.outputs, self.images[:, block.outputs, group.output.columns, group.output.images])
             else:
                 following.forward_rows(number)
 
@@ -178,7 +183,7 @@ class Conv2d(Layer):
             self._stack_weights()
         for number, (group, block) in enumerate(product(self._groups, self._blocks)):
             if following is None:
-                filtering.from_images(block.outputs, group.images)
+                filtering.from_images(block.outputs, group.output)
             else:
                 following.backward_rows(number, grad_output)
             grad_products, grad_matrices = filtering.product_gradient(block.outputs, input_gradient)
@@ -186,7 +191,7 @@ class Conv2d(Layer):
             self._add_weight_gradient(group.windows[:, block.outputs], grad_products)
             if input_gradient:
                 grad_rows = self._gather_rows(block.complete, filtering.grad_products)
-                filtering.input_gradient(grad_rows, self._grad_padded[:, block.complete, :, group.images])
+                self._add_input_gradient(grad_rows, block.complete, group.input)
         shape = (filtering.points, self.kernel_size[0], self.in_channels, filtering.depth, self.out_channels)
         filtering.weight_gradient(self._grad_weights.reshape(shape), self._grad_weight)
         return self._grad_padded[self._interior] if input_gradient else None
@@ -196,13 +201,13 @@ class Conv2d(Layer):
         return all(size % side == 0 for size, side in zip(self.size, window, strict=True)) and self._filtering.outputs % window[1] == 0
 
     @property
-    def blocks(self) -> list[tuple[Array, slice, slice]]:
-        """Where each block of the output lies whenever it is handed on, tiled (k, C, rows, T, N), its rows, or those of its windows, and
-        its images."""
-        height, outputs = self.pooled[0], [block.outputs for block in self._blocks]
+    def blocks(self) -> list[tuple[Array, slice, Part]]:
+        """Where each block of the output lies whenever it is handed on, tiled (k, C, rows, T, N), and which rows, of which part of the
+        images, it holds: of the output, or of the windows on it."""
+        (height, width), outputs = self.pooled, [block.outputs for block in self._blocks]
         return [
-            (self._filtering.tiled(each), slice(each.start // height, each.stop // height), group.images)
-            for group, each in product(self._groups, outputs)
+            (self._filtering.tiled(each), _divided(each, height), Part(_divided(part.columns, width), part.images))
+            for part, each in product([group.output for group in self._groups], outputs)
         ]
 
     def _add_weight_gradient(self, windows: Array, grad_products: Array) -> None:
@@ -214,6 +219,17 @@ class Conv2d(Layer):
         np.matmul(windows, turned, out=of_rows)
         np.add.reduce(of_rows, axis=1, out=self._grad_weights_of_block)
         self._grad_weights += self._grad_weights_of_block
+
+    def _add_input_gradient(self, grad_rows: Array, rows: slice, part: Part) -> None:
+        """Write those rows of ``part``; a strip adds to the columns that the one before it has written too."""
+        grad_x = self._grad_padded[:, rows, part.columns, part.images]
+        if part.columns.start == 0:
+            self._filtering.input_gradient(grad_rows, grad_x)
+            return
+        edge, before = grad_x[:, :, : self._overlap], self._edge[:, : rows.stop - rows.start]
+        np.copyto(before, edge)
+        self._filtering.input_gradient(grad_rows, grad_x)
+        edge += before
 
     def _stack_weights(self) -> None:
         """The W_i that one row meets, side by side: from the last to the first, as the rows of outputs that they meet ascend."""
@@ -237,6 +253,10 @@ class Conv2d(Layer):
             outputs = slice(each.outputs.start * filters, each.outputs.stop * filters)
             np.matmul(weights[:, :, kernel_rows], below_each_other[:, outputs], out=row)
         return grad_rows
+
+
+def _divided(span: slice, by: int) -> slice:
+    return slice(span.start // by, span.stop // by)
 
 
 def _row_bytes(geometry: Geometry, filtering: Filtering, dtype: DTypeLike) -> int:

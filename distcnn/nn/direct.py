@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.nn.blocks import Part
 from distcnn.nn.layer import Array, Shape, buffer, image_buffer
 from distcnn.nn.tiles import Shifts, copy_tiles, fold
 from distcnn.nn.windows import Geometry
@@ -25,6 +27,10 @@ class DirectFiltering:
         self.columns = self.tiles * geometry.count
         self._shifts = Shifts(self.depth, outputs, self._stride, self.tiles)
 
+    def strip(self, tiles: int, count: int) -> DirectFiltering:
+        size = self._geometry.size[0], tiles * self.outputs
+        return DirectFiltering(replace(self._geometry, size=size, count=count), self._dtype, self.outputs)
+
     @property
     def images(self) -> Array | None:
         return self._whole if self.outputs == 1 else None
@@ -41,13 +47,13 @@ class DirectFiltering:
         rows = most_outputs if self.outputs > 1 else 0
         self._block = buffer((self.points, rows, self._geometry.filters, self.columns), self._dtype)
 
-    def rows_of_input(self, x: Array, block: slice, images: slice, rows: Array) -> None:
-        np.copyto(self._shifted(rows), self._shifts.of(x, block, images))
+    def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:
+        np.copyto(self._shifted(rows), self._shifts.of(x, block, part))
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
         shifted = self._shifted(rows).transpose(3, 1, 0, 2, 4, 5)
         if self.outputs == 1:
-            fold(shifted[0], self._stride, grad_x)
+            fold(shifted[0].transpose(1, 2, 3, 0, 4), self._stride, grad_x)
             return
         grad_x.fill(0)
         for output, of_output in enumerate(shifted):
@@ -59,7 +65,8 @@ class DirectFiltering:
         """``rows`` as [c, j, h, k, t, n]."""
         return rows.reshape(*rows.shape[:2], -1, self.depth, self.tiles, self._geometry.count).transpose(2, 3, 1, 0, 4, 5)
 
-    def weights(self, weight: Array, transformed: Array) -> None:
+    def weights(self, weight: Array, bias: Array, transformed: Array) -> None:
+        self._bias = bias
         np.copyto(transformed, weight.swapaxes(1, 2))
 
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
@@ -73,8 +80,8 @@ class DirectFiltering:
         # Tiles of one output are the images themselves.
         return _as_products(self._whole)[:, block] if self.outputs == 1 else self._block[:, : block.stop - block.start]
 
-    def output(self, block: slice, bias: Array) -> None:
-        self.products(block)[...] += bias
+    def output(self, block: slice) -> None:
+        self.products(block)[...] += self._bias
 
     def to_images(self, block: slice, images: Array) -> None:
         if self.outputs > 1:
@@ -93,9 +100,9 @@ class DirectFiltering:
             self.grad_products = self._kept
             np.copyto(_as_images(self._kept, self._grad_output.shape), self._grad_output)
 
-    def from_images(self, block: slice, images: slice) -> None:
+    def from_images(self, block: slice, part: Part) -> None:
         if self.outputs > 1:
-            copy_tiles(self._grad_output[:, block, :, images], self.tiled(block), to_images=False)
+            copy_tiles(self._grad_output[:, block, part.columns, part.images], self.tiled(block), to_images=False)
 
     def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
         products = self.grad_products[:, block] if self.outputs == 1 else self.products(block)

@@ -25,6 +25,7 @@ from typing import Protocol
 
 from numpy.typing import DTypeLike
 
+from distcnn.nn.blocks import Part
 from distcnn.nn.direct import DirectFiltering
 from distcnn.nn.layer import Array
 from distcnn.nn.minimal import MinimalFiltering
@@ -49,9 +50,12 @@ class Filtering(Protocol):
     small_products: bool
     """Whether its matrix products are so small that BLAS spends much of its time on turning operands."""
     width: int
-    """How wide the (padded) input must be."""
+    """How wide the (padded) input must be: of one strip."""
     grad_products: Array
     """dM, whole, as far as ``product_gradient`` has kept it."""
+
+    def strip(self, tiles: int, count: int) -> Filtering:
+        """The same make for so many tiles of so many images."""
 
     @property
     def images(self) -> Array | None:
@@ -60,14 +64,14 @@ class Filtering(Protocol):
     def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
         """Allocate for blocks of so many rows of the input and of the output."""
 
-    def rows_of_input(self, x: Array, block: slice, images: slice, rows: Array) -> None:
-        """Write a block of V, ``rows``, for that of some images of ``x`` (C, H, width, all)."""
+    def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:
+        """Write a block of V, ``rows``, for that of a part of ``x`` (C, H, all, all)."""
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
-        """Write a block of ``grad_x`` (C, H, width, N) for that of dV."""
+        """Write a block of ``grad_x`` (C, H, width or more, N) for that of dV."""
 
-    def weights(self, weight: Array, transformed: Array) -> None:
-        """Write U for ``weight`` (O, C, kh, kw)."""
+    def weights(self, weight: Array, bias: Array, transformed: Array) -> None:
+        """Write U for ``weight`` (O, C, kh, kw), and keep ``bias`` (O, 1) for ``output``."""
 
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         """Write ``grad_weight`` (O, C, kh, kw) for dU, here (P, kh, C, J, O)."""
@@ -78,8 +82,8 @@ class Filtering(Protocol):
     def products(self, block: slice) -> Array:
         """Where to write the block of M that ``output`` takes."""
 
-    def output(self, block: slice, bias: Array) -> None:
-        """Write the block ``tiled`` for that of M and ``bias`` (O, 1)."""
+    def output(self, block: slice) -> None:
+        """Write the block ``tiled`` for that of M, and the bias."""
 
     def to_images(self, block: slice, images: Array) -> None:
         """Write the block of the output, ``images``, for that ``tiled``."""
@@ -87,13 +91,13 @@ class Filtering(Protocol):
     def begin_backward(self, grad_output: Array | None) -> None:
         """``grad_output`` (O, oh, ow, all) is the gradient, for ``from_images``; None where others write it ``tiled``."""
 
-    def from_images(self, block: slice, images: slice) -> None:
-        """Write the block of the gradient ``tiled``, for some images."""
+    def from_images(self, block: slice, part: Part) -> None:
+        """Write the block of the gradient ``tiled``, for a part of the images."""
 
     def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
         """The block of dM for that of the gradient, ``tiled``; ``keep`` it in ``grad_products``.
 
-        And the gradient itself, as matrices (..., O, T*N) whose sum over all other axes is the bias's.
+        And matrices (..., O, T*N) whose sum over all other axes is the bias's gradient.
         """
 
 

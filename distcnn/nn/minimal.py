@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distcnn.nn.blocks import Part
 from distcnn.nn.layer import Array, buffer
 from distcnn.nn.tiles import Shifts, copy_tiles, fold
 from distcnn.nn.windows import Geometry
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 """Where the polynomials are evaluated, besides infinity: small powers of two, so that A and B are exact."""
+ALL_ONES = POINTS.index(1.0)
+"""This row of A is all ones: what is added to its product is added to all outputs, and its product's gradient is that of all outputs."""
 
 
 class MinimalFiltering:
@@ -26,24 +31,34 @@ class MinimalFiltering:
         self.columns = self.tiles * geometry.count
         self._shifts = Shifts(self.points, 1, outputs, self.tiles)
         self._a, self._b, self._g = (np.ascontiguousarray(each, dtype) for each in minimal_matrices(outputs, kernel_width))
+        self._b_turned = np.ascontiguousarray(self._b.T)
+
+    def strip(self, tiles: int, count: int) -> MinimalFiltering:
+        size = self._geometry.size[0], tiles * self.outputs
+        return MinimalFiltering(self.outputs, replace(self._geometry, size=size, count=count), self._dtype)
 
     def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
         geometry = self._geometry
-        self._pixels = buffer((self.points, most_inputs, geometry.channels, self.tiles, geometry.count), self._dtype)
+        self._grad_pixels = buffer((most_inputs, geometry.channels, self.tiles, self.points, geometry.count), self._dtype)
         self.grad_products = buffer((self.points, geometry.size[0], geometry.filters, self.columns), self._dtype)
         self._tiled = buffer((self.outputs, most_outputs, geometry.filters, self.tiles, geometry.count), self._dtype)
 
-    def rows_of_input(self, x: Array, block: slice, images: slice, rows: Array) -> None:
-        pixels = self._pixels[:, : rows.shape[1]]
-        np.copyto(pixels.transpose(2, 0, 1, 3, 4), self._shifts.of(x, block, images)[:, :, :, 0])
-        np.matmul(self._b.T, _matrix(pixels), out=_matrix(rows))
+    def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:
+        # A small product for each tile of each row and channel: its pixels are a matrix where they lie.
+        pixels = self._shifts.of(x, block, part)[:, :, :, 0].transpose(2, 0, 3, 1, 4)
+        np.matmul(self._b_turned, pixels, out=self._by_tile(rows))
 
     def input_gradient(self, rows: Array, grad_x: Array) -> None:
-        pixels = self._pixels[:, : rows.shape[1]]
-        np.matmul(self._b, _matrix(rows), out=_matrix(pixels))
-        fold(pixels.swapaxes(1, 2), self.outputs, grad_x)
+        pixels = self._grad_pixels[: rows.shape[1]]
+        np.matmul(self._b, self._by_tile(rows), out=pixels)
+        fold(pixels.swapaxes(0, 1), self.outputs, grad_x)
 
-    def weights(self, weight: Array, transformed: Array) -> None:
+    def _by_tile(self, rows: Array) -> Array:
+        """``rows`` as [h, c, t, p, n]."""
+        return rows.reshape(*rows.shape[:3], self.tiles, self._geometry.count).transpose(1, 2, 3, 0, 4)
+
+    def weights(self, weight: Array, bias: Array, transformed: Array) -> None:
+        self._bias = bias
         np.matmul(self._g, _matrix(weight.transpose(3, 0, 2, 1)), out=_matrix(transformed))
 
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
@@ -57,9 +72,9 @@ class MinimalFiltering:
     def products(self, block: slice) -> Array:
         return self.grad_products[:, : block.stop - block.start]  # the same place for all blocks, so that it stays in the caches
 
-    def output(self, block: slice, bias: Array) -> None:
+    def output(self, block: slice) -> None:
         products = self.products(block)
-        products[POINTS.index(1.0)] += bias  # row 1 of A is all ones: what is added to its product is added to all outputs
+        products[ALL_ONES] += self._bias
         np.matmul(self._a.T, _matrix(products), out=_matrix(self._tiled[:, : products.shape[1]]))
 
     def to_images(self, block: slice, images: Array) -> None:
@@ -69,16 +84,16 @@ class MinimalFiltering:
         if grad_output is not None:
             self._grad_output = grad_output
 
-    def from_images(self, block: slice, images: slice) -> None:
-        tiled = self.tiled(block)
-        if self._geometry.size[1] % self.outputs:
+    def from_images(self, block: slice, part: Part) -> None:
+        tiled, images = self.tiled(block), self._grad_output[:, block, part.columns, part.images]
+        if images.shape[2] % self.outputs:
             tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
-        copy_tiles(self._grad_output[:, block, :, images], tiled, to_images=False)
+        copy_tiles(images, tiled, to_images=False)
 
     def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
         tiled, products = self._tiled[:, : block.stop - block.start], self.grad_products[:, block]
         np.matmul(self._a, _matrix(tiled), out=_matrix(products))
-        return products, tiled.reshape(-1, self._geometry.filters, products.shape[3])
+        return products, products[ALL_ONES]
 
 
 def minimal_matrices(outputs: int, taps: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

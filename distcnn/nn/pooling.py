@@ -21,6 +21,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.nn.blocks import Part
 from distcnn.nn.layer import Array, Layer, Shape, buffer_like, image_buffer, image_shape
 from distcnn.nn.tiles import copy_tiles
 from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
@@ -88,15 +89,15 @@ class MaxPool2d(Pool2d):
             self._whole = WindowMax(self.output, self.kernel_size[0] * self.kernel_size[1], Scratch())
         return self._whole
 
-    def plan_rows(self, blocks: Sequence[tuple[Array, slice, slice]], rectify: bool = False) -> None:
+    def plan_rows(self, blocks: Sequence[tuple[Array, slice, Part]], rectify: bool = False) -> None:
         """Make ready for ``forward_rows`` and ``backward_rows``, for windows without gaps or overlaps.
 
         For each block of the input, where it lies whenever it is pooled, tiled (k, C, rows, T, N), the rows of the output it gives, and
-        of which images.
+        of which part of the images.
         With ``rectify`` the output is that of a ReLU after the pooling.
         """
         scratch = Scratch()
-        self._blocks = [TiledRows(tiled, (rows, images), self.kernel_size, self.output, scratch, rectify) for tiled, rows, images in blocks]
+        self._blocks = [TiledRows(tiled, (rows, *part), self.kernel_size, self.output, scratch, rectify) for tiled, rows, part in blocks]
 
     def forward_rows(self, block: int) -> None:
         """Pool the block of that number: the input is where it was planned to be."""
@@ -164,17 +165,19 @@ class WindowMax:
 
 
 class TiledRows:
-    """Some rows of the output, of some images: ``part``. Their pixels lie ``tiled`` (m, C, rows, T, N): those of one offset in the window
-    side by side.
+    """Some rows and columns of the output, of some images: ``block``. Their pixels lie ``tiled`` (m, C, rows, T, N): those of one offset
+    in the window side by side.
 
     Windows of width w stand m/w in a tile, so the output is tiled too, (m/w, C, rows of windows, T, N): that is, it is as it should be
     where a tile holds one window.
     """
 
-    def __init__(self, tiled: Array, part: tuple[slice, slice], window: Pair, output: Array, scratch: Scratch, rectify: bool) -> None:
-        (height, width), (rows, images) = window, part
-        self._part = slice(None), rows, slice(None), images
-        self._output = output[self._part]
+    def __init__(
+        self, tiled: Array, block: tuple[slice, slice, slice], window: Pair, output: Array, scratch: Scratch, rectify: bool
+    ) -> None:
+        height, width = window
+        self._block = slice(None), *block
+        self._output = output[self._block]
         windows = tiled.reshape(-1, width, *tiled.shape[1:])
         self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
         self._is_tiled = len(windows) > 1
@@ -190,7 +193,7 @@ class TiledRows:
 
     def backward(self, grad_output: Array) -> None:
         """Overwrite the pixels with their gradients, for that of the whole output."""
-        grads = grad_output[self._part]
+        grads = grad_output[self._block]
         if self._is_tiled:
             copy_tiles(grads, self._grads, to_images=False)
             self._max.give_to_winners(self._grads, self._pixels)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from distcnn.nn.blocks import Part
 from distcnn.nn.layer import Array
 from distcnn.nn.windows import windows_view
 
@@ -14,19 +17,21 @@ class Shifts:
 
     def __init__(self, shifts: int, outputs: int, step: int, tiles: int) -> None:
         self._shifts, self._outputs, self._step, self._tiles = shifts, outputs, step, tiles
-        self._views: dict[tuple[int, int], tuple[Array, Array]] = {}
+        self._views: dict[tuple[int, int, int], tuple[Array, Array]] = {}
 
-    def of(self, x: Array, rows: slice, images: slice) -> Array:
-        """The view of those rows of those images; blocks of rows do not overlap, nor do groups of images."""
-        known, view = self._views.get((rows.start, images.start), (None, x))
+    def of(self, x: Array, rows: slice, part: Part) -> Array:
+        """The view of those rows of that part of the images, told apart by where they begin."""
+        place = rows.start, part.columns.start, part.images.start
+        known, view = self._views.get(place, (None, x))
         if known is not x:
             columns = self._outputs * self._tiles
-            windows = windows_view(x[:, rows, :, images], (1, self._shifts), (1, self._step), (rows.stop - rows.start, columns))[:, 0]
+            of_part = x[:, rows, part.columns, part.images]
+            windows = windows_view(of_part, (1, self._shifts), (1, self._step), (rows.stop - rows.start, columns))[:, 0]
             of_column = windows.strides[3]
             shape = (*windows.shape[:3], self._outputs, self._tiles, windows.shape[4])
             strides = (*windows.strides[:3], of_column, of_column * self._outputs, windows.strides[4])
             view = as_strided(windows, shape, strides, writeable=False)
-            self._views[rows.start, images.start] = x, view
+            self._views[place] = x, view
         return view
 
 
@@ -36,7 +41,7 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
     whole, rest = divmod(images.shape[2], outputs)
     pairs = []
     if whole:
-        pairs.append((_tiled(images, outputs, whole).swapaxes(0, 1), tiled[:, :, :, :whole]))
+        pairs.append((_tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4), tiled[:, :, :, :whole]))
     if rest:
         pairs.append((images[:, :, whole * outputs :].transpose(2, 0, 1, 3), tiled[:rest, :, :, whole]))
     for of_images, of_tiles in pairs:
@@ -46,19 +51,27 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
             np.copyto(of_tiles, of_images)
 
 
-def fold(shifted: Array, step: int, x: Array) -> None:
-    """``x[c, h, t*step + j, n]`` = the sum of the ``shifted[j, c, h, t, n]`` that meet there."""
-    shifts, tiles = len(shifted), shifted.shape[3]
-    if shifts < step:
-        x.fill(0)
-    else:
-        x[:, :, tiles * step :].fill(0)
-        np.copyto(_tiled(x, step, tiles), shifted[:step].swapaxes(0, 1))
-    for shift in range(0 if shifts < step else step, shifts):
-        x[:, :, shift : shift + (tiles - 1) * step + 1 : step] += shifted[shift]
+def fold(pixels: Array, step: int, x: Array) -> None:
+    """``x[c, h, t*step + j, n]`` = the sum of the ``pixels[c, h, t, j, n]`` that meet there."""
+    tiles, count = pixels.shape[2:4]
+    x[:, :, tiles * step if count >= step else 0 :].fill(0)
+    for columns, few in _meeting(x, pixels[:, :, :, :step], step):
+        np.copyto(columns, few)
+    for first in range(step, count, step):
+        for columns, few in _meeting(x[:, :, first:], pixels[:, :, :, first : first + step], step):
+            columns += few
+
+
+def _meeting(x: Array, pixels: Array, step: int) -> Iterator[tuple[Array, Array]]:
+    """Views of columns of ``x`` (C, H, width, N), and of the ``pixels`` [c, h, t, j, n] of each tile, j < step, that belong there."""
+    tiles, count = pixels.shape[2:4]
+    whole = tiles if count == step else tiles - 1  # where the pixels of a tile do not fill the step, x may end with those of the last
+    yield _tiled(x, step, whole)[:, :, :, :count], pixels[:, :, :whole]
+    if whole < tiles:
+        yield x[:, :, whole * step : whole * step + count], pixels[:, :, whole]
 
 
 def _tiled(x: Array, step: int, tiles: int) -> Array:
-    """``[c, j, h, t, n] = x[c, h, t*step + j, n]`` for j < step: the width cut into tiles, a view."""
+    """``[c, h, t, j, n] = x[c, h, t*step + j, n]`` for j < step: the width cut into tiles, a view."""
     channels, height, _, count = x.shape
-    return x[:, :, : tiles * step].reshape(channels, height, tiles, step, count).transpose(0, 3, 1, 2, 4)
+    return x[:, :, : tiles * step].reshape(channels, height, tiles, step, count)

@@ -96,8 +96,8 @@ def test_fused_or_not_the_bits_are_the_same(name: str) -> None:
         ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 32, 1),
         ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 64, 2),
         ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 128, 4),
-        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 100, 4),  # of 25
-        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 65, 1),  # odd: cannot be halved
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 100, 4),  # one tile each
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 65, 2),  # odd: two strips
         ([Conv2d(50, 5), MaxPool2d(2)], (20, 12, 12), 64, 1),
         ([Conv2d(50, 5), MaxPool2d(2)], (20, 12, 12), 128, 2),
         ([Conv2d(32, 3), ReLU()], (1, 28, 28), 2048, 1),  # writes its output where it lies, whole

@@ -11,6 +11,7 @@ Layers take any memory order. A layer's buffers are planned once, for one fixed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distcnn.nn.memory import Arena
+
 Array = NDArray[np.floating]
 Shape = tuple[int, ...]
 Initialiser = Callable[[np.random.Generator, Shape, int, int], Array]
 """``(rng, shape, fan_in, fan_out) -> array of that shape``."""
 
-ALIGNMENT_BYTES = 64
+_ARENA = Arena()
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,7 @@ class Layer:
 def buffer(shape: Shape, dtype: DTypeLike) -> Array:
     """An array of zeros that starts on a cache line, so that no kernel's result or speed can hang on where it happened to lie."""
     dtype = np.dtype(dtype)
-    count = int(np.prod(shape, dtype=np.int64))
-    raw = np.zeros(count * dtype.itemsize + ALIGNMENT_BYTES, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT_BYTES
-    return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+    return _ARENA.zeros(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
 
 def image_buffer(shape: Shape, dtype: DTypeLike) -> Array:

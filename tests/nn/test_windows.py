@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.nn.layer import ALIGNMENT_BYTES, buffer
 from distcnn.nn.windows import as_pair, output_size, window_offsets, windows_view
 
 examples = settings(deadline=None, derandomize=True, max_examples=50)
@@ -63,14 +62,3 @@ def test_pairs() -> None:
 def test_what_is_no_pair_is_refused_by_name_and_value(value: object) -> None:
     with pytest.raises(ValueError, match=r"stride \(=.*\) must be an integer of at least 1, or a pair of them \(height, width\)"):
         as_pair("stride", value, 1)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (2, 3, 4, 5)])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_buffers_are_zero_contiguous_and_start_on_a_cache_line(shape: tuple[int, ...], dtype: type[np.floating]) -> None:
-    array = buffer(shape, dtype)
-    assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
-    assert array.ctypes.data % ALIGNMENT_BYTES == 0
-    assert array.flags.c_contiguous
-    assert array.flags.writeable
-    assert not array.any()

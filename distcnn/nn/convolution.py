@@ -24,7 +24,6 @@ the width, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A guide 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Protocol
@@ -121,7 +120,6 @@ class Conv2d(Layer):
         for of_input, of_output in plan_parts(strips, filtering.tiles * filtering.outputs, microbatch_size, images):
             rows = buffer((points, padded_shape[1], depth, columns), dtype)
             self._groups.append(Group(of_input, of_output, rows, windows_of_rows(rows, sizes)))
-        self._edge = buffer((channels, most_inputs, self._overlap, images), dtype)
         self._grad_rows = buffer((points, most_inputs, depth, columns), dtype)
         self._weights = buffer((points, filters, kh, channels, filtering.depth), dtype)
         stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
@@ -191,7 +189,9 @@ class Conv2d(Layer):
             self._add_weight_gradient(group.windows[:, block.outputs], grad_products)
             if input_gradient:
                 grad_rows = self._gather_rows(block.complete, filtering.grad_products)
-                self._add_input_gradient(grad_rows, block.complete, group.input)
+                held = self._overlap if group.input.columns.start else 0
+                grad_x = self._grad_padded[:, block.complete, group.input.columns, group.input.images]
+                filtering.input_gradient(grad_rows, grad_x, held)
         shape = (filtering.points, self.kernel_size[0], self.in_channels, filtering.depth, self.out_channels)
         filtering.weight_gradient(self._grad_weights.reshape(shape), self._grad_weight)
         return self._grad_padded[self._interior] if input_gradient else None
@@ -219,17 +219,6 @@ class Conv2d(Layer):
         np.matmul(windows, turned, out=of_rows)
         np.add.reduce(of_rows, axis=1, out=self._grad_weights_of_block)
         self._grad_weights += self._grad_weights_of_block
-
-    def _add_input_gradient(self, grad_rows: Array, rows: slice, part: Part) -> None:
-        """Write those rows of ``part``; a strip adds to the columns that the one before it has written too."""
-        grad_x = self._grad_padded[:, rows, part.columns, part.images]
-        if part.columns.start == 0:
-            self._filtering.input_gradient(grad_rows, grad_x)
-            return
-        edge, before = grad_x[:, :, : self._overlap], self._edge[:, : rows.stop - rows.start]
-        np.copyto(before, edge)
-        self._filtering.input_gradient(grad_rows, grad_x)
-        edge += before
 
     def _stack_weights(self) -> None:
         """The W_i that one row meets, side by side: from the last to the first, as the rows of outputs that they meet ascend."""

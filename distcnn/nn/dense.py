@@ -4,38 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.nn.initialisers import he_normal, zeros
-from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer
+from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer
 from distcnn.nn.windows import is_count
 
 
 class Flatten(Layer):
-    """(C, H, W, N) to (C*H*W, N), in that order, which is PyTorch's. A copy where the images lie in memory in another order."""
+    """(C, H, W, N) to (C*H*W, N), in that order, which is PyTorch's. A copy where the images lie in memory in another order.
+
+    A max pooling before it (or a ReLU between) writes them in this one.
+    """
 
     kind = "flatten"
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
         self._features = math.prod(input_shape)
-        self._output = buffer((*input_shape, microbatch_size), dtype)
-        allocate = image_buffer if len(input_shape) == 3 else buffer
-        self._grad_input = allocate((*input_shape, microbatch_size), dtype)
+        self._shape = (*input_shape, microbatch_size)
+        self._make_output = partial(buffer, self._shape, dtype)
+        self._output: Array | None = None
         return (self._features,)
 
     def forward(self, x: Array) -> Array:
         if not x.flags.c_contiguous:
+            if self._output is None:
+                self._output = self._make_output()
             np.copyto(self._output, x)
             x = self._output
         return x.reshape(self._features, -1)
 
     def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
-        if not input_gradient:
-            return None
-        np.copyto(self._grad_input, grad_output.reshape(self._grad_input.shape))
-        return self._grad_input
+        return grad_output.reshape(self._shape) if input_gradient else None
 
 
 SMALL_PRODUCT = 10**6

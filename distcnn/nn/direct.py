@@ -50,12 +50,12 @@ class DirectFiltering:
     def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:
         np.copyto(self._shifted(rows), self._shifts.of(x, block, part))
 
-    def input_gradient(self, rows: Array, grad_x: Array) -> None:
+    def input_gradient(self, rows: Array, grad_x: Array, held: int) -> None:
         shifted = self._shifted(rows).transpose(3, 1, 0, 2, 4, 5)
         if self.outputs == 1:
-            fold(shifted[0].transpose(1, 2, 3, 0, 4), self._stride, grad_x)
+            fold(shifted[0].transpose(1, 2, 3, 0, 4), self._stride, grad_x, held)
             return
-        grad_x.fill(0)
+        grad_x[:, :, held:].fill(0)
         for output, of_output in enumerate(shifted):
             for shift, grads in enumerate(of_output):
                 first = output * self._stride + shift

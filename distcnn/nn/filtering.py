@@ -67,8 +67,8 @@ class Filtering(Protocol):
     def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:
         """Write a block of V, ``rows``, for that of a part of ``x`` (C, H, all, all)."""
 
-    def input_gradient(self, rows: Array, grad_x: Array) -> None:
-        """Write a block of ``grad_x`` (C, H, width or more, N) for that of dV."""
+    def input_gradient(self, rows: Array, grad_x: Array, held: int) -> None:
+        """Write a block of ``grad_x`` (C, H, width or more, N) for that of dV; its first ``held`` columns hold what must be added to."""
 
     def weights(self, weight: Array, bias: Array, transformed: Array) -> None:
         """Write U for ``weight`` (O, C, kh, kw), and keep ``bias`` (O, 1) for ``output``."""

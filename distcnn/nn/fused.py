@@ -13,6 +13,7 @@ from typing import TypeGuard
 
 from distcnn.nn.activations import ReLU
 from distcnn.nn.convolution import Conv2d, RowLayer
+from distcnn.nn.dense import Flatten
 from distcnn.nn.layer import Array, Layer
 from distcnn.nn.pooling import MaxPool2d
 
@@ -35,11 +36,16 @@ class Fused:
         return self._conv.backward(grad_output, input_gradient, self._following)
 
 
-def align_blocks(layers: Sequence[Layer]) -> None:
-    """Before they are planned: a convolution's blocks hold whole windows of the max pooling after it."""
+def align(layers: Sequence[Layer]) -> None:
+    """Before they are planned: a convolution's blocks hold whole windows of the max pooling after it, whose output lies as a Flatten
+    after that wants it."""
     for layer, following in pairwise([*layers, None]):
         if type(layer) is Conv2d:
             layer.pooled = following.kernel_size if _side_by_side(following) else (1, 1)
+    for index, layer in enumerate(layers):
+        if type(layer) is MaxPool2d:
+            rest = layers[index + 1 :]
+            layer.flattened = any(type(each) is Flatten for each in rest[1 if rest and type(rest[0]) is ReLU else 0 :][:1])
 
 
 def fuse(layers: Sequence[Layer]) -> list[Stage]:

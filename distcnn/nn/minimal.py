@@ -15,7 +15,7 @@ from distcnn.nn.windows import Geometry
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 """Where the polynomials are evaluated, besides infinity: small powers of two, so that A and B are exact."""
 ALL_ONES = POINTS.index(1.0)
-"""This row of A is all ones: what is added to its product is added to all outputs, and its product's gradient is that of all outputs."""
+"""This row of A is all ones: the gradient of its product is that of all outputs of a tile together."""
 
 
 class MinimalFiltering:
@@ -32,6 +32,7 @@ class MinimalFiltering:
         self._shifts = Shifts(self.points, 1, outputs, self.tiles)
         self._a, self._b, self._g = (np.ascontiguousarray(each, dtype) for each in minimal_matrices(outputs, kernel_width))
         self._b_turned = np.ascontiguousarray(self._b.T)
+        self._a_and_bias = np.concatenate([self._a.T, np.ones((outputs, 1), dtype)], axis=1)
 
     def strip(self, tiles: int, count: int) -> MinimalFiltering:
         size = self._geometry.size[0], tiles * self.outputs
@@ -40,7 +41,8 @@ class MinimalFiltering:
     def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
         geometry = self._geometry
         self._grad_pixels = buffer((most_inputs, geometry.channels, self.tiles, self.points, geometry.count), self._dtype)
-        self.grad_products = buffer((self.points, geometry.size[0], geometry.filters, self.columns), self._dtype)
+        products = buffer((self.points + 1, geometry.size[0], geometry.filters, self.columns), self._dtype)
+        self.grad_products, self._products_and_bias = products[:-1], products[:, :most_outputs]
         self._tiled = buffer((self.outputs, most_outputs, geometry.filters, self.tiles, geometry.count), self._dtype)
 
     def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:
@@ -48,17 +50,17 @@ class MinimalFiltering:
         pixels = self._shifts.of(x, block, part)[:, :, :, 0].transpose(2, 0, 3, 1, 4)
         np.matmul(self._b_turned, pixels, out=self._by_tile(rows))
 
-    def input_gradient(self, rows: Array, grad_x: Array) -> None:
+    def input_gradient(self, rows: Array, grad_x: Array, held: int) -> None:
         pixels = self._grad_pixels[: rows.shape[1]]
         np.matmul(self._b, self._by_tile(rows), out=pixels)
-        fold(pixels.swapaxes(0, 1), self.outputs, grad_x)
+        fold(pixels.swapaxes(0, 1), self.outputs, grad_x, held)
 
     def _by_tile(self, rows: Array) -> Array:
         """``rows`` as [h, c, t, p, n]."""
         return rows.reshape(*rows.shape[:3], self.tiles, self._geometry.count).transpose(1, 2, 3, 0, 4)
 
     def weights(self, weight: Array, bias: Array, transformed: Array) -> None:
-        self._bias = bias
+        self._products_and_bias[-1] = bias
         np.matmul(self._g, _matrix(weight.transpose(3, 0, 2, 1)), out=_matrix(transformed))
 
     def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
@@ -73,9 +75,8 @@ class MinimalFiltering:
         return self.grad_products[:, : block.stop - block.start]  # the same place for all blocks, so that it stays in the caches
 
     def output(self, block: slice) -> None:
-        products = self.products(block)
-        products[ALL_ONES] += self._bias
-        np.matmul(self._a.T, _matrix(products), out=_matrix(self._tiled[:, : products.shape[1]]))
+        rows = slice(0, block.stop - block.start)
+        np.matmul(self._a_and_bias, _matrix(self._products_and_bias[:, rows]), out=_matrix(self._tiled[:, rows]))
 
     def to_images(self, block: slice, images: Array) -> None:
         copy_tiles(images, self.tiled(block), to_images=True)

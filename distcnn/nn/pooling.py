@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.nn.blocks import Part
-from distcnn.nn.layer import Array, Layer, Shape, buffer_like, image_buffer, image_shape
+from distcnn.nn.layer import Array, Layer, Shape, buffer, buffer_like, image_buffer, image_shape
 from distcnn.nn.tiles import copy_tiles
 from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
 
@@ -32,6 +32,9 @@ class Pool2d(Layer):
 
     gives_away_gradient = True
 
+    flattened = False
+    """Set by the network before ``plan``: a Flatten follows, so the output lies in memory in its order."""
+
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None) -> None:
         self.kernel_size = as_pair("kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else as_pair("stride", stride, 1)
@@ -40,7 +43,7 @@ class Pool2d(Layer):
         channels, height, width = image_shape(self, input_shape)
         self.size = output_size((height, width), self.kernel_size, self.stride)
         self.overlapping = self.stride[0] < self.kernel_size[0] or self.stride[1] < self.kernel_size[1]
-        self.output = image_buffer((channels, *self.size, microbatch_size), dtype)
+        self.output = (buffer if self.flattened else image_buffer)((channels, *self.size, microbatch_size), dtype)
         self._make_grads = partial(image_buffer, (channels, height, width, microbatch_size), dtype)
         self._grad_input: Array | None = None
         return channels, *self.size

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.fused import align_blocks, fuse
+from distcnn.nn.fused import align, fuse
 from distcnn.nn.layer import Array, Layer, Parameter, Shape, buffer
 
 
@@ -35,7 +35,7 @@ class Sequential:
         self.layer_names = _numbered(self.layers)
         self.parameters: dict[str, Parameter] = {}
         shape = self.input_shape
-        align_blocks(self.layers)
+        align(self.layers)
         for index, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
             layer.owns_input = index > 0 and not self.layers[index - 1].needs_output
             layer.owns_grad_output = index + 1 < len(self.layers) and self.layers[index + 1].gives_away_gradient

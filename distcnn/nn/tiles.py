@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -51,24 +49,40 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
             np.copyto(of_tiles, of_images)
 
 
-def fold(pixels: Array, step: int, x: Array) -> None:
-    """``x[c, h, t*step + j, n]`` = the sum of the ``pixels[c, h, t, j, n]`` that meet there."""
+def fold(pixels: Array, step: int, x: Array, held: int = 0) -> None:
+    """``x[c, h, t*step + j, n]`` = the sum of the ``pixels[c, h, t, j, n]`` that meet there, and of what its first ``held`` columns hold.
+
+    If any hold something, then all those that the first tile would share with one before it.
+    """
     tiles, count = pixels.shape[2:4]
-    x[:, :, tiles * step if count >= step else 0 :].fill(0)
-    for columns, few in _meeting(x, pixels[:, :, :, :step], step):
-        np.copyto(columns, few)
-    for first in range(step, count, step):
-        for columns, few in _meeting(x[:, :, first:], pixels[:, :, :, first : first + step], step):
-            columns += few
+    overlap = count - step
+    if 0 <= overlap <= step:
+        _fold_pairs(pixels, step, x, bool(held))
+        return
+    x[:, :, held:].fill(0)
+    for first in range(0, count, step):
+        few = pixels[:, :, :, first : first + step]
+        width = few.shape[3]
+        whole = tiles if width == step else tiles - 1  # x may end with the last tile's pixels, short of its step
+        columns, rest = _tiled(x[:, :, first:], step, whole)[:, :, :, :width], x[:, :, first + whole * step :][:, :, :width]
+        columns += few[:, :, :whole]
+        if whole < tiles:
+            rest += few[:, :, whole]
 
 
-def _meeting(x: Array, pixels: Array, step: int) -> Iterator[tuple[Array, Array]]:
-    """Views of columns of ``x`` (C, H, width, N), and of the ``pixels`` [c, h, t, j, n] of each tile, j < step, that belong there."""
+def _fold_pairs(pixels: Array, step: int, x: Array, add: bool) -> None:
+    """Where no more than two tiles meet: every column is written once."""
     tiles, count = pixels.shape[2:4]
-    whole = tiles if count == step else tiles - 1  # where the pixels of a tile do not fill the step, x may end with those of the last
-    yield _tiled(x, step, whole)[:, :, :, :count], pixels[:, :, :whole]
-    if whole < tiles:
-        yield x[:, :, whole * step : whole * step + count], pixels[:, :, whole]
+    overlap, last = count - step, (tiles - 1) * step
+    whole, first = _tiled(x, step, tiles), x[:, :, :overlap]
+    if add:
+        first += pixels[:, :, 0, :overlap]
+    else:
+        np.copyto(first, pixels[:, :, 0, :overlap])
+    np.copyto(whole[:, :, :-1, overlap:], pixels[:, :, :-1, overlap:step])
+    np.add(pixels[:, :, :-1, step:], pixels[:, :, 1:, :overlap], out=whole[:, :, 1:, :overlap])
+    np.copyto(x[:, :, last + overlap : last + count], pixels[:, :, -1, overlap:])
+    x[:, :, last + count :].fill(0)
 
 
 def _tiled(x: Array, step: int, tiles: int) -> Array:

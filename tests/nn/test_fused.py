@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distcnn.nn import Conv2d, MaxPool2d, ReLU, Sequential, Tanh, convolution
+from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Sequential, Tanh, convolution
 from distcnn.nn.filtering import LEAST_DEPTH, LEAST_FILTERS, MinimalFiltering
 from distcnn.nn.fused import Fused, fuse
 from distcnn.nn.gradient_check import gradient_error
@@ -189,3 +189,13 @@ def test_what_lies_between_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> No
         assert isinstance(conv._filtering, MinimalFiltering) == (filters == LEAST_FILTERS)
         monkeypatch.setattr(Conv2d, "images", property(lambda self: pytest.fail("the whole output was asked for")))
         run(network, True)
+
+
+@pytest.mark.parametrize(("between", "shared"), [([], True), ([ReLU()], True), ([Tanh()], False), ([ReLU(), ReLU()], False)])
+def test_a_flatten_hands_on_what_the_pooling_before_it_wrote(between: list[Layer], shared: bool) -> None:
+    pooling, observers = MaxPool2d(2), ((False, False), (True, True))
+    network = planned(([Conv2d(2, 3), pooling, *between, Flatten()], (1, 8, 8), 2))
+    y = network.forward(np.ones((1, 8, 8, 2), np.float32))
+    assert np.shares_memory(y, pooling.output) == shared
+    for ours, expected in zip(*(run(network, True, observe) for observe in observers), strict=True):
+        np.testing.assert_array_equal(ours, expected)

@@ -1,4 +1,4 @@
-"""A convolution whose microbatch is too large for the caches takes its images in groups: the numbers are those of smaller microbatches."""
+"""A convolution whose microbatch is too large for the caches takes it in strips, or in groups of images: the numbers stay the same."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.nn import Conv2d, MaxPool2d, ReLU, Sequential, Tanh, blocks, convolution
+from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Sequential, Tanh, blocks, convolution
 from distcnn.nn.filtering import LEAST_DEPTH, LEAST_FILTERS
 from distcnn.nn.fused import Fused, fuse
 from distcnn.nn.gradient_check import gradient_error
@@ -87,6 +87,74 @@ def test_fused_or_not_the_bits_are_the_same(name: str) -> None:
         assert grad_x is not None
         results.append((y, grad_x.copy(), network.grads.copy()))
     for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+STRIPS: dict[str, tuple[list[type[Layer] | tuple[type[Layer], tuple[object, ...]]], Shape, int]] = {
+    "direct, pooled": (*NETWORKS["direct, pooled"], 4),
+    "direct, pooled, strips that share more than a step": ([Tanh, (Conv2d, (3, (1, 5))), (MaxPool2d, ((1, 2),)), ReLU], (2, 3, 10), 3),
+    "direct, pooled, gaps between strips": ([Tanh, (Conv2d, (3, 2, 3)), (MaxPool2d, (2,))], (2, 11, 18), 3),
+    "minimal": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), Tanh], (LEAST_DEPTH, 6, 14), 2),
+    "minimal, padded, a rest": ([Tanh, (Conv2d, (LEAST_FILTERS, (3, 4), (2, 1), (1, 2)))], (LEAST_DEPTH, 6, 12), 3),
+    "minimal, pooled": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,)), ReLU, Flatten], (LEAST_DEPTH, 6, 26), 4),
+    "minimal, strips that share three steps": ([Tanh, (Conv2d, (LEAST_FILTERS, (1, 7)))], (LEAST_DEPTH, 3, 12), 3),
+    "minimal, strips and groups": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))], (LEAST_DEPTH, 6, 14), 4),
+}
+
+
+@pytest.fixture
+def in_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "FEWEST_COLUMNS", 1)
+    monkeypatch.setattr(blocks, "FEWEST_TOGETHER", 2 if "groups" in request.node.name else 4)
+
+
+def with_strips(name: str, dtype: type[np.floating] = np.float64) -> Sequential:
+    layers, shape, expected = STRIPS[name]
+    made = [each[0](*each[1]) if isinstance(each, tuple) else each() for each in layers]
+    network = Sequential(made).plan(shape, 4, dtype)
+    network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
+    assert groups_of(network) == [expected]
+    return network
+
+
+def run_twice(network: Sequential) -> list[Array]:
+    rng = np.random.default_rng(1)
+    for _ in range(2):  # a second microbatch: columns that must start anew
+        x = rng.standard_normal((*network.input_shape, 4)).astype(network.dtype)
+        y = network.forward(x)
+        grad_x = network.backward(rng.standard_normal(y.shape).astype(network.dtype), input_gradient=True)
+    assert grad_x is not None
+    return [y.copy(), grad_x.copy(), network.grads.copy()]
+
+
+@pytest.mark.parametrize("name", STRIPS)
+def test_the_numbers_of_strips_are_those_of_whole_images(name: str, request: pytest.FixtureRequest) -> None:
+    layers, shape, _ = STRIPS[name]
+    made = [each[0](*each[1]) if isinstance(each, tuple) else each() for each in layers]
+    whole = Sequential(made).plan(shape, 4, np.float64)
+    assert groups_of(whole) == [1]
+    request.getfixturevalue("in_strips")
+    strips = with_strips(name)
+    whole.values[:] = strips.values
+    for ours, expected in zip(run_twice(strips), run_twice(whole), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+
+
+@pytest.mark.usefixtures("in_strips")
+@pytest.mark.parametrize("name", STRIPS)
+def test_the_gradient_check_is_passed_with_strips(name: str) -> None:
+    network, rng = with_strips(name), np.random.default_rng(2)
+    assert gradient_error(network, rng.standard_normal((*network.input_shape, 4)), rng) < 1e-5
+
+
+@pytest.mark.usefixtures("in_strips")
+@pytest.mark.parametrize("name", [name for name in STRIPS if "pooled" in name])
+def test_fused_or_not_the_bits_are_the_same_with_strips(name: str) -> None:
+    network = with_strips(name, np.float32)
+    fused = run_twice(network)
+    network.observe = lambda what, array: None
+    for one, other in zip(fused, run_twice(network), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -1,8 +1,7 @@
-"""Optimizers on flat vectors: ``step(values, grads, learning_rate)`` changes ``values`` in place.
+"""Optimizers on flat vectors: ``step(values, grads, learning_rate, count)`` changes ``values`` in place.
 
 Every rank takes the same update from the same gradient, elementwise, so the replicas stay the same bits. ``state`` holds an
 optimizer's vectors by name (shape of ``values``), ``steps`` how many steps it has taken: together they are all it remembers.
-``grads`` serves as scratch.
 """
 
 from __future__ import annotations
@@ -24,18 +23,22 @@ class Optimizer:
     def __init__(self, values: Vector, state_names: tuple[str, ...]) -> None:
         self.state = {name: np.zeros_like(values) for name in state_names}
         self.steps = 0
-        self._scratch = np.zeros_like(values[:CHUNK])
+        self._mean, self._scratch = (np.zeros_like(values[:CHUNK]) for _ in range(2))
 
-    def step(self, values: Vector, grads: Vector, learning_rate: float) -> None:
-        """Take one step along ``grads``, the gradient of the mean loss over the global batch."""
+    def step(self, values: Vector, grads: Vector, learning_rate: float, count: float = 1) -> None:
+        """Take one step along ``grads / count``, the gradient of the mean loss over the ``count`` examples that ``grads`` is summed over."""
         self.steps += 1
         for start in range(0, values.size, CHUNK):
             few = slice(start, start + CHUNK)
+            mean = np.divide(grads[few], count, out=self._mean[: values.size - start])
             state = {name: vector[few] for name, vector in self.state.items()}
-            self._update(values[few], grads[few], state, learning_rate, self._scratch[: values.size - start])
+            self._update(values[few], mean, state, learning_rate, self._scratch[: values.size - start])
 
     def _update(self, values: Vector, grads: Vector, state: dict[str, Vector], learning_rate: float, scratch: Vector) -> None:
-        """Elementwise: all vectors are the same chunk of the whole, ``scratch`` of any content. What needs the whole defines ``step``."""
+        """Elementwise: all vectors are the same chunk of the whole, ``scratch`` of any content, and ``grads`` may become scratch too.
+
+        What needs the whole defines ``step``.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define _update(values, grads, state, learning_rate, scratch)")
 
 

@@ -26,7 +26,7 @@ class Optimizer:
         self._mean, self._scratch = (np.zeros_like(values[:CHUNK]) for _ in range(2))
 
     def step(self, values: Vector, grads: Vector, learning_rate: float, count: float = 1) -> None:
-        """Take one step along ``grads / count``, the gradient of the mean loss over the ``count`` examples that ``grads`` is summed over."""
+        """Take one step along ``grads / count``: the gradient of the mean loss over a global batch, of its sum over ``count`` examples."""
         self.steps += 1
         for start in range(0, values.size, CHUNK):
             few = slice(start, start + CHUNK)

@@ -118,6 +118,8 @@ def test_a_sweep_that_is_broken_off_goes_on(any_mpi: Launcher, image_set: MakeIm
     assert f"--output {tmp_path / 's'}" in line
     before = done_at(tmp_path / "s")
     assert list(before) == ["strong-1-ranks-repeat-1.json"]
+    first = json.loads((tmp_path / "s" / "measurements" / "strong-1-ranks-repeat-1.json").read_text())
+    assert first["ok"], (first["reason"], (tmp_path / "s" / first["log"]).read_text())
     assert not (tmp_path / "s" / "scaling.json").exists()
 
     done = alone(any_mpi).run(1, *COMMAND, *flags)

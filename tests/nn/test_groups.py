@@ -14,8 +14,9 @@ from distcnn.nn.layer import Layer
 
 Array = NDArray[np.floating]
 Shape = tuple[int, int, int]
+Layers = list[type[Layer] | tuple[type[Layer], tuple[object, ...]]]
 
-NETWORKS: dict[str, tuple[list[type[Layer] | tuple[type[Layer], tuple[object, ...]]], Shape]] = {
+NETWORKS: dict[str, tuple[Layers, Shape]] = {
     "direct, pooled": ([(Conv2d, (3, 5)), (MaxPool2d, (2,)), ReLU], (1, 12, 12)),
     "minimal": ([(Conv2d, (LEAST_FILTERS, 3)), Tanh], (LEAST_DEPTH, 6, 9)),
     "minimal, padded, of two strides": ([Tanh, (Conv2d, (LEAST_FILTERS, (3, 3), (2, 1), 1))], (LEAST_DEPTH, 6, 9)),
@@ -33,7 +34,10 @@ def groups_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planned(name: str, count: int, dtype: type[np.floating] = np.float32) -> Sequential:
-    layers, shape = NETWORKS[name]
+    return made_of(*NETWORKS[name], count, dtype)
+
+
+def made_of(layers: Layers, shape: Shape, count: int, dtype: type[np.floating]) -> Sequential:
     made = [each[0](*each[1]) if isinstance(each, tuple) else each() for each in layers]
     network = Sequential(made).plan(shape, count, dtype)
     network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
@@ -90,7 +94,7 @@ def test_fused_or_not_the_bits_are_the_same(name: str) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-STRIPS: dict[str, tuple[list[type[Layer] | tuple[type[Layer], tuple[object, ...]]], Shape, int]] = {
+STRIPS: dict[str, tuple[Layers, Shape, int]] = {
     "direct, pooled": (*NETWORKS["direct, pooled"], 4),
     "direct, pooled, strips that share more than a step": ([Tanh, (Conv2d, (3, (1, 5))), (MaxPool2d, ((1, 2),)), ReLU], (2, 3, 10), 3),
     "direct, pooled, gaps between strips": ([Tanh, (Conv2d, (3, 2, 3)), (MaxPool2d, (2,))], (2, 11, 18), 3),
@@ -111,9 +115,7 @@ def in_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def with_strips(name: str, dtype: type[np.floating] = np.float64) -> Sequential:
     layers, shape, expected = STRIPS[name]
-    made = [each[0](*each[1]) if isinstance(each, tuple) else each() for each in layers]
-    network = Sequential(made).plan(shape, 4, dtype)
-    network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
+    network = made_of(layers, shape, 4, dtype)
     assert groups_of(network) == [expected]
     return network
 
@@ -131,12 +133,10 @@ def run_twice(network: Sequential) -> list[Array]:
 @pytest.mark.parametrize("name", STRIPS)
 def test_the_numbers_of_strips_are_those_of_whole_images(name: str, request: pytest.FixtureRequest) -> None:
     layers, shape, _ = STRIPS[name]
-    made = [each[0](*each[1]) if isinstance(each, tuple) else each() for each in layers]
-    whole = Sequential(made).plan(shape, 4, np.float64)
+    whole = made_of(layers, shape, 4, np.float64)
     assert groups_of(whole) == [1]
     request.getfixturevalue("in_strips")
     strips = with_strips(name)
-    whole.values[:] = strips.values
     for ours, expected in zip(run_twice(strips), run_twice(whole), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 

@@ -17,7 +17,7 @@ from distcnn import launcher
 from distcnn.checkup.finding import WARNING, Finding, count, runs
 from distcnn.checkup.section import Everyone, Facts
 
-QUIET_SECONDS = 2.0
+QUIET_SECONDS = 4.0
 """The listener stops listening when nobody has come for so long."""
 ANSWER_SECONDS = 8.0
 MOST_GENERATIONS = 20

@@ -35,7 +35,7 @@ def check(ended: Ended, late: int, process: int, doing: str, waiting: str) -> No
 def test_a_stopped_and_a_hanging_rank_are_named(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
     # All three at once, for they only wait.
     arguments = [*STAGED, "--data", str(image_set()), "--stall-timeout", str(TIMEOUT)]
-    stopped = r"does not answer, state T \(stopped\), last at step \d+, forward and backward of shard \d"
+    stopped = r"does not answer, state T \(stopped\), last at step \d+, .+"  # the signal may come at any time of a step
     with ExitStack() as open_runs:
         environments = {1: staged("hang", [1], 4, tmp_path / "mark"), 2: {"STAGED_PACE": "0.3"}, 0: {"STAGED_PACE": "0.3"}}
         runs = {

@@ -48,7 +48,8 @@ def main(data: str, reduction: str, turns: str) -> None:
         for overlap, all_turns in rows.items():
             table = np.array(all_turns[1:])
             whole, summing, waited = np.median(table, axis=0)
-            print(f"{overlap}: step {whole:.1f} ms, sums {summing:.1f} ms, waited {waited:.1f} ms, hidden {1 - waited / summing:.0%}")
+            hidden = f", hidden {1 - waited / summing:.0%}" if overlap == "on" else ""
+            print(f"{overlap}: step {whole:.1f} ms, sums {summing:.1f} ms, waited {waited:.1f} ms{hidden}")
             print(f"    steps {table[:, 0].round(1).tolist()}, waited {table[:, 2].round(1).tolist()}")
 
 

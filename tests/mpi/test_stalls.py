@@ -16,7 +16,7 @@ from tests.conftest import SERIAL, Launcher, MakeImageSet
 from tests.faults.running import STAGED, Ended, reference_hash, running, seconds_since_fault, staged
 
 TIMEOUT = 3
-SECONDS_MORE = 14
+SECONDS_MORE = 20
 """From the time-out to the end: the turns of the ranks before, answers, ticks, the launcher."""
 
 

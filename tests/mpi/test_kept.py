@@ -55,7 +55,7 @@ if world.rank == 0:
 
 def sums(launcher: Launcher, ranks: int, size: int, name: str = "exact", fault: str = "") -> dict[str, int]:
     done = launcher.run(ranks, "-c", SUMS, str(size), name, fault)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     result: dict[str, int] = json.loads(done.stdout)
     return result
 

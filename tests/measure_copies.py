@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, quantiles
@@ -54,13 +54,13 @@ class Job:
         lines = [each.read_text().rpartition("\n")[0].splitlines() for each in sorted(self.folder.iterdir())]
         return [[(float(end), float(seconds)) for end, seconds in map(str.split, of_one)] for of_one in lines]
 
-    def wait_for_steps(self) -> None:
-        while len(found := self.rows()) < self.processes or min(map(len, found)) < WARM_UP:
-            time.sleep(0.1)
+    def is_warm(self) -> bool:
+        return len(found := self.rows()) == self.processes and min(map(len, found)) >= WARM_UP
 
     def send(self, number: signal.Signals) -> None:
         for each in self.folder.iterdir():
-            os.kill(int(each.name), number)
+            with suppress(ProcessLookupError):
+                os.kill(int(each.name), number)
 
     def turn(self) -> float | None:
         """Seconds for a step of its own, the mean over processes of their medians; None where the machine stalled."""
@@ -83,8 +83,10 @@ def started(launchers: list[Launcher], ranks: int, folder: Path, *arguments: str
         for each in launchers:
             start = [each.mpirun, "-n", str(ranks)] if each.mpirun else []
             command = [*start, each.python, "-m", "tests.measure_copies", "work", str(folder), *arguments]
-            processes.append(subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stderr=subprocess.DEVNULL))
-        job.wait_for_steps()
+            processes.append(subprocess.Popen(command, cwd=ROOT, env=clean_environment()))
+        while not job.is_warm():
+            assert all(each.poll() is None for each in processes), "a process has ended: its own words are above"
+            time.sleep(0.1)
         job.send(signal.SIGSTOP)
         yield job
     finally:

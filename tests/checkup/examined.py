@@ -39,14 +39,10 @@ class Examined:
         return {name for what, name, *_ in self.lines if what == state}
 
     def only_bad(self, *names: str) -> None:
-        """Fails unless just these are bad, all was said once, and the exit code fits.
-
-        Where ranks could not be heard (slow to start), the others end by a signal, lest those wait for them in MPI.
-        """
+        """Fails unless just these are bad, all was said once, and the exit code fits."""
         assert self.names("bad") == set(names), self.output
         assert len(self.counts) == 1, self.output
-        by_signal = bool(names) and "could be heard" in self.output
-        assert self.code != 0 if by_signal else self.code == bool(names), self.output
+        assert self.code == (1 if names else 0), self.output
 
 
 def read(done: Any) -> Examined:

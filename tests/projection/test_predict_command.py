@@ -17,7 +17,7 @@ SLOW, FAST = "latency=5ms,bandwidth=100Mbit", "latency=25us,bandwidth=100Gbit"
 @pytest.mark.mpi
 def test_a_sweep_predicts_and_another_network_measures_nothing_anew(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
     sweep = ["-m", "distcnn.scaling", "--data", str(image_set()), *SHORT, "--launcher", f"{mpirun.mpirun} -n {{ranks}}"]
-    sweep += ["--output", str(tmp_path / "s")]
+    sweep += ["--output", str(tmp_path / "s"), "--repeats", "3"]  # medians: a busy machine may spoil one of them
     done = SERIAL.run(1, *sweep, "--predict", "1,2,4,8,...,64", "--network", SLOW, "--network", FAST, "--predict-shards", "64")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "network   5ms, 100Mbit: waiting 5.000 ms, 100 Mbit/s" in done.stdout
@@ -29,13 +29,12 @@ def test_a_sweep_predicts_and_another_network_measures_nothing_anew(mpirun: Laun
     assert all(one["step_seconds"] == other["step_seconds"] for one, other in pairs[:2])  # on one host
     assert all(one["step_seconds"] > other["step_seconds"] for one, other in pairs[2:])
     assert slow["predictions"][-1]["bottleneck"] in ("latency", "bandwidth", "training set")
-    for each in table["compared"]:  # how good a prediction is, a few short steps on a busy machine do not tell: docs/prediction.md
-        assert each["error"] == pytest.approx(each["predicted_seconds"] / each["measured_seconds"] - 1)
+    assert all(abs(each["error"]) < 0.5 for each in table["compared"])
     assert (tmp_path / "s" / "prediction.png").read_bytes().startswith(b"\x89PNG")
     before = {each: each.stat().st_mtime_ns for each in (tmp_path / "s" / "measurements").glob("*.json")}
     again = SERIAL.run(1, *sweep, "--predict", "4", "--network", "latency=1s,bandwidth=1Gbit", "--ranks-per-host", "1")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "2 of 2 measurements are there already" in again.stdout
+    assert "6 of 6 measurements are there already" in again.stdout
     assert before == {each: each.stat().st_mtime_ns for each in (tmp_path / "s" / "measurements").glob("*.json")}
     [only] = json.loads((tmp_path / "s" / "prediction.json").read_text())["series"]
     assert 4 < only["predictions"][0]["step_seconds"] < 20  # each sum waits four times for a second

@@ -15,6 +15,7 @@ from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
+from distcnn.own_model import TRUST_FLAG, require_trust
 
 
 def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), fixed: bool = True, bare: Any = None) -> Any:
@@ -149,6 +150,7 @@ class Request:
 
     given: dict[str, Any]
     resume: str = ""
+    trust_model: bool = False
     debug: bool = False
     break_at_step: int | None = None
     shard: int | None = None
@@ -164,7 +166,10 @@ def parse_request(arguments: Sequence[str]) -> Request:
     flags = vars(make_parser().parse_args(arguments))
     file = flags.pop("config", None)
     actions = {each.name: flags.pop(each.name) for each in dataclasses.fields(Request) if each.name in flags}
-    request = Request({**(read_toml(file) if file else {}), **flags}, **actions)
+    read = read_toml(file) if file else {}
+    request = Request({**read, **flags}, **actions)
+    if "model" in read and "model" not in flags:
+        require_trust(read["model"], f"--config: {file}", None, request.trust_model)
     if request.shard is not None and request.break_at_step is None:
         raise InputError(f"--shard {request.shard} says where to break: give --break-at-step too")
     for flag, value in (("--break-at-step", request.break_at_step), ("--shard", request.shard)):
@@ -191,6 +196,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE.toml", help="take flags from a TOML file (learning_rate = 0.1); flags given here win")
     parser.add_argument(
         "--resume", metavar="RUN_DIR", help="continue the run in this directory, on any number of ranks: the same bits; its flags stay"
+    )
+    parser.add_argument(
+        TRUST_FLAG, action="store_true", help="import the package.module:function that the run directory or the --config file names"
     )
     parser.add_argument("--debug", action="store_true", help="one process: check the network's gradients first, then every layer's numbers")
     parser.add_argument(

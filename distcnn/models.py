@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from distcnn.errors import InputError
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, glorot_uniform
+from distcnn.own_model import is_own
 
 Model = Callable[[tuple[int, int, int], int], Sequential]
 
@@ -64,7 +65,7 @@ def find_model(name: str) -> Model:
     """The model called ``name``. ``InputError`` when there is none, or ``package.module:function`` cannot be imported."""
     if name in MODELS:
         return MODELS[name]
-    if ":" not in name:
+    if not is_own(name):
         raise InputError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as package.module:function")
     module_name, _, function_name = name.partition(":")
     try:

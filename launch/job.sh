@@ -69,11 +69,23 @@ may_restart() {
     fi
 }
 
+# Add --model, if it is among the flags given, to train_flags: a resume imports a model of your own only when the command repeats it.
+repeat_model() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --model) train_flags+=(--model "${2:-}") ;;
+            --model=* | --trust-model) train_flags+=("$1") ;;
+        esac
+        shift
+    done
+}
+
 # The flags of distcnn.train for this start, in the array train_flags: those given begin a run; one that is there is gone on with.
 set_train_flags() {
     checkpoint_before=$(newest_checkpoint)
     if [ -e "$DISTCNN_RUN/config.toml" ]; then
         train_flags=(--resume "$DISTCNN_RUN")
+        repeat_model "$@"
         say "going on with $DISTCNN_RUN"
     else
         train_flags=(--output "$DISTCNN_RUN" "$@")

@@ -28,16 +28,20 @@ ALLOWED = {
     "faults": {"faults", "parallel", "launcher"},
     "checkpoints": {"checkpoints", "errors", "files"},
     "datasets": {"datasets", "errors", "streams"},
-    "models.py": {"nn", "errors"},
-    "config.py": {"nn", "optim", "models", "datasets", "errors"},
+    "own_model.py": {"errors"},
+    "models.py": {"nn", "errors", "own_model"},
+    "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model"},
     "training": {
-        *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
+        *{"training", "config", "models", "own_model", "nn", "optim", "parallel", "datasets", "errors", "streams"},
         *{"checkpoints", "faults", "files", "launcher", "cores", "__version__"},
     },
     "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
-    "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
-    "sweep": {"sweep", "cores", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},
+    "measure": {"measure", "training", "config", "models", "own_model", "nn", "parallel", "datasets", "errors", "faults"},
+    "sweep": {
+        *{"sweep", "cores", "measure", "training", "config", "models", "own_model", "parallel", "datasets", "errors", "faults", "files"},
+        "command",
+    },
     "projection": {"projection", "sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors"},
 }
 # Third-party package: the only places that may import it.

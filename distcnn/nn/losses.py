@@ -21,17 +21,18 @@ def softmax_cross_entropy(logits: Array, labels: NDArray[np.integer], weights: A
 
     Derivation: with p = softmax(z), d/dz[k] of log sum exp(z) is p[k], and d/dz[k] of -z[label] is -1 for k = label, else 0.
     The largest logit is subtracted first (it cancels), so no exp overflows and no logarithm sees 0 (Goodfellow et al. 2016, sec. 4.1).
+    The sum under the logarithm is taken in float64: for a confident prediction it is 1 + x with an x that float32 would round away.
     """
     columns = np.arange(logits.shape[1])
     shifted = logits - logits.max(axis=0)
     chosen = shifted[labels, columns]
     grad = np.exp(shifted)
     totals = grad.sum(axis=0)
-    losses = (np.log(totals) - chosen) * weights
+    losses = (np.log(grad.sum(axis=0, dtype=np.float64)) - chosen) * weights
     grad /= totals
     grad[labels, columns] -= 1
     grad *= weights
-    return float(losses.sum(dtype=np.float64)), grad
+    return float(losses.sum()), grad
 
 
 def squared_error(outputs: Array, labels: NDArray[np.integer], weights: Array) -> tuple[float, Array]:

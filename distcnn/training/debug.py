@@ -15,6 +15,7 @@ from distcnn.errors import InputError, TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.models import find_model
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator
 from distcnn.training.finite import check_finite
 from distcnn.training.loop import Loop
@@ -96,6 +97,8 @@ def _source(request: Request, at: int, say: Say) -> tuple[Config, Config, Receip
     now = merged_config(stored, request, directory)
     receipt = read_receipt(directory)
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    require_trust(config.model, directory, request.given.get("model"), request.trust_model)
+    require_outside(config.model, directory)
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from distcnn.errors import Stopped, TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
+from distcnn.own_model import is_own
 from distcnn.parallel import on_root
 from distcnn.training.evaluation import EvaluationFailure
 from distcnn.training.ledger import close_epoch
@@ -219,7 +220,9 @@ class Loop:
         return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}"
 
     def _resume_command(self) -> str:
-        return f"python -m distcnn.train --resume {shlex.quote(self._saving.location)}"
+        model = self.run.config.model
+        confirmed = ["--model", model] if is_own(model) else []
+        return shlex.join(["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed])
 
 
 def make_result(run: Run, state: State) -> dict[str, Any]:

@@ -145,8 +145,9 @@ def loop_of(run: Run, state: State | None = None) -> Loop:
 
 
 def train(launcher: Launcher, ranks: int, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, whatever comes of it."""
-    return launcher.run(ranks, "-m", "distcnn.train", *flags, **environment)
+    """The command, whatever comes of it; a resume trusts the test's own model."""
+    trust = ["--trust-model"] if "--resume" in flags else []
+    return launcher.run(ranks, "-m", "distcnn.train", *flags, *trust, **environment)
 
 
 def stepped(steps: int, *flags: str) -> dict[str, bytes]:

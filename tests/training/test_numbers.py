@@ -136,7 +136,7 @@ def test_a_nan_of_one_example_is_traced_to_it(ranks: int, white: Path, fragile: 
     assert failure.origin == f"the output of fragile1 is nan at (0, {column})"
     assert failure.what.startswith("the gradient of dense1.weight is nan: the training has diverged; lower --learning-rate or lengthen")
     assert failure.command[1:] == [
-        *("-m", "distcnn.train", "--resume", str(run), "--debug"),
+        *("-m", "distcnn.train", "--resume", str(run), "--model", "fragile:network", "--debug"),
         *("--break-at-step", str(failure.step), "--shard", "5"),
     ]
     assert replayed(failure, run, tmp_path, PYTHONPATH=fragile) == failure.origin

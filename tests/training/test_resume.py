@@ -37,7 +37,7 @@ def stopped(image_set: MakeImageSet, stopping: str, tmp_path_factory: pytest.Tem
     done = train(SERIAL, 1, *flags, PYTHONPATH=stopping, STOP_SIGNAL="SIGUSR1", STOP_AT_CALL=str(5 * 8 + 10 + 4))
     assert done.returncode == EXIT_STOPPED, done.stderr
     assert "after step 6 of 12; the state after step 6 is saved" in done.stderr
-    assert f"continue with: python -m distcnn.train --resume {path}\n" in done.stderr
+    assert f"continue with: python -m distcnn.train --resume {path} --model stopping:network\n" in done.stderr
     return path
 
 

@@ -50,7 +50,7 @@ OWNERS = {
     "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
     "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
-    "PIL": {"datasets/folders.py"},
+    "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"parallel/threads.py"},
 }
 

@@ -29,13 +29,17 @@ ALLOWED = {
     "checkpoints": {"checkpoints", "errors", "files"},
     "datasets": {"datasets", "errors", "streams"},
     "own_model.py": {"errors"},
+    "environment.py": set(),
     "models.py": {"nn", "errors", "own_model"},
     "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model"},
     "training": {
         *{"training", "config", "models", "own_model", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "launcher", "cores", "__version__"},
+        *{"checkpoints", "faults", "files", "launcher", "cores", "environment", "__version__"},
     },
-    "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
+    "checkup": {
+        *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores"},
+        *{"environment", "__version__"},
+    },
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
     "measure": {"measure", "training", "config", "models", "own_model", "nn", "parallel", "datasets", "errors", "faults"},
     "sweep": {

@@ -16,8 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Folder or file of the package: what of the package it may import.
 ALLOWED = {
-    "nn": {"nn"},
-    "optim": {"optim"},
+    "nn": {"nn", "arguments"},
+    "optim": {"optim", "arguments"},
+    "arguments.py": set(),
     "errors.py": set(),
     "files.py": set(),
     "launcher.py": set(),
@@ -28,7 +29,7 @@ ALLOWED = {
     "faults": {"faults", "parallel", "launcher"},
     "checkpoints": {"checkpoints", "errors", "files"},
     "datasets": {"datasets", "errors", "streams"},
-    "models.py": {"nn", "errors"},
+    "models.py": {"nn", "arguments", "errors"},
     "config.py": {"nn", "optim", "models", "datasets", "errors"},
     "training": {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},

@@ -88,7 +88,7 @@ class Step:
             raise ShardFailure(*next(each for each in self.communicator.allgather(failures.first()) if each))
         with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
             total = self.reduction.rounded(self.network.grads)  # to float32: a division takes half the time of one in float64
-            self.optimizer.step(self.network.values, total, learning_rate, totals.examples)
+            self.optimizer.step(self.network.values, total, learning_rate, count=totals.examples)
         return totals
 
     def _add_shard(self, shard: Part, lane: Lane, step: int, epoch: int, step_of_epoch: int) -> Iterator[None]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from distcnn.config import LARGEST_GRADIENT_LIMIT
 from distcnn.datasets import Microbatch, Part
 from distcnn.errors import TrainingError
 from distcnn.faults.pulse import Activity, pulse
@@ -20,8 +21,9 @@ from distcnn.training.finite import first_not_finite
 from distcnn.training.ledger import Ledger
 from distcnn.training.overlap import Lane, Overlap, no_overlap
 
-WIDEN = "start anew with a larger --gradient-limit"
 DIVERGED = "the training has diverged; lower --learning-rate or lengthen --warmup-steps"
+AT_ONCE = "no update was made yet: check the image set's mean and std, and the model's first weights"
+WIDEN = "; only if gradients of this size are normal for this model, start again with a larger --gradient-limit"
 
 
 class ShardFailure(TrainingError):
@@ -113,23 +115,24 @@ class Step:
                 if bucket.start == 0:
                     self.reduction.tally.add(loss_sum, count_correct(logits, lane.microbatch), examples)
             except RangeError as error:
-                raise self._named(error, lane) from error
+                raise self._named(error, lane, step) from error
             yield
 
-    def _named(self, error: RangeError, lane: Lane) -> TrainingError:
+    def _named(self, error: RangeError, lane: Lane, step: int) -> TrainingError:
         """What is out of range, where that began, and the remedy: the same with any buckets, for all is computed once more, as one."""
-        what, remedy = "the loss", DIVERGED
+        what, remedy, wider = "the loss", DIVERGED if step else AT_ONCE, ""
         with computing():
             logits = lane.network.forward(lane.microbatch.images)
             lane.network.backward(self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)[1])
         try:
             self.reduction.check(lane.network.grads)
         except RangeError as first:
-            error, what, remedy = first, f"the gradient of {lane.network.parameter_at(first.index)}", WIDEN
+            error, what = first, f"the gradient of {lane.network.parameter_at(first.index)}"
+            wider = WIDEN if error.limit < LARGEST_GRADIENT_LIMIT else ""
         if math.isfinite(error.value):
-            return TrainingError(f"{what} is {error.value:g}, beyond the exact sum's limit of {error.limit:g} for one shard: {remedy}")
+            return TrainingError(f"{what} is {error.value:g}, beyond the sum's limit of {error.limit:g} for one shard: {remedy}{wider}")
         origin = first_not_finite(lane.network, self.loss, lane.microbatch)
-        return TrainingError(f"{what} is {error.value:g}: {DIVERGED}; first not finite: {origin or what}")
+        return TrainingError(f"{what} is {error.value:g}: {remedy}; first not finite: {origin or what}")
 
 
 class Failures:

@@ -141,11 +141,15 @@ class Sequential:
 
     def named_values(self) -> dict[str, Array]:
         """Each parameter's values, a view in PyTorch's shape."""
-        return self._views(self.values)
+        return self.named(self.values)
 
     def named_grads(self) -> dict[str, Array]:
         """Each parameter's gradient, a view in PyTorch's shape."""
-        return self._views(self.grads)
+        return self.named(self.grads)
+
+    def named(self, flat: Array) -> dict[str, Array]:
+        """Each parameter's part of ``flat``, a vector of the shape of ``values``."""
+        return {name: flat[span].reshape(self.parameters[name].shape) for name, span in self.slices.items()}
 
     def parameter_at(self, index: int) -> str:
         """The name of the parameter that holds element ``index`` of the flat vectors."""
@@ -153,9 +157,6 @@ class Sequential:
             if span.start <= index < span.stop:
                 return name
         raise IndexError(f"index (={index}) must be 0 to {self.values.size - 1}: the network has {self.values.size} parameters")
-
-    def _views(self, flat: Array) -> dict[str, Array]:
-        return {name: flat[span].reshape(self.parameters[name].shape) for name, span in self.slices.items()}
 
 
 def _numbered(layers: Sequence[Layer]) -> list[str]:

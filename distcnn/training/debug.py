@@ -17,6 +17,7 @@ from distcnn.models import find_model
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.parallel import Communicator
 from distcnn.training.finite import check_finite
+from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress
@@ -55,6 +56,9 @@ def check_network(run: Run, say: Say) -> None:
             f"it must be below {LARGEST_GRADIENT_ERROR:g}: check the backward of its layers one by one (distcnn.nn.gradient_check)"
         )
     say(f"debug    gradient check passed, relative error {error:.1e}; every layer's numbers are checked from here on")
+    zero = zero_gradients(network.named_grads())
+    if zero:
+        say(f"warning: at the first weights, {advice(zero)}")
     run.network.observe = check_finite
 
 

@@ -52,6 +52,8 @@ class Step:
     overlap: Overlap | None = None
     """How computing and summing share the time; by default one after the other."""
     ledger: Ledger = field(init=False)
+    gradient: np.ndarray | None = field(default=None, init=False)
+    """After a step, until the next one: the sum over all examples of all ranks."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.shards)
@@ -89,8 +91,9 @@ class Step:
         if totals.failures:
             raise ShardFailure(*next(each for each in self.communicator.allgather(failures.first()) if each))
         with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
-            total = self.reduction.rounded(self.network.grads)  # to float32: a division takes half the time of one in float64
-            self.optimizer.step(self.network.values, total, learning_rate, count=totals.examples)
+            # To float32: a division takes half the time of one in float64.
+            self.gradient = self.reduction.rounded(self.network.grads)
+            self.optimizer.step(self.network.values, self.gradient, learning_rate, count=totals.examples)
         return totals
 
     def _add_shard(self, shard: Part, lane: Lane, step: int, epoch: int, step_of_epoch: int) -> Iterator[None]:

@@ -11,6 +11,8 @@ from distcnn.nn.losses import GUESSING
 
 HARDLY_BETTER = 0.99
 """An epoch's mean loss above this share of the loss of guessing is no better than guessing."""
+MOST_NAMED = 6
+"""Parameters named in a warning."""
 
 
 def sign_of_no_learning(loss_name: str, loss: float, predicted: NDArray[np.int64] | None, classes: int, epoch: int) -> str | None:
@@ -40,7 +42,8 @@ def advice(zero: list[str]) -> str:
     """What to do about a network that learns nothing, when the gradients of the parameters ``zero`` are zero everywhere."""
     if not zero:
         return "try another --learning-rate or more --epochs, and check that the labels belong to the images (--debug checks the network)"
+    more = f" and {len(zero) - MOST_NAMED} more" if len(zero) > MOST_NAMED else ""
     return (
-        f"the gradient of {', '.join(zero)} is zero everywhere: its units are dead or its weights began at zero; "
+        f"the gradient of {', '.join(zero[:MOST_NAMED])}{more} is zero everywhere: its units are dead or its weights began at zero; "
         "begin again with a lower --learning-rate, or with other initialisers"
     )

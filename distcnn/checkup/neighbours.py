@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 import time
-from pathlib import Path
 
 from distcnn import launcher
 from distcnn.checkup.finding import WARNING, Finding, count, runs
@@ -20,7 +19,6 @@ from distcnn.checkup.section import Everyone, Facts
 QUIET_SECONDS = 4.0
 """The listener stops listening when nobody has come for so long."""
 ANSWER_SECONDS = 8.0
-MOST_GENERATIONS = 20
 
 
 def told_by_host(rank: int, mine: Facts) -> dict[int, Facts]:
@@ -29,7 +27,7 @@ def told_by_host(rank: int, mine: Facts) -> dict[int, Facts]:
     expected = processes_here()
     if not sys.platform.startswith("linux") or expected == 1:
         return alone
-    name = f"\0distcnn-doctor-{os.getuid()}-{launching_process()}"
+    name = f"\0distcnn-doctor-{os.getuid()}-{launcher.launching_process()}"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with listener:
         try:
@@ -58,22 +56,6 @@ def missing_processes(here: Everyone, several: bool) -> list[Finding]:
         return []
     text = f"of {expected} processes on this host only {count(len(here), 'rank')} could be heard: {runs(here)}"
     return [Finding("ranks", WARNING, text, "those that are missing are slow to start, stopped or dead: standard error may tell")]
-
-
-def launching_process() -> int:
-    """The launcher's process on this host: the nearest ancestor that has no rank (shells and wrappers between have ours)."""
-    process = os.getppid()
-    for _ in range(MOST_GENERATIONS):
-        try:
-            environment = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
-            parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
-        pairs = (each.partition("=") for each in environment.split("\0"))
-        if not launcher.declared({key: value for key, _, value in pairs}) or parent <= 1:
-            break
-        process = parent
-    return process
 
 
 def _listen(listener: socket.socket, told: dict[int, Facts], expected: int | None) -> dict[int, Facts]:

@@ -13,6 +13,7 @@ from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.faults.early import end_before_start, note_arrival
 from distcnn.faults.exit_note import note_exit
 from distcnn.faults.failure import report_failure
+from distcnn.faults.leftovers import clean_before_start
 from distcnn.faults.orphan import end_with_launcher
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
@@ -52,6 +53,7 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
     if not faulthandler.is_enabled():
         faulthandler.enable()  # a crash in a library (HDF5 on a damaged file) at least shows where
     end_with_launcher(name)
+    clean_before_start()
     try:
         communicator = WatchedCommunicator(open_communicator())
     except InputError as error:

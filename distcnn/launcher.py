@@ -162,7 +162,7 @@ def launching_process() -> int:
 
 
 def launch_name() -> str:
-    """A name that the processes of one launcher share on this host, and no others: process numbers are used again, and by containers too."""
+    """A name that the processes of one launcher share on this host, and no others: process numbers alone are used again."""
     process = launching_process()
     try:
         return f"{Path('/proc/self/ns/pid').stat().st_ino}-{process}-{_stat(process)[19]}"

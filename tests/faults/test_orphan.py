@@ -15,7 +15,10 @@ from distcnn.faults.watchdog import EXIT_STALLED
 from tests.conftest import SERIAL
 from tests.faults.running import running
 
-RANK = "import time; from distcnn.faults.orphan import end_with_launcher; end_with_launcher('test'); print('ready', flush=True); time.sleep(60)"
+RANK = (
+    "import time; from distcnn.faults.orphan import end_with_launcher; "
+    "end_with_launcher('test'); print('ready', flush=True); time.sleep(60)"
+)
 LAUNCHER = """
 import os, subprocess, sys
 rank, *environment = sys.argv[1:]

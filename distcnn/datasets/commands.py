@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from distcnn.console import guarded, say, tell
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import write_image_folder
 from distcnn.datasets.hdf5 import DatasetInfo, read_info
@@ -14,6 +14,7 @@ from distcnn.datasets.idx import read_idx
 from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
+from distcnn.wording import counted, printable
 
 IDX_NAMES = {
     "train_images": "train-images-idx3-ubyte",
@@ -23,6 +24,7 @@ IDX_NAMES = {
 }
 
 
+@guarded()
 def mnist_command(arguments: Sequence[str]) -> int:
     """``python data/mnist.py``."""
     parser = argparse.ArgumentParser(
@@ -39,13 +41,14 @@ def mnist_command(arguments: Sequence[str]) -> int:
 
     def work() -> None:
         if args.force:
-            prepare_mnist(args.output, args.source, print)
+            prepare_mnist(args.output, args.source, say)
         else:
-            ensure_mnist(args.output, args.source, print)
+            ensure_mnist(args.output, args.source, say)
 
     return _run(parser, work, args.output)
 
 
+@guarded()
 def idx_command(arguments: Sequence[str]) -> int:
     """``python data/from_idx.py FOLDER``."""
     parser = argparse.ArgumentParser(
@@ -89,6 +92,7 @@ def idx_command(arguments: Sequence[str]) -> int:
     return _run(parser, work, args.output)
 
 
+@guarded()
 def images_command(arguments: Sequence[str]) -> int:
     """``python data/from_images.py FOLDER``."""
     parser = argparse.ArgumentParser(
@@ -124,9 +128,9 @@ def _run(parser: argparse.ArgumentParser, work: Callable[[], None], output: str)
     """Do the work and say what there is now; on bad input one line and exit code 2."""
     try:
         work()
-        print(_describe(read_info(output)))
+        say(_describe(read_info(output)))
     except InputError as error:
-        sys.stderr.write(f"{parser.prog.removeprefix('python ')}: error: {error}\n")
+        tell(f"{parser.prog.removeprefix('python ')}: error: {printable(str(error))}")
         return 2
     return 0
 
@@ -134,8 +138,8 @@ def _run(parser: argparse.ArgumentParser, work: Callable[[], None], output: str)
 def _describe(info: DatasetInfo) -> str:
     channels, height, width = info.image_shape
     return (
-        f"{info.path}: {info.name}, {info.examples['train']:,} training and {info.examples['test']:,} test images, "
-        f"{channels}x{height}x{width} (channels x height x width), {info.classes} classes"
+        f"{info.path}: {info.name}, {info.examples['train']:,} training and {counted(info.examples['test'], 'test image')}, "
+        f"{channels}x{height}x{width} (channels x height x width), {counted(info.classes, 'class')}"
     )
 
 

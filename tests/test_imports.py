@@ -22,6 +22,7 @@ ALLOWED = {
     "wording.py": set(),
     "console.py": {"wording"},
     "arguments.py": {"errors"},
+    "terminal.py": {"launcher"},
     "files.py": set(),
     "launcher.py": set(),
     "cores.py": set(),
@@ -35,7 +36,7 @@ ALLOWED = {
     "config.py": {"nn", "optim", "models", "datasets", "errors", "arguments"},
     "training": {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "launcher", "cores", "console", "wording", "__version__"},
+        *{"checkpoints", "faults", "files", "launcher", "cores", "console", "terminal", "wording", "__version__"},
     },
     "checkup": {
         *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},

@@ -6,10 +6,13 @@ import os
 import sys
 from typing import Any
 
-from distcnn import console, launcher
+from distcnn import console
+from distcnn.terminal import USUAL_COLUMNS, watched_columns
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
-"""``bar`` or ``lines``. Without it: a bar on a terminal, lines under a launcher, for Open MPI's gives its ranks terminals of its own."""
+"""``bar`` or ``lines``. Without it: a bar where a terminal shows the output, also through ``mpirun``, and lines elsewhere."""
+LEAST_COLUMNS = 20
+"""A bar on a narrower terminal would say nothing."""
 
 
 class Progress:
@@ -22,13 +25,13 @@ class Progress:
     def start(self, total_steps: int, steps_taken: int = 0) -> None:
         """The next of ``total_steps`` is about to be taken: show the bar, where there is one."""
         self._total_steps = total_steps
-        usual = "bar" if sys.stdout.isatty() and not launcher.needs_mpi(os.environ) else "lines"
+        columns = watched_columns() or 0
+        usual = "bar" if columns >= LEAST_COLUMNS else "lines"
         if os.environ.get(PROGRESS_VARIABLE, usual) == "bar":
             from tqdm import tqdm  # only on a terminal, on root: no rank should read its files for nothing
 
-            columns = os.environ.get("COLUMNS", "")
-            width = int(columns) if columns.isdigit() else None
-            self._bar = tqdm(total=total_steps, initial=steps_taken, unit="step", file=sys.stdout, ncols=width, mininterval=0.2)
+            width = max(columns or USUAL_COLUMNS, LEAST_COLUMNS)
+            self._bar = tqdm(total=total_steps, initial=steps_taken, unit="step", file=sys.stdout, ncols=width, nrows=20, mininterval=0.2)
 
     def say(self, *lines: str) -> None:
         """Lines that stay."""

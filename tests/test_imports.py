@@ -21,7 +21,7 @@ ALLOWED = {
     "errors.py": set(),
     "wording.py": set(),
     "console.py": {"wording"},
-    "arguments.py": {"errors"},
+    "command_line.py": {"errors"},
     "terminal.py": {"launcher"},
     "files.py": set(),
     "launcher.py": set(),
@@ -31,25 +31,25 @@ ALLOWED = {
     "parallel": {"parallel", "cores", "errors", "launcher", "console"},
     "faults": {"faults", "parallel", "launcher", "console"},
     "checkpoints": {"checkpoints", "errors", "files"},
-    "datasets": {"datasets", "errors", "streams", "arguments", "console", "wording"},
+    "datasets": {"datasets", "errors", "streams", "command_line", "console", "wording"},
     "models.py": {"nn", "errors"},
-    "config.py": {"nn", "optim", "models", "datasets", "errors", "arguments"},
+    "config.py": {"nn", "optim", "models", "datasets", "errors", "command_line"},
     "training": {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
         *{"checkpoints", "faults", "files", "launcher", "cores", "console", "terminal", "wording", "__version__"},
     },
     "checkup": {
         *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
-        *{"arguments", "console", "wording"},
+        *{"command_line", "console", "wording"},
     },
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
-    "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults", "arguments", "wording"},
+    "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults", "command_line", "wording"},
     "sweep": {
         *{"sweep", "cores", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},
-        *{"arguments", "console", "wording"},
+        *{"command_line", "console", "wording"},
     },
     "projection": {
-        *{"projection", "sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors", "arguments", "wording"},
+        *{"projection", "sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors", "command_line", "wording"},
     },
 }
 # Third-party package: the only places that may import it.

@@ -30,10 +30,11 @@ ALLOWED = {
     "datasets": {"datasets", "errors", "streams"},
     "own_model.py": {"errors"},
     "environment.py": set(),
+    "model_source.py": {"own_model"},
     "models.py": {"nn", "errors", "own_model"},
     "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model"},
     "training": {
-        *{"training", "config", "models", "own_model", "nn", "optim", "parallel", "datasets", "errors", "streams"},
+        *{"training", "config", "models", "own_model", "model_source", "nn", "optim", "parallel", "datasets", "errors", "streams"},
         *{"checkpoints", "faults", "files", "launcher", "cores", "environment", "__version__"},
     },
     "checkup": {

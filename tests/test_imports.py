@@ -16,8 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Folder or file of the package: what of the package it may import.
 ALLOWED = {
-    "nn": {"nn"},
-    "optim": {"optim"},
+    "nn": {"nn", "arguments"},
+    "optim": {"optim", "arguments"},
+    "arguments.py": set(),
     "errors.py": set(),
     "files.py": set(),
     "launcher.py": set(),
@@ -31,7 +32,7 @@ ALLOWED = {
     "own_model.py": {"errors"},
     "environment.py": set(),
     "model_source.py": {"own_model"},
-    "models.py": {"nn", "errors", "own_model"},
+    "models.py": {"nn", "arguments", "errors", "own_model"},
     "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model"},
     "training": {
         *{"training", "config", "models", "own_model", "model_source", "nn", "optim", "parallel", "datasets", "errors", "streams"},
@@ -52,10 +53,18 @@ ALLOWED = {
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
-    "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
+    "h5py": {
+        "checkup/software.py",
+        "datasets/hdf5.py",
+        "datasets/opening.py",
+        "datasets/storage.py",
+        "datasets/writer.py",
+        "checkpoints/format.py",
+        "training/run_directory.py",
+    },
     "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
-    "PIL": {"datasets/folders.py"},
+    "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"parallel/threads.py"},
 }
 

@@ -35,11 +35,13 @@ def look(communicator: Any) -> Facts:
     facts = tried(_arithmetic)  # whatever fails there, the sum below needs this rank
     ranks = communicator.world_size
     reduction = ExactReduction(TERMS, ranks, LIMIT)
+    reduction.place()
     reduction.add(terms_of(communicator.rank))
     facts["sum"] = sha256(reduction.allreduce(communicator))
     if communicator.rank == 0:
         alone = ExactReduction(TERMS, ranks, LIMIT)
         for rank in reversed(range(ranks)):
+            alone.place()
             alone.add(terms_of(rank))
         facts["alone"] = sha256(alone.allreduce(SerialCommunicator()))
     return facts

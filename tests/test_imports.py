@@ -31,6 +31,7 @@ ALLOWED = {
     "datasets": {"datasets", "errors", "streams"},
     "own_model.py": {"errors"},
     "environment.py": set(),
+    "same_flags.py": set(),
     "model_source.py": {"own_model"},
     "models.py": {"nn", "arguments", "errors", "own_model"},
     "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model"},
@@ -40,7 +41,7 @@ ALLOWED = {
     },
     "checkup": {
         *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores"},
-        *{"environment", "__version__"},
+        *{"environment", "same_flags", "__version__"},
     },
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
     "measure": {"measure", "training", "config", "models", "own_model", "nn", "parallel", "datasets", "errors", "faults"},

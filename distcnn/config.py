@@ -15,7 +15,7 @@ from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
-from distcnn.own_model import TRUST_FLAG, require_trust
+from distcnn.own_model import ACCEPT_FLAG, TRUST_FLAG, require_trust
 
 
 def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), fixed: bool = True, bare: Any = None) -> Any:
@@ -154,6 +154,7 @@ class Request:
     given: dict[str, Any]
     resume: str = ""
     trust_model: bool = False
+    accept_changed_model: bool = False
     debug: bool = False
     break_at_step: int | None = None
     shard: int | None = None
@@ -202,6 +203,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         TRUST_FLAG, action="store_true", help="import the package.module:function that the run directory or the --config file names"
+    )
+    parser.add_argument(
+        ACCEPT_FLAG, action="store_true", help="resume although the source of your own model was edited: other bits from there on"
     )
     parser.add_argument("--debug", action="store_true", help="one process: check the network's gradients first, then every layer's numbers")
     parser.add_argument(

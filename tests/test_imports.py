@@ -35,11 +35,24 @@ ALLOWED = {
     "config.py": {"command_line", "datasets", "errors", "models", "nn", "optim", "own_model"},
     "training": {
         *{"__version__", "checkpoints", "config", "console", "cores", "datasets", "environment", "errors", "faults"},
-        *{"files", "launcher", "models", "nn", "optim", "own_model", "parallel", "streams", "terminal", "training", "wording"},
+        *{
+            "files",
+            "launcher",
+            "model_source",
+            "models",
+            "nn",
+            "optim",
+            "own_model",
+            "parallel",
+            "streams",
+            "terminal",
+            "training",
+            "wording",
+        },
     },
     "checkup": {
         *{"__version__", "checkup", "command_line", "console", "cores", "datasets", "environment", "errors", "faults"},
-        *{"files", "launcher", "parallel", "streams", "training", "wording"},
+        *{"files", "launcher", "parallel", "same_flags", "streams", "training", "wording"},
     },
     "trace": {"__version__", "checkpoints", "errors", "faults", "files", "parallel", "trace", "training"},
     "measure": {
@@ -58,6 +71,8 @@ ALLOWED = {
     "console.py": {"wording"},
     "command_line.py": {"errors"},
     "terminal.py": {"launcher"},
+    "same_flags.py": set(),
+    "model_source.py": {"own_model"},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {

@@ -13,7 +13,7 @@ from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
 from distcnn.datasets.idx import PARTS, usual_name
 from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
 from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
-from distcnn.datasets.pictures import BACKGROUNDS, NAMES
+from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
 
 Warn = Callable[[str], None]
@@ -106,19 +106,15 @@ def images_command(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
 
     def work(warn: Warn) -> None:
-        listing = list_images(args.folder, test_fraction=args.test_fraction, seed=args.seed, class_order=args.class_order, warn=warn)
+        early: list[str] = []  # warnings, printed once all images are known to fit together: a refusal is one line
+        options = {"test_fraction": args.test_fraction, "seed": args.seed, "class_order": args.class_order}
+        listing = list_images(args.folder, warn=early.append, **options)
+        form = common_form(listing.paths(), args.size, args.grayscale, args.background, early.append)
+        for line in early:
+            warn(line)
         _print_order(listing, args.class_order)
         _print_classes(listing.class_names, listing.counts())
-        write_image_folder(
-            args.output,
-            args.folder,
-            listing,
-            name=args.name or Path(args.output).stem,
-            size=args.size,
-            grayscale=args.grayscale,
-            background=args.background,
-            warn=warn,
-        )
+        write_image_folder(args.output, args.folder, listing, form, name=args.name or Path(args.output).stem, warn=warn)
 
     return _run(parser, work, args.output)
 

@@ -23,6 +23,7 @@ def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), 
     return field(default=default, metadata={"help": help, "unit": unit, "choices": tuple(choices), "fixed": fixed, "bare": bare})
 
 
+LARGEST_GRADIENT_LIMIT = 2.0**40
 STEPS_TRACED = 100
 """What a bare --trace asks for: some megabytes."""
 
@@ -125,7 +126,9 @@ class Config:
         counts_are_exact = self.reduction == "exact" or self.global_batch_size < 2**24
         self._require("microbatch_size", counts_are_exact, "smaller: --reduction fast counts a global batch below 2^24 examples")
         power_of_two = math.isfinite(self.gradient_limit) and math.frexp(self.gradient_limit)[0] == 0.5
-        self._require("gradient_limit", power_of_two and 1 <= self.gradient_limit <= 2**40, "a power of two from 1 to 2^40")
+        self._require(
+            "gradient_limit", power_of_two and 1 <= self.gradient_limit <= LARGEST_GRADIENT_LIMIT, "a power of two from 1 to 2^40"
+        )
 
     @property
     def global_batch_size(self) -> int:

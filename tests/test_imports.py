@@ -16,8 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Folder or file of the package: what of the package it may import.
 ALLOWED = {
-    "nn": {"nn"},
-    "optim": {"optim"},
+    "nn": {"nn", "arguments"},
+    "optim": {"optim", "arguments"},
+    "arguments.py": set(),
     "errors.py": set(),
     "files.py": set(),
     "launcher.py": set(),
@@ -29,13 +30,17 @@ ALLOWED = {
     "checkpoints": {"checkpoints", "errors", "files"},
     "datasets": {"datasets", "errors", "streams"},
     "own_model.py": {"errors"},
-    "models.py": {"nn", "errors", "own_model"},
+    "environment.py": set(),
+    "models.py": {"nn", "arguments", "errors", "own_model"},
     "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model"},
     "training": {
         *{"training", "config", "models", "own_model", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "launcher", "cores", "__version__"},
+        *{"checkpoints", "faults", "files", "launcher", "cores", "environment", "__version__"},
     },
-    "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
+    "checkup": {
+        *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores"},
+        *{"environment", "__version__"},
+    },
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
     "measure": {"measure", "training", "config", "models", "own_model", "nn", "parallel", "datasets", "errors", "faults"},
     "sweep": {
@@ -47,7 +52,15 @@ ALLOWED = {
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
-    "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
+    "h5py": {
+        "checkup/software.py",
+        "datasets/hdf5.py",
+        "datasets/opening.py",
+        "datasets/storage.py",
+        "datasets/writer.py",
+        "checkpoints/format.py",
+        "training/run_directory.py",
+    },
     "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
     "PIL": {"datasets/pictures.py"},

@@ -225,15 +225,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The flags in a TOML file, their names and types checked."""
+def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
+    """The flags in a TOML file, their names and types checked; ``errors`` says how bytes that are not UTF-8 are decoded."""
     import tomllib  # root's alone
 
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig", errors=errors))  # editors on Windows write a mark first
     except OSError as error:
         raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"--config: {path} is not UTF-8 text (byte {error.start}): save it in UTF-8, as TOML requires") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1") from error
     return dict(_checked(key, value, path) for key, value in content.items())
 

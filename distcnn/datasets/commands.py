@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from distcnn.console import guarded, say, tell
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
@@ -15,10 +15,12 @@ from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
 from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
+from distcnn.wording import counted, printable
 
 Warn = Callable[[str], None]
 
 
+@guarded()
 def mnist_command(arguments: Sequence[str]) -> int:
     """``python data/mnist.py``."""
     parser = argparse.ArgumentParser(
@@ -35,13 +37,14 @@ def mnist_command(arguments: Sequence[str]) -> int:
 
     def work(_: Warn) -> None:
         if args.force:
-            prepare_mnist(args.output, args.source, print)
+            prepare_mnist(args.output, args.source, say)
         else:
-            ensure_mnist(args.output, args.source, print)
+            ensure_mnist(args.output, args.source, say)
 
     return _run(parser, work, args.output)
 
 
+@guarded()
 def idx_command(arguments: Sequence[str]) -> int:
     """``python data/from_idx.py FOLDER``."""
     parser = argparse.ArgumentParser(
@@ -74,6 +77,7 @@ def idx_command(arguments: Sequence[str]) -> int:
     return _run(parser, work, args.output)
 
 
+@guarded()
 def images_command(arguments: Sequence[str]) -> int:
     """``python data/from_images.py FOLDER``."""
     parser = argparse.ArgumentParser(
@@ -123,41 +127,37 @@ def _run(parser: argparse.ArgumentParser, work: Callable[[Warn], None], output: 
     """Do the work and say what there is now; on bad input one line and exit code 2. ``work`` takes what prints a warning."""
     name = parser.prog.removeprefix("python ")
     try:
-        work(lambda text: _tell(f"{name}: warning: {text}"))
-        print(_describe(read_info(output)))
+        work(lambda text: tell(f"{name}: warning: {printable(text)}"))
+        say(_describe(read_info(output)))
     except InputError as error:
-        _tell(f"{name}: error: {error}")
+        tell(f"{name}: error: {printable(str(error))}")
         return 2
     return 0
-
-
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 def _print_order(listing: Listing, class_order: str) -> None:
     same = listing.class_names == sorted(listing.class_names, key=CLASS_ORDERS["imagefolder" if class_order == "natural" else "natural"])
     if class_order == "imagefolder":
-        print("classes in the order of PyTorch's ImageFolder (1, 10, 2)")
+        say("classes in the order of PyTorch's ImageFolder (1, 10, 2)")
     elif same:
-        print("classes in natural order (1, 2, 10), which is PyTorch's ImageFolder's too for these names")
+        say("classes in natural order (1, 2, 10), which is PyTorch's ImageFolder's too for these names")
     else:
-        print("classes in natural order (1, 2, 10), not PyTorch's ImageFolder's: --class-order imagefolder gives that")
+        say("classes in natural order (1, 2, 10), not PyTorch's ImageFolder's: --class-order imagefolder gives that")
 
 
 def _print_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
     """A line for each class: label, name, and how many images it has in each split."""
     width = max(map(len, names))
-    print(f"label  {'class':{width}}  {'train':>9}  {'test':>9}")
+    say(f"label  {'class':{width}}  {'train':>9}  {'test':>9}")
     for label, (name, train, test) in enumerate(zip(names, counts["train"], counts["test"], strict=True)):
-        print(f"{label:5}  {name:{width}}  {train:9,}  {test:9,}")
+        say(f"{label:5}  {name:{width}}  {train:9,}  {test:9,}")
 
 
 def _describe(info: DatasetInfo) -> str:
     channels, height, width = info.image_shape
     return (
-        f"{info.path}: {info.name}, {info.examples['train']:,} training and {info.examples['test']:,} test images, "
-        f"{channels}x{height}x{width} (channels x height x width), {info.classes} classes"
+        f"{info.path}: {info.name}, {info.examples['train']:,} training and {counted(info.examples['test'], 'test image')}, "
+        f"{channels}x{height}x{width} (channels x height x width), {counted(info.classes, 'class')}"
     )
 
 

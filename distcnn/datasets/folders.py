@@ -17,6 +17,7 @@ from distcnn.datasets.pictures import Form, Transparency, read_picture
 from distcnn.datasets.writer import CHUNK_EXAMPLES, Split, write_dataset
 from distcnn.errors import InputError
 from distcnn.streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
+from distcnn.wording import counted
 
 BATCH_BYTES = 2**26
 """Of the images that are held at once."""
@@ -87,11 +88,11 @@ def write_image_folder(output: str | Path, folder: Path, listing: Listing, form:
     try:
         write_dataset(output, name=name, source=f"images in {folder.resolve()}", classes=len(names), splits=splits, class_names=names)
     except InputError as error:
-        hint = f" ({seen.blank} images with transparent pixels are blank on --background {form.background})" if seen.blank else ""
+        hint = f" ({counted(seen.blank, 'transparent image')} became blank on --background {form.background})" if seen.blank else ""
         raise InputError(f"{error}{hint}") from error
     if seen.images:
-        blank = f"; {seen.blank} of them are blank on it" if seen.blank else ""
-        warn(f"{seen.images} images have transparent pixels, which became {form.background} (--background){blank}")
+        blank = f"; {counted(seen.blank, 'image')} became blank" if seen.blank else ""
+        warn(f"{counted(seen.images, 'image')} with transparent pixels, which became {form.background} (--background){blank}")
 
 
 def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> dict[str, Classes]:

@@ -258,7 +258,7 @@ def test_ink_on_a_transparent_background_stays_visible_and_it_is_said(
         Image.merge(mode, bands).save(path)
     found = make_set(tmp_path / "in", tmp_path / "out.h5", said, background=background)
     assert np.array_equal(found["train"][0][0, :, :, 0], np.where(alpha, ink, expected))
-    assert any("2 images have transparent pixels" in line and background in line for line in said)
+    assert any("2 images with transparent pixels" in line and background in line for line in said)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB"])
@@ -293,7 +293,7 @@ def test_the_first_frame_of_several_is_used_and_it_is_said(tmp_path: Path, suffi
     )
     found = make_set(folder, tmp_path / "out.h5", said, grayscale=True)
     assert 200 in values(found["train"][0]) + values(found["test"][0])
-    assert any(line.startswith("1 image") and "frames" in line for line in said)
+    assert any(line.startswith("1 image ") and "frames" in line for line in said)
 
 
 # -- what is refused
@@ -372,7 +372,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     )
     save(tmp_path / "in/not-in-a-class.png", flat(1))
     (tmp_path / "in/empty-class").mkdir()
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", "in holds 1 images but no class folders")
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", "in holds 1 image but no class folders")
 
 
 @pytest.mark.parametrize("empty", ["train", "test"])

@@ -37,7 +37,7 @@ class Config:
     )
     source: str = _flag(
         "",
-        f"where to take MNIST from when it must be prepared: the four IDX .gz files; else ${SOURCE_VARIABLE}, then mirrors",
+        f"where to take MNIST from when it must be prepared: the four IDX files, gzipped or not; else ${SOURCE_VARIABLE}, then mirrors",
         "folder",
         fixed=False,
     )

@@ -22,6 +22,7 @@ ALLOWED = {
     "files.py": set(),
     "launcher.py": set(),
     "cores.py": set(),
+    "host_memory.py": {"cores"},
     "root.py": {"launcher"},
     "streams.py": set(),
     "parallel": {"parallel", "cores", "errors", "launcher"},
@@ -32,9 +33,12 @@ ALLOWED = {
     "config.py": {"nn", "optim", "models", "datasets", "errors"},
     "training": {
         *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "launcher", "cores", "__version__"},
+        *{"checkpoints", "faults", "files", "launcher", "cores", "host_memory", "__version__"},
     },
-    "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
+    "checkup": {
+        *{"checkup", "training", "parallel", "datasets", "streams", "errors"},
+        *{"faults", "files", "launcher", "cores", "host_memory", "__version__"},
+    },
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
     "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults"},
     "sweep": {"sweep", "cores", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},

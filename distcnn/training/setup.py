@@ -67,9 +67,9 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     pulse.beat(Activity.READING_DATA)
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
-    data = together(communicator, lambda: open_data(dataset, config, communicator, shard_indices))
-    content, pixels = together(communicator, lambda: survey(data, dataset, config.microbatch_size))
-    statistics = _statistics(dataset, pixels, communicator)
+    data = open_data(dataset, config, communicator, shard_indices)
+    content = survey(data, dataset, config.microbatch_size, communicator)
+    statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
 
     def make_lane() -> Lane:
@@ -86,7 +86,9 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     reduction = kept or REDUCTIONS[config.reduction](*sizes)
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
-    content_sha256 = _content_sha256(dataset, content, communicator)
+    content_sha256 = _content_sha256(dataset, content.hashes, communicator)
+    for remark in content.remarks:
+        report(f"warning: {remark}")
     config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
     return Run(config, communicator, dataset, network, step, evaluation, content_sha256, same_software(communicator, report))
 

@@ -37,6 +37,7 @@ ALLOWED = {
         *{"__version__", "checkpoints", "config", "console", "cores", "datasets", "environment", "errors", "faults"},
         *{
             "files",
+            "host_memory",
             "launcher",
             "model_source",
             "models",
@@ -52,7 +53,7 @@ ALLOWED = {
     },
     "checkup": {
         *{"__version__", "checkup", "command_line", "console", "cores", "datasets", "environment", "errors", "faults"},
-        *{"files", "launcher", "parallel", "same_flags", "streams", "training", "wording"},
+        *{"files", "host_memory", "launcher", "parallel", "same_flags", "streams", "training", "wording"},
     },
     "trace": {"__version__", "checkpoints", "errors", "faults", "files", "parallel", "trace", "training"},
     "measure": {
@@ -73,6 +74,7 @@ ALLOWED = {
     "terminal.py": {"launcher"},
     "same_flags.py": set(),
     "model_source.py": {"own_model"},
+    "host_memory.py": {"cores"},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {

@@ -73,9 +73,9 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
     network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
-    data = together(communicator, lambda: open_data(dataset, config, communicator, shard_indices))
-    content, pixels = together(communicator, lambda: survey(data, dataset, config.microbatch_size))
-    statistics = _statistics(dataset, pixels, communicator)
+    data = open_data(dataset, config, communicator, shard_indices)
+    content = survey(data, dataset, config.microbatch_size, communicator)
+    statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
 
     def make_lane() -> Lane:
@@ -92,7 +92,9 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     reduction = kept or REDUCTIONS[config.reduction](*sizes)
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
-    content_sha256 = _content_sha256(dataset, content, communicator)
+    content_sha256 = _content_sha256(dataset, content.hashes, communicator)
+    for remark in content.remarks:
+        report(f"warning: {remark}")
     config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
     software = same_software(communicator, report)
     return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources)

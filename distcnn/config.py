@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.errors import InputError
+from distcnn.files import require_regular
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
@@ -227,6 +228,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     import tomllib  # root's alone
 
     try:
+        require_regular(path)
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error

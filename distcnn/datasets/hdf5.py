@@ -17,7 +17,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.datasets.probe import probe
 from distcnn.errors import InputError
+from distcnn.files import require_regular
+from distcnn.locked_calls import killable
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -49,10 +52,14 @@ class DatasetInfo:
         return math.prod(self.image_shape)
 
 
-def read_info(path: str | Path) -> DatasetInfo:
-    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it."""
-    with _open(path) as file:
-        shapes = {split: _check_split(file, path, split) for split in SPLITS}
+def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
+    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it.
+
+    The process ends when the file system does not answer for ``stall_timeout`` seconds (0: never).
+    """
+    with _open(path, stall_timeout) as file:
+        with killable(stall_timeout):
+            shapes = {split: _check_split(file, path, split) for split in SPLITS}
         if shapes["train"][1:] != shapes["test"][1:]:
             raise InputError(
                 f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images {by(shapes['test'][1:])}: they must be of one size"
@@ -73,11 +80,14 @@ def read_info(path: str | Path) -> DatasetInfo:
         )
 
 
-def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, Labels]:
-    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``."""
+def read_examples(info: DatasetInfo, split: str, span: range, stall_timeout: float = 0.0) -> tuple[Images, Labels]:
+    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``.
+
+    ``stall_timeout`` as for ``read_info``.
+    """
     channels, height, width = info.image_shape
     images, labels = np.empty((len(span), height, width, channels), np.uint8), np.empty(len(span), np.int64)
-    with _open(info.path) as file:
+    with _open(info.path, stall_timeout) as file:
         _read_into(info, file, split, span, images, labels)
     return images, labels
 
@@ -85,14 +95,14 @@ def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, L
 class ExampleFile:
     """An image set that is held open, to be read span by span. Threads may share it: h5py lets one read at a time.
 
-    ``InputError`` when it cannot be opened.
+    ``stall_timeout`` as for ``read_info``. ``InputError`` when it cannot be opened.
     """
 
-    def __init__(self, info: DatasetInfo) -> None:
+    def __init__(self, info: DatasetInfo, stall_timeout: float = 0.0) -> None:
         self.info = info
         self._held = ExitStack()
         # Without HDF5's cache of chunks, which keeps some MiB of each dataset: a window reads each of its chunks once.
-        self._file = self._held.enter_context(_open(info.path, rdcc_nbytes=0))
+        self._file = self._held.enter_context(_open(info.path, stall_timeout, rdcc_nbytes=0))
         self._state = self._size_and_time()
 
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
@@ -133,17 +143,21 @@ def _read_into(info: DatasetInfo, file: h5py.File, split: str, span: range, imag
 
 
 @contextmanager
-def _open(path: str | Path, **options: int) -> Iterator[h5py.File]:
+def _open(path: str | Path, stall_timeout: float, **options: int) -> Iterator[h5py.File]:
     if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a name that is too long)
         raise InputError(f"no such file: {path}: name a prepared image set with --data (data/README.md says how to make one)")
     if Path(path).is_dir():
         raise InputError(f"{path} is a folder: --data takes one HDF5 file (data/README.md says how to make one)")
-    if not Path(path).is_file():
-        raise InputError(f"{path} is no regular file: --data takes one HDF5 file (data/README.md says how to make one)")
     try:
-        with Path(path).open("rb") as probe:  # where a file system hangs, it hangs here: HDF5 would stop all threads with it
-            probe.read(1)
-        file = h5py.File(path, "r", locking=False, **options)
+        require_regular(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}: --data takes one HDF5 file (data/README.md says how to make one)") from error
+    try:
+        with Path(path).open("rb") as start:  # where a file system hangs, it hangs here: HDF5 would stop all threads with it
+            start.read(1)
+        probe(path, [f"{split}/{key}" for split in SPLITS for key in ("images", "labels")])
+        with killable(stall_timeout):
+            file = h5py.File(path, "r", locking=False, **options)
     except OSError as error:
         if isinstance(error, PermissionError):
             raise InputError(f"{path} may not be read: check its permissions") from error

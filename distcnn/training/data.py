@@ -36,10 +36,10 @@ def open_data(dataset: DatasetInfo, config: Config, communicator: Communicator, 
     if config.data_memory:
         return _windowed(dataset, config, spans, test)
     first = spans[shard_indices[0]].start
-    images, labels = read_examples(dataset, "train", range(first, spans[shard_indices[-1]].stop))
+    images, labels = read_examples(dataset, "train", range(first, spans[shard_indices[-1]].stop), config.stall_timeout)
     cuts = {index: slice(span.start - first, span.stop - first) for index, span in spans.items()}
     shards = [Shard(index, images[cut], labels[cut], config.seed, first + cut.start) for index, cut in cuts.items()]
-    return Data(shards, Shard(0, *read_examples(dataset, "test", test), config.seed, test.start, shuffled=False))
+    return Data(shards, Shard(0, *read_examples(dataset, "test", test, config.stall_timeout), config.seed, test.start, shuffled=False))
 
 
 def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], test: range) -> Data:
@@ -47,7 +47,7 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     from distcnn.datasets.windows import WindowedShard
 
     length = window_examples(dataset, config.num_shards, config.data_memory)
-    reader = Reader(ExampleFile(dataset))
+    reader = Reader(ExampleFile(dataset, config.stall_timeout))
     chunks = dataset.chunk_examples
     shards = [
         WindowedShard(index, reader, "train", span, window_bounds(span, length, chunks["train"]), config.seed)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
-from distcnn.files import require_regular
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
@@ -24,6 +24,7 @@ def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), 
     return field(default=default, metadata={"help": help, "unit": unit, "choices": tuple(choices), "fixed": fixed, "bare": bare})
 
 
+LARGEST_GRADIENT_LIMIT = 2.0**40
 STEPS_TRACED = 100
 """What a bare --trace asks for: some megabytes."""
 
@@ -126,7 +127,9 @@ class Config:
         counts_are_exact = self.reduction == "exact" or self.global_batch_size < 2**24
         self._require("microbatch_size", counts_are_exact, "smaller: --reduction fast counts a global batch below 2^24 examples")
         power_of_two = math.isfinite(self.gradient_limit) and math.frexp(self.gradient_limit)[0] == 0.5
-        self._require("gradient_limit", power_of_two and 1 <= self.gradient_limit <= 2**40, "a power of two from 1 to 2^40")
+        self._require(
+            "gradient_limit", power_of_two and 1 <= self.gradient_limit <= LARGEST_GRADIENT_LIMIT, "a power of two from 1 to 2^40"
+        )
 
     @property
     def global_batch_size(self) -> int:
@@ -228,10 +231,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     import tomllib  # root's alone
 
     try:
-        require_regular(path)
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = tomllib.loads(file.read().decode())
     except OSError as error:
         raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error
+    except InputError as error:
+        raise InputError(f"--config: {error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1") from error
     return dict(_checked(key, value, path) for key, value in content.items())

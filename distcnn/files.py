@@ -13,14 +13,6 @@ from pathlib import Path
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 """The names of temporary files: hidden neighbours of the file, so on the same file system."""
 
-_KINDS = (
-    (stat.S_ISDIR, "folder"),
-    (stat.S_ISFIFO, "named pipe"),
-    (stat.S_ISSOCK, "socket"),
-    (stat.S_ISCHR, "device"),
-    (stat.S_ISBLK, "device"),
-)
-
 
 def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
     """Write ``parts`` to a new temporary file beside ``path``, then rename it: ``path`` holds the old content or the new, never a part.
@@ -58,14 +50,6 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file. ``OSError`` when ``path`` is a link or not a regular file, such as a pipe that would block."""
     with os.fdopen(_open_regular(path, os.O_RDONLY), "rb") as file:
         return file.read()
-
-
-def require_regular(path: str | Path) -> None:
-    """``OSError`` unless ``path``, links followed, is a regular file: opening a pipe or a device may wait for ever, or change it."""
-    mode = os.stat(path).st_mode  # noqa: PTH116  (Path's raises ValueError for a NUL in a name)
-    kind = next((name for test, name in _KINDS if test(mode)), None)
-    if kind:
-        raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, f"it is a {kind}, not a regular file", str(path))
 
 
 def _open_regular(path: Path, flags: int) -> int:

@@ -21,8 +21,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def killable(seconds: float = 0.0) -> Iterator[None]:
     """Let SIGTERM, Ctrl-C and a timer end this process inside, even while the interpreter's lock is held.
 
-    In the main thread the signals have their default action meanwhile, unless they are ignored. Keep it short: they end the process
-    without a checkpoint. After ``seconds`` (0: never) a thread in C prints the stacks and ends the process with exit code 1.
+    In the main thread the signals have their default action meanwhile, unless they are ignored. Enter it for such calls only: a signal
+    ends the process without a checkpoint. After ``seconds`` (0: never) a thread in C prints the stacks and ends the process, exit code 1.
     """
     handlers = {}
     if threading.current_thread() is threading.main_thread():

@@ -119,6 +119,10 @@ print(*tasks_per_node(sys.argv[1]), sep="\n")' "${SLURM_TASKS_PER_NODE:?}")
     [ -z "$ranks" ] || slurm_words+=(-n "$ranks")
 }
 
+# Under Slurm, before a start again: its steps have the same names as before, and MPICH names its shared memory after them. The ranks clean up
+# too, wherever they run, but one of them may find what is left before another has removed it.
+clean_shared_memory() { srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$python" launch/clean_shared_memory.py; }
+
 # Put this Slurm job back into the queue; ``$1``: how to go on by hand.
 requeue() {
     local try

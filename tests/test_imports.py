@@ -16,8 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Folder or file of the package: what of the package it may import.
 ALLOWED = {
-    "nn": {"nn"},
-    "optim": {"optim"},
+    "nn": {"nn", "arguments"},
+    "optim": {"optim", "arguments"},
+    "arguments.py": set(),
     "errors.py": set(),
     "files.py": set(),
     "locked_calls.py": set(),
@@ -28,15 +29,19 @@ ALLOWED = {
     "parallel": {"parallel", "cores", "errors", "launcher"},
     "faults": {"faults", "parallel", "launcher"},
     "checkpoints": {"checkpoints", "errors", "files"},
-    "datasets": {"datasets", "errors", "files", "locked_calls", "streams"},
+    "datasets": {"datasets", "errors", "locked_calls", "streams"},
     "own_model.py": {"errors"},
-    "models.py": {"nn", "errors", "own_model"},
-    "config.py": {"nn", "optim", "models", "datasets", "errors", "files", "own_model"},
+    "environment.py": set(),
+    "models.py": {"nn", "arguments", "errors", "own_model"},
+    "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model"},
     "training": {
         *{"training", "config", "models", "own_model", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "launcher", "cores", "__version__"},
+        *{"checkpoints", "faults", "files", "launcher", "cores", "environment", "__version__"},
     },
-    "checkup": {"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
+    "checkup": {
+        *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores"},
+        *{"environment", "__version__"},
+    },
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
     "measure": {"measure", "training", "config", "models", "own_model", "nn", "parallel", "datasets", "errors", "faults"},
     "sweep": {
@@ -51,14 +56,15 @@ OWNERS = {
     "h5py": {
         "checkup/software.py",
         "datasets/hdf5.py",
-        "datasets/probe.py",
+        "datasets/opening.py",
+        "datasets/storage.py",
         "datasets/writer.py",
         "checkpoints/format.py",
         "training/run_directory.py",
     },
     "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
-    "PIL": {"datasets/folders.py"},
+    "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"parallel/threads.py"},
 }
 

@@ -210,13 +210,18 @@ def for_replay(config: Config, data: str | None) -> Config:
 
 
 def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
-    """``Different`` when the image set is not the recorded one; a word when the software is not."""
-    for line in receipt.lines:
+    """``Different`` when the image set is not the recorded one; a warning for each start of the run on other software."""
+    starts = [line for line in receipt.lines if line["kind"] in STARTS]
+    for line in starts:
         recorded = line.get("dataset", {})
-        for name, value in dataset_identity(run).items() if line["kind"] in STARTS else ():
+        for name, value in dataset_identity(run).items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 place = f"step {line['step']}: the image set: its {name}"
                 raise Different(f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
-    changed = differences(receipt.lines[0].get("software", {}), run.software)
-    if changed:
-        say(f"warning: the run began on other software or another processor, so its bits may differ: {'; '.join(changed)}")
+    before: list[str] = []
+    for line in starts:
+        changed = differences(line.get("software", {}), run.software)
+        if changed and changed != before:
+            what = "; ".join(changed)
+            say(f"warning: from step {line['step']} on the run used other software or another processor, so its bits may differ: {what}")
+        before = changed

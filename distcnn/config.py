@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
@@ -234,9 +235,12 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
     import tomllib  # root's alone
 
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig", errors=errors))  # editors on Windows write a mark first
+        with open_regular(path) as file:
+            content = tomllib.loads(file.read().decode("utf-8-sig", errors))  # editors on Windows write a byte order mark first
     except OSError as error:
         raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error
+    except InputError as error:
+        raise InputError(f"--config: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"--config: {path} is not UTF-8 text (byte {error.start}): save it in UTF-8, as TOML requires") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:

@@ -15,9 +15,12 @@ PIECE_BYTES = 2**20
 """About this much is read at once: a sign of life, and whoever else wants HDF5 waits no longer than that takes."""
 
 
-def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, Labels]:
-    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``."""
-    with closing(ExampleFile(info)) as file:
+def read_examples(info: DatasetInfo, split: str, span: range, stall_timeout: float = 0.0) -> tuple[Images, Labels]:
+    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``.
+
+    ``stall_timeout`` as for ``ImageFile``.
+    """
+    with closing(ExampleFile(info, stall_timeout)) as file:
         images, labels = file.empty(len(span))
         for _ in file.read_in_pieces(split, span, images, labels):
             pass
@@ -27,12 +30,12 @@ def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, L
 class ExampleFile:
     """An image set that is held open, to be read span by span. Threads may share it: h5py lets one read at a time.
 
-    ``InputError`` when it cannot be opened.
+    ``stall_timeout`` as for ``ImageFile``. ``InputError`` when it cannot be opened.
     """
 
-    def __init__(self, info: DatasetInfo) -> None:
+    def __init__(self, info: DatasetInfo, stall_timeout: float = 0.0) -> None:
         self.info = info
-        self._file = ImageFile(info.path)
+        self._file = ImageFile(info.path, stall_timeout)
         self.reads = 0
         """How often it has been read: a sign of life."""
 

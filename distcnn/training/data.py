@@ -80,7 +80,7 @@ def _require_room(dataset: DatasetInfo, needed: Sequence[int], communicator: Com
 
 
 def _in_memory(dataset: DatasetInfo, config: Config, spans: dict[int, range], train: range, test: range) -> Data:
-    with closing(ExampleFile(dataset)) as file:
+    with closing(ExampleFile(dataset, config.stall_timeout)) as file:
         images, labels = _read(file, "train", train)
         cuts = {index: slice(span.start - train.start, span.stop - train.start) for index, span in spans.items()}
         shards = [Shard(index, images[cut], labels[cut], config.seed, train.start + cut.start) for index, cut in cuts.items()]
@@ -99,7 +99,7 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     from distcnn.datasets.windows import WindowedShard
 
     length = window_examples(dataset, config.num_shards, config.data_memory)
-    reader = Reader(ExampleFile(dataset), progress=lambda: pulse.wait(False))
+    reader = Reader(ExampleFile(dataset, config.stall_timeout), progress=lambda: pulse.wait(False))
     chunks = dataset.chunk_examples
     shards = [
         WindowedShard(index, reader, "train", span, window_bounds(span, length, chunks["train"]), config.seed)

@@ -64,8 +64,9 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     together(communicator, lambda: find_model(config.model))
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
         on_root(communicator, lambda: _ensure_mnist(config, report))
+    pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
-    dataset = together(communicator, lambda: read_info(config.data))
+    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
     pulse.beat(Activity.READING_DATA)

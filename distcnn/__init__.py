@@ -3,7 +3,7 @@
 import os
 import sys as _sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # One BLAS thread per rank (threads change bits, and ranks x threads oversubscribe a node). BLAS reads these when NumPy is
 # first imported, which is after this line; distcnn.parallel.threads enforces the number afterwards whatever they say.

@@ -13,6 +13,8 @@ from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.faults.early import end_before_start, note_arrival
 from distcnn.faults.exit_note import note_exit
 from distcnn.faults.failure import report_failure
+from distcnn.faults.leftovers import clean_before_start
+from distcnn.faults.orphan import end_with_launcher
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
 from distcnn.faults.watchdog import EXIT_STALLED
@@ -50,6 +52,8 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
     note_arrival()
     limit_blas_threads()
     enable_crash_reports()
+    end_with_launcher(name)
+    clean_before_start()
     try:
         communicator = WatchedCommunicator(open_communicator())
     except InputError as error:

@@ -15,6 +15,7 @@ from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
+from distcnn.own_model import TRUST_FLAG, require_trust
 
 
 def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), fixed: bool = True, bare: Any = None) -> Any:
@@ -22,6 +23,7 @@ def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), 
     return field(default=default, metadata={"help": help, "unit": unit, "choices": tuple(choices), "fixed": fixed, "bare": bare})
 
 
+LARGEST_GRADIENT_LIMIT = 2.0**40
 STEPS_TRACED = 100
 """What a bare --trace asks for: some megabytes."""
 
@@ -124,7 +126,9 @@ class Config:
         counts_are_exact = self.reduction == "exact" or self.global_batch_size < 2**24
         self._require("microbatch_size", counts_are_exact, "smaller: --reduction fast counts a global batch below 2^24 examples")
         power_of_two = math.isfinite(self.gradient_limit) and math.frexp(self.gradient_limit)[0] == 0.5
-        self._require("gradient_limit", power_of_two and 1 <= self.gradient_limit <= 2**40, "a power of two from 1 to 2^40")
+        self._require(
+            "gradient_limit", power_of_two and 1 <= self.gradient_limit <= LARGEST_GRADIENT_LIMIT, "a power of two from 1 to 2^40"
+        )
 
     @property
     def global_batch_size(self) -> int:
@@ -149,6 +153,7 @@ class Request:
 
     given: dict[str, Any]
     resume: str = ""
+    trust_model: bool = False
     debug: bool = False
     break_at_step: int | None = None
     shard: int | None = None
@@ -164,7 +169,10 @@ def parse_request(arguments: Sequence[str]) -> Request:
     flags = vars(make_parser().parse_args(arguments))
     file = flags.pop("config", None)
     actions = {each.name: flags.pop(each.name) for each in dataclasses.fields(Request) if each.name in flags}
-    request = Request({**(read_toml(file) if file else {}), **flags}, **actions)
+    read = read_toml(file) if file else {}
+    request = Request({**read, **flags}, **actions)
+    if "model" in read and "model" not in flags:
+        require_trust(read["model"], f"--config: {file}", None, request.trust_model)
     if request.shard is not None and request.break_at_step is None:
         raise InputError(f"--shard {request.shard} says where to break: give --break-at-step too")
     for flag, value in (("--break-at-step", request.break_at_step), ("--shard", request.shard)):
@@ -191,6 +199,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE.toml", help="take flags from a TOML file (learning_rate = 0.1); flags given here win")
     parser.add_argument(
         "--resume", metavar="RUN_DIR", help="continue the run in this directory, on any number of ranks: the same bits; its flags stay"
+    )
+    parser.add_argument(
+        TRUST_FLAG, action="store_true", help="import the package.module:function that the run directory or the --config file names"
     )
     parser.add_argument("--debug", action="store_true", help="one process: check the network's gradients first, then every layer's numbers")
     parser.add_argument(

@@ -18,6 +18,7 @@ from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.memory import window_examples
 from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
+from distcnn.own_model import require_outside
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.parallel.threads import blas_description, blas_threads
 from distcnn.training.loop import Loop, Records
@@ -65,6 +66,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
             return
         config = point.config if point else on_root(communicator, lambda: request.config)
         watchdog.timeout_seconds = config.stall_timeout
+        together(communicator, lambda: require_outside(config.model, request.resume, request.given.get("output", "")))
         run = prepare_run(config, communicator, progress.say)
         run.step.stop_request = lambda: signals.requested
         if request.debug:

@@ -12,6 +12,7 @@ import distcnn.root  # noqa: F401
 from distcnn.command import run_command
 from distcnn.errors import InputError
 from distcnn.faults.watchdog import Watchdog
+from distcnn.own_model import TRUST_FLAG
 from distcnn.parallel import Communicator, on_root
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.replay import Different, Line, replay
@@ -39,6 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from-step", type=int, default=0, metavar="A", help="begin at the last checkpoint up to step A (default 0)")
     parser.add_argument("--to-step", type=int, metavar="B", help="end after step B (default: the receipt's last)")
     parser.add_argument("--data", metavar="FILE", help="the image set, where it lies elsewhere now; its content must be the same")
+    parser.add_argument("--model", metavar="NAME", help="the model to replay with, such as the run's own package.module:function")
+    parser.add_argument(TRUST_FLAG, action="store_true", help="import the package.module:function that the receipt names, and run its code")
     return parser
 
 
@@ -48,7 +51,7 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
     args = on_root(communicator, lambda: make_parser().parse_args(arguments))
     with Watchdog(NAME, communicator):
         try:
-            replayed = replay(args.run, args.data, args.from_step, args.to_step, communicator, say)
+            replayed = replay(args.run, args.data, args.from_step, args.to_step, communicator, say, args.model, args.trust_model)
             problem = on_root(communicator, lambda: problem_of_files(args.run, replayed.lines) if replayed.reached_end else None)
             if problem:
                 raise Different(f"step {replayed.to_step}: {problem}")

@@ -14,10 +14,13 @@ from tests.conftest import SERIAL, Launcher, MakeImageSet
 PACKAGE = Path(__file__).parent.parent / "distcnn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
+# What everything may import that prints or reads a command line.
+PRINTING = {"console", "wording", "command_line"}
 # Folder or file of the package: what of the package it may import.
 ALLOWED = {
-    "nn": {"nn"},
-    "optim": {"optim"},
+    "nn": {"nn", "arguments"},
+    "optim": {"optim", "arguments"},
+    "arguments.py": set(),
     "errors.py": set(),
     "wording.py": set(),
     "console.py": {"wording"},
@@ -31,37 +34,47 @@ ALLOWED = {
     "parallel": {"parallel", "cores", "errors", "launcher", "console"},
     "faults": {"faults", "parallel", "launcher", "console"},
     "checkpoints": {"checkpoints", "errors", "files"},
-    "datasets": {"datasets", "errors", "streams", "command_line", "console", "wording"},
-    "models.py": {"nn", "errors"},
-    "config.py": {"nn", "optim", "models", "datasets", "errors", "command_line"},
+    "datasets": {"datasets", "errors", "streams", *PRINTING},
+    "own_model.py": {"errors"},
+    "environment.py": set(),
+    "models.py": {"nn", "arguments", "errors", "own_model"},
+    "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model", *PRINTING},
     "training": {
-        *{"training", "config", "models", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "launcher", "cores", "console", "terminal", "wording", "__version__"},
+        *{"training", "config", "models", "own_model", "nn", "optim", "parallel", "datasets", "errors", "streams"},
+        *{"checkpoints", "faults", "files", "launcher", "cores", "environment", "terminal", "__version__", *PRINTING},
     },
     "checkup": {
-        *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores", "__version__"},
-        *{"command_line", "console", "wording"},
+        *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores"},
+        *{"environment", "__version__", *PRINTING},
     },
     "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
-    "measure": {"measure", "training", "config", "models", "nn", "parallel", "datasets", "errors", "faults", "command_line", "wording"},
+    "measure": {"measure", "training", "config", "models", "own_model", "nn", "parallel", "datasets", "errors", "faults", *PRINTING},
     "sweep": {
-        *{"sweep", "cores", "measure", "training", "config", "models", "parallel", "datasets", "errors", "faults", "files", "command"},
-        *{"command_line", "console", "wording"},
+        *{"sweep", "cores", "measure", "training", "config", "models", "own_model", "parallel", "datasets", "errors", "faults", "files"},
+        *{"command", *PRINTING},
     },
-    "projection": {
-        *{"projection", "sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors", "command_line", "wording"},
-    },
+    "projection": {"projection", "sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors", *PRINTING},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
-    "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
+    "h5py": {
+        "checkup/software.py",
+        "datasets/hdf5.py",
+        "datasets/opening.py",
+        "datasets/storage.py",
+        "datasets/writer.py",
+        "checkpoints/format.py",
+        "training/run_directory.py",
+    },
     "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
-    "PIL": {"datasets/folders.py"},
+    "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"parallel/threads.py"},
 }
 
+# Who may print by itself: the doctor's colours are escape sequences; a peer's one line is for a program.
+WRITERS = {"console.py", "doctor.py", "measure/torch_peer.py"}
 # What measures, which training must never need: folder, and the only files outside of it that may know it.
 MEASURING = {
     "measure": {"benchmark.py", "sweep/ranks.py", "projection/calibration.py"},
@@ -142,3 +155,13 @@ def test_a_whole_run_does_not_either_but_on_root(mpirun: Launcher, image_set: Ma
     done = mpirun.run(2, "-c", TRAINED.format(loaded=LOADED), *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert "[]" in done.stdout, done.stdout  # a launcher may join the lines of two ranks
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_all_that_is_printed_goes_through_the_console(file: Path) -> None:
+    if file.relative_to(PACKAGE).as_posix() in WRITERS:
+        return
+    for node in ast.walk(ast.parse(file.read_text())):
+        assert not (isinstance(node, ast.Name) and node.id == "print"), f"line {node.lineno}: print: use distcnn.console.say"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.attr in ("write", "flush"):
+            assert node.value.attr not in ("stdout", "stderr"), f"line {node.lineno}: sys.{node.value.attr}: use distcnn.console"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 
@@ -10,7 +11,10 @@ from distcnn.checkpoints.store import CheckpointStore
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time. A file that cannot be written (a full disk) is reported, and training goes on."""
+    """Writes one checkpoint at a time. A file that cannot be written (a full disk) is reported, and training goes on.
+
+    On a full disk older checkpoints make room for the new one, but never the newest of them, nor the best.
+    """
 
     def __init__(self, store: CheckpointStore, keep: int, report: Callable[[str], None]) -> None:
         self._store, self._keep, self._report = store, keep, report
@@ -46,8 +50,22 @@ class CheckpointWriter:
 
     def _write(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
         try:
-            self._store.save(step, checkpoint)
+            self._save(step, checkpoint, best_step)
             self.last_step = step
             self._store.prune(step, self._keep, best_step)
         except BaseException as error:
             self._problem = error
+
+    def _save(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
+        keep = max(self._keep - 1, 1)
+        while True:
+            try:
+                self._store.save(step, checkpoint)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                while not self._store.prune(step, keep, best_step):
+                    keep -= 1
+                    if not keep:
+                        raise

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from distcnn.checkup.file_systems import file_system
@@ -71,6 +69,8 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
 
     seen["exists"] = os.path.exists(path)  # noqa: PTH110  (Path's raises for a name that is too long)
     if seen["exists"]:
+        from distcnn.datasets.opening import lock_state
+
         seen |= {"kind": file_system(path), "lock": lock_state(path)}
         before = os.stat(path)  # noqa: PTH116
         seen |= {"bytes_of_file": before.st_size, "age": time.time() - before.st_mtime}
@@ -99,15 +99,14 @@ def read_sample(info: DatasetInfo, rank: int, world_size: int) -> tuple[int, flo
     """Bytes and seconds of reading this rank's part of the training images, from its beginning, as far as the sample goes."""
     import numpy as np
 
-    from distcnn.datasets.hdf5 import ExampleFile
-    from distcnn.datasets.reader import piece_size, pieces_of
+    from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
 
     examples = info.examples["train"]
     mine = range(rank * examples // world_size, (rank + 1) * examples // world_size)
     file = ExampleFile(info)
     channels, height, width = info.image_shape
     start, read = time.perf_counter(), 0
-    for piece in pieces_of(mine, piece_size(file, "train")):
+    for piece in pieces_of(mine, piece_size(info, "train")):
         file.read("train", piece, np.empty((len(piece), height, width, channels), np.uint8), np.empty(len(piece), np.int64))
         read += len(piece) * info.image_bytes
         if time.perf_counter() - start > SAMPLE_SECONDS or read >= SAMPLE_BYTES / world_size:
@@ -118,7 +117,8 @@ def read_sample(info: DatasetInfo, rank: int, world_size: int) -> tuple[int, flo
 
 def content_sha256(info: DatasetInfo) -> str:
     """Of all that is in the file, as its attribute of that name has it (data/README.md)."""
-    from distcnn.datasets.hdf5 import SPLITS, read_examples
+    from distcnn.datasets import read_examples
+    from distcnn.datasets.hdf5 import SPLITS
 
     digests = []
     for split in SPLITS:
@@ -127,31 +127,11 @@ def content_sha256(info: DatasetInfo) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def lock_state(path: str) -> str:
-    """ "free", "held" by another process that writes, or why there are no locks here. Both kinds of locks are tried, and given back."""
-    ways: tuple[Callable[[int, int], None], ...] = (fcntl.flock, fcntl.lockf)
-    try:
-        with Path(path).open("rb") as file:
-            for lock in ways:
-                lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-                lock(file.fileno(), fcntl.LOCK_UN)
-    except PermissionError as error:
-        return "held" if error.filename is None else "free"  # of opening, which the reader will tell; of lockf, a lock
-    except BlockingIOError:
-        return "held"
-    except OSError as error:
-        return str(error.strerror)
-    return "free"
-
-
 def _own(facts: Facts) -> Iterator[Finding]:
     """What is wrong with the file on one rank."""
     path = facts["path"]
-    if facts.get("lock") == "held":
-        text = f"{path} is locked by another process, which writes it"
-        yield Finding("lock", BAD, f"{text}: distcnn reads without locks, and may read what is half written", WAIT)
     if facts.get("problem"):
-        remedy = WAIT if "already open for write" in facts["problem"] else "the line says it; where other ranks can read it: " + COPY
+        remedy = WAIT if "another process" in facts["problem"] else "the line says it; where other ranks can read it: " + COPY
         yield Finding("data", BAD, facts["problem"], remedy)
     if facts.get("as_written") is False:
         text = f"{path}: images or labels are not those that its attribute sha256 tells of: some byte has changed"

@@ -10,6 +10,7 @@ from pathlib import Path
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, gathered
 from distcnn.checkup.section import Everyone, Facts, Section
 from distcnn.cores import CGROUPS, group_folders
+from distcnn.faults import leftovers
 
 MIB = 2**20
 RANK_BYTES = 256 * MIB
@@ -17,7 +18,6 @@ RANK_BYTES = 256 * MIB
 SHARED = Path("/dev/shm")
 LEAST_SHARED_BYTES, SHARED_BYTES_A_RANK, AMPLE_SHARED_BYTES = 18 * MIB, 17 * MIB, 64 * MIB
 """MPICH was seen to die in MPI_Init with 16 MiB, and to take 4 for 4 ranks and more as it goes; Open MPI takes 16 MiB for each rank."""
-LEFT_BEHIND = ("mpich_shm_", "sm_segment.", "ucx_shm_", "vader_segment.", "psm3_shm", "psm2_shm")
 LEAST_FILES_TO_START, LEAST_FILES, AMPLE_FILES, FILES_A_RANK = 40, 64, 256, 2
 LEAST_ADDRESSES = 4096 * MIB
 LEAST_STACK = MIB
@@ -80,7 +80,9 @@ def _shared(facts: Facts, ranks: int) -> Iterator[Finding]:
     shared = facts["shared"]
     if shared is None or ranks == 1:
         return
-    remedy = "give the container more (docker --shm-size=1g, --ipc=host), remove what dead runs left there"
+    remedy = (
+        "give the container more (docker --shm-size=1g, --ipc=host), remove what killed runs left there (launch/clean_shared_memory.py)"
+    )
     if "problem" in shared:
         yield Finding(
             "shared", BAD, f"{SHARED} cannot be written ({shared['problem']}): MPI keeps the memory its ranks share there", remedy
@@ -185,7 +187,7 @@ def shared_memory(folder: Path = SHARED) -> Facts | None:
         name.touch()
         name.unlink()
         room = os.statvfs(folder)
-        left = [each for each in folder.iterdir() if each.name.startswith(LEFT_BEHIND)]
+        left = [each for each in folder.iterdir() if each.name.startswith(leftovers.PREFIXES)]
         left_bytes = sum(each.stat().st_size for each in left if each.exists())
     except OSError as error:
         return {"problem": error.strerror}

@@ -21,6 +21,8 @@ from distcnn.errors import InputError
 CHUNK_EXAMPLES = 256
 """Examples in a chunk of the file, the unit in which HDF5 reads and writes."""
 
+MANY_CLASSES = 1000
+
 
 @dataclass(frozen=True)
 class Split:
@@ -43,7 +45,9 @@ def write_dataset(
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w", locking=False) as file:
+        # HDF5's oldest form, its default, takes no attribute above 64 KiB: the names of some 4,000 classes.
+        form = {"libver": ("v108", "v108")} if class_names and len(class_names) > MANY_CLASSES else {}
+        with h5py.File(temporary, "w", locking=False, **form) as file:
             digests = {split: _write_split(file.create_group(split), splits[split], classes) for split in SPLITS}
             sizes = {split: file[split]["images"].shape[1:] for split in SPLITS}
             if sizes["train"] != sizes["test"]:
@@ -51,7 +55,9 @@ def write_dataset(
                     f"the training images are {by(sizes['train'])} and the test images {by(sizes['test'])}: they must be of one size"
                 )
             mean, std = mean_and_std(digests["train"][1], digests["train"][2])
-            file.attrs.update({"name": name, "source": source, "classes": classes, "mean": mean, "std": std})
+            if not any(std):
+                raise InputError("all pixels of the training images have the same value in each channel: there is nothing to learn from")
+            file.attrs.update({"name": _as_utf8(name), "source": _as_utf8(source), "classes": classes, "mean": mean, "std": std})
             file.attrs["sha256"] = hashlib.sha256(b"".join(digests[split][0] for split in SPLITS)).hexdigest()
             if class_names:
                 file.attrs["class_names"] = class_names
@@ -94,3 +100,8 @@ def _write_split(group: h5py.Group, split: Split, classes: int) -> tuple[bytes, 
         sums, pixels, start = sums + pixel_sums(by_channel), pixels + by_channel.shape[0], stop
     assert start == split.count
     return digests[0].digest() + digests[1].digest(), sums, pixels
+
+
+def _as_utf8(text: str) -> str:
+    """A text that HDF5 can hold: the bytes of a path that are not UTF-8 become escapes."""
+    return text.encode(errors="backslashreplace").decode()

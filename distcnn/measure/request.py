@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from distcnn.config import Config, as_flag, parse_request
 from distcnn.errors import InputError
+from distcnn.own_model import TRUST_FLAG
 
 PEERS = ("torch",)
 BATCH = 256
@@ -48,7 +49,7 @@ def parse(arguments: Sequence[str], world_size: int = 1) -> Request:
     """``InputError`` names what is wrong."""
     known, of_training = make_parser().parse_known_args(arguments)
     own = vars(known)
-    flags = {as_flag(each.name) for each in dataclasses.fields(Config)} | {"--config"}
+    flags = {as_flag(each.name) for each in dataclasses.fields(Config)} | {"--config", TRUST_FLAG}
     strange = [each for each in of_training if each.startswith("--") and each.partition("=")[0] not in flags]
     if strange:
         raise InputError(f"unrecognized flag {strange[0]} (see python -m distcnn.benchmark --help)")

@@ -11,10 +11,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.arguments import explained
+
 Vector = NDArray[np.floating]
 
 CHUNK = 32768
 """Elements updated at a time: an update goes over them many times, so they had better stay in the nearest caches meanwhile."""
+
+
+OF_STEP = "the learning rate is an argument of step()"
 
 
 class Optimizer:
@@ -25,7 +30,7 @@ class Optimizer:
         self.steps = 0
         self._mean, self._scratch = (np.zeros_like(values[:CHUNK]) for _ in range(2))
 
-    def step(self, values: Vector, grads: Vector, learning_rate: float, count: float = 1) -> None:
+    def step(self, values: Vector, grads: Vector, learning_rate: float, *, count: float = 1) -> None:
         """Take one step along ``grads / count``: the gradient of the mean loss over a global batch, of its sum over ``count`` examples."""
         self.steps += 1
         for start in range(0, values.size, CHUNK):
@@ -52,7 +57,8 @@ class SGD(Optimizer):
     Sutskever et al. 2013, in the form of PyTorch.
     """
 
-    def __init__(self, values: Vector, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
+    @explained(f"write SGD(values, momentum=..., weight_decay=..., nesterov=...): {OF_STEP}")
+    def __init__(self, values: Vector, *, momentum: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False) -> None:
         super().__init__(values, ("velocity",) if momentum else ())
         self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
 
@@ -81,7 +87,8 @@ class Adam(Optimizer):
 
     beta1, beta2, epsilon = 0.9, 0.999, 1e-8
 
-    def __init__(self, values: Vector, weight_decay: float = 0.0, decoupled: bool = False) -> None:
+    @explained(f"write Adam(values, weight_decay=..., decoupled=...): {OF_STEP}")
+    def __init__(self, values: Vector, *, weight_decay: float = 0.0, decoupled: bool = False) -> None:
         super().__init__(values, ("first_moment", "second_moment"))
         self.weight_decay, self.decoupled = weight_decay, decoupled
 
@@ -108,8 +115,8 @@ OptimizerMaker = Callable[[Vector, float, float], Optimizer]
 """``(values, momentum, weight_decay) -> Optimizer``."""
 
 OPTIMIZERS: dict[str, OptimizerMaker] = {
-    "nesterov": lambda values, momentum, weight_decay: SGD(values, momentum, weight_decay, nesterov=True),
-    "sgd": lambda values, momentum, weight_decay: SGD(values, momentum, weight_decay),
-    "adam": lambda values, momentum, weight_decay: Adam(values, weight_decay),
-    "adamw": lambda values, momentum, weight_decay: Adam(values, weight_decay, decoupled=True),
+    "nesterov": lambda values, momentum, weight_decay: SGD(values, momentum=momentum, weight_decay=weight_decay, nesterov=True),
+    "sgd": lambda values, momentum, weight_decay: SGD(values, momentum=momentum, weight_decay=weight_decay),
+    "adam": lambda values, momentum, weight_decay: Adam(values, weight_decay=weight_decay),
+    "adamw": lambda values, momentum, weight_decay: Adam(values, weight_decay=weight_decay, decoupled=True),
 }

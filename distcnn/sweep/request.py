@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from distcnn.config import Config, as_flag, parse_request
 from distcnn.cores import usable_cores
 from distcnn.errors import InputError
+from distcnn.own_model import TRUST_FLAG
 from distcnn.parallel import shards_of_rank
 from distcnn.sweep.plan import MODES, STRONG, Point, plan_points
 
@@ -92,7 +93,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     """``InputError`` names what is wrong."""
     known, of_training = make_parser().parse_known_args(arguments)
     own = vars(known)
-    flags = {as_flag(each.name) for each in dataclasses.fields(Config)} | {"--config"}
+    flags = {as_flag(each.name) for each in dataclasses.fields(Config)} | {"--config", TRUST_FLAG}
     strange = [each for each in of_training if each.startswith("--") and each.partition("=")[0] not in flags]
     if strange:
         again = ": to go on with a sweep, run the same command with the same --output" if strange[0].startswith("--resume") else ""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from distcnn.config import Config
 from distcnn.datasets import DatasetInfo, Part, Shard, read_examples
 from distcnn.datasets.content import ExamplesDigest
-from distcnn.datasets.hdf5 import ExampleFile
+from distcnn.datasets.examples import ExampleFile
 from distcnn.datasets.memory import window_bounds, window_examples
 from distcnn.datasets.statistics import pixel_sums
 from distcnn.faults.pulse import Activity, pulse

@@ -8,11 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distcnn.errors import Stopped, TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
+from distcnn.own_model import is_own
 from distcnn.parallel import on_root
 from distcnn.training.evaluation import EvaluationFailure
+from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
 from distcnn.training.replicas import compare_replicas, params_sha256
@@ -42,6 +47,7 @@ class Loop:
         self.run, self.state = run, state
         self._records, self._saving, self._progress = records, saving, progress
         self.last_loss = 0.0
+        self._warned = False  # that the network learns nothing
         self._counted_until = time.perf_counter()
 
     @property
@@ -178,9 +184,19 @@ class Loop:
         self._check_replicas()
         self._records.add_receipt("epoch", state.step, **values, **proof)
         self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
+        self._warn_if_nothing_is_learned(epoch, run.evaluation.predicted if state.test_step == state.step else None, last)
         state.epoch_is_open = False
         with self._timed():
             self._saving.save(state)
+
+    def _warn_if_nothing_is_learned(self, epoch: int, predicted: NDArray[np.int64] | None, last: bool) -> None:
+        """Say so, the first time and at the end."""
+        run = self.run
+        sign = sign_of_no_learning(run.config.loss, self.state.epoch.loss, predicted, run.dataset.classes, epoch)
+        if sign and (last or not self._warned):
+            self._warned = True
+            zero = [] if run.step.gradient is None else zero_gradients(run.network.named(run.step.gradient))
+            self._progress.say(f"warning: after epoch {epoch}, {sign}: {advice(zero)}")
 
     def _count_time(self) -> None:
         now = time.perf_counter()
@@ -219,7 +235,9 @@ class Loop:
         return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}"
 
     def _resume_command(self) -> str:
-        return f"python -m distcnn.train --resume {shlex.quote(self._saving.location)}"
+        model = self.run.config.model
+        confirmed = ["--model", model] if is_own(model) else []
+        return shlex.join(["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed])
 
 
 def make_result(run: Run, state: State) -> dict[str, Any]:

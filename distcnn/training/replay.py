@@ -12,6 +12,7 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError, TrainingError
+from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop
@@ -131,14 +132,27 @@ class Replayed:
 
 
 def replay(
-    directory: Path, data: str | None, from_step: int, to_step: int | None, communicator: Communicator, say: Callable[[str], None]
+    directory: Path,
+    data: str | None,
+    from_step: int,
+    to_step: int | None,
+    communicator: Communicator,
+    say: Callable[[str], None],
+    model: str | None = None,
+    trust_model: bool = False,
 ) -> Replayed:
-    """Replay ``directory``'s run from the nearest checkpoint at or before ``from_step``. ``Different`` when it is not the same."""
+    """Replay ``directory``'s run from the nearest checkpoint at or before ``from_step``. ``Different`` when it is not the same.
+
+    ``model`` replaces the receipt's. A model of the user's own that only the receipt names is imported with ``trust_model`` alone.
+    """
     receipt = on_root(communicator, lambda: read_receipt(directory))
     last = receipt.last_step if to_step is None else to_step
     together(communicator, lambda: _check_range(receipt, from_step, last))
     checkpoint = on_root(communicator, lambda: _nearest(directory, from_step, say)) if from_step else None
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    together(communicator, lambda: require_trust(config.model, directory, model, trust_model or model is not None))
+    config = dataclasses.replace(config, model=model or config.model)
+    together(communicator, lambda: require_outside(config.model, directory))
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
@@ -196,13 +210,18 @@ def for_replay(config: Config, data: str | None) -> Config:
 
 
 def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
-    """``Different`` when the image set is not the recorded one; a word when the software is not."""
-    for line in receipt.lines:
+    """``Different`` when the image set is not the recorded one; a warning for each start of the run on other software."""
+    starts = [line for line in receipt.lines if line["kind"] in STARTS]
+    for line in starts:
         recorded = line.get("dataset", {})
-        for name, value in dataset_identity(run).items() if line["kind"] in STARTS else ():
+        for name, value in dataset_identity(run).items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 place = f"step {line['step']}: the image set: its {name}"
                 raise Different(f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
-    changed = differences(receipt.lines[0].get("software", {}), run.software)
-    if changed:
-        say(f"warning: the run began on other software or another processor, so its bits may differ: {'; '.join(changed)}")
+    before: list[str] = []
+    for line in starts:
+        changed = differences(line.get("software", {}), run.software)
+        if changed and changed != before:
+            what = "; ".join(changed)
+            say(f"warning: from step {line['step']} on the run used other software or another processor, so its bits may differ: {what}")
+        before = changed

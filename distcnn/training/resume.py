@@ -13,6 +13,7 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config, Request, as_flag
 from distcnn.errors import InputError
+from distcnn.own_model import require_trust
 from distcnn.training.plan import Plan
 from distcnn.training.run_directory import CHECKPOINTS, CONFIG, read_config, read_result
 
@@ -40,6 +41,8 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
     result = finished_result(directory, config)
+    if result is None:  # nothing is imported for a finished run
+        require_trust(config.model, directory, request.given.get("model"), request.trust_model)
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]

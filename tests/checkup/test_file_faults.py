@@ -11,9 +11,10 @@ import h5py
 import pytest
 
 from distcnn.checkup import data
-from distcnn.checkup.data import lock_state
 from distcnn.checkup.file_systems import file_system
 from distcnn.checkup.options import Options
+from distcnn.datasets import opening
+from distcnn.datasets.opening import lock_state
 from distcnn.parallel import SerialCommunicator
 from tests.checkup.examined import doctor
 from tests.conftest import Launcher, MakeImageSet
@@ -29,9 +30,9 @@ def own(image_set: MakeImageSet, tmp_path: Path) -> Iterator[Path]:
 def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
     with h5py.File(own, "r+", locking=True):
         seen = doctor(serial, 1, "--data", str(own))
-    seen.only_bad("lock")
-    assert f"{own} is locked by another process, which writes it" in seen.of("lock", "bad")
-    assert "wait until it is written" in seen.of("lock", "bad")
+    seen.only_bad("data")
+    assert f"{own} is locked by another process, which writes it" in seen.of("data", "bad")
+    assert "wait until it is written" in seen.of("data", "bad")
 
 
 def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
@@ -43,11 +44,11 @@ def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
         shutil.copy(file.filename, own.with_name("left.h5"))
     seen = doctor(serial, 1, "--data", str(own.with_name("left.h5")))
     seen.only_bad("data")
-    assert "already open for write" in seen.of("data", "bad")
+    assert "open for writing in another process" in seen.of("data", "bad")
     assert "h5clear" in seen.of("data", "bad")
 
 
-@pytest.mark.parametrize(("size", "says"), [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is not a whole HDF5 file")])
+@pytest.mark.parametrize(("size", "says"), [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is empty")])
 def test_a_file_that_was_cut_off(serial: Launcher, own: Path, size: int, says: str) -> None:
     own.write_bytes(own.read_bytes()[:size])
     seen = doctor(serial, 1, "--data", str(own))
@@ -96,7 +97,7 @@ def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     released = threading.Event()
     monkeypatch.setattr(data, "SECONDS", 0.1)
-    monkeypatch.setattr(data, "lock_state", lambda path: released.wait(10) and "free")
+    monkeypatch.setattr(opening, "lock_state", lambda path: released.wait(10) and "free")
     facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
     released.set()
     assert facts["problem"] == f"looking at {own} took more than 0.1 s: the file system hangs, or is very slow"

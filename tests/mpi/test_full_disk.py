@@ -128,7 +128,7 @@ def test_a_disk_that_stays_full_to_the_end(disk: Disk, image_set: MakeImageSet) 
     check_whole(disk, before)
     assert not [each.name for each in disk.run.rglob("*.tmp")]
     disk.make_room()
-    with start(disk, "-m", "distcnn.train", "--resume", "{disk}/run", pace="0") as run:
+    with start(disk, "-m", "distcnn.train", "--resume", "{disk}/run", "--trust-model", pace="0") as run:
         ended = run.end(20)
     assert ended.code == 0, ended.stderr
     check_records(disk.run)

@@ -164,7 +164,7 @@ def test_a_signal_while_the_run_is_made_waits_until_it_can_be_resumed(image_set:
     path = tmp_path / "run"
     ended = end_while_slow(SERIAL, 1, [0], "open_directory", 0.5, "--data", str(image_set()), "--output", str(path))
     assert ended.code == EXIT_STOPPED  # at once, or after the first step, if that came before
-    ended = end_while_slow(SERIAL, 1, [0], "prepare_run", 60, "--resume", str(path))
+    ended = end_while_slow(SERIAL, 1, [0], "prepare_run", 60, "--resume", str(path), "--trust-model")
     assert (ended.code, ended.stderr) == (EXIT_STOPPED, ENDED)  # also before the first step of a resumed run
     assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distcnn.training.run_directory import locked, read_config, write_config
-from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
+from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
 from tests.training.conftest import assert_same_end, content, metrics, receipt, result, train
 
 # With the default image set (203 examples, 8 shards) 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each test.
@@ -37,7 +37,7 @@ def stopped(image_set: MakeImageSet, stopping: str, tmp_path_factory: pytest.Tem
     done = train(SERIAL, 1, *flags, PYTHONPATH=stopping, STOP_SIGNAL="SIGUSR1", STOP_AT_CALL=str(5 * 8 + 10 + 4))
     assert done.returncode == EXIT_STOPPED, done.stderr
     assert "after step 6 of 12; the state after step 6 is saved" in done.stderr
-    assert f"continue with: python -m distcnn.train --resume {path}\n" in done.stderr
+    assert f"continue with: python -m distcnn.train --resume {path} --model stopping:network\n" in done.stderr
     return path
 
 
@@ -219,3 +219,28 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "holds no run (neither config.toml nor checkpoints)" in refuse(tmp_path)
     assert "--resume is empty" in train(SERIAL, 1, "--resume", "").stderr
     assert not list(tmp_path.iterdir())
+
+
+# -- on other software
+
+
+def test_a_resume_with_edited_sources_of_distcnn_says_so(killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "distcnn", tmp_path / "src" / "distcnn", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "src" / "distcnn" / "nn" / "dense.py").open("a") as file:
+        file.write("# another line\n")
+    code = "import sys; from distcnn import train; sys.exit(train.main())"
+    done = SERIAL.run(1, "-P", "-c", code, "--resume", str(killed), PYTHONPATH=str(tmp_path / "src"))
+    assert done.returncode == 0, done.stderr
+    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
+    assert "sources was" in warning
+    verified = SERIAL.run(1, "-m", "distcnn.verify", str(killed))
+    assert verified.returncode == 0
+    assert "warning: from step 10 " in verified.stdout
+    assert "warning: from step 0 " not in verified.stdout
+
+
+def test_a_resume_with_another_variable_for_kernels_says_so(killed: Path) -> None:
+    done = train(SERIAL, 1, "--resume", str(killed), MKL_CBWR="COMPATIBLE")
+    assert done.returncode == 0, done.stderr
+    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
+    assert "MKL_CBWR=COMPATIBLE" in warning

@@ -22,6 +22,7 @@ def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
 
     Under a launcher standard output is a pipe to it, or a terminal of its own making: what counts is the launcher's standard output.
     """
+    columns: int | None
     if not launcher.needs_mpi(environment) and sys.stdout.isatty():
         columns = _columns(sys.stdout.fileno())
     elif launcher.declared(environment):

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from distcnn.console import guarded, say, tell
+from distcnn.console import drain, guarded, say, tell
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
@@ -118,6 +118,7 @@ def images_command(arguments: Sequence[str]) -> int:
             warn(line)
         _say_order(listing, args.class_order)
         _say_classes(listing.class_names, listing.counts())
+        drain()  # before images are read, which closes standard error to C libraries at times
         write_image_folder(args.output, args.folder, listing, form, name=args.name or Path(args.output).stem, warn=warn)
 
     return _run(parser, work, args.output)

@@ -247,6 +247,7 @@ def unpacked(files: Files) -> Files:
     [
         unpacked,
         lambda files: {f"{name}.gz": gzip.compress(content, 1, mtime=7) for name, content in unpacked(files).items()},
+        lambda files: {name: gzip.compress(content) for name, content in files.items()},
         lambda files: {name.replace("-idx", ".idx"): content for name, content in unpacked(files).items()},
         lambda files: {name.replace("-idx", ".idx"): content for name, content in files.items()},
         lambda files: {f"{name}/{name}": content for name, content in unpacked(files).items()},
@@ -256,7 +257,19 @@ def unpacked(files: Files) -> Files:
         lambda files: tamper(files) | unpacked(files),
         lambda files: {f"fashion-{name}": content for name, content in tamper(files).items()} | files,
     ],
-    ids=["unzipped", "zipped again", "dots", "dots, gz", "in folders", "raw", "torchvision", "test", "one good copy", "beside others"],
+    ids=[
+        "unzipped",
+        "zipped again",
+        "zipped twice",
+        "dots",
+        "dots, gz",
+        "in folders",
+        "raw",
+        "torchvision",
+        "test",
+        "one good copy",
+        "beside others",
+    ],
 )
 def test_the_content_decides_however_it_is_packed_and_named(tmp_path: Path, mnist_files: Files, change: Callable[[Files], Files]) -> None:
     ensure_mnist(tmp_path / "out.h5", str(write_files(tmp_path / "in", change(mnist_files))), print)

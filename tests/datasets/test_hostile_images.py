@@ -69,7 +69,7 @@ def profile_bomb() -> bytes:
 
 
 @pytest.mark.parametrize("make", [text_bomb, many_texts], ids=["one text", "many texts"])
-@pytest.mark.parametrize("flags", [(), ("--size", "4x6"), ("--grayscale",)], ids=" ".join)
+@pytest.mark.parametrize("flags", [(), ("--size", "4x6", "--grayscale")], ids=" ".join)
 def test_texts_that_unpack_to_far_more_are_refused_by_name(
     folder: Path, capsys: pytest.CaptureFixture[str], make: Callable[[], bytes], flags: tuple[str, ...]
 ) -> None:
@@ -186,7 +186,7 @@ def test_whatever_becomes_of_a_file_there_is_no_traceback_nor_a_word_of_a_librar
     information.add_text("key", "text", zip=True)
     image.save(path, **{".png": {"pnginfo": information}, ".tiff": {"compression": "tiff_lzw"}}.get(suffix, {}))  # type: ignore[arg-type]
     content = path.read_bytes()
-    for _ in range(60):
+    for _ in range(25):
         damaged = bytearray(content)
         for position in rng.integers(0, len(content), 1 + rng.integers(8)):
             damaged[position] = rng.integers(256)

@@ -352,6 +352,15 @@ def test_after_a_mirror_that_breaks_off_or_lacks_a_file_the_next_is_taken(tmp_pa
     assert sum(last in line for line in said) == 2
 
 
+def test_after_a_mirror_that_sends_far_too_much_the_next_is_taken(
+    tmp_path: Path, mnist_files: Files, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "MAX_BYTES", 2**20)
+    (much, _), (good, _) = serve(mnist_files | {TRAIN_IMAGES: bytes(2**21)}), serve(mnist_files)
+    prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{much} {good}"})
+    assert assert_holds(tmp_path / "out.h5", mnist_files).source == good
+
+
 def test_mirrors_that_are_all_tampered_are_an_error_not_the_sample(
     tmp_path: Path, mnist_files: Files, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> di
         by_split["test"][name] = [paths[position] for position in order[:count]]
         by_split["train"][name] = [paths[position] for position in order[count:]]
     if single := [name for name, paths in by_split["test"].items() if not paths]:
-        warn(f"classes with one image, which is for training, so the test set has none: {some(single)}")
+        warn(f"no test image for classes that have one image only: {some(single)}")
     return by_split
 
 

@@ -19,6 +19,9 @@ from distcnn.wording import counted, printable
 
 Warn = Callable[[str], None]
 
+EXIT_INTERRUPTED = 130
+"""As shells give for Ctrl-C."""
+
 
 @guarded()
 def mnist_command(arguments: Sequence[str]) -> int:
@@ -125,7 +128,7 @@ def images_command(arguments: Sequence[str]) -> int:
 
 
 def _run(parser: argparse.ArgumentParser, work: Callable[[Warn], None], output: str) -> int:
-    """Do the work and say what there is now; on bad input one line and exit code 2. ``work`` takes what prints a warning."""
+    """Do the work and say what there is now; on bad input or Ctrl-C one line and an exit code. ``work`` takes what prints a warning."""
     name = parser.prog.removeprefix("python ")
     try:
         work(lambda text: tell(f"{name}: warning: {printable(text)}"))
@@ -133,6 +136,9 @@ def _run(parser: argparse.ArgumentParser, work: Callable[[Warn], None], output: 
     except InputError as error:
         tell(f"{name}: error: {printable(str(error))}")
         return 2
+    except KeyboardInterrupt:
+        tell(f"{name}: interrupted")
+        return EXIT_INTERRUPTED
     return 0
 
 

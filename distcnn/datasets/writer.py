@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
+import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,17 +37,20 @@ def write_dataset(
 ) -> None:
     """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then renamed over ``path``.
 
-    So several processes may prepare the same file at once: each writes its own, and every rename leaves a whole one.
+    That file has a name that nobody can guess and is created exclusively, so no link that others put there is followed. Several processes
+    may prepare the same file at once: each writes its own, and every rename leaves a whole one.
     """
     path = Path(path)
     if not path.name:
         raise InputError(f"{str(path)!r} cannot be written: name a file")
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} cannot be written (it is a device or a named pipe): name another file")
         path.parent.mkdir(parents=True, exist_ok=True)
         # HDF5's oldest form, its default, takes no attribute above 64 KiB: the names of some 4,000 classes.
         form = {"libver": ("v108", "v108")} if class_names and len(class_names) > MANY_CLASSES else {}
-        with h5py.File(temporary, "w", locking=False, **form) as file:
+        with h5py.File(temporary, "x", locking=False, **form) as file:
             digests = {split: _write_split(file.create_group(split), splits[split], classes) for split in SPLITS}
             sizes = {split: file[split]["images"].shape[1:] for split in SPLITS}
             if sizes["train"] != sizes["test"]:

@@ -55,7 +55,7 @@ def test_the_attributes_say_what_the_set_is(tmp_path: Path) -> None:
     assert (info.path, info.name, info.source, info.classes) == (str(path), "digits", "drawn by hand", 12)
     assert info.examples == {"train": 300, "test": 7}
     with h5py.File(path) as file:
-        assert set(file.attrs) == {"name", "source", "classes", "mean", "std", "sha256", "class_names"}
+        assert set(file.attrs) == {"name", "source", "classes", "mean", "std", "sha256", "blocks_sha256", "class_names"}
         assert list(file.attrs["class_names"]) == ["zero", "eins", "två"]
         assert file["train/images"].chunks == (256, 6, 5)
 

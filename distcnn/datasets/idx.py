@@ -64,7 +64,7 @@ class IdxReader:
 
     def pieces(self, most: int = PIECE_BYTES) -> Iterator[NDArray[np.uint8]]:
         """The data as arrays (n, *shape[1:]), at least one, of up to ``most`` items and PIECE_BYTES."""
-        items = self.items_at_once(most)
+        items = min(most, PIECE_BYTES // max(1, self.item_bytes))
         for start in range(0, max(1, self.shape[0]), items):
             count = min(items, self.shape[0] - start)
             yield np.frombuffer(self._data(count * self.item_bytes), np.uint8).reshape(count, *self.shape[1:])
@@ -72,10 +72,6 @@ class IdxReader:
             raise InputError(
                 f"{self.name} holds more than the {self._needed} bytes of its header {self.shape}: it is damaged, fetch it again"
             )
-
-    def items_at_once(self, most: int) -> int:
-        """How many of its items a piece has: ``most``, unless that is more than PIECE_BYTES."""
-        return min(most, PIECE_BYTES // max(1, self.item_bytes))
 
     def read(self) -> NDArray[np.uint8]:
         """All data in one array."""

@@ -31,7 +31,7 @@ BACKGROUNDS = ("white", "black")
 """On which transparent pixels are shown."""
 
 MAX_IMAGE_BYTES = 2**24
-"""Of one image in a set: HDF5 takes chunks below 4 GiB, and nobody trains on larger ones by intent."""
+"""Of one image in a set: a step has hundreds of them in memory, as float32."""
 
 GRAY, COLOR = "L", "RGB"
 ORIENTATION = 0x0112

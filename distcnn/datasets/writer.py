@@ -26,6 +26,11 @@ CHUNK_LABELS = 2**13
 MANY_CLASSES = 1000
 
 
+def examples_at_once(image_bytes: int) -> int:
+    """Examples of a chunk, unless the split has fewer: batches of as many are written fastest."""
+    return max(1, min(CHUNK_EXAMPLES, CHUNK_BYTES // max(1, image_bytes)))
+
+
 @dataclass(frozen=True)
 class Split:
     """A split to be written: ``count`` examples in ``batches`` of images (n, H, W) or (n, H, W, C) and labels (n,)."""
@@ -106,7 +111,7 @@ def _create(group: h5py.Group, count: int, shape: tuple[int, ...]) -> tuple[h5py
     """Images and labels, in chunks with a checksum each, which HDF5 compares whenever it reads one."""
     if 0 in shape:
         raise InputError(f"the {group.name[1:]} images are {by(shape)}: height, width and channels must be at least 1")
-    chunk = max(1, min(CHUNK_EXAMPLES, count, CHUNK_BYTES // math.prod(shape)))
+    chunk = max(1, min(count, examples_at_once(math.prod(shape))))
     images = group.create_dataset("images", (count, *shape), np.uint8, chunks=(chunk, *shape), fletcher32=True)
     labels = group.create_dataset("labels", (count,), np.int64, chunks=(max(1, min(CHUNK_LABELS, count)),), fletcher32=True)
     return images, labels

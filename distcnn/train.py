@@ -21,6 +21,7 @@ from distcnn.faults.watchdog import Watchdog
 from distcnn.own_model import require_outside
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.parallel.threads import blas_description, blas_threads
+from distcnn.training.advice import warnings_of
 from distcnn.training.loop import Loop, Records
 from distcnn.training.places import describe_hosts
 from distcnn.training.plan import Plan
@@ -69,6 +70,8 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         together(communicator, lambda: require_outside(config.model, request.resume, request.given.get("output", "")))
         run = prepare_run(config, communicator, progress.say)
         run.step.stop_request = lambda: signals.requested
+        for line in () if point else warnings_of(run.plan):
+            progress.say(f"warning: {line}")
         if request.debug:
             check_network(run, progress.say)
         if point:

@@ -23,6 +23,7 @@ from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
 from distcnn.parallel.communicator import JointError
 from distcnn.streams import INITIALISE, generator
+from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.fingerprint import fingerprint
@@ -69,6 +70,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
+    together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
     pulse.beat(Activity.READING_DATA)
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     sources = together(communicator, lambda: model_sources(config.model))

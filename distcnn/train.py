@@ -67,7 +67,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         watchdog.timeout_seconds = config.stall_timeout
         together(communicator, lambda: require_outside(config.model, request.resume, request.given.get("output", "")))
         run = prepare_run(config, communicator, progress.say)
-        run.step.stop_request = lambda: signals.requested
+        run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
         if request.debug:
             check_network(run, progress.say)
         _train(run, point, held, progress, signals)

@@ -91,7 +91,7 @@ class StopSignals:
             self.requested = received.name
             if self._speaks:
                 again = "; Ctrl-C again ends at once" if received == signal.SIGINT else ""
-                tell(f"{self._name}: {received.name}: stopping after this step, with a checkpoint{again}")
+                tell(f"{self._name}: {received.name}: saving a checkpoint, then stopping{again}")
 
     def _end(self, received: signal.Signals) -> None:
         """End all, unless the first step came while a run was made. The lock is kept meanwhile, so that no run is begun any more."""

@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
 from distcnn.own_model import is_own
 from distcnn.parallel import on_root
-from distcnn.training.evaluation import EvaluationFailure
+from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
 from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
@@ -174,7 +174,10 @@ class Loop:
         text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
         last = state.step == run.plan.total_steps
         if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
-            test = run.evaluation()
+            try:
+                test = run.evaluation()
+            except EvaluationStopped:
+                self._stop()  # before any line of this epoch: the resumed run does all of it
             state.note_test(test)
             values |= {"test_loss": test.loss, "test_accuracy": test.correct / test.examples}
             proof |= {"test_examples": test.examples, "test_correct": test.correct}
@@ -211,7 +214,7 @@ class Loop:
             compare_replicas(run.network, run.step.optimizer, run.communicator, step)
         self._saving.save(self.state)
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         requests = enumerate(self.run.communicator.allgather(self.run.step.stop_request()))
         who = ", ".join(f"{request} on rank {rank}" for rank, request in requests if request)
         saved = self._save_now()

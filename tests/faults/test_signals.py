@@ -54,7 +54,7 @@ def test_each_signal_is_a_request_and_the_handlers_come_back(number: signal.Sign
     assert ended.code == 0, ended.stderr
     assert ended.stdout.splitlines()[1:] == [f"requested {number.name}", "restored True -1"]
     again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
-    assert ended.stderr == f"test: {number.name}: stopping after this step, with a checkpoint{again}\n"
+    assert ended.stderr == f"test: {number.name}: saving a checkpoint, then stopping{again}\n"
 
 
 def test_the_first_signal_counts_and_only_who_speaks_says_so() -> None:

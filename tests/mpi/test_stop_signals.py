@@ -224,7 +224,7 @@ def typed_in_a_terminal(launcher: Launcher, ranks: int, path: Path, data: Path) 
 def test_ctrl_c_in_a_terminal_of_one_process(image_set: MakeImageSet, tmp_path: Path) -> None:
     ended, _, text = typed_in_a_terminal(SERIAL, 1, tmp_path / "run", image_set())
     assert ended.code == EXIT_STOPPED
-    assert "SIGINT: stopping after this step, with a checkpoint; Ctrl-C again ends at once" in text
+    assert "SIGINT: saving a checkpoint, then stopping; Ctrl-C again ends at once" in text
     assert "stopped: by SIGINT on rank 0, after step " in text
 
 

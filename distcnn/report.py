@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distcnn.console import guarded, say, tell
 from distcnn.errors import InputError
 from distcnn.trace.picture import draw_trace
 from distcnn.training.run_directory import METRICS, RESULT
+from distcnn.wording import counted, printable
 
 Metrics = list[dict[str, Any]]
 
 
+@guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
@@ -37,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.trace:
             draw_trace(args.trace, args.step, output)
-            print(f"picture in {output}")
+            say(f"picture in {output}")
             return 0
-        draw({run.name: read_metrics(run) for run in args.runs}, output)
-        print("\n".join([*map(summary, args.runs), f"picture in {output}"]))
+        draw({_label(run): read_metrics(run) for run in args.runs}, output)
+        say(*map(summary, args.runs), f"picture in {output}")
     except InputError as error:
-        sys.stderr.write(f"distcnn.report: error: {error}\n")
+        tell(f"distcnn.report: error: {printable(str(error))}")
         return 2
     return 0
 
@@ -61,9 +64,15 @@ def summary(run: Path) -> str:
         return f"{run}: not finished"
     result = json.loads((run / RESULT).read_text(encoding="utf-8"))
     return (
-        f"{run}: {result['model']}, {result['world_size']} ranks, {result['steps']} steps, test accuracy {result['test_accuracy']:.4f}, "
+        f"{run}: {result['model']}, {counted(result['world_size'], 'rank')}, {counted(result['steps'], 'step')}, "
+        f"test accuracy {result['test_accuracy']:.4f}, "
         f"{result['images_per_second']:,.0f} images/s, weights {result['params_sha256'][:16]}"
     )
+
+
+def _label(run: Path) -> str:
+    """The run's name as matplotlib shows it as it is: a dollar sign would begin a formula."""
+    return printable(run.name).replace("$", "\\$")
 
 
 def draw(runs: dict[str, Metrics], output: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import numpy as np
 
@@ -63,24 +63,35 @@ class ExampleFile:
             self.read(split, piece, images[part], labels[part])
             yield piece
 
+    def read_labels(self, split: str, span: range) -> Labels:
+        """The labels of the examples ``span``; ``InputError`` as ``read``."""
+        with told(self.info.path), self._damage_named(split, span):
+            numbers = self._file.datasets[f"{split}/labels"][span.start : span.stop]
+        wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))
+        if wrong.size:
+            raise InputError(
+                f"{self.info.path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}, out of range for {self.info.classes} "
+                f"classes: labels must be 0 to {self.info.classes - 1} (attribute 'classes' says how many)"
+            )
+        return np.asarray(numbers, np.int64)
+
     def _read(self, split: str, span: range, images: Images, labels: Labels) -> None:
-        path, rows, stored = self.info.path, slice(span.start, span.stop), self._file.datasets[f"{split}/images"]
+        stored = self._file.datasets[f"{split}/images"]
+        if len(span):
+            with self._damage_named(split, span):
+                stored.read_direct(images.reshape(-1, *stored.shape[1:]), slice(span.start, span.stop))
+        labels[...] = self.read_labels(split, span)
+
+    @contextmanager
+    def _damage_named(self, split: str, span: range) -> Iterator[None]:
+        path = self.info.path
         try:
-            if len(span):
-                stored.read_direct(images.reshape(-1, *stored.shape[1:]), rows)
-            numbers = self._file.datasets[f"{split}/labels"][rows]
+            yield
         except OSError as error:
             raise InputError(
                 trouble(path, error)
                 or f"{path}: /{split} is damaged, examples {span.start} to {span.stop} cannot be read ({short(error)}): make the file again"
             ) from error
-        wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))
-        if wrong.size:
-            raise InputError(
-                f"{path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}, out of range for {self.info.classes} classes: "
-                f"labels must be 0 to {self.info.classes - 1} (attribute 'classes' says how many)"
-            )
-        labels[...] = numbers
 
     def close(self) -> None:
         """Nothing can be read from now on."""

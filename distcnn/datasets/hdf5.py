@@ -26,7 +26,7 @@ Labels = NDArray[np.int64]
 
 SPLITS = ("train", "test")
 LABELS_AT_ONCE = 2**17
-MOST_CLASSES = 2**24
+MOST_CLASSES = 2**20
 LEAST_LARGE_LABEL = 1000
 """Labels below this are believed, however few examples there are."""
 MOST_CHANNELS_FIRST = 4
@@ -59,6 +59,11 @@ class DatasetInfo:
     def image_bytes(self) -> int:
         """Bytes of one image."""
         return math.prod(self.image_shape)
+
+    @property
+    def is_hashed_as_a_whole(self) -> bool:
+        """Whether the file, an older one, only states a hash of all its examples in a row, which one rank alone can compare."""
+        return bool(self.sha256) and not self.blocks_sha256
 
 
 class ImageFile:

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from distcnn import launcher
+from distcnn.console import tell
 from distcnn.faults.exit_note import note_exit
-from distcnn.faults.tell import tell
 from distcnn.faults.watchdog import EXIT_STALLED
 
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from distcnn.command import run_command
 from distcnn.config import Config, parse_request
+from distcnn.console import say
 from distcnn.cores import usable_cores
 from distcnn.errors import InputError
 from distcnn.faults.watchdog import Watchdog
@@ -66,7 +67,7 @@ def measure_command(communicator: Communicator, arguments: Sequence[str]) -> Non
     args, of_training = on_root(communicator, lambda: make_parser().parse_known_args(arguments))
     config = on_root(communicator, lambda: Config(**parse_request(of_training).given))
     with Watchdog(NAME, communicator, config.stall_timeout):
-        run = prepare_run(config, communicator, lambda line: print(line, flush=True) if communicator.rank == 0 else None)
+        run = prepare_run(config, communicator, say if communicator.rank == 0 else lambda line: None)
         result = measure(run, args.steps)
         on_root(communicator, lambda: write_result(args.result, result))
 

@@ -86,7 +86,9 @@ class Trace:
         where = (
             f"trace in {file} ({file.stat().st_size / 1e6:.1f} MB), {_in_words(self._steps.recorded)}: open it at https://ui.perfetto.dev"
         )
-        say(f"{where}\nthe trace is not whole: no more slices could be kept on rank {', '.join(map(str, full))}" if full else where)
+        say(where)
+        if full:
+            say(f"the trace is not whole: no more slices could be kept on rank {', '.join(map(str, full))}")
 
     def _lines(self, own: Clock) -> bytes:
         """This rank's part of the file."""

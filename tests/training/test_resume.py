@@ -57,7 +57,7 @@ def test_a_stopped_run_goes_on_on_any_ranks(ranks: int, copy: Path, whole: Path,
     configuration = (copy / "config.toml").read_text()
     done = train(launcher_of(ranks), ranks, "--resume", str(copy), PYTHONPATH=stopping)
     assert done.returncode == 0, done.stderr
-    assert f"resumed  {copy}, after 6 of 12 steps, begun on 1 ranks" in done.stdout
+    assert f"resumed  {copy}, after 6 of 12 steps, begun on 1 rank" in done.stdout
     assert_same_end(copy, whole)
     starts = [(line["kind"], line["step"], line["world_size"]) for line in receipt(copy) if line["kind"] in ("start", "resume")]
     assert starts == [("start", 0, 1), ("resume", 6, ranks)]

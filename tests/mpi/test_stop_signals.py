@@ -12,7 +12,7 @@ import pytest
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.command import EXIT_STOPPED
-from distcnn.faults.signals import EXIT_INTERRUPTED
+from distcnn.faults.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from tests.conftest import SERIAL, Launcher, MakeImageSet
 from tests.faults.running import STAGED, STAGED_STEPS, Ended, Running, reference_hash, resume, running, staged
 
@@ -67,6 +67,9 @@ def check_stopped(ended: Ended, number: signal.Signals, ranks: list[int], path: 
         (signal.SIGTERM, [1]),
         (signal.SIGINT, [0]),
         (signal.SIGUSR1, [0, 1, 2]),
+        (signal.SIGHUP, [2]),
+        (signal.SIGUSR2, [0, 2]),
+        (signal.SIGXCPU, [1]),
         (signal.SIGUSR1, "mpirun"),
     ],
 )
@@ -103,7 +106,7 @@ def test_a_signal_to_mpirun_leaves_a_run_that_can_be_resumed(
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_one_process_without_a_launcher(number: signal.Signals, image_set: MakeImageSet, tmp_path: Path) -> None:
     with running(SERIAL, 1, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), STAGED_PACE="0.05") as run:
         run.wait_for_text("results ")  # from the headline on it must be 85, also before the first step

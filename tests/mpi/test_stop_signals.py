@@ -239,3 +239,15 @@ def test_ctrl_c_in_a_terminal_under_mpirun(any_mpi: Launcher, image_set: MakeIma
         assert "stopped: by SIGINT on rank 0, SIGINT on rank 1, SIGINT on rank 2, after step " in text
     assert ended.code != 0
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
+
+
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(image_set: MakeImageSet, tmp_path: Path) -> None:
+    mine, terminal = os.openpty()
+    arguments = [*STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run")]
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    with running(SERIAL, 1, *arguments, prefix=IN_TERMINAL, STAGED_PACE="0.1", **streams) as run:
+        os.close(terminal)
+        run.wait_for_step(2)
+        os.close(mine)
+        assert run.end(20).code == EXIT_STOPPED
+    assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())

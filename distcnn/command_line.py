@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from distcnn.errors import InputError
@@ -47,52 +48,61 @@ ADVICE = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, without abbreviations. ``known_elsewhere`` are flags that another parser will take, for guesses."""
+    """argparse's, without abbreviations.
 
-    def __init__(self, *, known_elsewhere: Iterable[str] = (), **options: Any) -> None:
+    Args:
+        elsewhere: flags that another parser takes from what this one leaves; they are guessed at too.
+        instead: for flags without dashes that are not here, what to use in their place.
+        options: argparse's own.
+    """
+
+    def __init__(self, *, elsewhere: Iterable[str] = (), instead: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
-        self._known_elsewhere = tuple(known_elsewhere)
+        self._elsewhere, self._instead = tuple(elsewhere), instead
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse's; ``InputError`` names the first argument that is unknown."""
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            self.refuse(unknown)
+            self._refuse(unknown)
         return known
 
-    def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """``InputError`` on the first of these arguments that is a flag, else on the first."""
-        flag = next((each for each in unknown if len(each) > 1 and each.startswith("-")), "").partition("=")[0]
-        if flag:
-            flags = [*self._option_string_actions, *self._known_elsewhere]
-            self.error(f"unknown flag {flag}{advice(flag, flags)}")
-        self.error(f"unexpected argument {unknown[0]!r}")
+    def parse_own(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """This parser's flags, and the arguments that are left for another one. ``InputError`` on a flag that neither knows."""
+        known, others = self.parse_known_args(arguments)
+        strange = [each for each in others if each.startswith("--") and each.partition("=")[0] not in self._elsewhere]
+        if strange:
+            self._refuse(strange)
+        return known, others
 
     def error(self, message: str) -> NoReturn:
         """As for every other bad input, so that one rank prints it."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
+    def _refuse(self, unknown: Sequence[str]) -> NoReturn:
+        flag = next((each for each in unknown if len(each) > 1 and each.startswith("-")), "").partition("=")[0]
+        if flag:
+            self.error(f"unknown flag {flag}{advice(flag, [*self._option_string_actions, *self._elsewhere], self._instead)}")
+        self.error(f"unexpected argument {unknown[0]!r}")
 
-def advice(flag: str, flags: Sequence[str]) -> str:
+
+def advice(flag: str, flags: Iterable[str], instead: Mapping[str, str] = MappingProxyType({})) -> str:
     """A guess at which of ``flags`` was meant by an unknown one, or what to use instead; empty where nothing is like it."""
     name = flag.lstrip("-").lower().replace("_", "-")
-    names = {each.lstrip("-"): each for each in flags if each.startswith("--")}
-    alias = ALIASES.get(name, "")
-    if name in names or alias in names:
-        return _guess(names.get(name) or names[alias])
-    if name in ADVICE:
-        return f": {ADVICE[name]}"
-    close = closest(name, names)
-    return _guess(names[close]) if close else ""
+    found = meant(name, [each[2:] for each in flags if each.startswith("--")])
+    if name in instead or (name in ADVICE and found != name):
+        return f": {instead.get(name) or ADVICE[name]}"
+    more = " (of each shard in a step; the global batch is --num-shards times it)" if found == "microbatch-size" else ""
+    return f": did you mean --{found}?{more}" if found else ""
 
 
-def _guess(flag: str) -> str:
-    more = " (of each shard in a step; the global batch is --num-shards times it)" if flag == "--microbatch-size" else ""
-    return f": did you mean {flag}?{more}"
-
-
-def closest(name: str, names: Iterable[str]) -> str | None:
-    """The one of ``names`` that is most like ``name``, where one is."""
+def meant(name: str, names: Sequence[str]) -> str | None:
+    """Which of ``names`` a wrong ``name`` (both with dashes between words, none before) stands for; None where nothing is like it."""
     import difflib  # root's alone
 
-    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
+    if name in names:
+        return name
+    if ALIASES.get(name) in names:
+        return ALIASES[name]
+    begun = [each for each in names if each.startswith(name)]
+    return next(iter([*difflib.get_close_matches(name, names, n=1), *(begun if len(begun) == 1 else [])]), None)

@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from distcnn.command_line import Parser, meant
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
@@ -108,6 +109,8 @@ class Config:
     world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks", fixed=False)
 
     def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            self._require(each.name, "\0" not in str(getattr(self, each.name)), "without a null character")
         for name, choices in ((each.name, each.metadata["choices"]) for each in dataclasses.fields(self)):
             if choices and getattr(self, name) not in choices:
                 raise InputError(f"unknown {as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
@@ -192,11 +195,10 @@ def parse_config(arguments: Sequence[str]) -> Config:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags, one for each field of ``Config``."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m distcnn.train",
         description="Train a CNN on the ranks that a launcher started, such as mpirun -n 4, or in this one process: the same bits.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE.toml", help="take flags from a TOML file (learning_rate = 0.1); flags given here win")
     parser.add_argument(
@@ -243,7 +245,7 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
         raise InputError(f"--config: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"--config: {path} is not UTF-8 text (byte {error.start}): save it in UTF-8, as TOML requires") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; so is what Python says of a number of thousands of digits
         raise InputError(f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1") from error
     return dict(_checked(key, value, path) for key, value in content.items())
 
@@ -252,12 +254,10 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     key = written.replace("-", "_")
     types = {each.name: type(each.default) for each in dataclasses.fields(Config)}
     if key not in types:
-        import difflib
-
-        close = difflib.get_close_matches(key, types, n=1)
-        guess = f"did you mean {close[0]!r}? " if close else ""
+        close = meant(written.lower().replace("_", "-"), [each.replace("_", "-") for each in types])
+        guess = f"did you mean {close.replace('-', '_')!r}? " if close else ""
         raise InputError(f"--config: {path}: unknown key {written!r}: {guess}the keys are {', '.join(types)}")
-    if types[key] is float and type(value) is int:
+    if types[key] is float and type(value) is int and abs(value) < 1 << 1000:
         value = float(value)
     if key == "threads_per_rank" and type(value) is int:
         value = str(value)
@@ -272,8 +272,5 @@ def as_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong flag as every other bad input, so that one rank prints it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m distcnn.train --help)")
+CONFIG_FLAGS = frozenset({*(as_flag(each.name) for each in dataclasses.fields(Config)), "--config", TRUST_FLAG})
+"""The flags that a configuration is made of: other commands take them too."""

@@ -7,9 +7,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from distcnn.command import run_command
+from distcnn.command_line import Parser
 from distcnn.console import say
 from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
@@ -30,20 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Its flags."""
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m {NAME}",
         description="Time sums over the ranks that a launcher started, one rank on each of two hosts, in both ways in which training sums, "
         "and fit latency and bandwidth to them: what python -m distcnn.scaling --predict takes as its --network.",
-        allow_abbrev=False,
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured, for distcnn.scaling --network FILE")
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=f"how long to measure (default {SECONDS:g})")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m {NAME} --help)")
 
 
 def examine(communicator: Communicator, arguments: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distcnn.command_line import Parser
 from distcnn.console import guarded, say, tell
 from distcnn.errors import InputError
 from distcnn.trace.picture import draw_trace
@@ -24,50 +25,61 @@ Metrics = list[dict[str, Any]]
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m distcnn.report", description="Draw loss, test accuracy and speed of runs into one PNG."
-    )
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train")
-    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="draw two steps of this trace instead (docs/trace.md)")
-    parser.add_argument("--step", type=int, metavar="N", help="the first of the two (default: in the middle)")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE.png", help="picture to write (default: report.png in the first RUN_DIR, trace.png beside FILE)"
-    )
-    args = parser.parse_args(arguments)
-    if bool(args.runs) == bool(args.trace):
-        parser.error("name run directories, or a trace")
-    output = args.output or (args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.png")
     try:
-        if args.trace:
-            draw_trace(args.trace, args.step, output)
-            say(f"picture in {output}")
-            return 0
-        draw({_label(run): read_metrics(run) for run in args.runs}, output)
-        say(*map(summary, args.runs), f"picture in {output}")
+        say(*report(make_parser().parse_args(arguments)))
     except InputError as error:
         tell(f"distcnn.report: error: {printable(str(error))}")
         return 2
     return 0
 
 
+def make_parser() -> Parser:
+    """The command's flags."""
+    parser = Parser(prog="python -m distcnn.report", description="Draw loss, test accuracy and speed of runs into one PNG.")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train")
+    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="draw two steps of this trace instead (docs/trace.md)")
+    parser.add_argument("--step", type=int, metavar="N", help="the first of the two (default: in the middle)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.png", help="picture to write (default: report.png in the first RUN_DIR, trace.png beside FILE)"
+    )
+    return parser
+
+
+def report(args: argparse.Namespace) -> list[str]:
+    """Draw what is asked for; lines on what there is now. ``InputError`` names what is wrong."""
+    if bool(args.runs) == bool(args.trace):
+        raise InputError("name run directories, or a trace with --trace FILE.json (see python -m distcnn.report --help)")
+    if args.trace:
+        output = args.output or args.trace.with_name("trace.png")
+        draw_trace(args.trace, args.step, output)
+        return [f"picture in {output}"]
+    output = args.output or args.runs[0] / "report.png"
+    lines = [summary(run) for run in args.runs]
+    draw({_label(run): read_metrics(run) for run in args.runs}, output)
+    return [*lines, f"picture in {output}"]
+
+
 def read_metrics(run: Path) -> Metrics:
-    """The lines of a run's ``metrics.jsonl``. ``InputError`` when it is none."""
+    """The lines of a run's ``metrics.jsonl``. ``InputError`` when it has none."""
     try:
-        return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
+        return [dict(json.loads(line)) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{run} holds no {METRICS} that can be read ({error}): name a run directory of distcnn.train") from error
 
 
 def summary(run: Path) -> str:
-    """A line on how the run ended."""
+    """A line on how the run ended. ``InputError`` when its result cannot be read."""
     if not (run / RESULT).exists():
         return f"{run}: not finished"
-    result = json.loads((run / RESULT).read_text(encoding="utf-8"))
-    return (
-        f"{run}: {result['model']}, {counted(result['world_size'], 'rank')}, {counted(result['steps'], 'step')}, "
-        f"test accuracy {result['test_accuracy']:.4f}, "
-        f"{result['images_per_second']:,.0f} images/s, weights {result['params_sha256'][:16]}"
-    )
+    try:
+        result = json.loads((run / RESULT).read_text(encoding="utf-8"))
+        return (
+            f"{run}: {result['model']}, {counted(result['world_size'], 'rank')}, {counted(result['steps'], 'step')}, "
+            f"test accuracy {result['test_accuracy']:.4f}, {result['images_per_second']:,.0f} images/s, "
+            f"weights {result['params_sha256'][:16]}"
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run / RESULT} cannot be read ({error}): it is damaged; --resume {run} writes it again") from error
 
 
 def _label(run: Path) -> str:

@@ -6,11 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import distcnn.root  # noqa: F401
 from distcnn.command import run_command
-from distcnn.errors import InputError
+from distcnn.command_line import Parser
 from distcnn.faults.watchdog import Watchdog
 from distcnn.own_model import TRUST_FLAG
 from distcnn.parallel import Communicator, on_root
@@ -30,11 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m distcnn.verify",
         description="Replay a run, alone or under a launcher on any number of ranks, and compare every line of its receipt.jsonl. "
         "Prints 'identical' (exit code 0), or the first step and parameter that differ (exit code 1). Nothing is written.",
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory of distcnn.train, finished or not")
     parser.add_argument("--from-step", type=int, default=0, metavar="A", help="begin at the last checkpoint up to step A (default 0)")
@@ -79,11 +77,6 @@ def problem_of_files(run: Path, replayed: list[Line]) -> str | None:
         if parameters.get(name) != sha256:
             return f"parameter {name}: SHA-256 {parameters.get(name)} in {WEIGHTS}, {sha256} replayed"
     return None
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m distcnn.verify --help)")
 
 
 if __name__ == "__main__":

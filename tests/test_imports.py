@@ -32,10 +32,11 @@ ALLOWED = {
     "own_model.py": {"errors"},
     "environment.py": set(),
     "models.py": {"arguments", "errors", "nn", "own_model"},
-    "config.py": {"command_line", "datasets", "errors", "models", "nn", "optim", "own_model"},
+    "config.py": {"command_line", "console", "datasets", "errors", "models", "nn", "optim", "own_model", "wording"},
     "training": {
-        *{"__version__", "checkpoints", "config", "console", "cores", "datasets", "environment", "errors", "faults"},
+        *{"__version__", "checkpoints", "command_line", "config", "console", "cores", "datasets", "environment", "errors"},
         *{
+            "faults",
             "files",
             "host_memory",
             "launcher",
@@ -57,16 +58,16 @@ ALLOWED = {
     },
     "trace": {"__version__", "checkpoints", "errors", "faults", "files", "parallel", "trace", "training"},
     "measure": {
-        *{"command_line", "config", "datasets", "errors", "faults", "measure", "models", "nn", "own_model"},
-        *{"parallel", "training", "wording"},
+        *{"command_line", "config", "console", "datasets", "errors", "faults", "measure", "models", "nn"},
+        *{"own_model", "parallel", "training", "wording"},
     },
     "sweep": {
         *{"command", "command_line", "config", "console", "cores", "datasets", "errors", "faults", "files"},
         *{"measure", "models", "own_model", "parallel", "sweep", "training", "wording"},
     },
     "projection": {
-        *{"command_line", "config", "datasets", "errors", "measure", "models", "parallel", "projection", "sweep"},
-        *{"training", "wording"},
+        *{"command_line", "config", "console", "datasets", "errors", "measure", "models", "parallel", "projection"},
+        *{"sweep", "training", "wording"},
     },
     "wording.py": set(),
     "console.py": {"wording"},

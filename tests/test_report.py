@@ -21,3 +21,14 @@ def test_it_draws_runs(serial: Launcher, image_set: MakeImageSet, tmp_path: Path
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert "holds no metrics.jsonl" in capsys.readouterr().err
+
+
+def test_a_result_that_is_damaged_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    for content in ("{", "[]", "{}", "null"):
+        (tmp_path / "result.json").write_text(content)
+        assert main([str(tmp_path)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "metrics.jsonl").write_text("3\n")
+    assert main([str(tmp_path)]) == 2

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from distcnn.command_line import Parser
 from distcnn.console import guarded, say, tell
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
@@ -23,9 +24,7 @@ Warn = Callable[[str], None]
 @guarded()
 def mnist_command(arguments: Sequence[str]) -> int:
     """``python data/mnist.py``."""
-    parser = argparse.ArgumentParser(
-        prog="python data/mnist.py", description="Prepare MNIST as an HDF5 file; nothing is done when it is there."
-    )
+    parser = Parser(prog="python data/mnist.py", description="Prepare MNIST as an HDF5 file; nothing is done when it is there.")
     parser.add_argument(
         "--source",
         metavar="DIR",
@@ -33,23 +32,20 @@ def mnist_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--output", metavar="FILE", default=DEFAULT_PATH, help="file to write (default %(default)s)")
     parser.add_argument("--force", action="store_true", help="prepare it again although it is there")
-    args = parser.parse_args(arguments)
 
-    def work(_: Warn) -> None:
+    def work(args: argparse.Namespace, _: Warn) -> None:
         if args.force:
             prepare_mnist(args.output, args.source, say)
         else:
             ensure_mnist(args.output, args.source, say)
 
-    return _run(parser, work, args.output)
+    return _run(parser, arguments, work)
 
 
 @guarded()
 def idx_command(arguments: Sequence[str]) -> int:
     """``python data/from_idx.py FOLDER``."""
-    parser = argparse.ArgumentParser(
-        prog="python data/from_idx.py", description="Make an image set (HDF5) from four IDX files, gzipped or not."
-    )
+    parser = Parser(prog="python data/from_idx.py", description="Make an image set (HDF5) from four IDX files, gzipped or not.")
     names = {(split, part): usual_name(split, part) for split in SPLITS for part in PARTS}
     parser.add_argument("folder", type=Path, help=f"holds {', '.join(names.values())} or files named alike, with .gz or without")
     for (split, part), name in names.items():
@@ -58,9 +54,8 @@ def idx_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--name", help="the set's name (default: the output's)")
     parser.add_argument("--classes", type=int, help="number of classes (default: from the largest label)")
     parser.add_argument("--first-label", type=int, default=0, metavar="N", help="label of the first class (default %(default)s)")
-    args = parser.parse_args(arguments)
 
-    def work(warn: Warn) -> None:
+    def work(args: argparse.Namespace, warn: Warn) -> None:
         given = {(split, part): getattr(args, f"{split}_{part}") for split, part in names}
         paths: IdxPaths = {key: args.folder / name if name else find_set(args.folder, *key) for key, name in given.items()}
         counts = write_idx_set(
@@ -74,13 +69,13 @@ def idx_command(arguments: Sequence[str]) -> int:
         )
         _say_classes([str(args.first_label + index) for index in range(len(counts["train"]))], counts)
 
-    return _run(parser, work, args.output)
+    return _run(parser, arguments, work)
 
 
 @guarded()
 def images_command(arguments: Sequence[str]) -> int:
     """``python data/from_images.py FOLDER``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python data/from_images.py",
         description=f"Make an image set (HDF5) from {NAMES} files in FOLDER/CLASS/, or in FOLDER/train/CLASS/ and FOLDER/test/CLASS/.",
     )
@@ -107,9 +102,8 @@ def images_command(arguments: Sequence[str]) -> int:
         help="part of each class that becomes the test set where there is none (default %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="decides which, and the order of the images (default %(default)s)")
-    args = parser.parse_args(arguments)
 
-    def work(warn: Warn) -> None:
+    def work(args: argparse.Namespace, warn: Warn) -> None:
         early: list[str] = []  # warnings, printed once all images are known to fit together: a refusal is one line
         options = {"test_fraction": args.test_fraction, "seed": args.seed, "class_order": args.class_order}
         listing = list_images(args.folder, warn=early.append, **options)
@@ -120,15 +114,16 @@ def images_command(arguments: Sequence[str]) -> int:
         _say_classes(listing.class_names, listing.counts())
         write_image_folder(args.output, args.folder, listing, form, name=args.name or Path(args.output).stem, warn=warn)
 
-    return _run(parser, work, args.output)
+    return _run(parser, arguments, work)
 
 
-def _run(parser: argparse.ArgumentParser, work: Callable[[Warn], None], output: str) -> int:
-    """Do the work and say what there is now; on bad input one line and exit code 2. ``work`` takes what prints a warning."""
+def _run(parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Namespace, Warn], None]) -> int:
+    """Do the work and say what there is now; on bad input one line and exit code 2. ``work`` takes the flags and what prints a warning."""
     name = parser.prog.removeprefix("python ")
     try:
-        work(lambda text: tell(f"{name}: warning: {printable(text)}"))
-        say(_describe(read_info(output)))
+        args = parser.parse_args(arguments)
+        work(args, lambda text: tell(f"{name}: warning: {printable(text)}"))
+        say(_describe(read_info(args.output)))
     except InputError as error:
         tell(f"{name}: error: {printable(str(error))}")
         return 2

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any
 
 from distcnn.command import run_command
+from distcnn.command_line import Parser
 from distcnn.config import Config, parse_request
 from distcnn.console import say
 from distcnn.cores import usable_cores
@@ -51,15 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags besides training's."""
-    parser = _Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.", allow_abbrev=False)
+    parser = Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.")
     parser.add_argument("--result", type=Path, required=True, metavar="FILE", help="where root writes what was measured, a new file")
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="timed steps")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (this is started by distcnn.scaling, not by hand)")
 
 
 def measure_command(communicator: Communicator, arguments: Sequence[str]) -> None:

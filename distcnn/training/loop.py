@@ -72,7 +72,7 @@ class Loop:
             newest = self._saving.wait()
         self.add_end()
         result = make_result(self.run, self.state)
-        pulse.beat(Activity.SAVING)
+        pulse.beat(Activity.WRITING_RESULTS)
         on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
         if self._saving.location and newest < self.state.step:
             self._progress.say(f"warning: the last checkpoint on the disk is of step {newest}, the run ended at {self.state.step}")
@@ -80,6 +80,7 @@ class Loop:
 
     def add_end(self) -> None:
         """The receipt's last line."""
+        pulse.beat(Activity.COMPARING)
         self._records.add_receipt("end", self.state.step, params_sha256=params_sha256(self.run.network))
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
@@ -134,7 +135,7 @@ class Loop:
     def _log_interval(self, epoch: int, learning_rate: float) -> None:
         state, speed = self.state, self.state.interval.images_per_second
         loss = state.interval.loss
-        pulse.beat(Activity.SAVING)
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_metrics(
             "step", step=state.step, epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=round(speed, 1)
         )
@@ -168,6 +169,7 @@ class Loop:
         }
         proof: dict[str, Any] = {"examples": state.epoch.examples}
         if whole:
+            pulse.beat(Activity.CHECKING_EPOCH)
             examples = run.dataset.examples["train"]
             with self._timed():
                 proof["order_sha256"] = close_epoch(run.step.ledger, run.communicator, run.config.num_shards, epoch, examples)
@@ -183,8 +185,10 @@ class Loop:
             proof |= {"test_examples": test.examples, "test_correct": test.correct}
             text += f", test loss {test.loss:.4f}, test accuracy {test.correct / test.examples:.4f} ({test.correct} of {test.examples})"
         self._count_time()
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_metrics("epoch", step=state.step, **values, images_per_second=round(state.epoch.images_per_second, 1))
         self._check_replicas()
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_receipt("epoch", state.step, **values, **proof)
         self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
         self._warn_if_nothing_is_learned(epoch, run.evaluation.predicted if state.test_step == state.step else None, last)

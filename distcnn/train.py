@@ -16,6 +16,7 @@ from distcnn.config import TARGET_DEFAULTS, Config, Request, as_flag, make_parse
 from distcnn.datasets import DatasetInfo
 from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.memory import window_examples
+from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
 from distcnn.own_model import require_outside
@@ -58,7 +59,9 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         return
     signals = StopSignals(NAME, communicator.rank == 0, lambda: _end_before_first_step(communicator, signals), __name__ == "__main__")
     with signals, Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
+        watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
         if request.resume:
+            pulse.beat(Activity.READING_RUN)
             on_root(communicator, lambda: existing_run(request.resume))
             signals.can_resume = True
         point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
@@ -69,7 +72,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         watchdog.timeout_seconds = config.stall_timeout
         together(communicator, lambda: require_outside(config.model, request.resume, request.given.get("output", "")))
         run = prepare_run(config, communicator, progress.say)
-        run.step.stop_request = lambda: signals.requested
+        run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
         for line in () if point else warnings_of(run.plan):
             progress.say(f"warning: {line}")
         if request.debug:
@@ -100,7 +103,9 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
     checkpoint = point.checkpoint if point else None
     state = State(world_size=communicator.world_size)
     if checkpoint:
+        pulse.beat(Activity.RESTORING)
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
+    pulse.beat(Activity.CREATING_RUN)
     with signals.making_run():
         path = on_root(communicator, lambda: open_directory(run.config, point, held))
     directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None

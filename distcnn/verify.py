@@ -10,6 +10,7 @@ from pathlib import Path
 import distcnn.root  # noqa: F401
 from distcnn.command import run_command
 from distcnn.command_line import Parser
+from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.watchdog import Watchdog
 from distcnn.own_model import TRUST_FLAG
 from distcnn.parallel import Communicator, on_root
@@ -50,6 +51,7 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
     with Watchdog(NAME, communicator):
         try:
             replayed = replay(args.run, args.data, args.from_step, args.to_step, communicator, say, args.model, args.trust_model)
+            pulse.beat(Activity.READING_RUN)
             problem = on_root(communicator, lambda: problem_of_files(args.run, replayed.lines) if replayed.reached_end else None)
             if problem:
                 raise Different(f"step {replayed.to_step}: {problem}")

@@ -69,7 +69,7 @@ class Trace:
 
     def write(self, path: Path, say: Say) -> None:
         """Bring all ranks' slices together and write them into ``path``, on root."""
-        pulse.beat(Activity.SAVING)
+        pulse.beat(Activity.WRITING_RESULTS)
         communicator = self._run.communicator
         clocks = clocks_of(communicator.hosts, self._offsets, measure_offsets(communicator))
         recorders = self._main, self._sums, self._between, self._writer

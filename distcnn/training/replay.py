@@ -12,6 +12,7 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError, TrainingError
+from distcnn.faults.pulse import Activity, pulse
 from distcnn.model_source import compare_sources
 from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator, on_root, together
@@ -147,6 +148,7 @@ def replay(
 
     ``model`` replaces the receipt's. A model of the user's own that only the receipt names is imported with ``trust_model`` alone.
     """
+    pulse.beat(Activity.READING_RUN)
     receipt = on_root(communicator, lambda: read_receipt(directory))
     last = receipt.last_step if to_step is None else to_step
     together(communicator, lambda: _check_range(receipt, from_step, last))

@@ -32,6 +32,9 @@ from distcnn.training.places import require_everywhere, settle_threads
 from distcnn.training.plan import Plan
 from distcnn.training.step import Step
 
+FORWARDS_A_STEP = 3
+"""A block of the test set takes about a third of the time of a shard in a step, which goes backward too."""
+
 
 @dataclass
 class Run:
@@ -64,6 +67,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     shard_indices = together(communicator, lambda: _check_world(config, communicator))
     together(communicator, lambda: find_model(config.model))
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
+        pulse.beat(Activity.PREPARING_DATA)
         on_root(communicator, lambda: _ensure_mnist(config, report))
     pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
@@ -71,15 +75,17 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
     together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
-    pulse.beat(Activity.READING_DATA)
+    pulse.beat(Activity.BUILDING)
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
     network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
+    pulse.beat(Activity.READING_DATA)
     data = open_data(dataset, config, communicator, shard_indices)
     content = survey(data, dataset, config.microbatch_size, communicator)
     statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
+    pulse.beat(Activity.BUILDING)
 
     def make_lane() -> Lane:
         twin = build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size).share(network)
@@ -94,7 +100,9 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     kept = None if overlap else keep_gradients(config.reduction, *sizes, communicator)
     reduction = kept or REDUCTIONS[config.reduction](*sizes)
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
-    evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
+    blocks_a_step = -(-config.num_shards // communicator.world_size)
+    evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator, FORWARDS_A_STEP * blocks_a_step)
+    pulse.beat(Activity.COMPARING_RANKS)
     content_sha256 = _content_sha256(dataset, content.hashes, communicator)
     for remark in content.remarks:
         report(f"warning: {remark}")

@@ -79,6 +79,15 @@ REMEDY = (
 )
 
 
+def starting_words(world_size: int, environment: Mapping[str, str]) -> list[str]:
+    """How to start ``world_size`` ranks again, as far as the environment tells: ``mpirun -n 4``, ``srun -n 4``, nothing for one."""
+    if world_size == 1:
+        return []
+    by_mpirun = any(name in environment for name in ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALRANKID"))
+    by_slurm = environment.get("SLURM_STEP_ID", "").isdigit() and not by_mpirun
+    return ["srun" if by_slurm else "mpirun", "-n", str(world_size)]
+
+
 def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
     """None, or what is wrong when Open MPI's mpirun started us but ``library`` (its version text) is an MPICH: it would die in MPI_Init."""
     if "OMPI_COMM_WORLD_SIZE" in environment and "PMI_SIZE" not in environment and ("MPICH" in library or "Intel" in library):

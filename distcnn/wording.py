@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
+from collections.abc import Iterable
 
 IRREGULAR = {"class": "classes"}
 """Plurals that are not the singular and an "s". A phrase such as "test image" follows its last word."""
@@ -39,6 +40,11 @@ def _escaped(character: str) -> str:
     if unicodedata.category(character) == "Zs":  # a space of another width
         return character
     return character.encode("unicode_escape").decode()
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """``words`` as a shell command on one line."""
+    return " ".join(map(shell_word, words))
 
 
 def shell_word(text: str) -> str:

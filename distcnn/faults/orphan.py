@@ -32,7 +32,8 @@ def end_with_launcher(name: str) -> None:
     process = launcher.launching_process()
     if not launcher.declared(os.environ) or process <= 1 or (program := _program(process)) == "slurmstepd":
         return
-    threading.Thread(target=_end_after, args=(name, process, program), name="launcher's end", daemon=True).start()
+    with suppress(RuntimeError):  # no more threads: the watchdog, which needs one, will say so
+        threading.Thread(target=_end_after, args=(name, process, program), name="launcher's end", daemon=True).start()
 
 
 def _end_after(name: str, process: int, program: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -10,9 +11,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class StopRequests:
-    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came. Main thread only.
+    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came.
 
-    SIGHUP stays ignored where it is (nohup).
+    SIGHUP stays ignored where it is (nohup). Outside the main thread it does nothing.
     """
 
     def __init__(self) -> None:
@@ -21,6 +22,8 @@ class StopRequests:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequests:
+        if threading.current_thread() is not threading.main_thread():  # elsewhere Python sets no handlers
+            return self
         for each in STOP_SIGNALS:
             if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
                 self._before[each] = signal.signal(each, self._note)

@@ -16,7 +16,7 @@ from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.statistics import mean_and_std
 from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
-from distcnn.models import build_model, find_model
+from distcnn.models import build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
@@ -66,7 +66,8 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     together(communicator, lambda: _check_same(datasets))
     pulse.beat(Activity.READING_DATA)
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
-    network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
+    rng = np.random.Generator(generator(config.seed, INITIALISE))
+    together(communicator, lambda: initialise_model(config.model, network, rng))
     data = together(communicator, lambda: open_data(dataset, config, communicator, shard_indices))
     content, pixels = together(communicator, lambda: survey(data, dataset, config.microbatch_size))
     statistics = _statistics(dataset, pixels, communicator)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from distcnn.wording import counted
+
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI's mpirun
     ("PMI_SIZE", "PMI_RANK"),  # MPICH's and Intel's Hydra, srun --mpi=pmi2
@@ -107,9 +109,9 @@ def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> s
         return None
     for each in declared(environment):
         if each.several:
-            count = "several" if each.world_size is None else str(each.world_size)
+            count = "several processes" if each.world_size is None else counted(each.world_size, "process")
             return (
-                f"the launcher started {count} processes ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
+                f"the launcher started {count} ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
                 f"the launcher belongs to another MPI than {library}, which mpi4py loaded: {REMEDY}"
             )
     return None

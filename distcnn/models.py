@@ -12,6 +12,7 @@ from distcnn.errors import InputError
 from distcnn.mistakes import described, mistake_in
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, glorot_uniform
 from distcnn.own_model import is_own
+from distcnn.wording import counted
 
 Model = Callable[[tuple[int, int, int], int], Sequential]
 
@@ -99,7 +100,7 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, micr
     if network.output_shape != (classes,):
         raise InputError(
             f"model {name!r} gives outputs of shape {network.output_shape} for images of {images}: "
-            f"it must end in one output for each of the {classes} classes"
+            f"it must end in one output for each of the {counted(classes, 'class')}"
         )
     return network
 

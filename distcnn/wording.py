@@ -6,9 +6,6 @@ import shlex
 import unicodedata
 from collections.abc import Iterable
 
-IRREGULAR = {"class": "classes"}
-"""Plurals that are not the singular and an "s". A phrase such as "test image" follows its last word."""
-
 
 def counted(number: int, what: str) -> str:
     """The number with its noun: "1 step", "1,407 steps", "10 classes"."""
@@ -16,11 +13,8 @@ def counted(number: int, what: str) -> str:
 
 
 def plural(number: float, what: str) -> str:
-    """The noun alone, as ``number`` needs it: "core" for 1, "cores" for 0, 0.5 and 2."""
-    if number == 1:
-        return what
-    *before, last = what.split(" ")
-    return " ".join([*before, IRREGULAR.get(last, f"{last}s")])
+    """The noun alone, as ``number`` needs it: "core" for 1, "cores" for 0, 0.5 and 2; also "classes" and "batches"."""
+    return what if number == 1 else what + ("es" if what.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def printable(text: str, keep: str = "") -> str:

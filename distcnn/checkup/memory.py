@@ -11,6 +11,7 @@ from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, 
 from distcnn.checkup.section import Everyone, Facts, Section
 from distcnn.cores import CGROUPS, group_folders
 from distcnn.faults import leftovers
+from distcnn.wording import counted
 
 MIB = 2**20
 RANK_BYTES = 256 * MIB
@@ -96,7 +97,7 @@ def _shared(facts: Facts, ranks: int) -> Iterator[Finding]:
     if free < LEAST_SHARED_BYTES:
         yield Finding("shared", BAD, f"{text}: MPI will not start, or die", remedy)
     elif free < needed:
-        yield Finding("shared", WARNING, f"{text}: little for {ranks} ranks, MPI may fail or be slow", remedy)
+        yield Finding("shared", WARNING, f"{text}: little for {counted(ranks, 'rank')}, MPI may fail or be slow", remedy)
     else:
         yield Finding("shared", GOOD, f"{SHARED}: enough is free")
 

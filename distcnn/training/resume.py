@@ -16,6 +16,7 @@ from distcnn.errors import InputError
 from distcnn.own_model import require_trust
 from distcnn.training.plan import Plan
 from distcnn.training.run_directory import CHECKPOINTS, CONFIG, read_config, read_result
+from distcnn.wording import counted
 
 Report = Callable[[str], None]
 
@@ -47,7 +48,9 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
         if Plan(config, examples).total_steps < done:
-            raise InputError(f"--resume: {directory} has taken {done} steps, more than --epochs and --max-steps now allow: raise them")
+            raise InputError(
+                f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and --max-steps now allow: raise them"
+            )
     _, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))  # what is refused above has changed nothing
     return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
 

@@ -28,6 +28,7 @@ from distcnn.training.overlap import Lane, open_sums, plan_overlap
 from distcnn.training.places import require_everywhere, settle_threads
 from distcnn.training.plan import Plan
 from distcnn.training.step import Step
+from distcnn.wording import counted
 
 
 @dataclass
@@ -123,8 +124,8 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
 def _check_world(config: Config, communicator: Communicator) -> range:
     if config.world_size and communicator.world_size != config.world_size:
         raise InputError(
-            f"--world-size is {config.world_size}, but {communicator.world_size} ranks are here ({communicator.description}): "
-            "start as many, and with the launcher of the MPI that mpi4py uses"
+            f"--world-size is {config.world_size}, but {counted(communicator.world_size, 'rank')} started ({communicator.description}): "
+            f"start {config.world_size}, with the launcher of the MPI that mpi4py uses"
         )
     return shards_of_rank(config.num_shards, communicator.world_size, communicator.rank)
 

@@ -23,6 +23,7 @@ from distcnn.mistakes import is_thread_limit
 from distcnn.parallel import Communicator, open_communicator
 from distcnn.parallel.communicator import JointError, NoWorldError
 from distcnn.parallel.threads import limit_blas_threads
+from distcnn.same_flags import difference, flags_of
 from distcnn.wording import printable
 
 EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
@@ -31,6 +32,7 @@ EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
 The watchdog's is 4, and MPI's own errors'; a second Ctrl-C's 130 (``distcnn.faults``).
 """
 
+HELP = {"-h", "--help"}
 Work = Callable[[Communicator, Sequence[str]], int | None]
 
 
@@ -40,13 +42,32 @@ def run_command(name: str, print_help: Callable[[], None], work: Work, arguments
 
     An error that all ranks share is printed by rank 0 and they end together. Any other exception on any rank ends all at once.
     """
-    if {"-h", "--help"} & set(arguments):
-        if launcher.declared_rank(os.environ) == 0:
+    if HELP & set(arguments):
+        if not launcher.needs_mpi(os.environ):
             print_help()
-        return EXIT_OK
+            return EXIT_OK
+        work = _help(print_help)  # under a launcher all ranks meet first: one that only prints its help would leave the others waiting
     code = _run(name, work, arguments)
     note_exit(code)
     return code
+
+
+def _help(print_help: Callable[[], None]) -> Work:
+    """Rank 0 prints, and none leaves before."""
+
+    def work(communicator: Communicator, arguments: Sequence[str]) -> None:
+        if communicator.rank == 0:
+            print_help()
+        communicator.barrier()
+
+    return work
+
+
+def _require_same_flags(name: str, communicator: Communicator, arguments: Sequence[str]) -> None:
+    """``JointError`` on all ranks names the first rank that was started with another command line than rank 0."""
+    problem = difference(dict(enumerate(communicator.allgather(flags_of(name, arguments)))))
+    if problem:
+        raise JointError(f"{problem}: start all ranks with the same command")
 
 
 def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
@@ -63,6 +84,7 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
         return EXIT_INPUT
     threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
     try:
+        _require_same_flags(name, communicator, arguments)
         code = work(communicator, arguments) or EXIT_OK
         pulse.beat(Activity.ENDING)
         return code

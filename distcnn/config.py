@@ -12,11 +12,12 @@ from typing import Any
 
 from distcnn.command_line import Parser, meant
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
-from distcnn.own_model import TRUST_FLAG, require_trust
+from distcnn.own_model import ACCEPT_FLAG, TRUST_FLAG, require_trust
 
 
 def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), fixed: bool = True, bare: Any = None) -> Any:
@@ -38,7 +39,7 @@ class Config:
     )
     source: str = _flag(
         "",
-        f"where to take MNIST from when it must be prepared: the four IDX .gz files; else ${SOURCE_VARIABLE}, then mirrors",
+        f"where to take MNIST from when it must be prepared: the four IDX files, gzipped or not; else ${SOURCE_VARIABLE}, then mirrors",
         "folder",
         fixed=False,
     )
@@ -157,6 +158,7 @@ class Request:
     given: dict[str, Any]
     resume: str = ""
     trust_model: bool = False
+    accept_changed_model: bool = False
     debug: bool = False
     break_at_step: int | None = None
     shard: int | None = None
@@ -205,6 +207,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         TRUST_FLAG, action="store_true", help="import the package.module:function that the run directory or the --config file names"
     )
+    parser.add_argument(
+        ACCEPT_FLAG, action="store_true", help="resume although the source of your own model was edited: other bits from there on"
+    )
     parser.add_argument("--debug", action="store_true", help="one process: check the network's gradients first, then every layer's numbers")
     parser.add_argument(
         "--break-at-step",
@@ -232,9 +237,12 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
     import tomllib  # root's alone
 
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8-sig", errors=errors))  # editors on Windows write a mark first
+        with open_regular(path) as file:
+            content = tomllib.loads(file.read().decode("utf-8-sig", errors))  # editors on Windows write a byte order mark first
     except OSError as error:
         raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error
+    except InputError as error:
+        raise InputError(f"--config: {error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"--config: {path} is not UTF-8 text (byte {error.start}): save it in UTF-8, as TOML requires") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; so is what Python says of a number of thousands of digits

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distcnn.errors import InputError
 
-TRUST_FLAG = "--trust-model"
+TRUST_FLAG, ACCEPT_FLAG = "--trust-model", "--accept-changed-model"
 
 
 def is_own(model: str) -> bool:
@@ -34,7 +34,7 @@ def require_trust(model: str, file: str | Path, given: str | None, trusted: bool
     if is_own(model) and model != given and not trusted:
         raise InputError(
             f"{file} names the model {model!r}, and importing it runs its code: if you trust it, "
-            f"repeat it on the command line (--model {model}), or give {TRUST_FLAG}"
+            f"repeat it on the command line (--model {model!r}), or give {TRUST_FLAG}"
         )
 
 

@@ -26,7 +26,7 @@ from distcnn.training.places import describe_hosts
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.records import begin_records, open_directory
-from distcnn.training.resume import ResumePoint, existing_run, find_resume_point, is_in_place
+from distcnn.training.resume import ResumePoint, check_model, existing_run, find_resume_point, is_in_place
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory, locked
 from distcnn.training.saving import Saving
 from distcnn.training.setup import Run, prepare_run
@@ -71,6 +71,8 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         run.step.stop_request = lambda: signals.requested
         if request.debug:
             check_network(run, progress.say)
+        if point:
+            on_root(communicator, lambda: check_model(point, run.model_sources, request.accept_changed_model, progress.say))
         _train(run, point, held, progress, signals)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,15 @@ def test_a_missing_or_binary_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is not UTF-8"):
         parse_config(["--config", str(tmp_path / "b.toml")])
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device", "folder"])
+def test_a_configuration_that_is_not_a_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = {"named pipe": tmp_path / "pipe.toml", "device": Path("/dev/zero"), "folder": tmp_path}[kind]
+    if kind == "named pipe":
+        os.mkfifo(path)
+    with pytest.raises(InputError, match=f"--config: {path} is a {kind}"):
+        parse_config(["--config", str(path)])
 
 
 @pytest.mark.parametrize(

@@ -14,68 +14,89 @@ from tests.conftest import SERIAL, Launcher, MakeImageSet
 PACKAGE = Path(__file__).parent.parent / "distcnn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What everything may import that prints or reads a command line.
-PRINTING = {"console", "wording", "command_line"}
 # Folder or file of the package: what of the package it may import.
 ALLOWED = {
-    "nn": {"nn", "arguments"},
-    "optim": {"optim", "arguments"},
+    "nn": {"arguments", "nn"},
+    "optim": {"arguments", "optim"},
     "arguments.py": set(),
     "errors.py": set(),
-    "wording.py": set(),
-    "mistakes.py": set(),
-    "console.py": {"wording"},
-    "command_line.py": {"errors"},
-    "terminal.py": {"launcher"},
     "files.py": set(),
     "launcher.py": {"wording"},
     "cores.py": {"wording"},
     "root.py": {"launcher"},
     "streams.py": set(),
-    "parallel": {"parallel", "cores", "errors", "launcher", "console", "wording"},
-    "faults": {"faults", "parallel", "launcher", "console", "mistakes"},
+    "parallel": {"console", "cores", "errors", "launcher", "parallel", "wording"},
+    "faults": {"console", "faults", "launcher", "mistakes", "parallel"},
     "checkpoints": {"checkpoints", "errors", "files"},
-    "datasets": {"datasets", "errors", "streams", "mistakes", *PRINTING},
+    "datasets": {"command_line", "console", "datasets", "errors", "locked_calls", "mistakes", "streams", "wording"},
     "own_model.py": {"errors"},
     "environment.py": set(),
-    "models.py": {"nn", "arguments", "errors", "own_model", "mistakes", "wording"},
-    "config.py": {"nn", "optim", "models", "datasets", "errors", "own_model", *PRINTING},
+    "models.py": {"arguments", "errors", "mistakes", "nn", "own_model", "wording"},
+    "config.py": {"command_line", "console", "datasets", "errors", "models", "nn", "optim", "own_model", "wording"},
     "training": {
-        *{"training", "config", "models", "own_model", "nn", "optim", "parallel", "datasets", "errors", "streams"},
-        *{"checkpoints", "faults", "files", "launcher", "cores", "environment", "terminal", "__version__", *PRINTING},
+        *{"__version__", "checkpoints", "command_line", "config", "console", "cores", "datasets", "environment", "errors"},
+        *{
+            "faults",
+            "files",
+            "host_memory",
+            "launcher",
+            "model_source",
+            "models",
+            "nn",
+            "optim",
+            "own_model",
+            "parallel",
+            "streams",
+            "terminal",
+            "training",
+            "wording",
+        },
     },
     "checkup": {
-        *{"checkup", "training", "parallel", "datasets", "streams", "errors", "faults", "files", "launcher", "cores"},
-        *{"environment", "__version__", *PRINTING},
+        *{"__version__", "checkup", "command_line", "console", "cores", "datasets", "environment", "errors", "faults"},
+        *{"files", "host_memory", "launcher", "parallel", "same_flags", "streams", "training", "wording"},
     },
-    "trace": {"trace", "training", "parallel", "checkpoints", "faults", "files", "errors", "__version__"},
-    "measure": {"measure", "training", "config", "models", "own_model", "nn", "parallel", "datasets", "errors", "faults", *PRINTING},
+    "trace": {"__version__", "checkpoints", "errors", "faults", "files", "parallel", "trace", "training"},
+    "measure": {
+        *{"command_line", "config", "console", "datasets", "errors", "faults", "measure", "models", "nn"},
+        *{"own_model", "parallel", "training", "wording"},
+    },
     "sweep": {
-        *{"sweep", "cores", "measure", "training", "config", "models", "own_model", "parallel", "datasets", "errors", "faults", "files"},
-        *{"command", *PRINTING},
+        *{"command", "command_line", "config", "console", "cores", "datasets", "errors", "faults", "files"},
+        *{"measure", "models", "own_model", "parallel", "sweep", "training", "wording"},
     },
-    "projection": {"projection", "sweep", "measure", "training", "config", "models", "parallel", "datasets", "errors", *PRINTING},
+    "projection": {
+        *{"command_line", "config", "console", "datasets", "errors", "measure", "models", "parallel", "projection"},
+        *{"sweep", "training", "wording"},
+    },
+    "wording.py": set(),
+    "mistakes.py": set(),
+    "console.py": {"wording"},
+    "command_line.py": {"errors"},
+    "terminal.py": {"launcher"},
+    "same_flags.py": set(),
+    "model_source.py": {"own_model"},
+    "host_memory.py": {"cores"},
+    "locked_calls.py": set(),
 }
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
     "h5py": {
+        "checkpoints/format.py",
         "checkup/software.py",
         "datasets/hdf5.py",
         "datasets/opening.py",
         "datasets/storage.py",
         "datasets/writer.py",
-        "checkpoints/format.py",
         "training/run_directory.py",
     },
-    "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py", "trace/picture.py"},
+    "matplotlib": {"measure/picture.py", "report.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"parallel/threads.py"},
 }
 
-# Who may print by itself: the doctor's colours are escape sequences; a peer's one line is for a program.
-WRITERS = {"console.py", "doctor.py", "measure/torch_peer.py"}
 # What measures, which training must never need: folder, and the only files outside of it that may know it.
 MEASURING = {
     "measure": {"benchmark.py", "sweep/ranks.py", "projection/calibration.py"},
@@ -156,13 +177,3 @@ def test_a_whole_run_does_not_either_but_on_root(mpirun: Launcher, image_set: Ma
     done = mpirun.run(2, "-c", TRAINED.format(loaded=LOADED), *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert "[]" in done.stdout, done.stdout  # a launcher may join the lines of two ranks
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_all_that_is_printed_goes_through_the_console(file: Path) -> None:
-    if file.relative_to(PACKAGE).as_posix() in WRITERS:
-        return
-    for node in ast.walk(ast.parse(file.read_text())):
-        assert not (isinstance(node, ast.Name) and node.id == "print"), f"line {node.lineno}: print: use distcnn.console.say"
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.attr in ("write", "flush"):
-            assert node.value.attr not in ("stdout", "stderr"), f"line {node.lineno}: sys.{node.value.attr}: use distcnn.console"

@@ -14,7 +14,7 @@ from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
 from distcnn.datasets.idx import PARTS, usual_name
 from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
 from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
-from distcnn.datasets.pictures import BACKGROUNDS, NAMES
+from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
 from distcnn.mistakes import THREAD_LIMIT, is_thread_limit
 from distcnn.wording import counted, printable
@@ -68,7 +68,7 @@ def idx_command(arguments: Sequence[str]) -> int:
             first_label=args.first_label,
             warn=warn,
         )
-        _print_classes([str(args.first_label + index) for index in range(len(counts["train"]))], counts)
+        _say_classes([str(args.first_label + index) for index in range(len(counts["train"]))], counts)
 
     return _run(parser, arguments, work)
 
@@ -105,19 +105,15 @@ def images_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides which, and the order of the images (default %(default)s)")
 
     def work(args: argparse.Namespace, warn: Warn) -> None:
-        listing = list_images(args.folder, test_fraction=args.test_fraction, seed=args.seed, class_order=args.class_order, warn=warn)
-        _print_order(listing, args.class_order)
-        _print_classes(listing.class_names, listing.counts())
-        write_image_folder(
-            args.output,
-            args.folder,
-            listing,
-            name=args.name or Path(args.output).stem,
-            size=args.size,
-            grayscale=args.grayscale,
-            background=args.background,
-            warn=warn,
-        )
+        early: list[str] = []  # warnings, printed once all images are known to fit together: a refusal is one line
+        options = {"test_fraction": args.test_fraction, "seed": args.seed, "class_order": args.class_order}
+        listing = list_images(args.folder, warn=early.append, **options)
+        form = common_form(listing.paths(), args.size, args.grayscale, args.background, early.append)
+        for line in early:
+            warn(line)
+        _say_order(listing, args.class_order)
+        _say_classes(listing.class_names, listing.counts())
+        write_image_folder(args.output, args.folder, listing, form, name=args.name or Path(args.output).stem, warn=warn)
 
     return _run(parser, arguments, work)
 
@@ -140,25 +136,24 @@ def _run(parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Name
     return 0
 
 
-def _print_order(listing: Listing, class_order: str) -> None:
+def _say_order(listing: Listing, class_order: str) -> None:
     same = listing.class_names == sorted(listing.class_names, key=CLASS_ORDERS["imagefolder" if class_order == "natural" else "natural"])
     if class_order == "imagefolder":
         say("classes in the order of PyTorch's ImageFolder (1, 10, 2)")
     elif same:
-        say("classes in natural order (1, 2, 10), which is PyTorch's ImageFolder's too for these names")
+        say("classes in natural order (1, 2, 10); PyTorch's ImageFolder gives these names the same order")
     else:
-        say("classes in natural order (1, 2, 10), not PyTorch's ImageFolder's: --class-order imagefolder gives that")
+        say("classes in natural order (1, 2, 10), not that of PyTorch's ImageFolder: --class-order imagefolder gives that")
 
 
-def _print_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
+def _say_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
     """A line for each class: label, name, and how many images it has in each split."""
-    names = list(map(printable, names))
-    width = max(map(len, names))
-    rows = enumerate(zip(names, counts["train"], counts["test"], strict=True))
-    say(
-        f"label  {'class':{width}}  {'train':>9}  {'test':>9}",
-        *(f"{label:5}  {name:{width}}  {train:9,}  {test:9,}" for label, (name, train, test) in rows),
-    )
+    shown = [printable(name) for name in names]
+    width = max(len(name) for name in ["class", *shown])
+    rows = [f"label  {'class':{width}}  {'train':>9}  {'test':>9}"]
+    for label, (name, train, test) in enumerate(zip(shown, counts["train"], counts["test"], strict=True)):
+        rows.append(f"{label:5}  {name:{width}}  {train:9,}  {test:9,}")
+    say(*rows)
 
 
 def _describe(info: DatasetInfo) -> str:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
-from distcnn.datasets.pictures import Form, Transparency, common_form, read_picture
+from distcnn.datasets.pictures import Form, Transparency, read_picture
 from distcnn.datasets.writer import CHUNK_EXAMPLES, Split, write_dataset
 from distcnn.errors import InputError
 from distcnn.streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
+from distcnn.wording import counted
 
 BATCH_BYTES = 2**26
 """Of the images that are held at once."""
@@ -31,6 +32,10 @@ class Listing:
 
     class_names: list[str]
     files: dict[str, Files]
+
+    def paths(self) -> list[Path]:
+        """All images, those of ``train`` first."""
+        return [path for split in SPLITS for path, _ in self.files[split]]
 
     def counts(self) -> dict[str, list[int]]:
         """How many images each class has in each split."""
@@ -72,34 +77,22 @@ def list_images(folder: Path, *, test_fraction: float, seed: int, class_order: s
     return Listing(class_names, files)
 
 
-def write_image_folder(
-    output: str | Path,
-    folder: Path,
-    listing: Listing,
-    *,
-    name: str,
-    size: tuple[int, int] | None,
-    grayscale: bool,
-    background: str,
-    warn: Warn,
-) -> None:
-    """Write the listed images as an image set, a batch at a time.
+def write_image_folder(output: str | Path, folder: Path, listing: Listing, form: Form, *, name: str, warn: Warn) -> None:
+    """Write the listed images as an image set, a batch at a time, each in ``form``. ``InputError`` for images that cannot be read so.
 
-    ``size`` (height, width) resizes; ``background`` (of BACKGROUNDS) is what transparent pixels become. ``warn`` takes lines for the user.
-    ``InputError`` for images that cannot be read or differ in size.
+    ``warn`` takes a line about transparent images.
     """
-    form = common_form([path for split in SPLITS for path, _ in listing.files[split]], size, grayscale, background, warn)
     seen = Transparency()
     splits = {split: Split(len(files), _batches(files, form, seen)) for split, files in listing.files.items()}
     names = listing.class_names
     try:
         write_dataset(output, name=name, source=f"images in {folder.resolve()}", classes=len(names), splits=splits, class_names=names)
     except InputError as error:
-        hint = f" ({seen.blank} images with transparent pixels are blank on --background {background})" if seen.blank else ""
+        hint = f" ({counted(seen.blank, 'transparent image')} became blank on --background {form.background})" if seen.blank else ""
         raise InputError(f"{error}{hint}") from error
     if seen.images:
-        blank = f"; {seen.blank} of them are blank on it" if seen.blank else ""
-        warn(f"{seen.images} images have transparent pixels, which became {background} (--background){blank}")
+        blank = f"; {counted(seen.blank, 'image')} became blank" if seen.blank else ""
+        warn(f"{counted(seen.images, 'image')} with transparent pixels, which became {form.background} (--background){blank}")
 
 
 def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> dict[str, Classes]:

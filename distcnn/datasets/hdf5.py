@@ -26,7 +26,7 @@ Labels = NDArray[np.int64]
 
 SPLITS = ("train", "test")
 LABELS_AT_ONCE = 2**17
-MOST_CLASSES = 2**24
+MOST_CLASSES = 2**20
 LEAST_LARGE_LABEL = 1000
 """Labels below this are believed, however few examples there are."""
 MOST_CHANNELS_FIRST = 4
@@ -60,13 +60,21 @@ class DatasetInfo:
         """Bytes of one image."""
         return math.prod(self.image_shape)
 
+    @property
+    def is_hashed_as_a_whole(self) -> bool:
+        """Whether the file, an older one, only states a hash of all its examples in a row, which one rank alone can compare."""
+        return bool(self.sha256) and not self.blocks_sha256
+
 
 class ImageFile:
-    """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when one is missing or not all there."""
+    """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when one is missing or not all there.
 
-    def __init__(self, path: str | Path) -> None:
+    The process ends when HDF5 waits for a file for ``stall_timeout`` seconds (0: never).
+    """
+
+    def __init__(self, path: str | Path, stall_timeout: float = 0.0) -> None:
         self.path = str(path)
-        self._files = OpenFiles()
+        self._files = OpenFiles(stall_timeout)
         try:
             self.file = self._files.open(self.path)
             with told(self.path):
@@ -99,9 +107,12 @@ class ImageFile:
 _NAMES = tuple(f"{split}/{key}" for split in SPLITS for key in ("images", "labels"))
 
 
-def read_info(path: str | Path) -> DatasetInfo:
-    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it."""
-    with closing(ImageFile(path)) as opened, told(opened.path):
+def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
+    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it.
+
+    ``stall_timeout`` as for ``ImageFile``.
+    """
+    with closing(ImageFile(path, stall_timeout)) as opened, told(opened.path):
         file = opened.file
         shapes = {split: opened.datasets[f"{split}/images"].shape for split in SPLITS}
         if shapes["train"][1:] != shapes["test"][1:]:

@@ -14,6 +14,7 @@ from distcnn.datasets.idx import PARTS, find_idx, open_idx, usual_name
 from distcnn.datasets.layout import some
 from distcnn.datasets.writer import CHUNK_EXAMPLES, Split, write_dataset
 from distcnn.errors import InputError
+from distcnn.wording import counted, plural
 
 IdxPaths = Mapping[tuple[str, str], Path]
 """The files by split (``train``, ``test``) and part (``images``, ``labels``)."""
@@ -81,7 +82,8 @@ def _warn_of_missing(counts: Mapping[str, NDArray[np.int64]], first_label: int, 
     for split, each in counts.items():
         if missing := [str(first_label + index) for index in np.flatnonzero(each == 0)]:
             remedy = f": if {smallest} is the label of the first class, give --first-label {smallest}" if smallest > first_label else ""
-            warn(f"{len(missing)} of {len(each)} classes have no {split} images, labels {some(missing)}{remedy}")
+            labels = f"{plural(len(missing), 'label')} {some(missing)}"
+            warn(f"no {split} images for {len(missing)} of {counted(len(each), 'class')} ({labels}){remedy}")
 
 
 def _batches(held: ExitStack, paths: IdxPaths, split: str, first_label: int) -> Iterator[tuple[Images, NDArray[np.int64]]]:

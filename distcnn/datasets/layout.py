@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distcnn.datasets.pictures import NAMES, SUFFIXES
 from distcnn.errors import InputError
+from distcnn.wording import counted
 
 Warn = Callable[[str], None]
 Classes = dict[str, list[Path]]
@@ -107,9 +108,9 @@ def _split_layout(top: Folder, splits: list[Folder], flat: list[Folder], others:
             if each not in others
             else "not train or test"
         )
-        warn(f"left out: folder '{each.path.name}' ({len(each.all_images())} images; {why})")
+        warn(f"left out: folder '{each.path.name}' ({counted(len(each.all_images()), 'image')}; {why})")
     if top.images:
-        warn(f"left out: {len(top.images)} images directly in {top.path}, outside of any class folder")
+        warn(f"left out: {counted(len(top.images), 'image')} directly in {top.path}, outside of any class folder")
     train_folder = by_role["train"][0]
     train = _classes(train_folder, warn)
     if not evaluated:
@@ -126,14 +127,18 @@ def _classes(folder: Folder, warn: Warn) -> Classes:
     """Each class folder's images. ``InputError`` when the images are directly in ``folder``, or one level deeper than they should be."""
     classes = {each.path.name: each.all_images() for each in folder.folders}
     if not any(classes.values()):
-        found = f"holds {len(folder.images)} images but no class folders" if folder.images else f"holds no folders with {NAMES} files"
+        found = (
+            f"holds {counted(len(folder.images), 'image')} but no class folders"
+            if folder.images
+            else f"holds no folders with {NAMES} files"
+        )
         raise InputError(f"{folder.path} {found}: it must hold one folder of images for each class")
     if not any(each.images for each in folder.folders):
         inner = [each.path for each in folder.folders if each.folders]
         remedy = f"name {inner[0]}, or move its folders up" if len(inner) == 1 else "name one of them, or move the images up"
         raise InputError(f"{folder.path} holds images only one level deeper than in class folders, below {some(inner)}: {remedy}")
     if folder.images:
-        warn(f"left out: {len(folder.images)} images directly in {folder.path}, outside of any class folder")
+        warn(f"left out: {counted(len(folder.images), 'image')} directly in {folder.path}, outside of any class folder")
     return _named_classes(folder, classes, warn)
 
 
@@ -145,11 +150,11 @@ def _named_classes(folder: Folder, classes: Classes, warn: Warn) -> Classes:
         except UnicodeEncodeError as error:
             raise InputError(f"class folder {name!a} in {folder.path} has a name that is not UTF-8: rename it") from error
     if empty := [name for name, paths in classes.items() if not paths]:
-        warn(f"left out: {len(empty)} folders without images in {folder.path}: {some(empty)}")
+        warn(f"left out: {counted(len(empty), 'folder')} without images in {folder.path}: {some(empty)}")
     if nested := [each.path.name for each in folder.folders if not each.images and classes[each.path.name]]:
         warn(f"classes in {folder.path} whose images are all in folders below the class folder, not in it: {some(nested)}")
     elif below := sum(len(paths) for paths in classes.values()) - sum(len(each.images) for each in folder.folders):
-        warn(f"{below} images in {folder.path} are in folders below a class folder: they belong to that class")
+        warn(f"{counted(below, 'image')} in {folder.path} found in folders below a class folder: taken for that class")
     return {name: paths for name, paths in classes.items() if paths}
 
 
@@ -220,12 +225,12 @@ class Scan:
     def tell(self, warn: Warn) -> None:
         """One line for each kind of thing that was left out."""
         if self._hidden:
-            warn(f"left out: {len(self._hidden)} hidden folders and files: {some(dict.fromkeys(self._hidden))}")
+            warn(f"left out: {counted(len(self._hidden), 'hidden item')}: {some(dict.fromkeys(self._hidden))}")
         if self._others:
-            kinds = [f"{count} {suffix}" for suffix, count in self._others.most_common()]
-            warn(f"left out: {sum(self._others.values())} files not named as {NAMES}: {some(kinds)}")
+            kinds = [f"{count:,} {suffix}" for suffix, count in self._others.most_common()]
+            warn(f"left out: {counted(sum(self._others.values()), 'file')} not named as {NAMES}: {some(kinds)}")
         if self._linked:
-            warn(f"left out: {len(self._linked)} links to folders that are read already: {some(self._linked)}")
+            warn(f"left out: {counted(len(self._linked), 'link')} to a folder that was read already: {some(self._linked)}")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import Images, by
 from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
+from distcnn.wording import counted
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 NAMES = "PNG, JPEG, BMP, GIF, TIFF or WebP"
@@ -82,7 +83,7 @@ def common_form(paths: Sequence[Path], size: tuple[int, int] | None, grayscale: 
                 all_gray = image.mode in ("1", "L") or _has_gray_pixels(_on_background(image, background)[0])
     assert first is not None  # there are paths
     if animated:
-        warn(f"{animated} images have several frames or pages: the first of each is used")
+        warn(f"{counted(animated, 'image')} with several frames or pages: only the first one is used")
     if all_gray and not stored_gray:
         warn("all images are gray but stored in color, so they get three equal channels: --grayscale makes it one")
     form = Form(first, GRAY if grayscale or (all_gray and stored_gray) else COLOR, size is not None, background)

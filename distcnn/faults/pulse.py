@@ -30,6 +30,7 @@ class Activity(IntEnum):
     ENDING = 9
     DEBUGGING = 10
     MEASURING = 11
+    OPENING_DATA = 12
 
 
 TEXTS: Final = {
@@ -45,6 +46,7 @@ TEXTS: Final = {
     Activity.ENDING: "ending",
     Activity.DEBUGGING: "debugging",
     Activity.MEASURING: "measuring",
+    Activity.OPENING_DATA: "opening the image set",
 }
 
 NOTE = struct.Struct("<qqqqd")

@@ -23,7 +23,7 @@ from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress
-from distcnn.training.replay import Receipt, follow, for_replay, read_receipt
+from distcnn.training.replay import Receipt, follow, for_replay, read_receipt, warn_of_changes
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.saving import NoSaving
@@ -78,6 +78,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     if shard >= config.num_shards:
         raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
+    warn_of_changes(receipt, run, say)
     last = Plan(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
         raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {last}")

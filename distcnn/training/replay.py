@@ -12,12 +12,14 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError, TrainingError
+from distcnn.model_source import compare_sources
 from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.replicas import parameter_hashes
+from distcnn.training.resume import sources_in_force
 from distcnn.training.run_directory import CHECKPOINTS, RECEIPT, NoRunDirectory
 from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
@@ -211,18 +213,26 @@ def for_replay(config: Config, data: str | None) -> Config:
 
 
 def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
-    """``Different`` when the image set is not the recorded one; a warning for each start of the run on other software."""
-    starts = [line for line in receipt.lines if line["kind"] in STARTS]
-    for line in starts:
+    """``Different`` when the image set is not the recorded one; warnings on what else is."""
+    for line in (line for line in receipt.lines if line["kind"] in STARTS):
         recorded = line.get("dataset", {})
         for name, value in dataset_identity(run).items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 place = f"step {line['step']}: the image set: its {name}"
                 raise Different(f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
+    warn_of_changes(receipt, run, say)
+
+
+def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
+    """A warning for each start of the run on other software than today's, or with another source of the user's own model."""
     before: list[str] = []
-    for line in starts:
-        changed = differences(line.get("software", {}), run.software)
-        if changed and changed != before:
-            what = "; ".join(changed)
-            say(f"warning: from step {line['step']} on the run used other software or another processor, so its bits may differ: {what}")
-        before = changed
+    for line in (line for line in receipt.lines if line["kind"] in STARTS):
+        found = [*differences(line.get("software", {}), run.software)]
+        recorded = sources_in_force([line])
+        changes = compare_sources(recorded, run.model_sources) if recorded is not None else None
+        if changes and (changes.code or changes.layout):
+            found.append(f"the source of model {run.config.model!r}: {changes}")
+        if found and found != before:
+            what = "; ".join(found)
+            say(f"warning: from step {line['step']} on the run used other software than there is here, so bits may differ: {what}")
+        before = found

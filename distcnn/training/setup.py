@@ -16,10 +16,12 @@ from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.statistics import mean_and_std
 from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
+from distcnn.model_source import Sources, compare_sources, model_sources, sha256_of
 from distcnn.models import build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
+from distcnn.parallel.communicator import JointError
 from distcnn.streams import INITIALISE, generator
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
@@ -45,6 +47,8 @@ class Run:
     """Of all images and labels that the ranks have read."""
     software: dict[str, str]
     """Root's fingerprint."""
+    model_sources: Sources
+    """The source of a model of the user's own, by module; else empty."""
 
     @property
     def plan(self) -> Plan:
@@ -61,17 +65,20 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     together(communicator, lambda: find_model(config.model))
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
         on_root(communicator, lambda: _ensure_mnist(config, report))
+    pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
-    dataset = together(communicator, lambda: read_info(config.data))
+    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
     pulse.beat(Activity.READING_DATA)
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
+    sources = together(communicator, lambda: model_sources(config.model))
+    same_model(sources, communicator)
     rng = np.random.Generator(generator(config.seed, INITIALISE))
     together(communicator, lambda: initialise_model(config.model, network, rng))
-    data = together(communicator, lambda: open_data(dataset, config, communicator, shard_indices))
-    content, pixels = together(communicator, lambda: survey(data, dataset, config.microbatch_size))
-    statistics = _statistics(dataset, pixels, communicator)
+    data = open_data(dataset, config, communicator, shard_indices)
+    content = survey(data, dataset, config.microbatch_size, communicator)
+    statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
 
     def make_lane() -> Lane:
@@ -88,9 +95,12 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     reduction = kept or REDUCTIONS[config.reduction](*sizes)
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
-    content_sha256 = _content_sha256(dataset, content, communicator)
+    content_sha256 = _content_sha256(dataset, content.hashes, communicator)
+    for remark in content.remarks:
+        report(f"warning: {remark}")
     config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
-    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, same_software(communicator, report))
+    software = same_software(communicator, report)
+    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources)
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
@@ -119,6 +129,20 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
             )
             break
     return everyone[0]
+
+
+def same_model(sources: Sources, communicator: Communicator) -> None:
+    """``JointError`` on all ranks unless all have built the model from the same ``sources``: ranks would train different networks."""
+    hashes = communicator.allgather(sha256_of(sources))
+    if len(set(hashes)) == 1:
+        return
+    everyone = communicator.allgather(sources)
+    rank = next(rank for rank, each in enumerate(everyone) if each != everyone[0])
+    changes = compare_sources(everyone[0], everyone[rank])
+    raise JointError(
+        f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's: {changes}: "
+        "start all ranks in one folder with one PYTHONPATH, on a file system that all hosts share"
+    )
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:

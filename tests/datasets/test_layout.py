@@ -222,7 +222,7 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     (folder / "a/again").symlink_to(folder)
     layout, said = find(folder)
     assert {name: len(paths) for name, paths in layout.train.items()} == {"a": 3, "b": 3}
-    assert "1 links" in said or "1 link " in said
+    assert "1 link " in said
 
 
 def test_folders_without_end_are_refused(tmp_path: Path) -> None:

@@ -169,6 +169,66 @@ def test_a_refusal_changes_nothing_in_the_run(strange: Path) -> None:
     assert {path: path.read_bytes() for path in strange.rglob("*") if path.is_file()} == before
 
 
+# -- a model that was edited
+
+MINE = """
+from distcnn import nn
+from own_width import WIDTH
+
+def network(input_shape, classes):
+    return nn.Sequential([nn.Flatten(), nn.Dense(WIDTH), nn.ReLU(), nn.Dense(classes)])
+"""
+
+
+@pytest.fixture
+def stopped(image_set: MakeImageSet, tmp_path: Path) -> Path:
+    """An unfinished run of a model of the user's own, which is in two modules in ``tmp_path``."""
+    (tmp_path / "own_width.py").write_text("WIDTH = 20\n")
+    (tmp_path / "own_model.py").write_text(MINE)
+    flags = ["--data", str(image_set()), "--model", "own_model:network", "--microbatch-size", "8", "--max-steps", "2"]
+    done = command("train", *flags, "--output", tmp_path / "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+GO_ON = ("--model", "own_model:network", "--max-steps", "4")
+
+
+@pytest.mark.parametrize("module", ["own_model", "own_width"])
+def test_a_resume_with_an_edited_model_is_refused_unless_accepted(module: str, stopped: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    file = tmp_path / f"{module}.py"
+    file.write_text(file.read_text().replace("nn.ReLU()", "nn.Tanh()") if module == "own_model" else "WIDTH = 10 + 10\n")
+    done = command("train", "--resume", stopped, *GO_ON, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"module {module}, line " in done.stderr
+    assert "--accept-changed-model" in done.stderr
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+    verified = command("verify", stopped, "--trust-model", cwd=tmp_path)
+    assert f"module {module}, line " in verified.stdout
+    assert verified.returncode == (1 if module == "own_model" else 0)  # the width is the same after all, and so are the bits
+    done = command("train", "--resume", stopped, *GO_ON, "--accept-changed-model", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: the source of model 'own_model:network' was edited" in done.stdout
+    done = command("train", "--resume", stopped, *GO_ON, "--max-steps", "6", cwd=tmp_path)  # the new source is the run's from now on
+    assert (done.returncode, "warning" in done.stdout) == (0, False), done.stderr
+
+
+def test_edited_comments_are_reported_only(stopped: Path, tmp_path: Path) -> None:
+    (tmp_path / "own_model.py").write_text(f"# a remark\n{MINE}")
+    done = command("train", "--resume", stopped, *GO_ON, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: comments or layout" in done.stdout
+
+
+def test_a_run_without_a_checkpoint_knows_its_model_too(stopped: Path, tmp_path: Path) -> None:
+    shutil.rmtree(stopped / "checkpoints")
+    (stopped / "result.json").unlink()
+    (tmp_path / "own_width.py").write_text("WIDTH = 30\n")
+    assert_refused(command("train", "--resume", stopped, *GO_ON, cwd=tmp_path), tmp_path / "none", "own_width", "line 1")
+
+
 @pytest.mark.parametrize("model", ["lenet", "no-such"])
 def test_distcnns_own_names_need_no_trust(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

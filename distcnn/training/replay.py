@@ -26,6 +26,7 @@ from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import dataset_identity, restore_snapshot
 from distcnn.training.state import State
+from distcnn.wording import counted
 
 Line = dict[str, Any]
 STARTS = ("start", "resume")
@@ -160,7 +161,7 @@ def replay(
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
-    say(f"replaying steps {state.step} to {last} on {communicator.world_size} ranks ({communicator.description})")
+    say(f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')} ({communicator.description})")
     if checkpoint:
         _compare_checkpoint(receipt, run, state)
     comparison = Comparison(receipt, state.step - state.epoch_is_open, last)

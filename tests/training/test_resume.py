@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from distcnn.errors import InputError
+from distcnn.training.resume import existing_run
 from distcnn.training.run_directory import locked, read_config, write_config
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
 from tests.training.conftest import assert_same_end, content, metrics, receipt, result, train
@@ -215,10 +217,21 @@ def test_another_image_set_under_the_same_path_is_refused(copy: Path, stopping: 
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'none'} is no folder" in refuse(tmp_path / "none")
+    assert f"{tmp_path / 'none'} is not a folder" in refuse(tmp_path / "none")
     assert "holds no run (neither config.toml nor checkpoints)" in refuse(tmp_path)
     assert "--resume is empty" in train(SERIAL, 1, "--resume", "").stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_a_run_is_told_so(tmp_path: Path) -> None:
+    for file in (tmp_path / "run" / "config.toml", tmp_path / "run" / "checkpoints" / "step-000000002.h5"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+        with pytest.raises(InputError, match=rf"{file} is a file: name the run directory that holds it, {tmp_path / 'run'}$"):
+            existing_run(str(file))
+    (tmp_path / "alone").write_text("")
+    with pytest.raises(InputError, match=r"is a file: name the run directory that holds it$"):
+        existing_run(str(tmp_path / "alone"))
 
 
 # -- on other software

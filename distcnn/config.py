@@ -152,6 +152,7 @@ class Request:
     debug: bool = False
     break_at_step: int | None = None
     shard: int | None = None
+    allow_other_owner: bool = False
 
     @property
     def config(self) -> Config:
@@ -200,6 +201,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="one process: open the debugger in step N (from 0), write nothing; with --resume from the nearest checkpoint",
     )
     parser.add_argument("--shard", type=int, metavar="K", help="at which shard of that step (default 0)")
+    parser.add_argument("--allow-other-owner", action="store_true", help="write into a run directory that belongs to another user")
     for each in dataclasses.fields(Config):
         unit, choices, bare = each.metadata["unit"], each.metadata["choices"], each.metadata["bare"]
         default = f" (default {each.default})" if each.default != "" else ""

@@ -14,7 +14,8 @@ from typing import Any
 
 from distcnn.errors import InputError
 from distcnn.trace.picture import draw_trace
-from distcnn.training.run_directory import METRICS, RESULT
+from distcnn.training.results import RESULT
+from distcnn.training.run_directory import METRICS
 
 Metrics = list[dict[str, Any]]
 

@@ -43,7 +43,7 @@ ALLOWED = {
 # Third-party package: the only places that may import it.
 OWNERS = {
     "mpi4py": {"parallel/mpi.py"},
-    "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/run_directory.py"},
+    "h5py": {"checkup/software.py", "datasets/hdf5.py", "datasets/writer.py", "checkpoints/format.py", "training/results.py"},
     "matplotlib": {"report.py", "measure/picture.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},
     "PIL": {"datasets/folders.py"},

@@ -31,6 +31,13 @@ class CheckpointWriter:
         self._thread = threading.Thread(target=self._write, args=(step, checkpoint, best_step), name="checkpoint", daemon=True)
         self._thread.start()
 
+    def move_to(self, store: CheckpointStore) -> None:
+        """Write to ``store`` from now on. Its folder may have been removed, with all that was written."""
+        self.wait()
+        self._store = store
+        if self.last_step not in store.steps():
+            self.last_step = max(store.steps(), default=-1)
+
     def poll(self) -> None:
         """Report what came of the last one, if it is over."""
         if self._thread is not None and not self._thread.is_alive():

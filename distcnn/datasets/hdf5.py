@@ -42,6 +42,8 @@ class DatasetInfo:
     std: tuple[float, ...] | None
     chunk_examples: Mapping[str, int]
     """Examples of a chunk of the images in ``train`` and in ``test``, the unit in which HDF5 reads; 1 where there are no chunks."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the labels; empty where the file has none."""
 
     @property
     def image_bytes(self) -> int:
@@ -58,18 +60,20 @@ def read_info(path: str | Path) -> DatasetInfo:
                 f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images {by(shapes['test'][1:])}: they must be of one size"
             )
         height, width, *channels = shapes["train"][1:]
+        classes = _classes(file, path)
         image_shape = (channels[0] if channels else 1, height, width)
         return DatasetInfo(
             path=str(path),
             name=_text(file, "name") or Path(path).stem,
             source=_text(file, "source"),
             sha256=_text(file, "sha256"),
-            classes=_classes(file, path),
+            classes=classes,
             image_shape=image_shape,
             examples={split: shapes[split][0] for split in SPLITS},
             mean=_statistic(file, path, "mean", image_shape[0]),
             std=_statistic(file, path, "std", image_shape[0]),
             chunk_examples={split: int((file[f"{split}/images"].chunks or (1,))[0]) for split in SPLITS},
+            class_names=_class_names(file, path, classes),
         )
 
 
@@ -210,6 +214,22 @@ def _classes(file: h5py.File, path: str | Path) -> int:
     if classes is None or classes < 1:
         raise InputError(f"{path}: attribute 'classes' is {value.tolist()!r}: it must be the number of classes, at least 1, or their names")
     return int(classes)
+
+
+def _class_names(file: h5py.File, path: str | Path, classes: int) -> tuple[str, ...]:
+    """Attribute ``class_names``, else the names in ``classes``, else none."""
+    for name in ("class_names", "classes"):
+        values = np.asarray(file.attrs.get(name, ()))
+        if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
+            if values.size != classes:
+                raise InputError(f"{path}: attribute '{name}' has {values.size} names for {classes} classes: name each class once")
+            return tuple(_utf8(each) for each in values.tolist())
+    return ()
+
+
+def _utf8(text: str | bytes) -> str:
+    encoded = text if isinstance(text, bytes) else str(text).encode(errors="replace")
+    return encoded.decode(errors="replace")
 
 
 def _statistic(file: h5py.File, path: str | Path, name: str, channels: int) -> tuple[float, ...] | None:

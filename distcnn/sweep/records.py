@@ -22,7 +22,7 @@ from distcnn.files import write_atomically
 from distcnn.sweep.plan import Measurement
 from distcnn.sweep.request import Request, Settings
 from distcnn.sweep.result import Result, read_result
-from distcnn.training.run_directory import locked
+from distcnn.training.locking import locked
 
 SETTINGS, MEASUREMENTS = "sweep.json", "measurements"
 KIND = "distcnn.scaling.measurement"

@@ -16,11 +16,12 @@ from distcnn.faults.pulse import Activity, pulse
 from distcnn.models import find_model
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.parallel import Communicator
+from distcnn.training.comparison import Receipt, read_receipt
 from distcnn.training.finite import check_finite
 from distcnn.training.loop import Loop
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress
-from distcnn.training.replay import Receipt, follow, for_replay, read_receipt
+from distcnn.training.replay import follow, for_replay
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.saving import NoSaving

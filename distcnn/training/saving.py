@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from distcnn.checkpoints import CheckpointStore, CheckpointWriter
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.training.ledger import all_entries
@@ -18,10 +20,13 @@ class Saving:
     def __init__(self, run: Run, directory: RunDirectory | None, progress: Progress) -> None:
         self._run, self._directory = run, directory
         self.every = run.config.checkpoint_every
-        self.location = str(directory.path) if directory else ""
         if directory is not None:
-            self._store = CheckpointStore(directory.path / CHECKPOINTS)
-            self._writer = CheckpointWriter(self._store, run.config.keep, progress.say)
+            self._writer = CheckpointWriter(CheckpointStore(directory.path / CHECKPOINTS), run.config.keep, progress.say)
+
+    @property
+    def location(self) -> str:
+        """The run directory, on root; elsewhere empty."""
+        return str(self._directory.path) if self._directory else ""
 
     def save(self, state: State) -> None:
         """Copy the state on root and begin to write it. Collective."""
@@ -30,6 +35,7 @@ class Saving:
         if self._directory is not None:
             pulse.beat(Activity.SAVING)
             snapshot = take_snapshot(run, state, entries, self._directory.metrics.text, self._directory.receipt.text)
+            self._follow(self._directory)
             self._writer.submit(state.step, snapshot, state.best_step)
 
     def poll(self) -> None:
@@ -43,8 +49,14 @@ class Saving:
         if self._directory is not None:
             pulse.beat(Activity.SAVING)
             self._writer.wait()
+            self._follow(self._directory)
             newest = self._writer.last_step
         return self._run.communicator.broadcast(newest)
+
+    def _follow(self, directory: RunDirectory) -> None:
+        """Write to where the run directory is now."""
+        with suppress(OSError):  # it is gone for good: the writer says that it cannot write
+            self._writer.move_to(CheckpointStore(directory.locate() / CHECKPOINTS))
 
 
 class NoSaving:

@@ -44,6 +44,9 @@ class Run:
     """Of all images and labels that the ranks have read."""
     software: dict[str, str]
     """Root's fingerprint."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of each channel: the network's inputs are (pixel / 255 - mean) / std."""
 
     @property
     def plan(self) -> Plan:
@@ -88,7 +91,10 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
     content_sha256 = _content_sha256(dataset, content, communicator)
     config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
-    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, same_software(communicator, report))
+    software, (mean, std) = same_software(communicator, report), statistics
+    divisor = np.where(std > 0, std, 1.0)  # a constant channel is only centred
+    inputs = tuple(mean.tolist()), tuple(divisor.tolist())
+    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, *inputs)
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:

@@ -133,7 +133,7 @@ def test_a_damaged_result_is_found_and_written_anew(damage: str, finished: Path,
     assert damaged != text
     (run / "result.json").write_text(damaged)
     done = SERIAL.run(1, "-m", "distcnn.verify", str(run))
-    assert (done.returncode, done.stderr) == (int(damage != "a key within"), ""), "which examples it was is not compared"
+    assert (done.returncode, done.stderr) == (1, "")
     assert "after 12 of 12 steps" in resume(run)
     assert_same_end(run, finished)
     assert (run / "result-until-step-12.json").read_text() == damaged

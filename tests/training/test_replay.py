@@ -12,7 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from distcnn.parallel import SerialCommunicator
 from distcnn.parallel.threads import THREADS_PER_RANK
-from distcnn.training.replay import Different, replay
+from distcnn.training.comparison import Different
+from distcnn.training.replay import replay
 from tests.conftest import SERIAL, MakeImageSet
 from tests.training.conftest import receipt, write_receipt
 

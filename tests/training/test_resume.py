@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.training.run_directory import locked, read_config, write_config
+from distcnn.training.locking import locked
+from distcnn.training.run_directory import read_config, write_config
 from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
 from tests.training.conftest import assert_same_end, content, metrics, receipt, result, train
 
@@ -215,7 +216,7 @@ def test_another_image_set_under_the_same_path_is_refused(copy: Path, stopping: 
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'none'} is no folder" in refuse(tmp_path / "none")
+    assert f"{tmp_path / 'none'} is not a folder" in refuse(tmp_path / "none")
     assert "holds no run (neither config.toml nor checkpoints)" in refuse(tmp_path)
     assert "--resume is empty" in train(SERIAL, 1, "--resume", "").stderr
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), 
 
 STEPS_TRACED = 100
 """What a bare --trace asks for: some megabytes."""
+
+
+KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,10 @@ class Config:
     world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks", fixed=False)
 
     def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):  # flags have their types; what comes from a file may not
+            value, kind = getattr(self, each.name), numbers.Real if type(each.default) is float else type(each.default)
+            if not isinstance(value, numbers.Integral if kind is int else kind) or isinstance(value, bool):
+                raise InputError(f"{as_flag(each.name)} is {value!r}: it must be {KINDS[type(each.default)]}")
         for name, choices in ((each.name, each.metadata["choices"]) for each in dataclasses.fields(self)):
             if choices and getattr(self, name) not in choices:
                 raise InputError(f"unknown {as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
@@ -243,8 +251,7 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     if key == "threads_per_rank" and type(value) is int:
         value = str(value)
     if type(value) is not types[key]:
-        kind = {int: "an integer", float: "a number", str: 'a text in "quotes"'}[types[key]]
-        raise InputError(f"--config: {path}: {written} is {value!r}: it must be {kind}")
+        raise InputError(f"--config: {path}: {written} is {value!r}: it must be {KINDS[types[key]]}")
     return key, value
 
 

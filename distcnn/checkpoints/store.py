@@ -50,15 +50,22 @@ class CheckpointStore:
         write_atomically(path, *encode(checkpoint))
         return path
 
-    def prune(self, newest: int, keep: int, also: int | None) -> int:
-        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also`` (the best); how many were deleted."""
-        deleted = 0
-        for step in [each for each in self.steps() if each <= newest][:-keep]:
-            if step != also:
-                with suppress(OSError):
+    def prune(self, newest: int, keep: int, also: int | None) -> None:
+        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also`` (the best)."""
+        while self._delete_oldest(newest, keep, also):
+            pass
+
+    def make_room(self, newest: int, also: int | None) -> bool:
+        """Delete the oldest up to the step ``newest``, but not the last one, nor that of the step ``also``; whether there was one."""
+        return self._delete_oldest(newest, 1, also)
+
+    def _delete_oldest(self, newest: int, keep: int, also: int | None) -> bool:
+        with suppress(OSError, InputError):
+            for step in [each for each in self.steps() if each <= newest][:-keep]:
+                if step != also:
                     self.path_of(step).unlink()
-                    deleted += 1
-        return deleted
+                    return True
+        return False
 
     def load(self, step: int) -> Checkpoint:
         """Read one. ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it cannot be read or is too new."""

@@ -55,9 +55,11 @@ def read_receipt(directory: Path) -> Receipt:
         for line in lines:
             if line["kind"] in STARTS:
                 Config(**line["configuration"])
+            if not all(isinstance(line.get(name, {}), dict) for name in ("dataset", "software", "parameters")):
+                raise TypeError(f"a line of step {line['step']} has a value of another type")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a run directory of distcnn.train") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} is no receipt ({type(error).__name__}: {error}): it was altered by hand, or is of another program"
         ) from error

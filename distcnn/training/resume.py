@@ -147,13 +147,13 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
         lines = [json.loads(line) for line in read_bytes(directory / RECEIPT).splitlines()]
         last, starts = max(line["step"] for line in lines), [line for line in lines if "configuration" in line]
         before = [line for line in starts if line["step"] <= step][-1:] + [line for line in starts if line["step"] > step]
-        configs = [Config(**line["configuration"]) for line in before]
-        examples = starts[0]["dataset"]["train_examples"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        plan = Plan(config, starts[0]["dataset"]["train_examples"])
+        plans = [Plan(Config(**line["configuration"]), plan.train_examples) for line in before]
+        others = sorted({each.config.epochs for each in plans if not each.has_rates_of(plan)})
+        if step >= last or not others:
+            return ""
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return ""  # nothing is known of those steps, or nothing that can be read
-    others = sorted({each.epochs for each in configs if not Plan(each, examples).has_rates_of(Plan(config, examples))})
-    if step >= last or not others:
-        return ""
     return (
         f"warning: steps {step + 1} to {last} were taken before with --epochs {', '.join(map(str, others))}, and are taken again with "
         f"--epochs {config.epochs}: learning rates and weights differ from those before"

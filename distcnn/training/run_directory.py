@@ -64,9 +64,8 @@ class RunDirectory:
             best = self._best_weights(weights, result)
             write_results(folder, result, last, best, CONFIG, METRICS, RECEIPT)
         except OSError as error:
-            raise InputError(
-                f"the results cannot be written to {self.path} ({error.strerror}): make room, then finish the run with --resume {self.path}"
-            ) from error
+            remedy = f"make room, then finish the run with --resume {self.path}" if self._is(self.path) else "begin a new run elsewhere"
+            raise InputError(f"the results cannot be written to {self.path} ({error.strerror}): {remedy}") from error
 
     def _best_weights(self, last: Arrays, result: dict[str, Any]) -> bytes | None:
         """The file of the best weights: the last ones, or those of the checkpoint that was kept for this; None when that is lost."""
@@ -108,12 +107,16 @@ class RunDirectory:
         return None
 
     def _make_again(self) -> None:
-        lost, path = self.path, make_unused(self.path)
+        lost = self.path
         try:
-            occupy(path, self._config, self._held)
+            path = make_unused(lost)
+            try:
+                occupy(path, self._config, self._held)
+            except BaseException:
+                with suppress(OSError):
+                    path.rmdir()
+                raise
         except (InputError, OSError) as error:
-            with suppress(OSError):
-                path.rmdir()
             raise OSError(errno.EIO, f"it was removed and cannot be made again: {error}") from error
         self.path = path
         self._descriptor = self._open()

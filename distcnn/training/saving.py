@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from distcnn.checkpoints import CheckpointStore, CheckpointWriter
+from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.training.ledger import all_entries
 from distcnn.training.progress import Progress
@@ -55,7 +56,7 @@ class Saving:
 
     def _follow(self, directory: RunDirectory) -> None:
         """Write to where the run directory is now."""
-        with suppress(OSError):  # it is gone for good: the writer says that it cannot write
+        with suppress(OSError, InputError):  # it is gone for good: the writer says that it cannot write
             self._writer.move_to(CheckpointStore(directory.locate() / CHECKPOINTS))
 
 

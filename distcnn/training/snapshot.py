@@ -84,9 +84,8 @@ def check_snapshot(checkpoint: Checkpoint) -> None:
         dataset, software, orders = (json.loads(checkpoint.texts[name]) for name in ("dataset", "software", "orders_sha256"))
         used = checkpoint.arrays["shards/examples_used"]
         sound = {
-            "configuration": _has_types(dataclasses.asdict(config), {each.name: each.default for each in dataclasses.fields(Config)}),
             "state": state.is_sound and state.step == step,
-            "dataset": _has_types(dataset, {"name": "", "content_sha256": "", "train_examples": 0}) and dataset["train_examples"] > 0,
+            "dataset": _has_types(dataset, {"name": "", "content_sha256": "", "train_examples": 1}) and dataset["train_examples"] > 0,
             "software": isinstance(software, dict),
             "orders_sha256": isinstance(orders, list) and len(orders) == config.num_shards,
             "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
@@ -103,8 +102,8 @@ def check_snapshot(checkpoint: Checkpoint) -> None:
 
 
 def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
-    """Whether ``values`` has a value of the type of each of ``examples``; an integer may stand for a float."""
-    return all(isinstance(values[name], int | float if isinstance(each, float) else type(each)) for name, each in examples.items())
+    """Whether ``values`` has a value of the type of each of ``examples``, an integer not below it."""
+    return all(type(values[name]) is type(each) and values[name] >= each for name, each in examples.items())
 
 
 def dataset_identity(run: Run) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def assert_identical(run: Path, *flags: str, steps: str = "0 to 12", **options: 
     done = verify(run, *flags, **options)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert f"identical: steps {steps} (" in done.stdout
+    assert "\nnot checked: " in done.stdout
     assert "different" not in done.stdout
 
 

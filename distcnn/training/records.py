@@ -7,7 +7,7 @@ import json
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from distcnn.checkpoints import CheckpointError, CheckpointStore
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.training.fingerprint import differences
@@ -23,7 +23,7 @@ from distcnn.training.state import State
 def open_directory(config: Config, point: ResumePoint | None, held: ExitStack, any_owner: bool = False) -> Path:
     """The folder to write to, its configuration stored, locked until ``held`` closes. ``InputError`` when it cannot be written."""
     if point is None or not point.in_place:
-        return create_run_directory(config, held, lambda path: _carry_checkpoints(config, point, path), any_owner)
+        return create_run_directory(config, held, _carried(config, point), any_owner)
     path = point.directory
     try:
         write_config(path, config)
@@ -37,29 +37,17 @@ def open_directory(config: Config, point: ResumePoint | None, held: ExitStack, a
     return path
 
 
-def _carry_checkpoints(config: Config, point: ResumePoint | None, path: Path) -> None:
-    """Let the new folder hold the checkpoint that the run goes on from, and the best one, so that it can be resumed from its first moment.
-
-    ``OSError`` leaves none.
-    """
+def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]:
+    """What a new folder must hold so that the run can be resumed there at once: the checkpoint that it goes on from, and the best one."""
     if point is None or point.checkpoint is None:
-        return
-    source, target = CheckpointStore(point.directory / CHECKPOINTS), CheckpointStore(path / CHECKPOINTS)
-    checkpoints = {int(point.checkpoint.attributes["step"]): point.checkpoint}
+        return {}
+    found = {int(point.checkpoint.attributes["step"]): point.checkpoint}
     best = State.from_json(json.loads(point.checkpoint.texts["state"])).best_step
-    if best is not None and best not in checkpoints:
+    if best is not None and best not in found:
         with suppress(CheckpointError, InputError):  # then the end of the run says that it is missing
-            checkpoints[best] = source.load(best)
-    try:
-        for step, checkpoint in checkpoints.items():
-            texts = {**checkpoint.texts, "configuration": json.dumps(dataclasses.asdict(config))}
-            target.save(step, dataclasses.replace(checkpoint, texts=texts))
-    except OSError:
-        for step in checkpoints:
-            target.path_of(step).unlink(missing_ok=True)
-        with suppress(OSError):
-            target.folder.rmdir()
-        raise
+            found[best] = CheckpointStore(point.directory / CHECKPOINTS).load(best)
+    configuration = json.dumps(dataclasses.asdict(config))
+    return {step: dataclasses.replace(each, texts={**each.texts, "configuration": configuration}) for step, each in found.items()}
 
 
 def begin_records(run: Run, state: State, path: Path, point: ResumePoint | None, progress: Progress, held: ExitStack) -> RunDirectory:

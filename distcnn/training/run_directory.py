@@ -8,12 +8,13 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from distcnn.checkpoints import CheckpointError, CheckpointStore
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.config import Config, read_toml
 from distcnn.errors import InputError
 from distcnn.files import read_bytes, remove_temporary_files, write_atomically
@@ -23,7 +24,9 @@ from distcnn.training.locking import LOCK, locked, require_owner
 from distcnn.training.results import BEST_WEIGHTS, RESULT, WEIGHTS, Arrays, describe, encode_weights, write_results
 
 CONFIG, METRICS, RECEIPT, CHECKPOINTS = "config.toml", "metrics.jsonl", "receipt.jsonl", "checkpoints"
-Fill = Callable[[Path], None]
+Checkpoints = Mapping[int, Checkpoint]
+"""By their steps."""
+NONE: Checkpoints = MappingProxyType({})
 END_OF_CONFIG = "# The run's own record; to change a flag, give it with --resume. SHA-256 of the lines above: "
 
 
@@ -138,7 +141,7 @@ class NoRunDirectory:
         """Keep nothing."""
 
 
-def create_run_directory(config: Config, held: ExitStack, fill: Fill = lambda path: None, any_owner: bool = False) -> Path:
+def create_run_directory(config: Config, held: ExitStack, checkpoints: Checkpoints = NONE, any_owner: bool = False) -> Path:
     """Make the folder and ``occupy`` it. ``InputError`` when that fails, or when it belongs to another user and not ``any_owner``."""
     path = Path(config.output or "runs")
     made = [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110  (Path's raises for too long a name)
@@ -149,7 +152,7 @@ def create_run_directory(config: Config, held: ExitStack, fill: Fill = lambda pa
             made.insert(0, path)
         if not any_owner:
             require_owner(path)
-        occupy(path, config, held, fill)
+        occupy(path, config, held, checkpoints)
     except (OSError, InputError) as error:
         for each in made:
             with suppress(OSError):
@@ -160,20 +163,24 @@ def create_run_directory(config: Config, held: ExitStack, fill: Fill = lambda pa
     return path
 
 
-def occupy(path: Path, config: Config, held: ExitStack, fill: Fill = lambda path: None) -> None:
-    """Lock the folder until ``held`` closes, let ``fill`` write to it, then write ``config.toml``, which makes it a run's.
+def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints = NONE) -> None:
+    """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then ``config.toml``, which makes it a run's.
 
     ``InputError`` when another process uses it or it holds a run already, ``OSError`` when it cannot be written: it is left as it was.
     """
-    unlocked = not os.path.lexists(path / LOCK)
+    unlocked, filled = not os.path.lexists(path / LOCK), list[int]()
     with ExitStack() as lock:
         lock.enter_context(locked(path))
         try:
             _require_no_run(path)
             remove_temporary_files(path)
-            fill(path)
+            for step, checkpoint in checkpoints.items():
+                filled.append(step)
+                CheckpointStore(path / CHECKPOINTS).save(step, checkpoint)
             write_config(path, config)
         except BaseException:
+            if filled:
+                CheckpointStore(path / CHECKPOINTS).remove(filled)
             if unlocked:
                 (path / LOCK).unlink(missing_ok=True)
             raise

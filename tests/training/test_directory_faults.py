@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from distcnn.errors import InputError
+from distcnn.training.results import damage_of
 from distcnn.training.run_directory import read_config
 from tests.conftest import ROOT, SERIAL, MakeImageSet, clean_environment
 from tests.training.conftest import assert_same_end, content, copy_as_killed, resume, store_of, train
@@ -137,6 +139,34 @@ def test_a_damaged_result_is_found_and_written_anew(damage: str, finished: Path,
     assert "after 12 of 12 steps" in resume(run)
     assert_same_end(run, finished)
     assert (run / "result-until-step-12.json").read_text() == damaged
+
+
+FILES = ["config.toml", "metrics.jsonl", "receipt.jsonl", "result.json", "weights.h5", "weights-best.h5", "SHA256SUMS"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_flipped_bit_of_a_finished_run_is_noticed(name: str, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    whole = (run / name).read_bytes()
+    assert damage_of(run) is None
+    for bit in np.random.default_rng(1).choice(len(whole) * 8, 30, replace=False).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (run / name).write_bytes(damaged)
+        assert damage_of(run), f"bit {bit}"
+    (run / name).unlink()
+    assert damage_of(run) or name == "SHA256SUMS", "older versions wrote no sums"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "weights.h5"])
+def test_a_finished_run_with_a_damaged_file_is_finished_again(name: str, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    whole = bytearray((run / name).read_bytes())
+    whole[len(whole) // 2] ^= 1
+    (run / name).write_bytes(whole)
+    said = resume(run)
+    assert re.search(rf"^warning: .*{name}.*written again", said, re.MULTILINE)
+    assert_same_end(run, finished)
 
 
 # -- what may not be read

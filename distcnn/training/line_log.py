@@ -29,12 +29,12 @@ class LineLog:
     def restore(self, text: str) -> None:
         """Let the file hold exactly ``text``."""
         self._lines = [text]
-        self.write_anew()
-
-    def write_anew(self) -> None:
-        """Write the whole file: its folder was lost, or it holds other lines."""
-        self._whole = False
+        self.file_is_lost()
         self._write("")
+
+    def file_is_lost(self) -> None:
+        """The next line is to bring all others with it: the file was lost with its folder, or holds other lines."""
+        self._whole = False
 
     def add(self, values: dict[str, Any]) -> None:
         """Append one line."""

@@ -21,7 +21,7 @@ from distcnn.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.nn import Sequential
 from distcnn.training.line_log import LineLog
 from distcnn.training.locking import LOCK, locked, require_owner
-from distcnn.training.results import BEST_WEIGHTS, RESULT, WEIGHTS, Arrays, describe, encode_weights, write_results
+from distcnn.training.results import BEST_WEIGHTS, RESULT, SUMS, WEIGHTS, Arrays, describe, encode_weights, write_results
 
 CONFIG, METRICS, RECEIPT, CHECKPOINTS = "config.toml", "metrics.jsonl", "receipt.jsonl", "checkpoints"
 Checkpoints = Mapping[int, Checkpoint]
@@ -58,8 +58,7 @@ class RunDirectory:
         """
         try:
             folder = self.locate()
-            if not (folder / CONFIG).exists():
-                write_config(folder, self._config)
+            self._keep_config(folder)
             self.metrics.complete()
             self.receipt.complete()
             weights = network.named_values()
@@ -69,6 +68,13 @@ class RunDirectory:
         except OSError as error:
             remedy = f"make room, then finish the run with --resume {self.path}" if self._is(self.path) else "begin a new run elsewhere"
             raise InputError(f"the results cannot be written to {self.path} ({error.strerror}): {remedy}") from error
+
+    def _keep_config(self, folder: Path) -> None:
+        with suppress(InputError):
+            if read_config(folder) == self._config:
+                return
+        self._report(f"warning: {folder / CONFIG} was changed or removed by others: it is written again")
+        write_config(folder, self._config)
 
     def _best_weights(self, last: Arrays, result: dict[str, Any]) -> bytes | None:
         """The file of the best weights: the last ones, or those of the checkpoint that was kept for this; None when that is lost."""
@@ -94,7 +100,7 @@ class RunDirectory:
         return self.path
 
     def _open(self) -> int:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
         self._held.callback(os.close, descriptor)
         return descriptor
 
@@ -124,8 +130,8 @@ class RunDirectory:
         self.path = path
         self._descriptor = self._open()
         self._report(f"warning: {lost} was removed during the run: its files are written again, to {path}")
-        self.metrics.write_anew()
-        self.receipt.write_anew()
+        self.metrics.file_is_lost()
+        self.receipt.file_is_lost()
 
 
 class NoRunDirectory:
@@ -169,18 +175,20 @@ def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints
     ``InputError`` when another process uses it or it holds a run already, ``OSError`` when it cannot be written: it is left as it was.
     """
     unlocked, filled = not os.path.lexists(path / LOCK), list[int]()
+    store = CheckpointStore(path / CHECKPOINTS)
     with ExitStack() as lock:
         lock.enter_context(locked(path))
         try:
             _require_no_run(path)
             remove_temporary_files(path)
+            store.remove_temporary_files()
             for step, checkpoint in checkpoints.items():
                 filled.append(step)
-                CheckpointStore(path / CHECKPOINTS).save(step, checkpoint)
+                store.save(step, checkpoint)
             write_config(path, config)
         except BaseException:
             if filled:
-                CheckpointStore(path / CHECKPOINTS).remove(filled)
+                store.remove(filled)
             if unlocked:
                 (path / LOCK).unlink(missing_ok=True)
             raise
@@ -188,7 +196,7 @@ def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints
 
 
 def _require_no_run(path: Path) -> None:
-    found = [name for name in (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS) if os.path.lexists(path / name)]
+    found = [name for name in (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS, SUMS) if os.path.lexists(path / name)]
     if found or CheckpointStore(path / CHECKPOINTS).steps():
         raise InputError(
             f"--output: {path} already holds a run ({[*found, CHECKPOINTS][0]}): name another folder, or continue that run "

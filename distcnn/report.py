@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.errors import InputError
+from distcnn.files import read_bytes
 from distcnn.trace.picture import draw_trace
-from distcnn.training.results import RESULT
+from distcnn.training.comparison import SPEED
+from distcnn.training.results import RESULT, read_result
 from distcnn.training.run_directory import METRICS
 
 Metrics = list[dict[str, Any]]
@@ -36,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name run directories, or a trace")
     output = args.output or (args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.png")
     try:
+        if not args.output and output.is_symlink():
+            raise InputError(f"{output} is a symbolic link, which may lead to another file: name the picture with --output")
         if args.trace:
             draw_trace(args.trace, args.step, output)
             print(f"picture in {output}")
@@ -51,20 +55,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def read_metrics(run: Path) -> Metrics:
     """The lines of a run's ``metrics.jsonl``. ``InputError`` when it is none."""
     try:
-        return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
+        lines = [json.loads(line) for line in read_bytes(run / METRICS).decode().splitlines()]
+        kinds = {"step": ("loss", SPEED), "epoch": ()}
+        for line in lines:
+            if not all(isinstance(line[name], int | float) for name in ("step", *kinds[line["kind"]])):
+                raise ValueError(f"{line} is not a line of metrics")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{run} holds no {METRICS} that can be read ({error}): name a run directory of distcnn.train") from error
+    return lines
 
 
 def summary(run: Path) -> str:
     """A line on how the run ended."""
     if not (run / RESULT).exists():
         return f"{run}: not finished"
-    result = json.loads((run / RESULT).read_text(encoding="utf-8"))
-    return (
-        f"{run}: {result['model']}, {result['world_size']} ranks, {result['steps']} steps, test accuracy {result['test_accuracy']:.4f}, "
-        f"{result['images_per_second']:,.0f} images/s, weights {result['params_sha256'][:16]}"
-    )
+    try:
+        result = read_result(run)
+        return (
+            f"{run}: {result['model']}, {result['world_size']} ranks, {result['steps']} steps, test accuracy {result['test_accuracy']:.4f}, "
+            f"{result[SPEED]:,.0f} images/s, weights {result['params_sha256'][:16]}"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        return f"{run}: {RESULT} cannot be read ({error})"
 
 
 def draw(runs: dict[str, Metrics], output: Path) -> None:

@@ -72,8 +72,8 @@ def summary(run: Path) -> str:
     try:
         result = read_result(run)
         return (
-            f"{run}: {result['model']}, {result['world_size']} ranks, {result['steps']} steps, test accuracy {result['test_accuracy']:.4f}, "
-            f"{result[SPEED]:,.0f} images/s, weights {result['params_sha256'][:16]}"
+            f"{run}: {result['model']}, {result['world_size']} ranks, {result['steps']} steps, "
+            f"test accuracy {result['test_accuracy']:.4f}, {result[SPEED]:,.0f} images/s, weights {result['params_sha256'][:16]}"
         )
     except (OSError, ValueError, KeyError) as error:
         return f"{run}: {RESULT} cannot be read ({error})"

@@ -72,6 +72,9 @@ class Loop:
             raise TrainingError(f"{failure}\n{self._save_before_failure(f'--break-at-step {self.state.step}')}") from failure
         with self._timed():
             newest = self._saving.wait()
+            if newest != self.state.step:  # the disk was full then, or the run directory was removed since
+                self._saving.save(self.state)
+                newest = self._saving.wait()
         self.add_end()
         result = make_result(self.run, self.state)
         pulse.beat(Activity.WRITING_RESULTS)
@@ -291,7 +294,10 @@ def make_result(run: Run, state: State) -> dict[str, Any]:
             "sha256": dataset.sha256,
             "content_sha256": run.content_sha256,
             "classes": dataset.classes,
+            "class_names": list(dataset.class_names or map(str, range(dataset.classes))),
             "image_shape": list(dataset.image_shape),
+            "mean": list(run.mean),
+            "std": list(run.std),
             "train_examples": dataset.examples["train"],
             "test_examples": dataset.examples["test"],
         },

@@ -53,6 +53,9 @@ class Run:
     """Root's fingerprint."""
     model_sources: Sources
     """The source of a model of the user's own, by module; else empty."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of each channel: the network's inputs are (pixel / 255 - mean) / std."""
 
     @property
     def plan(self) -> Plan:
@@ -109,8 +112,10 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     for remark in content.remarks:
         report(f"warning: {remark}")
     config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
-    software = same_software(communicator, report)
-    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources)
+    software, (mean, std) = same_software(communicator, report), statistics
+    divisor = np.where(std > 0, std, 1.0)  # a constant channel is only centred
+    inputs = tuple(mean.tolist()), tuple(divisor.tolist())
+    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources, *inputs)
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:

@@ -62,6 +62,11 @@ def group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
                     yield folder
 
 
+def default_ranks(cores: Cores, most: int = 4) -> int:
+    """How many ranks to start on this host when the user names no number: one for each of ``cores``, from 1 to ``most``."""
+    return max(1, int(min(most, len(cores.ids), cores.share)))
+
+
 def threads_for_each(everyone: Sequence[Cores]) -> int:
     """As many threads as there are cores for each rank, at least 1: of the rank that has the fewest, for all must have as many."""
     ranks = Counter(each.host for each in everyone)

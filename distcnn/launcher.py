@@ -1,4 +1,4 @@
-"""What the launcher says in the environment, before any MPI is loaded.
+"""What the launcher says in the environment, and which process it is, before any MPI is loaded.
 
 Each launcher (mpirun, srun ...) tells the processes it starts how many they are. That decides whether MPI is needed at all, and it
 is the only way to notice a launcher of another MPI than the library's, under which every process silently believes that it is rank 0 of 1.
@@ -6,9 +6,12 @@ is the only way to notice a launcher of another MPI than the library's, under wh
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI's mpirun
@@ -135,3 +138,41 @@ def tasks_per_node(text: str) -> list[int]:
 def declared_rank(environment: Mapping[str, str]) -> int:
     """The rank by the environment alone, 0 without a launcher: who may print before MPI is up."""
     return max((each.rank for each in declared(environment)), default=0)
+
+
+MOST_GENERATIONS = 20
+
+
+def launching_process() -> int:
+    """The launcher's process on this host: the nearest ancestor that is not declared to be this rank, as shells and wrappers between are.
+
+    It is mpirun's or a daemon of it; 0 in a container that does not see it.
+    """
+    mine, process = declared(os.environ), os.getppid()
+    for _ in range(MOST_GENERATIONS):
+        try:
+            environment = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
+            parent = int(_stat(process)[1])
+        except (OSError, ValueError, IndexError):  # another user's, or there is no /proc
+            break
+        pairs = (each.partition("=") for each in environment.split("\0"))
+        if parent <= 1 or declared({key: value for key, _, value in pairs}) != mine:
+            break
+        process = parent
+    return process
+
+
+def launch_name() -> str:
+    """A name that the processes of one launcher share on this host, and no others: process numbers alone are used again."""
+    process = launching_process()
+    parts = [str(process)]
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    with suppress(OSError, IndexError):
+        parts.append(_stat(process)[19])  # when it started
+    return "-".join(parts)
+
+
+def _stat(process: int) -> list[str]:
+    """What the kernel says of a process, from its state on: proc(5), /proc/pid/stat, from the third field."""
+    return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+from distcnn.arguments import ArgumentError
 from distcnn.errors import InputError
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, glorot_uniform
+from distcnn.own_model import is_own
 
 Model = Callable[[tuple[int, int, int], int], Sequential]
 
@@ -31,8 +33,8 @@ def lenet5(input_shape: tuple[int, int, int], classes: int) -> Sequential:
         [
             *(Conv2d(6, 5, padding=2, weight_initialiser=glorot_uniform), Tanh(), AvgPool2d(2)),
             *(Conv2d(16, 5, weight_initialiser=glorot_uniform), Tanh(), AvgPool2d(2)),
-            *(Flatten(), Dense(120, glorot_uniform), Tanh()),
-            *(Dense(84, glorot_uniform), Tanh(), Dense(classes, glorot_uniform)),
+            *(Flatten(), Dense(120, weight_initialiser=glorot_uniform), Tanh()),
+            *(Dense(84, weight_initialiser=glorot_uniform), Tanh(), Dense(classes, weight_initialiser=glorot_uniform)),
         ]
     )
 
@@ -64,7 +66,7 @@ def find_model(name: str) -> Model:
     """The model called ``name``. ``InputError`` when there is none, or ``package.module:function`` cannot be imported."""
     if name in MODELS:
         return MODELS[name]
-    if ":" not in name:
+    if not is_own(name):
         raise InputError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as package.module:function")
     module_name, _, function_name = name.partition(":")
     try:
@@ -93,6 +95,8 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, micr
         raise
     except MemoryError as error:
         raise InputError(f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size") from error
+    except ArgumentError as error:
+        raise InputError(f"model {name!r}: {error}") from error
     except ValueError as error:
         raise InputError(f"model {name!r} does not fit images of {images} (channels x height x width): {error}") from error
     if network.output_shape != (classes,):

@@ -38,3 +38,14 @@ def test_damaged_metrics_are_one_line(line: str, tmp_path: Path, capsys: pytest.
     (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_result_that_is_damaged_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    for content in ("{", "[]", "{}", "null"):
+        (tmp_path / "result.json").write_text(content)
+        assert main([str(tmp_path)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "metrics.jsonl").write_text("3\n")
+    assert main([str(tmp_path)]) == 2

@@ -11,6 +11,7 @@ from typing import Any
 from distcnn import launcher
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding
 from distcnn.files import write_atomically
+from distcnn.wording import printable
 
 KIND = "distcnn.doctor"
 STATE_WIDTH, NAME_WIDTH = 9, 15
@@ -64,7 +65,7 @@ def _lines(finding: Finding, colours: bool) -> list[str]:
     state = f"{finding.state:<{STATE_WIDTH}}"
     if colours:
         state = f"\033[{COLOURS[finding.state]}m{state}\033[0m"
-    lines = [f"{state}{finding.name:<{NAME_WIDTH}}{finding.text}"]
+    lines = [f"{state}{finding.name:<{NAME_WIDTH}}{printable(finding.text)}"]
     if finding.remedy:
-        lines.append(f"{'':<{STATE_WIDTH + NAME_WIDTH}}-> {finding.remedy}")
+        lines.append(f"{'':<{STATE_WIDTH + NAME_WIDTH}}-> {printable(finding.remedy)}")
     return lines

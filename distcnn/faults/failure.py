@@ -6,9 +6,9 @@ import os
 import time
 import traceback
 
+from distcnn.console import tell
 from distcnn.faults.claim import claim
 from distcnn.faults.pulse import pulse
-from distcnn.faults.tell import tell
 from distcnn.parallel import Communicator
 
 SECONDS_BETWEEN_HOSTS, MOST_HOSTS_WAITED_FOR = 0.8, 3

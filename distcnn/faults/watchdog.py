@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distcnn.console import tell
 from distcnn.faults.pulse import Beat, pulse, read_other
-from distcnn.faults.tell import tell
 from distcnn.parallel import Communicator
 
 EXIT_STALLED = 4

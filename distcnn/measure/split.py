@@ -124,8 +124,8 @@ class Instruments:
     def _since_totals(self, update: Work) -> Work:
         """The division by the number of examples lies between the two and counts as part of the update."""
 
-        def call(*arguments: Any) -> Any:
-            update(*arguments)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            update(*arguments, **keywords)
             self._now.parts[UPDATE] += time.perf_counter() - self._totals_end
 
         return call

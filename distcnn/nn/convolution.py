@@ -31,6 +31,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.arguments import explained
 from distcnn.nn.blocks import Group, Part, RowSizes, StripSizes, plan_blocks, plan_gathers, plan_parts, plan_together, windows_of_rows
 from distcnn.nn.filtering import Filtering, plan_filtering
 from distcnn.nn.initialisers import he_normal, zeros
@@ -55,8 +56,9 @@ class Conv2d(Layer):
     """``out_channels`` filters over images (C, H, W, N), giving (out_channels, oh, ow, N).
 
     ``kernel_size``, ``stride`` and ``padding`` (zeros on each side) are integers or pairs (vertical, horizontal). The number of
-    input channels is the input's. Parameters: ``weight`` (out_channels, C, kh, kw), ``bias`` (out_channels,).
-    ``ValueError`` for sizes below 1, and when planned for an input smaller than the kernel.
+    input channels is the input's, so it is not given (PyTorch's ``Conv2d(1, 8, 3)`` is ``Conv2d(8, 3)``).
+    Parameters: ``weight`` (out_channels, C, kh, kw), ``bias`` (out_channels,).
+    ``ArgumentError`` for other arguments, ``ValueError`` for sizes below 1, and when planned for an input smaller than the kernel.
     """
 
     kind, needs_output, gives_away_gradient = "conv", False, True
@@ -64,10 +66,15 @@ class Conv2d(Layer):
     pooled = (1, 1)
     """Set by the network before ``plan``: the windows of the max pooling that follows. Blocks and tiles then hold whole windows."""
 
+    @explained(
+        "write Conv2d(out_channels, kernel_size), and stride=..., padding=... by name: the number of input channels is the input's "
+        "(PyTorch's Conv2d(1, 8, 3) is Conv2d(8, 3) here)"
+    )
     def __init__(
         self,
         out_channels: int,
         kernel_size: int | Pair,
+        *,
         stride: int | Pair = 1,
         padding: int | Pair = 0,
         weight_initialiser: Initialiser = he_normal,

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.arguments import explained
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer
 from distcnn.nn.windows import is_count
@@ -53,12 +54,17 @@ class Dense(Layer):
 
     Backward, with G = dL/dy: y[o, n] = sum over i of W[o, i] x[i, n] + b[o], so ``dL/dW = G x^T``, ``dL/db = sum over n of G``
     and ``dL/dx = W^T G`` (Rumelhart, Hinton and Williams 1986). Parameters: ``weight`` (out_features, in_features),
-    ``bias`` (out_features,). ``ValueError`` when out_features is below 1 or the input is not flat.
+    ``bias`` (out_features,). The number of inputs is the input's, so it is not given (PyTorch's ``Linear(784, 10)`` is ``Dense(10)``).
+    ``ArgumentError`` for other arguments, ``ValueError`` when out_features is below 1 or the input is not flat.
     """
 
     kind, needs_output, gives_away_gradient = "dense", False, True
 
-    def __init__(self, out_features: int, weight_initialiser: Initialiser = he_normal, bias_initialiser: Initialiser = zeros) -> None:
+    @explained(
+        "write Dense(out_features), and weight_initialiser=..., bias_initialiser=... by name: the number of inputs is the input's "
+        "(PyTorch's Linear(784, 10) is Dense(10) here)"
+    )
+    def __init__(self, out_features: int, *, weight_initialiser: Initialiser = he_normal, bias_initialiser: Initialiser = zeros) -> None:
         if not is_count(out_features, 1):
             raise ValueError(f"out_features (={out_features!r}) must be an integer of at least 1")
         self.out_features = out_features

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distcnn.arguments import explained
 from distcnn.nn.memory import Arena
 
 Array = NDArray[np.floating]
@@ -58,6 +59,10 @@ class Layer:
     """Whether what backward returns is a buffer of its own that it has done with: the layer before may overwrite it."""
     owns_grad_output = False
     """Set by the network before ``plan``: the layer after gives its gradient away, so this layer may overwrite what comes from there."""
+
+    @explained("it takes no arguments")
+    def __init__(self) -> None:
+        """Nothing: a layer with hyper-parameters defines its own."""
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
         """Allocate for inputs of shape ``(*input_shape, microbatch_size)``; return the output's shape without the batch.

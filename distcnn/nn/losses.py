@@ -1,11 +1,13 @@
 """Losses: ``loss(outputs, labels, weights) -> (loss_sum, grad_outputs)``, sums over examples, never means.
 
 ``outputs`` is (classes, N); ``labels`` integers (N,); ``weights`` (N,) is 1 for an example and 0 for padding, which then adds nothing
-to the sum and sends back a gradient of exactly zero. Whoever adds up all shards divides once, by the true global count.
+to the sum and sends back a gradient of exactly zero. Other shapes (PyTorch's (N, classes), weights of classes) raise ``ValueError``.
+Whoever adds up all shards divides once, by the true global count.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,21 +23,24 @@ def softmax_cross_entropy(logits: Array, labels: NDArray[np.integer], weights: A
 
     Derivation: with p = softmax(z), d/dz[k] of log sum exp(z) is p[k], and d/dz[k] of -z[label] is -1 for k = label, else 0.
     The largest logit is subtracted first (it cancels), so no exp overflows and no logarithm sees 0 (Goodfellow et al. 2016, sec. 4.1).
+    The sum under the logarithm is taken in float64: for a confident prediction it is 1 + x with an x that float32 would round away.
     """
+    _check_shapes(logits, labels, weights)
     columns = np.arange(logits.shape[1])
     shifted = logits - logits.max(axis=0)
     chosen = shifted[labels, columns]
     grad = np.exp(shifted)
     totals = grad.sum(axis=0)
-    losses = (np.log(totals) - chosen) * weights
+    losses = (np.log(grad.sum(axis=0, dtype=np.float64)) - chosen) * weights
     grad /= totals
     grad[labels, columns] -= 1
     grad *= weights
-    return float(losses.sum(dtype=np.float64)), grad
+    return float(losses.sum()), grad
 
 
 def squared_error(outputs: Array, labels: NDArray[np.integer], weights: Array) -> tuple[float, Array]:
     """``sum over n of weights[n] * 1/2 * sum_k (y[k, n] - onehot[k, n])^2``, and its gradient ``weights * (y - onehot)``."""
+    _check_shapes(outputs, labels, weights)
     grad = outputs.copy()
     grad[labels, np.arange(outputs.shape[1])] -= 1
     losses = 0.5 * np.square(grad).sum(axis=0) * weights
@@ -43,4 +48,15 @@ def squared_error(outputs: Array, labels: NDArray[np.integer], weights: Array) -
     return float(losses.sum(dtype=np.float64)), grad
 
 
+def _check_shapes(outputs: Array, labels: NDArray[np.integer], weights: Array) -> None:
+    if not labels.shape == weights.shape == outputs.shape[1:] or outputs.ndim != 2:
+        raise ValueError(
+            f"outputs of shape {outputs.shape} with labels {labels.shape} and weights {weights.shape}: "
+            "a loss takes outputs (classes, N), labels (N,) and one weight for each example, (N,)"
+        )
+
+
 LOSSES: dict[str, Loss] = {"cross-entropy": softmax_cross_entropy, "squared-error": squared_error}
+
+GUESSING: dict[str, Callable[[int], float]] = {"cross-entropy": math.log, "squared-error": lambda classes: (1 - 1 / classes) / 2}
+"""Of a number of classes: the mean loss when all of them are held equally likely, whatever the image."""

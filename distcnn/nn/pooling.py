@@ -21,6 +21,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.arguments import explained
 from distcnn.nn.blocks import Part
 from distcnn.nn.layer import Array, Layer, Shape, buffer, buffer_like, image_buffer, image_shape
 from distcnn.nn.tiles import copy_tiles
@@ -28,13 +29,18 @@ from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
 
 
 class Pool2d(Layer):
-    """What both poolings share. ``stride`` is the window's size unless given; rows and columns that fill no window are left out."""
+    """What both poolings share. ``stride`` is the window's size unless given; rows and columns that fill no window are left out.
+
+    ``kernel_size`` and ``stride`` are integers or pairs (vertical, horizontal), in PyTorch's order: ``MaxPool2d(3, 2)`` is a window of
+    3x3 that moves by 2.
+    """
 
     gives_away_gradient = True
 
     flattened = False
     """Set by the network before ``plan``: a Flatten follows, so the output lies in memory in its order."""
 
+    @explained("write the window's size and, where it differs, the stride: MaxPool2d(3, 2), AvgPool2d(2); pooling has no padding")
     def __init__(self, kernel_size: int | Pair, stride: int | Pair | None = None) -> None:
         self.kernel_size = as_pair("kernel_size", kernel_size, 1)
         self.stride = self.kernel_size if stride is None else as_pair("stride", stride, 1)

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.arguments import ArgumentError, explained
 from distcnn.nn.fused import align, fuse
 from distcnn.nn.layer import Array, Layer, Parameter, Shape, buffer
+
+AS_A_LIST = "write Sequential([first, second, ...]): the layers are one list"
 
 
 class Sequential:
@@ -20,12 +23,19 @@ class Sequential:
     them, named by the layer's kind and its number among its kind: ``conv1.weight``, ``conv1.bias``, ``dense2.weight`` ...
     """
 
+    @explained(AS_A_LIST)
     def __init__(self, layers: Sequence[Layer]) -> None:
-        if not layers:
-            raise ValueError("Sequential needs at least one layer")
-        if len({id(layer) for layer in layers}) < len(layers):
-            raise ValueError("Sequential holds one layer object twice: a layer keeps what its backward needs, so make one for each place")
+        if isinstance(layers, Layer):
+            raise ArgumentError(f"Sequential(<{type(layers).__name__}>): {AS_A_LIST}")
         self.layers = list(layers)
+        if not self.layers:
+            raise ValueError("Sequential needs at least one layer")
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                remedy = f"write {layer.__name__}()" if isinstance(layer, type) else "make it a distcnn.nn.Layer"
+                raise ArgumentError(f"layers[{index}] of Sequential is {layer!r}, not a layer: {remedy}")
+        if len({id(layer) for layer in self.layers}) < len(self.layers):
+            raise ValueError("Sequential holds one layer object twice: a layer keeps what its backward needs, so make one for each place")
         self.observe: Callable[[str, Array], None] | None = None
         """Called with a name ("input", "output of conv1", "input gradient of conv1") and the array, on the way forward and back."""
 
@@ -131,11 +141,15 @@ class Sequential:
 
     def named_values(self) -> dict[str, Array]:
         """Each parameter's values, a view in PyTorch's shape."""
-        return self._views(self.values)
+        return self.named(self.values)
 
     def named_grads(self) -> dict[str, Array]:
         """Each parameter's gradient, a view in PyTorch's shape."""
-        return self._views(self.grads)
+        return self.named(self.grads)
+
+    def named(self, flat: Array) -> dict[str, Array]:
+        """Each parameter's part of ``flat``, a vector of the shape of ``values``."""
+        return {name: flat[span].reshape(self.parameters[name].shape) for name, span in self.slices.items()}
 
     def parameter_at(self, index: int) -> str:
         """The name of the parameter that holds element ``index`` of the flat vectors."""
@@ -143,9 +157,6 @@ class Sequential:
             if span.start <= index < span.stop:
                 return name
         raise IndexError(f"index (={index}) must be 0 to {self.values.size - 1}: the network has {self.values.size} parameters")
-
-    def _views(self, flat: Array) -> dict[str, Array]:
-        return {name: flat[span].reshape(self.parameters[name].shape) for name, span in self.slices.items()}
 
 
 def _numbered(layers: Sequence[Layer]) -> list[str]:

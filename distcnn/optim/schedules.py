@@ -32,7 +32,7 @@ def step(progress: float) -> float:
 SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "constant": constant, "step": step, "linear": linear}
 
 
-def learning_rate_at(step: int, schedule: Schedule, peak: float, warmup_steps: int, total_steps: int) -> float:
+def learning_rate_at(step: int, schedule: Schedule, *, peak: float, warmup_steps: int, total_steps: int) -> float:
     """The learning rate of ``step`` (from 0), of ``total_steps``.
 
     Linear warm-up over ``warmup_steps`` (Goyal et al. 2017): ``peak * (step + 1) / warmup_steps``; then the schedule over the steps that

@@ -8,13 +8,17 @@ and R = L*S. Binary64 numbers in [R, 2R] are multiples of q = R * 2**-52.
 
 1. Rounding. For |g| <= L <= R/2, ``t = g + 1.5*R`` lies in [R, 2R], so t is 1.5*R + g rounded to the nearest multiple of q, and
    ``t - 1.5*R`` is exact (both are multiples of q, their difference is small): what is left is g rounded to a multiple of q, of
-   magnitude at most L (itself a multiple of q). It hangs on g alone, never on what was added before.
+   magnitude at most L (itself a multiple of q). It depends on g alone, never on what was added before.
 2. Adding. Every multiple of q of magnitude up to 2R is a binary64 number (2R = 2**53 * q). Each partial sum, of whichever terms in
    whichever order, is a multiple of q of magnitude at most S*L = R: it is represented exactly and no addition rounds. So every
    tree of additions gives the same number, and any MPI_Allreduce may be used.
 3. Pairs. ``g - 1.5*R`` is g rounded to the same multiple, less 1.5*R, for 1.5*R is an even one. So of two terms the first may leave its
    1.5*R in the sum and the second take it out: fewer passes. The sum then lies around 1.5*R for a while, and must be of a magnitude of
    at most R/2 itself.
+
+4. Several grids. What rounding takes from a term, ``g - rounded(g)``, is at most q/2 and is itself a binary64 number. It may be added by
+   the same rules on a second grid whose limit is q/2, what is left after that on a third, and so on. Each grid's sum is exact, so the
+   grids together hold the sum to the last grid's spacing (``grid_anchors``, ``on_grids``).
 
 Beyond L, and for NaN and Inf, the sum is refused. The default L = 2**16 leaves, for 8 shards, multiples of 2**-33 for the sum over all
 examples of a step: divided by 256 of them, 5e-13, below what float32 resolves in any mean gradient above 8e-6.
@@ -23,7 +27,7 @@ examples of a step: divided by 256 of them, 5e-13, below what float32 resolves i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,10 +65,27 @@ def check_terms(terms: FloatVector, limit: float) -> float:
 
 
 def anchor_of(num_terms: int, limit: float) -> float:
-    """1.5*R for so many terms of magnitudes up to ``limit``. ``ValueError`` when that is no power of two."""
+    """1.5*R for ``num_terms`` terms of magnitudes up to ``limit``. ``ValueError`` when that is not a power of two."""
     if math.frexp(limit)[0] != 0.5 or num_terms < 1:
         raise ValueError(f"limit (={limit}) must be a power of two and num_terms (={num_terms}) at least 1")
     return 1.5 * limit * 2.0 ** max(1, (num_terms - 1).bit_length())
+
+
+def grid_anchors(num_terms: int, limit: float, grids: int) -> tuple[float, ...]:
+    """The anchors of ``grids`` grids for ``num_terms`` terms of magnitudes up to ``limit``: each takes what the one before leaves over."""
+    anchors = []
+    for _ in range(grids):
+        anchors.append(anchor_of(num_terms, limit))
+        limit = anchors[-1] / 1.5 * 2.0**-53  # half of q
+    return tuple(anchors)
+
+
+def on_grids(value: float, anchors: Sequence[float]) -> Iterator[float]:
+    """``value``, of a magnitude within the first grid's limit, as one multiple of each grid's spacing."""
+    for anchor in anchors:
+        rounded = value + anchor - anchor
+        yield rounded
+        value -= rounded
 
 
 class ExactSum:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distcnn.parallel.communicator import Communicator
 from distcnn.parallel.exact_sum import CHUNK, ExactTotal, FloatVector, check_terms
 from distcnn.parallel.ownership import shards_of_rank
-from distcnn.parallel.reduction import WHOLE, fast_limit
+from distcnn.parallel.reduction import WHOLE, MisuseError, fast_limit
 from distcnn.parallel.sums import Sums
 from distcnn.parallel.tally import TALLY_SIZE, Tally
 
@@ -36,9 +36,10 @@ class KeptReduction:
 
     def __init__(self, kept: list[NDArray[np.float32]], totals: NDArray[np.float32], rank: int, limit: float, add_up: AddUp) -> None:
         gradients = [gradient for of_rank in kept for gradient in of_rank]
-        self._own, self._reaches = kept[rank], [each[:1] for each in gradients]
-        self._gradients = [each[REACH : REACH + totals.size] for each in gradients]
-        self._totals, self._limit, self._add_up, self._placed = totals, limit, add_up, 0
+        self._own, self._reaches = kept[rank], [gradient[:1] for gradient in gradients]
+        self._gradients = [gradient[REACH : REACH + totals.size] for gradient in gradients]
+        self._totals, self._limit, self._add_up = totals, limit, add_up
+        self._placed, self._added, self._started = 0, set[int](), False
         self._share = range(totals.size * rank // len(kept), totals.size * (rank + 1) // len(kept))
         self._counts, self._nothing = np.zeros(TALLY_SIZE), np.zeros(1)
         self.tally = Tally(self._counts, len(gradients))
@@ -46,12 +47,18 @@ class KeptReduction:
     def clear(self) -> None:
         """Start a step."""
         self._counts.fill(0)
-        self._placed = 0
+        self._placed, self._started = 0, False
+        self._added.clear()
 
     def place(self) -> FloatVector:
-        """Where the next shard's gradient is to be written."""
+        """Begin the next shard: where its gradient is to be written."""
+        if self._placed == len(self._own):
+            raise MisuseError(f"place() for shard {self._placed + 1} of a rank that has {len(self._own)}")
         self._placed += 1
-        return self._own[self._placed - 1, REACH : REACH + self._totals.size]
+        return self._place(self._placed - 1)
+
+    def _place(self, row: int) -> FloatVector:
+        return self._own[row, REACH : REACH + self._totals.size]
 
     def check(self, grads: FloatVector) -> None:
         """``RangeError`` when one shard's gradient cannot be added."""
@@ -59,21 +66,34 @@ class KeptReduction:
 
     def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
         """``grads`` is complete, in the last ``place``. ``RangeError`` when it cannot be added."""
-        self._own[self._placed - 1, 0] = np.nextafter(np.float32(check_terms(grads, self._limit)), np.float32(np.inf))
+        row, size = self._placed - 1, self._totals.size
+        if self._started:
+            raise MisuseError("add() after start()")
+        if row < 0 or row in self._added:
+            raise MisuseError(f"add() of shard {len(self._added) + 1} after {self._placed} calls of place(): each shard needs its own")
+        if grads.shape != (size,) or grads.__array_interface__["data"] != self._place(row).__array_interface__["data"]:
+            raise MisuseError("add() of an array that is not the last place(): write the gradient there and pass that array")
+        if bucket.indices(size) != (0, size, 1):
+            raise MisuseError(f"add() of the bucket {bucket}: gradients that are kept are added whole")
+        self._own[row, 0] = np.nextafter(np.float32(check_terms(grads, self._limit)), np.float32(np.inf))
+        self._added.add(row)
 
     def start(self, bucket: slice, sums: Sums) -> None:
         """All of this rank's gradients are complete: sum them over all ranks."""
-        sums.start(self._counts)  # nobody's is summed before all have come here: all gradients are there
+        for row in range(len(self._own)):
+            if row not in self._added:
+                self._own[row].fill(0)  # a shard that failed, or was left out
+        self._started = True
+        sums.start(self._counts)  # no rank sums before all ranks have come here: all gradients are complete
         self.sum_share()
         sums.start(self._nothing)  # and now all shares are
 
     def sum_share(self) -> None:
         """Write this rank's share of the totals."""
         reach = sum(float(each[0]) for each in self._reaches)
-        with np.errstate(over="ignore", invalid="ignore"):  # of a shard that cannot be added, which the tally tells
-            for start in self._share[::CHUNK]:
-                few = slice(start, min(start + CHUNK, self._share.stop))
-                np.copyto(self._totals[few], self._add_up([each[few] for each in self._gradients], reach), casting="same_kind")
+        for start in self._share[::CHUNK]:
+            few = slice(start, min(start + CHUNK, self._share.stop))
+            np.copyto(self._totals[few], self._add_up([gradient[few] for gradient in self._gradients], reach), casting="same_kind")
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
         """The gradient's sum, in float32 (the tally holds the rest)."""

@@ -15,8 +15,17 @@ from distcnn.parallel.tally import TALLY_SIZE, TALLY_SPACE, Tally
 WHOLE = slice(0, None)
 
 
+class MisuseError(RuntimeError):
+    """A reduction was not called in the order that its contract prescribes: a bug in the caller, not in the user's input."""
+
+
 class Reduction(Protocol):
-    """A step's gradients, of all shards of all ranks, and their sum: exact, or fast."""
+    """A step's gradients, of all shards of all ranks, and their sum: exact, or fast.
+
+    The contract: ``clear()``; for each shard of this rank ``place()``, then ``add()`` once for each bucket of its gradient, which lies
+    where ``place()`` said; ``start()`` for each bucket; ``finish()``. A shard that is left out counts as zero. Whatever breaks this
+    raises ``MisuseError``, whichever reduction it is.
+    """
 
     tally: Tally
     """What travels with them: complete when the sum is finished."""
@@ -25,13 +34,13 @@ class Reduction(Protocol):
         """Start a step."""
 
     def place(self) -> FloatVector | None:
-        """Where the next shard's gradient must be written; None where it may be anywhere. Once for each of this rank's shards."""
+        """Begin the next shard: where its gradient must be written; None where it may be anywhere."""
 
     def check(self, grads: FloatVector) -> None:
         """``RangeError`` when one shard's gradient cannot be added."""
 
     def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
-        """Add one shard's gradient, of which only ``bucket`` is looked at.
+        """Add ``bucket`` of one shard's gradient ``grads``, the whole vector.
 
         The buckets of a step have no element in common. ``RangeError`` (with the index in the whole vector, and nothing changed) when it
         cannot be added.
@@ -55,31 +64,48 @@ class SummedReduction:
 
     tally: Tally
 
-    def __init__(self, size: int, dtype: type[np.floating]) -> None:
+    def __init__(self, size: int, num_shards: int, dtype: type[np.floating]) -> None:
+        self._num_shards = num_shards
         self._sums = np.zeros(TALLY_SPACE + size, dtype)
         self._total = self._sums[TALLY_SPACE:]
-        self._begun: set[int] = set()
+        self._placed = 0
+        self._added: dict[int, int] = {}  # how many shards each bucket holds, by its first element
+        self._started: set[int] = set()
 
     def clear(self) -> None:
         """Start a step."""
         self._sums[:TALLY_SPACE] = 0
-        self._begun.clear()  # the first shard's gradient takes the place of what is there
+        self._placed = 0
+        self._added.clear()  # the first shard's gradient takes the place of what is there
+        self._started.clear()
 
     def place(self) -> None:
         """Anywhere."""
+        if self._placed == self._num_shards:
+            raise MisuseError(f"place() for shard {self._placed + 1} of {self._num_shards}")
+        self._placed += 1
 
     def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
+        first = bucket.start or 0
+        added = self._added.get(first, 0)
+        if first in self._started:
+            raise MisuseError(f"add() to the bucket at element {first} after its start()")
+        if added == self._placed:
+            raise MisuseError(f"add() of shard {added + 1} after {self._placed} calls of place(): each shard needs its own")
+        if grads.shape != self._total.shape:
+            raise MisuseError(f"add() of an array of shape {grads.shape}: a gradient has the shape {self._total.shape}")
         try:
-            self._add(grads[bucket], bucket, fresh=bucket.start not in self._begun)
+            self._add(grads[bucket], slice(first, bucket.stop), fresh=not added)
         except RangeError as error:
-            raise RangeError(error.index + bucket.start, error.value, error.limit) from None
-        self._begun.add(bucket.start)
+            raise RangeError(error.index + first, error.value, error.limit) from None
+        self._added[first] = added + 1
 
     def start(self, bucket: slice, sums: Sums) -> None:
-        if bucket.start not in self._begun:
+        first = bucket.start or 0
+        if not self._added.get(first):
             self._total[bucket].fill(0)
-        start = bucket.start + TALLY_SPACE if bucket.start else 0
-        sums.start(self._sums[start : TALLY_SPACE + self._total[: bucket.stop].size])
+        self._started.add(first)
+        sums.start(self._sums[first + TALLY_SPACE if first else 0 : TALLY_SPACE + self._total[: bucket.stop].size])
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
         sums.finish()
@@ -103,7 +129,7 @@ class ExactReduction(SummedReduction):
     """Sums in float64 by the exact sum, gradient and tally: the same bits on any number of ranks."""
 
     def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
-        super().__init__(size, np.float64)
+        super().__init__(size, num_shards, np.float64)
         self._exact = ExactSum(self._total, num_shards, gradient_limit)
         self.tally = Tally(self._sums[:TALLY_SIZE], num_shards)
 
@@ -118,7 +144,7 @@ class FastReduction(SummedReduction):
     """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of ranks."""
 
     def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
-        super().__init__(size, np.float32)
+        super().__init__(size, num_shards, np.float32)
         self._limit = fast_limit(num_shards)
         self._counts = np.zeros(TALLY_SIZE)
         self.tally = Tally(self._counts, num_shards)

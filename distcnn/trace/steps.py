@@ -138,8 +138,8 @@ class StepTrace:
     def _end_update(self, update: Work) -> Work:
         part = self._parts.number_of("optimizer")
 
-        def call(*arguments: Any) -> Any:
-            update(*arguments)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            update(*arguments, **keywords)
             self._main.add(part, 0, self._update_begin, clock())
 
         return call

@@ -14,14 +14,17 @@ from distcnn.config import Config, Request
 from distcnn.errors import InputError, TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.models import find_model
+from distcnn.nn import he_normal
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator
 from distcnn.training.comparison import Receipt, read_receipt
 from distcnn.training.finite import check_finite
+from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress
-from distcnn.training.replay import follow, for_replay
+from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.saving import NoSaving
@@ -49,13 +52,22 @@ def check_network(run: Run, say: Say) -> None:
     network.plan(run.dataset.image_shape, CHECKED_EXAMPLES, np.float64)
     rng = np.random.default_rng(0)
     network.initialise(rng)
-    error = gradient_error(network, rng.standard_normal((*run.dataset.image_shape, CHECKED_EXAMPLES)), rng)
+    images = rng.standard_normal((*run.dataset.image_shape, CHECKED_EXAMPLES))
+    error = gradient_error(network, images, rng)
+    zero = zero_gradients(network.named_grads())
+    if not error < LARGEST_GRADIENT_ERROR:  # perhaps only because units stand at a kink, as those of ReLU do where all weights are zero
+        for name, values in network.named_values().items():
+            parameter = network.parameters[name]
+            values[...] = he_normal(rng, parameter.shape, parameter.fan_in, parameter.fan_out)
+        error = gradient_error(network, images, rng)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(
             f"gradient check: the backward of model {run.config.model!r} is wrong: relative error {error:.2g} along a random direction, "
             f"it must be below {LARGEST_GRADIENT_ERROR:g}: check the backward of its layers one by one (distcnn.nn.gradient_check)"
         )
     say(f"debug    gradient check passed, relative error {error:.1e}; every layer's numbers are checked from here on")
+    if zero:
+        say(f"warning: at the first weights, {advice(zero)}")
     run.network.observe = check_finite
 
 
@@ -67,6 +79,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     if shard >= config.num_shards:
         raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
+    warn_of_changes(receipt, run, say)
     last = Plan(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
         raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {last}")
@@ -97,6 +110,8 @@ def _source(request: Request, at: int, say: Say) -> tuple[Config, Config, Receip
     now = merged_config(stored, request, directory)
     receipt = read_receipt(directory)
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    require_trust(config.model, directory, request.given.get("model"), request.trust_model)
+    require_outside(config.model, directory)
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint
 
 

@@ -6,13 +6,18 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from distcnn.errors import Stopped, TrainingError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.nn import Sequential
+from distcnn.own_model import is_own
 from distcnn.parallel import on_root
-from distcnn.training.evaluation import EvaluationFailure
+from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
+from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
 from distcnn.training.replicas import compare_replicas, params_sha256
@@ -42,6 +47,7 @@ class Loop:
         self.run, self.state = run, state
         self._records, self._saving, self._progress = records, saving, progress
         self.last_loss = 0.0
+        self._warned = False  # that the network learns nothing
         self._counted_until = time.perf_counter()
 
     @property
@@ -69,7 +75,7 @@ class Loop:
                 newest = self._saving.wait()
         self.add_end()
         result = make_result(self.run, self.state)
-        pulse.beat(Activity.SAVING)
+        pulse.beat(Activity.WRITING_RESULTS)
         on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
         if self._saving.location and newest < self.state.step:
             self._progress.say(f"warning: the last checkpoint on the disk is of step {newest}, the run ended at {self.state.step}")
@@ -77,6 +83,7 @@ class Loop:
 
     def add_end(self) -> None:
         """The receipt's last line."""
+        pulse.beat(Activity.COMPARING)
         self._records.add_receipt("end", self.state.step, params_sha256=params_sha256(self.run.network))
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
@@ -131,7 +138,7 @@ class Loop:
     def _log_interval(self, epoch: int, learning_rate: float) -> None:
         state, speed = self.state, self.state.interval.images_per_second
         loss = state.interval.loss
-        pulse.beat(Activity.SAVING)
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_metrics(
             "step", step=state.step, epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=round(speed, 1)
         )
@@ -165,25 +172,41 @@ class Loop:
         }
         proof: dict[str, Any] = {"examples": state.epoch.examples}
         if whole:
+            pulse.beat(Activity.CHECKING_EPOCH)
             examples = run.dataset.examples["train"]
             with self._timed():
                 proof["order_sha256"] = close_epoch(run.step.ledger, run.communicator, run.config.num_shards, epoch, examples)
         text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
         last = state.step == run.plan.total_steps
         if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
-            test = run.evaluation()
+            try:
+                test = run.evaluation()
+            except EvaluationStopped:
+                self._stop()  # before any line of this epoch: the resumed run does all of it
             state.note_test(test)
             values |= {"test_loss": test.loss, "test_accuracy": test.correct / test.examples}
             proof |= {"test_examples": test.examples, "test_correct": test.correct}
             text += f", test loss {test.loss:.4f}, test accuracy {test.correct / test.examples:.4f} ({test.correct} of {test.examples})"
         self._count_time()
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_metrics("epoch", step=state.step, **values, images_per_second=round(state.epoch.images_per_second, 1))
         self._check_replicas()
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_receipt("epoch", state.step, **values, **proof)
         self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
+        self._warn_if_nothing_is_learned(epoch, run.evaluation.predicted if state.test_step == state.step else None, last)
         state.epoch_is_open = False
         with self._timed():
             self._saving.save(state)
+
+    def _warn_if_nothing_is_learned(self, epoch: int, predicted: NDArray[np.int64] | None, last: bool) -> None:
+        """Say so, the first time and at the end."""
+        run = self.run
+        sign = sign_of_no_learning(run.config.loss, self.state.epoch.loss, predicted, run.dataset.classes, epoch)
+        if sign and (last or not self._warned):
+            self._warned = True
+            zero = [] if run.step.gradient is None else zero_gradients(run.network.named(run.step.gradient))
+            self._progress.say(f"warning: after epoch {epoch}, {sign}: {advice(zero)}")
 
     def _count_time(self) -> None:
         now = time.perf_counter()
@@ -198,7 +221,7 @@ class Loop:
             compare_replicas(run.network, run.step.optimizer, run.communicator, step)
         self._saving.save(self.state)
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         requests = enumerate(self.run.communicator.allgather(self.run.step.stop_request()))
         who = ", ".join(f"{request} on rank {rank}" for rank, request in requests if request)
         saved = self._save_now()
@@ -222,7 +245,9 @@ class Loop:
         return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}"
 
     def _resume_command(self) -> str:
-        return f"python -m distcnn.train --resume {shlex.quote(self._saving.location)}"
+        model = self.run.config.model
+        confirmed = ["--model", model] if is_own(model) else []
+        return shlex.join(["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed])
 
 
 def make_result(run: Run, state: State) -> dict[str, Any]:

@@ -41,7 +41,9 @@ class Plan:
         """The learning rate of ``step`` (from 0)."""
         schedule = SCHEDULES[self.config.schedule]
         step_of_cycle = step % self.scheduled_steps
-        return learning_rate_at(step_of_cycle, schedule, self.config.learning_rate, self.warmup_steps, self.scheduled_steps)
+        return learning_rate_at(
+            step_of_cycle, schedule, peak=self.config.learning_rate, warmup_steps=self.warmup_steps, total_steps=self.scheduled_steps
+        )
 
     def has_rates_of(self, other: Plan) -> bool:
         """Whether each step has the learning rate that it has in ``other``, a plan of the same run with another length."""

@@ -75,5 +75,6 @@ def begin_records(run: Run, state: State, path: Path, point: ResumePoint | None,
         configuration=dataclasses.asdict(run.config),
         dataset=dataset_identity(run),
         software=run.software,
+        **({"model_sources": run.model_sources} if run.model_sources else {}),
     )
     return directory

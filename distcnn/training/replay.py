@@ -11,6 +11,9 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError, TrainingError
+from distcnn.faults.pulse import Activity, pulse
+from distcnn.model_source import compare_sources
+from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.training.comparison import (
     STARTS,
@@ -27,6 +30,7 @@ from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop, make_result
 from distcnn.training.progress import NoProgress
 from distcnn.training.replicas import parameter_hashes
+from distcnn.training.resume import sources_in_force
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
@@ -56,14 +60,28 @@ class Replayed:
 
 
 def replay(
-    directory: Path, data: str | None, from_step: int, to_step: int | None, communicator: Communicator, say: Callable[[str], None]
+    directory: Path,
+    data: str | None,
+    from_step: int,
+    to_step: int | None,
+    communicator: Communicator,
+    say: Callable[[str], None],
+    model: str | None = None,
+    trust_model: bool = False,
 ) -> Replayed:
-    """Replay ``directory``'s run from the nearest checkpoint at or before ``from_step``. ``Different`` when it is not the same."""
+    """Replay ``directory``'s run from the nearest checkpoint at or before ``from_step``. ``Different`` when it is not the same.
+
+    ``model`` replaces the receipt's. A model of the user's own that only the receipt names is imported with ``trust_model`` alone.
+    """
+    pulse.beat(Activity.READING_RUN)
     receipt = on_root(communicator, lambda: read_receipt(directory))
     last = receipt.last_step if to_step is None else to_step
     together(communicator, lambda: _check_range(receipt, from_step, last))
     checkpoint = on_root(communicator, lambda: _nearest(directory, from_step, say)) if from_step else None
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    together(communicator, lambda: require_trust(config.model, directory, model, trust_model or model is not None))
+    config = dataclasses.replace(config, model=model or config.model)
+    together(communicator, lambda: require_outside(config.model, directory))
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
@@ -126,13 +144,26 @@ def for_replay(config: Config, data: str | None) -> Config:
 
 
 def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
-    """``Different`` when the image set is not the recorded one; a word when the software is not."""
-    for line in receipt.lines:
+    """``Different`` when the image set is not the recorded one; warnings on what else is."""
+    for line in (line for line in receipt.lines if line["kind"] in STARTS):
         recorded = line.get("dataset", {})
-        for name, value in dataset_identity(run).items() if line["kind"] in STARTS else ():
+        for name, value in dataset_identity(run).items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 place = f"step {line['step']}: the image set: its {name}"
                 raise Different(f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
-    changed = differences(receipt.lines[0].get("software", {}), run.software)
-    if changed:
-        say(f"warning: the run began on other software or another processor, so its bits may differ: {'; '.join(changed)}")
+    warn_of_changes(receipt, run, say)
+
+
+def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
+    """A warning for each start of the run on other software than today's, or with another source of the user's own model."""
+    before: list[str] = []
+    for line in (line for line in receipt.lines if line["kind"] in STARTS):
+        found = [*differences(line.get("software", {}), run.software)]
+        recorded = sources_in_force([line])
+        changes = compare_sources(recorded, run.model_sources) if recorded is not None else None
+        if changes and (changes.code or changes.layout):
+            found.append(f"the source of model {run.config.model!r}: {changes}")
+        if found and found != before:
+            what = "; ".join(found)
+            say(f"warning: from step {line['step']} on the run used other software than there is here, so bits may differ: {what}")
+        before = found

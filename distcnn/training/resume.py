@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config, Request, as_flag
 from distcnn.errors import InputError
 from distcnn.files import read_bytes
+from distcnn.model_source import Sources, compare_sources
+from distcnn.own_model import ACCEPT_FLAG, require_trust
 from distcnn.training.plan import Plan
 from distcnn.training.results import RESULT, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RECEIPT, read_config
@@ -43,6 +46,8 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
     result = finished_result(directory, config, report, checkpoint)
+    if result is None or "data" in request.given:  # else nothing is imported for a finished run
+        require_trust(config.model, directory, request.given.get("model"), request.trust_model)
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
@@ -158,3 +163,45 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
         f"warning: steps {step + 1} to {last} were taken before with --epochs {', '.join(map(str, others))}, and are taken again with "
         f"--epochs {config.epochs}: learning rates and weights differ from those before"
     )
+
+
+def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
+    """Compare a model of the user's own with the source that the run was trained with.
+
+    Comments and layout may differ, which is reported. ``InputError`` when the code does, unless that is ``accepted``.
+    """
+    recorded = sources_in_force(_receipt_lines(point))
+    if recorded is None or not now:
+        return
+    changes = compare_sources(recorded, now)
+    if changes.code and not accepted:
+        raise InputError(
+            f"--resume: the source of model {point.config.model!r} was edited since the run in {point.directory} used it: {changes}: "
+            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or go on with the new code: {ACCEPT_FLAG}'
+        )
+    if changes.code:
+        report(f"warning: the source of model {point.config.model!r} was edited, so bits differ from here on: {changes}")
+    elif changes.layout:
+        report(f"warning: comments or layout in the source of model {point.config.model!r} were edited: {changes}")
+
+
+def sources_in_force(lines: Iterable[Any]) -> Sources | None:
+    """The model's source in the last start or resume among a receipt's ``lines``; None where none is recorded."""
+    starts = [line for line in lines if isinstance(line, dict) and line.get("kind") in ("start", "resume")]
+    recorded = starts[-1].get("model_sources") if starts else None
+    whole = isinstance(recorded, dict) and all(isinstance(text, str) for text in recorded.values())
+    return recorded if whole else None
+
+
+def _receipt_lines(point: ResumePoint) -> Iterator[Any]:
+    """The receipt as of the checkpoint, else as far as it can be read."""
+    if point.checkpoint:
+        text = point.checkpoint.texts["receipt"]
+    else:
+        try:
+            text = read_bytes(point.directory / RECEIPT).decode(errors="replace")
+        except OSError:
+            return
+    for line in text.splitlines():
+        with suppress(ValueError):
+            yield json.loads(line)

@@ -27,6 +27,8 @@ CONFIG, METRICS, RECEIPT, CHECKPOINTS = "config.toml", "metrics.jsonl", "receipt
 Checkpoints = Mapping[int, Checkpoint]
 """By their steps."""
 NONE: Checkpoints = MappingProxyType({})
+OF_PATHS = "surrogateescape"
+"""How a path that is not valid UTF-8 is encoded: the bytes that the file system has for it."""
 END_OF_CONFIG = "# The run's own record; to change a flag, give it with --resume. SHA-256 of the lines above: "
 
 
@@ -224,22 +226,22 @@ def write_config(path: Path, config: Config) -> None:
     import tomli_w  # root's alone, as tomllib
 
     text = tomli_w.dumps(dataclasses.asdict(config))
-    write_atomically(path / CONFIG, (text + _end_of(text)).encode())
+    write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
 
 
 def read_config(path: Path) -> Config:
     """The configuration stored in ``path``. ``InputError`` when it is not just as it was written."""
     file = path / CONFIG
     try:
-        text = read_bytes(file).decode()
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(file).decode(errors=OF_PATHS)
+    except OSError as error:
         raise InputError(f"{file} cannot be read ({error})") from error
     text, mark, end = text.partition(END_OF_CONFIG)
     if mark + end != _end_of(text):
         raise InputError(f"{file} is damaged or was altered: its SHA-256 is not the one in its last line")
-    return Config(**read_toml(file))
+    return Config(**read_toml(file, OF_PATHS))
 
 
 def _end_of(text: str) -> str:
     """The last line of a configuration, by which damage shows."""
-    return f"{END_OF_CONFIG}{hashlib.sha256(text.encode()).hexdigest()}\n"
+    return f"{END_OF_CONFIG}{hashlib.sha256(text.encode(errors=OF_PATHS)).hexdigest()}\n"

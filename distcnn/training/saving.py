@@ -32,9 +32,9 @@ class Saving:
     def save(self, state: State) -> None:
         """Copy the state on root and begin to write it. Collective."""
         run = self._run
+        pulse.beat(Activity.SAVING)
         entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
         if self._directory is not None:
-            pulse.beat(Activity.SAVING)
             snapshot = take_snapshot(run, state, entries, self._directory.metrics.text, self._directory.receipt.text)
             self._follow(self._directory)
             self._writer.submit(state.step, snapshot, state.best_step)
@@ -47,8 +47,8 @@ class Saving:
     def wait(self) -> int:
         """Wait until all is written; the newest step on the disk, -1 for none. The same on all ranks."""
         newest = -1
+        pulse.beat(Activity.SAVING)
         if self._directory is not None:
-            pulse.beat(Activity.SAVING)
             self._writer.wait()
             self._follow(self._directory)
             newest = self._writer.last_step

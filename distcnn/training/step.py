@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from distcnn.config import LARGEST_GRADIENT_LIMIT
 from distcnn.datasets import Microbatch, Part
 from distcnn.errors import TrainingError
 from distcnn.faults.pulse import Activity, pulse
@@ -20,8 +21,9 @@ from distcnn.training.finite import first_not_finite
 from distcnn.training.ledger import Ledger
 from distcnn.training.overlap import Lane, Overlap, no_overlap
 
-WIDEN = "start anew with a larger --gradient-limit"
 DIVERGED = "the training has diverged; lower --learning-rate or lengthen --warmup-steps"
+AT_ONCE = "no update was made yet: check the image set's mean and std, and the model's first weights"
+WIDEN = "; only if gradients of this size are normal for this model, start again with a larger --gradient-limit"
 
 
 class ShardFailure(TrainingError):
@@ -50,6 +52,8 @@ class Step:
     overlap: Overlap | None = None
     """How computing and summing share the time; by default one after the other."""
     ledger: Ledger = field(init=False)
+    gradient: np.ndarray | None = field(default=None, init=False)
+    """After a step, until the next one: the sum over all examples of all ranks."""
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.shards)
@@ -87,8 +91,9 @@ class Step:
         if totals.failures:
             raise ShardFailure(*next(each for each in self.communicator.allgather(failures.first()) if each))
         with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
-            total = self.reduction.rounded(self.network.grads)  # to float32: a division takes half the time of one in float64
-            self.optimizer.step(self.network.values, total, learning_rate, totals.examples)
+            # To float32: a division takes half the time of one in float64.
+            self.gradient = self.reduction.rounded(self.network.grads)
+            self.optimizer.step(self.network.values, self.gradient, learning_rate, count=totals.examples)
         return totals
 
     def _add_shard(self, shard: Part, lane: Lane, step: int, epoch: int, step_of_epoch: int) -> Iterator[None]:
@@ -113,23 +118,24 @@ class Step:
                 if bucket.start == 0:
                     self.reduction.tally.add(loss_sum, count_correct(logits, lane.microbatch), examples)
             except RangeError as error:
-                raise self._named(error, lane) from error
+                raise self._named(error, lane, step) from error
             yield
 
-    def _named(self, error: RangeError, lane: Lane) -> TrainingError:
+    def _named(self, error: RangeError, lane: Lane, step: int) -> TrainingError:
         """What is out of range, where that began, and the remedy: the same with any buckets, for all is computed once more, as one."""
-        what, remedy = "the loss", DIVERGED
+        what, remedy, wider = "the loss", DIVERGED if step else AT_ONCE, ""
         with computing():
             logits = lane.network.forward(lane.microbatch.images)
             lane.network.backward(self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)[1])
         try:
             self.reduction.check(lane.network.grads)
         except RangeError as first:
-            error, what, remedy = first, f"the gradient of {lane.network.parameter_at(first.index)}", WIDEN
+            error, what = first, f"the gradient of {lane.network.parameter_at(first.index)}"
+            wider = WIDEN if error.limit < LARGEST_GRADIENT_LIMIT else ""
         if math.isfinite(error.value):
-            return TrainingError(f"{what} is {error.value:g}, beyond the exact sum's limit of {error.limit:g} for one shard: {remedy}")
+            return TrainingError(f"{what} is {error.value:g}, beyond the sum's limit of {error.limit:g} for one shard: {remedy}{wider}")
         origin = first_not_finite(lane.network, self.loss, lane.microbatch)
-        return TrainingError(f"{what} is {error.value:g}: {DIVERGED}; first not finite: {origin or what}")
+        return TrainingError(f"{what} is {error.value:g}: {remedy}; first not finite: {origin or what}")
 
 
 class Failures:

@@ -29,7 +29,7 @@ class Case:
     seed: int
 
     def network(self) -> Sequential:
-        layer = Conv2d(self.out_channels, self.kernel, self.stride, self.padding)
+        layer = Conv2d(self.out_channels, self.kernel, stride=self.stride, padding=self.padding)
         network = Sequential([layer]).plan(self.input_shape, self.count, np.float64)
         network.values[:] = np.random.default_rng(self.seed).standard_normal(network.values.shape)
         return network
@@ -120,7 +120,7 @@ def test_forward_and_backward_agree_with_plain_loops(case: Case) -> None:
 def test_convolutions_one_after_another_pass_the_gradient_check(first: Case, second: Case) -> None:
     # A padded convolution hands back the inside of a larger array: the layer before it must take that as well.
     height, width = (max(8, second.kernel[axis] + 2) for axis in (0, 1))
-    layers = [Conv2d(c.out_channels, c.kernel, 1, c.padding) for c in (first, second)]
+    layers = [Conv2d(c.out_channels, c.kernel, padding=c.padding) for c in (first, second)]
     network = Sequential(layers).plan((first.input_shape[0], height, width), 2, np.float64)
     rng = np.random.default_rng(first.seed)
     network.values[:] = rng.standard_normal(network.values.shape)
@@ -141,7 +141,7 @@ def test_a_2x2_kernel_by_hand() -> None:
 
 def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> None:
     """Kernel 1x2, stride (1, 2), padding (1, 1) on 2x3: windows begin in padded columns 0 and 2; the last column is in none."""
-    network = Sequential([Conv2d(1, (1, 2), (1, 2), 1)]).plan((1, 2, 3), 1, np.float64)
+    network = Sequential([Conv2d(1, (1, 2), stride=(1, 2), padding=1)]).plan((1, 2, 3), 1, np.float64)
     network.values[:] = [1, 10, 0]
     x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).reshape(1, 2, 3, 1)
     np.testing.assert_array_equal(network.forward(x)[0, :, :, 0], [[0, 0], [10, 32], [40, 65], [0, 0]])
@@ -154,7 +154,7 @@ def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> Non
 
 
 def test_a_pixel_that_no_window_reads_gets_gradient_zero() -> None:
-    network = Sequential([Conv2d(1, 2, 3)]).plan((1, 4, 5), 1, np.float64)
+    network = Sequential([Conv2d(1, 2, stride=3)]).plan((1, 4, 5), 1, np.float64)
     network.values[:] = 1
     network.forward(np.ones((1, 4, 5, 1)))
     grad_x = network.backward(np.ones((1, 1, 2, 1)), input_gradient=True)
@@ -216,7 +216,7 @@ def test_the_tutorials_example_digit_for_digit() -> None:
 
 
 def test_one_integer_stands_for_both_directions() -> None:
-    layer = Conv2d(1, 3, 2, 1)
+    layer = Conv2d(1, 3, stride=2, padding=1)
     assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (2, 2), (1, 1))
 
 

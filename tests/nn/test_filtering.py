@@ -85,11 +85,11 @@ def shapes(draw: st.DrawFn) -> tuple[Conv2d, tuple[int, int, int], int]:
     padding = draw(st.integers(0, 2)), draw(st.integers(0, 2))
     height, width = (max(1, kernel[axis] - 2 * padding[axis]) + draw(st.integers(1, 7)) for axis in (0, 1))
     stride = draw(st.integers(1, 3)), 1
-    return Conv2d(LEAST_FILTERS, kernel, stride, padding), (channels, height, width), draw(st.integers(1, 3))
+    return Conv2d(LEAST_FILTERS, kernel, stride=stride, padding=padding), (channels, height, width), draw(st.integers(1, 3))
 
 
 def planned(layer: Conv2d, shape: tuple[int, int, int], count: int, dtype: type[np.floating] = np.float64) -> Sequential:
-    layer = Conv2d(layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
+    layer = Conv2d(layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding)
     network = Sequential([layer]).plan(shape, count, dtype)
     network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
     return network
@@ -136,7 +136,7 @@ def test_minimal_filtering_passes_the_gradient_check(case: tuple[Conv2d, tuple[i
 def test_any_size_of_block_gives_the_same(
     block_bytes: int, kernel: tuple[int, int], stride: tuple[int, int], height: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = Conv2d(LEAST_FILTERS, kernel, stride, (1, 0)), (LEAST_DEPTH, height, 9), 2
+    case = Conv2d(LEAST_FILTERS, kernel, stride=stride, padding=(1, 0)), (LEAST_DEPTH, height, 9), 2
     expected = run(planned(*case), 3)
     monkeypatch.setattr(convolution, "BLOCK_BYTES", block_bytes)
     for ours, each in zip(run(planned(*case), 3), expected, strict=True):

@@ -29,7 +29,7 @@ def cases(draw: st.DrawFn) -> Case:
     filters, channels = draw(st.sampled_from([(2, 1), (3, 2), (LEAST_FILTERS, LEAST_DEPTH)]))
     size = [(windows[a] * window[a] - 1) * stride[a] + kernel[a] - 2 * padding[a] for a in (0, 1)]
     assume(min(size) > 0)
-    layers = [Conv2d(filters, kernel, stride, padding), MaxPool2d(window), *draw(st.sampled_from([[], [ReLU()], [Tanh()]]))]
+    layers = [Conv2d(filters, kernel, stride=stride, padding=padding), MaxPool2d(window), *draw(st.sampled_from([[], [ReLU()], [Tanh()]]))]
     return layers, (channels, size[0], size[1]), draw(st.integers(1, 3))
 
 

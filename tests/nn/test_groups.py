@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -37,8 +40,13 @@ def planned(name: str, count: int, dtype: type[np.floating] = np.float32) -> Seq
     return made_of(*NETWORKS[name], count, dtype)
 
 
+def make_layer(make: Callable[..., Layer], arguments: tuple[Any, ...]) -> Layer:
+    """The third and fourth of a convolution are its stride and padding."""
+    return make(*arguments[:2], **dict(zip(("stride", "padding"), arguments[2:], strict=False)))
+
+
 def made_of(layers: Layers, shape: Shape, count: int, dtype: type[np.floating]) -> Sequential:
-    made = [each[0](*each[1]) if isinstance(each, tuple) else each() for each in layers]
+    made = [make_layer(*each) if isinstance(each, tuple) else each() for each in layers]
     network = Sequential(made).plan(shape, count, dtype)
     network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
     return network

@@ -62,7 +62,11 @@ def test_weights_begin_with_he_normal_and_biases_with_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", [Conv2d(3, 2, weight_initialiser=uniform(), bias_initialiser=uniform(2.0)), Dense(3, uniform(), uniform(2.0))]
+    "layer",
+    [
+        Conv2d(3, 2, weight_initialiser=uniform(), bias_initialiser=uniform(2.0)),
+        Dense(3, weight_initialiser=uniform(), bias_initialiser=uniform(2.0)),
+    ],
 )
 def test_a_layers_own_initialisers_are_used(layer: Conv2d | Dense) -> None:
     shape = (2, 5, 5) if isinstance(layer, Conv2d) else (50,)

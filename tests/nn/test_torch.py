@@ -179,7 +179,7 @@ def test_convolutions_of_any_stride_and_padding_agree(
     height, width = (max(1, kernel[axis] - 2 * padding[axis]) + spare[axis] for axis in (0, 1))
     x = rng.standard_normal((channels[0], height, width, 3))
     torch_layer = nn.Conv2d(*channels, kernel, stride, padding)
-    assert_layers_agree(Conv2d(channels[1], kernel, stride, padding), torch_layer, x, rng)
+    assert_layers_agree(Conv2d(channels[1], kernel, stride=stride, padding=padding), torch_layer, x, rng)
 
 
 @pytest.mark.parametrize(("pool", "torch_pool"), [(MaxPool2d, nn.MaxPool2d), (AvgPool2d, nn.AvgPool2d)])

@@ -74,7 +74,7 @@ def test_the_sum_is_that_of_the_rounded_terms_in_rational_arithmetic(data: st.Da
 def test_all_terms_at_once_give_the_same_bits_in_pairs_or_not(data: st.DataObject, num_terms: int, scale: float) -> None:
     vectors = [np.float32(scale) * vector for vector in data.draw(gradients(num_terms))]
     own = data.draw(st.integers(1, num_terms))
-    total, reach = ExactTotal(num_terms, LIMIT), float(sum(np.abs(vector).max() for vector in vectors[:own]))
+    total, reach = ExactTotal(num_terms, LIMIT), sum(float(np.abs(vector).max()) for vector in vectors[:own])
     expected = sum_of(vectors[:own], num_terms).tobytes()
     for each in (reach, LIMIT * num_terms):
         assert total(vectors[:own], each).tobytes() == expected

@@ -68,6 +68,7 @@ def test_the_bits_are_those_of_the_sum_as_they_come(
         for rank in range(world_size):
             other.clear()
             for shard in shards_of_rank(num_shards, world_size, rank):
+                other.place()
                 other.add(gradients[shard])
             sums.append(other.allreduce(SerialCommunicator()).copy())
         expected = sum(sums[1:], sums[0]).astype(np.float32)
@@ -102,8 +103,8 @@ def test_only_the_exact_sum_has_a_narrow_range() -> None:
     for name, refused in (("exact", True), ("fast", False)):
         reduction = keep_gradients(name, 2, 2, LIMIT, SerialCommunicator())
         assert reduction is not None
-        large = np.array([1e6, 0], np.float32)
-        reduction.place()
+        large = reduction.place()
+        large[:] = [1e6, 0]
         if refused:
             with pytest.raises(RangeError):
                 reduction.add(large)

@@ -148,9 +148,31 @@ def loop_of(run: Run, state: State | None = None) -> Loop:
     return Loop(run, state or State(), NoRunDirectory(), NoSaving(), NoProgress())
 
 
+class Said(NoProgress):
+    """What was said, line by line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def train_in_process(data: Path, **flags: Any) -> list[str]:
+    """Train in this process to the end, writing nothing; what was said, warnings about the input first."""
+    said = Said()
+    config = Config(**{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags})
+    with threadpool_limits(THREADS_PER_RANK):
+        run = prepare_run(config, SerialCommunicator(), said.say)
+        Loop(run, State(), NoRunDirectory(), NoSaving(), said).train()
+    return said.lines
+
+
 def train(launcher: Launcher, ranks: int, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command, whatever comes of it."""
-    return launcher.run(ranks, "-m", "distcnn.train", *flags, **environment)
+    """The command, whatever comes of it; a resume trusts the test's own model."""
+    trust = ["--trust-model"] if "--resume" in flags else []
+    return launcher.run(ranks, "-m", "distcnn.train", *flags, *trust, **environment)
 
 
 def stepped(steps: int, *flags: str) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from distcnn.training.locking import locked
 from distcnn.training.records import open_directory
 from distcnn.training.resume import changed_lengths, find_resume_point
 from distcnn.training.run_directory import read_config, write_config
-from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
+from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
 from tests.full_disk import full_disk
 from tests.training.conftest import assert_same_end, content, metrics, receipt, result, train
 
@@ -48,7 +48,7 @@ def stopped(image_set: MakeImageSet, stopping: str, tmp_path_factory: pytest.Tem
     done = train(SERIAL, 1, *flags, PYTHONPATH=stopping, STOP_SIGNAL="SIGUSR1", STOP_AT_CALL=str(5 * 8 + 10 + 4))
     assert done.returncode == EXIT_STOPPED, done.stderr
     assert "after step 6 of 12; the state after step 6 is saved" in done.stderr
-    assert f"continue with: python -m distcnn.train --resume {path}\n" in done.stderr
+    assert f"continue with: python -m distcnn.train --resume {path} --model stopping:network\n" in done.stderr
     return path
 
 
@@ -68,7 +68,7 @@ def test_a_stopped_run_goes_on_on_any_ranks(ranks: int, copy: Path, whole: Path,
     configuration = (copy / "config.toml").read_text()
     done = train(launcher_of(ranks), ranks, "--resume", str(copy), PYTHONPATH=stopping)
     assert done.returncode == 0, done.stderr
-    assert f"resumed  {copy}, after 6 of 12 steps, begun on 1 ranks" in done.stdout
+    assert f"resumed  {copy}, after 6 of 12 steps, begun on 1 rank" in done.stdout
     assert_same_end(copy, whole)
     starts = [(line["kind"], line["step"], line["world_size"]) for line in receipt(copy) if line["kind"] in ("start", "resume")]
     assert starts == [("start", 0, 1), ("resume", 6, ranks)]
@@ -308,3 +308,28 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "holds no run (neither config.toml nor checkpoints)" in refuse(tmp_path)
     assert "--resume is empty" in train(SERIAL, 1, "--resume", "").stderr
     assert not list(tmp_path.iterdir())
+
+
+# -- on other software
+
+
+def test_a_resume_with_edited_sources_of_distcnn_says_so(killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "distcnn", tmp_path / "src" / "distcnn", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "src" / "distcnn" / "nn" / "dense.py").open("a") as file:
+        file.write("# another line\n")
+    code = "import sys; from distcnn import train; sys.exit(train.main())"
+    done = SERIAL.run(1, "-P", "-c", code, "--resume", str(killed), PYTHONPATH=str(tmp_path / "src"))
+    assert done.returncode == 0, done.stderr
+    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
+    assert "sources was" in warning
+    verified = SERIAL.run(1, "-m", "distcnn.verify", str(killed))
+    assert verified.returncode == 0
+    assert "warning: from step 10 " in verified.stdout
+    assert "warning: from step 0 " not in verified.stdout
+
+
+def test_a_resume_with_another_variable_for_kernels_says_so(killed: Path) -> None:
+    done = train(SERIAL, 1, "--resume", str(killed), MKL_CBWR="COMPATIBLE")
+    assert done.returncode == 0, done.stderr
+    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: "))
+    assert "MKL_CBWR=COMPATIBLE" in warning

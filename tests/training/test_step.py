@@ -17,7 +17,7 @@ from distcnn.training.step import Step
 EXAMPLES, NUM_SHARDS, MICROBATCH_SIZE = 10, 3, 4  # shards of 3, 3, 4: two of them padded
 
 
-def make_step(gradient_limit: float = 4096.0) -> Step:
+def make_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, 3, 2, 1)).astype(np.uint8)
     labels = rng.integers(0, 5, EXAMPLES)
@@ -25,7 +25,7 @@ def make_step(gradient_limit: float = 4096.0) -> Step:
     spans = [span_of(EXAMPLES, NUM_SHARDS, index) for index in range(NUM_SHARDS)]
     shards = [Shard(index, images[span.start : span.stop], labels[span.start : span.stop], seed=7) for index, span in enumerate(spans)]
     reduction = REDUCTIONS["exact"](network.values.size, NUM_SHARDS, gradient_limit)
-    microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([0.25]))
+    microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([std]))
     return Step(network, softmax_cross_entropy, SGD(network.values), shards, microbatch, reduction, SerialCommunicator())
 
 
@@ -59,20 +59,34 @@ def test_a_gradient_that_is_no_number_names_step_shard_and_parameter_and_updates
 
 
 def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
+    """After a smaller learning rate: a wider range only lets a network diverge further."""
     step = make_step(gradient_limit=2.0**-4)
     with pytest.raises(
-        TrainingError, match=r"the gradient of dense1\.weight is .*beyond the exact sum's limit of 0\.0625.*--gradient-limit"
+        TrainingError, match=r"the gradient of dense1\.weight is .*beyond the sum's limit of 0\.0625.*--learning-rate.*--gradient-limit"
     ):
+        step(1, 0, 0, learning_rate=0.1)
+
+
+def test_what_is_out_of_range_before_any_update_is_not_put_down_to_the_learning_rate() -> None:
+    step = make_step()
+    step.network.named_values()["dense1.bias"][2] = math.inf
+    with pytest.raises(TrainingError, match="no update was made yet: check the image set's mean and std") as caught:
         step(0, 0, 0, learning_rate=0.1)
+    assert "--learning-rate" not in str(caught.value)
+
+
+def test_no_larger_limit_is_advised_where_there_is_none() -> None:
+    step = make_step(gradient_limit=2.0**40, std=1e-15)
+    with pytest.raises(TrainingError, match=r"the gradient of .* is .*beyond the sum's limit of .*--learning-rate") as caught:
+        step(1, 0, 0, learning_rate=0.1)
+    assert "--gradient-limit" not in str(caught.value)
 
 
 def test_a_loss_out_of_range_is_told_from_a_gradient_out_of_range() -> None:
     step = make_step()
     step.network.named_values()["dense1.bias"][2] = 2.0**31  # softmax's gradient is at most 1, whatever the logits are
     before = step.network.values.copy()
-    with pytest.raises(
-        TrainingError, match=r"step 3, shard 0: the loss is .*e\+\d\d, beyond the exact sum's limit of 1\.07374e\+09"
-    ) as caught:
+    with pytest.raises(TrainingError, match=r"step 3, shard 0: the loss is .*e\+\d\d, beyond the sum's limit of 1\.07374e\+09") as caught:
         step(3, 0, 0, learning_rate=0.1)
     assert "for one shard: the training has diverged; lower --learning-rate or lengthen --warmup-steps; training examples " in str(
         caught.value

@@ -117,8 +117,7 @@ class Config:
             value, kind = getattr(self, each.name), numbers.Real if type(each.default) is float else type(each.default)
             if not isinstance(value, numbers.Integral if kind is int else kind) or isinstance(value, bool):
                 raise InputError(f"{as_flag(each.name)} is {value!r}: it must be {KINDS[type(each.default)]}")
-        for each in dataclasses.fields(self):
-            self._require(each.name, "\0" not in str(getattr(self, each.name)), "without a null character")
+            self._require(each.name, "\0" not in str(value), "without a null character")
         for name, choices in ((each.name, each.metadata["choices"]) for each in dataclasses.fields(self)):
             if choices and getattr(self, name) not in choices:
                 raise InputError(f"unknown {as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")

@@ -194,6 +194,22 @@ def _classes(opened: ImageFile) -> int:
     return int(classes)
 
 
+def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
+    """Attribute ``class_names``, else the names in ``classes``, else none."""
+    for name in ("class_names", "classes"):
+        values = np.asarray(file.attrs.get(name, ()))
+        if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
+            if values.size != classes:
+                raise InputError(f"{path}: attribute '{name}' has {values.size} names for {classes} classes: name each class once")
+            return tuple(_utf8(each) for each in values.tolist())
+    return ()
+
+
+def _utf8(text: str | bytes) -> str:
+    encoded = text if isinstance(text, bytes) else str(text).encode(errors="replace")
+    return encoded.decode(errors="replace")
+
+
 def _counted_classes(opened: ImageFile) -> int:
     """One more than the largest label. ``InputError`` for one that is so large that most classes would have no image."""
     largest, where, examples = -1, "", 0
@@ -217,22 +233,6 @@ def _counted_classes(opened: ImageFile) -> int:
             "labels from 0, or say how many classes there are (attribute 'classes')"
         )
     return max(1, largest + 1)
-
-
-def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
-    """Attribute ``class_names``, else the names in ``classes``, else none."""
-    for name in ("class_names", "classes"):
-        values = np.asarray(file.attrs.get(name, ()))
-        if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
-            if values.size != classes:
-                raise InputError(f"{path}: attribute '{name}' has {values.size} names for {classes} classes: name each class once")
-            return tuple(_utf8(each) for each in values.tolist())
-    return ()
-
-
-def _utf8(text: str | bytes) -> str:
-    encoded = text if isinstance(text, bytes) else str(text).encode(errors="replace")
-    return encoded.decode(errors="replace")
 
 
 def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[float, ...] | None:

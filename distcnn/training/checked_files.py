@@ -55,11 +55,11 @@ def _line_of_best(replayed: Replayed) -> Line | None:
 
 
 def _expected_result(receipt: list[Line], result: dict[str, Any]) -> dict[str, Any]:
-    """``result``, with what the run alone knows: on how many ranks it began, and where its image set was."""
+    """``result``, with what the run alone knows: on how many ranks it began, what its model and its image set were called."""
     starts = [line for line in receipt if line["kind"] in STARTS]
     recorded, configuration = starts[-1]["dataset"], starts[-1]["configuration"]
     dataset = {**result["dataset"], "name": recorded.get("name"), "source": recorded.get("source"), "path": configuration["data"]}
-    return {**result, "world_size": receipt[0].get("world_size"), "dataset": dataset}
+    return {**result, "model": configuration["model"], "world_size": receipt[0].get("world_size"), "dataset": dataset}
 
 
 def _problem_of_result(found: dict[str, Any], expected: dict[str, Any], within: str = "") -> str | None:

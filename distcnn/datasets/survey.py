@@ -36,7 +36,7 @@ class Found:
     highest: int = 0
     """Of the training pixels."""
     repeated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    """Which of the distinct test images, in the order of their hashes, are training images too."""
+    """Which of the test images, in the order of their hashes, are training images too: of equal ones, the first."""
     sample: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     """Mean and standard deviation of the pixels / 255 of the first training images, where this part has them."""
 
@@ -74,7 +74,7 @@ class Survey:
 
     def look_for(self, test_hashes: NDArray[np.uint64]) -> None:
         """Find training images that are among these: the ``test_hashes`` of all ranks, in their order."""
-        self._all_test_hashes, self._wanted = test_hashes, np.unique(test_hashes)
+        self._all_test_hashes, self._wanted = test_hashes, np.sort(test_hashes)
         self.found.repeated = np.zeros(len(self._wanted), bool)
 
     def add(self, split: str, first: int, images: Images, labels: Labels) -> None:
@@ -151,7 +151,7 @@ class Survey:
             )
 
     def _on_repeated(self) -> Iterator[str]:
-        places = np.flatnonzero(np.isin(self._all_test_hashes, self._wanted[self.found.repeated]))
+        places = np.flatnonzero(self.found.repeated[np.searchsorted(self._wanted, self._all_test_hashes)])
         if places.size:
             yield (
                 f"{places.size:,} of {len(self._all_test_hashes):,} test images are training images too (the first: "
@@ -160,16 +160,16 @@ class Survey:
 
 
 def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Iterator[str]:
-    used = np.flatnonzero(counts["train"] + counts["test"])
-    unused = np.setdiff1d(np.arange(info.classes), used) if info.classes_counted else np.zeros(0, np.int64)
-    if unused.size:
+    is_used = counts["train"] + counts["test"] > 0
+    used, unused = np.flatnonzero(is_used), np.flatnonzero(~is_used)
+    if info.classes_counted and unused.size:
         yield (
             f"the labels are {used[0]} to {used[-1]}, and no image has label {_named(unused)}: {info.classes} classes are trained; "
             f"number the labels 0 to {len(used) - 1}, or say how many classes there are (attribute 'classes')"
         )
     for split in SPLITS:
         here, word = counts[split], WORDS[split]
-        missing = np.setdiff1d(np.flatnonzero(here == 0), unused)
+        missing = np.flatnonzero((here == 0) & is_used if info.classes_counted else here == 0)
         most, total = int(here.argmax()), int(here.sum())
         share = here[most] / total
         if share == 1:

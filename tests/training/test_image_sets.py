@@ -13,7 +13,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.training import data as training_data
-from tests.conftest import SERIAL, MakeImageSet, mpi_launcher
+from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher
 from tests.training.conftest import prepare, train
 
 EXIT_INPUT = 2
@@ -166,3 +166,42 @@ def test_reading_that_goes_on_is_no_stall(image_set: MakeImageSet, flags: list[s
     start = ["--data", str(data), "--output", str(tmp_path / "run"), "--num-shards", "1", "--stall-timeout", "2"]
     done = SERIAL.run(1, "-c", SLOW, *start, *QUICK, *flags)
     assert done.returncode == 0, done.stderr
+
+
+# -- a set in several files
+
+
+def split_up(path: Path, folder: Path) -> None:
+    """Put the training images into files of their own in ``folder``, which HDF5 looks for where HDF5_VDS_PREFIX says."""
+    folder.mkdir()
+    with h5py.File(path, "r+") as file:
+        images = file["train/images"][:]
+        del file["train/images"]
+        layout = h5py.VirtualLayout(images.shape, np.uint8)
+        for start in range(0, len(images), 200):
+            part = images[start : start + 200]
+            with h5py.File(folder / f"{start}.h5", "w") as made:
+                made["images"] = part
+            layout[start : start + len(part)] = h5py.VirtualSource(f"{start}.h5", "images", part.shape)
+        file.create_virtual_dataset("train/images", layout)
+
+
+def test_a_set_in_parts_gives_the_bits_of_one_file(image_set: MakeImageSet, own: Path, tmp_path: Path) -> None:
+    split_up(own, tmp_path / "parts")
+    whole = SERIAL.train(1, tmp_path / "whole", "--data", str(image_set(train=1003, test=77)), *QUICK)
+    parts = SERIAL.train(1, tmp_path / "run", "--data", str(own), *QUICK, HDF5_VDS_PREFIX=str(tmp_path / "parts"))
+    assert parts["params_sha256"] == whole["params_sha256"]
+    assert parts["dataset"]["content_sha256"] == whole["dataset"]["content_sha256"]
+
+
+@pytest.mark.mpi
+def test_a_part_that_one_rank_does_not_see_ends_all(own: Path, tmp_path: Path) -> None:
+    split_up(own, tmp_path / "parts")
+    launcher = mpi_launcher()
+    flags = ["--data", str(own), *QUICK, "--output", str(tmp_path / "run")]
+    hidden = f'[ "$PMI_RANK" = 1 ] && unset HDF5_VDS_PREFIX; exec {launcher.python} -m distcnn.train {" ".join(flags)}'
+    done = Launcher("a shell", "sh", launcher.mpirun).run(3, "-c", hidden, HDF5_VDS_PREFIX=str(tmp_path / "parts"))
+    assert done.returncode == EXIT_INPUT, done.stderr
+    assert done.stderr.count("/train/images[0:200] is stored in 0.h5, which is missing, or not visible here") == 1
+    assert "(on rank 1)" in done.stderr
+    assert not (tmp_path / "run").exists()

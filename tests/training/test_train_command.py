@@ -171,9 +171,10 @@ def test_a_bad_image_set_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_file_that_is_no_hdf5_or_cut_off_is_refused(tmp_path: Path) -> None:
     path = write_image_set(tmp_path / "set.h5")
     content = path.read_bytes()
-    for bad in (b"", b"hello", content[: len(content) // 2]):
+    says = {b"": "is empty", b"hello": "is not an HDF5 file", content[: len(content) // 2]: "is not a whole HDF5 file"}
+    for bad, message in says.items():
         path.write_bytes(bad)
-        assert "is not a whole HDF5 file" in refuse(tmp_path, "--data", str(path))
+        assert message in refuse(tmp_path, "--data", str(path))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,10 @@ class CheckpointWriter:
         self.wait()
         self._step = step
         self._thread = threading.Thread(target=self._write, args=(step, checkpoint, best_step), name="checkpoint", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads: training waits
+            self._write(step, checkpoint, best_step)
 
     def move_to(self, store: CheckpointStore) -> None:
         """Write to ``store`` from now on. Its folder may have been removed, with all that was written."""
@@ -51,7 +54,8 @@ class CheckpointWriter:
         """Wait for the last one and report what came of it. What is no ``OSError`` is raised: a defect."""
         if self._thread is None:
             return
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._thread, problem, self._problem = None, self._problem, None
         if isinstance(problem, OSError):
             kept = f"the last whole one is {self._store.path_of(self.last_step)}" if self.last_step >= 0 else "there is none yet"

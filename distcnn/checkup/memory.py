@@ -13,6 +13,7 @@ from distcnn.checkup.section import Everyone, Facts, Section
 from distcnn.cores import CGROUPS
 from distcnn.faults import leftovers
 from distcnn.host_memory import OWN_GROUPS, group_limits, memory_info
+from distcnn.wording import counted
 
 MIB = 2**20
 RANK_BYTES = 256 * MIB
@@ -98,7 +99,7 @@ def _shared(facts: Facts, ranks: int) -> Iterator[Finding]:
     if free < LEAST_SHARED_BYTES:
         yield Finding("shared", BAD, f"{text}: MPI will not start, or die", remedy)
     elif free < needed:
-        yield Finding("shared", WARNING, f"{text}: little for {ranks} ranks, MPI may fail or be slow", remedy)
+        yield Finding("shared", WARNING, f"{text}: little for {counted(ranks, 'rank')}, MPI may fail or be slow", remedy)
     else:
         yield Finding("shared", GOOD, f"{SHARED}: enough is free")
 

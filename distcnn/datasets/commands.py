@@ -16,6 +16,7 @@ from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
 from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
+from distcnn.mistakes import THREAD_LIMIT, is_thread_limit
 from distcnn.wording import counted, printable
 
 Warn = Callable[[str], None]
@@ -134,6 +135,11 @@ def _run(parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Name
     except KeyboardInterrupt:
         tell(f"{name}: interrupted")
         return EXIT_INTERRUPTED
+    except RuntimeError as error:
+        if not is_thread_limit(error):
+            raise
+        tell(f"{name}: error: {THREAD_LIMIT}")
+        return 2
     return 0
 
 

@@ -37,7 +37,8 @@ def end_with_launcher(name: str) -> None:
     process = _watched_launcher()
     if process:
         arguments = (name, process, _status(process, "Name") or "the launcher")
-        threading.Thread(target=_end_after, args=arguments, name="launcher's end", daemon=True).start()
+        with suppress(RuntimeError):  # no more threads: the watchdog, which needs one, will say so
+            threading.Thread(target=_end_after, args=arguments, name="launcher's end", daemon=True).start()
 
 
 @contextmanager

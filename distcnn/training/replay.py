@@ -36,6 +36,7 @@ from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import dataset_identity, restore_snapshot
 from distcnn.training.state import State
+from distcnn.wording import counted
 
 NAMES_ONLY = ("name", "source")
 """What an image set is called may differ where it lies now; its content may not."""
@@ -85,7 +86,7 @@ def replay(
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
-    say(f"replaying steps {state.step} to {last} on {communicator.world_size} ranks ({communicator.description})")
+    say(f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')} ({communicator.description})")
     if checkpoint:
         _compare_checkpoint(receipt, run, state)
     recorded, problem = on_root(communicator, lambda: read_metrics(directory, checkpoint, last))

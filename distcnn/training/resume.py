@@ -21,6 +21,7 @@ from distcnn.training.plan import Plan
 from distcnn.training.results import RESULT, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RECEIPT, read_config
 from distcnn.training.snapshot import check_snapshot
+from distcnn.wording import counted
 
 Report = Callable[[str], None]
 
@@ -46,13 +47,15 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
     result = finished_result(directory, config, report, checkpoint)
-    if result is None or "data" in request.given:  # else nothing is imported for a finished run
+    if result is None or "data" in request.given:  # otherwise nothing is imported for a finished run
         require_trust(config.model, directory, request.given.get("model"), request.trust_model)
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
         if Plan(config, examples).total_steps < done:
-            raise InputError(f"--resume: {directory} has taken {done} steps, more than --epochs and --max-steps now allow: raise them")
+            raise InputError(
+                f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and --max-steps now allow: raise them"
+            )
     _, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))  # what is refused above has changed nothing
     return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
 
@@ -60,6 +63,8 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
 def existing_run(path: str) -> Path:
     """``path`` as a run directory. ``InputError`` when it holds no run."""
     directory = Path(path)
+    if os.path.isfile(directory):  # noqa: PTH113  (Path's raises for a folder that may not be looked into)
+        raise InputError(f"--resume: {directory} is a file: name the run directory that holds it{_run_around(directory)}")
     if os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
         raise InputError(f"{directory} may not be read: check its permissions")
     if not os.path.isdir(directory):  # noqa: PTH112  (Path's raises for a folder that may not be looked into)
@@ -67,6 +72,12 @@ def existing_run(path: str) -> Path:
     if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
         raise InputError(f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the run directory of a run that was begun")
     return directory
+
+
+def _run_around(file: Path) -> str:
+    """A remark on the nearest folder above ``file`` that holds a run; empty where none does."""
+    run = next((each for each in list(file.parents)[:2] if os.path.exists(each / CONFIG)), None)  # noqa: PTH110
+    return f", {run}" if run else ""
 
 
 def is_in_place(request: Request) -> bool:

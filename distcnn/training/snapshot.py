@@ -18,6 +18,7 @@ from distcnn.nn import Sequential
 from distcnn.training.ledger import Entry, all_entries
 from distcnn.training.setup import Run
 from distcnn.training.state import State
+from distcnn.wording import counted
 
 
 def take_snapshot(run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str) -> Checkpoint:
@@ -68,7 +69,8 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     for entry in all_entries(run.step.ledger, run.communicator, run.config.num_shards):
         if (entry.used, entry.order_sha256) != (used[entry.shard], orders[entry.shard]):
             raise InputError(
-                f"checkpoint of step {state.step}: shard {entry.shard} had used {used[entry.shard]} examples, in another order than this "
+                f"checkpoint of step {state.step}: shard {entry.shard} had used {counted(used[entry.shard], 'example')}, "
+                "in another order than this "
                 f"distcnn draws ({entry.used}): resume with the software that began the run, distcnn {checkpoint.attributes['distcnn']}"
                 f"{', and with a file of the same chunks (--data-memory)' if run.config.data_memory else ''}"
             )
@@ -123,7 +125,8 @@ def check_dataset(recorded: dict[str, Any], run: Run) -> None:
     if recorded["content_sha256"] != run.content_sha256:
         raise InputError(
             f"--data: {run.dataset.path} is not the image set that the run began with (SHA-256 of its examples {run.content_sha256}, "
-            f"not {recorded['content_sha256']}): name the set {recorded['name']!r} of {recorded['train_examples']} training examples"
+            f"not {recorded['content_sha256']}): name the set {recorded['name']!r} "
+            f"of {counted(recorded['train_examples'], 'training example')}"
         )
 
 

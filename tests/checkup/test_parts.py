@@ -20,7 +20,7 @@ from distcnn.checkup.library import family
 from distcnn.checkup.memory import group_memory
 from distcnn.checkup.processors import most_crowded
 from distcnn.checkup.section import Section, bounded, root_cause
-from distcnn.checkup.table import Report, counted
+from distcnn.checkup.table import Report, summary
 from tests.conftest import ROOT
 
 FOUR = Places({0: "a", 1: "a", 2: "b", 3: "b"})
@@ -55,7 +55,7 @@ def test_the_report() -> None:
         "1 good, 1 warning, 0 bad",
     ]
     assert Report.of(report.as_dict()) == report
-    assert counted([]) == "0 good, 0 warnings, 0 bad"
+    assert summary([]) == "0 good, 0 warnings, 0 bad"
     assert (exit_code(report.findings), exit_code([Finding("z", BAD, "", "")])) == (0, 1)
     assert "\033[33mwarning" in report.text(colours=True)
 

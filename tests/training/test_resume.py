@@ -18,7 +18,7 @@ from distcnn.config import Config, Request
 from distcnn.errors import InputError
 from distcnn.training.locking import locked
 from distcnn.training.records import open_directory
-from distcnn.training.resume import changed_lengths, find_resume_point
+from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
 from distcnn.training.run_directory import read_config, write_config
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
 from tests.full_disk import full_disk
@@ -308,6 +308,17 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert "holds no run (neither config.toml nor checkpoints)" in refuse(tmp_path)
     assert "--resume is empty" in train(SERIAL, 1, "--resume", "").stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_a_run_is_told_so(tmp_path: Path) -> None:
+    for file in (tmp_path / "run" / "config.toml", tmp_path / "run" / "checkpoints" / "step-000000002.h5"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+        with pytest.raises(InputError, match=rf"{file} is a file: name the run directory that holds it, {tmp_path / 'run'}$"):
+            existing_run(str(file))
+    (tmp_path / "alone").write_text("")
+    with pytest.raises(InputError, match=r"is a file: name the run directory that holds it$"):
+        existing_run(str(tmp_path / "alone"))
 
 
 # -- on other software

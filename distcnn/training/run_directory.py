@@ -43,6 +43,8 @@ class RunDirectory:
         self.path = path
         self._config, self._report, self._held = config, report, held
         self._descriptor = self._open()
+        self.best: tuple[int, Arrays] = (-1, {})
+        """The step of the best weights so far, and they themselves; a resumed run has them in a checkpoint only."""
         self.metrics, self.receipt = LineLog(METRICS, self.locate, report), LineLog(RECEIPT, self.locate, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
@@ -79,16 +81,18 @@ class RunDirectory:
         write_config(folder, self._config)
 
     def _best_weights(self, last: Arrays, result: dict[str, Any]) -> bytes | None:
-        """The file of the best weights: the last ones, or those of the checkpoint that was kept for this; None when that is lost."""
-        step, best = result["best_step"], last
-        if step != result["steps"]:
+        """The file of the best weights: the last ones, those in memory, or in a checkpoint kept for this; None when they are lost."""
+        step = result["best_step"]
+        best_step, best = (step, last) if step == result["steps"] else self.best
+        if best_step != step:
             try:
-                kept = CheckpointStore(self.path / CHECKPOINTS).load(step).folder("weights")
-                best = {name: kept[name] for name in last}
+                best = CheckpointStore(self.path / CHECKPOINTS).load(step).folder("weights")
+                if any(best[name].shape != values.shape for name, values in last.items()):
+                    raise CheckpointError("it is of another network")
             except (CheckpointError, InputError, KeyError) as error:
                 self._report(f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the best, cannot be read ({error})")
                 return None
-        return encode_weights(best, describe(result, step, result["best_test_accuracy"]))
+        return encode_weights({name: best[name] for name in last}, describe(result, step, result["best_test_accuracy"]))
 
     def locate(self) -> Path:
         """The folder's path now. ``OSError`` when it was removed and cannot be made again."""
@@ -158,8 +162,8 @@ def create_run_directory(config: Config, held: ExitStack, checkpoints: Checkpoin
         if not config.output:
             path = make_unused(path / default_name(config.model))
             made.insert(0, path)
-        if not any_owner:
-            require_owner(path)
+        if not any_owner and path not in made:
+            require_owner(path, CHECKPOINTS)
         occupy(path, config, held, checkpoints)
     except (OSError, InputError) as error:
         for each in made:

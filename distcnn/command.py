@@ -14,7 +14,7 @@ from distcnn.faults.early import end_before_start, note_arrival
 from distcnn.faults.exit_note import note_exit
 from distcnn.faults.failure import report_failure
 from distcnn.faults.leftovers import clean_before_start
-from distcnn.faults.orphan import end_with_launcher
+from distcnn.faults.orphan import end_with_launcher, killed_with_launcher
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
 from distcnn.faults.watchdog import EXIT_STALLED
@@ -77,7 +77,8 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
     end_with_launcher(name)
     clean_before_start()
     try:
-        communicator = WatchedCommunicator(open_communicator())
+        with killed_with_launcher():
+            communicator = WatchedCommunicator(open_communicator())
     except InputError as error:
         note_exit(EXIT_INPUT)
         end_before_start(f"{name}: error: {printable(str(error))}", others_wait=not isinstance(error, NoWorldError))

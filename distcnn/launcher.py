@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,10 +176,12 @@ def launching_process() -> int:
 def launch_name() -> str:
     """A name that the processes of one launcher share on this host, and no others: process numbers alone are used again."""
     process = launching_process()
-    try:
-        return f"{Path('/proc/self/ns/pid').stat().st_ino}-{process}-{_stat(process)[19]}"
-    except (OSError, IndexError):
-        return str(process)
+    parts = [str(process)]
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    with suppress(OSError, IndexError):
+        parts.append(_stat(process)[19])  # when it started
+    return "-".join(parts)
 
 
 def _stat(process: int) -> list[str]:

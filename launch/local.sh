@@ -7,7 +7,7 @@ set -euo pipefail
 { : 3>&1; } 2>/dev/null || exec >/dev/null
 { : 3>&2; } || exec 2>/dev/null
 start=$PWD
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 root=$PWD
 . launch/environment.sh
 

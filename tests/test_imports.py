@@ -89,7 +89,7 @@ OWNERS = {
         "datasets/opening.py",
         "datasets/storage.py",
         "datasets/writer.py",
-        "training/run_directory.py",
+        "training/results.py",
     },
     "matplotlib": {"measure/picture.py", "report.py", "sweep/picture.py", "trace/picture.py"},
     "torch": {"measure/torch_peer.py"},

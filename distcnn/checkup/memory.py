@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,9 +168,9 @@ def shared_memory(folder: Path = SHARED) -> Facts | None:
     """Room in /dev/shm, and what MPIs left there; None where the system has no such place."""
     if not sys.platform.startswith("linux"):
         return None
-    name = folder / f".distcnn-doctor-{os.getpid()}"
+    name = folder / f".distcnn-doctor-{secrets.token_hex(8)}"
     try:
-        name.touch()
+        name.touch(exist_ok=False)  # does not follow a link that another user put there
         name.unlink()
         room = os.statvfs(folder)
         left = [each for each in folder.iterdir() if each.name.startswith(leftovers.PREFIXES)]

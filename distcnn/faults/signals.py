@@ -1,4 +1,6 @@
-"""Signals that ask a run to stop: SIGTERM, SIGUSR1 (Slurm's warning), Ctrl-C. The ranks agree on it in the next step's sum.
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM, a closed terminal's SIGHUP, and schedulers' warnings (SIGUSR1, SIGUSR2, SIGXCPU).
+
+The ranks agree on it in the next step's sum, or at the next look within an evaluation.
 
 Before the first step there is nothing to save, so there a signal ends all ranks at once: how depends on whether there is a run to resume.
 
@@ -20,7 +22,7 @@ from typing import Any
 
 from distcnn.console import tell
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 SECONDS_BETWEEN_INTERRUPTS = 0.5
 """One Ctrl-C may reach a rank twice, from the terminal and through the launcher: within this time it is one."""
 
@@ -28,6 +30,11 @@ SECONDS_TO_MAKE_RUN = 5.0
 """A signal waits so long for a run directory that is being made; not for ever, the file system may hang."""
 
 EXIT_INTERRUPTED = 130
+
+
+def stop_signals_here() -> tuple[signal.Signals, ...]:
+    """The stop signals that this process handles: all, but SIGHUP where it is ignored, as ``nohup`` has it."""
+    return tuple(each for each in STOP_SIGNALS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN)
 
 
 class StopSignals:
@@ -54,7 +61,7 @@ class StopSignals:
             return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        for each in STOP_SIGNALS:
+        for each in stop_signals_here():
             self._before[each] = signal.signal(each, _ignore)
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
@@ -81,7 +88,7 @@ class StopSignals:
     def _listen(self) -> None:
         while numbers := self._reader.recv(64):
             for number in numbers:
-                if number in STOP_SIGNALS:
+                if number in self._before:
                     self._take(signal.Signals(number))
 
     def _take(self, received: signal.Signals) -> None:
@@ -96,7 +103,7 @@ class StopSignals:
             self.requested = received.name
             if self._speaks:
                 again = "; Ctrl-C again ends at once" if received == signal.SIGINT else ""
-                tell(f"{self._name}: {received.name}: stopping after this step, with a checkpoint{again}")
+                tell(f"{self._name}: {received.name}: saving a checkpoint, then stopping{again}")
 
     def _end(self, received: signal.Signals) -> None:
         """End all, unless the first step came while a run was made. The lock is kept meanwhile, so that no run is begun any more."""

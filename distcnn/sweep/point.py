@@ -77,7 +77,8 @@ def command_of(measurement: Measurement, settings: Settings, file: Path) -> list
 
 def run(command: list[str], mark: str, log: Path, timeout: float, stop: StopRequests) -> Ended | None:
     """Run ``command`` to its end, all it says into ``log``. No process of it is left. None when a signal asked to stop."""
-    with log.open("wb") as output:
+    log.unlink(missing_ok=True)  # it may be a link, which is not followed
+    with log.open("xb") as output:
         output.write(f"$ {shell_command(command)}\n".encode())
         output.flush()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,7 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     from distcnn.datasets.windows import WindowedShard
 
     length = window_examples(dataset, config.num_shards, config.data_memory)
-    reader = Reader(ExampleFile(dataset, config.stall_timeout), progress=lambda: pulse.wait(False))
+    reader = Reader(ExampleFile(dataset, config.stall_timeout), progress=lambda: pulse.wait(False), waiting=_waiting_for_window)
     chunks = dataset.chunk_examples
     shards = [
         WindowedShard(index, reader, "train", span, window_bounds(span, length, chunks["train"]), config.seed)
@@ -107,6 +107,11 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     ]
     bounds = window_bounds(test, length, chunks["test"])
     return Data(shards, WindowedShard(0, reader, "test", test, bounds, config.seed, shuffled=False))
+
+
+def _waiting_for_window() -> AbstractContextManager[None]:
+    tests = pulse.activity == Activity.EVALUATING
+    return pulse.doing(Activity.WAITING_FOR_TEST_WINDOW if tests else Activity.WAITING_FOR_WINDOW)
 
 
 def survey(data: Data, dataset: DatasetInfo, block_size: int, communicator: Communicator) -> Content:

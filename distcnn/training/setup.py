@@ -23,6 +23,7 @@ from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
 from distcnn.parallel.communicator import JointError
 from distcnn.streams import INITIALISE, generator
+from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.fingerprint import fingerprint
@@ -31,6 +32,9 @@ from distcnn.training.places import require_everywhere, settle_threads
 from distcnn.training.plan import Plan
 from distcnn.training.step import Step
 from distcnn.wording import counted
+
+FORWARDS_A_STEP = 3
+"""A block of the test set takes about a third of the time of a shard in a step, which goes backward too."""
 
 
 @dataclass
@@ -49,6 +53,9 @@ class Run:
     """Root's fingerprint."""
     model_sources: Sources
     """The source of a model of the user's own, by module; else empty."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of each channel: the network's inputs are (pixel / 255 - mean) / std."""
 
     @property
     def plan(self) -> Plan:
@@ -64,22 +71,26 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     shard_indices = together(communicator, lambda: _check_world(config, communicator))
     together(communicator, lambda: find_model(config.model))
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
+        pulse.beat(Activity.PREPARING_DATA)
         on_root(communicator, lambda: _ensure_mnist(config, report))
     pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
     dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
-    pulse.beat(Activity.READING_DATA)
+    together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
+    pulse.beat(Activity.BUILDING)
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
     rng = np.random.Generator(generator(config.seed, INITIALISE))
     together(communicator, lambda: initialise_model(config.model, network, rng))
+    pulse.beat(Activity.READING_DATA)
     data = open_data(dataset, config, communicator, shard_indices)
     content = survey(data, dataset, config.microbatch_size, communicator)
     statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
+    pulse.beat(Activity.BUILDING)
 
     def make_lane() -> Lane:
         twin = build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size).share(network)
@@ -94,13 +105,17 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     kept = None if overlap else keep_gradients(config.reduction, *sizes, communicator)
     reduction = kept or REDUCTIONS[config.reduction](*sizes)
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
-    evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
+    blocks_a_step = -(-config.num_shards // communicator.world_size)
+    evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator, FORWARDS_A_STEP * blocks_a_step)
+    pulse.beat(Activity.COMPARING_RANKS)
     content_sha256 = _content_sha256(dataset, content.hashes, communicator)
     for remark in content.remarks:
         report(f"warning: {remark}")
     config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
-    software = same_software(communicator, report)
-    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources)
+    software, (mean, std) = same_software(communicator, report), statistics
+    divisor = np.where(std > 0, std, 1.0)  # a constant channel is only centred
+    inputs = tuple(mean.tolist()), tuple(divisor.tolist())
+    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources, *inputs)
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:

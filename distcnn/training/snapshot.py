@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import distcnn
 from distcnn.checkpoints import Checkpoint
+from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Sequential
 from distcnn.training.ledger import Entry, all_entries
@@ -54,6 +55,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     ``InputError`` when the image set or the network is another one, or the examples used so far are not those that this run would have
     used.
     """
+    check_snapshot(checkpoint)
     check_dataset(json.loads(checkpoint.texts["dataset"]), run)
     state = State.from_json(json.loads(checkpoint.texts["state"]))
     _fill(run.network.named_values(), checkpoint.folder("weights"), "weights")
@@ -73,6 +75,37 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
                 f"{', and with a file of the same chunks (--data-memory)' if run.config.data_memory else ''}"
             )
     return state
+
+
+def check_snapshot(checkpoint: Checkpoint) -> None:
+    """``InputError`` unless all is there that ``take_snapshot`` puts in, of its types: a right SHA-256 does not prove who wrote a file."""
+    step = checkpoint.attributes["step"]
+    try:
+        config = Config(**json.loads(checkpoint.texts["configuration"]))
+        state = State.from_json(json.loads(checkpoint.texts["state"]))
+        dataset, software, orders = (json.loads(checkpoint.texts[name]) for name in ("dataset", "software", "orders_sha256"))
+        used = checkpoint.arrays["shards/examples_used"]
+        sound = {
+            "state": state.is_sound and state.step == step,
+            "dataset": _has_types(dataset, {"name": "", "content_sha256": "", "train_examples": 1}) and dataset["train_examples"] > 0,
+            "software": isinstance(software, dict),
+            "orders_sha256": isinstance(orders, list) and len(orders) == config.num_shards,
+            "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
+            "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
+            "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
+        }
+        wrong = [name for name, right in sound.items() if not right]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        wrong = [f"{type(error).__name__}: {error}"]
+    if wrong:
+        raise InputError(
+            f"the checkpoint of step {step} is not as distcnn writes it ({wrong[0]}): move it away to go on from the one before"
+        )
+
+
+def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
+    """Whether ``values`` has a value of the type of each of ``examples``, an integer not below it."""
+    return all(type(values[name]) is type(each) and values[name] >= each for name, each in examples.items())
 
 
 def dataset_identity(run: Run) -> dict[str, Any]:
@@ -102,8 +135,8 @@ def _named(network: Sequential, vector: NDArray[Any]) -> dict[str, NDArray[Any]]
 
 
 def _fill(views: dict[str, NDArray[Any]], arrays: dict[str, NDArray[np.generic]], what: str) -> None:
-    shapes = {name: view.shape for name, view in views.items()}
-    stored = {name: array.shape for name, array in arrays.items()}
+    shapes = {name: (view.shape, str(view.dtype)) for name, view in views.items()}
+    stored = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
     if shapes != stored:
         raise InputError(
             f"the checkpoint's {what} are {stored}, but the network's are {shapes}: the model's code is another than the run's"

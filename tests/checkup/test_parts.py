@@ -212,6 +212,15 @@ def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: li
     assert [each.name for each in found if each.state == WARNING] == expected
 
 
+def test_a_link_that_another_user_put_into_shared_memory_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "shm").mkdir()
+    (tmp_path / "shm" / f".distcnn-doctor-{os.getpid()}").symlink_to(tmp_path / "victim")
+    facts = memory.shared_memory(tmp_path / "shm")
+    assert facts
+    assert "problem" not in facts
+    assert not (tmp_path / "victim").exists()
+
+
 def test_a_stranger_cannot_tell_the_doctor_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds the name that can be guessed, in the namespace that all users share, and answers whoever asks."""
     for name, value in {"PMI_SIZE": "2", "PMI_RANK": "0", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}.items():

@@ -14,11 +14,12 @@ from distcnn.faults.early import end_before_start, note_arrival
 from distcnn.faults.exit_note import note_exit
 from distcnn.faults.failure import report_failure
 from distcnn.faults.leftovers import clean_before_start
-from distcnn.faults.orphan import end_with_launcher
+from distcnn.faults.orphan import end_with_launcher, killed_with_launcher
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
 from distcnn.faults.watchdog import EXIT_STALLED
 from distcnn.faults.watched import WatchedCommunicator
+from distcnn.mistakes import is_thread_limit
 from distcnn.parallel import Communicator, open_communicator
 from distcnn.parallel.communicator import JointError, NoWorldError
 from distcnn.parallel.threads import limit_blas_threads
@@ -76,7 +77,8 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
     end_with_launcher(name)
     clean_before_start()
     try:
-        communicator = WatchedCommunicator(open_communicator())
+        with killed_with_launcher():
+            communicator = WatchedCommunicator(open_communicator())
     except InputError as error:
         note_exit(EXIT_INPUT)
         end_before_start(f"{name}: error: {printable(str(error))}", others_wait=not isinstance(error, NoWorldError))
@@ -108,7 +110,7 @@ def _fail(name: str, communicator: Communicator, error: BaseException) -> NoRetu
     """Report an exception, of whichever thread, and end all ranks."""
     report_failure(name, communicator, error)
     of_mpi = type(error).__module__ == "mpi4py.MPI"  # not imported here: another rank, its host or the network is gone
-    communicator.abort(EXIT_STALLED if of_mpi else EXIT_DEFECT)
+    communicator.abort(EXIT_INPUT if is_thread_limit(error) else EXIT_STALLED if of_mpi else EXIT_DEFECT)
 
 
 def _print_error(name: str, text: str, kind: str = "error") -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), 
 LARGEST_GRADIENT_LIMIT = 2.0**40
 STEPS_TRACED = 100
 """What a bare --trace asks for: some megabytes."""
+
+
+KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,11 @@ class Config:
     world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks", fixed=False)
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            self._require(each.name, "\0" not in str(getattr(self, each.name)), "without a null character")
+        for each in dataclasses.fields(self):  # flags have their types; what comes from a file may not
+            value, kind = getattr(self, each.name), numbers.Real if type(each.default) is float else type(each.default)
+            if not isinstance(value, numbers.Integral if kind is int else kind) or isinstance(value, bool):
+                raise InputError(f"{as_flag(each.name)} is {value!r}: it must be {KINDS[type(each.default)]}")
+            self._require(each.name, "\0" not in str(value), "without a null character")
         for name, choices in ((each.name, each.metadata["choices"]) for each in dataclasses.fields(self)):
             if choices and getattr(self, name) not in choices:
                 raise InputError(f"unknown {as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
@@ -162,6 +169,7 @@ class Request:
     debug: bool = False
     break_at_step: int | None = None
     shard: int | None = None
+    allow_other_owner: bool = False
 
     @property
     def config(self) -> Config:
@@ -218,6 +226,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="one process: open the debugger in step N (from 0), write nothing; with --resume from the nearest checkpoint",
     )
     parser.add_argument("--shard", type=int, metavar="K", help="at which shard of that step (default 0)")
+    parser.add_argument("--allow-other-owner", action="store_true", help="write into a run directory that belongs to another user")
     for each in dataclasses.fields(Config):
         unit, choices, bare = each.metadata["unit"], each.metadata["choices"], each.metadata["bare"]
         default = f" (default {each.default})" if each.default != "" else ""
@@ -262,8 +271,7 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     if key == "threads_per_rank" and type(value) is int:
         value = str(value)
     if type(value) is not types[key]:
-        kind = {int: "an integer", float: "a number", str: 'a text in "quotes"'}[types[key]]
-        raise InputError(f"--config: {path}: {written} is {value!r}: it must be {kind}")
+        raise InputError(f"--config: {path}: {written} is {value!r}: it must be {KINDS[types[key]]}")
     return key, value
 
 

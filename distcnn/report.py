@@ -15,8 +15,11 @@ from typing import Any
 from distcnn.command_line import Parser
 from distcnn.console import guarded, say, tell
 from distcnn.errors import InputError
+from distcnn.files import read_bytes
 from distcnn.trace.picture import draw_trace
-from distcnn.training.run_directory import METRICS, RESULT
+from distcnn.training.comparison import SPEED
+from distcnn.training.results import RESULT, read_result
+from distcnn.training.run_directory import METRICS
 from distcnn.wording import counted, printable
 
 Metrics = list[dict[str, Any]]
@@ -49,11 +52,12 @@ def report(args: argparse.Namespace) -> list[str]:
     """Draw what is asked for; lines on what there is now. ``InputError`` names what is wrong."""
     if bool(args.runs) == bool(args.trace):
         raise InputError("name run directories, or a trace with --trace FILE.json (see python -m distcnn.report --help)")
+    output = args.output or (args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.png")
+    if not args.output and output.is_symlink():
+        raise InputError(f"{output} is a symbolic link, which may lead to another file: name the picture with --output")
     if args.trace:
-        output = args.output or args.trace.with_name("trace.png")
         draw_trace(args.trace, args.step, output)
         return [f"picture in {output}"]
-    output = args.output or args.runs[0] / "report.png"
     lines = [summary(run) for run in args.runs]
     draw({_label(run): read_metrics(run) for run in args.runs}, output)
     return [*lines, f"picture in {output}"]
@@ -62,9 +66,14 @@ def report(args: argparse.Namespace) -> list[str]:
 def read_metrics(run: Path) -> Metrics:
     """The lines of a run's ``metrics.jsonl``. ``InputError`` when it has none."""
     try:
-        return [dict(json.loads(line)) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, TypeError) as error:
+        lines = [json.loads(line) for line in read_bytes(run / METRICS).decode().splitlines()]
+        kinds = {"step": ("loss", SPEED), "epoch": ()}
+        for line in lines:
+            if not all(isinstance(line[name], int | float) for name in ("step", *kinds[line["kind"]])):
+                raise ValueError(f"{line} is not a line of metrics")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{run} holds no {METRICS} that can be read ({error}): name a run directory of distcnn.train") from error
+    return lines
 
 
 def summary(run: Path) -> str:
@@ -72,11 +81,10 @@ def summary(run: Path) -> str:
     if not (run / RESULT).exists():
         return f"{run}: not finished"
     try:
-        result = json.loads((run / RESULT).read_text(encoding="utf-8"))
+        result = read_result(run)
         return (
             f"{run}: {result['model']}, {counted(result['world_size'], 'rank')}, {counted(result['steps'], 'step')}, "
-            f"test accuracy {result['test_accuracy']:.4f}, {result['images_per_second']:,.0f} images/s, "
-            f"weights {result['params_sha256'][:16]}"
+            f"test accuracy {result['test_accuracy']:.4f}, {result[SPEED]:,.0f} images/s, weights {result['params_sha256'][:16]}"
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run / RESULT} cannot be read ({error}): it is damaged; --resume {run} writes it again") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -24,7 +23,7 @@ from distcnn.sweep.request import OUTPUT, Request, make_parser, parse
 from distcnn.sweep.stopping import StopRequests
 from distcnn.sweep.summary import summarise
 from distcnn.sweep.table import headline, table
-from distcnn.wording import printable
+from distcnn.wording import printable, shell_command
 
 NAME = "distcnn.scaling"
 EXIT_NOT_ALL_GOOD = 1
@@ -68,7 +67,7 @@ def sweep(request: Request, arguments: Sequence[str], records: Records, stop: St
     if found is None:
         again = ["python", "-m", NAME, *arguments, *([] if request.output else [f"{OUTPUT}={records.path}"])]
         what = stop.received.name if stop.received else "stopped"
-        tell(f"{NAME}: stopped: {what}: all processes are ended, finished measurements are kept; to go on: {shlex.join(again)}")
+        tell(f"{NAME}: stopped: {what}: all processes are ended, finished measurements are kept; to go on: {shell_command(again)}")
         return EXIT_STOPPED
     summary = summarise(points, found)
     below = remarks(points, found, summary)

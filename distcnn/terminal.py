@@ -26,7 +26,7 @@ def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
     if not launcher.needs_mpi(environment) and sys.stdout.isatty():
         columns = _columns(sys.stdout.fileno())
     elif launcher.declared(environment):
-        columns = _columns_of_launcher(_launcher_process(os.getppid()))
+        columns = _columns_of_launcher(_launcher_process(launcher.launching_process()))
     else:
         columns = None
     given = environment.get("COLUMNS", "")
@@ -56,7 +56,7 @@ def _columns_of_launcher(pid: int | None) -> int | None:
 
 
 def _launcher_process(pid: int) -> int | None:
-    """The launcher that was started by hand: the last of the launcher's processes above this one, from its parent ``pid`` upwards."""
+    """The launcher that was started by hand: the last of the launcher's processes, from ``pid`` upwards."""
     found = None
     while pid > 1:
         try:

@@ -19,19 +19,23 @@ from distcnn.datasets.memory import window_examples
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
+from distcnn.files import remove_temporary_files
 from distcnn.own_model import require_outside
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.parallel.threads import blas_description, blas_threads
+from distcnn.training.advice import warnings_of
+from distcnn.training.locking import locked, require_owner
 from distcnn.training.loop import Loop, Records
 from distcnn.training.places import describe_hosts
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.records import begin_records, open_directory
+from distcnn.training.results import BEST_WEIGHTS, WEIGHTS
 from distcnn.training.resume import ResumePoint, check_model, existing_run, find_resume_point, is_in_place
-from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory, locked
+from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.saving import Saving
 from distcnn.training.setup import Run, prepare_run
-from distcnn.training.snapshot import restore_snapshot
+from distcnn.training.snapshot import check_dataset, restore_snapshot
 from distcnn.training.state import State
 from distcnn.wording import counted
 
@@ -64,19 +68,25 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
             on_root(communicator, lambda: existing_run(request.resume))
             signals.can_resume = True
         point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
-        if point and point.result:
+        if point and point.result and "data" not in request.given:
             progress.say(*_finished(point))
             return
         config = point.config if point else on_root(communicator, lambda: request.config)
         watchdog.timeout_seconds = config.stall_timeout
         together(communicator, lambda: require_outside(config.model, request.resume, request.given.get("output", "")))
         run = prepare_run(config, communicator, progress.say)
+        if point and (result := point.result):
+            together(communicator, lambda: check_dataset(result["dataset"], run))
+            progress.say(*_finished(point))
+            return
         run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
+        for line in () if point else warnings_of(run.plan):
+            progress.say(f"warning: {line}")
         if request.debug:
             check_network(run, progress.say)
         if point:
             on_root(communicator, lambda: check_model(point, run.model_sources, request.accept_changed_model, progress.say))
-        _train(run, point, held, progress, signals)
+        _train(run, point, request, held, progress, signals)
 
 
 def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> None:
@@ -90,12 +100,15 @@ def _resume_point(request: Request, held: ExitStack, progress: Progress) -> Resu
     """Root's: the run to go on with, locked while this process lives where it will be written."""
     if is_in_place(request):
         directory = existing_run(request.resume)
+        if not request.allow_other_owner:
+            require_owner(directory, CHECKPOINTS)
         held.enter_context(locked(directory))
+        remove_temporary_files(directory)
         CheckpointStore(directory / CHECKPOINTS).remove_temporary_files()
     return find_resume_point(request, progress.say)
 
 
-def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progress, signals: StopSignals) -> None:
+def _train(run: Run, point: ResumePoint | None, request: Request, held: ExitStack, progress: Progress, signals: StopSignals) -> None:
     communicator = run.communicator
     checkpoint = point.checkpoint if point else None
     state = State(world_size=communicator.world_size)
@@ -104,8 +117,8 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
     pulse.beat(Activity.CREATING_RUN)
     with signals.making_run():
-        path = on_root(communicator, lambda: open_directory(run.config, point, held))
-    directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None
+        path = on_root(communicator, lambda: open_directory(run.config, point, held, request.allow_other_owner))
+    directory = begin_records(run, state, path, point, progress, held) if communicator.rank == 0 else None
     records, saving = directory or NoRunDirectory(), Saving(run, directory, progress)
     signals.steps_are_taken = True
     progress.say(*headline(run, path, state, point))
@@ -121,7 +134,8 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
         *_target(result),
         f"plus {state.safety_seconds:.2f} s for checkpoints, hashes and the ledger",
         f"weights {result['params_sha256']}",
-        f"results in {path}",
+        _best(result),
+        f"results in {saving.location}",
     )
 
 
@@ -145,6 +159,14 @@ def _target(result: dict[str, Any]) -> list[str]:
         ]
     steps = counted(result["steps"], "step")
     return [f"{target} was not reached in {steps}: the best test accuracy was {result['best_test_accuracy']:.4f}"]
+
+
+def _best(result: dict[str, Any]) -> str:
+    """A line on which weights are where."""
+    if result["best_step"] == result["steps"]:
+        return f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result['steps']}, which had the best test accuracy"
+    best = f"of step {result['best_step']}, the best test accuracy ({result['best_test_accuracy']:.4f})"
+    return f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: {best}"
 
 
 def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> list[str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import shlex
 import unicodedata
-
-IRREGULAR = {"class": "classes"}
-"""Plurals that are not the singular and an "s". A phrase such as "test image" follows its last word."""
+from collections.abc import Iterable
 
 
 def counted(number: int, what: str) -> str:
@@ -15,11 +13,8 @@ def counted(number: int, what: str) -> str:
 
 
 def plural(number: float, what: str) -> str:
-    """The noun alone, as ``number`` needs it: "core" for 1, "cores" for 0, 0.5 and 2."""
-    if number == 1:
-        return what
-    *before, last = what.split(" ")
-    return " ".join([*before, IRREGULAR.get(last, f"{last}s")])
+    """The noun alone, as ``number`` needs it: "core" for 1, "cores" for 0, 0.5 and 2; also "classes" and "batches"."""
+    return what if number == 1 else what + ("es" if what.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -39,6 +34,11 @@ def _escaped(character: str) -> str:
     if unicodedata.category(character) == "Zs":  # a space of another width
         return character
     return character.encode("unicode_escape").decode()
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """``words`` as a shell command on one line."""
+    return " ".join(map(shell_word, words))
 
 
 def shell_word(text: str) -> str:

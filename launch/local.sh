@@ -4,7 +4,7 @@
 #   ./launch/local.sh [-n RANKS] [flags of distcnn.train]     (without -n: as many ranks as cores, at most 4)
 set -euo pipefail
 start=$PWD
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 root=$PWD
 . launch/environment.sh
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from distcnn.checkup.section import Everyone, Facts, Section
 from distcnn.cores import CGROUPS
 from distcnn.faults import leftovers
 from distcnn.host_memory import OWN_GROUPS, group_limits, memory_info
+from distcnn.wording import counted
 
 MIB = 2**20
 RANK_BYTES = 256 * MIB
@@ -97,7 +99,7 @@ def _shared(facts: Facts, ranks: int) -> Iterator[Finding]:
     if free < LEAST_SHARED_BYTES:
         yield Finding("shared", BAD, f"{text}: MPI will not start, or die", remedy)
     elif free < needed:
-        yield Finding("shared", WARNING, f"{text}: little for {ranks} ranks, MPI may fail or be slow", remedy)
+        yield Finding("shared", WARNING, f"{text}: little for {counted(ranks, 'rank')}, MPI may fail or be slow", remedy)
     else:
         yield Finding("shared", GOOD, f"{SHARED}: enough is free")
 
@@ -166,9 +168,9 @@ def shared_memory(folder: Path = SHARED) -> Facts | None:
     """Room in /dev/shm, and what MPIs left there; None where the system has no such place."""
     if not sys.platform.startswith("linux"):
         return None
-    name = folder / f".distcnn-doctor-{os.getpid()}"
+    name = folder / f".distcnn-doctor-{secrets.token_hex(8)}"
     try:
-        name.touch()
+        name.touch(exist_ok=False)  # does not follow a link that another user put there
         name.unlink()
         room = os.statvfs(folder)
         left = [each for each in folder.iterdir() if each.name.startswith(leftovers.PREFIXES)]

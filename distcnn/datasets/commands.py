@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from distcnn.command_line import Parser
-from distcnn.console import guarded, say, tell
+from distcnn.console import drain, guarded, say, tell
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
@@ -16,9 +16,13 @@ from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
 from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
+from distcnn.mistakes import THREAD_LIMIT, is_thread_limit
 from distcnn.wording import counted, printable
 
 Warn = Callable[[str], None]
+
+EXIT_INTERRUPTED = 130
+"""As shells give for Ctrl-C."""
 
 
 @guarded()
@@ -112,13 +116,14 @@ def images_command(arguments: Sequence[str]) -> int:
             warn(line)
         _say_order(listing, args.class_order)
         _say_classes(listing.class_names, listing.counts())
+        drain()  # before images are read, which closes standard error to C libraries at times
         write_image_folder(args.output, args.folder, listing, form, name=args.name or Path(args.output).stem, warn=warn)
 
     return _run(parser, arguments, work)
 
 
 def _run(parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Namespace, Warn], None]) -> int:
-    """Do the work and say what there is now; on bad input one line and exit code 2. ``work`` takes the flags and what prints a warning."""
+    """Do the work and say what there is now; on bad input or Ctrl-C one line and an exit code. ``work`` takes the flags and what warns."""
     name = parser.prog.removeprefix("python ")
     try:
         args = parser.parse_args(arguments)
@@ -126,6 +131,14 @@ def _run(parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Name
         say(_describe(read_info(args.output)))
     except InputError as error:
         tell(f"{name}: error: {printable(str(error))}")
+        return 2
+    except KeyboardInterrupt:
+        tell(f"{name}: interrupted")
+        return EXIT_INTERRUPTED
+    except RuntimeError as error:
+        if not is_thread_limit(error):
+            raise
+        tell(f"{name}: error: {THREAD_LIMIT}")
         return 2
     return 0
 

@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
 from distcnn.datasets.pictures import Form, Transparency, read_picture
-from distcnn.datasets.writer import CHUNK_EXAMPLES, Split, write_dataset
+from distcnn.datasets.writer import Split, examples_at_once, write_dataset
 from distcnn.errors import InputError
 from distcnn.streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
 from distcnn.wording import counted
-
-BATCH_BYTES = 2**26
-"""Of the images that are held at once."""
 
 Files = list[tuple[Path, int]]
 """Each image's path and label."""
@@ -106,7 +103,7 @@ def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> di
         by_split["test"][name] = [paths[position] for position in order[:count]]
         by_split["train"][name] = [paths[position] for position in order[count:]]
     if single := [name for name, paths in by_split["test"].items() if not paths]:
-        warn(f"classes with one image, which is for training, so the test set has none: {some(single)}")
+        warn(f"no test image for classes that have one image only: {some(single)}")
     return by_split
 
 
@@ -116,7 +113,7 @@ def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.int
 
 
 def _batches(files: Files, form: Form, seen: Transparency) -> Iterator[tuple[Images, NDArray[np.int64]]]:
-    size = max(1, min(CHUNK_EXAMPLES, BATCH_BYTES // form.image_bytes))
+    size = examples_at_once(form.image_bytes)
     for start in range(0, len(files), size):
         batch = files[start : start + size]
         yield np.stack([read_picture(path, form, seen) for path, _ in batch]), np.array([label for _, label in batch])

@@ -54,6 +54,8 @@ class DatasetInfo:
     """Of all examples, block by block, so that many ranks can check it (``distcnn.datasets.content``)."""
     classes_counted: bool = False
     """Whether the file does not say how many classes there are, so that the largest label does."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the labels; empty where the file has none."""
 
     @property
     def image_bytes(self) -> int:
@@ -120,6 +122,7 @@ def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
                 f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images {by(shapes['test'][1:])}: they must be of one size"
             )
         height, width, *channels = shapes["train"][1:]
+        classes = _classes(opened)
         image_shape = (channels[0] if channels else 1, height, width)
         _check_layout(opened.path, shapes["train"])
         return DatasetInfo(
@@ -127,7 +130,7 @@ def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
             name=_text(file, "name") or Path(path).stem,
             source=_text(file, "source"),
             sha256=_text(file, "sha256"),
-            classes=_classes(opened),
+            classes=classes,
             image_shape=image_shape,
             examples={split: shapes[split][0] for split in SPLITS},
             mean=_statistic(file, opened.path, "mean", image_shape[0]),
@@ -135,6 +138,7 @@ def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
             chunk_examples={split: int((opened.datasets[f"{split}/images"].chunks or (1,))[0]) for split in SPLITS},
             blocks_sha256=_text(file, "blocks_sha256"),
             classes_counted="classes" not in file.attrs,
+            class_names=_class_names(file, opened.path, classes),
         )
 
 
@@ -188,6 +192,22 @@ def _classes(opened: ImageFile) -> int:
             f"{MOST_CLASSES:,}, or their names"
         )
     return int(classes)
+
+
+def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
+    """Attribute ``class_names``, else the names in ``classes``, else none."""
+    for name in ("class_names", "classes"):
+        values = np.asarray(file.attrs.get(name, ()))
+        if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
+            if values.size != classes:
+                raise InputError(f"{path}: attribute '{name}' has {values.size} names for {classes} classes: name each class once")
+            return tuple(_utf8(each) for each in values.tolist())
+    return ()
+
+
+def _utf8(text: str | bytes) -> str:
+    encoded = text if isinstance(text, bytes) else str(text).encode(errors="replace")
+    return encoded.decode(errors="replace")
 
 
 def _counted_classes(opened: ImageFile) -> int:

@@ -5,6 +5,8 @@ Pillow chooses a decoder by a file's content, not by its name, and some of its d
 
 from __future__ import annotations
 
+import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,11 +31,15 @@ BACKGROUNDS = ("white", "black")
 """On which transparent pixels are shown."""
 
 MAX_IMAGE_BYTES = 2**24
-"""Of one image in a set: HDF5 takes chunks below 4 GiB, and nobody trains on larger ones by intent."""
+"""Of one image in a set: a step has hundreds of them in memory, as float32."""
 
 GRAY, COLOR = "L", "RGB"
 ORIENTATION = 0x0112
 """EXIF's tag."""
+
+STDERR = 2
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of damaged files is in its exceptions too
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ def _opened(path: Path) -> Iterator[Any]:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise InputError("reading images needs Pillow: pip install pillow") from error
-    with open_regular(path) as file, warnings.catch_warnings():
+    with open_regular(path) as file, _silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF data and the like, which cannot be helped here
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -171,3 +177,16 @@ def _opened(path: Path) -> Iterator[Any]:
         except Exception as error:  # decoders raise nearly everything of damaged or hostile files
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what C libraries print off standard error: libtiff writes lines of its own about damaged files, which the error tells of."""
+    kept, null = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(null)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-import socket
+import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +26,11 @@ CHUNK_LABELS = 2**13
 MANY_CLASSES = 1000
 
 
+def examples_at_once(image_bytes: int) -> int:
+    """Examples of a chunk, unless the split has fewer: batches of as many are written fastest."""
+    return max(1, min(CHUNK_EXAMPLES, CHUNK_BYTES // max(1, image_bytes)))
+
+
 @dataclass(frozen=True)
 class Split:
     """A split to be written: ``count`` examples in ``batches`` of images (n, H, W) or (n, H, W, C) and labels (n,)."""
@@ -39,17 +44,20 @@ def write_dataset(
 ) -> None:
     """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then renamed over ``path``.
 
-    So several processes may prepare the same file at once: each writes its own, and every rename leaves a whole one.
+    That file has a name that nobody can guess and is created exclusively, so no link that others put there is followed. Several processes
+    may prepare the same file at once: each writes its own, and every rename leaves a whole one.
     """
     path = Path(path)
     if not path.name:
         raise InputError(f"{str(path)!r} cannot be written: name a file")
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} cannot be written (it is a device or a named pipe): name another file")
         path.parent.mkdir(parents=True, exist_ok=True)
         # HDF5's oldest form, its default, takes no attribute above 64 KiB: the names of some 4,000 classes.
         form = {"libver": ("v108", "v108")} if class_names and len(class_names) > MANY_CLASSES else {}
-        with h5py.File(temporary, "w", locking=False, **form) as file:
+        with h5py.File(temporary, "x", locking=False, **form) as file:
             whole, blocks = WholeHash(), {split: BlockHashes(splits[split].count) for split in SPLITS}
             sums = {split: _write_split(file.create_group(split), splits[split], classes, whole, blocks[split]) for split in SPLITS}
             sizes = {split: file[split]["images"].shape[1:] for split in SPLITS}
@@ -103,7 +111,7 @@ def _create(group: h5py.Group, count: int, shape: tuple[int, ...]) -> tuple[h5py
     """Images and labels, in chunks with a checksum each, which HDF5 compares whenever it reads one."""
     if 0 in shape:
         raise InputError(f"the {group.name[1:]} images are {by(shape)}: height, width and channels must be at least 1")
-    chunk = max(1, min(CHUNK_EXAMPLES, count, CHUNK_BYTES // math.prod(shape)))
+    chunk = max(1, min(count, examples_at_once(math.prod(shape))))
     images = group.create_dataset("images", (count, *shape), np.uint8, chunks=(chunk, *shape), fletcher32=True)
     labels = group.create_dataset("labels", (count,), np.int64, chunks=(max(1, min(CHUNK_LABELS, count)),), fletcher32=True)
     return images, labels

@@ -38,7 +38,7 @@ def stop_signals_here() -> tuple[signal.Signals, ...]:
 
 
 class StopSignals:
-    """While it is entered, stop signals set ``requested`` to the first one's name. Only the main thread can enter it.
+    """While it is entered, stop signals set ``requested`` to the first one's name. Outside the main thread it does nothing.
 
     ``end_all`` ends all ranks at once; it is called for a signal, then in ``received``, while ``steps_are_taken`` is off. With
     ``to_the_end`` they stay ignored afterwards: a process that is about to end with its exit code must not be killed by a second one.
@@ -56,6 +56,9 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
+        self._listens = threading.current_thread() is threading.main_thread()  # elsewhere Python sets no handlers
+        if not self._listens:
+            return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         for each in stop_signals_here():
@@ -66,6 +69,8 @@ class StopSignals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._listens:
+            return
         signal.set_wakeup_fd(self._wakeup_before)
         for each, handler in self._before.items():
             signal.signal(each, signal.SIG_IGN if self._to_the_end else handler)

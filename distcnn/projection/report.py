@@ -9,7 +9,7 @@ from typing import Any
 from distcnn.projection.advice import advise
 from distcnn.projection.project import Compared, Projection, Series
 from distcnn.projection.step import Prediction
-from distcnn.wording import counted, printable
+from distcnn.wording import counted, plural, printable
 
 KIND = "distcnn.scaling.prediction"
 ASSUMPTIONS = (
@@ -28,7 +28,7 @@ def as_text(projection: Projection) -> str:
     lines = [
         f"predicted {printable(calibration.model)}, {reduction} sum, microbatches of {calibration.microbatch_size}, "
         f"{counted(projection.ranks_of_host, 'rank')} on a host; calibrated on "
-        f"{' and '.join(map(str, calibration.ranks))} ranks"
+        f"{' and '.join(map(str, calibration.ranks))} {plural(calibration.ranks[-1], 'rank')}"
     ]
     for ranks, each in calibration.on_host.items():
         lines.append(f"one host  {counted(ranks, 'rank')}: {each.describe()}")

@@ -22,7 +22,7 @@ from distcnn.files import write_atomically
 from distcnn.sweep.plan import Measurement
 from distcnn.sweep.request import Request, Settings
 from distcnn.sweep.result import Result, read_result
-from distcnn.training.run_directory import locked
+from distcnn.training.locking import locked
 
 SETTINGS, MEASUREMENTS = "sweep.json", "measurements"
 KIND = "distcnn.scaling.measurement"
@@ -62,10 +62,14 @@ class Record:
 
 
 class Records:
-    """The records of the sweep directory ``path``."""
+    """The records of the sweep directory ``path``. ``InputError`` when its folder of records is a link."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path, self.settings = path, settings
+        if (path / MEASUREMENTS).is_symlink():
+            raise InputError(
+                f"{path / MEASUREMENTS} is a symbolic link: put the folder itself there; a link could lead to the files of others"
+            )
         (path / MEASUREMENTS).mkdir(exist_ok=True)
 
     def remove_unfinished(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -10,7 +11,10 @@ from distcnn.faults.signals import stop_signals_here
 
 
 class StopRequests:
-    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came. Main thread only."""
+    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came.
+
+    Outside the main thread it does nothing.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -18,6 +22,8 @@ class StopRequests:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequests:
+        if threading.current_thread() is not threading.main_thread():  # elsewhere Python sets no handlers
+            return self
         for each in stop_signals_here():
             self._before[each] = signal.signal(each, self._note)
         return self

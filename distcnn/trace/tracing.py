@@ -77,7 +77,7 @@ class Trace:
         of_ranks = communicator.gather(self._lines(clocks[communicator.rank]))
         if of_ranks is None:
             return
-        file = path / f"trace-{self._first_step:09d}.json"
+        file = Path(self._saving.location or path) / f"trace-{self._first_step:09d}.json"
         try:
             write_atomically(file, *chrome.document(of_ranks, self._facts(clocks, full)), sync=False)
         except OSError as error:

@@ -16,6 +16,7 @@ from distcnn.nn.losses import Loss
 from distcnn.parallel import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
 from distcnn.training.finite import NotFinite, first_not_finite
 from distcnn.training.step import count_correct
+from distcnn.wording import counted
 
 
 class EvaluationFailure(TrainingError):
@@ -118,6 +119,6 @@ class Evaluation:
         if wrong.size:
             block = wrong[0]
             raise TrainingError(
-                f"evaluation: block {block} of the test set counted {tested[block]:.0f} examples, not {expected[block]}: "
+                f"evaluation: block {block} of the test set counted {counted(round(tested[block]), 'example')}, not {expected[block]}: "
                 "every test example must be tested exactly once"
             )

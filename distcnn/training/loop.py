@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from distcnn.errors import Stopped, TrainingError
 from distcnn.faults.pulse import Activity, pulse
+from distcnn.launcher import starting_words
 from distcnn.nn import Sequential
 from distcnn.own_model import is_own
 from distcnn.parallel import on_root
@@ -25,6 +26,7 @@ from distcnn.training.saving import NoSaving, Saving
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
 from distcnn.training.step import ShardFailure
+from distcnn.wording import shell_command
 
 
 class Records(Protocol):
@@ -70,6 +72,9 @@ class Loop:
             raise TrainingError(f"{failure}\n{self._save_before_failure(f'--break-at-step {self.state.step}')}") from failure
         with self._timed():
             newest = self._saving.wait()
+            if newest != self.state.step:  # the disk was full then, or the run directory was removed since
+                self._saving.save(self.state)
+                newest = self._saving.wait()
         self.add_end()
         result = make_result(self.run, self.state)
         pulse.beat(Activity.WRITING_RESULTS)
@@ -222,9 +227,8 @@ class Loop:
         requests = enumerate(self.run.communicator.allgather(self.run.step.stop_request()))
         who = ", ".join(f"{request} on rank {rank}" for rank, request in requests if request)
         saved = self._save_now()
-        raise Stopped(
-            f"by {who}, after step {self.state.step} of {self.run.plan.total_steps}; {saved}\ncontinue with: {self._resume_command()}"
-        )
+        again = self._resume_command(self.run.communicator.world_size)
+        raise Stopped(f"by {who}, after step {self.state.step} of {self.run.plan.total_steps}; {saved}\ncontinue with: {again}")
 
     def _save_now(self) -> str:
         """Save and wait until it is done; in words what is on the disk."""
@@ -241,10 +245,12 @@ class Loop:
         saved = self._save_now()
         return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}"
 
-    def _resume_command(self) -> str:
+    def _resume_command(self, world_size: int = 1) -> str:
+        """On as many ranks; any other number gets the same bits."""
         model = self.run.config.model
         confirmed = ["--model", model] if is_own(model) else []
-        return shlex.join(["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed])
+        command = ["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed]
+        return shell_command([*starting_words(world_size, os.environ), *command])
 
 
 def make_result(run: Run, state: State) -> dict[str, Any]:
@@ -288,7 +294,10 @@ def make_result(run: Run, state: State) -> dict[str, Any]:
             "sha256": dataset.sha256,
             "content_sha256": run.content_sha256,
             "classes": dataset.classes,
+            "class_names": list(dataset.class_names or map(str, range(dataset.classes))),
             "image_shape": list(dataset.image_shape),
+            "mean": list(run.mean),
+            "std": list(run.std),
             "train_examples": dataset.examples["train"],
             "test_examples": dataset.examples["test"],
         },

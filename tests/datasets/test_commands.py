@@ -278,6 +278,19 @@ def test_from_images_refuses_bad_flags_by_name(
     assert not list(tmp_path.glob("*out.h5*"))
 
 
+def test_ctrl_c_ends_an_import_in_one_line_and_leaves_the_older_file(
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "out.h5").write_bytes(b"older")
+    monkeypatch.setattr("distcnn.datasets.folders.read_picture", interrupted)
+    assert images_command([str(image_folder), "--output", str(tmp_path / "out.h5")]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [each.read_bytes() for each in tmp_path.glob("*out.h5*")] == [b"older"]
+
+
 @pytest.mark.parametrize("size", ["3x7", "3X7"])
 def test_from_images_takes_size_grayscale_fraction_and_seed(tmp_path: Path, image_folder: Path, size: str) -> None:
     Image.new("RGB", (9, 9)).save(image_folder / "a/color.png")

@@ -69,7 +69,7 @@ def profile_bomb() -> bytes:
 
 
 @pytest.mark.parametrize("make", [text_bomb, many_texts], ids=["one text", "many texts"])
-@pytest.mark.parametrize("flags", [(), ("--size", "4x6"), ("--grayscale",)], ids=" ".join)
+@pytest.mark.parametrize("flags", [(), ("--size", "4x6", "--grayscale")], ids=" ".join)
 def test_texts_that_unpack_to_far_more_are_refused_by_name(
     folder: Path, capsys: pytest.CaptureFixture[str], make: Callable[[], bytes], flags: tuple[str, ...]
 ) -> None:
@@ -175,21 +175,24 @@ def test_damaged_exif_data_do_not_matter(folder: Path, capsys: pytest.CaptureFix
     assert images_command([str(folder), "--output", str(folder.parent / "out.h5")]) == 0, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".gif", ".tif", ".webp"])
-def test_whatever_becomes_of_a_file_there_is_no_traceback(folder: Path, capsys: pytest.CaptureFixture[str], suffix: str) -> None:
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".gif", ".tif", ".webp", ".tiff"])
+def test_whatever_becomes_of_a_file_there_is_no_traceback_nor_a_word_of_a_library(
+    folder: Path, capfd: pytest.CaptureFixture[str], suffix: str
+) -> None:
     rng = np.random.default_rng(0)
     path = folder / f"b/damaged{suffix}"
     image = Image.fromarray(rng.integers(0, 256, (4, 6, 3)).astype(np.uint8))
     information = PngImagePlugin.PngInfo()
     information.add_text("key", "text", zip=True)
-    image.save(path, **({"pnginfo": information} if suffix == ".png" else {}))
+    image.save(path, **{".png": {"pnginfo": information}, ".tiff": {"compression": "tiff_lzw"}}.get(suffix, {}))  # type: ignore[arg-type]
     content = path.read_bytes()
-    for _ in range(60):
+    for _ in range(25):
         damaged = bytearray(content)
         for position in rng.integers(0, len(content), 1 + rng.integers(8)):
             damaged[position] = rng.integers(256)
         path.write_bytes(damaged[: rng.integers(1, len(damaged) + 1)] if rng.integers(2) else damaged)
         code = images_command([str(folder), "--size", "4x6", "--output", str(folder.parent / "out.h5")])
-        said = capsys.readouterr().err
+        said = capfd.readouterr().err.splitlines()
         assert code in (0, 2), said
-        assert code == 0 or said.splitlines()[-1].startswith("data/from_images.py: error: ")
+        assert all(line.startswith("data/from_images.py: ") for line in said), said
+        assert code == 0 or said[-1].startswith("data/from_images.py: error: ")

@@ -259,3 +259,28 @@ def test_training_images_without_any_contrast_are_refused(tmp_path: Path, shape:
     with pytest.raises(InputError, match="same value in each channel"):
         write(tmp_path / "out.h5", arrays)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "named pipe", "link to a device"])
+def test_what_is_not_a_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out.h5"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "named pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    before = path.lstat()
+    with pytest.raises(InputError, match=r"out\.h5 cannot be written"):
+        write(path, make_arrays())
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_in_the_place_of_a_temporary_file_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "victim").write_text("mine")
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0")
+    (tmp_path / ".out.h5.0.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="cannot be written"):
+        write(tmp_path / "out.h5", make_arrays())
+    assert (tmp_path / "victim").read_text() == "mine"

@@ -229,6 +229,7 @@ def test_ctrl_c_in_a_terminal_of_one_process(image_set: MakeImageSet, tmp_path: 
     assert ended.code == EXIT_STOPPED
     assert "SIGINT: saving a checkpoint, then stopping; Ctrl-C again ends at once" in text
     assert "stopped: by SIGINT on rank 0, after step " in text
+    assert f"with: python -m distcnn.train --resume {tmp_path / 'run'}" in text
 
 
 def test_ctrl_c_in_a_terminal_under_mpirun(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
@@ -237,6 +238,7 @@ def test_ctrl_c_in_a_terminal_under_mpirun(any_mpi: Launcher, image_set: MakeIma
     if any_mpi.name == "mpirun":
         assert ended.code == EXIT_STOPPED
         assert "stopped: by SIGINT on rank 0, SIGINT on rank 1, SIGINT on rank 2, after step " in text
+        assert f"mpirun -n 3 python -m distcnn.train --resume {tmp_path / 'run'}" in text
     assert ended.code != 0
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 

@@ -46,18 +46,24 @@ def append(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file. ``OSError`` when ``path`` is a link or not a regular file, such as a pipe that would block."""
-    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+def read_bytes(path: Path, follow: bool = False) -> bytes:
+    """The content of a file. ``OSError`` when ``path`` is not a regular file (a pipe would block), or is a link and not ``follow``.
+
+    Args:
+        path: the file.
+        follow: whether links are followed, for a file that the user names.
+    """
+    with os.fdopen(open_regular(path, os.O_RDONLY, follow=follow), "rb") as file:
         return file.read()
 
 
-def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
-    """A file descriptor. ``OSError`` when ``path`` is a link or not a regular file."""
+def open_regular(path: Path, flags: int, mode: int = 0o666, follow: bool = False) -> int:
+    """A file descriptor. ``OSError`` when ``path`` is not a regular file, or is a link and not ``follow``."""
+    links = 0 if follow else os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+        descriptor = os.open(path, flags | links | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno == errno.ELOOP and not follow:
             raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
         raise
     found = os.fstat(descriptor).st_mode

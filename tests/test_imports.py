@@ -58,15 +58,15 @@ ALLOWED = {
     },
     "trace": {"__version__", "checkpoints", "errors", "faults", "files", "parallel", "trace", "training"},
     "measure": {
-        *{"command_line", "config", "console", "datasets", "errors", "faults", "measure", "models", "nn"},
-        *{"own_model", "parallel", "training", "wording"},
+        *{"command_line", "config", "console", "datasets", "errors", "faults", "files", "measure", "models"},
+        *{"nn", "own_model", "parallel", "training", "wording"},
     },
     "sweep": {
         *{"command", "command_line", "config", "console", "cores", "datasets", "errors", "faults", "files"},
         *{"measure", "models", "own_model", "parallel", "sweep", "training", "wording"},
     },
     "projection": {
-        *{"command_line", "config", "console", "datasets", "errors", "measure", "models", "parallel", "projection"},
+        *{"command_line", "config", "console", "datasets", "errors", "files", "measure", "models", "parallel", "projection"},
         *{"sweep", "training", "wording"},
     },
     "wording.py": set(),

@@ -30,10 +30,10 @@ HOW = "data/README.md says how to make an image set"
 OTHER_FORMATS = (
     (b"PK\x03\x04", "a ZIP archive (as NumPy's .npz and PyTorch's .pt are)"),
     (b"\x93NUMPY", "a NumPy .npy array"),
-    (b"\x1f\x8b", "compressed with gzip"),
-    (b"BZh", "compressed with bzip2"),
-    (b"\xfd7zXZ\x00", "compressed with xz"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"\x1f\x8b", "compressed with gzip (unpack it first)"),
+    (b"BZh", "compressed with bzip2 (unpack it first)"),
+    (b"\xfd7zXZ\x00", "compressed with xz (unpack it first)"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd (unpack it first)"),
     (b"MATLAB 5.0 MAT-file", "a MATLAB file of version 5 to 7.2 (save -v7.3 writes HDF5)"),
     (b"version https://git-lfs", "a pointer of Git LFS instead of the file (git lfs pull fetches it)"),
     (b"<!DOCTYPE", "a web page: the download failed"),
@@ -223,6 +223,8 @@ def _why_not_opened(path: str, head: bytes, error: OSError) -> str:
         return f"{path} is empty, so what writes it did not finish: prepare it again (data/README.md says how)"
     if what := other_format(head):
         return f"{path} is not an HDF5 file but {what}: {HOW}, from arrays too"
+    if any(head) and "signature not found" in str(error):
+        return f"{path} is not an HDF5 file: {HOW}, from arrays too"
     again = f"{path} is not a whole HDF5 file ({short(error)}): prepare it again (data/README.md says how)"
     return trouble(path, error) or again
 

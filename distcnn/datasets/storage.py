@@ -122,7 +122,7 @@ def _require_part(files: OpenFiles, dataset: h5py.Dataset, source: Any, what: st
     primary = dataset.file.filename
     where = f"{primary}: {what} is stored in {source.file_name}"
     if source.file_name == ".":
-        _require_source(files, dataset, dataset.file, source, where)
+        _told_of(where, lambda: _require_source(files, dataset, dataset.file, source, "this file"))
         return
     path = _resolved(source.file_name, primary, "HDF5_VDS_PREFIX")
     if path is None:
@@ -131,17 +131,18 @@ def _require_part(files: OpenFiles, dataset: h5py.Dataset, source: Any, what: st
 
     def look() -> None:
         with opened(path, files.stall_timeout) as part:
-            _require_source(files, dataset, part, source, where)
+            _require_source(files, dataset, part, source, path)
 
     _told_of(where, look)
 
 
-def _require_source(files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, source: Any, where: str) -> None:
+def _require_source(files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, source: Any, name: str) -> None:
+    """``InputError`` unless ``part``, which messages call ``name``, holds what ``dataset`` takes from ``source``."""
     found = find_dataset(files, part, source.dset_name)
     if found is None or found == dataset:
-        raise InputError(f"{where}, which has no dataset {source.dset_name}: {WHOLE}")
+        raise InputError(f"{name} has no dataset {source.dset_name}: {WHOLE}")
     if not np.can_cast(found.dtype, dataset.dtype, "safe"):
-        raise InputError(f"{where}, where {source.dset_name} is {found.dtype}: it must be {dataset.dtype}, or its values are cut off")
+        raise InputError(f"{name}: {source.dset_name} is {found.dtype}, it must be {dataset.dtype}, or its values are cut off")
     taken = range(found.shape[0] if found.shape else 0)
     if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
         enough = found.size == source.vspace.get_select_npoints()
@@ -150,7 +151,7 @@ def _require_source(files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, so
         taken = range(int(low[0]), int(high[0]) + 1)
         enough = len(high) == found.ndim and all(last < length for last, length in zip(high, found.shape, strict=True))
     if not enough:
-        raise InputError(f"{where}, where {source.dset_name} has shape {found.shape}, which does not hold all of it: {WHOLE}")
+        raise InputError(f"{name}: {source.dset_name} has shape {found.shape}, which does not hold all of it: {WHOLE}")
     require_stored(files, found, source.dset_name, taken)
 
 
@@ -224,7 +225,7 @@ def _require_raw(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
             raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
         _told_of(where, partial(files.note, path))
         if Path(path).stat().st_size < offset + taken:
-            raise InputError(f"{where}, which is shorter than that needs ({offset + taken:,} bytes): {WHOLE}")
+            raise InputError(f"{where}, which is too short ({offset + taken:,} bytes are needed): {WHOLE}")
         left -= taken
     if left:
         raise InputError(f"{primary}: no part holds the last {left:,} bytes of {what}: make the file again")

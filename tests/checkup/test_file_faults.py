@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,13 @@ def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
     seen.only_bad("data")
     assert "open for writing in another process" in seen.of("data", "bad")
     assert "h5clear" in seen.of("data", "bad")
+
+
+def test_a_named_pipe_is_called_one_and_not_a_slow_file_system(serial: Launcher, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "set.h5")
+    seen = doctor(serial, 1, "--data", str(tmp_path / "set.h5"))
+    seen.only_bad("data")
+    assert "is not a regular file" in seen.of("data", "bad")
 
 
 @pytest.mark.parametrize(("size", "says"), [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is empty")])

@@ -18,7 +18,6 @@ from distcnn.datasets.content import BlockHashes, WholeHash, blocks_sha256, leav
 from distcnn.datasets.hdf5 import SPLITS, Images, by
 from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
-from distcnn.wording import counted
 
 CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
 """Examples in a chunk of the file, the unit in which HDF5 reads and writes; fewer where that would be more bytes than this."""
@@ -51,8 +50,6 @@ def write_dataset(
     path = Path(path)
     if not path.name:
         raise InputError(f"{str(path)!r} cannot be written: name a file")
-    if class_names and len(class_names) != classes:
-        raise InputError(f"class_names has {counted(len(class_names), 'name')} for {classes:,} classes: name each class once")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):

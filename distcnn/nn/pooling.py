@@ -72,7 +72,7 @@ class Pool2d(Layer):
 
 
 class MaxPool2d(Pool2d):
-    """The largest value of each window: (C, H, W, N) to (C, oh, ow, N). Ties: the first in row-major order takes the gradient (see above)."""
+    """The largest value of each window: (C, H, W, N) to (C, oh, ow, N). Ties: the first in row-major order wins (see above)."""
 
     kind, needs_output = "maxpool", False
 

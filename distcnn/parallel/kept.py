@@ -39,7 +39,7 @@ class KeptReduction:
         self._own, self._reaches = kept[rank], [gradient[:1] for gradient in gradients]
         self._gradients = [gradient[REACH : REACH + totals.size] for gradient in gradients]
         self._totals, self._limit, self._add_up = totals, limit, add_up
-        self._places = [row[REACH : REACH + totals.size] for row in self._own]
+        self._places: list[FloatVector] = [row[REACH : REACH + totals.size] for row in self._own]
         self._placed, self._added, self._started = 0, set[int](), False
         self._share = range(totals.size * rank // len(kept), totals.size * (rank + 1) // len(kept))
         self._counts, self._nothing = np.zeros(TALLY_SIZE), np.zeros(1)

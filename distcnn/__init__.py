@@ -3,7 +3,7 @@
 import os
 import sys as _sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # One BLAS thread per rank (threads change bits, and ranks x threads oversubscribe a node). BLAS reads these when NumPy is
 # first imported, which is after this line; distcnn.parallel.threads enforces the number afterwards whatever they say.
@@ -12,6 +12,8 @@ for _variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
 
 # Started as `python -m distcnn.<name>`: a failure from the first import on names its rank and host.
 if _sys.argv[:1] == ["-m"]:
+    from distcnn.console import replace_closed_streams
     from distcnn.faults.early import report_early_failures
 
+    replace_closed_streams()  # before any file is opened in the place of one
     report_early_failures()

@@ -1,35 +1,86 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Files that are there whole or not at all, written and read without following links."""
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 
-TEMPORARY_SUFFIX = ".tmp"
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+"""The names of temporary files: hidden neighbours of the file, so on the same file system."""
 
 
 def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
-    """Write ``parts`` to a temporary file beside ``path``, then rename it: ``path`` holds the old content or the new, never a part.
+    """Write ``parts`` to a new temporary file beside ``path``, then rename it: ``path`` holds the old content or the new, never a part.
 
+    The temporary file has a name that nobody can guess and is created exclusively, so nothing that others put into the folder, such as
+    a symbolic link, is written to. A link at ``path`` itself is replaced, not followed.
     With ``sync`` both the file and its folder are on the disk when this returns, so a crash of the machine cannot undo it.
     ``OSError`` (a full disk, say) leaves ``path`` as it was and no temporary file.
     """
-    temporary = temporary_of(path)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        with temporary.open("wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             for part in parts:
                 file.write(part)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def append(path: Path, text: str) -> None:
+    """Append ``text`` as UTF-8, to a new file if need be. ``OSError`` when ``path`` is a link or not a regular file."""
+    with os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+        file.write(text.encode())
+
+
+def read_bytes(path: Path, follow: bool = False) -> bytes:
+    """The content of a file. ``OSError`` when ``path`` is not a regular file (a pipe would block), or is a link and not ``follow``.
+
+    Args:
+        path: the file.
+        follow: whether links are followed, for a file that the user names.
+    """
+    with os.fdopen(open_regular(path, os.O_RDONLY, follow=follow), "rb") as file:
+        return file.read()
+
+
+def open_regular(path: Path, flags: int, mode: int = 0o666, follow: bool = False) -> int:
+    """A file descriptor. ``OSError`` when ``path`` is not a regular file, or is a link and not ``follow``."""
+    links = 0 if follow else os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags | links | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
+        raise
+    found = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(found):
+        os.close(descriptor)
+        folder = stat.S_ISDIR(found)
+        raise OSError(errno.EISDIR if folder else errno.EINVAL, "it is a folder" if folder else "it is not a regular file", str(path))
+    return descriptor
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Delete what killed writers left half written in ``folder``."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -40,8 +91,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def temporary_of(path: Path) -> Path:
-    """Where ``path`` is written before it is renamed: a hidden neighbour, so on the same file system."""
-    return path.parent / f".{path.name}{TEMPORARY_SUFFIX}"

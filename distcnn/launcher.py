@@ -1,4 +1,4 @@
-"""What the launcher says in the environment, before any MPI is loaded.
+"""What the launcher says in the environment, and which process it is, before any MPI is loaded.
 
 Each launcher (mpirun, srun ...) tells the processes it starts how many they are. That decides whether MPI is needed at all, and it
 is the only way to notice a launcher of another MPI than the library's, under which every process silently believes that it is rank 0 of 1.
@@ -6,9 +6,14 @@ is the only way to notice a launcher of another MPI than the library's, under wh
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+
+from distcnn.wording import counted
 
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI's mpirun
@@ -77,6 +82,15 @@ REMEDY = (
 )
 
 
+def starting_words(world_size: int, environment: Mapping[str, str]) -> list[str]:
+    """How to start ``world_size`` ranks again, as far as the environment tells: ``mpirun -n 4``, ``srun -n 4``, nothing for one."""
+    if world_size == 1:
+        return []
+    by_mpirun = any(name in environment for name in ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALRANKID"))
+    by_slurm = environment.get("SLURM_STEP_ID", "").isdigit() and not by_mpirun
+    return ["srun" if by_slurm else "mpirun", "-n", str(world_size)]
+
+
 def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
     """None, or what is wrong when Open MPI's mpirun started us but ``library`` (its version text) is an MPICH: it would die in MPI_Init."""
     if "OMPI_COMM_WORLD_SIZE" in environment and "PMI_SIZE" not in environment and ("MPICH" in library or "Intel" in library):
@@ -96,9 +110,9 @@ def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> s
         return None
     for each in declared(environment):
         if each.several:
-            count = "several" if each.world_size is None else str(each.world_size)
+            count = "several processes" if each.world_size is None else counted(each.world_size, "process")
             return (
-                f"the launcher started {count} processes ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
+                f"the launcher started {count} ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
                 f"the launcher belongs to another MPI than {library}, which mpi4py loaded: {REMEDY}"
             )
     return None
@@ -135,3 +149,41 @@ def tasks_per_node(text: str) -> list[int]:
 def declared_rank(environment: Mapping[str, str]) -> int:
     """The rank by the environment alone, 0 without a launcher: who may print before MPI is up."""
     return max((each.rank for each in declared(environment)), default=0)
+
+
+MOST_GENERATIONS = 20
+
+
+def launching_process() -> int:
+    """The launcher's process on this host: the nearest ancestor that is not declared to be this rank, as shells and wrappers between are.
+
+    It is mpirun's or a daemon of it; 0 in a container that does not see it.
+    """
+    mine, process = declared(os.environ), os.getppid()
+    for _ in range(MOST_GENERATIONS):
+        try:
+            environment = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
+            parent = int(_stat(process)[1])
+        except (OSError, ValueError, IndexError):  # another user's, or there is no /proc
+            break
+        pairs = (each.partition("=") for each in environment.split("\0"))
+        if parent <= 1 or declared({key: value for key, _, value in pairs}) != mine:
+            break
+        process = parent
+    return process
+
+
+def launch_name() -> str:
+    """A name that the processes of one launcher share on this host, and no others: process numbers alone are used again."""
+    process = launching_process()
+    parts = [str(process)]
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    with suppress(OSError, IndexError):
+        parts.append(_stat(process)[19])  # when it started
+    return "-".join(parts)
+
+
+def _stat(process: int) -> list[str]:
+    """What the kernel says of a process, from its state on: proc(5), /proc/pid/stat, from the third field."""
+    return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-INITIALISE, SHUFFLE, SHUFFLE_WINDOWS = 1, 2, 3
+INITIALISE, SHUFFLE, SHUFFLE_WINDOWS, FOLDER_SPLIT, FOLDER_ORDER = 1, 2, 3, 4, 5
 """What a stream is for."""
+
+MAX_SEED = 2**64 - 1
 
 
 def generator(seed: int, purpose: int, *indices: int) -> np.random.Philox:

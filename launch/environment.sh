@@ -20,10 +20,16 @@ find_python() {
     fail "no Python 3.11 or newer on the PATH: install one, or load its module"
 }
 
-# What an environment was set up from: a change in any of it sets it up again.
-stamp_of() { cat pyproject.toml distcnn/__init__.py | cksum; printf '%s %s\n' "$PWD" "$1"; }
+# What an environment was set up from: a change in any of it sets it up again. One file for each set of extras, because local.sh and test.sh
+# share an environment.
+stamp_of() { cat pyproject.toml distcnn/__init__.py launch/environment.sh | cksum && pwd -P; }
+stamp_file() { printf '%s/.distcnn-extras/%s' "$1" "$2"; }
+is_set_up() { [ -x "$1/bin/python" ] && [ "$(cat "$(stamp_file "$1" "$2")" 2>/dev/null)" = "$(stamp_of)" ]; }
 
 make_environment() {
+    # Check before writing anything: the checkout may belong to somebody else.
+    ! is_set_up "$1" "$2" || return 0
+    [ -w "$(dirname "$1")" ] || fail "$1 must be set up, but user $(id -un) has no write permission in $(cd "$(dirname "$1")" && pwd -P): have its owner run $0 once, or activate an environment of your own"
     if command -v flock >/dev/null; then
         (flock 9 && _make_environment "$@") 9>"$1.lock"
     else
@@ -33,6 +39,7 @@ make_environment() {
 
 _make_environment() {
     local folder=$1 extras=$2 python
+    ! is_set_up "$folder" "$extras" || return 0 # by another process, while this one waited for the lock
     if [ ! -x "$folder/bin/python" ]; then
         python=$(find_python) || exit 2
         say "setting up $folder with $python"
@@ -40,19 +47,26 @@ _make_environment() {
         "$python" -m venv --without-pip "$folder" || fail "$python cannot make an environment in $folder"
     fi
     install_into "$folder/bin/python" "$folder" "$extras"
+    mkdir -p "$folder/.distcnn-extras"
+    stamp_of >"$(stamp_file "$folder" "$extras")"
+}
+
+# pip, under the name "pip" too: without it, "pip install" would reach another Python.
+ensure_pip() {
+    local python=$1 folder=$2
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
+        "$python" -m ensurepip --default-pip >/dev/null 2>&1 || "$python" launch/get_pip.py || fail "pip cannot be installed into $folder"
+    fi
+    if [ ! -e "$folder/bin/pip" ] && [ -e "$folder/bin/pip3" ]; then
+        cp "$folder/bin/pip3" "$folder/bin/pip"
+    fi
 }
 
 install_into() {
-    local python=$1 folder=$2 extras=$3 stamp="$2/.distcnn-setup"
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(stamp_of "$extras")" ]; then
-        return
-    fi
-    if ! "$python" -m pip --version >/dev/null 2>&1; then
-        "$python" -m ensurepip >/dev/null 2>&1 || "$python" launch/get_pip.py || fail "pip cannot be had for $folder"
-    fi
+    local python=$1 folder=$2 extras=$3
+    ensure_pip "$python" "$folder"
     say "installing distcnn[$extras] into $folder"
     "$python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]" || fail "distcnn[$extras] cannot be installed into $folder"
-    stamp_of "$extras" >"$stamp"
 }
 
 use_environment() {
@@ -61,7 +75,7 @@ use_environment() {
         say "the active environment $active has no Python that runs: using $folder"
         active=
     fi
-    if [ -z "$active" ]; then
+    if [ -z "$active" ] || [ "$active" -ef "$folder" ]; then
         make_environment "$folder" "$extras,mpich" || exit 2
         # shellcheck disable=SC1091
         . "$folder/bin/activate"

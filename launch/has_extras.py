@@ -5,6 +5,8 @@ import sys
 
 MODULES = {
     "mpi": ["mpi4py"],
+    "images": ["PIL"],
+    "plots": ["matplotlib"],
     "mpich": [],  # its use shows in mpirun, which the caller looks for
     "dev": ["mpi4py", "pytest", "hypothesis", "PIL", "matplotlib", "ruff", "mypy"],
 }

@@ -69,11 +69,23 @@ may_restart() {
     fi
 }
 
+# Add --model, if it is among the flags given, to train_flags: a resume imports a model of your own only when the command repeats it.
+repeat_model() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --model) train_flags+=(--model "${2:-}") ;;
+            --model=* | --trust-model) train_flags+=("$1") ;;
+        esac
+        shift
+    done
+}
+
 # The flags of distcnn.train for this start, in the array train_flags: those given begin a run; one that is there is gone on with.
 set_train_flags() {
     checkpoint_before=$(newest_checkpoint)
     if [ -e "$DISTCNN_RUN/config.toml" ]; then
         train_flags=(--resume "$DISTCNN_RUN")
+        repeat_model "$@"
         say "going on with $DISTCNN_RUN"
     else
         train_flags=(--output "$DISTCNN_RUN" "$@")
@@ -106,6 +118,10 @@ print(*tasks_per_node(sys.argv[1]), sep="\n")' "${SLURM_TASKS_PER_NODE:?}")
     slurm_words=(srun "--mpi=$plugin" --kill-on-bad-exit=1 "--cpus-per-task=${SLURM_CPUS_PER_TASK:-1}" "--cpu-bind=${bind/#core/cores}")
     [ -z "$ranks" ] || slurm_words+=(-n "$ranks")
 }
+
+# Under Slurm, before a start again: its steps have the same names as before, and MPICH names its shared memory after them. The ranks clean up
+# too, wherever they run, but one of them may find what is left before another has removed it.
+clean_shared_memory() { srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 "$python" launch/clean_shared_memory.py; }
 
 # Put this Slurm job back into the queue; ``$1``: how to go on by hand.
 requeue() {

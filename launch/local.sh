@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # Train on this machine: sets up an environment and MNIST the first time, then mpirun -n RANKS python -m distcnn.train.
 #
-#   ./launch/local.sh [-n RANKS] [flags of distcnn.train]     (4 ranks unless -n says otherwise)
+#   ./launch/local.sh [-n RANKS] [flags of distcnn.train]     (without -n: as many ranks as cores, at most 4)
 set -euo pipefail
+# Neither pip nor MPICH's mpirun works while one of its standard streams is closed.
+{ : 3>&1; } 2>/dev/null || exec >/dev/null
+{ : 3>&2; } || exec 2>/dev/null
 start=$PWD
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 root=$PWD
 . launch/environment.sh
 
-ranks=4
+ranks=auto
 flags=()
 prepare=yes
 source=()
@@ -26,11 +29,15 @@ while [ $# -gt 0 ]; do
     shift || true
 done
 case $ranks in
+    auto) ;;
     '' | *[!0-9]* | 0) fail "-n is '$ranks': it must be the number of ranks, at least 1" ;;
 esac
 
-use_environment .venv mpi
+use_environment .venv mpi,images,plots
 export_openmpi_settings
+if [ "$ranks" = auto ]; then
+    ranks=$(python -c 'from distcnn.cores import default_ranks, usable_cores; print(default_ranks(usable_cores("")))') || exit 2
+fi
 cd "$start"
 if [ $prepare = yes ]; then
     python "$root/data/mnist.py" --output "$root/data/mnist.h5" "${source[@]}"

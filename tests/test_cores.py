@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.cores import Cores, cgroup_share, oversubscription, threads_for_each, usable_cores
+from distcnn.cores import Cores, cgroup_share, default_ranks, oversubscription, threads_for_each, usable_cores
 
 ALL = frozenset(range(8))
 
@@ -22,6 +22,19 @@ def test_what_this_process_may_use_is_at_least_one_core_of_the_machine() -> None
 def test_slurm_may_have_allocated_fewer_cores_than_one_is_bound_to() -> None:
     assert usable_cores("here", {"SLURM_CPUS_ON_NODE": "1"}).share == 1
     assert usable_cores("here", {"SLURM_CPUS_ON_NODE": "many"}) == usable_cores("here", {})
+
+
+@pytest.mark.parametrize(
+    ("cores", "ranks"),
+    [
+        (Cores("a", ALL), 4),
+        (Cores("a", frozenset({3, 5})), 2),  # bound to two
+        (Cores("a", ALL, share=3.9), 3),  # a container's quota, or a job's cores
+        (Cores("a", ALL, share=0.5), 1),
+    ],
+)
+def test_by_default_each_rank_has_a_core(cores: Cores, ranks: int) -> None:
+    assert default_ranks(cores) == ranks
 
 
 @pytest.mark.parametrize(

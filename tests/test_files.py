@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.files import sync_folder, temporary_of, write_atomically
+from distcnn.files import TEMPORARY, append, read_bytes, remove_temporary_files, sync_folder, write_atomically
 from tests.conftest import ROOT, clean_environment
+from tests.full_disk import full_disk
 
 SYNC = pytest.mark.parametrize("sync", [True, False], ids=["synced", "not synced"])
 
@@ -49,15 +50,59 @@ def test_an_older_file_is_replaced_and_not_written_into(tmp_path: Path, sync: bo
     assert (path.read_bytes(), held.read_bytes()) == (b"newer", b"older and longer")
 
 
-def test_what_a_killed_writer_left_half_written_does_not_matter(tmp_path: Path) -> None:
-    temporary_of(tmp_path / "file").write_bytes(b"half written, and longer than the whole")
+def test_what_a_killed_writer_left_does_not_matter_and_can_be_removed(tmp_path: Path) -> None:
+    program = "import os, signal\nos.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\nwrite_atomically(path, b'half')\n"
+    with in_a_process(program, tmp_path / "file") as process:
+        process.communicate()
+    left = names(tmp_path)
+    assert len(left) == 1
+    assert TEMPORARY.fullmatch(left[0])
+    (tmp_path / "notes.tmp").write_text("not ours")
+    (tmp_path / ".notes.tmp").write_text("not ours")
     write_atomically(tmp_path / "file", b"whole")
-    assert (tmp_path / "file").read_bytes() == b"whole"
-    assert names(tmp_path) == ["file"]
+    remove_temporary_files(tmp_path)
+    assert names(tmp_path) == [".notes.tmp", "file", "notes.tmp"]
+    remove_temporary_files(tmp_path / "none")
 
 
-def test_the_temporary_file_is_a_hidden_neighbour_with_a_suffix_of_its_own() -> None:
-    assert temporary_of(Path("run/step-000000004.h5")) == Path("run/.step-000000004.h5.tmp")
+# -- what others put into the folder
+
+
+def test_no_temporary_name_can_be_guessed_or_taken_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, open_ = dict[Path, int](), os.open
+    monkeypatch.setattr(os, "open", lambda path, flags, *mode: opened.update({path: flags}) or open_(path, flags, *mode))
+    for _ in range(2):
+        write_atomically(tmp_path / "file", b"content", sync=False)
+    assert len(opened) == 2
+    assert all(flags & os.O_EXCL and flags & os.O_NOFOLLOW for flags in opened.values())
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("precious")
+    for name in ("link", ".link.tmp"):
+        (tmp_path / name).symlink_to(victim)
+    for refused in (lambda: append(link, "line\n"), lambda: read_bytes(link)):
+        with pytest.raises(OSError, match="it is a symbolic link"):
+            refused()
+    write_atomically(link, b"content")
+    assert (link.is_symlink(), link.read_bytes(), victim.read_text()) == (False, b"content", "precious")
+
+
+def test_what_is_not_a_regular_file_is_an_os_error_and_blocks_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="it is not a regular file"):
+        read_bytes(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device or address"):  # it has no reader
+        append(tmp_path / "pipe", "line\n")
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+
+
+def test_lines_are_appended(tmp_path: Path) -> None:
+    for line in ("one\n", "größer\n"):
+        append(tmp_path / "file", line)
+    assert read_bytes(tmp_path / "file") == "one\ngrößer\n".encode()
 
 
 # -- when it fails
@@ -71,11 +116,9 @@ def test_a_full_disk_leaves_the_old_content_and_nothing_else(tmp_path: Path, siz
     if older is not None:
         path.write_bytes(older)
     before = names(tmp_path)
-    temporary_of(path).symlink_to("/dev/full")  # the kernel's own full disk
-    with pytest.raises(OSError, match="No space left on device"):
+    with full_disk(), pytest.raises(OSError, match="No space left on device"):
         write_atomically(path, b"x" * size, sync=sync)
     assert names(tmp_path) == before
-    assert not path.is_symlink()  # /dev/full, read to its end, would fill the memory
     assert older is None or path.read_bytes() == older
 
 
@@ -124,7 +167,9 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path, milli
         time.sleep(milliseconds / 1000)
         process.kill()
     assert re.fullmatch(rb"(\d)\1{999999}end", path.read_bytes())
-    assert set(names(tmp_path)) <= {"file", ".file.tmp"}
+    left = [name for name in names(tmp_path) if TEMPORARY.fullmatch(name)]
+    assert len(left) <= 1
+    assert set(names(tmp_path)) <= {"file", *left}
 
 
 def test_a_reader_always_sees_a_whole_file(tmp_path: Path) -> None:
@@ -150,6 +195,10 @@ def test_a_reader_always_sees_a_whole_file(tmp_path: Path) -> None:
 # -- what is synced, and when
 
 
+def kind_of(path: Path) -> str:
+    return "temporary" if TEMPORARY.fullmatch(path.name) else path.name
+
+
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The syncs and renames from now on, in order, as they are really done."""
     done: list[str] = []
@@ -157,11 +206,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted_fsync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        done.append(f"fsync {path.name}" + (f" ({os.fstat(descriptor).st_size} bytes)" if path.is_file() else ""))
+        done.append(f"fsync {kind_of(path)}" + (f" ({os.fstat(descriptor).st_size} bytes)" if path.is_file() else ""))
         fsync(descriptor)
 
     def noted_replace(path: Path, target: Path) -> Path:
-        done.append(f"rename {path.name} {target.name}")
+        done.append(f"rename {kind_of(path)} {target.name}")
         return replace(path, target)
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
@@ -172,13 +221,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_file_is_synced_whole_before_its_rename_and_the_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = calls(monkeypatch)
     write_atomically(tmp_path / "file", b"12345", b"67")
-    assert done == ["fsync .file.tmp (7 bytes)", "rename .file.tmp file", f"fsync {tmp_path.name}"]
+    assert done == ["fsync temporary (7 bytes)", "rename temporary file", f"fsync {tmp_path.name}"]
 
 
 def test_without_sync_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = calls(monkeypatch)
     write_atomically(tmp_path / "file", b"12345", sync=False)
-    assert done == ["rename .file.tmp file"]
+    assert done == ["rename temporary file"]
 
 
 def test_the_kernel_sees_the_syncs_in_that_order(tmp_path: Path) -> None:
@@ -191,7 +240,7 @@ def test_the_kernel_sees_the_syncs_in_that_order(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, env=clean_environment(), check=True)
     lines = [line for line in (tmp_path / "trace").read_text().splitlines() if f"{tmp_path}/run" in line]
     assert [line.split("(")[0].removesuffix("at").removesuffix("at2") for line in lines] == ["write", "fsync", "rename", "fsync"]
-    assert ".file.tmp>" in lines[1]
+    assert "/.file." in lines[1]
     assert "/run>" in lines[3]
     assert all(line.rstrip().endswith(f"= {result}") for line, result in zip(lines, (5, 0, 0, 0), strict=True))
 

@@ -10,6 +10,9 @@ header is text:
 and line feeds up to 512 bytes. The SHA-256 is of the first line and all that follows the header. It is checked on the raw bytes, before
 HDF5 sees any of them: a damaged file could lead HDF5 astray. Any other header than the one that belongs to these bytes, to the letter, is
 damage too.
+
+Anyone can write a file with the right header. So what lies behind it must be as ``encode`` writes it: plain datasets of numbers, stored in
+the file as they are. Links to other files, compressed data, or shapes of more bytes than the file holds are refused before they are read.
 """
 
 from __future__ import annotations
@@ -17,7 +20,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import h5py
 import numpy as np
@@ -28,7 +33,7 @@ HEADER_BYTES = 512
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is not whole; its text says how that shows."""
+    """A checkpoint that is damaged or forged; its text says how that shows."""
 
 
 class VersionError(Exception):
@@ -62,7 +67,10 @@ def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 
 
 def decode(content: bytes) -> Checkpoint:
-    """The checkpoint in a file's bytes. ``CheckpointError`` when they are not whole, ``VersionError`` when they are of another version."""
+    """The checkpoint in a file's bytes.
+
+    ``CheckpointError`` when they are damaged or forged, ``VersionError`` when they are of another version.
+    """
     body = memoryview(content)[HEADER_BYTES:]
     header = content[:HEADER_BYTES]
     found = re.match(rb"distcnn checkpoint (\d{1,9})\n", header)
@@ -73,12 +81,16 @@ def decode(content: bytes) -> Checkpoint:
         raise CheckpointError(f"its SHA-256 or its length ({len(content)} bytes) is not the one in its header")
     if version != VERSION:
         raise VersionError(f"it is of version {version}, this distcnn reads version {VERSION}")
-    with h5py.File(io.BytesIO(body), "r") as file:
-        return Checkpoint(
-            {name: value if isinstance(value, str) else int(value) for name, value in file.attrs.items()},
-            {name: bytes(file["texts"][name][()]).decode() for name in file.get("texts", {})},
-            dict(_arrays(file["arrays"])) if "arrays" in file else {},
-        )
+    try:
+        with h5py.File(io.BytesIO(body), "r") as file:
+            arrays, texts = (dict(stored_arrays(file[name])) if _is_inside(file, name) else {} for name in ("arrays", "texts"))
+            return Checkpoint(
+                {name: _attribute(name, value) for name, value in file.attrs.items()},
+                {name: _text(name, array) for name, array in texts.items()},
+                arrays,
+            )
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
+        raise CheckpointError(f"its SHA-256 is right, but distcnn did not write it ({type(error).__name__}: {error})") from error
 
 
 def make_header(version: int, body: bytes | memoryview) -> bytes:
@@ -89,11 +101,47 @@ def make_header(version: int, body: bytes | memoryview) -> bytes:
     return (first + f"bytes {len(body)}\nsha256 {digest.hexdigest()}\n".encode()).ljust(HEADER_BYTES, b"\n")
 
 
-def _arrays(group: h5py.Group, prefix: str = "") -> list[tuple[str, NDArray[np.generic]]]:
-    found = []
-    for name, item in group.items():
+def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """The datasets below ``group`` with their paths. ``ValueError`` when one is not stored plainly in this file, as ``encode`` does."""
+    if not isinstance(group, h5py.Group):
+        raise ValueError(f"{group.name} is not a group")
+    if h5py.h5o.get_info(group.id).rc != 1:
+        raise ValueError(f"{group.name} is there more than once")
+    for name in group:
+        if not _is_inside(group, name):
+            raise ValueError(f"{group.name}/{name} is a link")
+        item = group[name]
         if isinstance(item, h5py.Group):
-            found += _arrays(item, f"{prefix}{name}/")
+            yield from stored_arrays(item, f"{prefix}{name}/")
+        elif isinstance(item, h5py.Dataset):
+            yield f"{prefix}{name}", _array(item)
         else:
-            found.append((f"{prefix}{name}", np.asarray(item[()])))
-    return found
+            raise ValueError(f"{item.name} is not a dataset")
+
+
+def _array(dataset: h5py.Dataset) -> NDArray[np.generic]:
+    if dataset.dtype.kind not in "biuf" or dataset.shape is None:
+        raise ValueError(f"{dataset.name} is not an array of numbers")
+    if dataset.chunks or dataset.external or dataset.is_virtual or dataset.id.get_storage_size() != dataset.nbytes:
+        raise ValueError(f"{dataset.name} of {dataset.nbytes} bytes is not stored plainly")
+    if dataset.nbytes > dataset.file.id.get_filesize():
+        raise ValueError(f"{dataset.name} has {dataset.nbytes} bytes, the whole file has fewer")
+    return np.asarray(dataset[()])
+
+
+def _is_inside(group: h5py.Group, name: str) -> bool:
+    return isinstance(group.get(name, getlink=True), h5py.HardLink)
+
+
+def _text(name: str, array: NDArray[np.generic]) -> str:
+    if array.dtype != np.uint8:
+        raise ValueError(f"text {name} is stored as {array.dtype}")
+    return array.tobytes().decode()
+
+
+def _attribute(name: str, value: Any) -> int | str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, np.integer):
+        raise ValueError(f"attribute {name} is neither an integer nor a text")
+    return int(value)

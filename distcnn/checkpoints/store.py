@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from distcnn.checkpoints.format import Checkpoint, CheckpointError, VersionError, decode, encode
 from distcnn.errors import InputError
-from distcnn.files import TEMPORARY_SUFFIX, sync_folder, write_atomically
+from distcnn.files import read_bytes, remove_temporary_files, sync_folder, write_atomically
 
 NAME = re.compile(r"step-(\d{9,})\.h5")
 
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """``folder`` holds ``step-000000469.h5`` ...: the state after so many steps."""
+    """``folder`` holds ``step-000000469.h5`` ...: the state after so many steps. A folder that is a link is not followed."""
 
     folder: Path
 
@@ -27,6 +28,8 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or not, in order."""
+        if self.folder.is_symlink():
+            raise InputError(f"{self.folder} is a symbolic link: put the folder itself there, a link could lead elsewhere")
         try:
             names = [each.name for each in self.folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -38,6 +41,8 @@ class CheckpointStore:
 
     def save(self, step: int, checkpoint: Checkpoint) -> Path:
         """Write it, synced. ``OSError`` leaves every other checkpoint as it was."""
+        if self.folder.is_symlink():
+            raise OSError(errno.ELOOP, f"{self.folder} is a symbolic link")
         if not self.folder.is_dir():
             self.folder.mkdir()
             sync_folder(self.folder.parent)
@@ -46,21 +51,40 @@ class CheckpointStore:
         return path
 
     def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all before ``newest`` but the last ``keep``, itself included, and that of the step ``also`` (the best)."""
-        for step in [each for each in self.steps() if each <= newest][:-keep]:
-            if step != also:
-                with suppress(OSError):
+        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also`` (the best)."""
+        while self._delete_oldest(newest, keep, also):
+            pass
+
+    def make_room(self, newest: int, also: int | None) -> bool:
+        """Delete the oldest up to the step ``newest``, but not the last one, nor that of the step ``also``; whether there was one."""
+        return self._delete_oldest(newest, 1, also)
+
+    def _delete_oldest(self, newest: int, keep: int, also: int | None) -> bool:
+        with suppress(OSError, InputError):
+            for step in [each for each in self.steps() if each <= newest][:-keep]:
+                if step != also:
                     self.path_of(step).unlink()
+                    return True
+        return False
+
+    def remove(self, steps: Sequence[int]) -> None:
+        """Delete those of ``steps``, and the folder if nothing else is in it."""
+        with suppress(OSError):
+            for step in steps:
+                self.path_of(step).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def load(self, step: int) -> Checkpoint:
         """Read one. ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it cannot be read or is too new."""
         path = self.path_of(step)
         try:
-            checkpoint = decode(path.read_bytes())
-        except IsADirectoryError as error:
-            raise CheckpointError("it is a folder") from error
-        except OSError as error:  # that says nothing of the file: it may be whole
-            raise InputError(f"{path} cannot be read ({error.strerror}): mend that, or move the file away") from error
+            checkpoint = decode(read_bytes(path))
+        except OSError as error:
+            if error.errno in (errno.EISDIR, errno.ELOOP, errno.EINVAL):
+                raise CheckpointError(error.strerror) from error
+            raise InputError(f"{path} cannot be read ({error.strerror}): repair that, or move the file away") from error  # it may be whole
+        except MemoryError as error:
+            raise CheckpointError(f"it does not fit into memory ({path.stat().st_size:,} bytes)") from error
         except VersionError as error:
             raise InputError(f"{path}: {error}: use the distcnn that wrote it, or a newer one") from error
         if checkpoint.attributes.get("step") != step:
@@ -88,11 +112,9 @@ class CheckpointStore:
         return None
 
     def remove_temporary_files(self) -> None:
-        """What a killed run left half written."""
-        if self.folder.is_dir():
-            for path in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
-                with suppress(OSError):
-                    path.unlink()
+        """Delete what killed writers left half written."""
+        if not self.folder.is_symlink():
+            remove_temporary_files(self.folder)
 
     def _set_aside(self, path: Path) -> Path:
         names = (path.with_name(f"{path.name}.damaged{number}") for number in ("", *(f"-{each}" for each in range(2, 1000))))

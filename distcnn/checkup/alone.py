@@ -44,7 +44,7 @@ class Verdict:
 
 def look_alone(options: Options) -> Facts:
     """All sections, in the order that looking needs: load before we make any, mpi4py before h5py, BLAS before its threads."""
-    arguments = {processors.SECTION: (options,)}
+    arguments = {processors.SECTION: (options,), settings.SECTION: (options,)}
     order = (processors.SECTION, memory.SECTION, library.SECTION, software.SECTION, settings.SECTION)
     return {HOST: socket.gethostname()} | {each.name: each.seen(*arguments.get(each, ())) for each in order}
 

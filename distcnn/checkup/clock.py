@@ -11,7 +11,7 @@ from typing import Any
 
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, gathered
 from distcnn.checkup.section import Everyone, Facts, Section
-from distcnn.checkup.software import source_files
+from distcnn.environment import source_files
 
 ROUNDS = 20
 NAP_SECONDS = 0.05

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, gathered
 from distcnn.checkup.section import Everyone, Facts, Section
-from distcnn.cores import CGROUPS, group_folders
+from distcnn.cores import CGROUPS
+from distcnn.faults import leftovers
+from distcnn.host_memory import OWN_GROUPS, group_limits, memory_info
+from distcnn.wording import counted
 
 MIB = 2**20
 RANK_BYTES = 256 * MIB
@@ -17,7 +21,6 @@ RANK_BYTES = 256 * MIB
 SHARED = Path("/dev/shm")
 LEAST_SHARED_BYTES, SHARED_BYTES_A_RANK, AMPLE_SHARED_BYTES = 18 * MIB, 17 * MIB, 64 * MIB
 """MPICH was seen to die in MPI_Init with 16 MiB, and to take 4 for 4 ranks and more as it goes; Open MPI takes 16 MiB for each rank."""
-LEFT_BEHIND = ("mpich_shm_", "sm_segment.", "ucx_shm_", "vader_segment.", "psm3_shm", "psm2_shm")
 LEAST_FILES_TO_START, LEAST_FILES, AMPLE_FILES, FILES_A_RANK = 40, 64, 256, 2
 LEAST_ADDRESSES = 4096 * MIB
 LEAST_STACK = MIB
@@ -31,7 +34,7 @@ RAISE = "raise it in the job script (ulimit), or ask the site: launchers pass on
 def look() -> Facts:
     """What is free, and what is limited (None: no limit)."""
     return {
-        "free": available_memory(),
+        "free": memory_info("MemAvailable"),
         "group_free": group_memory(),
         "shared": shared_memory(),
         "limits": limits(),
@@ -80,7 +83,9 @@ def _shared(facts: Facts, ranks: int) -> Iterator[Finding]:
     shared = facts["shared"]
     if shared is None or ranks == 1:
         return
-    remedy = "give the container more (docker --shm-size=1g, --ipc=host), remove what dead runs left there"
+    remedy = (
+        "give the container more (docker --shm-size=1g, --ipc=host), remove what killed runs left there (launch/clean_shared_memory.py)"
+    )
     if "problem" in shared:
         yield Finding(
             "shared", BAD, f"{SHARED} cannot be written ({shared['problem']}): MPI keeps the memory its ranks share there", remedy
@@ -94,7 +99,7 @@ def _shared(facts: Facts, ranks: int) -> Iterator[Finding]:
     if free < LEAST_SHARED_BYTES:
         yield Finding("shared", BAD, f"{text}: MPI will not start, or die", remedy)
     elif free < needed:
-        yield Finding("shared", WARNING, f"{text}: little for {ranks} ranks, MPI may fail or be slow", remedy)
+        yield Finding("shared", WARNING, f"{text}: little for {counted(ranks, 'rank')}, MPI may fail or be slow", remedy)
     else:
         yield Finding("shared", GOOD, f"{SHARED}: enough is free")
 
@@ -141,29 +146,12 @@ def limits() -> dict[str, int | None]:
     return {name: None if value == resource.RLIM_INFINITY else value for name, value in found.items()}
 
 
-def available_memory() -> int | None:
-    """Bytes that new processes of this host can have, as Linux tells; None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+def group_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
+    """Bytes left in the tightest control group of this process; None where there is no limit.
 
-
-def group_memory(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Bytes left in the tightest control group (version 2 or 1) of this process; None where there is no limit.
-
-    What the group's files keep in the cache counts as used, though it would be given up.
+    What the group's files keep in the cache does not count as used.
     """
-    left = []
-    for folder in group_folders(root, own, "memory"):
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            try:
-                most, now = ((folder / name).read_text().strip() for name in (limit, used))
-            except OSError:
-                continue
-            if most.isdigit() and int(most) < sys.maxsize // 2:
-                left.append(int(most) - int(now) + _cached(folder))
+    left = [most - now + _cached(folder) for folder, most, now in group_limits(root, own)]
     return max(0, min(left)) if left else None
 
 
@@ -180,12 +168,12 @@ def shared_memory(folder: Path = SHARED) -> Facts | None:
     """Room in /dev/shm, and what MPIs left there; None where the system has no such place."""
     if not sys.platform.startswith("linux"):
         return None
-    name = folder / f".distcnn-doctor-{os.getpid()}"
+    name = folder / f".distcnn-doctor-{secrets.token_hex(8)}"
     try:
-        name.touch()
+        name.touch(exist_ok=False)  # does not follow a link that another user put there
         name.unlink()
         room = os.statvfs(folder)
-        left = [each for each in folder.iterdir() if each.name.startswith(LEFT_BEHIND)]
+        left = [each for each in folder.iterdir() if each.name.startswith(leftovers.PREFIXES)]
         left_bytes = sum(each.stat().st_size for each in left if each.exists())
     except OSError as error:
         return {"problem": error.strerror}

@@ -1,7 +1,7 @@
 """What the processes of one host tell each other before MPI is up, for with a wrong launcher it never will be.
 
-The first of them to come listens on an abstract socket named after the launcher, hears the others and sends each what all have said. So
-none need go into MPI, and wait there for ever, where another one cannot.
+The first of them to come listens on a socket in a folder that only this user can enter, hears the others and sends each what all have said.
+So none need go into MPI, and wait there for ever, where another one cannot.
 """
 
 from __future__ import annotations
@@ -9,35 +9,39 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 
 from distcnn import launcher
 from distcnn.checkup.finding import WARNING, Finding, count, runs
 from distcnn.checkup.section import Everyone, Facts
+from distcnn.faults.claim import claim, private_folder
 
 QUIET_SECONDS = 4.0
 """The listener stops listening when nobody has come for so long."""
 ANSWER_SECONDS = 8.0
-MOST_GENERATIONS = 20
 
 
 def told_by_host(rank: int, mine: Facts) -> dict[int, Facts]:
     """What the processes that this launcher started on this host say, by rank: at least ``mine``."""
     alone = {rank: mine}
-    expected = processes_here()
-    if not sys.platform.startswith("linux") or expected == 1:
+    expected, folder = processes_here(), private_folder()
+    if folder is None or expected == 1:
         return alone
-    name = f"\0distcnn-doctor-{os.getuid()}-{launching_process()}"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with listener:
+    meeting = f"doctor-{launcher.launch_name()}"
+    path = folder / f"{meeting}.socket"
+    if not claim(meeting):
+        return _ask(path, rank, mine) or alone
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         try:
-            listener.bind(name)
+            listener.bind(str(path))
+            listener.listen(1024)
         except OSError:
-            return _ask(name, rank, mine) or alone
-        listener.listen(1024)
-        return _listen(listener, alone, expected)
+            return alone
+        try:
+            return _listen(listener, alone, expected)
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def processes_here() -> int | None:
@@ -58,22 +62,6 @@ def missing_processes(here: Everyone, several: bool) -> list[Finding]:
         return []
     text = f"of {expected} processes on this host only {count(len(here), 'rank')} could be heard: {runs(here)}"
     return [Finding("ranks", WARNING, text, "those that are missing are slow to start, stopped or dead: standard error may tell")]
-
-
-def launching_process() -> int:
-    """The launcher's process on this host: the nearest ancestor that has no rank (shells and wrappers between have ours)."""
-    process = os.getppid()
-    for _ in range(MOST_GENERATIONS):
-        try:
-            environment = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
-            parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
-            break
-        pairs = (each.partition("=") for each in environment.split("\0"))
-        if not launcher.declared({key: value for key, _, value in pairs}) or parent <= 1:
-            break
-        process = parent
-    return process
 
 
 def _listen(listener: socket.socket, told: dict[int, Facts], expected: int | None) -> dict[int, Facts]:
@@ -101,18 +89,18 @@ def _listen(listener: socket.socket, told: dict[int, Facts], expected: int | Non
     return dict(sorted(told.items()))
 
 
-def _ask(name: str, rank: int, mine: Facts) -> dict[int, Facts] | None:
+def _ask(path: Path, rank: int, mine: Facts) -> dict[int, Facts] | None:
     """Tell the listener; what all have told. None when it does not answer."""
     end = time.monotonic() + QUIET_SECONDS
     while True:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
                 asker.settimeout(ANSWER_SECONDS)
-                asker.connect(name)
+                asker.connect(str(path))
                 asker.sendall(json.dumps({"rank": rank, "facts": mine}).encode())
                 asker.shutdown(socket.SHUT_WR)
                 return {int(other): facts for other, facts in json.loads(_all_of(asker))}
-        except ConnectionRefusedError:  # it has its name, but does not listen yet
+        except (FileNotFoundError, ConnectionRefusedError):  # it does not listen yet
             if time.monotonic() > end:
                 return None
             time.sleep(0.01)

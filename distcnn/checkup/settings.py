@@ -1,23 +1,27 @@
-"""Variables of the environment that change bits, or what is loaded."""
+"""Flags of the doctor, variables of the environment: those that change bits or what is loaded must be the same on all ranks."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
-from distcnn.checkup.finding import GOOD, WARNING, Finding, Places, compared
+from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, compared
+from distcnn.checkup.options import Options
 from distcnn.checkup.section import Everyone, Facts, Section
+from distcnn.environment import kernel_variables
+from distcnn.same_flags import difference
 
-OF_BITS = ("OPENBLAS_CORETYPE", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "BLIS_ARCH_TYPE", "NPY_DISABLE_CPU_FEATURES", "GLIBC_TUNABLES")
-"""By these BLAS, NumPy and the C library choose their kernels."""
 OF_LOADING = ("PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LD_PRELOAD")
 OF_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 SAME_FOR_ALL = "set them in the job script, before mpirun or srun, so that all ranks get the same"
 
 
-def look() -> Facts:
-    """Those that are set; and how many threads BLAS has after it was told its number, where that is known."""
-    facts: Facts = {"set": {name: os.environ[name] for name in (*OF_BITS, *OF_LOADING, *OF_THREADS) if name in os.environ}}
+def look(options: Options) -> Facts:
+    """Flags; variables that are set; and how many threads BLAS has after it was told its number, where that is known."""
+    others = {name: os.environ[name] for name in (*OF_LOADING, *OF_THREADS) if name in os.environ}
+    flags = {"--threads-per-rank" if name == "threads" else f"--{name}": str(value) for name, value in dataclasses.asdict(options).items()}
+    facts: Facts = {"flags": flags, "set": others, "of bits": kernel_variables(os.environ)}
     try:
         from distcnn.parallel.threads import threads_of_libraries
     except Exception:  # said elsewhere: NumPy or threadpoolctl is missing
@@ -28,14 +32,18 @@ def look() -> Facts:
 def judge(places: Places, everyone: Everyone) -> list[Finding]:
     """Those of bits are named; those of loading only where ranks differ."""
 
-    def values(name: str) -> dict[int, str]:
-        return {rank: f"{name}={facts['set'][name]}" if name in facts["set"] else f"no {name}" for rank, facts in everyone.items()}
+    def values(name: str, kind: str) -> dict[int, str]:
+        return {rank: f"{name}={facts[kind][name]}" if name in facts[kind] else f"no {name}" for rank, facts in everyone.items()}
 
-    bits = [compared(places, "environment", values(each), "ranks may compute other bits", SAME_FOR_ALL, WARNING) for each in OF_BITS]
-    loading = [compared(places, "environment", values(each), "ranks may load other software", SAME_FOR_ALL, WARNING) for each in OF_LOADING]
-    found = [each for each in bits if each.state != GOOD or not each.text.startswith("no ")]
-    found += [each for each in loading if each.state != GOOD]
-    return [*found, _threads(places, everyone)] if found else [_nothing(), _threads(places, everyone)]
+    def judged(name: str, kind: str, trouble: str) -> Finding:
+        return compared(places, "environment", values(name, kind), trouble, SAME_FOR_ALL, WARNING)
+
+    of_bits = sorted({name for facts in everyone.values() for name in facts["of bits"]})
+    found = [judged(name, "of bits", "ranks may compute other bits") for name in of_bits]
+    found += [each for name in OF_LOADING if (each := judged(name, "set", "ranks may load other software")).state != GOOD]
+    problem = difference({rank: facts["flags"] for rank, facts in everyone.items()})
+    flags = [Finding("flags", BAD, f"{problem}: training refuses that", "start all ranks with the same command")] if problem else []
+    return [*flags, *(found or [_nothing()]), _threads(places, everyone)]
 
 
 def _nothing() -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import platform
@@ -15,6 +14,7 @@ import distcnn
 from distcnn import launcher
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, compared, gathered
 from distcnn.checkup.section import Everyone, Facts, Section, tried
+from distcnn.environment import sources_sha256
 
 LEAST_PYTHON = (3, 11)
 LEAST = {"numpy": (2, 0), "h5py": (3, 9), "threadpoolctl": (3, 2), "mpi4py": (4, 0)}
@@ -85,7 +85,10 @@ def _compared_parts(places: Places, everyone: Everyone) -> list[Finding]:
         return {rank: part["is"] if isinstance(part, dict) else part for rank, part in found.items() if "problem" not in part}
 
     kinds = "another kind of processor or kernel rounds otherwise, so replicas may differ"
-    same_hosts = "ask for hosts of one kind (srun --constraint), or give all ranks one kernel, such as OPENBLAS_CORETYPE=Haswell"
+    same_hosts = (
+        "ask for hosts of one kind (srun --constraint); OPENBLAS_CORETYPE alone does not make different kinds agree, "
+        "because OpenBLAS 0.3.34 and newer choose block sizes by the processor even then"
+    )
     found = [
         compared(places, "numpy", values(lambda facts: facts["modules"]["numpy"]), SAME, ONE_ENVIRONMENT),
         compared(places, "blas", values(lambda facts: facts["blas"]), kinds, same_hosts),
@@ -108,19 +111,6 @@ def too_old(module: str, version: str) -> bool:
     """Whether ``version`` ("2.3.1") is below what distcnn needs; False where it cannot be read."""
     numbers = version.split(".")[:2]
     return module in LEAST and all(each.isdigit() for each in numbers) and tuple(map(int, numbers)) < LEAST[module]
-
-
-def source_files() -> list[Path]:
-    """distcnn's own files."""
-    return sorted(Path(distcnn.__file__).parent.rglob("*.py"))
-
-
-def sources_sha256() -> str:
-    """Of distcnn's own files: two checkouts of one version may differ."""
-    digest = hashlib.sha256()
-    for path in source_files():
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def processor() -> str:

@@ -15,17 +15,17 @@ DEFAULT_PATH = "data/mnist.h5"
 SOURCE_VARIABLE = "DISTCNN_MNIST_DIR"
 
 SHA256 = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Of the four files."""
+"""Of the four files' content, unpacked: however they were compressed, and whatever they are called."""
 
 SAMPLE_NAME = "mnist-sample"
 SAMPLE_NOTICE = (
     "this is a sample of MNIST, 4,000 training and 1,000 test images cut from its training set: its accuracy is no MNIST result. "
-    f"For all 70,000, give the folder of the four .gz files (--source DIR or {SOURCE_VARIABLE})"
+    f"For all 70,000, give the folder of the four IDX files (--source DIR or {SOURCE_VARIABLE})"
 )
 
 

@@ -1,135 +1,119 @@
-"""A folder of class folders of PNG or JPEG files, as an image set."""
+"""A folder of image files as an image set. ``layout`` finds the images and their classes, ``pictures`` reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, Images
-from distcnn.datasets.writer import CHUNK_EXAMPLES, Split, write_dataset
+from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
+from distcnn.datasets.pictures import Form, Transparency, read_picture
+from distcnn.datasets.writer import Split, examples_at_once, write_dataset
 from distcnn.errors import InputError
-
-SUFFIXES = {".png", ".jpg", ".jpeg"}
-
-
-@dataclass(frozen=True)
-class Form:
-    """What every image is made into: (height, width), and Pillow's mode, "L" (gray) or "RGB"."""
-
-    size: tuple[int, int]
-    mode: str
-    resize: bool
-
+from distcnn.streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
+from distcnn.wording import counted
 
 Files = list[tuple[Path, int]]
 """Each image's path and label."""
 
 
-def write_image_folder(
-    output: str | Path, folder: Path, *, name: str, size: tuple[int, int] | None, grayscale: bool, test_fraction: float, seed: int
-) -> None:
-    """Write ``folder``'s images as an image set, a batch at a time. Classes are numbered in the order of their folders' names.
+@dataclass(frozen=True)
+class Listing:
+    """The classes in the order of their labels, and the files of ``train`` and ``test``, shuffled."""
 
-    ``folder`` holds the class folders, of which ``test_fraction`` is put aside as the test set, or ``train`` and ``test`` with class
-    folders in each. ``size`` (height, width) resizes. ``InputError`` for a folder without images, images that cannot be read or differ
-    in size.
+    class_names: list[str]
+    files: dict[str, Files]
+
+    def paths(self) -> list[Path]:
+        """All images, those of ``train`` first."""
+        return [path for split in SPLITS for path, _ in self.files[split]]
+
+    def counts(self) -> dict[str, list[int]]:
+        """How many images each class has in each split."""
+        labels = {split: [label for _, label in files] for split, files in self.files.items()}
+        return {split: np.bincount(each, minlength=len(self.class_names)).tolist() for split, each in labels.items()}
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts numbers in names by their value: 1, 2, 10. All else goes by characters."""
+    parts: list[str | int] = list(re.split(r"([0-9]+)", name))
+    parts[1::2] = [int(digits) for digits in parts[1::2]]
+    return parts, name
+
+
+CLASS_ORDERS: dict[str, Callable[[str], Any]] = {"natural": natural, "imagefolder": str}
+"""How class names are sorted before they are numbered: ``imagefolder`` by characters (1, 10, 2), as torchvision's ImageFolder does."""
+
+
+def list_images(folder: Path, *, test_fraction: float, seed: int, class_order: str, warn: Warn) -> Listing:
+    """Find the images in ``folder`` as ``find_layout`` does. Without a test set there, ``test_fraction`` of each class becomes it.
+
+    Which images that takes, and the order of all, depend on the names of folders and files and on ``seed`` alone. ``class_order`` is a key
+    of CLASS_ORDERS. ``InputError`` as ``find_layout``, and for a set that would be empty.
     """
-    if seed < 0:
-        raise InputError(f"seed is {seed}: it must be 0 or more")
-    files, class_names = list_images(folder, test_fraction, np.random.default_rng(seed))
-    form = _common_form([path for split in SPLITS for path, _ in files[split]], size, grayscale)
-    splits = {split: Split(len(files[split]), _batches(files[split], form)) for split in SPLITS}
-    write_dataset(
-        output, name=name, source=f"images in {folder.resolve()}", classes=len(class_names), splits=splits, class_names=class_names
-    )
-
-
-def list_images(folder: Path, test_fraction: float, rng: np.random.Generator) -> tuple[dict[str, Files], list[str]]:
-    """The shuffled files of ``train`` and ``test``, and the classes' names."""
-    if not folder.is_dir():
-        raise InputError(f"no such folder: {folder}: name the folder that holds one folder of images for each class")
-    if {each.name for each in folder.iterdir() if each.is_dir()} >= set(SPLITS):
-        by_split = {split: _by_class(folder / split) for split in SPLITS}
-        class_names = sorted(set().union(*by_split.values()))
-    else:
-        classes = _by_class(folder)
-        class_names = list(classes)
-        by_split = {split: {} for split in SPLITS}
-        for class_name, paths in classes.items():
-            order = rng.permutation(len(paths))
-            count = min(max(1, round(test_fraction * len(paths))), len(paths) - 1)
-            by_split["test"][class_name] = [paths[index] for index in order[:count]]
-            by_split["train"][class_name] = [paths[index] for index in order[count:]]
+    if not 0 <= seed <= MAX_SEED:
+        raise InputError(f"--seed is {seed}: it must be 0 to {MAX_SEED}")
+    layout = find_layout(folder, warn)
+    class_names = sorted(layout.train, key=CLASS_ORDERS[class_order])
+    label_of = {name: label for label, name in enumerate(class_names)}
+    by_split = _by_split(layout, test_fraction, seed, warn)
     files = {}
-    for split, classes in by_split.items():
-        listed = [(path, class_names.index(class_name)) for class_name, paths in classes.items() for path in paths]
+    for index, split in enumerate(SPLITS):
+        listed = [(path, label_of[name]) for name, paths in by_split[split].items() for path in paths]
         if not listed:
-            raise InputError(f"{folder}: no images for the {split} set: each class needs at least 2 PNG or JPEG files")
-        files[split] = [listed[index] for index in rng.permutation(len(listed))]
-    return files, class_names
+            raise InputError(f"{folder}: there would be no {split} set: each class needs at least 2 images")
+        files[split] = [listed[position] for position in _shuffled(len(listed), seed, FOLDER_ORDER, index)]
+    if len(class_names) == 1:
+        warn(f"there is only one class, '{class_names[0]}': a network has nothing to tell apart")
+    return Listing(class_names, files)
 
 
-def _by_class(folder: Path) -> dict[str, list[Path]]:
-    classes = {
-        each.name: sorted(path for path in each.rglob("*") if path.suffix.lower() in SUFFIXES)
-        for each in sorted(folder.iterdir())
-        if each.is_dir()
-    }
-    if not any(classes.values()):
-        raise InputError(f"{folder} holds no folders with PNG or JPEG files: it must hold one folder for each class")
-    return {name: paths for name, paths in classes.items() if paths}
+def write_image_folder(output: str | Path, folder: Path, listing: Listing, form: Form, *, name: str, warn: Warn) -> None:
+    """Write the listed images as an image set, a batch at a time, each in ``form``. ``InputError`` for images that cannot be read so.
 
-
-def _common_form(paths: list[Path], size: tuple[int, int] | None, grayscale: bool) -> Form:
-    """The one form for all: the first image's size unless ``size`` is given; gray when asked for or when all are gray."""
-    sizes, modes = zip(*(_header(path) for path in paths), strict=True)
-    if size is None:
-        for path, each in zip(paths, sizes, strict=True):
-            if each != sizes[0]:
-                raise InputError(
-                    f"{path} is {each[0]}x{each[1]} (height x width), {paths[0]} {sizes[0][0]}x{sizes[0][1]}: "
-                    "images must be of one size, or give --size HxW to resize them"
-                )
-    gray = grayscale or all(mode in ("1", "L") for mode in modes)
-    return Form(size or sizes[0], "L" if gray else "RGB", resize=size is not None)
-
-
-def _batches(files: Files, form: Form) -> Iterator[tuple[Images, np.ndarray]]:
-    for start in range(0, len(files), CHUNK_EXAMPLES):
-        batch = files[start : start + CHUNK_EXAMPLES]
-        yield np.stack([_pixels(path, form) for path, _ in batch]), np.array([label for _, label in batch])
-
-
-def _header(path: Path) -> tuple[tuple[int, int], str]:
-    """An image's (height, width) and Pillow's mode, without its pixels."""
-    with _opened(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise InputError(f"{path} has more than 8 bits a pixel (mode {image.mode}): convert it to 8 bits")
-        width, height = image.size
-        return (height, width), image.mode
-
-
-def _pixels(path: Path, form: Form) -> Images:
-    with _opened(path) as image:
-        converted = image.convert(form.mode)
-        if form.resize:
-            converted = converted.resize(form.size[::-1])
-        return np.asarray(converted, np.uint8)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+    ``warn`` takes a line about transparent images.
+    """
+    seen = Transparency()
+    splits = {split: Split(len(files), _batches(files, form, seen)) for split, files in listing.files.items()}
+    names = listing.class_names
     try:
-        from PIL import Image
-    except ImportError as error:
-        raise InputError("reading PNG and JPEG needs Pillow: pip install pillow") from error
-    try:
-        with Image.open(path) as image:
-            yield image
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow says SyntaxError of some broken PNGs
-        raise InputError(f"{path} is no image that can be read ({error}): replace or remove it") from error
+        write_dataset(output, name=name, source=f"images in {folder.resolve()}", classes=len(names), splits=splits, class_names=names)
+    except InputError as error:
+        hint = f" ({counted(seen.blank, 'transparent image')} became blank on --background {form.background})" if seen.blank else ""
+        raise InputError(f"{error}{hint}") from error
+    if seen.images:
+        blank = f"; {counted(seen.blank, 'image')} became blank" if seen.blank else ""
+        warn(f"{counted(seen.images, 'image')} with transparent pixels, which became {form.background} (--background){blank}")
+
+
+def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> dict[str, Classes]:
+    """The images of ``train`` and ``test`` by class. One image of a class at least stays in the training set."""
+    if layout.test is not None:
+        return {"train": layout.train, "test": layout.test}
+    by_split: dict[str, Classes] = {split: {} for split in SPLITS}
+    for index, (name, paths) in enumerate(layout.train.items()):
+        order = _shuffled(len(paths), seed, FOLDER_SPLIT, index)
+        count = min(max(1, round(test_fraction * len(paths))), len(paths) - 1)
+        by_split["test"][name] = [paths[position] for position in order[:count]]
+        by_split["train"][name] = [paths[position] for position in order[count:]]
+    if single := [name for name, paths in by_split["test"].items() if not paths]:
+        warn(f"no test image for classes that have one image only: {some(single)}")
+    return by_split
+
+
+def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.intp]:
+    """A random order of ``count`` things, from the generator's raw words, which NumPy guarantees never to change."""
+    return np.argsort(generator(seed, purpose, index).random_raw(count), kind="stable")
+
+
+def _batches(files: Files, form: Form, seen: Transparency) -> Iterator[tuple[Images, NDArray[np.int64]]]:
+    size = examples_at_once(form.image_bytes)
+    for start in range(0, len(files), size):
+        batch = files[start : start + size]
+        yield np.stack([read_picture(path, form, seen) for path, _ in batch]), np.array([label for _, label in batch])

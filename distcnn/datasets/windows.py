@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.datasets.examples import piece_size, pieces_of
 from distcnn.datasets.hdf5 import Images, Labels
 from distcnn.datasets.order import Order
-from distcnn.datasets.reader import Reader, Windows, piece_size, pieces_of
+from distcnn.datasets.reader import Reader, Windows
 from distcnn.datasets.shards import Microbatch, Stretch
 
 
@@ -38,9 +39,8 @@ class WindowedShard:
 
     def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
         """See ``Part``. They are read in the calling thread, into one buffer: a piece is gone when the next one comes."""
-        channels, height, width = self._file.info.image_shape
-        longest = piece_size(self._file, self._split, size or 1)
-        images, labels = np.empty((longest, height, width, channels), np.uint8), np.empty(longest, np.int64)
+        longest = piece_size(self._file.info, self._split, size or 1)
+        images, labels = self._file.empty(longest)
         for piece in pieces_of(self._span, longest):
             count = len(piece)
             self._file.read(self._split, piece, images[:count], labels[:count])

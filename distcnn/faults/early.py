@@ -12,8 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from distcnn import launcher
+from distcnn.console import tell
 from distcnn.faults.claim import claim, claimed
-from distcnn.faults.tell import tell
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECONDS_FOR_REPORTER = 2.0
@@ -34,7 +34,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     if issubclass(kind, KeyboardInterrupt):
         _end_by_signal(signal.SIGINT)
     several = launcher.needs_mpi(os.environ)
-    report = f"start-{os.getppid()}"  # the ranks of one host have one parent, the launcher's
+    report = f"start-{launcher.launch_name()}"
     reports = not several or claim(report)
     note_arrival()  # after that, for then the reporter may leave
     if not reports:
@@ -57,7 +57,7 @@ def note_arrival() -> None:
 
 
 def _arrival(local_rank: int) -> str:
-    return f"arrival-{os.getppid()}-{local_rank}"
+    return f"arrival-{launcher.launch_name()}-{local_rank}"
 
 
 def _wait_for_others() -> None:
@@ -84,20 +84,20 @@ def end_before_start(text: str, others_wait: bool = True) -> None:
     if not launcher.needs_mpi(os.environ):
         tell(text)
         return
-    parent, rank = os.getppid(), launcher.declared_rank(os.environ)
+    start, rank = launcher.launch_name(), launcher.declared_rank(os.environ)
     if not others_wait:
         if rank == 0:
             tell(text)
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if rank == 0 else SECONDS_FOR_OTHERS)
         return
-    claim(f"failed-{parent}-{rank}")
-    if not claim(f"start-{parent}"):
-        _wait_while(lambda: f"start-{parent}" in claimed(), 2 * SECONDS_FOR_OTHERS)
+    claim(f"failed-{start}-{rank}")
+    if not claim(f"start-{start}"):
+        _wait_while(lambda: f"start-{start}" in claimed(), 2 * SECONDS_FOR_OTHERS)
         return
     tell(text)
     time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
     world_size = max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0)
-    everyone = {f"failed-{parent}-{each}" for each in range(world_size)}
+    everyone = {f"failed-{start}-{each}" for each in range(world_size)}
     _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_REPORTER)
     if not everyone or not everyone <= claimed():
         _end_by_signal()

@@ -16,13 +16,15 @@ from distcnn.faults.pulse import Activity, pulse
 from distcnn.models import find_model
 from distcnn.nn import he_normal
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator
+from distcnn.training.comparison import Receipt, read_receipt
 from distcnn.training.finite import check_finite
 from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress
-from distcnn.training.replay import Receipt, follow, for_replay, read_receipt
+from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.saving import NoSaving
@@ -77,6 +79,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     if shard >= config.num_shards:
         raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
+    warn_of_changes(receipt, run, say)
     last = Plan(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
         raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {last}")
@@ -107,6 +110,8 @@ def _source(request: Request, at: int, say: Say) -> tuple[Config, Config, Receip
     now = merged_config(stored, request, directory)
     receipt = read_receipt(directory)
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    require_trust(config.model, directory, request.given.get("model"), request.trust_model)
+    require_outside(config.model, directory)
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint
 
 

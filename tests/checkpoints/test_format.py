@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,56 @@ def test_a_file_of_another_kind_is_said_to_be_none() -> None:
     for content in (b"", b"hello", memory.getvalue(), b"distcnn checkpoint one\n", b" distcnn checkpoint 1\n"):
         with pytest.raises(CheckpointError, match=rf"it does not begin as a checkpoint does \({len(content)} bytes\)"):
             decode(content)
+
+
+# -- forged: the header is right, but distcnn did not write what lies behind it
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((3,), "f4")
+    layout[:] = h5py.VirtualSource("/dev/zero", "a", (3,))
+    file.create_virtual_dataset("arrays/a", layout)
+
+
+def cycle(file: h5py.File, top: str) -> None:
+    file.create_group("arrays")
+    for number in range(9):
+        file[f"arrays/{number}"] = file[top]
+
+
+def huge(file: h5py.File) -> None:
+    """A dataset of 4 TB of which nothing is stored."""
+    file.create_dataset("arrays/a", (10**12,), "f4")
+
+
+FORGERIES: dict[str, Callable[[h5py.File], object]] = {
+    "a huge shape": huge,
+    "a compression bomb": lambda file: file.create_dataset("arrays/a", data=np.zeros(10**7), chunks=(10**6,), compression="gzip"),
+    "strings": lambda file: file.create_dataset("arrays/a", data=["a", "b"]),
+    "an empty dataset": lambda file: file.create_dataset("arrays/a", data=h5py.Empty("f4")),
+    "a link to another file": lambda file: file.create_group("arrays").__setitem__("a", h5py.ExternalLink("/dev/zero", "/a")),
+    "a folder that is a link": lambda file: file.create_group("arrays").__setitem__("a", h5py.SoftLink("/texts")),
+    "a file of its own": lambda file: file.create_dataset("arrays/a", (3,), "f4", external=[("/etc/passwd", 0, 12)]),
+    "a virtual dataset": virtual,
+    "a folder within itself": lambda file: cycle(file, "arrays"),
+    "all within itself": lambda file: cycle(file, "/"),
+    "a text of numbers": lambda file: file.create_dataset("texts/state", data=np.ones(3)),
+    "a text that is not UTF-8": lambda file: file.create_dataset("texts/state", data=np.full(3, 255, np.uint8)),
+    "an attribute that is an array": lambda file: file.attrs.__setitem__("step", [1, 2]),
+    "a dataset in the arrays' place": lambda file: file.create_dataset("arrays", data=np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_a_forged_checkpoint_is_said_to_be_none(name: str) -> None:
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        FORGERIES[name](file)
+    with pytest.raises(CheckpointError, match="distcnn did not write it"):
+        decode(header_of(1, memory.getvalue()) + memory.getvalue())
+
+
+def test_what_is_not_hdf5_behind_a_right_header_is_said_to_be_none() -> None:
+    for body in (b"", b"hello", b"\x89HDF\r\n\x1a\n" + bytes(1000)):
+        with pytest.raises(CheckpointError, match="distcnn did not write it"):
+            decode(header_of(1, body) + body)

@@ -11,8 +11,8 @@ import pytest
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, encode
 from distcnn.checkpoints.format import make_header
 from distcnn.errors import InputError
-from distcnn.files import temporary_of
 from tests.checkpoints.conftest import checkpoint, contents
+from tests.full_disk import full_disk
 
 
 def names(store: CheckpointStore) -> list[str]:
@@ -61,8 +61,7 @@ def test_a_store_without_a_folder_is_empty_and_makes_none(store: CheckpointStore
 def test_a_full_disk_leaves_every_checkpoint_as_it_was(filled: CheckpointStore) -> None:
     before = contents(filled)
     for step in (8, 10):
-        temporary_of(filled.path_of(step)).symlink_to("/dev/full")
-        with pytest.raises(OSError, match="No space left on device"):
+        with full_disk(), pytest.raises(OSError, match="No space left on device"):
             filled.save(step, checkpoint(10))
     assert contents(filled) == before
 
@@ -180,8 +179,8 @@ def test_a_newer_version_is_bad_input_and_nothing_is_renamed(filled: CheckpointS
 
 
 def test_temporary_files_are_no_checkpoints_and_are_removed(filled: CheckpointStore) -> None:
-    for step in (8, 10):
-        temporary_of(filled.path_of(step)).write_bytes(b"half written")
+    for number in (8, 10):
+        (filled.folder / f".step-00000000{number}.h5.{number:016x}.tmp").write_bytes(b"half written")
     assert newest_step(filled, []) == 8
     assert len(names(filled)) == 6
     filled.remove_temporary_files()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore, CheckpointWriter
-from distcnn.files import temporary_of
+from tests.full_disk import full_disk
 
 SECONDS = 30.0
 """After which a test that waits for another thread gives up."""
@@ -44,6 +44,18 @@ class SlowStore(CheckpointStore):
         return path
 
 
+@dataclass(frozen=True)
+class CrowdedStore(CheckpointStore):
+    """A real store on a disk with room for so many checkpoints."""
+
+    room_for: int = 1
+
+    def save(self, step: int, checkpoint: Checkpoint) -> Path:
+        if len(self.steps()) == self.room_for:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().save(step, checkpoint)
+
+
 class Harness:
     """A writer on a store, and what it has reported."""
 
@@ -70,11 +82,16 @@ def until_begun(store: SlowStore, count: int) -> None:
         time.sleep(0.001)
 
 
-def poll_when_over(writer: CheckpointWriter) -> None:
-    """Poll, as a training loop does between its steps, at a time when the write is over."""
+def until_over() -> None:
+    """Wait for the write that is under way, unheard."""
     for thread in threading.enumerate():
         if thread.name == "checkpoint":
             thread.join(SECONDS)
+
+
+def poll_when_over(writer: CheckpointWriter) -> None:
+    """Poll, as a training loop does between its steps, at a time when the write is over."""
+    until_over()
     writer.poll()
 
 
@@ -175,8 +192,8 @@ def refuse(path: Path, target: Path) -> NoReturn:
 def test_a_full_disk_is_reported_and_the_next_write_works(store: CheckpointStore) -> None:
     harness = Harness(store)
     harness.write(2)
-    temporary_of(store.path_of(4)).symlink_to("/dev/full")
-    harness.write(4)
+    with full_disk():
+        harness.write(4)
     assert len(harness.reports) == 1
     assert harness.reports[0].startswith("warning: checkpoint of step 4 not written (No space left on device): ")
     assert f"the last whole one is {store.path_of(2)}" in harness.reports[0]
@@ -198,14 +215,31 @@ def test_the_first_one_not_written_is_said_to_leave_none(store: CheckpointStore)
     assert (len(harness.reports), store.steps(), harness.writer.last_step) == (1, [4], 4)
 
 
-def test_a_failed_write_deletes_no_older_checkpoint(store: CheckpointStore) -> None:
-    Harness(store).write(2, 4)
-    temporary_of(store.path_of(6)).symlink_to("/dev/full")
-    resumed = Harness(store, keep=1)
-    assert resumed.writer.last_step == 4
-    resumed.write(6, best_step=6)
-    assert f"the last whole one is {store.path_of(4)}" in resumed.reports[0]
-    assert store.steps() == [2, 4]
+def test_a_disk_with_room_for_two_checkpoints_gets_newer_ones(store: CheckpointStore) -> None:
+    crowded = CrowdedStore(store.folder, room_for=2)
+    harness = Harness(crowded, keep=3)
+    harness.write(2, 4, 6, 8, 10)
+    assert (harness.reports, harness.writer.last_step, store.steps()) == ([], 10, [8, 10])
+    harness.write(12, best_step=8)  # the best stays, and the newest until a newer one is there: there is no room
+    assert "checkpoint of step 12 not written" in harness.reports[0]
+    assert (harness.writer.last_step, store.steps()) == (10, [8, 10])
+
+
+def test_a_full_disk_never_costs_the_newest_or_the_best(store: CheckpointStore) -> None:
+    Harness(store).write(2, 4, 6)
+    resumed = Harness(store, keep=3)
+    with full_disk():
+        resumed.write(8, best_step=2)
+    assert f"the last whole one is {store.path_of(6)}" in resumed.reports[0]
+    assert store.steps() == [2, 6]
+
+
+def test_other_trouble_with_a_disk_deletes_nothing(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    Harness(store).write(2, 4, 6)
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Path, "replace", refuse)
+        Harness(store, keep=1).write(8)
+    assert store.steps() == [2, 4, 6]
 
 
 WAYS: dict[str, Callable[[CheckpointWriter], None]] = {
@@ -220,8 +254,9 @@ WAYS: dict[str, Callable[[CheckpointWriter], None]] = {
 def test_a_full_disk_is_reported_once(store: CheckpointStore, way: str) -> None:
     harness = Harness(store)
     store.folder.mkdir()
-    temporary_of(store.path_of(4)).symlink_to("/dev/full")
-    harness.writer.submit(4, checkpoint(4), None)
+    with full_disk():
+        harness.writer.submit(4, checkpoint(4), None)
+        until_over()
     WAYS[way](harness.writer)
     assert len(harness.reports) == 1
     harness.write(8)

@@ -11,9 +11,12 @@ import h5py
 import pytest
 
 from distcnn.checkup import data
-from distcnn.checkup.data import lock_state
+from distcnn.checkup.data import look_through
 from distcnn.checkup.file_systems import file_system
+from distcnn.checkup.finding import Places
 from distcnn.checkup.options import Options
+from distcnn.datasets import opening, read_info
+from distcnn.datasets.opening import lock_state
 from distcnn.parallel import SerialCommunicator
 from tests.checkup.examined import doctor
 from tests.conftest import Launcher, MakeImageSet
@@ -29,9 +32,9 @@ def own(image_set: MakeImageSet, tmp_path: Path) -> Iterator[Path]:
 def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
     with h5py.File(own, "r+", locking=True):
         seen = doctor(serial, 1, "--data", str(own))
-    seen.only_bad("lock")
-    assert f"{own} is locked by another process, which writes it" in seen.of("lock", "bad")
-    assert "wait until it is written" in seen.of("lock", "bad")
+    seen.only_bad("data")
+    assert f"{own} is locked by another process, which writes it" in seen.of("data", "bad")
+    assert "wait until it is written" in seen.of("data", "bad")
 
 
 def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
@@ -43,11 +46,11 @@ def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
         shutil.copy(file.filename, own.with_name("left.h5"))
     seen = doctor(serial, 1, "--data", str(own.with_name("left.h5")))
     seen.only_bad("data")
-    assert "already open for write" in seen.of("data", "bad")
+    assert "open for writing in another process" in seen.of("data", "bad")
     assert "h5clear" in seen.of("data", "bad")
 
 
-@pytest.mark.parametrize(("size", "says"), [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is not a whole HDF5 file")])
+@pytest.mark.parametrize(("size", "says"), [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is empty")])
 def test_a_file_that_was_cut_off(serial: Launcher, own: Path, size: int, says: str) -> None:
     own.write_bytes(own.read_bytes()[:size])
     seen = doctor(serial, 1, "--data", str(own))
@@ -63,7 +66,38 @@ def test_a_bit_that_changed(serial: Launcher, own: Path) -> None:
     own.write_bytes(content)
     seen = doctor(serial, 1, "--data", str(own))
     seen.only_bad("data")
-    assert "some byte has changed" in seen.of("data", "bad")
+    assert "damaged" in seen.of("data", "bad")
+
+
+def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Path) -> None:
+    with h5py.File(own, "r+") as file:
+        for name in ("sha256", "blocks_sha256"):
+            del file.attrs[name]
+        file["test/images"][:10] = file["train/images"][:10]
+        file.attrs["classes"] = 11
+    remarks = look_through(read_info(own))
+    assert len(remarks) == 3
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad()
+    assert all(remark in seen.of("data", "warning") for remark in remarks)
+    done = serial.run(1, "-m", "distcnn.train", "--data", str(own), "--max-steps", "1", "--model", "tutorial", "--output", f"{own}.run")
+    assert done.returncode == 0, done.stderr
+    assert all(f"warning: {remark}" in done.stdout.splitlines() for remark in remarks)
+
+
+def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path) -> None:
+    with h5py.File(own, "r+") as file:
+        file["train/labels"][3] = (file["train/labels"][3] + 1) % 10
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("data")
+    assert "do not match its own SHA-256" in seen.of("data", "bad")
+
+
+def test_a_set_larger_than_the_host_is_mentioned(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "most_memory", lambda: 1000)
+    facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
+    found = data.SECTION.judge(Places({0: "here"}), {0: facts})
+    assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
 
 
 @pytest.mark.parametrize("name", ["/proc/nothing/runs", "{file}", "{file}/runs"])
@@ -96,7 +130,7 @@ def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     released = threading.Event()
     monkeypatch.setattr(data, "SECONDS", 0.1)
-    monkeypatch.setattr(data, "lock_state", lambda path: released.wait(10) and "free")
+    monkeypatch.setattr(opening, "lock_state", lambda path: released.wait(10) and "free")
     facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
     released.set()
     assert facts["problem"] == f"looking at {own} took more than 0.1 s: the file system hangs, or is very slow"

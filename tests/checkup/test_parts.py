@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import threading
 import tomllib
 from pathlib import Path
@@ -10,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distcnn.checkup import clock, memory, network, software, world
+from distcnn import launcher
+from distcnn.checkup import clock, memory, neighbours, network, software, world
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, compared, exit_code, gathered, runs
 from distcnn.checkup.library import family
 from distcnn.checkup.memory import group_memory
 from distcnn.checkup.processors import most_crowded
 from distcnn.checkup.section import Section, bounded, root_cause
-from distcnn.checkup.table import Report, counted
+from distcnn.checkup.table import Report, summary
 from tests.conftest import ROOT
 
 FOUR = Places({0: "a", 1: "a", 2: "b", 3: "b"})
@@ -51,7 +55,7 @@ def test_the_report() -> None:
         "1 good, 1 warning, 0 bad",
     ]
     assert Report.of(report.as_dict()) == report
-    assert counted([]) == "0 good, 0 warnings, 0 bad"
+    assert summary([]) == "0 good, 0 warnings, 0 bad"
     assert (exit_code(report.findings), exit_code([Finding("z", BAD, "", "")])) == (0, 1)
     assert "\033[33mwarning" in report.text(colours=True)
 
@@ -206,3 +210,30 @@ def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: li
     rows = [[8, latency], [1024, latency], [network.GRADIENT_BYTES, seconds], [16 * 2**20, 5 * seconds]]
     found = network.judge(FOUR, {rank: {"rows": rows, "shared": True} for rank in range(4)})
     assert [each.name for each in found if each.state == WARNING] == expected
+
+
+def test_a_link_that_another_user_put_into_shared_memory_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "shm").mkdir()
+    (tmp_path / "shm" / f".distcnn-doctor-{os.getpid()}").symlink_to(tmp_path / "victim")
+    facts = memory.shared_memory(tmp_path / "shm")
+    assert facts
+    assert "problem" not in facts
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_stranger_cannot_tell_the_doctor_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the name that can be guessed, in the namespace that all users share, and answers whoever asks."""
+    for name, value in {"PMI_SIZE": "2", "PMI_RANK": "0", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(neighbours, "QUIET_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+        stranger.bind(f"\0distcnn-doctor-{os.getuid()}-{launcher.launching_process()}")
+        stranger.listen()
+        threading.Thread(target=answer, args=(stranger,), daemon=True).start()
+        assert neighbours.told_by_host(0, {"mine": 1}) == {0: {"mine": 1}}
+
+
+def answer(stranger: socket.socket) -> None:
+    asker, _ = stranger.accept()
+    asker.sendall(json.dumps([[0, {}], [1, {"forged": 1}]]).encode())
+    asker.close()

@@ -33,8 +33,8 @@ def mnist_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     rng = np.random.default_rng(1)
     files = {}
     for prefix, count in (("train", 30), ("t10k", 20)):
-        files[f"{prefix}-images-idx3-ubyte.gz"] = gzip.compress(to_idx(rng.integers(0, 256, (count, 5, 4))), mtime=0)
-        files[f"{prefix}-labels-idx1-ubyte.gz"] = gzip.compress(to_idx(rng.integers(0, 10, count)), mtime=0)
+        files[f"{prefix}-images-idx3-ubyte"] = to_idx(rng.integers(0, 256, (count, 5, 4)))
+        files[f"{prefix}-labels-idx1-ubyte"] = to_idx(rng.integers(0, 10, count))
     assert list(files) == list(mnist.SHA256)
     monkeypatch.setattr(mnist, "SHA256", {name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
-    return files
+    return {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in files.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcnn.datasets import read_examples, read_info
-from distcnn.datasets.folders import write_image_folder
+from distcnn.datasets import pictures, read_examples, read_info
+from distcnn.datasets.folders import list_images, write_image_folder
+from distcnn.datasets.pictures import common_form
 from distcnn.errors import InputError
 
 
@@ -36,10 +37,16 @@ def make_classes(folder: Path, classes: Mapping[str, int], suffix: str = ".png",
     return folder
 
 
-def make_set(folder: Path, output: Path, **options: Any) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
-    """Write ``folder`` as ``output`` and read it: images and labels by split."""
-    defaults: dict[str, Any] = {"name": "set", "size": None, "grayscale": False, "test_fraction": 0.25, "seed": 0}
-    write_image_folder(output, folder, **defaults | options)
+def make_set(folder: Path, output: Path, said: list[str] | None = None, **options: Any) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
+    """Write ``folder`` as ``output`` and read it: images and labels by split. ``said`` takes the warnings."""
+    warn = ([] if said is None else said).append
+    listed = {"test_fraction": 0.25, "seed": 0, "class_order": "natural"} | {
+        key: options[key] for key in ("test_fraction", "seed", "class_order") if key in options
+    }
+    listing = list_images(folder, warn=warn, **listed)
+    options = {"size": None, "grayscale": False, "background": "white", "name": "set"} | options
+    form = common_form(listing.paths(), options["size"], options["grayscale"], options["background"], warn)
+    write_image_folder(output, folder, listing, form, name=options["name"], warn=warn)
     info = read_info(output)
     found = {split: read_examples(info, split, range(count)) for split, count in info.examples.items()}
     return {split: (images, labels.tolist()) for split, (images, labels) in found.items()}
@@ -93,14 +100,14 @@ def test_a_part_of_each_class_becomes_the_test_set(tmp_path: Path, test_fraction
 
 def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
     make_classes(tmp_path / "in/train", {"a": 5, "b": 4})
-    save(tmp_path / "in/test/b/x.png", flat(200))
-    save(tmp_path / "in/test/only-here/y.png", flat(201))
+    save(tmp_path / "in/test/a/x.png", flat(200))
+    save(tmp_path / "in/test/b/x.png", flat(201))
     found = make_set(tmp_path / "in", tmp_path / "out.h5")
     assert sorted(zip(values(found["train"][0]), found["train"][1], strict=True)) == [
         (value, value // 50) for value in (0, 1, 2, 3, 4, 50, 51, 52, 53)
     ]
-    assert sorted(zip(values(found["test"][0]), found["test"][1], strict=True)) == [(200, 1), (201, 2)]
-    assert read_info(tmp_path / "out.h5").classes == 3
+    assert sorted(zip(values(found["test"][0]), found["test"][1], strict=True)) == [(200, 0), (201, 1)]
+    assert read_info(tmp_path / "out.h5").classes == 2
 
 
 def test_images_in_folders_below_and_files_of_other_kinds(tmp_path: Path) -> None:
@@ -163,9 +170,10 @@ def test_size_is_height_by_width_and_resizes_all(tmp_path: Path) -> None:
 def test_grayscale_makes_one_channel_by_luma(tmp_path: Path) -> None:
     for name in ("train", "test"):
         save(tmp_path / "in" / name / "a/red.png", np.tile(np.array([255, 0, 0], np.uint8), (4, 6, 1)))
+        save(tmp_path / "in" / name / "a/blue.png", np.tile(np.array([0, 0, 255], np.uint8), (4, 6, 1)))
     found = make_set(tmp_path / "in", tmp_path / "out.h5", grayscale=True)
-    assert found["train"][0].shape == (1, 4, 6, 1)
-    assert values(found["train"][0]) == [76]  # 0.299 * 255
+    assert found["train"][0].shape == (2, 4, 6, 1)
+    assert sorted(values(found["train"][0])) == [29, 76]  # 0.114 * 255 and 0.299 * 255
 
 
 def test_one_color_image_makes_all_have_three_channels(tmp_path: Path) -> None:
@@ -176,13 +184,116 @@ def test_one_color_image_makes_all_have_three_channels(tmp_path: Path) -> None:
     assert sorted(values(found["train"][0]) + values(found["test"][0])) == [0, 1, 2, 3, 4, 90]
 
 
-@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("P", 3), ("LA", 3), ("RGBA", 3)])
-def test_other_kinds_of_png_are_converted(tmp_path: Path, mode: str, channels: int) -> None:
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".gif", ".webp"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA"])
+def test_gray_images_are_one_channel_however_they_are_stored(tmp_path: Path, mode: str, suffix: str) -> None:
     for index in range(4):
-        save(tmp_path / f"in/a/{index}.png", flat(255), mode)
+        path = tmp_path / f"in/a/{index}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(flat(255 * (index % 2))).convert(mode).save(path, **({"lossless": True} if suffix == ".webp" else {}))
     found = make_set(tmp_path / "in", tmp_path / "out.h5")
-    assert found["train"][0].shape == (3, 4, 6, channels)
-    assert values(found["train"][0]) == [255] * 3
+    assert found["train"][0].shape == (3, 4, 6, 1)
+    assert sorted(values(found["train"][0]) + values(found["test"][0])) == [0, 0, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA"])
+def test_one_color_pixel_makes_three_channels_however_it_is_stored(tmp_path: Path, mode: str) -> None:
+    folder = make_classes(tmp_path / "in", {"a": 5})
+    pixels = flat(90, (4, 6, 3))
+    pixels[3, 5] = 255, 0, 0
+    save(folder / "b/color.png", pixels, mode)
+    assert make_set(folder, tmp_path / "out.h5")["train"][0].shape[1:] == (4, 6, 3)
+
+
+def test_gray_pixels_stored_in_color_stay_three_channels_and_it_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    folder = make_classes(tmp_path / "in", {"a": 5, "b": 5}, shape=(4, 6, 3))
+    assert make_set(folder, tmp_path / "out.h5", said)["train"][0].shape[3] == 3
+    assert [line for line in said if "--grayscale" in line] == said != []
+
+
+# -- orientation, transparency, frames
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [None, (4, 6)], ids=["as they are", "resized"])
+def test_images_are_turned_upright(tmp_path: Path, suffix: str, orientation: int, size: tuple[int, int] | None) -> None:
+    # A bright spot at the top left, and the stored pixels turned and mirrored so that EXIF's orientation brings it back there.
+    upright = np.zeros((40, 60), np.uint8)
+    upright[:10, :10] = 255
+    turned = {
+        **{1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1]},
+        **{5: upright.T, 6: np.rot90(upright), 7: upright[::-1, ::-1].T, 8: np.rot90(upright, -1)},
+    }
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    for split in ("train", "test"):
+        path = tmp_path / "in" / split / f"a/x{suffix}"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.ascontiguousarray(turned[orientation])).save(path, exif=exif)
+        save(tmp_path / "in" / split / "b/y.png", upright)
+    found = make_set(tmp_path / "in", tmp_path / "out.h5", size=size, grayscale=True)
+    for image in found["train"][0]:
+        height, width = image.shape[:2]
+        assert (height, width) == (size or (40, 60))
+        corner = image[: height // 4, : width // 6].mean()
+        assert corner > 200
+        assert image.sum() < corner * height * width * 0.06
+
+
+@pytest.mark.parametrize("ink_and_background", [(0, "white", 255), (255, "black", 0)], ids=["black ink", "white ink"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_ink_on_a_transparent_background_stays_visible_and_it_is_said(
+    tmp_path: Path, mode: str, ink_and_background: tuple[int, str, int]
+) -> None:
+    ink, background, expected = ink_and_background
+    alpha = np.zeros((4, 6), np.uint8)
+    alpha[1:3, 2:4] = 255
+    said: list[str] = []
+    for split in ("train", "test"):
+        path = tmp_path / "in" / split / "a/x.png"
+        path.parent.mkdir(parents=True)
+        bands = [Image.fromarray(each) for each in [*[flat(ink)] * (len(mode) - 1), alpha]]
+        Image.merge(mode, bands).save(path)
+    found = make_set(tmp_path / "in", tmp_path / "out.h5", said, background=background)
+    assert np.array_equal(found["train"][0][0, :, :, 0], np.where(alpha, ink, expected))
+    assert any("2 images with transparent pixels" in line and background in line for line in said)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_a_color_that_stands_for_transparency_is_transparent_too(tmp_path: Path, mode: str) -> None:
+    pixels = flat(255)
+    pixels[1, 1:4] = 40
+    image = Image.fromarray(pixels).convert(mode)
+    for split in ("train", "test"):
+        path = tmp_path / "in" / split / "a/x.png"
+        path.parent.mkdir(parents=True)
+        image.save(path, transparency=image.getpixel((0, 0)))
+    found = make_set(tmp_path / "in", tmp_path / "out.h5", background="black", grayscale=True)
+    assert np.array_equal(found["train"][0][0, :, :, 0], np.where(pixels == 255, 0, 40))
+
+
+def test_images_that_transparency_makes_blank_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        path = tmp_path / "in" / split / "a/x.png"
+        path.parent.mkdir(parents=True)
+        Image.merge("LA", [Image.fromarray(flat(255)), Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6))]).save(path)
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", "same value.*--background white")
+    assert make_set(tmp_path / "in", tmp_path / "out.h5", background="black")["train"][0].std() > 0
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".gif", ".webp"])
+def test_the_first_frame_of_several_is_used_and_it_is_said(tmp_path: Path, suffix: str) -> None:
+    said: list[str] = []
+    folder = make_classes(tmp_path / "in", {"a": 4})
+    frames = [Image.fromarray(flat(value, (4, 6, 3))) for value in (200, 100)]
+    frames[0].save(
+        folder / f"a/several{suffix}", save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == ".webp" else {})
+    )
+    found = make_set(folder, tmp_path / "out.h5", said, grayscale=True)
+    assert 200 in values(found["train"][0]) + values(found["test"][0])
+    assert any(line.startswith("1 image ") and "frames" in line for line in said)
 
 
 # -- what is refused
@@ -198,7 +309,8 @@ def assert_refused(folder: Path, output: Path, match: str, **options: Any) -> No
 
 @pytest.mark.parametrize("layout", ["in/b", "in/test/b"])
 def test_images_of_different_sizes_are_refused_with_the_remedy(tmp_path: Path, layout: str) -> None:
-    make_classes(tmp_path / ("in/train" if "test" in layout else "in"), {"a": 3})
+    for folder in ("in/train", "in/test") if "test" in layout else ("in",):
+        make_classes(tmp_path / folder, {"a": 3, "b": 3})
     save(tmp_path / layout / "odd.png", flat(9, (8, 5)))
     assert_refused(
         tmp_path / "in",
@@ -216,7 +328,7 @@ def test_a_cut_off_image_is_refused_by_name(tmp_path: Path, suffix: str, kept: f
     path = tmp_path / f"in/a/broken{suffix}"
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", rf"broken{suffix} is no image that can be read \(.+\): replace or remove it")
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", rf"broken{suffix} cannot be read as an image \(.+\): replace or remove it")
 
 
 def test_a_png_with_a_damaged_chunk_is_refused_by_name(tmp_path: Path) -> None:
@@ -228,39 +340,39 @@ def test_a_png_with_a_damaged_chunk_is_refused_by_name(tmp_path: Path) -> None:
     before, last = path.read_bytes().rsplit(b"IDAT", 1)
     assert b"IDAT" in before
     path.write_bytes(before + b"\0\1\2\3" + last)
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", r"broken\.png is no image that can be read \(.+\): replace or remove it")
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", r"broken\.png cannot be read as an image \(.+\): replace or remove it")
 
 
 def test_a_file_that_only_has_the_name_of_an_image_is_refused_by_name(tmp_path: Path) -> None:
     folder = make_classes(tmp_path / "in", {"a": 4})
     (folder / "a/text.png").write_text("no image")
-    assert_refused(folder, tmp_path / "out.h5", r"text\.png is no image that can be read")
+    assert_refused(folder, tmp_path / "out.h5", r"text\.png cannot be read as an image")
 
 
 def test_an_image_that_disappears_while_they_are_read_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_classes(tmp_path / "in", {"a": 4})
     opened: list[Path] = []
-    real = Image.open
+    real = pictures.open_regular
 
-    def open_or_lose(path: Path) -> Image.Image:
+    def open_or_lose(path: Path) -> BinaryIO:
         opened.append(path)
         if len(opened) == 6:  # all four were looked at; this is the second whose pixels are written
             path.unlink()
         return real(path)
 
-    monkeypatch.setattr(Image, "open", open_or_lose)
-    assert_refused(folder, tmp_path / "out.h5", "is no image that can be read")
+    monkeypatch.setattr(pictures, "open_regular", open_or_lose)
+    assert_refused(folder, tmp_path / "out.h5", r"\.png cannot be read \(No such file")
     assert len(opened) == 6
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert_refused(
-        tmp_path / "in", tmp_path / "out.h5", "in holds no folders with PNG or JPEG files: it must hold one folder for each class"
+        tmp_path / "in", tmp_path / "out.h5", "in holds no folders with PNG, .* files: it must hold one folder of images for each class"
     )
     save(tmp_path / "in/not-in-a-class.png", flat(1))
     (tmp_path / "in/empty-class").mkdir()
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", "in holds no folders with PNG or JPEG files")
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", "in holds 1 image but no class folders")
 
 
 @pytest.mark.parametrize("empty", ["train", "test"])
@@ -268,14 +380,12 @@ def test_an_empty_train_or_test_folder_is_refused_by_name(tmp_path: Path, empty:
     for split in {"train", "test"} - {empty}:
         make_classes(tmp_path / "in" / split, {"a": 3})
     (tmp_path / "in" / empty).mkdir()
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", f"in/{empty} holds no folders with PNG or JPEG files")
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", f"in/{empty} holds no folders with PNG")
 
 
 def test_one_image_in_every_class_is_refused(tmp_path: Path) -> None:
     folder = make_classes(tmp_path / "in", {"a": 1, "b": 1})
-    assert_refused(
-        folder, tmp_path / "out.h5", "in: no images for the test set: each class needs at least 2 PNG or JPEG files", test_fraction=0.9
-    )
+    assert_refused(folder, tmp_path / "out.h5", "in: there would be no test set: each class needs at least 2 images", test_fraction=0.9)
 
 
 def test_one_image_in_one_class_is_for_training(tmp_path: Path) -> None:
@@ -300,11 +410,12 @@ def test_a_png_of_16_bits_is_refused(tmp_path: Path) -> None:
         assert_refused(folder, tmp_path / "out.h5", r"deep\.png has more than 8 bits a pixel .*: convert it to 8 bits", grayscale=grayscale)
 
 
-def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
-    assert_refused(make_classes(tmp_path / "in", {"a": 4}), tmp_path / "out.h5", "seed is -1: it must be 0 or more", seed=-1)
+def test_a_seed_out_of_range_is_refused(tmp_path: Path) -> None:
+    assert_refused(make_classes(tmp_path / "in", {"a": 4}), tmp_path / "out.h5", "seed is -1: it must be 0 to", seed=-1)
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", "seed is 18446744073709551616: it must be 0 to", seed=2**64)
 
 
 def test_an_image_beyond_pillows_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_classes(tmp_path / "in", {"a": 4})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    assert_refused(folder, tmp_path / "out.h5", r"\.png is no image that can be read \(.*decompression bomb")
+    assert_refused(folder, tmp_path / "out.h5", r"\.png cannot be read as an image \(.*decompression bomb")

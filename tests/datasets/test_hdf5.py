@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import gzip
+import os
+import pickle
+import resource
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,7 @@ import numpy as np
 import pytest
 
 from distcnn.datasets import read_examples, read_info
+from distcnn.datasets.opening import LOCKING, SIGNATURE, trouble
 from distcnn.errors import InputError
 from tests.datasets.image_sets import assert_one_line_about, make_arrays, put, write, write_as_a_user
 
@@ -93,11 +100,27 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
     assert_one_line_about(tmp_path, raised)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no HDF5 at all\n" * 1000, bytes(4096)], ids=["empty", "short", "text", "zeros"])
-def test_a_file_of_another_format_is_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (bytes(4096), "not a whole HDF5 file"),
+        (SIGNATURE, "not a whole HDF5 file"),
+        (b"PK\x03\x04" + bytes(100), r"not an HDF5 file but .*\.npz"),
+        (b"\x93NUMPY\x01\x00", r"not an HDF5 file but .*\.npy"),
+        (b"label,pixel0,pixel1\r\n3,0,255\r\n" * 100, r"not an HDF5 file but .*CSV"),
+        (pickle.dumps({"train": [1, 2]}), "not an HDF5 file but a Python pickle"),
+        (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "not an HDF5 file but a MATLAB file"),
+        (gzip.compress(SIGNATURE), "not an HDF5 file but compressed with gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "not an HDF5 file but a pointer of Git LFS.*git lfs pull"),
+        (b"<!DOCTYPE html>\n<html>", "not an HDF5 file but a web page"),
+    ],
+    ids=["empty", "zeros", "short", "npz", "npy", "csv", "pickle", "mat", "gzip", "lfs", "html"],
+)
+def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "set.h5"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"set\.h5 is not a whole HDF5 file \(.+\): prepare it again") as raised:
+    with pytest.raises(InputError, match=rf"set\.h5 (is )?{says}") as raised:
         read_info(path)
     assert_one_line_about(path, raised)
 
@@ -107,7 +130,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in [*range(0, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:length])
-        with pytest.raises(InputError, match=r"set\.h5 is not a whole HDF5 file \(.+\): prepare it again") as raised:
+        with pytest.raises(InputError, match=r"set\.h5 is (empty|not a whole HDF5 file).*: prepare it again") as raised:
             read_info(path)
         assert_one_line_about(path, raised)
 
@@ -131,13 +154,13 @@ def damage_compressed(path: Path, name: str, attributes: Mapping[str, Any] | Non
 
 def test_examples_that_cannot_be_read_are_refused_with_their_numbers(tmp_path: Path) -> None:
     info = read_info(damage_compressed(tmp_path / "set.h5", "train/images"))
-    with pytest.raises(InputError, match=r"set\.h5: /train cannot be read, examples 1 to 3 \(.*\): make the file again"):
+    with pytest.raises(InputError, match=r"set\.h5: /train is damaged, examples 1 to 3 cannot be read \(.*\): make the file again"):
         read_examples(info, "train", range(1, 3))
 
 
 @pytest.mark.parametrize(
     ("attributes", "says"),
-    [({}, "the labels of train or test cannot be read"), ({"classes": 4}, "/train cannot be read, examples 0 to 4")],
+    [({}, "the labels of train are damaged and cannot be read"), ({"classes": 4}, "/train is damaged, examples 0 to 4 cannot be read")],
     ids=["no attributes", "classes given"],
 )
 def test_labels_that_cannot_be_read_are_refused(tmp_path: Path, attributes: dict[str, int], says: str) -> None:
@@ -264,9 +287,108 @@ def test_a_name_in_another_encoding_is_refused(tmp_path: Path) -> None:
         read_info(path)
 
 
-def test_a_file_that_another_process_locks_is_read(tmp_path: Path) -> None:
-    # Lustre and NFS may refuse locks altogether; here one that is taken stands for that.
+def test_a_file_that_another_process_writes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "set.h5", make_arrays())
     with path.open("rb+") as locked:
-        fcntl.flock(locked, fcntl.LOCK_EX)
+        fcntl.flock(locked, fcntl.LOCK_SH)  # a reader's
+        assert read_info(path).examples["test"] == 7
+        fcntl.flock(locked, fcntl.LOCK_EX)  # as HDF5's own while it writes
+        with pytest.raises(InputError, match=r"set\.h5 is locked by another process, which writes it: wait .*HDF5_USE_FILE_LOCKING"):
+            read_info(path)
+        monkeypatch.setenv(LOCKING, "FALSE")
         assert read_examples(read_info(path), "test", range(7))[1].shape == (7,)
+
+
+def test_a_file_system_without_locks_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    path = write(tmp_path / "set.h5", make_arrays())
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert read_examples(read_info(path), "test", range(7))[1].shape == (7,)
+
+
+def test_a_file_open_for_writing_without_a_lock_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    with h5py.File(path, "w", locking=False) as file:
+        for split, (images, labels) in make_arrays(train=20).items():
+            file[f"{split}/images"], file[f"{split}/labels"] = images, labels
+        file.flush()
+        assert read_info(path).examples["train"] == 20  # all is on the disk
+        file["more"] = np.zeros(100_000)
+        with pytest.raises(InputError, match=r"set\.h5 is [\d,]+ bytes longer than its own header says: another process still writes it"):
+            read_info(path)
+    assert read_info(path).examples["train"] == 20
+
+
+def test_a_file_open_for_writing_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    with h5py.File(path, "w", libver="latest", locking=False) as file:
+        for split, (images, labels) in make_arrays(train=20).items():
+            file[f"{split}/images"], file[f"{split}/labels"] = images, labels
+        file.swmr_mode = True
+        copy = shutil.copy(path, tmp_path / "copy.h5")  # HDF5 shares what one process has open
+    with pytest.raises(InputError, match=r"copy\.h5 is open for writing in another process, or its writer died: wait .*h5clear"):
+        read_info(copy)
+    assert read_info(path).examples["train"] == 20
+
+
+def test_what_the_file_system_reports_is_not_told_as_bad_data(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.h5", make_arrays())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = os.dup(0)
+    os.close(first_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
+    try:
+        with pytest.raises(InputError, match=r"too many open files: raise the limit \(ulimit -n\)"):
+            read_info(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for number in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT):
+        said = trouble("set.h5", OSError(f"Can't read data (file read failed: time = now\n, errno = {number}, error message = 'x')"))
+        assert said
+        assert errno.errorcode[number] in said
+        assert "again" in said
+        assert "prepare" not in said
+        assert said == trouble("set.h5", OSError(number, "x"))
+
+
+# -- layout, scale, labels
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 32, 32), (4, 1, 28, 28), (4, 4, 8, 6), (4, 2, 5, 5)], ids=str)
+def test_channels_first_is_refused_with_the_remedy(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = [put(f"{split}/images", np.zeros(shape, np.uint8)) for split in ("train", "test")]
+    with pytest.raises(InputError, match=r"set\.h5: /train/images has shape .*transpose\(0, 2, 3, 1\)"):
+        read_info(write_as_a_user(tmp_path / "set.h5", *images))
+
+
+@pytest.mark.parametrize("shape", [(4, 32, 32, 3), (4, 28, 28, 1), (4, 2, 2, 1), (4, 3, 4, 4), (4, 64, 64, 13), (4, 3, 100)], ids=str)
+def test_channels_last_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = [put(f"{split}/images", np.zeros(shape, np.uint8)) for split in ("train", "test")]
+    height, width, *channels = shape[1:]
+    assert read_info(write_as_a_user(tmp_path / "set.h5", *images)).image_shape == (*(channels or [1]), height, width)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("mean", 33.3), ("std", 78.6), ("mean", [0.5, 0.5, 125.0]), ("std", [0.5, 60.0, 0.5])], ids=str
+)
+def test_statistics_of_unscaled_pixels_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    color = [put(f"{split}/images", np.zeros((4, 3, 2, 3), np.uint8)) for split in ("train", "test")]
+    with pytest.raises(InputError, match=rf"set\.h5: attribute '{name}' is .*: divide it by 255"):
+        read_info(write_as_a_user(tmp_path / "set.h5", *color, attributes={name: value}))
+
+
+@pytest.mark.parametrize("label", [2**62, 2**40, 1000], ids=str)
+def test_a_label_far_too_large_is_named(tmp_path: Path, label: int) -> None:
+    path = write_as_a_user(tmp_path / "set.h5", put("test/labels", np.array([0, 1, label, 2])))
+    with pytest.raises(InputError, match=rf"set\.h5: /test/labels\[2\] is {label}, far more than 8 examples") as raised:
+        read_info(path)
+    assert_one_line_about(path, raised)
+
+
+def test_a_label_above_int64_is_named_as_it_is(tmp_path: Path) -> None:
+    path = write_as_a_user(tmp_path / "set.h5", put("train/labels", np.array([0, 2**64 - 1, 2, 3], np.uint64)), attributes={"classes": 4})
+    with pytest.raises(InputError, match=rf"/train/labels\[1\] is {2**64 - 1}, out of range"):
+        read_examples(read_info(path), "train", range(4))

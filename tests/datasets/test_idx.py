@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
+import socket
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +14,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.datasets.idx import parse_idx, read_idx
+from distcnn.datasets.idx import open_idx, parse_idx
 from distcnn.errors import InputError
 
 ToIdx = Callable[[NDArray[np.integer]], bytes]
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 3)).astype(np.uint8)
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    with open_idx(path) as file:
+        return file.read()
 
 
 @pytest.mark.parametrize("shape", [(7,), (5, 4, 3), (2, 4, 3, 3), (0, 4, 3)], ids=str)
@@ -55,7 +63,7 @@ def test_a_gzip_file_with_any_byte_of_its_data_altered_is_refused(tmp_path: Path
     path, content = tmp_path / "images.gz", gzip.compress(idx(IMAGES))
     for position in range(10, len(content)):  # the first 10 are gzip's own header, of which some mean nothing
         path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
-        with pytest.raises(InputError, match=r"images\.gz is damaged"):
+        with pytest.raises(InputError, match=r"images\.gz (is damaged|is not an IDX file|holds|has)"):
             read_idx(path)
 
 
@@ -88,7 +96,7 @@ def test_a_file_cut_off_in_its_data_is_refused_with_both_lengths(idx: ToIdx, len
 
 
 def test_a_file_with_too_much_data_is_refused(idx: ToIdx) -> None:
-    with pytest.raises(InputError, match=r"long holds 77 bytes, but its header \(5, 4, 3\) needs 76"):
+    with pytest.raises(InputError, match=r"long holds more than the 76 bytes of its header \(5, 4, 3\)"):
         parse_idx(idx(IMAGES) + b"\0", "long")
 
 
@@ -98,15 +106,47 @@ def test_a_file_cut_off_in_its_header_is_refused(idx: ToIdx, length: int) -> Non
         parse_idx(idx(IMAGES)[:length], "cut")
 
 
-def test_sizes_that_overflow_are_refused() -> None:
-    with pytest.raises(InputError, match="huge holds 16 bytes"):
-        parse_idx(b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 2**31, 4), "huge")
+@pytest.mark.parametrize("sizes", [(2**31, 2**31, 4), (1, *[2**32 - 1] * 3), (2**32 - 1, 100, 100), (2**32 - 1,)], ids=str)
+def test_sizes_far_beyond_the_file_are_refused_and_take_no_memory(sizes: tuple[int, ...]) -> None:
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"huge (holds|has items)"):
+        parse_idx(bytes([0, 0, 8, len(sizes)]) + struct.pack(f">{len(sizes)}I", *sizes), "huge")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**26
+
+
+def test_a_gzip_file_that_unpacks_to_far_more_than_its_header_says_is_refused_at_once(tmp_path: Path, idx: ToIdx) -> None:
+    with gzip.open(tmp_path / "bomb.gz", "wb", compresslevel=1) as file:
+        file.write(idx(IMAGES))
+        for _ in range(64):
+            file.write(bytes(2**22))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"bomb\.gz holds more than the 76 bytes"):
+        read_idx(tmp_path / "bomb.gz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a device", "a socket"])
+def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd"
+    with socket.socket(socket.AF_UNIX) as bound:
+        if kind == "a named pipe":
+            os.mkfifo(path)
+        elif kind == "a device":
+            path.symlink_to("/dev/zero")
+        else:
+            bound.bind(os.path.relpath(path))  # the address of a socket may not be long
+        with pytest.raises(InputError, match=r"odd (is|cannot be read)"):
+            read_idx(path)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.gz cannot be read \(No such file or directory\)"):
         read_idx(tmp_path / "nowhere.gz")
-    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+    with pytest.raises(InputError, match=r"is a folder, not a regular file"):
         read_idx(tmp_path)
 
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info
 from distcnn.datasets.content import ExamplesDigest
-from distcnn.datasets.hdf5 import ExampleFile
+from distcnn.datasets.examples import ExampleFile, pieces_of
 from distcnn.datasets.memory import window_bounds
 from distcnn.datasets.order import Order
-from distcnn.datasets.reader import Reader, pieces_of
+from distcnn.datasets.reader import Reader
 from distcnn.datasets.windows import WindowedShard
 from distcnn.errors import InputError
 from tests.datasets.image_sets import make_arrays, write_as_a_user
@@ -156,7 +156,7 @@ def test_a_label_out_of_range_is_refused_where_it_is_wanted(tmp_path: Path) -> N
 def test_what_cannot_be_read_is_refused_where_it_is_wanted_and_again(tmp_path: Path) -> None:
     shard = shard_of(damage_compressed(tmp_path / "set.h5", "train/images", {"classes": 4}))
     for step in (0, 0, 1):
-        with pytest.raises(InputError, match=r"set\.h5: /train cannot be read, examples \d to \d \(.+\): make the file again"):
+        with pytest.raises(InputError, match=r"set\.h5: /train is damaged, examples \d to \d cannot be read \(.+\): make the file again"):
             shard.fill(microbatch(2), 0, step)
 
 

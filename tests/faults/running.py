@@ -203,7 +203,7 @@ def reference_hash(data: Path) -> str:
 
 def resume(launcher: Launcher, ranks: int, path: Path) -> dict[str, Any]:
     """Resume the run in ``path`` to its end, without faults; its result."""
-    done = launcher.run(ranks, "-m", "distcnn.train", "--resume", str(path))
+    done = launcher.run(ranks, "-m", "distcnn.train", "--resume", str(path), "--trust-model")
     assert done.returncode == 0, f"{launcher.name} on {ranks} ranks: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     result: dict[str, Any] = json.loads((path / "result.json").read_text())
     return result

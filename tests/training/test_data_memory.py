@@ -117,11 +117,11 @@ def test_a_stopped_run_goes_on_in_its_windows(
 
 def test_a_run_in_windows_is_verified_and_debugged(whole: Path, stopping: str) -> None:
     for flags in ([], ["--from-step", "5", "--to-step", "9"]):
-        done = SERIAL.run(1, "-m", "distcnn.verify", str(whole), *flags, PYTHONPATH=stopping)
+        done = SERIAL.run(1, "-m", "distcnn.verify", str(whole), "--trust-model", *flags, PYTHONPATH=stopping)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert "identical: steps " in done.stdout
     done = subprocess.run(
-        [sys.executable, "-m", "distcnn.train", "--resume", str(whole), "--break-at-step", "6", "--shard", "7"],
+        [sys.executable, "-m", "distcnn.train", "--resume", str(whole), "--trust-model", "--break-at-step", "6", "--shard", "7"],
         input="p ('labels', self.microbatch.labels.tolist(), shard.chosen(epoch, step_of_epoch, 12).tolist())\n",
         capture_output=True,
         text=True,

@@ -25,6 +25,6 @@ def test_a_stopped_run_ends_where_it_stands(steps: int, call: int, image_set: Ma
     done = train(SERIAL, 1, "--resume", str(run), "--max-steps", str(steps), PYTHONPATH=stopping)
     assert (done.returncode, done.stderr) == (0, "")
     assert_same_end(run, cut)
-    done = SERIAL.run(1, "-m", "distcnn.verify", str(run), PYTHONPATH=stopping)
+    done = SERIAL.run(1, "-m", "distcnn.verify", str(run), "--trust-model", PYTHONPATH=stopping)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert f"identical: steps 0 to {steps} (" in done.stdout

@@ -1,0 +1,192 @@
+"""Reading image files with Pillow: upright, without transparency, in gray or in color. Only the formats named here are ever opened.
+
+Pillow chooses a decoder by a file's content, not by its name, and some of its decoders start other programs (Ghostscript for EPS).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.datasets.hdf5 import Images, by
+from distcnn.datasets.regular import open_regular
+from distcnn.errors import InputError
+from distcnn.wording import counted
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+NAMES = "PNG, JPEG, BMP, GIF, TIFF or WebP"
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
+"""Of the files that are taken for images, in lower case."""
+
+BACKGROUNDS = ("white", "black")
+"""On which transparent pixels are shown."""
+
+MAX_IMAGE_BYTES = 2**24
+"""Of one image in a set: a step has hundreds of them in memory, as float32."""
+
+GRAY, COLOR = "L", "RGB"
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+
+STDERR = 2
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of damaged files is in its exceptions too
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every image is made into: ``size`` (height, width), ``mode`` GRAY or COLOR, on a background of BACKGROUNDS."""
+
+    size: tuple[int, int]
+    mode: str
+    resize: bool
+    background: str
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one image."""
+        return self.size[0] * self.size[1] * len(self.mode)
+
+
+@dataclass
+class Transparency:
+    """How many images had transparent pixels, and which of them became one color all over."""
+
+    images: int = 0
+    blank: int = 0
+
+
+def common_form(paths: Sequence[Path], size: tuple[int, int] | None, grayscale: bool, background: str, warn: Callable[[str], None]) -> Form:
+    """The one form for all images: the first one's size unless ``size`` (height, width) is given; gray if asked for or if all are gray.
+
+    An image is gray when it is stored so, or, where its format or transparency leaves that open (palettes, alpha, WebP), when all its
+    pixels are. ``warn`` takes lines about images with several frames and about gray pixels stored as color. ``InputError`` for images
+    that differ in size or cannot be read.
+    """
+    first, all_gray, stored_gray, animated = size, not grayscale, True, 0
+    for path in paths:
+        with _opened(path) as image:
+            animated += image.format in ("PNG", "GIF", "TIFF", "WEBP") and bool(getattr(image, "is_animated", False))
+            if size is None:
+                found = _upright_size(image)
+                first = first or found
+                if found != first:
+                    raise InputError(
+                        f"{path} is {by(found)} (height x width), {paths[0]} {by(first)}: "
+                        "images must be of one size, or give --size HxW to resize them"
+                    )
+            if all_gray:
+                stored_gray &= image.mode not in ("RGB", "CMYK", "YCbCr") or image.format == "WEBP"
+                all_gray = image.mode in ("1", "L") or _has_gray_pixels(_on_background(image, background)[0])
+    assert first is not None  # there are paths
+    if animated:
+        warn(f"{counted(animated, 'image')} with several frames or pages: only the first one is used")
+    if all_gray and not stored_gray:
+        warn("all images are gray but stored in color, so they get three equal channels: --grayscale makes it one")
+    form = Form(first, GRAY if grayscale or (all_gray and stored_gray) else COLOR, size is not None, background)
+    if form.image_bytes > MAX_IMAGE_BYTES:
+        raise InputError(f"images of {by(form.size)} pixels are too large to train on: give a smaller --size HxW, such as --size 224x224")
+    return form
+
+
+def read_picture(path: Path, form: Form, seen: Transparency) -> Images:
+    """The image's pixels in ``form``: (height, width), or (height, width, 3) in color. ``seen`` counts the transparent ones."""
+    with _opened(path) as image:
+        flat, transparent = _on_background(_upright(image), form.background)
+        converted = flat.convert(form.mode)
+        if form.resize:
+            converted = converted.resize(form.size[::-1])
+        pixels: Images = np.asarray(converted, np.uint8)
+    if pixels.shape[:2] != form.size:  # a header may say something else than the pixels that follow
+        raise InputError(f"{path} is {by(pixels.shape[:2])}, not {by(form.size)}: give --size HxW to resize the images")
+    seen.images += transparent
+    seen.blank += transparent and bool((pixels == pixels.flat[0]).all())
+    return pixels
+
+
+def _upright_size(image: Any) -> tuple[int, int]:
+    """(height, width) once it is turned as its EXIF orientation says."""
+    if image.format in ("PNG", "TIFF"):
+        image.load()  # PNG may hold its EXIF data at the end; Pillow turns TIFF by itself, some versions only now
+    width, height = image.size
+    return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def _upright(image: Any) -> Any:
+    from PIL import ImageOps
+
+    image.load()
+    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+
+
+def _orientation(image: Any) -> int:
+    """1 to 8, as EXIF numbers them; 1, upright, where there is none or the EXIF data are damaged."""
+    try:
+        found = image.getexif().get(ORIENTATION)
+    except Exception:  # whatever a damaged block makes Pillow raise
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _on_background(image: Any, background: str) -> tuple[Any, bool]:
+    """The image without transparency, and whether it had any."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image if image.mode in ("1", "L") else image.convert(COLOR), False
+    image = image.convert("RGBA")
+    if image.getextrema()[3][0] == 255:
+        return image.convert(COLOR), False
+    below = Image.new("RGBA", image.size, background)
+    return Image.alpha_composite(below, image).convert(COLOR), True
+
+
+def _has_gray_pixels(image: Any) -> bool:
+    pixels: NDArray[np.uint8] = np.asarray(image)
+    return pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The image file as one of ``FORMATS``; whatever Pillow raises of it becomes an ``InputError``."""
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise InputError("reading images needs Pillow: pip install pillow") from error
+    with open_regular(path) as file, _silenced(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of damaged EXIF data and the like, which cannot be helped here
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise InputError(f"{path} has more than 8 bits a pixel (mode {image.mode}): convert it to 8 bits")
+                yield image
+        except InputError:
+            raise
+        except UnidentifiedImageError as error:
+            raise InputError(f"{path} cannot be read as an image (it is not {NAMES}, or damaged): replace or remove it") from error
+        except Exception as error:  # decoders raise nearly everything of damaged or hostile files
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what C libraries print off standard error: libtiff writes lines of its own about damaged files, which the error tells of."""
+    kept, null = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(null)

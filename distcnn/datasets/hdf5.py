@@ -8,7 +8,7 @@ Links, virtual datasets and external raw storage are followed where all they nee
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +104,11 @@ class ImageFile:
 _NAMES = tuple(f"{split}/{key}" for split in SPLITS for key in ("images", "labels"))
 
 
-def read_info(path: str | Path) -> DatasetInfo:
-    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it."""
+def read_info(path: str | Path, progress: Callable[[], object] = lambda: None) -> DatasetInfo:
+    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it.
+
+    ``progress`` is called now and then where all labels must be read.
+    """
     with closing(ImageFile(path)) as opened, told(opened.path):
         file = opened.file
         shapes = {split: opened.datasets[f"{split}/images"].shape for split in SPLITS}
@@ -121,7 +124,7 @@ def read_info(path: str | Path) -> DatasetInfo:
             name=_text(file, "name") or Path(path).stem,
             source=_text(file, "source"),
             sha256=_text(file, "sha256"),
-            classes=_classes(opened),
+            classes=_classes(opened, progress),
             image_shape=image_shape,
             examples={split: shapes[split][0] for split in SPLITS},
             mean=_statistic(file, opened.path, "mean", image_shape[0]),
@@ -166,11 +169,11 @@ def _text(file: h5py.File, name: str) -> str:
         raise InputError(f"{file.filename}: attribute '{name}' is no UTF-8 ({error}): write it as UTF-8") from error
 
 
-def _classes(opened: ImageFile) -> int:
+def _classes(opened: ImageFile, progress: Callable[[], object]) -> int:
     """Attribute ``classes``, a number or the classes' names; without it, one more than the largest label."""
     path = opened.path
     if "classes" not in opened.file.attrs:
-        return _counted_classes(opened)
+        return _counted_classes(opened, progress)
     value = np.asarray(opened.file.attrs["classes"])
     if value.dtype.kind in "iu" and value.size == 1:
         classes = value.item()
@@ -184,7 +187,7 @@ def _classes(opened: ImageFile) -> int:
     return int(classes)
 
 
-def _counted_classes(opened: ImageFile) -> int:
+def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
     """One more than the largest label. ``InputError`` for one that is so large that most classes would have no image."""
     largest, where, examples = -1, "", 0
     for split in SPLITS:
@@ -198,6 +201,7 @@ def _counted_classes(opened: ImageFile) -> int:
                     trouble(opened.path, error)
                     or f"{opened.path}: the labels of {split} are damaged and cannot be read ({short(error)}): make the file again"
                 ) from error
+            progress()
             index = int(numbers.argmax())
             if int(numbers[index]) > largest:
                 largest, where = int(numbers[index]), f"/{split}/labels[{start + index}]"

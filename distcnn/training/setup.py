@@ -61,7 +61,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
         on_root(communicator, lambda: _ensure_mnist(config, report))
     require_everywhere(config.data, "--data", communicator)
-    dataset = together(communicator, lambda: read_info(config.data))
+    dataset = together(communicator, lambda: read_info(config.data, lambda: pulse.beat(Activity.READING_DATA)))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
     pulse.beat(Activity.READING_DATA)

@@ -172,6 +172,11 @@ def short(error: BaseException) -> str:
     return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
 
 
+def shown(text: str) -> str:
+    """A name that a file gives, safe to print: control characters are escaped."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def other_format(head: bytes) -> str | None:
     """What a file is that begins with ``head`` and is not HDF5; None where that is unknown."""
     for magic, what in OTHER_FORMATS:

@@ -30,10 +30,10 @@ HOW = "data/README.md says how to make an image set"
 OTHER_FORMATS = (
     (b"PK\x03\x04", "a ZIP archive (as NumPy's .npz and PyTorch's .pt are)"),
     (b"\x93NUMPY", "a NumPy .npy array"),
-    (b"\x1f\x8b", "compressed with gzip"),
-    (b"BZh", "compressed with bzip2"),
-    (b"\xfd7zXZ\x00", "compressed with xz"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"\x1f\x8b", "compressed with gzip (unpack it first)"),
+    (b"BZh", "compressed with bzip2 (unpack it first)"),
+    (b"\xfd7zXZ\x00", "compressed with xz (unpack it first)"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd (unpack it first)"),
     (b"MATLAB 5.0 MAT-file", "a MATLAB file of version 5 to 7.2 (save -v7.3 writes HDF5)"),
     (b"version https://git-lfs", "a pointer of Git LFS instead of the file (git lfs pull fetches it)"),
     (b"<!DOCTYPE", "a web page: the download failed"),
@@ -182,6 +182,11 @@ def short(error: BaseException) -> str:
     """HDF5's own reason, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
+
+
+def shown(text: str) -> str:
+    """A name that a file gives, safe to print: control characters are escaped."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def other_format(head: bytes) -> str | None:

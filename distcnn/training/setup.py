@@ -22,7 +22,7 @@ from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
 from distcnn.parallel.communicator import JointError
-from distcnn.streams import INITIALISE, generator
+from distcnn.streams import INITIALISE, PortableGenerator, generator
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.fingerprint import fingerprint
@@ -72,7 +72,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
-    network.initialise(np.random.Generator(generator(config.seed, INITIALISE)))
+    network.initialise(PortableGenerator(generator(config.seed, INITIALISE)))
     data = together(communicator, lambda: open_data(dataset, config, communicator, shard_indices))
     content, pixels = together(communicator, lambda: survey(data, dataset, config.microbatch_size))
     statistics = _statistics(dataset, pixels, communicator)

@@ -12,6 +12,8 @@ for _variable in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
 
 # Started as `python -m distcnn.<name>`: a failure from the first import on names its rank and host.
 if _sys.argv[:1] == ["-m"]:
+    from distcnn.console import replace_closed_streams
     from distcnn.faults.early import report_early_failures
 
+    replace_closed_streams()  # before any file is opened in the place of one
     report_early_failures()

@@ -37,7 +37,7 @@ def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> N
         on_root(communicator, lambda: draw([read_results(path) for path in request.draw], request.picture))
     else:
         results = measure(request, communicator, progress)
-        progress.say(table(results))
+        progress.say(*table(results).split("\n"))
         if request.json:
             on_root(communicator, lambda: write_results(request.json, results))
             progress.say(f"measurement in {request.json}")

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from distcnn import launcher
+from distcnn.console import drain, enable_crash_reports, guarded, tell
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.faults.early import end_before_start, note_arrival
 from distcnn.faults.exit_note import note_exit
 from distcnn.faults.failure import report_failure
 from distcnn.faults.leftovers import clean_before_start
-from distcnn.faults.orphan import end_with_launcher
+from distcnn.faults.orphan import end_with_launcher, killed_with_launcher
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
-from distcnn.faults.tell import tell
 from distcnn.faults.watchdog import EXIT_STALLED
 from distcnn.faults.watched import WatchedCommunicator
+from distcnn.mistakes import OF_MPI, is_thread_limit
 from distcnn.parallel import Communicator, open_communicator
 from distcnn.parallel.communicator import JointError, NoWorldError
 from distcnn.parallel.threads import limit_blas_threads
 from distcnn.same_flags import difference, flags_of
+from distcnn.wording import printable
 
 EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
 """All went well; a defect of ours (with a traceback); bad input; training that cannot go on; stopped by a signal, to be resumed.
@@ -35,6 +36,7 @@ HELP = {"-h", "--help"}
 Work = Callable[[Communicator, Sequence[str]], int | None]
 
 
+@guarded()
 def run_command(name: str, print_help: Callable[[], None], work: Work, arguments: Sequence[str]) -> int:
     """Run ``work(communicator, arguments)`` on this rank and return the exit code, the same on all ranks: its own, where it gives one.
 
@@ -71,15 +73,15 @@ def _require_same_flags(name: str, communicator: Communicator, arguments: Sequen
 def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
     note_arrival()
     limit_blas_threads()
-    if not faulthandler.is_enabled():
-        faulthandler.enable()  # a crash in a library (HDF5 on a damaged file) at least shows where
+    enable_crash_reports()
     end_with_launcher(name)
     clean_before_start()
     try:
-        communicator = WatchedCommunicator(open_communicator())
+        with killed_with_launcher():
+            communicator = WatchedCommunicator(open_communicator())
     except InputError as error:
         note_exit(EXIT_INPUT)
-        end_before_start(f"{name}: error: {error}", others_wait=not isinstance(error, NoWorldError))
+        end_before_start(f"{name}: error: {printable(str(error))}", others_wait=not isinstance(error, NoWorldError))
         return EXIT_INPUT
     threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
     try:
@@ -89,14 +91,15 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
         return code
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
-            _print_error(name, str(error), "stopped" if isinstance(error, Stopped) else "error")
+            text = printable(str(error)) if isinstance(error, JointError) else str(error)
+            _print_error(name, text, "stopped" if isinstance(error, Stopped) else "error")
         communicator.barrier()  # a launcher may end all ranks when the first one leaves: not before this was printed
         return EXIT_STOPPED if isinstance(error, Stopped) else EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_INPUT
     except KeyboardInterrupt:
         communicator.abort(EXIT_INTERRUPTED)
     except BaseException as error:
         if isinstance(error, InputError):
-            _print_error(name, str(error))
+            _print_error(name, printable(str(error)))
             communicator.abort(EXIT_INPUT)
         _fail(name, communicator, error)
     finally:
@@ -106,9 +109,10 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
 def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
     """Report an exception, of whichever thread, and end all ranks."""
     report_failure(name, communicator, error)
-    of_mpi = type(error).__module__ == "mpi4py.MPI"  # not imported here: another rank, its host or the network is gone
-    communicator.abort(EXIT_STALLED if of_mpi else EXIT_DEFECT)
+    of_mpi = type(error).__module__ == OF_MPI  # not imported here: another rank, its host or the network is gone
+    communicator.abort(EXIT_INPUT if is_thread_limit(error) else EXIT_STALLED if of_mpi else EXIT_DEFECT)
 
 
 def _print_error(name: str, text: str, kind: str = "error") -> None:
     tell(f"{name}: {kind}: {text}")
+    drain()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from distcnn.command_line import Parser, meant
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
@@ -28,6 +31,9 @@ STEPS_TRACED = 100
 """What a bare --trace asks for: some megabytes."""
 
 
+KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
+
+
 @dataclass(frozen=True)
 class Config:
     """All that a run depends on. ``InputError`` when a value is impossible."""
@@ -37,7 +43,7 @@ class Config:
     )
     source: str = _flag(
         "",
-        f"where to take MNIST from when it must be prepared: the four IDX .gz files; else ${SOURCE_VARIABLE}, then mirrors",
+        f"where to take MNIST from when it must be prepared: the four IDX files, gzipped or not; else ${SOURCE_VARIABLE}, then mirrors",
         "folder",
         fixed=False,
     )
@@ -107,6 +113,11 @@ class Config:
     world_size: int = _flag(0, "refuse to run on another number of ranks; 0: any", "ranks", fixed=False)
 
     def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):  # flags have their types; what comes from a file may not
+            value, kind = getattr(self, each.name), numbers.Real if type(each.default) is float else type(each.default)
+            if not isinstance(value, numbers.Integral if kind is int else kind) or isinstance(value, bool):
+                raise InputError(f"{as_flag(each.name)} is {value!r}: it must be {KINDS[type(each.default)]}")
+            self._require(each.name, "\0" not in str(value), "without a null character")
         for name, choices in ((each.name, each.metadata["choices"]) for each in dataclasses.fields(self)):
             if choices and getattr(self, name) not in choices:
                 raise InputError(f"unknown {as_flag(name)} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
@@ -158,6 +169,7 @@ class Request:
     debug: bool = False
     break_at_step: int | None = None
     shard: int | None = None
+    allow_other_owner: bool = False
 
     @property
     def config(self) -> Config:
@@ -191,11 +203,10 @@ def parse_config(arguments: Sequence[str]) -> Config:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags, one for each field of ``Config``."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m distcnn.train",
         description="Train a CNN on the ranks that a launcher started, such as mpirun -n 4, or in this one process: the same bits.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE.toml", help="take flags from a TOML file (learning_rate = 0.1); flags given here win")
     parser.add_argument(
@@ -215,6 +226,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="one process: open the debugger in step N (from 0), write nothing; with --resume from the nearest checkpoint",
     )
     parser.add_argument("--shard", type=int, metavar="K", help="at which shard of that step (default 0)")
+    parser.add_argument("--allow-other-owner", action="store_true", help="write into a run directory that belongs to another user")
     for each in dataclasses.fields(Config):
         unit, choices, bare = each.metadata["unit"], each.metadata["choices"], each.metadata["bare"]
         default = f" (default {each.default})" if each.default != "" else ""
@@ -229,15 +241,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The flags in a TOML file, their names and types checked."""
+def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
+    """The flags in a TOML file, their names and types checked; ``errors`` says how bytes that are not UTF-8 are decoded."""
     import tomllib  # root's alone
 
     try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            content = tomllib.loads(file.read().decode("utf-8-sig", errors))  # editors on Windows write a byte order mark first
     except OSError as error:
         raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except InputError as error:
+        raise InputError(f"--config: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"--config: {path} is not UTF-8 text (byte {error.start}): save it in UTF-8, as TOML requires") from error
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; so is what Python says of a number of thousands of digits
         raise InputError(f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1") from error
     return dict(_checked(key, value, path) for key, value in content.items())
 
@@ -246,18 +263,15 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     key = written.replace("-", "_")
     types = {each.name: type(each.default) for each in dataclasses.fields(Config)}
     if key not in types:
-        import difflib
-
-        close = difflib.get_close_matches(key, types, n=1)
-        guess = f"did you mean {close[0]!r}? " if close else ""
+        close = meant(written.lower().replace("_", "-"), [each.replace("_", "-") for each in types])
+        guess = f"did you mean {close.replace('-', '_')!r}? " if close else ""
         raise InputError(f"--config: {path}: unknown key {written!r}: {guess}the keys are {', '.join(types)}")
-    if types[key] is float and type(value) is int:
+    if types[key] is float and type(value) is int and abs(value) < 1 << 1000:
         value = float(value)
     if key == "threads_per_rank" and type(value) is int:
         value = str(value)
     if type(value) is not types[key]:
-        kind = {int: "an integer", float: "a number", str: 'a text in "quotes"'}[types[key]]
-        raise InputError(f"--config: {path}: {written} is {value!r}: it must be {kind}")
+        raise InputError(f"--config: {path}: {written} is {value!r}: it must be {KINDS[types[key]]}")
     return key, value
 
 
@@ -266,8 +280,5 @@ def as_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports a wrong flag as every other bad input, so that one rank prints it."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m distcnn.train --help)")
+CONFIG_FLAGS = frozenset({*(as_flag(each.name) for each in dataclasses.fields(Config)), "--config", TRUST_FLAG})
+"""The flags that a configuration is made of: other commands take them too."""

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from distcnn.wording import counted, plural
+
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -87,10 +89,6 @@ def oversubscription(everyone: Sequence[Cores], threads: int) -> str | None:
         cores = min(len(bound), *(each.share for each in here))
         if len(here) * threads > cores:
             each = "" if threads == 1 else f" of {threads} threads"
-            found = f"{_count(len(here), 'rank')}{each} on host {host} share {cores:g} {'core' if cores == 1 else 'cores'}"
+            found = f"{counted(len(here), 'rank')}{each} on host {host} share {cores:g} {plural(cores, 'core')}"
             crowds.append((len(here) * threads / cores, found))
     return max(crowds)[1] if crowds else None
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,9 +13,10 @@ from distcnn.checkup.guardian import Guardian
 from distcnn.checkup.neighbours import missing_processes, told_by_host
 from distcnn.checkup.options import Options, make_parser, parse
 from distcnn.checkup.table import Report, wants_colours
+from distcnn.console import enable_crash_reports, guarded
 from distcnn.errors import InputError
 from distcnn.faults.early import end_before_start, note_arrival
-from distcnn.training.progress import Progress
+from distcnn.wording import printable
 
 NAME = "distcnn.doctor"
 EXIT_INPUT = 2
@@ -25,6 +24,7 @@ SECONDS = 17.0
 """After these the report so far is printed, and all ends."""
 
 
+@guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, 1 when something is bad, 2 for flags that make no sense."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -36,11 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(arguments)
     except InputError as error:
-        end_before_start(f"{NAME}: error: {error}", others_wait=False)
+        end_before_start(f"{NAME}: error: {printable(str(error))}", others_wait=False)
         return EXIT_INPUT
     note_arrival()
-    if not faulthandler.is_enabled():
-        faulthandler.enable()
+    enable_crash_reports()
     with Guardian(rank == 0, SECONDS, lambda report: say(report, options)) as guardian:
         verdict = examine(rank, options, guardian)
         if verdict.report:
@@ -67,9 +66,7 @@ def say(report: Report, options: Options) -> None:
     """Write the file, if one is asked for, and print."""
     if options.json:
         report.write(options.json)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end it all
-    Progress().say(report.text(wants_colours(sys.stdout.isatty(), os.environ)))
+    print(report.text(wants_colours(sys.stdout.isatty(), os.environ)), flush=True)  # its colours are escape sequences
 
 
 if __name__ == "__main__":

@@ -42,28 +42,35 @@ def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
 
 def append(path: Path, text: str) -> None:
     """Append ``text`` as UTF-8, to a new file if need be. ``OSError`` when ``path`` is a link or not a regular file."""
-    with os.fdopen(_open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
+    with os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
         file.write(text.encode())
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file. ``OSError`` when ``path`` is a link or not a regular file, such as a pipe that would block."""
-    with os.fdopen(_open_regular(path, os.O_RDONLY), "rb") as file:
+def read_bytes(path: Path, follow: bool = False) -> bytes:
+    """The content of a file. ``OSError`` when ``path`` is not a regular file (a pipe would block), or is a link and not ``follow``.
+
+    Args:
+        path: the file.
+        follow: whether links are followed, for a file that the user names.
+    """
+    with os.fdopen(open_regular(path, os.O_RDONLY, follow=follow), "rb") as file:
         return file.read()
 
 
-def _open_regular(path: Path, flags: int) -> int:
+def open_regular(path: Path, flags: int, mode: int = 0o666, follow: bool = False) -> int:
+    """A file descriptor. ``OSError`` when ``path`` is not a regular file, or is a link and not ``follow``."""
+    links = 0 if follow else os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, flags | links | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno == errno.ELOOP and not follow:
             raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
         raise
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
+    found = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(found):
         os.close(descriptor)
-        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise OSError(number, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file", str(path))
+        folder = stat.S_ISDIR(found)
+        raise OSError(errno.EISDIR if folder else errno.EINVAL, "it is a folder" if folder else "it is not a regular file", str(path))
     return descriptor
 
 

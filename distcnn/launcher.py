@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from distcnn.wording import counted
 
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI's mpirun
@@ -79,6 +82,15 @@ REMEDY = (
 )
 
 
+def starting_words(world_size: int, environment: Mapping[str, str]) -> list[str]:
+    """How to start ``world_size`` ranks again, as far as the environment tells: ``mpirun -n 4``, ``srun -n 4``, nothing for one."""
+    if world_size == 1:
+        return []
+    by_mpirun = any(name in environment for name in ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALRANKID"))
+    by_slurm = environment.get("SLURM_STEP_ID", "").isdigit() and not by_mpirun
+    return ["srun" if by_slurm else "mpirun", "-n", str(world_size)]
+
+
 def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
     """None, or what is wrong when Open MPI's mpirun started us but ``library`` (its version text) is an MPICH: it would die in MPI_Init."""
     if "OMPI_COMM_WORLD_SIZE" in environment and "PMI_SIZE" not in environment and ("MPICH" in library or "Intel" in library):
@@ -98,9 +110,9 @@ def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> s
         return None
     for each in declared(environment):
         if each.several:
-            count = "several" if each.world_size is None else str(each.world_size)
+            count = "several processes" if each.world_size is None else counted(each.world_size, "process")
             return (
-                f"the launcher started {count} processes ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
+                f"the launcher started {count} ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
                 f"the launcher belongs to another MPI than {library}, which mpi4py loaded: {REMEDY}"
             )
     return None
@@ -164,10 +176,12 @@ def launching_process() -> int:
 def launch_name() -> str:
     """A name that the processes of one launcher share on this host, and no others: process numbers alone are used again."""
     process = launching_process()
-    try:
-        return f"{Path('/proc/self/ns/pid').stat().st_ino}-{process}-{_stat(process)[19]}"
-    except (OSError, IndexError):
-        return str(process)
+    parts = [str(process)]
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
+    with suppress(OSError, IndexError):
+        parts.append(_stat(process)[19])  # when it started
+    return "-".join(parts)
 
 
 def _stat(process: int) -> list[str]:

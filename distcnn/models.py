@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+import numpy as np
+
 from distcnn.arguments import ArgumentError
 from distcnn.errors import InputError
+from distcnn.mistakes import described, mistake_in
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, glorot_uniform
 from distcnn.own_model import is_own
+from distcnn.wording import counted
 
 Model = Callable[[tuple[int, int, int], int], Sequential]
 
@@ -71,12 +75,12 @@ def find_model(name: str) -> Model:
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        raise InputError(
-            f"model {name!r} cannot be imported ({error}): give package.module:function, importable from the current folder"
-        ) from error
+    except (Exception, SystemExit) as error:  # importing runs the module
+        mistake = mistake_in(error)
+        remedy = "correct that" if mistake else "give package.module:function, importable from the current folder"
+        raise InputError(f"model {name!r} cannot be imported ({mistake or error}): {remedy}") from error
     if not callable(function):
-        raise InputError(f"model {name!r} is no function: it must be called with (input_shape, classes) and return a Sequential")
+        raise InputError(f"model {name!r} is not a function: it must take (input_shape, classes) and return a distcnn.nn.Sequential")
     return function  # type: ignore[no-any-return]  # checked when it is called
 
 
@@ -91,17 +95,37 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, micr
         if not isinstance(network, Sequential):
             raise InputError(f"model {name!r} returned a {type(network).__name__}: it must return a distcnn.nn.Sequential")
         network.plan(input_shape, microbatch_size)
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError(f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size") from error
-    except ArgumentError as error:
-        raise InputError(f"model {name!r}: {error}") from error
-    except ValueError as error:
-        raise InputError(f"model {name!r} does not fit images of {images} (channels x height x width): {error}") from error
+    except (Exception, SystemExit) as error:
+        raise _explained(error, name, images) from error
     if network.output_shape != (classes,):
         raise InputError(
             f"model {name!r} gives outputs of shape {network.output_shape} for images of {images}: "
-            f"it must end in one output for each of the {classes} classes"
+            f"it must end in one output for each of the {counted(classes, 'class')}"
         )
     return network
+
+
+def initialise_model(name: str, network: Sequential, rng: np.random.Generator) -> None:
+    """Draw the first values of ``network``, which model ``name`` made; ``InputError`` says where an initialiser of the user's fails."""
+    try:
+        network.initialise(rng)
+    except (Exception, SystemExit) as error:
+        raise _explained(error, name) from error
+
+
+def _explained(error: BaseException, name: str, images: str = "") -> BaseException:
+    """What to raise for an ``error`` that the model ``name`` led to: an ``InputError``, unless it is a defect of ours."""
+    if isinstance(error, InputError):
+        return error
+    if isinstance(error, MemoryError):
+        return InputError(f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size")
+    mistake = mistake_in(error)
+    if mistake or isinstance(error, ArgumentError):
+        return InputError(f"model {name!r}: {mistake or error}")
+    if isinstance(error, ValueError) and images:
+        return InputError(f"model {name!r} does not fit images of {images} (channels x height x width): {error}")
+    if is_own(name):
+        return InputError(
+            f"model {name!r}: {described(error)}: it must take (input_shape, classes) and return a distcnn.nn.Sequential of layers"
+        )
+    return error

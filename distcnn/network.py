@@ -7,15 +7,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from distcnn.command import run_command
+from distcnn.command_line import Parser
+from distcnn.console import say
 from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.files import write_atomically
 from distcnn.parallel import Communicator, on_root
 from distcnn.parallel.trial import try_network
 from distcnn.projection.network import KIND, fit_network
+from distcnn.wording import counted
 
 NAME = "distcnn.network"
 SECONDS = 10.0
@@ -28,20 +31,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Its flags."""
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m {NAME}",
         description="Time sums over the ranks that a launcher started, one rank on each of two hosts, in both ways in which training sums, "
         "and fit latency and bandwidth to them: what python -m distcnn.scaling --predict takes as its --network.",
-        allow_abbrev=False,
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured, for distcnn.scaling --network FILE")
     parser.add_argument("--seconds", type=float, default=SECONDS, metavar="S", help=f"how long to measure (default {SECONDS:g})")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m {NAME} --help)")
 
 
 def examine(communicator: Communicator, arguments: Sequence[str]) -> None:
@@ -65,7 +62,7 @@ def _checked(args: argparse.Namespace, communicator: Communicator) -> argparse.N
 def _tell(found: dict[str, Any], file: Path | None) -> None:
     """Root's."""
     hosts = len(set(found["hosts"]))
-    lines = [f"sums      over {found['world_size']} ranks on {hosts} {'host' if hosts == 1 else 'hosts'}, {found['library']}; milliseconds"]
+    lines = [f"sums      over {counted(found['world_size'], 'rank')} on {counted(hosts, 'host')}, {found['library']}; milliseconds"]
     lines += [f"{'bytes':>10}" + "".join(f"{way:>12}" for way in found["rows"])]
     seconds = {way: dict(rows) for way, rows in found["rows"].items()}
     for nbytes in dict.fromkeys(size for rows in found["rows"].values() for size, _ in rows):
@@ -78,7 +75,7 @@ def _tell(found: dict[str, Any], file: Path | None) -> None:
         except OSError as error:
             raise InputError(f"--json: {file} cannot be written ({error.strerror}): name another file") from error
         lines.append(f"written   {file}")
-    print("\n".join(lines), flush=True)
+    say(*lines)
 
 
 if __name__ == "__main__":

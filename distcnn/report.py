@@ -12,58 +12,87 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distcnn.command_line import Parser
+from distcnn.console import guarded, say, tell
 from distcnn.errors import InputError
+from distcnn.files import read_bytes
 from distcnn.trace.picture import draw_trace
-from distcnn.training.run_directory import METRICS, RESULT
+from distcnn.training.comparison import SPEED
+from distcnn.training.results import RESULT, read_result
+from distcnn.training.run_directory import METRICS
+from distcnn.wording import counted, printable
 
 Metrics = list[dict[str, Any]]
 
 
+@guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m distcnn.report", description="Draw loss, test accuracy and speed of runs into one PNG."
-    )
+    try:
+        say(*report(make_parser().parse_args(arguments)))
+    except InputError as error:
+        tell(f"distcnn.report: error: {printable(str(error))}")
+        return 2
+    return 0
+
+
+def make_parser() -> Parser:
+    """The command's flags."""
+    parser = Parser(prog="python -m distcnn.report", description="Draw loss, test accuracy and speed of runs into one PNG.")
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train")
     parser.add_argument("--trace", type=Path, metavar="FILE.json", help="draw two steps of this trace instead (docs/trace.md)")
     parser.add_argument("--step", type=int, metavar="N", help="the first of the two (default: in the middle)")
     parser.add_argument(
         "--output", type=Path, metavar="FILE.png", help="picture to write (default: report.png in the first RUN_DIR, trace.png beside FILE)"
     )
-    args = parser.parse_args(arguments)
+    return parser
+
+
+def report(args: argparse.Namespace) -> list[str]:
+    """Draw what is asked for; lines on what there is now. ``InputError`` names what is wrong."""
     if bool(args.runs) == bool(args.trace):
-        parser.error("name run directories, or a trace")
+        raise InputError("name run directories, or a trace with --trace FILE.json (see python -m distcnn.report --help)")
     output = args.output or (args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.png")
-    try:
-        if args.trace:
-            draw_trace(args.trace, args.step, output)
-            print(f"picture in {output}")
-            return 0
-        draw({run.name: read_metrics(run) for run in args.runs}, output)
-        print("\n".join([*map(summary, args.runs), f"picture in {output}"]))
-    except InputError as error:
-        sys.stderr.write(f"distcnn.report: error: {error}\n")
-        return 2
-    return 0
+    if not args.output and output.is_symlink():
+        raise InputError(f"{output} is a symbolic link, which may lead to another file: name the picture with --output")
+    if args.trace:
+        draw_trace(args.trace, args.step, output)
+        return [f"picture in {output}"]
+    lines = [summary(run) for run in args.runs]
+    draw({_label(run): read_metrics(run) for run in args.runs}, output)
+    return [*lines, f"picture in {output}"]
 
 
 def read_metrics(run: Path) -> Metrics:
-    """The lines of a run's ``metrics.jsonl``. ``InputError`` when it is none."""
+    """The lines of a run's ``metrics.jsonl``. ``InputError`` when it has none."""
     try:
-        return [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
-    except (OSError, json.JSONDecodeError) as error:
+        lines = [json.loads(line) for line in read_bytes(run / METRICS).decode().splitlines()]
+        kinds = {"step": ("loss", SPEED), "epoch": ()}
+        for line in lines:
+            if not all(isinstance(line[name], int | float) for name in ("step", *kinds[line["kind"]])):
+                raise ValueError(f"{line} is not a line of metrics")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{run} holds no {METRICS} that can be read ({error}): name a run directory of distcnn.train") from error
+    return lines
 
 
 def summary(run: Path) -> str:
-    """A line on how the run ended."""
+    """A line on how the run ended. ``InputError`` when its result cannot be read."""
     if not (run / RESULT).exists():
         return f"{run}: not finished"
-    result = json.loads((run / RESULT).read_text(encoding="utf-8"))
-    return (
-        f"{run}: {result['model']}, {result['world_size']} ranks, {result['steps']} steps, test accuracy {result['test_accuracy']:.4f}, "
-        f"{result['images_per_second']:,.0f} images/s, weights {result['params_sha256'][:16]}"
-    )
+    try:
+        result = read_result(run)
+        return (
+            f"{run}: {result['model']}, {counted(result['world_size'], 'rank')}, {counted(result['steps'], 'step')}, "
+            f"test accuracy {result['test_accuracy']:.4f}, {result[SPEED]:,.0f} images/s, weights {result['params_sha256'][:16]}"
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run / RESULT} cannot be read ({error}): it is damaged; --resume {run} writes it again") from error
+
+
+def _label(run: Path) -> str:
+    """The run's name as matplotlib shows it as it is: a dollar sign would begin a formula."""
+    return printable(run.name).replace("$", "\\$")
 
 
 def draw(runs: dict[str, Metrics], output: Path) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 
 from distcnn import launcher
 from distcnn.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
+from distcnn.console import guarded, say, tell
 from distcnn.errors import InputError
 from distcnn.faults.early import end_before_start
-from distcnn.faults.tell import tell
 from distcnn.projection.network import parse_network
 from distcnn.projection.outputs import predict_all
 from distcnn.projection.request import Wanted, add_flags, take_flags
@@ -24,13 +23,14 @@ from distcnn.sweep.request import OUTPUT, Request, make_parser, parse
 from distcnn.sweep.stopping import StopRequests
 from distcnn.sweep.summary import summarise
 from distcnn.sweep.table import headline, table
-from distcnn.training.progress import Progress
+from distcnn.wording import printable, shell_command
 
 NAME = "distcnn.scaling"
 EXIT_NOT_ALL_GOOD = 1
 """A measurement failed, or bits differ."""
 
 
+@guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0 all is good, 1 not all is, 2 bad input, 85 stopped by a signal."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -51,30 +51,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for each in wanted.networks if wanted else ():
             parse_network(each)  # rather now than when all was measured
         request = parse(of_sweep)
-        require_all(request.settings, Progress().say)
+        require_all(request.settings, say)
         with StopRequests() as stop, opened(request) as records:
             return sweep(request, arguments, records, stop, wanted)
     except InputError as error:
-        tell(f"{NAME}: error: {error}")
+        tell(f"{NAME}: error: {printable(str(error))}")
         return EXIT_INPUT
 
 
 def sweep(request: Request, arguments: Sequence[str], records: Records, stop: StopRequests, wanted: Wanted | None = None) -> int:
     """Measure, sum up, print, predict what is ``wanted``; the exit code."""
-    say, points = Progress().say, request.settings.points
-    say(headline(request, records.path))
+    points = request.settings.points
+    say(*headline(request, records.path))
     found = measure_all(records, request.timeout, stop, say)
     if found is None:
         again = ["python", "-m", NAME, *arguments, *([] if request.output else [f"{OUTPUT}={records.path}"])]
         what = stop.received.name if stop.received else "stopped"
-        tell(f"{NAME}: stopped: {what}: all processes are ended, finished measurements are kept; to go on: {shlex.join(again)}")
+        tell(f"{NAME}: stopped: {what}: all processes are ended, finished measurements are kept; to go on: {shell_command(again)}")
         return EXIT_STOPPED
     summary = summarise(points, found)
     below = remarks(points, found, summary)
-    say(f"\n{table(summary, below, records.path)}\n")
-    say("\n".join(write_outputs(records, found, summary, below)))
+    say("", *table(summary, below, records.path).split("\n"), "")
+    say(*write_outputs(records, found, summary, below))
     if wanted is not None:
-        say(f"\n{predict_all(records, found, summary, wanted)}")
+        say("", *predict_all(records, found, summary, wanted).split("\n"))
     return EXIT_OK if summary.all_good else EXIT_NOT_ALL_GOOD
 
 

@@ -16,22 +16,28 @@ from distcnn.config import TARGET_DEFAULTS, Config, Request, as_flag, make_parse
 from distcnn.datasets import DatasetInfo
 from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.memory import window_examples
+from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import StopSignals
 from distcnn.faults.watchdog import Watchdog
+from distcnn.files import remove_temporary_files
 from distcnn.own_model import require_outside
 from distcnn.parallel import Communicator, on_root, together
 from distcnn.parallel.threads import blas_description, blas_threads
+from distcnn.training.advice import warnings_of
+from distcnn.training.locking import locked, require_owner
 from distcnn.training.loop import Loop, Records
 from distcnn.training.places import describe_hosts
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.records import begin_records, open_directory
+from distcnn.training.results import BEST_WEIGHTS, WEIGHTS
 from distcnn.training.resume import ResumePoint, check_model, existing_run, find_resume_point, is_in_place
-from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory, locked
+from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.saving import Saving
 from distcnn.training.setup import Run, prepare_run
-from distcnn.training.snapshot import restore_snapshot
+from distcnn.training.snapshot import check_dataset, restore_snapshot
 from distcnn.training.state import State
+from distcnn.wording import counted
 
 NAME = "distcnn.train"
 
@@ -56,23 +62,31 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         return
     signals = StopSignals(NAME, communicator.rank == 0, lambda: _end_before_first_step(communicator, signals), __name__ == "__main__")
     with signals, Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
+        watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
         if request.resume:
+            pulse.beat(Activity.READING_RUN)
             on_root(communicator, lambda: existing_run(request.resume))
             signals.can_resume = True
         point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
-        if point and point.result:
-            progress.say(_finished(point))
+        if point and point.result and "data" not in request.given:
+            progress.say(*_finished(point))
             return
         config = point.config if point else on_root(communicator, lambda: request.config)
         watchdog.timeout_seconds = config.stall_timeout
         together(communicator, lambda: require_outside(config.model, request.resume, request.given.get("output", "")))
         run = prepare_run(config, communicator, progress.say)
-        run.step.stop_request = lambda: signals.requested
+        if point and (result := point.result):
+            together(communicator, lambda: check_dataset(result["dataset"], run))
+            progress.say(*_finished(point))
+            return
+        run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
+        for line in () if point else warnings_of(run.plan):
+            progress.say(f"warning: {line}")
         if request.debug:
             check_network(run, progress.say)
         if point:
             on_root(communicator, lambda: check_model(point, run.model_sources, request.accept_changed_model, progress.say))
-        _train(run, point, held, progress, signals)
+        _train(run, point, request, held, progress, signals)
 
 
 def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> None:
@@ -86,23 +100,28 @@ def _resume_point(request: Request, held: ExitStack, progress: Progress) -> Resu
     """Root's: the run to go on with, locked while this process lives where it will be written."""
     if is_in_place(request):
         directory = existing_run(request.resume)
+        if not request.allow_other_owner:
+            require_owner(directory, CHECKPOINTS)
         held.enter_context(locked(directory))
+        remove_temporary_files(directory)
         CheckpointStore(directory / CHECKPOINTS).remove_temporary_files()
     return find_resume_point(request, progress.say)
 
 
-def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progress, signals: StopSignals) -> None:
+def _train(run: Run, point: ResumePoint | None, request: Request, held: ExitStack, progress: Progress, signals: StopSignals) -> None:
     communicator = run.communicator
     checkpoint = point.checkpoint if point else None
     state = State(world_size=communicator.world_size)
     if checkpoint:
+        pulse.beat(Activity.RESTORING)
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
+    pulse.beat(Activity.CREATING_RUN)
     with signals.making_run():
-        path = on_root(communicator, lambda: open_directory(run.config, point, held))
-    directory = begin_records(run, state, path, point, progress) if communicator.rank == 0 else None
+        path = on_root(communicator, lambda: open_directory(run.config, point, held, request.allow_other_owner))
+    directory = begin_records(run, state, path, point, progress, held) if communicator.rank == 0 else None
     records, saving = directory or NoRunDirectory(), Saving(run, directory, progress)
     signals.steps_are_taken = True
-    progress.say(headline(run, path, state, point))
+    progress.say(*headline(run, path, state, point))
     progress.start(run.plan.total_steps, state.step)
     try:
         with _traced(run, state, records, saving, path, progress):
@@ -111,11 +130,12 @@ def _train(run: Run, point: ResumePoint | None, held: ExitStack, progress: Progr
         progress.close()
     progress.say(
         f"test accuracy {result['test_accuracy']:.4f} ({result['test_correct']} of {result['test_examples']}) "
-        f"after {result['steps']} steps, {result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s\n"
-        f"{_target(result)}"
-        f"checkpoints, hashes and ledger took {state.safety_seconds:.2f} s beside it\n"
-        f"weights {result['params_sha256']}\n"
-        f"results in {path}"
+        f"after {counted(result['steps'], 'step')}, {result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
+        *_target(result),
+        f"plus {state.safety_seconds:.2f} s for checkpoints, hashes and the ledger",
+        f"weights {result['params_sha256']}",
+        _best(result),
+        f"results in {saving.location}",
     )
 
 
@@ -127,48 +147,61 @@ def _traced(run: Run, state: State, records: Records, saving: Saving, path: Path
     return traced(run, state.step, records, saving, path, progress.say)
 
 
-def _target(result: dict[str, Any]) -> str:
-    """A line on what became of the target; nothing without one."""
+def _target(result: dict[str, Any]) -> list[str]:
+    """A line on what became of the target; none without one."""
     if "target_accuracy" not in result:
-        return ""
+        return []
     target = f"--target-accuracy {result['target_accuracy']:g}"
     if result["target_reached"]:
-        return (
-            f"test accuracy {result['test_accuracy']:.4f} reached {target} after {result['steps']} steps, "
-            f"{result['seconds_to_target']:.1f} s from the start of the first step (evaluations included)\n"
-        )
-    return f"{target} was not reached in {result['steps']} steps: the best test accuracy was {result['best_test_accuracy']:.4f}\n"
+        return [
+            f"test accuracy {result['test_accuracy']:.4f} reached {target} after {counted(result['steps'], 'step')}, "
+            f"{result['seconds_to_target']:.1f} s from the start of the first step (evaluations included)"
+        ]
+    steps = counted(result["steps"], "step")
+    return [f"{target} was not reached in {steps}: the best test accuracy was {result['best_test_accuracy']:.4f}"]
 
 
-def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> str:
-    """What runs: model, data, batch, ranks, threads, and where the results will lie."""
+def _best(result: dict[str, Any]) -> str:
+    """A line on which weights are where."""
+    if result["best_step"] == result["steps"]:
+        return f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result['steps']}, which had the best test accuracy"
+    best = f"of step {result['best_step']}, the best test accuracy ({result['best_test_accuracy']:.4f})"
+    return f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: {best}"
+
+
+def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> list[str]:
+    """What runs, in lines: model, data, batch, ranks, threads, and where the results will be."""
     config, dataset, world = run.config, run.dataset, run.communicator
     channels, height, width = dataset.image_shape
     threads = blas_threads()
-    lines = [
-        f"model    {config.model}, {run.network.values.size:,} parameters",
-        f"data     {dataset.name} ({dataset.path}): {dataset.examples['train']:,} training and {dataset.examples['test']:,} test images, "
-        f"{channels}x{height}x{width}, {dataset.classes} classes",
+    train, test = dataset.examples["train"], dataset.examples["test"]
+    return [
+        f"model    {config.model}, {counted(run.network.values.size, 'parameter')}",
+        f"data     {dataset.name} ({dataset.path}): {train:,} training and {counted(test, 'test image')}, "
+        f"{channels}x{height}x{width}, {counted(dataset.classes, 'class')}",
         *([f"notice   {SAMPLE_NOTICE}"] if dataset.name == SAMPLE_NAME else []),
         *([f"windows  {_windows(config, dataset)}"] if config.data_memory else []),
-        f"batch    {config.num_shards} shards x {config.microbatch_size} examples = {config.global_batch_size} a step, "
+        f"batch    {counted(config.num_shards, 'shard')} x {counted(config.microbatch_size, 'example')} = "
+        f"{config.global_batch_size:,} a step, "
         f"{config.reduction} sum",
         f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}{_cycle(config)}, seed {config.seed}",
         *([f"target   test accuracy {config.target_accuracy:g}; the defaults with it: {_defaults()}"] if config.target_accuracy else []),
         f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}), "
-        f"{threads} BLAS thread{'' if threads == 1 else 's'} each ({blas_description()})",
+        f"{counted(threads, 'BLAS thread')} each ({blas_description()})",
         *(
-            [f"resumed  {point.directory}, after {state.step} of {run.plan.total_steps} steps, begun on {state.world_size} ranks"]
+            [
+                f"resumed  {point.directory}, after {state.step} of {counted(run.plan.total_steps, 'step')}, "
+                f"begun on {counted(state.world_size, 'rank')}"
+            ]
             if point
             else []
         ),
         f"results  {path}",
     ]
-    return "\n".join(lines)
 
 
 def _cycle(config: Config) -> str:
-    return f" anew every {config.cycle_epochs} epochs" if config.cycle_epochs else ""
+    return f" again every {counted(config.cycle_epochs, 'epoch')}" if config.cycle_epochs else ""
 
 
 def _defaults() -> str:
@@ -178,19 +211,19 @@ def _defaults() -> str:
 def _windows(config: Config, dataset: DatasetInfo) -> str:
     length = window_examples(dataset, config.num_shards, config.data_memory)
     longest = -(-dataset.examples["train"] // config.num_shards)
-    within = "the whole shard each" if length >= longest else f"at most {length:,} of the {longest:,} examples of a shard each"
+    within = "the whole shard each" if length >= longest else f"at most {length:,} of the {counted(longest, 'example')} of a shard each"
     return f"{within}, shuffled within (--data-memory {config.data_memory:g})"
 
 
-def _finished(point: ResumePoint) -> str:
+def _finished(point: ResumePoint) -> list[str]:
     result = point.result or {}
     reached = result["steps"] < Plan(point.config, result["dataset"]["train_examples"]).total_steps
     more = "a higher --target-accuracy, or 0 for none, would continue it" if reached else "more --epochs would continue it"
-    return (
-        f"{point.directory} is finished: test accuracy {result['test_accuracy']:.4f} after {result['steps']} steps\n"
-        f"weights {result['params_sha256']}\n"
-        f"nothing is left to do; {more}"
-    )
+    return [
+        f"{point.directory} is finished: test accuracy {result['test_accuracy']:.4f} after {counted(result['steps'], 'step')}",
+        f"weights {result['params_sha256']}",
+        f"the run is complete; {more}",
+    ]
 
 
 if __name__ == "__main__":

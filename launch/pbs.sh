@@ -19,7 +19,7 @@ set -uo pipefail
 script=pbs.sh
 DISTCNN_HOME=${DISTCNN_HOME:-${PBS_O_WORKDIR:?submit this with qsub}}
 . "$DISTCNN_HOME/launch/job.sh" || { echo "$script: error: $DISTCNN_HOME/launch/job.sh is not there: submit from distcnn's folder, or set DISTCNN_HOME" >&2; exit 2; }
-trap '' TERM USR1 # this shell must outlive the signals that the ranks get
+trap '' TERM USR1 USR2 XCPU # this shell must outlive the signals that the ranks get
 
 enter_home
 DISTCNN_RUN=${DISTCNN_RUN:-runs/pbs-${PBS_JOBID%%.*}}

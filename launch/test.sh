@@ -3,7 +3,7 @@
 #
 #   ./launch/test.sh [flags of pytest]
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 . launch/environment.sh
 
 use_environment .venv dev

@@ -25,7 +25,7 @@ from tests.conftest import SERIAL, mpi_launcher, openmpi_launcher, write_image_s
 from tests.soak_compare import damaged_checkpoints, differences, leavings
 from tests.soak_counts import Counts, table
 from tests.soak_starts import Place, Problem, Start, steps_taken
-from tests.soak_ways import Kill, Sent, temporary_checkpoints
+from tests.soak_ways import Kill, Sent, result_files, temporary_checkpoints
 
 MOST_RANKS, MOST_KILLS = 4, 3
 ROUNDS_BETWEEN_REPLAYS = 10
@@ -119,7 +119,7 @@ class Round:
             self.story.append(f"{kill.way} came too late, code {code}")
             return
         in_checkpoint = bool(temporary_checkpoints(self.run / "checkpoints"))
-        in_results = any((self.run / name).exists() for name in (".weights.h5.tmp", "weights.h5", ".result.json.tmp"))
+        in_results = bool(result_files(self.run))
         in_results = in_results and not (self.run / "result.json").exists()
         counts = self._counts
         counts.kills[kill.way, kill.moment] += 1

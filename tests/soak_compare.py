@@ -24,6 +24,7 @@ def leavings(run: Path) -> dict[str, Any]:
         "metrics.jsonl": [{key: value for key, value in line.items() if key not in TIMES} for line in _lines(run / "metrics.jsonl")],
         "receipt.jsonl": [line for line in _lines(run / "receipt.jsonl") if line["kind"] in PROOFS],
         "weights.h5": _weights(run / "weights.h5"),
+        "weights-best.h5": _weights(run / "weights-best.h5"),
     }
 
 
@@ -68,4 +69,4 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _weights(path: Path) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         arrays = {name: (values.shape, str(values.dtype), values[()].tobytes()) for name, values in file.items()}
-        return {**arrays, "names in order": list(file), "attributes": dict(file.attrs)}
+        return {**arrays, "names in order": list(file), "attributes": {name: str(value) for name, value in file.attrs.items()}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from contextlib import suppress
@@ -167,15 +168,25 @@ def _targets(kill: Kill, start: Start, ranks: dict[int, int]) -> list[int]:
 def temporary_checkpoints(folder: Path) -> set[str]:
     """The names of checkpoints that are being written, or were when the writer died."""
     try:
-        return {name for name in os.listdir(folder) if name.endswith(".h5.tmp")}  # noqa: PTH208  (the quickest there is)
+        return {name for name in os.listdir(folder) if name.endswith(".tmp")}  # noqa: PTH208  (the quickest there is)
     except FileNotFoundError:
         return set()
 
 
+def result_files(run: Path) -> dict[str, str]:
+    """The names of results in ``run``, and what each is of ``RESULT_FILES``: temporary files have random names."""
+    try:
+        names = os.listdir(run)  # noqa: PTH208
+    except FileNotFoundError:
+        return {}
+    kinds = {name: re.sub(r"\.[0-9a-f]{16}\.tmp$", ".tmp", name) for name in names}
+    return {name: kind for name, kind in kinds.items() if kind in RESULT_FILES}
+
+
 def _signatures(run: Path) -> set[Signature]:
     found = set()
-    for name in RESULT_FILES:
-        with suppress(OSError):
+    with suppress(OSError):
+        for name, kind in result_files(run).items():
             status = os.stat(run / name)  # noqa: PTH116
-            found.add((name, status.st_ino, status.st_mtime_ns))
+            found.add((kind, status.st_ino, status.st_mtime_ns))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +100,26 @@ def test_a_missing_or_binary_toml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no.toml cannot be read \(No such file"):
         parse_config(["--config", str(tmp_path / "no.toml")])
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is not TOML"):
+    with pytest.raises(InputError, match="is not UTF-8"):
         parse_config(["--config", str(tmp_path / "b.toml")])
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "device", "folder"])
+def test_a_configuration_that_is_not_a_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
+    path = {"named pipe": tmp_path / "pipe.toml", "device": Path("/dev/zero"), "folder": tmp_path}[kind]
+    if kind == "named pipe":
+        os.mkfifo(path)
+    with pytest.raises(InputError, match=f"--config: {path} is a {kind}"):
+        parse_config(["--config", str(path)])
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
+        (["--epoch", "3"], "unknown flag --epoch: did you mean --epochs?"),
         (["--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
         (["--epochs"], "argument --epochs: expected one argument"),
-        (["stray"], "unrecognized arguments: stray"),
+        (["stray"], "unexpected argument 'stray'"),
     ],
 )
 def test_a_wrong_flag_is_an_input_error(flags: list[str], message: str) -> None:

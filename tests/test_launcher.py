@@ -90,3 +90,19 @@ def test_tasks_per_node_are_read_from_the_short_form() -> None:
     assert launcher.tasks_per_node("16") == [16]
     assert launcher.tasks_per_node("") == []
     assert launcher.tasks_per_node("2(x3),one") == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, ["mpirun", "-n", "4"]),
+        ({"PMI_SIZE": "4", "PMI_RANK": "0", "MPI_LOCALRANKID": "0"}, ["mpirun", "-n", "4"]),
+        ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "PMI_SIZE": "4", "PMI_RANK": "0"}, ["srun", "-n", "4"]),
+        ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "PMIX_RANK": "0"}, ["srun", "-n", "4"]),
+        ({"SLURM_STEP_ID": "0", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"}, ["mpirun", "-n", "4"]),
+        ({"SLURM_JOB_ID": "7"}, ["mpirun", "-n", "4"]),
+    ],
+)
+def test_how_ranks_are_started_again(environment: dict[str, str], words: list[str]) -> None:
+    assert launcher.starting_words(4, environment) == words
+    assert launcher.starting_words(1, environment) == []

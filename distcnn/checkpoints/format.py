@@ -83,7 +83,7 @@ def decode(content: bytes) -> Checkpoint:
         raise VersionError(f"it is of version {version}, this distcnn reads version {VERSION}")
     try:
         with h5py.File(io.BytesIO(body), "r") as file:
-            arrays, texts = (dict(_arrays(file[name])) if _is_inside(file, name) else {} for name in ("arrays", "texts"))
+            arrays, texts = (dict(stored_arrays(file[name])) if _is_inside(file, name) else {} for name in ("arrays", "texts"))
             return Checkpoint(
                 {name: _attribute(name, value) for name, value in file.attrs.items()},
                 {name: _text(name, array) for name, array in texts.items()},
@@ -101,8 +101,8 @@ def make_header(version: int, body: bytes | memoryview) -> bytes:
     return (first + f"bytes {len(body)}\nsha256 {digest.hexdigest()}\n".encode()).ljust(HEADER_BYTES, b"\n")
 
 
-def _arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The datasets below ``group`` with their paths. ``ValueError`` when one is not stored as ``encode`` does."""
+def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """The datasets below ``group`` with their paths. ``ValueError`` when one is not stored plainly in this file, as ``encode`` does."""
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{group.name} is not a group")
     if h5py.h5o.get_info(group.id).rc != 1:
@@ -112,7 +112,7 @@ def _arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[
             raise ValueError(f"{group.name}/{name} is a link")
         item = group[name]
         if isinstance(item, h5py.Group):
-            yield from _arrays(item, f"{prefix}{name}/")
+            yield from stored_arrays(item, f"{prefix}{name}/")
         elif isinstance(item, h5py.Dataset):
             yield f"{prefix}{name}", _array(item)
         else:

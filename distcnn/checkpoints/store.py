@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or not, in order."""
         if self.folder.is_symlink():
-            raise InputError(f"{self.folder} is a symbolic link: put the folder itself there; a link could lead to the files of others")
+            raise InputError(f"{self.folder} is a symbolic link: put the folder itself there, a link could lead elsewhere")
         try:
             names = [each.name for each in self.folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -50,15 +50,29 @@ class CheckpointStore:
         write_atomically(path, *encode(checkpoint))
         return path
 
-    def prune(self, newest: int, keep: int, also: int | None) -> int:
-        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also`` (the best); how many were deleted."""
-        deleted = 0
-        for step in [each for each in self.steps() if each <= newest][:-keep]:
-            if step != also:
-                with suppress(OSError):
+    def prune(self, newest: int, keep: int, also: int | None) -> None:
+        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also`` (the best)."""
+        while self._delete_oldest(newest, keep, also):
+            pass
+
+    def make_room(self, newest: int, also: int | None) -> bool:
+        """Delete the oldest up to the step ``newest``, but not the last one, nor that of the step ``also``; whether there was one."""
+        return self._delete_oldest(newest, 1, also)
+
+    def _delete_oldest(self, newest: int, keep: int, also: int | None) -> bool:
+        with suppress(OSError, InputError):
+            for step in [each for each in self.steps() if each <= newest][:-keep]:
+                if step != also:
                     self.path_of(step).unlink()
-                    deleted += 1
-        return deleted
+                    return True
+        return False
+
+    def remove(self, steps: Sequence[int]) -> None:
+        """Delete those of ``steps``, and the folder if nothing else is in it."""
+        with suppress(OSError):
+            for step in steps:
+                self.path_of(step).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def load(self, step: int) -> Checkpoint:
         """Read one. ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it cannot be read or is too new."""

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from distcnn.checkpoints.format import Checkpoint
 from distcnn.checkpoints.store import CheckpointStore
 
+MOST_DELETED = 2
+"""Older checkpoints that make room for one: it may be a little larger than each."""
+
 
 class CheckpointWriter:
     """Writes one checkpoint at a time. A file that cannot be written (a full disk) is reported, and training goes on.
@@ -21,6 +24,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._step = -1
         self._problem: BaseException | None = None
+        self._may_delete = True
         self.last_step = max(store.steps(), default=-1)
         """The newest step that is on the disk; -1 for none."""
 
@@ -29,7 +33,17 @@ class CheckpointWriter:
         self.wait()
         self._step = step
         self._thread = threading.Thread(target=self._write, args=(step, checkpoint, best_step), name="checkpoint", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads: training waits
+            self._write(step, checkpoint, best_step)
+
+    def move_to(self, store: CheckpointStore) -> None:
+        """Write to ``store`` from now on. Its folder may have been removed, with all that was written."""
+        self.wait()
+        self._store = store
+        if self.last_step not in store.steps():
+            self.last_step = max(store.steps(), default=-1)
 
     def poll(self) -> None:
         """Report what came of the last one, if it is over."""
@@ -40,7 +54,8 @@ class CheckpointWriter:
         """Wait for the last one and report what came of it. What is no ``OSError`` is raised: a defect."""
         if self._thread is None:
             return
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._thread, problem, self._problem = None, self._problem, None
         if isinstance(problem, OSError):
             kept = f"the last whole one is {self._store.path_of(self.last_step)}" if self.last_step >= 0 else "there is none yet"
@@ -57,15 +72,14 @@ class CheckpointWriter:
             self._problem = error
 
     def _save(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        keep = max(self._keep - 1, 1)
-        while True:
+        """Save it; on a full disk in the place of older ones, unless the room that they leave is taken by others."""
+        for attempt in range(1 + MOST_DELETED):
             try:
                 self._store.save(step, checkpoint)
+                self._may_delete = True
                 return
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                if not full or attempt == MOST_DELETED or not self._may_delete or not self._store.make_room(step, best_step):
+                    self._may_delete = False
                     raise
-                while not self._store.prune(step, keep, best_step):
-                    keep -= 1
-                    if not keep:
-                        raise

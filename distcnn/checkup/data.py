@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from distcnn.checkup.file_systems import file_system
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, compared, gathered
 from distcnn.checkup.options import Options
 from distcnn.checkup.section import Everyone, Facts, Section, bounded
+from distcnn.errors import InputError
+from distcnn.host_memory import most_memory
 
 if TYPE_CHECKING:
     from distcnn.datasets import DatasetInfo
@@ -24,6 +26,8 @@ SAMPLE_SECONDS, SAMPLE_BYTES = 1.5, 64 * 2**20
 SLOW_BYTES_PER_SECOND = 10e6
 """A rank of the default network takes about 3 MB of pixels in a second."""
 LARGE_CHUNK_BYTES = 32 * 2**20
+LABELS_AT_ONCE = 2**17
+LABEL_BYTES = 8
 LOCKING = "HDF5_USE_FILE_LOCKING"
 
 COPY = "copy it to where every host sees it, or name it as every host does (an absolute path)"
@@ -54,6 +58,7 @@ def judge(places: Places, everyone: Everyone) -> list[Finding]:
         contents = {rank: facts["what"] for rank, facts in whole.items()}
         found.insert(0, compared(places, "data", contents, "ranks see different files", COPY))
         found.append(_locking(next(iter(whole.values()))))
+        found += gathered(places, _room(places, whole), of_hosts=True)
     timed = {rank: facts for rank, facts in whole.items() if facts.get("seconds")}
     return [*found, *_speed(places, timed)] if timed else found
 
@@ -65,27 +70,24 @@ def bytes_per_second(facts: Facts) -> float:
 
 def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
     """Add to ``seen``, in the order in which things may hang or fail."""
-    from distcnn.errors import InputError
-
     seen["exists"] = os.path.exists(path)  # noqa: PTH110  (Path's raises for a name that is too long)
     if seen["exists"]:
-        from distcnn.datasets.opening import lock_state
-
-        seen |= {"kind": file_system(path), "lock": lock_state(path)}
         before = os.stat(path)  # noqa: PTH116
-        seen |= {"bytes_of_file": before.st_size, "age": time.time() - before.st_mtime}
+        seen |= {"kind": file_system(path), "bytes_of_file": before.st_size, "age": time.time() - before.st_mtime}
     try:
         from distcnn.datasets import read_info
+        from distcnn.datasets.opening import lock_state
 
+        seen["lock"] = lock_state(path) if seen["exists"] else "free"
         info = read_info(path)
         channels, height, width = info.image_shape
         counts = " + ".join(f"{info.examples[split]:,}" for split in ("train", "test"))
         name = f"{info.name}, " if info.name else ""
-        seen["chunk_bytes"] = info.chunk_examples["train"] * info.image_bytes
+        seen |= {"chunk_bytes": info.chunk_examples["train"] * info.image_bytes, "bytes_of_set": bytes_of(info), "most": most_memory()}
         read, seconds = read_sample(info, rank, world_size)
         seen |= {"what": f"{path}: {name}{counts} images {channels}x{height}x{width}", "bytes": read, "seconds": seconds}
-        if rank == 0 and info.sha256 and sum(info.examples.values()) * info.image_bytes <= SAMPLE_BYTES:
-            seen["as_written"] = content_sha256(info) == info.sha256
+        if rank == 0:
+            seen["remarks"] = look_through(info)
     except InputError as error:
         seen["problem"] = str(error)
     except ImportError:  # h5py's own line tells
@@ -95,36 +97,49 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
         seen["changed"] = (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino)
 
 
+def bytes_of(info: DatasetInfo) -> int:
+    """Of all images and labels in memory."""
+    return sum(info.examples.values()) * (info.image_bytes + LABEL_BYTES)
+
+
 def read_sample(info: DatasetInfo, rank: int, world_size: int) -> tuple[int, float]:
     """Bytes and seconds of reading this rank's part of the training images, from its beginning, as far as the sample goes."""
-    import numpy as np
 
     from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
 
     examples = info.examples["train"]
     mine = range(rank * examples // world_size, (rank + 1) * examples // world_size)
-    file = ExampleFile(info)
-    channels, height, width = info.image_shape
     start, read = time.perf_counter(), 0
-    for piece in pieces_of(mine, piece_size(info, "train")):
-        file.read("train", piece, np.empty((len(piece), height, width, channels), np.uint8), np.empty(len(piece), np.int64))
-        read += len(piece) * info.image_bytes
-        if time.perf_counter() - start > SAMPLE_SECONDS or read >= SAMPLE_BYTES / world_size:
-            break
-    file.close()
+    with closing(ExampleFile(info)) as file:
+        for piece in pieces_of(mine, piece_size(info, "train")):
+            file.read("train", piece, *file.empty(len(piece)))
+            read += len(piece) * info.image_bytes
+            if time.perf_counter() - start > SAMPLE_SECONDS or read >= SAMPLE_BYTES / world_size:
+                break
     return read, time.perf_counter() - start
 
 
-def content_sha256(info: DatasetInfo) -> str:
-    """Of all that is in the file, as its attribute of that name has it (data/README.md)."""
-    from distcnn.datasets import read_examples
-    from distcnn.datasets.hdf5 import SPLITS
+def look_through(info: DatasetInfo) -> list[str]:
+    """What training says of all examples as it starts; of a large set, only what it says of the labels.
 
-    digests = []
-    for split in SPLITS:
-        images, labels = read_examples(info, split, range(info.examples[split]))
-        digests += [hashlib.sha256(each.tobytes()).digest() for each in (images, labels.astype("<i8"))]
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    ``InputError`` where training refuses them.
+    """
+    from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
+    from distcnn.datasets.survey import Survey
+
+    survey, large = Survey(info, whole=True), bytes_of(info) > SAMPLE_BYTES
+    with closing(ExampleFile(info)) as file:
+        for split in ("test", "train"):
+            for piece in pieces_of(range(info.examples[split]), LABELS_AT_ONCE if large else piece_size(info, split)):
+                if large:
+                    survey.add_labels(split, file.read_labels(split, piece))
+                    continue
+                images, labels = file.empty(len(piece))
+                file.read(split, piece, images, labels)
+                survey.add(split, piece.start, images, labels)
+            if split == "test":
+                survey.look_for(survey.test_hashes)
+    return survey.judge_labels() if large else survey.judge()
 
 
 def _own(facts: Facts) -> Iterator[Finding]:
@@ -133,14 +148,27 @@ def _own(facts: Facts) -> Iterator[Finding]:
     if facts.get("problem"):
         remedy = WAIT if "another process" in facts["problem"] else "the line says it; where other ranks can read it: " + COPY
         yield Finding("data", BAD, facts["problem"], remedy)
-    if facts.get("as_written") is False:
-        text = f"{path}: images or labels are not those that its attribute sha256 tells of: some byte has changed"
-        yield Finding("data", BAD, text, "prepare it again, or copy it again from where it is whole")
+    for remark in facts.get("remarks", []):
+        yield Finding("data", WARNING, remark, "training says so too, and goes on")
     if facts.get("changed"):
         yield Finding("data", BAD, f"{path} was changed while it was read", WAIT)
     elif facts.get("age", 0) < -60:
         text = f"{path} was written {-facts['age']:.0f} s in the future"
         yield Finding("data", WARNING, text, "the clocks of this host and of the file server differ: ask the site")
+
+
+def _room(places: Places, whole: Everyone) -> dict[int, list[Finding]]:
+    """Whether the ranks of each host can keep their part of the set in memory."""
+    found: dict[int, list[Finding]] = {}
+    for ranks in places.ranks_of_host.values():
+        for rank in (each for each in ranks if each in whole):
+            needed, most = whole[rank]["bytes_of_set"] * len(ranks) / places.whole, whole[rank]["most"]
+            if most is not None and needed > most:
+                text = (
+                    f"{needed / 2**30:,.1f} GiB of the image set on a host that has {most / 2**30:,.1f} GiB of memory: training refuses it"
+                )
+                found[rank] = [Finding("data", WARNING, text, "bound it with --data-memory MIB (data/README.md), or use more hosts")]
+    return found
 
 
 def _locking(facts: Facts) -> Finding:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from distcnn.wording import plural
+
 GOOD, WARNING, BAD = "good", "warning", "bad"
 MOST_HOSTS_NAMED = 3
 
@@ -50,7 +52,7 @@ class Places:
         hosts = list(dict.fromkeys(self.hosts[rank] for rank in those))
         names = f"host {hosts[0]}" if len(hosts) == 1 else f"hosts {', '.join(hosts)}"
         where = names if len(hosts) <= MOST_HOSTS_NAMED else f"{len(hosts)} hosts"
-        return f"on {'rank' if len(those) == 1 else 'ranks'} {runs(those)} ({where})"
+        return f"on {plural(len(those), 'rank')} {runs(those)} ({where})"
 
     def of_hosts(self, ranks: Iterable[int]) -> str:
         """The hosts of these ranks in words; nothing where there is only one."""
@@ -61,12 +63,12 @@ class Places:
             return "on all hosts"
         names = ", ".join(list(those)[:MOST_HOSTS_NAMED])
         more = f" and {len(those) - MOST_HOSTS_NAMED} more" if len(those) > MOST_HOSTS_NAMED else ""
-        return f"on {'host' if len(those) == 1 else 'hosts'} {names}{more}"
+        return f"on {plural(len(those), 'host')} {names}{more}"
 
 
 def count(number: int, what: str) -> str:
     """ "1 rank", "2 ranks"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    return f"{number} {plural(number, what)}"
 
 
 def runs(numbers: Iterable[int]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 
 from distcnn.checkup.finding import BAD, Finding
 from distcnn.checkup.table import Report
+from distcnn.console import drain
 
 SECONDS_TO_GO = 1.0
 SECONDS_TO_LEAVE = 10.0
@@ -50,6 +51,7 @@ class Guardian:
                 try:
                     self._guard(reader, parent)
                 finally:
+                    drain()
                     os._exit(0)
             os.close(reader)
         return self

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, gathered
 from distcnn.checkup.section import Everyone, Facts, Section
-from distcnn.cores import CGROUPS, group_folders
+from distcnn.cores import CGROUPS
 from distcnn.faults import leftovers
+from distcnn.host_memory import OWN_GROUPS, group_limits, memory_info
+from distcnn.wording import counted
 
 MIB = 2**20
 RANK_BYTES = 256 * MIB
@@ -31,7 +34,7 @@ RAISE = "raise it in the job script (ulimit), or ask the site: launchers pass on
 def look() -> Facts:
     """What is free, and what is limited (None: no limit)."""
     return {
-        "free": available_memory(),
+        "free": memory_info("MemAvailable"),
         "group_free": group_memory(),
         "shared": shared_memory(),
         "limits": limits(),
@@ -96,7 +99,7 @@ def _shared(facts: Facts, ranks: int) -> Iterator[Finding]:
     if free < LEAST_SHARED_BYTES:
         yield Finding("shared", BAD, f"{text}: MPI will not start, or die", remedy)
     elif free < needed:
-        yield Finding("shared", WARNING, f"{text}: little for {ranks} ranks, MPI may fail or be slow", remedy)
+        yield Finding("shared", WARNING, f"{text}: little for {counted(ranks, 'rank')}, MPI may fail or be slow", remedy)
     else:
         yield Finding("shared", GOOD, f"{SHARED}: enough is free")
 
@@ -143,29 +146,12 @@ def limits() -> dict[str, int | None]:
     return {name: None if value == resource.RLIM_INFINITY else value for name, value in found.items()}
 
 
-def available_memory() -> int | None:
-    """Bytes that new processes of this host can have, as Linux tells; None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+def group_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
+    """Bytes left in the tightest control group of this process; None where there is no limit.
 
-
-def group_memory(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """Bytes left in the tightest control group (version 2 or 1) of this process; None where there is no limit.
-
-    What the group's files keep in the cache counts as used, though it would be given up.
+    What the group's files keep in the cache does not count as used.
     """
-    left = []
-    for folder in group_folders(root, own, "memory"):
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            try:
-                most, now = ((folder / name).read_text().strip() for name in (limit, used))
-            except OSError:
-                continue
-            if most.isdigit() and int(most) < sys.maxsize // 2:
-                left.append(int(most) - int(now) + _cached(folder))
+    left = [most - now + _cached(folder) for folder, most, now in group_limits(root, own)]
     return max(0, min(left)) if left else None
 
 
@@ -182,9 +168,9 @@ def shared_memory(folder: Path = SHARED) -> Facts | None:
     """Room in /dev/shm, and what MPIs left there; None where the system has no such place."""
     if not sys.platform.startswith("linux"):
         return None
-    name = folder / f".distcnn-doctor-{os.getpid()}"
+    name = folder / f".distcnn-doctor-{secrets.token_hex(8)}"
     try:
-        name.touch()
+        name.touch(exist_ok=False)  # does not follow a link that another user put there
         name.unlink()
         room = os.statvfs(folder)
         left = [each for each in folder.iterdir() if each.name.startswith(leftovers.PREFIXES)]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
-from distcnn.errors import InputError
+from distcnn.command_line import Parser
 
 AUTO = "auto"
 
@@ -29,12 +28,11 @@ def parse(arguments: Sequence[str]) -> Options:
 
 def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m distcnn.doctor",
         description="Look whether training will go well here: alone, or under the launcher that will start it, such as mpirun -n 4. "
         "Each line is good, warning or bad, with the remedy. Takes at most 20 seconds. Exit code 1 when something is bad.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
     )
     parser.add_argument("--data", metavar="FILE.h5", help="image set that will be trained on (default: data/mnist.h5, where it is there)")
     parser.add_argument("--output", metavar="DIR", help="folder that results will be written to (default: runs)")
@@ -51,8 +49,3 @@ def _threads(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number, at least 1, or auto")
     return int(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m distcnn.doctor --help)")

@@ -74,7 +74,7 @@ def _write(path: Path, seen: Facts, left: ExitStack) -> None:
     name = path / f".doctor-{secrets.token_hex(8)}"
     left.callback(_without_error, lambda: name.unlink(missing_ok=True))
     start, began = time.perf_counter(), time.time()
-    with name.open("wb") as file:
+    with name.open("xb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

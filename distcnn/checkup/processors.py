@@ -9,6 +9,7 @@ from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, count, 
 from distcnn.checkup.options import Options
 from distcnn.checkup.section import Everyone, Facts, Section
 from distcnn.cores import usable_cores
+from distcnn.wording import counted, plural
 
 BUSY = 1.5
 """A host whose load is beyond this times its cores, and one, has much else to do."""
@@ -51,7 +52,7 @@ def _cores(here: Everyone) -> Iterator[Finding]:
     crowded = most_crowded([set(facts["cores"]) for facts in here.values()], threads, of_host)
     if crowded:
         cores, inside = crowded
-        where = f"{'core' if len(cores) == 1 else 'cores'} {runs(cores)} of the host's {of_host}"
+        where = f"{plural(len(cores), 'core')} {runs(cores)} of the host's {of_host}"
         yield Finding("binding", BAD, f"{count(inside, 'rank')} x {count(threads, 'thread')} bound to {where}", BIND)
     elif needed > len(allowed):
         yield Finding("cores", WARNING, f"{who} on {count(len(allowed), 'core')}: they take turns", FEWER)
@@ -59,7 +60,8 @@ def _cores(here: Everyone) -> Iterator[Finding]:
         yield Finding("cores", GOOD, f"{who} on {len(allowed)} of the host's {count(of_host, 'core')}")
     quota = first["quota"]
     if quota < needed:
-        text = f"the container or job may use the time of {quota:g} cores (its control group, or Slurm), for {who}: they will be held up"
+        share = f"{quota:g} {plural(quota, 'core')}"
+        text = f"the container or job may use the time of {share} (its control group, or Slurm), for {who}: they will be held up"
         remedy = "ask for as many CPUs as ranks x threads (docker --cpus, the job's CPU limit), or start fewer"
         yield Finding("quota", WARNING, text, remedy)
 
@@ -78,7 +80,7 @@ def most_crowded(sets: list[set[int]], threads: int, cores_of_host: int) -> tupl
 def _load(facts: Facts) -> Finding:
     load, cores = facts["load"], facts["count"]
     if load > BUSY * cores + 1:
-        text = f"the host was busy before we began: load {load:.1f} on {cores} cores"
+        text = f"the host was busy before we began: load {load:.1f} on {counted(cores, 'core')}"
         return Finding("load", WARNING, text, "look with top who computes there, or ask for a host of your own (sbatch --exclusive)")
     return Finding("load", GOOD, f"the host was {'idle' if load < cores / 2 else 'in use'} before we began")
 

@@ -11,6 +11,7 @@ from typing import Any
 from distcnn import launcher
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding
 from distcnn.files import write_atomically
+from distcnn.wording import counted, printable
 
 KIND = "distcnn.doctor"
 STATE_WIDTH, NAME_WIDTH = 9, 15
@@ -27,7 +28,7 @@ class Report:
     def text(self, colours: bool = False) -> str:
         """A line each, with its remedy below; the last one counts."""
         lines = [line for finding in self.findings for line in _lines(finding, colours)]
-        return "\n".join([*lines, counted(self.findings)])
+        return "\n".join([*lines, summary(self.findings)])
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` writes."""
@@ -48,11 +49,10 @@ class Report:
             self.findings.append(Finding("json", BAD, f"--json: {path} cannot be written ({error.strerror})", "name another file"))
 
 
-def counted(findings: Iterable[Finding]) -> str:
+def summary(findings: Iterable[Finding]) -> str:
     """How many there are of each: "12 good, 1 warning, 0 bad"."""
     states = [each.state for each in findings]
-    warnings = states.count(WARNING)
-    return f"{states.count(GOOD)} good, {warnings} {'warning' if warnings == 1 else 'warnings'}, {states.count(BAD)} bad"
+    return f"{states.count(GOOD)} good, {counted(states.count(WARNING), 'warning')}, {states.count(BAD)} bad"
 
 
 def wants_colours(terminal: bool, environment: Mapping[str, str]) -> bool:
@@ -64,7 +64,7 @@ def _lines(finding: Finding, colours: bool) -> list[str]:
     state = f"{finding.state:<{STATE_WIDTH}}"
     if colours:
         state = f"\033[{COLOURS[finding.state]}m{state}\033[0m"
-    lines = [f"{state}{finding.name:<{NAME_WIDTH}}{finding.text}"]
+    lines = [f"{state}{finding.name:<{NAME_WIDTH}}{printable(finding.text)}"]
     if finding.remedy:
-        lines.append(f"{'':<{STATE_WIDTH + NAME_WIDTH}}-> {finding.remedy}")
+        lines.append(f"{'':<{STATE_WIDTH + NAME_WIDTH}}-> {printable(finding.remedy)}")
     return lines

@@ -10,6 +10,7 @@ from typing import Any
 from distcnn import launcher
 from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, gathered
 from distcnn.checkup.section import Everyone, Facts, Section, bounded
+from distcnn.wording import counted
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 SECONDS_FOR_NAME = 2.0
@@ -66,7 +67,7 @@ def _ranks(places: Places, everyone: Everyone) -> list[Finding]:
     declared = {rank: facts["declared"] for rank, facts in everyone.items() if facts["declared"]}
     wrong = [rank for rank, sizes in declared.items() if ranks not in sizes]
     if wrong:
-        text = f"MPI sees {ranks} ranks, the launcher started {declared[wrong[0]][0]} processes {places.of(wrong)}"
+        text = f"MPI sees {counted(ranks, 'rank')}, the launcher started {counted(declared[wrong[0]][0], 'process')} {places.of(wrong)}"
         found.append(Finding("ranks", BAD, text, launcher.REMEDY))
     elif ranks > DEFAULT_SHARDS:
         text = f"{ranks} ({first['description']}), more than the default's {DEFAULT_SHARDS} shards: training would refuse to start"
@@ -82,7 +83,7 @@ def _hosts(places: Places, everyone: Everyone) -> list[Finding]:
     if len(hosts) == 1:
         found = [Finding("hosts", GOOD, next(iter(hosts)))]
     elif len(set(counts.values())) == 1:
-        found = [Finding("hosts", GOOD, f"{len(hosts)}, with {next(iter(counts.values()))} ranks each: {', '.join(list(hosts)[:8])}")]
+        found = [Finding("hosts", GOOD, f"{len(hosts)}, {counted(next(iter(counts.values())), 'rank')} each: {', '.join(list(hosts)[:8])}")]
     else:
         text = f"{len(hosts)} with different numbers of ranks: " + ", ".join(f"{host} {count}" for host, count in list(counts.items())[:8])
         remedy = "place as many on each (srun --ntasks-per-node, mpirun -ppn or --map-by ppr:N:node), or all wait for the fullest"

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from distcnn.command_line import Parser
+from distcnn.console import drain, guarded, say, tell
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
 from distcnn.datasets.idx import PARTS, usual_name
 from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
 from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
-from distcnn.datasets.pictures import BACKGROUNDS, NAMES
+from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
+from distcnn.mistakes import THREAD_LIMIT, is_thread_limit
+from distcnn.wording import counted, printable
 
 Warn = Callable[[str], None]
 
+EXIT_INTERRUPTED = 130
+"""As shells give for Ctrl-C."""
 
+
+@guarded()
 def mnist_command(arguments: Sequence[str]) -> int:
     """``python data/mnist.py``."""
-    parser = argparse.ArgumentParser(
-        prog="python data/mnist.py", description="Prepare MNIST as an HDF5 file; nothing is done when it is there."
-    )
+    parser = Parser(prog="python data/mnist.py", description="Prepare MNIST as an HDF5 file; nothing is done when it is there.")
     parser.add_argument(
         "--source",
         metavar="DIR",
@@ -31,22 +36,20 @@ def mnist_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--output", metavar="FILE", default=DEFAULT_PATH, help="file to write (default %(default)s)")
     parser.add_argument("--force", action="store_true", help="prepare it again although it is there")
-    args = parser.parse_args(arguments)
 
-    def work(_: Warn) -> None:
+    def work(args: argparse.Namespace, _: Warn) -> None:
         if args.force:
-            prepare_mnist(args.output, args.source, print)
+            prepare_mnist(args.output, args.source, say)
         else:
-            ensure_mnist(args.output, args.source, print)
+            ensure_mnist(args.output, args.source, say)
 
-    return _run(parser, work, args.output)
+    return _run(parser, arguments, work)
 
 
+@guarded()
 def idx_command(arguments: Sequence[str]) -> int:
     """``python data/from_idx.py FOLDER``."""
-    parser = argparse.ArgumentParser(
-        prog="python data/from_idx.py", description="Make an image set (HDF5) from four IDX files, gzipped or not."
-    )
+    parser = Parser(prog="python data/from_idx.py", description="Make an image set (HDF5) from four IDX files, gzipped or not.")
     names = {(split, part): usual_name(split, part) for split in SPLITS for part in PARTS}
     parser.add_argument("folder", type=Path, help=f"holds {', '.join(names.values())} or files named alike, with .gz or without")
     for (split, part), name in names.items():
@@ -55,9 +58,8 @@ def idx_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--name", help="the set's name (default: the output's)")
     parser.add_argument("--classes", type=int, help="number of classes (default: from the largest label)")
     parser.add_argument("--first-label", type=int, default=0, metavar="N", help="label of the first class (default %(default)s)")
-    args = parser.parse_args(arguments)
 
-    def work(warn: Warn) -> None:
+    def work(args: argparse.Namespace, warn: Warn) -> None:
         given = {(split, part): getattr(args, f"{split}_{part}") for split, part in names}
         paths: IdxPaths = {key: args.folder / name if name else find_set(args.folder, *key) for key, name in given.items()}
         counts = write_idx_set(
@@ -69,14 +71,15 @@ def idx_command(arguments: Sequence[str]) -> int:
             first_label=args.first_label,
             warn=warn,
         )
-        _print_classes([str(args.first_label + index) for index in range(len(counts["train"]))], counts)
+        _say_classes([str(args.first_label + index) for index in range(len(counts["train"]))], counts)
 
-    return _run(parser, work, args.output)
+    return _run(parser, arguments, work)
 
 
+@guarded()
 def images_command(arguments: Sequence[str]) -> int:
     """``python data/from_images.py FOLDER``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python data/from_images.py",
         description=f"Make an image set (HDF5) from {NAMES} files in FOLDER/CLASS/, or in FOLDER/train/CLASS/ and FOLDER/test/CLASS/.",
     )
@@ -103,65 +106,68 @@ def images_command(arguments: Sequence[str]) -> int:
         help="part of each class that becomes the test set where there is none (default %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="decides which, and the order of the images (default %(default)s)")
-    args = parser.parse_args(arguments)
 
-    def work(warn: Warn) -> None:
-        listing = list_images(args.folder, test_fraction=args.test_fraction, seed=args.seed, class_order=args.class_order, warn=warn)
-        _print_order(listing, args.class_order)
-        _print_classes(listing.class_names, listing.counts())
-        write_image_folder(
-            args.output,
-            args.folder,
-            listing,
-            name=args.name or Path(args.output).stem,
-            size=args.size,
-            grayscale=args.grayscale,
-            background=args.background,
-            warn=warn,
-        )
+    def work(args: argparse.Namespace, warn: Warn) -> None:
+        early: list[str] = []  # warnings, printed once all images are known to fit together: a refusal is one line
+        options = {"test_fraction": args.test_fraction, "seed": args.seed, "class_order": args.class_order}
+        listing = list_images(args.folder, warn=early.append, **options)
+        form = common_form(listing.paths(), args.size, args.grayscale, args.background, early.append)
+        for line in early:
+            warn(line)
+        _say_order(listing, args.class_order)
+        _say_classes(listing.class_names, listing.counts())
+        drain()  # before images are read, which closes standard error to C libraries at times
+        write_image_folder(args.output, args.folder, listing, form, name=args.name or Path(args.output).stem, warn=warn)
 
-    return _run(parser, work, args.output)
+    return _run(parser, arguments, work)
 
 
-def _run(parser: argparse.ArgumentParser, work: Callable[[Warn], None], output: str) -> int:
-    """Do the work and say what there is now; on bad input one line and exit code 2. ``work`` takes what prints a warning."""
+def _run(parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Namespace, Warn], None]) -> int:
+    """Do the work and say what there is now; on bad input or Ctrl-C one line and an exit code. ``work`` takes the flags and what warns."""
     name = parser.prog.removeprefix("python ")
     try:
-        work(lambda text: _tell(f"{name}: warning: {text}"))
-        print(_describe(read_info(output)))
+        args = parser.parse_args(arguments)
+        work(args, lambda text: tell(f"{name}: warning: {printable(text)}"))
+        say(_describe(read_info(args.output)))
     except InputError as error:
-        _tell(f"{name}: error: {error}")
+        tell(f"{name}: error: {printable(str(error))}")
+        return 2
+    except KeyboardInterrupt:
+        tell(f"{name}: interrupted")
+        return EXIT_INTERRUPTED
+    except RuntimeError as error:
+        if not is_thread_limit(error):
+            raise
+        tell(f"{name}: error: {THREAD_LIMIT}")
         return 2
     return 0
 
 
-def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
-def _print_order(listing: Listing, class_order: str) -> None:
+def _say_order(listing: Listing, class_order: str) -> None:
     same = listing.class_names == sorted(listing.class_names, key=CLASS_ORDERS["imagefolder" if class_order == "natural" else "natural"])
     if class_order == "imagefolder":
-        print("classes in the order of PyTorch's ImageFolder (1, 10, 2)")
+        say("classes in the order of PyTorch's ImageFolder (1, 10, 2)")
     elif same:
-        print("classes in natural order (1, 2, 10), which is PyTorch's ImageFolder's too for these names")
+        say("classes in natural order (1, 2, 10); PyTorch's ImageFolder gives these names the same order")
     else:
-        print("classes in natural order (1, 2, 10), not PyTorch's ImageFolder's: --class-order imagefolder gives that")
+        say("classes in natural order (1, 2, 10), not that of PyTorch's ImageFolder: --class-order imagefolder gives that")
 
 
-def _print_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
+def _say_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
     """A line for each class: label, name, and how many images it has in each split."""
-    width = max(map(len, names))
-    print(f"label  {'class':{width}}  {'train':>9}  {'test':>9}")
-    for label, (name, train, test) in enumerate(zip(names, counts["train"], counts["test"], strict=True)):
-        print(f"{label:5}  {name:{width}}  {train:9,}  {test:9,}")
+    shown = [printable(name) for name in names]
+    width = max(len(name) for name in ["class", *shown])
+    rows = [f"label  {'class':{width}}  {'train':>9}  {'test':>9}"]
+    for label, (name, train, test) in enumerate(zip(shown, counts["train"], counts["test"], strict=True)):
+        rows.append(f"{label:5}  {name:{width}}  {train:9,}  {test:9,}")
+    say(*rows)
 
 
 def _describe(info: DatasetInfo) -> str:
     channels, height, width = info.image_shape
     return (
-        f"{info.path}: {info.name}, {info.examples['train']:,} training and {info.examples['test']:,} test images, "
-        f"{channels}x{height}x{width} (channels x height x width), {info.classes} classes"
+        f"{info.path}: {info.name}, {info.examples['train']:,} training and {counted(info.examples['test'], 'test image')}, "
+        f"{channels}x{height}x{width} (channels x height x width), {counted(info.classes, 'class')}"
     )
 
 

@@ -16,6 +16,9 @@ PROBE_SECONDS = 2.5
 READ_SECONDS = 10.0
 """How long a mirror that answered may stay silent."""
 
+MAX_BYTES = 2**26
+"""More than any file has that is fetched: a server that sends more sends something else, perhaps without end."""
+
 FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
 
 
@@ -53,7 +56,11 @@ def fetch(address: str) -> bytes:
             total = int(response.headers.get("Content-Length") or 0)
             name = address.rsplit("/", 1)[-1]
             with tqdm.wrapattr(response, "read", total=total or None, desc=name, mininterval=0.5) as stream:
-                content: bytes = stream.read() if not total else b"".join(iter(lambda: stream.read(1 << 16), b""))
+                content = bytearray()
+                while len(content) <= MAX_BYTES and (piece := stream.read(1 << 16)):
+                    content += piece
     except FAULTS as error:
         raise Unreachable(f"{address} cannot be fetched ({error})") from error
-    return content
+    if len(content) > MAX_BYTES:
+        raise Unreachable(f"{address} sends more than {MAX_BYTES:,} bytes, so it is not the file")
+    return bytes(content)

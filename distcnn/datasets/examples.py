@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import numpy as np
 
@@ -15,9 +15,12 @@ PIECE_BYTES = 2**20
 """About this much is read at once: a sign of life, and whoever else wants HDF5 waits no longer than that takes."""
 
 
-def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, Labels]:
-    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``."""
-    with closing(ExampleFile(info)) as file:
+def read_examples(info: DatasetInfo, split: str, span: range, stall_timeout: float = 0.0) -> tuple[Images, Labels]:
+    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``.
+
+    ``stall_timeout`` as for ``ImageFile``.
+    """
+    with closing(ExampleFile(info, stall_timeout)) as file:
         images, labels = file.empty(len(span))
         for _ in file.read_in_pieces(split, span, images, labels):
             pass
@@ -27,12 +30,12 @@ def read_examples(info: DatasetInfo, split: str, span: range) -> tuple[Images, L
 class ExampleFile:
     """An image set that is held open, to be read span by span. Threads may share it: h5py lets one read at a time.
 
-    ``InputError`` when it cannot be opened.
+    ``stall_timeout`` as for ``ImageFile``. ``InputError`` when it cannot be opened.
     """
 
-    def __init__(self, info: DatasetInfo) -> None:
+    def __init__(self, info: DatasetInfo, stall_timeout: float = 0.0) -> None:
         self.info = info
-        self._file = ImageFile(info.path)
+        self._file = ImageFile(info.path, stall_timeout)
         self.reads = 0
         """How often it has been read: a sign of life."""
 
@@ -60,24 +63,43 @@ class ExampleFile:
             self.read(split, piece, images[part], labels[part])
             yield piece
 
-    def _read(self, split: str, span: range, images: Images, labels: Labels) -> None:
-        path, rows, stored = self.info.path, slice(span.start, span.stop), self._file.datasets[f"{split}/images"]
-        try:
-            if len(span):
-                stored.read_direct(images.reshape(-1, *stored.shape[1:]), rows)
-            numbers = self._file.datasets[f"{split}/labels"][rows]
-        except OSError as error:
-            raise InputError(
-                trouble(path, error)
-                or f"{path}: /{split} is damaged, examples {span.start} to {span.stop} cannot be read ({short(error)}): make the file again"
-            ) from error
+    def read_labels(self, split: str, span: range) -> Labels:
+        """The labels of the examples ``span``; ``InputError`` as ``read``."""
+        with told(self.info.path), self._damage_named(split, span):
+            numbers = self._file.datasets[f"{split}/labels"][span.start : span.stop]
         wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))
         if wrong.size:
             raise InputError(
-                f"{path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}, out of range for {self.info.classes} classes: "
-                f"labels must be 0 to {self.info.classes - 1} (attribute 'classes' says how many)"
+                f"{self.info.path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}, out of range for {self.info.classes} "
+                f"classes: labels must be 0 to {self.info.classes - 1} (attribute 'classes' says how many)"
             )
-        labels[...] = numbers
+        return np.asarray(numbers, np.int64)
+
+    def _read(self, split: str, span: range, images: Images, labels: Labels) -> None:
+        stored = self._file.datasets[f"{split}/images"]
+        if len(span):
+            with self._damage_named(split, span):
+                stored.read_direct(images.reshape(-1, *stored.shape[1:]), slice(span.start, span.stop))
+        labels[...] = self.read_labels(split, span)
+
+    @contextmanager
+    def _damage_named(self, split: str, span: range) -> Iterator[None]:
+        path, where = self.info.path, f"examples {span.start} to {span.stop} cannot be read"
+        try:
+            yield
+        except (OSError, MemoryError) as error:
+            if isinstance(error, MemoryError) or not self._has_room(split):
+                raise InputError(f"{path}: /{split}, {where}: there is no memory left; give a smaller --data-memory MIB") from error
+            damage = f"{path}: /{split} is damaged, {where} ({short(error)}): make the file again"
+            raise InputError(trouble(path, error) or damage) from error
+
+    def _has_room(self, split: str) -> bool:
+        """Whether there is memory for a chunk as it is stored and as it is decoded: HDF5 does not say when that was the reason."""
+        try:
+            np.empty(3 * self.info.chunk_examples[split] * self.info.image_bytes, np.uint8)
+        except MemoryError:
+            return False
+        return True
 
     def close(self) -> None:
         """Nothing can be read from now on."""

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
-from distcnn.datasets.pictures import Form, Transparency, common_form, read_picture
-from distcnn.datasets.writer import CHUNK_EXAMPLES, Split, write_dataset
+from distcnn.datasets.pictures import Form, Transparency, read_picture
+from distcnn.datasets.writer import Split, examples_at_once, write_dataset
 from distcnn.errors import InputError
 from distcnn.streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
-
-BATCH_BYTES = 2**26
-"""Of the images that are held at once."""
+from distcnn.wording import counted
 
 Files = list[tuple[Path, int]]
 """Each image's path and label."""
@@ -31,6 +29,10 @@ class Listing:
 
     class_names: list[str]
     files: dict[str, Files]
+
+    def paths(self) -> list[Path]:
+        """All images, those of ``train`` first."""
+        return [path for split in SPLITS for path, _ in self.files[split]]
 
     def counts(self) -> dict[str, list[int]]:
         """How many images each class has in each split."""
@@ -72,34 +74,22 @@ def list_images(folder: Path, *, test_fraction: float, seed: int, class_order: s
     return Listing(class_names, files)
 
 
-def write_image_folder(
-    output: str | Path,
-    folder: Path,
-    listing: Listing,
-    *,
-    name: str,
-    size: tuple[int, int] | None,
-    grayscale: bool,
-    background: str,
-    warn: Warn,
-) -> None:
-    """Write the listed images as an image set, a batch at a time.
+def write_image_folder(output: str | Path, folder: Path, listing: Listing, form: Form, *, name: str, warn: Warn) -> None:
+    """Write the listed images as an image set, a batch at a time, each in ``form``. ``InputError`` for images that cannot be read so.
 
-    ``size`` (height, width) resizes; ``background`` (of BACKGROUNDS) is what transparent pixels become. ``warn`` takes lines for the user.
-    ``InputError`` for images that cannot be read or differ in size.
+    ``warn`` takes a line about transparent images.
     """
-    form = common_form([path for split in SPLITS for path, _ in listing.files[split]], size, grayscale, background, warn)
     seen = Transparency()
     splits = {split: Split(len(files), _batches(files, form, seen)) for split, files in listing.files.items()}
     names = listing.class_names
     try:
         write_dataset(output, name=name, source=f"images in {folder.resolve()}", classes=len(names), splits=splits, class_names=names)
     except InputError as error:
-        hint = f" ({seen.blank} images with transparent pixels are blank on --background {background})" if seen.blank else ""
+        hint = f" ({counted(seen.blank, 'transparent image')} became blank on --background {form.background})" if seen.blank else ""
         raise InputError(f"{error}{hint}") from error
     if seen.images:
-        blank = f"; {seen.blank} of them are blank on it" if seen.blank else ""
-        warn(f"{seen.images} images have transparent pixels, which became {background} (--background){blank}")
+        blank = f"; {counted(seen.blank, 'image')} became blank" if seen.blank else ""
+        warn(f"{counted(seen.images, 'image')} with transparent pixels, which became {form.background} (--background){blank}")
 
 
 def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> dict[str, Classes]:
@@ -113,7 +103,7 @@ def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> di
         by_split["test"][name] = [paths[position] for position in order[:count]]
         by_split["train"][name] = [paths[position] for position in order[count:]]
     if single := [name for name, paths in by_split["test"].items() if not paths]:
-        warn(f"classes with one image, which is for training, so the test set has none: {some(single)}")
+        warn(f"no test image for classes that have one image only: {some(single)}")
     return by_split
 
 
@@ -123,7 +113,7 @@ def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.int
 
 
 def _batches(files: Files, form: Form, seen: Transparency) -> Iterator[tuple[Images, NDArray[np.int64]]]:
-    size = max(1, min(CHUNK_EXAMPLES, BATCH_BYTES // form.image_bytes))
+    size = examples_at_once(form.image_bytes)
     for start in range(0, len(files), size):
         batch = files[start : start + size]
         yield np.stack([read_picture(path, form, seen) for path, _ in batch]), np.array([label for _, label in batch])

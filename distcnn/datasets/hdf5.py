@@ -26,7 +26,7 @@ Labels = NDArray[np.int64]
 
 SPLITS = ("train", "test")
 LABELS_AT_ONCE = 2**17
-MOST_CLASSES = 2**24
+MOST_CLASSES = 2**20
 LEAST_LARGE_LABEL = 1000
 """Labels below this are believed, however few examples there are."""
 MOST_CHANNELS_FIRST = 4
@@ -54,19 +54,29 @@ class DatasetInfo:
     """Of all examples, block by block, so that many ranks can check it (``distcnn.datasets.content``)."""
     classes_counted: bool = False
     """Whether the file does not say how many classes there are, so that the largest label does."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the labels; empty where the file has none."""
 
     @property
     def image_bytes(self) -> int:
         """Bytes of one image."""
         return math.prod(self.image_shape)
 
+    @property
+    def is_hashed_as_a_whole(self) -> bool:
+        """Whether the file, an older one, only states a hash of all its examples in a row, which one rank alone can compare."""
+        return bool(self.sha256) and not self.blocks_sha256
+
 
 class ImageFile:
-    """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when one is missing or not all there."""
+    """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when one is missing or not all there.
 
-    def __init__(self, path: str | Path) -> None:
+    The process ends when HDF5 waits for a file for ``stall_timeout`` seconds (0: never).
+    """
+
+    def __init__(self, path: str | Path, stall_timeout: float = 0.0) -> None:
         self.path = str(path)
-        self._files = OpenFiles()
+        self._files = OpenFiles(stall_timeout)
         try:
             self.file = self._files.open(self.path)
             with told(self.path):
@@ -99,9 +109,12 @@ class ImageFile:
 _NAMES = tuple(f"{split}/{key}" for split in SPLITS for key in ("images", "labels"))
 
 
-def read_info(path: str | Path) -> DatasetInfo:
-    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it."""
-    with closing(ImageFile(path)) as opened, told(opened.path):
+def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
+    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it.
+
+    ``stall_timeout`` as for ``ImageFile``.
+    """
+    with closing(ImageFile(path, stall_timeout)) as opened, told(opened.path):
         file = opened.file
         shapes = {split: opened.datasets[f"{split}/images"].shape for split in SPLITS}
         if shapes["train"][1:] != shapes["test"][1:]:
@@ -109,6 +122,7 @@ def read_info(path: str | Path) -> DatasetInfo:
                 f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images {by(shapes['test'][1:])}: they must be of one size"
             )
         height, width, *channels = shapes["train"][1:]
+        classes = _classes(opened)
         image_shape = (channels[0] if channels else 1, height, width)
         _check_layout(opened.path, shapes["train"])
         return DatasetInfo(
@@ -116,7 +130,7 @@ def read_info(path: str | Path) -> DatasetInfo:
             name=_text(file, "name") or Path(path).stem,
             source=_text(file, "source"),
             sha256=_text(file, "sha256"),
-            classes=_classes(opened),
+            classes=classes,
             image_shape=image_shape,
             examples={split: shapes[split][0] for split in SPLITS},
             mean=_statistic(file, opened.path, "mean", image_shape[0]),
@@ -124,6 +138,7 @@ def read_info(path: str | Path) -> DatasetInfo:
             chunk_examples={split: int((opened.datasets[f"{split}/images"].chunks or (1,))[0]) for split in SPLITS},
             blocks_sha256=_text(file, "blocks_sha256"),
             classes_counted="classes" not in file.attrs,
+            class_names=_class_names(file, opened.path, classes),
         )
 
 
@@ -177,6 +192,22 @@ def _classes(opened: ImageFile) -> int:
             f"{MOST_CLASSES:,}, or their names"
         )
     return int(classes)
+
+
+def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
+    """Attribute ``class_names``, else the names in ``classes``, else none."""
+    for name in ("class_names", "classes"):
+        values = np.asarray(file.attrs.get(name, ()))
+        if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
+            if values.size != classes:
+                raise InputError(f"{path}: attribute '{name}' has {values.size} names for {classes} classes: name each class once")
+            return tuple(_utf8(each) for each in values.tolist())
+    return ()
+
+
+def _utf8(text: str | bytes) -> str:
+    encoded = text if isinstance(text, bytes) else str(text).encode(errors="replace")
+    return encoded.decode(errors="replace")
 
 
 def _counted_classes(opened: ImageFile) -> int:

@@ -27,7 +27,7 @@ MAX_DIMENSIONS = 4
 PIECE_BYTES = 2**24
 """Read at once, and the most that one item may have."""
 
-GZIP_MAGIC = b"\x1f\x8b"
+GZIP_MAGIC, MAX_GZIP_LAYERS = b"\x1f\x8b", 2
 FAULTS = (EOFError, zlib.error, OSError)
 """What reading a damaged gzip file, or a failing disk, raises."""
 
@@ -64,7 +64,7 @@ class IdxReader:
 
     def pieces(self, most: int = PIECE_BYTES) -> Iterator[NDArray[np.uint8]]:
         """The data as arrays (n, *shape[1:]), at least one, of up to ``most`` items and PIECE_BYTES."""
-        items = self.items_at_once(most)
+        items = min(most, PIECE_BYTES // max(1, self.item_bytes))
         for start in range(0, max(1, self.shape[0]), items):
             count = min(items, self.shape[0] - start)
             yield np.frombuffer(self._data(count * self.item_bytes), np.uint8).reshape(count, *self.shape[1:])
@@ -72,10 +72,6 @@ class IdxReader:
             raise InputError(
                 f"{self.name} holds more than the {self._needed} bytes of its header {self.shape}: it is damaged, fetch it again"
             )
-
-    def items_at_once(self, most: int) -> int:
-        """How many of its items a piece has: ``most``, unless that is more than PIECE_BYTES."""
-        return min(most, PIECE_BYTES // max(1, self.item_bytes))
 
     def read(self) -> NDArray[np.uint8]:
         """All data in one array."""
@@ -102,14 +98,19 @@ class IdxReader:
 def open_idx(path: str | Path) -> Iterator[IdxReader]:
     """The IDX file at ``path``, gzipped or not. ``InputError`` as ``IdxReader``, and when it is not a regular file."""
     with ExitStack() as held:
-        yield IdxReader(_unpacked(held.enter_context(open_regular(path)), str(path), held), str(path))
+        file = held.enter_context(open_regular(path))
+        try:
+            stream = _unpacked(file, held)
+        except FAULTS as error:
+            raise InputError(f"{path} is damaged ({error}): fetch it again") from error
+        yield IdxReader(stream, str(path))
 
 
 def unpack(stream: BinaryIO, name: str, limit: int, remedy: str) -> bytes:
     """The first ``limit`` bytes of a stream, gzipped or not. ``InputError`` with ``name`` and ``remedy`` when it is damaged."""
     with ExitStack() as held:
         try:
-            return _unpacked(stream, name, held).read(limit)
+            return _unpacked(stream, held).read(limit)
         except FAULTS as error:
             raise InputError(f"{name} is truncated or altered ({error}): {remedy}") from error
 
@@ -143,11 +144,12 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
 
 
-def _unpacked(stream: BinaryIO, name: str, held: ExitStack) -> BinaryIO:
-    """The stream itself, or what it unpacks to if it is gzipped, as its first bytes say."""
-    try:
-        gzipped = stream.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+def _unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
+    """The stream itself, or what it unpacks to if it is gzipped, perhaps twice, as its first bytes say. Raises FAULTS."""
+    for _ in range(MAX_GZIP_LAYERS):
+        magic = stream.read(len(GZIP_MAGIC))
         stream.seek(0)
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}): check the disk, or fetch it again") from error
-    return held.enter_context(gzip.GzipFile(fileobj=stream)) if gzipped else stream  # type: ignore[return-value]
+        if magic != GZIP_MAGIC:
+            break
+        stream = held.enter_context(gzip.GzipFile(fileobj=stream, mode="rb"))  # type: ignore[assignment]
+    return stream

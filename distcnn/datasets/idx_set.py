@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.idx import PARTS, find_idx, open_idx, usual_name
 from distcnn.datasets.layout import some
-from distcnn.datasets.writer import CHUNK_EXAMPLES, Split, write_dataset
+from distcnn.datasets.writer import Split, examples_at_once, write_dataset
 from distcnn.errors import InputError
+from distcnn.wording import counted, plural
 
 IdxPaths = Mapping[tuple[str, str], Path]
 """The files by split (``train``, ``test``) and part (``images``, ``labels``)."""
 
 MAX_LABELS = 256
 """Labels are bytes."""
+
+LABELS_AT_ONCE = 2**20
 
 
 def find_set(folder: Path, split: str, part: str) -> Path:
@@ -72,7 +75,7 @@ def _check_shapes(images_path: Path, labels_path: Path) -> int:
 def _count_labels(path: Path) -> NDArray[np.int64]:
     with open_idx(path) as labels:
         counts = np.zeros(MAX_LABELS, np.int64)
-        for piece in labels.pieces():
+        for piece in labels.pieces(LABELS_AT_ONCE):
             counts += np.bincount(piece, minlength=MAX_LABELS)
         return counts
 
@@ -81,12 +84,13 @@ def _warn_of_missing(counts: Mapping[str, NDArray[np.int64]], first_label: int, 
     for split, each in counts.items():
         if missing := [str(first_label + index) for index in np.flatnonzero(each == 0)]:
             remedy = f": if {smallest} is the label of the first class, give --first-label {smallest}" if smallest > first_label else ""
-            warn(f"{len(missing)} of {len(each)} classes have no {split} images, labels {some(missing)}{remedy}")
+            labels = f"{plural(len(missing), 'label')} {some(missing)}"
+            warn(f"no {split} images for {len(missing)} of {counted(len(each), 'class')} ({labels}){remedy}")
 
 
 def _batches(held: ExitStack, paths: IdxPaths, split: str, first_label: int) -> Iterator[tuple[Images, NDArray[np.int64]]]:
     """Images and labels side by side, from files that stay open until ``held`` ends."""
     images, labels = (held.enter_context(open_idx(paths[split, part])) for part in PARTS)
-    items = images.items_at_once(CHUNK_EXAMPLES)
+    items = examples_at_once(images.item_bytes)
     for batch_images, batch_labels in zip(images.pieces(items), labels.pieces(items), strict=True):
         yield batch_images, batch_labels.astype(np.int64) - first_label

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distcnn.datasets.pictures import NAMES, SUFFIXES
 from distcnn.errors import InputError
+from distcnn.wording import counted
 
 Warn = Callable[[str], None]
 Classes = dict[str, list[Path]]
@@ -76,7 +77,7 @@ def find_layout(folder: Path, warn: Warn) -> Layout:
         return _split_layout(top, splits, flat, others, roles, warn)
     if flat and (len(flat) > 1 or not others):
         raise InputError(
-            f"{some(each.path for each in flat)} holds images but no class folders: put the images of each class into a folder of its own"
+            f"images without class folders in {some(each.path for each in flat)}: put the images of each class into a folder of its own"
         )
     if flat:
         warn(f"folder '{flat[0].path.name}' holds images directly, so it is taken for a class")
@@ -86,54 +87,55 @@ def find_layout(folder: Path, warn: Warn) -> Layout:
 def _split_layout(top: Folder, splits: list[Folder], flat: list[Folder], others: list[Folder], roles: dict[str, str], warn: Warn) -> Layout:
     """The layout of folders for whole sets; ``flat`` ones hold images without classes, ``others`` are named otherwise."""
     by_role = {role: [each for each in splits if roles[each.path.name] == role] for role in ROLES}
+    train_folder, test_folder = _choose(top, by_role, others)
+    unused = by_role["val"] if by_role["test"] else []
+    for folders, why in ((flat, "it has no class folders"), (others, "it is not named as a set"), (unused, "there is a test set")):
+        for each in folders:
+            warn(f"left out: folder '{each.path.name}' with {counted(len(each.all_images()), 'image')}: {why}")
+    if top.images:
+        warn(f"left out: {counted(len(top.images), 'image')} directly in {top.path}, outside of any class folder")
+    train = _classes(train_folder, warn)
+    if test_folder is None:
+        warn(f"without a test set, a part of each class in '{train_folder.path.name}' becomes the test set (--test-fraction)")
+        return Layout(train, None)
+    test = _classes(test_folder, warn)
+    _check_same_classes(train_folder, train, test_folder, test)
+    if not by_role["test"]:
+        warn(f"without a test set, '{test_folder.path.name}' becomes the test set")
+    return Layout(train, test)
+
+
+def _choose(top: Folder, by_role: dict[str, list[Folder]], others: list[Folder]) -> tuple[Folder, Folder | None]:
+    """The folders to train and to test with. ``InputError`` when there is none to train with, or a choice is left."""
     if len(by_role["train"]) != 1:
-        found = some(each.path.name for each in by_role["train"])
-        problem = f"several training folders ({found})" if found else f"no training folder beside {some(each.path.name for each in splits)}"
+        several = some(each.path.name for each in by_role["train"])
+        beside = some(each.path.name for role in ROLES for each in by_role[role])
+        problem = f"several training folders ({several})" if several else f"no training folder beside {beside}"
         raise InputError(f"{top.path} holds {problem}: it must hold one 'train' folder with one folder for each class")
-    evaluated = by_role["test"] or by_role["val"]
-    if len(evaluated) > 1:
-        raise InputError(f"{top.path} holds {some(each.path.name for each in evaluated)}: rename or remove all but one, the test set")
-    if not evaluated and others:
+    tested = by_role["test"] or by_role["val"]
+    if len(tested) > 1:
+        raise InputError(f"{top.path} holds {some(each.path.name for each in tested)}: rename or remove all but one, the test set")
+    if not tested and others:
         raise InputError(
             f"{top.path} holds '{by_role['train'][0].path.name}' and also {some(each.path.name for each in others)}: if it is a class, put "
             "its images directly into it; if it is the training set, move the others away"
         )
-    left_out = [*flat, *others, *(by_role["val"] if by_role["test"] else [])]
-    for each in left_out:
-        why = (
-            "without class folders"
-            if each in flat
-            else "a validation set, which is not used"
-            if each not in others
-            else "not train or test"
-        )
-        warn(f"left out: folder '{each.path.name}' ({len(each.all_images())} images; {why})")
-    if top.images:
-        warn(f"left out: {len(top.images)} images directly in {top.path}, outside of any class folder")
-    train_folder = by_role["train"][0]
-    train = _classes(train_folder, warn)
-    if not evaluated:
-        warn(f"there is no test folder: a part of each class in '{train_folder.path.name}' becomes the test set (--test-fraction)")
-        return Layout(train, None)
-    test = _classes(evaluated[0], warn)
-    _check_same_classes(train_folder, train, evaluated[0], test)
-    if not by_role["test"]:
-        warn(f"there is no test folder: '{evaluated[0].path.name}' becomes the test set")
-    return Layout(train, test)
+    return by_role["train"][0], tested[0] if tested else None
 
 
 def _classes(folder: Folder, warn: Warn) -> Classes:
     """Each class folder's images. ``InputError`` when the images are directly in ``folder``, or one level deeper than they should be."""
     classes = {each.path.name: each.all_images() for each in folder.folders}
     if not any(classes.values()):
-        found = f"holds {len(folder.images)} images but no class folders" if folder.images else f"holds no folders with {NAMES} files"
+        images = counted(len(folder.images), "image")
+        found = f"holds {images} but no class folders" if folder.images else f"holds no folders with {NAMES} files"
         raise InputError(f"{folder.path} {found}: it must hold one folder of images for each class")
     if not any(each.images for each in folder.folders):
         inner = [each.path for each in folder.folders if each.folders]
         remedy = f"name {inner[0]}, or move its folders up" if len(inner) == 1 else "name one of them, or move the images up"
         raise InputError(f"{folder.path} holds images only one level deeper than in class folders, below {some(inner)}: {remedy}")
     if folder.images:
-        warn(f"left out: {len(folder.images)} images directly in {folder.path}, outside of any class folder")
+        warn(f"left out: {counted(len(folder.images), 'image')} directly in {folder.path}, outside of any class folder")
     return _named_classes(folder, classes, warn)
 
 
@@ -145,11 +147,11 @@ def _named_classes(folder: Folder, classes: Classes, warn: Warn) -> Classes:
         except UnicodeEncodeError as error:
             raise InputError(f"class folder {name!a} in {folder.path} has a name that is not UTF-8: rename it") from error
     if empty := [name for name, paths in classes.items() if not paths]:
-        warn(f"left out: {len(empty)} folders without images in {folder.path}: {some(empty)}")
+        warn(f"left out: {counted(len(empty), 'folder')} without images in {folder.path}: {some(empty)}")
     if nested := [each.path.name for each in folder.folders if not each.images and classes[each.path.name]]:
         warn(f"classes in {folder.path} whose images are all in folders below the class folder, not in it: {some(nested)}")
     elif below := sum(len(paths) for paths in classes.values()) - sum(len(each.images) for each in folder.folders):
-        warn(f"{below} images in {folder.path} are in folders below a class folder: they belong to that class")
+        warn(f"{counted(below, 'image')} in {folder.path} found in folders below a class folder: taken for that class")
     return {name: paths for name, paths in classes.items() if paths}
 
 
@@ -220,12 +222,12 @@ class Scan:
     def tell(self, warn: Warn) -> None:
         """One line for each kind of thing that was left out."""
         if self._hidden:
-            warn(f"left out: {len(self._hidden)} hidden folders and files: {some(dict.fromkeys(self._hidden))}")
+            warn(f"left out: {counted(len(self._hidden), 'hidden item')}: {some(dict.fromkeys(self._hidden))}")
         if self._others:
-            kinds = [f"{count} {suffix}" for suffix, count in self._others.most_common()]
-            warn(f"left out: {sum(self._others.values())} files not named as {NAMES}: {some(kinds)}")
+            kinds = [f"{count:,} {suffix}" for suffix, count in self._others.most_common()]
+            warn(f"left out: {counted(sum(self._others.values()), 'file')} not named as {NAMES}: {some(kinds)}")
         if self._linked:
-            warn(f"left out: {len(self._linked)} links to folders that are read already: {some(self._linked)}")
+            warn(f"left out: {counted(len(self._linked), 'link')} to a folder that was read already: {some(self._linked)}")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import DatasetInfo
 from distcnn.errors import InputError
+from distcnn.wording import counted
 
 MIB = 2**20
 LABEL_BYTES = INDEX_BYTES = 8
@@ -43,8 +44,8 @@ def window_examples(info: DatasetInfo, num_shards: int, memory_mib: float) -> in
     if fitting < least:
         needed = math.ceil((fixed + least * each) / MIB * 10) / 10
         raise InputError(
-            f"--data-memory is {memory_mib:g}: it must be at least {needed:g} MiB here: two windows of a chunk ({chunk} images) "
-            f"of each of {num_shards} shards; or make smaller chunks, or fewer shards (--num-shards, which changes the bits)"
+            f"--data-memory is {memory_mib:g}: it must be at least {needed:g} MiB here: two windows of a chunk ({counted(chunk, 'image')}) "
+            f"of each of {counted(num_shards, 'shard')}; or make smaller chunks, or fewer shards (--num-shards, which changes the bits)"
         )
     return fitting if fitting >= longest_shard else fitting // chunk * chunk
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
+import itertools
 import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import h5py
 
 from distcnn.errors import InputError
+from distcnn.locked_calls import killable
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAD_BYTES = 4096
@@ -58,20 +61,27 @@ FILE_SYSTEM_REMEDIES = {
     errno.ELOOP: "its links lead in a circle: name the file itself",
 }
 
+MOST_OBJECTS = 100
+"""An image set has six; of a file with many more, the first ones are looked at before HDF5 opens it."""
+
 State = tuple[int, int, int]
 """A file's size, the time of its last change in nanoseconds, and its inode."""
 
 
 class OpenFiles:
-    """The files of one image set, held open until ``close``, and the state in which they and those that HDF5 opens itself were found."""
+    """The files of one image set, held open until ``close``, and the state in which they and those that HDF5 opens itself were found.
 
-    def __init__(self) -> None:
+    The process ends when HDF5 waits for one of them for ``stall_timeout`` seconds (0: never).
+    """
+
+    def __init__(self, stall_timeout: float = 0.0) -> None:
+        self.stall_timeout = stall_timeout
         self._held = ExitStack()
         self._states: dict[str, tuple[State, Callable[[], os.stat_result]]] = {}
 
     def open(self, path: str) -> h5py.File:
         """Open ``path`` and keep it open. ``InputError`` as ``opened``."""
-        file = self._held.enter_context(opened(path))
+        file = self._held.enter_context(opened(path, self.stall_timeout))
         descriptor = file.id.get_vfd_handle()
         self._note(path, lambda: os.fstat(descriptor))
         return file
@@ -104,17 +114,19 @@ def _state(status: os.stat_result) -> State:
 
 
 @contextmanager
-def opened(path: str) -> Iterator[h5py.File]:
-    """The HDF5 file ``path``, open for reading, without locks of our own.
+def opened(path: str, stall_timeout: float = 0.0) -> Iterator[h5py.File]:
+    """The HDF5 file ``path``, open for reading, without locks of our own. ``stall_timeout`` as in ``OpenFiles``.
 
     ``InputError`` when it is missing, another format, damaged, still being written, or the file system fails.
     """
     require_regular(path)
     head = _head(path)
     _require_finished(path)
+    _read_headers(path)
     try:
         # Without HDF5's cache of chunks, which keeps some MiB of each dataset: each chunk is read once.
-        file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+        with killable(stall_timeout):
+            file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
     except OSError as error:
         raise InputError(_why_not_opened(path, head, error)) from error
     with told(path), file:
@@ -185,10 +197,23 @@ def other_format(head: bytes) -> str | None:
 
 def _head(path: str) -> bytes:
     try:
-        with Path(path).open("rb") as file:  # where a file system hangs, it hangs here: HDF5 would stop all threads with it
+        with Path(path).open("rb") as file:
             return file.read(HEAD_BYTES)
     except OSError as error:
         raise InputError(_of_file_system(path, error.errno or 0)) from error
+
+
+def _read_headers(path: str) -> None:
+    """Have the system read what HDF5 reads of ``path`` as it opens it and looks up names, so that it does not wait for it then.
+
+    HDF5 waits while h5py holds the interpreter's lock: no other thread and no signal handler runs. Here Python reads for it, and
+    releases the lock while it waits.
+    """
+    any_problem = OSError, RuntimeError, LookupError, TypeError, ValueError  # whoever reads it in earnest says what is wrong
+    with suppress(*any_problem), io.FileIO(path) as file, h5py.File(file, "r") as hdf5:
+        list(hdf5.attrs.items())
+        seen = itertools.count()
+        hdf5.visititems(lambda name, item: next(seen) > MOST_OBJECTS or None)
 
 
 def _why_not_opened(path: str, head: bytes, error: OSError) -> str:

@@ -5,6 +5,8 @@ Pillow chooses a decoder by a file's content, not by its name, and some of its d
 
 from __future__ import annotations
 
+import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import Images, by
 from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
+from distcnn.wording import counted
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 NAMES = "PNG, JPEG, BMP, GIF, TIFF or WebP"
@@ -28,11 +31,15 @@ BACKGROUNDS = ("white", "black")
 """On which transparent pixels are shown."""
 
 MAX_IMAGE_BYTES = 2**24
-"""Of one image in a set: HDF5 takes chunks below 4 GiB, and nobody trains on larger ones by intent."""
+"""Of one image in a set: a step has hundreds of them in memory, as float32."""
 
 GRAY, COLOR = "L", "RGB"
 ORIENTATION = 0x0112
 """EXIF's tag."""
+
+STDERR = 2
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of damaged files is in its exceptions too
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ def common_form(paths: Sequence[Path], size: tuple[int, int] | None, grayscale: 
                 all_gray = image.mode in ("1", "L") or _has_gray_pixels(_on_background(image, background)[0])
     assert first is not None  # there are paths
     if animated:
-        warn(f"{animated} images have several frames or pages: the first of each is used")
+        warn(f"{counted(animated, 'image')} with several frames or pages: only the first one is used")
     if all_gray and not stored_gray:
         warn("all images are gray but stored in color, so they get three equal channels: --grayscale makes it one")
     form = Form(first, GRAY if grayscale or (all_gray and stored_gray) else COLOR, size is not None, background)
@@ -155,7 +162,7 @@ def _opened(path: Path) -> Iterator[Any]:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise InputError("reading images needs Pillow: pip install pillow") from error
-    with open_regular(path) as file, warnings.catch_warnings():
+    with open_regular(path) as file, _silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF data and the like, which cannot be helped here
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -170,3 +177,16 @@ def _opened(path: Path) -> Iterator[Any]:
         except Exception as error:  # decoders raise nearly everything of damaged or hostile files
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep what C libraries print off standard error: libtiff writes lines of its own about damaged files, which the error tells of."""
+    kept, null = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, STDERR)
+    try:
+        yield
+    finally:
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        os.close(null)

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from distcnn.datasets.examples import ExampleFile
@@ -31,11 +32,16 @@ class Job:
 class Reader:
     """A thread that reads one job after the other. It ends with this object, or with the process.
 
-    ``progress`` is called, in the thread that waits for a job, while reading makes progress.
+    ``waiting`` is entered, in the thread that waits for a job, while it waits; ``progress`` is called there while reading makes progress.
     """
 
-    def __init__(self, file: ExampleFile, progress: Callable[[], object] = lambda: None) -> None:
-        self.file, self._progress = file, progress
+    def __init__(
+        self,
+        file: ExampleFile,
+        progress: Callable[[], object] = lambda: None,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.file, self._progress, self._waiting = file, progress, waiting
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         ended = threading.Event()
         thread = threading.Thread(target=_work, args=(file, self._jobs, ended), name="reader", daemon=True)
@@ -51,12 +57,17 @@ class Reader:
 
     def wait_for(self, job: Future[None]) -> None:
         """Until the job is done. ``InputError`` when it could not be."""
+        if not job.done():
+            with self._waiting():
+                self._wait_for(job)
+        job.result()
+
+    def _wait_for(self, job: Future[None]) -> None:
         seen = self.file.reads
         while not wait([job], SECONDS_TO_LOOK).done:
             if self.file.reads != seen:
                 seen = self.file.reads
                 self._progress()
-        job.result()
 
     def close(self) -> None:
         """End the thread; what it has not read stays unread."""

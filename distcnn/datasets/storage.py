@@ -21,6 +21,7 @@ import numpy as np
 
 from distcnn.datasets.opening import OpenFiles, opened
 from distcnn.errors import InputError
+from distcnn.locked_calls import killable
 
 T = TypeVar("T")
 
@@ -50,7 +51,8 @@ def require_stored(files: OpenFiles, dataset: h5py.Dataset, what: str, rows: ran
         _require_raw(files, dataset, what)
     elif layout == h5py.h5d.CHUNKED:
         _require_filters(path, dataset, what)
-        _require_chunks(path, dataset, what, rows)
+        with killable(files.stall_timeout):
+            _require_chunks(path, dataset, what, rows)
     elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is None and dataset.size:
         raise InputError(_never_written(path, what, 0, dataset.shape[0]))
 
@@ -62,11 +64,13 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
     """What is called ``name`` in ``group``. Links are followed here, as HDF5 would wait for ever in a FIFO behind one."""
     found: Any = group
     for part in (each for each in name.split("/") if each not in ("", ".")):
-        link = found.get(part, None, getlink=True) if isinstance(found, h5py.Group) else None
+        with killable(files.stall_timeout):
+            link = found.get(part, None, getlink=True) if isinstance(found, h5py.Group) else None
         if link is None:
             return None
         if isinstance(link, h5py.HardLink):
-            found = found.get(part)
+            with killable(files.stall_timeout):
+                found = found.get(part)
         elif not links:
             raise InputError(f"{group.file.filename}: the links of /{name.strip('/')} lead in a circle: name the datasets themselves")
         elif isinstance(link, h5py.ExternalLink):
@@ -94,7 +98,9 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
     covered = h5py.h5s.create_simple(dataset.shape)
     covered.select_none()
     rows_of: dict[tuple[str, str], range] = {}
-    for source in dataset.virtual_sources():
+    with killable(files.stall_timeout):
+        sources = dataset.virtual_sources()
+    for source in sources:
         if "%b" in source.file_name + source.dset_name or _is_unlimited(source.vspace):
             raise InputError(
                 f"{path}: {what} is a virtual dataset of any number of parts ({source.file_name}), so nobody can tell whether all are "
@@ -124,7 +130,7 @@ def _require_part(files: OpenFiles, dataset: h5py.Dataset, source: Any, what: st
     _told_of(where, partial(files.note, path))
 
     def look() -> None:
-        with opened(path) as part:
+        with opened(path, files.stall_timeout) as part:
             _require_source(files, dataset, part, source, where)
 
     _told_of(where, look)

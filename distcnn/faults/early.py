@@ -12,8 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from distcnn import launcher
+from distcnn.console import tell
 from distcnn.faults.claim import claim, claimed
-from distcnn.faults.tell import tell
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECONDS_FOR_REPORTER = 2.0

@@ -1,4 +1,7 @@
-"""One report of an exception, however many ranks it struck, with rank, host, step and traceback."""
+"""One report of an exception, however many ranks it struck, with rank, host, step, and where it was raised.
+
+An exception in a user's own module is told by the lines of that module alone; any other one, a defect of ours, with its traceback.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import os
 import time
 import traceback
 
+from distcnn.console import tell
 from distcnn.faults.claim import claim
 from distcnn.faults.pulse import pulse
-from distcnn.faults.tell import tell
+from distcnn.mistakes import THREAD_LIMIT, is_thread_limit, mistake_lines
 from distcnn.parallel import Communicator
 
 SECONDS_BETWEEN_HOSTS, MOST_HOSTS_WAITED_FOR = 0.8, 3
@@ -23,4 +27,8 @@ def report_failure(name: str, communicator: Communicator, error: BaseException) 
     host = communicator.hosts[communicator.rank]
     time.sleep(SECONDS_BETWEEN_HOSTS * min(hosts.index(host), MOST_HOSTS_WAITED_FOR))
     where = f"rank {communicator.rank} of {communicator.world_size} failed on host {host} (process {os.getpid()}), {pulse.read().text()}"
-    tell(f"{name}: {where}:\n{''.join(traceback.format_exception(error)).rstrip()}")
+    if is_thread_limit(error):
+        tell(f"{name}: error: {where}: {THREAD_LIMIT}")
+        return
+    told = "\n".join(mistake_lines(error)) or "".join(traceback.format_exception(error)).rstrip()
+    tell(f"{name}: {where}:\n{told}")

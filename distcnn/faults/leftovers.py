@@ -7,12 +7,12 @@ start would find what the last one left. Standard library only.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from distcnn import launcher
+from distcnn.console import tell
 
 MEMORY = Path("/dev/shm")
 PREFIXES = ("mpich_shm_", "mpich_shar_tmp", "sm_segment.", "vader_segment.", "open_mpi.", "ucx_shm_", "psm2_shm", "psm3_shm")
@@ -88,5 +88,5 @@ def _unused(paths: list[Path]) -> list[Path]:
 def main() -> int:
     """Clean now, and say what was removed."""
     for path in remove_left_behind():
-        sys.stderr.write(f"{os.uname().nodename}: removed {path}, left by an MPI that was killed\n")
+        tell(f"{os.uname().nodename}: removed {path}, left by an MPI that was killed")
     return 0

@@ -6,20 +6,25 @@ that share memory would train on, unseen, and mpirun would wait for them.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
+import signal
 import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distcnn import launcher
+from distcnn.console import tell
 from distcnn.faults.exit_note import note_exit
-from distcnn.faults.tell import tell
 from distcnn.faults.watchdog import EXIT_STALLED
 
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that the kernel sends this process when its parent ends."""
 SECONDS_BETWEEN_LOOKS = 1.0
 """Where the system cannot wait for a process that is not a child."""
 
@@ -29,10 +34,39 @@ def end_with_launcher(name: str) -> None:
 
     Nothing happens without a launcher, nor under Slurm's own, which ends what its daemon leaves behind.
     """
+    process = _watched_launcher()
+    if process:
+        arguments = (name, process, _status(process, "Name") or "the launcher")
+        with suppress(RuntimeError):  # no more threads: the watchdog, which needs one, will say so
+            threading.Thread(target=_end_after, args=arguments, name="launcher's end", daemon=True).start()
+
+
+@contextmanager
+def killed_with_launcher() -> Iterator[None]:
+    """While it is entered, the kernel kills this process when the launcher's ends: for MPI_Init, in which no thread of Python's runs.
+
+    Only where the launcher is the parent and has a single thread: the kernel sends the signal when the thread ends that started us.
+    """
+    process = _watched_launcher()
+    by_kernel = process == os.getppid() and sys.platform == "linux" and _status(process, "Threads") == "1"
+    if by_kernel:
+        _signal_at_parents_end(signal.SIGKILL)
+    try:
+        yield
+    finally:
+        if by_kernel:
+            _signal_at_parents_end(0)
+
+
+def _signal_at_parents_end(number: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def _watched_launcher() -> int:
+    """The launcher's process; 0 where there is none to watch."""
     process = launcher.launching_process()
-    if not launcher.declared(os.environ) or process <= 1 or (program := _program(process)) == "slurmstepd":
-        return
-    threading.Thread(target=_end_after, args=(name, process, program), name="launcher's end", daemon=True).start()
+    seen = launcher.declared(os.environ) and process > 1 and _status(process, "Name") != "slurmstepd"
+    return process if seen else 0
 
 
 def _end_after(name: str, process: int, program: str) -> None:
@@ -65,8 +99,10 @@ def _exists(process: int) -> bool:
     return True
 
 
-def _program(process: int) -> str:
+def _status(process: int, name: str) -> str:
+    """A line of proc(5), /proc/pid/status; empty where it cannot be read."""
     try:
-        return Path(f"/proc/{process}/comm").read_text().strip()
+        lines = Path(f"/proc/{process}/status").read_text(errors="replace").splitlines()
     except OSError:
-        return "the launcher"
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:")), "")

@@ -10,6 +10,8 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -30,18 +32,42 @@ class Activity(IntEnum):
     ENDING = 9
     DEBUGGING = 10
     MEASURING = 11
+    OPENING_DATA = 12
+    PREPARING_DATA = 13
+    BUILDING = 14
+    COMPARING_RANKS = 15
+    READING_RUN = 16
+    RESTORING = 17
+    CREATING_RUN = 18
+    WAITING_FOR_WINDOW = 19
+    WAITING_FOR_TEST_WINDOW = 20
+    CHECKING_EPOCH = 21
+    WRITING_LINES = 22
+    WRITING_RESULTS = 23
 
 
 TEXTS: Final = {
     Activity.STARTING: "starting",
-    Activity.READING_DATA: "reading data",
+    Activity.READING_RUN: "reading the run directory",
+    Activity.PREPARING_DATA: "preparing the image set",
+    Activity.OPENING_DATA: "opening the image set",
+    Activity.BUILDING: "building the network",
+    Activity.READING_DATA: "reading and hashing the image set",
+    Activity.COMPARING_RANKS: "comparing settings and software of the ranks",
+    Activity.RESTORING: "restoring the checkpoint",
+    Activity.CREATING_RUN: "creating the run directory",
+    Activity.WAITING_FOR_WINDOW: "waiting until a window of shard {detail} is read",
     Activity.COMPUTING_SHARD: "forward and backward of shard {detail}",
     Activity.SUMMING: "sum of the gradients",
     Activity.UPDATING: "updating the weights",
+    Activity.CHECKING_EPOCH: "checking that the epoch used every example once",
     Activity.EVALUATING: "evaluating block {detail} of the test set",
+    Activity.WAITING_FOR_TEST_WINDOW: "waiting until a window of the test set is read, for block {detail}",
     Activity.SUMMING_EVALUATION: "sums of the evaluation",
     Activity.COMPARING: "hashing and comparing the weights",
-    Activity.SAVING: "writing metrics, a checkpoint or results",
+    Activity.WRITING_LINES: "writing metrics and receipt",
+    Activity.SAVING: "saving a checkpoint",
+    Activity.WRITING_RESULTS: "writing weights and results",
     Activity.ENDING: "ending",
     Activity.DEBUGGING: "debugging",
     Activity.MEASURING: "measuring",
@@ -83,8 +109,8 @@ class Pulse:
             os.ftruncate(self.descriptor, _TOTAL_BYTES)
         self._memory = mmap.mmap(self.descriptor, _TOTAL_BYTES)
         self.beats = 0
-        self.detail = 0
-        """What the activity is about: a shard, or a block of the test set."""
+        self.activity, self.detail = Activity.STARTING, 0
+        """What the main thread does, and what that is about: a shard, or a block of the test set."""
         self._step = -1
         self.beat(Activity.STARTING)
 
@@ -92,8 +118,16 @@ class Pulse:
         """The main thread begins ``activity``, in ``step`` (by default the step before)."""
         if step is not None:
             self._step = step
-        self._activity, self.detail = activity, detail
+        self.activity, self.detail = activity, detail
         self._note(0)
+
+    @contextmanager
+    def doing(self, activity: Activity) -> Iterator[None]:
+        """While it is entered the main thread does ``activity``, about the same detail; then what it did before."""
+        before = self.activity
+        self.beat(activity, detail=self.detail)
+        yield
+        self.beat(before, detail=self.detail)
 
     def wait(self, waiting: bool) -> None:
         """The main thread begins to wait for the other ranks, or need not wait any longer."""
@@ -101,7 +135,7 @@ class Pulse:
 
     def _note(self, waiting: int) -> None:
         self.beats += 1
-        NOTE.pack_into(self._memory, 0, self._step, self._activity, self.detail, waiting, time.monotonic())
+        NOTE.pack_into(self._memory, 0, self._step, self.activity, self.detail, waiting, time.monotonic())
 
     def note_stack(self, stack: str) -> None:
         """Keep the main thread's stack as it is now: its inner end, where it does not fit."""

@@ -1,4 +1,6 @@
-"""Signals that ask a run to stop: SIGTERM, SIGUSR1 (Slurm's warning), Ctrl-C. The ranks agree on it in the next step's sum.
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM, a closed terminal's SIGHUP, and schedulers' warnings (SIGUSR1, SIGUSR2, SIGXCPU).
+
+The ranks agree on it in the next step's sum, or at the next look within an evaluation.
 
 Before the first step there is nothing to save, so there a signal ends all ranks at once: how depends on whether there is a run to resume.
 
@@ -18,9 +20,9 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from distcnn.faults.tell import tell
+from distcnn.console import tell
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 SECONDS_BETWEEN_INTERRUPTS = 0.5
 """One Ctrl-C may reach a rank twice, from the terminal and through the launcher: within this time it is one."""
 
@@ -30,8 +32,13 @@ SECONDS_TO_MAKE_RUN = 5.0
 EXIT_INTERRUPTED = 130
 
 
+def stop_signals_here() -> tuple[signal.Signals, ...]:
+    """The stop signals that this process handles: all, but SIGHUP where it is ignored, as ``nohup`` has it."""
+    return tuple(each for each in STOP_SIGNALS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN)
+
+
 class StopSignals:
-    """While it is entered, stop signals set ``requested`` to the first one's name. Only the main thread can enter it.
+    """While it is entered, stop signals set ``requested`` to the first one's name. Outside the main thread it does nothing.
 
     ``end_all`` ends all ranks at once; it is called for a signal, then in ``received``, while ``steps_are_taken`` is off. With
     ``to_the_end`` they stay ignored afterwards: a process that is about to end with its exit code must not be killed by a second one.
@@ -49,9 +56,12 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
+        self._listens = threading.current_thread() is threading.main_thread()  # elsewhere Python sets no handlers
+        if not self._listens:
+            return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        for each in STOP_SIGNALS:
+        for each in stop_signals_here():
             self._before[each] = signal.signal(each, _ignore)
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
@@ -59,6 +69,8 @@ class StopSignals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._listens:
+            return
         signal.set_wakeup_fd(self._wakeup_before)
         for each, handler in self._before.items():
             signal.signal(each, signal.SIG_IGN if self._to_the_end else handler)
@@ -76,7 +88,7 @@ class StopSignals:
     def _listen(self) -> None:
         while numbers := self._reader.recv(64):
             for number in numbers:
-                if number in STOP_SIGNALS:
+                if number in self._before:
                     self._take(signal.Signals(number))
 
     def _take(self, received: signal.Signals) -> None:
@@ -91,7 +103,7 @@ class StopSignals:
             self.requested = received.name
             if self._speaks:
                 again = "; Ctrl-C again ends at once" if received == signal.SIGINT else ""
-                tell(f"{self._name}: {received.name}: stopping after this step, with a checkpoint{again}")
+                tell(f"{self._name}: {received.name}: saving a checkpoint, then stopping{again}")
 
     def _end(self, received: signal.Signals) -> None:
         """End all, unless the first step came while a run was made. The lock is kept meanwhile, so that no run is begun any more."""

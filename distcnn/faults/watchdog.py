@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distcnn.console import tell
 from distcnn.faults.pulse import Beat, pulse, read_other
-from distcnn.faults.tell import tell
 from distcnn.parallel import Communicator
 
 EXIT_STALLED = 4
@@ -73,7 +73,7 @@ class Watchdog:
         host = communicator.hosts[communicator.rank]
         self._me = Member(communicator.rank, host, os.getpid(), pulse.descriptor)
         self._members: list[Member] = communicator.allgather(self._me)
-        self._main = threading.main_thread().ident or 0
+        self._main = threading.get_ident()
         self._beats, self._idle_seconds, self._heard_reporter = -1, 0.0, False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from distcnn.config import Config, as_flag, parse_request
+from distcnn.command_line import Parser
+from distcnn.config import CONFIG_FLAGS, Config, parse_request
 from distcnn.errors import InputError
-from distcnn.own_model import TRUST_FLAG
 
 PEERS = ("torch",)
 BATCH = 256
@@ -47,12 +46,8 @@ class Request:
 
 def parse(arguments: Sequence[str], world_size: int = 1) -> Request:
     """``InputError`` names what is wrong."""
-    known, of_training = make_parser().parse_known_args(arguments)
+    known, of_training = make_parser().parse_own(arguments)
     own = vars(known)
-    flags = {as_flag(each.name) for each in dataclasses.fields(Config)} | {"--config", TRUST_FLAG}
-    strange = [each for each in of_training if each.startswith("--") and each.partition("=")[0] not in flags]
-    if strange:
-        raise InputError(f"unrecognized flag {strange[0]} (see python -m distcnn.benchmark --help)")
     given = parse_request(of_training).given
     config = Config(**(default_split(given, world_size) | given))
     return Request(config, **{**own, "draw": tuple(own.get("draw", ()))})
@@ -66,9 +61,9 @@ def default_split(given: Mapping[str, Any], world_size: int) -> dict[str, int]:
     return {"num_shards": num_shards, "microbatch_size": max(1, BATCH // max(1, num_shards))}
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The command's own flags; what it does not know are flags of training."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m distcnn.benchmark",
         description="Measure training steps on the ranks that a launcher started, such as mpirun -n 2, or in this one process: "
         "images a second, where the time of a step goes, what its matrix products alone would take, memory. Nothing is trained to an end "
@@ -78,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
         f"Unless --microbatch-size is given, the global batch is {BATCH}, in the first of {SHARDS[0]}, {SHARDS[1]} or {SHARDS[2]} shards "
         f"that gives all ranks as many; in {SHARDS[2]} if none does.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+        elsewhere=CONFIG_FLAGS,
     )
     parser.add_argument("--steps", type=int, metavar="N", help="timed steps a turn (default 30)")
     parser.add_argument("--turns", type=int, metavar="N", help="turns, of which medians are taken (default 5)")
@@ -89,8 +84,3 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--draw", nargs="+", metavar="FILE.json", help="measure nothing: draw what --json wrote into one --picture")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m distcnn.benchmark --help)")

@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from distcnn.errors import InputError
+from distcnn.files import read_bytes
 from distcnn.measure.machine import machine_facts
 from distcnn.measure.session import Bound, Session
 from distcnn.measure.split import ALLREDUCE, OTHERS, REST, WAITING, Split
@@ -106,7 +107,7 @@ def peer_results(turns: list[Results], ours: list[float]) -> Results:
 def read_results(path: str | Path) -> Results:
     """What ``--json`` wrote. ``InputError`` when it is none."""
     try:
-        results: Results = json.loads(Path(path).read_text(encoding="utf-8"))
+        results: Results = json.loads(read_bytes(Path(path), follow=True))
         if results["kind"] != KIND:
             raise ValueError(f"its kind is {results['kind']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:

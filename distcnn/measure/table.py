@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from distcnn.measure.results import Results
+from distcnn.wording import counted, plural, printable
 
 MIB = 2**20
 WORDS = {"data": "data (fill)", "waiting": "late ranks", "update": "optimizer", "rest": "rest (Python)"}
@@ -24,23 +25,25 @@ def part_title(name: str, results: Results) -> str:
 
 def _head(results: Results) -> Iterator[str]:
     flags, machine = results["flags"], results["machine"]
-    yield f"model     {results['model']}, {results['parameters']:,} parameters, {results['data']}"
+    yield f"model     {printable(results['model'])}, {counted(results['parameters'], 'parameter')}, {printable(results['data'])}"
     yield (
-        f"batch     {flags['num_shards']} shards x {flags['microbatch_size']} examples = {results['global_batch_size']} a step, "
+        f"batch     {counted(flags['num_shards'], 'shard')} x {counted(flags['microbatch_size'], 'example')} = "
+        f"{results['global_batch_size']:,} a step, "
         f"{flags['reduction']} sum, {flags['optimizer']}, overlap {'on' if results['overlap'] else 'off'}"
     )
     threads = machine["blas_threads"]
     yield (
-        f"ranks     {results['world_size']} ({machine['mpi']}), {threads} BLAS thread{'' if threads == '1' else 's'} each "
+        f"ranks     {results['world_size']} ({machine['mpi']}), {threads} {plural(int(threads), 'BLAS thread')} each "
         f"({machine['blas']}), NumPy {machine['numpy']}, Python {machine['python']}"
     )
-    yield f"machine   {machine['processor']}, {machine['cores']} cores"
+    yield f"machine   {machine['processor']}, {counted(machine['cores'], 'core')}"
 
 
 def _speed(results: Results) -> Iterator[str]:
     yield (
         f"speed     {results['images_per_second']:,.0f} images/s, {results['step_seconds'] * 1e3:.2f} ms a step: "
-        f"median of {results['turns']} turns of {results['steps_a_turn']} steps: {_turns(results['images_per_second_turns'])}"
+        f"median of {counted(results['turns'], 'turn')} of {counted(results['steps_a_turn'], 'step')}: "
+        f"{_turns(results['images_per_second_turns'])}"
     )
 
 
@@ -48,7 +51,8 @@ def _split(results: Results) -> Iterator[str]:
     split = results["split"]
     step, images = split["step_seconds"], split["images"]
     yield (
-        f"\none step, rank 0: µs for each of its {images} images (mean of the middle half of {split['steps']} steps with stopwatches, "
+        f"\none step, rank 0: µs for each of its {counted(images, 'image')} "
+        f"(mean of the middle half of {counted(split['steps'], 'step')} with stopwatches, "
         f"{step / results['step_seconds'] - 1:+.1%} against those without)"
     )
     yield f"{'':<16}{'forward':>9}{'backward':>9}{'together':>10}{'of step':>9}{'products':>10}"

@@ -19,6 +19,16 @@ CHUNK = 32768
 """Elements updated at a time: an update goes over them many times, so they had better stay in the nearest caches meanwhile."""
 
 
+FLUSH_EVERY = 64
+"""Steps between two flushes: they cost less than 0.1 % of the time then."""
+NEGLIGIBLE = 2.0**10
+"""In units of the smallest normal number. A smaller state is set to 0: with momentum 0.9 it would not get below 1 before the next flush.
+
+Without that, the momentum of a unit whose gradient stays 0 decays into subnormal numbers, and stays at 4e-45 (in float32) for ever: the
+product rounds up again. Many processors need a hundred cycles for each such number: on an AMD EPYC of 2025, SGD takes no longer, but Adam,
+with its root and quotient, 6 times as long.
+"""
+
 OF_STEP = "the learning rate is an argument of step()"
 
 
@@ -28,6 +38,7 @@ class Optimizer:
     def __init__(self, values: Vector, state_names: tuple[str, ...]) -> None:
         self.state = {name: np.zeros_like(values) for name in state_names}
         self.steps = 0
+        self._negligible = NEGLIGIBLE * float(np.finfo(values.dtype).smallest_normal)
         self._mean, self._scratch = (np.zeros_like(values[:CHUNK]) for _ in range(2))
 
     def step(self, values: Vector, grads: Vector, learning_rate: float, *, count: float = 1) -> None:
@@ -38,6 +49,9 @@ class Optimizer:
             mean = np.divide(grads[few], count, out=self._mean[: values.size - start])
             state = {name: vector[few] for name, vector in self.state.items()}
             self._update(values[few], mean, state, learning_rate, self._scratch[: values.size - start])
+            if self.steps % FLUSH_EVERY == 0:
+                for vector in state.values():
+                    vector[np.abs(vector) < self._negligible] = 0
 
     def _update(self, values: Vector, grads: Vector, state: dict[str, Vector], learning_rate: float, scratch: Vector) -> None:
         """Elementwise: all vectors are the same chunk of the whole, ``scratch`` of any content, and ``grads`` may become scratch too.

@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn import launcher
+from distcnn.console import drain
 from distcnn.errors import InputError
 from distcnn.parallel.sums import Sums
 
@@ -131,13 +131,11 @@ class SerialCommunicator:
         return None
 
     def abort(self, exit_code: int) -> NoReturn:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        drain()
         os._exit(exit_code)
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        drain()
         ctypes.CDLL(None).signal(int(number), None)  # the default action; Python's own ``signal.signal`` is for the main thread only
         os.kill(os.getpid(), number)
         os._exit(SIGNAL_BASE + number)  # where the signal is blocked

@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import time
 import warnings
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +20,7 @@ mpi4py.rc.initialize = False
 mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
+from distcnn.console import drain  # noqa: E402
 from distcnn.parallel.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
 from distcnn.parallel.shared_memory import share_memory  # noqa: E402
 from distcnn.parallel.sums import SECONDS_BETWEEN_LOOKS, TESTS_A_LOOK, Sums, ThreadedSums  # noqa: E402
@@ -93,8 +93,7 @@ class MPICommunicator:
         return ThreadedSums(lambda values: allreduce_beside(world, values))
 
     def abort(self, exit_code: int) -> NoReturn:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        drain()
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
         MPI.COMM_WORLD.Abort(exit_code)
         os._exit(exit_code)  # called by a thread, MPICH's Abort was seen to return before the launcher ended the process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from distcnn.errors import InputError
+from distcnn.wording import counted
 
 
 def span_of(items: int, parts: int, part: int) -> range:
@@ -14,7 +15,8 @@ def shards_of_rank(num_shards: int, world_size: int, rank: int) -> range:
     """The shards that ``rank`` owns. ``InputError`` when there are more ranks than shards."""
     if world_size > num_shards:
         raise InputError(
-            f"{world_size} ranks cannot share {num_shards} shards (each rank owns at least one): "
-            f"start at most {num_shards} ranks, or give --num-shards {world_size} (which changes the global batch, and so the bits)"
+            f"{counted(world_size, 'rank')} cannot share {counted(num_shards, 'shard')} (each rank owns at least one): "
+            f"start at most {counted(num_shards, 'rank')}, or give --num-shards {world_size} "
+            "(which changes the global batch, and so the bits)"
         )
     return span_of(num_shards, world_size, rank)

@@ -9,6 +9,7 @@ from distcnn.projection.calibration import Calibration
 from distcnn.projection.project import Projection, Series
 from distcnn.projection.step import Place, predict
 from distcnn.sweep.plan import STRONG
+from distcnn.wording import counted
 
 GOOD, HALF = 0.8, 0.5
 """Efficiencies up to which ranks are worth it: at little loss, or at all."""
@@ -37,13 +38,13 @@ def _of_series(calibration: Calibration, series: Series) -> Iterator[str]:
     good, half = (_most_ranks(series, least) for least in (GOOD, HALF))
     last = series.predictions[-1]
     if good == last.place.ranks:
-        yield f"{start}efficiency stays above {GOOD:.0%} up to {good:,} ranks"
+        yield f"{start}efficiency stays above {GOOD:.0%} up to {counted(good, 'rank')}"
     else:
         yield f"{start}efficiency is {_up_to(GOOD, good)}, {_up_to(HALF, half)}"
-    yield f"{start}on {last.place.ranks:,} ranks the bottleneck is {REMEDIES[last.bottleneck]}"
+    yield f"{start}on {counted(last.place.ranks, 'rank')} the bottleneck is {REMEDIES[last.bottleneck]}"
     fastest = max(series.predictions, key=lambda each: each.images_per_second)
     if fastest is not last:
-        yield f"{start}fastest on {fastest.place.ranks:,} ranks: more make each step slower"
+        yield f"{start}fastest on {counted(fastest.place.ranks, 'rank')}: more make each step slower"
     yield from (start + line for line in (*_shards(calibration, series), *_overlap(calibration, series)))
     if series.beyond:
         yield (
@@ -57,7 +58,7 @@ def _ranks(numbers: list[int]) -> str:
 
 
 def _up_to(least: float, ranks: int) -> str:
-    return f"above {least:.0%} up to {ranks:,} ranks" if ranks else f"nowhere above {least:.0%}"
+    return f"above {least:.0%} up to {counted(ranks, 'rank')}" if ranks else f"nowhere above {least:.0%}"
 
 
 def _most_ranks(series: Series, least: float) -> int:
@@ -107,4 +108,4 @@ def _overlap(calibration: Calibration, series: Series) -> Iterator[str]:
     best = min(seconds, key=lambda flag: seconds[flag])
     gain = 1 - seconds[best] / last.step_seconds
     if gain > GAIN:
-        yield f"--overlap {best} would make a step on {last.place.ranks:,} ranks {gain:.0%} shorter, and change no bit"
+        yield f"--overlap {best} would make a step on {counted(last.place.ranks, 'rank')} {gain:.0%} shorter, and change no bit"

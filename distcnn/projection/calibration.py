@@ -16,6 +16,7 @@ from distcnn.projection.network import Network, fit_network
 from distcnn.sweep.records import Record
 from distcnn.sweep.result import Result
 from distcnn.training.parts import BACKWARD, DATA, SUM, part_name
+from distcnn.wording import counted
 
 POINTS = 2
 """The smallest numbers of ranks calibrate; what was measured on more is compared with what is predicted."""
@@ -85,7 +86,7 @@ def calibrate(records: Sequence[Record], layers: Sequence[tuple[str, int]], para
     results = {ranks: found[ranks] for ranks in used}
     for ranks, of_point in results.items():
         if not all("adding" in each and "network" in each for each in of_point):
-            raise InputError(f"the measurements on {ranks} ranks are an earlier version's, without what --predict needs: {NEW}")
+            raise InputError(f"the measurements on {counted(ranks, 'rank')} are an earlier version's, without what --predict needs: {NEW}")
     first = results[used[0]][0]
     buckets = plan_buckets(sorted({0, *(start for _, start in layers), parameters}))
     itemsize = 8 if first["reduction"] == "exact" else 4

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from distcnn.errors import InputError
+from distcnn.files import read_bytes
 from distcnn.parallel.sums import SECONDS_BETWEEN_LOOKS
 from distcnn.parallel.trial import BESIDE, WAITING
 from distcnn.projection.allreduce import ALGORITHMS, SHORT_BYTES, cost_of
@@ -121,7 +122,7 @@ def _number(text: str, value: str, units: Mapping[str, float], least: float) -> 
 def read_network(path: Path) -> Network:
     """Fitted to the network test in a file. ``InputError`` when there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_bytes(path, follow=True))
     except OSError as error:
         raise InputError(f"--network {str(path)!r} cannot be read ({error.strerror}): {HOW}") from error
     except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from distcnn.projection.advice import advise
 from distcnn.projection.project import Compared, Projection, Series
 from distcnn.projection.step import Prediction
+from distcnn.wording import counted, plural, printable
 
 KIND = "distcnn.scaling.prediction"
 ASSUMPTIONS = (
@@ -25,12 +26,12 @@ def as_text(projection: Projection) -> str:
     calibration = projection.calibration
     reduction = calibration.reduction
     lines = [
-        f"predicted {calibration.model}, {reduction} sum, microbatches of {calibration.microbatch_size}, "
-        f"{projection.ranks_of_host} {'rank' if projection.ranks_of_host == 1 else 'ranks'} on a host; calibrated on "
-        f"{' and '.join(map(str, calibration.ranks))} ranks"
+        f"predicted {printable(calibration.model)}, {reduction} sum, microbatches of {calibration.microbatch_size}, "
+        f"{counted(projection.ranks_of_host, 'rank')} on a host; calibrated on "
+        f"{' and '.join(map(str, calibration.ranks))} {plural(calibration.ranks[-1], 'rank')}"
     ]
     for ranks, each in calibration.on_host.items():
-        lines.append(f"one host  {ranks} ranks: {each.describe()}")
+        lines.append(f"one host  {counted(ranks, 'rank')}: {each.describe()}")
     for name, network in {each.network.name: each.network for each in projection.series if each.network}.items():
         lines.append(f"network   {name}: {network.describe()}")
     for series in projection.series:
@@ -45,7 +46,7 @@ def as_text(projection: Projection) -> str:
 def _table(series: Series, reduction: str) -> Iterator[str]:
     where = f"between hosts {series.network.name}" if series.network else "one host"
     base = series.base.place.ranks
-    yield f"{series.mode} scaling, {where}; efficiency against {base} {'rank' if base == 1 else 'ranks'}"
+    yield f"{series.mode} scaling, {where}; efficiency against {counted(base, 'rank')}"
     yield (
         f"{'ranks':>6}{'hosts':>6}{'shards':>8}{'step ms':>10}{'images/s':>13}{'efficiency':>11}{'compute':>9}{reduction + ' sum':>11}"
         f"{'comm.':>8}{'waiting':>8}{'data':>7}{'late ms':>9}  bottleneck"

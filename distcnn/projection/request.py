@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NoReturn
 
+from distcnn.command_line import Parser
 from distcnn.errors import InputError
 
 MOST_RANKS = 1_000_000
@@ -29,7 +29,7 @@ class Wanted:
 
 def take_flags(arguments: Sequence[str]) -> tuple[Wanted | None, list[str]]:
     """What is wanted, None without ``--predict``; and the arguments that are not about it. ``InputError`` names what is wrong."""
-    parser = _Parser(allow_abbrev=False, add_help=False)
+    parser = Parser(prog="python -m distcnn.scaling", add_help=False)
     add_flags(parser)
     known, others = parser.parse_known_args(arguments)
     numbers = {
@@ -101,8 +101,3 @@ def _going_on(before: int, last: int, end: int) -> list[int]:
         found.append(following)
     assert all(later > earlier for earlier, later in pairwise(found))
     return found[2:]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m distcnn.scaling --help)")

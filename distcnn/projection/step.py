@@ -12,6 +12,7 @@ from distcnn.parallel.trial import BESIDE, WAITING
 from distcnn.projection.calibration import Calibration, Shard, expected_lateness
 from distcnn.projection.network import Network
 from distcnn.training.overlap import MOST_LANES
+from distcnn.wording import counted
 
 KEPT, WHOLE, OVERLAPPED, ALONE = "in shared memory", "after computing", "beside computing", "one rank"
 """How gradients are summed over ranks."""
@@ -164,7 +165,8 @@ def sums_seconds(
     on_host = calibration.host_network(place.here)
     if place.here > 1 and on_host is None:
         raise InputError(
-            f"--predict {place.ranks} with {place.ranks_of_host} ranks of each host needs a point with several ranks on one host, such as "
+            f"--predict {place.ranks} with {counted(place.ranks_of_host, 'rank')} on each host needs a point with several ranks "
+            "on one host, such as "
             "--ranks 1,2 on this host: measure it in a new --output, or say --ranks-per-host 1"
         )
     if place.hosts > 1 and network is None:

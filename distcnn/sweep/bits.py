@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from distcnn.sweep.plan import Point
 from distcnn.sweep.records import Record
 from distcnn.training.fingerprint import differences
+from distcnn.wording import counted
 
 SAME, DIFFERENT, ALONE, UNPROMISED = "same", "DIFFERENT", "alone", "unpromised"
 MOST_NAMED = 6
@@ -67,7 +68,7 @@ def _in_words(group: Sequence[Record], most: str) -> str:
     software = software_of(of[most][0]), software_of(next(each for each in group if _hash(each) != most))
     changed = "; ".join(differences(*software))
     why = f"; the software or the processor was not the same: {changed}" if changed else ""
-    return f"bits differ at {point.num_shards} shards of {point.microbatch_size}: weights {', '.join(sides)}{why}"
+    return f"bits differ at {counted(point.num_shards, 'shard')} of {point.microbatch_size}: weights {', '.join(sides)}{why}"
 
 
 def software_of(record: Record) -> dict[str, str]:
@@ -83,15 +84,11 @@ def _names(records: Sequence[Record]) -> str:
     for each in records:
         repeats[each.measurement.point].append(each.measurement.repeat)
     names = [
-        f"{point.mode}, {_counted(point.ranks, 'rank')}, repeat{'s' if len(each) > 1 else ''} {' '.join(map(str, sorted(each)))}"
+        f"{point.mode}, {counted(point.ranks, 'rank')}, repeat{'s' if len(each) > 1 else ''} {' '.join(map(str, sorted(each)))}"
         for point, each in repeats.items()
     ]
     more = len(names) - MOST_NAMED
     return "; ".join(names[:MOST_NAMED]) + (f"; and {more} more points" if more > 0 else "")
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _hash(record: Record) -> str:

@@ -10,6 +10,7 @@ from distcnn.sweep.processes import end_all
 from distcnn.sweep.records import Record, Records
 from distcnn.sweep.stopping import StopRequests
 from distcnn.sweep.table import outcome, title_of
+from distcnn.wording import counted
 
 
 def measure_all(records: Records, timeout: float, stop: StopRequests, say: Callable[[str], None]) -> list[Record] | None:
@@ -19,7 +20,7 @@ def measure_all(records: Records, timeout: float, stop: StopRequests, say: Calla
     wanted = list(in_order(records.settings.points, records.settings.repeats))
     before = {each: record for each in wanted if (record := records.find(each)) and record.ok}
     if before:
-        say(f"going on  {len(before)} of {len(wanted)} measurements are there already")
+        say(f"going on  {len(before)} of {counted(len(wanted), 'measurement')} already done")
     found = []
     for number, each in enumerate(wanted, start=1):
         record = before.get(each)

@@ -11,6 +11,7 @@ from distcnn.sweep.picture import content_of, draw, has_matplotlib
 from distcnn.sweep.records import Record, Records
 from distcnn.sweep.sheet import measurements_sheet, points_sheet
 from distcnn.sweep.summary import Summary
+from distcnn.wording import counted
 
 KIND = "distcnn.scaling"
 
@@ -54,5 +55,5 @@ def title(found: Sequence[Record]) -> str:
     """What was measured, and on what, in a line; of the measurement on most ranks, for one rank needs no MPI."""
     result = max((each.result for each in found if each.result), key=lambda result: result["world_size"])
     machine, hosts = result["machine"], max(len(set(each.result["hosts"])) for each in found if each.result)
-    where = f"{hosts} hosts of {machine['cores']} cores" if hosts > 1 else f"one host of {machine['cores']} cores"
+    where = f"{f'{hosts} hosts' if hosts > 1 else 'one host'} of {counted(machine['cores'], 'core')}"
     return f"{result['model']} on {result['data']}, {result['reduction']} sum, {machine['mpi']}; {where} ({machine['processor']})"

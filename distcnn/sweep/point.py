@@ -6,7 +6,6 @@ import dataclasses
 import os
 import re
 import secrets
-import shlex
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ from distcnn.sweep.records import Record, Records
 from distcnn.sweep.request import Settings, launcher_command
 from distcnn.sweep.result import Result, read_result
 from distcnn.sweep.stopping import StopRequests
+from distcnn.wording import shell_command
 
 SECONDS_TO_APPEAR = 3.0
 """A file that another host wrote may come late over a shared file system."""
@@ -77,8 +77,9 @@ def command_of(measurement: Measurement, settings: Settings, file: Path) -> list
 
 def run(command: list[str], mark: str, log: Path, timeout: float, stop: StopRequests) -> Ended | None:
     """Run ``command`` to its end, all it says into ``log``. No process of it is left. None when a signal asked to stop."""
-    with log.open("wb") as output:
-        output.write(f"$ {shlex.join(command)}\n".encode())
+    log.unlink(missing_ok=True)  # it may be a link, which is not followed
+    with log.open("xb") as output:
+        output.write(f"$ {shell_command(command)}\n".encode())
         output.flush()
         try:
             process = start(command, mark, output, os.environ)

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any
 
 from distcnn.command import run_command
+from distcnn.command_line import Parser
 from distcnn.config import Config, parse_request
+from distcnn.console import say
 from distcnn.cores import usable_cores
 from distcnn.errors import InputError
 from distcnn.faults.watchdog import Watchdog
@@ -50,15 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The flags besides training's."""
-    parser = _Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.", allow_abbrev=False)
+    parser = Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.")
     parser.add_argument("--result", type=Path, required=True, metavar="FILE", help="where root writes what was measured, a new file")
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="timed steps")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (this is started by distcnn.scaling, not by hand)")
 
 
 def measure_command(communicator: Communicator, arguments: Sequence[str]) -> None:
@@ -66,7 +63,7 @@ def measure_command(communicator: Communicator, arguments: Sequence[str]) -> Non
     args, of_training = on_root(communicator, lambda: make_parser().parse_known_args(arguments))
     config = on_root(communicator, lambda: Config(**parse_request(of_training).given))
     with Watchdog(NAME, communicator, config.stall_timeout):
-        run = prepare_run(config, communicator, lambda line: print(line, flush=True) if communicator.rank == 0 else None)
+        run = prepare_run(config, communicator, say if communicator.rank == 0 else lambda line: None)
         result = measure(run, args.steps)
         on_root(communicator, lambda: write_result(args.result, result))
 

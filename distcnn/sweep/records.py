@@ -18,11 +18,11 @@ from typing import Any
 
 from distcnn.config import Config, as_flag
 from distcnn.errors import InputError
-from distcnn.files import write_atomically
+from distcnn.files import read_bytes, write_atomically
 from distcnn.sweep.plan import Measurement
 from distcnn.sweep.request import Request, Settings
 from distcnn.sweep.result import Result, read_result
-from distcnn.training.run_directory import locked
+from distcnn.training.locking import locked
 
 SETTINGS, MEASUREMENTS = "sweep.json", "measurements"
 KIND = "distcnn.scaling.measurement"
@@ -62,10 +62,14 @@ class Record:
 
 
 class Records:
-    """The records of the sweep directory ``path``."""
+    """The records of the sweep directory ``path``. ``InputError`` when its folder of records is a link."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path, self.settings = path, settings
+        if (path / MEASUREMENTS).is_symlink():
+            raise InputError(
+                f"{path / MEASUREMENTS} is a symbolic link: put the folder itself there; a link could lead to the files of others"
+            )
         (path / MEASUREMENTS).mkdir(exist_ok=True)
 
     def remove_unfinished(self) -> None:
@@ -85,7 +89,7 @@ class Records:
     def find(self, measurement: Measurement) -> Record | None:
         """The record of ``measurement``; None when there is none that is whole."""
         try:
-            table = json.loads((self.path / MEASUREMENTS / f"{measurement.name}.json").read_text(encoding="utf-8"))
+            table = json.loads(read_bytes(self.path / MEASUREMENTS / f"{measurement.name}.json", follow=True))
             point = measurement.point
             if (table["kind"], table["ok"]) != (KIND, table["result"] is not None):
                 return None
@@ -129,7 +133,7 @@ def opened(request: Request) -> Iterator[Records]:
 def read_settings(path: Path) -> Settings:
     """Those of the sweep in ``path``. ``InputError`` when they are not whole."""
     try:
-        table = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
+        table = json.loads(read_bytes(path / SETTINGS, follow=True))
         return Settings(**{**table, "ranks": tuple(table["ranks"])})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path / SETTINGS} cannot be read ({error}): name another --output, for a new sweep") from error

@@ -9,6 +9,7 @@ from distcnn.sweep.plan import Point
 from distcnn.sweep.records import Record
 from distcnn.sweep.result import Result
 from distcnn.sweep.summary import Summary
+from distcnn.wording import counted
 
 WIDE = 1.5
 """A point's fastest measurement over its slowest: beyond it a remark says so."""
@@ -19,7 +20,8 @@ def balance_remarks(points: Iterable[Point]) -> Iterator[str]:
     for point in points:
         if point.balance < 1:
             yield (
-                f"{point.mode}, {point.ranks} ranks: {point.num_shards} shards do not divide evenly, some ranks have {point.most_shards}, "
+                f"{point.mode}, {counted(point.ranks, 'rank')}: {point.num_shards} shards do not divide evenly, "
+                f"some ranks have {point.most_shards}, "
                 f"others {point.num_shards // point.ranks}: at most {point.balance:.0%} efficiency"
             )
 
@@ -44,9 +46,9 @@ def _base_remarks(points: Sequence[Point], summary: Summary) -> Iterator[str]:
         if base is None:
             continue
         if base != smallest:
-            yield f"{mode}: {_counted(smallest, 'rank')} failed, so speed-up and efficiency are against {_counted(base, 'rank')}"
+            yield f"{mode}: {counted(smallest, 'rank')} failed, so speed-up and efficiency are against {counted(base, 'rank')}"
         elif base != 1:
-            yield f"{mode}: speed-up and efficiency are against {base} ranks, the smallest number here"
+            yield f"{mode}: speed-up and efficiency are against {counted(base, 'rank')}, the smallest number here"
 
 
 def _crowd_remarks(point: Point, result: Result) -> Iterator[str]:
@@ -56,9 +58,9 @@ def _crowd_remarks(point: Point, result: Result) -> Iterator[str]:
     crowded = {host: ranks for host, ranks in Counter(hosts).items() if ranks > cores.get(host, ranks)}
     if crowded:
         host = max(crowded, key=lambda host: crowded[host] / cores[host])
-        shared = f"{crowded[host]} of them share {_counted(cores[host], 'core')} of {host}"
-        others = f" (and so on {_counted(len(crowded) - 1, 'more host')})" if len(crowded) > 1 else ""
-        yield f"{point.mode}, {_counted(point.ranks, 'rank')}: {shared}{others}: more ranks than cores cannot scale"
+        shared = f"{crowded[host]} of them share {counted(cores[host], 'core')} of {host}"
+        others = f" (and so on {counted(len(crowded) - 1, 'more host')})" if len(crowded) > 1 else ""
+        yield f"{point.mode}, {counted(point.ranks, 'rank')}: {shared}{others}: more ranks than cores cannot scale"
 
 
 def _padding_remarks(point: Point, result: Result) -> Iterator[str]:
@@ -66,7 +68,7 @@ def _padding_remarks(point: Point, result: Result) -> Iterator[str]:
     examples, size = result.get("train_examples", point.global_batch_size), point.global_batch_size
     if examples < size:
         yield (
-            f"{point.mode}, {_counted(point.ranks, 'rank')}: a step has room for {size:,} examples, but the set has {examples:,} only: "
+            f"{point.mode}, {counted(point.ranks, 'rank')}: a step has room for {size:,} examples, but the set has only {examples:,}: "
             "the rest is computed, but not counted as images"
         )
 
@@ -93,7 +95,3 @@ def _spread_remarks(summary: Summary) -> Iterator[str]:
             f"the fastest measurement is more than {WIDE:g} times the slowest at {', '.join(wide)}: something else used the machine or the "
             "network, so trust these figures little, and take more --repeats when it is quiet"
         )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

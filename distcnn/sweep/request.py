@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import os
 import shlex
@@ -12,12 +11,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from distcnn.config import Config, as_flag, parse_request
+from distcnn.command_line import Parser
+from distcnn.config import CONFIG_FLAGS, Config, as_flag, parse_request
 from distcnn.cores import usable_cores
 from distcnn.errors import InputError
-from distcnn.own_model import TRUST_FLAG
 from distcnn.parallel import shards_of_rank
 from distcnn.sweep.plan import MODES, STRONG, Point, plan_points
 
@@ -91,13 +90,8 @@ class Request:
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Request:
     """``InputError`` names what is wrong."""
-    known, of_training = make_parser().parse_known_args(arguments)
+    known, of_training = make_parser().parse_own(arguments)
     own = vars(known)
-    flags = {as_flag(each.name) for each in dataclasses.fields(Config)} | {"--config", TRUST_FLAG}
-    strange = [each for each in of_training if each.startswith("--") and each.partition("=")[0] not in flags]
-    if strange:
-        again = ": to go on with a sweep, run the same command with the same --output" if strange[0].startswith("--resume") else ""
-        raise InputError(f"unrecognized flag {strange[0]}{again} (see python -m distcnn.scaling --help)")
     given = {name: value for name, value in parse_request(of_training).given.items() if name != "output"}
     around = {name: own.pop(name) for name in ("output", "timeout") if name in own}
     if "output" in around and not around["output"]:
@@ -150,9 +144,9 @@ def require_launcher(launcher: str) -> None:
         )
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The command's own flags; what it does not know are flags of training."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m distcnn.scaling",
         description="Measure training steps on several numbers of ranks, each started by a launcher: images a second, efficiency, where "
         "the time goes, and whether all points ended with the same bits. Writes a table, JSON, CSV and a picture. Run the same command "
@@ -161,7 +155,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--data, --microbatch-size, --reduction, --overlap or --config; --num-shards is the number of shards at every point of strong "
         "scaling, and at the smallest point of weak scaling.",
         argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+        elsewhere=CONFIG_FLAGS,
+        instead={"resume": "to go on with a sweep, run the same command with the same --output"},
     )
     parser.add_argument("--ranks", metavar="1,2,4", help="numbers of ranks (default 1,2,4 ... up to the allocation's tasks, or the cores)")
     parser.add_argument(
@@ -178,8 +173,3 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(OUTPUT, metavar="DIR", help="sweep directory (default runs/scaling-<time>)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end a measurement that takes longer; 0: never (default 600)")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see python -m distcnn.scaling --help)")

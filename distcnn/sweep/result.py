@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from distcnn.sweep.plan import Point
+from distcnn.wording import counted
 
 KIND = "distcnn.sweep.ranks"
 GROUPS = ("compute", "local_sum", "communication", "waiting", "data")
@@ -30,9 +31,9 @@ def read_result(text: str, point: Point) -> Result:
         ("microbatch_size", point.microbatch_size),
     ):
         if result.get(name) != expected:
-            what = f"{expected} ranks were asked for" if name == "world_size" else f"{name} {expected} was asked for"
+            what = counted(expected, "rank") if name == "world_size" else f"{name} {expected}"
             remedy = ": does the launcher start as many ranks as {ranks} says?" if name == "world_size" else ""
-            raise ValueError(f"{what}, but its result is of {result.get(name)}{remedy}")
+            raise ValueError(f"asked for {what}, but its result is of {result.get(name)}{remedy}")
     try:
         numbers = [result["images_per_second"], result["step_seconds"], result["split"]["mean"]["step_seconds"]]
         numbers += [result["split"]["mean"][f"{group}_seconds"] for group in GROUPS]

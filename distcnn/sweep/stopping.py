@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+from distcnn.faults.signals import stop_signals_here
 
 
 class StopRequests:
-    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came. Main thread only.
+    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came.
 
-    SIGHUP stays ignored where it is (nohup).
+    Outside the main thread it does nothing.
     """
 
     def __init__(self) -> None:
@@ -21,9 +22,10 @@ class StopRequests:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequests:
-        for each in STOP_SIGNALS:
-            if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
-                self._before[each] = signal.signal(each, self._note)
+        if threading.current_thread() is not threading.main_thread():  # elsewhere Python sets no handlers
+            return self
+        for each in stop_signals_here():
+            self._before[each] = signal.signal(each, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

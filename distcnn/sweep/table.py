@@ -11,28 +11,30 @@ from distcnn.sweep.remarks import balance_remarks
 from distcnn.sweep.request import Request
 from distcnn.sweep.result import GROUPS
 from distcnn.sweep.summary import Row, Summary
+from distcnn.wording import counted
 
 TITLES = {"compute": "compute", "communication": "comm.", "waiting": "waiting", "data": "data"}
 """Of the columns of the split."""
 
 
-def headline(request: Request, path: Path) -> str:
-    """What is going to be measured, chosen or given."""
+def headline(request: Request, path: Path) -> list[str]:
+    """What is going to be measured, chosen or given, in lines."""
     settings = request.settings
     points, config = settings.points, settings.config_of(settings.points[0])
-    measurements = f"{settings.repeats} x {len(points)} measurements of {settings.steps} steps, by turns"
+    measurements = f"{settings.repeats} x {counted(len(points), 'measurement')} of {counted(settings.steps, 'step')}, by turns"
     lines = [f"sweep     {config.model}, {config.reduction} sum, {measurements}", f"launcher  {settings.launcher}"]
     for mode in dict.fromkeys(each.mode for each in points):
         of_mode = [each for each in points if each.mode == mode]
         first = of_mode[0]
         if mode == STRONG:
-            cut = f"{first.num_shards} shards x {first.microbatch_size} examples = {first.global_batch_size:,}"
+            shards, examples = counted(first.num_shards, "shard"), counted(first.microbatch_size, "example")
+            cut = f"{shards} x {examples} = {first.global_batch_size:,}"
             lines.append(f"strong    {cut} a step at every point")
         else:
-            cut = f"{first.most_shards} {'shard' if first.most_shards == 1 else 'shards'} x {first.microbatch_size} examples"
+            cut = f"{counted(first.most_shards, 'shard')} x {counted(first.microbatch_size, 'example')}"
             sizes = ", ".join(f"{point.global_batch_size:,} on {point.ranks}" for point in of_mode)
             lines.append(f"weak      {cut} a step on every rank: {sizes}")
-    return "\n".join([*lines, *(f"balance   {line}" for line in balance_remarks(points)), f"records   {path}"])
+    return [*lines, *(f"balance   {line}" for line in balance_remarks(points)), f"records   {path}"]
 
 
 def table(summary: Summary, remarks: list[str], folder: Path) -> str:
@@ -82,7 +84,7 @@ def _failures(failures: list[Record], folder: Path) -> Iterator[str]:
 def title_of(measurement: Measurement) -> str:
     """Which one it is."""
     point = measurement.point
-    return f"{point.mode}, {point.ranks} {'rank' if point.ranks == 1 else 'ranks'}, repeat {measurement.repeat}"
+    return f"{point.mode}, {counted(point.ranks, 'rank')}, repeat {measurement.repeat}"
 
 
 def outcome(record: Record) -> str:

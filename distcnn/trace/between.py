@@ -45,7 +45,7 @@ def between_steps(
 
     with ExitStack() as held:
         for owner, name, make in (
-            (run, "evaluation", test),
+            (run.evaluation, "take", test),
             (loop, "close_epoch", timed("ledger")),
             (loop, "compare_replicas", timed("replicas")),
             (records, "add_metrics", timed("metrics")),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.errors import InputError
+from distcnn.files import read_bytes
 
 Event = dict[str, Any]
 
@@ -35,7 +36,7 @@ LETTER_WIDTH = 0.0037
 def read_events(path: Path) -> list[Event]:
     """The events of a trace. ``InputError`` when it is none of ours."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, follow=True))
         return [each for each in content["traceEvents"] if each["ph"] in ("X", "M")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--trace: {path} is no trace that can be read ({error}): name a trace-*.json of a run directory") from error

@@ -69,7 +69,7 @@ class Trace:
 
     def write(self, path: Path, say: Say) -> None:
         """Bring all ranks' slices together and write them into ``path``, on root."""
-        pulse.beat(Activity.SAVING)
+        pulse.beat(Activity.WRITING_RESULTS)
         communicator = self._run.communicator
         clocks = clocks_of(communicator.hosts, self._offsets, measure_offsets(communicator))
         recorders = self._main, self._sums, self._between, self._writer
@@ -77,7 +77,7 @@ class Trace:
         of_ranks = communicator.gather(self._lines(clocks[communicator.rank]))
         if of_ranks is None:
             return
-        file = path / f"trace-{self._first_step:09d}.json"
+        file = Path(self._saving.location or path) / f"trace-{self._first_step:09d}.json"
         try:
             write_atomically(file, *chrome.document(of_ranks, self._facts(clocks, full)), sync=False)
         except OSError as error:
@@ -86,7 +86,9 @@ class Trace:
         where = (
             f"trace in {file} ({file.stat().st_size / 1e6:.1f} MB), {_in_words(self._steps.recorded)}: open it at https://ui.perfetto.dev"
         )
-        say(f"{where}\nthe trace is not whole: no more slices could be kept on rank {', '.join(map(str, full))}" if full else where)
+        say(where)
+        if full:
+            say(f"the trace is not whole: no more slices could be kept on rank {', '.join(map(str, full))}")
 
     def _lines(self, own: Clock) -> bytes:
         """This rank's part of the file."""

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.config import Config
-from distcnn.datasets import DatasetInfo, Part, Shard, read_examples
+from distcnn.datasets import DatasetInfo, Part, Shard
 from distcnn.datasets.content import ExamplesDigest
-from distcnn.datasets.examples import ExampleFile
-from distcnn.datasets.memory import window_bounds, window_examples
+from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
+from distcnn.datasets.hdf5 import Images, Labels
+from distcnn.datasets.memory import LABEL_BYTES, window_bounds, window_examples
 from distcnn.datasets.statistics import pixel_sums
+from distcnn.datasets.survey import Survey
+from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
-from distcnn.parallel import Communicator, span_of
+from distcnn.host_memory import most_memory
+from distcnn.parallel import Communicator, on_root, span_of, together
 from distcnn.training.evaluation import examples_of_rank
 
 NamedHashes = list[tuple[str, str]]
+BOUND_IT = "bound it with --data-memory MIB (data/README.md), or use more hosts"
 
 
 @dataclass(frozen=True)
@@ -29,17 +35,63 @@ class Data:
     test: Part
 
 
+@dataclass(frozen=True)
+class Content:
+    """What a rank found when it went through its ``Data``."""
+
+    hashes: NamedHashes
+    """SHA-256 of each of its shards and of each block of the test set."""
+    pixels: NDArray[np.int64]
+    """``pixel_sums`` of its training images; zeros where the file has mean and standard deviation."""
+    remarks: list[str]
+    """What a user may not have meant, a line each: the same on all ranks."""
+
+
 def open_data(dataset: DatasetInfo, config: Config, communicator: Communicator, shard_indices: range) -> Data:
-    """This rank's shards, which are neighbours, and its part of the test set. ``InputError`` when they cannot be read, or be kept."""
+    """This rank's shards, which are neighbours, and its part of the test set. Collective.
+
+    ``InputError`` on all ranks when some cannot be read, or kept.
+    """
     spans = {index: span_of(dataset.examples["train"], config.num_shards, index) for index in shard_indices}
+    train = range(spans[shard_indices[0]].start, spans[shard_indices[-1]].stop)
     test = examples_of_rank(dataset.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank)
-    if config.data_memory:
-        return _windowed(dataset, config, spans, test)
-    first = spans[shard_indices[0]].start
-    images, labels = read_examples(dataset, "train", range(first, spans[shard_indices[-1]].stop))
-    cuts = {index: slice(span.start - first, span.stop - first) for index, span in spans.items()}
-    shards = [Shard(index, images[cut], labels[cut], config.seed, first + cut.start) for index, cut in cuts.items()]
-    return Data(shards, Shard(0, *read_examples(dataset, "test", test), config.seed, test.start, shuffled=False))
+    if not config.data_memory:
+        needed = communicator.allgather((len(train) + len(test)) * (dataset.image_bytes + LABEL_BYTES))
+        together(communicator, lambda: _require_room(dataset, needed, communicator, most_memory()))
+
+    def work() -> Data:
+        try:
+            return _windowed(dataset, config, spans, test) if config.data_memory else _in_memory(dataset, config, spans, train, test)
+        except MemoryError as error:
+            less = "give a smaller --data-memory" if config.data_memory else BOUND_IT
+            raise InputError(f"{dataset.path}: there is no memory left for this rank's part of the image set: {less}") from error
+
+    return together(communicator, work)
+
+
+def _require_room(dataset: DatasetInfo, needed: Sequence[int], communicator: Communicator, most: int | None) -> None:
+    """``InputError`` when this host's ranks would keep more than it has: ``needed`` bytes by rank, ``most`` here."""
+    host = communicator.hosts[communicator.rank]
+    here = [count for count, each in zip(needed, communicator.hosts, strict=True) if each == host]
+    if most is not None and sum(here) > most:
+        ranks = f"{len(here)} ranks on host {host} keep" if len(here) > 1 else f"host {host} keeps"
+        size, room = (f"{count / 2**30:,.1f} GiB" for count in (sum(here), most))
+        raise InputError(f"{dataset.path}: {ranks} {size} of the image set in memory, but the host has {room}: {BOUND_IT}")
+
+
+def _in_memory(dataset: DatasetInfo, config: Config, spans: dict[int, range], train: range, test: range) -> Data:
+    with closing(ExampleFile(dataset, config.stall_timeout)) as file:
+        images, labels = _read(file, "train", train)
+        cuts = {index: slice(span.start - train.start, span.stop - train.start) for index, span in spans.items()}
+        shards = [Shard(index, images[cut], labels[cut], config.seed, train.start + cut.start) for index, cut in cuts.items()]
+        return Data(shards, Shard(0, *_read(file, "test", test), config.seed, test.start, shuffled=False))
+
+
+def _read(file: ExampleFile, split: str, span: range) -> tuple[Images, Labels]:
+    images, labels = file.empty(len(span))
+    for _ in file.read_in_pieces(split, span, images, labels):
+        pulse.beat(Activity.READING_DATA)
+    return images, labels
 
 
 def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], test: range) -> Data:
@@ -47,7 +99,7 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     from distcnn.datasets.windows import WindowedShard
 
     length = window_examples(dataset, config.num_shards, config.data_memory)
-    reader = Reader(ExampleFile(dataset))
+    reader = Reader(ExampleFile(dataset, config.stall_timeout), progress=lambda: pulse.wait(False), waiting=_waiting_for_window)
     chunks = dataset.chunk_examples
     shards = [
         WindowedShard(index, reader, "train", span, window_bounds(span, length, chunks["train"]), config.seed)
@@ -57,27 +109,63 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     return Data(shards, WindowedShard(0, reader, "test", test, bounds, config.seed, shuffled=False))
 
 
-def survey(data: Data, dataset: DatasetInfo, block_size: int) -> tuple[NamedHashes, NDArray[np.int64]]:
-    """Go through all of ``data`` once: the SHA-256 of each shard and of each block of the test set; the sums of the training pixels.
+def _waiting_for_window() -> AbstractContextManager[None]:
+    tests = pulse.activity == Activity.EVALUATING
+    return pulse.doing(Activity.WAITING_FOR_TEST_WINDOW if tests else Activity.WAITING_FOR_WINDOW)
 
-    The sums are zero where the file has mean and standard deviation. ``InputError`` when an example cannot be read.
+
+def survey(data: Data, dataset: DatasetInfo, block_size: int, communicator: Communicator) -> Content:
+    """Go through all of ``data`` once, ``block_size`` examples to a block of the test set. Collective.
+
+    ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its own hash tells of.
     """
-    channels = dataset.image_shape[0]
-    hashes: NamedHashes = []
-    sums = np.zeros((2, channels), np.int64)
-    for shard in data.shards:
-        digest = ExamplesDigest(shard.examples, dataset.image_shape, dataset.classes)
-        for images, labels in shard.pieces():
-            pulse.beat(Activity.READING_DATA)
-            digest.add(images, labels)
-            if not (dataset.mean and dataset.std):
-                sums += pixel_sums(images.reshape(-1, channels))
-        hashes.append((f"train {shard.first_example}", digest.hexdigest()))
-    first = data.test.first_example
-    for images, labels in data.test.pieces(block_size):
+    seen = Survey(dataset, whole=communicator.rank == 0)
+    hashes = together(communicator, lambda: _survey_test(data.test, seen, block_size))
+    seen.look_for(np.concatenate(communicator.allgather(seen.test_hashes)))
+    pixels = np.zeros((2, dataset.image_shape[0]), np.int64)
+    hashes = together(communicator, lambda: [_survey_shard(shard, seen, pixels) for shard in data.shards]) + hashes
+    everyone = communicator.gather(seen.found) or []
+
+    def judge() -> list[str]:
+        if dataset.is_hashed_as_a_whole:
+            _hash_the_rest(data, seen)
+        return seen.judge(everyone[1:])
+
+    return Content(hashes, pixels, on_root(communicator, judge))
+
+
+def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
+    info, first, hashes = seen.info, test.first_example, []
+    for images, labels in test.pieces(piece_size(info, "test", block_size)):
         pulse.beat(Activity.READING_DATA)
-        digest = ExamplesDigest(len(labels), dataset.image_shape, dataset.classes)
-        digest.add(images, labels)
-        hashes.append((f"test {first}", digest.hexdigest()))
+        seen.add("test", first, images, labels)
+        for start in range(0, len(labels), block_size):
+            block = slice(start, start + block_size)
+            digest = ExamplesDigest(len(labels[block]), info.image_shape, info.classes)
+            digest.add(images[block], labels[block])
+            hashes.append((f"test {first + start}", digest.hexdigest()))
         first += len(labels)
-    return hashes, sums
+    return hashes
+
+
+def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple[str, str]:
+    """The shard's name and hash; the sums of its pixels are added to ``pixels`` where they are wanted."""
+    info, first = seen.info, shard.first_example
+    digest = ExamplesDigest(shard.examples, info.image_shape, info.classes)
+    for images, labels in shard.pieces(piece_size(info, "train")):
+        pulse.beat(Activity.READING_DATA)
+        seen.add("train", first, images, labels)
+        digest.add(images, labels)
+        if not (info.mean and info.std):
+            pixels += pixel_sums(images.reshape(-1, info.image_shape[0]))
+        first += len(labels)
+    return f"train {shard.first_example}", digest.hexdigest()
+
+
+def _hash_the_rest(data: Data, seen: Survey) -> None:
+    """Root's, for files that only state a hash of all examples in a row: read what the other ranks own."""
+    info = seen.info
+    with closing(ExampleFile(info)) as file:
+        for split, parts in (("train", data.shards), ("test", [data.test])):
+            for piece in pieces_of(range(sum(part.examples for part in parts), info.examples[split]), piece_size(info, split)):
+                seen.add_to_hash(split, *_read(file, split, piece))

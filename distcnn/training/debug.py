@@ -18,12 +18,13 @@ from distcnn.nn import he_normal
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator
+from distcnn.training.comparison import Receipt, read_receipt
 from distcnn.training.finite import check_finite
 from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
 from distcnn.training.plan import Plan
 from distcnn.training.progress import NoProgress
-from distcnn.training.replay import Receipt, follow, for_replay, read_receipt, warn_of_changes
+from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.saving import NoSaving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,10 +16,15 @@ from distcnn.nn.losses import Loss
 from distcnn.parallel import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
 from distcnn.training.finite import NotFinite, first_not_finite
 from distcnn.training.step import count_correct
+from distcnn.wording import counted
 
 
 class EvaluationFailure(TrainingError):
     """The test loss is not finite."""
+
+
+class EvaluationStopped(Exception):
+    """A rank was asked to stop: all ranks broke the evaluation off at the same point. It changed nothing, and can be repeated."""
 
 
 def examples_of_rank(test_examples: int, block_size: int, world_size: int, rank: int) -> range:
@@ -42,14 +48,23 @@ class Evaluation:
     test_examples: int
     microbatch: Microbatch
     communicator: Communicator
+    blocks_between_looks: int = 8
+    """After this many blocks of each rank all ranks look together whether one was asked to stop."""
+    stop_request: Callable[[], str | None] = lambda: None
+    """The signal that asked this rank to stop, if any."""
     predicted: NDArray[np.int64] | None = field(default=None, init=False)
     """Of the newest evaluation: how many test images were put into each class."""
 
     def __call__(self) -> Totals:
         """Loss, right answers and examples over the whole test set, the same on every rank and on any number of them.
 
-        ``EvaluationFailure`` on all ranks when the loss is not finite, ``TrainingError`` when an example was not tested exactly once.
+        ``EvaluationFailure`` on all ranks when the loss is not finite, ``TrainingError`` when an example was not tested exactly once,
+        ``EvaluationStopped`` on all ranks when one of them was asked to stop.
         """
+        return self.take()
+
+    def take(self) -> Totals:
+        """What a call does; with a name of its own, so that an instrument can take its place."""
         blocks = num_blocks(self.test_examples, self.microbatch.size)
         (classes,) = self.network.output_shape
         sums = np.zeros(TALLY_SIZE + classes + blocks)
@@ -57,7 +72,7 @@ class Evaluation:
         tally = Tally(counts, blocks)
         problem = None
         first_block = self.part.first_example // self.microbatch.size
-        for step in range(num_blocks(self.part.examples, self.microbatch.size)):
+        for step in self._steps(blocks):
             block = first_block + step
             pulse.beat(Activity.EVALUATING, detail=block)
             try:
@@ -78,6 +93,16 @@ class Evaluation:
         self.predicted = predicted.astype(np.int64)
         return totals
 
+    def _steps(self, blocks: int) -> Iterator[int]:
+        """This rank's blocks of all ``blocks``, numbered from 0. All ranks look equally often whether to stop."""
+        own, most = num_blocks(self.part.examples, self.microbatch.size), num_blocks(blocks, self.communicator.world_size)
+        for start in range(0, most, self.blocks_between_looks):
+            asked = np.array([self.stop_request() is not None], np.float64)
+            self.communicator.allreduce_sum(asked)
+            if asked[0]:
+                raise EvaluationStopped
+            yield from range(start, min(start + self.blocks_between_looks, own))
+
     def _add_block(self, tally: Tally, step: int) -> NDArray[np.int64]:
         """Add a block's counts; return how many of its examples were put into each class."""
         examples = self.part.fill(self.microbatch, 0, step)
@@ -94,6 +119,6 @@ class Evaluation:
         if wrong.size:
             block = wrong[0]
             raise TrainingError(
-                f"evaluation: block {block} of the test set counted {tested[block]:.0f} examples, not {expected[block]}: "
+                f"evaluation: block {block} of the test set counted {counted(round(tested[block]), 'example')}, not {expected[block]}: "
                 "every test example must be tested exactly once"
             )

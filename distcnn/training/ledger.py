@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distcnn.datasets import Part
 from distcnn.errors import TrainingError
 from distcnn.parallel import Communicator
+from distcnn.wording import counted
 
 MOST_NAMED = 8
 """Examples named in an error."""
@@ -71,7 +72,7 @@ class Ledger:
             wrong = np.flatnonzero(counts != 1)
             if wrong.size:
                 named = ", ".join(f"{shard.first_example + index} {counts[index]} times" for index in wrong[:MOST_NAMED])
-                return f"shard {shard.index} used {self._used[shard.index]} examples of {len(counts)}: {named}"
+                return f"shard {shard.index} used {counted(self._used[shard.index], 'example')} of {len(counts)}: {named}"
         return None
 
 
@@ -94,7 +95,7 @@ def close_epoch(ledger: Ledger, communicator: Communicator, num_shards: int, epo
         raise TrainingError(f"epoch {epoch} did not use every example exactly once: {'; '.join(problems[:MOST_NAMED])}")
     entries = all_entries(ledger, communicator, num_shards)
     if sum(each.used for each in entries) != train_examples:
-        raise TrainingError(f"epoch {epoch} used {sum(each.used for each in entries)} examples, not {train_examples}")
+        raise TrainingError(f"epoch {epoch} used {counted(sum(each.used for each in entries), 'example')}, not {train_examples}")
     return digest(entries)
 
 

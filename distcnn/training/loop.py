@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.errors import Stopped, TrainingError
 from distcnn.faults.pulse import Activity, pulse
+from distcnn.launcher import starting_words
 from distcnn.nn import Sequential
 from distcnn.own_model import is_own
 from distcnn.parallel import on_root
-from distcnn.training.evaluation import EvaluationFailure
+from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
 from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
@@ -25,6 +26,7 @@ from distcnn.training.saving import NoSaving, Saving
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
 from distcnn.training.step import ShardFailure
+from distcnn.wording import shell_command
 
 
 class Records(Protocol):
@@ -70,9 +72,12 @@ class Loop:
             raise TrainingError(f"{failure}\n{self._save_before_failure(f'--break-at-step {self.state.step}')}") from failure
         with self._timed():
             newest = self._saving.wait()
+            if newest != self.state.step:  # the disk was full then, or the run directory was removed since
+                self._saving.save(self.state)
+                newest = self._saving.wait()
         self.add_end()
         result = make_result(self.run, self.state)
-        pulse.beat(Activity.SAVING)
+        pulse.beat(Activity.WRITING_RESULTS)
         on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
         if self._saving.location and newest < self.state.step:
             self._progress.say(f"warning: the last checkpoint on the disk is of step {newest}, the run ended at {self.state.step}")
@@ -80,6 +85,7 @@ class Loop:
 
     def add_end(self) -> None:
         """The receipt's last line."""
+        pulse.beat(Activity.COMPARING)
         self._records.add_receipt("end", self.state.step, params_sha256=params_sha256(self.run.network))
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
@@ -134,7 +140,7 @@ class Loop:
     def _log_interval(self, epoch: int, learning_rate: float) -> None:
         state, speed = self.state, self.state.interval.images_per_second
         loss = state.interval.loss
-        pulse.beat(Activity.SAVING)
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_metrics(
             "step", step=state.step, epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=round(speed, 1)
         )
@@ -168,20 +174,26 @@ class Loop:
         }
         proof: dict[str, Any] = {"examples": state.epoch.examples}
         if whole:
+            pulse.beat(Activity.CHECKING_EPOCH)
             examples = run.dataset.examples["train"]
             with self._timed():
                 proof["order_sha256"] = close_epoch(run.step.ledger, run.communicator, run.config.num_shards, epoch, examples)
         text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
         last = state.step == run.plan.total_steps
         if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
-            test = run.evaluation()
+            try:
+                test = run.evaluation()
+            except EvaluationStopped:
+                self._stop()  # before any line of this epoch: the resumed run does all of it
             state.note_test(test)
             values |= {"test_loss": test.loss, "test_accuracy": test.correct / test.examples}
             proof |= {"test_examples": test.examples, "test_correct": test.correct}
             text += f", test loss {test.loss:.4f}, test accuracy {test.correct / test.examples:.4f} ({test.correct} of {test.examples})"
         self._count_time()
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_metrics("epoch", step=state.step, **values, images_per_second=round(state.epoch.images_per_second, 1))
         self._check_replicas()
+        pulse.beat(Activity.WRITING_LINES)
         self._records.add_receipt("epoch", state.step, **values, **proof)
         self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
         self._warn_if_nothing_is_learned(epoch, run.evaluation.predicted if state.test_step == state.step else None, last)
@@ -211,13 +223,12 @@ class Loop:
             compare_replicas(run.network, run.step.optimizer, run.communicator, step)
         self._saving.save(self.state)
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         requests = enumerate(self.run.communicator.allgather(self.run.step.stop_request()))
         who = ", ".join(f"{request} on rank {rank}" for rank, request in requests if request)
         saved = self._save_now()
-        raise Stopped(
-            f"by {who}, after step {self.state.step} of {self.run.plan.total_steps}; {saved}\ncontinue with: {self._resume_command()}"
-        )
+        again = self._resume_command(self.run.communicator.world_size)
+        raise Stopped(f"by {who}, after step {self.state.step} of {self.run.plan.total_steps}; {saved}\ncontinue with: {again}")
 
     def _save_now(self) -> str:
         """Save and wait until it is done; in words what is on the disk."""
@@ -234,10 +245,12 @@ class Loop:
         saved = self._save_now()
         return f"{saved}; replay it in one process with: {self._resume_command()} --debug {where}"
 
-    def _resume_command(self) -> str:
+    def _resume_command(self, world_size: int = 1) -> str:
+        """On as many ranks; any other number gets the same bits."""
         model = self.run.config.model
         confirmed = ["--model", model] if is_own(model) else []
-        return shlex.join(["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed])
+        command = ["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed]
+        return shell_command([*starting_words(world_size, os.environ), *command])
 
 
 def make_result(run: Run, state: State) -> dict[str, Any]:
@@ -281,7 +294,10 @@ def make_result(run: Run, state: State) -> dict[str, Any]:
             "sha256": dataset.sha256,
             "content_sha256": run.content_sha256,
             "classes": dataset.classes,
+            "class_names": list(dataset.class_names or map(str, range(dataset.classes))),
             "image_shape": list(dataset.image_shape),
+            "mean": list(run.mean),
+            "std": list(run.std),
             "train_examples": dataset.examples["train"],
             "test_examples": dataset.examples["test"],
         },

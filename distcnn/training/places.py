@@ -14,6 +14,7 @@ from distcnn.cores import oversubscription, usable_cores
 from distcnn.errors import InputError
 from distcnn.parallel import Communicator, together
 from distcnn.parallel.threads import AUTO, THREADS_PER_RANK, limit_blas_threads, resolve_threads
+from distcnn.wording import counted
 
 MOST_HOSTS_NAMED = 4
 SECONDS_TO_APPEAR = 5.0
@@ -29,7 +30,7 @@ def settle_threads(config: Config, communicator: Communicator, report: Callable[
     threads = resolve_threads(config.threads_per_rank, everyone)
     together(communicator, lambda: limit_blas_threads(threads))
     if threads != THREADS_PER_RANK or config.threads_per_rank == AUTO:
-        count = f"{threads} BLAS thread{'' if threads == 1 else 's'} a rank"
+        count = f"{counted(threads, 'BLAS thread')} a rank"
         report(f"notice: {count} (--threads-per-rank {config.threads_per_rank}): the bits depend on this number; a resumed run keeps it")
     crowd = oversubscription(everyone, threads)
     if crowd:

@@ -45,6 +45,11 @@ class Plan:
             step_of_cycle, schedule, peak=self.config.learning_rate, warmup_steps=self.warmup_steps, total_steps=self.scheduled_steps
         )
 
+    def has_rates_of(self, other: Plan) -> bool:
+        """Whether each step has the learning rate that it has in ``other``, a plan of the same run with another length."""
+        same_schedule = self.scheduled_steps == other.scheduled_steps or self.config.schedule == "constant"
+        return same_schedule and self.warmup_steps == other.warmup_steps
+
     def position(self, step: int) -> tuple[int, int]:
         """After ``step`` steps: the epoch (from 0) and how many of its steps were taken, all of them at its end until the next begins."""
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)

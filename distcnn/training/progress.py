@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from typing import Any
 
-from distcnn import launcher
-from distcnn.faults.tell import tell
+from distcnn import console
+from distcnn.terminal import USUAL_COLUMNS, watched_columns
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
-"""``bar`` or ``lines``. Without it: a bar on a terminal, lines under a launcher, for Open MPI's gives its ranks terminals of its own."""
+"""``bar`` or ``lines``. Without it: a bar where a terminal shows the output, also through ``mpirun``, and lines elsewhere."""
+LEAST_COLUMNS = 20
+"""A bar on a narrower terminal would say nothing."""
 
 
 class Progress:
@@ -24,32 +25,27 @@ class Progress:
     def start(self, total_steps: int, steps_taken: int = 0) -> None:
         """The next of ``total_steps`` is about to be taken: show the bar, where there is one."""
         self._total_steps = total_steps
-        usual = "bar" if sys.stdout.isatty() and not launcher.needs_mpi(os.environ) else "lines"
+        columns = watched_columns() or 0
+        usual = "bar" if columns >= LEAST_COLUMNS else "lines"
         if os.environ.get(PROGRESS_VARIABLE, usual) == "bar":
             from tqdm import tqdm  # only on a terminal, on root: no rank should read its files for nothing
 
-            columns = os.environ.get("COLUMNS", "")
-            width = int(columns) if columns.isdigit() else None
-            self._bar = tqdm(total=total_steps, initial=steps_taken, unit="step", file=sys.stdout, ncols=width, mininterval=0.2)
+            width = max(columns or USUAL_COLUMNS, LEAST_COLUMNS)
+            self._bar = tqdm(total=total_steps, initial=steps_taken, unit="step", file=sys.stdout, ncols=width, nrows=20, mininterval=0.2)
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        try:
-            if self._bar is not None:
-                self._bar.write(text, file=sys.stdout)
-            else:
-                print(text, flush=True)
-        except OSError as error:  # a full disk, a reader that has left: no reason to end a run
-            self._fall_silent(error)
+    def say(self, *lines: str) -> None:
+        """Lines that stay."""
+        if self._bar is not None:
+            self._bar.clear()
+        console.say(*lines)
+        if self._bar is not None:
+            self._bar.refresh()
 
     def step(self, loss: float, images_per_second: float) -> None:
         """One more step was taken."""
         if self._bar is not None:
-            try:
-                self._bar.set_postfix_str(f"loss {loss:.4f}, {images_per_second:,.0f} images/s", refresh=False)
-                self._bar.update(1)
-            except OSError as error:
-                self._fall_silent(error)
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {images_per_second:,.0f} images/s", refresh=False)
+            self._bar.update(1)
 
     def interval(self, step: int, epoch: int, epochs: int, loss: float, learning_rate: float, images_per_second: float) -> None:
         """A log interval is over: its mean loss and speed."""
@@ -62,16 +58,8 @@ class Progress:
     def close(self) -> None:
         """The run is over, well or not."""
         if self._bar is not None:
-            with suppress(OSError):
-                self._bar.close()
+            self._bar.close()
             self._bar = None
-
-    def _fall_silent(self, error: OSError) -> None:
-        """Send what is still to be said nowhere: what stands in buffers would fail again at the end."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
-        tell(f"warning: standard output cannot be written ({error.strerror}): the run goes on without it")
 
 
 class NoProgress(Progress):
@@ -80,7 +68,7 @@ class NoProgress(Progress):
     def start(self, total_steps: int, steps_taken: int = 0) -> None:
         """Nothing."""
 
-    def say(self, text: str) -> None:
+    def say(self, *lines: str) -> None:
         """Nothing."""
 
     def interval(self, step: int, epoch: int, epochs: int, loss: float, learning_rate: float, images_per_second: float) -> None:

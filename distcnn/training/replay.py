@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,114 +11,35 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError, TrainingError
+from distcnn.faults.pulse import Activity, pulse
 from distcnn.model_source import compare_sources
 from distcnn.own_model import require_outside, require_trust
 from distcnn.parallel import Communicator, on_root, together
+from distcnn.training.comparison import (
+    STARTS,
+    Comparison,
+    Different,
+    Line,
+    MetricsComparison,
+    Receipt,
+    difference,
+    read_metrics,
+    read_receipt,
+)
 from distcnn.training.fingerprint import differences
-from distcnn.training.loop import Loop
+from distcnn.training.loop import Loop, make_result
 from distcnn.training.progress import NoProgress
 from distcnn.training.replicas import parameter_hashes
 from distcnn.training.resume import sources_in_force
-from distcnn.training.run_directory import CHECKPOINTS, RECEIPT, NoRunDirectory
+from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import dataset_identity, restore_snapshot
 from distcnn.training.state import State
+from distcnn.wording import counted
 
-Line = dict[str, Any]
-STARTS = ("start", "resume")
 NAMES_ONLY = ("name", "source")
 """What an image set is called may differ where it lies now; its content may not."""
-
-
-class Different(Exception):
-    """The replay is not what the receipt says; its text names the first step, and the parameter, that differ."""
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """The lines of a ``receipt.jsonl``, in order."""
-
-    lines: list[Line]
-
-    @property
-    def last_step(self) -> int:
-        """The step of the last line."""
-        return int(self.lines[-1]["step"])
-
-    @property
-    def ended(self) -> bool:
-        """Whether the run came to its end."""
-        return bool(self.lines[-1]["kind"] == "end")
-
-    def configuration_at(self, step: int) -> Config:
-        """The one in force in the steps from ``step`` on: of the last start or resume at or before it."""
-        found = [line for line in self.lines if line["kind"] in STARTS and line["step"] <= step]
-        return Config(**found[-1]["configuration"])
-
-
-def read_receipt(directory: Path) -> Receipt:
-    """The receipt in ``directory``. ``InputError`` when there is none or it is not one. A last line cut off by a kill does not count."""
-    path = directory / RECEIPT
-    try:
-        text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        good = bool(lines) and lines[0]["kind"] == "start" and all(isinstance(line["step"], int) for line in lines)
-        for line in lines:
-            if line["kind"] in STARTS:
-                Config(**line["configuration"])
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): name a run directory of distcnn.train") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is no receipt ({type(error).__name__}: {error}): it was altered by hand, or is of another program"
-        ) from error
-    if not good:
-        raise InputError(f"{path} is no receipt: its first line must be of kind 'start', and each must name its step")
-    return Receipt(lines)
-
-
-class Comparison(NoRunDirectory):
-    """Takes the replay's lines and compares each with the recorded one. ``Different`` on all ranks at the first that is not the same."""
-
-    def __init__(self, receipt: Receipt, from_step: int, to_step: int) -> None:
-        self._recorded = [line for line in receipt.lines if line["kind"] not in STARTS and from_step < line["step"] <= to_step]
-        self._cut_off = to_step == receipt.last_step and not receipt.ended
-        self.compared: list[Line] = []
-
-    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        """Compare one line of the replay."""
-        replayed = {"kind": kind, "step": step, **json.loads(json.dumps(values))}
-        recorded = self._recorded[len(self.compared)] if len(self.compared) < len(self._recorded) else None
-        if recorded is None and self._cut_off:
-            return  # the run was killed before it wrote this line
-        if recorded != replayed:
-            raise Different(self._at(step) + difference(recorded, replayed))
-        self.compared.append(replayed)
-
-    def close(self) -> None:
-        """``Different`` when the receipt has lines that the replay did not come to."""
-        if len(self.compared) < len(self._recorded):
-            line = self._recorded[len(self.compared)]
-            raise Different(self._at(line["step"]) + f"the receipt has a line {line['kind']!r} of step {line['step']}, the replay has none")
-
-    def _at(self, step: int) -> str:
-        before = f"step {self.compared[-1]['step']}" if self.compared else "nothing"
-        return f"step {step} (the last that agrees: {before}): "
-
-
-def difference(recorded: Line | None, replayed: Line) -> str:
-    """What is not the same in two lines, in words: the first parameter, else the first value."""
-    if recorded is None or (recorded.get("kind"), recorded.get("step")) != (replayed["kind"], replayed["step"]):
-        has = f"{recorded.get('kind')!r} of step {recorded.get('step')}" if recorded else "none"
-        return f"the replay has a line {replayed['kind']!r} here, the receipt has {has}"
-    hashes = recorded.get("parameters", {}), replayed.get("parameters", {})
-    for name in dict.fromkeys([*hashes[1], *hashes[0]]):
-        if hashes[0].get(name) != hashes[1].get(name):
-            return f"parameter {name}: SHA-256 {hashes[0].get(name)} in the receipt, {hashes[1].get(name)} replayed"
-    name = next(name for name in dict.fromkeys([*replayed, *recorded]) if recorded.get(name) != replayed.get(name))
-    agrees = ", though every parameter agrees" if hashes[1] else ""
-    return f"{name}: {recorded.get(name)} in the receipt, {replayed.get(name)} replayed{agrees}"
 
 
 @dataclass(frozen=True)
@@ -128,9 +48,16 @@ class Replayed:
 
     from_step: int
     to_step: int
+    receipt: Receipt
     lines: list[Line]
-    reached_end: bool
-    """Whether the replay reached the end of a finished run."""
+    """Those of the receipt that were compared."""
+    result: dict[str, Any] | None
+    """What ``result.json`` must hold, where the replay reached the end of a finished run."""
+
+    @property
+    def reached_end(self) -> bool:
+        """Whether the replay reached the end of a finished run."""
+        return self.result is not None
 
 
 def replay(
@@ -147,6 +74,7 @@ def replay(
 
     ``model`` replaces the receipt's. A model of the user's own that only the receipt names is imported with ``trust_model`` alone.
     """
+    pulse.beat(Activity.READING_RUN)
     receipt = on_root(communicator, lambda: read_receipt(directory))
     last = receipt.last_step if to_step is None else to_step
     together(communicator, lambda: _check_range(receipt, from_step, last))
@@ -158,10 +86,14 @@ def replay(
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
-    say(f"replaying steps {state.step} to {last} on {communicator.world_size} ranks ({communicator.description})")
+    say(f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')} ({communicator.description})")
     if checkpoint:
         _compare_checkpoint(receipt, run, state)
-    comparison = Comparison(receipt, state.step - state.epoch_is_open, last)
+    recorded, problem = on_root(communicator, lambda: read_metrics(directory, checkpoint, last))
+    if problem:
+        raise Different(problem)
+    metrics = MetricsComparison(recorded, may_end_early=last == receipt.last_step and not receipt.ended)
+    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
     loop = Loop(run, state, comparison, NoSaving(), NoProgress())
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:
@@ -172,7 +104,8 @@ def replay(
         loop.add_end()
     comparison.close()
     begun = int(checkpoint.attributes["step"]) if checkpoint else 0
-    return Replayed(begun, last, comparison.compared, any(line["kind"] == "end" for line in comparison.compared))
+    ended = any(line["kind"] == "end" for line in comparison.compared)
+    return Replayed(begun, last, receipt, comparison.compared, make_result(run, state) if ended else None)
 
 
 def _compare_checkpoint(receipt: Receipt, run: Run, state: State) -> None:

@@ -14,17 +14,21 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config, Request, as_flag
 from distcnn.errors import InputError
+from distcnn.files import read_bytes
 from distcnn.model_source import Sources, compare_sources
 from distcnn.own_model import ACCEPT_FLAG, require_trust
 from distcnn.training.plan import Plan
-from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RECEIPT, read_config, read_result
+from distcnn.training.results import RESULT, damage_of, read_result
+from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RECEIPT, read_config
+from distcnn.training.snapshot import check_snapshot
+from distcnn.wording import counted
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """``checkpoint`` is None where there is none that is whole: the run begins again, to the same bits.
+    """``checkpoint`` is None where there is none that is whole: the run begins again, to the same bits if its length was not changed.
 
     ``result`` is that of a finished run.
     """
@@ -42,14 +46,16 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     directory = existing_run(request.resume)
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
-    result = finished_result(directory, config)
-    if result is None:  # nothing is imported for a finished run
+    result = finished_result(directory, config, report, checkpoint)
+    if result is None or "data" in request.given:  # otherwise nothing is imported for a finished run
         require_trust(config.model, directory, request.given.get("model"), request.trust_model)
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
         if Plan(config, examples).total_steps < done:
-            raise InputError(f"--resume: {directory} has taken {done} steps, more than --epochs and --max-steps now allow: raise them")
+            raise InputError(
+                f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and --max-steps now allow: raise them"
+            )
     _, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))  # what is refused above has changed nothing
     return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
 
@@ -57,13 +63,21 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
 def existing_run(path: str) -> Path:
     """``path`` as a run directory. ``InputError`` when it holds no run."""
     directory = Path(path)
+    if os.path.isfile(directory):  # noqa: PTH113  (Path's raises for a folder that may not be looked into)
+        raise InputError(f"--resume: {directory} is a file: name the run directory that holds it{_run_around(directory)}")
     if os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
         raise InputError(f"{directory} may not be read: check its permissions")
     if not os.path.isdir(directory):  # noqa: PTH112  (Path's raises for a folder that may not be looked into)
-        raise InputError(f"{directory} is no folder: name the run directory of a run that was begun (--output, else runs/<model>-<time>)")
+        raise InputError(f"{directory} is not a folder: name a run directory (--output, else runs/<model>-<time>)")
     if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
         raise InputError(f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the run directory of a run that was begun")
     return directory
+
+
+def _run_around(file: Path) -> str:
+    """A remark on the nearest folder above ``file`` that holds a run; empty where none does."""
+    run = next((each for each in list(file.parents)[:2] if os.path.exists(each / CONFIG)), None)  # noqa: PTH110
+    return f", {run}" if run else ""
 
 
 def is_in_place(request: Request) -> bool:
@@ -78,6 +92,8 @@ def read_stored(directory: Path, report: Report, at_most: int | None = None, set
     The configuration is that of ``config.toml``, which has the flags of the last resume; where it cannot be read, the checkpoint's.
     """
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
+    if checkpoint:
+        check_snapshot(checkpoint)
     saved = Config(**json.loads(checkpoint.texts["configuration"])) if checkpoint else None
     try:
         stored = read_config(directory)
@@ -114,14 +130,50 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
     ]
 
 
-def finished_result(directory: Path, config: Config) -> dict[str, Any] | None:
-    """The result of a run that took all the steps that ``config`` asks for, or reached its target, and left its weights; else None."""
-    result = read_result(directory)
-    if result is None:
+def finished_result(directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None) -> dict[str, Any] | None:
+    """The result of a run that took all the steps that ``config`` asks for, or reached its target, and left its files; else None.
+
+    ``InputError`` when there is a result, but the run must go on or be written again, and there is no checkpoint to do so from.
+    """
+    if not os.path.lexists(directory / RESULT):
         return None
-    total_steps = Plan(config, result["dataset"]["train_examples"]).total_steps
-    reached = 0 < config.target_accuracy <= result["test_accuracy"] and result["steps"] < total_steps
-    return result if reached or result["steps"] == total_steps else None
+    damage = damage_of(directory)
+    if damage is None:
+        result = read_result(directory)
+        total_steps = Plan(config, result["dataset"]["train_examples"]).total_steps
+        reached = 0 < config.target_accuracy <= result["test_accuracy"] and result["steps"] < total_steps
+        if reached or result["steps"] == total_steps:
+            return result
+    if checkpoint is None:
+        raise InputError(
+            f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''}; there is no whole checkpoint to go on from: "
+            "begin a new run"
+        )
+    if damage:
+        report(f"warning: {directory}: {damage}: the results are written again from the newest checkpoint")
+    return None
+
+
+def changed_lengths(directory: Path, step: int, config: Config) -> str:
+    """A warning when steps after ``step`` were taken before at other learning rates, since --epochs was another; else an empty text.
+
+    So it is where checkpoints were lost that a run had after a resume changed its length.
+    """
+    try:
+        lines = [json.loads(line) for line in read_bytes(directory / RECEIPT).splitlines()]
+        last, starts = max(line["step"] for line in lines), [line for line in lines if "configuration" in line]
+        before = [line for line in starts if line["step"] <= step][-1:] + [line for line in starts if line["step"] > step]
+        plan = Plan(config, starts[0]["dataset"]["train_examples"])
+        plans = [Plan(Config(**line["configuration"]), plan.train_examples) for line in before]
+        others = sorted({each.config.epochs for each in plans if not each.has_rates_of(plan)})
+        if step >= last or not others:
+            return ""
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        return ""  # nothing is known of those steps, or nothing that can be read
+    return (
+        f"warning: steps {step + 1} to {last} were taken before with --epochs {', '.join(map(str, others))}, and are taken again with "
+        f"--epochs {config.epochs}: learning rates and weights differ from those before"
+    )
 
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
@@ -158,7 +210,7 @@ def _receipt_lines(point: ResumePoint) -> Iterator[Any]:
         text = point.checkpoint.texts["receipt"]
     else:
         try:
-            text = (point.directory / RECEIPT).read_text(encoding="utf-8", errors="replace")
+            text = read_bytes(point.directory / RECEIPT).decode(errors="replace")
         except OSError:
             return
     for line in text.splitlines():

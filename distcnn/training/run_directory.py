@@ -3,82 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
+import errno
 import hashlib
-import io
-import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import h5py
-
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.config import Config, read_toml
 from distcnn.errors import InputError
-from distcnn.files import write_atomically
+from distcnn.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.nn import Sequential
-from distcnn.training.replicas import array_sha256
+from distcnn.training.line_log import LineLog
+from distcnn.training.locking import LOCK, locked, require_owner
+from distcnn.training.results import BEST_WEIGHTS, RESULT, SUMS, WEIGHTS, Arrays, describe, encode_weights, write_results
 
-CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, CHECKPOINTS = (
-    "config.toml",
-    "metrics.jsonl",
-    "receipt.jsonl",
-    "result.json",
-    "weights.h5",
-    "checkpoints",
-)
-LOCK = ".lock"
+CONFIG, METRICS, RECEIPT, CHECKPOINTS = "config.toml", "metrics.jsonl", "receipt.jsonl", "checkpoints"
+Checkpoints = Mapping[int, Checkpoint]
+"""By their steps."""
+NONE: Checkpoints = MappingProxyType({})
+OF_PATHS = "surrogateescape"
+"""How a path that is not valid UTF-8 is encoded: the bytes that the file system has for it."""
 END_OF_CONFIG = "# The run's own record; to change a flag, give it with --resume. SHA-256 of the lines above: "
 
 
-class LineLog:
-    """A file of JSON lines that is also kept in memory: a full disk neither ends the run nor leaves half a line for good."""
-
-    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
-        self._path, self._report = path, report
-        self._lines: list[str] = []
-        self._whole = True
-
-    @property
-    def text(self) -> str:
-        """All lines so far."""
-        return "".join(self._lines)
-
-    def restore(self, text: str) -> None:
-        """Let the file hold exactly ``text``."""
-        self._lines, self._whole = [text], False
-        self._write("")
-
-    def add(self, values: dict[str, Any]) -> None:
-        """Append one line."""
-        line = json.dumps(values) + "\n"
-        self._lines.append(line)
-        self._write(line)
-
-    def _write(self, line: str) -> None:
-        try:
-            if self._whole:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(line)
-            else:
-                write_atomically(self._path, self.text.encode(), sync=False)
-                self._whole = True
-        except OSError as error:
-            if self._whole:
-                self._report(f"warning: {self._path} cannot be written ({error.strerror}): its lines are kept in memory; training goes on")
-            self._whole = False
-
-
 class RunDirectory:
-    """``config.toml`` at the start, ``metrics.jsonl`` and ``receipt.jsonl`` line by line, ``weights.h5`` and ``result.json`` at the end."""
+    """``config.toml`` at the start, ``metrics.jsonl`` and ``receipt.jsonl`` line by line, weights and ``result.json`` at the end.
 
-    def __init__(self, path: Path, report: Callable[[str], None]) -> None:
+    The folder may be renamed meanwhile, which is followed, or removed: then it is made again, and what is in memory is written again.
+    ``held`` is what the run holds to its end: the folder's lock.
+    """
+
+    def __init__(self, path: Path, config: Config, report: Callable[[str], None], held: ExitStack) -> None:
         self.path = path
-        self.metrics, self.receipt = LineLog(path / METRICS, report), LineLog(path / RECEIPT, report)
+        self._config, self._report, self._held = config, report, held
+        self._descriptor = self._open()
+        self.best: tuple[int, Arrays] = (-1, {})
+        """The step of the best weights so far, and they themselves; a resumed run has them in a checkpoint only."""
+        self.metrics, self.receipt = LineLog(METRICS, self.locate, report), LineLog(RECEIPT, self.locate, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         """Append one line: its ``kind`` ("step" or "epoch") and the values."""
@@ -89,46 +56,88 @@ class RunDirectory:
         self.receipt.add({"kind": kind, "step": step, **values})
 
     def finish(self, network: Sequential, result: dict[str, Any]) -> None:
-        """Write weights and result. ``InputError`` when the disk takes neither: the run can be resumed and finished later."""
+        """Write weights and result, and complete the other files.
+
+        ``InputError`` when the disk does not take them: the run can be resumed and finished later.
+        """
         try:
-            self._write_weights(network, result["params_sha256"])
-            # The summary comes last: where it is, the run is over.
-            write_atomically(self.path / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+            folder = self.locate()
+            self._keep_config(folder)
+            self.metrics.complete()
+            self.receipt.complete()
+            weights = network.named_values()
+            last = encode_weights(weights, describe(result, result["steps"], result["test_accuracy"]))
+            best = self._best_weights(weights, result)
+            write_results(folder, result, last, best, CONFIG, METRICS, RECEIPT)
         except OSError as error:
-            raise InputError(
-                f"the results cannot be written to {self.path} ({error.strerror}): make room, then finish the run with --resume {self.path}"
-            ) from error
+            remedy = f"make room, then finish the run with --resume {self.path}" if self._is(self.path) else "begin a new run elsewhere"
+            raise InputError(f"the results cannot be written to {self.path} ({error.strerror}): {remedy}") from error
 
-    def _write_weights(self, network: Sequential, sha256: str) -> None:
-        """One dataset for each named parameter, in the network's order and PyTorch's shapes."""
-        memory = io.BytesIO()
-        with h5py.File(memory, "w", track_order=True) as file:
-            file.attrs["params_sha256"] = sha256
-            for name, values in network.named_values().items():
-                file.create_dataset(name, data=values)
-        write_atomically(self.path / WEIGHTS, memory.getvalue())
+    def _keep_config(self, folder: Path) -> None:
+        with suppress(InputError):
+            if read_config(folder) == self._config:
+                return
+        self._report(f"warning: {folder / CONFIG} was changed or removed by others: it is written again")
+        write_config(folder, self._config)
 
+    def _best_weights(self, last: Arrays, result: dict[str, Any]) -> bytes | None:
+        """The file of the best weights: the last ones, those in memory, or in a checkpoint kept for this; None when they are lost."""
+        step = result["best_step"]
+        best_step, best = (step, last) if step == result["steps"] else self.best
+        if best_step != step:
+            try:
+                best = CheckpointStore(self.path / CHECKPOINTS).load(step).folder("weights")
+                if any(best[name].shape != values.shape for name, values in last.items()):
+                    raise CheckpointError("it is of another network")
+            except (CheckpointError, InputError, KeyError) as error:
+                self._report(f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the best, cannot be read ({error})")
+                return None
+        return encode_weights({name: best[name] for name in last}, describe(result, step, result["best_test_accuracy"]))
 
-def read_results(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """``result.json``, and the SHA-256 of each parameter in ``weights.h5``. ``OSError`` or ``ValueError`` when they cannot be read."""
-    result = json.loads((path / RESULT).read_text(encoding="utf-8"))
-    if not isinstance(result, dict):
-        raise ValueError(f"{RESULT} is no table")
-    with h5py.File(path / WEIGHTS, "r") as file:
-        return result, {name: array_sha256(file[name][()]) for name in file}
+    def locate(self) -> Path:
+        """The folder's path now. ``OSError`` when it was removed and cannot be made again."""
+        if not self._is(self.path):
+            moved = self._moved_to()
+            if moved is not None:
+                self._report(f"warning: {self.path} was renamed: the run goes on in {moved}")
+                self.path = moved
+            else:
+                self._make_again()
+        return self.path
 
+    def _open(self) -> int:
+        descriptor = os.open(self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._held.callback(os.close, descriptor)
+        return descriptor
 
-def read_result(path: Path) -> dict[str, Any] | None:
-    """``result.json``, when it is whole and ``weights.h5`` holds the weights that it speaks of; else None."""
-    try:
-        result, _ = read_results(path)
-        with h5py.File(path / WEIGHTS, "r") as file:
-            same = file.attrs["params_sha256"] == result["params_sha256"]
-        numbers = [result[key] for key in ("steps", "test_accuracy", "test_correct", "test_examples", "test_loss", "train_loss")]
-        whole = all(isinstance(each, int | float) for each in [*numbers, result["dataset"]["train_examples"]])
-    except (OSError, ValueError, KeyError, TypeError):
+    def _is(self, path: Path) -> bool:
+        with suppress(OSError):
+            return os.path.samestat(os.fstat(self._descriptor), path.stat())
+        return False
+
+    def _moved_to(self) -> Path | None:
+        with suppress(OSError):
+            path = Path(f"/proc/self/fd/{self._descriptor}").readlink()
+            return path if self._is(path) else None
         return None
-    return result if same and whole else None
+
+    def _make_again(self) -> None:
+        lost = self.path
+        try:
+            path = make_unused(lost)
+            try:
+                occupy(path, self._config, self._held)
+            except BaseException:
+                with suppress(OSError):
+                    path.rmdir()
+                raise
+        except (InputError, OSError) as error:
+            raise OSError(errno.EIO, f"it was removed and cannot be made again: {error}") from error
+        self.path = path
+        self._descriptor = self._open()
+        self._report(f"warning: {lost} was removed during the run: its files are written again, to {path}")
+        self.metrics.file_is_lost()
+        self.receipt.file_is_lost()
 
 
 class NoRunDirectory:
@@ -144,24 +153,76 @@ class NoRunDirectory:
         """Keep nothing."""
 
 
-def create_run_directory(config: Config) -> Path:
-    """Make the directory with its ``config.toml``. ``InputError`` when it holds a run already or cannot be written."""
-    path = Path(config.output) if config.output else _unused(Path("runs"), config.model)
-    held = [name for name in (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, CHECKPOINTS) if os.path.lexists(path / name)]
-    if held:
-        raise InputError(
-            f"--output: {path} already holds a run ({held[0]}): name another folder, or continue that run with --resume {path}"
-        )
+def create_run_directory(config: Config, held: ExitStack, checkpoints: Checkpoints = NONE, any_owner: bool = False) -> Path:
+    """Make the folder and ``occupy`` it. ``InputError`` when that fails, or when it belongs to another user and not ``any_owner``."""
+    path = Path(config.output or "runs")
     made = [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110  (Path's raises for too long a name)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_config(path, config)
-    except OSError as error:
-        for leave in (each.rmdir for each in made):
+        if not config.output:
+            path = make_unused(path / default_name(config.model))
+            made.insert(0, path)
+        if not any_owner and path not in made:
+            require_owner(path, CHECKPOINTS)
+        occupy(path, config, held, checkpoints)
+    except (OSError, InputError) as error:
+        for each in made:
             with suppress(OSError):
-                leave()
+                each.rmdir()
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"--output: {path} cannot be written ({error.strerror}): name a folder that you may write to") from error
     return path
+
+
+def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints = NONE) -> None:
+    """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then ``config.toml``, which makes it a run's.
+
+    ``InputError`` when another process uses it or it holds a run already, ``OSError`` when it cannot be written: it is left as it was.
+    """
+    unlocked, filled = not os.path.lexists(path / LOCK), list[int]()
+    store = CheckpointStore(path / CHECKPOINTS)
+    with ExitStack() as lock:
+        lock.enter_context(locked(path))
+        try:
+            _require_no_run(path)
+            remove_temporary_files(path)
+            store.remove_temporary_files()
+            for step, checkpoint in checkpoints.items():
+                filled.append(step)
+                store.save(step, checkpoint)
+            write_config(path, config)
+        except BaseException:
+            if filled:
+                store.remove(filled)
+            if unlocked:
+                (path / LOCK).unlink(missing_ok=True)
+            raise
+        held.enter_context(lock.pop_all())
+
+
+def _require_no_run(path: Path) -> None:
+    found = [name for name in (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS, SUMS) if os.path.lexists(path / name)]
+    if found or CheckpointStore(path / CHECKPOINTS).steps():
+        raise InputError(
+            f"--output: {path} already holds a run ({[*found, CHECKPOINTS][0]}): name another folder, or continue that run "
+            f"with --resume {path}"
+        )
+
+
+def default_name(model: str) -> str:
+    """What a new run is called: its model and the time."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def make_unused(path: Path) -> Path:
+    """Make the folder ``path``, or ``path``-2 and so on where there is one already: no other process has made it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))):
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def write_config(path: Path, config: Config) -> None:
@@ -169,48 +230,22 @@ def write_config(path: Path, config: Config) -> None:
     import tomli_w  # root's alone, as tomllib
 
     text = tomli_w.dumps(dataclasses.asdict(config))
-    write_atomically(path / CONFIG, (text + _end_of(text)).encode())
+    write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
 
 
 def read_config(path: Path) -> Config:
     """The configuration stored in ``path``. ``InputError`` when it is not just as it was written."""
     file = path / CONFIG
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(file).decode(errors=OF_PATHS)
+    except OSError as error:
         raise InputError(f"{file} cannot be read ({error})") from error
     text, mark, end = text.partition(END_OF_CONFIG)
     if mark + end != _end_of(text):
         raise InputError(f"{file} is damaged or was altered: its SHA-256 is not the one in its last line")
-    return Config(**read_toml(file))
+    return Config(**read_toml(file, OF_PATHS))
 
 
 def _end_of(text: str) -> str:
     """The last line of a configuration, by which damage shows."""
-    return f"{END_OF_CONFIG}{hashlib.sha256(text.encode()).hexdigest()}\n"
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let no other process write this run meanwhile. ``InputError`` when one does. File systems without locks are let be."""
-    try:
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}): a run writes into its folder; give --output another one") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InputError(f"{path} is in use by another run that has not ended: wait for it, or end it, before it is resumed") from error
-    except OSError:
-        pass
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _unused(folder: Path, model: str) -> Path:
-    stem = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
-    return next(folder / name for name in names if not (folder / name).exists())
+    return f"{END_OF_CONFIG}{hashlib.sha256(text.encode(errors=OF_PATHS)).hexdigest()}\n"

@@ -17,12 +17,13 @@ from distcnn.datasets.statistics import mean_and_std
 from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
 from distcnn.model_source import Sources, compare_sources, model_sources, sha256_of
-from distcnn.models import build_model, find_model
+from distcnn.models import build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
 from distcnn.parallel.communicator import JointError
 from distcnn.streams import INITIALISE, PortableGenerator, generator
+from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.fingerprint import fingerprint
@@ -30,6 +31,10 @@ from distcnn.training.overlap import Lane, open_sums, plan_overlap
 from distcnn.training.places import require_everywhere, settle_threads
 from distcnn.training.plan import Plan
 from distcnn.training.step import Step
+from distcnn.wording import counted
+
+FORWARDS_A_STEP = 3
+"""A block of the test set takes about a third of the time of a shard in a step, which goes backward too."""
 
 
 @dataclass
@@ -48,6 +53,9 @@ class Run:
     """Root's fingerprint."""
     model_sources: Sources
     """The source of a model of the user's own, by module; else empty."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Of each channel: the network's inputs are (pixel / 255 - mean) / std."""
 
     @property
     def plan(self) -> Plan:
@@ -63,20 +71,26 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     shard_indices = together(communicator, lambda: _check_world(config, communicator))
     together(communicator, lambda: find_model(config.model))
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
+        pulse.beat(Activity.PREPARING_DATA)
         on_root(communicator, lambda: _ensure_mnist(config, report))
+    pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
-    dataset = together(communicator, lambda: read_info(config.data))
+    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
-    pulse.beat(Activity.READING_DATA)
+    together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
+    pulse.beat(Activity.BUILDING)
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
-    network.initialise(PortableGenerator(generator(config.seed, INITIALISE)))
-    data = together(communicator, lambda: open_data(dataset, config, communicator, shard_indices))
-    content, pixels = together(communicator, lambda: survey(data, dataset, config.microbatch_size))
-    statistics = _statistics(dataset, pixels, communicator)
+    rng = PortableGenerator(generator(config.seed, INITIALISE))
+    together(communicator, lambda: initialise_model(config.model, network, rng))
+    pulse.beat(Activity.READING_DATA)
+    data = open_data(dataset, config, communicator, shard_indices)
+    content = survey(data, dataset, config.microbatch_size, communicator)
+    statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
+    pulse.beat(Activity.BUILDING)
 
     def make_lane() -> Lane:
         twin = build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size).share(network)
@@ -91,11 +105,17 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     kept = None if overlap else keep_gradients(config.reduction, *sizes, communicator)
     reduction = kept or REDUCTIONS[config.reduction](*sizes)
     step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
-    evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator)
-    content_sha256 = _content_sha256(dataset, content, communicator)
+    blocks_a_step = -(-config.num_shards // communicator.world_size)
+    evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator, FORWARDS_A_STEP * blocks_a_step)
+    pulse.beat(Activity.COMPARING_RANKS)
+    content_sha256 = _content_sha256(dataset, content.hashes, communicator)
+    for remark in content.remarks:
+        report(f"warning: {remark}")
     config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
-    software = same_software(communicator, report)
-    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources)
+    software, (mean, std) = same_software(communicator, report), statistics
+    divisor = np.where(std > 0, std, 1.0)  # a constant channel is only centred
+    inputs = tuple(mean.tolist()), tuple(divisor.tolist())
+    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources, *inputs)
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
@@ -143,8 +163,8 @@ def same_model(sources: Sources, communicator: Communicator) -> None:
 def _check_world(config: Config, communicator: Communicator) -> range:
     if config.world_size and communicator.world_size != config.world_size:
         raise InputError(
-            f"--world-size is {config.world_size}, but {communicator.world_size} ranks are here ({communicator.description}): "
-            "start as many, and with the launcher of the MPI that mpi4py uses"
+            f"--world-size is {config.world_size}, but {counted(communicator.world_size, 'rank')} started ({communicator.description}): "
+            f"start {config.world_size}, with the launcher of the MPI that mpi4py uses"
         )
     return shards_of_rank(config.num_shards, communicator.world_size, communicator.rank)
 

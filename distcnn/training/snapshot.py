@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 import distcnn
 from distcnn.checkpoints import Checkpoint
+from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Sequential
 from distcnn.training.ledger import Entry, all_entries
 from distcnn.training.setup import Run
 from distcnn.training.state import State
+from distcnn.wording import counted
 
 
 def take_snapshot(run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str) -> Checkpoint:
@@ -53,6 +55,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     ``InputError`` when the image set or the network is another one, or the examples used so far are not those that this run would have
     used.
     """
+    check_snapshot(checkpoint)
     check_dataset(json.loads(checkpoint.texts["dataset"]), run)
     state = State.from_json(json.loads(checkpoint.texts["state"]))
     _fill(run.network.named_values(), checkpoint.folder("weights"), "weights")
@@ -66,11 +69,43 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     for entry in all_entries(run.step.ledger, run.communicator, run.config.num_shards):
         if (entry.used, entry.order_sha256) != (used[entry.shard], orders[entry.shard]):
             raise InputError(
-                f"checkpoint of step {state.step}: shard {entry.shard} had used {used[entry.shard]} examples, in another order than this "
+                f"checkpoint of step {state.step}: shard {entry.shard} had used {counted(used[entry.shard], 'example')}, "
+                "in another order than this "
                 f"distcnn draws ({entry.used}): resume with the software that began the run, distcnn {checkpoint.attributes['distcnn']}"
                 f"{', and with a file of the same chunks (--data-memory)' if run.config.data_memory else ''}"
             )
     return state
+
+
+def check_snapshot(checkpoint: Checkpoint) -> None:
+    """``InputError`` unless all is there that ``take_snapshot`` puts in, of its types: a right SHA-256 does not prove who wrote a file."""
+    step = checkpoint.attributes["step"]
+    try:
+        config = Config(**json.loads(checkpoint.texts["configuration"]))
+        state = State.from_json(json.loads(checkpoint.texts["state"]))
+        dataset, software, orders = (json.loads(checkpoint.texts[name]) for name in ("dataset", "software", "orders_sha256"))
+        used = checkpoint.arrays["shards/examples_used"]
+        sound = {
+            "state": state.is_sound and state.step == step,
+            "dataset": _has_types(dataset, {"name": "", "content_sha256": "", "train_examples": 1}) and dataset["train_examples"] > 0,
+            "software": isinstance(software, dict),
+            "orders_sha256": isinstance(orders, list) and len(orders) == config.num_shards,
+            "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
+            "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
+            "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
+        }
+        wrong = [name for name, right in sound.items() if not right]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        wrong = [f"{type(error).__name__}: {error}"]
+    if wrong:
+        raise InputError(
+            f"the checkpoint of step {step} is not as distcnn writes it ({wrong[0]}): move it away to go on from the one before"
+        )
+
+
+def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
+    """Whether ``values`` has a value of the type of each of ``examples``, an integer not below it."""
+    return all(type(values[name]) is type(each) and values[name] >= each for name, each in examples.items())
 
 
 def dataset_identity(run: Run) -> dict[str, Any]:
@@ -90,7 +125,8 @@ def check_dataset(recorded: dict[str, Any], run: Run) -> None:
     if recorded["content_sha256"] != run.content_sha256:
         raise InputError(
             f"--data: {run.dataset.path} is not the image set that the run began with (SHA-256 of its examples {run.content_sha256}, "
-            f"not {recorded['content_sha256']}): name the set {recorded['name']!r} of {recorded['train_examples']} training examples"
+            f"not {recorded['content_sha256']}): name the set {recorded['name']!r} "
+            f"of {counted(recorded['train_examples'], 'training example')}"
         )
 
 
@@ -99,8 +135,8 @@ def _named(network: Sequential, vector: NDArray[Any]) -> dict[str, NDArray[Any]]
 
 
 def _fill(views: dict[str, NDArray[Any]], arrays: dict[str, NDArray[np.generic]], what: str) -> None:
-    shapes = {name: view.shape for name, view in views.items()}
-    stored = {name: array.shape for name, array in arrays.items()}
+    shapes = {name: (view.shape, str(view.dtype)) for name, view in views.items()}
+    stored = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
     if shapes != stored:
         raise InputError(
             f"the checkpoint's {what} are {stored}, but the network's are {shapes}: the model's code is another than the run's"

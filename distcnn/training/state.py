@@ -75,6 +75,22 @@ class State:
         assert self.test is not None
         return self.test.correct / self.test.examples
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether a run can be in this state: False for what somebody made up."""
+        meters = self.whole, self.epoch, self.interval
+        sums: list[Meter | Totals] = [*meters, *([self.test] if self.test else [])]
+        counts = [self.step, self.world_size, *(count for each in sums for count in (each.correct, each.examples))]
+        numbers = [*(each.loss_sum for each in sums), *(each.seconds for each in meters), self.safety_seconds, self.run_seconds]
+        return (
+            all(type(each) is int and each >= 0 for each in counts)
+            and all(type(each) in (int, float) for each in numbers)
+            and type(self.epoch_is_open) is bool
+            and (not self.epoch_is_open or self.epoch.examples > 0)
+            and (self.test_step == -1 if self.test is None else 0 <= self.test_step <= self.step and self.test.examples > 0)
+            and (self.best_correct == -1 if self.best_step is None else 0 <= self.best_step <= self.step)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``from_json`` gives the same state, bit for bit."""
         return dataclasses.asdict(self)

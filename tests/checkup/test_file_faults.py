@@ -11,9 +11,11 @@ import h5py
 import pytest
 
 from distcnn.checkup import data
+from distcnn.checkup.data import look_through
 from distcnn.checkup.file_systems import file_system
+from distcnn.checkup.finding import Places
 from distcnn.checkup.options import Options
-from distcnn.datasets import opening
+from distcnn.datasets import opening, read_info
 from distcnn.datasets.opening import lock_state
 from distcnn.parallel import SerialCommunicator
 from tests.checkup.examined import doctor
@@ -64,7 +66,38 @@ def test_a_bit_that_changed(serial: Launcher, own: Path) -> None:
     own.write_bytes(content)
     seen = doctor(serial, 1, "--data", str(own))
     seen.only_bad("data")
-    assert "some byte has changed" in seen.of("data", "bad")
+    assert "damaged" in seen.of("data", "bad")
+
+
+def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Path) -> None:
+    with h5py.File(own, "r+") as file:
+        for name in ("sha256", "blocks_sha256"):
+            del file.attrs[name]
+        file["test/images"][:10] = file["train/images"][:10]
+        file.attrs["classes"] = 11
+    remarks = look_through(read_info(own))
+    assert len(remarks) == 3
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad()
+    assert all(remark in seen.of("data", "warning") for remark in remarks)
+    done = serial.run(1, "-m", "distcnn.train", "--data", str(own), "--max-steps", "1", "--model", "tutorial", "--output", f"{own}.run")
+    assert done.returncode == 0, done.stderr
+    assert all(f"warning: {remark}" in done.stdout.splitlines() for remark in remarks)
+
+
+def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path) -> None:
+    with h5py.File(own, "r+") as file:
+        file["train/labels"][3] = (file["train/labels"][3] + 1) % 10
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("data")
+    assert "do not match its own SHA-256" in seen.of("data", "bad")
+
+
+def test_a_set_larger_than_the_host_is_mentioned(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "most_memory", lambda: 1000)
+    facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
+    found = data.SECTION.judge(Places({0: "here"}), {0: facts})
+    assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
 
 
 @pytest.mark.parametrize("name", ["/proc/nothing/runs", "{file}", "{file}/runs"])

@@ -42,7 +42,7 @@ def test_on_ranks(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) ->
 def test_flags(mpirun: Launcher, serial: Launcher) -> None:
     done = mpirun.run(2, "-m", "distcnn.doctor", "--nonsense")
     assert (done.returncode, done.stdout.strip()) == (2, "")
-    assert done.stderr.count("distcnn.doctor: error: unrecognized arguments: --nonsense") == 1
+    assert done.stderr.count("distcnn.doctor: error: unknown flag --nonsense") == 1
     for value in ("0", "many", "-1"):
         done = serial.run(1, "-m", "distcnn.doctor", f"--threads-per-rank={value}")
         assert done.returncode == 2

@@ -20,7 +20,7 @@ from distcnn.checkup.library import family
 from distcnn.checkup.memory import group_memory
 from distcnn.checkup.processors import most_crowded
 from distcnn.checkup.section import Section, bounded, root_cause
-from distcnn.checkup.table import Report, counted
+from distcnn.checkup.table import Report, summary
 from tests.conftest import ROOT
 
 FOUR = Places({0: "a", 1: "a", 2: "b", 3: "b"})
@@ -55,7 +55,7 @@ def test_the_report() -> None:
         "1 good, 1 warning, 0 bad",
     ]
     assert Report.of(report.as_dict()) == report
-    assert counted([]) == "0 good, 0 warnings, 0 bad"
+    assert summary([]) == "0 good, 0 warnings, 0 bad"
     assert (exit_code(report.findings), exit_code([Finding("z", BAD, "", "")])) == (0, 1)
     assert "\033[33mwarning" in report.text(colours=True)
 
@@ -210,6 +210,15 @@ def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: li
     rows = [[8, latency], [1024, latency], [network.GRADIENT_BYTES, seconds], [16 * 2**20, 5 * seconds]]
     found = network.judge(FOUR, {rank: {"rows": rows, "shared": True} for rank in range(4)})
     assert [each.name for each in found if each.state == WARNING] == expected
+
+
+def test_a_link_that_another_user_put_into_shared_memory_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "shm").mkdir()
+    (tmp_path / "shm" / f".distcnn-doctor-{os.getpid()}").symlink_to(tmp_path / "victim")
+    facts = memory.shared_memory(tmp_path / "shm")
+    assert facts
+    assert "problem" not in facts
+    assert not (tmp_path / "victim").exists()
 
 
 def test_a_stranger_cannot_tell_the_doctor_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,6 +138,59 @@ def test_help_names_the_script_as_it_is_called(script: str) -> None:
     assert "--output FILE" in done.stdout
 
 
+def test_from_images_prints_every_class_with_its_counts_and_what_it_left_out(tmp_path: Path, image_folder: Path) -> None:
+    for index, name in enumerate(["10", "9", "evil\x1b[31m\nname"]):
+        for number in range(4):
+            path = image_folder / name / f"{number}.bmp"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.full((4, 6), 50 * index + number, np.uint8)).save(path)
+    (image_folder / "a/photo.heic").touch()
+    (image_folder / ".ipynb_checkpoints").mkdir()
+    done = run("from_images.py", image_folder, "--output", tmp_path / "out.h5", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[2:7]]
+    assert rows == [
+        ["0", "9", "3", "1"],
+        ["1", "10", "3", "1"],
+        ["2", "a", "4", "1"],
+        ["3", "b", "4", "1"],
+        [*"4", *rows[4][1:2], "3", "1"],
+    ]
+    assert "\x1b" not in done.stdout
+    assert "--class-order imagefolder" in done.stdout
+    assert [".heic" in line or ".ipynb_checkpoints" in line for line in done.stderr.splitlines()] == [True, True]
+
+
+def test_from_idx_takes_labels_that_begin_at_one(tmp_path: Path, idx_folder: Path, idx: ToIdx, capsys: pytest.CaptureFixture[str]) -> None:
+    (idx_folder / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.array([1, 2, 3, 1, 2])))
+    (idx_folder / "t10k-labels-idx1-ubyte").write_bytes(idx(np.array([3, 2, 1])))
+    arguments = [str(idx_folder), "--output", str(tmp_path / "out.h5")]
+    assert idx_command(arguments) == 0
+    assert capsys.readouterr().err.count("give --first-label 1") == 2
+    assert read_info(tmp_path / "out.h5").classes == 4
+    assert idx_command([*arguments, "--first-label", "1"]) == 0
+    assert capsys.readouterr().err == ""
+    info = read_info(tmp_path / "out.h5")
+    assert (info.classes, read_examples(info, "test", range(3))[1].tolist()) == (3, [2, 1, 0])
+    assert idx_command([*arguments, "--first-label", "2"]) == 2
+    assert "the smallest label is 1" in capsys.readouterr().err
+
+
+def test_from_idx_finds_one_set_by_its_names_and_refuses_to_choose_between_two(
+    tmp_path: Path, idx_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in list(idx_folder.iterdir()):
+        path.rename(path.with_name(f"emnist-letters-{path.name.replace('t10k', 'test')}"))
+    arguments = [str(idx_folder), "--output", str(tmp_path / "out.h5")]
+    assert idx_command(arguments) == 0
+    for path in list(idx_folder.iterdir()):
+        path.with_name(path.name.replace("letters", "digits")).write_bytes(path.read_bytes())
+    assert idx_command(arguments) == 2
+    said = capsys.readouterr().err
+    assert "emnist-digits-train-images" in said
+    assert "--train-images FILE" in said
+
+
 # -- the rest of what they take, without starting a process for each
 
 
@@ -220,11 +273,22 @@ def test_an_output_below_a_file_is_refused(
 def test_from_images_refuses_bad_flags_by_name(
     tmp_path: Path, image_folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        images_command([str(image_folder), "--output", str(tmp_path / "out.h5"), *arguments])
-    assert ended.value.code == 2
+    assert images_command([str(image_folder), "--output", str(tmp_path / "out.h5"), *arguments]) == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.glob("*out.h5*"))
+
+
+def test_ctrl_c_ends_an_import_in_one_line_and_leaves_the_older_file(
+    tmp_path: Path, image_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "out.h5").write_bytes(b"older")
+    monkeypatch.setattr("distcnn.datasets.folders.read_picture", interrupted)
+    assert images_command([str(image_folder), "--output", str(tmp_path / "out.h5")]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [each.read_bytes() for each in tmp_path.glob("*out.h5*")] == [b"older"]
 
 
 @pytest.mark.parametrize("size", ["3x7", "3X7"])

@@ -14,6 +14,7 @@ from PIL import Image
 
 from distcnn.datasets import pictures, read_examples, read_info
 from distcnn.datasets.folders import list_images, write_image_folder
+from distcnn.datasets.pictures import common_form
 from distcnn.errors import InputError
 
 
@@ -38,12 +39,14 @@ def make_classes(folder: Path, classes: Mapping[str, int], suffix: str = ".png",
 
 def make_set(folder: Path, output: Path, said: list[str] | None = None, **options: Any) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
     """Write ``folder`` as ``output`` and read it: images and labels by split. ``said`` takes the warnings."""
-    given: dict[str, Any] = {"name": "set", "size": None, "grayscale": False, "background": "white"}
-    listed: dict[str, Any] = {"test_fraction": 0.25, "seed": 0, "class_order": "natural"}
-    given |= {key: value for key, value in options.items() if key in given}
-    listed |= {key: value for key, value in options.items() if key in listed}
     warn = ([] if said is None else said).append
-    write_image_folder(output, folder, list_images(folder, warn=warn, **listed), warn=warn, **given)
+    listed = {"test_fraction": 0.25, "seed": 0, "class_order": "natural"} | {
+        key: options[key] for key in ("test_fraction", "seed", "class_order") if key in options
+    }
+    listing = list_images(folder, warn=warn, **listed)
+    options = {"size": None, "grayscale": False, "background": "white", "name": "set"} | options
+    form = common_form(listing.paths(), options["size"], options["grayscale"], options["background"], warn)
+    write_image_folder(output, folder, listing, form, name=options["name"], warn=warn)
     info = read_info(output)
     found = {split: read_examples(info, split, range(count)) for split, count in info.examples.items()}
     return {split: (images, labels.tolist()) for split, (images, labels) in found.items()}
@@ -255,7 +258,7 @@ def test_ink_on_a_transparent_background_stays_visible_and_it_is_said(
         Image.merge(mode, bands).save(path)
     found = make_set(tmp_path / "in", tmp_path / "out.h5", said, background=background)
     assert np.array_equal(found["train"][0][0, :, :, 0], np.where(alpha, ink, expected))
-    assert any("2 images have transparent pixels" in line and background in line for line in said)
+    assert any("2 images with transparent pixels" in line and background in line for line in said)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGB"])
@@ -290,7 +293,7 @@ def test_the_first_frame_of_several_is_used_and_it_is_said(tmp_path: Path, suffi
     )
     found = make_set(folder, tmp_path / "out.h5", said, grayscale=True)
     assert 200 in values(found["train"][0]) + values(found["test"][0])
-    assert any(line.startswith("1 image") and "frames" in line for line in said)
+    assert any(line.startswith("1 image ") and "frames" in line for line in said)
 
 
 # -- what is refused
@@ -369,7 +372,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     )
     save(tmp_path / "in/not-in-a-class.png", flat(1))
     (tmp_path / "in/empty-class").mkdir()
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", "in holds 1 images but no class folders")
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", "in holds 1 image but no class folders")
 
 
 @pytest.mark.parametrize("empty", ["train", "test"])

@@ -247,6 +247,7 @@ def unpacked(files: Files) -> Files:
     [
         unpacked,
         lambda files: {f"{name}.gz": gzip.compress(content, 1, mtime=7) for name, content in unpacked(files).items()},
+        lambda files: {name: gzip.compress(content) for name, content in files.items()},
         lambda files: {name.replace("-idx", ".idx"): content for name, content in unpacked(files).items()},
         lambda files: {name.replace("-idx", ".idx"): content for name, content in files.items()},
         lambda files: {f"{name}/{name}": content for name, content in unpacked(files).items()},
@@ -256,7 +257,19 @@ def unpacked(files: Files) -> Files:
         lambda files: tamper(files) | unpacked(files),
         lambda files: {f"fashion-{name}": content for name, content in tamper(files).items()} | files,
     ],
-    ids=["unzipped", "zipped again", "dots", "dots, gz", "in folders", "raw", "torchvision", "test", "one good copy", "beside others"],
+    ids=[
+        "unzipped",
+        "zipped again",
+        "zipped twice",
+        "dots",
+        "dots, gz",
+        "in folders",
+        "raw",
+        "torchvision",
+        "test",
+        "one good copy",
+        "beside others",
+    ],
 )
 def test_the_content_decides_however_it_is_packed_and_named(tmp_path: Path, mnist_files: Files, change: Callable[[Files], Files]) -> None:
     ensure_mnist(tmp_path / "out.h5", str(write_files(tmp_path / "in", change(mnist_files))), print)
@@ -337,6 +350,15 @@ def test_after_a_mirror_that_breaks_off_or_lacks_a_file_the_next_is_taken(tmp_pa
     prepare_mnist(tmp_path / "out.h5", None, said.append, {"DISTCNN_MNIST_MIRRORS": f"{breaks} {lacks} {good}"})
     assert assert_holds(tmp_path / "out.h5", mnist_files).source == good
     assert sum(last in line for line in said) == 2
+
+
+def test_after_a_mirror_that_sends_far_too_much_the_next_is_taken(
+    tmp_path: Path, mnist_files: Files, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "MAX_BYTES", 2**20)
+    (much, _), (good, _) = serve(mnist_files | {TRAIN_IMAGES: bytes(2**21)}), serve(mnist_files)
+    prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{much} {good}"})
+    assert assert_holds(tmp_path / "out.h5", mnist_files).source == good
 
 
 def test_mirrors_that_are_all_tampered_are_an_error_not_the_sample(

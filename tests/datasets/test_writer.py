@@ -55,7 +55,7 @@ def test_the_attributes_say_what_the_set_is(tmp_path: Path) -> None:
     assert (info.path, info.name, info.source, info.classes) == (str(path), "digits", "drawn by hand", 12)
     assert info.examples == {"train": 300, "test": 7}
     with h5py.File(path) as file:
-        assert set(file.attrs) == {"name", "source", "classes", "mean", "std", "sha256", "class_names"}
+        assert set(file.attrs) == {"name", "source", "classes", "mean", "std", "sha256", "blocks_sha256", "class_names"}
         assert list(file.attrs["class_names"]) == ["zero", "eins", "två"]
         assert file["train/images"].chunks == (256, 6, 5)
 
@@ -230,3 +230,57 @@ def test_processes_that_write_one_path_at_once_leave_one_whole_file(tmp_path: Pa
     assert len(seen) == 1, "at any moment the file is whole"
     assert [each.name for each in path.parent.iterdir()] == ["set.h5"]
     assert len(read_examples(read_info(path), "train", range(300))[1]) == 300
+
+
+@pytest.mark.parametrize("count", [3, 20_000])
+def test_any_number_of_class_names_is_kept(tmp_path: Path, count: int) -> None:
+    names = [f"class {number}" for number in range(count)]
+    arrays = make_arrays()
+    arrays = {split: (images, labels % 3) for split, (images, labels) in arrays.items()}
+    write_dataset(tmp_path / "out.h5", name="many", source="a test", classes=count, splits=as_splits(arrays), class_names=names)
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert list(file.attrs["class_names"]) == names
+    info = read_info(tmp_path / "out.h5")
+    assert info.classes == count
+    assert np.array_equal(read_examples(info, "train", range(300))[1], arrays["train"][1])
+
+
+def test_paths_that_are_not_utf_8_become_escapes_in_name_and_source(tmp_path: Path) -> None:
+    path = tmp_path / "a\udce9.h5"
+    write_dataset(path, name="a\udce9", source="b\udcff", classes=10, splits=as_splits(make_arrays()))
+    info = read_info(path)
+    assert (info.name, info.source) == ("a\\udce9", "b\\udcff")
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
+def test_training_images_without_any_contrast_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    arrays = make_arrays(shape)
+    arrays["train"][0][:] = 37
+    with pytest.raises(InputError, match="same value in each channel"):
+        write(tmp_path / "out.h5", arrays)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "named pipe", "link to a device"])
+def test_what_is_not_a_file_is_never_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "out.h5"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "named pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/null")
+    before = path.lstat()
+    with pytest.raises(InputError, match=r"out\.h5 cannot be written"):
+        write(path, make_arrays())
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_links_in_the_place_of_a_temporary_file_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "victim").write_text("mine")
+    monkeypatch.setattr("secrets.token_hex", lambda _: "0")
+    (tmp_path / ".out.h5.0.tmp").symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="cannot be written"):
+        write(tmp_path / "out.h5", make_arrays())
+    assert (tmp_path / "victim").read_text() == "mine"

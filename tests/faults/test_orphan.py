@@ -25,6 +25,15 @@ rank, *environment = sys.argv[1:]
 wrapped = ["sh", "-c", f'{sys.executable} -c "{rank}"; true']  # a shell between, as many launch scripts have
 subprocess.run(wrapped, env=os.environ | dict(each.split("=") for each in environment))
 """
+HOLDER = """
+import ctypes
+from distcnn.faults.orphan import killed_with_launcher
+with killed_with_launcher():
+    {inside}
+{outside}
+"""
+HOLD = "print('ready', flush=True); ctypes.PyDLL(None).sleep(60)"  # with the interpreter's lock, as MPI_Init does
+PARENT = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 HYDRA = ("PMI_SIZE=2", "PMI_RANK=1")
 OPENMPI = ("OMPI_COMM_WORLD_SIZE=1", "OMPI_COMM_WORLD_RANK=0", "PMIX_RANK=0")
 
@@ -49,6 +58,18 @@ def test_a_process_without_a_launcher_outlives_its_parent() -> None:
         time.sleep(0.5)
         assert any("time.sleep" in Path(f"/proc/{pid}/cmdline").read_text() for pid in run.processes())
         assert not run.stderr
+
+
+def test_a_rank_that_holds_the_interpreters_lock_in_mpi_init_ends_too() -> None:
+    environment = {"PMI_SIZE": "2", "PMI_RANK": "1"}
+    for inside, outside, ends in ((HOLD, "pass", True), ("pass", HOLD, False)):
+        words = f"import os; os.environ.update({environment})\n" + HOLDER.format(inside=inside, outside=outside)
+        with running(SERIAL, 1, "-c", PARENT, words) as run:
+            run.wait_for_text("ready")
+            os.kill(run.process.pid, signal.SIGKILL)
+            run.process.wait()
+            time.sleep(0.5)
+            assert bool(run.processes()) != ends
 
 
 def test_the_launcher_is_the_nearest_ancestor_of_another_rank(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_each_signal_is_a_request_and_the_handlers_come_back(number: signal.Sign
     assert ended.code == 0, ended.stderr
     assert ended.stdout.splitlines()[1:] == [f"requested {number.name}", "restored True -1"]
     again = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
-    assert ended.stderr == f"test: {number.name}: stopping after this step, with a checkpoint{again}\n"
+    assert ended.stderr == f"test: {number.name}: saving a checkpoint, then stopping{again}\n"
 
 
 def test_the_first_signal_counts_and_only_who_speaks_says_so() -> None:
@@ -113,3 +113,21 @@ def test_before_the_first_step_any_signal_ends_all_at_once(number: signal.Signal
         ended = run.end(5)
     assert ended.code == 7
     assert ended.stderr == f"test: {number.name} before the first step: ended, nothing was to be saved\n"
+
+
+def test_an_ignored_hangup_stays_ignored() -> None:
+    with running(SERIAL, 1, "-c", UNTIL_ASKED, "silent", prefix=["nohup"]) as run:
+        run.wait_for_text("ready")
+        run.process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        run.process.send_signal(signal.SIGXCPU)
+        ended = run.end(10)
+    assert "requested SIGXCPU\nrestored True" in ended.stdout
+
+
+def test_a_limit_of_processor_time_is_a_request() -> None:
+    limited = UNTIL_ASKED.replace("time.sleep(0.01)", "pass").replace("import signal,", "import resource, signal,")
+    limit = "resource.setrlimit(resource.RLIMIT_CPU, (1 + int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2])), 60)); print"
+    with running(SERIAL, 1, "-c", limited.replace("print", limit, 1), "silent") as run:
+        ended = run.end(20)
+    assert "requested SIGXCPU\n" in ended.stdout

@@ -34,6 +34,12 @@ def test_a_wrong_number_of_ranks_is_refused_before_anything_is_set_up(ranks: str
     assert f"local.sh: error: -n is '{ranks}'" in done.stderr
 
 
+def test_a_link_to_a_script_starts_it(tmp_path: Path) -> None:
+    (tmp_path / "train").symlink_to(LAUNCH / "local.sh")
+    done = subprocess.run([tmp_path / "train", "-n", "0"], check=False, capture_output=True, text=True)
+    assert (done.returncode, "-n is '0'" in done.stderr) == (2, True), done.stderr
+
+
 def test_the_newest_final_wheel_of_pip_is_taken() -> None:
     spec = importlib.util.spec_from_file_location("get_pip", LAUNCH / "get_pip.py")
     assert spec

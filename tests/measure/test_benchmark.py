@@ -85,7 +85,7 @@ def test_the_default_batch_is_256_and_flags_or_a_file_change_it(tmp_path: Path) 
 REFUSED = {
     "--steps 0": "--steps is 0: it must be at least 1",
     "--turns x": "argument --turns: invalid int value: 'x'",
-    "--resume runs/x": "unrecognized flag --resume",
+    "--resume runs/x": "unknown flag --resume",
     "--peer jax": "unknown --peer 'jax': choose torch",
     "--microbatch-size 0": "--microbatch-size is 0",
     "--draw x.json": "name the picture too",

@@ -14,7 +14,7 @@ from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet
 from tests.faults.running import STAGED, reference_hash, resume, running, seconds_since_fault, staged
 
 SECONDS_TO_END = 5
-# How it fails, on which ranks, the last line of its traceback, where it was.
+# How it fails, on which ranks, the last line of the report, where it was.
 FAILURES = {
     "exception": ("fail", [1], "RuntimeError: broken on purpose", "step 3, forward and backward of shard 2"),
     "exceptions on all ranks": ("fail", [0, 1, 2], "RuntimeError: broken on purpose", "step 3, forward and backward of shard "),
@@ -50,7 +50,8 @@ def test_a_failure_in_training_is_reported_once_and_ends_all(what: str, any_mpi:
     (report,) = ended.lines("failed on host")
     assert any(report.startswith(f"distcnn.train: rank {rank} of 3 failed on host {socket.gethostname()} (process ") for rank in ranks)
     assert f", {where}" in report
-    assert ended.stderr.count("Traceback (most recent call last)") == 1
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count("staged.py, line ") >= 1
     assert last_line in ended.stderr.splitlines()
 
 

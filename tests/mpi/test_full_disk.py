@@ -163,9 +163,9 @@ def test_output_to_a_pipe_whose_reader_leaves(image_set: MakeImageSet, tmp_path:
     with running(SERIAL, 1, *STAGED, *flags, stdout=writer, STAGED_PACE="0.02") as run:
         os.close(writer)
         with os.fdopen(reader) as lines:
-            assert lines.readline().startswith("model ")
+            assert any(line.startswith("model ") for line in lines)
             time.sleep(0.1)
         ended = run.end(20)
     assert ended.code == 0, ended.stderr
-    assert ended.stderr == "warning: standard output cannot be written (Broken pipe): the run goes on without it\n"
+    assert ended.stderr == "warning: standard output cannot be written (Broken pipe): continuing without it\n"
     assert json.loads((tmp_path / "run" / "result.json").read_text())["params_sha256"] == reference_hash(image_set())

@@ -12,7 +12,7 @@ import pytest
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.command import EXIT_STOPPED
-from distcnn.faults.signals import EXIT_INTERRUPTED
+from distcnn.faults.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from tests.conftest import SERIAL, Launcher, MakeImageSet
 from tests.faults.running import STAGED, STAGED_STEPS, Ended, Running, reference_hash, resume, running, staged
 
@@ -50,14 +50,14 @@ def send(run: Running, number: signal.Signals, where: Where) -> None:
         run.send(number, *where)
 
 
-def check_stopped(ended: Ended, number: signal.Signals, ranks: list[int], path: Path) -> None:
+def check_stopped(ended: Ended, number: signal.Signals, ranks: list[int], path: Path, start: str = "mpirun -n 3 ") -> None:
     """It ended at a step that the message and the only checkpoint share."""
     assert ended.code == EXIT_STOPPED, ended.stderr
     (step,) = CheckpointStore(path / "checkpoints").steps()
     assert CheckpointStore(path / "checkpoints").load(step).attributes["step"] == step
     who = ", ".join(f"{number.name} on rank {rank}" for rank in ranks)
     assert f"stopped: by {who}, after step {step} of {STAGED_STEPS}; the state after step {step} is saved\n" in ended.stderr
-    assert f"continue with: python -m distcnn.train --resume {path}" in ended.stderr
+    assert f"continue with: {start}python -m distcnn.train --resume {path}" in ended.stderr
 
 
 # Open MPI's mpirun kills its ranks a quarter of a second after SIGTERM and SIGINT: see the test below.
@@ -67,6 +67,9 @@ def check_stopped(ended: Ended, number: signal.Signals, ranks: list[int], path: 
         (signal.SIGTERM, [1]),
         (signal.SIGINT, [0]),
         (signal.SIGUSR1, [0, 1, 2]),
+        (signal.SIGHUP, [2]),
+        (signal.SIGUSR2, [0, 2]),
+        (signal.SIGXCPU, [1]),
         (signal.SIGUSR1, "mpirun"),
     ],
 )
@@ -103,12 +106,12 @@ def test_a_signal_to_mpirun_leaves_a_run_that_can_be_resumed(
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_one_process_without_a_launcher(number: signal.Signals, image_set: MakeImageSet, tmp_path: Path) -> None:
     with running(SERIAL, 1, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), STAGED_PACE="0.05") as run:
         run.wait_for_text("results ")  # from the headline on it must be 85, also before the first step
         send(run, number, [0])
-        check_stopped(run.end(10), number, [0], tmp_path / "run")
+        check_stopped(run.end(10), number, [0], tmp_path / "run", start="")
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 
 
@@ -224,8 +227,9 @@ def typed_in_a_terminal(launcher: Launcher, ranks: int, path: Path, data: Path) 
 def test_ctrl_c_in_a_terminal_of_one_process(image_set: MakeImageSet, tmp_path: Path) -> None:
     ended, _, text = typed_in_a_terminal(SERIAL, 1, tmp_path / "run", image_set())
     assert ended.code == EXIT_STOPPED
-    assert "SIGINT: stopping after this step, with a checkpoint; Ctrl-C again ends at once" in text
+    assert "SIGINT: saving a checkpoint, then stopping; Ctrl-C again ends at once" in text
     assert "stopped: by SIGINT on rank 0, after step " in text
+    assert f"with: python -m distcnn.train --resume {tmp_path / 'run'}" in text
 
 
 def test_ctrl_c_in_a_terminal_under_mpirun(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
@@ -234,5 +238,18 @@ def test_ctrl_c_in_a_terminal_under_mpirun(any_mpi: Launcher, image_set: MakeIma
     if any_mpi.name == "mpirun":
         assert ended.code == EXIT_STOPPED
         assert "stopped: by SIGINT on rank 0, SIGINT on rank 1, SIGINT on rank 2, after step " in text
+        assert f"mpirun -n 3 python -m distcnn.train --resume {tmp_path / 'run'}" in text
     assert ended.code != 0
+    assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
+
+
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(image_set: MakeImageSet, tmp_path: Path) -> None:
+    mine, terminal = os.openpty()
+    arguments = [*STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run")]
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    with running(SERIAL, 1, *arguments, prefix=IN_TERMINAL, STAGED_PACE="0.1", **streams) as run:
+        os.close(terminal)
+        run.wait_for_step(2)
+        os.close(mine)
+        assert run.end(20).code == EXIT_STOPPED
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())

@@ -225,6 +225,52 @@ def test_adam_with_zero_gradient_stays_where_it_is() -> None:
     np.testing.assert_array_equal(values, [1.5, -2.5])
 
 
+# -- units that are dead: a gradient of 0 for ever
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("variant", ["momentum", "nesterov"])
+def test_the_momentum_of_a_dead_unit_comes_to_0(variant: str, dtype: type[np.floating]) -> None:
+    values, grads = np.ones(4, dtype), np.array([1, -1, 1e-20, 0], dtype)
+    optimizer = VARIANTS[variant](values)
+    for step in range(7500):
+        optimizer.step(values, grads if step == 0 else np.zeros(4, dtype), 0.1)
+    assert np.all(optimizer.state["velocity"] == 0)
+
+
+@pytest.mark.parametrize("variant", ["momentum", "nesterov", "adam", "adamw"])
+def test_tiny_states_are_flushed_and_others_left_alone(variant: str) -> None:
+    values = np.ones(6, np.float32)
+    optimizer = VARIANTS[variant](values)
+    for _ in range(500):
+        for vector in optimizer.state.values():
+            vector[:] = [4e-45, 1e-40, 1e-38, 0, 1e-20, 1e-3]
+        optimizer.step(values, np.zeros(6, np.float32), 0.1)
+        if all(not vector[:4].any() for vector in optimizer.state.values()):
+            break
+    else:
+        pytest.fail("a subnormal state is never flushed")
+    for vector in optimizer.state.values():
+        assert np.all(vector[4:] > [1e-21, 1e-4])
+
+
+@every_variant
+def test_a_flush_depends_on_the_value_and_the_step_alone(variant: str) -> None:
+    rng = np.random.default_rng(3)
+    size = 40_000  # more than one chunk
+    whole = rng.standard_normal(size).astype(np.float32)
+    parts = [whole[:1000].copy(), whole[1000:].copy()]
+    optimizer, of_parts = VARIANTS[variant](whole), [VARIANTS[variant](part) for part in parts]
+    for step in range(200):
+        grads = (rng.standard_normal(size) * 1e-36).astype(np.float32) * (step < 3)
+        for part, own, span in zip(parts, of_parts, (slice(0, 1000), slice(1000, size)), strict=True):
+            own.step(part, grads[span].copy(), 0.03)
+        optimizer.step(whole, grads, 0.03)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    for name, vector in optimizer.state.items():
+        np.testing.assert_array_equal(np.concatenate([own.state[name] for own in of_parts]), vector)
+
+
 def test_a_half_written_optimizer_says_what_it_must_define() -> None:
     class Half(Optimizer):
         pass

@@ -68,7 +68,7 @@ def test_what_points_lack() -> None:
     assert old.result is not None
     without = {name: value for name, value in old.result.items() if name != "adding"}
     earlier: list[Record] = [dataclasses.replace(old, result=without)]
-    with pytest.raises(InputError, match=r"measurements on 1 ranks are an earlier version's.* measure in a new --output"):
+    with pytest.raises(InputError, match=r"measurements on 1 rank are an earlier version's.* measure in a new --output"):
         calibrate(earlier, LAYERS, PARAMETERS)
 
 

@@ -34,7 +34,7 @@ def test_a_sweep_predicts_and_another_network_measures_nothing_anew(mpirun: Laun
     before = {each: each.stat().st_mtime_ns for each in (tmp_path / "s" / "measurements").glob("*.json")}
     again = SERIAL.run(1, *sweep, "--predict", "4", "--network", "latency=1s,bandwidth=1Gbit", "--ranks-per-host", "1")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "6 of 6 measurements are there already" in again.stdout
+    assert "6 of 6 measurements already done" in again.stdout
     assert before == {each: each.stat().st_mtime_ns for each in (tmp_path / "s" / "measurements").glob("*.json")}
     [only] = json.loads((tmp_path / "s" / "prediction.json").read_text())["series"]
     assert 4 < only["predictions"][0]["step_seconds"] < 20  # each sum waits four times for a second

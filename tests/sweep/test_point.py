@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from distcnn.errors import InputError
 from distcnn.sweep.plan import Measurement
 from distcnn.sweep.point import Ended, command_of, exit_text, last_words, measure, result_of_ended
 from distcnn.sweep.processes import marked
@@ -54,8 +55,8 @@ FAILING = {
     "exit 0": "exit code 0, but no result: does the launcher start what stands behind it",
     f"{RESULT}echo '{{\"kind\"' > $result": "its result is no JSON",
     f"{RESULT}echo '[]' > $result": "its result is no measurement of distcnn",
-    good(world_size=1): "2 ranks were asked for, but its result is of 1: does the launcher start as many ranks as {ranks} says?",
-    good(num_shards=5): "num_shards 4 was asked for, but its result is of 5",
+    good(world_size=1): "asked for 2 ranks, but its result is of 1: does the launcher start as many ranks as {ranks} says?",
+    good(num_shards=5): "asked for num_shards 4, but its result is of 5",
     good(images_per_second=float("nan")): "its result is not whole",
     good(split={}): "its result is not whole (KeyError: 'mean')",
     f"{good()}\nexit 3": "exit code 3",
@@ -167,3 +168,19 @@ def test_records_come_back_as_they_were_and_damaged_ones_do_not(tmp_path: Path) 
     (tmp_path / "measurements" / ".strong-2-ranks-repeat-1-0123.json").touch()
     records.remove_unfinished()
     assert not list((tmp_path / "measurements").glob(".*"))
+
+
+def test_links_in_the_folder_are_not_followed(try_launcher: Try, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / ".profile").write_text("precious")
+    (tmp_path / "sweep" / "measurements").mkdir(parents=True)
+    log = tmp_path / "sweep" / "measurements" / "strong-2-ranks-repeat-1.log"
+    log.symlink_to(victim / ".profile")
+    assert try_launcher("exit 7") is not None
+    assert not log.is_symlink()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "measurements").symlink_to(victim)
+    with pytest.raises(InputError, match="symbolic link"):
+        Records(tmp_path / "other", Settings((2,), "x {ranks}"))
+    assert (victim / ".profile").read_text() == "precious"

@@ -47,7 +47,7 @@ REFUSED = {
     "--world-size 2": "--ranks says on how many ranks",
     "--max-steps 2": "--steps says how many steps",
     "--resume runs/x": "run the same command with the same --output",
-    "--turns 2": "unrecognized flag --turns",
+    "--turns 2": "unknown flag --turns",
     "--output ": "--output is empty",
     "--microbatch-size 0": "--microbatch-size is 0",
     "--config no.toml": "no.toml cannot be read",

@@ -84,7 +84,7 @@ exec {mpirun.mpirun} -n $n "$@"
     assert reasons[2] == "exit code 9; it said: mpirun: error: no such host"
     assert reasons[3] == "not over after 12 s (--timeout), so it was ended"
     assert reasons[4].startswith("exit code 0, but no result")
-    assert "--world-size is 5, but 1 ranks are here" in reasons[5]
+    assert "--world-size is 5, but 1 rank started" in reasons[5]
     for ranks, reason in reasons.items():
         assert (
             f"strong, {ranks} ranks, repeat 1: {reason} (log: {tmp_path}/s/measurements/strong-{ranks}-ranks-repeat-1.log)" in done.stdout
@@ -96,7 +96,7 @@ exec {mpirun.mpirun} -n $n "$@"
     (tmp_path / "mended").touch()
     done = SERIAL.run(1, *COMMAND, *flags)  # another --timeout is no other sweep
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 5 measurements are there already" in done.stdout
+    assert "1 of 5 measurements already done" in done.stdout
     again = done_at(tmp_path / "s")
     assert {name for name in first if first[name] == again[name]} == {"strong-1-ranks-repeat-1.json"}
     assert everything(tmp_path / "s")["all_good"]
@@ -124,7 +124,7 @@ def test_a_sweep_that_is_broken_off_goes_on(any_mpi: Launcher, image_set: MakeIm
 
     done = alone(any_mpi).run(1, *COMMAND, *flags)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of 2 measurements are there already" in done.stdout
+    assert "1 of 2 measurements already done" in done.stdout
     assert done_at(tmp_path / "s")["strong-1-ranks-repeat-1.json"] == before["strong-1-ranks-repeat-1.json"]
     assert [row["measured"] for row in everything(tmp_path / "s")["rows"]] == [1, 1]
 

@@ -116,7 +116,7 @@ def test_remarks_on_crowds_balance_and_padding() -> None:
     lines = remarks(points, records, summarise(points, records))
     assert "strong, 3 ranks: 3 of them share 2 cores of h1: more ranks than cores cannot scale" in lines
     assert "strong, 3 ranks: 4 shards do not divide evenly, some ranks have 2, others 1: at most 67% efficiency" in lines
-    assert any(line.startswith("strong, 3 ranks: a step has room for 256 examples, but the set has 200 only") for line in lines)
+    assert any(line.startswith("strong, 3 ranks: a step has room for 256 examples, but the set has only 200") for line in lines)
     assert not [line for line in lines if line.startswith("weak, 2 ranks: 1 of them")]
 
 

@@ -87,12 +87,12 @@ def test_all_ranks_together_have_a_bound_too() -> None:
 
 def test_a_trace_that_cannot_be_written_is_reported_and_everything_is_put_back(image_set: MakeImageSet, tmp_path: Path) -> None:
     run, said = prepare(image_set(), num_shards=3, trace=2), list[str]()
-    before = run.evaluation, loop.close_epoch, loop.compare_replicas
+    before = run.evaluation.take, loop.close_epoch, loop.compare_replicas
     saving: Any = NoSaving()
     with traced(run, 0, NoRunDirectory(), saving, tmp_path / "gone", said.append):
         loop_of(run).go_to(2)
-        assert run.evaluation is not before[0]
+        assert run.evaluation.take != before[0]
     (line,) = said
     assert line == f"warning: {tmp_path}/gone/trace-000000000.json cannot be written (No such file or directory): there is no trace"
-    assert (run.evaluation, loop.close_epoch, loop.compare_replicas) == before
+    assert (run.evaluation.take, loop.close_epoch, loop.compare_replicas) == before
     assert methods_hidden(run) == []

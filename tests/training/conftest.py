@@ -18,6 +18,7 @@ from distcnn.parallel import Communicator, SerialCommunicator
 from distcnn.parallel.threads import THREADS_PER_RANK
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
+from distcnn.training.results import damage_by_sums
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
@@ -103,7 +104,8 @@ def killed(finished: Path, tmp_path: Path) -> Path:
 def copy_as_killed(run: Path, path: Path, lost: int) -> Path:
     """A copy of ``run`` without its results and the last checkpoint, of the step ``lost``."""
     shutil.copytree(run, path)
-    for left in (path / "result.json", path / "weights.h5", store_of(path).path_of(lost)):
+    results = (path / name for name in ("SHA256SUMS", "result.json", "weights-best.h5", "weights.h5"))
+    for left in (*results, store_of(path).path_of(lost)):
         left.unlink()
     return path
 
@@ -125,7 +127,9 @@ def assert_same_end(run: Path, whole: Path, begun_on: int = 1) -> None:
     assert result(run) == {**result(whole), "world_size": begun_on}
     assert metrics(run) == metrics(whole)
     assert proof(run) == proof(whole)
-    assert (run / "weights.h5").read_bytes() == (whole / "weights.h5").read_bytes()
+    for name in ("weights.h5", "weights-best.h5"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    assert damage_by_sums(run) is None
 
 
 def with_path(folder: Path) -> str:

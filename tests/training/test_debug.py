@@ -213,7 +213,7 @@ def test_at_the_first_step_the_weights_are_the_first_ones(image_set: MakeImageSe
         (["--break-at-step", "1", "--shard", "8"], "--shard is 8: the run has the shards 0 to 7"),
         (["--break-at-step", "1", "--shard", "-2"], "--shard is -2: it must be 0 or more"),
         (["--shard", "1"], "--shard 1 says where to break: give --break-at-step too"),
-        (["--break-at-step", "1", "--resume", "none"], "none is no folder"),
+        (["--break-at-step", "1", "--resume", "none"], "none is not a folder"),
     ],
 )
 def test_a_place_that_is_not_there_is_refused(flags: list[str], message: str, image_set: MakeImageSet, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.parallel import SerialCommunicator
-from distcnn.training.replay import Comparison, Different, Receipt, difference, read_receipt, replay
+from distcnn.training.comparison import Comparison, Different, Receipt, difference, read_receipt
+from distcnn.training.replay import replay
 
 CONFIGURATION = dataclasses.asdict(Config(seed=4))
 START = {"kind": "start", "step": 0, "configuration": CONFIGURATION}

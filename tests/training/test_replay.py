@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from threadpoolctl import threadpool_limits
 
 from distcnn.parallel import SerialCommunicator
 from distcnn.parallel.threads import THREADS_PER_RANK
-from distcnn.training.replay import Different, replay
+from distcnn.training.checked_files import problem_of_files, unchecked
+from distcnn.training.comparison import Different
+from distcnn.training.replay import Replayed, replay
 from tests.conftest import SERIAL, MakeImageSet
 from tests.training.conftest import receipt, write_receipt
 
@@ -133,3 +137,99 @@ def test_what_was_altered_is_named(name: str, copy: Path) -> None:
     alter(copy, change)
     with pytest.raises(Different, match=f"^{message}"):
         replay(copy, None, 0, None, SerialCommunicator(), print)
+
+
+# -- the other files
+
+
+METRICS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "a loss": lambda lines: lines[1].update(train_loss=0.5),
+    "an accuracy": lambda lines: lines[-1].update(test_accuracy=0.25),
+    "a learning rate": lambda lines: lines[0].update(learning_rate=1.0),
+    "a step": lambda lines: lines[2].update(step=9),
+    "a key": lambda lines: lines[2].update(los=1.0),
+    "a line removed": lambda lines: lines.pop(2),
+    "the last removed": lambda lines: lines.pop(),
+    "a line added": lambda lines: lines.append(lines[-1]),
+    "another kind of line": lambda lines: lines.append([1]),
+    "all removed": lambda lines: lines.clear(),
+}
+
+
+@pytest.mark.parametrize("first", [0, 6])
+@pytest.mark.parametrize("name", METRICS)
+def test_altered_metrics_are_found(name: str, first: int, copy: Path) -> None:
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    METRICS[name](lines)
+    (copy / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(Different, match=r"metrics\.jsonl"):
+        replay(copy, None, first, None, SerialCommunicator(), print)
+
+
+def test_missing_and_damaged_metrics_are_found(copy: Path) -> None:
+    text = (copy / "metrics.jsonl").read_bytes()
+    for damaged in (None, b"", text[:-20], b"\xff" + text, b"[" * 100_000 + b"\n"):
+        (copy / "metrics.jsonl").unlink(missing_ok=True)
+        if damaged is not None:
+            (copy / "metrics.jsonl").write_bytes(damaged)
+        with pytest.raises(Different, match=r"metrics\.jsonl"):
+            replay(copy, None, 0, None, SerialCommunicator(), print)
+
+
+def test_metrics_of_a_run_that_was_killed_may_end_early(copy: Path) -> None:
+    alter(copy, lambda lines: lines.pop())
+    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
+    assert not replay(copy, None, 0, None, SerialCommunicator(), print).reached_end
+
+
+@pytest.fixture(scope="module")
+def replayed(run: Path) -> Replayed:
+    with threadpool_limits(THREADS_PER_RANK):
+        return replay(run, None, 0, None, SerialCommunicator(), print)
+
+
+def test_every_value_of_the_result_is_compared_or_named(run: Path, replayed: Replayed, copy: Path) -> None:
+    assert problem_of_files(run, replayed) is None
+    result = json.loads((run / "result.json").read_text())
+    (copy / "SHA256SUMS").unlink()
+    free = set()
+    for name, value in result.items():
+        for altered in ({name: "x"}, {name: -7}, {name: {**value, "classes": 9}} if isinstance(value, dict) else {f"{name}_": value}):
+            (copy / "result.json").write_text(json.dumps({**result, **altered}))
+            if problem_of_files(copy, replayed) is None:
+                free.add(name)
+    assert free == {"images_per_second", "train_seconds"}
+    for name in result["dataset"]:
+        (copy / "result.json").write_text(json.dumps({**result, "dataset": {**result["dataset"], name: "x"}}))
+        assert problem_of_files(copy, replayed), name
+    assert "times and speeds" in unchecked(copy, replayed)
+
+
+def test_measured_values_are_protected_by_the_checksums(copy: Path, replayed: Replayed) -> None:
+    text = (copy / "result.json").read_text()
+    (copy / "result.json").write_text(text.replace('"train_seconds": ', '"train_seconds": 1'))
+    assert "result.json is damaged or was edited" in (problem_of_files(copy, replayed) or "")
+
+
+@pytest.mark.parametrize("name", ["weights.h5", "weights-best.h5"])
+def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Replayed) -> None:
+    whole = (copy / name).read_bytes()
+    with h5py.File(copy / name, "r+") as file:
+        file["dense1.bias"][3] += 1
+    assert "parameter dense1.bias: SHA-256" in (problem_of_files(copy, replayed) or "")
+    for attribute, value in (("step", 3), ("mean", [0.0]), ("class_names", ["x"] * 10), ("image_shape", [1, 28, 27]), ("more", 1)):
+        (copy / name).write_bytes(whole)
+        with h5py.File(copy / name, "r+") as file:
+            file.attrs[attribute] = value
+        assert f"{attribute} is " in (problem_of_files(copy, replayed) or "")
+    (copy / name).write_bytes(whole[: len(whole) // 2])
+    assert "cannot be read" in (problem_of_files(copy, replayed) or "")
+
+
+def test_what_is_not_checked_is_named(copy: Path, replayed: Replayed) -> None:
+    part = replay(copy, None, 6, 8, SerialCommunicator(), print)
+    assert {"steps 1 to 6", "result.json and weights.h5, which are of the end of a run"} <= set(unchecked(copy, part))
+    assert "steps 1 to 6" not in unchecked(copy, replayed)
+    (copy / "weights-best.h5").unlink()
+    assert "weights-best.h5, which is missing" in unchecked(copy, replayed)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from distcnn.training.run_directory import locked, read_config, write_config
+from distcnn.checkpoints import CheckpointStore
+from distcnn.config import Config, Request
+from distcnn.errors import InputError
+from distcnn.training.locking import locked
+from distcnn.training.records import open_directory
+from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
+from distcnn.training.run_directory import read_config, write_config
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
+from tests.full_disk import full_disk
 from tests.training.conftest import assert_same_end, content, metrics, receipt, result, train
 
 # With the default image set (203 examples, 8 shards) 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each test.
@@ -57,7 +68,7 @@ def test_a_stopped_run_goes_on_on_any_ranks(ranks: int, copy: Path, whole: Path,
     configuration = (copy / "config.toml").read_text()
     done = train(launcher_of(ranks), ranks, "--resume", str(copy), PYTHONPATH=stopping)
     assert done.returncode == 0, done.stderr
-    assert f"resumed  {copy}, after 6 of 12 steps, begun on 1 ranks" in done.stdout
+    assert f"resumed  {copy}, after 6 of 12 steps, begun on 1 rank" in done.stdout
     assert_same_end(copy, whole)
     starts = [(line["kind"], line["step"], line["world_size"]) for line in receipt(copy) if line["kind"] in ("start", "resume")]
     assert starts == [("start", 0, 1), ("resume", 6, ranks)]
@@ -147,6 +158,50 @@ def test_another_output_leaves_the_run_as_it_was(copy: Path, whole: Path, stoppi
     assert {path.name for path in (tmp_path / "new").iterdir()} == {path.name for path in whole.iterdir()}
 
 
+def test_a_run_that_goes_on_elsewhere_and_is_killed_at_once_ends_in_the_same_bits(copy: Path, stopping: str, tmp_path: Path) -> None:
+    elsewhere, longer = tmp_path / "elsewhere", ["--epochs", "4"]
+    flags = ["--resume", str(copy), "--output", str(elsewhere), *longer]
+    assert train(SERIAL, 1, *flags, PYTHONPATH=stopping, STOP_SIGNAL="SIGKILL", STOP_AT_CALL="3").returncode == -9
+    assert CheckpointStore(elsewhere / "checkpoints").steps() == [4, 6]  # the best one too
+    for flags in (["--resume", str(elsewhere)], ["--resume", str(copy), *longer]):
+        done = train(SERIAL, 1, *flags, PYTHONPATH=stopping)
+        assert (done.returncode, "after 6 of 16 steps" in done.stdout) == (0, True), done.stderr
+    assert_same_end(elsewhere, copy)
+
+
+@pytest.mark.parametrize("room_for", range(3))
+def test_a_folder_to_go_on_in_is_whole_or_not_there(room_for: int, copy: Path, tmp_path: Path) -> None:
+    """Two checkpoints come before the configuration; without room for all three, nothing stays."""
+    request = Request({"output": str(tmp_path / "new" / "run"), "epochs": 4}, resume=str(copy), trust_model=True)
+    point = find_resume_point(request, print)
+    with full_disk(room_for), ExitStack() as held, pytest.raises(InputError, match="No space left on device"):
+        open_directory(point.config, point, held)
+    assert not (tmp_path / "new").exists()
+    with ExitStack() as held:
+        path = open_directory(point.config, point, held)
+    (path / "config.toml").unlink()  # then the checkpoint's configuration counts
+    assert find_resume_point(Request({}, resume=str(path), trust_model=True), print).config.epochs == 4
+
+
+def test_steps_taken_again_with_another_length_are_told(tmp_path: Path) -> None:
+    def line(kind: str, step: int, **flags: Any) -> str:
+        config = dataclasses.asdict(Config(microbatch_size=8, **flags))
+        return json.dumps({"kind": kind, "step": step, "configuration": config, "dataset": {"train_examples": 203}}) + "\n"
+
+    def told(step: int, **flags: Any) -> bool:
+        return "--epochs 3" in changed_lengths(tmp_path, step, Config(microbatch_size=8, **flags))
+
+    assert not told(0, epochs=4)
+    for lasting in ({}, {"schedule": "constant", "warmup_steps": 0}, {"cycle_epochs": 1}):
+        last = json.dumps({"kind": "weights", "step": 14}) + "\n"
+        (tmp_path / "receipt.jsonl").write_text(line("start", 0, epochs=3, **lasting) + line("resume", 12, epochs=4, **lasting) + last)
+        for step, again in ((0, True), (8, True), (12, False), (14, False)):
+            assert told(step, epochs=4, **lasting) == (again and not lasting)
+    for damaged in ("", "{", "[]\n", "7\n", line("start", 0, epochs=3) + '{"step": "x"}\n'):
+        (tmp_path / "receipt.jsonl").write_text(damaged)
+        assert not told(0, epochs=4)
+
+
 # -- what is refused
 
 
@@ -193,6 +248,40 @@ def test_a_finished_run_says_so_and_is_left_alone(whole: Path) -> None:
     assert content(whole) == before
 
 
+def test_a_finished_run_is_not_said_to_be_of_another_image_set(finished: Path, image_set: MakeImageSet, tmp_path: Path) -> None:
+    other = write_image_set(tmp_path / "other.h5", test=78)
+    assert "is not the image set that the run began with" in refuse(finished, "--data", str(other))
+    done = train(SERIAL, 1, "--resume", str(finished), "--data", str(shutil.copy(image_set(), tmp_path / "same.h5")))
+    assert (done.returncode, f"{finished} is finished" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_finished_run_without_checkpoints_is_not_begun_again(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    assert "no whole checkpoint to go on from: begin a new run" in refuse(run, "--epochs", "4")
+    (run / "weights.h5").write_bytes(b"damaged")
+    assert "weights.h5" in refuse(run)
+
+
+def test_checkpoints_behind_a_link_are_refused(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    away = (run / "checkpoints").rename(tmp_path / "away")
+    (run / "checkpoints").symlink_to(away)
+    (away / f".step-000000002.h5.{0:016x}.tmp").touch()
+    before = content(away)
+    assert "symbolic link" in refuse(run, "--epochs", "4", "--keep", "1")
+    assert content(away) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("given", [".", "checkpoints"])
+def test_a_run_of_another_user_is_refused_unless_told(given: str, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    os.chown(run / given, 65534, 65534)
+    assert "--allow-other-owner" in refuse(run, "--epochs", "4")
+    assert train(SERIAL, 1, "--resume", str(run), "--allow-other-owner").returncode == 0
+
+
 def test_too_few_steps_are_refused(copy: Path) -> None:
     for flags in (["--epochs", "1"], ["--max-steps", "5"]):
         assert "has taken 6 steps, more than --epochs and --max-steps now allow: raise them" in refuse(copy, *flags)
@@ -215,10 +304,21 @@ def test_another_image_set_under_the_same_path_is_refused(copy: Path, stopping: 
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'none'} is no folder" in refuse(tmp_path / "none")
+    assert f"{tmp_path / 'none'} is not a folder" in refuse(tmp_path / "none")
     assert "holds no run (neither config.toml nor checkpoints)" in refuse(tmp_path)
     assert "--resume is empty" in train(SERIAL, 1, "--resume", "").stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_a_run_is_told_so(tmp_path: Path) -> None:
+    for file in (tmp_path / "run" / "config.toml", tmp_path / "run" / "checkpoints" / "step-000000002.h5"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+        with pytest.raises(InputError, match=rf"{file} is a file: name the run directory that holds it, {tmp_path / 'run'}$"):
+            existing_run(str(file))
+    (tmp_path / "alone").write_text("")
+    with pytest.raises(InputError, match=r"is a file: name the run directory that holds it$"):
+        existing_run(str(tmp_path / "alone"))
 
 
 # -- on other software

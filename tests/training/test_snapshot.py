@@ -16,7 +16,7 @@ from distcnn.parallel import SerialCommunicator
 from distcnn.training.ledger import all_entries
 from distcnn.training.loop import Loop
 from distcnn.training.setup import Run
-from distcnn.training.snapshot import dataset_identity, restore_snapshot, take_snapshot
+from distcnn.training.snapshot import check_snapshot, dataset_identity, restore_snapshot, take_snapshot
 from tests.conftest import MakeImageSet, write_image_set
 from tests.training.conftest import loop_of, prepare
 
@@ -137,3 +137,50 @@ def test_another_order_of_examples_is_refused(step: int, image_set: MakeImageSet
     used[5] += 1
     with pytest.raises(InputError, match=rf"^checkpoint of step {step}: shard 5 had used {used[5]} examples, .*\({used[5] - 1}\)"):
         restore_snapshot(prepare(image_set()), dataclasses.replace(snapshot, arrays={**snapshot.arrays, "shards/examples_used": used}))
+
+
+# -- forged: whole, but distcnn did not write it
+
+
+@pytest.fixture(scope="module")
+def genuine(image_set: MakeImageSet) -> Checkpoint:
+    """After an epoch, so that a test is in it."""
+    return snapshot_of(at_step(prepare(image_set()), 5))
+
+
+MADE_UP = [None, True, -1, 0, 1e300, "", "x", [], [1], {}, {"a": 1}, 10**30]
+
+
+@pytest.mark.parametrize("name", ["configuration", "dataset", "state", "orders_sha256"])
+def test_a_text_that_was_made_up_is_refused(name: str, genuine: Checkpoint) -> None:
+    check_snapshot(genuine)
+    for text in ("", "{", "[" * 100_000, *(json.dumps(each) for each in MADE_UP if each != {})):
+        with pytest.raises(InputError, match="the checkpoint of step 5 is not as distcnn writes it"):
+            check_snapshot(dataclasses.replace(genuine, texts={**genuine.texts, name: text}))
+    with pytest.raises(InputError, match=name):
+        check_snapshot(dataclasses.replace(genuine, texts={key: text for key, text in genuine.texts.items() if key != name}))
+
+
+@pytest.mark.parametrize("name", ["configuration", "dataset", "state"])
+def test_a_value_of_another_type_in_a_text_is_refused_or_does_no_harm(name: str, genuine: Checkpoint) -> None:
+    values, refused = json.loads(genuine.texts[name]), 0
+    for key in values:
+        for made_up in MADE_UP:
+            forged = dataclasses.replace(genuine, texts={**genuine.texts, name: json.dumps({**values, key: made_up})})
+            try:
+                check_snapshot(forged)
+            except InputError:
+                refused += 1
+    assert refused > 3 * len(values)
+
+
+def test_arrays_and_counts_of_another_type_are_refused(genuine: Checkpoint, image_set: MakeImageSet) -> None:
+    for used in (np.zeros(3, np.int64), np.zeros(8, np.float32), np.int64(3)):
+        with pytest.raises(InputError, match="examples_used"):
+            check_snapshot(dataclasses.replace(genuine, arrays={**genuine.arrays, "shards/examples_used": np.asarray(used)}))
+    with pytest.raises(InputError, match="optimizer_steps"):
+        check_snapshot(dataclasses.replace(genuine, attributes={**genuine.attributes, "optimizer_steps": "x"}))
+    name = "weights/conv1.bias"
+    for array in (genuine.arrays[name].astype(np.int64), genuine.arrays[name][:-1]):
+        with pytest.raises(InputError, match="the checkpoint's weights are"):
+            restore_snapshot(prepare(image_set()), dataclasses.replace(genuine, arrays={**genuine.arrays, name: array}))

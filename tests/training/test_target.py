@@ -142,7 +142,7 @@ def test_a_run_that_reached_its_target_is_finished(reached: Path) -> None:
     for flags in ([], ["--target-accuracy", "0.95"], ["--epochs", "9"]):
         said = resume(reached, *flags)
         assert f"{reached} is finished: test accuracy 0.9740 after 12 steps" in said
-        assert "nothing is left to do; a higher --target-accuracy, or 0 for none, would continue it" in said
+        assert "the run is complete; a higher --target-accuracy, or 0 for none, would continue it" in said
     assert content(reached) == before
 
 

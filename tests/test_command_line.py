@@ -1,0 +1,91 @@
+"""Wrong flags: one line, with what was probably meant, from every command."""
+
+from __future__ import annotations
+
+import pytest
+
+from distcnn import network, report, verify
+from distcnn.checkup import options
+from distcnn.command_line import Parser, advice
+from distcnn.config import CONFIG_FLAGS, make_parser, parse_request
+from distcnn.datasets.commands import idx_command, images_command, mnist_command
+from distcnn.errors import InputError
+from distcnn.measure import request as of_benchmark
+from distcnn.sweep import request as of_scaling
+
+GUESSES = {
+    "--lr": "--learning-rate",
+    "--batch-size": "--microbatch-size",
+    "--epoch": "--epochs",
+    "--n-epochs": "--epochs",
+    "--learning_rate": "--learning-rate",
+    "--Learning-Rate": "--learning-rate",
+    "--learn": "--learning-rate",
+    "--momentun": "--momentum",
+    "--wd": "--weight-decay",
+    "--optim": "--optimizer",
+    "--dataset": "--data",
+    "--out": "--output",
+    "--warmup": "--warmup-steps",
+    "--lr-scheduler": "--schedule",
+    "-o": "--output",
+}
+
+
+@pytest.mark.parametrize("flag", GUESSES)
+@pytest.mark.parametrize("words", [["0.1"], []])
+def test_a_wrong_flag_comes_with_a_guess(flag: str, words: list[str]) -> None:
+    with pytest.raises(InputError, match=rf"^unknown flag {flag}: did you mean {GUESSES[flag]}\?"):
+        parse_request(["--seed", "1", flag, *words])
+    with pytest.raises(InputError, match=rf"^unknown flag {flag}: did you mean {GUESSES[flag]}\?"):
+        parse_request([f"{flag}=0.1"])
+
+
+def test_ranks_and_devices_are_no_flags() -> None:
+    for flag in ("--workers", "--nproc", "-np", "--gpus"):
+        assert "mpirun -n" in advice(flag, CONFIG_FLAGS)
+    assert "processors only" in advice("--device", CONFIG_FLAGS)
+    assert advice("--qwertyuiop", CONFIG_FLAGS) == ""
+
+
+def test_every_guess_and_alias_names_a_flag_that_there_is() -> None:
+    for flag, guess in GUESSES.items():
+        assert guess in CONFIG_FLAGS, flag
+
+
+def test_every_flag_of_training_is_its_own_first_guess() -> None:
+    known = [action.option_strings[-1] for action in make_parser()._actions]
+    for flag in known:
+        assert f"did you mean {flag}?" in advice(flag.replace("-", "_").replace("__", "--", 1), known)
+
+
+@pytest.mark.parametrize(
+    ("parser", "wrong", "guess"),
+    [
+        (verify.make_parser(), "--from", "--from-step"),
+        (network.make_parser(), "--second", "--seconds"),
+        (options.make_parser(), "--thread-per-rank", "--threads-per-rank"),
+        (report.make_parser(), "--out", "--output"),
+        (of_benchmark.make_parser(), "--turn", "--turns"),
+        (of_scaling.make_parser(), "--rank", "--ranks"),
+    ],
+)
+def test_other_commands_guess_too(parser: Parser, wrong: str, guess: str) -> None:
+    with pytest.raises(InputError, match=rf"unknown flag {wrong}: did you mean {guess}\? \(see {parser.prog} --help\)"):
+        parser.parse_args([wrong, "1"])
+
+
+def test_benchmark_and_scaling_guess_at_flags_of_training() -> None:
+    for parse in (of_benchmark.parse, of_scaling.parse):
+        with pytest.raises(InputError, match=r"unknown flag --lr: did you mean --learning-rate\?"):
+            parse(["--lr", "1"])
+    with pytest.raises(InputError, match="unknown flag --resume: to go on with a sweep"):
+        of_scaling.parse(["--resume", "x"])
+
+
+def test_the_importers_say_it_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (mnist_command, idx_command, images_command):
+        assert command(["folder", "--output", "x.h5", "--forse"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "unknown flag --forse" in error

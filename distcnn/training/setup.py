@@ -75,7 +75,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
         on_root(communicator, lambda: _ensure_mnist(config, report))
     pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
-    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout))
+    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
     together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))

@@ -22,7 +22,7 @@ from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
 from distcnn.parallel.communicator import JointError
-from distcnn.streams import INITIALISE, generator
+from distcnn.streams import INITIALISE, PortableGenerator, generator
 from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
@@ -83,7 +83,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
-    rng = np.random.Generator(generator(config.seed, INITIALISE))
+    rng = PortableGenerator(generator(config.seed, INITIALISE))
     together(communicator, lambda: initialise_model(config.model, network, rng))
     pulse.beat(Activity.READING_DATA)
     data = open_data(dataset, config, communicator, shard_indices)

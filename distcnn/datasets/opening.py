@@ -280,7 +280,7 @@ def _require_no_surplus(path: str, file: h5py.File) -> None:
 def end_of_file(path: str, start: int) -> int | None:
     """Where the file ends by its superblock, which begins at byte ``start``; None for an unknown kind.
 
-    HDF5 File Format Specification 3.0, II.A: the address of the end is the third or fourth after the base address.
+    HDF5 File Format Specification 3.0, II.A: the base address, one other address, then that of the end.
     """
     with Path(path).open("rb") as file:
         file.seek(start)

@@ -54,7 +54,7 @@ OTHER_FORMATS = (
 )
 
 FILE_SYSTEM_REMEDIES = {
-    errno.ESTALE: "it was replaced or removed on its server: look whether it is still there, then start again",
+    errno.ESTALE: "it was replaced or removed on its server: look whether it is still there, then start again, or --resume",
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "the host has too many open files: close some, or ask the site",
     errno.ENOMEM: "the host has no memory left",
@@ -96,8 +96,10 @@ class OpenFiles:
         for path, (before, look) in self._states.items():
             try:
                 now = _state(look())
+            except FileNotFoundError as error:
+                raise InputError(f"{path} is gone: put it back as it was, then --resume the run") from error
             except OSError as error:
-                raise InputError(f"{path} is gone ({error.strerror}): put it back as it was, then --resume the run") from error
+                raise InputError(_of_file_system(path, error.errno or 0)) from error
             if now != before:
                 raise InputError(f"{path} was changed while it was read: put it back as it was, then --resume the run")
 
@@ -174,7 +176,7 @@ def _of_file_system(path: str, number: int) -> str:
     if number in (errno.EACCES, errno.EPERM):
         return f"{path} may not be read: check its permissions"
     what = f"{os.strerror(number)}, {errno.errorcode.get(number, number)}"
-    remedy = FILE_SYSTEM_REMEDIES.get(number, "the file itself may be whole: start again when the disk or its server is well")
+    remedy = FILE_SYSTEM_REMEDIES.get(number, "the file itself may be whole: start again, or --resume, when the disk or its server is well")
     return f"{path} cannot be read, the file system reports an error ({what}): {remedy}"
 
 

@@ -30,12 +30,12 @@ def softmax_cross_entropy(logits: Array, labels: NDArray[np.integer], weights: A
     shifted = logits - logits.max(axis=0)
     chosen = shifted[labels, columns]
     grad = np.exp(shifted)
-    totals = grad.sum(axis=0)
-    losses = (np.log(grad.sum(axis=0, dtype=np.float64)) - chosen) * weights
+    totals = np.add.reduce(grad, axis=0)
+    losses = (np.log(np.add.reduce(grad, axis=0, dtype=np.float64)) - chosen) * weights
     grad /= totals
     grad[labels, columns] -= 1
     grad *= weights
-    return float(losses.sum()), grad
+    return float(np.add.reduce(losses)), grad
 
 
 def squared_error(outputs: Array, labels: NDArray[np.integer], weights: Array) -> tuple[float, Array]:

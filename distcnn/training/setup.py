@@ -16,6 +16,7 @@ from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.statistics import mean_and_std
 from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
+from distcnn.faults.signals import received_by_children
 from distcnn.model_source import Sources, compare_sources, model_sources, sha256_of
 from distcnn.models import build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, Sequential
@@ -123,7 +124,8 @@ def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
     if must_be_prepared(config.data, config.source or None):
         from distcnn.datasets.mnist import prepare_mnist  # once in a machine's life: it brings ssl, archives, pip's ways
 
-        prepare_mnist(config.data, config.source or None, report)
+        with received_by_children():  # pip
+            prepare_mnist(config.data, config.source or None, report)
 
 
 def _content_sha256(dataset: DatasetInfo, parts: NamedHashes, communicator: Communicator) -> str:

@@ -12,6 +12,7 @@ from distcnn.datasets.content import BlockHashes, WholeHash, blocks_sha256, leav
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
 from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
+from distcnn.wording import being
 
 WORDS = {"train": "training", "test": "test"}
 MOST_NAMED = 5
@@ -181,7 +182,7 @@ def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Itera
     used, unused = np.flatnonzero(is_used), np.flatnonzero(~is_used)
     if info.classes_counted and unused.size:
         yield (
-            f"the labels are {used[0]} to {used[-1]}, and no image has label {_named(unused)}: {info.classes} classes are trained; "
+            f"the labels are {used[0]} to {used[-1]}, and no image has label {_named(unused)}: {being(info.classes, 'class')} trained; "
             f"number the labels 0 to {len(used) - 1}, or say how many classes there are (attribute 'classes')"
         )
     for split in SPLITS:
@@ -190,7 +191,8 @@ def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Itera
         most, total = int(here.argmax()), int(here.sum())
         share = here[most] / total
         if share == 1:
-            yield f"all {total:,} {word} images have label {most}: there is nothing to tell apart"
+            all_have = f"all {total:,} {word} images have" if total > 1 else f"the only {word} image has"
+            yield f"{all_have} label {most}: there is nothing to tell apart"
             continue
         if missing.size:
             lack = "it cannot be learned" if split == "train" else "it is not tested"
@@ -211,7 +213,7 @@ def _on_pixels(info: DatasetInfo, found: Found) -> Iterator[str]:
     for split in SPLITS:
         if found.blank[split]:
             first = f"/{split}/images[{found.first_blank[split]}]"
-            yield f"{found.blank[split]:,} {WORDS[split]} images are zeros throughout (the first: {first}): were they ever written?"
+            yield f"{being(found.blank[split], f'{WORDS[split]} image')} zeros throughout (the first: {first}): were they ever written?"
     if found.highest == 1:
         yield "no training pixel is above 1: if the images were scaled to 0..1 before they became uint8, multiply them by 255 first"
     if found.sample:

@@ -28,11 +28,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.arguments import explained
 from distcnn.nn.blocks import Part
 from distcnn.nn.layer import Array, Layer, Shape, buffer, buffer_like, image_buffer, image_shape
 from distcnn.nn.tiles import copy_tiles
 from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
+from distcnn.signatures import explained
 
 
 class Pool2d(Layer):

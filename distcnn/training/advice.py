@@ -21,7 +21,8 @@ def require_enough_examples(config: Config, train_examples: int) -> None:
     """``InputError`` when there are more shards than training examples: some would hold none."""
     if config.num_shards > train_examples:
         raise InputError(
-            f"--num-shards is {config.num_shards}, but the training set has {train_examples} examples: give at most {train_examples} shards"
+            f"--num-shards is {config.num_shards}, but the training set has only {counted(train_examples, 'example')}: "
+            f"give --num-shards {train_examples} or less"
         )
 
 

@@ -21,8 +21,8 @@ def require_enough_examples(config: Config, train_examples: int) -> None:
     """``InputError`` when there are more shards than training examples: some would hold none."""
     if config.num_shards > train_examples:
         raise InputError(
-            f"--num-shards is {config.num_shards}, but the training set has {counted(train_examples, 'example')}: "
-            f"give at most {counted(train_examples, 'shard')}"
+            f"--num-shards is {config.num_shards}, but the training set has only {counted(train_examples, 'example')}: "
+            f"give --num-shards {train_examples} or less"
         )
 
 
@@ -36,10 +36,11 @@ def warnings_of(plan: Plan) -> Iterator[str]:
 def _too_few_steps(plan: Plan) -> Iterator[str]:
     steps = plan.config.epochs * plan.steps_an_epoch
     if steps < FEWEST_STEPS:
+        fewer = "a smaller --microbatch-size" if plan.config.microbatch_size > 1 else "fewer --num-shards"
         cut = f", and the warm-up is cut to {plan.warmup_steps}" if plan.warmup_steps < plan.config.warmup_steps else ""
         yield (
             f"the whole run is {counted(steps, 'step')} ({plan.steps_an_epoch} an epoch){cut}: too few to learn much; "
-            f"give more --epochs ({-(-ENOUGH_STEPS // plan.steps_an_epoch)} make {ENOUGH_STEPS} steps) or a smaller --microbatch-size"
+            f"give more --epochs ({-(-ENOUGH_STEPS // plan.steps_an_epoch)} make {ENOUGH_STEPS} steps) or {fewer}"
         )
 
 

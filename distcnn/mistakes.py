@@ -18,7 +18,7 @@ THREAD_LIMIT = "no more threads can be started: raise the limit on processes (ul
 
 def is_thread_limit(error: BaseException) -> bool:
     """Whether the system refused this process one more thread."""
-    return isinstance(error, RuntimeError) and "start new thread" in str(error)
+    return isinstance(error, RuntimeError) and str(error) in ("can't start new thread", "unable to start watchdog thread")
 
 
 def mistake_in(error: BaseException) -> str | None:

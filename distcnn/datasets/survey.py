@@ -12,7 +12,7 @@ from distcnn.datasets.content import BlockHashes, WholeHash, blocks_sha256, leav
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
 from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
-from distcnn.wording import counted, plural
+from distcnn.wording import being, counted, plural
 
 WORDS = {"train": "training", "test": "test"}
 MOST_NAMED = 5
@@ -196,7 +196,7 @@ def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Itera
     used, unused = np.flatnonzero(is_used), np.flatnonzero(~is_used)
     if info.classes_counted and unused.size:
         yield (
-            f"the labels are {used[0]} to {used[-1]}, and no image has {_named(unused)}: {info.classes:,} classes are trained; "
+            f"the labels are {used[0]} to {used[-1]}, and no image has {_named(unused)}: {being(info.classes, 'class')} trained; "
             f"number the labels 0 to {len(used) - 1}, or say how many classes there are (attribute 'classes')"
         )
     for split in SPLITS:
@@ -228,7 +228,7 @@ def _on_pixels(info: DatasetInfo, found: Found) -> Iterator[str]:
         if found.blank[split]:
             first = f"/{split}/images[{found.first_blank[split]}]"
             number, they = found.blank[split], "was it" if found.blank[split] == 1 else "were they"
-            yield f"{counted(number, f'{WORDS[split]} image')} {_are(number)} zero throughout (the first: {first}): {they} ever written?"
+            yield f"{being(number, f'{WORDS[split]} image')} zero throughout (the first: {first}): {they} ever written?"
     if found.highest == 1:
         yield "no training pixel is above 1: if the images were scaled to 0..1 before they became uint8, multiply them by 255 first"
     if found.sample:

@@ -6,6 +6,8 @@ Before the first step there is nothing to save, so there a signal ends all ranks
 
 Python runs signal handlers between bytecodes of the main thread, so never while that waits in MPI. The C part of a handler writes the
 signal's number to a pipe at once, though, and a thread reads it: a second Ctrl-C ends the process whatever the main thread does.
+The C part runs in that thread, too: the main thread blocks these signals, as do the threads that it starts. The kernel would give a
+signal to the main thread otherwise, and where that waits for a hung file system, it runs no handler.
 """
 
 from __future__ import annotations
@@ -37,6 +39,16 @@ def stop_signals_here() -> tuple[signal.Signals, ...]:
     return tuple(each for each in STOP_SIGNALS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN)
 
 
+@contextmanager
+def received_by_children() -> Iterator[None]:
+    """While it is entered, processes that this thread starts receive stop signals: they inherit what it blocks."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class StopSignals:
     """While it is entered, stop signals set ``requested`` to the first one's name. Outside the main thread it does nothing.
 
@@ -66,6 +78,7 @@ class StopSignals:
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
+        self._mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, self._before)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -74,6 +87,7 @@ class StopSignals:
         signal.set_wakeup_fd(self._wakeup_before)
         for each, handler in self._before.items():
             signal.signal(each, signal.SIG_IGN if self._to_the_end else handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before)
         self._writer.close()
         self._thread.join()
         self._reader.close()
@@ -86,6 +100,7 @@ class StopSignals:
             self.can_resume = True
 
     def _listen(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._before)
         while numbers := self._reader.recv(64):
             for number in numbers:
                 if number in self._before:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
 from distcnn.config import Config, read_toml
 from distcnn.errors import InputError
 from distcnn.files import read_bytes, remove_temporary_files, write_atomically
@@ -56,22 +56,28 @@ class RunDirectory:
         self.receipt.add({"kind": kind, "step": step, **values})
 
     def finish(self, network: Sequential, result: dict[str, Any]) -> None:
-        """Write weights and result, and complete the other files.
+        """Write weights and result, and complete the other files; on a full disk, older checkpoints make room.
 
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
+        weights = network.named_values()
+        last = encode_weights(weights, describe(result, result["steps"], result["test_accuracy"]))
         try:
-            folder = self.locate()
-            self._keep_config(folder)
-            self.metrics.complete()
-            self.receipt.complete()
-            weights = network.named_values()
-            last = encode_weights(weights, describe(result, result["steps"], result["test_accuracy"]))
-            best = self._best_weights(weights, result)
-            write_results(folder, result, last, best, CONFIG, METRICS, RECEIPT)
+            best = self._best_weights(self.locate(), weights, result)
+            store = CheckpointStore(self.path / CHECKPOINTS)
+            with_room(
+                lambda: self._write_results(self.locate(), result, last, best),
+                lambda: store.make_room(result["steps"], result["best_step"]),
+            )
         except OSError as error:
             remedy = f"make room, then finish the run with --resume {self.path}" if self._is(self.path) else "begin a new run elsewhere"
             raise InputError(f"the results cannot be written to {self.path} ({error.strerror}): {remedy}") from error
+
+    def _write_results(self, folder: Path, result: dict[str, Any], last: bytes, best: bytes | None) -> None:
+        self._keep_config(folder)
+        self.metrics.complete()
+        self.receipt.complete()
+        write_results(folder, result, last, best, CONFIG, METRICS, RECEIPT)
 
     def _keep_config(self, folder: Path) -> None:
         with suppress(InputError):
@@ -80,13 +86,13 @@ class RunDirectory:
         self._report(f"warning: {folder / CONFIG} was changed or removed by others: it is written again")
         write_config(folder, self._config)
 
-    def _best_weights(self, last: Arrays, result: dict[str, Any]) -> bytes | None:
+    def _best_weights(self, folder: Path, last: Arrays, result: dict[str, Any]) -> bytes | None:
         """The file of the best weights: the last ones, those in memory, or in a checkpoint kept for this; None when they are lost."""
         step = result["best_step"]
         best_step, best = (step, last) if step == result["steps"] else self.best
         if best_step != step:
             try:
-                best = CheckpointStore(self.path / CHECKPOINTS).load(step).folder("weights")
+                best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
                 if any(best[name].shape != values.shape for name, values in last.items()):
                     raise CheckpointError("it is of another network")
             except (CheckpointError, InputError, KeyError) as error:

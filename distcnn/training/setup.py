@@ -16,13 +16,14 @@ from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.statistics import mean_and_std
 from distcnn.errors import InputError
 from distcnn.faults.pulse import Activity, pulse
+from distcnn.faults.signals import received_by_children
 from distcnn.model_source import Sources, compare_sources, model_sources, sha256_of
 from distcnn.models import build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
 from distcnn.parallel.communicator import JointError
-from distcnn.streams import INITIALISE, generator
+from distcnn.streams import INITIALISE, PortableGenerator, generator
 from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
@@ -75,7 +76,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
         on_root(communicator, lambda: _ensure_mnist(config, report))
     pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
-    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout))
+    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
     together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
@@ -83,7 +84,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
-    rng = np.random.Generator(generator(config.seed, INITIALISE))
+    rng = PortableGenerator(generator(config.seed, INITIALISE))
     together(communicator, lambda: initialise_model(config.model, network, rng))
     pulse.beat(Activity.READING_DATA)
     data = open_data(dataset, config, communicator, shard_indices)
@@ -123,7 +124,8 @@ def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
     if must_be_prepared(config.data, config.source or None):
         from distcnn.datasets.mnist import prepare_mnist  # once in a machine's life: it brings ssl, archives, pip's ways
 
-        prepare_mnist(config.data, config.source or None, report)
+        with received_by_children():  # pip
+            prepare_mnist(config.data, config.source or None, report)
 
 
 def _content_sha256(dataset: DatasetInfo, parts: NamedHashes, communicator: Communicator) -> str:

@@ -51,9 +51,9 @@ def evaluated(images: np.ndarray, labels: np.ndarray, microbatch_size: int, scal
     return Evaluation(network, softmax_cross_entropy, part, len(labels), microbatch, SerialCommunicator())()
 
 
-@pytest.mark.parametrize("scale", [0.1, 8.0, 20.0])
+@pytest.mark.parametrize("scale", [0.1, 8.0, 20.0, 60.0])
 def test_the_loss_is_right_to_float32_at_any_microbatch_size(scale: float) -> None:
-    """Losses from 2.2 down to 2e-8, in 5,000 blocks of one example, in blocks that do not divide the set, and in a single one."""
+    """Losses from 2.2 down to 8e-26, in 5,000 blocks of one example, in blocks that do not divide the set, and in a single one."""
     labels = np.random.default_rng(0).integers(0, 10, 5000)
     images = np.zeros((5000, 1, 10, 1), np.uint8)
     images[np.arange(5000), 0, labels] = 255

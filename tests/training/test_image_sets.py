@@ -124,7 +124,7 @@ import resource, sys
 from pathlib import Path
 from distcnn.train import main
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, -1))
+resource.setrlimit(resource.RLIMIT_AS, (used + 450 * 2**20, -1))
 sys.exit(main(sys.argv[1:]))
 """
 

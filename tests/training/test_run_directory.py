@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.parallel.threads import THREADS_PER_RANK
+from distcnn.training import run_directory
 from distcnn.training.locking import locked
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
@@ -280,6 +281,25 @@ def test_a_last_checkpoint_that_was_not_written_is_written_at_the_end(image_set:
     story = Story(image_set(), tmp_path / "run")
     story.train(once(7, lambda: shutil.rmtree(tmp_path / "run" / "checkpoints")))
     assert store_of(tmp_path / "run").steps() == [8]
+
+
+def test_results_take_the_room_of_older_checkpoints(image_set: MakeImageSet, whole: Path, tmp_path: Path) -> None:
+    """The disk has room for the last checkpoint, and for the results only where two others have gone."""
+    story, path = Story(image_set(), tmp_path / "run", checkpoint_every=3, keep=9), tmp_path / "run"
+    write, refused = run_directory.write_results, list[int]()
+
+    def crowded(*arguments: Any) -> None:
+        if len(store_of(path).steps()) > 2:
+            refused.append(len(store_of(path).steps()))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run_directory, "write_results", crowded)
+        story.train()
+    assert refused == [4, 3]
+    assert store_of(path).steps() == [6, 8]
+    assert read_result(path)["params_sha256"] == read_result(whole)["params_sha256"]
 
 
 # -- what it tells without the data

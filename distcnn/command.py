@@ -19,7 +19,7 @@ from distcnn.faults.pulse import Activity, pulse
 from distcnn.faults.signals import EXIT_INTERRUPTED
 from distcnn.faults.watchdog import EXIT_STALLED
 from distcnn.faults.watched import WatchedCommunicator
-from distcnn.mistakes import is_thread_limit
+from distcnn.mistakes import OF_MPI, is_thread_limit
 from distcnn.parallel import Communicator, open_communicator
 from distcnn.parallel.communicator import JointError, NoWorldError
 from distcnn.parallel.threads import limit_blas_threads
@@ -109,7 +109,7 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
 def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
     """Report an exception, of whichever thread, and end all ranks."""
     report_failure(name, communicator, error)
-    of_mpi = type(error).__module__ == "mpi4py.MPI"  # not imported here: another rank, its host or the network is gone
+    of_mpi = type(error).__module__ == OF_MPI  # not imported here: another rank, its host or the network is gone
     communicator.abort(EXIT_INPUT if is_thread_limit(error) else EXIT_STALLED if of_mpi else EXIT_DEFECT)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from distcnn.command_line import Parser, meant
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
-from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
+from distcnn.files import open_named
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
@@ -246,7 +246,7 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
     import tomllib  # root's alone
 
     try:
-        with open_regular(path) as file:
+        with open_named(path) as file:
             content = tomllib.loads(file.read().decode("utf-8-sig", errors))  # editors on Windows write a byte order mark first
     except OSError as error:
         raise InputError(f"--config: {path} cannot be read ({error.strerror}): name a TOML file") from error

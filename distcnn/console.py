@@ -116,7 +116,7 @@ class Output(io.TextIOBase):
     a test) is called directly. ``lost`` is called, once, with what kept a text from being written.
     """
 
-    encoding = ""
+    encoding, errors = "", "backslashreplace"
 
     def __init__(self, stream: Any, lost: Callable[[Exception], None]) -> None:
         self._stream = stream

@@ -9,9 +9,27 @@ import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
+from distcnn.errors import InputError
+
+KINDS = (
+    (stat.S_ISDIR, errno.EISDIR, "a folder"),
+    (stat.S_ISFIFO, errno.EINVAL, "a named pipe"),
+    (stat.S_ISSOCK, errno.EINVAL, "a socket"),
+    (stat.S_ISCHR, errno.EINVAL, "a device"),
+    (stat.S_ISBLK, errno.EINVAL, "a device"),
+)
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 """The names of temporary files: hidden neighbours of the file, so on the same file system."""
+
+
+class NotRegularError(OSError):
+    """A path that leads to something else than a regular file: its ``kind``, such as "a named pipe"."""
+
+    def __init__(self, number: int, kind: str, path: Path) -> None:
+        super().__init__(number, f"it is {kind}, not a regular file", str(path))
+        self.kind = kind
 
 
 def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
@@ -57,21 +75,32 @@ def read_bytes(path: Path, follow: bool = False) -> bytes:
         return file.read()
 
 
-def open_regular(path: Path, flags: int, mode: int = 0o666, follow: bool = False) -> int:
+def open_regular(path: Path, flags: int, permissions: int = 0o666, follow: bool = False) -> int:
     """A file descriptor. ``OSError`` when ``path`` is not a regular file, or is a link and not ``follow``."""
     links = 0 if follow else os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags | links | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
+        descriptor = os.open(path, flags | links | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, permissions)
     except OSError as error:
         if error.errno == errno.ELOOP and not follow:
             raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
         raise
-    found = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(found):
-        os.close(descriptor)
-        folder = stat.S_ISDIR(found)
-        raise OSError(errno.EISDIR if folder else errno.EINVAL, "it is a folder" if folder else "it is not a regular file", str(path))
+    mode = os.fstat(descriptor).st_mode
+    for matches, number, kind in KINDS:
+        if matches(mode):
+            os.close(descriptor)
+            raise NotRegularError(number, kind, path)
     return descriptor
+
+
+def open_named(path: str | Path) -> BinaryIO:
+    """Open the file that a user names, for reading. ``InputError`` when it cannot be opened or is not a regular file; never waits."""
+    try:
+        return os.fdopen(open_regular(Path(path), os.O_RDONLY, follow=True), "rb")
+    except NotRegularError as error:
+        raise InputError(f"{path} is {error.kind}, not a regular file: remove it, or name another") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path} cannot be read ({reason}): check the path and its permissions") from error
 
 
 def remove_temporary_files(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 PACKAGE = Path(__file__).parent
+OF_MPI = "mpi4py.MPI"
 NOT_THE_USERS = {*sys.stdlib_module_names, "distcnn", "numpy", "h5py", "mpi4py", "threadpoolctl", "tqdm", "tomli_w"} - {"__main__"}
 """Packages whose frames say nothing to the author of a model."""
 
@@ -17,7 +18,7 @@ THREAD_LIMIT = "no more threads can be started: raise the limit on processes (ul
 
 def is_thread_limit(error: BaseException) -> bool:
     """Whether the system refused this process one more thread."""
-    return isinstance(error, RuntimeError) and "start new thread" in str(error)
+    return isinstance(error, RuntimeError) and str(error) in ("can't start new thread", "unable to start watchdog thread")
 
 
 def mistake_in(error: BaseException) -> str | None:
@@ -40,7 +41,9 @@ def described(error: BaseException) -> str:
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of ``error``'s traceback that run code of the user's, the innermost last."""
+    """The frames of ``error``'s traceback that run code of the user's, the innermost last; none where MPI itself failed."""
+    if type(error).__module__ == OF_MPI:
+        return []
     walked = list(traceback.walk_tb(error.__traceback__))
     own = [_is_own(frame) for frame, _ in walked]
     return [each for each, is_own in zip(traceback.extract_tb(error.__traceback__), own, strict=True) if is_own]

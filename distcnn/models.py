@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distcnn.arguments import ArgumentError
 from distcnn.errors import InputError
 from distcnn.mistakes import described, mistake_in
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, glorot_uniform
 from distcnn.own_model import is_own
+from distcnn.signatures import ArgumentError
 from distcnn.wording import counted
 
 Model = Callable[[tuple[int, int, int], int], Sequential]

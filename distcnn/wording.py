@@ -17,6 +17,11 @@ def plural(number: float, what: str) -> str:
     return what if number == 1 else what + ("es" if what.endswith(("s", "x", "ch", "sh")) else "s")
 
 
+def being(number: int, what: str) -> str:
+    """The number with its noun and verb: "1 image is", "2 images are"."""
+    return f"{counted(number, what)} {'is' if number == 1 else 'are'}"
+
+
 def printable(text: str, keep: str = "") -> str:
     r"""``text`` with every character that could steer a terminal or start a new line as an escape: ``\x1b``, ``\n``, ``\u202e``.
 

@@ -3,6 +3,9 @@
 #
 #   ./launch/local.sh [-n RANKS] [flags of distcnn.train]     (without -n: as many ranks as cores, at most 4)
 set -euo pipefail
+# Neither pip nor MPICH's mpirun works while one of its standard streams is closed.
+{ : 3>&1; } 2>/dev/null || exec >/dev/null
+{ : 3>&2; } || exec 2>/dev/null
 start=$PWD
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 root=$PWD

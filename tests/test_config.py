@@ -126,3 +126,36 @@ def test_a_wrong_flag_is_an_input_error(flags: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_config(flags)
     assert message in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_bytes(b"\xef\xbb\xbfepochs = 7\n")
+    assert parse_config(["--config", str(tmp_path / "c.toml")]).epochs == 7
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'model = "café"\n'.encode("latin-1"),
+        "epochs = 3\n".encode("utf-16"),
+        b"epochs = 3\x00\n",
+        b"seed = " + b"9" * 5000,
+        b"learning_rate = " + b"9" * 400,
+        b"epochs = " + b"[" * 5000,
+        b'model = "a\\u0000b"\n',
+    ],
+)
+def test_a_file_that_no_editor_would_write_is_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        parse_config(["--config", str(tmp_path / "c.toml")])
+    assert str(caught.value).splitlines() == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("key", "guess"), [("lr", "learning_rate"), ("batch_size", "microbatch_size"), ("epoch", "epochs"), ("Seed", "seed")]
+)
+def test_an_unknown_key_comes_with_a_guess(key: str, guess: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f"{key} = 1\n")
+    with pytest.raises(InputError, match=f"unknown key '{key}': did you mean '{guess}'"):
+        parse_config(["--config", str(tmp_path / "c.toml")])

@@ -264,3 +264,22 @@ def test_a_run_whose_output_blocks_trains_to_its_end(image_set: MakeImageSet, tm
         assert time.monotonic() - start < 30
     assert (done.returncode, done.stderr) == (0, b"")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 60
+
+
+# What a notebook, a test or a service may have in the streams' places: each runs a whole training.
+REPLACED = {
+    "texts in memory": "sys.stdout, sys.stderr = io.StringIO(), io.StringIO()",
+    "objects that only write": "sys.stdout = sys.stderr = type('Bare', (), {'write': lambda self, text: None})()",
+    "objects that raise": "sys.stdout = sys.stderr = type('Bad', (), {'write': lambda self, text: 1 / 0})()",
+    "nothing": "sys.stdout = sys.stderr = None",
+    "closed": "sys.stdout.close(); sys.stderr.close()",
+    "bytes": "sys.stdout = io.BytesIO()",
+}
+
+
+@pytest.mark.parametrize("what", REPLACED)
+def test_a_run_with_replaced_streams(what: str, image_set: MakeImageSet, tmp_path: Path) -> None:
+    program = f"import io, os, sys\nfrom distcnn import train\n{REPLACED[what]}\ncode = train.main(sys.argv[1:])\nos._exit(code)"
+    done = SERIAL.run(1, "-c", program, "--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result.json").exists()

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from distcnn import train
+from distcnn.checkup.guardian import Guardian
+from distcnn.checkup.table import Report
 from distcnn.errors import InputError
-from distcnn.mistakes import mistake_in, mistake_lines
+from distcnn.mistakes import is_thread_limit, mistake_in, mistake_lines
 from distcnn.models import build_model, find_model, initialise_model
 from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
 from tests.training.conftest import with_path
@@ -179,3 +181,20 @@ def test_where_threads_are_forbidden_there_is_a_line_or_none(command: str, image
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert "threads" in done.stderr
+
+
+def test_both_words_of_python_for_a_refused_thread() -> None:
+    assert all(is_thread_limit(RuntimeError(text)) for text in ("can't start new thread", "unable to start watchdog thread"))
+    assert not is_thread_limit(RuntimeError("broken"))
+
+
+def test_a_doctor_that_may_not_fork_examines_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", fork)
+    said: list[Report] = []
+    with Guardian(True, 10, said.append) as guardian:
+        guardian.note("starting", Report())
+        guardian.speak("it has nobody to speak")
+    assert said == []

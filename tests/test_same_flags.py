@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,21 @@ def test_ranks_that_import_different_models_are_refused(image_set: MakeImageSet,
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "rank 1" in done.stderr
     assert "module own_apart, line 4" in done.stderr
+
+
+@pytest.mark.mpi
+def test_ranks_with_other_variables_for_kernels_are_reported(image_set: MakeImageSet, tmp_path: Path) -> None:
+    run = ["-m", "distcnn.train", "--data", str(image_set()), "--output", str(tmp_path / "run"), "--model", "mlp", "--max-steps", "1"]
+    shell = f'test "${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}}" = 0 || export MKL_CBWR=COMPATIBLE; exec {shlex.join([sys.executable, *run])}'
+    done = subprocess.run(
+        [str(mpi_launcher().mpirun), "-n", "2", "sh", "-c", shell],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env=clean_environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    (warning,) = (line for line in done.stdout.splitlines() if line.startswith("warning: rank 1 "))
+    assert "MKL_CBWR=COMPATIBLE" in warning

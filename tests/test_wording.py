@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from distcnn.wording import counted, plural, printable, shell_word
+from distcnn.wording import being, counted, plural, printable, shell_word
 
 
 def test_one_and_many() -> None:
@@ -30,3 +30,7 @@ def test_a_shell_reads_a_word_back(word: str) -> None:
     assert written.isprintable()
     done = subprocess.run(["bash", "-c", f"printf %s {written}"], capture_output=True, check=True)
     assert done.stdout.decode(errors="surrogateescape") == word
+
+
+def test_verbs_agree() -> None:
+    assert [being(number, "test image") for number in (1, 2)] == ["1 test image is", "2 test images are"]

@@ -10,7 +10,7 @@ from distcnn.checkpoints.format import Checkpoint
 from distcnn.checkpoints.store import CheckpointStore
 
 MOST_DELETED = 2
-"""Older checkpoints that make room for one: it may be a little larger than each."""
+"""Older checkpoints that make room for a file: a newer one may be a little larger than each."""
 
 
 class CheckpointWriter:
@@ -73,13 +73,20 @@ class CheckpointWriter:
 
     def _save(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
         """Save it; on a full disk in the place of older ones, unless the room that they leave is taken by others."""
-        for attempt in range(1 + MOST_DELETED):
-            try:
-                self._store.save(step, checkpoint)
-                self._may_delete = True
-                return
-            except OSError as error:
-                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-                if not full or attempt == MOST_DELETED or not self._may_delete or not self._store.make_room(step, best_step):
-                    self._may_delete = False
-                    raise
+        may_delete, self._may_delete = self._may_delete, False
+        with_room(lambda: self._store.save(step, checkpoint), lambda: may_delete and self._store.make_room(step, best_step))
+        self._may_delete = True
+
+
+def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> None:
+    """Call ``write``, and again, up to ``MOST_DELETED`` times, when the disk is full and ``make_room`` has made some.
+
+    ``OSError`` when it fails.
+    """
+    for attempt in range(1 + MOST_DELETED):
+        try:
+            write()
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or attempt == MOST_DELETED or not make_room():
+                raise

@@ -44,7 +44,12 @@ class Guardian:
         if self._needed:
             reader, self._writer = os.pipe()
             parent = os.getpid()
-            self._child = os.fork()
+            try:
+                self._child = os.fork()
+            except OSError:  # a limit on processes: nobody watches this one
+                os.close(reader)
+                os.close(self._writer)
+                return self
             if self._child == 0:
                 os.closerange(3, reader)  # what the launcher listens to must close when the parent ends
                 os.closerange(reader + 1, MOST_DESCRIPTORS)

@@ -84,14 +84,22 @@ class ExampleFile:
 
     @contextmanager
     def _damage_named(self, split: str, span: range) -> Iterator[None]:
-        path = self.info.path
+        path, where = self.info.path, f"examples {span.start} to {span.stop} cannot be read"
         try:
             yield
-        except OSError as error:
-            raise InputError(
-                trouble(path, error)
-                or f"{path}: /{split} is damaged, examples {span.start} to {span.stop} cannot be read ({short(error)}): make the file again"
-            ) from error
+        except (OSError, MemoryError) as error:
+            if isinstance(error, MemoryError) or not self._has_room(split):
+                raise InputError(f"{path}: /{split}, {where}: there is no memory left; give a smaller --data-memory MIB") from error
+            damage = f"{path}: /{split} is damaged, {where} ({short(error)}): make the file again"
+            raise InputError(trouble(path, error) or damage) from error
+
+    def _has_room(self, split: str) -> bool:
+        """Whether there is memory for a chunk as it is stored and as it is decoded: HDF5 does not say when that was the reason."""
+        try:
+            np.empty(3 * self.info.chunk_examples[split] * self.info.image_bytes, np.uint8)
+        except MemoryError:
+            return False
+        return True
 
     def close(self) -> None:
         """Nothing can be read from now on."""

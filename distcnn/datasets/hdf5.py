@@ -8,7 +8,7 @@ Links, virtual datasets and external raw storage are followed where all they nee
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,10 +109,10 @@ class ImageFile:
 _NAMES = tuple(f"{split}/{key}" for split in SPLITS for key in ("images", "labels"))
 
 
-def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
+def read_info(path: str | Path, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None) -> DatasetInfo:
     """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it.
 
-    ``stall_timeout`` as for ``ImageFile``.
+    ``stall_timeout`` as for ``ImageFile``. ``progress`` is called now and then where all labels must be read.
     """
     with closing(ImageFile(path, stall_timeout)) as opened, told(opened.path):
         file = opened.file
@@ -122,7 +122,7 @@ def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
                 f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images {by(shapes['test'][1:])}: they must be of one size"
             )
         height, width, *channels = shapes["train"][1:]
-        classes = _classes(opened)
+        classes = _classes(opened, progress)
         image_shape = (channels[0] if channels else 1, height, width)
         _check_layout(opened.path, shapes["train"])
         return DatasetInfo(
@@ -176,11 +176,11 @@ def _text(file: h5py.File, name: str) -> str:
         raise InputError(f"{file.filename}: attribute '{name}' is no UTF-8 ({error}): write it as UTF-8") from error
 
 
-def _classes(opened: ImageFile) -> int:
+def _classes(opened: ImageFile, progress: Callable[[], object]) -> int:
     """Attribute ``classes``, a number or the classes' names; without it, one more than the largest label."""
     path = opened.path
     if "classes" not in opened.file.attrs:
-        return _counted_classes(opened)
+        return _counted_classes(opened, progress)
     value = np.asarray(opened.file.attrs["classes"])
     if value.dtype.kind in "iu" and value.size == 1:
         classes = value.item()
@@ -210,7 +210,7 @@ def _utf8(text: str | bytes) -> str:
     return encoded.decode(errors="replace")
 
 
-def _counted_classes(opened: ImageFile) -> int:
+def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
     """One more than the largest label. ``InputError`` for one that is so large that most classes would have no image."""
     largest, where, examples = -1, "", 0
     for split in SPLITS:
@@ -224,6 +224,7 @@ def _counted_classes(opened: ImageFile) -> int:
                     trouble(opened.path, error)
                     or f"{opened.path}: the labels of {split} are damaged and cannot be read ({short(error)}): make the file again"
                 ) from error
+            progress()
             index = int(numbers.argmax())
             if int(numbers[index]) > largest:
                 largest, where = int(numbers[index]), f"/{split}/labels[{start + index}]"

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import by
-from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
+from distcnn.files import open_named
 
 UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4
@@ -98,7 +98,7 @@ class IdxReader:
 def open_idx(path: str | Path) -> Iterator[IdxReader]:
     """The IDX file at ``path``, gzipped or not. ``InputError`` as ``IdxReader``, and when it is not a regular file."""
     with ExitStack() as held:
-        file = held.enter_context(open_regular(path))
+        file = held.enter_context(open_named(path))
         try:
             stream = _unpacked(file, held)
         except FAULTS as error:

@@ -26,9 +26,9 @@ from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE, SHA256, SOURCE_
 from distcnn.datasets.download import Unreachable, fetch, reachable
 from distcnn.datasets.hdf5 import SPLITS
 from distcnn.datasets.idx import PARTS, find_idx, parse_idx, unpack, usual_name
-from distcnn.datasets.regular import open_regular
 from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
+from distcnn.files import open_named
 
 Report = Callable[[str], None]
 
@@ -90,7 +90,7 @@ def _read_checked(folder: Path, split: str, part: str) -> bytes:
     problem = InputError(f"{folder / name}[.gz] is not there: the folder must hold the four MNIST files ({', '.join(SHA256)})")
     for path in reversed(find_idx(folder, split, part)):  # so that the first one's problem is told, if all have one
         try:
-            with open_regular(path) as file:
+            with open_named(path) as file:
                 return checked_content(file, str(path), SHA256[name], "fetch it again (other sets than MNIST: data/from_idx.py)")
         except InputError as error:
             problem = error

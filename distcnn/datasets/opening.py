@@ -30,10 +30,10 @@ HOW = "data/README.md says how to make an image set"
 OTHER_FORMATS = (
     (b"PK\x03\x04", "a ZIP archive (as NumPy's .npz and PyTorch's .pt are)"),
     (b"\x93NUMPY", "a NumPy .npy array"),
-    (b"\x1f\x8b", "compressed with gzip"),
-    (b"BZh", "compressed with bzip2"),
-    (b"\xfd7zXZ\x00", "compressed with xz"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+    (b"\x1f\x8b", "compressed with gzip (unpack it first)"),
+    (b"BZh", "compressed with bzip2 (unpack it first)"),
+    (b"\xfd7zXZ\x00", "compressed with xz (unpack it first)"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd (unpack it first)"),
     (b"MATLAB 5.0 MAT-file", "a MATLAB file of version 5 to 7.2 (save -v7.3 writes HDF5)"),
     (b"version https://git-lfs", "a pointer of Git LFS instead of the file (git lfs pull fetches it)"),
     (b"<!DOCTYPE", "a web page: the download failed"),
@@ -54,7 +54,7 @@ OTHER_FORMATS = (
 )
 
 FILE_SYSTEM_REMEDIES = {
-    errno.ESTALE: "it was replaced or removed on its server: look whether it is still there, then start again",
+    errno.ESTALE: "it was replaced or removed on its server: look whether it is still there, then start again, or --resume",
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "the host has too many open files: close some, or ask the site",
     errno.ENOMEM: "the host has no memory left",
@@ -96,8 +96,10 @@ class OpenFiles:
         for path, (before, look) in self._states.items():
             try:
                 now = _state(look())
+            except FileNotFoundError as error:
+                raise InputError(f"{path} is gone: put it back as it was, then --resume the run") from error
             except OSError as error:
-                raise InputError(f"{path} is gone ({error.strerror}): put it back as it was, then --resume the run") from error
+                raise InputError(_of_file_system(path, error.errno or 0)) from error
             if now != before:
                 raise InputError(f"{path} was changed while it was read: put it back as it was, then --resume the run")
 
@@ -174,7 +176,7 @@ def _of_file_system(path: str, number: int) -> str:
     if number in (errno.EACCES, errno.EPERM):
         return f"{path} may not be read: check its permissions"
     what = f"{os.strerror(number)}, {errno.errorcode.get(number, number)}"
-    remedy = FILE_SYSTEM_REMEDIES.get(number, "the file itself may be whole: start again when the disk or its server is well")
+    remedy = FILE_SYSTEM_REMEDIES.get(number, "the file itself may be whole: start again, or --resume, when the disk or its server is well")
     return f"{path} cannot be read, the file system reports an error ({what}): {remedy}"
 
 
@@ -182,6 +184,11 @@ def short(error: BaseException) -> str:
     """HDF5's own reason, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
+
+
+def shown(text: str) -> str:
+    """A name that a file gives, safe to print: control characters are escaped."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def other_format(head: bytes) -> str | None:
@@ -273,7 +280,7 @@ def _require_no_surplus(path: str, file: h5py.File) -> None:
 def end_of_file(path: str, start: int) -> int | None:
     """Where the file ends by its superblock, which begins at byte ``start``; None for an unknown kind.
 
-    HDF5 File Format Specification 3.0, II.A: the address of the end is the third or fourth after the base address.
+    HDF5 File Format Specification 3.0, II.A: the base address, one other address, then that of the end.
     """
     with Path(path).open("rb") as file:
         file.seek(start)

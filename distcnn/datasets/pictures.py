@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import Images, by
-from distcnn.datasets.regular import open_regular
 from distcnn.errors import InputError
+from distcnn.files import open_named
 from distcnn.wording import counted
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
@@ -162,7 +162,7 @@ def _opened(path: Path) -> Iterator[Any]:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise InputError("reading images needs Pillow: pip install pillow") from error
-    with open_regular(path) as file, _silenced(), warnings.catch_warnings():
+    with open_named(path) as file, _silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of damaged EXIF data and the like, which cannot be helped here
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
-from distcnn.datasets.opening import OpenFiles, opened
+from distcnn.datasets.opening import OpenFiles, opened, shown
 from distcnn.errors import InputError
 from distcnn.locked_calls import killable
 
@@ -84,7 +84,7 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
 def _linked_file(files: OpenFiles, group: h5py.Group, part: str, link: h5py.ExternalLink) -> h5py.File:
     primary = group.file.filename
     path = _resolved(link.filename, primary, "HDF5_EXT_PREFIX")
-    where = f"{primary}: {posixpath.join(group.name or '/', part)} is a link into {link.filename}"
+    where = f"{primary}: {posixpath.join(group.name or '/', part)} is a link into {shown(link.filename)}"
     if path is None:
         raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
     return _told_of(where, partial(files.open, path))
@@ -97,61 +97,66 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
     path = dataset.file.filename
     covered = h5py.h5s.create_simple(dataset.shape)
     covered.select_none()
-    rows_of: dict[tuple[str, str], range] = {}
+    parts: dict[tuple[str, str], list[Any]] = {}
     with killable(files.stall_timeout):
-        sources = dataset.virtual_sources()
-    for source in sources:
+        everyone = dataset.virtual_sources()
+    for source in everyone:
         if "%b" in source.file_name + source.dset_name or _is_unlimited(source.vspace):
             raise InputError(
-                f"{path}: {what} is a virtual dataset of any number of parts ({source.file_name}), so nobody can tell whether all are "
-                "there: make one file of them (data/README.md says how)"
+                f"{path}: {what} is a virtual dataset of any number of parts ({shown(source.file_name)}), so it cannot be seen whether all "
+                "are there: make one file of them (data/README.md says how)"
             )
         _add(covered, source.vspace)
-        first, last = (int(bound[0]) for bound in source.vspace.get_select_bounds())
-        key = source.file_name, source.dset_name
-        known = rows_of.get(key, range(first, last + 1))
-        rows_of[key] = range(min(first, known.start), max(last + 1, known.stop))
-        _require_part(files, dataset, source, f"{what}[{first}:{last + 1}]")
+        parts.setdefault((source.file_name, source.dset_name), []).append(source)
+    for sources in parts.values():
+        _require_part(files, dataset, sources, what)
     if covered.get_select_npoints() != dataset.size:
         missing = dataset.size - covered.get_select_npoints()
         raise InputError(f"{path}: no part holds {missing:,} of the {dataset.size:,} values of {what}: make the file again")
 
 
-def _require_part(files: OpenFiles, dataset: h5py.Dataset, source: Any, what: str) -> None:
-    """``InputError`` unless the part that ``what`` is stored in can be opened and has all of it."""
-    primary = dataset.file.filename
-    where = f"{primary}: {what} is stored in {source.file_name}"
-    if source.file_name == ".":
-        _require_source(files, dataset, dataset.file, source, where)
+def _require_part(files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], what: str) -> None:
+    """``InputError`` unless the part that all ``sources`` name can be opened and has all that is taken from it."""
+    primary, name = dataset.file.filename, sources[0].file_name
+    first, last = (int(bound[0]) for bound in sources[0].vspace.get_select_bounds())
+    where = f"{primary}: {what}[{first}:{last + 1}] is stored in {shown(name)}"
+    if name == ".":
+        _require_sources(files, dataset, dataset.file, sources, where)
         return
-    path = _resolved(source.file_name, primary, "HDF5_VDS_PREFIX")
+    path = _resolved(name, primary, "HDF5_VDS_PREFIX")
     if path is None:
         raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
-    _told_of(where, partial(files.note, path))
 
     def look() -> None:
+        files.note(path)
         with opened(path, files.stall_timeout) as part:
-            _require_source(files, dataset, part, source, where)
+            _require_sources(files, dataset, part, sources, where)
 
     _told_of(where, look)
 
 
-def _require_source(files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, source: Any, where: str) -> None:
-    found = find_dataset(files, part, source.dset_name)
+def _require_sources(files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, sources: list[Any], where: str) -> None:
+    name = shown(sources[0].dset_name)
+    found = find_dataset(files, part, sources[0].dset_name)
     if found is None or found == dataset:
-        raise InputError(f"{where}, which has no dataset {source.dset_name}: {WHOLE}")
+        raise InputError(f"{where}, which has no dataset {name}: {WHOLE}")
     if not np.can_cast(found.dtype, dataset.dtype, "safe"):
-        raise InputError(f"{where}, where {source.dset_name} is {found.dtype}: it must be {dataset.dtype}, or its values are cut off")
-    taken = range(found.shape[0] if found.shape else 0)
+        raise InputError(f"{where}, where {name} is {found.dtype}: it must be {dataset.dtype}, or its values are cut off")
+    taken = [_rows_taken(found, source) for source in sources]
+    rows = [each for each in taken if each is not None]
+    if len(rows) < len(taken):
+        raise InputError(f"{where}, where {name} has shape {found.shape}, which does not hold all of it: {WHOLE}")
+    require_stored(files, found, name, range(min(each.start for each in rows), max(each.stop for each in rows)))
+
+
+def _rows_taken(found: h5py.Dataset, source: Any) -> range | None:
+    """The rows of ``found`` that ``source`` takes, from the first to the last; None where ``found`` does not have all that it takes."""
     if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
-        enough = found.size == source.vspace.get_select_npoints()
-    else:
-        low, high = source.src_space.get_select_bounds()
-        taken = range(int(low[0]), int(high[0]) + 1)
-        enough = len(high) == found.ndim and all(last < length for last, length in zip(high, found.shape, strict=True))
-    if not enough:
-        raise InputError(f"{where}, where {source.dset_name} has shape {found.shape}, which does not hold all of it: {WHOLE}")
-    require_stored(files, found, source.dset_name, taken)
+        return range(found.shape[0] if found.shape else 0) if found.size == source.vspace.get_select_npoints() else None
+    low, high = source.src_space.get_select_bounds()
+    if len(high) != found.ndim or any(last >= length for last, length in zip(high, found.shape, strict=True)):
+        return None
+    return range(int(low[0]), int(high[0]) + 1)
 
 
 def _add(covered: h5py.h5s.SpaceID, space: h5py.h5s.SpaceID) -> None:
@@ -197,7 +202,7 @@ def _require_filters(path: str, dataset: h5py.Dataset, what: str) -> None:
     creation = dataset.id.get_create_plist()
     for code, _, _, name in (creation.get_filter(i) for i in range(creation.get_nfilters())):
         if not _has_filter(code):
-            named = name.decode(errors="replace").strip() or "without a name"
+            named = shown(name.decode(errors="replace").strip()) or "without a name"
             raise InputError(
                 f"{path}: {what} is compressed with HDF5 filter {code} ({named}), which is not installed here: "
                 "pip install hdf5plugin, which has the usual ones, or write the file with gzip or without compression"
@@ -217,7 +222,7 @@ def _require_raw(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
     primary, left = dataset.file.filename, dataset.nbytes
     for name, offset, size in dataset.external:
         taken, path = min(size, left), _raw_path(name, primary)
-        where = f"{primary}: {what} is stored in {name}"
+        where = f"{primary}: {what} is stored in {shown(name)}"
         if not taken:
             break
         if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a name that is too long)

@@ -12,6 +12,7 @@ from distcnn.datasets.content import BlockHashes, WholeHash, blocks_sha256, leav
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
 from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
+from distcnn.wording import being
 
 WORDS = {"train": "training", "test": "test"}
 MOST_NAMED = 5
@@ -19,6 +20,8 @@ LARGE_SHARE = 0.95
 """A class that has more of a split than this is mentioned."""
 FAR = 10
 """Statistics further than this from those of the pixels are mentioned: a factor, or a number of standard deviations."""
+LEAST_UNWRITTEN = 16
+"""More images of zeros than this at the end of a split were never written: HDF5 makes room for all of a dataset at its first row."""
 FLAT = (4, 64)
 """Images of at most so many rows and at least so many columns, or the other way round, are mentioned."""
 
@@ -32,11 +35,13 @@ class Found:
     blank: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     """How many images are zeros throughout."""
     first_blank: dict[str, int] = field(default_factory=dict)
+    last_written: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, -1))
+    """The index of the last image that is not zeros throughout."""
     lowest: int = 255
     highest: int = 0
     """Of the training pixels."""
     repeated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    """Which of the distinct test images, in the order of their hashes, are training images too."""
+    """Which of the test images, in the order of their hashes, are training images too: of equal ones, the first."""
     sample: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     """Mean and standard deviation of the pixels / 255 of the first training images, where this part has them."""
 
@@ -46,6 +51,7 @@ class Found:
             self.label_counts[split] = self.label_counts[split] + other.label_counts[split]
             self.blocks[split].merge(other.blocks[split])
             self.blank[split] += other.blank[split]
+            self.last_written[split] = max(self.last_written[split], other.last_written[split])
             if split in other.first_blank:
                 self.first_blank[split] = min(self.first_blank.get(split, other.first_blank[split]), other.first_blank[split])
         self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
@@ -74,7 +80,7 @@ class Survey:
 
     def look_for(self, test_hashes: NDArray[np.uint64]) -> None:
         """Find training images that are among these: the ``test_hashes`` of all ranks, in their order."""
-        self._all_test_hashes, self._wanted = test_hashes, np.unique(test_hashes)
+        self._all_test_hashes, self._wanted = test_hashes, np.sort(test_hashes)
         self.found.repeated = np.zeros(len(self._wanted), bool)
 
     def add(self, split: str, first: int, images: Images, labels: Labels) -> None:
@@ -87,7 +93,9 @@ class Survey:
         if self.info.blocks_sha256:
             found.blocks[split].add(first, leaves)
         self.add_labels(split, labels)
-        blank = np.flatnonzero(brightest == 0)
+        written, blank = np.flatnonzero(brightest), np.flatnonzero(brightest == 0)
+        if written.size:
+            found.last_written[split] = first + int(written[-1])
         if blank.size:
             found.blank[split] += blank.size
             found.first_blank.setdefault(split, first + int(blank[0]))
@@ -124,6 +132,7 @@ class Survey:
         for other in others:
             found.merge(other)
         self._check_hashes()
+        self._check_ends()
         if found.lowest == found.highest:
             raise InputError(
                 f"{info.path}: every pixel of every training image is {found.lowest}: there is nothing to learn; make the file again"
@@ -150,8 +159,17 @@ class Survey:
                 "and 'blocks_sha256'"
             )
 
+    def _check_ends(self) -> None:
+        for split, last in self.found.last_written.items():
+            count = self.info.examples[split]
+            if 0 <= last < count - LEAST_UNWRITTEN:
+                raise InputError(
+                    f"{self.info.path}: /{split}/images[{last + 1}:{count}] are zeros throughout, so they were never written: write them, "
+                    "or resize images and labels to those that were; if such images are meant, write the set in random order"
+                )
+
     def _on_repeated(self) -> Iterator[str]:
-        places = np.flatnonzero(np.isin(self._all_test_hashes, self._wanted[self.found.repeated]))
+        places = np.flatnonzero(self.found.repeated[np.searchsorted(self._wanted, self._all_test_hashes)])
         if places.size:
             yield (
                 f"{places.size:,} of {len(self._all_test_hashes):,} test images are training images too (the first: "
@@ -160,20 +178,21 @@ class Survey:
 
 
 def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Iterator[str]:
-    used = np.flatnonzero(counts["train"] + counts["test"])
-    unused = np.setdiff1d(np.arange(info.classes), used) if info.classes_counted else np.zeros(0, np.int64)
-    if unused.size:
+    is_used = counts["train"] + counts["test"] > 0
+    used, unused = np.flatnonzero(is_used), np.flatnonzero(~is_used)
+    if info.classes_counted and unused.size:
         yield (
-            f"the labels are {used[0]} to {used[-1]}, and no image has label {_named(unused)}: {info.classes} classes are trained; "
+            f"the labels are {used[0]} to {used[-1]}, and no image has label {_named(unused)}: {being(info.classes, 'class')} trained; "
             f"number the labels 0 to {len(used) - 1}, or say how many classes there are (attribute 'classes')"
         )
     for split in SPLITS:
         here, word = counts[split], WORDS[split]
-        missing = np.setdiff1d(np.flatnonzero(here == 0), unused)
+        missing = np.flatnonzero((here == 0) & is_used if info.classes_counted else here == 0)
         most, total = int(here.argmax()), int(here.sum())
         share = here[most] / total
         if share == 1:
-            yield f"all {total:,} {word} images have label {most}: there is nothing to tell apart"
+            all_have = f"all {total:,} {word} images have" if total > 1 else f"the only {word} image has"
+            yield f"{all_have} label {most}: there is nothing to tell apart"
             continue
         if missing.size:
             lack = "it cannot be learned" if split == "train" else "it is not tested"
@@ -194,7 +213,7 @@ def _on_pixels(info: DatasetInfo, found: Found) -> Iterator[str]:
     for split in SPLITS:
         if found.blank[split]:
             first = f"/{split}/images[{found.first_blank[split]}]"
-            yield f"{found.blank[split]:,} {WORDS[split]} images are zeros throughout (the first: {first}): were they ever written?"
+            yield f"{being(found.blank[split], f'{WORDS[split]} image')} zeros throughout (the first: {first}): were they ever written?"
     if found.highest == 1:
         yield "no training pixel is above 1: if the images were scaled to 0..1 before they became uint8, multiply them by 255 first"
     if found.sample:

@@ -50,6 +50,8 @@ def write_dataset(
     path = Path(path)
     if not path.name:
         raise InputError(f"{str(path)!r} cannot be written: name a file")
+    if class_names and len(class_names) != classes:
+        raise InputError(f"{path} cannot be written: there are {len(class_names)} names for {classes} classes; name each class once")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):

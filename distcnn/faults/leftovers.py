@@ -81,8 +81,16 @@ def _unused(paths: list[Path]) -> list[Path]:
                     texts.append(str(descriptor.readlink()))
             texts.append((process / "maps").read_text(errors="replace"))
         text = "\n".join(texts)
-        used |= {path for path in paths if f"/{path.name}" in text}
+        used |= {path for path in paths if f"/{path.name}" in text and _has_same_folder(process, path.parent)}
     return [path for path in paths if path not in used]
+
+
+def _has_same_folder(process: Path, folder: Path) -> bool:
+    """Whether ``folder`` is the same one for that process; a container has its own, with files of the same names."""
+    try:
+        return folder.samefile(f"{process}/root{folder}")
+    except OSError:
+        return True
 
 
 def main() -> int:

@@ -31,12 +31,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.arguments import explained
 from distcnn.nn.blocks import Group, Part, RowSizes, StripSizes, plan_blocks, plan_gathers, plan_parts, plan_together, windows_of_rows
 from distcnn.nn.filtering import Filtering, plan_filtering
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer, image_shape
 from distcnn.nn.windows import Geometry, Pair, as_pair, is_count, output_size
+from distcnn.signatures import explained
 
 BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the weights beside it."""

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.arguments import explained
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer
 from distcnn.nn.windows import is_count
+from distcnn.signatures import explained
 
 
 class Flatten(Layer):

@@ -1,4 +1,8 @@
-"""How parameters begin. An initialiser is a function ``(rng, shape, fan_in, fan_out) -> float64 array`` of that shape."""
+"""How parameters begin. An initialiser is a function ``(rng, shape, fan_in, fan_out) -> float64 array`` of that shape.
+
+In training, ``rng`` is a NumPy ``Generator`` whose ``random``, ``uniform``, ``standard_normal`` and ``normal`` give the same bits with
+every NumPy (``distcnn.streams.PortableGenerator``). Those of its other methods may change with NumPy.
+"""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from distcnn.arguments import explained
 from distcnn.nn.memory import Arena
+from distcnn.signatures import explained
 
 Array = NDArray[np.floating]
 Shape = tuple[int, ...]

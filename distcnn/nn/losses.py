@@ -23,19 +23,21 @@ def softmax_cross_entropy(logits: Array, labels: NDArray[np.integer], weights: A
 
     Derivation: with p = softmax(z), d/dz[k] of log sum exp(z) is p[k], and d/dz[k] of -z[label] is -1 for k = label, else 0.
     The largest logit is subtracted first (it cancels), so no exp overflows and no logarithm sees 0 (Goodfellow et al. 2016, sec. 4.1).
-    The sum under the logarithm is taken in float64: for a confident prediction it is 1 + x with an x that float32 would round away.
+    For a confident prediction the sum under the logarithm is 1 + x, with an x that even float64 may round away: hence ``log1p(x)``.
     """
     _check_shapes(logits, labels, weights)
     columns = np.arange(logits.shape[1])
     shifted = logits - logits.max(axis=0)
     chosen = shifted[labels, columns]
     grad = np.exp(shifted)
-    totals = grad.sum(axis=0)
-    losses = (np.log(grad.sum(axis=0, dtype=np.float64)) - chosen) * weights
+    totals, of_labels = np.add.reduce(grad, axis=0), grad[labels, columns]
+    grad[labels, columns] = 0
+    others = np.add.reduce(grad, axis=0, dtype=np.float64)
+    losses = (np.log1p(others + (of_labels - 1)) - chosen) * weights
     grad /= totals
-    grad[labels, columns] -= 1
+    grad[labels, columns] = of_labels / totals - 1
     grad *= weights
-    return float(losses.sum()), grad
+    return float(np.add.reduce(losses)), grad
 
 
 def squared_error(outputs: Array, labels: NDArray[np.integer], weights: Array) -> tuple[float, Array]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.arguments import explained
+from distcnn.signatures import explained
 
 Vector = NDArray[np.floating]
 

@@ -39,6 +39,7 @@ class KeptReduction:
         self._own, self._reaches = kept[rank], [gradient[:1] for gradient in gradients]
         self._gradients = [gradient[REACH : REACH + totals.size] for gradient in gradients]
         self._totals, self._limit, self._add_up = totals, limit, add_up
+        self._places: list[FloatVector] = [row[REACH : REACH + totals.size] for row in self._own]
         self._placed, self._added, self._started = 0, set[int](), False
         self._share = range(totals.size * rank // len(kept), totals.size * (rank + 1) // len(kept))
         self._counts, self._nothing = np.zeros(TALLY_SIZE), np.zeros(1)
@@ -55,10 +56,7 @@ class KeptReduction:
         if self._placed == len(self._own):
             raise MisuseError(f"place() for shard {self._placed + 1} of a rank that has {len(self._own)}")
         self._placed += 1
-        return self._place(self._placed - 1)
-
-    def _place(self, row: int) -> FloatVector:
-        return self._own[row, REACH : REACH + self._totals.size]
+        return self._places[self._placed - 1]
 
     def check(self, grads: FloatVector) -> None:
         """``RangeError`` when one shard's gradient cannot be added."""
@@ -71,7 +69,7 @@ class KeptReduction:
             raise MisuseError("add() after start()")
         if row < 0 or row in self._added:
             raise MisuseError(f"add() of shard {len(self._added) + 1} after {self._placed} calls of place(): each shard needs its own")
-        if grads.shape != (size,) or grads.__array_interface__["data"] != self._place(row).__array_interface__["data"]:
+        if grads is not self._places[row] and not _is_same_memory(grads, self._places[row]):
             raise MisuseError("add() of an array that is not the last place(): write the gradient there and pass that array")
         if bucket.indices(size) != (0, size, 1):
             raise MisuseError(f"add() of the bucket {bucket}: gradients that are kept are added whole")
@@ -103,6 +101,10 @@ class KeptReduction:
     def rounded(self, out: FloatVector) -> FloatVector:
         """The same: all ranks' to read, until the next ``start``."""
         return self._totals
+
+
+def _is_same_memory(one: FloatVector, other: FloatVector) -> bool:
+    return (one.shape, one.strides, one.ctypes.data) == (other.shape, other.strides, other.ctypes.data)
 
 
 def keep_gradients(name: str, size: int, num_shards: int, gradient_limit: float, communicator: Communicator) -> KeptReduction | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.training.plan import Plan
+from distcnn.wording import counted
 
 FEWEST_STEPS = 100
 """A run of fewer steps learns little: with the defaults, 1,000 MNIST images (24 steps) reach an accuracy of 0.31, 2,000 (48) 0.90."""
@@ -20,7 +21,8 @@ def require_enough_examples(config: Config, train_examples: int) -> None:
     """``InputError`` when there are more shards than training examples: some would hold none."""
     if config.num_shards > train_examples:
         raise InputError(
-            f"--num-shards is {config.num_shards}, but the training set has {train_examples} examples: give at most {train_examples} shards"
+            f"--num-shards is {config.num_shards}, but the training set has only {counted(train_examples, 'example')}: "
+            f"give --num-shards {train_examples} or less"
         )
 
 
@@ -34,10 +36,11 @@ def warnings_of(plan: Plan) -> Iterator[str]:
 def _too_few_steps(plan: Plan) -> Iterator[str]:
     steps = plan.config.epochs * plan.steps_an_epoch
     if steps < FEWEST_STEPS:
+        fewer = "a smaller --microbatch-size" if plan.config.microbatch_size > 1 else "fewer --num-shards"
         cut = f", and the warm-up is cut to {plan.warmup_steps}" if plan.warmup_steps < plan.config.warmup_steps else ""
         yield (
-            f"the whole run is {_counted(steps, 'step')} ({plan.steps_an_epoch} an epoch){cut}: too few to learn much; "
-            f"give more --epochs ({-(-ENOUGH_STEPS // plan.steps_an_epoch)} make {ENOUGH_STEPS} steps) or a smaller --microbatch-size"
+            f"the whole run is {counted(steps, 'step')} ({plan.steps_an_epoch} an epoch){cut}: too few to learn much; "
+            f"give more --epochs ({-(-ENOUGH_STEPS // plan.steps_an_epoch)} make {ENOUGH_STEPS} steps) or {fewer}"
         )
 
 
@@ -48,7 +51,7 @@ def _padding(plan: Plan) -> Iterator[str]:
     if enough < config.microbatch_size and (longest < config.microbatch_size or padding > MOST_PADDING):
         yield (
             f"{padding:.0%} of the computing is padding: --microbatch-size is {config.microbatch_size}, the longest shard has "
-            f"{_counted(longest, 'example')}; --microbatch-size {enough} takes as many steps without it"
+            f"{counted(longest, 'example')}; --microbatch-size {enough} takes as many steps without it"
         )
 
 
@@ -66,7 +69,3 @@ def _without_effect(config: Config) -> Iterator[str]:
     for flag, (given, where) in unused.items():
         if given:
             yield f"{flag} has no effect with {where}: leave it out"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -76,7 +76,7 @@ def _require_room(dataset: DatasetInfo, needed: Sequence[int], communicator: Com
     if most is not None and sum(here) > most:
         ranks = f"{len(here)} ranks on host {host} keep" if len(here) > 1 else f"host {host} keeps"
         size, room = (f"{count / 2**30:,.1f} GiB" for count in (sum(here), most))
-        raise InputError(f"{dataset.path}: {ranks} {size} of the image set in memory, but there is {room}: {BOUND_IT}")
+        raise InputError(f"{dataset.path}: {ranks} {size} of the image set in memory, but the host has {room}: {BOUND_IT}")
 
 
 def _in_memory(dataset: DatasetInfo, config: Config, spans: dict[int, range], train: range, test: range) -> Data:

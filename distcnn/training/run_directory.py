@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
 from distcnn.config import Config, read_toml
 from distcnn.errors import InputError
 from distcnn.files import read_bytes, remove_temporary_files, write_atomically
@@ -43,6 +43,8 @@ class RunDirectory:
         self.path = path
         self._config, self._report, self._held = config, report, held
         self._descriptor = self._open()
+        self.best: tuple[int, Arrays] = (-1, {})
+        """The step of the best weights so far, and they themselves; a resumed run has them in a checkpoint only."""
         self.metrics, self.receipt = LineLog(METRICS, self.locate, report), LineLog(RECEIPT, self.locate, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
@@ -54,22 +56,28 @@ class RunDirectory:
         self.receipt.add({"kind": kind, "step": step, **values})
 
     def finish(self, network: Sequential, result: dict[str, Any]) -> None:
-        """Write weights and result, and complete the other files.
+        """Write weights and result, and complete the other files; on a full disk, older checkpoints make room.
 
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
+        weights = network.named_values()
+        last = encode_weights(weights, describe(result, result["steps"], result["test_accuracy"]))
         try:
-            folder = self.locate()
-            self._keep_config(folder)
-            self.metrics.complete()
-            self.receipt.complete()
-            weights = network.named_values()
-            last = encode_weights(weights, describe(result, result["steps"], result["test_accuracy"]))
-            best = self._best_weights(weights, result)
-            write_results(folder, result, last, best, CONFIG, METRICS, RECEIPT)
+            best = self._best_weights(self.locate(), weights, result)
+            store = CheckpointStore(self.path / CHECKPOINTS)
+            with_room(
+                lambda: self._write_results(self.locate(), result, last, best),
+                lambda: store.make_room(result["steps"], result["best_step"]),
+            )
         except OSError as error:
             remedy = f"make room, then finish the run with --resume {self.path}" if self._is(self.path) else "begin a new run elsewhere"
             raise InputError(f"the results cannot be written to {self.path} ({error.strerror}): {remedy}") from error
+
+    def _write_results(self, folder: Path, result: dict[str, Any], last: bytes, best: bytes | None) -> None:
+        self._keep_config(folder)
+        self.metrics.complete()
+        self.receipt.complete()
+        write_results(folder, result, last, best, CONFIG, METRICS, RECEIPT)
 
     def _keep_config(self, folder: Path) -> None:
         with suppress(InputError):
@@ -78,17 +86,19 @@ class RunDirectory:
         self._report(f"warning: {folder / CONFIG} was changed or removed by others: it is written again")
         write_config(folder, self._config)
 
-    def _best_weights(self, last: Arrays, result: dict[str, Any]) -> bytes | None:
-        """The file of the best weights: the last ones, or those of the checkpoint that was kept for this; None when that is lost."""
-        step, best = result["best_step"], last
-        if step != result["steps"]:
+    def _best_weights(self, folder: Path, last: Arrays, result: dict[str, Any]) -> bytes | None:
+        """The file of the best weights: the last ones, those in memory, or in a checkpoint kept for this; None when they are lost."""
+        step = result["best_step"]
+        best_step, best = (step, last) if step == result["steps"] else self.best
+        if best_step != step:
             try:
-                kept = CheckpointStore(self.path / CHECKPOINTS).load(step).folder("weights")
-                best = {name: kept[name] for name in last}
+                best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
+                if any(best[name].shape != values.shape for name, values in last.items()):
+                    raise CheckpointError("it is of another network")
             except (CheckpointError, InputError, KeyError) as error:
                 self._report(f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the best, cannot be read ({error})")
                 return None
-        return encode_weights(best, describe(result, step, result["best_test_accuracy"]))
+        return encode_weights({name: best[name] for name in last}, describe(result, step, result["best_test_accuracy"]))
 
     def locate(self) -> Path:
         """The folder's path now. ``OSError`` when it was removed and cannot be made again."""
@@ -158,8 +168,8 @@ def create_run_directory(config: Config, held: ExitStack, checkpoints: Checkpoin
         if not config.output:
             path = make_unused(path / default_name(config.model))
             made.insert(0, path)
-        if not any_owner:
-            require_owner(path)
+        if not any_owner and path not in made:
+            require_owner(path, CHECKPOINTS)
         occupy(path, config, held, checkpoints)
     except (OSError, InputError) as error:
         for each in made:

@@ -36,6 +36,8 @@ class Saving:
         entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
         if self._directory is not None:
             snapshot = take_snapshot(run, state, entries, self._directory.metrics.text, self._directory.receipt.text)
+            if state.best_step == state.step:
+                self._directory.best = state.step, snapshot.folder("weights")
             self._follow(self._directory)
             self._writer.submit(state.step, snapshot, state.best_step)
 

@@ -23,7 +23,7 @@ from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
 from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
 from distcnn.parallel.communicator import JointError
-from distcnn.streams import INITIALISE, generator
+from distcnn.streams import INITIALISE, PortableGenerator, generator
 from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
@@ -76,7 +76,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
         on_root(communicator, lambda: _ensure_mnist(config, report))
     pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
-    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout))
+    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)))
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
     together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
@@ -84,7 +84,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
-    rng = np.random.Generator(generator(config.seed, INITIALISE))
+    rng = PortableGenerator(generator(config.seed, INITIALISE))
     together(communicator, lambda: initialise_model(config.model, network, rng))
     pulse.beat(Activity.READING_DATA)
     data = open_data(dataset, config, communicator, shard_indices)

@@ -83,7 +83,8 @@ class State:
         counts = [self.step, self.world_size, *(count for each in sums for count in (each.correct, each.examples))]
         numbers = [*(each.loss_sum for each in sums), *(each.seconds for each in meters), self.safety_seconds, self.run_seconds]
         return (
-            all(type(each) is int and each >= 0 for each in counts)
+            all(type(each) is int for each in (self.test_step, self.best_correct, self.best_step or 0))
+            and all(type(each) is int and each >= 0 for each in counts)
             and all(type(each) in (int, float) for each in numbers)
             and type(self.epoch_is_open) is bool
             and (not self.epoch_is_open or self.epoch.examples > 0)

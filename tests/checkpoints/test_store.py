@@ -157,7 +157,7 @@ def test_a_folder_in_a_checkpoints_place_is_set_aside(filled: CheckpointStore) -
     filled.path_of(10).mkdir()
     reports: list[str] = []
     assert newest_step(filled, reports) == 8
-    assert "step-000000010.h5 is damaged: it is a folder; kept as step-000000010.h5.damaged" in reports[0]
+    assert "step-000000010.h5 is damaged: it is a folder, not a regular file; kept as step-000000010.h5.damaged" in reports[0]
     assert (filled.folder / "step-000000010.h5.damaged").is_dir()
 
 

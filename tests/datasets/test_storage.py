@@ -175,6 +175,11 @@ def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, link: Any, says: s
     refused(write_as_a_user(tmp_path / "set.h5", put("train/images", link)), says)
 
 
+def test_control_characters_in_names_are_escaped(tmp_path: Path) -> None:
+    link = h5py.ExternalLink("\x1b[2Jnow\nhere.h5", "/images")
+    refused(write_as_a_user(tmp_path / "set.h5", put("train/images", link)), r"is a link into \\x1b\[2Jnow\\nhere\.h5, which is missing")
+
+
 # -- external raw storage
 
 

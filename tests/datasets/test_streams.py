@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.streams import INITIALISE, SHUFFLE, generator
+from distcnn.streams import BLOCK, INITIALISE, SHUFFLE, PortableGenerator, cos_2pi, generator, log
 
 SEEDS = st.integers(0, 2**62)
 INDICES = st.integers(0, 2**32)
@@ -61,3 +63,75 @@ def test_the_streams_have_not_changed() -> None:
 def test_the_largest_seeds_differ_too() -> None:
     seeds = [2**63, 2**63 + 1, 2**64 - 2, 2**64 - 1]
     assert len({int(generator(seed, INITIALISE).random_raw()) for seed in seeds}) == len(seeds)
+
+
+# -- numbers made of words
+
+
+def draws(seed: int = 0) -> PortableGenerator:
+    return PortableGenerator(generator(seed, INITIALISE))
+
+
+def test_normal_numbers_are_normal() -> None:
+    values = draws().standard_normal(400_000)
+    assert [float(np.mean(values**power)) for power in (1, 2, 3, 4)] == pytest.approx([0, 1, 0, 3], abs=0.03)
+    for bound in (0.1, 1, 2, 3):
+        assert np.mean(np.abs(values) < bound) == pytest.approx(math.erf(bound / math.sqrt(2)), abs=0.003)
+    assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.01
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1e-4, 1e-4), (-0.0693, 0.0693), (2.0, 5.0)])
+def test_uniform_numbers_are_those_of_numpy_today(low: float, high: float) -> None:
+    numpy = np.random.Generator(generator(3, INITIALISE)).uniform(low, high, (100, 33))
+    assert draws(3).uniform(low, high, (100, 33)).tobytes() == numpy.tobytes()
+
+
+def test_words_of_any_kind_give_finite_numbers() -> None:
+    class Extreme(PortableGenerator):
+        def _words(self, count: int) -> np.ndarray:
+            return np.resize(np.array([0, 0, 2**53 - 1, 2**52, 2**51], np.uint64), count)
+
+    values = Extreme(generator(0, INITIALISE)).standard_normal(50)
+    assert np.isfinite(values).all()
+    assert 8 < np.abs(values).max() < 9
+    fractions = Extreme(generator(0, INITIALISE)).random(50)
+    assert (fractions.min(), fractions.max()) == (0, 1 - 2.0**-53)
+
+
+def test_logarithm_and_cosine_are_right_to_the_last_bits() -> None:
+    u = np.concatenate([draws().random(20_000), [2.0**-53, 0.5, 0.25, 0.75, 1.0, math.sqrt(0.5)]])
+    u = u[u > 0]
+    assert np.abs(log(u) - [math.log(x) for x in u]).max() < 1e-14
+    assert np.abs(cos_2pi(u) - [math.cos(2 * math.pi * x) for x in u]).max() < 2e-15
+
+
+def test_pieces_are_parts_of_the_whole() -> None:
+    whole, parts = draws().standard_normal(2 * BLOCK + 7), draws()
+    pieces = [parts.standard_normal(count) for count in (5, BLOCK, BLOCK + 1, 1)]
+    assert np.concatenate(pieces).tobytes() == whole.tobytes()
+
+
+def test_it_is_called_as_numpys() -> None:
+    rng, numpy = draws(), np.random.default_rng(0)
+    for name in ("random", "standard_normal", "uniform", "normal"):
+        for size in (None, 3, (2, 3), [2, 0], ()):
+            ours, theirs = (np.asarray(getattr(each, name)(size=size)) for each in (rng, numpy))
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    for name in ("random", "standard_normal"):
+        assert getattr(rng, name)(4, dtype=np.float32).dtype == np.float32
+        out = np.zeros(3)
+        assert getattr(rng, name)(out=out) is out
+        assert out.all()
+    assert rng.uniform([0, 10], [1, 11]).astype(int).tolist() == [0, 10]
+    assert rng.normal([0, 100], 1e-3).round().tolist() == [0, 100]
+    assert 0 <= rng.integers(5) < 5  # the rest is NumPy's
+
+
+def test_the_numbers_have_not_changed() -> None:
+    # A change here changes the first weights of every run. These hashes hold on every processor and with every NumPy.
+    drawn = draws(1).standard_normal(1000), draws(1).uniform(-1, 1, 1000)
+    hashes = [hashlib.sha256(values.astype("<f8").tobytes()).hexdigest() for values in drawn]
+    assert hashes == [
+        "24af89a3d1947628c011109f17ff5c67180237ac2a380a20b873f971176b12e9",
+        "4e0c906a4299443ecd74b7283acc545b3e8db8c3277eaa7642ec4f56fa18a6b4",
+    ]

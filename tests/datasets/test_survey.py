@@ -118,6 +118,19 @@ def test_images_of_zeros_are_counted(tmp_path: Path) -> None:
     assert_only(surveyed(read_info(tmp_path / "set.h5"), 3), "2 training images", "/train/images[17]")
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_rows_that_a_writer_did_not_reach_are_refused(tmp_path: Path, split: str, parts: int) -> None:
+    arrays = labelled(range(10))
+    with h5py.File(tmp_path / "set.h5", "w") as file:
+        for name, (images, labels) in arrays.items():
+            file[f"{name}/labels"] = labels
+            rows = file.create_dataset(f"{name}/images", images.shape, np.uint8)  # without chunks: room for all at once
+            rows[: 700 if name == split else None] = images[: 700 if name == split else None]
+    with pytest.raises(InputError, match=rf"/{split}/images\[700:1000\] are zeros throughout, so they were never written"):
+        surveyed(read_info(tmp_path / "set.h5"), parts)
+
+
 def test_training_images_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     arrays = labelled(range(10))
     arrays["train"][0][...] = 200

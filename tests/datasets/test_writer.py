@@ -47,17 +47,21 @@ def test_a_span_of_examples_is_read_by_itself(tmp_path: Path) -> None:
 
 
 def test_the_attributes_say_what_the_set_is(tmp_path: Path) -> None:
-    path = tmp_path / "set.h5"
-    write_dataset(
-        path, name="digits", source="drawn by hand", classes=12, splits=as_splits(make_arrays()), class_names=["zero", "eins", "två"]
-    )
+    path, names = tmp_path / "set.h5", ["zero", "eins", "två", *map(str, range(3, 12))]
+    write_dataset(path, name="digits", source="drawn by hand", classes=12, splits=as_splits(make_arrays()), class_names=names)
     info = read_info(path)
     assert (info.path, info.name, info.source, info.classes) == (str(path), "digits", "drawn by hand", 12)
     assert info.examples == {"train": 300, "test": 7}
     with h5py.File(path) as file:
         assert set(file.attrs) == {"name", "source", "classes", "mean", "std", "sha256", "blocks_sha256", "class_names"}
-        assert list(file.attrs["class_names"]) == ["zero", "eins", "två"]
+        assert list(file.attrs["class_names"]) == names
         assert file["train/images"].chunks == (256, 6, 5)
+
+
+def test_names_that_do_not_fit_the_classes_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 names for 10 classes"):
+        write_dataset(tmp_path / "set.h5", name="", source="", classes=10, splits=as_splits(make_arrays()), class_names=["a", "b", "c"])
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- the same content is the same file

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -41,6 +43,17 @@ def test_what_a_process_has_open_or_mapped_stays(left: list[Path]) -> None:
         file.close()
         assert remove_left_behind(left[0].parent) == [left[2]]
         mapped.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount")
+def test_a_file_of_that_name_in_another_containers_folder_does_not_count(left: list[Path]) -> None:
+    folder = left[0].parent
+    script = f"mount -t tmpfs tmpfs {folder} && exec 9>{left[0]} && echo there && exec sleep 60"
+    with subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "there\n"
+        assert sorted(remove_left_behind(folder)) == sorted(left)
+        other.kill()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")

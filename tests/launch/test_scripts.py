@@ -113,7 +113,7 @@ def test_an_editable_install_is_found_beside_a_folder_named_distcnn(tmp_path: Pa
     """As in the folder above a checkout: there the folder is a namespace package, which comes first on the path."""
     (tmp_path / "distcnn" / "distcnn").mkdir(parents=True)
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    for words in (["-c", "import distcnn.config"], ["-m", "distcnn.train", "--help"]):
+    for words in (["-c", "import distcnn.train; print(distcnn.__version__)"], ["-m", "distcnn.train", "--help"]):
         done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=kept, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"after a change of pyproject.toml, install again: pip install -e .\n{done.stderr}"
 

@@ -71,6 +71,16 @@ def test_cross_entropy_by_hand() -> None:
     np.testing.assert_allclose(grad, [[0.25, -0.5], [-0.25, 0.5]], rtol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("margin", [0.0, 1e-3, 1.0, 20.0, 43.0, 80.0, -1e-3, -20.0, -200.0])
+def test_cross_entropy_is_right_however_small_it_is(margin: float, dtype: type[np.floating]) -> None:
+    logits = np.array([[margin, 5.0], [0.0, 5.0], [0.0, 5.0]], dtype)
+    loss_sum, grad = softmax_cross_entropy(logits, np.array([0, 1]), np.array([1, 0], dtype))
+    expected = math.log1p(2 * math.exp(-margin))
+    assert loss_sum == pytest.approx(expected, rel=1e-6 if dtype is np.float32 else 1e-14, abs=0)
+    assert grad[0, 0] == pytest.approx(-2 * math.exp(-margin) / (1 + 2 * math.exp(-margin)), rel=1e-5, abs=1e-6)
+
+
 def test_squared_error_by_hand() -> None:
     outputs = np.array([[1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
     loss_sum, grad = squared_error(outputs, np.array([2, 1]), np.ones(2))

@@ -33,6 +33,12 @@ def test_a_run_of_few_steps_is_told_how_to_take_more(examples: int, flags: dict[
     assert "--microbatch-size" in line
 
 
+def test_a_microbatch_of_one_is_not_told_to_be_smaller() -> None:
+    (line,) = warned(96, microbatch_size=1)
+    assert "--num-shards" in line
+    assert "--microbatch-size" not in line
+
+
 def test_more_epochs_as_advised_are_enough() -> None:
     assert "134 make" in warned(300)[0]
     assert warned(300, epochs=134) == []

@@ -172,7 +172,7 @@ def test_a_run_that_goes_on_elsewhere_and_is_killed_at_once_ends_in_the_same_bit
 @pytest.mark.parametrize("room_for", range(3))
 def test_a_folder_to_go_on_in_is_whole_or_not_there(room_for: int, copy: Path, tmp_path: Path) -> None:
     """Two checkpoints come before the configuration; without room for all three, nothing stays."""
-    request = Request({"output": str(tmp_path / "new" / "run"), "epochs": 4}, resume=str(copy))
+    request = Request({"output": str(tmp_path / "new" / "run"), "epochs": 4}, resume=str(copy), trust_model=True)
     point = find_resume_point(request, print)
     with full_disk(room_for), ExitStack() as held, pytest.raises(InputError, match="No space left on device"):
         open_directory(point.config, point, held)
@@ -180,7 +180,7 @@ def test_a_folder_to_go_on_in_is_whole_or_not_there(room_for: int, copy: Path, t
     with ExitStack() as held:
         path = open_directory(point.config, point, held)
     (path / "config.toml").unlink()  # then the checkpoint's configuration counts
-    assert find_resume_point(Request({}, resume=str(path)), print).config.epochs == 4
+    assert find_resume_point(Request({}, resume=str(path), trust_model=True), print).config.epochs == 4
 
 
 def test_steps_taken_again_with_another_length_are_told(tmp_path: Path) -> None:

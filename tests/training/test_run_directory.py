@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -22,12 +23,13 @@ from threadpoolctl import threadpool_limits
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.parallel.threads import THREADS_PER_RANK
+from distcnn.training import run_directory
 from distcnn.training.locking import locked
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.records import begin_records, open_directory
 from distcnn.training.results import damage_of, read_result
-from distcnn.training.run_directory import RunDirectory, create_run_directory
+from distcnn.training.run_directory import RunDirectory, create_run_directory, read_config
 from distcnn.training.saving import Saving
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
@@ -281,6 +283,25 @@ def test_a_last_checkpoint_that_was_not_written_is_written_at_the_end(image_set:
     assert store_of(tmp_path / "run").steps() == [8]
 
 
+def test_results_take_the_room_of_older_checkpoints(image_set: MakeImageSet, whole: Path, tmp_path: Path) -> None:
+    """The disk has room for the last checkpoint, and for the results only where two others have gone."""
+    story, path = Story(image_set(), tmp_path / "run", checkpoint_every=3, keep=9), tmp_path / "run"
+    write, refused = run_directory.write_results, list[int]()
+
+    def crowded(*arguments: Any) -> None:
+        if len(store_of(path).steps()) > 2:
+            refused.append(len(store_of(path).steps()))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(run_directory, "write_results", crowded)
+        story.train()
+    assert refused == [4, 3]
+    assert store_of(path).steps() == [6, 8]
+    assert read_result(path)["params_sha256"] == read_result(whole)["params_sha256"]
+
+
 # -- what it tells without the data
 
 
@@ -316,14 +337,22 @@ def test_as_many_names_as_classes_are_asked_for(image_set: MakeImageSet, tmp_pat
         prepare(tmp_path / "set.h5")
 
 
+OVERTRAINING = {"epochs": 5, "keep": 1, "learning_rate": 0.5, "warmup_steps": 0, "schedule": "constant", "seed": 5}
+"""Flags of a run of 20 steps whose last test is not its best."""
+
+
 @pytest.fixture
 def overtrained(image_set: MakeImageSet, tmp_path: Path) -> Path:
-    """A run whose last test is not its best, of 5 epochs."""
     path = tmp_path / "run"
-    story = Story(image_set(), path, epochs=5, keep=1, learning_rate=0.5, warmup_steps=0, schedule="constant", seed=5)
-    result = story.train()
+    result = Story(image_set(), path, **OVERTRAINING).train()
     assert 0 < result["best_step"] < result["steps"]
     return path
+
+
+def test_the_best_weights_outlive_their_checkpoint(overtrained: Path, image_set: MakeImageSet, tmp_path: Path) -> None:
+    again = Story(image_set(), tmp_path / "again", **OVERTRAINING)
+    again.train(once(19, lambda: shutil.rmtree(tmp_path / "again")))
+    assert (tmp_path / "again" / "weights-best.h5").read_bytes() == (overtrained / "weights-best.h5").read_bytes()
 
 
 def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
@@ -337,6 +366,21 @@ def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
     lines = {line["step"]: line["params_sha256"] for line in receipt(overtrained) if line["kind"] == "weights"}
     with h5py.File(overtrained / "weights-best.h5") as best:
         assert best.attrs["params_sha256"] == lines[result["best_step"]]
+
+
+def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_for_them(overtrained: Path) -> None:
+    result, said = read_result(overtrained), list[str]()
+    store_of(overtrained).path_of(result["best_step"]).unlink()
+    with h5py.File(overtrained / "weights.h5") as file:
+        weights = {name: values[()] for name, values in file.items()}
+    with ExitStack() as held:
+        directory = RunDirectory(overtrained, read_config(overtrained), said.append, held)
+        for log, name in ((directory.metrics, "metrics.jsonl"), (directory.receipt, "receipt.jsonl")):
+            log.restore((overtrained / name).read_text())
+        directory.finish(SimpleNamespace(named_values=lambda: weights), result)  # type: ignore[arg-type]
+    assert "weights-best.h5 is not written" in said[0]
+    assert not (overtrained / "weights-best.h5").exists()
+    assert damage_of(overtrained) is None
 
 
 def test_the_checksums_are_those_of_sha256sum(whole: Path) -> None:

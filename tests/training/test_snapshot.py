@@ -148,7 +148,7 @@ def genuine(image_set: MakeImageSet) -> Checkpoint:
     return snapshot_of(at_step(prepare(image_set()), 5))
 
 
-MADE_UP = [None, True, -1, 0, 1e300, "", "x", [], [1], {}, {"a": 1}, 10**30]
+MADE_UP = [None, True, -1, 0, 3.5, 1e300, "", "x", [], [1], {}, {"a": 1}, 10**30]
 
 
 @pytest.mark.parametrize("name", ["configuration", "dataset", "state", "orders_sha256"])
@@ -172,6 +172,15 @@ def test_a_value_of_another_type_in_a_text_is_refused_or_does_no_harm(name: str,
             except InputError:
                 refused += 1
     assert refused > 3 * len(values)
+
+
+def test_a_best_test_that_was_made_up_is_refused(genuine: Checkpoint) -> None:
+    state = json.loads(genuine.texts["state"])
+    for key in ("best_step", "best_correct", "test_step", "step"):
+        for made_up in ("x", 3.5, True, [1], 10**30):
+            if key != "best_correct" or made_up != 10**30:
+                with pytest.raises(InputError, match="not as distcnn writes it"):
+                    check_snapshot(dataclasses.replace(genuine, texts={**genuine.texts, "state": json.dumps({**state, key: made_up})}))
 
 
 def test_arrays_and_counts_of_another_type_are_refused(genuine: Checkpoint, image_set: MakeImageSet) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SERIAL, Launcher, MakeImageSet, write_image_set
+from tests.training.conftest import train
 
 QUICK = ["--model", "tutorial", "--epochs", "2", "--log-every", "2", "--microbatch-size", "8"]
 
@@ -81,11 +82,21 @@ def test_other_losses_optimizers_and_schedules_train(flags: list[str], image_set
     assert losses[1] < losses[0]
 
 
-@pytest.mark.parametrize("examples", [1, 5, 8, 9])
-def test_fewer_examples_than_shards_or_hardly_more_are_each_used_once(examples: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [8, 9])
+def test_as_many_examples_as_shards_or_hardly_more_are_each_used_once(examples: int, tmp_path: Path) -> None:
     data = write_image_set(tmp_path / "set.h5", train=examples, test=1)
     result = SERIAL.train(1, tmp_path / "run", "--data", str(data), *QUICK)
     assert result["steps"] == 2  # the loop itself checks that each example was used once an epoch
+
+
+@pytest.mark.parametrize("examples", [1, 7])
+def test_fewer_examples_than_shards_are_refused(examples: int, tmp_path: Path) -> None:
+    data = write_image_set(tmp_path / "set.h5", train=examples, test=1)
+    done = train(SERIAL, 1, "--data", str(data), "--output", str(tmp_path / "run"), *QUICK)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"{examples} example" in done.stderr
+    assert "--num-shards" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_image_set_without_statistics_gives_the_bits_of_one_with_them(serial: Launcher, tmp_path: Path) -> None:
@@ -171,9 +182,10 @@ def test_a_bad_image_set_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_file_that_is_no_hdf5_or_cut_off_is_refused(tmp_path: Path) -> None:
     path = write_image_set(tmp_path / "set.h5")
     content = path.read_bytes()
-    for bad in (b"", b"hello", content[: len(content) // 2]):
+    says = {b"": "is empty", b"hello": "is not an HDF5 file", content[: len(content) // 2]: "is not a whole HDF5 file"}
+    for bad, message in says.items():
         path.write_bytes(bad)
-        assert "is not a whole HDF5 file" in refuse(tmp_path, "--data", str(path))
+        assert message in refuse(tmp_path, "--data", str(path))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,10 @@ def mark(tmp_path: Path) -> Path:
 def strange(finished: Path, tmp_path: Path, mark: Path) -> Path:
     """Two thirds of a run that brings its own module, ``net.py``, and names it wherever a model is named."""
     run = Path(shutil.copytree(finished, tmp_path / "runs" / "strange"))
-    for left in (run / "result.json", run / "weights.h5", *(store_of(run).path_of(step) for step in (10, 12))):
+    for left in (
+        *(run / name for name in ("SHA256SUMS", "result.json", "weights.h5")),
+        *(store_of(run).path_of(step) for step in (10, 12)),
+    ):
         left.unlink()
     (run / "net.py").write_text(EVIL.format(mark=str(mark)))
     name_model(run, "runs.strange.net:network")
@@ -137,6 +140,7 @@ def test_a_confirmed_model_of_ones_own_goes_on(strange: Path, finished: Path, tm
 def test_a_finished_run_needs_no_trust(strange: Path, finished: Path, mark: Path, tmp_path: Path) -> None:
     for name in ("result.json", "weights.h5"):
         shutil.copy(finished / name, strange / name)
+    (strange / "SHA256SUMS").unlink(missing_ok=True)
     done = command("train", "--resume", strange, cwd=tmp_path)
     assert (done.returncode, mark.exists()) == (0, False), done.stderr
     assert "is finished" in done.stdout

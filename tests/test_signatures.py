@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from distcnn.arguments import ArgumentError
 from distcnn.errors import InputError
 from distcnn.models import build_model
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, softmax_cross_entropy, squared_error
 from distcnn.nn.losses import Loss
 from distcnn.optim import SGD, Adam
+from distcnn.signatures import ArgumentError
 
 VALUES = np.zeros(3)
 

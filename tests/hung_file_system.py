@@ -1,4 +1,4 @@
-"""python hung_file_system.py MOUNT FILE READS: a FUSE file system with FILE as MOUNT/set.h5 that stops answering after so many reads.
+"""python hung_file_system.py MOUNT FILE READS: a FUSE file system with FILE as MOUNT/set.h5 that stops answering after READS reads.
 
 Nothing is cached, so each read of a reader is one here. Needs root and /dev/fuse. The protocol is in linux/fuse.h.
 """

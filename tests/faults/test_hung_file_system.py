@@ -23,7 +23,7 @@ Not at the first: the kernel lets nobody interrupt the closing of a file on such
 
 @contextmanager
 def hung_after(reads: int, file: Path, mount: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """The file ``file`` in a file system that hangs after so many reads, and the process that serves it."""
+    """The file ``file`` in a file system that hangs after a number of reads, and the process that serves it."""
     mount.mkdir()
     command = [sys.executable, str(ROOT / "tests/hung_file_system.py"), str(mount), str(file), str(reads)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:

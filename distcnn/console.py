@@ -236,7 +236,7 @@ class Queue:
             self._work()
 
     def wait(self, seconds: float) -> None:
-        """Until all is written, at most so long; no longer than an earlier wait that was in vain, as long as the stream blocks."""
+        """Wait until all is written, at most ``seconds``; while the stream blocks, earlier waits count towards them."""
         with self._changed:
             start, longest = time.monotonic(), max(0.0, seconds - self._waited)
             done = self._changed.wait_for(lambda: not self._works, longest)

@@ -18,7 +18,7 @@ NAME = re.compile(r"step-(\d{9,})\.h5")
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """``folder`` holds ``step-000000469.h5`` ...: the state after so many steps. A folder that is a link is not followed."""
+    """``folder`` holds ``step-000000469.h5`` ...: the state after that number of steps. A folder that is a link is not followed."""
 
     folder: Path
 

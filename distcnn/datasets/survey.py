@@ -23,7 +23,7 @@ FAR = 10
 LEAST_UNWRITTEN = 16
 """More images of zeros than this at the end of a split were never written: HDF5 makes room for all of a dataset at its first row."""
 FLAT = (4, 64)
-"""Images of at most so many rows and at least so many columns, or the other way round, are mentioned."""
+"""Images with at most this many rows and at least this many columns, or the other way round, are mentioned."""
 
 
 @dataclass

@@ -21,7 +21,7 @@ PREFIXES = ("mpich_shm_", "mpich_shar_tmp", "sm_segment.", "vader_segment.", "op
 INITIAL_NAMESPACE = 0xEFFFFFFC
 """The inode of the host's own process namespace, a constant of Linux."""
 SECONDS_TO_FINALIZE = 0.2
-"""A rank that ends unmaps its memory just before it removes it: what is unused twice, so long apart, was left."""
+"""A rank that ends unmaps its memory just before it removes it: what is unused in two looks this far apart was left behind."""
 SECONDS_TO_ATTACH = 60.0
 """A process of another container that is about to map a file has done so after this time; then the file may lose its name."""
 

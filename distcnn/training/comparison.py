@@ -61,10 +61,10 @@ def read_receipt(directory: Path) -> Receipt:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a run directory of distcnn.train") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} is no receipt ({type(error).__name__}: {error}): it was altered by hand, or is of another program"
+            f"{path} is not a receipt ({type(error).__name__}: {error}): it was altered by hand, or comes from another program"
         ) from error
     if not good:
-        raise InputError(f"{path} is no receipt: its first line must be of kind 'start', and each must name its step")
+        raise InputError(f"{path} is not a receipt: its first line must be of kind 'start', and each must name its step")
     return Receipt(lines)
 
 

@@ -46,7 +46,7 @@ class SlowStore(CheckpointStore):
 
 @dataclass(frozen=True)
 class CrowdedStore(CheckpointStore):
-    """A real store on a disk with room for so many checkpoints."""
+    """A real store on a disk with room for a given number of checkpoints."""
 
     room_for: int = 1
 

@@ -1,4 +1,4 @@
-"""Image sets in training: what is refused or mentioned at the start, on all ranks at once, and slow reading that is no stall."""
+"""Image sets in training: what is refused or mentioned at the start, on all ranks at once, and slow reading that is not a stall."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
         name = f"{info.name}, " if info.name else ""
         seen |= {"chunk_bytes": info.chunk_examples["train"] * info.image_bytes, "bytes_of_set": bytes_of(info), "most": most_memory()}
         read, seconds = read_sample(info, rank, world_size)
-        partly = "; a start of training also looks at the images" if bytes_of(info) > SAMPLE_BYTES else ""
+        partly = "; only its labels were checked, training checks the images too" if bytes_of(info) > SAMPLE_BYTES else ""
         seen |= {"what": f"{path}: {name}{counts} images {channels}x{height}x{width}{partly}", "bytes": read, "seconds": seconds}
         if rank == 0:
             seen["remarks"] = look_through(info)

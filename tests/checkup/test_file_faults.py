@@ -93,6 +93,16 @@ def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Pat
     assert all(f"warning: {remark}" in done.stdout.splitlines() for remark in remarks)
 
 
+def test_it_says_when_it_checked_the_labels_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def text() -> str:
+        facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
+        return " ".join(each.text for each in data.SECTION.judge(Places({0: "here"}), {0: facts}))
+
+    assert "only its labels were checked" not in text()
+    monkeypatch.setattr(data, "SAMPLE_BYTES", 1000)
+    assert "only its labels were checked" in text()
+
+
 def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path) -> None:
     with h5py.File(own, "r+") as file:
         file["train/labels"][3] = (file["train/labels"][3] + 1) % 10

@@ -12,7 +12,7 @@ from distcnn.console import drain, enable_crash_reports, guarded, tell
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.faults.early import end_before_start, note_arrival
 from distcnn.faults.exit_note import note_exit
-from distcnn.faults.failure import report_failure
+from distcnn.faults.failure import report_bad_input, report_failure
 from distcnn.faults.leftovers import clean_before_start
 from distcnn.faults.orphan import end_with_launcher, killed_with_launcher
 from distcnn.faults.pulse import Activity, pulse
@@ -99,7 +99,8 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
         communicator.abort(EXIT_INTERRUPTED)
     except BaseException as error:
         if isinstance(error, InputError):
-            _print_error(name, printable(str(error)))
+            report_bad_input(name, communicator, printable(str(error)))
+            drain()
             communicator.abort(EXIT_INPUT)
         _fail(name, communicator, error)
     finally:

@@ -76,16 +76,18 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
         seen |= {"kind": file_system(path), "bytes_of_file": before.st_size, "age": time.time() - before.st_mtime}
     try:
         from distcnn.datasets import read_info
-        from distcnn.datasets.opening import lock_state
+        from distcnn.datasets.opening import lock_state, require_regular
 
-        seen["lock"] = lock_state(path) if seen["exists"] else "free"
+        require_regular(path)  # before it is opened to look at its locks: opening a FIFO waits
+        seen["lock"] = lock_state(path)
         info = read_info(path)
         channels, height, width = info.image_shape
         counts = " + ".join(f"{info.examples[split]:,}" for split in ("train", "test"))
         name = f"{info.name}, " if info.name else ""
         seen |= {"chunk_bytes": info.chunk_examples["train"] * info.image_bytes, "bytes_of_set": bytes_of(info), "most": most_memory()}
         read, seconds = read_sample(info, rank, world_size)
-        seen |= {"what": f"{path}: {name}{counts} images {channels}x{height}x{width}", "bytes": read, "seconds": seconds}
+        partly = "; only its labels were checked, training checks the images too" if bytes_of(info) > SAMPLE_BYTES else ""
+        seen |= {"what": f"{path}: {name}{counts} images {channels}x{height}x{width}{partly}", "bytes": read, "seconds": seconds}
         if rank == 0:
             seen["remarks"] = look_through(info)
     except InputError as error:

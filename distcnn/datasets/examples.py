@@ -10,6 +10,7 @@ import numpy as np
 from distcnn.datasets.hdf5 import DatasetInfo, ImageFile, Images, Labels
 from distcnn.datasets.opening import short, told, trouble
 from distcnn.errors import InputError
+from distcnn.wording import counted
 
 PIECE_BYTES = 2**20
 """About this much is read at once: a sign of life, and whoever else wants HDF5 waits no longer than that takes."""
@@ -69,9 +70,12 @@ class ExampleFile:
             numbers = self._file.datasets[f"{split}/labels"][span.start : span.stop]
         wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))
         if wrong.size:
+            where = f"{self.info.path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}"
+            if numbers[wrong[0]] < 0:
+                raise InputError(f"{where}: labels must not be negative, number the classes from 0")
             raise InputError(
-                f"{self.info.path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}, out of range for {self.info.classes} "
-                f"classes: labels must be 0 to {self.info.classes - 1} (attribute 'classes' says how many)"
+                f"{where}, out of range for {counted(self.info.classes, 'class')}: labels must be 0 to {self.info.classes - 1} "
+                "(attribute 'classes' says how many)"
             )
         return np.asarray(numbers, np.int64)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
-from distcnn.datasets.pictures import Form, Transparency, read_picture
+from distcnn.datasets.pictures import BACKGROUNDS, Form, Transparency, read_picture
 from distcnn.datasets.writer import Split, examples_at_once, write_dataset
 from distcnn.errors import InputError
 from distcnn.streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
@@ -85,7 +85,9 @@ def write_image_folder(output: str | Path, folder: Path, listing: Listing, form:
     try:
         write_dataset(output, name=name, source=f"images in {folder.resolve()}", classes=len(names), splits=splits, class_names=names)
     except InputError as error:
-        hint = f" ({counted(seen.blank, 'transparent image')} became blank on --background {form.background})" if seen.blank else ""
+        other = next(each for each in BACKGROUNDS if each != form.background)
+        blank = f"{counted(seen.blank, 'transparent image')} became blank on --background {form.background}"
+        hint = f" ({blank}: try --background {other})" if seen.blank else ""
         raise InputError(f"{error}{hint}") from error
     if seen.images:
         blank = f"; {counted(seen.blank, 'image')} became blank" if seen.blank else ""

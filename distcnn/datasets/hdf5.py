@@ -173,7 +173,7 @@ def _text(file: h5py.File, name: str) -> str:
         value = file.attrs.get(name, "")
         return value.decode() if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:
-        raise InputError(f"{file.filename}: attribute '{name}' is no UTF-8 ({error}): write it as UTF-8") from error
+        raise InputError(f"{file.filename}: attribute '{name}' is not UTF-8 ({error}): write it as UTF-8") from error
 
 
 def _classes(opened: ImageFile, progress: Callable[[], object]) -> int:
@@ -182,7 +182,7 @@ def _classes(opened: ImageFile, progress: Callable[[], object]) -> int:
     if "classes" not in opened.file.attrs:
         return _counted_classes(opened, progress)
     value = np.asarray(opened.file.attrs["classes"])
-    if value.dtype.kind in "iu" and value.size == 1:
+    if value.size == 1 and (value.dtype.kind in "iu" or (value.dtype.kind == "f" and value.item().is_integer())):  # 10.0, as MATLAB writes
         classes = value.item()
     else:
         classes = value.size if value.ndim == 1 and value.dtype.kind in "OSU" else None
@@ -243,15 +243,16 @@ def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[fl
         values = np.asarray(file.attrs[name], dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
         values = np.array([math.nan])
-    if values.size not in (1, channels) or not np.all(np.isfinite(values)) or (name == "std" and np.any(values < 0)):
+    per_channel = f"one finite number, or {channels} for the channels" if channels > 1 else "one finite number"
+    if values.size not in (1, channels) or not np.all(np.isfinite(values)):
         raise InputError(
-            f"{path}: attribute '{name}' is {file.attrs[name]!r}: it must be one finite number, or one for each of the {channels} channels "
-            "(of the pixels / 255); leave it out to have it computed"
+            f"{path}: attribute '{name}' is {np.asarray(file.attrs[name]).tolist()!r}: it must be {per_channel} (of the pixels / 255); "
+            "leave it out to have it computed"
         )
-    if np.any(values > 1):
+    if np.any((values < 0) | (values > 1)):
+        remedy = "leave it out" if np.any(values < 0) else "divide it by 255, or leave it out"
         raise InputError(
-            f"{path}: attribute '{name}' is {values.tolist()}, but that of pixels / 255 is at most 1: divide it by 255, or leave it out "
-            "to have it computed"
+            f"{path}: attribute '{name}' is {values.tolist()}, but that of pixels / 255 is from 0 to 1: {remedy} to have it computed"
         )
     return tuple(np.broadcast_to(values, (channels,)).tolist())
 

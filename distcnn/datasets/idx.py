@@ -58,7 +58,8 @@ class IdxReader:
         self.item_bytes = math.prod(self.shape[1:])
         if self.item_bytes > PIECE_BYTES:
             raise InputError(
-                f"{name} has items of {by(self.shape[1:])} bytes by its header, the most is {PIECE_BYTES}: it is damaged, fetch it again"
+                f"{name} has items of {by(self.shape[1:])} bytes by its header, "
+                f"at most {PIECE_BYTES:,} are supported: it is damaged, fetch it again"
             )
         self._needed = self._taken + math.prod(self.shape)
 

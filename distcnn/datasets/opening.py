@@ -230,6 +230,8 @@ def _why_not_opened(path: str, head: bytes, error: OSError) -> str:
         return f"{path} is empty, so what writes it did not finish: prepare it again (data/README.md says how)"
     if what := other_format(head):
         return f"{path} is not an HDF5 file but {what}: {HOW}, from arrays too"
+    if any(head) and "signature not found" in str(error):
+        return f"{path} is not an HDF5 file: {HOW}, from arrays too"
     again = f"{path} is not a whole HDF5 file ({short(error)}): prepare it again (data/README.md says how)"
     return trouble(path, error) or again
 

@@ -121,7 +121,7 @@ def _require_part(files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], w
     first, last = (int(bound[0]) for bound in sources[0].vspace.get_select_bounds())
     where = f"{primary}: {what}[{first}:{last + 1}] is stored in {shown(name)}"
     if name == ".":
-        _require_sources(files, dataset, dataset.file, sources, where)
+        _told_of(where, lambda: _require_sources(files, dataset, dataset.file, sources, "this file"))
         return
     path = _resolved(name, primary, "HDF5_VDS_PREFIX")
     if path is None:
@@ -130,22 +130,23 @@ def _require_part(files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], w
     def look() -> None:
         files.note(path)
         with opened(path, files.stall_timeout) as part:
-            _require_sources(files, dataset, part, sources, where)
+            _require_sources(files, dataset, part, sources, shown(path))
 
     _told_of(where, look)
 
 
 def _require_sources(files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, sources: list[Any], where: str) -> None:
+    """``InputError`` unless ``part``, which messages call ``where``, holds what ``dataset`` takes from ``sources``."""
     name = shown(sources[0].dset_name)
     found = find_dataset(files, part, sources[0].dset_name)
     if found is None or found == dataset:
-        raise InputError(f"{where}, which has no dataset {name}: {WHOLE}")
+        raise InputError(f"{where} has no dataset {name}: {WHOLE}")
     if not np.can_cast(found.dtype, dataset.dtype, "safe"):
-        raise InputError(f"{where}, where {name} is {found.dtype}: it must be {dataset.dtype}, or its values are cut off")
+        raise InputError(f"{where}: {name} is {found.dtype}, it must be {dataset.dtype}, or its values are cut off")
     taken = [_rows_taken(found, source) for source in sources]
     rows = [each for each in taken if each is not None]
     if len(rows) < len(taken):
-        raise InputError(f"{where}, where {name} has shape {found.shape}, which does not hold all of it: {WHOLE}")
+        raise InputError(f"{where}: {name} has shape {found.shape}, which does not hold all of it: {WHOLE}")
     require_stored(files, found, name, range(min(each.start for each in rows), max(each.stop for each in rows)))
 
 
@@ -229,7 +230,7 @@ def _require_raw(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
             raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
         _told_of(where, partial(files.note, path))
         if Path(path).stat().st_size < offset + taken:
-            raise InputError(f"{where}, which is shorter than that needs ({offset + taken:,} bytes): {WHOLE}")
+            raise InputError(f"{where}, which is too short ({offset + taken:,} bytes are needed): {WHOLE}")
         left -= taken
     if left:
         raise InputError(f"{primary}: no part holds the last {left:,} bytes of {what}: make the file again")

@@ -12,7 +12,7 @@ from distcnn.datasets.content import BlockHashes, WholeHash, blocks_sha256, leav
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
 from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
-from distcnn.wording import being
+from distcnn.wording import being, counted, plural
 
 WORDS = {"train": "training", "test": "test"}
 MOST_NAMED = 5
@@ -40,8 +40,11 @@ class Found:
     lowest: int = 255
     highest: int = 0
     """Of the training pixels."""
+    lowest_hash: int = 2**64 - 1
+    highest_hash: int = 0
+    """Of the training images."""
     repeated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    """Which of the test images, in the order of their hashes, are training images too: of equal ones, the first."""
+    """Which of the test images, in the order of their hashes, are training images too: of equal ones, the first. Never one of zeros."""
     sample: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     """Mean and standard deviation of the pixels / 255 of the first training images, where this part has them."""
 
@@ -55,6 +58,8 @@ class Found:
             if split in other.first_blank:
                 self.first_blank[split] = min(self.first_blank.get(split, other.first_blank[split]), other.first_blank[split])
         self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+        self.lowest_hash = min(self.lowest_hash, other.lowest_hash)
+        self.highest_hash = max(self.highest_hash, other.highest_hash)
         self.repeated = self.repeated | other.repeated
         self.sample = self.sample or other.sample
 
@@ -103,7 +108,9 @@ class Survey:
             self._test_hashes.append(hashes)
         else:
             found.lowest, found.highest = min(found.lowest, int(images.min())), max(found.highest, int(brightest.max()))
-            self._note_repeated(hashes)
+            found.lowest_hash = min(found.lowest_hash, int(hashes.min()))
+            found.highest_hash = max(found.highest_hash, int(hashes.max()))
+            self._note_repeated(hashes[written])
             if first == 0:
                 by_channel = images.reshape(-1, images.shape[3])
                 found.sample = mean_and_std(pixel_sums(by_channel), len(by_channel))
@@ -137,7 +144,11 @@ class Survey:
             raise InputError(
                 f"{info.path}: every pixel of every training image is {found.lowest}: there is nothing to learn; make the file again"
             )
-        remarks = [*_on_pixels(info, found), *self._on_repeated()]
+        if found.lowest_hash == found.highest_hash and info.examples["train"] > 1:
+            raise InputError(
+                f"{info.path}: all {info.examples['train']:,} training images are the same: there is nothing to learn; make the file again"
+            )
+        remarks = [*_on_pixels(info, found), *self._on_test_images()]
         return self.judge_labels() + [f"{info.path}: {remark}" for remark in remarks]
 
     def judge_labels(self) -> list[str]:
@@ -164,16 +175,19 @@ class Survey:
             count = self.info.examples[split]
             if 0 <= last < count - LEAST_UNWRITTEN:
                 raise InputError(
-                    f"{self.info.path}: /{split}/images[{last + 1}:{count}] are zeros throughout, so they were never written: write them, "
+                    f"{self.info.path}: /{split}/images[{last + 1}:{count}] are zero throughout, so they were never written: write them, "
                     "or resize images and labels to those that were; if such images are meant, write the set in random order"
                 )
 
-    def _on_repeated(self) -> Iterator[str]:
-        places = np.flatnonzero(self.found.repeated[np.searchsorted(self._wanted, self._all_test_hashes)])
+    def _on_test_images(self) -> Iterator[str]:
+        hashes = self._all_test_hashes
+        if len(hashes) > 1 and np.all(hashes == hashes[0]):
+            yield f"all {len(hashes):,} test images are the same: the test accuracy says little about other images"
+        places = np.flatnonzero(self.found.repeated[np.searchsorted(self._wanted, hashes)])
         if places.size:
             yield (
-                f"{places.size:,} of {len(self._all_test_hashes):,} test images are training images too (the first: "
-                f"/test/images[{places[0]}]): the test accuracy is better than that of new images"
+                f"{places.size:,} of {counted(len(hashes), 'test image')} {_are(places.size)} also in the training set (the first: "
+                f"/test/images[{places[0]}]): expect a lower accuracy on new images"
             )
 
 
@@ -182,7 +196,7 @@ def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Itera
     used, unused = np.flatnonzero(is_used), np.flatnonzero(~is_used)
     if info.classes_counted and unused.size:
         yield (
-            f"the labels are {used[0]} to {used[-1]}, and no image has label {_named(unused)}: {being(info.classes, 'class')} trained; "
+            f"the labels are {used[0]} to {used[-1]}, and no image has {_named(unused)}: {being(info.classes, 'class')} trained; "
             f"number the labels 0 to {len(used) - 1}, or say how many classes there are (attribute 'classes')"
         )
     for split in SPLITS:
@@ -190,15 +204,15 @@ def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Itera
         missing = np.flatnonzero((here == 0) & is_used if info.classes_counted else here == 0)
         most, total = int(here.argmax()), int(here.sum())
         share = here[most] / total
-        if share == 1:
-            all_have = f"all {total:,} {word} images have" if total > 1 else f"the only {word} image has"
-            yield f"{all_have} label {most}: there is nothing to tell apart"
+        if share == 1 and total > 1:
+            yield f"all {total:,} {word} images have label {most}: there is nothing to tell apart"
             continue
         if missing.size:
-            lack = "it cannot be learned" if split == "train" else "it is not tested"
-            yield f"no {word} image has label {_named(missing)}: {lack}"
-        if share > LARGE_SHARE:
-            yield f"{share:.1%} of the {word} images have label {most}: to answer always that is right as often"
+            they = "it" if missing.size == 1 else "they"
+            lack = f"{they} cannot be learned" if split == "train" else f"{they} {_are(missing.size)} not tested"
+            yield f"no {word} image has {_named(missing)}: {lack}"
+        if LARGE_SHARE < share < 1:
+            yield f"{share:.1%} of the {word} images have label {most}: always answering {most} would be right as often"
 
 
 def _on_pixels(info: DatasetInfo, found: Found) -> Iterator[str]:
@@ -213,7 +227,8 @@ def _on_pixels(info: DatasetInfo, found: Found) -> Iterator[str]:
     for split in SPLITS:
         if found.blank[split]:
             first = f"/{split}/images[{found.first_blank[split]}]"
-            yield f"{being(found.blank[split], f'{WORDS[split]} image')} zeros throughout (the first: {first}): were they ever written?"
+            number, they = found.blank[split], "was it" if found.blank[split] == 1 else "were they"
+            yield f"{being(number, f'{WORDS[split]} image')} zero throughout (the first: {first}): {they} ever written?"
     if found.highest == 1:
         yield "no training pixel is above 1: if the images were scaled to 0..1 before they became uint8, multiply them by 255 first"
     if found.sample:
@@ -234,6 +249,11 @@ def _rounded(values: Sequence[float] | NDArray[np.float64]) -> str:
 
 
 def _named(labels: NDArray[np.int64]) -> str:
-    """Labels in words: "3, 5 or 7 more"."""
+    """Labels in words: "label 3", "any of the labels 3, 5", "any of the labels 0, 1, 2, 3, 4 and 7 more"."""
     named = ", ".join(map(str, labels[:MOST_NAMED].tolist()))
-    return f"{named} (nor {len(labels) - MOST_NAMED:,} more)" if len(labels) > MOST_NAMED else named
+    more = f" and {len(labels) - MOST_NAMED:,} more" if len(labels) > MOST_NAMED else ""
+    return f"{'any of the ' if len(labels) > 1 else ''}{plural(len(labels), 'label')} {named}{more}"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,13 @@ def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
     assert "h5clear" in seen.of("data", "bad")
 
 
+def test_a_named_pipe_is_called_one_and_not_a_slow_file_system(serial: Launcher, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "set.h5")
+    seen = doctor(serial, 1, "--data", str(tmp_path / "set.h5"))
+    seen.only_bad("data")
+    assert "is not a regular file" in seen.of("data", "bad")
+
+
 @pytest.mark.parametrize(("size", "says"), [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is empty")])
 def test_a_file_that_was_cut_off(serial: Launcher, own: Path, size: int, says: str) -> None:
     own.write_bytes(own.read_bytes()[:size])
@@ -83,6 +91,16 @@ def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Pat
     done = serial.run(1, "-m", "distcnn.train", "--data", str(own), "--max-steps", "1", "--model", "tutorial", "--output", f"{own}.run")
     assert done.returncode == 0, done.stderr
     assert all(f"warning: {remark}" in done.stdout.splitlines() for remark in remarks)
+
+
+def test_it_says_when_it_checked_the_labels_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def text() -> str:
+        facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
+        return " ".join(each.text for each in data.SECTION.judge(Places({0: "here"}), {0: facts}))
+
+    assert "only its labels were checked" not in text()
+    monkeypatch.setattr(data, "SAMPLE_BYTES", 1000)
+    assert "only its labels were checked" in text()
 
 
 def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path) -> None:

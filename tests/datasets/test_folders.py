@@ -352,7 +352,7 @@ def test_a_file_that_only_has_the_name_of_an_image_is_refused_by_name(tmp_path: 
 def test_an_image_that_disappears_while_they_are_read_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_classes(tmp_path / "in", {"a": 4})
     opened: list[Path] = []
-    real = pictures.open_regular
+    real = pictures.open_named
 
     def open_or_lose(path: Path) -> BinaryIO:
         opened.append(path)
@@ -360,7 +360,7 @@ def test_an_image_that_disappears_while_they_are_read_leaves_no_output(tmp_path:
             path.unlink()
         return real(path)
 
-    monkeypatch.setattr(pictures, "open_regular", open_or_lose)
+    monkeypatch.setattr(pictures, "open_named", open_or_lose)
     assert_refused(folder, tmp_path / "out.h5", r"\.png cannot be read \(No such file")
     assert len(opened) == 6
 

@@ -106,6 +106,8 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         (b"", "is empty"),
         (bytes(4096), "not a whole HDF5 file"),
         (SIGNATURE, "not a whole HDF5 file"),
+        ("label,pixel\n1,2\n".encode("utf-16"), "not an HDF5 file: "),
+        (bytes(16) + b"\xde\xc0\xef\xbe" + bytes(100), "not an HDF5 file: "),
         (b"PK\x03\x04" + bytes(100), r"not an HDF5 file but .*\.npz"),
         (b"\x93NUMPY\x01\x00", r"not an HDF5 file but .*\.npy"),
         (b"label,pixel0,pixel1\r\n3,0,255\r\n" * 100, r"not an HDF5 file but .*CSV"),
@@ -115,7 +117,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "not an HDF5 file but a pointer of Git LFS.*git lfs pull"),
         (b"<!DOCTYPE html>\n<html>", "not an HDF5 file but a web page"),
     ],
-    ids=["empty", "zeros", "short", "npz", "npy", "csv", "pickle", "mat", "gzip", "lfs", "html"],
+    ids=["empty", "zeros", "short", "utf-16", "lmdb", "npz", "npy", "csv", "pickle", "mat", "gzip", "lfs", "html"],
 )
 def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "set.h5"
@@ -235,7 +237,7 @@ def test_splits_of_different_sizes_are_refused(tmp_path: Path, shape: tuple[int,
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-@pytest.mark.parametrize("label", [4, 100, -1])
+@pytest.mark.parametrize("label", [4, 100])
 def test_a_label_out_of_range_is_refused_with_its_place_in_the_file(tmp_path: Path, split: str, label: int) -> None:
     path = write_as_a_user(tmp_path / "set.h5", put(f"{split}/labels", np.array([0, 3, 2, label])), attributes={"classes": 4})
     info = read_info(path)
@@ -244,9 +246,10 @@ def test_a_label_out_of_range_is_refused_with_its_place_in_the_file(tmp_path: Pa
         read_examples(info, split, range(2, 4))
 
 
-def test_a_negative_label_is_refused_where_the_classes_are_counted(tmp_path: Path) -> None:
-    info = read_info(write_as_a_user(tmp_path / "set.h5", put("train/labels", np.array([-3, 0, 1, 2]))))
-    with pytest.raises(InputError, match=r"/train/labels\[0\] is -3, out of range for 4 classes"):
+@pytest.mark.parametrize("attributes", [{}, {"classes": 4}], ids=["classes counted", "classes given"])
+def test_a_negative_label_is_refused(tmp_path: Path, attributes: dict[str, int]) -> None:
+    info = read_info(write_as_a_user(tmp_path / "set.h5", put("train/labels", np.array([0, -3, 1, 2])), attributes=attributes))
+    with pytest.raises(InputError, match=r"/train/labels\[1\] is -3: labels must not be negative"):
         read_examples(info, "train", range(4))
 
 
@@ -255,19 +258,25 @@ def test_a_negative_label_is_refused_where_the_classes_are_counted(tmp_path: Pat
 def test_a_bad_mean_or_std_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     path = write_as_a_user(tmp_path / "set.h5", attributes={key: value})
     with pytest.raises(
-        InputError, match=rf"set\.h5: attribute '{key}' is .*: it must be one finite number, or one for each of the 1 channels"
+        InputError, match=rf"set\.h5: attribute '{key}' is .*: it must be one finite number \(of the pixels / 255\)"
     ) as raised:
         read_info(path)
     assert_one_line_about(path, raised)
 
 
-def test_only_std_must_not_be_negative(tmp_path: Path) -> None:
-    assert read_info(write_as_a_user(tmp_path / "set.h5", attributes={"mean": -0.5})).mean == (-0.5,)
-    with pytest.raises(InputError, match=r"attribute 'std' is .*-0\.5"):
-        read_info(write_as_a_user(tmp_path / "set.h5", attributes={"std": -0.5}))
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_a_negative_mean_or_std_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(InputError, match=rf"attribute '{key}' is \[-0\.5\], .* from 0 to 1: leave it out"):
+        read_info(write_as_a_user(tmp_path / "set.h5", attributes={key: -0.5}))
 
 
-@pytest.mark.parametrize("value", [0, -1, 4.0, True, np.nan, "four", h5py.Empty("i8"), np.zeros(0), np.arange(4), [0.5, 1.5]], ids=str)
+def test_classes_may_be_a_whole_number_of_any_type(tmp_path: Path) -> None:
+    for value in (np.uint8(7), np.array([7]), 7.0, np.float32(7)):
+        classes = read_info(write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})).classes
+        assert (classes, type(classes)) == (7, int)
+
+
+@pytest.mark.parametrize("value", [0, -1, 4.5, True, np.nan, "four", h5py.Empty("i8"), np.zeros(0), np.arange(4), [0.5, 1.5]], ids=str)
 def test_a_bad_number_of_classes_is_refused(tmp_path: Path, value: Any) -> None:
     path = write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})
     with pytest.raises(InputError, match=r"set\.h5: attribute 'classes' is .*: it must be the number of classes, at least 1") as raised:
@@ -283,7 +292,7 @@ def test_classes_in_an_array_of_one_number_are_that_number(tmp_path: Path) -> No
 
 def test_a_name_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = write_as_a_user(tmp_path / "set.h5", attributes={"name": np.bytes_("Bäume".encode("latin-1"))})
-    with pytest.raises(InputError, match=r"set\.h5: attribute 'name' is no UTF-8 \(.*0xe4.*\): write it as UTF-8"):
+    with pytest.raises(InputError, match=r"set\.h5: attribute 'name' is not UTF-8 \(.*0xe4.*\): write it as UTF-8"):
         read_info(path)
 
 

@@ -70,7 +70,7 @@ def test_nothing_is_said_of_a_sound_set(tmp_path: Path) -> None:
     [
         (range(1, 11), ["labels are 1 to 10", "no image has label 0:", "11 classes are trained", "0 to 9"]),
         (range(1, 27), ["27 classes are trained", "0 to 25"]),
-        ([0, 5, 10], ["no image has label 1, 2, 3, 4, 6 (nor 3 more)", "11 classes", "0 to 2"]),
+        ([0, 5, 10], ["no image has any of the labels 1, 2, 3, 4, 6 and 3 more", "11 classes", "0 to 2"]),
     ],
     ids=["from 1", "letters", "gaps"],
 )
@@ -83,6 +83,9 @@ def test_classes_without_images_are_named(tmp_path: Path) -> None:
     assert_only(remarks(tmp_path, labelled(range(4), [0, 1, 3]), classes=4), "no test image has label 2")
     both = remarks(tmp_path, labelled(range(1, 11)), classes=11)
     assert [each.split(":")[0] for each in both] == ["no training image has label 0", "no test image has label 0"]
+    assert_only(
+        remarks(tmp_path, labelled([0, 1], range(4)), classes=4), "no training image has any of the labels 2, 3: they cannot be learned"
+    )
 
 
 def test_one_class_only_is_named(tmp_path: Path) -> None:
@@ -105,16 +108,43 @@ def test_test_images_among_the_training_images_are_counted(tmp_path: Path) -> No
     images[[5, 20, 700]] = arrays["train"][0][[0, 999, 3]]
     images[21] = images[20]
     changed = {**arrays, "test": (images, arrays["test"][1])}
-    assert_only(remarks(tmp_path, changed), "4 of 1,000 test images are training images too", "/test/images[5]")
+    assert_only(remarks(tmp_path, changed), "4 of 1,000 test images are also in the training set", "/test/images[5]")
     for parts in (2, 3, 7):
         assert_only(surveyed(read_info(tmp_path / "set.h5"), parts), "4 of 1,000 test images", "/test/images[5]")
     assert_only(remarks(tmp_path, {**arrays, "train": arrays["test"]}), "1,000 of 1,000 test images")
 
 
+def test_an_image_of_zeros_in_both_splits_is_mentioned_once_for_each(tmp_path: Path) -> None:
+    arrays = labelled(range(10))
+    for images, _ in arrays.values():
+        images[17] = 0
+    said = remarks(tmp_path, arrays)
+    assert [each.split(" (")[0] for each in said] == [f"1 {word} image is zero throughout" for word in ("training", "test")]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_images_that_are_all_the_same_are_refused_to_train_and_mentioned_to_test(tmp_path: Path, parts: int) -> None:
+    arrays = labelled(range(10))
+    arrays["test"][0][...] = arrays["test"][0][0]
+    assert_only(remarks(tmp_path, arrays), "all 1,000 test images are the same")
+    assert_only(surveyed(read_info(tmp_path / "set.h5"), parts), "all 1,000 test images are the same")
+    arrays["train"][0][...] = arrays["train"][0][0]
+    with pytest.raises(InputError, match="all 1,000 training images are the same: there is nothing to learn"):
+        remarks(tmp_path, arrays)
+    with pytest.raises(InputError, match="all 1,000 training images are the same"):
+        surveyed(read_info(tmp_path / "set.h5"), parts)
+
+
+def test_one_test_image_is_no_test_set_of_one_class(tmp_path: Path) -> None:
+    arrays = make_arrays(train=4, test=1)
+    said = remarks(tmp_path, {split: (images, np.arange(len(images)) % 2) for split, (images, _) in arrays.items()}, classes=2)
+    assert_only(said, "no test image has label 1: it is not tested")
+
+
 def test_images_of_zeros_are_counted(tmp_path: Path) -> None:
     arrays = labelled(range(10))
     arrays["train"][0][[17, 900]] = 0
-    assert_only(remarks(tmp_path, arrays), "2 training images are zeros throughout", "/train/images[17]")
+    assert_only(remarks(tmp_path, arrays), "2 training images are zero throughout", "/train/images[17]")
     assert_only(surveyed(read_info(tmp_path / "set.h5"), 3), "2 training images", "/train/images[17]")
 
 
@@ -127,7 +157,7 @@ def test_rows_that_a_writer_did_not_reach_are_refused(tmp_path: Path, split: str
             file[f"{name}/labels"] = labels
             rows = file.create_dataset(f"{name}/images", images.shape, np.uint8)  # without chunks: room for all at once
             rows[: 700 if name == split else None] = images[: 700 if name == split else None]
-    with pytest.raises(InputError, match=rf"/{split}/images\[700:1000\] are zeros throughout, so they were never written"):
+    with pytest.raises(InputError, match=rf"/{split}/images\[700:1000\] are zero throughout, so they were never written"):
         surveyed(read_info(tmp_path / "set.h5"), parts)
 
 
@@ -147,10 +177,13 @@ def test_pixels_from_0_to_1_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "word"), [({"std": 0.001}, "'std'"), ({"std": 0.0}, "'std'"), ({"mean": -7.0, "std": 0.3}, "'mean'")], ids=str
+    ("attributes", "word"), [({"std": 0.001}, "'std'"), ({"std": 0.0}, "'std'"), ({"mean": 0.9, "std": 0.01}, "'mean'")], ids=str
 )
 def test_statistics_far_from_the_pixels_are_named(tmp_path: Path, attributes: dict[str, float], word: str) -> None:
-    assert_only(remarks(tmp_path, labelled(range(10)), **attributes), f"attribute {word}", "delete the attribute")
+    arrays = labelled(range(10))
+    for images, _ in arrays.values():
+        images //= 16  # dark
+    assert_only(remarks(tmp_path, arrays, **attributes), f"attribute {word}", "delete the attribute")
 
 
 @pytest.mark.parametrize(

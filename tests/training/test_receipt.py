@@ -61,7 +61,7 @@ def test_a_last_line_that_was_cut_off_does_not_count(rest: str, tmp_path: Path) 
     ],
 )
 def test_what_is_no_receipt_is_refused(lines: list[Any], rest: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"receipt\.jsonl is no receipt.*{message}"):
+    with pytest.raises(InputError, match=rf"receipt\.jsonl is not a receipt.*{message}"):
         read_receipt(write(tmp_path, *lines, rest=rest))
 
 
@@ -69,7 +69,7 @@ def test_a_receipt_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"receipt\.jsonl cannot be read \(No such file or directory\): name a run directory"):
         read_receipt(tmp_path)
     (tmp_path / "receipt.jsonl").write_bytes(b"\xff\xfe\n")
-    with pytest.raises(InputError, match=r"is no receipt \(UnicodeDecodeError"):
+    with pytest.raises(InputError, match=r"is not a receipt \(UnicodeDecodeError"):
         read_receipt(tmp_path)
 
 

@@ -18,8 +18,7 @@ from distcnn.errors import InputError
 from distcnn.files import read_bytes
 from distcnn.trace.picture import draw_trace
 from distcnn.training.comparison import SPEED
-from distcnn.training.results import RESULT, read_result
-from distcnn.training.run_directory import METRICS
+from distcnn.training.results import METRICS, RESULT, read_result
 from distcnn.wording import counted, printable
 
 Metrics = list[dict[str, Any]]

@@ -178,11 +178,34 @@ def test_files_of_another_run_are_found(copy: Path, run: Path, image_set: MakeIm
     assert_identical(copy, "--to-step", "10", steps="0 to 10")
     shutil.copy(run / "result.json", copy)
     (copy / "weights.h5").write_bytes((run / "weights.h5").read_bytes()[:-1000])
-    assert_different(copy, r"step 12: result\.json or weights\.h5 cannot be read")
+    assert_different(copy, r"step 12: weights\.h5 is damaged \(")
     shutil.copytree(other / "checkpoints", copy / "checkpoints", dirs_exist_ok=True)
     done = verify(copy, "--from-step", "4", "--to-step", "8")
     assert done.returncode == 2
     assert "checkpoint of step 4: shard 0 had used" in done.stderr  # the order of examples hangs on the seed
+
+
+def test_a_receipt_that_was_cut_off_is_not_identical(copy: Path) -> None:
+    write_receipt(copy, receipt(copy)[:-2])
+    assert_different(copy, r"receipt\.jsonl has no line after step 12, although the run is over")
+    write_receipt(copy, receipt(copy)[:4])
+    assert_different(copy, r"receipt\.jsonl has no line after step \d, although the run is over", "--to-step", "4")
+    (copy / "result.json").unlink()  # now it is that of a run that was killed
+    assert verify(copy).stdout.splitlines()[-2].startswith("identical: ")
+
+
+def test_the_damaged_file_is_the_one_that_is_named(copy: Path) -> None:
+    (copy / "weights-best.h5").write_bytes(b"")
+    assert_different(copy, r"step 12: weights-best\.h5 is damaged \(")
+
+
+def test_sums_that_are_damaged_or_missing_are_said(copy: Path) -> None:
+    text = (copy / "SHA256SUMS").read_text()
+    for damaged in (b"", text.encode()[:190], text[text.index("\n") + 1 :].encode(), text.replace("e", "\xe9").encode("latin-1")):
+        (copy / "SHA256SUMS").write_bytes(damaged)
+        assert_different(copy, r"step 12: SHA256SUMS is damaged")
+    (copy / "SHA256SUMS").unlink()
+    assert "SHA256SUMS is missing" in verify(copy).stdout.splitlines()[-1]
 
 
 def test_one_bit_of_the_weights_is_found(copy: Path) -> None:

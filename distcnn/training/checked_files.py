@@ -27,8 +27,8 @@ def problem_of_files(run: Path, replayed: Replayed) -> str | None:
         if best and (run / BEST_WEIGHTS).exists():
             attributes = describe(expected, expected["best_step"], expected["best_test_accuracy"])
             problem = problem or _problem_of_weights(run / BEST_WEIGHTS, best, attributes)
-    except (OSError, ValueError, KeyError) as error:
-        return f"{RESULT} or {WEIGHTS} cannot be read ({error})"
+    except ValueError as error:
+        return str(error)
     return problem or damage_by_sums(run)
 
 
@@ -43,8 +43,9 @@ def unchecked(run: Path, replayed: Replayed) -> list[str]:
         found.append(f"{BEST_WEIGHTS}, which is missing")
     elif not _line_of_best(replayed):
         found.append(BEST_WEIGHTS)
-    sums = (run / SUMS).exists()
-    return [*found, f"times and speeds, but for damage since they were written ({SUMS})" if sums else "times and speeds"]
+    if (run / SUMS).exists():
+        return [*found, f"times and speeds, except that {SUMS} shows no damage since they were written"]
+    return [*found, f"times and speeds, since {SUMS} is missing"]
 
 
 def _line_of_best(replayed: Replayed) -> Line | None:

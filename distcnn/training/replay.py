@@ -23,6 +23,7 @@ from distcnn.training.comparison import (
     MetricsComparison,
     Receipt,
     difference,
+    missing_end,
     read_metrics,
     read_receipt,
 )
@@ -76,6 +77,9 @@ def replay(
     """
     pulse.beat(Activity.READING_RUN)
     receipt = on_root(communicator, lambda: read_receipt(directory))
+    cut_off = on_root(communicator, lambda: missing_end(directory, receipt))
+    if cut_off:
+        raise Different(cut_off)
     last = receipt.last_step if to_step is None else to_step
     together(communicator, lambda: _check_range(receipt, from_step, last))
     checkpoint = on_root(communicator, lambda: _nearest(directory, from_step, say)) if from_step else None

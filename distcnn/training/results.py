@@ -24,6 +24,9 @@ from distcnn.files import read_bytes, write_atomically
 from distcnn.training.replicas import array_sha256
 
 WEIGHTS, BEST_WEIGHTS, RESULT, SUMS = "weights.h5", "weights-best.h5", "result.json", "SHA256SUMS"
+CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
+ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
+"""Those of which ``SHA256SUMS`` has the hashes."""
 
 Arrays = Mapping[str, NDArray[Any]]
 Result = dict[str, Any]
@@ -54,12 +57,13 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
 
 
 def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The parameters in a file of weights, and its attributes as plain values. ``OSError`` or ``ValueError`` when it cannot be read."""
+    """The parameters in a file of weights, and its attributes as plain values. ``ValueError`` names the file when it cannot be read."""
+    content = _content(path)
     try:
-        with h5py.File(io.BytesIO(read_bytes(path)), "r") as file:
+        with h5py.File(io.BytesIO(content), "r") as file:
             attributes = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in file.attrs.items()}
             return dict(stored_arrays(file)), attributes
-    except (RuntimeError, KeyError, TypeError, MemoryError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
         raise ValueError(f"{path.name} is damaged ({error})") from error
 
 
@@ -68,31 +72,40 @@ def weights_sha256(arrays: Iterable[NDArray[Any]]) -> str:
     return array_sha256(np.concatenate([array.reshape(-1) for array in arrays]))
 
 
-def write_results(folder: Path, result: Result, weights: bytes, best: bytes | None, *others: str) -> None:
-    """Write weights, checksums (of the files ``others`` too) and the summary. ``OSError`` when the disk does not take them."""
+def write_results(folder: Path, result: Result, weights: bytes, best: bytes | None) -> None:
+    """Write weights, checksums (of the files written before, too) and the summary. ``OSError`` when the disk does not take them."""
     summary = (json.dumps(result, indent=2) + "\n").encode()
     files = {WEIGHTS: weights, **({} if best is None else {BEST_WEIGHTS: best})}
     for name, content in files.items():
         write_atomically(folder / name, content)
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
-    files |= {name: read_bytes(folder / name) for name in others} | {RESULT: summary}
+    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)} | {RESULT: summary}
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     write_atomically(folder / SUMS, sums.encode())
     write_atomically(folder / RESULT, summary)  # the last one: where it is, the run is over
 
 
 def read_result(folder: Path) -> Result:
-    """``result.json``. ``OSError`` or ``ValueError`` when it cannot be read, or lacks what every result has."""
+    """``result.json``. ``ValueError`` names it when it cannot be read, or lacks what every result has."""
+    content = _content(folder / RESULT)
     try:
-        result = json.loads(read_bytes(folder / RESULT))
+        result = json.loads(content)
         numbers = [result[name] for name in NUMBERS] + [result["dataset"]["train_examples"]]
         texts = [result["params_sha256"], result["dataset"]["content_sha256"], result["dataset"]["name"]]
-    except (KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{RESULT} is damaged ({type(error).__name__}: {error})") from error
     if not all(isinstance(each, int | float) for each in numbers) or not all(isinstance(each, str) for each in texts):
         raise ValueError(f"{RESULT} is damaged: a value is of another type")
     return dict(result)
+
+
+def _content(path: Path) -> bytes:
+    """A file's content. ``ValueError`` names the file when it cannot be read."""
+    try:
+        return read_bytes(path)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
 
 
 def damage_of(folder: Path) -> str | None:
@@ -100,23 +113,25 @@ def damage_of(folder: Path) -> str | None:
     try:
         result = read_result(folder)
         weights, attributes = read_weights(folder / WEIGHTS)
-        if not weights_sha256(weights.values()) == attributes["params_sha256"] == result["params_sha256"]:
+        if not weights_sha256(weights.values()) == attributes.get("params_sha256") == result["params_sha256"]:
             return f"{WEIGHTS} does not hold the weights that {RESULT} names"
         return damage_by_sums(folder)
-    except (OSError, ValueError, KeyError) as error:
-        return f"{RESULT} or {WEIGHTS} cannot be read ({error})"
+    except ValueError as error:
+        return str(error)
 
 
 def damage_by_sums(folder: Path) -> str | None:
     """The first file that is not as ``SHA256SUMS`` says; None when all are, or when an older version wrote the run, without sums."""
     try:
-        lines = read_bytes(folder / SUMS).decode().splitlines()
+        listed = _read_sums(folder)
     except FileNotFoundError:
         return None
-    for line in lines:
-        sha256, _, name = line.partition("  ")
-        if not name or "/" in name:
-            return f"{SUMS} is damaged"
+    except (OSError, ValueError):
+        return f"{SUMS} is damaged"
+    missing = [name for name in ALL_FILES if name not in listed and (folder / name).exists()]
+    if missing:
+        return f"{SUMS} is damaged: it lacks {missing[0]}"
+    for name, sha256 in listed.items():
         try:
             same = hashlib.sha256(read_bytes(folder / name)).hexdigest() == sha256
         except OSError as error:
@@ -124,3 +139,14 @@ def damage_by_sums(folder: Path) -> str | None:
         if not same:
             return f"{name} is damaged or was edited: its SHA-256 is not the one in {SUMS}"
     return None
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file in ``SHA256SUMS``. ``ValueError`` when a line is not one of ours, ``OSError`` when it cannot be read."""
+    sums = dict[str, str]()
+    for line in read_bytes(folder / SUMS).decode().splitlines():
+        sha256, _, name = line.partition("  ")
+        if not name or "/" in name or "\0" in name:
+            raise ValueError(line)
+        sums[name] = sha256
+    return sums

@@ -18,8 +18,8 @@ from distcnn.files import read_bytes
 from distcnn.model_source import Sources, compare_sources
 from distcnn.own_model import ACCEPT_FLAG, require_trust
 from distcnn.training.plan import Plan
-from distcnn.training.results import RESULT, damage_of, read_result
-from distcnn.training.run_directory import CHECKPOINTS, CONFIG, RECEIPT, read_config
+from distcnn.training.results import CONFIG, RECEIPT, RESULT, damage_of, read_result
+from distcnn.training.run_directory import CHECKPOINTS, read_config
 from distcnn.training.snapshot import check_snapshot
 from distcnn.wording import counted
 

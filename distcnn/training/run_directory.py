@@ -21,9 +21,20 @@ from distcnn.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.nn import Sequential
 from distcnn.training.line_log import LineLog
 from distcnn.training.locking import LOCK, locked, require_owner
-from distcnn.training.results import BEST_WEIGHTS, RESULT, SUMS, WEIGHTS, Arrays, describe, encode_weights, write_results
+from distcnn.training.results import (
+    ALL_FILES,
+    BEST_WEIGHTS,
+    CONFIG,
+    METRICS,
+    RECEIPT,
+    SUMS,
+    Arrays,
+    describe,
+    encode_weights,
+    write_results,
+)
 
-CONFIG, METRICS, RECEIPT, CHECKPOINTS = "config.toml", "metrics.jsonl", "receipt.jsonl", "checkpoints"
+CHECKPOINTS = "checkpoints"
 Checkpoints = Mapping[int, Checkpoint]
 """By their steps."""
 NONE: Checkpoints = MappingProxyType({})
@@ -77,7 +88,7 @@ class RunDirectory:
         self._keep_config(folder)
         self.metrics.complete()
         self.receipt.complete()
-        write_results(folder, result, last, best, CONFIG, METRICS, RECEIPT)
+        write_results(folder, result, last, best)
 
     def _keep_config(self, folder: Path) -> None:
         with suppress(InputError):
@@ -208,7 +219,7 @@ def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints
 
 
 def _require_no_run(path: Path) -> None:
-    found = [name for name in (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS, SUMS) if os.path.lexists(path / name)]
+    found = [name for name in (*ALL_FILES, SUMS) if os.path.lexists(path / name)]
     if found or CheckpointStore(path / CHECKPOINTS).steps():
         raise InputError(
             f"--output: {path} already holds a run ({[*found, CHECKPOINTS][0]}): name another folder, or continue that run "

@@ -152,6 +152,9 @@ def test_any_flipped_bit_of_a_finished_run_is_noticed(name: str, finished: Path,
         damaged[bit // 8] ^= 1 << bit % 8
         (run / name).write_bytes(damaged)
         assert damage_of(run), f"bit {bit}"
+    for cut in (0, len(whole) // 2, len(whole) - 1):
+        (run / name).write_bytes(whole[:cut])
+        assert damage_of(run) or cut == len(whole) - 1, f"cut to {cut} bytes"
     (run / name).unlink()
     assert damage_of(run) or name == "SHA256SUMS", "older versions wrote no sums"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -30,6 +31,9 @@ OPENMPI_SETTINGS = {
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMPI_MCA_btl": "^ofi",
 }
+
+# Under nohup it is ignored, which all processes of the tests would inherit.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 MakeImageSet = Callable[..., Path]
 

@@ -51,7 +51,7 @@ def require_outside(model: str, *run_directories: str | Path) -> None:
             if _is_inside(entry or os.curdir, directory):
                 raise InputError(
                     f"the run directory {directory} is on Python's module search path ({entry or 'the current folder'}), "
-                    f"so model {model!r} could import code from it: start in another folder, or choose another --output"
+                    f"so model {model!r} could import code from it: start outside it, without it in PYTHONPATH, or put the run elsewhere"
                 )
         for place in _places(name):
             if _is_inside(place, directory):

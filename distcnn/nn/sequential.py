@@ -95,10 +95,13 @@ class Sequential:
             layer.bind({key: values[f"{name}.{key}"] for key in own}, {key: grads[f"{name}.{key}"] for key in own})
 
     def initialise(self, rng: np.random.Generator) -> Sequential:
-        """Draw every parameter's first value, in order, from ``rng``."""
+        """Draw every parameter's first value, in order, from ``rng``. ``ArgumentError`` when an initialiser gives another shape."""
         for name, values in self.named_values().items():
             parameter = self.parameters[name]
-            values[...] = parameter.initialiser(rng, parameter.shape, parameter.fan_in, parameter.fan_out)
+            drawn = parameter.initialiser(rng, parameter.shape, parameter.fan_in, parameter.fan_out)
+            if np.shape(drawn) not in (parameter.shape, ()):  # broadcasting would repeat values that should differ
+                raise ArgumentError(f"the initialiser of {name} returned an array of shape {np.shape(drawn)}, not {parameter.shape}")
+            values[...] = drawn
         return self
 
     def forward(self, x: Array) -> Array:

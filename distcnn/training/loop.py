@@ -80,7 +80,8 @@ class Loop:
         pulse.beat(Activity.WRITING_RESULTS)
         on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
         if self._saving.location and newest < self.state.step:
-            self._progress.say(f"warning: the last checkpoint on the disk is of step {newest}, the run ended at {self.state.step}")
+            found = f"the last checkpoint on the disk is of step {newest}" if newest >= 0 else "there is no checkpoint on the disk"
+            self._progress.say(f"warning: {found}, although the run ended at step {self.state.step}: it cannot be continued from its end")
         return result
 
     def add_end(self) -> None:

@@ -81,8 +81,9 @@ class RunDirectory:
                 lambda: store.make_room(result["steps"], result["best_step"]),
             )
         except OSError as error:
-            remedy = f"make room, then finish the run with --resume {self.path}" if self._is(self.path) else "begin a new run elsewhere"
-            raise InputError(f"the results cannot be written to {self.path} ({error.strerror}): {remedy}") from error
+            first = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
+            remedy = f"{first}, then finish the run with --resume {self.path}" if self._is(self.path) else "begin a new run elsewhere"
+            raise InputError(f"the results cannot be written to {_shown(error, self.path)}: {remedy}") from error
 
     def _write_results(self, folder: Path, result: dict[str, Any], last: bytes, best: bytes | None) -> None:
         self._keep_config(folder)
@@ -155,6 +156,13 @@ class RunDirectory:
         self._report(f"warning: {lost} was removed during the run: its files are written again, to {path}")
         self.metrics.file_is_lost()
         self.receipt.file_is_lost()
+
+
+def _shown(error: OSError, folder: Path) -> str:
+    """The folder and what went wrong there, with the file's name where a path of another kind is in the way."""
+    place = error.filename2 or error.filename  # of a renaming, the second is where it should go
+    name = Path(place).name if place and error.errno in (errno.EISDIR, errno.ENOTDIR) else ""
+    return f"{folder} ({error.strerror}{f': {name}' if name else ''})"
 
 
 class NoRunDirectory:

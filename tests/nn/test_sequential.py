@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, Tanh
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Array
+from distcnn.signatures import ArgumentError
 
 examples = settings(deadline=None, derandomize=True, max_examples=40)
 SHAPE = (2, 9, 8)
@@ -91,6 +92,15 @@ def test_initialise_does_not_depend_on_the_microbatch_or_on_what_was_there() -> 
     network.values[:] = np.nan
     np.testing.assert_array_equal(network.initialise(np.random.default_rng(3)).values, expected)
     np.testing.assert_array_equal(small_cnn().plan(SHAPE, 16).initialise(np.random.default_rng(3)).values, expected)
+
+
+def test_an_initialiser_of_another_shape_is_refused() -> None:
+    for drawn in (np.ones((3, 3)), np.ones(16), np.ones((1, 16))):
+        network = Sequential([Flatten(), Dense(2, weight_initialiser=lambda *_, drawn=drawn: drawn)]).plan((4, 4, 1), 1)
+        with pytest.raises(ArgumentError, match=r"the initialiser of dense1\.weight returned an array of shape .*, not \(2, 16\)"):
+            network.initialise(np.random.default_rng(0))
+    network = Sequential([Flatten(), Dense(2, weight_initialiser=lambda *_: 0.5)]).plan((4, 4, 1), 1)
+    assert set(network.initialise(np.random.default_rng(0)).named_values()["dense1.weight"].flat) == {0.5}
 
 
 def test_backward_overwrites_the_gradients_and_skips_the_inputs() -> None:

@@ -302,6 +302,19 @@ def test_results_take_the_room_of_older_checkpoints(image_set: MakeImageSet, who
     assert read_result(path)["params_sha256"] == read_result(whole)["params_sha256"]
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_and_not_called_a_full_disk(image_set: MakeImageSet, tmp_path: Path) -> None:
+    story, path = Story(image_set(), tmp_path / "run"), tmp_path / "run"
+    with pytest.raises(InputError, match=r"results cannot be written .*\(Is a directory.*weights\.h5\): put that right, then .*--resume"):
+        story.train(once(3, lambda: (path / "weights.h5").mkdir()))
+
+
+def test_a_run_that_ends_without_any_checkpoint_says_so(image_set: MakeImageSet, tmp_path: Path) -> None:
+    story, path = Story(image_set(), tmp_path / "run"), tmp_path / "run"
+    story.train(once(0, lambda: (path / "checkpoints").write_text("a file in its place")))
+    assert "there is no checkpoint on the disk" in story.said[-1]
+    assert "-1" not in story.said[-1]
+
+
 # -- what it tells without the data
 
 

@@ -29,7 +29,7 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or not, in order."""
         if self.folder.is_symlink():
-            raise InputError(f"{self.folder} is a symbolic link: put the folder itself there, a link could lead elsewhere")
+            raise InputError(f"{self.folder} is a symbolic link: put the folder itself there: a link could lead elsewhere")
         try:
             names = [each.name for each in self.folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):

@@ -29,7 +29,7 @@ NOT_LOOKED_AT = Finding(
     "doctor",
     WARNING,
     "the rest was not looked at: ranks, clock, output, data, network, sums",
-    "mend first what is bad above",
+    "fix the problems above first",
 )
 
 

@@ -11,7 +11,8 @@ from distcnn.checkpoints import Checkpoint
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.files import read_bytes
-from distcnn.training.run_directory import METRICS, RECEIPT, NoRunDirectory
+from distcnn.training.results import METRICS, RECEIPT, RESULT
+from distcnn.training.run_directory import NoRunDirectory
 
 Line = dict[str, Any]
 STARTS = ("start", "resume")
@@ -66,6 +67,13 @@ def read_receipt(directory: Path) -> Receipt:
     if not good:
         raise InputError(f"{path} is not a receipt: its first line must be of kind 'start', and each must name its step")
     return Receipt(lines)
+
+
+def missing_end(directory: Path, receipt: Receipt) -> str:
+    """A text where the receipt lacks the end of a run that is over, as ``result.json`` shows; else an empty one."""
+    if receipt.ended or not (directory / RESULT).exists():
+        return ""
+    return f"{RECEIPT} has no line after step {receipt.last_step}, although the run is over ({RESULT}): its end was cut off"
 
 
 class MetricsComparison:

@@ -4,6 +4,7 @@ which brings ssl, archives and pip's ways with it: only root needs that, and onl
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,9 +33,16 @@ SAMPLE_NOTICE = (
 def must_be_prepared(path: str | Path, source: str | None, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether ``path`` is missing, or is a mere sample where a folder with all of MNIST is named."""
     folder = named_folder(source, environment)
-    return not os.path.exists(path) or (  # noqa: PTH110  (Path's raises for a name that is too long)
-        folder is not None and read_info(path).name == SAMPLE_NAME
-    )
+    return _is_missing(path) or (folder is not None and read_info(path).name == SAMPLE_NAME)
+
+
+def _is_missing(path: str | Path) -> bool:
+    """Whether there is no such file. One that the file system cannot show now (a stale handle, an I/O error) is not missing."""
+    try:
+        os.stat(path)  # noqa: PTH116  (Path's raises for a name that is too long)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+    return False
 
 
 def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:

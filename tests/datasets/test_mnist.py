@@ -155,6 +155,15 @@ def test_the_folder_may_be_named_by_the_environment_and_the_argument_goes_first(
     assert_holds(tmp_path / "b.h5", mnist_files)
 
 
+def test_what_the_file_system_cannot_show_is_not_prepared_anew(tmp_path: Path, mnist_files: Files) -> None:
+    """As a stale handle or an I/O error: here, links that lead in a circle."""
+    folder, output = write_files(tmp_path / "in", mnist_files), tmp_path / "out.h5"
+    output.symlink_to(output)
+    with pytest.raises(InputError, match="file system reports an error"):
+        ensure_mnist(output, str(folder), print)
+    assert output.is_symlink()
+
+
 def test_an_environment_variable_that_is_empty_names_no_folder(tmp_path: Path, mnist_files: Files, serve: Serve) -> None:
     mirror, _ = serve(mnist_files)
     ensure_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_DIR": "", "DISTCNN_MNIST_MIRRORS": mirror})

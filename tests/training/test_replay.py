@@ -73,6 +73,7 @@ def test_without_checkpoints_it_begins_at_the_first_step(copy: Path) -> None:
 def test_a_run_killed_at_an_epochs_end_is_identical(last: int, copy: Path) -> None:
     lines = (copy / "receipt.jsonl").read_text().splitlines(keepends=True)
     place = next(number for number, line in enumerate(receipt(copy)) if (line["kind"], line["step"]) == ("epoch", last))
+    (copy / "result.json").unlink()
     for rest in ("", lines[place][:1], lines[place][:-1]):  # after the line on the weights, or within that on the epoch
         (copy / "receipt.jsonl").write_text("".join(lines[:place]) + rest)
         replayed = replay(copy, None, 0, None, SerialCommunicator(), print)
@@ -178,6 +179,7 @@ def test_missing_and_damaged_metrics_are_found(copy: Path) -> None:
 
 def test_metrics_of_a_run_that_was_killed_may_end_early(copy: Path) -> None:
     alter(copy, lambda lines: lines.pop())
+    (copy / "result.json").unlink()
     lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
     assert not replay(copy, None, 0, None, SerialCommunicator(), print).reached_end
@@ -203,7 +205,7 @@ def test_every_value_of_the_result_is_compared_or_named(run: Path, replayed: Rep
     for name in result["dataset"]:
         (copy / "result.json").write_text(json.dumps({**result, "dataset": {**result["dataset"], name: "x"}}))
         assert problem_of_files(copy, replayed), name
-    assert "times and speeds" in unchecked(copy, replayed)
+    assert any("times and speeds" in each for each in unchecked(copy, replayed))
 
 
 def test_measured_values_are_protected_by_the_checksums(copy: Path, replayed: Replayed) -> None:
@@ -224,7 +226,7 @@ def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Rep
             file.attrs[attribute] = value
         assert f"{attribute} is " in (problem_of_files(copy, replayed) or "")
     (copy / name).write_bytes(whole[: len(whole) // 2])
-    assert "cannot be read" in (problem_of_files(copy, replayed) or "")
+    assert f"{name} is damaged" in (problem_of_files(copy, replayed) or "")
 
 
 def test_what_is_not_checked_is_named(copy: Path, replayed: Replayed) -> None:

@@ -263,6 +263,9 @@ class Queue:
                     self._left_out -= gap
             except Exception as error:  # whatever a replaced stream may raise
                 self._fail(error, text)
+            except BaseException:  # Ctrl-C in a caller that writes itself: the next one goes on
+                self._works = False
+                raise
 
     def _fail(self, error: Exception, text: str) -> None:
         """Count the text as left out. A reader that has left is worth a word only when there is more to say: it had enough of it."""

@@ -27,11 +27,11 @@ def killable(seconds: float = 0.0) -> Iterator[None]:
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {each: signal.getsignal(each) for each in SIGNALS if callable(signal.getsignal(each))}
-    for number in handlers:
-        signal.signal(number, signal.SIG_DFL)
-    if seconds:
-        _start_timer(seconds)
     try:
+        for number in handlers:
+            signal.signal(number, signal.SIG_DFL)
+        if seconds:
+            _start_timer(seconds)
         yield
     finally:
         if seconds:

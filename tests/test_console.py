@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from distcnn import console
-from distcnn.console import guarded, say, tell
+from distcnn.console import Output, guarded, say, tell
 from distcnn.training.progress import Progress
 from tests.conftest import ROOT, SERIAL, MakeImageSet, clean_environment
 
@@ -283,3 +283,21 @@ def test_a_run_with_replaced_streams(what: str, image_set: MakeImageSet, tmp_pat
     done = SERIAL.run(1, "-c", program, "--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_an_interrupt_while_a_replaced_stream_is_written_does_not_silence_it() -> None:
+    class Interrupted(io.StringIO):
+        interrupts = 1
+
+        def write(self, text: str) -> int:
+            if self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    stream = Interrupted()
+    output = Output(stream, lambda error: None)
+    with pytest.raises(KeyboardInterrupt):
+        output.write("lost\n")
+    output.write("shown\n")
+    assert "shown\n" in stream.getvalue()

@@ -216,7 +216,7 @@ def _read_headers(path: str) -> None:
     HDF5 waits while h5py holds the interpreter's lock: no other thread and no signal handler runs. Here Python reads for it, and
     releases the lock while it waits.
     """
-    any_problem = OSError, RuntimeError, LookupError, TypeError, ValueError  # whoever reads it in earnest says what is wrong
+    any_problem = OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError  # whoever reads it in earnest says what is wrong
     with suppress(*any_problem), io.FileIO(path) as file, h5py.File(file, "r") as hdf5:
         list(hdf5.attrs.items())
         seen = itertools.count()

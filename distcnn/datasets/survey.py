@@ -21,7 +21,7 @@ LARGE_SHARE = 0.95
 FAR = 10
 """Statistics further than this from those of the pixels are mentioned: a factor, or a number of standard deviations."""
 LEAST_UNWRITTEN = 16
-"""More images of zeros than this at the end of a split were never written: HDF5 makes room for all of a dataset at its first row."""
+"""This many images of zeros at the end of a split were never written: HDF5 makes room for all of a dataset at its first row."""
 FLAT = (4, 64)
 """Images with at most this many rows and at least this many columns, or the other way round, are mentioned."""
 

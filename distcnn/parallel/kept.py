@@ -78,6 +78,8 @@ class KeptReduction:
 
     def start(self, bucket: slice, sums: Sums) -> None:
         """All of this rank's gradients are complete: sum them over all ranks."""
+        if self._started:
+            raise MisuseError("start() for the second time in a step")
         for row in range(len(self._own)):
             if row not in self._added:
                 self._own[row].fill(0)  # a shard that failed, or was left out
@@ -95,6 +97,8 @@ class KeptReduction:
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
         """The gradient's sum, in float32 (the tally holds the rest)."""
+        if not self._started:
+            raise MisuseError("finish() before start()")
         sums.finish()
         return self._totals
 

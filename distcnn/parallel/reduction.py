@@ -70,7 +70,7 @@ class SummedReduction:
         self._total = self._sums[TALLY_SPACE:]
         self._placed = 0
         self._added: dict[int, int] = {}  # how many shards each bucket holds, by its first element
-        self._started: set[int] = set()
+        self._started: dict[int, int] = {}  # the end of each bucket that was handed over, by its first element
 
     def clear(self) -> None:
         """Start a step."""
@@ -101,13 +101,18 @@ class SummedReduction:
         self._added[first] = added + 1
 
     def start(self, bucket: slice, sums: Sums) -> None:
-        first = bucket.start or 0
+        first, stop, _ = bucket.indices(self._total.size)
+        if any(first < other_stop and other_first < stop for other_first, other_stop in self._started.items()):
+            raise MisuseError(f"start() of elements {first} to {stop}, some of which were started before")
         if not self._added.get(first):
             self._total[bucket].fill(0)
-        self._started.add(first)
+        self._started[first] = stop
         sums.start(self._sums[first + TALLY_SPACE if first else 0 : TALLY_SPACE + self._total[: bucket.stop].size])
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
+        started = sum(stop - first for first, stop in self._started.items())
+        if started != self._total.size:
+            raise MisuseError(f"finish() after start() of {started} of {self._total.size} elements")
         sums.finish()
         return self._total
 

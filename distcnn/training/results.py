@@ -116,7 +116,7 @@ def damage_of(folder: Path) -> str | None:
         if not weights_sha256(weights.values()) == attributes.get("params_sha256") == result["params_sha256"]:
             return f"{WEIGHTS} does not hold the weights that {RESULT} names"
         return damage_by_sums(folder)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # TypeError: weights of types that do not go together
         return str(error)
 
 

@@ -160,6 +160,17 @@ def test_nothing_is_added_to_what_was_handed_over(reduction: Reduction) -> None:
         reduction.add(grads)
 
 
+def test_all_is_handed_over_exactly_once(reduction: Reduction) -> None:
+    sums = ForegroundSums(lambda values: None)
+    reduction.clear()
+    with pytest.raises(MisuseError, match=r"finish\(\)"):
+        reduction.finish(sums)
+    reduction.start(slice(0, None), sums)
+    with pytest.raises(MisuseError, match=r"start\(\)"):
+        reduction.start(slice(0, None), sums)
+    reduction.finish(sums)
+
+
 def test_no_more_shards_than_there_are(reduction: Reduction) -> None:
     for _ in range(2):
         reduction.add(place(reduction, [1, 2, 3]))

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distcnn.command_line import Parser, meant
+from distcnn.cli.parser import Parser, meant
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.errors import InputError
-from distcnn.files import open_named
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
-from distcnn.own_model import ACCEPT_FLAG, TRUST_FLAG, require_trust
+from distcnn.system.files import open_named
+from distcnn.user_code import ACCEPT_FLAG, TRUST_FLAG, require_trust
 
 
 def _flag(default: Any, help: str, unit: str = "", choices: Sequence[str] = (), fixed: bool = True, bare: Any = None) -> Any:

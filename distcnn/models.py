@@ -10,9 +10,9 @@ import numpy as np
 from distcnn.errors import InputError
 from distcnn.mistakes import described, mistake_in
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, glorot_uniform
-from distcnn.own_model import is_own
 from distcnn.signatures import ArgumentError
-from distcnn.wording import counted
+from distcnn.system.wording import counted
+from distcnn.user_code import is_own
 
 Model = Callable[[tuple[int, int, int], int], Sequential]
 

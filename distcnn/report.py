@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distcnn.command_line import Parser
-from distcnn.console import guarded, say, tell
+from distcnn.cli.parser import Parser
 from distcnn.errors import InputError
-from distcnn.files import read_bytes
-from distcnn.trace.picture import draw_trace
+from distcnn.profiling.plot import draw_trace
+from distcnn.system.console import guarded, say, tell
+from distcnn.system.files import read_bytes
+from distcnn.system.wording import counted, printable
 from distcnn.training.comparison import SPEED
 from distcnn.training.results import METRICS, RESULT, read_result
-from distcnn.wording import counted, printable
 
 Metrics = list[dict[str, Any]]
 

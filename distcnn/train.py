@@ -9,35 +9,35 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
-import distcnn.root  # noqa: F401
+import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.checkpoints import CheckpointStore
-from distcnn.command import EXIT_STOPPED, run_command
+from distcnn.cli.command import EXIT_STOPPED, run_command
 from distcnn.config import TARGET_DEFAULTS, Config, Request, as_flag, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
 from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
-from distcnn.datasets.memory import window_examples
-from distcnn.faults.pulse import Activity, pulse
-from distcnn.faults.signals import StopSignals
-from distcnn.faults.watchdog import Watchdog
-from distcnn.files import remove_temporary_files
-from distcnn.own_model import require_outside
-from distcnn.parallel import Communicator, on_root, together
-from distcnn.parallel.threads import blas_description, blas_threads
+from distcnn.datasets.memory_budget import window_examples
+from distcnn.distributed import Communicator, on_root, together
+from distcnn.distributed.blas_threads import blas_description, blas_threads
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.fault_tolerance.signals import StopSignals
+from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.system.files import remove_temporary_files
+from distcnn.system.wording import counted
 from distcnn.training.advice import warnings_of
+from distcnn.training.checkpointing import Saving
+from distcnn.training.host_placement import describe_hosts
 from distcnn.training.locking import locked, require_owner
 from distcnn.training.loop import Loop, Records
-from distcnn.training.places import describe_hosts
-from distcnn.training.plan import Plan
+from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress, Progress
-from distcnn.training.records import begin_records, open_directory
 from distcnn.training.results import BEST_WEIGHTS, WEIGHTS
 from distcnn.training.resume import ResumePoint, check_model, existing_run, find_resume_point, is_in_place
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
-from distcnn.training.saving import Saving
+from distcnn.training.schedule import Plan
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import check_dataset, restore_snapshot
 from distcnn.training.state import State
-from distcnn.wording import counted
+from distcnn.user_code import require_outside
 
 NAME = "distcnn.train"
 
@@ -142,7 +142,7 @@ def _train(run: Run, point: ResumePoint | None, request: Request, held: ExitStac
 def _traced(run: Run, state: State, records: Records, saving: Saving, path: Path, progress: Progress) -> AbstractContextManager[None]:
     if not run.config.trace:
         return nullcontext()
-    from distcnn.trace import traced  # not for all: few runs are
+    from distcnn.profiling import traced  # not for all: few runs are
 
     return traced(run, state.step, records, saving, path, progress.say)
 

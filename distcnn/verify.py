@@ -7,17 +7,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import distcnn.root  # noqa: F401
-from distcnn.command import run_command
-from distcnn.command_line import Parser
-from distcnn.faults.pulse import Activity, pulse
-from distcnn.faults.watchdog import Watchdog
-from distcnn.own_model import TRUST_FLAG
-from distcnn.parallel import Communicator, on_root
+import distcnn.system.rank0_imports  # noqa: F401
+from distcnn.cli.command import run_command
+from distcnn.cli.parser import Parser
+from distcnn.distributed import Communicator, on_root
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.training.checked_files import problem_of_files, unchecked
 from distcnn.training.comparison import Different
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.replay import replay
+from distcnn.user_code import TRUST_FLAG
 
 NAME = "distcnn.verify"
 IDENTICAL, DIFFERENT = 0, 1

@@ -5,7 +5,7 @@ Every start under a launcher does so too, but not before other ranks of it: for 
 
 import sys
 
-from distcnn.faults.leftovers import main
+from distcnn.fault_tolerance.leftovers import main
 
 if __name__ == "__main__":
     sys.exit(main())

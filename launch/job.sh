@@ -99,7 +99,7 @@ set_slurm_words() {
         set_mpirun_words < <(
             mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
             mapfile -t counts < <("$python" -c 'import sys
-from distcnn.launcher import tasks_per_node
+from distcnn.system.launcher import tasks_per_node
 print(*tasks_per_node(sys.argv[1]), sep="\n")' "${SLURM_TASKS_PER_NODE:?}")
             for index in "${!hosts[@]}"; do echo "${hosts[index]} ${counts[index]}"; done
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.files import TEMPORARY
+from distcnn.system.files import TEMPORARY
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import mean, median, quantiles
 
 from distcnn.config import Config
-from distcnn.parallel import open_communicator
-from distcnn.parallel.threads import limit_blas_threads
+from distcnn.distributed import open_communicator
+from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.training.setup import prepare_run
 from tests.conftest import ROOT, SERIAL, Launcher, clean_environment, mpi_launcher
 

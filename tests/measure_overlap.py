@@ -11,8 +11,8 @@ import time
 import numpy as np
 
 from distcnn.config import Config
-from distcnn.parallel import Communicator, open_communicator
-from distcnn.parallel.threads import limit_blas_threads
+from distcnn.distributed import Communicator, open_communicator
+from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.training.setup import Run, prepare_run
 
 STEPS_A_TURN = 15

@@ -33,15 +33,15 @@ from typing import Any
 import numpy as np
 
 from distcnn.config import Config
-from distcnn.parallel import Communicator, open_communicator
-from distcnn.parallel.threads import limit_blas_threads
-from distcnn.parallel.trial import try_network
-from distcnn.projection.calibration import Calibration, Shard
-from distcnn.projection.network import KIND, Network, fit_network
-from distcnn.projection.outputs import calibrated
-from distcnn.projection.step import Place, predict
-from distcnn.sweep.plan import in_order
-from distcnn.sweep.records import Records, read_settings
+from distcnn.distributed import Communicator, open_communicator
+from distcnn.distributed.allreduce_benchmark import try_network
+from distcnn.distributed.blas_threads import limit_blas_threads
+from distcnn.scaling.points import in_order
+from distcnn.scaling.prediction.calibration import Calibration, Shard
+from distcnn.scaling.prediction.interconnect import KIND, Network, fit_network
+from distcnn.scaling.prediction.outputs import calibrated
+from distcnn.scaling.prediction.step_time import Place, predict
+from distcnn.scaling.sweep_directory import Records, read_settings
 from distcnn.training.parts import replaced
 from distcnn.training.setup import prepare_run
 from tests.cluster.hosts import Hosts, hosts
@@ -172,13 +172,13 @@ def open_dilated(dilation: int) -> Communicator:
     """All ranks; the thread that sums naps so much longer."""
     limit_blas_threads()
     communicator = open_communicator()
-    mpi = sys.modules["distcnn.parallel.mpi"]
+    mpi = sys.modules["distcnn.distributed.mpi"]
     mpi.SECONDS_BETWEEN_LOOKS *= dilation  # type: ignore[attr-defined]
     return communicator
 
 
 def measure_network(dilation: int, file: Path) -> None:
-    """On a rank: the network test. Root writes it as ``distcnn.network`` does, in the time that is not dilated."""
+    """On a rank: the network test. Root writes it as ``distcnn.scaling.interconnect_test`` does, in the time that is not dilated."""
     communicator = open_dilated(dilation)
     found = {"kind": KIND, **try_network(communicator, SECONDS_OF_TEST)}
     found["rows"] = {way: [[nbytes, seconds / dilation] for nbytes, seconds in rows] for way, rows in found["rows"].items()}

@@ -14,14 +14,15 @@ import numpy as np
 
 from distcnn.config import Config
 from distcnn.datasets import Microbatch
-from distcnn.nn import Sequential, filtering
-from distcnn.nn.windows import windows_view
-from distcnn.parallel import SerialCommunicator
-from distcnn.parallel.threads import limit_blas_threads
+from distcnn.distributed import SerialCommunicator
+from distcnn.distributed.blas_threads import limit_blas_threads
+from distcnn.nn import Sequential
+from distcnn.nn.geometry import windows_view
+from distcnn.nn.kernels import algorithms
+from distcnn.training.checkpointing import NoSaving
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.run_directory import NoRunDirectory
-from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 
@@ -47,14 +48,14 @@ def outputs_of(network: Sequential, microbatch: Microbatch) -> np.ndarray:
 
 def main(data: str, examples: str, seeds: str) -> None:
     limit_blas_threads()
-    usual, gaps = filtering.LEAST_FILTERS, []
+    usual, gaps = algorithms.LEAST_FILTERS, []
     for seed in range(int(seeds)):
-        filtering.LEAST_FILTERS = usual
+        algorithms.LEAST_FILTERS = usual
         run, minimal = trained(data, seed, int(examples))
         part, microbatch = run.step.shards[0], run.step.microbatch
         part.fill(microbatch, 0, 0)
         windows = outputs_of(run.network, microbatch)
-        filtering.LEAST_FILTERS = 10**9
+        algorithms.LEAST_FILTERS = 10**9
         other, direct = trained(data, seed, int(examples))
         other.network.values[:] = run.network.values
         constant = np.ptp(outputs_of(other.network, microbatch), axis=-1) == 0

@@ -13,10 +13,10 @@ from contextlib import nullcontext
 import numpy as np
 
 from distcnn.config import parse_config
-from distcnn.parallel import open_communicator
-from distcnn.parallel.threads import limit_blas_threads
-from distcnn.trace.recorder import MOST_OF_STEPS, Parts, Recorder
-from distcnn.trace.steps import StepTrace
+from distcnn.distributed import open_communicator
+from distcnn.distributed.blas_threads import limit_blas_threads
+from distcnn.profiling.recorder import MOST_OF_STEPS, Parts, Recorder
+from distcnn.profiling.steps import StepTrace
 from distcnn.training.setup import Run, prepare_run
 
 STEPS_A_TURN = 4

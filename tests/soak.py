@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from distcnn.command import EXIT_OK, EXIT_STOPPED
+from distcnn.cli.command import EXIT_OK, EXIT_STOPPED
 from tests.conftest import SERIAL, mpi_launcher, openmpi_launcher, write_image_set
 from tests.soak_compare import damaged_checkpoints, differences, leavings
 from tests.soak_counts import Counts, table

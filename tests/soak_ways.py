@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distcnn.faults.signals import STOP_SIGNALS
+from distcnn.fault_tolerance.signals import STOP_SIGNALS
 from tests.soak_starts import Start, steps_taken
 
 WAYS = (

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn import network, report, verify
-from distcnn.checkup import options
-from distcnn.command_line import Parser, advice
+from distcnn import report, verify
+from distcnn.benchmark import options as of_benchmark
+from distcnn.cli.parser import Parser, advice
 from distcnn.config import CONFIG_FLAGS, make_parser, parse_request
 from distcnn.datasets.commands import idx_command, images_command, mnist_command
+from distcnn.doctor import options
 from distcnn.errors import InputError
-from distcnn.measure import request as of_benchmark
-from distcnn.sweep import request as of_scaling
+from distcnn.scaling import interconnect_test
+from distcnn.scaling import options as of_scaling
 
 GUESSES = {
     "--lr": "--learning-rate",
@@ -63,7 +64,7 @@ def test_every_flag_of_training_is_its_own_first_guess() -> None:
     ("parser", "wrong", "guess"),
     [
         (verify.make_parser(), "--from", "--from-step"),
-        (network.make_parser(), "--second", "--seconds"),
+        (interconnect_test.make_parser(), "--second", "--seconds"),
         (options.make_parser(), "--thread-per-rank", "--threads-per-rank"),
         (report.make_parser(), "--out", "--output"),
         (of_benchmark.make_parser(), "--turn", "--turns"),

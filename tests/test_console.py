@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from distcnn import console
-from distcnn.console import Output, guarded, say, tell
+from distcnn.system import console
+from distcnn.system.console import Output, guarded, say, tell
 from distcnn.training.progress import Progress
 from tests.conftest import ROOT, SERIAL, MakeImageSet, clean_environment
 

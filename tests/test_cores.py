@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.cores import Cores, cgroup_share, default_ranks, oversubscription, threads_for_each, usable_cores
+from distcnn.system.cores import Cores, cgroup_share, default_ranks, oversubscription, threads_for_each, usable_cores
 
 ALL = frozenset(range(8))
 

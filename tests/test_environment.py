@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn.environment import kernel_variables, sources_sha256
+from distcnn.system.environment import kernel_variables, sources_sha256
 from distcnn.training.fingerprint import arithmetic_sha256, differences, fingerprint
 from tests.conftest import SERIAL
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.files import TEMPORARY, append, read_bytes, remove_temporary_files, sync_folder, write_atomically
+from distcnn.system.files import TEMPORARY, append, read_bytes, remove_temporary_files, sync_folder, write_atomically
 from tests.conftest import ROOT, clean_environment
 from tests.full_disk import full_disk
 
@@ -21,7 +21,7 @@ SYNC = pytest.mark.parametrize("sync", [True, False], ids=["synced", "not synced
 
 def in_a_process(program: str, *arguments: object) -> subprocess.Popen[str]:
     """Start ``program``, which finds ``write_atomically`` and its path in ``path``."""
-    text = f"import sys\nfrom pathlib import Path\nfrom distcnn.files import write_atomically\npath = Path(sys.argv[1])\n{program}"
+    text = f"import sys\nfrom pathlib import Path\nfrom distcnn.system.files import write_atomically\npath = Path(sys.argv[1])\n{program}"
     command = [sys.executable, "-c", text, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True)
 
@@ -233,7 +233,7 @@ def test_without_sync_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_kernel_sees_the_syncs_in_that_order(tmp_path: Path) -> None:
     if shutil.which("strace") is None or subprocess.run(["strace", "-qq", "true"], capture_output=True, check=False).returncode:
         pytest.skip("no strace here, or it may not trace")
-    program = "import sys; from pathlib import Path; from distcnn.files import *; write_atomically(Path(sys.argv[1]), b'123', b'45')"
+    program = "import sys; from pathlib import Path; from distcnn.system.files import *; write_atomically(Path(sys.argv[1]), b'123', b'45')"
     trace = ["strace", "-qq", "-y", "-e", "trace=write,fsync,rename,renameat,renameat2", "-o", str(tmp_path / "trace")]
     (tmp_path / "run").mkdir()
     command = [*trace, sys.executable, "-c", program, str(tmp_path / "run" / "file")]

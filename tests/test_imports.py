@@ -110,16 +110,17 @@ COMMANDS = {"train.py", "verify.py", "benchmark.py", "scaling.py", "network.py",
 SELDOM = {
     *{"ssl", "http.client", "urllib.request", "email", "zipfile", "gzip", "tempfile"},  # MNIST that must be had first
     *{"tqdm", "multiprocessing", "importlib.metadata"},  # a progress bar
-    "distcnn.trace",
+    "distcnn.profiling",
     *{"pdb", "distcnn.training.debug", "distcnn.training.replay"},  # debugging and replays
     *{"tomllib", "tomli_w"},  # root's files
-    *{"concurrent.futures", "distcnn.datasets.reader"},  # data larger than memory
+    *{"concurrent.futures", "distcnn.datasets.prefetch"},  # data larger than memory
     *{"matplotlib", "PIL"},
 }
 LOADED = f"import json, sys; print(json.dumps(sorted({SELDOM!r} & set(sys.modules))))"
 TRAINED = """
 import os, sys
-from distcnn import launcher, train
+from distcnn.system import launcher
+from distcnn import train
 code = train.main(sys.argv[1:])
 if launcher.declared_rank(os.environ):
     exec({loaded!r})

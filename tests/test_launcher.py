@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn import launcher
+from distcnn.distributed import SerialCommunicator, open_communicator
 from distcnn.errors import InputError
-from distcnn.parallel import SerialCommunicator, open_communicator
+from distcnn.system import launcher
 
 HYDRA = {"PMI_SIZE": "4", "PMI_RANK": "2"}
 OPENMPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0"}
@@ -61,7 +61,7 @@ def test_the_declared_rank_says_who_may_print() -> None:
 
 
 def test_a_missing_mpi_library_is_an_input_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "distcnn.parallel.mpi", None)  # importing it raises ImportError
+    monkeypatch.setitem(__import__("sys").modules, "distcnn.distributed.mpi", None)  # importing it raises ImportError
     with pytest.raises(InputError, match=r"mpi4py cannot be used.*\.\[mpi,mpich\]"):
         open_communicator(HYDRA)
 

@@ -7,15 +7,15 @@ import time
 
 import pytest
 
-from distcnn.locked_calls import killable
+from distcnn.system.locked_calls import killable
 from tests.conftest import SERIAL
 from tests.faults.running import running
 
 # PyDLL, unlike CDLL, keeps the interpreter's lock while it calls.
 LOCKED = """
 import ctypes, os, signal, sys
-from distcnn.faults.signals import StopSignals
-from distcnn.locked_calls import killable
+from distcnn.fault_tolerance.signals import StopSignals
+from distcnn.system.locked_calls import killable
 if "closed" in sys.argv:
     os.close(2)
 with StopSignals("test", True, lambda: os._exit(7)):

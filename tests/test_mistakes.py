@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from distcnn import train
-from distcnn.checkup.guardian import Guardian
-from distcnn.checkup.table import Report
+from distcnn.doctor.report import Report
+from distcnn.doctor.supervisor import Guardian
 from distcnn.errors import InputError
 from distcnn.mistakes import is_thread_limit, mistake_in, mistake_lines
 from distcnn.models import build_model, find_model, initialise_model

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.model_source import compare_sources, model_sources
 from distcnn.models import find_model
 from distcnn.training.setup import same_model
+from distcnn.user_source import compare_sources, model_sources
 from tests.conftest import ROOT
 
 NET = """

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from distcnn import benchmark, report, scaling, train, verify
+from distcnn import report, train, verify
+from distcnn.benchmark.__main__ import main as benchmark
+from distcnn.scaling.__main__ import main as scaling
 
 Main = Callable[[Sequence[str]], int]
 
@@ -22,10 +24,10 @@ Main = Callable[[Sequence[str]], int]
         (verify.main, "PIPE"),
         (report.main, "PIPE --output OUT"),
         (report.main, "--trace PIPE --output OUT"),
-        (benchmark.main, "--data PIPE"),
-        (benchmark.main, "--draw PIPE --picture OUT"),
-        (scaling.main, "--ranks 1 --data PIPE --output OUT"),
-        (scaling.main, "--ranks 1 --predict 4 --network PIPE --output OUT"),
+        (benchmark, "--data PIPE"),
+        (benchmark, "--draw PIPE --picture OUT"),
+        (scaling, "--ranks 1 --data PIPE --output OUT"),
+        (scaling, "--ranks 1 --predict 4 --network PIPE --output OUT"),
     ],
 )
 def test_a_named_pipe_is_refused_at_once(main: Main, flags: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from tests.conftest import SERIAL, Launcher, MakeImageSet
 from tests.faults.running import running
 
 QUICK = ["--model", "mlp", "--epochs", "1"]
-LOOK = "from distcnn.terminal import watched_columns; print('columns', watched_columns())"
+LOOK = "from distcnn.system.terminal import watched_columns; print('columns', watched_columns())"
 # Stands for a launcher: two ranks, whose output goes through a pipe; by its name the kernel takes it for mpirun.
 MPIRUN = """#!/bin/sh
 while [ "$1" != python ]; do shift; done

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from distcnn.wording import being, counted, plural, printable, shell_word
+from distcnn.system.wording import being, counted, plural, printable, shell_word
 
 
 def test_one_and_many() -> None:

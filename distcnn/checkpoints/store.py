@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distcnn.checkpoints.format import Checkpoint, CheckpointError, VersionError, decode, encode
 from distcnn.errors import InputError
-from distcnn.files import read_bytes, remove_temporary_files, sync_folder, write_atomically
+from distcnn.system.files import read_bytes, remove_temporary_files, sync_folder, write_atomically
 
 NAME = re.compile(r"step-(\d{9,})\.h5")
 

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from distcnn.command_line import Parser
-from distcnn.console import drain, guarded, say, tell
+from distcnn.cli.parser import Parser
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
@@ -17,7 +16,8 @@ from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
 from distcnn.mistakes import THREAD_LIMIT, is_thread_limit
-from distcnn.wording import counted, printable
+from distcnn.system.console import drain, guarded, say, tell
+from distcnn.system.wording import counted, printable
 
 Warn = Callable[[str], None]
 

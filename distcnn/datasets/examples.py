@@ -10,7 +10,7 @@ import numpy as np
 from distcnn.datasets.hdf5 import DatasetInfo, ImageFile, Images, Labels
 from distcnn.datasets.opening import short, told, trouble
 from distcnn.errors import InputError
-from distcnn.wording import counted
+from distcnn.system.wording import counted
 
 PIECE_BYTES = 2**20
 """About this much is read at once: a sign of life, and whoever else wants HDF5 waits no longer than that takes."""

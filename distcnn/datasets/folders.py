@@ -16,8 +16,8 @@ from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
 from distcnn.datasets.pictures import BACKGROUNDS, Form, Transparency, read_picture
 from distcnn.datasets.writer import Split, examples_at_once, write_dataset
 from distcnn.errors import InputError
-from distcnn.streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
-from distcnn.wording import counted
+from distcnn.random_streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
+from distcnn.system.wording import counted
 
 Files = list[tuple[Path, int]]
 """Each image's path and label."""

@@ -51,7 +51,7 @@ class DatasetInfo:
     chunk_examples: Mapping[str, int]
     """Examples of a chunk of the images in ``train`` and in ``test``, the unit in which HDF5 reads; 1 where there are no chunks."""
     blocks_sha256: str = ""
-    """Of all examples, block by block, so that many ranks can check it (``distcnn.datasets.content``)."""
+    """Of all examples, block by block, so that many ranks can check it (``distcnn.datasets.hashing``)."""
     classes_counted: bool = False
     """Whether the file does not say how many classes there are, so that the largest label does."""
     class_names: tuple[str, ...] = ()

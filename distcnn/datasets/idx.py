@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import by
 from distcnn.errors import InputError
-from distcnn.files import open_named
+from distcnn.system.files import open_named
 
 UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4

@@ -14,7 +14,7 @@ from distcnn.datasets.idx import PARTS, find_idx, open_idx, usual_name
 from distcnn.datasets.layout import some
 from distcnn.datasets.writer import Split, examples_at_once, write_dataset
 from distcnn.errors import InputError
-from distcnn.wording import counted, plural
+from distcnn.system.wording import counted, plural
 
 IdxPaths = Mapping[tuple[str, str], Path]
 """The files by split (``train``, ``test``) and part (``images``, ``labels``)."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distcnn.datasets.pictures import NAMES, SUFFIXES
 from distcnn.errors import InputError
-from distcnn.wording import counted
+from distcnn.system.wording import counted
 
 Warn = Callable[[str], None]
 Classes = dict[str, list[Path]]

@@ -28,7 +28,7 @@ from distcnn.datasets.hdf5 import SPLITS
 from distcnn.datasets.idx import PARTS, find_idx, parse_idx, unpack, usual_name
 from distcnn.datasets.writer import Split, write_dataset
 from distcnn.errors import InputError
-from distcnn.files import open_named
+from distcnn.system.files import open_named
 
 Report = Callable[[str], None]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 
 from distcnn.errors import InputError
-from distcnn.locked_calls import killable
+from distcnn.system.locked_calls import killable
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAD_BYTES = 4096

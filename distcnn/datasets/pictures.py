@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import Images, by
 from distcnn.errors import InputError
-from distcnn.files import open_named
-from distcnn.wording import counted
+from distcnn.system.files import open_named
+from distcnn.system.wording import counted
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 NAMES = "PNG, JPEG, BMP, GIF, TIFF or WebP"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import Images, Labels
-from distcnn.datasets.order import Order
+from distcnn.datasets.sampler import Order
 
 
 class Stretch(NamedTuple):

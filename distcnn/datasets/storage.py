@@ -21,7 +21,7 @@ import numpy as np
 
 from distcnn.datasets.opening import OpenFiles, opened, shown
 from distcnn.errors import InputError
-from distcnn.locked_calls import killable
+from distcnn.system.locked_calls import killable
 
 T = TypeVar("T")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.content import BlockHashes, WholeHash, blocks_sha256, leaves_of
+from distcnn.datasets.hashing import BlockHashes, WholeHash, blocks_sha256, leaves_of
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
 from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
-from distcnn.wording import being, counted, plural
+from distcnn.system.wording import being, counted, plural
 
 WORDS = {"train": "training", "test": "test"}
 MOST_NAMED = 5

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.content import BlockHashes, WholeHash, blocks_sha256, leaves_of
+from distcnn.datasets.hashing import BlockHashes, WholeHash, blocks_sha256, leaves_of
 from distcnn.datasets.hdf5 import SPLITS, Images, by
 from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError

@@ -4,7 +4,7 @@ Forward. With ``P`` the zero-padded input,
 
     y[o, r, s] = b[o] + sum over c, i, j of  w[o, c, i, j] * P[c, r*stride_h + i, s*stride_w + j]
 
-Along the width, rows are filtered as ``distcnn.nn.filtering`` says, by default unfolded into kw shifted copies. Row h of all channels is
+Along the width, rows are filtered as ``distcnn.nn.kernels.algorithms`` says, by default unfolded into kw shifted copies. Row h of all channels is
 then a matrix V[h] of C*kw rows and ow*N columns, and the kh rows that one row of outputs needs lie one below the other in memory: they
 are one matrix of K = C*kh*kw rows, and ``Y[r] = W V[r*stride_h ... r*stride_h + kh - 1] + b``. This is im2col (Chellapilla, Puri and
 Simard, "High performance convolutional neural networks for document processing", 2006) without copying anything kh times.
@@ -31,11 +31,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.blocks import Group, Part, RowSizes, StripSizes, plan_blocks, plan_gathers, plan_parts, plan_together, windows_of_rows
-from distcnn.nn.filtering import Filtering, plan_filtering
+from distcnn.nn.geometry import Geometry, Pair, as_pair, is_count, output_size
 from distcnn.nn.initialisers import he_normal, zeros
+from distcnn.nn.kernels.algorithms import Filtering, plan_filtering
+from distcnn.nn.kernels.blocking import (
+    Group,
+    Part,
+    RowSizes,
+    StripSizes,
+    plan_blocks,
+    plan_gathers,
+    plan_parts,
+    plan_together,
+    windows_of_rows,
+)
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer, image_buffer, image_shape
-from distcnn.nn.windows import Geometry, Pair, as_pair, is_count, output_size
 from distcnn.signatures import explained
 
 BLOCK_BYTES = 768 * 1024

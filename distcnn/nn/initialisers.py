@@ -1,7 +1,7 @@
 """How parameters begin. An initialiser is a function ``(rng, shape, fan_in, fan_out) -> float64 array`` of that shape.
 
 In training, ``rng`` is a NumPy ``Generator`` whose ``random``, ``uniform``, ``standard_normal`` and ``normal`` give the same bits with
-every NumPy (``distcnn.streams.PortableGenerator``). Those of its other methods may change with NumPy.
+every NumPy (``distcnn.random_streams.PortableGenerator``). Those of its other methods may change with NumPy.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from distcnn.nn.memory import Arena
+from distcnn.nn.kernels.arena import Arena
 from distcnn.signatures import explained
 
 Array = NDArray[np.floating]

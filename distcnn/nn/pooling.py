@@ -12,7 +12,7 @@ subgradient). **The first in row-major order wins**, as in PyTorch, of the numbe
 them instead multiplies it: on MNIST, whose constant background convolves to equal values, that cost 20 points of accuracy in the first
 epoch.
 
-Behind minimal filtering (``distcnn.nn.filtering``) a constant image does not give equal numbers: each output of a tile is another sum, with
+Behind minimal filtering (``distcnn.nn.kernels.algorithms``) a constant image does not give equal numbers: each output of a tile is another sum, with
 other last bits, and the largest may be any of them. In ``wide`` on MNIST a third of all windows are constant, and in 30 to 42 % of those
 another one than the first wins, the same one on any number of ranks. It does not matter: over four seeds the test accuracy after one epoch
 was 0.9879, and 0.9877 with direct filtering, where the first wins; the difference is 0.0001 with a standard error of 0.0003
@@ -28,10 +28,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.blocks import Part
+from distcnn.nn.geometry import Pair, as_pair, output_size, window_offsets
+from distcnn.nn.kernels.blocking import Part
+from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.layer import Array, Layer, Shape, buffer, buffer_like, image_buffer, image_shape
-from distcnn.nn.tiles import copy_tiles
-from distcnn.nn.windows import Pair, as_pair, output_size, window_offsets
 from distcnn.signatures import explained
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
-from distcnn.nn.fused import align, fuse
+from distcnn.nn.kernels.fusion import align, fuse
 from distcnn.nn.layer import Array, Layer, Parameter, Shape, buffer
 from distcnn.signatures import ArgumentError, explained
 

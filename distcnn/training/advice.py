@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.training.plan import Plan
-from distcnn.wording import counted
+from distcnn.system.wording import counted
+from distcnn.training.schedule import Plan
 
 FEWEST_STEPS = 100
 """A run of fewer steps learns little: with the defaults, 1,000 MNIST images (24 steps) reach an accuracy of 0.31, 2,000 (48) 0.90."""

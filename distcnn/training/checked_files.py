@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.training.comparison import SPEED, STARTS, Line
+from distcnn.training.consistency import array_sha256
 from distcnn.training.replay import Replayed
-from distcnn.training.replicas import array_sha256
 from distcnn.training.results import BEST_WEIGHTS, RESULT, SUMS, WEIGHTS, damage_by_sums, describe, read_result, read_weights
 
 MEASURED = (SPEED, "train_seconds", "seconds_to_target")

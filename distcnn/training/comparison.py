@@ -10,7 +10,7 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.files import read_bytes
+from distcnn.system.files import read_bytes
 from distcnn.training.results import METRICS, RECEIPT, RESULT
 from distcnn.training.run_directory import NoRunDirectory
 

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from distcnn.config import Config
 from distcnn.datasets import DatasetInfo, Part, Shard
-from distcnn.datasets.content import ExamplesDigest
 from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
+from distcnn.datasets.hashing import ExamplesDigest
 from distcnn.datasets.hdf5 import Images, Labels
-from distcnn.datasets.memory import LABEL_BYTES, window_bounds, window_examples
+from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_examples
 from distcnn.datasets.statistics import pixel_sums
 from distcnn.datasets.survey import Survey
+from distcnn.distributed import Communicator, on_root, span_of, together
 from distcnn.errors import InputError
-from distcnn.faults.pulse import Activity, pulse
-from distcnn.host_memory import most_memory
-from distcnn.parallel import Communicator, on_root, span_of, together
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.system.host_memory import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
 NamedHashes = list[tuple[str, str]]
@@ -95,8 +95,8 @@ def _read(file: ExampleFile, split: str, span: range) -> tuple[Images, Labels]:
 
 
 def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], test: range) -> Data:
-    from distcnn.datasets.reader import Reader  # a thread and its queue: with --data-memory only
-    from distcnn.datasets.windows import WindowedShard
+    from distcnn.datasets.prefetch import Reader  # a thread and its queue: with --data-memory only
+    from distcnn.datasets.streaming import WindowedShard
 
     length = window_examples(dataset, config.num_shards, config.data_memory)
     reader = Reader(ExampleFile(dataset, config.stall_timeout), progress=lambda: pulse.wait(False), waiting=_waiting_for_window)

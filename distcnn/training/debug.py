@@ -11,26 +11,26 @@ import numpy as np
 
 from distcnn.checkpoints import Checkpoint
 from distcnn.config import Config, Request
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError, TrainingError
-from distcnn.faults.pulse import Activity, pulse
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.models import find_model
 from distcnn.nn import he_normal
 from distcnn.nn.gradient_check import gradient_error
-from distcnn.own_model import require_outside, require_trust
-from distcnn.parallel import Communicator
+from distcnn.training.checkpointing import NoSaving
 from distcnn.training.comparison import Receipt, read_receipt
-from distcnn.training.finite import check_finite
 from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
-from distcnn.training.plan import Plan
+from distcnn.training.nan_check import check_finite
 from distcnn.training.progress import NoProgress
 from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.run_directory import NoRunDirectory
-from distcnn.training.saving import NoSaving
+from distcnn.training.schedule import Plan
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import restore_snapshot
 from distcnn.training.state import State
+from distcnn.user_code import require_outside, require_trust
 
 LARGEST_GRADIENT_ERROR = 1e-5
 CHECKED_EXAMPLES = 2

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets import Microbatch, Part
+from distcnn.distributed import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
 from distcnn.errors import TrainingError
-from distcnn.faults.pulse import Activity, pulse
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import Sequential, computing
 from distcnn.nn.losses import Loss
-from distcnn.parallel import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
-from distcnn.training.finite import NotFinite, first_not_finite
+from distcnn.system.wording import counted
+from distcnn.training.nan_check import NotFinite, first_not_finite
 from distcnn.training.step import count_correct
-from distcnn.wording import counted
 
 
 class EvaluationFailure(TrainingError):

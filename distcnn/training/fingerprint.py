@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import distcnn
-from distcnn.environment import kernel_variables, sources_sha256
-from distcnn.parallel.threads import blas_description, blas_threads
+from distcnn.distributed.blas_threads import blas_description, blas_threads
+from distcnn.system.environment import kernel_variables, sources_sha256
 
 FLAGS_OF_NOTE = (
     "sse4_2",

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets import Part
+from distcnn.distributed import Communicator
 from distcnn.errors import TrainingError
-from distcnn.parallel import Communicator
-from distcnn.wording import counted
+from distcnn.system.wording import counted
 
 MOST_NAMED = 8
 """Examples named in an error."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distcnn.files import append, read_bytes, write_atomically
+from distcnn.system.files import append, read_bytes, write_atomically
 
 
 class LineLog:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distcnn.errors import InputError
-from distcnn.files import open_regular
+from distcnn.system.files import open_regular
 
 LOCK = ".lock"
 

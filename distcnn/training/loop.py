@@ -11,22 +11,22 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.distributed import on_root
 from distcnn.errors import Stopped, TrainingError
-from distcnn.faults.pulse import Activity, pulse
-from distcnn.launcher import starting_words
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import Sequential
-from distcnn.own_model import is_own
-from distcnn.parallel import on_root
+from distcnn.system.launcher import starting_words
+from distcnn.system.wording import shell_command
+from distcnn.training.checkpointing import NoSaving, Saving
+from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
 from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
-from distcnn.training.replicas import compare_replicas, params_sha256
-from distcnn.training.saving import NoSaving, Saving
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
 from distcnn.training.step import ShardFailure
-from distcnn.wording import shell_command
+from distcnn.user_code import is_own
 
 
 class Records(Protocol):

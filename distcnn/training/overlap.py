@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from distcnn.datasets import Microbatch
+from distcnn.distributed import Communicator, ForegroundSums, Reduction, Sums, plan_buckets
 from distcnn.nn import Sequential
-from distcnn.parallel import Communicator, ForegroundSums, Reduction, Sums, plan_buckets
 
 T = TypeVar("T")
 

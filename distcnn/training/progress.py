@@ -6,8 +6,8 @@ import os
 import sys
 from typing import Any
 
-from distcnn import console
-from distcnn.terminal import USUAL_COLUMNS, watched_columns
+from distcnn.system import console
+from distcnn.system.terminal import USUAL_COLUMNS, watched_columns
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
 """``bar`` or ``lines``. Without it: a bar where a terminal shows the output, also through ``mpirun``, and lines elsewhere."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
+from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
-from distcnn.faults.pulse import Activity, pulse
-from distcnn.model_source import compare_sources
-from distcnn.own_model import require_outside, require_trust
-from distcnn.parallel import Communicator, on_root, together
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.system.wording import counted
+from distcnn.training.checkpointing import NoSaving
 from distcnn.training.comparison import (
     STARTS,
     Comparison,
@@ -27,17 +27,17 @@ from distcnn.training.comparison import (
     read_metrics,
     read_receipt,
 )
+from distcnn.training.consistency import parameter_hashes
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop, make_result
 from distcnn.training.progress import NoProgress
-from distcnn.training.replicas import parameter_hashes
 from distcnn.training.resume import sources_in_force
 from distcnn.training.run_directory import CHECKPOINTS
-from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import dataset_identity, restore_snapshot
 from distcnn.training.state import State
-from distcnn.wording import counted
+from distcnn.user_code import require_outside, require_trust
+from distcnn.user_source import compare_sources
 
 NAMES_ONLY = ("name", "source")
 """What an image set is called may differ where it lies now; its content may not."""

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.checkpoints import stored_arrays
-from distcnn.files import read_bytes, write_atomically
-from distcnn.training.replicas import array_sha256
+from distcnn.system.files import read_bytes, write_atomically
+from distcnn.training.consistency import array_sha256
 
 WEIGHTS, BEST_WEIGHTS, RESULT, SUMS = "weights.h5", "weights-best.h5", "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"

@@ -14,14 +14,14 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config, Request, as_flag
 from distcnn.errors import InputError
-from distcnn.files import read_bytes
-from distcnn.model_source import Sources, compare_sources
-from distcnn.own_model import ACCEPT_FLAG, require_trust
-from distcnn.training.plan import Plan
+from distcnn.system.files import read_bytes
+from distcnn.system.wording import counted
 from distcnn.training.results import CONFIG, RECEIPT, RESULT, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS, read_config
+from distcnn.training.schedule import Plan
 from distcnn.training.snapshot import check_snapshot
-from distcnn.wording import counted
+from distcnn.user_code import ACCEPT_FLAG, require_trust
+from distcnn.user_source import Sources, compare_sources
 
 Report = Callable[[str], None]
 

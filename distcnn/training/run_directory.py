@@ -17,8 +17,8 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
 from distcnn.config import Config, read_toml
 from distcnn.errors import InputError
-from distcnn.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.nn import Sequential
+from distcnn.system.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.training.line_log import LineLog
 from distcnn.training.locking import LOCK, locked, require_owner
 from distcnn.training.results import (

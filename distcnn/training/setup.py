@@ -11,28 +11,28 @@ from numpy.typing import NDArray
 
 from distcnn.config import Config
 from distcnn.datasets import DatasetInfo, Microbatch, read_info
-from distcnn.datasets.content import combined_sha256
 from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
+from distcnn.datasets.hashing import combined_sha256
 from distcnn.datasets.statistics import mean_and_std
+from distcnn.distributed import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
+from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError
-from distcnn.faults.pulse import Activity, pulse
-from distcnn.faults.signals import received_by_children
-from distcnn.model_source import Sources, compare_sources, model_sources, sha256_of
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, Sequential
 from distcnn.optim import OPTIMIZERS
-from distcnn.parallel import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
-from distcnn.parallel.communicator import JointError
-from distcnn.streams import INITIALISE, PortableGenerator, generator
+from distcnn.random_streams import INITIALISE, PortableGenerator, generator
+from distcnn.system.wording import counted
 from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.fingerprint import fingerprint
+from distcnn.training.host_placement import require_everywhere, settle_threads
 from distcnn.training.overlap import Lane, open_sums, plan_overlap
-from distcnn.training.places import require_everywhere, settle_threads
-from distcnn.training.plan import Plan
+from distcnn.training.schedule import Plan
 from distcnn.training.step import Step
-from distcnn.wording import counted
+from distcnn.user_source import Sources, compare_sources, model_sources, sha256_of
 
 FORWARDS_A_STEP = 3
 """A block of the test set takes about a third of the time of a shard in a step, which goes backward too."""

@@ -15,10 +15,10 @@ from distcnn.checkpoints import Checkpoint
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Sequential
+from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
 from distcnn.training.setup import Run
 from distcnn.training.state import State
-from distcnn.wording import counted
 
 
 def take_snapshot(run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str) -> Checkpoint:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from distcnn.parallel import Totals
+from distcnn.distributed import Totals
 
 
 @dataclass

@@ -11,14 +11,14 @@ import numpy as np
 
 from distcnn.config import LARGEST_GRADIENT_LIMIT
 from distcnn.datasets import Microbatch, Part
+from distcnn.distributed import Communicator, RangeError, Reduction, Tally, Totals
 from distcnn.errors import TrainingError
-from distcnn.faults.pulse import Activity, pulse
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import Sequential, computing
 from distcnn.nn.losses import Loss
 from distcnn.optim import Optimizer
-from distcnn.parallel import Communicator, RangeError, Reduction, Tally, Totals
-from distcnn.training.finite import first_not_finite
 from distcnn.training.ledger import Ledger
+from distcnn.training.nan_check import first_not_finite
 from distcnn.training.overlap import Lane, Overlap, no_overlap
 
 DIVERGED = "the training has diverged; lower --learning-rate or lengthen --warmup-steps"

@@ -11,14 +11,14 @@ from pathlib import Path
 import h5py
 import pytest
 
-from distcnn.checkup import data
-from distcnn.checkup.data import look_through
-from distcnn.checkup.file_systems import file_system
-from distcnn.checkup.finding import Places
-from distcnn.checkup.options import Options
 from distcnn.datasets import opening, read_info
 from distcnn.datasets.opening import lock_state
-from distcnn.parallel import SerialCommunicator
+from distcnn.distributed import SerialCommunicator
+from distcnn.doctor import image_set
+from distcnn.doctor.file_systems import file_system
+from distcnn.doctor.finding import Places
+from distcnn.doctor.image_set import look_through
+from distcnn.doctor.options import Options
 from tests.checkup.examined import doctor
 from tests.conftest import Launcher, MakeImageSet
 
@@ -95,11 +95,11 @@ def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Pat
 
 def test_it_says_when_it_checked_the_labels_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def text() -> str:
-        facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
-        return " ".join(each.text for each in data.SECTION.judge(Places({0: "here"}), {0: facts}))
+        facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
+        return " ".join(each.text for each in image_set.SECTION.judge(Places({0: "here"}), {0: facts}))
 
     assert "only its labels were checked" not in text()
-    monkeypatch.setattr(data, "SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(image_set, "SAMPLE_BYTES", 1000)
     assert "only its labels were checked" in text()
 
 
@@ -112,9 +112,9 @@ def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path)
 
 
 def test_a_set_larger_than_the_host_is_mentioned(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "most_memory", lambda: 1000)
-    facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
-    found = data.SECTION.judge(Places({0: "here"}), {0: facts})
+    monkeypatch.setattr(image_set, "most_memory", lambda: 1000)
+    facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
+    found = image_set.SECTION.judge(Places({0: "here"}), {0: facts})
     assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
 
 
@@ -147,9 +147,9 @@ def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) ->
     import threading
 
     released = threading.Event()
-    monkeypatch.setattr(data, "SECONDS", 0.1)
+    monkeypatch.setattr(image_set, "SECONDS", 0.1)
     monkeypatch.setattr(opening, "lock_state", lambda path: released.wait(10) and "free")
-    facts = data.SECTION.seen(SerialCommunicator(), Options(data=str(own)))
+    facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
     released.set()
     assert facts["problem"] == f"looking at {own} took more than 0.1 s: the file system hangs, or is very slow"
 

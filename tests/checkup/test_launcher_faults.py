@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.checkup import library
-from distcnn.checkup.finding import WARNING, Places
+from distcnn.doctor import mpi_library
+from distcnn.doctor.finding import WARNING, Places
 from tests.checkup.examined import DOCTOR, Examined, doctor, doctor_but, in_shell, read
 from tests.conftest import ROOT, Launcher, clean_environment, mpi_launcher, openmpi_launcher
 
@@ -99,10 +99,10 @@ def with_path(serial: Launcher, folder: str) -> Examined:
 def test_a_broken_mpirun_in_path(tmp_path: Path, script: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mpirun").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "mpirun").chmod(0o755)
-    monkeypatch.setattr(library, "SECONDS_FOR_MPIRUN", 0.3)
+    monkeypatch.setattr(mpi_library, "SECONDS_FOR_MPIRUN", 0.3)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    facts = {"several": False, "library": "MPICH 5.0.2", "mpi4py": "4.1.0", "foreign": None, "mpirun": library.found_mpirun()}
-    [found] = [each for each in library.judge(Places({0: "a"}), {0: facts}) if each.name == "launcher"]
+    facts = {"several": False, "library": "MPICH 5.0.2", "mpi4py": "4.1.0", "foreign": None, "mpirun": mpi_library.found_mpirun()}
+    [found] = [each for each in mpi_library.judge(Places({0: "a"}), {0: facts}) if each.name == "launcher"]
     assert found.state == WARNING
     assert says in found.text
 
@@ -120,9 +120,9 @@ def test_the_mpirun_of_another_mpi_in_path(serial: Launcher) -> None:
 
 SLEEPER = """
 import os, time
-from distcnn.checkup.finding import Finding
-from distcnn.checkup.guardian import Guardian
-from distcnn.checkup.table import Report
+from distcnn.doctor.finding import Finding
+from distcnn.doctor.supervisor import Guardian
+from distcnn.doctor.report import Report
 
 with Guardian(True, {seconds}, lambda report: print(report.text(), flush=True)) as guardian:
     guardian.note("starting MPI", Report([Finding("python", "good", "3.11")]))

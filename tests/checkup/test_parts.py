@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distcnn import launcher
-from distcnn.checkup import clock, memory, neighbours, network, software, world
-from distcnn.checkup.finding import BAD, GOOD, WARNING, Finding, Places, compared, exit_code, gathered, runs
-from distcnn.checkup.library import family
-from distcnn.checkup.memory import group_memory
-from distcnn.checkup.processors import most_crowded
-from distcnn.checkup.section import Section, bounded, root_cause
-from distcnn.checkup.table import Report, summary
+from distcnn.doctor import allreduce_speed, clocks, memory_limits, mpi_world, rendezvous, software
+from distcnn.doctor.check import Section, bounded, root_cause
+from distcnn.doctor.finding import BAD, GOOD, WARNING, Finding, Places, compared, exit_code, gathered, runs
+from distcnn.doctor.memory_limits import group_memory
+from distcnn.doctor.mpi_library import family
+from distcnn.doctor.processors import most_crowded
+from distcnn.doctor.report import Report, summary
+from distcnn.system import launcher
 from tests.conftest import ROOT
 
 FOUR = Places({0: "a", 1: "a", 2: "b", 3: "b"})
@@ -119,13 +119,13 @@ def test_limits_of_control_groups(tmp_path: Path) -> None:
 
 def test_offsets_of_clocks() -> None:
     """Of two rounds the tighter counts: rank 1 was read between 10.0 and 10.2, and said 15.1."""
-    found, uncertain = clock.offsets([[5.0, [5.1, 9.9], 6.0], [10.0, [10.1, 15.1], 10.2]])
+    found, uncertain = clocks.offsets([[5.0, [5.1, 9.9], 6.0], [10.0, [10.1, 15.1], 10.2]])
     np.testing.assert_allclose([*found, uncertain], [0.0, 5.0, 0.1])
 
 
 def test_a_clock_that_is_behind() -> None:
     facts = {0: went(rounds=[[10.0, [10.0, 7.0], 10.0]]), 1: went()}
-    found = clock.judge(Places({0: "a", 1: "b"}), facts)
+    found = clocks.judge(Places({0: "a", 1: "b"}), facts)
     assert [(each.state, each.text) for each in found] == [(WARNING, "3.0 s behind rank 0's (uncertain by 0 s), on rank 1 (host b)")]
 
 
@@ -133,7 +133,7 @@ def test_a_clock_that_is_behind() -> None:
 def test_room_for_shared_memory(free: int, ranks: int, state: str) -> None:
     shared = {"free": free * 2**20, "size": free * 2**20, "left": 1, "left_bytes": 2**20}
     facts = {"free": None, "group_free": None, "shared": shared, "limits": {}, "network_card": False}
-    found = memory.judge(Places(dict.fromkeys(range(ranks), "a")), dict.fromkeys(range(ranks), facts))
+    found = memory_limits.judge(Places(dict.fromkeys(range(ranks), "a")), dict.fromkeys(range(ranks), facts))
     assert [each.state for each in found if each.name == "shared"] == [state]
 
 
@@ -150,7 +150,7 @@ def went(**changed: Any) -> dict[str, Any]:
     ],
 )
 def test_clocks_that_do_not_go(facts: dict[str, Any], state: str, says: str) -> None:
-    [found] = clock.judge(Places({0: "a"}), {0: facts})
+    [found] = clocks.judge(Places({0: "a"}), {0: facts})
     assert found.state == state
     assert says in found.text
 
@@ -195,7 +195,7 @@ def machine(**changed: Any) -> dict[str, Any]:
     ],
 )
 def test_worlds(places: Places, changed: dict[int, dict[str, Any]], state: str, says: str) -> None:
-    found = world.judge(places, {rank: machine(**changed.get(rank, {})) for rank in range(4)})
+    found = mpi_world.judge(places, {rank: machine(**changed.get(rank, {})) for rank in range(4)})
     odd = [each for each in found if each.state != GOOD]
     assert [each.state for each in odd] == [state]
     assert says in odd[0].text
@@ -207,15 +207,15 @@ def test_worlds(places: Places, changed: dict[int, dict[str, Any]], state: str, 
     [(2e-5, 0.01, []), (5e-3, 0.01, ["latency"]), (2e-5, 10.0, ["bandwidth"])],
 )
 def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: list[str]) -> None:
-    rows = [[8, latency], [1024, latency], [network.GRADIENT_BYTES, seconds], [16 * 2**20, 5 * seconds]]
-    found = network.judge(FOUR, {rank: {"rows": rows, "shared": True} for rank in range(4)})
+    rows = [[8, latency], [1024, latency], [allreduce_speed.GRADIENT_BYTES, seconds], [16 * 2**20, 5 * seconds]]
+    found = allreduce_speed.judge(FOUR, {rank: {"rows": rows, "shared": True} for rank in range(4)})
     assert [each.name for each in found if each.state == WARNING] == expected
 
 
 def test_a_link_that_another_user_put_into_shared_memory_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "shm").mkdir()
     (tmp_path / "shm" / f".distcnn-doctor-{os.getpid()}").symlink_to(tmp_path / "victim")
-    facts = memory.shared_memory(tmp_path / "shm")
+    facts = memory_limits.shared_memory(tmp_path / "shm")
     assert facts
     assert "problem" not in facts
     assert not (tmp_path / "victim").exists()
@@ -225,12 +225,12 @@ def test_a_stranger_cannot_tell_the_doctor_anything(monkeypatch: pytest.MonkeyPa
     """It holds the name that can be guessed, in the namespace that all users share, and answers whoever asks."""
     for name, value in {"PMI_SIZE": "2", "PMI_RANK": "0", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(neighbours, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(rendezvous, "QUIET_SECONDS", 0.2)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
         stranger.bind(f"\0distcnn-doctor-{os.getuid()}-{launcher.launching_process()}")
         stranger.listen()
         threading.Thread(target=answer, args=(stranger,), daemon=True).start()
-        assert neighbours.told_by_host(0, {"mine": 1}) == {0: {"mine": 1}}
+        assert rendezvous.told_by_host(0, {"mine": 1}) == {0: {"mine": 1}}
 
 
 def answer(stranger: socket.socket) -> None:

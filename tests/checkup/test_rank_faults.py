@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.faults.pulse import Activity
+from distcnn.fault_tolerance.heartbeat import Activity
 from tests.checkup.examined import DOCTOR, doctor_but, in_shell
 from tests.conftest import ROOT, Launcher, MakeImageSet, write_image_set
 from tests.faults.running import running
@@ -31,7 +31,7 @@ time.time = lambda: now() + 100
 """
 ARITHMETIC = """
 import numpy as np
-from distcnn.parallel.mpi import MPICommunicator
+from distcnn.distributed.mpi import MPICommunicator
 matmul, allreduce_sum = np.matmul, MPICommunicator.allreduce_sum
 def wrong_product(a, b):
     product = matmul(a, b)
@@ -67,7 +67,7 @@ def test_one_bit_of_a_product_and_a_sum(mpirun: Launcher, tmp_path: Path) -> Non
 
 @pytest.mark.mpi
 def test_a_check_that_fails_on_one_rank_hides_nothing(mpirun: Launcher, tmp_path: Path) -> None:
-    code = "from distcnn.checkup import exactness, output; exactness._arithmetic = output._temporary_folder = None"
+    code = "from distcnn.doctor import exactness, output; exactness._arithmetic = output._temporary_folder = None"
     seen = doctor_but(mpirun, 2, 1, patched(tmp_path, code))
     seen.only_bad("products", "temporary")
     assert "cannot be computed: TypeError: 'NoneType' object is not callable, on rank 1" in seen.of("products", "bad")

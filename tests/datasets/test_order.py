@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distcnn.datasets import DatasetInfo, Shard
-from distcnn.datasets.memory import MIB, window_bounds, window_examples
-from distcnn.datasets.order import Order
+from distcnn.datasets.memory_budget import MIB, window_bounds, window_examples
+from distcnn.datasets.sampler import Order
 from distcnn.errors import InputError
-from distcnn.streams import SHUFFLE, SHUFFLE_WINDOWS, generator
+from distcnn.random_streams import SHUFFLE, SHUFFLE_WINDOWS, generator
 
 SEEDS, EPOCHS = st.integers(0, 2**62), st.integers(0, 2**31)
 GENTLE = settings(derandomize=True, deadline=None)

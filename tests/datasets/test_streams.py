@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.streams import BLOCK, INITIALISE, SHUFFLE, PortableGenerator, cos_2pi, generator, log
+from distcnn.random_streams import BLOCK, INITIALISE, SHUFFLE, PortableGenerator, cos_2pi, generator, log
 
 SEEDS = st.integers(0, 2**62)
 INDICES = st.integers(0, 2**32)

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info
-from distcnn.datasets.content import ExamplesDigest
 from distcnn.datasets.examples import ExampleFile, pieces_of
-from distcnn.datasets.memory import window_bounds
-from distcnn.datasets.order import Order
-from distcnn.datasets.reader import Reader
-from distcnn.datasets.windows import WindowedShard
+from distcnn.datasets.hashing import ExamplesDigest
+from distcnn.datasets.memory_budget import window_bounds
+from distcnn.datasets.prefetch import Reader
+from distcnn.datasets.sampler import Order
+from distcnn.datasets.streaming import WindowedShard
 from distcnn.errors import InputError
 from tests.datasets.image_sets import make_arrays, write_as_a_user
 from tests.datasets.test_hdf5 import damage_compressed

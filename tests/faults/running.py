@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from distcnn.faults.pulse import Beat, read_other
+from distcnn.fault_tolerance.heartbeat import Beat, read_other
 from tests.conftest import ROOT, SERIAL, Launcher, clean_environment
 
 MARK = "DISTCNN_TEST_RUN"

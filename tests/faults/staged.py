@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from distcnn import launcher, nn
+from distcnn import nn
 from distcnn.checkpoints import CheckpointStore
-from distcnn.faults.pulse import Activity, pulse
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.system import launcher
 
 MODEL = f"{__name__}:network"
 RANK = launcher.declared_rank(os.environ)
@@ -45,7 +46,7 @@ def fail_while_saving() -> None:
 
 
 def fail_while_summing() -> None:
-    sys.modules["distcnn.parallel.mpi"].allreduce_beside = lambda *what: fail()  # type: ignore[attr-defined]
+    sys.modules["distcnn.distributed.mpi"].allreduce_beside = lambda *what: fail()  # type: ignore[attr-defined]
 
 
 def hang() -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.faults import claim as claims
-from distcnn.faults.claim import claim, claimed, private_folder
+from distcnn.fault_tolerance import host_election as claims
+from distcnn.fault_tolerance.host_election import claim, claimed, private_folder
 from tests.conftest import SERIAL
 from tests.faults.running import running
 
-ASK = "import sys, time; from distcnn.faults.claim import claim; print(claim(sys.argv[1]), flush=True); time.sleep(60)"
+ASK = "import sys, time; from distcnn.fault_tolerance.host_election import claim; print(claim(sys.argv[1]), flush=True); time.sleep(60)"
 
 
 def test_a_name_is_given_once() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.faults.early import SECONDS_FOR_LAUNCHER_TO_PRINT
+from distcnn.fault_tolerance.early import SECONDS_FOR_LAUNCHER_TO_PRINT
 from tests.conftest import ROOT, SERIAL
 from tests.faults.running import running
 

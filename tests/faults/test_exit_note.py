@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.faults.exit_note import NOTE_VARIABLE, note_exit
+from distcnn.fault_tolerance.exit_note import NOTE_VARIABLE, note_exit
 from tests.conftest import Launcher, MakeImageSet
 
 LOST = """
 import sys
-from distcnn.command import run_command
+from distcnn.cli.command import run_command
 
 def work(communicator, arguments):
     if communicator.rank == 1:

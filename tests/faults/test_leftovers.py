@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.faults.leftovers import MEMORY, clean_before_start, remove_left_behind
+from distcnn.fault_tolerance.leftovers import MEMORY, clean_before_start, remove_left_behind
 from tests.conftest import Launcher, MakeImageSet
 from tests.faults.running import STAGED, running
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from distcnn import launcher
-from distcnn.command import EXIT_OK
-from distcnn.faults.watchdog import EXIT_STALLED
+from distcnn.cli.command import EXIT_OK
+from distcnn.fault_tolerance.watchdog import EXIT_STALLED
+from distcnn.system import launcher
 from tests.conftest import SERIAL
 from tests.faults.running import running
 
 RANK = (
-    "import time; from distcnn.faults.orphan import end_with_launcher; "
+    "import time; from distcnn.fault_tolerance.orphan import end_with_launcher; "
     "end_with_launcher('test'); print('ready', flush=True); time.sleep(60)"
 )
 LAUNCHER = """
@@ -27,7 +27,7 @@ subprocess.run(wrapped, env=os.environ | dict(each.split("=") for each in enviro
 """
 HOLDER = """
 import ctypes
-from distcnn.faults.orphan import killed_with_launcher
+from distcnn.fault_tolerance.orphan import killed_with_launcher
 with killed_with_launcher():
     {inside}
 {outside}

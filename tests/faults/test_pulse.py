@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from distcnn.faults.pulse import STACK_BYTES, TEXTS, Activity, Pulse, read_other
-from distcnn.faults.pulse import pulse as own_pulse
-from distcnn.faults.watchdog import process_state
-from distcnn.faults.watched import WatchedCommunicator
-from distcnn.parallel import SerialCommunicator
+from distcnn.distributed import SerialCommunicator
+from distcnn.fault_tolerance.heartbeat import STACK_BYTES, TEXTS, Activity, Pulse, read_other
+from distcnn.fault_tolerance.heartbeat import pulse as own_pulse
+from distcnn.fault_tolerance.watchdog import process_state
+from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from tests.conftest import SERIAL
 from tests.faults.running import running
 
 CHILD = """
 import time
-from distcnn.faults.pulse import Activity, pulse
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
 pulse.beat(Activity.COMPUTING_SHARD, 12, 5)
 pulse.note_stack("line 1\\nline 2")
 print("noted", pulse.descriptor, flush=True)

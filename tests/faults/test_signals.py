@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from distcnn.faults.signals import EXIT_INTERRUPTED, SECONDS_BETWEEN_INTERRUPTS, STOP_SIGNALS
+from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED, SECONDS_BETWEEN_INTERRUPTS, STOP_SIGNALS
 from tests.conftest import SERIAL
 from tests.faults.running import running
 
 UNTIL_ASKED = """
 import signal, sys, time
-from distcnn.faults.signals import STOP_SIGNALS, StopSignals
+from distcnn.fault_tolerance.signals import STOP_SIGNALS, StopSignals
 before = [signal.getsignal(each) for each in STOP_SIGNALS]
 with StopSignals("test", sys.argv[1] == "speaks", None) as stop:
     stop.steps_are_taken = True
@@ -32,7 +32,7 @@ STUCK = {
 }
 STUCK_FOR_EVER = """
 import ctypes, os, time
-from distcnn.faults.signals import StopSignals
+from distcnn.fault_tolerance.signals import StopSignals
 with StopSignals("test", True, lambda: os._exit(7)) as stop:
     stop.steps_are_taken = {steps_are_taken}
     print("ready", flush=True)

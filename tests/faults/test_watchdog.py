@@ -6,17 +6,17 @@ import os
 import signal
 import time
 
-from distcnn.faults.pulse import Activity, Beat
-from distcnn.faults.watchdog import EXIT_STALLED, Member, Status, describe, look_at, process_state
+from distcnn.fault_tolerance.heartbeat import Activity, Beat
+from distcnn.fault_tolerance.watchdog import EXIT_STALLED, Member, Status, describe, look_at, process_state
 from tests.conftest import SERIAL
 from tests.faults.running import Running, running
 
 # The main thread notes something every 0.1 s, or nothing.
 WATCHED = """
 import time
-from distcnn.faults.pulse import Activity, pulse
-from distcnn.faults.watchdog import Watchdog
-from distcnn.parallel import SerialCommunicator
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.distributed import SerialCommunicator
 with Watchdog("test", SerialCommunicator(), {timeout}) as watchdog:
     print("watched", flush=True)
     for count in range({beats}):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from distcnn.config import Config
-from distcnn.parallel import SerialCommunicator
+from distcnn.distributed import SerialCommunicator
 from distcnn.training.setup import Run, prepare_run
 from tests.conftest import MakeImageSet
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.measure.request import parse
+from distcnn.benchmark.options import parse
 from tests.conftest import Launcher, MakeImageSet
 
 KEYS = {
@@ -119,7 +119,7 @@ def test_help_names_its_flags(serial: Launcher) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "unwanted"), [("distcnn.train", "distcnn.measure"), ("distcnn.train", "torch"), ("distcnn.benchmark", "torch")]
+    ("module", "unwanted"), [("distcnn.train", "distcnn.benchmark"), ("distcnn.train", "torch"), ("distcnn.benchmark", "torch")]
 )
 def test_what_is_not_needed_is_not_loaded(serial: Launcher, module: str, unwanted: str) -> None:
     program = f"import sys, {module}; print([name for name in sys.modules if name.startswith(({unwanted!r}, 'matplotlib'))])"

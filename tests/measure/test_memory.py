@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from distcnn.measure.memory import array_bytes, memory_parts, peak_bytes, resident_bytes
+from distcnn.benchmark.memory_use import array_bytes, memory_parts, peak_bytes, resident_bytes
+from distcnn.distributed.exact_sum import CHUNK
 from distcnn.optim import optimizers
-from distcnn.parallel.exact_sum import CHUNK
 from tests.measure.conftest import MakeRun
 
 

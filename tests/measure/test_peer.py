@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distcnn.benchmark.peer import peer_environment, require_known_layers, run_peer
 from distcnn.errors import InputError
-from distcnn.measure.peer import peer_environment, require_known_layers, run_peer
 from distcnn.models import MODELS, build_model
 from distcnn.nn import Activation, Dense, Sequential
 from tests.conftest import Launcher, MakeImageSet
@@ -56,7 +56,7 @@ def test_it_is_told_nothing_of_our_launcher() -> None:
     ],
 )
 def test_what_fails_or_hangs_is_ended_with_a_reason(program: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distcnn.measure.peer.SECONDS_TO_END", 0.5)
+    monkeypatch.setattr("distcnn.benchmark.peer.SECONDS_TO_END", 0.5)
     with pytest.raises(InputError, match=message):
         run_peer([sys.executable, "-c", program], os.environ, 1)
 
@@ -69,7 +69,7 @@ def test_its_line_is_taken() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_its_network_computes_the_same(model: str) -> None:
     torch = pytest.importorskip("torch")
-    from distcnn.measure.torch_peer import torch_network
+    from distcnn.benchmark.torch_peer import torch_network
 
     ours = build_model(model, (1, 28, 28), 10, 3).initialise(np.random.default_rng(0))
     images = np.random.default_rng(1).random((1, 28, 28, 3), np.float32)
@@ -95,7 +95,7 @@ def test_by_turns_with_torch(mpirun: Launcher, image_set: MakeImageSet, tmp_path
 def test_its_processes_end_when_the_pipe_closes() -> None:
     pytest.importorskip("torch")
     reading, writing = os.pipe()
-    program = "from distcnn.measure.torch_peer import end_with_starter; import time; end_with_starter(); time.sleep(100)"
+    program = "from distcnn.benchmark.torch_peer import end_with_starter; import time; end_with_starter(); time.sleep(100)"
     pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-W", "ignore", "-c", program],

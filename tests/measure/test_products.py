@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import distcnn.nn
-from distcnn.measure.plain import plain_products
-from distcnn.measure.products import FUNCTIONS, count_operations, operations_of, recorded, replay_seconds
-from distcnn.measure.session import Steps, record_step
+from distcnn.benchmark.im2col_bound import plain_products
+from distcnn.benchmark.matrix_products import FUNCTIONS, count_operations, operations_of, recorded, replay_seconds
+from distcnn.benchmark.session import Steps, record_step
 from distcnn.nn import Conv2d, Dense, Flatten, ReLU, Sequential
 from tests.measure.conftest import MakeRun
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distcnn.measure.session import Session, Steps
-from distcnn.measure.split import OTHERS, REST, Instruments, StepTimes, average
-from distcnn.parallel import SerialCommunicator, Sums
-from distcnn.parallel.sums import ThreadedSums
+from distcnn.benchmark.session import Session, Steps
+from distcnn.benchmark.time_split import OTHERS, REST, Instruments, StepTimes, average
+from distcnn.distributed import SerialCommunicator, Sums
+from distcnn.distributed.async_allreduce import ThreadedSums
 from distcnn.training.parts import part_name
 from distcnn.training.setup import Run
 from tests.measure.conftest import MakeRun

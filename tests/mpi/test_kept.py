@@ -11,8 +11,8 @@ from tests.conftest import Launcher
 SUMS = """
 import json, sys, time
 import numpy as np
-from distcnn.parallel import ForegroundSums, keep_gradients, kept, shared_memory
-from distcnn.parallel.mpi import MPICommunicator
+from distcnn.distributed import ForegroundSums, keep_gradients, shared_memory_reduction, shared_memory
+from distcnn.distributed.mpi import MPICommunicator
 
 size, name, fault = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 world = MPICommunicator()

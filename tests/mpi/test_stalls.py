@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.faults.pulse import Activity
+from distcnn.fault_tolerance.heartbeat import Activity
 from tests.conftest import SERIAL, Launcher, MakeImageSet
 from tests.faults.running import STAGED, Ended, Running, reference_hash, running, seconds_since_fault, staged
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from distcnn.checkpoints import CheckpointStore
-from distcnn.command import EXIT_STOPPED
-from distcnn.faults.signals import EXIT_INTERRUPTED, STOP_SIGNALS
+from distcnn.cli.command import EXIT_STOPPED
+from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from tests.conftest import SERIAL, Launcher, MakeImageSet
 from tests.faults.running import STAGED, STAGED_STEPS, Ended, Running, reference_hash, resume, running, staged
 
@@ -28,7 +28,7 @@ Where = list[int] | str
 SLOW = """
 import sys, time
 from distcnn import train
-from distcnn.faults import signals
+from distcnn.fault_tolerance import signals
 
 name, seconds, signals.SECONDS_TO_MAKE_RUN = sys.argv[1], float(sys.argv[2]), 2.0
 work = getattr(train, name)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distcnn.nn import Conv2d, Sequential, convolution
-from distcnn.nn.filtering import (
+from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn.kernels.algorithms import (
     LEAST_DEPTH,
     LEAST_FILTERS,
     MOST_POINTS,
@@ -18,8 +19,7 @@ from distcnn.nn.filtering import (
     MinimalFiltering,
     plan_filtering,
 )
-from distcnn.nn.gradient_check import gradient_error
-from distcnn.nn.minimal import minimal_matrices
+from distcnn.nn.kernels.winograd import minimal_matrices
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=25)

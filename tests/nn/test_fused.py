@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Sequential, Tanh, convolution
-from distcnn.nn.filtering import LEAST_DEPTH, LEAST_FILTERS, MinimalFiltering
-from distcnn.nn.fused import Fused, fuse
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS, MinimalFiltering
+from distcnn.nn.kernels.fusion import Fused, fuse
 from distcnn.nn.layer import Layer
 
 Array = NDArray[np.floating]

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Sequential, Tanh, blocks, convolution
-from distcnn.nn.filtering import LEAST_DEPTH, LEAST_FILTERS
-from distcnn.nn.fused import Fused, fuse
+from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Sequential, Tanh, convolution
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn.kernels import blocking
+from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS
+from distcnn.nn.kernels.fusion import Fused, fuse
 from distcnn.nn.layer import Layer
 
 Array = NDArray[np.floating]
@@ -33,7 +34,7 @@ in_groups_of_two = pytest.mark.usefixtures("groups_of_two")
 @pytest.fixture
 def groups_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "FEWEST_TOGETHER", 2)
+    monkeypatch.setattr(blocking, "FEWEST_TOGETHER", 2)
 
 
 def planned(name: str, count: int, dtype: type[np.floating] = np.float32) -> Sequential:
@@ -117,8 +118,8 @@ STRIPS: dict[str, tuple[Layers, Shape, int]] = {
 @pytest.fixture
 def in_strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolution, "BLOCK_BYTES", 1)
-    monkeypatch.setattr(blocks, "FEWEST_COLUMNS", 1)
-    monkeypatch.setattr(blocks, "FEWEST_TOGETHER", 2 if "groups" in request.node.name else 4)
+    monkeypatch.setattr(blocking, "FEWEST_COLUMNS", 1)
+    monkeypatch.setattr(blocking, "FEWEST_TOGETHER", 2 if "groups" in request.node.name else 4)
 
 
 def with_strips(name: str, dtype: type[np.floating] = np.float64) -> Sequential:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distcnn.measure.memory import resident_bytes
+from distcnn.benchmark.memory_use import resident_bytes
+from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena
 from distcnn.nn.layer import buffer
-from distcnn.nn.memory import ALIGNMENT_BYTES, Arena
 
 MIB = 1 << 20
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.nn.windows import as_pair, output_size, window_offsets, windows_view
+from distcnn.nn.geometry import as_pair, output_size, window_offsets, windows_view
 
 examples = settings(deadline=None, derandomize=True, max_examples=50)
 pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))

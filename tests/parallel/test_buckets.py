@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcnn.parallel import plan_buckets
-from distcnn.parallel.sums import ThreadedSums
+from distcnn.distributed import plan_buckets
+from distcnn.distributed.async_allreduce import ThreadedSums
 
 
 @given(st.lists(st.integers(0, 1000), max_size=20), st.integers(1, 2000))

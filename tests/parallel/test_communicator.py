@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distcnn.distributed import SerialCommunicator, on_root, together
+from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError
-from distcnn.parallel import SerialCommunicator, on_root, together
-from distcnn.parallel.communicator import JointError
 
 
 class ThreadCommunicator:

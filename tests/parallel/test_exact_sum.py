@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.parallel import ExactSum, RangeError
-from distcnn.parallel.exact_sum import CHUNK, ExactTotal, check_terms
+from distcnn.distributed import ExactSum, RangeError
+from distcnn.distributed.exact_sum import CHUNK, ExactTotal, check_terms
 
 LIMIT = 2.0**9
 SIZE = 7

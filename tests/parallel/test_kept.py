@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.parallel import REDUCTIONS, ForegroundSums, RangeError, SerialCommunicator, keep_gradients, kept, shards_of_rank
-from distcnn.parallel.kept import MOST_KEPT, REACH, KeptReduction
+from distcnn.distributed import (
+    REDUCTIONS,
+    ForegroundSums,
+    RangeError,
+    SerialCommunicator,
+    keep_gradients,
+    shards_of_rank,
+    shared_memory_reduction,
+)
+from distcnn.distributed.shared_memory_reduction import MOST_KEPT, REACH, KeptReduction
 
 LIMIT = 4096.0
 
@@ -58,7 +66,7 @@ def test_the_bits_are_those_of_the_sum_as_they_come(
     name: str, world_size: int, num_shards: int, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``scale``: small terms go in pairs, large ones do not."""
-    monkeypatch.setattr(kept, "CHUNK", 7)
+    monkeypatch.setattr(shared_memory_reduction, "CHUNK", 7)
     rng, size = np.random.default_rng(num_shards), 41
     reductions, other = ranks_of(world_size, name, size, num_shards), REDUCTIONS[name](size, num_shards, LIMIT)
     for _ in range(2):  # a second step begins anew

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distcnn.distributed import shards_of_rank, span_of
 from distcnn.errors import InputError
-from distcnn.parallel import shards_of_rank, span_of
 
 
 @given(items=st.integers(0, 10_000), parts=st.integers(1, 300))

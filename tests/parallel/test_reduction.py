@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from distcnn.parallel import REDUCTIONS, ForegroundSums, RangeError, Reduction, SerialCommunicator, keep_gradients
-from distcnn.parallel.reduction import MisuseError
+from distcnn.distributed import REDUCTIONS, ForegroundSums, RangeError, Reduction, SerialCommunicator, keep_gradients
+from distcnn.distributed.reduction import MisuseError
 
 
 @pytest.mark.parametrize("name", ["exact", "fast"])

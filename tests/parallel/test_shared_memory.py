@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.parallel.shared_memory import TOKEN_BYTES, share_memory
+from distcnn.distributed.shared_memory import TOKEN_BYTES, share_memory
 
 FOLDER = Path("/proc/self/fd")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.parallel import TALLY_SIZE, RangeError, Tally
+from distcnn.distributed import TALLY_SIZE, RangeError, Tally
 
 LOSSES = st.floats(0, 2.0**30) | st.floats(0, 1e-6) | st.floats(0, 20, width=32)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from distcnn.parallel import ForegroundSums, SerialCommunicator
-from distcnn.parallel.timing import FEWEST, time_allreduce, time_sums
+from distcnn.distributed import ForegroundSums, SerialCommunicator
+from distcnn.distributed.allreduce_timing import FEWEST, time_allreduce, time_sums
 
 SLEEP_SECONDS = 0.01
 

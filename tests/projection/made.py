@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from distcnn.parallel.trial import BESIDE, SIZES, WAITING
-from distcnn.projection.calibration import Calibration, Shard
-from distcnn.projection.network import Line, Network
-from distcnn.sweep.plan import Point
-from distcnn.sweep.records import Record
+from distcnn.distributed.allreduce_benchmark import BESIDE, SIZES, WAITING
+from distcnn.scaling.points import Point
+from distcnn.scaling.prediction.calibration import Calibration, Shard
+from distcnn.scaling.prediction.interconnect import Line, Network
+from distcnn.scaling.sweep_directory import Record
 from tests.sweep.made import record
 
 SHARD = Shard(data=0.001, forward=0.010, backward=(0.004, 0.006), add_first=0.002, add_other=0.001, kept=0.0005)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from distcnn.projection.advice import advise
-from distcnn.projection.network import Line, Network
-from distcnn.projection.project import Projection, project
-from distcnn.projection.report import as_table, as_text
-from distcnn.projection.request import Wanted
-from distcnn.projection.step import Place, predict
+from distcnn.scaling.prediction.advice import advise
+from distcnn.scaling.prediction.interconnect import Line, Network
+from distcnn.scaling.prediction.options import Wanted
+from distcnn.scaling.prediction.predict import Projection, project
+from distcnn.scaling.prediction.report import as_table, as_text
+from distcnn.scaling.prediction.step_time import Place, predict
 from tests.projection.made import calibration, network_of
 from tests.sweep.made import strong, weak
 

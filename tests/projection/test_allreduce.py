@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn.projection.allreduce import ALGORITHMS, Cost, algorithm_for, cost_of
+from distcnn.scaling.prediction.allreduce import ALGORITHMS, Cost, algorithm_for, cost_of
 from tests.projection import naive
 
 PLAYED = {"recursive-doubling": naive.recursive_doubling, "rabenseifner": naive.rabenseifner, "ring": naive.ring}

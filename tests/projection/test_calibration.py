@@ -8,12 +8,12 @@ import statistics
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.projection.calibration import backward_by_bucket, calibrate, expected_lateness, spread_of
-from distcnn.projection.network import Line
-from distcnn.projection.project import compare, project
-from distcnn.projection.request import Wanted
-from distcnn.sweep.records import Record
-from distcnn.sweep.summary import summarise
+from distcnn.scaling.prediction.calibration import backward_by_bucket, calibrate, expected_lateness, spread_of
+from distcnn.scaling.prediction.interconnect import Line
+from distcnn.scaling.prediction.options import Wanted
+from distcnn.scaling.prediction.predict import compare, project
+from distcnn.scaling.summary import summarise
+from distcnn.scaling.sweep_directory import Record
 from tests.projection.made import LAYERS, PARAMETERS, SHARD, SHARED, calibration, measured, network_of
 from tests.sweep.made import record, strong, weak
 

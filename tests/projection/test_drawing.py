@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn.projection.drawing import content_of
-from distcnn.projection.network import Line
-from distcnn.projection.project import project
-from distcnn.projection.request import Wanted
-from distcnn.sweep.picture import draw
-from distcnn.sweep.summary import summarise
+from distcnn.scaling.plot import draw
+from distcnn.scaling.prediction.interconnect import Line
+from distcnn.scaling.prediction.options import Wanted
+from distcnn.scaling.prediction.plot import content_of
+from distcnn.scaling.prediction.predict import project
+from distcnn.scaling.summary import summarise
 from tests.projection.made import calibration, measured, network_of
 from tests.sweep.made import weak
 

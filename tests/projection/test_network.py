@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distcnn.distributed.allreduce_benchmark import BESIDE, SIZES, WAITING
+from distcnn.distributed.async_allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.parallel.sums import SECONDS_BETWEEN_LOOKS
-from distcnn.parallel.trial import BESIDE, SIZES, WAITING
-from distcnn.projection.allreduce import cost_of
-from distcnn.projection.network import KIND, Line, fit_line, fit_network, parse_network
+from distcnn.scaling.prediction.allreduce import cost_of
+from distcnn.scaling.prediction.interconnect import KIND, Line, fit_line, fit_network, parse_network
 
 
 @pytest.mark.parametrize(

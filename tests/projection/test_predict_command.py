@@ -1,4 +1,4 @@
-"""``distcnn.scaling --predict`` and ``distcnn.network`` as a user runs them."""
+"""``distcnn.scaling --predict`` and ``distcnn.scaling.interconnect_test`` as a user runs them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.scaling import main
+from distcnn.scaling.__main__ import main
 from tests.conftest import SERIAL, Launcher, MakeImageSet
 
 SHORT = ["--model", "mlp", "--microbatch-size", "4", "--num-shards", "4", "--steps", "3", "--repeats", "1", "--ranks", "1,2"]
@@ -42,7 +42,7 @@ def test_a_sweep_predicts_and_another_network_measures_nothing_anew(mpirun: Laun
 
 def test_a_network_test_and_what_lacks_one(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
     file = tmp_path / "net.json"
-    done = any_mpi.run(2, "-m", "distcnn.network", "--json", str(file), "--seconds", "1")
+    done = any_mpi.run(2, "-m", "distcnn.scaling.interconnect_test", "--json", str(file), "--seconds", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(file.read_text())
     assert found["world_size"] == 2
@@ -78,9 +78,9 @@ def test_bad_flags_end_it_before_anything_is_measured(
 
 
 def test_one_rank_has_no_network() -> None:
-    done = SERIAL.run(1, "-m", "distcnn.network")
+    done = SERIAL.run(1, "-m", "distcnn.scaling.interconnect_test")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("distcnn.network: error: one rank has no network: start one on each of two hosts")
+    assert done.stderr.startswith("distcnn.scaling.interconnect_test: error: one rank has no network: start one on each of two hosts")
 
 
 def test_help_tells_of_units(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.projection.request import Wanted, parse_ranks, take_flags
+from distcnn.scaling.prediction.options import Wanted, parse_ranks, take_flags
 
 
 @pytest.mark.parametrize(

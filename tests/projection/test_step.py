@@ -6,10 +6,21 @@ import random
 
 import pytest
 
+from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
-from distcnn.parallel import shards_of_rank
-from distcnn.projection.network import Line
-from distcnn.projection.step import ALONE, KEPT, OVERLAPPED, TALLY_BYTES, WHOLE, Place, bucket_times, overlapped_end, predict, way_of
+from distcnn.scaling.prediction.interconnect import Line
+from distcnn.scaling.prediction.step_time import (
+    ALONE,
+    KEPT,
+    OVERLAPPED,
+    TALLY_BYTES,
+    WHOLE,
+    Place,
+    bucket_times,
+    overlapped_end,
+    predict,
+    way_of,
+)
 from tests.projection.made import SHARD, SHARED, calibration, network_of
 
 NETWORK = network_of(Line(1e-3, 8e-9))

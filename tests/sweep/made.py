@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from distcnn.sweep.plan import Measurement, Point
-from distcnn.sweep.records import Record
-from distcnn.sweep.result import GROUPS, KIND
+from distcnn.scaling.points import Measurement, Point
+from distcnn.scaling.result import GROUPS, KIND
+from distcnn.scaling.sweep_directory import Record
 
 HALF = {"compute": 0.5, "local_sum": 0.1, "communication": 0.2, "waiting": 0.15, "data": 0.05}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn.sweep.picture import Curve, content_of, draw
-from distcnn.sweep.summary import summarise
+from distcnn.scaling.plot import Curve, content_of, draw
+from distcnn.scaling.summary import summarise
 from tests.sweep.made import HALF, record, strong, weak
 
 POINTS = [strong(1), strong(2), strong(4), weak(1), weak(2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn.sweep.plan import Point, choose_shards, in_order, plan_points
+from distcnn.scaling.points import Point, choose_shards, in_order, plan_points
 
 
 @pytest.mark.parametrize(

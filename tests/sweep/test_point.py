@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.sweep.plan import Measurement
-from distcnn.sweep.point import Ended, command_of, exit_text, last_words, measure, result_of_ended
-from distcnn.sweep.processes import marked
-from distcnn.sweep.records import Record, Records
-from distcnn.sweep.request import Settings
-from distcnn.sweep.stopping import StopRequests
+from distcnn.scaling.launch_job import Ended, command_of, exit_text, last_words, measure, result_of_ended
+from distcnn.scaling.options import Settings
+from distcnn.scaling.points import Measurement
+from distcnn.scaling.processes import marked
+from distcnn.scaling.stop_requests import StopRequests
+from distcnn.scaling.sweep_directory import Record, Records
 from tests.sweep.conftest import MakeLauncher
 from tests.sweep.made import record, result_of
 
@@ -50,7 +50,7 @@ def good(**more: Any) -> str:
 FAILING = {
     "exit 7": "exit code 7",
     "echo; echo fine; echo last; exit 1": "exit code 1; it said: last",
-    "echo 'distcnn.sweep.ranks: error: no such file'; echo Bye; exit 2": "exit code 2; it said: distcnn.sweep.ranks: error: no such file",
+    "echo 'distcnn.scaling.worker: error: no such file'; echo Bye; exit 2": "exit code 2; it said: distcnn.scaling.worker: error: no such file",
     "kill -9 $$": "ended by SIGKILL",
     "exit 0": "exit code 0, but no result: does the launcher start what stands behind it",
     f"{RESULT}echo '{{\"kind\"' > $result": "its result is no JSON",
@@ -65,7 +65,7 @@ FAILING = {
 
 @pytest.mark.parametrize("lines", FAILING, ids=FAILING.values())
 def test_what_fails_is_said(try_launcher: Try, monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
-    monkeypatch.setattr("distcnn.sweep.point.SECONDS_TO_APPEAR", 0.1)
+    monkeypatch.setattr("distcnn.scaling.launch_job.SECONDS_TO_APPEAR", 0.1)
     done = try_launcher(lines)
     assert done is not None
     assert not done.ok
@@ -104,7 +104,7 @@ def test_a_hanging_one_is_ended_with_all_its_children(try_launcher: Try) -> None
 
 
 def test_one_that_ignores_sigterm_is_ended_too(try_launcher: Try, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distcnn.sweep.processes.SECONDS_TO_END", 0.5)
+    monkeypatch.setattr("distcnn.scaling.processes.SECONDS_TO_END", 0.5)
     done = try_launcher("trap '' TERM; while :; do sleep 0.2; done", timeout=0.5)
     assert done is not None
     assert "--timeout" in done.reason
@@ -135,13 +135,13 @@ def test_the_command_spells_out_every_flag() -> None:
     command = command_of(Measurement(settings.points[0], 1), settings, Path("/r.json"))
     assert command[:3] == ["srun", "-n", "2"]
     assert command[4:] == [
-        *("-m", "distcnn.sweep.ranks", "--result=/r.json", "--steps=5", "--data=my set.h5", "--model=mlp", "--num-shards=4"),
+        *("-m", "distcnn.scaling.worker", "--result=/r.json", "--steps=5", "--data=my set.h5", "--model=mlp", "--num-shards=4"),
         *("--microbatch-size=64", "--learning-rate=1e-05", "--world-size=2"),
     ]
 
 
 def test_the_most_telling_line_is_found() -> None:
-    trace = "$ c\nsomething\ndistcnn.sweep.ranks: rank 1 of 2 failed\nTraceback (most recent call last):\n  File x\nValueError: bad\nFAQ"
+    trace = "$ c\nsomething\ndistcnn.scaling.worker: rank 1 of 2 failed\nTraceback (most recent call last):\n  File x\nValueError: bad\nFAQ"
     assert last_words(trace) == "ValueError: bad"
     assert last_words("$ error here\nall is well\n\n") == "all is well"
     assert (

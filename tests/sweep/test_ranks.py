@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from distcnn.config import Config
+from distcnn.distributed import SerialCommunicator
 from distcnn.errors import InputError
-from distcnn.parallel import SerialCommunicator
-from distcnn.sweep.ranks import measure, write_result
-from distcnn.sweep.result import GROUPS
+from distcnn.scaling.result import GROUPS
+from distcnn.scaling.worker import measure, write_result
 from distcnn.training.setup import prepare_run
 from tests.conftest import SERIAL, Launcher, MakeImageSet
 
@@ -20,7 +20,7 @@ FLAGS = ["--model=lenet", "--num-shards=3", "--microbatch-size=4", "--steps=5"]
 
 
 def measured(launcher: Launcher, ranks: int, file: Path, *flags: str, **environment: str) -> dict[str, Any]:
-    done = launcher.run(ranks, "-m", "distcnn.sweep.ranks", f"--result={file}", *flags, **environment)
+    done = launcher.run(ranks, "-m", "distcnn.scaling.worker", f"--result={file}", *flags, **environment)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(file.read_text())
     return result

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.sweep.records import read_settings, require_same
-from distcnn.sweep.request import Settings, default_ranks, launcher_command, parse
+from distcnn.scaling.options import Settings, default_ranks, launcher_command, parse
+from distcnn.scaling.sweep_directory import read_settings, require_same
 
 MPIRUN = "mpirun -n {ranks}"
 

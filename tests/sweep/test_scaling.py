@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.scaling import main
+from distcnn.scaling.__main__ import main
 from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
 from tests.faults.running import running
 from tests.sweep.conftest import MakeLauncher, alone, of

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.sweep.bits import compare_bits
-from distcnn.sweep.plan import Point
-from distcnn.sweep.remarks import remarks
-from distcnn.sweep.sheet import measurements_sheet, points_sheet
-from distcnn.sweep.summary import summarise
-from distcnn.sweep.table import table
+from distcnn.scaling.csv_files import measurements_sheet, points_sheet
+from distcnn.scaling.footnotes import remarks
+from distcnn.scaling.points import Point
+from distcnn.scaling.reproducibility import compare_bits
+from distcnn.scaling.summary import summarise
+from distcnn.scaling.table import table
 from tests.sweep.made import HALF, record, split_of, strong, weak
 
 A, B = "a" * 64, "b" * 64

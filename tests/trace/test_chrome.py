@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from distcnn.trace.chrome import document, in_order, lines_of, meetings, slice_events, waiting
-from distcnn.trace.recorder import SLICE, Counts
+from distcnn.profiling.chrome_trace import document, in_order, lines_of, meetings, slice_events, waiting
+from distcnn.profiling.recorder import SLICE, Counts
 
 STEP, SHARD, MEETING, WAITING, TEST = range(5)
 KINDS = [

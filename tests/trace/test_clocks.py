@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distcnn.parallel import SerialCommunicator
-from distcnn.trace.clocks import Clock, Offset, clocks_of, measure_offsets, offset
+from distcnn.distributed import SerialCommunicator
+from distcnn.profiling.clock_sync import Clock, Offset, clocks_of, measure_offsets, offset
 
 
 def test_bounds_by_hand() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.command import EXIT_STOPPED, EXIT_TRAINING
+from distcnn.cli.command import EXIT_STOPPED, EXIT_TRAINING
 from tests.conftest import SERIAL, Launcher, MakeImageSet
 from tests.faults.running import STAGED, STAGED_STEPS, reference_hash, resume, running
 from tests.trace.reading import Slice, Trace, read_trace
@@ -28,7 +28,8 @@ MS = 1_000_000
 # distcnn.train, where the clock of rank 1 is five seconds ahead of the others', and gains 10 ms a second.
 SHIFTED = """
 import os, sys, time
-from distcnn import launcher, train
+from distcnn.system import launcher
+from distcnn import train
 if launcher.declared_rank(os.environ) == 1:
     true, start = time.perf_counter_ns, time.perf_counter_ns()
     time.perf_counter_ns = lambda: true() + 5 * 10**9 + (true() - start) // 100
@@ -39,7 +40,7 @@ sys.exit(train.main(sys.argv[1:]))
 NARROW = """
 import sys
 from distcnn import train
-from distcnn.trace import tracing
+from distcnn.profiling import tracing
 tracing.MOST_OF_STEPS = (300, 300)
 sys.exit(train.main(sys.argv[1:]))
 """

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from distcnn.profiling.plot import COLOURS, colour_of, lines_of, span_of_steps
 from distcnn.report import main
-from distcnn.trace.picture import COLOURS, colour_of, lines_of, span_of_steps
 
 
 def slice_of(name: str, begin: float, end: float, rank: int = 0, **args: int) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from distcnn.parallel import SerialCommunicator, Sums
-from distcnn.parallel.sums import ThreadedSums
-from distcnn.trace import traced
-from distcnn.trace.recorder import MOST_OF_STEPS, Parts, Recorder, share_of
-from distcnn.trace.steps import StepTrace
+from distcnn.distributed import SerialCommunicator, Sums
+from distcnn.distributed.async_allreduce import ThreadedSums
+from distcnn.profiling import traced
+from distcnn.profiling.recorder import MOST_OF_STEPS, Parts, Recorder, share_of
+from distcnn.profiling.steps import StepTrace
 from distcnn.training import loop
+from distcnn.training.checkpointing import NoSaving
 from distcnn.training.run_directory import NoRunDirectory
-from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run
 from tests.conftest import MakeImageSet
 from tests.training.conftest import loop_of, prepare

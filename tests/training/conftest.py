@@ -14,13 +14,13 @@ from threadpoolctl import threadpool_limits
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config, parse_config
-from distcnn.parallel import Communicator, SerialCommunicator
-from distcnn.parallel.threads import THREADS_PER_RANK
+from distcnn.distributed import Communicator, SerialCommunicator
+from distcnn.distributed.blas_threads import THREADS_PER_RANK
+from distcnn.training.checkpointing import NoSaving
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import damage_by_sums
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
-from distcnn.training.saving import NoSaving
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment

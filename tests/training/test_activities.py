@@ -12,7 +12,7 @@ import pytest
 
 from distcnn import train
 from distcnn.datasets.examples import ExampleFile
-from distcnn.faults.pulse import pulse
+from distcnn.fault_tolerance.heartbeat import pulse
 from distcnn.training import loop, setup
 from distcnn.training.run_directory import RunDirectory
 from tests.conftest import MakeImageSet

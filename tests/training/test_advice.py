@@ -10,7 +10,7 @@ import pytest
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.training.advice import require_enough_examples, warnings_of
-from distcnn.training.plan import Plan
+from distcnn.training.schedule import Plan
 from tests.conftest import SERIAL, MakeImageSet
 from tests.training.conftest import prepare, train
 

@@ -15,7 +15,7 @@ import pytest
 from distcnn.errors import TrainingError
 from distcnn.models import MODELS
 from distcnn.training.debug import check_network
-from distcnn.training.finite import NotFinite, check_finite
+from distcnn.training.nan_check import NotFinite, check_finite
 from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment, mpi_launcher
 from tests.training.conftest import content, metrics, prepare, receipt, with_path
 

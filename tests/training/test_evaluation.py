@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distcnn.datasets import Microbatch, Shard
+from distcnn.distributed import SerialCommunicator, Totals
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
-from distcnn.parallel import SerialCommunicator, Totals
 from distcnn.training.evaluation import Evaluation, examples_of_rank
 from tests.conftest import SERIAL, MakeImageSet, clean_environment, mpi_launcher
 from tests.training.conftest import FRAGILE_MODEL, content, receipt, stepped, store_of, train, with_path

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distcnn.datasets import Microbatch, Shard
+from distcnn.distributed import SerialCommunicator
 from distcnn.errors import TrainingError
-from distcnn.parallel import SerialCommunicator
 from distcnn.training.ledger import Entry, Ledger, all_entries, close_epoch, digest
 from tests.parallel.test_communicator import on_ranks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distcnn.parallel import ForegroundSums, SerialCommunicator, Sums
+from distcnn.distributed import ForegroundSums, SerialCommunicator, Sums
 from distcnn.training.overlap import open_sums
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.training.places import describe_hosts, spans
+from distcnn.training.host_placement import describe_hosts, spans
 from tests.conftest import Launcher, MakeImageSet, write_image_set
 from tests.training.conftest import receipt
 

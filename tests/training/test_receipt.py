@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from distcnn.config import Config
+from distcnn.distributed import SerialCommunicator
 from distcnn.errors import InputError
-from distcnn.parallel import SerialCommunicator
 from distcnn.training.comparison import Comparison, Different, Receipt, difference, read_receipt
 from distcnn.training.replay import replay
 

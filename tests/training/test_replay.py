@@ -12,8 +12,8 @@ import h5py
 import pytest
 from threadpoolctl import threadpool_limits
 
-from distcnn.parallel import SerialCommunicator
-from distcnn.parallel.threads import THREADS_PER_RANK
+from distcnn.distributed import SerialCommunicator
+from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checked_files import problem_of_files, unchecked
 from distcnn.training.comparison import Different
 from distcnn.training.replay import Replayed, replay

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distcnn.distributed import SerialCommunicator
 from distcnn.errors import TrainingError
 from distcnn.nn import Conv2d, Dense, Flatten, Sequential
 from distcnn.optim import OPTIMIZERS, Optimizer
-from distcnn.parallel import SerialCommunicator
-from distcnn.training.replicas import array_sha256, compare_replicas, parameter_hashes, params_sha256
+from distcnn.training.consistency import array_sha256, compare_replicas, parameter_hashes, params_sha256
 from tests.parallel.test_communicator import on_ranks
 
 Damage = Callable[[int, Sequential, Optimizer], None]

@@ -17,7 +17,7 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config, Request
 from distcnn.errors import InputError
 from distcnn.training.locking import locked
-from distcnn.training.records import open_directory
+from distcnn.training.open_run import open_directory
 from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
 from distcnn.training.run_directory import read_config, write_config
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set

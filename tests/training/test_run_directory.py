@@ -21,16 +21,16 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from distcnn.config import Config
+from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.errors import InputError
-from distcnn.parallel.threads import THREADS_PER_RANK
 from distcnn.training import run_directory
+from distcnn.training.checkpointing import Saving
 from distcnn.training.locking import locked
 from distcnn.training.loop import Loop
+from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress
-from distcnn.training.records import begin_records, open_directory
 from distcnn.training.results import damage_of, read_result
 from distcnn.training.run_directory import RunDirectory, create_run_directory, read_config
-from distcnn.training.saving import Saving
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
 from tests.full_disk import full_disk

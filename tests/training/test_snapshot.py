@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
+from distcnn.distributed import SerialCommunicator
 from distcnn.errors import InputError
-from distcnn.parallel import SerialCommunicator
 from distcnn.training.ledger import all_entries
 from distcnn.training.loop import Loop
 from distcnn.training.setup import Run

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcnn.parallel import Totals
+from distcnn.distributed import Totals
 from distcnn.training.state import Meter, State
 
 FLOATS = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from distcnn.datasets import Microbatch, Shard
+from distcnn.distributed import REDUCTIONS, SerialCommunicator, span_of
 from distcnn.errors import TrainingError
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
 from distcnn.optim import SGD
-from distcnn.parallel import REDUCTIONS, SerialCommunicator, span_of
 from distcnn.training.step import Step
 
 EXAMPLES, NUM_SHARDS, MICROBATCH_SIZE = 10, 3, 4  # shards of 3, 3, 4: two of them padded

@@ -11,9 +11,9 @@ import pytest
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.config import TARGET_DEFAULTS, Config, parse_config
+from distcnn.distributed import Totals
 from distcnn.errors import InputError
-from distcnn.parallel import Totals
-from distcnn.training.plan import Plan
+from distcnn.training.schedule import Plan
 from distcnn.training.state import Meter, State
 from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher
 from tests.training.conftest import assert_same_end, content, receipt, resume, train

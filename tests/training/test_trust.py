@@ -15,9 +15,9 @@ import pytest
 from distcnn.checkpoints.format import decode, encode
 from distcnn.config import parse_request
 from distcnn.errors import InputError
-from distcnn.own_model import require_outside, require_trust
 from distcnn.training.resume import find_resume_point
 from distcnn.training.run_directory import read_config, write_config
+from distcnn.user_code import require_outside, require_trust
 from tests.conftest import MakeImageSet, clean_environment
 from tests.training.conftest import receipt, store_of, write_receipt
 

@@ -1,0 +1,1 @@
+"""What every command shares: parsing, exit codes, the same flags on all ranks."""

@@ -1,0 +1,203 @@
+"""A communicator: what the training needs of MPI. Two makes, serial (here) and MPI (``distcnn.distributed.mpi``)."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.distributed.async_allreduce import Sums
+from distcnn.errors import InputError
+from distcnn.system import launcher
+from distcnn.system.console import drain
+
+T = TypeVar("T")
+
+SIGNAL_BASE = 128
+"""A shell's exit code of a process that a signal ended is this and the signal's number."""
+
+
+class JointError(InputError):
+    """An ``InputError`` that all ranks raise at the same point, so that they can end in peace."""
+
+
+class NoWorldError(InputError):
+    """The launcher started several processes, but each is a world of its own: none waits for another."""
+
+
+class Mailbox(Protocol):
+    """Messages beside the collectives, for a thread of each rank: nobody waits."""
+
+    def post(self, rank: int, item: Any) -> None:
+        """Send the picklable ``item`` to ``rank``."""
+
+    def take(self) -> list[tuple[int, Any]]:
+        """What has arrived: (sender, item)."""
+
+
+class NoMailbox:
+    """Nobody to write to, or no way."""
+
+    def post(self, rank: int, item: Any) -> None:
+        """It is lost."""
+
+    def take(self) -> list[tuple[int, Any]]:
+        return []
+
+
+class Communicator(Protocol):
+    """Every method but ``abort`` is collective: all ranks call it, in the same order."""
+
+    rank: int
+    world_size: int
+    description: str
+    hosts: list[str]
+    """Each rank's host."""
+    job: str
+    """A name that the ranks of this world share, and no others."""
+
+    def allreduce_sum(self, values: NDArray[Any]) -> None:
+        """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum over all ranks."""
+
+    def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
+        """Zeros (count,) of every rank, in rank order, that all ranks read and write; None where some rank cannot see another's memory.
+
+        What a rank wrote before a sum over all ranks, all see after it. ``count`` is each rank's own; each begins on a cache line.
+        """
+
+    def allgather(self, item: T) -> list[T]:
+        """The picklable ``item`` of every rank, in rank order."""
+
+    def gather(self, item: T) -> list[T] | None:
+        """On root, the picklable ``item`` of every rank, in rank order; None elsewhere."""
+
+    def broadcast(self, item: T) -> T:
+        """Root's picklable ``item``."""
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+
+    def mailbox(self) -> Mailbox:
+        """Open a mailbox on every rank."""
+
+    def background_sums(self) -> Sums | None:
+        """Open a way to sum while the main thread goes on, to which the other methods may be called meanwhile; None where there is none."""
+
+    def abort(self, exit_code: int) -> NoReturn:
+        """End all ranks at once with ``exit_code``."""
+
+    def end_by_signal(self, number: signal.Signals) -> NoReturn:
+        """End all ranks at once as the signal would have done without a handler, or with 128 and its number. Any thread may call it."""
+
+
+class SerialCommunicator:
+    """A world of one rank, without MPI."""
+
+    rank, world_size, description = 0, 1, "no MPI"
+
+    def __init__(self) -> None:
+        self.hosts, self.job = [socket.gethostname()], secrets.token_hex(8)
+
+    def allreduce_sum(self, values: NDArray[Any]) -> None:
+        """The sum over one rank is what it has."""
+
+    def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
+        return [np.frombuffer(mmap.mmap(-1, max(1, 4 * count)), np.float32, count)]
+
+    def allgather(self, item: T) -> list[T]:
+        return [item]
+
+    def gather(self, item: T) -> list[T] | None:
+        return [item]
+
+    def broadcast(self, item: T) -> T:
+        return item
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+    def mailbox(self) -> Mailbox:
+        return NoMailbox()
+
+    def background_sums(self) -> Sums | None:
+        return None
+
+    def abort(self, exit_code: int) -> NoReturn:
+        drain()
+        os._exit(exit_code)
+
+    def end_by_signal(self, number: signal.Signals) -> NoReturn:
+        drain()
+        ctypes.CDLL(None).signal(int(number), None)  # the default action; Python's own ``signal.signal`` is for the main thread only
+        os.kill(os.getpid(), number)
+        os._exit(SIGNAL_BASE + number)  # where the signal is blocked
+
+
+def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
+    """MPI's communicator where a launcher started several processes, else a serial one, which imports no MPI.
+
+    ``InputError`` when mpi4py or its MPI library is missing, or the launcher is another MPI's; ``NoWorldError`` where MPI did start.
+    """
+    if not launcher.needs_mpi(environment):
+        return SerialCommunicator()
+    try:
+        from distcnn.distributed.mpi import MPICommunicator, library_name
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"a launcher started several processes, but mpi4py cannot be used ({_first_line(error)}): install mpi4py and an MPI library "
+            "(on a laptop: pip install '.[mpi,mpich]' in distcnn's folder; on a cluster: load the site's MPI module, pip install '.[mpi]')"
+        ) from error
+    problem = launcher.foreign_library(library_name(), environment)
+    if problem:
+        raise InputError(problem)
+    communicator = MPICommunicator()
+    problem = launcher.mismatch(communicator.world_size, communicator.description, environment)
+    if problem:
+        raise NoWorldError(problem)
+    return communicator
+
+
+def together(communicator: Communicator, work: Callable[[], T]) -> T:
+    """Run ``work`` on every rank; where it raises ``InputError`` on any, raise the lowest such rank's on all of them.
+
+    So a fault that one rank alone can see (a label of its shards, a file missing on its host) ends all ranks, with one message.
+    """
+    result: T | None = None
+    problem: str | None = None
+    try:
+        result = work()
+    except InputError as error:
+        problem = str(error)
+    problems = communicator.allgather(problem)
+    for rank, text in enumerate(problems):
+        if text is not None:
+            everywhere = all(each == text for each in problems)
+            raise JointError(text if everywhere else f"{text} (on rank {rank})")
+    return result  # type: ignore[return-value]  # work returned it: nothing was raised
+
+
+def on_root(communicator: Communicator, work: Callable[[], T]) -> T:
+    """Run ``work`` on root alone and give its picklable result, or its ``InputError``, to all ranks."""
+    result: T | None = None
+    problem: str | None = None
+    if communicator.rank == 0:
+        try:
+            result = work()
+        except InputError as error:
+            problem = str(error)
+    result, problem = communicator.broadcast((result, problem))
+    if problem is not None:
+        raise JointError(problem)
+    return result  # type: ignore[return-value]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,68 @@
+"""The counts that travel with every sum over ranks: loss, correct answers, examples, failures, requests to stop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.distributed.exact_sum import RangeError, grid_anchors, on_grids
+
+LOSS_GRIDS = 3
+"""Grids of the losses' exact sum. The last one's spacing is 2**-119 for 8 terms and 2**-68 for a million, so nothing that float32 holds
+of a mean loss is lost; a single grid has 2**-19 and 2**-2."""
+TALLY_SIZE = LOSS_GRIDS + 4
+TALLY_SPACE = 8
+"""The tally lies before the gradient in the vector that is summed; 8: so the gradient stays aligned."""
+LOSS_LIMIT = 2.0**30
+"""The largest loss of one microbatch that is added."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over examples. ``failures`` is how many shards could not be added, ``stops`` how many ranks were asked to stop."""
+
+    loss_sum: float
+    correct: int
+    examples: int
+    failures: int
+    stops: int = 0
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.loss_sum / self.examples
+
+
+class Tally:
+    """Adds up counts in ``sums``, TALLY_SIZE float64 (a view of what is allreduced): losses by the exact sum, the rest are integers.
+
+    ``num_terms`` is the largest number of microbatches that all ranks add together.
+    """
+
+    def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
+        self._losses, self._counts = sums[:LOSS_GRIDS], sums[LOSS_GRIDS:]
+        self._anchors = grid_anchors(num_terms, LOSS_LIMIT, LOSS_GRIDS)
+
+    def add(self, loss_sum: float, correct: int, examples: int) -> None:
+        """Add one microbatch's. ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond its limit."""
+        if not abs(loss_sum) <= LOSS_LIMIT:
+            raise RangeError(0, loss_sum, LOSS_LIMIT)
+        for grid, rounded in enumerate(on_grids(loss_sum, self._anchors)):
+            self._losses[grid] += rounded
+        self._counts[0] += correct
+        self._counts[1] += examples
+
+    def fail(self) -> None:
+        """Count one failure, which every rank then sees in the sum."""
+        self._counts[2] += 1
+
+    def ask_to_stop(self) -> None:
+        """Say that this rank was asked to stop, which every rank then sees in the same sum."""
+        self._counts[3] += 1
+
+    def totals(self) -> Totals:
+        """What was added up so far."""
+        return Totals(math.fsum(self._losses), *map(int, self._counts.tolist()))

@@ -1,0 +1,108 @@
+"""Failures before a command could set anything up: an import that fails on one rank, on one host, or on all. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+
+from distcnn.fault_tolerance.host_election import claim, claimed
+from distcnn.system import launcher
+from distcnn.system.console import tell
+
+SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
+SECONDS_FOR_REPORTER = 2.0
+"""A launcher ends all ranks when the first one leaves, and may drop what it has not read: who does not report leaves later."""
+SECONDS_FOR_OTHERS = 4.0
+"""The reporter leaves when each rank of its host has come as far as it, or further: a later one would report once more."""
+
+
+def report_early_failures() -> None:
+    """From now on an uncaught exception is reported with rank and host, and ends the process: by a signal under a launcher.
+
+    Some launchers (Hydra) let the other ranks wait for ever in MPI_Init for one that left with an exit code, not for one killed.
+    """
+    sys.excepthook = _report
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        _end_by_signal(signal.SIGINT)
+    several = launcher.needs_mpi(os.environ)
+    report = f"start-{launcher.launch_name()}"
+    reports = not several or claim(report)
+    note_arrival()  # after that, for then the reporter may leave
+    if not reports:
+        _wait_while(lambda: not claimed() or report in claimed())
+        _end_by_signal()
+    rank = launcher.declared_rank(os.environ)
+    text = "".join(traceback.format_exception(kind, error, trace))
+    tell(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}), starting:\n{text.rstrip()}")
+    if several:
+        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
+        _wait_for_others()
+        _end_by_signal()
+
+
+def note_arrival() -> None:
+    """This rank's imports are behind it, whether they failed or not: a rank of its host that reports need not wait for it."""
+    place = launcher.declared_place(os.environ)
+    if place is not None and launcher.needs_mpi(os.environ):
+        claim(_arrival(place.local_rank))
+
+
+def _arrival(local_rank: int) -> str:
+    return f"arrival-{launcher.launch_name()}-{local_rank}"
+
+
+def _wait_for_others() -> None:
+    place = launcher.declared_place(os.environ)
+    if place is None or place.local_size is None or not claimed():
+        time.sleep(SECONDS_FOR_REPORTER - SECONDS_FOR_LAUNCHER_TO_PRINT)
+        return
+    everyone = {_arrival(each) for each in range(place.local_size)}
+    _wait_while(lambda: not everyone <= claimed())
+
+
+def _wait_while(holds: Callable[[], bool], seconds: float = SECONDS_FOR_OTHERS) -> None:
+    end = time.monotonic() + seconds
+    while holds() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def end_before_start(text: str, others_wait: bool = True) -> None:
+    """Tell ``text``, once a host, as the last thing of a process that cannot open its communicator.
+
+    Returns where all ranks come to the same end, and may leave with an exit code; where some did not, this rank ends by a signal.
+    Without ``others_wait`` all ranks of all hosts are alone, and rank 0 tells it.
+    """
+    if not launcher.needs_mpi(os.environ):
+        tell(text)
+        return
+    start, rank = launcher.launch_name(), launcher.declared_rank(os.environ)
+    if not others_wait:
+        if rank == 0:
+            tell(text)
+        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if rank == 0 else SECONDS_FOR_OTHERS)
+        return
+    claim(f"failed-{start}-{rank}")
+    if not claim(f"start-{start}"):
+        _wait_while(lambda: f"start-{start}" in claimed(), 2 * SECONDS_FOR_OTHERS)
+        return
+    tell(text)
+    time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
+    world_size = max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0)
+    everyone = {f"failed-{start}-{each}" for each in range(world_size)}
+    _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_REPORTER)
+    if not everyone or not everyone <= claimed():
+        _end_by_signal()
+
+
+def _end_by_signal(number: int = signal.SIGTERM) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -1,0 +1,229 @@
+"""The watchdog: a thread on each rank that notices when nothing moves, finds the late rank, says what it was doing and ends all.
+
+A rank that stops (a stopped process, a hung file system, a dead host) leaves the others waiting in MPI for ever, without a word. The
+thread of each rank sees how long its own main thread has been at one thing. Beyond the time-out one rank, the reporter, asks all others;
+they answer with what they do and their stack. Those that do not answer are late, and so are those that do not wait for others. What a
+silent rank did is read from its pulse by a rank of its host (``distcnn.fault_tolerance.heartbeat``), for a stopped process can say nothing itself.
+
+Only time in which this thread ran counts: a job that was suspended as a whole and continued has not stalled.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distcnn.distributed import Communicator
+from distcnn.fault_tolerance.heartbeat import Beat, pulse, read_other
+from distcnn.system.console import tell
+
+EXIT_STALLED = 4
+TICK_SECONDS = 1.0
+ANSWER_SECONDS = 3.0
+"""How long the reporter waits for answers: they come within a tick."""
+TURN_SECONDS = ANSWER_SECONDS + 2
+"""The reporter is the lowest rank that can: each rank gives the one before it so long to ask."""
+MOST_TURNS = 3
+MOST_STACKS = 4
+"""Stacks shown: of the late ranks, and of one that waits."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a rank runs, and where its pulse is."""
+
+    rank: int
+    host: str
+    pid: int
+    descriptor: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a rank says of itself, or of another on its host (``answers`` off). ``seconds`` since it began what it does."""
+
+    member: Member
+    answers: bool
+    beat: Beat | None
+    seconds: float
+    stack: str
+    state: str = ""
+
+    @property
+    def rank(self) -> int:
+        return self.member.rank
+
+
+class Watchdog:
+    """Collective to make; it watches while it is entered. ``timeout_seconds`` may be changed; 0: never."""
+
+    def __init__(self, name: str, communicator: Communicator, timeout_seconds: float = 300.0) -> None:
+        self.timeout_seconds = timeout_seconds
+        self._name, self._communicator = name, communicator
+        self._mailbox = communicator.mailbox()
+        host = communicator.hosts[communicator.rank]
+        self._me = Member(communicator.rank, host, os.getpid(), pulse.descriptor)
+        self._members: list[Member] = communicator.allgather(self._me)
+        self._main = threading.get_ident()
+        self._beats, self._idle_seconds, self._heard_reporter = -1, 0.0, False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._stopped.wait(TICK_SECONDS):
+            now = time.monotonic()
+            self._count(min(now - last, 2 * TICK_SECONDS))
+            last = now
+            pulse.note_stack(self._stack())
+            self._answer(self._mailbox.take())
+            turn = min(self._me.rank, MOST_TURNS) * TURN_SECONDS
+            if self.timeout_seconds and self._idle_seconds > self.timeout_seconds + turn:
+                if self._heard_reporter:  # it had its turn, and ended nobody: from here on each for itself
+                    self._heard_reporter, self._idle_seconds = False, self.timeout_seconds
+                else:
+                    self._investigate()
+
+    def _count(self, seconds: float) -> None:
+        """Add to the time in which the main thread has not moved."""
+        self._idle_seconds = self._idle_seconds + seconds if pulse.beats == self._beats else 0.0
+        self._beats = pulse.beats
+
+    def _answer(self, messages: Iterable[tuple[int, Any]]) -> None:
+        for sender, (question, ranks) in messages:
+            if question == "status":
+                self._heard_reporter = True
+                self._mailbox.post(sender, ("answer", self._status()))
+            elif question == "look":
+                for rank in ranks:
+                    self._mailbox.post(sender, ("answer", look_at(self._members[rank])))
+            elif question == "end":
+                _end_soon()
+
+    def _investigate(self) -> None:
+        """Ask everyone, and end all unless somebody still works."""
+        others = [member for member in self._members if member.rank != self._me.rank]
+        answers = {self._me.rank: self._status()} | self._ask("status", {member.rank: [] for member in others})
+        silent = [member for member in others if member.rank not in answers]
+        here = [member for member in silent if member.host == self._me.host]
+        looks = {member.rank: look_at(member) for member in here}
+        neighbours = {each.member.host: each.rank for each in answers.values()}
+        elsewhere: dict[int, list[int]] = {}
+        for member in silent:
+            if member.host != self._me.host and member.host in neighbours:
+                elsewhere.setdefault(neighbours[member.host], []).append(member.rank)
+        if elsewhere:
+            looks |= self._ask("look", elsewhere)
+        unseen = {member.rank: Status(member, False, None, 0.0, "") for member in silent}
+        everyone = {**unseen, **looks, **answers}
+        if self._stopped.is_set() or pulse.beats != self._beats:
+            return
+        working = [each for each in answers.values() if not _waits(each) and each.seconds < self.timeout_seconds / 2]
+        if working and not silent:
+            self._idle_seconds = 0.0
+            return
+        idle = {each.rank for each in everyone.values() if each not in working}
+        self._end(describe([each for each in everyone.values() if each.rank in idle], self._idle_seconds))
+
+    def _ask(self, question: str, about: dict[int, list[int]]) -> dict[int, Status]:
+        """Post a question to some ranks and gather the answers, by the rank they are about."""
+        for rank, ranks in about.items():
+            self._mailbox.post(rank, (question, ranks))
+        expected = sum(max(1, len(ranks)) for ranks in about.values())
+        answers: dict[int, Status] = {}
+        end = time.monotonic() + ANSWER_SECONDS
+        while len(answers) < expected and time.monotonic() < end:
+            for sender, (kind, content) in self._mailbox.take():
+                if kind == "answer":
+                    answers[content.rank] = content
+                else:
+                    self._answer([(sender, (kind, content))])
+            time.sleep(0.02)
+        return answers
+
+    def _status(self) -> Status:
+        beat = pulse.read()
+        return Status(self._me, True, beat, time.monotonic() - beat.since, self._stack())
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self._main)
+        return "".join(traceback.format_stack(frame)) if frame else ""
+
+    def _end(self, report: str) -> None:
+        tell(f"{self._name}: error: {report}")
+        _end_soon()
+        for member in self._members:  # on the far side of a cut network a launcher does not learn of an abort
+            if member.rank != self._me.rank:
+                self._mailbox.post(member.rank, ("end", []))
+        self._communicator.abort(EXIT_STALLED)
+
+
+def _end_soon() -> None:
+    """End this process, should MPI not even be able to abort."""
+    threading.Timer(ANSWER_SECONDS, os._exit, [EXIT_STALLED]).start()
+
+
+def look_at(member: Member) -> Status:
+    """What another rank of this host does, seen from outside."""
+    beat = read_other(member.pid, member.descriptor)
+    now = time.monotonic()
+    if beat is None:
+        return Status(member, False, None, 0.0, "", process_state(member.pid))
+    stack = f"  (as it was {now - beat.stack_time:.0f} s ago)\n{beat.stack}" if beat.stack else ""
+    return Status(member, False, beat, now - beat.since, stack, process_state(member.pid))
+
+
+def process_state(pid: int) -> str:
+    """The kernel's word for a process, such as "T (stopped)"; "gone" when there is none."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return "gone"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("State:")), "unknown")
+
+
+def describe(everyone: list[Status], seconds: float) -> str:
+    """The report: who is late, where, doing what, since when; who waits; stacks."""
+    late = [each for each in everyone if not each.answers] + [each for each in everyone if each.answers and not _waits(each)]
+    waiting = [each for each in everyone if each.answers and _waits(each)]
+    lines = [f"stalled: nothing has moved for {seconds:.0f} s (--stall-timeout)"]
+    lines += [_late_line(each) for each in late] or ["every rank waits for the others: they are not at the same point"]
+    if waiting:
+        ranks = ", ".join(str(each.rank) for each in waiting)
+        lines.append(f"waiting: rank {ranks}: {_doing(waiting[0])}")
+    shown = [*late[: MOST_STACKS - 1], *waiting[:1]] if late else waiting[:MOST_STACKS]
+    lines += [f"stack of rank {each.rank}:\n{each.stack.rstrip()}" for each in shown if each.stack]
+    return "\n".join(lines)
+
+
+def _late_line(status: Status) -> str:
+    member = status.member
+    silent = "" if status.answers else ", does not answer" + (f", state {status.state}" if status.state else "")
+    last = f", {'' if status.answers else 'last at '}{_doing(status)}" if status.beat else ""
+    since = f", for {status.seconds:.0f} s" if status.beat else ""
+    return f"late: rank {status.rank} on host {member.host} (process {member.pid}){silent}{last}{since}"
+
+
+def _doing(status: Status) -> str:
+    return status.beat.text() if status.beat else "unknown"
+
+
+def _waits(status: Status) -> bool:
+    return status.beat is not None and status.beat.waiting

@@ -1,0 +1,91 @@
+"""Rows of images as tiles: views and copies that filtering along the width needs (``distcnn.nn.kernels.algorithms``)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from distcnn.nn.geometry import windows_view
+from distcnn.nn.kernels.blocking import Part
+from distcnn.nn.layer import Array
+
+
+class Shifts:
+    """``[c, j, h, k, t, n] = x[c, h, (t*outputs + k)*step + j, n]``, a view, made once for each array that comes: that takes its time."""
+
+    def __init__(self, shifts: int, outputs: int, step: int, tiles: int) -> None:
+        self._shifts, self._outputs, self._step, self._tiles = shifts, outputs, step, tiles
+        self._views: dict[tuple[int, int, int], tuple[Array, Array]] = {}
+
+    def of(self, x: Array, rows: slice, part: Part) -> Array:
+        """The view of those rows of that part of the images, told apart by where they begin."""
+        place = rows.start, part.columns.start, part.images.start
+        known, view = self._views.get(place, (None, x))
+        if known is not x:
+            columns = self._outputs * self._tiles
+            of_part = x[:, rows, part.columns, part.images]
+            windows = windows_view(of_part, (1, self._shifts), (1, self._step), (rows.stop - rows.start, columns))[:, 0]
+            of_column = windows.strides[3]
+            shape = (*windows.shape[:3], self._outputs, self._tiles, windows.shape[4])
+            strides = (*windows.strides[:3], of_column, of_column * self._outputs, windows.strides[4])
+            view = as_strided(windows, shape, strides, writeable=False)
+            self._views[place] = x, view
+        return view
+
+
+def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
+    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, one way or the other; the last tile may reach beyond the images."""
+    outputs = len(tiled)
+    whole, rest = divmod(images.shape[2], outputs)
+    pairs = []
+    if whole:
+        pairs.append((_tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4), tiled[:, :, :, :whole]))
+    if rest:
+        pairs.append((images[:, :, whole * outputs :].transpose(2, 0, 1, 3), tiled[:rest, :, :, whole]))
+    for of_images, of_tiles in pairs:
+        if to_images:
+            np.copyto(of_images, of_tiles)
+        else:
+            np.copyto(of_tiles, of_images)
+
+
+def fold(pixels: Array, step: int, x: Array, held: int = 0) -> None:
+    """``x[c, h, t*step + j, n]`` = the sum of the ``pixels[c, h, t, j, n]`` that meet there, and of what its first ``held`` columns hold.
+
+    If any hold something, then all those that the first tile would share with one before it.
+    """
+    tiles, count = pixels.shape[2:4]
+    overlap = count - step
+    if 0 <= overlap <= step:
+        _fold_pairs(pixels, step, x, bool(held))
+        return
+    x[:, :, held:].fill(0)
+    for first in range(0, count, step):
+        few = pixels[:, :, :, first : first + step]
+        width = few.shape[3]
+        whole = tiles if width == step else tiles - 1  # x may end with the last tile's pixels, short of its step
+        columns, rest = _tiled(x[:, :, first:], step, whole)[:, :, :, :width], x[:, :, first + whole * step :][:, :, :width]
+        columns += few[:, :, :whole]
+        if whole < tiles:
+            rest += few[:, :, whole]
+
+
+def _fold_pairs(pixels: Array, step: int, x: Array, add: bool) -> None:
+    """Where no more than two tiles meet: every column is written once."""
+    tiles, count = pixels.shape[2:4]
+    overlap, last = count - step, (tiles - 1) * step
+    whole, first = _tiled(x, step, tiles), x[:, :, :overlap]
+    if add:
+        first += pixels[:, :, 0, :overlap]
+    else:
+        np.copyto(first, pixels[:, :, 0, :overlap])
+    np.copyto(whole[:, :, :-1, overlap:], pixels[:, :, :-1, overlap:step])
+    np.add(pixels[:, :, :-1, step:], pixels[:, :, 1:, :overlap], out=whole[:, :, 1:, :overlap])
+    np.copyto(x[:, :, last + overlap : last + count], pixels[:, :, -1, overlap:])
+    x[:, :, last + count :].fill(0)
+
+
+def _tiled(x: Array, step: int, tiles: int) -> Array:
+    """``[c, h, t, j, n] = x[c, h, t*step + j, n]`` for j < step: the width cut into tiles, a view."""
+    channels, height, _, count = x.shape
+    return x[:, :, : tiles * step].reshape(channels, height, tiles, step, count)

@@ -1,0 +1,19 @@
+"""What only root needs of other packages: imported as it starts, so that a broken installation shows before a run has begun.
+
+The other ranks leave these files alone: on a shared file system all of them would ask for each at the same moment.
+"""
+
+from __future__ import annotations
+
+import os
+
+from distcnn.system import launcher
+
+if launcher.declared_rank(os.environ) == 0:
+    import difflib  # noqa: F401
+    import pdb  # noqa: F401
+    import shutil  # noqa: F401  (argparse's)
+    import tomllib  # noqa: F401
+
+    import tomli_w  # noqa: F401
+    import tqdm  # noqa: F401

@@ -1,4 +1,6 @@
-"""Make an image set from a folder of class folders of image files: python data/from_images.py FOLDER --output data/NAME.h5"""
+"""Make an image set from a folder of class folders of image files: python data/from_images.py
+FOLDER --output data/NAME.h5
+"""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""The named networks, and your own: functions ``(input_shape, classes) -> Sequential``, chosen by name or as ``module:function``."""
+"""The named networks, and your own: functions ``(input_shape, classes) -> Sequential``, chosen by
+name or as ``module:function``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,17 @@ import numpy as np
 
 from distcnn.errors import InputError
 from distcnn.mistakes import described, mistake_in
-from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, glorot_uniform
+from distcnn.nn import (
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Tanh,
+    glorot_uniform,
+)
 from distcnn.signatures import ArgumentError
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
@@ -18,7 +30,9 @@ Model = Callable[[tuple[int, int, int], int], Sequential]
 
 
 def lenet(input_shape: tuple[int, int, int], classes: int) -> Sequential:
-    """Two 5x5 convolutions (20, 50 channels), each with ReLU and 2x2 max pooling, 500 units. 1x28x28 to 10: 431,080 parameters."""
+    """Two 5x5 convolutions (20, 50 channels), each with ReLU and 2x2 max pooling, 500 units.
+    1x28x28 to 10: 431,080 parameters.
+    """
     return Sequential(
         [
             *(Conv2d(20, 5), MaxPool2d(2), ReLU()),
@@ -29,22 +43,30 @@ def lenet(input_shape: tuple[int, int, int], classes: int) -> Sequential:
 
 
 def lenet5(input_shape: tuple[int, int, int], classes: int) -> Sequential:
-    """The sizes of LeNet-5 (LeCun et al. 1998): 6 and 16 channels, 120, 84; tanh, average pooling. 1x28x28 to 10: 61,706 parameters.
+    """The sizes of LeNet-5 (LeCun et al. 1998): 6 and 16 channels, 120, 84; tanh, average pooling.
+    1x28x28 to 10: 61,706 parameters.
 
-    28x28 images are padded to its 32x32. Simpler than 1998: every map of C3 sees all of S2's, pooling has no coefficients.
+    28x28 images are padded to its 32x32. Simpler than 1998: every map of C3 sees all of S2's,
+    pooling has no coefficients.
     """
     return Sequential(
         [
             *(Conv2d(6, 5, padding=2, weight_initialiser=glorot_uniform), Tanh(), AvgPool2d(2)),
             *(Conv2d(16, 5, weight_initialiser=glorot_uniform), Tanh(), AvgPool2d(2)),
             *(Flatten(), Dense(120, weight_initialiser=glorot_uniform), Tanh()),
-            *(Dense(84, weight_initialiser=glorot_uniform), Tanh(), Dense(classes, weight_initialiser=glorot_uniform)),
+            *(
+                Dense(84, weight_initialiser=glorot_uniform),
+                Tanh(),
+                Dense(classes, weight_initialiser=glorot_uniform),
+            ),
         ]
     )
 
 
 def wide(input_shape: tuple[int, int, int], classes: int) -> Sequential:
-    """Two 3x3 convolutions (32, 64 channels) with ReLU, 2x2 max pooling, 128 units. 1x28x28 to 10: 1,199,882 parameters."""
+    """Two 3x3 convolutions (32, 64 channels) with ReLU, 2x2 max pooling, 128 units. 1x28x28 to 10:
+    1,199,882 parameters.
+    """
     return Sequential(
         [
             *(Conv2d(32, 3), ReLU(), Conv2d(64, 3), MaxPool2d(2), ReLU()),
@@ -54,7 +76,9 @@ def wide(input_shape: tuple[int, int, int], classes: int) -> Sequential:
 
 
 def tutorial(input_shape: tuple[int, int, int], classes: int) -> Sequential:
-    """The smallest CNN there is: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense. 1x28x28 to 10: 13,610 parameters."""
+    """The smallest CNN there is: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense.
+    1x28x28 to 10: 13,610 parameters.
+    """
     return Sequential([Conv2d(8, 3), MaxPool2d(2), ReLU(), Flatten(), Dense(classes)])
 
 
@@ -63,29 +87,53 @@ def mlp(input_shape: tuple[int, int, int], classes: int) -> Sequential:
     return Sequential([Flatten(), Dense(300), ReLU(), Dense(100), ReLU(), Dense(classes)])
 
 
-MODELS: dict[str, Model] = {"lenet": lenet, "lenet5": lenet5, "wide": wide, "tutorial": tutorial, "mlp": mlp}
+MODELS: dict[str, Model] = {
+    "lenet": lenet,
+    "lenet5": lenet5,
+    "wide": wide,
+    "tutorial": tutorial,
+    "mlp": mlp,
+}
 
 
 def find_model(name: str) -> Model:
-    """The model called ``name``. ``InputError`` when there is none, or ``package.module:function`` cannot be imported."""
+    """The model called ``name``.
+
+    ``InputError`` when there is none, or ``package.module:function`` cannot be imported.
+    """
     if name in MODELS:
         return MODELS[name]
     if not is_own(name):
-        raise InputError(f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as package.module:function")
+        raise InputError(
+            f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as"
+            " package.module:function"
+        )
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (Exception, SystemExit) as error:  # importing runs the module
         mistake = mistake_in(error)
-        remedy = "correct that" if mistake else "give package.module:function, importable from the current folder"
-        raise InputError(f"model {name!r} cannot be imported ({mistake or error}): {remedy}") from error
+        remedy = (
+            "correct that"
+            if mistake
+            else "give package.module:function, importable from the current folder"
+        )
+        raise InputError(
+            f"model {name!r} cannot be imported ({mistake or error}): {remedy}"
+        ) from error
     if not callable(function):
-        raise InputError(f"model {name!r} is not a function: it must take (input_shape, classes) and return a distcnn.nn.Sequential")
+        raise InputError(
+            f"model {name!r} is not a function: it must take (input_shape, classes) and return a"
+            " distcnn.nn.Sequential"
+        )
     return function  # type: ignore[no-any-return]  # checked when it is called
 
 
-def build_model(name: str, input_shape: tuple[int, int, int], classes: int, microbatch_size: int) -> Sequential:
-    """The model's network, planned for microbatches of ``(*input_shape, microbatch_size)`` float32 images.
+def build_model(
+    name: str, input_shape: tuple[int, int, int], classes: int, microbatch_size: int
+) -> Sequential:
+    """The model's network, planned for microbatches of ``(*input_shape, microbatch_size)`` float32
+    images.
 
     ``InputError`` says why it does not fit such images, or is no network with ``classes`` outputs.
     """
@@ -93,7 +141,10 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, micr
     try:
         network = find_model(name)(input_shape, classes)
         if not isinstance(network, Sequential):
-            raise InputError(f"model {name!r} returned a {type(network).__name__}: it must return a distcnn.nn.Sequential")
+            raise InputError(
+                f"model {name!r} returned a {type(network).__name__}: it must return a"
+                " distcnn.nn.Sequential"
+            )
         network.plan(input_shape, microbatch_size)
     except (Exception, SystemExit) as error:
         raise _explained(error, name, images) from error
@@ -106,7 +157,9 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int, micr
 
 
 def initialise_model(name: str, network: Sequential, rng: np.random.Generator) -> None:
-    """Draw the first values of ``network``, which model ``name`` made; ``InputError`` says where an initialiser of the user's fails."""
+    """Draw the first values of ``network``, which model ``name`` made; ``InputError`` says where an
+    initialiser of the user's fails.
+    """
     try:
         network.initialise(rng)
     except (Exception, SystemExit) as error:
@@ -114,18 +167,25 @@ def initialise_model(name: str, network: Sequential, rng: np.random.Generator) -
 
 
 def _explained(error: BaseException, name: str, images: str = "") -> BaseException:
-    """What to raise for an ``error`` that the model ``name`` led to: an ``InputError``, unless it is a defect of ours."""
+    """What to raise for an ``error`` that the model ``name`` led to: an ``InputError``, unless it
+    is a defect of ours.
+    """
     if isinstance(error, InputError):
         return error
     if isinstance(error, MemoryError):
-        return InputError(f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size")
+        return InputError(
+            f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size"
+        )
     mistake = mistake_in(error)
     if mistake or isinstance(error, ArgumentError):
         return InputError(f"model {name!r}: {mistake or error}")
     if isinstance(error, ValueError) and images:
-        return InputError(f"model {name!r} does not fit images of {images} (channels x height x width): {error}")
+        return InputError(
+            f"model {name!r} does not fit images of {images} (channels x height x width): {error}"
+        )
     if is_own(name):
         return InputError(
-            f"model {name!r}: {described(error)}: it must take (input_shape, classes) and return a distcnn.nn.Sequential of layers"
+            f"model {name!r}: {described(error)}: it must take (input_shape, classes) and return a"
+            " distcnn.nn.Sequential of layers"
         )
     return error

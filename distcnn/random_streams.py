@@ -1,12 +1,14 @@
-"""Random streams, each named by its purpose, never by a rank, and numbers from them that no version of NumPy changes.
+"""Random streams, each named by its purpose, never by a rank, and numbers from them that no version
+of NumPy changes.
 
-Philox (Salmon et al. 2011) is counter-based: a (key, counter) pair names a stream outright, so the stream of any epoch and shard is
-available without drawing those before it.
+Philox (Salmon et al. 2011) is counter-based: a (key, counter) pair names a stream outright, so the
+stream of any epoch and shard is available without drawing those before it.
 
-NumPy keeps the raw words of its bit generators for ever, but not what ``Generator`` makes of them (NEP 19). So ``PortableGenerator``
-computes normal and uniform numbers here, with operations that IEEE 754 defines to the last bit (+, -, *, /, square root, scaling by
-powers of two), each a NumPy call of its own, so that no compiler fuses two into one rounding. Logarithm and cosine are polynomials of
-these, with errors of about 1e-15.
+NumPy keeps the raw words of its bit generators for ever, but not what ``Generator`` makes of them
+(NEP 19). So ``PortableGenerator`` computes normal and uniform numbers here, with operations that
+IEEE 754 defines to the last bit (+, -, *, /, square root, scaling by powers of two), each a NumPy
+call of its own, so that no compiler fuses two into one rounding. Logarithm and cosine are
+polynomials of these, with errors of about 1e-15.
 """
 
 from __future__ import annotations
@@ -36,38 +38,70 @@ COSINE_TERMS = [1.0 / math.factorial(k) for k in range(20, -1, -2)]
 def generator(seed: int, purpose: int, *indices: int) -> np.random.Philox:
     """The stream for ``purpose`` and up to two ``indices``, 2**128 numbers away from any other."""
     counter = [0, 0, *indices, *(0 for _ in range(2 - len(indices)))]
-    return np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=np.array(counter, np.uint64))
+    return np.random.Philox(
+        key=np.array([seed, purpose], np.uint64), counter=np.array(counter, np.uint64)
+    )
 
 
 class PortableGenerator(np.random.Generator):
-    """NumPy's ``Generator``, with ``random``, ``uniform``, ``standard_normal`` and ``normal`` of our own arithmetic.
+    """NumPy's ``Generator``, with ``random``, ``uniform``, ``standard_normal`` and ``normal`` of
+    our own arithmetic.
 
-    These four give the same bits in every NumPy and on every processor. All other methods are NumPy's, and may change with it.
-    A result of ``size`` None is one float; ``random`` and ``uniform`` take one raw word for each number, the normal methods two.
+    These four give the same bits in every NumPy and on every processor. All other methods are
+    NumPy's, and may change with it. A result of ``size`` None is one float; ``random`` and
+    ``uniform`` take one raw word for each number, the normal methods two.
     """
 
-    def random(self, size: Size = None, dtype: DTypeLike = np.float64, out: NDArray[np.floating] | None = None):  # type: ignore[no-untyped-def, override]
+    def random(  # type: ignore[no-untyped-def, override]
+        self,
+        size: Size = None,
+        dtype: DTypeLike = np.float64,
+        out: NDArray[np.floating] | None = None,
+    ):  # type: ignore[no-untyped-def,override]
         """Uniform in [0, 1), multiples of 2**-53."""
         return self._fill(self._fractions, size, dtype, out)
 
-    def uniform(self, low: float = 0.0, high: float = 1.0, size: Size = None):  # type: ignore[no-untyped-def, override]
+    def uniform(self, low: float = 0.0, high: float = 1.0, size: Size = None):  # type: ignore[no-untyped-def,override]
         """``low + (high - low) * random(size)``."""
-        size = size if size is not None else np.broadcast_shapes(np.shape(low), np.shape(high)) or None
+        size = (
+            size if size is not None else np.broadcast_shapes(np.shape(low), np.shape(high)) or None
+        )
         return np.add(low, np.subtract(high, low) * self.random(size))
 
-    def standard_normal(self, size: Size = None, dtype: DTypeLike = np.float64, out: NDArray[np.floating] | None = None):  # type: ignore[no-untyped-def, override]
+    def standard_normal(  # type: ignore[no-untyped-def, override]
+        self,
+        size: Size = None,
+        dtype: DTypeLike = np.float64,
+        out: NDArray[np.floating] | None = None,
+    ):  # type: ignore[no-untyped-def,override]
         """Normal with mean 0 and standard deviation 1."""
         return self._fill(self._normals, size, dtype, out)
 
-    def normal(self, loc: float = 0.0, scale: float = 1.0, size: Size = None):  # type: ignore[no-untyped-def, override]
+    def normal(self, loc: float = 0.0, scale: float = 1.0, size: Size = None):  # type: ignore[no-untyped-def,override]
         """``loc + scale * standard_normal(size)``."""
-        size = size if size is not None else np.broadcast_shapes(np.shape(loc), np.shape(scale)) or None
+        size = (
+            size
+            if size is not None
+            else np.broadcast_shapes(np.shape(loc), np.shape(scale)) or None
+        )
         return np.add(loc, np.multiply(scale, self.standard_normal(size)))
 
-    def _fill(self, draw: Callable[[int], Floats], size: Size, dtype: DTypeLike, out: NDArray[np.floating] | None):  # type: ignore[no-untyped-def]
+    def _fill(
+        self,
+        draw: Callable[[int], Floats],
+        size: Size,
+        dtype: DTypeLike,
+        out: NDArray[np.floating] | None,
+    ):  # type: ignore[no-untyped-def]
         if size is None and out is None:
             return float(draw(1)[0])
-        shape = out.shape if out is not None else (size,) if isinstance(size, (int, np.integer)) else tuple(size or ())
+        shape = (
+            out.shape
+            if out is not None
+            else (size,)
+            if isinstance(size, (int, np.integer))
+            else tuple(size or ())
+        )
         values = draw(math.prod(shape)).reshape(shape).astype(dtype, copy=False)
         if out is None:
             return values
@@ -83,7 +117,9 @@ class PortableGenerator(np.random.Generator):
         return self._words(count).astype(np.float64) * TO_FRACTION
 
     def _normals(self, count: int) -> Floats:
-        """By the method of Box and Muller (1958): ``sqrt(-2 log u) cos(2 pi v)`` with u in (0, 1] and v in [0, 1)."""
+        """By the method of Box and Muller (1958): ``sqrt(-2 log u) cos(2 pi v)`` with u in (0, 1]
+        and v in [0, 1).
+        """
         values = np.empty(count)
         for start in range(0, count, BLOCK):
             block = values[start : start + BLOCK]
@@ -94,7 +130,9 @@ class PortableGenerator(np.random.Generator):
 
 
 def log(x: Floats) -> Floats:
-    """The natural logarithm of ``x`` > 0: ``log(m 2**e) = 2 atanh((m - 1) / (m + 1)) + e log 2``, m from sqrt(1/2) to sqrt(2)."""
+    """The natural logarithm of ``x`` > 0: ``log(m 2**e) = 2 atanh((m - 1) / (m + 1)) + e log 2``, m
+    from sqrt(1/2) to sqrt(2).
+    """
     mantissa, exponent = np.frexp(x)
     small = mantissa < SQRT_HALF
     mantissa = np.where(small, mantissa * 2.0, mantissa)

@@ -1,4 +1,5 @@
-"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]`` writes a PNG of loss, accuracy and speed over the steps.
+"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]`` writes a PNG of loss, accuracy and
+speed over the steps.
 
 ``python -m distcnn.report --trace FILE.json`` draws two steps of a trace.
 """
@@ -37,12 +38,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> Parser:
     """The command's flags."""
-    parser = Parser(prog="python -m distcnn.report", description="Draw loss, test accuracy and speed of runs into one PNG.")
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train")
-    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="draw two steps of this trace instead (docs/trace.md)")
-    parser.add_argument("--step", type=int, metavar="N", help="the first of the two (default: in the middle)")
+    parser = Parser(
+        prog="python -m distcnn.report",
+        description="Draw loss, test accuracy and speed of runs into one PNG.",
+    )
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.png", help="picture to write (default: report.png in the first RUN_DIR, trace.png beside FILE)"
+        "runs", nargs="*", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train"
+    )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE.json",
+        help="draw two steps of this trace instead (docs/trace.md)",
+    )
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="the first of the two (default: in the middle)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.png",
+        help="picture to write (default: report.png in the first RUN_DIR, trace.png beside FILE)",
     )
     return parser
 
@@ -50,10 +66,18 @@ def make_parser() -> Parser:
 def report(args: argparse.Namespace) -> list[str]:
     """Draw what is asked for; lines on what there is now. ``InputError`` names what is wrong."""
     if bool(args.runs) == bool(args.trace):
-        raise InputError("name run directories, or a trace with --trace FILE.json (see python -m distcnn.report --help)")
-    output = args.output or (args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.png")
+        raise InputError(
+            "name run directories, or a trace with --trace FILE.json (see python -m distcnn.report"
+            " --help)"
+        )
+    output = args.output or (
+        args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.png"
+    )
     if not args.output and output.is_symlink():
-        raise InputError(f"{output} is a symbolic link, which may lead to another file: name the picture with --output")
+        raise InputError(
+            f"{output} is a symbolic link, which may lead to another file: name the picture with"
+            " --output"
+        )
     if args.trace:
         draw_trace(args.trace, args.step, output)
         return [f"picture in {output}"]
@@ -68,10 +92,15 @@ def read_metrics(run: Path) -> Metrics:
         lines = [json.loads(line) for line in read_bytes(run / METRICS).decode().splitlines()]
         kinds = {"step": ("loss", SPEED), "epoch": ()}
         for line in lines:
-            if not all(isinstance(line[name], int | float) for name in ("step", *kinds[line["kind"]])):
+            if not all(
+                isinstance(line[name], int | float) for name in ("step", *kinds[line["kind"]])
+            ):
                 raise ValueError(f"{line} is not a line of metrics")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{run} holds no {METRICS} that can be read ({error}): name a run directory of distcnn.train") from error
+        raise InputError(
+            f"{run} holds no {METRICS} that can be read ({error}): name a run directory of"
+            " distcnn.train"
+        ) from error
     return lines
 
 
@@ -82,11 +111,15 @@ def summary(run: Path) -> str:
     try:
         result = read_result(run)
         return (
-            f"{run}: {result['model']}, {counted(result['world_size'], 'rank')}, {counted(result['steps'], 'step')}, "
-            f"test accuracy {result['test_accuracy']:.4f}, {result[SPEED]:,.0f} images/s, weights {result['params_sha256'][:16]}"
+            f"{run}: {result['model']}, {counted(result['world_size'], 'rank')},"
+            f" {counted(result['steps'], 'step')}, test accuracy {result['test_accuracy']:.4f},"
+            f" {result[SPEED]:,.0f} images/s, weights {result['params_sha256'][:16]}"
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{run / RESULT} cannot be read ({error}): it is damaged; --resume {run} writes it again") from error
+        raise InputError(
+            f"{run / RESULT} cannot be read ({error}): it is damaged; --resume {run} writes it"
+            " again"
+        ) from error
 
 
 def _label(run: Path) -> str:
@@ -95,7 +128,9 @@ def _label(run: Path) -> str:
 
 
 def draw(runs: dict[str, Metrics], output: Path) -> None:
-    """Write the picture: one panel each for training loss, test accuracy and images a second, one line for each run."""
+    """Write the picture: one panel each for training loss, test accuracy and images a second, one
+    line for each run.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -105,10 +140,25 @@ def draw(runs: dict[str, Metrics], output: Path) -> None:
     for name, metrics in runs.items():
         steps = [each for each in metrics if each["kind"] == "step"]
         tests = [each for each in metrics if "test_accuracy" in each]
-        loss.semilogy([each["step"] for each in steps], [each["loss"] for each in steps], label=name)
-        accuracy.plot([each["step"] for each in tests], [each["test_accuracy"] for each in tests], marker="o", label=name)
-        speed.plot([each["step"] for each in steps], [each["images_per_second"] for each in steps], label=name)
-    for axes, title in ((loss, "training loss"), (accuracy, "test accuracy"), (speed, "images a second, all ranks")):
+        loss.semilogy(
+            [each["step"] for each in steps], [each["loss"] for each in steps], label=name
+        )
+        accuracy.plot(
+            [each["step"] for each in tests],
+            [each["test_accuracy"] for each in tests],
+            marker="o",
+            label=name,
+        )
+        speed.plot(
+            [each["step"] for each in steps],
+            [each["images_per_second"] for each in steps],
+            label=name,
+        )
+    for axes, title in (
+        (loss, "training loss"),
+        (accuracy, "test accuracy"),
+        (speed, "images a second, all ranks"),
+    ):
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
     speed.set_ylim(bottom=0)
@@ -116,7 +166,9 @@ def draw(runs: dict[str, Metrics], output: Path) -> None:
     try:
         figure.savefig(output, dpi=120)
     except OSError as error:
-        raise InputError(f"{output} cannot be written ({error.strerror}): name another file with --output") from error
+        raise InputError(
+            f"{output} cannot be written ({error.strerror}): name another file with --output"
+        ) from error
 
 
 if __name__ == "__main__":

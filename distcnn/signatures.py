@@ -15,10 +15,16 @@ class ArgumentError(TypeError, ValueError):
     """Arguments that do not fit: as Python's own ``TypeError``, with the remedy."""
 
 
-def explained(usage: str) -> Callable[[Callable[Concatenate[Self, P], None]], Callable[Concatenate[Self, P], None]]:
-    """Decorate an ``__init__``: arguments that do not fit its signature raise ``ArgumentError``, which shows the call and ``usage``."""
+def explained(
+    usage: str,
+) -> Callable[[Callable[Concatenate[Self, P], None]], Callable[Concatenate[Self, P], None]]:
+    """Decorate an ``__init__``: arguments that do not fit its signature raise ``ArgumentError``,
+    which shows the call and ``usage``.
+    """
 
-    def decorate(init: Callable[Concatenate[Self, P], None]) -> Callable[Concatenate[Self, P], None]:
+    def decorate(
+        init: Callable[Concatenate[Self, P], None],
+    ) -> Callable[Concatenate[Self, P], None]:
         signature = inspect.signature(init)
 
         @wraps(init)
@@ -26,7 +32,12 @@ def explained(usage: str) -> Callable[[Callable[Concatenate[Self, P], None]], Ca
             try:
                 signature.bind(self, *args, **kwargs)
             except TypeError as error:
-                written = ", ".join([*map(_shown, args), *(f"{name}={_shown(value)}" for name, value in kwargs.items())])
+                written = ", ".join(
+                    [
+                        *map(_shown, args),
+                        *(f"{name}={_shown(value)}" for name, value in kwargs.items()),
+                    ]
+                )
                 raise ArgumentError(f"{type(self).__name__}({written}): {error}: {usage}") from None
             init(self, *args, **kwargs)
 
@@ -37,4 +48,8 @@ def explained(usage: str) -> Callable[[Callable[Concatenate[Self, P], None]], Ca
 
 def _shown(value: object) -> str:
     """A number or text as it was typed; the type of anything longer."""
-    return repr(value) if isinstance(value, (int, float, str, tuple, type(None))) else f"<{type(value).__name__}>"
+    return (
+        repr(value)
+        if isinstance(value, (int, float, str, tuple, type(None)))
+        else f"<{type(value).__name__}>"
+    )

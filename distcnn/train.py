@@ -1,4 +1,6 @@
-"""Train a network: ``mpirun -n 4 python -m distcnn.train``, or ``python -m distcnn.train`` in one process, the same bits."""
+"""Train a network: ``mpirun -n 4 python -m distcnn.train``, or ``python -m distcnn.train`` in one
+process, the same bits.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,13 @@ from distcnn.training.loop import Loop, Records
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.results import BEST_WEIGHTS, WEIGHTS
-from distcnn.training.resume import ResumePoint, check_model, existing_run, find_resume_point, is_in_place
+from distcnn.training.resume import (
+    ResumePoint,
+    check_model,
+    existing_run,
+    find_resume_point,
+    is_in_place,
+)
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.schedule import Plan
 from distcnn.training.setup import Run, prepare_run
@@ -53,27 +61,43 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
     if request.break_at_step is not None or request.debug:
-        from distcnn.training.debug import break_at, check_network, require_one_process  # not for all: it brings pdb and the replay
+        from distcnn.training.debug import (
+            break_at,
+            check_network,
+            require_one_process,
+        )  # not for all: it brings pdb and the replay
 
         flag = "--debug" if request.break_at_step is None else "--break-at-step"
         together(communicator, lambda: require_one_process(communicator, flag))
     if request.break_at_step is not None:
         together(communicator, lambda: break_at(request, communicator, progress.say))
         return
-    signals = StopSignals(NAME, communicator.rank == 0, lambda: _end_before_first_step(communicator, signals), __name__ == "__main__")
+    signals = StopSignals(
+        NAME,
+        communicator.rank == 0,
+        lambda: _end_before_first_step(communicator, signals),
+        __name__ == "__main__",
+    )
     with signals, Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
         watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
         if request.resume:
             pulse.beat(Activity.READING_RUN)
             on_root(communicator, lambda: existing_run(request.resume))
             signals.can_resume = True
-        point = on_root(communicator, lambda: _resume_point(request, held, progress)) if request.resume else None
+        point = (
+            on_root(communicator, lambda: _resume_point(request, held, progress))
+            if request.resume
+            else None
+        )
         if point and point.result and "data" not in request.given:
             progress.say(*_finished(point))
             return
         config = point.config if point else on_root(communicator, lambda: request.config)
         watchdog.timeout_seconds = config.stall_timeout
-        together(communicator, lambda: require_outside(config.model, request.resume, request.given.get("output", "")))
+        together(
+            communicator,
+            lambda: require_outside(config.model, request.resume, request.given.get("output", "")),
+        )
         run = prepare_run(config, communicator, progress.say)
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result["dataset"], run))
@@ -85,12 +109,19 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         if request.debug:
             check_network(run, progress.say)
         if point:
-            on_root(communicator, lambda: check_model(point, run.model_sources, request.accept_changed_model, progress.say))
+            on_root(
+                communicator,
+                lambda: check_model(
+                    point, run.model_sources, request.accept_changed_model, progress.say
+                ),
+            )
         _train(run, point, request, held, progress, signals)
 
 
 def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> None:
-    """End all ranks for a signal: ``EXIT_STOPPED`` promises that ``--resume`` works, so only where there is a run."""
+    """End all ranks for a signal: ``EXIT_STOPPED`` promises that ``--resume`` works, so only where
+    there is a run.
+    """
     if signals.can_resume:
         communicator.abort(EXIT_STOPPED)
     communicator.end_by_signal(signals.received or signal.SIGTERM)
@@ -108,7 +139,14 @@ def _resume_point(request: Request, held: ExitStack, progress: Progress) -> Resu
     return find_resume_point(request, progress.say)
 
 
-def _train(run: Run, point: ResumePoint | None, request: Request, held: ExitStack, progress: Progress, signals: StopSignals) -> None:
+def _train(
+    run: Run,
+    point: ResumePoint | None,
+    request: Request,
+    held: ExitStack,
+    progress: Progress,
+    signals: StopSignals,
+) -> None:
     communicator = run.communicator
     checkpoint = point.checkpoint if point else None
     state = State(world_size=communicator.world_size)
@@ -117,8 +155,12 @@ def _train(run: Run, point: ResumePoint | None, request: Request, held: ExitStac
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
     pulse.beat(Activity.CREATING_RUN)
     with signals.making_run():
-        path = on_root(communicator, lambda: open_directory(run.config, point, held, request.allow_other_owner))
-    directory = begin_records(run, state, path, point, progress, held) if communicator.rank == 0 else None
+        path = on_root(
+            communicator, lambda: open_directory(run.config, point, held, request.allow_other_owner)
+        )
+    directory = (
+        begin_records(run, state, path, point, progress, held) if communicator.rank == 0 else None
+    )
     records, saving = directory or NoRunDirectory(), Saving(run, directory, progress)
     signals.steps_are_taken = True
     progress.say(*headline(run, path, state, point))
@@ -129,8 +171,9 @@ def _train(run: Run, point: ResumePoint | None, request: Request, held: ExitStac
     finally:
         progress.close()
     progress.say(
-        f"test accuracy {result['test_accuracy']:.4f} ({result['test_correct']} of {result['test_examples']}) "
-        f"after {counted(result['steps'], 'step')}, {result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
+        f"test accuracy {result['test_accuracy']:.4f} ({result['test_correct']} of"
+        f" {result['test_examples']}) after {counted(result['steps'], 'step')},"
+        f" {result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
         *_target(result),
         f"plus {state.safety_seconds:.2f} s for checkpoints, hashes and the ledger",
         f"weights {result['params_sha256']}",
@@ -139,7 +182,9 @@ def _train(run: Run, point: ResumePoint | None, request: Request, held: ExitStac
     )
 
 
-def _traced(run: Run, state: State, records: Records, saving: Saving, path: Path, progress: Progress) -> AbstractContextManager[None]:
+def _traced(
+    run: Run, state: State, records: Records, saving: Saving, path: Path, progress: Progress
+) -> AbstractContextManager[None]:
     if not run.config.trace:
         return nullcontext()
     from distcnn.profiling import traced  # not for all: few runs are
@@ -154,18 +199,28 @@ def _target(result: dict[str, Any]) -> list[str]:
     target = f"--target-accuracy {result['target_accuracy']:g}"
     if result["target_reached"]:
         return [
-            f"test accuracy {result['test_accuracy']:.4f} reached {target} after {counted(result['steps'], 'step')}, "
-            f"{result['seconds_to_target']:.1f} s from the start of the first step (evaluations included)"
+            f"test accuracy {result['test_accuracy']:.4f} reached {target} after"
+            f" {counted(result['steps'], 'step')}, {result['seconds_to_target']:.1f} s from the"
+            " start of the first step (evaluations included)"
         ]
     steps = counted(result["steps"], "step")
-    return [f"{target} was not reached in {steps}: the best test accuracy was {result['best_test_accuracy']:.4f}"]
+    return [
+        f"{target} was not reached in {steps}: the best test accuracy was"
+        f" {result['best_test_accuracy']:.4f}"
+    ]
 
 
 def _best(result: dict[str, Any]) -> str:
     """A line on which weights are where."""
     if result["best_step"] == result["steps"]:
-        return f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result['steps']}, which had the best test accuracy"
-    best = f"of step {result['best_step']}, the best test accuracy ({result['best_test_accuracy']:.4f})"
+        return (
+            f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result['steps']}, which had the best test"
+            " accuracy"
+        )
+    best = (
+        f"of step {result['best_step']}, the best test accuracy"
+        f" ({result['best_test_accuracy']:.4f})"
+    )
     return f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: {best}"
 
 
@@ -177,21 +232,39 @@ def headline(run: Run, path: Path, state: State, point: ResumePoint | None) -> l
     train, test = dataset.examples["train"], dataset.examples["test"]
     return [
         f"model    {config.model}, {counted(run.network.values.size, 'parameter')}",
-        f"data     {dataset.name} ({dataset.path}): {train:,} training and {counted(test, 'test image')}, "
-        f"{channels}x{height}x{width}, {counted(dataset.classes, 'class')}",
+        (
+            f"data     {dataset.name} ({dataset.path}): {train:,} training and"
+            f" {counted(test, 'test image')}, {channels}x{height}x{width},"
+            f" {counted(dataset.classes, 'class')}"
+        ),
         *([f"notice   {SAMPLE_NOTICE}"] if dataset.name == SAMPLE_NAME else []),
         *([f"windows  {_windows(config, dataset)}"] if config.data_memory else []),
-        f"batch    {counted(config.num_shards, 'shard')} x {counted(config.microbatch_size, 'example')} = "
-        f"{config.global_batch_size:,} a step, "
-        f"{config.reduction} sum",
-        f"update   {config.optimizer}, learning rate {config.learning_rate:g}, {config.schedule}{_cycle(config)}, seed {config.seed}",
-        *([f"target   test accuracy {config.target_accuracy:g}; the defaults with it: {_defaults()}"] if config.target_accuracy else []),
-        f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}), "
-        f"{counted(threads, 'BLAS thread')} each ({blas_description()})",
+        (
+            f"batch    {counted(config.num_shards, 'shard')} x"
+            f" {counted(config.microbatch_size, 'example')} = {config.global_batch_size:,} a step,"
+            f" {config.reduction} sum"
+        ),
+        (
+            f"update   {config.optimizer}, learning rate {config.learning_rate:g},"
+            f" {config.schedule}{_cycle(config)}, seed {config.seed}"
+        ),
         *(
             [
-                f"resumed  {point.directory}, after {state.step} of {counted(run.plan.total_steps, 'step')}, "
-                f"begun on {counted(state.world_size, 'rank')}"
+                f"target   test accuracy {config.target_accuracy:g}; the defaults with it:"
+                f" {_defaults()}"
+            ]
+            if config.target_accuracy
+            else []
+        ),
+        (
+            f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}), "
+            f"{counted(threads, 'BLAS thread')} each ({blas_description()})"
+        ),
+        *(
+            [
+                f"resumed  {point.directory}, after {state.step} of"
+                f" {counted(run.plan.total_steps, 'step')}, begun on"
+                f" {counted(state.world_size, 'rank')}"
             ]
             if point
             else []
@@ -211,16 +284,27 @@ def _defaults() -> str:
 def _windows(config: Config, dataset: DatasetInfo) -> str:
     length = window_examples(dataset, config.num_shards, config.data_memory)
     longest = -(-dataset.examples["train"] // config.num_shards)
-    within = "the whole shard each" if length >= longest else f"at most {length:,} of the {counted(longest, 'example')} of a shard each"
+    within = (
+        "the whole shard each"
+        if length >= longest
+        else f"at most {length:,} of the {counted(longest, 'example')} of a shard each"
+    )
     return f"{within}, shuffled within (--data-memory {config.data_memory:g})"
 
 
 def _finished(point: ResumePoint) -> list[str]:
     result = point.result or {}
     reached = result["steps"] < Plan(point.config, result["dataset"]["train_examples"]).total_steps
-    more = "a higher --target-accuracy, or 0 for none, would continue it" if reached else "more --epochs would continue it"
+    more = (
+        "a higher --target-accuracy, or 0 for none, would continue it"
+        if reached
+        else "more --epochs would continue it"
+    )
     return [
-        f"{point.directory} is finished: test accuracy {result['test_accuracy']:.4f} after {counted(result['steps'], 'step')}",
+        (
+            f"{point.directory} is finished: test accuracy {result['test_accuracy']:.4f} after"
+            f" {counted(result['steps'], 'step')}"
+        ),
         f"weights {result['params_sha256']}",
         f"the run is complete; {more}",
     ]

@@ -1,7 +1,9 @@
-"""A user's own model, ``package.module:function``: when it may be imported, and the source that it was built from.
+"""A user's own model, ``package.module:function``: when it may be imported, and the source that it
+was built from.
 
-Importing a module runs it. So a name that only a file holds (a run directory, a --config file) is not imported until the user
-confirms it, and nothing is ever imported from a run directory: a run may come from a stranger.
+Importing a module runs it. So a name that only a file holds (a run directory, a --config file) is
+not imported until the user confirms it, and nothing is ever imported from a run directory: a run
+may come from a stranger.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ def is_own(model: str) -> bool:
 
 
 def require_trust(model: str, file: str | Path, given: str | None, trusted: bool) -> None:
-    """``InputError`` unless ``model``, which ``file`` names, is distcnn's own, or the user confirms it.
+    """``InputError`` unless ``model``, which ``file`` names, is distcnn's own, or the user confirms
+    it.
 
     Args:
         model: the name in the file.
@@ -39,7 +42,8 @@ def require_trust(model: str, file: str | Path, given: str | None, trusted: bool
 
 
 def require_outside(model: str, *run_directories: str | Path) -> None:
-    """``InputError`` when importing ``model`` could run code from one of ``run_directories``. Nothing is imported.
+    """``InputError`` when importing ``model`` could run code from one of ``run_directories``.
+    Nothing is imported.
 
     Empty names in ``run_directories`` are skipped.
     """
@@ -50,19 +54,23 @@ def require_outside(model: str, *run_directories: str | Path) -> None:
         for entry in sys.path:
             if _is_inside(entry or os.curdir, directory):
                 raise InputError(
-                    f"the run directory {directory} is on Python's module search path ({entry or 'the current folder'}), "
-                    f"so model {model!r} could import code from it: start outside it, without it in PYTHONPATH, or put the run elsewhere"
+                    f"the run directory {directory} is on Python's module search path"
+                    f" ({entry or 'the current folder'}), so model {model!r} could import code from"
+                    " it: start outside it, without it in PYTHONPATH, or put the run elsewhere"
                 )
         for place in _places(name):
             if _is_inside(place, directory):
                 raise InputError(
-                    f"model {model!r} is in the run directory {directory} ({place}): code there is never run; "
-                    "read it, and if you trust it, move it out of there"
+                    f"model {model!r} is in the run directory {directory} ({place}): code there is"
+                    " never run; read it, and if you trust it, move it out of there"
                 )
 
 
 def _places(name: str) -> Iterator[str]:
-    """The files and folders that an import of ``name`` would use, its parent packages' first. Nothing is imported."""
+    """The files and folders that an import of ``name`` would use, its parent packages' first.
+
+    Nothing is imported.
+    """
     path: list[str] | None = None
     for part in name.split("."):
         spec = _find_spec(part, path) if part else None
@@ -74,15 +82,21 @@ def _places(name: str) -> Iterator[str]:
 
 
 def _find_spec(part: str, path: list[str] | None) -> ModuleSpec | None:
-    """The last ``part`` of a module's name, in the folders of its parent package (None: at the top)."""
+    """The last ``part`` of a module's name, in the folders of its parent package (None: at the
+    top).
+    """
     if path is not None:
-        return PathFinder.find_spec(part, path)  # under its short name: a namespace package looks for its parent in sys.modules
-    found = (finder.find_spec(part, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        return PathFinder.find_spec(
+            part, path
+        )  # under its short name: a namespace package looks for its parent in sys.modules
+    found = (
+        finder.find_spec(part, None) for finder in sys.meta_path if hasattr(finder, "find_spec")
+    )
     return next((spec for spec in found if spec is not None), None)
 
 
 def _is_inside(place: str, directory: str | Path) -> bool:
     """Whether ``place`` is in ``directory``, as written or with symbolic links followed."""
-    folders = Path(os.path.abspath(directory)), Path(os.path.realpath(directory))  # noqa: PTH100  (resolve follows links)
+    folders = Path(os.path.abspath(directory)), Path(os.path.realpath(directory))  # noqa: PTH100
     places = Path(os.path.abspath(place)), Path(os.path.realpath(place))  # noqa: PTH100
     return any(each.is_relative_to(folder) for each in places for folder in folders)

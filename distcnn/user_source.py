@@ -1,8 +1,10 @@
-"""The source of a user's own model: recorded with a run, and compared when the run goes on or is replayed.
+"""The source of a user's own model: recorded with a run, and compared when the run goes on or is
+replayed.
 
-Recorded are the model's module, the packages that hold it, and the user's other modules that these import, also inside functions. Left
-out are the standard library, installed packages (the model's own excepted) and distcnn. What a module reads from other files, or
-imports by a name that it computes, is not seen.
+Recorded are the model's module, the packages that hold it, and the user's other modules that these
+import, also inside functions. Left out are the standard library, installed packages (the model's
+own excepted) and distcnn. What a module reads from other files, or imports by a name that it
+computes, is not seen.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Changes:
 
 
 def model_sources(model: str) -> Sources:
-    """The source of the user's modules that ``model``, which is imported already, is made of; empty for distcnn's own networks."""
+    """The source of the user's modules that ``model``, which is imported already, is made of; empty
+    for distcnn's own networks.
+    """
     if not is_own(model):
         return {}
     top = model.partition(":")[0].partition(".")[0]
@@ -76,7 +80,9 @@ def sha256_of(sources: Sources) -> str:
 
 
 def _is_users(module: ModuleType, top: str) -> bool:
-    """Whether ``module`` is the user's: of the model's own package ``top``, or neither installed nor of the standard library."""
+    """Whether ``module`` is the user's: of the model's own package ``top``, or neither installed
+    nor of the standard library.
+    """
     spec = module.__spec__
     if spec is None or not spec.has_location or not spec.origin:
         return False
@@ -92,7 +98,14 @@ def _source(module: ModuleType) -> str:
     assert spec is not None  # as _is_users found
     try:
         text = getattr(spec.loader, "get_source", lambda name: None)(spec.name)
-        return text if text is not None else f"no source: SHA-256 {hashlib.sha256(Path(spec.origin or '').read_bytes()).hexdigest()}"
+        return (
+            text
+            if text is not None
+            else (
+                "no source: SHA-256"
+                f" {hashlib.sha256(Path(spec.origin or '').read_bytes()).hexdigest()}"
+            )
+        )
     except (ImportError, SyntaxError, OSError) as error:
         return f"no source: {error}"
 
@@ -107,7 +120,11 @@ def _imported(text: str, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module or ""
+            base = (
+                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module or ""
+            )
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
@@ -122,6 +139,11 @@ def _tree(text: str) -> str | None:
 
 def _first_difference(before: str, now: str) -> str:
     lines = before.splitlines(), now.splitlines()
-    at = next((i for i, (was, is_now) in enumerate(zip(*lines, strict=False)) if was != is_now), min(map(len, lines)))
-    was, is_now = (repr(each[at].strip()[:LONGEST_LINE]) if at < len(each) else "missing" for each in lines)
+    at = next(
+        (i for i, (was, is_now) in enumerate(zip(*lines, strict=False)) if was != is_now),
+        min(map(len, lines)),
+    )
+    was, is_now = (
+        repr(each[at].strip()[:LONGEST_LINE]) if at < len(each) else "missing" for each in lines
+    )
     return f"line {at + 1}: was {was}, is {is_now}"

@@ -1,4 +1,6 @@
-"""Replay a run and compare it with its receipt: ``python -m distcnn.verify RUN_DIR``, on any number of ranks or in one process."""
+"""Replay a run and compare it with its receipt: ``python -m distcnn.verify RUN_DIR``, on any number
+of ranks or in one process.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +35,41 @@ def make_parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = Parser(
         prog="python -m distcnn.verify",
-        description="Replay a run, alone or under a launcher on any number of ranks, and compare every line of its receipt.jsonl and "
-        "metrics.jsonl, its result.json and its weights. "
-        "Prints 'identical' (exit code 0), or the first step and parameter that differ (exit code 1). Nothing is written.",
+        description=(
+            "Replay a run, alone or under a launcher on any number of ranks, and compare every line"
+            " of its receipt.jsonl and metrics.jsonl, its result.json and its weights. Prints"
+            " 'identical' (exit code 0), or the first step and parameter that differ (exit code 1)."
+            " Nothing is written."
+        ),
     )
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="run directory of distcnn.train, finished or not")
-    parser.add_argument("--from-step", type=int, default=0, metavar="A", help="begin at the last checkpoint up to step A (default 0)")
-    parser.add_argument("--to-step", type=int, metavar="B", help="end after step B (default: the receipt's last)")
-    parser.add_argument("--data", metavar="FILE", help="the image set, where it lies elsewhere now; its content must be the same")
-    parser.add_argument("--model", metavar="NAME", help="the model to replay with, such as the run's own package.module:function")
-    parser.add_argument(TRUST_FLAG, action="store_true", help="import the package.module:function that the receipt names, and run its code")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN_DIR", help="run directory of distcnn.train, finished or not"
+    )
+    parser.add_argument(
+        "--from-step",
+        type=int,
+        default=0,
+        metavar="A",
+        help="begin at the last checkpoint up to step A (default 0)",
+    )
+    parser.add_argument(
+        "--to-step", type=int, metavar="B", help="end after step B (default: the receipt's last)"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help="the image set, where it lies elsewhere now; its content must be the same",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="the model to replay with, such as the run's own package.module:function",
+    )
+    parser.add_argument(
+        TRUST_FLAG,
+        action="store_true",
+        help="import the package.module:function that the receipt names, and run its code",
+    )
     return parser
 
 
@@ -52,9 +79,21 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
     args = on_root(communicator, lambda: make_parser().parse_args(arguments))
     with Watchdog(NAME, communicator):
         try:
-            replayed = replay(args.run, args.data, args.from_step, args.to_step, communicator, say, args.model, args.trust_model)
+            replayed = replay(
+                args.run,
+                args.data,
+                args.from_step,
+                args.to_step,
+                communicator,
+                say,
+                args.model,
+                args.trust_model,
+            )
             pulse.beat(Activity.READING_RUN)
-            problem = on_root(communicator, lambda: problem_of_files(args.run, replayed) if replayed.reached_end else None)
+            problem = on_root(
+                communicator,
+                lambda: problem_of_files(args.run, replayed) if replayed.reached_end else None,
+            )
             if problem:
                 raise Different(f"step {replayed.to_step}: {problem}")
         except Different as difference:
@@ -62,7 +101,10 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
             return DIFFERENT
     hashes = sum(line["kind"] == "weights" for line in replayed.lines)
     epochs = sum(line["kind"] == "epoch" for line in replayed.lines)
-    say(f"identical: steps {replayed.from_step} to {replayed.to_step} (hashes of the weights: {hashes}, epochs: {epochs})")
+    say(
+        f"identical: steps {replayed.from_step} to {replayed.to_step} (hashes of the weights:"
+        f" {hashes}, epochs: {epochs})"
+    )
     say(f"not checked: {'; '.join(on_root(communicator, lambda: unchecked(args.run, replayed)))}")
     return IDENTICAL
 

@@ -1,6 +1,8 @@
-"""Remove shared memory that an MPI left on this host when its ranks were killed: this user's own, that no process uses any more.
+"""Remove shared memory that an MPI left on this host when its ranks were killed: this user's own,
+that no process uses any more.
 
-Every start under a launcher does so too, but not before other ranks of it: for the steps of a requeued Slurm job that is too late.
+Every start under a launcher does so too, but not before other ranks of it: for the steps of a
+requeued Slurm job that is too late.
 """
 
 import sys

@@ -1,4 +1,6 @@
-"""Exit 0 when this environment already has distcnn with the extras named: python has_extras.py mpi,mpich"""
+"""Exit 0 when this environment already has distcnn with the extras named: python has_extras.py
+mpi,mpich
+"""
 
 import importlib.util
 import sys
@@ -14,4 +16,7 @@ needed = ["numpy", "h5py", "tqdm", "tomli_w", "threadpoolctl", "distcnn"]
 for extra in sys.argv[1].split(","):
     needed += MODULES[extra]
 sys.path.pop(0)
-sys.exit("mpich" in sys.argv[1].split(",") or any(importlib.util.find_spec(module) is None for module in needed))
+sys.exit(
+    "mpich" in sys.argv[1].split(",")
+    or any(importlib.util.find_spec(module) is None for module in needed)
+)

@@ -1,4 +1,6 @@
-"""Which MPI mpi4py loads here, in one word for scripts: mpich, openmpi or cray; "none: why" where there is none. MPI is not started."""
+"""Which MPI mpi4py loads here, in one word for scripts: mpich, openmpi or cray; "none: why" where
+there is none. MPI is not started.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,18 @@ from distcnn.datasets import Split, write_dataset
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_SECONDS = 120
-LAUNCHER_VARIABLES = ("OMPI_", "PMI_", "PMIX_", "MPI_", "HYDRA_", "SLURM_", "MV2_", "MVP_", "PALS_", "FLUX_")
+LAUNCHER_VARIABLES = (
+    "OMPI_",
+    "PMI_",
+    "PMIX_",
+    "MPI_",
+    "HYDRA_",
+    "SLURM_",
+    "MV2_",
+    "MVP_",
+    "PALS_",
+    "FLUX_",
+)
 
 # As root, with more ranks than cores, without spinning while it waits; other MPIs ignore these.
 OPENMPI_SETTINGS = {
@@ -46,8 +57,12 @@ class Launcher:
     python: str
     mpirun: str | None
 
-    def run(self, ranks: int, *arguments: str, timeout: float = TIMEOUT_SECONDS, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run ``python arguments`` on so many ranks; the process ends with the test whatever happens."""
+    def run(
+        self, ranks: int, *arguments: str, timeout: float = TIMEOUT_SECONDS, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``python arguments`` on so many ranks; the process ends with the test whatever
+        happens.
+        """
         start = [self.mpirun, "-n", str(ranks)] if self.mpirun else []
         return subprocess.run(
             [*start, self.python, *arguments],
@@ -62,14 +77,19 @@ class Launcher:
     def train(self, ranks: int, output: Path, *flags: str, **options: Any) -> dict[str, Any]:
         """Train into ``output``; the result. Fails with the command's own words."""
         done = self.run(ranks, "-m", "distcnn.train", "--output", str(output), *flags, **options)
-        assert done.returncode == 0, f"{self.name} on {ranks} ranks: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, (
+            f"{self.name} on {ranks} ranks: exit code"
+            f" {done.returncode}\n{done.stdout}\n{done.stderr}"
+        )
         result: dict[str, Any] = json.loads((output / "result.json").read_text())
         return result
 
 
 def clean_environment() -> dict[str, str]:
     """This environment as a login shell has it: no launcher's variables, the package importable."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER_VARIABLES)}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER_VARIABLES)
+    }
     return kept | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")])),
         "PYTHONWARNINGS": "error",
@@ -93,7 +113,10 @@ def openmpi_launcher() -> Launcher:
     """Open MPI's, from the environment that ``launch/test.sh`` makes for it."""
     folder = os.environ.get("DISTCNN_TEST_OPENMPI")
     if not folder:
-        pytest.skip("no environment with Open MPI: ./launch/test.sh makes one and names it in DISTCNN_TEST_OPENMPI")
+        pytest.skip(
+            "no environment with Open MPI: ./launch/test.sh makes one and names it in"
+            " DISTCNN_TEST_OPENMPI"
+        )
     return Launcher("openmpi", f"{folder}/bin/python", f"{folder}/bin/mpirun")
 
 
@@ -110,14 +133,23 @@ def mpirun() -> Launcher:
 
 
 @pytest.fixture(
-    params=[pytest.param("mpirun", marks=pytest.mark.mpi), pytest.param("openmpi", marks=[pytest.mark.mpi, pytest.mark.openmpi])]
+    params=[
+        pytest.param("mpirun", marks=pytest.mark.mpi),
+        pytest.param("openmpi", marks=[pytest.mark.mpi, pytest.mark.openmpi]),
+    ]
 )
 def any_mpi(request: pytest.FixtureRequest) -> Launcher:
     """Ranks under each MPI there is."""
     return {"mpirun": mpi_launcher, "openmpi": openmpi_launcher}[request.param]()
 
 
-def write_image_set(path: Path, train: int = 203, test: int = 77, shape: tuple[int, ...] = (28, 28), classes: int = 10) -> Path:
+def write_image_set(
+    path: Path,
+    train: int = 203,
+    test: int = 77,
+    shape: tuple[int, ...] = (28, 28),
+    classes: int = 10,
+) -> Path:
     """An image set that can be learned: each class has a bright square of its own, in noise."""
     rng = np.random.default_rng(train * 1000 + test)
     splits = {}
@@ -138,7 +170,10 @@ def image_set(tmp_path_factory: pytest.TempPathFactory) -> MakeImageSet:
     folder = tmp_path_factory.mktemp("image-sets")
 
     def make(**sizes: Any) -> Path:
-        path = folder / f"{'-'.join(f'{key}={value}' for key, value in sorted(sizes.items())) or 'default'}.h5"
+        path = (
+            folder
+            / f"{'-'.join(f'{key}={value}' for key, value in sorted(sizes.items())) or 'default'}.h5"  # noqa: E501
+        )
         return path if path.exists() else write_image_set(path, **sizes)
 
     return make

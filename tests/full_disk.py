@@ -15,7 +15,9 @@ from distcnn.system.files import TEMPORARY
 
 @contextmanager
 def full_disk(room_for: int = 0) -> Iterator[None]:
-    """Within it, all files written whole fail with "No space left on device", but for the first ``room_for``."""
+    """Within it, all files written whole fail with "No space left on device", but for the first
+    ``room_for``.
+    """
     open_, left = os.open, room_for
 
     def open_full(path: Any, flags: int, mode: int = 0o777, **options: Any) -> int:

@@ -1,6 +1,8 @@
-"""python hung_file_system.py MOUNT FILE READS: a FUSE file system with FILE as MOUNT/set.h5 that stops answering after READS reads.
+"""python hung_file_system.py MOUNT FILE READS: a FUSE file system with FILE as MOUNT/set.h5 that
+stops answering after READS reads.
 
-Nothing is cached, so each read of a reader is one here. Needs root and /dev/fuse. The protocol is in linux/fuse.h.
+Nothing is cached, so each read of a reader is one here. Needs root and /dev/fuse. The protocol is
+in linux/fuse.h.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ UNCACHED = 1
 
 def attributes(node: int, size: int) -> bytes:
     mode = stat.S_IFDIR | 0o755 if node == ROOT else stat.S_IFREG | 0o644
-    return struct.pack("<6Q10I", node, 0 if node == ROOT else size, *[0] * 7, mode, 1, 0, 0, 0, 4096, 0)
+    return struct.pack(
+        "<6Q10I", node, 0 if node == ROOT else size, *[0] * 7, mode, 1, 0, 0, 0, 4096, 0
+    )
 
 
 def answer(operation: int, node: int, body: bytes, content: bytes) -> tuple[int, bytes]:
@@ -38,7 +42,9 @@ def answer(operation: int, node: int, body: bytes, content: bytes) -> tuple[int,
     if operation == READ:
         _, offset, size = struct.unpack_from("<2QI", body)
         return 0, content[offset : offset + size]
-    return (0 if operation == RELEASE else NO_SUCH_FILE if operation == LOOKUP else NOT_IMPLEMENTED), b""
+    return (
+        0 if operation == RELEASE else NO_SUCH_FILE if operation == LOOKUP else NOT_IMPLEMENTED
+    ), b""
 
 
 def serve(mount: str, content: bytes, reads: int) -> None:

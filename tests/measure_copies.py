@@ -1,7 +1,9 @@
-"""How much slower two ranks are than twice one, and what of it is the machine's: python -m tests.measure_copies IMAGE_SET MODEL TURNS.
+"""How much slower two ranks are than twice one, and what of it is the machine's: python -m
+tests.measure_copies IMAGE_SET MODEL TURNS.
 
-By turns of half a second, of three jobs two of which are stopped meanwhile: one process that takes the whole global batch; two ranks that
-share it; two processes that know nothing of each other, each with half of it. What two such copies lose, no sum over ranks can win back.
+By turns of half a second, of three jobs two of which are stopped meanwhile: one process that takes
+the whole global batch; two ranks that share it; two processes that know nothing of each other, each
+with half of it. What two such copies lose, no sum over ranks can win back.
 """
 
 from __future__ import annotations
@@ -25,11 +27,17 @@ from distcnn.training.setup import prepare_run
 from tests.conftest import ROOT, SERIAL, Launcher, clean_environment, mpi_launcher
 
 SHARD, WARM_UP, SECONDS_A_TURN = 128, 6, 0.5
-RATIOS = {"two ranks / one": ("one", "ranks"), "two copies / one": ("one", "copies"), "two ranks / two copies": ("copies", "ranks")}
+RATIOS = {
+    "two ranks / one": ("one", "ranks"),
+    "two copies / one": ("one", "copies"),
+    "two ranks / two copies": ("copies", "ranks"),
+}
 
 
 def work(folder: str, image_set: str, model: str, shards: str) -> None:
-    """Take steps until the end; the file named after this process gets a line for each: when it ended, and its seconds."""
+    """Take steps until the end; the file named after this process gets a line for each: when it
+    ended, and its seconds.
+    """
     limit_blas_threads()
     config = Config(data=image_set, model=model, num_shards=int(shards), microbatch_size=SHARD)
     run = prepare_run(config, open_communicator(), lambda line: None)
@@ -51,8 +59,14 @@ class Job:
 
     def rows(self) -> list[list[tuple[float, float]]]:
         """Of each process that has begun: (end, seconds) of each step so far."""
-        lines = [each.read_text().rpartition("\n")[0].splitlines() for each in sorted(self.folder.iterdir())]
-        return [[(float(end), float(seconds)) for end, seconds in map(str.split, of_one)] for of_one in lines]
+        lines = [
+            each.read_text().rpartition("\n")[0].splitlines()
+            for each in sorted(self.folder.iterdir())
+        ]
+        return [
+            [(float(end), float(seconds)) for end, seconds in map(str.split, of_one)]
+            for of_one in lines
+        ]
 
     def is_warm(self) -> bool:
         return len(found := self.rows()) == self.processes and min(map(len, found)) >= WARM_UP
@@ -63,13 +77,18 @@ class Job:
                 os.kill(int(each.name), number)
 
     def turn(self) -> float | None:
-        """Seconds for a step of its own, the mean over processes of their medians; None where the machine stalled."""
+        """Seconds for a step of its own, the mean over processes of their medians; None where the
+        machine stalled.
+        """
         start = time.perf_counter()
         self.send(signal.SIGCONT)
         time.sleep(SECONDS_A_TURN)
         self.send(signal.SIGSTOP)
         end = time.perf_counter()
-        whole = [[seconds for ended, seconds in steps if start < ended - seconds and ended < end] for steps in self.rows()]
+        whole = [
+            [seconds for ended, seconds in steps if start < ended - seconds and ended < end]
+            for steps in self.rows()
+        ]
         return mean(median(each) for each in whole) if all(whole) else None
 
 
@@ -82,10 +101,20 @@ def started(launchers: list[Launcher], ranks: int, folder: Path, *arguments: str
     try:
         for each in launchers:
             start = [each.mpirun, "-n", str(ranks)] if each.mpirun else []
-            command = [*start, each.python, "-m", "tests.measure_copies", "work", str(folder), *arguments]
+            command = [
+                *start,
+                each.python,
+                "-m",
+                "tests.measure_copies",
+                "work",
+                str(folder),
+                *arguments,
+            ]
             processes.append(subprocess.Popen(command, cwd=ROOT, env=clean_environment()))
         while not job.is_warm():
-            assert all(each.poll() is None for each in processes), "a process has ended: its own words are above"
+            assert all(each.poll() is None for each in processes), (
+                "a process has ended: its own words are above"
+            )
             time.sleep(0.1)
         job.send(signal.SIGSTOP)
         yield job
@@ -101,8 +130,12 @@ def main(image_set: str, model: str, turns: str) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         jobs = {
             "one": stack.enter_context(started([SERIAL], 1, folder / "one", image_set, model, "2")),
-            "ranks": stack.enter_context(started([mpi_launcher()], 2, folder / "ranks", image_set, model, "2")),
-            "copies": stack.enter_context(started([SERIAL, SERIAL], 1, folder / "copies", image_set, model, "1")),
+            "ranks": stack.enter_context(
+                started([mpi_launcher()], 2, folder / "ranks", image_set, model, "2")
+            ),
+            "copies": stack.enter_context(
+                started([SERIAL, SERIAL], 1, folder / "copies", image_set, model, "1")
+            ),
         }
         rows = []
         for turn in range(int(turns)):

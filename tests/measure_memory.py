@@ -1,7 +1,9 @@
-"""Memory over a run: ``python tests/measure_memory.py --ranks 4 --epochs 20 [flags of distcnn.train]`` (Linux).
+"""Memory over a run: ``python tests/measure_memory.py --ranks 4 --epochs 20 [flags of
+distcnn.train]`` (Linux).
 
-Starts the run under mpirun, looks at its ranks now and then, and prints after each epoch the most that the largest of them has had in
-memory (VmHWM) and what it has now (VmRSS). What a peak consists of: ``mpirun -n 4 python -m distcnn.benchmark``.
+Starts the run under mpirun, looks at its ranks now and then, and prints after each epoch the most
+that the largest of them has had in memory (VmHWM) and what it has now (VmRSS). What a peak consists
+of: ``mpirun -n 4 python -m distcnn.benchmark``.
 """
 
 from __future__ import annotations
@@ -18,15 +20,30 @@ MIB = 2**20
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Memory of the largest rank after each epoch of a run.")
+    parser = argparse.ArgumentParser(
+        description="Memory of the largest rank after each epoch of a run."
+    )
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--launcher", default="mpirun -n", help="is followed by the number of ranks")
+    parser.add_argument(
+        "--launcher", default="mpirun -n", help="is followed by the number of ranks"
+    )
     args, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        train = [sys.executable, "-m", "distcnn.train", "--epochs", str(args.epochs), "--output", str(run), *flags]
-        process = subprocess.Popen([*args.launcher.split(), str(args.ranks), *train], stdout=subprocess.DEVNULL)
+        train = [
+            sys.executable,
+            "-m",
+            "distcnn.train",
+            "--epochs",
+            str(args.epochs),
+            "--output",
+            str(run),
+            *flags,
+        ]
+        process = subprocess.Popen(
+            [*args.launcher.split(), str(args.ranks), *train], stdout=subprocess.DEVNULL
+        )
         try:
             return watch(process, run / "metrics.jsonl")
         finally:
@@ -46,7 +63,11 @@ def watch(process: subprocess.Popen[bytes], metrics: Path) -> int:
         if epochs > seen and ranks:
             seen = epochs
             peak, now = (max(each[key] for each in ranks) / MIB for key in ("VmHWM", "VmRSS"))
-            print(f"epoch {seen}: largest of {len(ranks)} ranks: peak {peak:.1f} MiB, now {now:.1f} MiB", flush=True)
+            print(
+                f"epoch {seen}: largest of {len(ranks)} ranks: peak {peak:.1f} MiB, now"
+                f" {now:.1f} MiB",
+                flush=True,
+            )
     return process.returncode
 
 
@@ -60,14 +81,21 @@ def descendants(pid: int) -> list[int]:
 
 
 def memory_of(pid: int) -> dict[str, int]:
-    """Bytes of a rank of ours, by their names in /proc; empty for another process, or for one that has ended."""
+    """Bytes of a rank of ours, by their names in /proc; empty for another process, or for one that
+    has ended.
+    """
     try:
-        if b"distcnn.train" not in Path(f"/proc/{pid}/cmdline").read_bytes() or b"mpi" in Path(f"/proc/{pid}/comm").read_bytes():
+        if (
+            b"distcnn.train" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+            or b"mpi" in Path(f"/proc/{pid}/comm").read_bytes()
+        ):
             return {}
         rows = [line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
     except OSError:
         return {}
-    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[0] in ("VmHWM:", "VmRSS:")}
+    return {
+        row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[0] in ("VmHWM:", "VmRSS:")
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Measure what overlap gains, on and off by turns within one job, so that both meet the same machine.
+"""Measure what overlap gains, on and off by turns within one job, so that both meet the same
+machine.
 
 mpirun ... python -m tests.measure_overlap IMAGE_SET exact|fast TURNS
 """
@@ -36,7 +37,9 @@ def main(data: str, reduction: str, turns: str) -> None:
     communicator = open_communicator()
     runs: dict[str, Run] = {}
     for overlap in ("off", "on"):
-        config = Config(data=data, num_shards=8, microbatch_size=32, reduction=reduction, overlap=overlap)
+        config = Config(
+            data=data, num_shards=8, microbatch_size=32, reduction=reduction, overlap=overlap
+        )
         runs[overlap] = prepare_run(config, communicator, lambda line: None)
     rows: dict[str, list[Row]] = {overlap: [] for overlap in runs}
     for turn in range(int(turns) + 1):
@@ -44,13 +47,21 @@ def main(data: str, reduction: str, turns: str) -> None:
             rows[overlap].append(measure(run, communicator, turn * STEPS_A_TURN))
     if communicator.rank == 0:
         same = runs["on"].network.values.tobytes() == runs["off"].network.values.tobytes()
-        print(f"{reduction}, {communicator.world_size} ranks on {len(set(communicator.hosts))} hosts, the same bits: {same}")
+        print(
+            f"{reduction}, {communicator.world_size} ranks on {len(set(communicator.hosts))} hosts,"
+            f" the same bits: {same}"
+        )
         for overlap, all_turns in rows.items():
             table = np.array(all_turns[1:])
             whole, summing, waited = np.median(table, axis=0)
             hidden = f", hidden {1 - waited / summing:.0%}" if overlap == "on" else ""
-            print(f"{overlap}: step {whole:.1f} ms, sums {summing:.1f} ms, waited {waited:.1f} ms{hidden}")
-            print(f"    steps {table[:, 0].round(1).tolist()}, waited {table[:, 2].round(1).tolist()}")
+            print(
+                f"{overlap}: step {whole:.1f} ms, sums {summing:.1f} ms, waited {waited:.1f}"
+                f" ms{hidden}"
+            )
+            print(
+                f"    steps {table[:, 0].round(1).tolist()}, waited {table[:, 2].round(1).tolist()}"
+            )
 
 
 if __name__ == "__main__":

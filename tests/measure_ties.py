@@ -1,9 +1,11 @@
-"""Measure whether ties in max pooling behind minimal filtering matter: which input wins, and what accuracy comes of it.
+"""Measure whether ties in max pooling behind minimal filtering matter: which input wins, and what
+accuracy comes of it.
 
 python -m tests.measure_ties IMAGE_SET TRAIN_EXAMPLES SEEDS
 
-Trains ``wide`` for an epoch with each seed, once as it is and once with direct filtering everywhere, where equal inputs have equal
-outputs, so that the first of a constant window wins. Prints how often minimal filtering lets another one win, and both accuracies.
+Trains ``wide`` for an epoch with each seed, once as it is and once with direct filtering
+everywhere, where equal inputs have equal outputs, so that the first of a constant window wins.
+Prints how often minimal filtering lets another one win, and both accuracies.
 """
 
 from __future__ import annotations
@@ -33,7 +35,10 @@ def trained(data: str, seed: int, examples: int) -> tuple[Run, float]:
     """The run and its test accuracy."""
     config = Config(data=data, model="wide", epochs=1, seed=seed, max_steps=-(-examples // 128))
     run = prepare_run(config, SerialCommunicator(), lambda line: None)
-    return run, Loop(run, State(), NoRunDirectory(), NoSaving(), NoProgress()).train()["test_accuracy"]
+    return (
+        run,
+        Loop(run, State(), NoRunDirectory(), NoSaving(), NoProgress()).train()["test_accuracy"],
+    )
 
 
 def outputs_of(network: Sequential, microbatch: Microbatch) -> np.ndarray:
@@ -42,7 +47,12 @@ def outputs_of(network: Sequential, microbatch: Microbatch) -> np.ndarray:
     network.observe = lambda what, array: seen.setdefault(what, array.copy()) is None or None
     network.forward(microbatch.images)
     network.observe = None
-    windows = windows_view(seen[CONVOLUTION], (2, 2), (2, 2), (seen[CONVOLUTION].shape[1] // 2, seen[CONVOLUTION].shape[2] // 2))
+    windows = windows_view(
+        seen[CONVOLUTION],
+        (2, 2),
+        (2, 2),
+        (seen[CONVOLUTION].shape[1] // 2, seen[CONVOLUTION].shape[2] // 2),
+    )
     return windows.transpose(0, 3, 4, 5, 1, 2).reshape(*np.array(windows.shape)[[0, 3, 4, 5]], 4)
 
 
@@ -62,12 +72,16 @@ def main(data: str, examples: str, seeds: str) -> None:
         another = np.mean(windows[constant].argmax(axis=-1) != 0)
         gaps.append(minimal - direct)
         print(
-            f"seed {seed}: accuracy {minimal:.4f} as it is, {direct:.4f} where the first wins; "
-            f"{constant.mean():.1%} of all windows are constant, in {another:.1%} of them another wins",
+            f"seed {seed}: accuracy {minimal:.4f} as it is, {direct:.4f} where the first wins;"
+            f" {constant.mean():.1%} of all windows are constant, in {another:.1%} of them another"
+            " wins",
             flush=True,
         )
     error = np.std(gaps, ddof=1) / len(gaps) ** 0.5 if len(gaps) > 1 else np.nan
-    print(f"accuracy as it is less that where the first wins: {np.mean(gaps):+.4f}, standard error {error:.4f}")
+    print(
+        f"accuracy as it is less that where the first wins: {np.mean(gaps):+.4f}, standard error"
+        f" {error:.4f}"
+    )
 
 
 if __name__ == "__main__":

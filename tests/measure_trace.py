@@ -1,4 +1,5 @@
-"""What the trace costs: the same steps with its stopwatches and without, by turns in one job, so that both meet the same machine.
+"""What the trace costs: the same steps with its stopwatches and without, by turns in one job, so
+that both meet the same machine.
 
 [mpirun -n 2] python -m tests.measure_trace [--pairs 100] [flags of distcnn.train]
 """
@@ -20,10 +21,15 @@ from distcnn.profiling.steps import StepTrace
 from distcnn.training.setup import Run, prepare_run
 
 STEPS_A_TURN = 4
-"""The fewer, the more alike is what both turns of a pair meet. The fastest counts, which other work of the machine has disturbed least."""
+"""The fewer, the more alike is what both turns of a pair meet.
+
+The fastest counts, which other work of the machine has disturbed least.
+"""
 
 CLOCKS = {"wall clock": time.perf_counter, "processor": time.thread_time}
-"""The main thread's processor time is not disturbed by work that takes the processor away, but also counts spinning while it waits."""
+"""The main thread's processor time is not disturbed by work that takes the processor away, but also
+counts spinning while it waits.
+"""
 
 
 def main() -> None:
@@ -47,23 +53,31 @@ def main() -> None:
             slices = max(slices, len(main_thread.kept) // (STEPS_A_TURN + 1))
     if communicator.rank == 0:
         print(
-            f"{run.config.model}, {communicator.world_size} ranks: {slices} slices a step on rank 0; medians of {args.pairs} pairs of turns"
+            f"{run.config.model}, {communicator.world_size} ranks: {slices} slices a step on rank"
+            f" 0; medians of {args.pairs} pairs of turns"
         )
-        for name, (plain, traced) in zip(CLOCKS, seconds[:, 1:].transpose(2, 0, 1), strict=True):  # the first pair only warms up
+        for name, (plain, traced) in zip(
+            CLOCKS, seconds[:, 1:].transpose(2, 0, 1), strict=True
+        ):  # the first pair only warms up
             low, middle, high = np.percentile(traced / plain - 1, (25, 50, 75))
             print(
-                f"  {name:10} {np.median(plain) * 1e3:.3f} ms a step, {np.median(traced) * 1e3:.3f} traced: {middle:+.2%} "
-                f"(half of the pairs: {low:+.1%} to {high:+.1%})"
+                f"  {name:10} {np.median(plain) * 1e3:.3f} ms a step, {np.median(traced) * 1e3:.3f}"
+                f" traced: {middle:+.2%} (half of the pairs: {low:+.1%} to {high:+.1%})"
             )
 
 
 def fastest_step(run: Run) -> list[float]:
-    """Seconds by each clock, of the fastest of a turn's steps. The first, which meets caches that something else has left, is left out."""
+    """Seconds by each clock, of the fastest of a turn's steps.
+
+    The first, which meets caches that something else has left, is left out.
+    """
     steps = []
     for step in range(STEPS_A_TURN + 1):
         begin = [clock() for clock in CLOCKS.values()]
         run.step(step, 0, step, 0.01)
-        steps.append([clock() - before for clock, before in zip(CLOCKS.values(), begin, strict=True)])
+        steps.append(
+            [clock() - before for clock, before in zip(CLOCKS.values(), begin, strict=True)]
+        )
     return np.min(steps[1:], axis=0).tolist()
 
 

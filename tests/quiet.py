@@ -1,7 +1,8 @@
 """Whether this machine is as fast as it can be, for measurements that take minutes.
 
-A shared machine is at times several times slower than it was a moment ago, without a sign of why. So fixed work on all cores is timed
-before and after everything, and what was measured while the machine was slow is measured again, but not for ever.
+A shared machine is at times several times slower than it was a moment ago, without a sign of why.
+So fixed work on all cores is timed before and after everything, and what was measured while the
+machine was slow is measured again, but not for ever.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numpy as np
 T = TypeVar("T")
 
 SLOW, PROBES, TRIES = 2.0, 3, 2
-"""A machine is slow when fixed work takes so many times what it took at best, in the median of so many times; how often to try."""
+"""A machine is slow when fixed work takes so many times what it took at best, in the median of so
+many times; how often to try.
+"""
 
 
 class Quiet:

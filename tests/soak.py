@@ -1,6 +1,8 @@
-"""Small runs killed at random moments in random ways and resumed on other numbers of ranks: ``python -m tests.soak --rounds 100``.
+"""Small runs killed at random moments in random ways and resumed on other numbers of ranks:
+``python -m tests.soak --rounds 100``.
 
-Each round must come to exactly what the same run comes to when nobody stops it. ``DISTCNN_TEST_OPENMPI`` adds Open MPI.
+Each round must come to exactly what the same run comes to when nobody stops it.
+``DISTCNN_TEST_OPENMPI`` adds Open MPI.
 """
 
 from __future__ import annotations
@@ -32,8 +34,22 @@ ROUNDS_BETWEEN_REPLAYS = 10
 LENET_CHANCE = 0.15
 NOTHING_YET = "before the first step: ended, nothing was to be saved"
 LAUNCHER_CHANCES = {"mpirun": 0.55, "openmpi": 0.3, "serial": 0.15}
-SHARED_FLAGS = ["--checkpoint-every", "3", "--check-every", "4", "--log-every", "2", "--warmup-steps", "4", "--microbatch-size", "4"]
-RUNS = {"tutorial": (403, ["--model", "tutorial", "--epochs", "12"]), "lenet": (203, ["--model", "lenet", "--epochs", "7"])}
+SHARED_FLAGS = [
+    "--checkpoint-every",
+    "3",
+    "--check-every",
+    "4",
+    "--log-every",
+    "2",
+    "--warmup-steps",
+    "4",
+    "--microbatch-size",
+    "4",
+]
+RUNS = {
+    "tutorial": (403, ["--model", "tutorial", "--epochs", "12"]),
+    "lenet": (203, ["--model", "lenet", "--epochs", "7"]),
+}
 """Training examples, and flags."""
 
 
@@ -49,7 +65,14 @@ class Reference:
 class Round:
     """One run in a folder of its own, from its first start to the comparison at its end."""
 
-    def __init__(self, number: int, rng: np.random.Generator, reference: Reference, folder: Path, counts: Counts) -> None:
+    def __init__(
+        self,
+        number: int,
+        rng: np.random.Generator,
+        reference: Reference,
+        folder: Path,
+        counts: Counts,
+    ) -> None:
         self._number, self._rng, self._reference, self._counts = number, rng, reference, counts
         self._folder, self.run = folder, folder / "run"
         self._starts = 0
@@ -128,36 +151,57 @@ class Round:
         counts.codes[code] += 1
         counts.longest_seconds = max(counts.longest_seconds, seconds)
         half = ", half a checkpoint left" * in_checkpoint + ", results not whole" * in_results
-        self.story.append(f"{kill.way} ({kill.moment}) at {steps}, code {code}, gone after {seconds:.2f} s{half}")
+        self.story.append(
+            f"{kill.way} ({kill.moment}) at {steps}, code {code}, gone after {seconds:.2f} s{half}"
+        )
 
     def _check_start(self, start: Start) -> None:
-        """Damaged checkpoints that were there when it began must have been named and set aside, if it came that far."""
+        """Damaged checkpoints that were there when it began must have been named and set aside, if
+        it came that far.
+        """
         if "results  " in start.text or "is finished" in start.text:
             for path in self._must_be_named:
                 if f"checkpoint {path} is damaged" not in start.text:
-                    raise Problem(f"{path} was damaged, and the resume did not say so:\n{start.text[:2000]}")
+                    raise Problem(
+                        f"{path} was damaged, and the resume did not say so:\n{start.text[:2000]}"
+                    )
 
     def _check_code(self, kill: Kill, sent: Sent | None, start: Start, code: int) -> None:
         """An exit code must fit what came, and what is on the disk."""
         saved = re.search(r"stopped: by .*; the state after step (\d+) is saved", start.text)
         allowed_codes = [EXIT_OK] if sent is None else None
-        if sent and sent.listened and sent.steps <= self._reference.total_steps / 2 and _stops_gently(kill, start.place):
+        if (
+            sent
+            and sent.listened
+            and sent.steps <= self._reference.total_steps / 2
+            and _stops_gently(kill, start.place)
+        ):
             allowed_codes = [EXIT_STOPPED]
         checks = {
             f"only {allowed_codes} would be right": allowed_codes is None or code in allowed_codes,
-            "nothing here is bad input, a failure or a stall": "distcnn.train: error:" not in start.text,
+            "nothing here is bad input, a failure or a stall": (
+                "distcnn.train: error:" not in start.text
+            ),
             "nobody asked it to stop": code != EXIT_STOPPED or kill.asks_to_stop,
-            "it does not say what it saved": code != EXIT_STOPPED or saved is not None or NOTHING_YET in start.text,
-            "there is nothing to resume": code != EXIT_STOPPED or (self.run / "config.toml").exists(),
+            "it does not say what it saved": (
+                code != EXIT_STOPPED or saved is not None or NOTHING_YET in start.text
+            ),
+            "there is nothing to resume": (
+                code != EXIT_STOPPED or (self.run / "config.toml").exists()
+            ),
             "there is no result": code != EXIT_OK or (self.run / "result.json").exists(),
-            "the checkpoint it speaks of is missing": not saved or (self.run / f"checkpoints/step-{int(saved[1]):09d}.h5").exists(),
+            "the checkpoint it speaks of is missing": (
+                not saved or (self.run / f"checkpoints/step-{int(saved[1]):09d}.h5").exists()
+            ),
         }
         wrong = [words for words, holds in checks.items() if not holds]
         if wrong:
             raise Problem(f"exit code {code}: {'; '.join(wrong)}:\n{start.text[-3000:]}")
 
     def _replay(self) -> None:
-        start = Start(draw_place(self._rng), ["-m", "distcnn.verify", str(self.run)], self._folder, "verify")
+        start = Start(
+            draw_place(self._rng), ["-m", "distcnn.verify", str(self.run)], self._folder, "verify"
+        )
         try:
             code = start.finish()
         finally:
@@ -169,8 +213,13 @@ class Round:
 
 
 def _stops_gently(kill: Kill, place: Place) -> bool:
-    """Whether the signal must end in exit code 85. Open MPI's mpirun ends with 1 by itself, and kills the ranks soon."""
-    return kill.asks_to_stop and not (place.launcher.name == "openmpi" and kill.target == "launcher")
+    """Whether the signal must end in exit code 85.
+
+    Open MPI's mpirun ends with 1 by itself, and kills the ranks soon.
+    """
+    return kill.asks_to_stop and not (
+        place.launcher.name == "openmpi" and kill.target == "launcher"
+    )
 
 
 def draw_place(rng: np.random.Generator) -> Place:
@@ -180,7 +229,9 @@ def draw_place(rng: np.random.Generator) -> Place:
     ranks = int(rng.integers(1, MOST_RANKS + 1))
     if chosen == "serial":
         return Place(SERIAL, 1)
-    return Place(openmpi_launcher() if chosen == "openmpi" and with_openmpi else mpi_launcher(), ranks)
+    return Place(
+        openmpi_launcher() if chosen == "openmpi" and with_openmpi else mpi_launcher(), ranks
+    )
 
 
 def make_reference(model: str, folder: Path) -> Reference:
@@ -193,24 +244,40 @@ def make_reference(model: str, folder: Path) -> Reference:
     return Reference(flags, result["steps"], leavings(folder / "run"))
 
 
-def play_round(number: int, seed: int, references: dict[str, Reference], base: Path, counts: Counts) -> bool:
-    """Play a round, tell of it, count it; whether all was well. The folder of one that was not stays."""
+def play_round(
+    number: int, seed: int, references: dict[str, Reference], base: Path, counts: Counts
+) -> bool:
+    """Play a round, tell of it, count it; whether all was well.
+
+    The folder of one that was not stays.
+    """
     rng = np.random.default_rng((seed, number))
     model = "lenet" if rng.random() < LENET_CHANCE else "tutorial"
     if model not in references:
         references[model] = make_reference(model, base / model)
     folder = base / f"round-{number:04d}"
     folder.mkdir()
-    this, begun, problem = Round(number, rng, references[model], folder, counts), time.monotonic(), ""
+    this, begun, problem = (
+        Round(number, rng, references[model], folder, counts),
+        time.monotonic(),
+        "",
+    )
     try:
         this.play()
     except (Problem, OSError, ValueError, KeyError) as error:
         problem = f"{type(error).__name__}: {error}"
     counts.rounds += 1
     counts.equal += not problem
-    print(f"round {number} ({model}, {time.monotonic() - begun:.1f} s): {'; '.join(this.story)}: {'DIFFERENT' if problem else 'equal'}")
+    print(
+        f"round {number} ({model}, {time.monotonic() - begun:.1f} s): {'; '.join(this.story)}:"
+        f" {'DIFFERENT' if problem else 'equal'}"
+    )
     if problem:
-        print(f"{problem}\nkept: {folder}\nrepeat: python -m tests.soak --seed {seed} --first {number} --rounds 1", flush=True)
+        print(
+            f"{problem}\nkept: {folder}\nrepeat: python -m tests.soak --seed {seed} --first"
+            f" {number} --rounds 1",
+            flush=True,
+        )
         return False
     shutil.rmtree(folder)
     sys.stdout.flush()
@@ -221,11 +288,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code is 1 when a round came to something else."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="how many (default 100)")
-    parser.add_argument("--seed", type=int, default=0, help="decides what happens in each round (default 0)")
-    parser.add_argument("--first", type=int, default=0, help="number of the first round (default 0)")
-    parser.add_argument("--keep-going", action="store_true", help="go on after a round that differs")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides what happens in each round (default 0)"
+    )
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first round (default 0)"
+    )
+    parser.add_argument(
+        "--keep-going", action="store_true", help="go on after a round that differs"
+    )
     args = parser.parse_args(arguments)
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job: what it starts would ignore it too
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):  # a shell's background job: what it starts would ignore it too
         signal.signal(signal.SIGINT, signal.default_int_handler)
     base, begun = Path(tempfile.mkdtemp(prefix="distcnn-soak-")), time.monotonic()
     counts, references = Counts(), dict[str, Reference]()

@@ -1,4 +1,6 @@
-"""What ``tests.soak`` compares: all that a run leaves behind and that must not depend on ranks, kills and times."""
+"""What ``tests.soak`` compares: all that a run leaves behind and that must not depend on ranks,
+kills and times.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,13 @@ def leavings(run: Path) -> dict[str, Any]:
     result = json.loads((run / "result.json").read_text())
     return {
         "params_sha256": result["params_sha256"],
-        "result.json": {key: value for key, value in result.items() if key not in TIMES | {"world_size"}},
-        "metrics.jsonl": [{key: value for key, value in line.items() if key not in TIMES} for line in _lines(run / "metrics.jsonl")],
+        "result.json": {
+            key: value for key, value in result.items() if key not in TIMES | {"world_size"}
+        },
+        "metrics.jsonl": [
+            {key: value for key, value in line.items() if key not in TIMES}
+            for line in _lines(run / "metrics.jsonl")
+        ],
         "receipt.jsonl": [line for line in _lines(run / "receipt.jsonl") if line["kind"] in PROOFS],
         "weights.h5": _weights(run / "weights.h5"),
         "weights-best.h5": _weights(run / "weights-best.h5"),
@@ -30,11 +37,17 @@ def leavings(run: Path) -> dict[str, Any]:
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """In words, what is otherwise than in the run that was never stopped."""
-    return [f"{name}: {_first_difference(expected[name], found[name])}" for name in expected if found[name] != expected[name]]
+    return [
+        f"{name}: {_first_difference(expected[name], found[name])}"
+        for name in expected
+        if found[name] != expected[name]
+    ]
 
 
 def damaged_checkpoints(run: Path) -> tuple[list[Path], list[Path]]:
-    """All that cannot be loaded, and those among them that a resume must meet: they are newer than the newest whole one."""
+    """All that cannot be loaded, and those among them that a resume must meet: they are newer than
+    the newest whole one.
+    """
     store = CheckpointStore(run / "checkpoints")
     damaged, newest_whole = [], -1
     for step in store.steps():
@@ -43,7 +56,9 @@ def damaged_checkpoints(run: Path) -> tuple[list[Path], list[Path]]:
             newest_whole = step
         except CheckpointError:
             damaged.append(step)
-    return [store.path_of(step) for step in damaged], [store.path_of(step) for step in damaged if step > newest_whole]
+    return [store.path_of(step) for step in damaged], [
+        store.path_of(step) for step in damaged if step > newest_whole
+    ]
 
 
 def _first_difference(expected: Any, found: Any) -> str:
@@ -52,9 +67,17 @@ def _first_difference(expected: Any, found: Any) -> str:
         return f"{key} is {_short(found.get(key))}, not {_short(expected.get(key))}"
     if isinstance(expected, list):
         same = next(
-            (each for each in range(min(len(expected), len(found))) if expected[each] != found[each]), min(len(expected), len(found))
+            (
+                each
+                for each in range(min(len(expected), len(found)))
+                if expected[each] != found[each]
+            ),
+            min(len(expected), len(found)),
         )
-        return f"{len(found)} lines, not {len(expected)}; line {same + 1} is {_short(found[same:][:1])}, not {_short(expected[same:][:1])}"
+        return (
+            f"{len(found)} lines, not {len(expected)}; line {same + 1} is"
+            f" {_short(found[same:][:1])}, not {_short(expected[same:][:1])}"
+        )
     return f"{_short(found)}, not {_short(expected)}"
 
 
@@ -68,5 +91,12 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _weights(path: Path) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
-        arrays = {name: (values.shape, str(values.dtype), values[()].tobytes()) for name, values in file.items()}
-        return {**arrays, "names in order": list(file), "attributes": {name: str(value) for name, value in file.attrs.items()}}
+        arrays = {
+            name: (values.shape, str(values.dtype), values[()].tobytes())
+            for name, values in file.items()
+        }
+        return {
+            **arrays,
+            "names in order": list(file),
+            "attributes": {name: str(value) for name, value in file.attrs.items()},
+        }

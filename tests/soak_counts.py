@@ -32,7 +32,12 @@ def table(counts: Counts, seconds: float) -> str:
     lines = [f"{'kills':22}" + "".join(f"{each:>12}" for each in (*MOMENTS, "all"))]
     for way in [*ways, "all"]:
         row = [
-            sum(n for (name, at), n in counts.kills.items() if way in (name, "all") and each in (at, "all")) for each in (*MOMENTS, "all")
+            sum(
+                n
+                for (name, at), n in counts.kills.items()
+                if way in (name, "all") and each in (at, "all")
+            )
+            for each in (*MOMENTS, "all")
         ]
         lines.append(f"{way:22}" + "".join(f"{number:12}" for number in row))
     facts = {
@@ -42,8 +47,12 @@ def table(counts: Counts, seconds: float) -> str:
         "kills during a checkpoint's write": counts.in_checkpoint,
         "kills while results were written": counts.in_results,
         "damaged checkpoints met": counts.damaged,
-        "exit codes after a signal": ", ".join(f"{code}: {number}" for code, number in sorted(counts.codes.items())),
-        "resumes by ranks": ", ".join(f"{place}: {number}" for place, number in sorted(counts.resumes.items())),
+        "exit codes after a signal": ", ".join(
+            f"{code}: {number}" for code, number in sorted(counts.codes.items())
+        ),
+        "resumes by ranks": ", ".join(
+            f"{place}: {number}" for place, number in sorted(counts.resumes.items())
+        ),
         "starts begun afresh": counts.fresh_starts,
         "replays by distcnn.verify": counts.replays,
         "longest until all were gone": f"{counts.longest_seconds:.2f} s",

@@ -1,4 +1,6 @@
-"""One start of a training command for ``tests.soak``: its processes, wherever a launcher put them, and what it says."""
+"""One start of a training command for ``tests.soak``: its processes, wherever a launcher put them,
+and what it says.
+"""
 
 from __future__ import annotations
 
@@ -43,17 +45,28 @@ class Place:
 
 
 class Start:
-    """A command that runs. All its processes carry one mark in their environment, so none is lost whoever its parent is."""
+    """A command that runs.
+
+    All its processes carry one mark in their environment, so none is lost whoever its parent is.
+    """
 
     def __init__(self, place: Place, arguments: list[str], folder: Path, name: str) -> None:
-        self.place, self._mark, self._run = place, f"{os.getpid()}-{folder.name}-{name}", folder / "run"
+        self.place, self._mark, self._run = (
+            place,
+            f"{os.getpid()}-{folder.name}-{name}",
+            folder / "run",
+        )
         self._file_before = _file_and_size(self._run / "metrics.jsonl")[0]
         self._first_look: tuple[int, int] | None = None
         self._output = folder / f"{name}.txt"
         self._shared_memory: set[str] = set()
         temporary = folder / "tmp"  # what a killed launcher leaves behind goes with the folder
         temporary.mkdir(exist_ok=True)
-        own = {MARK: self._mark, "TMPDIR": str(temporary), "OMPI_MCA_btl_sm_backing_directory": str(temporary)}
+        own = {
+            MARK: self._mark,
+            "TMPDIR": str(temporary),
+            "OMPI_MCA_btl_sm_backing_directory": str(temporary),
+        }
         with self._output.open("w") as output:
             self.begun = time.monotonic()
             self._process = subprocess.Popen(
@@ -83,9 +96,13 @@ class Start:
 
     @property
     def takes_steps(self) -> bool:
-        """Whether this start has taken steps: then every rank listens for stop signals. (What it says may come late.)"""
+        """Whether this start has taken steps: then every rank listens for stop signals. (What it
+        says may come late.)
+        """
         now = _file_and_size(self._run / "metrics.jsonl")
-        if self._first_look is None and now[0] != self._file_before:  # a start puts another file in the place of an old one
+        if (
+            self._first_look is None and now[0] != self._file_before
+        ):  # a start puts another file in the place of an old one
             self._first_look = now
             self._note_shared_memory(self.ranks().values())
         return self._first_look is not None and now != self._first_look
@@ -114,15 +131,22 @@ class Start:
         try:
             code = self._process.wait(SECONDS_UNTIL_FINISHED)
         except subprocess.TimeoutExpired as error:
-            raise Problem(f"it did not end within {SECONDS_UNTIL_FINISHED:.0f} s:\n{self._describe()}") from error
+            raise Problem(
+                f"it did not end within {SECONDS_UNTIL_FINISHED:.0f} s:\n{self._describe()}"
+            ) from error
         self.wait_until_gone(time.monotonic())
         return code
 
     def wait_until_gone(self, since: float) -> float:
-        """Wait until none of its processes lives; how long that took. ``Problem`` when it takes too long."""
+        """Wait until none of its processes lives; how long that took.
+
+        ``Problem`` when it takes too long.
+        """
         while self.code is None or self.processes():
             if time.monotonic() - since > SECONDS_UNTIL_GONE:
-                raise Problem(f"processes are left after {SECONDS_UNTIL_GONE:.0f} s:\n{self._describe()}")
+                raise Problem(
+                    f"processes are left after {SECONDS_UNTIL_GONE:.0f} s:\n{self._describe()}"
+                )
             time.sleep(SECONDS_BETWEEN_LOOKS)
         seconds = time.monotonic() - since
         self.end()
@@ -143,7 +167,9 @@ class Start:
         """MPICH's, which a killed rank leaves behind."""
         for pid in pids:
             with suppress(OSError):
-                self._shared_memory.update(re.findall(r"/dev/shm/(?:mpich|ucx)\w+", Path(f"/proc/{pid}/maps").read_text()))
+                self._shared_memory.update(
+                    re.findall(r"/dev/shm/(?:mpich|ucx)\w+", Path(f"/proc/{pid}/maps").read_text())
+                )
 
     def _describe(self) -> str:
         lines = [f"exit code of the launcher: {self.code}"]

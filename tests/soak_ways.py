@@ -41,7 +41,9 @@ Signature = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Kill:
-    """Which signal to whom, when: ``share`` (0 to 1) is how far into the moment's range, ``rank_share`` picks a rank."""
+    """Which signal to whom, when: ``share`` (0 to 1) is how far into the moment's range,
+    ``rank_share`` picks a rank.
+    """
 
     number: signal.Signals
     target: str
@@ -55,7 +57,8 @@ class Kill:
         number, target = WAYS[rng.integers(len(WAYS))]
         moment = str(rng.choice(MOMENTS, p=CHANCES[number == signal.SIGKILL]))
         if (number, target, moment) == (signal.SIGINT, "one rank", "start"):
-            # Python then leaves by itself, maybe before it has read a line of ours, and MPICH's mpirun lets the others wait in MPI_Init.
+            # Python then leaves by itself, maybe before it has read a line of ours, and MPICH's
+            # mpirun lets the others wait in MPI_Init.
             moment = "step"
         return cls(number, target, moment, float(rng.random()), float(rng.random()))
 
@@ -84,7 +87,9 @@ class Kill:
 
 @dataclass(frozen=True)
 class Sent:
-    """A signal that was sent: when, after how many steps at least, whether all ranks took steps, so listened."""
+    """A signal that was sent: when, after how many steps at least, whether all ranks took steps, so
+    listened.
+    """
 
     time: float
     steps: int
@@ -168,13 +173,15 @@ def _targets(kill: Kill, start: Start, ranks: dict[int, int]) -> list[int]:
 def temporary_checkpoints(folder: Path) -> set[str]:
     """The names of checkpoints that are being written, or were when the writer died."""
     try:
-        return {name for name in os.listdir(folder) if name.endswith(".tmp")}  # noqa: PTH208  (the quickest there is)
+        return {name for name in os.listdir(folder) if name.endswith(".tmp")}  # noqa: PTH208
     except FileNotFoundError:
         return set()
 
 
 def result_files(run: Path) -> dict[str, str]:
-    """The names of results in ``run``, and what each is of ``RESULT_FILES``: temporary files have random names."""
+    """The names of results in ``run``, and what each is of ``RESULT_FILES``: temporary files have
+    random names.
+    """
     try:
         names = os.listdir(run)  # noqa: PTH208
     except FileNotFoundError:

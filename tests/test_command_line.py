@@ -57,7 +57,9 @@ def test_every_guess_and_alias_names_a_flag_that_there_is() -> None:
 def test_every_flag_of_training_is_its_own_first_guess() -> None:
     known = [action.option_strings[-1] for action in make_parser()._actions]
     for flag in known:
-        assert f"did you mean {flag}?" in advice(flag.replace("-", "_").replace("__", "--", 1), known)
+        assert f"did you mean {flag}?" in advice(
+            flag.replace("-", "_").replace("__", "--", 1), known
+        )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,10 @@ def test_every_flag_of_training_is_its_own_first_guess() -> None:
     ],
 )
 def test_other_commands_guess_too(parser: Parser, wrong: str, guess: str) -> None:
-    with pytest.raises(InputError, match=rf"unknown flag {wrong}: did you mean {guess}\? \(see {parser.prog} --help\)"):
+    with pytest.raises(
+        InputError,
+        match=rf"unknown flag {wrong}: did you mean {guess}\? \(see {parser.prog} --help\)",
+    ):
         parser.parse_args([wrong, "1"])
 
 

@@ -17,7 +17,12 @@ from distcnn.errors import InputError
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('learning_rate = 1\nmodel = "wide"\nnum-shards = 4\n')
     config = parse_config(["--config", str(tmp_path / "c.toml"), "--model", "mlp"])
-    assert (config.learning_rate, config.model, config.num_shards, config.epochs) == (1.0, "mlp", 4, 3)
+    assert (config.learning_rate, config.model, config.num_shards, config.epochs) == (
+        1.0,
+        "mlp",
+        4,
+        3,
+    )
     assert config.global_batch_size == 4 * 16
 
 
@@ -28,7 +33,10 @@ def test_a_configuration_survives_its_own_toml(tmp_path: Path) -> None:
 
 
 def test_a_flag_may_stand_without_its_value() -> None:
-    given = (parse_config(flags).trace for flags in ([], ["--trace"], ["--trace", "7"], ["--trace", "--epochs", "2"]))
+    given = (
+        parse_config(flags).trace
+        for flags in ([], ["--trace"], ["--trace", "7"], ["--trace", "--epochs", "2"])
+    )
     assert list(given) == [0, STEPS_TRACED, 7, STEPS_TRACED]
 
 
@@ -61,16 +69,24 @@ def test_every_field_is_a_flag_with_help_and_default() -> None:
         ({"learning_rate": float("inf")}, "--learning-rate is inf"),
         ({"momentum": 1.0}, "--momentum is 1.0"),
         ({"weight_decay": -0.1}, "--weight-decay is -0.1"),
-        ({"microbatch_size": 2**21, "reduction": "fast"}, "--microbatch-size is 2097152: it must be smaller: --reduction fast counts"),
+        (
+            {"microbatch_size": 2**21, "reduction": "fast"},
+            "--microbatch-size is 2097152: it must be smaller: --reduction fast counts",
+        ),
         ({"gradient_limit": 1000.0}, "--gradient-limit is 1000.0: it must be a power of two"),
         ({"gradient_limit": float("inf")}, "--gradient-limit is inf"),
-        ({"optimizer": "sdg"}, "unknown --optimizer 'sdg': choose one of nesterov, sgd, adam, adamw"),
+        (
+            {"optimizer": "sdg"},
+            "unknown --optimizer 'sdg': choose one of nesterov, sgd, adam, adamw",
+        ),
         ({"schedule": "cos"}, "unknown --schedule 'cos': choose one of"),
         ({"reduction": "fastest"}, "unknown --reduction 'fastest': choose one of exact, fast"),
         ({"loss": "mse"}, "unknown --loss 'mse'"),
     ],
 )
-def test_an_impossible_value_is_refused_by_flag_and_value(values: dict[str, Any], message: str) -> None:
+def test_an_impossible_value_is_refused_by_flag_and_value(
+    values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError) as caught:
         Config(**values)
     assert message in str(caught.value)
@@ -90,7 +106,9 @@ def test_an_impossible_value_is_refused_by_flag_and_value(values: dict[str, Any]
         ("momentum = 2", "--momentum is 2.0"),
     ],
 )
-def test_a_wrong_toml_is_refused_by_file_and_key(content: str, message: str, tmp_path: Path) -> None:
+def test_a_wrong_toml_is_refused_by_file_and_key(
+    content: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "c.toml").write_text(content)
     with pytest.raises(InputError, match=message):
         parse_config(["--config", str(tmp_path / "c.toml")])
@@ -106,7 +124,9 @@ def test_a_missing_or_binary_toml_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["named pipe", "device", "folder"])
 def test_a_configuration_that_is_not_a_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
-    path = {"named pipe": tmp_path / "pipe.toml", "device": Path("/dev/zero"), "folder": tmp_path}[kind]
+    path = {"named pipe": tmp_path / "pipe.toml", "device": Path("/dev/zero"), "folder": tmp_path}[
+        kind
+    ]
     if kind == "named pipe":
         os.mkfifo(path)
     with pytest.raises(InputError, match=f"--config: {path} is a {kind}"):
@@ -153,7 +173,13 @@ def test_a_file_that_no_editor_would_write_is_one_line(content: bytes, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("key", "guess"), [("lr", "learning_rate"), ("batch_size", "microbatch_size"), ("epoch", "epochs"), ("Seed", "seed")]
+    ("key", "guess"),
+    [
+        ("lr", "learning_rate"),
+        ("batch_size", "microbatch_size"),
+        ("epoch", "epochs"),
+        ("Seed", "seed"),
+    ],
 )
 def test_an_unknown_key_comes_with_a_guess(key: str, guess: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(f"{key} = 1\n")

@@ -1,4 +1,6 @@
-"""Printing: whatever stream there is, closed, full, blocked, replaced or with little encoding, it ends no command and holds none up."""
+"""Printing: whatever stream there is, closed, full, blocked, replaced or with little encoding, it
+ends no command and holds none up.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,14 @@ QUICK = ["--model", "tutorial", "--epochs", "1"]
 def shell(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run a shell's line, in which "$@" is Python with ``arguments``."""
     words = ["sh", "-c", script, "sh", sys.executable, *arguments]
-    return subprocess.run(words, capture_output=True, timeout=120, check=False, cwd=ROOT, env=clean_environment() | environment)
+    return subprocess.run(
+        words,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        cwd=ROOT,
+        env=clean_environment() | environment,
+    )
 
 
 # -- replaced streams
@@ -52,7 +61,9 @@ class Broken(Bare):
         raise ZeroDivisionError("broken")
 
 
-def test_streams_without_a_descriptor_or_an_encoding_are_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_without_a_descriptor_or_an_encoding_are_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for stream in (io.StringIO(), Bare()):
         monkeypatch.setattr(sys, "stdout", stream)
         with guarded():
@@ -61,7 +72,9 @@ def test_streams_without_a_descriptor_or_an_encoding_are_written_to(monkeypatch:
             progress.start(2)
             progress.say("more")
             progress.close()
-        assert (stream.getvalue() if isinstance(stream, io.StringIO) else stream.text) == "wörld\n\N{SNOWMAN}\nmore\n"
+        assert (
+            stream.getvalue() if isinstance(stream, io.StringIO) else stream.text
+        ) == "wörld\n\N{SNOWMAN}\nmore\n"
         assert sys.stdout is stream
 
 
@@ -98,9 +111,13 @@ def test_tell_needs_no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raw.getvalue() == b"two\nlines \\x1b[2J \\xe9\n"
 
 
-def test_an_escape_sequence_or_a_line_feed_in_a_line_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_escape_sequence_or_a_line_feed_in_a_line_is_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     say("name \x1b]0;title\x07 \x9b2J", "forged\nresult \r\u202e")
-    assert capsys.readouterr().out == "name \\x1b]0;title\\x07 \\x9b2J\nforged\\nresult \\r\\u202e\n"
+    assert (
+        capsys.readouterr().out == "name \\x1b]0;title\\x07 \\x9b2J\nforged\\nresult \\r\\u202e\n"
+    )
 
 
 # -- a stream that blocks
@@ -133,7 +150,9 @@ def read_all(reader: int, end: bytes) -> bytes:
     return content.lstrip(b"x")
 
 
-def test_a_stream_that_blocks_holds_up_nobody_and_loses_nothing_short(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_that_blocks_holds_up_nobody_and_loses_nothing_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with full_pipe(monkeypatch) as reader, guarded():
         start = time.monotonic()
         for number in range(1000):
@@ -211,7 +230,9 @@ def test_help_that_nobody_reads_is_no_failure(command: list[str]) -> None:
     assert done.stderr == b"code 0\n"
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "| true", "| head -1"])
+@pytest.mark.parametrize(
+    "closed", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", "| true", "| head -1"]
+)
 def test_a_run_outlives_its_streams(closed: str, image_set: MakeImageSet, tmp_path: Path) -> None:
     flags = ["--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")]
     done = shell(f'{{ "$@"; echo $? >{tmp_path}/code; }} {closed}', "-m", "distcnn.train", *flags)
@@ -223,14 +244,30 @@ def test_a_run_outlives_its_streams(closed: str, image_set: MakeImageSet, tmp_pa
 @pytest.mark.mpi
 def test_ranks_outlive_their_streams(mpirun: Any, image_set: MakeImageSet, tmp_path: Path) -> None:
     flags = ["--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")]
-    words = [mpirun.mpirun, "-n", "2", "sh", "-c", 'exec "$@" >&- 2>&-', "sh", mpirun.python, "-m", "distcnn.train", *flags]
-    done = subprocess.run(words, capture_output=True, timeout=120, check=False, cwd=ROOT, env=clean_environment())
+    words = [
+        mpirun.mpirun,
+        "-n",
+        "2",
+        "sh",
+        "-c",
+        'exec "$@" >&- 2>&-',
+        "sh",
+        mpirun.python,
+        "-m",
+        "distcnn.train",
+        *flags,
+    ]
+    done = subprocess.run(
+        words, capture_output=True, timeout=120, check=False, cwd=ROOT, env=clean_environment()
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").exists()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "no-such-encoding"])
-def test_names_that_the_terminal_cannot_show(encoding: str, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_names_that_the_terminal_cannot_show(
+    encoding: str, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     path = os.fsencode(tmp_path) + b"/caf\xe9 \xe2\x98\x83 \x1b[2J\nforged"
     flags: list[Any] = ["--data", str(image_set()), *QUICK, "--output", path]
     if encoding == "no-such-encoding":
@@ -249,18 +286,40 @@ def test_names_that_the_terminal_cannot_show(encoding: str, image_set: MakeImage
 
 
 def test_a_broken_flag_of_a_strange_name_is_one_line(tmp_path: Path) -> None:
-    done = shell('"$@"', "-m", "distcnn.train", "--data", "no\nsuch\x1b[31m.h5", PYTHONIOENCODING="ascii")
+    done = shell(
+        '"$@"', "-m", "distcnn.train", "--data", "no\nsuch\x1b[31m.h5", PYTHONIOENCODING="ascii"
+    )
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"\x1b" not in done.stderr
 
 
-def test_a_run_whose_output_blocks_trains_to_its_end(image_set: MakeImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = ["--data", str(image_set()), "--model", "tutorial", "--epochs", "30", "--log-every", "1", "--stall-timeout", "1"]
+def test_a_run_whose_output_blocks_trains_to_its_end(
+    image_set: MakeImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = [
+        "--data",
+        str(image_set()),
+        "--model",
+        "tutorial",
+        "--epochs",
+        "30",
+        "--log-every",
+        "1",
+        "--stall-timeout",
+        "1",
+    ]
     with full_pipe(monkeypatch):
         words = [SERIAL.python, "-m", "distcnn.train", *flags, "--output", str(tmp_path / "run")]
         start = time.monotonic()
-        done = subprocess.run(words, stdout=sys.stdout.fileno(), stderr=subprocess.PIPE, timeout=60, check=False, cwd=ROOT)
+        done = subprocess.run(
+            words,
+            stdout=sys.stdout.fileno(),
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+            cwd=ROOT,
+        )
         assert time.monotonic() - start < 30
     assert (done.returncode, done.stderr) == (0, b"")
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) >= 60
@@ -269,8 +328,12 @@ def test_a_run_whose_output_blocks_trains_to_its_end(image_set: MakeImageSet, tm
 # What a notebook, a test or a service may have in the streams' places: each runs a whole training.
 REPLACED = {
     "texts in memory": "sys.stdout, sys.stderr = io.StringIO(), io.StringIO()",
-    "objects that only write": "sys.stdout = sys.stderr = type('Bare', (), {'write': lambda self, text: None})()",
-    "objects that raise": "sys.stdout = sys.stderr = type('Bad', (), {'write': lambda self, text: 1 / 0})()",
+    "objects that only write": (
+        "sys.stdout = sys.stderr = type('Bare', (), {'write': lambda self, text: None})()"
+    ),
+    "objects that raise": (
+        "sys.stdout = sys.stderr = type('Bad', (), {'write': lambda self, text: 1 / 0})()"
+    ),
     "nothing": "sys.stdout = sys.stderr = None",
     "closed": "sys.stdout.close(); sys.stderr.close()",
     "bytes": "sys.stdout = io.BytesIO()",
@@ -279,8 +342,13 @@ REPLACED = {
 
 @pytest.mark.parametrize("what", REPLACED)
 def test_a_run_with_replaced_streams(what: str, image_set: MakeImageSet, tmp_path: Path) -> None:
-    program = f"import io, os, sys\nfrom distcnn import train\n{REPLACED[what]}\ncode = train.main(sys.argv[1:])\nos._exit(code)"
-    done = SERIAL.run(1, "-c", program, "--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run"))
+    program = (
+        f"import io, os, sys\nfrom distcnn import train\n{REPLACED[what]}\ncode ="
+        " train.main(sys.argv[1:])\nos._exit(code)"
+    )
+    done = SERIAL.run(
+        1, "-c", program, "--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").exists()
 

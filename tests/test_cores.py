@@ -1,4 +1,6 @@
-"""Cores: what ranks may use, how many threads each gets, and when there are too few; all by hand-computed values."""
+"""Cores: what ranks may use, how many threads each gets, and when there are too few; all by
+hand-computed values.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.system.cores import Cores, cgroup_share, default_ranks, oversubscription, threads_for_each, usable_cores
+from distcnn.system.cores import (
+    Cores,
+    cgroup_share,
+    default_ranks,
+    oversubscription,
+    threads_for_each,
+    usable_cores,
+)
 
 ALL = frozenset(range(8))
 
@@ -44,8 +53,14 @@ def test_by_default_each_rank_has_a_core(cores: Cores, ranks: int) -> None:
         ([Cores("a", ALL)] * 2, 4),
         ([Cores("a", ALL)] * 3, 2),
         ([Cores("a", ALL)] * 9, 1),  # never none
-        ([Cores("a", frozenset({0, 1})), Cores("a", frozenset({2, 3}))], 2),  # each bound to cores of its own
-        ([Cores("a", ALL), Cores("a", ALL), Cores("b", ALL)], 4),  # all get as many as the rank with the fewest
+        (
+            [Cores("a", frozenset({0, 1})), Cores("a", frozenset({2, 3}))],
+            2,
+        ),  # each bound to cores of its own
+        (
+            [Cores("a", ALL), Cores("a", ALL), Cores("b", ALL)],
+            4,
+        ),  # all get as many as the rank with the fewest
         ([Cores("a", ALL, share=2.0)] * 2, 1),  # a container's quota is for all of its ranks
         ([Cores("a", ALL, share=4.5)], 4),
     ],
@@ -60,28 +75,51 @@ def test_threads_are_cores_for_each_rank(everyone: list[Cores], threads: int) ->
         ([Cores("a", ALL)] * 8, 1, None),
         ([Cores("a", ALL)] * 9, 1, "9 ranks on host a share 8 cores"),
         ([Cores("a", ALL)] * 3, 3, "3 ranks of 3 threads on host a share 8 cores"),
-        ([Cores("a", ALL)] * 8 + [Cores("b", frozenset({5}))] * 2, 1, "2 ranks on host b share 1 core"),
+        (
+            [Cores("a", ALL)] * 8 + [Cores("b", frozenset({5}))] * 2,
+            1,
+            "2 ranks on host b share 1 core",
+        ),
         ([Cores("a", frozenset({0})), Cores("a", frozenset({1}))], 1, None),
         ([Cores("a", ALL, share=1.5)] * 2, 1, "2 ranks on host a share 1.5 cores"),
-        ([Cores("a", ALL)] * 9 + [Cores("b", ALL)] * 17, 1, "17 ranks on host b share 8 cores"),  # the worst
+        (
+            [Cores("a", ALL)] * 9 + [Cores("b", ALL)] * 17,
+            1,
+            "17 ranks on host b share 8 cores",
+        ),  # the worst
     ],
 )
-def test_oversubscription_is_told_of_the_host_that_has_it_worst(everyone: list[Cores], threads: int, told: str | None) -> None:
+def test_oversubscription_is_told_of_the_host_that_has_it_worst(
+    everyone: list[Cores], threads: int, told: str | None
+) -> None:
     assert oversubscription(everyone, threads) == told
 
 
 @pytest.mark.parametrize(
     ("lines", "files", "share"),
     [
-        ("0::/a/b", {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, 1.5),  # a parent's limit counts too
+        (
+            "0::/a/b",
+            {"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"},
+            1.5,
+        ),  # a parent's limit counts too
         ("0::/", {"cpu.max": "max 100000"}, math.inf),
-        ("3:memory:/m\n2:cpu,cpuacct:/c", {"cpu,cpuacct/c/cpu.cfs_quota_us": "50000", "cpu,cpuacct/c/cpu.cfs_period_us": "100000"}, 0.5),
+        (
+            "3:memory:/m\n2:cpu,cpuacct:/c",
+            {
+                "cpu,cpuacct/c/cpu.cfs_quota_us": "50000",
+                "cpu,cpuacct/c/cpu.cfs_period_us": "100000",
+            },
+            0.5,
+        ),
         ("2:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
         ("0::/a", {"a/cpu.max": "what is this"}, math.inf),
         ("", {}, math.inf),
     ],
 )
-def test_what_control_groups_grant(lines: str, files: dict[str, str], share: float, tmp_path: Path) -> None:
+def test_what_control_groups_grant(
+    lines: str, files: dict[str, str], share: float, tmp_path: Path
+) -> None:
     own = tmp_path / "own"
     own.write_text(lines)
     for name, text in files.items():

@@ -1,4 +1,6 @@
-"""What else decides the bits: distcnn's own sources, and the variables by which libraries choose kernels."""
+"""What else decides the bits: distcnn's own sources, and the variables by which libraries choose
+kernels.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +54,23 @@ def test_the_fingerprint_has_sources_variables_and_results(monkeypatch: pytest.M
     assert [each.split()[0] for each in differences(before, fingerprint())] == ["environment"]
     assert before["sources"] in sources_sha256()
     assert before["arithmetic"] in arithmetic_sha256()
-    assert differences({"numpy": "2"}, {"numpy": "2", "sources": "ab"}) == ["sources was not recorded, is 'ab'"]
+    assert differences({"numpy": "2"}, {"numpy": "2", "sources": "ab"}) == [
+        "sources was not recorded, is 'ab'"
+    ]
 
 
 def test_another_kernel_shows_in_the_results_themselves() -> None:
-    code = "from distcnn.training.fingerprint import fingerprint as f; f = f(); print(f['blas'], f['arithmetic'], sep='|')"
-    found = [SERIAL.run(1, "-c", code, OPENBLAS_CORETYPE=kernel) for kernel in ("Haswell", "Sandybridge", "Haswell")]
-    (blas, first), (other_blas, other), (_, again) = (done.stdout.strip().split("|") for done in found)
+    code = (
+        "from distcnn.training.fingerprint import fingerprint as f; f = f(); print(f['blas'],"
+        " f['arithmetic'], sep='|')"
+    )
+    found = [
+        SERIAL.run(1, "-c", code, OPENBLAS_CORETYPE=kernel)
+        for kernel in ("Haswell", "Sandybridge", "Haswell")
+    ]
+    (blas, first), (other_blas, other), (_, again) = (
+        done.stdout.strip().split("|") for done in found
+    )
     if blas == other_blas:
         pytest.skip("NumPy uses another BLAS here, or another kind of processor")
     assert first == again != other

@@ -1,4 +1,6 @@
-"""killable in a real process: a call into C holds the interpreter's lock, and signals and the timer end the process all the same."""
+"""killable in a real process: a call into C holds the interpreter's lock, and signals and the timer
+end the process all the same.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,10 @@ def test_what_is_ignored_stays_ignored_and_handlers_come_back() -> None:
     ignored = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with killable(60):
-            assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (signal.SIG_IGN, signal.SIG_DFL)
+            assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (
+                signal.SIG_IGN,
+                signal.SIG_DFL,
+            )
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGTERM, ignored)

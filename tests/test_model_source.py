@@ -37,20 +37,37 @@ def test_the_users_modules_are_followed_wherever_they_are_imported(own: Path) ->
     package.mkdir(parents=True)
     (own / "own_pkg" / "__init__.py").write_text("WIDTH = 3\n")
     (package / "__init__.py").write_text("")
-    imports = ["import json", "import numpy", "from distcnn import nn", "from . import blocks", "from .. import WIDTH"]
+    imports = [
+        "import json",
+        "import numpy",
+        "from distcnn import nn",
+        "from . import blocks",
+        "from .. import WIDTH",
+    ]
     (package / "net.py").write_text("\n".join([*imports, "from own_sizes import SIZE", NET]))
-    (package / "blocks.py").write_text("def late():\n    import own_late\n    return own_late\n\nlate()\n")
+    (package / "blocks.py").write_text(
+        "def late():\n    import own_late\n    return own_late\n\nlate()\n"
+    )
     (own / "own_late.py").write_text("X = 1\n")
     (own / "own_sizes.py").write_text("SIZE = 5\n")
     (own / "own_unused.py").write_text("SIZE = 5\n")
     importlib.import_module("own_unused")
     find_model("own_pkg.deep.net:network")
     sources = model_sources("own_pkg.deep.net:network")
-    assert set(sources) == {"own_pkg", "own_pkg.deep", "own_pkg.deep.net", "own_pkg.deep.blocks", "own_late", "own_sizes"}
+    assert set(sources) == {
+        "own_pkg",
+        "own_pkg.deep",
+        "own_pkg.deep.net",
+        "own_pkg.deep.blocks",
+        "own_late",
+        "own_sizes",
+    }
     assert sources["own_sizes"] == "SIZE = 5\n"
 
 
-def test_an_installed_package_counts_when_the_model_is_in_it(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_counts_when_the_model_is_in_it(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = own / "lib" / "site-packages"
     site.mkdir(parents=True)
     (site / "own_installed.py").write_text(f"import own_library\n{NET}")
@@ -82,14 +99,20 @@ def test_a_module_without_source_counts_by_its_bytes(own: Path) -> None:
         ({"m": "x = 1\ny = 2\n"}, [], []),
         ({"m": "x = 1\ny = 3\n"}, ["module m, line 2: was 'y = 2', is 'y = 3'"], []),
         ({"m": "x = 1\n"}, ["module m, line 2: was 'y = 2', is missing"], []),
-        ({"m": "x = 1  # one\n\ny = 2\n"}, [], ["module m, line 1: was 'x = 1', is 'x = 1  # one'"]),
+        (
+            {"m": "x = 1  # one\n\ny = 2\n"},
+            [],
+            ["module m, line 1: was 'x = 1', is 'x = 1  # one'"],
+        ),
         ({"m": "x = 1\ny = (2\n"}, ["module m, line 2: was 'y = 2', is 'y = (2'"], []),
         ({"m": "x = 1\ny = 2\n", "n": ""}, ["module n is new"], []),
         ({}, ["module m is no longer used"], []),
         ({"m": "(" * 100_000}, [f"module m, line 1: was 'x = 1', is '{'(' * 60}'"], []),
     ],
 )
-def test_code_is_told_from_comments_and_layout(now: dict[str, str], code: list[str], layout: list[str]) -> None:
+def test_code_is_told_from_comments_and_layout(
+    now: dict[str, str], code: list[str], layout: list[str]
+) -> None:
     changes = compare_sources({"m": "x = 1\ny = 2\n"}, now)
     assert (changes.code, changes.layout) == (code, layout)
 
@@ -113,4 +136,7 @@ def test_ranks_with_different_models_are_refused() -> None:
 
 def test_the_sources_of_this_tests_own_helpers_are_found() -> None:
     find_model("tests.faults.staged:network")
-    assert model_sources("tests.faults.staged:network")["tests.faults.staged"] == (ROOT / "tests/faults/staged.py").read_text()
+    assert (
+        model_sources("tests.faults.staged:network")["tests.faults.staged"]
+        == (ROOT / "tests/faults/staged.py").read_text()
+    )

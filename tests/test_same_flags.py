@@ -1,4 +1,6 @@
-"""Ranks that were started with different command lines are refused, on all ranks, naming rank and flag."""
+"""Ranks that were started with different command lines are refused, on all ranks, naming rank and
+flag.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +35,29 @@ def test_what_differs_is_named(mine: list[str], words: list[str]) -> None:
     assert all(word in problem for word in words), problem
 
 
-@pytest.mark.parametrize("mine", [SEEDS, ["--seed", "1", "--epochs", "2"], ["--seed=1", "--epochs=2"], ["--seed", "3", *SEEDS]])
+@pytest.mark.parametrize(
+    "mine",
+    [SEEDS, ["--seed", "1", "--epochs", "2"], ["--seed=1", "--epochs=2"], ["--seed", "3", *SEEDS]],
+)
 def test_other_words_for_the_same_are_the_same(mine: list[str]) -> None:
     assert difference({0: flags_of("train", SEEDS), 3: flags_of("train", mine)}) is None
 
 
 def test_another_command_is_named_alone() -> None:
-    assert difference({0: flags_of("train", SEEDS), 2: flags_of("verify", ["x"])}) == (
-        "rank 2 was started with the command 'verify', but rank 0 with the command 'train'"
+    assert (
+        difference({0: flags_of("train", SEEDS), 2: flags_of("verify", ["x"])})
+        == "rank 2 was started with the command 'verify', but rank 0 with the command 'train'"
     )
 
 
-def apart(first: list[str], second: list[str], cwd: tuple[Path, Path] = (ROOT, ROOT)) -> subprocess.CompletedProcess[str]:
+def apart(
+    first: list[str], second: list[str], cwd: tuple[Path, Path] = (ROOT, ROOT)
+) -> subprocess.CompletedProcess[str]:
     """Two ranks of one world, each with a command line and a folder of its own."""
-    words = [["-n", "1", "-wdir", str(folder), sys.executable, "-m", *each] for folder, each in zip(cwd, (first, second), strict=True)]
+    words = [
+        ["-n", "1", "-wdir", str(folder), sys.executable, "-m", *each]
+        for folder, each in zip(cwd, (first, second), strict=True)
+    ]
     return subprocess.run(
         [str(mpi_launcher().mpirun), *words[0], ":", *words[1]],
         capture_output=True,
@@ -58,8 +69,13 @@ def apart(first: list[str], second: list[str], cwd: tuple[Path, Path] = (ROOT, R
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("other", [["distcnn.train", "--seed", "1"], ["distcnn.train", "--help"], ["distcnn.verify", "run"]])
-def test_ranks_with_other_flags_are_refused(other: list[str], image_set: MakeImageSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [["distcnn.train", "--seed", "1"], ["distcnn.train", "--help"], ["distcnn.verify", "run"]],
+)
+def test_ranks_with_other_flags_are_refused(
+    other: list[str], image_set: MakeImageSet, tmp_path: Path
+) -> None:
     run = ["distcnn.train", "--data", str(image_set()), "--output", str(tmp_path / "run")]
     done = apart(run, [*run, *other[1:]] if other[0] == run[0] else other)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -75,13 +91,26 @@ def test_help_on_all_ranks_is_printed_once() -> None:
 
 
 @pytest.mark.mpi
-def test_ranks_that_import_different_models_are_refused(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_ranks_that_import_different_models_are_refused(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     """Each rank in a folder of its own, with a module of the same name."""
     for name, layer in (("a", "ReLU"), ("b", "Tanh")):
         (tmp_path / name).mkdir()
-        text = f"from distcnn import nn\n\ndef network(s, n):\n    return nn.Sequential([nn.Flatten(), nn.{layer}(), nn.Dense(n)])\n"
+        text = (
+            "from distcnn import nn\n\ndef network(s, n):\n    return nn.Sequential([nn.Flatten(),"
+            f" nn.{layer}(), nn.Dense(n)])\n"
+        )
         (tmp_path / name / "own_apart.py").write_text(text)
-    run = ["distcnn.train", "--data", str(image_set()), "--output", str(tmp_path / "run"), "--model", "own_apart:network"]
+    run = [
+        "distcnn.train",
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        "--model",
+        "own_apart:network",
+    ]
     done = apart(run, run, (tmp_path / "a", tmp_path / "b"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "rank 1" in done.stderr
@@ -89,9 +118,25 @@ def test_ranks_that_import_different_models_are_refused(image_set: MakeImageSet,
 
 
 @pytest.mark.mpi
-def test_ranks_with_other_variables_for_kernels_are_reported(image_set: MakeImageSet, tmp_path: Path) -> None:
-    run = ["-m", "distcnn.train", "--data", str(image_set()), "--output", str(tmp_path / "run"), "--model", "mlp", "--max-steps", "1"]
-    shell = f'test "${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}}" = 0 || export MKL_CBWR=COMPATIBLE; exec {shlex.join([sys.executable, *run])}'
+def test_ranks_with_other_variables_for_kernels_are_reported(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    run = [
+        "-m",
+        "distcnn.train",
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        "--model",
+        "mlp",
+        "--max-steps",
+        "1",
+    ]
+    shell = (
+        'test "${PMI_RANK:-$OMPI_COMM_WORLD_RANK}" = 0 || export MKL_CBWR=COMPATIBLE; exec'
+        f" {shlex.join([sys.executable, *run])}"
+    )
     done = subprocess.run(
         [str(mpi_launcher().mpirun), "-n", "2", "sh", "-c", shell],
         capture_output=True,

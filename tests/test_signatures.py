@@ -1,4 +1,6 @@
-"""Calls in another library's order are refused, with how to write them; the documented ones are not."""
+"""Calls in another library's order are refused, with how to write them; the documented ones are
+not.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,18 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.models import build_model
-from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, Tanh, softmax_cross_entropy, squared_error
+from distcnn.nn import (
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Tanh,
+    softmax_cross_entropy,
+    squared_error,
+)
 from distcnn.nn.losses import Loss
 from distcnn.optim import SGD, Adam
 from distcnn.signatures import ArgumentError
@@ -43,14 +56,21 @@ VALUES = np.zeros(3)
         (lambda: Adam(VALUES, 0.001), "weight_decay="),
     ],
 )
-def test_what_can_be_confused_is_refused_with_how_to_write_it(call: Callable[[], object], remedy: str) -> None:
+def test_what_can_be_confused_is_refused_with_how_to_write_it(
+    call: Callable[[], object], remedy: str
+) -> None:
     with pytest.raises(ArgumentError, match=remedy):
         call()
 
 
 def test_the_documented_calls_mean_what_they_say() -> None:
     conv = Conv2d(16, 3, stride=2, padding=1)
-    assert (conv.out_channels, conv.kernel_size, conv.stride, conv.padding) == (16, (3, 3), (2, 2), (1, 1))
+    assert (conv.out_channels, conv.kernel_size, conv.stride, conv.padding) == (
+        16,
+        (3, 3),
+        (2, 2),
+        (1, 1),
+    )
     assert Dense(10).out_features == 10
     for pool in (MaxPool2d(2), MaxPool2d(2, 2), MaxPool2d(kernel_size=2, stride=2)):
         assert (pool.kernel_size, pool.stride) == ((2, 2), (2, 2))
@@ -69,7 +89,9 @@ def test_a_model_with_such_a_call_is_bad_input(monkeypatch: pytest.MonkeyPatch) 
     def network(input_shape: tuple[int, int, int], classes: int) -> Sequential:
         return Sequential([Conv2d(1, 8, 3), Flatten(), Dense(classes)])  # type: ignore[misc]
 
-    monkeypatch.setitem(__import__("distcnn.models", fromlist=["MODELS"]).MODELS, "torch-like", network)
+    monkeypatch.setitem(
+        __import__("distcnn.models", fromlist=["MODELS"]).MODELS, "torch-like", network
+    )
     with pytest.raises(InputError, match=r"model 'torch-like'.*Conv2d\(8, 3\)"):
         build_model("torch-like", (1, 28, 28), 10, 2)
 
@@ -77,8 +99,17 @@ def test_a_model_with_such_a_call_is_bad_input(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("loss", [softmax_cross_entropy, squared_error])
 @pytest.mark.parametrize(
     ("outputs", "labels", "weights"),
-    [((4, 3), 4, 4), ((3, 4), 3, 4), ((3, 4), 4, 3), ((3, 4, 1), 4, 4), ((3, 4), 1, 4), ((3, 4), 4, 1)],
+    [
+        ((4, 3), 4, 4),
+        ((3, 4), 3, 4),
+        ((3, 4), 4, 3),
+        ((3, 4, 1), 4, 4),
+        ((3, 4), 1, 4),
+        ((3, 4), 4, 1),
+    ],
 )
-def test_a_loss_refuses_other_shapes(loss: Loss, outputs: tuple[int, ...], labels: int, weights: int) -> None:
+def test_a_loss_refuses_other_shapes(
+    loss: Loss, outputs: tuple[int, ...], labels: int, weights: int
+) -> None:
     with pytest.raises(ValueError, match=r"\(classes, N\)"):
         loss(np.zeros(outputs), np.zeros(labels, int), np.ones(weights))

@@ -17,19 +17,28 @@ from tests.faults.running import running
 
 QUICK = ["--model", "mlp", "--epochs", "1"]
 LOOK = "from distcnn.system.terminal import watched_columns; print('columns', watched_columns())"
-# Stands for a launcher: two ranks, whose output goes through a pipe; by its name the kernel takes it for mpirun.
+# Stands for a launcher: two ranks, whose output goes through a pipe; by its name the kernel takes
+# it for mpirun.
 MPIRUN = """#!/bin/sh
 while [ "$1" != python ]; do shift; done
 PMI_SIZE=2 PMI_RANK=0 "{python}" -c "{look}" | cat
 """
 
 
-def shown(command: Sequence[str], rows: int = 24, columns: int = 70, prefix: Sequence[str] = (), **environment: str) -> str:
+def shown(
+    command: Sequence[str],
+    rows: int = 24,
+    columns: int = 70,
+    prefix: Sequence[str] = (),
+    **environment: str,
+) -> str:
     """What a terminal of that size shows of a command."""
     mine, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     try:
-        with running(SERIAL, 1, *command, prefix=prefix, stdout=terminal, stderr=terminal, **environment) as run:
+        with running(
+            SERIAL, 1, *command, prefix=prefix, stdout=terminal, stderr=terminal, **environment
+        ) as run:
             os.set_blocking(mine, False)
             text = b""
 
@@ -52,7 +61,19 @@ def shown(command: Sequence[str], rows: int = 24, columns: int = 70, prefix: Seq
 
 @pytest.mark.parametrize("columns", [0, 1, 10, 40, 70])
 def test_a_terminal_of_any_width(columns: int, image_set: MakeImageSet, tmp_path: Path) -> None:
-    text = shown(["-m", "distcnn.train", "--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")], 0, columns)
+    text = shown(
+        [
+            "-m",
+            "distcnn.train",
+            "--data",
+            str(image_set()),
+            *QUICK,
+            "--output",
+            str(tmp_path / "run"),
+        ],
+        0,
+        columns,
+    )
     assert "Traceback" not in text
     assert ("step/s" in text) == (columns in (0, 40, 70))
     assert "test accuracy" in text
@@ -66,9 +87,17 @@ def test_columns_that_are_no_number(image_set: MakeImageSet, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("options", "piped", "columns"),
-    [([], "", 70), (["-l"], "", None), (["-prepend-rank"], "", None), (["--tag-output"], "", None), ([], "| cat", None)],
+    [
+        ([], "", 70),
+        (["-l"], "", None),
+        (["-prepend-rank"], "", None),
+        (["--tag-output"], "", None),
+        ([], "| cat", None),
+    ],
 )
-def test_the_launchers_output_counts(options: list[str], piped: str, columns: int | None, tmp_path: Path) -> None:
+def test_the_launchers_output_counts(
+    options: list[str], piped: str, columns: int | None, tmp_path: Path
+) -> None:
     script = tmp_path / "mpirun"
     script.write_text(MPIRUN.format(python=sys.executable, look=LOOK))
     script.chmod(0o755)
@@ -77,7 +106,17 @@ def test_the_launchers_output_counts(options: list[str], piped: str, columns: in
 
 
 @pytest.mark.mpi
-def test_a_progress_bar_under_mpirun(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    flags = ["-m", "distcnn.train", "--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")]
+def test_a_progress_bar_under_mpirun(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = [
+        "-m",
+        "distcnn.train",
+        "--data",
+        str(image_set()),
+        *QUICK,
+        "--output",
+        str(tmp_path / "run"),
+    ]
     assert "step/s" in shown(flags, prefix=[str(mpirun.mpirun), "-n", "2"])
     assert "step/s" not in mpirun.run(2, *flags[:-1], str(tmp_path / "piped")).stdout

@@ -1,4 +1,6 @@
-"""``python -m distcnn.verify``: a run that is as its receipt says is identical on any ranks; whatever was altered is found and named."""
+"""``python -m distcnn.verify``: a run that is as its receipt says is identical on any ranks;
+whatever was altered is found and named.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,22 @@ import pytest
 from tests.conftest import SERIAL, MakeImageSet, mpi_launcher, write_image_set
 from tests.training.conftest import STOPPING_MODEL, content, receipt, with_path, write_receipt
 
-# With the default image set 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each test.
-QUICK = ["--model", "tutorial", "--epochs", "3", "--microbatch-size", "8", "--check-every", "2", "--checkpoint-every", "3", "--keep", "9"]
+# With the default image set 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each
+# test.
+QUICK = [
+    "--model",
+    "tutorial",
+    "--epochs",
+    "3",
+    "--microbatch-size",
+    "8",
+    "--check-every",
+    "2",
+    "--checkpoint-every",
+    "3",
+    "--keep",
+    "9",
+]
 ALTERED = "0" * 64
 
 
@@ -34,11 +50,15 @@ def copy(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
-def verify(run: Path, *flags: str, ranks: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
+def verify(
+    run: Path, *flags: str, ranks: int = 1, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The command, which must change nothing."""
     launcher = SERIAL if ranks == 1 else mpi_launcher()
     before = content(run)
-    done = launcher.run(ranks, "-m", "distcnn.verify", str(run), "--trust-model", *flags, **environment)
+    done = launcher.run(
+        ranks, "-m", "distcnn.verify", str(run), "--trust-model", *flags, **environment
+    )
     assert content(run) == before
     return done
 
@@ -61,7 +81,9 @@ def assert_different(run: Path, message: str, *flags: str, **options: Any) -> No
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(("made_on", "replayed_on"), [(1, (3,)), (2, (1,)), (3, (2,)), (4, (1, 2))])
-def test_a_run_is_identical_on_any_ranks(made_on: int, replayed_on: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_run_is_identical_on_any_ranks(
+    made_on: int, replayed_on: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path
+) -> None:
     launcher = SERIAL if made_on == 1 else mpi_launcher()
     launcher.train(made_on, tmp_path / "run", "--data", str(image_set()), *QUICK)
     for ranks in replayed_on:
@@ -69,20 +91,39 @@ def test_a_run_is_identical_on_any_ranks(made_on: int, replayed_on: tuple[int, .
 
 
 @pytest.mark.mpi
-def test_a_run_that_was_stopped_and_changed_is_identical(image_set: MakeImageSet, tmp_path: Path) -> None:
-    """Stopped mid-epoch on one rank, resumed on two with other flags to a part of an epoch, then to more epochs on one."""
+def test_a_run_that_was_stopped_and_changed_is_identical(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    """Stopped mid-epoch on one rank, resumed on two with other flags to a part of an epoch, then to
+    more epochs on one.
+    """
     (tmp_path / "stopping.py").write_text(STOPPING_MODEL)
     path, run = with_path(tmp_path), tmp_path / "run"
     data = ["--data", str(image_set()), *QUICK, "--model", "stopping:network"]
     stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(5 * 8 + 10 + 4)}
-    done = SERIAL.run(1, "-m", "distcnn.train", *data, "--output", str(run), PYTHONPATH=path, **stop)
+    done = SERIAL.run(
+        1, "-m", "distcnn.train", *data, "--output", str(run), PYTHONPATH=path, **stop
+    )
     assert done.returncode == 85, done.stderr
     assert_identical(run, steps="0 to 6", PYTHONPATH=path)
-    resumes: list[tuple[int, list[str]]] = [(2, ["--max-steps", "10", "--check-every", "1", "--eval-every", "2"])]
-    resumes += [(1, ["--max-steps", "0", "--epochs", "4", "--check-every", "3", "--log-every", "1"])]
+    resumes: list[tuple[int, list[str]]] = [
+        (2, ["--max-steps", "10", "--check-every", "1", "--eval-every", "2"])
+    ]
+    resumes += [
+        (1, ["--max-steps", "0", "--epochs", "4", "--check-every", "3", "--log-every", "1"])
+    ]
     for (ranks, flags), last in zip(resumes, (10, 16), strict=True):
         launcher = SERIAL if ranks == 1 else mpi_launcher()
-        done = launcher.run(ranks, "-m", "distcnn.train", "--resume", str(run), "--trust-model", *flags, PYTHONPATH=path)
+        done = launcher.run(
+            ranks,
+            "-m",
+            "distcnn.train",
+            "--resume",
+            str(run),
+            "--trust-model",
+            *flags,
+            PYTHONPATH=path,
+        )
         assert done.returncode == 0, done.stderr
         assert_identical(run, steps=f"0 to {last}", PYTHONPATH=path)
         assert_identical(run, "--from-step", "5", steps=f"4 to {last}", PYTHONPATH=path)
@@ -90,17 +131,36 @@ def test_a_run_that_was_stopped_and_changed_is_identical(image_set: MakeImageSet
     assert_identical(run, ranks=3, steps="0 to 16", PYTHONPATH=path)
 
 
-def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(image_set: MakeImageSet, tmp_path: Path) -> None:
-    """Stopped in an epoch's last step, it tests (or not) when it goes on, with the flags that it then has."""
+def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    """Stopped in an epoch's last step, it tests (or not) when it goes on, with the flags that it
+    then has.
+    """
     (tmp_path / "stopping.py").write_text(STOPPING_MODEL)
-    path, run, checkpoint = with_path(tmp_path), tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-000000004.h5"
-    data, stop = ["--data", str(image_set()), *QUICK, "--model", "stopping:network"], {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": "31"}
-    assert SERIAL.run(1, "-m", "distcnn.train", *data, "--output", str(run), PYTHONPATH=path, **stop).returncode == 85
+    path, run, checkpoint = (
+        with_path(tmp_path),
+        tmp_path / "run",
+        tmp_path / "run" / "checkpoints" / "step-000000004.h5",
+    )
+    data, stop = (
+        ["--data", str(image_set()), *QUICK, "--model", "stopping:network"],
+        {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": "31"},
+    )
+    assert (
+        SERIAL.run(
+            1, "-m", "distcnn.train", *data, "--output", str(run), PYTHONPATH=path, **stop
+        ).returncode
+        == 85
+    )
     before_test = checkpoint.read_bytes()
     flags = ["--resume", str(run), "--model", "stopping:network", "--eval-every", "2"]
     assert SERIAL.run(1, "-m", "distcnn.train", *flags, PYTHONPATH=path).returncode == 0
     assert "test_correct" not in next(line for line in receipt(run) if line["kind"] == "epoch")
-    for content_of_checkpoint in (checkpoint.read_bytes(), before_test):  # the latter is there when it was killed too early
+    for content_of_checkpoint in (
+        checkpoint.read_bytes(),
+        before_test,
+    ):  # the latter is there when it was killed too early
         checkpoint.write_bytes(content_of_checkpoint)
         assert_identical(run, "--from-step", "4", steps="4 to 12", PYTHONPATH=path)
     assert_identical(run, PYTHONPATH=path)
@@ -109,8 +169,16 @@ def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(image_set: Ma
 def test_an_unfinished_run_is_identical_as_far_as_it_went(copy: Path) -> None:
     lines = (copy / "receipt.jsonl").read_text().splitlines(keepends=True)
     (copy / "result.json").unlink()
-    for count, last in ((len(lines) - 1, 12), (5, 6), (4, 4), (3, 4), (1, 0)):  # 3: between the weights and their epoch
-        (copy / "receipt.jsonl").write_text("".join(lines[:count]) + lines[-1][: len(lines[-1]) // 2])
+    for count, last in (
+        (len(lines) - 1, 12),
+        (5, 6),
+        (4, 4),
+        (3, 4),
+        (1, 0),
+    ):  # 3: between the weights and their epoch
+        (copy / "receipt.jsonl").write_text(
+            "".join(lines[:count]) + lines[-1][: len(lines[-1]) // 2]
+        )
         assert_identical(copy, steps=f"0 to {last}")
 
 
@@ -123,7 +191,12 @@ def test_the_image_set_may_lie_elsewhere(image_set: MakeImageSet, tmp_path: Path
     assert f"no such file: {data}" in done.stderr
     assert_identical(tmp_path / "run", "--data", str(image_set()))
     other = write_image_set(tmp_path / "other.h5", test=78)
-    assert_different(tmp_path / "run", r"step 0: the image set: its sha256 is \w{64} in the receipt, \w{64} in", "--data", str(other))
+    assert_different(
+        tmp_path / "run",
+        r"step 0: the image set: its sha256 is \w{64} in the receipt, \w{64} in",
+        "--data",
+        str(other),
+    )
 
 
 # -- what was altered
@@ -132,19 +205,30 @@ def test_the_image_set_may_lie_elsewhere(image_set: MakeImageSet, tmp_path: Path
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_hash_that_was_altered_is_named(ranks: int, copy: Path) -> None:
-    text, sha256 = (copy / "receipt.jsonl").read_text(), receipt(copy)[5]["parameters"]["conv1.bias"]
+    text, sha256 = (
+        (copy / "receipt.jsonl").read_text(),
+        receipt(copy)[5]["parameters"]["conv1.bias"],
+    )
     assert receipt(copy)[5]["step"] == 8
     (copy / "receipt.jsonl").write_text(text.replace(sha256, ALTERED))
-    message = rf"step 8 \(the last that agrees: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the receipt, {sha256} replayed"
+    message = (
+        rf"step 8 \(the last that agrees: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the"
+        rf" receipt, {sha256} replayed"
+    )
     assert_different(copy, message, ranks=ranks)
-    assert_different(copy, r"step 8, in its checkpoint: parameter conv1\.bias", "--from-step", "8", ranks=ranks)
+    assert_different(
+        copy, r"step 8, in its checkpoint: parameter conv1\.bias", "--from-step", "8", ranks=ranks
+    )
     assert_identical(copy, "--from-step", "5", "--to-step", "7", steps="4 to 7", ranks=ranks)
 
 
 def resumed(lines: list[dict[str, Any]], **dataset: Any) -> None:
     """Let the run seem to have been resumed after step 6."""
     place = next(number for number, line in enumerate(lines) if line["step"] > 6)
-    lines.insert(place, {**lines[0], "kind": "resume", "step": 6, "dataset": {**lines[0]["dataset"], **dataset}})
+    lines.insert(
+        place,
+        {**lines[0], "kind": "resume", "step": 6, "dataset": {**lines[0]["dataset"], **dataset}},
+    )
 
 
 def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
@@ -156,7 +240,9 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
     lines = receipt(copy)
     next(line for line in lines if line["kind"] == "resume")["dataset"]["content_sha256"] = ALTERED
     write_receipt(copy, lines)
-    assert_different(copy, rf"step 6: the image set: its content_sha256 is {ALTERED} in the receipt, \w{{64}} in")
+    assert_different(
+        copy, rf"step 6: the image set: its content_sha256 is {ALTERED} in the receipt, \w{{64}} in"
+    )
     (copy / "receipt.jsonl").write_text(text)
     lines = receipt(copy)
     lines[0]["configuration"]["learning_rate"] = 1e20
@@ -165,14 +251,23 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
     (copy / "receipt.jsonl").write_text(text)
     values = json.loads((copy / "result.json").read_text())
     (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
-    assert_different(copy, rf"step 12: test_correct is 78 in result\.json, {values['test_correct']} replayed", "--from-step", "11")
+    assert_different(
+        copy,
+        rf"step 12: test_correct is 78 in result\.json, {values['test_correct']} replayed",
+        "--from-step",
+        "11",
+    )
 
 
-def test_files_of_another_run_are_found(copy: Path, run: Path, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_files_of_another_run_are_found(
+    copy: Path, run: Path, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     other = tmp_path / "other"
     SERIAL.train(1, other, "--data", str(image_set()), *QUICK, "--seed", "1")
     shutil.copy(other / "weights.h5", copy)
-    assert_different(copy, r"step 12: parameter conv1\.weight: SHA-256 \w{64} in weights\.h5, \w{64} replayed")
+    assert_different(
+        copy, r"step 12: parameter conv1\.weight: SHA-256 \w{64} in weights\.h5, \w{64} replayed"
+    )
     shutil.copy(other / "result.json", copy)
     assert_different(copy, r"step 12: params_sha256 is \w{64} in result\.json, \w{64} replayed")
     assert_identical(copy, "--to-step", "10", steps="0 to 10")
@@ -182,14 +277,21 @@ def test_files_of_another_run_are_found(copy: Path, run: Path, image_set: MakeIm
     shutil.copytree(other / "checkpoints", copy / "checkpoints", dirs_exist_ok=True)
     done = verify(copy, "--from-step", "4", "--to-step", "8")
     assert done.returncode == 2
-    assert "checkpoint of step 4: shard 0 had used" in done.stderr  # the order of examples hangs on the seed
+    assert (
+        "checkpoint of step 4: shard 0 had used" in done.stderr
+    )  # the order of examples hangs on the seed
 
 
 def test_a_receipt_that_was_cut_off_is_not_identical(copy: Path) -> None:
     write_receipt(copy, receipt(copy)[:-2])
     assert_different(copy, r"receipt\.jsonl has no line after step 12, although the run is over")
     write_receipt(copy, receipt(copy)[:4])
-    assert_different(copy, r"receipt\.jsonl has no line after step \d, although the run is over", "--to-step", "4")
+    assert_different(
+        copy,
+        r"receipt\.jsonl has no line after step \d, although the run is over",
+        "--to-step",
+        "4",
+    )
     (copy / "result.json").unlink()  # now it is that of a run that was killed
     assert verify(copy).stdout.splitlines()[-2].startswith("identical: ")
 
@@ -201,7 +303,12 @@ def test_the_damaged_file_is_the_one_that_is_named(copy: Path) -> None:
 
 def test_sums_that_are_damaged_or_missing_are_said(copy: Path) -> None:
     text = (copy / "SHA256SUMS").read_text()
-    for damaged in (b"", text.encode()[:190], text[text.index("\n") + 1 :].encode(), text.replace("e", "\xe9").encode("latin-1")):
+    for damaged in (
+        b"",
+        text.encode()[:190],
+        text[text.index("\n") + 1 :].encode(),
+        text.replace("e", "\xe9").encode("latin-1"),
+    ):
         (copy / "SHA256SUMS").write_bytes(damaged)
         assert_different(copy, r"step 12: SHA256SUMS is damaged")
     (copy / "SHA256SUMS").unlink()
@@ -213,14 +320,22 @@ def test_one_bit_of_the_weights_is_found(copy: Path) -> None:
         values = file["dense1.bias"][...]
         values.view("u4")[3] ^= 1
         file["dense1.bias"][...] = values
-    assert_different(copy, r"step 12: parameter dense1\.bias: SHA-256 \w{64} in weights\.h5, \w{64} replayed")
+    assert_different(
+        copy, r"step 12: parameter dense1\.bias: SHA-256 \w{64} in weights\.h5, \w{64} replayed"
+    )
 
 
 def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
     for flags, message in (
-        (["--from-step", "12"], "--from-step 12 --to-step 12: the receipt covers the steps 0 to 12"),
+        (
+            ["--from-step", "12"],
+            "--from-step 12 --to-step 12: the receipt covers the steps 0 to 12",
+        ),
         (["--to-step", "-1"], "--from-step 0 --to-step -1: the receipt covers the steps 0 to 12"),
-        (["--from-step", "x"], "argument --from-step: invalid int value: 'x' (see python -m distcnn.verify --help)"),
+        (
+            ["--from-step", "x"],
+            "argument --from-step: invalid int value: 'x' (see python -m distcnn.verify --help)",
+        ),
     ):
         done = verify(copy, *flags)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

@@ -10,7 +10,12 @@ from distcnn.system.wording import being, counted, plural, printable, shell_word
 
 
 def test_one_and_many() -> None:
-    assert [counted(number, "step") for number in (0, 1, 2, 1407)] == ["0 steps", "1 step", "2 steps", "1,407 steps"]
+    assert [counted(number, "step") for number in (0, 1, 2, 1407)] == [
+        "0 steps",
+        "1 step",
+        "2 steps",
+        "1,407 steps",
+    ]
     assert [counted(number, "class") for number in (1, 10)] == ["1 class", "10 classes"]
     assert counted(2, "test image") == "2 test images"
     assert [plural(number, "core") for number in (0.5, 1.0, 2)] == ["cores", "core", "cores"]
@@ -19,12 +24,17 @@ def test_one_and_many() -> None:
 def test_names_of_any_language_stay_and_control_characters_do_not() -> None:
     for name in ("plain", "wörld \N{SNOWMAN}", "数字", "a\N{NO-BREAK SPACE}b"):
         assert printable(name) == name
-    assert printable("\x1b[2J\x00\n\t\x7f\x85\u2028\u202e") == "\\x1b[2J\\x00\\n\\t\\x7f\\x85\\u2028\\u202e"
+    assert (
+        printable("\x1b[2J\x00\n\t\x7f\x85\u2028\u202e")
+        == "\\x1b[2J\\x00\\n\\t\\x7f\\x85\\u2028\\u202e"
+    )
     assert printable("a\nb\x07", keep="\n") == "a\nb\\x07"
     assert printable("caf\udce9") == "caf\\xe9"
 
 
-@pytest.mark.parametrize("word", ["plain", "with blank", "it's", "a\nb", "tab\t'\\", "caf\udce9", "\x1b[2J é", "wörld"])
+@pytest.mark.parametrize(
+    "word", ["plain", "with blank", "it's", "a\nb", "tab\t'\\", "caf\udce9", "\x1b[2J é", "wörld"]
+)
 def test_a_shell_reads_a_word_back(word: str) -> None:
     written = shell_word(word)
     assert written.isprintable()
@@ -33,4 +43,7 @@ def test_a_shell_reads_a_word_back(word: str) -> None:
 
 
 def test_verbs_agree() -> None:
-    assert [being(number, "test image") for number in (1, 2)] == ["1 test image is", "2 test images are"]
+    assert [being(number, "test image") for number in (1, 2)] == [
+        "1 test image is",
+        "2 test images are",
+    ]

@@ -1,4 +1,7 @@
-"""Where the time goes: ``python -m distcnn.benchmark``, or under ``mpirun -n 2``. ``docs/speed.md`` says what each line means."""
+"""Where the time goes: ``python -m distcnn.benchmark``, or under ``mpirun -n 2``.
+
+``docs/speed.md`` says what each line means.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> N
     if request.picture:
         on_root(communicator, require_matplotlib)
     if request.draw:
-        on_root(communicator, lambda: draw([read_results(path) for path in request.draw], request.picture))
+        on_root(
+            communicator,
+            lambda: draw([read_results(path) for path in request.draw], request.picture),
+        )
     else:
         results = measure(request, communicator, progress)
         progress.say(*table(results).split("\n"))

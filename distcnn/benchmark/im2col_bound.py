@@ -1,15 +1,17 @@
-"""The plain products of a network: those of im2col, from its layers' shapes alone, on arrays of their own.
+"""The plain products of a network: those of im2col, from its layers' shapes alone, on arrays of
+their own.
 
-A kernel may need fewer multiplications than these (by tricks), or the same in other shapes. So beside the products that a step really
-calls (``distcnn.benchmark.matrix_products``) these are a yardstick that stays where it is whatever kernels do. One microbatch needs, with the
-letters of ``distcnn.nn.layer`` and O outputs,
+A kernel may need fewer multiplications than these (by tricks), or the same in other shapes. So
+beside the products that a step really calls (``distcnn.benchmark.matrix_products``) these are a
+yardstick that stays where it is whatever kernels do. One microbatch needs, with the letters of
+``distcnn.nn.layer`` and O outputs,
 
     Conv2d   forward  (O, K) x (K, oh*ow*N)     weights  (K, oh*ow*N) x (oh*ow*N, O)     input  (K, O) x (O, oh*ow*N)
     Dense    forward  (O, I) x (I, N)           weights  (O, N) x (N, I)                 input  (I, O) x (O, N)
 
-and no input gradient for the first layer with parameters. The convolution's weight gradient stands as X G^T, which BLAS computes
-faster than G X^T.
-"""
+and no input gradient for the first layer with parameters. The convolution's weight gradient stands
+as X G^T, which BLAS computes faster than G X^T.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -24,15 +26,28 @@ from distcnn.nn.layer import buffer
 
 
 def plain_products(network: Sequential) -> list[Product]:
-    """Those of one microbatch, forward in the layers' order, then backward; layers of other kinds have none."""
+    """Those of one microbatch, forward in the layers' order, then backward; layers of other kinds
+    have none.
+    """
     forward: list[Product] = []
     backward: list[list[Product]] = []
     for layer in network.layers:
         if isinstance(layer, Conv2d):
             positions = math.prod(layer.size) * network.microbatch_size
-            products = list(_of_layer(layer.out_channels, layer.in_channels * math.prod(layer.kernel_size), positions, long_first=True))
+            products = list(
+                _of_layer(
+                    layer.out_channels,
+                    layer.in_channels * math.prod(layer.kernel_size),
+                    positions,
+                    long_first=True,
+                )
+            )
         elif isinstance(layer, Dense):
-            products = list(_of_layer(layer.out_features, layer.in_features, network.microbatch_size, long_first=False))
+            products = list(
+                _of_layer(
+                    layer.out_features, layer.in_features, network.microbatch_size, long_first=False
+                )
+            )
         else:
             continue
         forward.append(products[0])

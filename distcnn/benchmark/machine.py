@@ -28,5 +28,9 @@ def processor() -> str:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         text = ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.lower().startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in text.splitlines()
+        if line.lower().startswith("model name")
+    ]
     return names[0] if names else platform.processor() or platform.machine()

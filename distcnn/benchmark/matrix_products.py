@@ -1,10 +1,13 @@
-"""The matrix products of a step: recorded as they are called, and replayed alone. What they take is the bound of the step's speed.
+"""The matrix products of a step: recorded as they are called, and replayed alone. What they take is
+the bound of the step's speed.
 
-All of ``distcnn.nn`` calls its products ``np.matmul(a, b, out=c)`` or ``np.dot``, looked up when called (a test reads the source for
-that). While ``recorded`` is entered, a function of ours stands in NumPy's place: it makes the call and keeps it with its operands, which
-are the layers' own buffers. The replay makes the same calls in the same order on the same memory, so shapes, strides, alignment and BLAS
-are the step's; what lies in the operands is whatever the last step left there, and matters neither to the time nor to the next step,
-which overwrites every output before it reads it.
+All of ``distcnn.nn`` calls its products ``np.matmul(a, b, out=c)`` or ``np.dot``, looked up when
+called (a test reads the source for that). While ``recorded`` is entered, a function of ours stands
+in NumPy's place: it makes the call and keeps it with its operands, which are the layers' own
+buffers. The replay makes the same calls in the same order on the same memory, so shapes, strides,
+alignment and BLAS are the step's; what lies in the operands is whatever the last step left there,
+and matters neither to the time nor to the next step, which overwrites every output before it reads
+it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,10 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Product:
-    """One call, with what is needed to make it once more. ``operations``: multiplications and additions."""
+    """One call, with what is needed to make it once more.
+
+    ``operations``: multiplications and additions.
+    """
 
     function: Function
     operands: tuple[Any, ...]
@@ -46,7 +52,9 @@ def recorded() -> Iterator[list[Product]]:
     def recorder(function: Function) -> Function:
         def call(*operands: Any, **keywords: Any) -> Any:
             result = function(*operands, **keywords)
-            products.append(Product(function, operands, keywords, count_operations(operands[0], result)))
+            products.append(
+                Product(function, operands, keywords, count_operations(operands[0], result))
+            )
             return result
 
         return call
@@ -58,7 +66,9 @@ def recorded() -> Iterator[list[Product]]:
 
 
 def count_operations(first: Any, result: Any) -> int:
-    """Of a product: each number of the result is a sum over ``first``'s last axis, a multiplication and an addition for each term."""
+    """Of a product: each number of the result is a sum over ``first``'s last axis, a multiplication
+    and an addition for each term.
+    """
     terms = np.shape(first)[-1] if np.ndim(first) else 1
     return 2 * int(np.size(result)) * terms
 

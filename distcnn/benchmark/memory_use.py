@@ -1,4 +1,6 @@
-"""Memory: the most that this process took so far, and the arrays that are held, by what they are for."""
+"""Memory: the most that this process took so far, and the arrays that are held, by what they are
+for.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,16 @@ def resident_bytes() -> int:
 def peak_bytes() -> int:
     """The most that this process has had in memory.
 
-    On Linux ``ru_maxrss`` would not do: it survives exec, so a small program that a large one started inherits its starter's peak.
+    On Linux ``ru_maxrss`` would not do: it survives exec, so a small program that a large one
+    started inherits its starter's peak.
     """
     return _from_proc("VmHWM") or _most()
 
 
 def _most() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def _from_proc(name: str) -> int:
@@ -45,15 +50,20 @@ def _from_proc(name: str) -> int:
 def memory_parts(run: Run, at_start: int, peak: int) -> dict[str, int]:
     """Bytes by purpose, which sum to ``peak``.
 
-    Arrays are counted where they are held first: in the sum, else in this order; ``libraries`` is what the process took before any data
-    were read, ``other`` whatever is left: what reading took and gave back, HDF5's and NumPy's caches, Python's objects.
+    Arrays are counted where they are held first: in the sum, else in this order; ``libraries`` is
+    what the process took before any data were read, ``other`` whatever is left: what reading took
+    and gave back, HDF5's and NumPy's caches, Python's objects.
     """
     seen: set[int] = set()
     step, network = run.step, run.network
-    summed = array_bytes([step.reduction], seen)  # first: a gradient that is kept there is not counted again
+    summed = array_bytes(
+        [step.reduction], seen
+    )  # first: a gradient that is kept there is not counted again
     parts = {
         "data": array_bytes([step.shards, run.evaluation.part, step.ledger], seen),
-        "parameters, gradient, optimizer": array_bytes([network.values, network.grads, step.optimizer], seen),
+        "parameters, gradient, optimizer": array_bytes(
+            [network.values, network.grads, step.optimizer], seen
+        ),
         "sum": summed,
         "network buffers": array_bytes([network, step.timing.lanes, step.microbatch], seen),
         "libraries": at_start,
@@ -62,7 +72,9 @@ def memory_parts(run: Run, at_start: int, peak: int) -> dict[str, int]:
 
 
 def array_bytes(holders: Iterable[Any], seen: set[int]) -> int:
-    """Bytes of all arrays that ``holders`` hold, however deep, each counted once; ``seen`` are those counted before."""
+    """Bytes of all arrays that ``holders`` hold, however deep, each counted once; ``seen`` are
+    those counted before.
+    """
     return sum(array.nbytes for holder in holders for array in _owners(holder, seen))
 
 

@@ -1,4 +1,6 @@
-"""The picture of where a step's time goes: a panel for each measurement, a bar for each layer and for each other part."""
+"""The picture of where a step's time goes: a panel for each measurement, a bar for each layer and
+for each other part.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,10 @@ def require_matplotlib() -> None:
 
 
 def draw(measurements: list[Results], output: str | Path) -> None:
-    """Write the picture. ``InputError`` without matplotlib, and when ``output`` cannot be written."""
+    """Write the picture.
+
+    ``InputError`` without matplotlib, and when ``output`` cannot be written.
+    """
     require_matplotlib()
     from matplotlib.figure import Figure
 
@@ -44,7 +49,9 @@ def draw(measurements: list[Results], output: str | Path) -> None:
     try:
         figure.savefig(output, dpi=130)
     except (OSError, ValueError) as error:
-        raise InputError(f"--picture: {output} cannot be written ({error}): name another file, such as speed.png") from error
+        raise InputError(
+            f"--picture: {output} cannot be written ({error}): name another file, such as speed.png"
+        ) from error
 
 
 def bars(results: Results) -> list[tuple[str, list[Stretch]]]:
@@ -56,11 +63,21 @@ def bars(results: Results) -> list[tuple[str, list[Stretch]]]:
         stretches: list[Stretch] = []
         for direction, colours in (("forward", FORWARD), ("backward", BACKWARD)):
             products = row[f"{direction}_products_seconds"]
-            stretches += [(products * unit, colours[0]), ((row[f"{direction}_seconds"] - products) * unit, colours[1])]
+            stretches += [
+                (products * unit, colours[0]),
+                ((row[f"{direction}_seconds"] - products) * unit, colours[1]),
+            ]
         found.append((row["name"], stretches))
-    found += [(part_title(row["name"], results), [(row["seconds"] * unit, OTHER)]) for row in split["others"]]
+    found += [
+        (part_title(row["name"], results), [(row["seconds"] * unit, OTHER)])
+        for row in split["others"]
+    ]
     least = NEGLIGIBLE * split["step_seconds"] * unit
-    return [(name, stretches) for name, stretches in found if sum(length for length, _ in stretches) >= least]
+    return [
+        (name, stretches)
+        for name, stretches in found
+        if sum(length for length, _ in stretches) >= least
+    ]
 
 
 def _draw_panel(axes: Any, results: Results) -> None:
@@ -71,7 +88,15 @@ def _draw_panel(axes: Any, results: Results) -> None:
         for length, colour in stretches:
             axes.barh(place, length, left=end, height=0.74, color=colour, linewidth=0)
             end += length
-        axes.annotate(f"{end / whole:.1%}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=9, color="#333333")
+        axes.annotate(
+            f"{end / whole:.1%}",
+            (end, place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color="#333333",
+        )
         longest = max(longest, end)
     axes.set_yticks(range(len(bars(results))), [name for name, _ in bars(results)], fontsize=9)
     axes.invert_yaxis()
@@ -84,8 +109,9 @@ def _draw_panel(axes: Any, results: Results) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     ranks = f"{results['world_size']} rank{'s' if results['world_size'] > 1 else ''}"
     axes.set_title(
-        f"{results['model']}, {ranks}: {results['images_per_second']:,.0f} images/s\n"
-        f"{results['step_seconds'] * 1e3:.1f} ms a step; im2col's products alone: {results['gemm_bound_fraction']:.0%} of it",
+        f"{results['model']}, {ranks}: {results['images_per_second']:,.0f}"
+        f" images/s\n{results['step_seconds'] * 1e3:.1f} ms a step; im2col's products alone:"
+        f" {results['gemm_bound_fraction']:.0%} of it",
         fontsize=10,
         loc="left",
     )
@@ -103,4 +129,10 @@ def _legend(figure: Any) -> None:
     }
     handles = [Patch(color=colour, label=label) for label, colour in entries.items()]
     narrow = figure.get_figwidth() < 2 * PANEL_WIDTH
-    figure.legend(handles=handles, loc="outside lower center", ncols=3 if narrow else 5, frameon=False, fontsize=9)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=3 if narrow else 5,
+        frameon=False,
+        fontsize=9,
+    )

@@ -1,4 +1,6 @@
-"""From what all ranks measured to one dictionary: what ``--json`` writes, and what tables and pictures are made of."""
+"""From what all ranks measured to one dictionary: what ``--json`` writes, and what tables and
+pictures are made of.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,22 @@ Results = dict[str, Any]
 
 
 def results_of(run: Run, session: Session, steps: int) -> Results:
-    """Collective. Fractions are of a step: of one without instruments for products, else of those with them, on rank 0."""
+    """Collective.
+
+    Fractions are of a step: of one without instruments for products, else of those with them, on
+    rank 0.
+    """
     config, communicator, measured = run.config, run.communicator, session.measured
     split = measured.split
     splits = communicator.allgather(split)
-    bounds, plain_bounds = communicator.allgather(session.bound), communicator.allgather(session.plain_bound)
-    peaks, memory_parts = communicator.allgather(session.peak_bytes), communicator.allgather(session.memory_parts)
+    bounds, plain_bounds = (
+        communicator.allgather(session.bound),
+        communicator.allgather(session.plain_bound),
+    )
+    peaks, memory_parts = (
+        communicator.allgather(session.peak_bytes),
+        communicator.allgather(session.memory_parts),
+    )
     step_seconds = median(measured.step_seconds)
     products, plain = (_products(each, measured.step_seconds) for each in (bounds, plain_bounds))
     images = len(run.step.shards) * config.microbatch_size
@@ -47,37 +59,64 @@ def results_of(run: Run, session: Session, steps: int) -> Results:
         "gemm_bound_fraction": plain["fraction"],
         "products_fraction": products["fraction"],
         "exact_sum_fraction": split.parts[SUM] / split.step if config.reduction == "exact" else 0.0,
-        "communication_fraction": (split.parts.get(WAITING, 0.0) + split.parts[ALLREDUCE]) / split.step,
+        "communication_fraction": (
+            (split.parts.get(WAITING, 0.0) + split.parts[ALLREDUCE]) / split.step
+        ),
         "peak_memory_bytes": max(peaks),
         "products": products,
         "plain_products": plain,
         "split": split_results(run.network.layer_names, split, images, len(measured.times)),
         "split_ranks": [{"step_seconds": each.step, "parts": each.parts} for each in splits],
         "communication": communication(split),
-        "evaluation": {"images_per_second": median(measured.tests_per_second), "images_per_second_turns": measured.tests_per_second},
-        "memory_ranks": [{"peak_memory_bytes": peak, "parts": parts} for peak, parts in zip(peaks, memory_parts, strict=True)],
+        "evaluation": {
+            "images_per_second": median(measured.tests_per_second),
+            "images_per_second_turns": measured.tests_per_second,
+        },
+        "memory_ranks": [
+            {"peak_memory_bytes": peak, "parts": parts}
+            for peak, parts in zip(peaks, memory_parts, strict=True)
+        ],
         "machine": machine_facts(communicator),
         "flags": dataclasses.asdict(config),
     }
-    return results | ({"peer": peer_results(measured.peer, measured.images_per_second)} if measured.peer else {})
+    return results | (
+        {"peer": peer_results(measured.peer, measured.images_per_second)} if measured.peer else {}
+    )
 
 
 def split_results(layers: list[str], split: Split, images: int, steps: int) -> Results:
-    """A row for each layer and for each other part; seconds of a step on this rank, which computes ``images`` of it."""
+    """A row for each layer and for each other part; seconds of a step on this rank, which computes
+    ``images`` of it.
+    """
     rows = [
         {
             "name": layer,
-            **{f"{direction}_seconds": split.parts.get(part_name(layer, direction), 0.0) for direction in (FORWARD, BACKWARD)},
-            **{f"{direction}_products_seconds": split.products.get(part_name(layer, direction), 0.0) for direction in (FORWARD, BACKWARD)},
+            **{
+                f"{direction}_seconds": split.parts.get(part_name(layer, direction), 0.0)
+                for direction in (FORWARD, BACKWARD)
+            },
+            **{
+                f"{direction}_products_seconds": split.products.get(
+                    part_name(layer, direction), 0.0
+                )
+                for direction in (FORWARD, BACKWARD)
+            },
         }
         for layer in layers
     ]
     others = [{"name": name, "seconds": split.parts.get(name, 0.0)} for name in (*OTHERS, REST)]
-    return {"step_seconds": split.step, "images": images, "steps": steps, "layers": rows, "others": others}
+    return {
+        "step_seconds": split.step,
+        "images": images,
+        "steps": steps,
+        "layers": rows,
+        "others": others,
+    }
 
 
 def communication(split: Split) -> dict[str, float]:
-    """Of a step: all sums over ranks, what of them was hidden, what the main thread waited for them; and for late ranks.
+    """Of a step: all sums over ranks, what of them was hidden, what the main thread waited for
+    them; and for late ranks.
 
     Hidden: behind computing, with overlap behind waiting for late ranks too.
     """
@@ -91,14 +130,19 @@ def communication(split: Split) -> dict[str, float]:
 
 
 def peer_results(turns: list[Results], ours: list[float]) -> Results:
-    """Medians of the peer, each turn in the layout that was faster in it, and how many times as fast we are."""
+    """Medians of the peer, each turn in the layout that was faster in it, and how many times as
+    fast we are.
+    """
     speeds = [max(each["images_per_second"].values()) for each in turns]
     return {
         "name": turns[0]["name"],
         "version": turns[0]["version"],
         "images_per_second": median(speeds),
         "images_per_second_turns": speeds,
-        "layouts": {layout: [each["images_per_second"][layout] for each in turns] for layout in turns[0]["images_per_second"]},
+        "layouts": {
+            layout: [each["images_per_second"][layout] for each in turns]
+            for layout in turns[0]["images_per_second"]
+        },
         "ratio": median(ours) / median(speeds),
         "ratio_turns": [our / speed for our, speed in zip(ours, speeds, strict=True)],
     }
@@ -112,7 +156,8 @@ def read_results(path: str | Path) -> Results:
             raise ValueError(f"its kind is {results['kind']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} holds no measurement that can be read ({error}): name a file that distcnn.benchmark --json wrote"
+            f"{path} holds no measurement that can be read ({error}): name a file that"
+            " distcnn.benchmark --json wrote"
         ) from error
     return results
 
@@ -122,11 +167,16 @@ def write_results(path: str | Path, results: Results) -> None:
     try:
         Path(path).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--json: {path} cannot be written ({error.strerror}): name another file") from error
+        raise InputError(
+            f"--json: {path} cannot be written ({error.strerror}): name another file"
+        ) from error
 
 
 def _products(bounds: list[Bound], step_seconds: list[float]) -> Results:
-    """Of the rank whose products take longest in each turn: no step can be faster than that. Fractions are of the same turn's steps."""
+    """Of the rank whose products take longest in each turn: no step can be faster than that.
+
+    Fractions are of the same turn's steps.
+    """
     seconds = [max(turn) for turn in zip(*(each.seconds for each in bounds), strict=True)]
     fractions = [bound / step for bound, step in zip(seconds, step_seconds, strict=True)]
     most = max(bounds, key=lambda each: each.operations)

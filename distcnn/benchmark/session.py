@@ -1,6 +1,8 @@
-"""A measuring session: turns of everything, so that whatever else the machine does meets all of it alike.
+"""A measuring session: turns of everything, so that whatever else the machine does meets all of it
+alike.
 
-Each turn: steps as they are, timed as a whole; steps with instruments; the products alone; the plain products alone; a test pass; the peer.
+Each turn: steps as they are, timed as a whole; steps with instruments; the products alone; the
+plain products alone; a test pass; the peer.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ from distcnn.training.setup import Run
 
 WARM_UP_STEPS = 3
 SHARE_OF_STEPS = 3
-"""Of the steps of a turn, so many times fewer go through instruments; as often the products are replayed."""
+"""Of the steps of a turn, so many times fewer go through instruments; as often the products are
+replayed.
+"""
 
 PeerTurn = Callable[[int], dict[str, Any]]
 
 
 class Steps:
-    """Steps of ``run``, one after the other, epoch after epoch; the padded ones at an epoch's end are left out where there are others."""
+    """Steps of ``run``, one after the other, epoch after epoch; the padded ones at an epoch's end
+    are left out where there are others.
+    """
 
     def __init__(self, run: Run) -> None:
         self._run, self._taken = run, 0
@@ -37,7 +43,9 @@ class Steps:
     def take(self) -> int:
         """Take the next one; how many examples it used."""
         epoch, step_of_epoch = divmod(self._taken, self._an_epoch)
-        learning_rate = self._run.plan.learning_rate(min(self._taken, self._run.plan.scheduled_steps - 1))
+        learning_rate = self._run.plan.learning_rate(
+            min(self._taken, self._run.plan.scheduled_steps - 1)
+        )
         totals = self._run.step(self._taken, epoch, step_of_epoch, learning_rate)
         self._taken += 1
         return totals.examples
@@ -45,7 +53,9 @@ class Steps:
 
 @dataclass(frozen=True)
 class Bound:
-    """What products alone take in one step on this rank: seconds in each turn, calls, multiplications and additions."""
+    """What products alone take in one step on this rank: seconds in each turn, calls,
+    multiplications and additions.
+    """
 
     seconds: list[float]
     calls: int
@@ -54,7 +64,11 @@ class Bound:
 
 @dataclass
 class Measured:
-    """What this rank saw. Lists have an item for each turn, of which ``images_per_second`` and ``step_seconds`` are of all ranks."""
+    """What this rank saw.
+
+    Lists have an item for each turn, of which ``images_per_second`` and ``step_seconds`` are of all
+    ranks.
+    """
 
     images_per_second: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
@@ -71,7 +85,10 @@ class Measured:
 
 
 class Session:
-    """Collective, all of it. ``resident_at_start``: this process's memory before any data were read."""
+    """Collective, all of it.
+
+    ``resident_at_start``: this process's memory before any data were read.
+    """
 
     def __init__(self, run: Run, steps: int, resident_at_start: int) -> None:
         self._run, self._steps = run, steps
@@ -113,17 +130,25 @@ class Session:
     def plain_bound(self) -> Bound:
         """Of the plain products."""
         shards = len(self._run.step.shards)
-        return Bound(self.measured.plain_replays, len(self._plain) * shards, operations_of(self._plain) * shards)
+        return Bound(
+            self.measured.plain_replays,
+            len(self._plain) * shards,
+            operations_of(self._plain) * shards,
+        )
 
     def _timed(self, work: Callable[[], int]) -> tuple[float, int]:
-        """``work`` of all ranks: they begin together, and its last act is a sum over all of them."""
+        """``work`` of all ranks: they begin together, and its last act is a sum over all of
+        them.
+        """
         self._run.communicator.barrier()
         start = time.perf_counter()
         result = work()
         return time.perf_counter() - start, result
 
     def _alone(self, products: list[Product]) -> float:
-        """Median seconds of ``products``, replayed by all ranks at the same time, for they share the machine; the first only warms up."""
+        """Median seconds of ``products``, replayed by all ranks at the same time, for they share
+        the machine; the first only warms up.
+        """
         self._run.communicator.barrier()
         seconds = []
         for _ in range(self._few + 1):

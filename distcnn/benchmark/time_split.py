@@ -1,7 +1,9 @@
-"""The split: what each part of a step takes. Stopwatches stand around the parts of a real ``Step`` while they are entered.
+"""The split: what each part of a step takes. Stopwatches stand around the parts of a real ``Step``
+while they are entered.
 
-They change no bit: each calls what stood there, with the same arguments. They are taken out again, so that a speed is never measured
-through them. Each step's seconds go to the part that ran, summed over this rank's shards; what none of them saw is the rest.
+They change no bit: each calls what stood there, with the same arguments. They are taken out again,
+so that a speed is never measured through them. Each step's seconds go to the part that ran, summed
+over this rank's shards; what none of them saw is the rest.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ Seconds = dict[str, float]
 
 @dataclass
 class StepTimes:
-    """Of one step on this rank: the whole, each part, and the matrix products within each. ``sums``: all sums over ranks, hidden or not."""
+    """Of one step on this rank: the whole, each part, and the matrix products within each.
+
+    ``sums``: all sums over ranks, hidden or not.
+    """
 
     step: float = 0.0
     parts: Seconds = field(default_factory=lambda: defaultdict(float))
@@ -100,7 +105,9 @@ class Instruments:
         return call
 
     def _after_the_last(self, start: Work) -> Work:
-        """The ranks meet before the last bucket's sum, without which none can end: so waiting for the last rank is told from summing."""
+        """The ranks meet before the last bucket's sum, without which none can end: so waiting for
+        the last rank is told from summing.
+        """
         communicator = self._step.communicator
         if communicator.world_size == 1:
             return start
@@ -122,7 +129,9 @@ class Instruments:
         return call
 
     def _since_totals(self, update: Work) -> Work:
-        """The division by the number of examples lies between the two and counts as part of the update."""
+        """The division by the number of examples lies between the two and counts as part of the
+        update.
+        """
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             update(*arguments, **keywords)
@@ -133,7 +142,9 @@ class Instruments:
 
 @dataclass(frozen=True)
 class Split:
-    """What a step of this rank takes on average, in seconds; the ``parts`` (the rest is one) sum to ``step``."""
+    """What a step of this rank takes on average, in seconds; the ``parts`` (the rest is one) sum to
+    ``step``.
+    """
 
     step: float
     parts: Seconds

@@ -1,7 +1,9 @@
-"""The same network in PyTorch's DistributedDataParallel: one process of it, which ``distcnn.benchmark.torch_ranks`` starts.
+"""The same network in PyTorch's DistributedDataParallel: one process of it, which
+``distcnn.benchmark.torch_ranks`` starts.
 
-Rank 0 prints one line of JSON: images a second in each of PyTorch's memory layouts. It reads its images before the clock starts, and keeps
-them normalised and in the layout it computes in: data cost it nothing but the gathering of a batch.
+Rank 0 prints one line of JSON: images a second in each of PyTorch's memory layouts. It reads its
+images before the clock starts, and keeps them normalised and in the layout it computes in: data
+cost it nothing but the gathering of a batch.
 """
 
 from __future__ import annotations
@@ -23,14 +25,33 @@ from torch.nn.parallel import DistributedDataParallel
 from distcnn.datasets import read_examples, read_info
 from distcnn.distributed import span_of
 from distcnn.models import build_model
-from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, Tanh
+from distcnn.nn import (
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Flatten,
+    Identity,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Tanh,
+)
 from distcnn.nn.layer import Layer
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 WARM_UP_STEPS = 5
 MOST_IMAGE_BYTES = 2**28
-"""Of normalised images a process: of larger sets it takes the first ones of its part, again and again."""
-ACTIVATIONS = {ReLU: nn.ReLU, Tanh: nn.Tanh, Sigmoid: nn.Sigmoid, Identity: nn.Identity, Flatten: nn.Flatten}
+"""Of normalised images a process: of larger sets it takes the first ones of its part, again and
+again.
+"""
+ACTIVATIONS = {
+    ReLU: nn.ReLU,
+    Tanh: nn.Tanh,
+    Sigmoid: nn.Sigmoid,
+    Identity: nn.Identity,
+    Flatten: nn.Flatten,
+}
 
 
 def torch_network(network: Sequential) -> Any:
@@ -46,7 +67,9 @@ def torch_network(network: Sequential) -> Any:
 
 def _torch_layer(layer: Layer) -> Any:
     if isinstance(layer, Conv2d):
-        return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)
+        return nn.Conv2d(
+            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
+        )
     if isinstance(layer, Dense):
         return nn.Linear(layer.in_features, layer.out_features)
     if isinstance(layer, MaxPool2d):
@@ -63,7 +86,9 @@ def torch_optimizer(asked: dict[str, Any], parameters: Any) -> Any:
         rule = torch.optim.Adam if asked["optimizer"] == "adam" else torch.optim.AdamW
         return rule(parameters, lr=rate, weight_decay=decay)
     nesterov = asked["optimizer"] == "nesterov" and momentum > 0
-    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov)
+    return torch.optim.SGD(
+        parameters, lr=rate, momentum=momentum, weight_decay=decay, nesterov=nesterov
+    )
 
 
 def torch_loss(name: str, outputs: Any, labels: Any) -> Any:
@@ -98,20 +123,29 @@ def measure(asked: dict[str, Any], layout: Any, batches: Any, network: Sequentia
 
 
 def read_batches(asked: dict[str, Any], rank: int, world_size: int) -> tuple[Any, Any, Any, int]:
-    """This process's normalised images and labels, an order of them, and how many make its part of a batch."""
+    """This process's normalised images and labels, an order of them, and how many make its part of
+    a batch.
+    """
     info = read_info(asked["data"])
     count = len(span_of(asked["global_batch_size"], world_size, rank))
     part = span_of(info.examples["train"], world_size, rank)
     most = max(count, MOST_IMAGE_BYTES // (4 * info.image_bytes))
     pixels, labels = read_examples(info, "train", part[:most])
-    mean, std = (np.array(each or (default,), np.float32) for each, default in ((info.mean, 0.5), (info.std, 0.5)))
-    images = np.ascontiguousarray(((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), np.float32)
+    mean, std = (
+        np.array(each or (default,), np.float32)
+        for each, default in ((info.mean, 0.5), (info.std, 0.5))
+    )
+    images = np.ascontiguousarray(
+        ((pixels / np.float32(255) - mean) / std).transpose(0, 3, 1, 2), np.float32
+    )
     order = np.random.default_rng(asked["seed"]).permutation(max(len(labels), count)) % len(labels)
     return torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(order), count
 
 
 def end_with_starter() -> None:
-    """End this process when standard input ends: whoever started it is gone, or has enough of it."""
+    """End this process when standard input ends: whoever started it is gone, or has enough
+    of it.
+    """
 
     def wait() -> None:
         while os.read(0, 1):
@@ -134,11 +168,23 @@ def main(text: str, store: str, rank: int) -> None:
     network = build_model(asked["model"], info.image_shape, info.classes, 1)
     network.initialise(np.random.default_rng(asked["seed"]))
     batches = read_batches(asked, rank, asked["processes"])
-    speeds = {name: asked["global_batch_size"] / measure(asked, layout, batches, network) for name, layout in LAYOUTS.items()}
+    speeds = {
+        name: asked["global_batch_size"] / measure(asked, layout, batches, network)
+        for name, layout in LAYOUTS.items()
+    }
     if rank == 0:
-        print(json.dumps({"name": "torch", "version": torch.__version__, "images_per_second": speeds}), flush=True)
+        print(
+            json.dumps(
+                {"name": "torch", "version": torch.__version__, "images_per_second": speeds}
+            ),
+            flush=True,
+        )
     dist.barrier()
-    os._exit(0)  # at their ordinary end, processes of gloo that do not end at the same moment were seen to abort
+    os._exit(
+        0
+        # at their ordinary end, processes of gloo that do not end at the same moment were seen to
+        # abort
+    )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """The format of a checkpoint: one HDF5 file behind a header of 512 bytes that proves it whole.
 
-HDF5 lets a file begin with a block of the user's own (its "user block"), so h5py and h5dump open a checkpoint as any other file. The
-header is text:
+HDF5 lets a file begin with a block of the user's own (its "user block"), so h5py and h5dump open a
+checkpoint as any other file. The header is text:
 
     distcnn checkpoint 1
     bytes 3461320
     sha256 9f86d081884c7d65...
 
-and line feeds up to 512 bytes. The SHA-256 is of the first line and all that follows the header. It is checked on the raw bytes, before
-HDF5 sees any of them: a damaged file could lead HDF5 astray. Any other header than the one that belongs to these bytes, to the letter, is
-damage too.
+and line feeds up to 512 bytes. The SHA-256 is of the first line and all that follows the header. It
+is checked on the raw bytes, before HDF5 sees any of them: a damaged file could lead HDF5 astray.
+Any other header than the one that belongs to these bytes, to the letter, is damage too.
 
-Anyone can write a file with the right header. So what lies behind it must be as ``encode`` writes it: plain datasets of numbers, stored in
-the file as they are. Links to other files, compressed data, or shapes of more bytes than the file holds are refused before they are read.
+Anyone can write a file with the right header. So what lies behind it must be as ``encode`` writes
+it: plain datasets of numbers, stored in the file as they are. Links to other files, compressed
+data, or shapes of more bytes than the file holds are refused before they are read.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class VersionError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, by names; those of ``arrays`` may have folders, as in weights/conv1.bias."""
+    """What a checkpoint holds, by names; those of ``arrays`` may have folders, as in
+    weights/conv1.bias.
+    """
 
     attributes: dict[str, int | str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -50,7 +53,11 @@ class Checkpoint:
 
     def folder(self, name: str) -> dict[str, NDArray[np.generic]]:
         """The arrays below ``name``/, by the rest of their names."""
-        return {key.removeprefix(f"{name}/"): array for key, array in self.arrays.items() if key.startswith(f"{name}/")}
+        return {
+            key.removeprefix(f"{name}/"): array
+            for key, array in self.arrays.items()
+            if key.startswith(f"{name}/")
+        }
 
 
 def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
@@ -69,7 +76,8 @@ def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 def decode(content: bytes) -> Checkpoint:
     """The checkpoint in a file's bytes.
 
-    ``CheckpointError`` when they are damaged or forged, ``VersionError`` when they are of another version.
+    ``CheckpointError`` when they are damaged or forged, ``VersionError`` when they are of another
+    version.
     """
     body = memoryview(content)[HEADER_BYTES:]
     header = content[:HEADER_BYTES]
@@ -78,19 +86,34 @@ def decode(content: bytes) -> Checkpoint:
         raise CheckpointError(f"it does not begin as a checkpoint does ({len(content)} bytes)")
     version = int(found.group(1))
     if header != make_header(version, body):
-        raise CheckpointError(f"its SHA-256 or its length ({len(content)} bytes) is not the one in its header")
+        raise CheckpointError(
+            f"its SHA-256 or its length ({len(content)} bytes) is not the one in its header"
+        )
     if version != VERSION:
         raise VersionError(f"it is of version {version}, this distcnn reads version {VERSION}")
     try:
         with h5py.File(io.BytesIO(body), "r") as file:
-            arrays, texts = (dict(stored_arrays(file[name])) if _is_inside(file, name) else {} for name in ("arrays", "texts"))
+            arrays, texts = (
+                dict(stored_arrays(file[name])) if _is_inside(file, name) else {}
+                for name in ("arrays", "texts")
+            )
             return Checkpoint(
                 {name: _attribute(name, value) for name, value in file.attrs.items()},
                 {name: _text(name, array) for name, array in texts.items()},
                 arrays,
             )
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
-        raise CheckpointError(f"its SHA-256 is right, but distcnn did not write it ({type(error).__name__}: {error})") from error
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+    ) as error:
+        raise CheckpointError(
+            f"its SHA-256 is right, but distcnn did not write it ({type(error).__name__}: {error})"
+        ) from error
 
 
 def make_header(version: int, body: bytes | memoryview) -> bytes:
@@ -98,11 +121,16 @@ def make_header(version: int, body: bytes | memoryview) -> bytes:
     first = f"distcnn checkpoint {version}\n".encode()
     digest = hashlib.sha256(first)
     digest.update(body)
-    return (first + f"bytes {len(body)}\nsha256 {digest.hexdigest()}\n".encode()).ljust(HEADER_BYTES, b"\n")
+    return (first + f"bytes {len(body)}\nsha256 {digest.hexdigest()}\n".encode()).ljust(
+        HEADER_BYTES, b"\n"
+    )
 
 
 def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The datasets below ``group`` with their paths. ``ValueError`` when one is not stored plainly in this file, as ``encode`` does."""
+    """The datasets below ``group`` with their paths.
+
+    ``ValueError`` when one is not stored plainly in this file, as ``encode`` does.
+    """
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{group.name} is not a group")
     if h5py.h5o.get_info(group.id).rc != 1:
@@ -122,7 +150,12 @@ def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, ND
 def _array(dataset: h5py.Dataset) -> NDArray[np.generic]:
     if dataset.dtype.kind not in "biuf" or dataset.shape is None:
         raise ValueError(f"{dataset.name} is not an array of numbers")
-    if dataset.chunks or dataset.external or dataset.is_virtual or dataset.id.get_storage_size() != dataset.nbytes:
+    if (
+        dataset.chunks
+        or dataset.external
+        or dataset.is_virtual
+        or dataset.id.get_storage_size() != dataset.nbytes
+    ):
         raise ValueError(f"{dataset.name} of {dataset.nbytes} bytes is not stored plainly")
     if dataset.nbytes > dataset.file.id.get_filesize():
         raise ValueError(f"{dataset.name} has {dataset.nbytes} bytes, the whole file has fewer")

@@ -1,4 +1,6 @@
-"""The folder of a run's checkpoints: written whole or not at all, the last few and the best kept, the damaged set aside."""
+"""The folder of a run's checkpoints: written whole or not at all, the last few and the best kept,
+the damaged set aside.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ NAME = re.compile(r"step-(\d{9,})\.h5")
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """``folder`` holds ``step-000000469.h5`` ...: the state after that number of steps. A folder that is a link is not followed."""
+    """``folder`` holds ``step-000000469.h5`` ...: the state after that number of steps.
+
+    A folder that is a link is not followed.
+    """
 
     folder: Path
 
@@ -29,13 +34,18 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or not, in order."""
         if self.folder.is_symlink():
-            raise InputError(f"{self.folder} is a symbolic link: put the folder itself there: a link could lead elsewhere")
+            raise InputError(
+                f"{self.folder} is a symbolic link: put the folder itself there: a link could lead"
+                " elsewhere"
+            )
         try:
             names = [each.name for each in self.folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise InputError(f"{self.folder} cannot be read ({error.strerror}): check its permissions") from error
+            raise InputError(
+                f"{self.folder} cannot be read ({error.strerror}): check its permissions"
+            ) from error
         steps = (int(found.group(1)) for name in names if (found := NAME.fullmatch(name)))
         return sorted(step for step in steps if self.path_of(step).name in names)
 
@@ -51,12 +61,16 @@ class CheckpointStore:
         return path
 
     def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also`` (the best)."""
+        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also``
+        (the best).
+        """
         while self._delete_oldest(newest, keep, also):
             pass
 
     def make_room(self, newest: int, also: int | None) -> bool:
-        """Delete the oldest up to the step ``newest``, but not the last one, nor that of the step ``also``; whether there was one."""
+        """Delete the oldest up to the step ``newest``, but not the last one, nor that of the step
+        ``also``; whether there was one.
+        """
         return self._delete_oldest(newest, 1, also)
 
     def _delete_oldest(self, newest: int, keep: int, also: int | None) -> bool:
@@ -75,23 +89,37 @@ class CheckpointStore:
             self.folder.rmdir()
 
     def load(self, step: int) -> Checkpoint:
-        """Read one. ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it cannot be read or is too new."""
+        """Read one.
+
+        ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it cannot
+        be read or is too new.
+        """
         path = self.path_of(step)
         try:
             checkpoint = decode(read_bytes(path))
         except OSError as error:
             if error.errno in (errno.EISDIR, errno.ELOOP, errno.EINVAL):
                 raise CheckpointError(error.strerror) from error
-            raise InputError(f"{path} cannot be read ({error.strerror}): repair that, or move the file away") from error  # it may be whole
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}): repair that, or move the file away"
+            ) from error  # it may be whole
         except MemoryError as error:
-            raise CheckpointError(f"it does not fit into memory ({path.stat().st_size:,} bytes)") from error
+            raise CheckpointError(
+                f"it does not fit into memory ({path.stat().st_size:,} bytes)"
+            ) from error
         except VersionError as error:
-            raise InputError(f"{path}: {error}: use the distcnn that wrote it, or a newer one") from error
+            raise InputError(
+                f"{path}: {error}: use the distcnn that wrote it, or a newer one"
+            ) from error
         if checkpoint.attributes.get("step") != step:
-            raise CheckpointError(f"it is of step {checkpoint.attributes.get('step')}, not of the one in its name")
+            raise CheckpointError(
+                f"it is of step {checkpoint.attributes.get('step')}, not of the one in its name"
+            )
         return checkpoint
 
-    def newest(self, report: Callable[[str], None], at_most: int | None = None, set_aside: bool = True) -> Checkpoint | None:
+    def newest(
+        self, report: Callable[[str], None], at_most: int | None = None, set_aside: bool = True
+    ) -> Checkpoint | None:
         """The newest whole checkpoint (of a step of ``at_most``), or None.
 
         Damaged ones are reported, and renamed unless ``set_aside`` is off.
@@ -104,7 +132,10 @@ class CheckpointStore:
             except CheckpointError as error:
                 damaged += 1
                 kept = self._set_aside(path) if set_aside else path
-                report(f"warning: checkpoint {path} is damaged: {error}{f'; kept as {kept.name}' if kept != path else ''}")
+                report(
+                    f"warning: checkpoint {path} is damaged:"
+                    f" {error}{f'; kept as {kept.name}' if kept != path else ''}"
+                )
             else:
                 if damaged:
                     report(f"the one before it is taken: {path}")
@@ -117,7 +148,10 @@ class CheckpointStore:
             remove_temporary_files(self.folder)
 
     def _set_aside(self, path: Path) -> Path:
-        names = (path.with_name(f"{path.name}.damaged{number}") for number in ("", *(f"-{each}" for each in range(2, 1000))))
+        names = (
+            path.with_name(f"{path.name}.damaged{number}")
+            for number in ("", *(f"-{each}" for each in range(2, 1000)))
+        )
         aside = next(each for each in names if not each.exists())
         try:
             return path.rename(aside)

@@ -1,4 +1,6 @@
-"""Writing checkpoints while training goes on: the state is copied, a thread encodes, writes and syncs it."""
+"""Writing checkpoints while training goes on: the state is copied, a thread encodes, writes and
+syncs it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ MOST_DELETED = 2
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time. A file that cannot be written (a full disk) is reported, and training goes on.
+    """Writes one checkpoint at a time. A file that cannot be written (a full disk) is reported, and
+    training goes on.
 
-    On a full disk older checkpoints make room for the new one, but never the newest of them, nor the best.
+    On a full disk older checkpoints make room for the new one, but never the newest of them, nor
+    the best.
     """
 
     def __init__(self, store: CheckpointStore, keep: int, report: Callable[[str], None]) -> None:
@@ -29,17 +33,25 @@ class CheckpointWriter:
         """The newest step that is on the disk; -1 for none."""
 
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Begin to write ``checkpoint``, whose arrays nobody changes any more. Waits for the one before it."""
+        """Begin to write ``checkpoint``, whose arrays nobody changes any more.
+
+        Waits for the one before it.
+        """
         self.wait()
         self._step = step
-        self._thread = threading.Thread(target=self._write, args=(step, checkpoint, best_step), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(
+            target=self._write, args=(step, checkpoint, best_step), name="checkpoint", daemon=True
+        )
         try:
             self._thread.start()
         except RuntimeError:  # no more threads: training waits
             self._write(step, checkpoint, best_step)
 
     def move_to(self, store: CheckpointStore) -> None:
-        """Write to ``store`` from now on. Its folder may have been removed, with all that was written."""
+        """Write to ``store`` from now on.
+
+        Its folder may have been removed, with all that was written.
+        """
         self.wait()
         self._store = store
         if self.last_step not in store.steps():
@@ -51,15 +63,25 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the last one and report what came of it. What is no ``OSError`` is raised: a defect."""
+        """Wait for the last one and report what came of it.
+
+        What is no ``OSError`` is raised: a defect.
+        """
         if self._thread is None:
             return
         if self._thread.ident is not None:
             self._thread.join()
         self._thread, problem, self._problem = None, self._problem, None
         if isinstance(problem, OSError):
-            kept = f"the last whole one is {self._store.path_of(self.last_step)}" if self.last_step >= 0 else "there is none yet"
-            self._report(f"warning: checkpoint of step {self._step} not written ({problem.strerror}): {kept}; training goes on")
+            kept = (
+                f"the last whole one is {self._store.path_of(self.last_step)}"
+                if self.last_step >= 0
+                else "there is none yet"
+            )
+            self._report(
+                f"warning: checkpoint of step {self._step} not written ({problem.strerror}):"
+                f" {kept}; training goes on"
+            )
         elif problem is not None:
             raise problem
 
@@ -72,14 +94,20 @@ class CheckpointWriter:
             self._problem = error
 
     def _save(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Save it; on a full disk in the place of older ones, unless the room that they leave is taken by others."""
+        """Save it; on a full disk in the place of older ones, unless the room that they leave is
+        taken by others.
+        """
         may_delete, self._may_delete = self._may_delete, False
-        with_room(lambda: self._store.save(step, checkpoint), lambda: may_delete and self._store.make_room(step, best_step))
+        with_room(
+            lambda: self._store.save(step, checkpoint),
+            lambda: may_delete and self._store.make_room(step, best_step),
+        )
         self._may_delete = True
 
 
 def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> None:
-    """Call ``write``, and again, up to ``MOST_DELETED`` times, when the disk is full and ``make_room`` has made some.
+    """Call ``write``, and again, up to ``MOST_DELETED`` times, when the disk is full and
+    ``make_room`` has made some.
 
     ``OSError`` when it fails.
     """
@@ -88,5 +116,9 @@ def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> Non
             write()
             return
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or attempt == MOST_DELETED or not make_room():
+            if (
+                error.errno not in (errno.ENOSPC, errno.EDQUOT)
+                or attempt == MOST_DELETED
+                or not make_room()
+            ):
                 raise

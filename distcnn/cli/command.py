@@ -1,4 +1,6 @@
-"""What every command shares: open the communicator, end all ranks together, one message, the right exit code."""
+"""What every command shares: open the communicator, end all ranks together, one message, the right
+exit code.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ from distcnn.system.console import drain, enable_crash_reports, guarded, tell
 from distcnn.system.wording import printable
 
 EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
-"""All went well; a defect of ours (with a traceback); bad input; training that cannot go on; stopped by a signal, to be resumed.
+"""All went well; a defect of ours (with a traceback); bad input; training that cannot go on;
+stopped by a signal, to be resumed.
 
 The watchdog's is 4, and MPI's own errors'; a second Ctrl-C's 130 (``distcnn.fault_tolerance``).
 """
@@ -37,16 +40,24 @@ Work = Callable[[Communicator, Sequence[str]], int | None]
 
 
 @guarded()
-def run_command(name: str, print_help: Callable[[], None], work: Work, arguments: Sequence[str]) -> int:
-    """Run ``work(communicator, arguments)`` on this rank and return the exit code, the same on all ranks: its own, where it gives one.
+def run_command(
+    name: str, print_help: Callable[[], None], work: Work, arguments: Sequence[str]
+) -> int:
+    """Run ``work(communicator, arguments)`` on this rank and return the exit code, the same on all
+    ranks: its own, where it gives one.
 
-    An error that all ranks share is printed by rank 0 and they end together. Any other exception on any rank ends all at once.
+    An error that all ranks share is printed by rank 0 and they end together. Any other exception on
+    any rank ends all at once.
     """
     if HELP & set(arguments):
         if not launcher.needs_mpi(os.environ):
             print_help()
             return EXIT_OK
-        work = _help(print_help)  # under a launcher all ranks meet first: one that only prints its help would leave the others waiting
+        work = _help(
+            print_help
+            # under a launcher all ranks meet first: one that only prints its help would leave the
+            # others waiting
+        )
     code = _run(name, work, arguments)
     note_exit(code)
     return code
@@ -64,7 +75,9 @@ def _help(print_help: Callable[[], None]) -> Work:
 
 
 def _require_same_flags(name: str, communicator: Communicator, arguments: Sequence[str]) -> None:
-    """``JointError`` on all ranks names the first rank that was started with another command line than rank 0."""
+    """``JointError`` on all ranks names the first rank that was started with another command line
+    than rank 0.
+    """
     problem = difference(dict(enumerate(communicator.allgather(flags_of(name, arguments)))))
     if problem:
         raise JointError(f"{problem}: start all ranks with the same command")
@@ -81,7 +94,10 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
             communicator = WatchedCommunicator(open_communicator())
     except InputError as error:
         note_exit(EXIT_INPUT)
-        end_before_start(f"{name}: error: {printable(str(error))}", others_wait=not isinstance(error, NoWorldError))
+        end_before_start(
+            f"{name}: error: {printable(str(error))}",
+            others_wait=not isinstance(error, NoWorldError),
+        )
         return EXIT_INPUT
     threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
     try:
@@ -93,8 +109,15 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
         if communicator.rank == 0:
             text = printable(str(error)) if isinstance(error, JointError) else str(error)
             _print_error(name, text, "stopped" if isinstance(error, Stopped) else "error")
-        communicator.barrier()  # a launcher may end all ranks when the first one leaves: not before this was printed
-        return EXIT_STOPPED if isinstance(error, Stopped) else EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_INPUT
+        # a launcher may end all ranks when the first one leaves: not before this was printed
+        communicator.barrier()
+        return (
+            EXIT_STOPPED
+            if isinstance(error, Stopped)
+            else EXIT_TRAINING
+            if isinstance(error, TrainingError)
+            else EXIT_INPUT
+        )
     except KeyboardInterrupt:
         communicator.abort(EXIT_INTERRUPTED)
     except BaseException as error:
@@ -110,8 +133,12 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
 def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
     """Report an exception, of whichever thread, and end all ranks."""
     report_failure(name, communicator, error)
-    of_mpi = type(error).__module__ == OF_MPI  # not imported here: another rank, its host or the network is gone
-    communicator.abort(EXIT_INPUT if is_thread_limit(error) else EXIT_STALLED if of_mpi else EXIT_DEFECT)
+    of_mpi = (
+        type(error).__module__ == OF_MPI
+    )  # not imported here: another rank, its host or the network is gone
+    communicator.abort(
+        EXIT_INPUT if is_thread_limit(error) else EXIT_STALLED if of_mpi else EXIT_DEFECT
+    )
 
 
 def _print_error(name: str, text: str, kind: str = "error") -> None:

@@ -11,19 +11,38 @@ from distcnn.errors import InputError
 
 ALIASES = {
     **dict.fromkeys(("lr", "rate", "max-lr", "peak-lr"), "learning-rate"),
-    **dict.fromkeys(("batch-size", "batch", "bs", "b", "micro-batch-size", "train-batch-size"), "microbatch-size"),
+    **dict.fromkeys(
+        ("batch-size", "batch", "bs", "b", "micro-batch-size", "train-batch-size"),
+        "microbatch-size",
+    ),
     **dict.fromkeys(("e", "n-epochs", "num-epochs", "max-epochs", "num-train-epochs"), "epochs"),
     **dict.fromkeys(("steps", "max-iters", "iterations", "iters", "num-steps"), "max-steps"),
     **dict.fromkeys(("wd", "l2"), "weight-decay"),
     **dict.fromkeys(("opt", "optim"), "optimizer"),
     **dict.fromkeys(("arch", "network", "net", "architecture"), "model"),
     **dict.fromkeys(("dataset", "data-dir", "data-path", "data-root", "input"), "data"),
-    **dict.fromkeys(("o", "out", "out-dir", "output-dir", "save-dir", "log-dir", "logdir", "run-dir"), "output"),
+    **dict.fromkeys(
+        ("o", "out", "out-dir", "output-dir", "save-dir", "log-dir", "logdir", "run-dir"), "output"
+    ),
     **dict.fromkeys(("warmup", "warmup-iters"), "warmup-steps"),
     **dict.fromkeys(("scheduler", "lr-scheduler", "lr-schedule", "lr-policy"), "schedule"),
     **dict.fromkeys(("random-seed", "manual-seed"), "seed"),
-    **dict.fromkeys(("checkpoint", "ckpt", "load", "resume-from", "resume-from-checkpoint", "restart", "continue"), "resume"),
-    **dict.fromkeys(("save-every", "save-steps", "save-interval", "checkpoint-interval", "save-freq"), "checkpoint-every"),
+    **dict.fromkeys(
+        (
+            "checkpoint",
+            "ckpt",
+            "load",
+            "resume-from",
+            "resume-from-checkpoint",
+            "restart",
+            "continue",
+        ),
+        "resume",
+    ),
+    **dict.fromkeys(
+        ("save-every", "save-steps", "save-interval", "checkpoint-interval", "save-freq"),
+        "checkpoint-every",
+    ),
     **dict.fromkeys(("log-interval", "log-steps", "print-freq", "logging-steps"), "log-every"),
     **dict.fromkeys(("eval-interval", "eval-steps", "test-every"), "eval-every"),
     **dict.fromkeys(("threads", "num-threads", "n-threads", "nthreads"), "threads-per-rank"),
@@ -38,11 +57,30 @@ ALIASES = {
 
 ADVICE = {
     **dict.fromkeys(
-        ("n", "np", "ranks", "nproc", "processes", "num-processes", "nproc-per-node", "world", "workers", "num-workers", "gpus", "nodes"),
+        (
+            "n",
+            "np",
+            "ranks",
+            "nproc",
+            "processes",
+            "num-processes",
+            "nproc-per-node",
+            "world",
+            "workers",
+            "num-workers",
+            "gpus",
+            "nodes",
+        ),
         "ranks are started by a launcher, as in mpirun -n 4 python -m distcnn.train",
     ),
-    **dict.fromkeys(("device", "gpu", "cuda", "no-cuda", "cpu"), "distcnn computes on processors only; there is no device to choose"),
-    **dict.fromkeys(("v", "verbose", "quiet", "q"), "what is printed is set by --log-every; results are in the run directory"),
+    **dict.fromkeys(
+        ("device", "gpu", "cuda", "no-cuda", "cpu"),
+        "distcnn computes on processors only; there is no device to choose",
+    ),
+    **dict.fromkeys(
+        ("v", "verbose", "quiet", "q"),
+        "what is printed is set by --log-every; results are in the run directory",
+    ),
 }
 """What to say of flags that have no counterpart."""
 
@@ -51,12 +89,19 @@ class Parser(argparse.ArgumentParser):
     """argparse's, without abbreviations.
 
     Args:
-        elsewhere: flags that another parser takes from what this one leaves; they are guessed at too.
+        elsewhere: flags that another parser takes from what this one leaves; they are guessed
+            at too.
         instead: for flags without dashes that are not here, what to use in their place.
         options: argparse's own.
     """
 
-    def __init__(self, *, elsewhere: Iterable[str] = (), instead: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        elsewhere: Iterable[str] = (),
+        instead: Mapping[str, str] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
         super().__init__(allow_abbrev=False, **options)
         self._elsewhere, self._instead = tuple(elsewhere), instead
 
@@ -68,9 +113,16 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def parse_own(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """This parser's flags, and the arguments that are left for another one. ``InputError`` on a flag that neither knows."""
+        """This parser's flags, and the arguments that are left for another one.
+
+        ``InputError`` on a flag that neither knows.
+        """
         known, others = self.parse_known_args(arguments)
-        strange = [each for each in others if each.startswith("--") and each.partition("=")[0] not in self._elsewhere]
+        strange = [
+            each
+            for each in others
+            if each.startswith("--") and each.partition("=")[0] not in self._elsewhere
+        ]
         if strange:
             self._refuse(strange)
         return known, others
@@ -80,24 +132,39 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see {self.prog} --help)")
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
-        flag = next((each for each in unknown if len(each) > 1 and each.startswith("-")), "").partition("=")[0]
+        flag = next(
+            (each for each in unknown if len(each) > 1 and each.startswith("-")), ""
+        ).partition("=")[0]
         if flag:
-            self.error(f"unknown flag {flag}{advice(flag, [*self._option_string_actions, *self._elsewhere], self._instead)}")
+            self.error(
+                "unknown flag"
+                f" {flag}{advice(flag, [*self._option_string_actions, *self._elsewhere], self._instead)}"  # noqa: E501
+            )
         self.error(f"unexpected argument {unknown[0]!r}")
 
 
-def advice(flag: str, flags: Iterable[str], instead: Mapping[str, str] = MappingProxyType({})) -> str:
-    """A guess at which of ``flags`` was meant by an unknown one, or what to use instead; empty where nothing is like it."""
+def advice(
+    flag: str, flags: Iterable[str], instead: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """A guess at which of ``flags`` was meant by an unknown one, or what to use instead; empty
+    where nothing is like it.
+    """
     name = flag.lstrip("-").lower().replace("_", "-")
     found = meant(name, [each[2:] for each in flags if each.startswith("--")])
     if name in instead or (name in ADVICE and found != name):
         return f": {instead.get(name) or ADVICE[name]}"
-    more = " (of each shard in a step; the global batch is --num-shards times it)" if found == "microbatch-size" else ""
+    more = (
+        " (of each shard in a step; the global batch is --num-shards times it)"
+        if found == "microbatch-size"
+        else ""
+    )
     return f": did you mean --{found}?{more}" if found else ""
 
 
 def meant(name: str, names: Sequence[str]) -> str | None:
-    """Which of ``names`` a wrong ``name`` (both with dashes between words, none before) stands for; None where nothing is like it."""
+    """Which of ``names`` a wrong ``name`` (both with dashes between words, none before) stands for;
+    None where nothing is like it.
+    """
     import difflib  # root's alone
 
     if name in names:
@@ -105,4 +172,7 @@ def meant(name: str, names: Sequence[str]) -> str | None:
     if ALIASES.get(name) in names:
         return ALIASES[name]
     begun = [each for each in names if each.startswith(name)]
-    return next(iter([*difflib.get_close_matches(name, names, n=1), *(begun if len(begun) == 1 else [])]), None)
+    return next(
+        iter([*difflib.get_close_matches(name, names, n=1), *(begun if len(begun) == 1 else [])]),
+        None,
+    )

@@ -1,4 +1,7 @@
-"""Whether all ranks were started with one command line. Only rank 0's would count, so a difference is a mistake that must be told."""
+"""Whether all ranks were started with one command line.
+
+Only rank 0's would count, so a difference is a mistake that must be told.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ COMMAND, POSITION = "the command", "argument"
 
 
 def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
-    """The command line by names: the command, each flag with its values (the last one wins), each argument before the first flag.
+    """The command line by names: the command, each flag with its values (the last one wins), each
+    argument before the first flag.
 
     ``--flag value`` and ``--flag=value`` are the same, and so is another order of flags.
     """
@@ -26,14 +30,22 @@ def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
 
 
 def difference(everyone: Mapping[int, Mapping[str, str]]) -> str | None:
-    """The first rank whose command line is not the lowest rank's, and all that differs, in words; None when all are the same."""
+    """The first rank whose command line is not the lowest rank's, and all that differs, in words;
+    None when all are the same.
+    """
     first = min(everyone)
     for rank, flags in sorted(everyone.items()):
-        names = [name for name in dict.fromkeys([*everyone[first], *flags]) if everyone[first].get(name) != flags.get(name)]
+        names = [
+            name
+            for name in dict.fromkeys([*everyone[first], *flags])
+            if everyone[first].get(name) != flags.get(name)
+        ]
         if COMMAND in names:
             names = [COMMAND]
         if names:
-            mine, theirs = (", ".join(_shown(each, name) for name in names) for each in (flags, everyone[first]))
+            mine, theirs = (
+                ", ".join(_shown(each, name) for name in names) for each in (flags, everyone[first])
+            )
             return f"rank {rank} was started with {mine}, but rank {first} with {theirs}"
     return None
 

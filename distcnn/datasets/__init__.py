@@ -5,4 +5,14 @@ from distcnn.datasets.hdf5 import DatasetInfo, read_info
 from distcnn.datasets.shards import Microbatch, Part, Shard, steps_per_epoch
 from distcnn.datasets.writer import Split, write_dataset
 
-__all__ = ["DatasetInfo", "Microbatch", "Part", "Shard", "Split", "read_examples", "read_info", "steps_per_epoch", "write_dataset"]
+__all__ = [
+    "DatasetInfo",
+    "Microbatch",
+    "Part",
+    "Shard",
+    "Split",
+    "read_examples",
+    "read_info",
+    "steps_per_epoch",
+    "write_dataset",
+]

@@ -28,14 +28,24 @@ EXIT_INTERRUPTED = 130
 @guarded()
 def mnist_command(arguments: Sequence[str]) -> int:
     """``python data/mnist.py``."""
-    parser = Parser(prog="python data/mnist.py", description="Prepare MNIST as an HDF5 file; nothing is done when it is there.")
+    parser = Parser(
+        prog="python data/mnist.py",
+        description="Prepare MNIST as an HDF5 file; nothing is done when it is there.",
+    )
     parser.add_argument(
         "--source",
         metavar="DIR",
-        help=f"folder with the four IDX files, gzipped or not; else ${SOURCE_VARIABLE}, then ${MIRRORS_VARIABLE} or the public mirrors",
+        help=(
+            f"folder with the four IDX files, gzipped or not; else ${SOURCE_VARIABLE}, then"
+            f" ${MIRRORS_VARIABLE} or the public mirrors"
+        ),
     )
-    parser.add_argument("--output", metavar="FILE", default=DEFAULT_PATH, help="file to write (default %(default)s)")
-    parser.add_argument("--force", action="store_true", help="prepare it again although it is there")
+    parser.add_argument(
+        "--output", metavar="FILE", default=DEFAULT_PATH, help="file to write (default %(default)s)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="prepare it again although it is there"
+    )
 
     def work(args: argparse.Namespace, _: Warn) -> None:
         if args.force:
@@ -49,19 +59,42 @@ def mnist_command(arguments: Sequence[str]) -> int:
 @guarded()
 def idx_command(arguments: Sequence[str]) -> int:
     """``python data/from_idx.py FOLDER``."""
-    parser = Parser(prog="python data/from_idx.py", description="Make an image set (HDF5) from four IDX files, gzipped or not.")
+    parser = Parser(
+        prog="python data/from_idx.py",
+        description="Make an image set (HDF5) from four IDX files, gzipped or not.",
+    )
     names = {(split, part): usual_name(split, part) for split in SPLITS for part in PARTS}
-    parser.add_argument("folder", type=Path, help=f"holds {', '.join(names.values())} or files named alike, with .gz or without")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help=f"holds {', '.join(names.values())} or files named alike, with .gz or without",
+    )
     for (split, part), name in names.items():
-        parser.add_argument(f"--{split}-{part}", type=Path, metavar="FILE", help=f"another name in FOLDER than {name}")
+        parser.add_argument(
+            f"--{split}-{part}",
+            type=Path,
+            metavar="FILE",
+            help=f"another name in FOLDER than {name}",
+        )
     parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
     parser.add_argument("--name", help="the set's name (default: the output's)")
-    parser.add_argument("--classes", type=int, help="number of classes (default: from the largest label)")
-    parser.add_argument("--first-label", type=int, default=0, metavar="N", help="label of the first class (default %(default)s)")
+    parser.add_argument(
+        "--classes", type=int, help="number of classes (default: from the largest label)"
+    )
+    parser.add_argument(
+        "--first-label",
+        type=int,
+        default=0,
+        metavar="N",
+        help="label of the first class (default %(default)s)",
+    )
 
     def work(args: argparse.Namespace, warn: Warn) -> None:
         given = {(split, part): getattr(args, f"{split}_{part}") for split, part in names}
-        paths: IdxPaths = {key: args.folder / name if name else find_set(args.folder, *key) for key, name in given.items()}
+        paths: IdxPaths = {
+            key: args.folder / name if name else find_set(args.folder, *key)
+            for key, name in given.items()
+        }
         counts = write_idx_set(
             args.output,
             paths,
@@ -71,7 +104,9 @@ def idx_command(arguments: Sequence[str]) -> int:
             first_label=args.first_label,
             warn=warn,
         )
-        _say_classes([str(args.first_label + index) for index in range(len(counts["train"]))], counts)
+        _say_classes(
+            [str(args.first_label + index) for index in range(len(counts["train"]))], counts
+        )
 
     return _run(parser, arguments, work)
 
@@ -81,49 +116,101 @@ def images_command(arguments: Sequence[str]) -> int:
     """``python data/from_images.py FOLDER``."""
     parser = Parser(
         prog="python data/from_images.py",
-        description=f"Make an image set (HDF5) from {NAMES} files in FOLDER/CLASS/, or in FOLDER/train/CLASS/ and FOLDER/test/CLASS/.",
+        description=(
+            f"Make an image set (HDF5) from {NAMES} files in FOLDER/CLASS/, or in"
+            " FOLDER/train/CLASS/ and FOLDER/test/CLASS/."
+        ),
     )
-    parser.add_argument("folder", type=Path, help="holds one folder for each class, or train and test (or val) with such folders in each")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help=(
+            "holds one folder for each class, or train and test (or val) with such folders in each"
+        ),
+    )
     parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
     parser.add_argument("--name", help="the set's name (default: the output's)")
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="resize all images to this height and width in pixels (default: they must be of one size)"
+        "--size",
+        type=_size,
+        metavar="HxW",
+        help=(
+            "resize all images to this height and width in pixels (default: they must be of one"
+            " size)"
+        ),
     )
-    parser.add_argument("--grayscale", action="store_true", help="one channel (default: three, unless all images are gray)")
     parser.add_argument(
-        "--background", choices=BACKGROUNDS, default="white", help="on which transparent pixels are shown (default %(default)s)"
+        "--grayscale",
+        action="store_true",
+        help="one channel (default: three, unless all images are gray)",
+    )
+    parser.add_argument(
+        "--background",
+        choices=BACKGROUNDS,
+        default="white",
+        help="on which transparent pixels are shown (default %(default)s)",
     )
     parser.add_argument(
         "--class-order",
         choices=list(CLASS_ORDERS),
         default="natural",
-        help="numbers in class names by value (1, 2, 10), or as PyTorch's ImageFolder sorts them (1, 10, 2) (default %(default)s)",
+        help=(
+            "numbers in class names by value (1, 2, 10), or as PyTorch's ImageFolder sorts them (1,"
+            " 10, 2) (default %(default)s)"
+        ),
     )
     parser.add_argument(
         "--test-fraction",
         type=_fraction,
         default=0.2,
-        help="part of each class that becomes the test set where there is none (default %(default)s)",
+        help=(
+            "part of each class that becomes the test set where there is none (default %(default)s)"
+        ),
     )
-    parser.add_argument("--seed", type=int, default=0, help="decides which, and the order of the images (default %(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="decides which, and the order of the images (default %(default)s)",
+    )
 
     def work(args: argparse.Namespace, warn: Warn) -> None:
-        early: list[str] = []  # warnings, printed once all images are known to fit together: a refusal is one line
-        options = {"test_fraction": args.test_fraction, "seed": args.seed, "class_order": args.class_order}
+        early: list[
+            str
+        ] = []  # warnings, printed once all images are known to fit together: a refusal is one line
+        options = {
+            "test_fraction": args.test_fraction,
+            "seed": args.seed,
+            "class_order": args.class_order,
+        }
         listing = list_images(args.folder, warn=early.append, **options)
-        form = common_form(listing.paths(), args.size, args.grayscale, args.background, early.append)
+        form = common_form(
+            listing.paths(), args.size, args.grayscale, args.background, early.append
+        )
         for line in early:
             warn(line)
         _say_order(listing, args.class_order)
         _say_classes(listing.class_names, listing.counts())
         drain()  # before images are read, which closes standard error to C libraries at times
-        write_image_folder(args.output, args.folder, listing, form, name=args.name or Path(args.output).stem, warn=warn)
+        write_image_folder(
+            args.output,
+            args.folder,
+            listing,
+            form,
+            name=args.name or Path(args.output).stem,
+            warn=warn,
+        )
 
     return _run(parser, arguments, work)
 
 
-def _run(parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Namespace, Warn], None]) -> int:
-    """Do the work and say what there is now; on bad input or Ctrl-C one line and an exit code. ``work`` takes the flags and what warns."""
+def _run(
+    parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Namespace, Warn], None]
+) -> int:
+    """Do the work and say what there is now; on bad input or Ctrl-C one line and an exit code.
+
+    ``work`` takes the flags and what warns.
+    """
     name = parser.prog.removeprefix("python ")
     try:
         args = parser.parse_args(arguments)
@@ -144,13 +231,22 @@ def _run(parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Name
 
 
 def _say_order(listing: Listing, class_order: str) -> None:
-    same = listing.class_names == sorted(listing.class_names, key=CLASS_ORDERS["imagefolder" if class_order == "natural" else "natural"])
+    same = listing.class_names == sorted(
+        listing.class_names,
+        key=CLASS_ORDERS["imagefolder" if class_order == "natural" else "natural"],
+    )
     if class_order == "imagefolder":
         say("classes in the order of PyTorch's ImageFolder (1, 10, 2)")
     elif same:
-        say("classes in natural order (1, 2, 10); PyTorch's ImageFolder gives these names the same order")
+        say(
+            "classes in natural order (1, 2, 10); PyTorch's ImageFolder gives these names the same"
+            " order"
+        )
     else:
-        say("classes in natural order (1, 2, 10), not that of PyTorch's ImageFolder: --class-order imagefolder gives that")
+        say(
+            "classes in natural order (1, 2, 10), not that of PyTorch's ImageFolder: --class-order"
+            " imagefolder gives that"
+        )
 
 
 def _say_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
@@ -158,7 +254,9 @@ def _say_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> N
     shown = [printable(name) for name in names]
     width = max(len(name) for name in ["class", *shown])
     rows = [f"label  {'class':{width}}  {'train':>9}  {'test':>9}"]
-    for label, (name, train, test) in enumerate(zip(shown, counts["train"], counts["test"], strict=True)):
+    for label, (name, train, test) in enumerate(
+        zip(shown, counts["train"], counts["test"], strict=True)
+    ):
         rows.append(f"{label:5}  {name:{width}}  {train:9,}  {test:9,}")
     say(*rows)
 
@@ -166,15 +264,18 @@ def _say_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> N
 def _describe(info: DatasetInfo) -> str:
     channels, height, width = info.image_shape
     return (
-        f"{info.path}: {info.name}, {info.examples['train']:,} training and {counted(info.examples['test'], 'test image')}, "
-        f"{channels}x{height}x{width} (channels x height x width), {counted(info.classes, 'class')}"
+        f"{info.path}: {info.name}, {info.examples['train']:,} training and"
+        f" {counted(info.examples['test'], 'test image')}, {channels}x{height}x{width} (channels x"
+        f" height x width), {counted(info.classes, 'class')}"
     )
 
 
 def _size(text: str) -> tuple[int, int]:
     height, _, width = text.lower().partition("x")
     if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size: give height x width in pixels, such as 32x32")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: give height x width in pixels, such as 32x32"
+        )
     return int(height), int(width)
 
 

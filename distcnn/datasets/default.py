@@ -1,5 +1,6 @@
-"""The default image set, MNIST: where it lies and whether it must be prepared. Every rank imports this; how it is had is ``mnist``'s,
-which brings ssl, archives and pip's ways with it: only root needs that, and only once.
+"""The default image set, MNIST: where it lies and whether it must be prepared. Every rank imports
+this; how it is had is ``mnist``'s, which brings ssl, archives and pip's ways with it: only root
+needs that, and only once.
 """
 
 from __future__ import annotations
@@ -21,23 +22,32 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Of the four files' content, unpacked: however they were compressed, and whatever they are called."""
+"""Of the four files' content, unpacked: however they were compressed, and whatever they are called.
+"""
 
 SAMPLE_NAME = "mnist-sample"
 SAMPLE_NOTICE = (
-    "this is a sample of MNIST, 4,000 training and 1,000 test images cut from its training set: its accuracy is no MNIST result. "
-    f"For all 70,000, give the folder of the four IDX files (--source DIR or {SOURCE_VARIABLE})"
+    "this is a sample of MNIST, 4,000 training and 1,000 test images cut from its training set:"
+    " its accuracy is no MNIST result. For all 70,000, give the folder of the four IDX files"
+    f" (--source DIR or {SOURCE_VARIABLE})"
 )
 
 
-def must_be_prepared(path: str | Path, source: str | None, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether ``path`` is missing, or is a mere sample where a folder with all of MNIST is named."""
+def must_be_prepared(
+    path: str | Path, source: str | None, environment: Mapping[str, str] = os.environ
+) -> bool:
+    """Whether ``path`` is missing, or is a mere sample where a folder with all of MNIST is
+    named.
+    """
     folder = named_folder(source, environment)
     return _is_missing(path) or (folder is not None and read_info(path).name == SAMPLE_NAME)
 
 
 def _is_missing(path: str | Path) -> bool:
-    """Whether there is no such file. One that the file system cannot show now (a stale handle, an I/O error) is not missing."""
+    """Whether there is no such file.
+
+    One that the file system cannot show now (a stale handle, an I/O error) is not missing.
+    """
     try:
         os.stat(path)  # noqa: PTH116  (Path's raises for a name that is too long)
     except OSError as error:
@@ -52,5 +62,8 @@ def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | N
         return None
     if not os.path.isdir(name):  # noqa: PTH112
         named_by = "--source" if source else SOURCE_VARIABLE
-        raise InputError(f"{named_by}: no such folder: {name}: name the folder that holds the four MNIST files ({', '.join(SHA256)})")
+        raise InputError(
+            f"{named_by}: no such folder: {name}: name the folder that holds the four MNIST files"
+            f" ({', '.join(SHA256)})"
+        )
     return Path(name)

@@ -17,7 +17,9 @@ READ_SECONDS = 10.0
 """How long a mirror that answered may stay silent."""
 
 MAX_BYTES = 2**26
-"""More than any file has that is fetched: a server that sends more sends something else, perhaps without end."""
+"""More than any file has that is fetched: a server that sends more sends something else, perhaps
+without end.
+"""
 
 FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
 
@@ -27,15 +29,19 @@ class Unreachable(Exception):
 
 
 def reachable(addresses: list[str], file: str) -> list[str]:
-    """Those of ``addresses`` that say within ``PROBE_SECONDS`` that they have ``file``, in the given order.
+    """Those of ``addresses`` that say within ``PROBE_SECONDS`` that they have ``file``, in the
+    given order.
 
-    They are asked at once, by threads: a name that does not resolve can hang far beyond any timeout.
+    They are asked at once, by threads: a name that does not resolve can hang far beyond any
+    timeout.
     """
     answered: set[str] = set()
 
     def ask(address: str) -> None:
         try:
-            with urllib.request.urlopen(urllib.request.Request(address + file, method="HEAD"), timeout=PROBE_SECONDS):
+            with urllib.request.urlopen(
+                urllib.request.Request(address + file, method="HEAD"), timeout=PROBE_SECONDS
+            ):
                 answered.add(address)
         except FAULTS:
             pass
@@ -50,12 +56,16 @@ def reachable(addresses: list[str], file: str) -> list[str]:
 
 
 def fetch(address: str) -> bytes:
-    """The file at ``address``, with a progress bar on a terminal. ``Unreachable`` when it does not come whole."""
+    """The file at ``address``, with a progress bar on a terminal. ``Unreachable`` when it does not
+    come whole.
+    """
     try:
         with urllib.request.urlopen(address, timeout=READ_SECONDS) as response:
             total = int(response.headers.get("Content-Length") or 0)
             name = address.rsplit("/", 1)[-1]
-            with tqdm.wrapattr(response, "read", total=total or None, desc=name, mininterval=0.5) as stream:
+            with tqdm.wrapattr(
+                response, "read", total=total or None, desc=name, mininterval=0.5
+            ) as stream:
                 content = bytearray()
                 while len(content) <= MAX_BYTES and (piece := stream.read(1 << 16)):
                     content += piece

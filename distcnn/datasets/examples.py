@@ -13,11 +13,16 @@ from distcnn.errors import InputError
 from distcnn.system.wording import counted
 
 PIECE_BYTES = 2**20
-"""About this much is read at once: a sign of life, and whoever else wants HDF5 waits no longer than that takes."""
+"""About this much is read at once: a sign of life, and whoever else wants HDF5 waits no longer than
+that takes.
+"""
 
 
-def read_examples(info: DatasetInfo, split: str, span: range, stall_timeout: float = 0.0) -> tuple[Images, Labels]:
-    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to be below ``info.classes``.
+def read_examples(
+    info: DatasetInfo, split: str, span: range, stall_timeout: float = 0.0
+) -> tuple[Images, Labels]:
+    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to
+    be below ``info.classes``.
 
     ``stall_timeout`` as for ``ImageFile``.
     """
@@ -29,7 +34,8 @@ def read_examples(info: DatasetInfo, split: str, span: range, stall_timeout: flo
 
 
 class ExampleFile:
-    """An image set that is held open, to be read span by span. Threads may share it: h5py lets one read at a time.
+    """An image set that is held open, to be read span by span. Threads may share it: h5py lets one
+    read at a time.
 
     ``stall_timeout`` as for ``ImageFile``. ``InputError`` when it cannot be opened.
     """
@@ -54,10 +60,13 @@ class ExampleFile:
             try:
                 self._read(split, span, images, labels)
             finally:
-                self._file.require_unchanged()  # HDF5 reads zeros past the end of a file that was cut off
+                # HDF5 reads zeros past the end of a file that was cut off
+                self._file.require_unchanged()
                 self.reads += 1
 
-    def read_in_pieces(self, split: str, span: range, images: Images, labels: Labels) -> Iterator[range]:
+    def read_in_pieces(
+        self, split: str, span: range, images: Images, labels: Labels
+    ) -> Iterator[range]:
         """As ``read``, piece by piece: what has been read comes as it is there."""
         for piece in pieces_of(span, piece_size(self.info, split)):
             part = slice(piece.start - span.start, piece.stop - span.start)
@@ -70,12 +79,14 @@ class ExampleFile:
             numbers = self._file.datasets[f"{split}/labels"][span.start : span.stop]
         wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))
         if wrong.size:
-            where = f"{self.info.path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}"
+            where = (
+                f"{self.info.path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}"
+            )
             if numbers[wrong[0]] < 0:
                 raise InputError(f"{where}: labels must not be negative, number the classes from 0")
             raise InputError(
-                f"{where}, out of range for {counted(self.info.classes, 'class')}: labels must be 0 to {self.info.classes - 1} "
-                "(attribute 'classes' says how many)"
+                f"{where}, out of range for {counted(self.info.classes, 'class')}: labels must be 0"
+                f" to {self.info.classes - 1} (attribute 'classes' says how many)"
             )
         return np.asarray(numbers, np.int64)
 
@@ -83,7 +94,9 @@ class ExampleFile:
         stored = self._file.datasets[f"{split}/images"]
         if len(span):
             with self._damage_named(split, span):
-                stored.read_direct(images.reshape(-1, *stored.shape[1:]), slice(span.start, span.stop))
+                stored.read_direct(
+                    images.reshape(-1, *stored.shape[1:]), slice(span.start, span.stop)
+                )
         labels[...] = self.read_labels(split, span)
 
     @contextmanager
@@ -93,12 +106,17 @@ class ExampleFile:
             yield
         except (OSError, MemoryError) as error:
             if isinstance(error, MemoryError) or not self._has_room(split):
-                raise InputError(f"{path}: /{split}, {where}: there is no memory left; give a smaller --data-memory MIB") from error
+                raise InputError(
+                    f"{path}: /{split}, {where}: there is no memory left; give a smaller"
+                    " --data-memory MIB"
+                ) from error
             damage = f"{path}: /{split} is damaged, {where} ({short(error)}): make the file again"
             raise InputError(trouble(path, error) or damage) from error
 
     def _has_room(self, split: str) -> bool:
-        """Whether there is memory for a chunk as it is stored and as it is decoded: HDF5 does not say when that was the reason."""
+        """Whether there is memory for a chunk as it is stored and as it is decoded: HDF5 does not
+        say when that was the reason.
+        """
         try:
             np.empty(3 * self.info.chunk_examples[split] * self.info.image_bytes, np.uint8)
         except MemoryError:
@@ -111,7 +129,9 @@ class ExampleFile:
 
 
 def piece_size(info: DatasetInfo, split: str, multiple: int = 1) -> int:
-    """Examples of about ``PIECE_BYTES``: whole chunks of the file, or, where that is asked for, a multiple of ``multiple``."""
+    """Examples of about ``PIECE_BYTES``: whole chunks of the file, or, where that is asked for, a
+    multiple of ``multiple``.
+    """
     unit = info.chunk_examples[split]
     size = max(1, PIECE_BYTES // (info.image_bytes * unit)) * unit
     return -(-size // multiple) * multiple

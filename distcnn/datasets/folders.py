@@ -1,4 +1,7 @@
-"""A folder of image files as an image set. ``layout`` finds the images and their classes, ``pictures`` reads them."""
+"""A folder of image files as an image set.
+
+``layout`` finds the images and their classes, ``pictures`` reads them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ Files = list[tuple[Path, int]]
 
 @dataclass(frozen=True)
 class Listing:
-    """The classes in the order of their labels, and the files of ``train`` and ``test``, shuffled."""
+    """The classes in the order of their labels, and the files of ``train`` and ``test``,
+    shuffled.
+    """
 
     class_names: list[str]
     files: dict[str, Files]
@@ -37,7 +42,10 @@ class Listing:
     def counts(self) -> dict[str, list[int]]:
         """How many images each class has in each split."""
         labels = {split: [label for _, label in files] for split, files in self.files.items()}
-        return {split: np.bincount(each, minlength=len(self.class_names)).tolist() for split, each in labels.items()}
+        return {
+            split: np.bincount(each, minlength=len(self.class_names)).tolist()
+            for split, each in labels.items()
+        }
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -48,14 +56,20 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 CLASS_ORDERS: dict[str, Callable[[str], Any]] = {"natural": natural, "imagefolder": str}
-"""How class names are sorted before they are numbered: ``imagefolder`` by characters (1, 10, 2), as torchvision's ImageFolder does."""
+"""How class names are sorted before they are numbered: ``imagefolder`` by characters (1, 10, 2), as
+torchvision's ImageFolder does.
+"""
 
 
-def list_images(folder: Path, *, test_fraction: float, seed: int, class_order: str, warn: Warn) -> Listing:
-    """Find the images in ``folder`` as ``find_layout`` does. Without a test set there, ``test_fraction`` of each class becomes it.
+def list_images(
+    folder: Path, *, test_fraction: float, seed: int, class_order: str, warn: Warn
+) -> Listing:
+    """Find the images in ``folder`` as ``find_layout`` does. Without a test set there,
+    ``test_fraction`` of each class becomes it.
 
-    Which images that takes, and the order of all, depend on the names of folders and files and on ``seed`` alone. ``class_order`` is a key
-    of CLASS_ORDERS. ``InputError`` as ``find_layout``, and for a set that would be empty.
+    Which images that takes, and the order of all, depend on the names of folders and files and on
+    ``seed`` alone. ``class_order`` is a key of CLASS_ORDERS. ``InputError`` as ``find_layout``, and
+    for a set that would be empty.
     """
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"--seed is {seed}: it must be 0 to {MAX_SEED}")
@@ -65,37 +79,65 @@ def list_images(folder: Path, *, test_fraction: float, seed: int, class_order: s
     by_split = _by_split(layout, test_fraction, seed, warn)
     files = {}
     for index, split in enumerate(SPLITS):
-        listed = [(path, label_of[name]) for name, paths in by_split[split].items() for path in paths]
+        listed = [
+            (path, label_of[name]) for name, paths in by_split[split].items() for path in paths
+        ]
         if not listed:
-            raise InputError(f"{folder}: there would be no {split} set: each class needs at least 2 images")
-        files[split] = [listed[position] for position in _shuffled(len(listed), seed, FOLDER_ORDER, index)]
+            raise InputError(
+                f"{folder}: there would be no {split} set: each class needs at least 2 images"
+            )
+        files[split] = [
+            listed[position] for position in _shuffled(len(listed), seed, FOLDER_ORDER, index)
+        ]
     if len(class_names) == 1:
         warn(f"there is only one class, '{class_names[0]}': a network has nothing to tell apart")
     return Listing(class_names, files)
 
 
-def write_image_folder(output: str | Path, folder: Path, listing: Listing, form: Form, *, name: str, warn: Warn) -> None:
-    """Write the listed images as an image set, a batch at a time, each in ``form``. ``InputError`` for images that cannot be read so.
+def write_image_folder(
+    output: str | Path, folder: Path, listing: Listing, form: Form, *, name: str, warn: Warn
+) -> None:
+    """Write the listed images as an image set, a batch at a time, each in ``form``. ``InputError``
+    for images that cannot be read so.
 
     ``warn`` takes a line about transparent images.
     """
     seen = Transparency()
-    splits = {split: Split(len(files), _batches(files, form, seen)) for split, files in listing.files.items()}
+    splits = {
+        split: Split(len(files), _batches(files, form, seen))
+        for split, files in listing.files.items()
+    }
     names = listing.class_names
     try:
-        write_dataset(output, name=name, source=f"images in {folder.resolve()}", classes=len(names), splits=splits, class_names=names)
+        write_dataset(
+            output,
+            name=name,
+            source=f"images in {folder.resolve()}",
+            classes=len(names),
+            splits=splits,
+            class_names=names,
+        )
     except InputError as error:
         other = next(each for each in BACKGROUNDS if each != form.background)
-        blank = f"{counted(seen.blank, 'transparent image')} became blank on --background {form.background}"
+        blank = (
+            f"{counted(seen.blank, 'transparent image')} became blank on --background"
+            f" {form.background}"
+        )
         hint = f" ({blank}: try --background {other})" if seen.blank else ""
         raise InputError(f"{error}{hint}") from error
     if seen.images:
         blank = f"; {counted(seen.blank, 'image')} became blank" if seen.blank else ""
-        warn(f"{counted(seen.images, 'image')} with transparent pixels, which became {form.background} (--background){blank}")
+        warn(
+            f"{counted(seen.images, 'image')} with transparent pixels, which became"
+            f" {form.background} (--background){blank}"
+        )
 
 
 def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> dict[str, Classes]:
-    """The images of ``train`` and ``test`` by class. One image of a class at least stays in the training set."""
+    """The images of ``train`` and ``test`` by class.
+
+    One image of a class at least stays in the training set.
+    """
     if layout.test is not None:
         return {"train": layout.train, "test": layout.test}
     by_split: dict[str, Classes] = {split: {} for split in SPLITS}
@@ -110,12 +152,19 @@ def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> di
 
 
 def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.intp]:
-    """A random order of ``count`` things, from the generator's raw words, which NumPy guarantees never to change."""
+    """A random order of ``count`` things, from the generator's raw words, which NumPy guarantees
+    never to change.
+    """
     return np.argsort(generator(seed, purpose, index).random_raw(count), kind="stable")
 
 
-def _batches(files: Files, form: Form, seen: Transparency) -> Iterator[tuple[Images, NDArray[np.int64]]]:
+def _batches(
+    files: Files, form: Form, seen: Transparency
+) -> Iterator[tuple[Images, NDArray[np.int64]]]:
     size = examples_at_once(form.image_bytes)
     for start in range(0, len(files), size):
         batch = files[start : start + size]
-        yield np.stack([read_picture(path, form, seen) for path, _ in batch]), np.array([label for _, label in batch])
+        yield (
+            np.stack([read_picture(path, form, seen) for path, _ in batch]),
+            np.array([label for _, label in batch]),
+        )

@@ -1,8 +1,9 @@
 """Reading an image set in HDF5. `data/README.md` describes it.
 
-``/train/images`` uint8 (N, H, W) or (N, H, W, C), ``/train/labels`` integers (N,), ``/test/...`` likewise. Each process opens the file
-by itself, read-only, without collective calls and without file locks (which Lustre and NFS may refuse).
-Links, virtual datasets and external raw storage are followed where all they need is there (``distcnn.datasets.storage``).
+``/train/images`` uint8 (N, H, W) or (N, H, W, C), ``/train/labels`` integers (N,), ``/test/...``
+likewise. Each process opens the file by itself, read-only, without collective calls and without
+file locks (which Lustre and NFS may refuse). Links, virtual datasets and external raw storage are
+followed where all they need is there (``distcnn.datasets.storage``).
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ MOST_CHANNELS_FIRST = 4
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What an image set is. ``mean`` and ``std`` are of the training pixels / 255, one per channel; None where the file has none."""
+    """What an image set is.
+
+    ``mean`` and ``std`` are of the training pixels / 255, one per channel; None where the file has
+    none.
+    """
 
     path: str
     name: str
@@ -49,9 +54,13 @@ class DatasetInfo:
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     chunk_examples: Mapping[str, int]
-    """Examples of a chunk of the images in ``train`` and in ``test``, the unit in which HDF5 reads; 1 where there are no chunks."""
+    """Examples of a chunk of the images in ``train`` and in ``test``, the unit in which HDF5 reads;
+    1 where there are no chunks.
+    """
     blocks_sha256: str = ""
-    """Of all examples, block by block, so that many ranks can check it (``distcnn.datasets.hashing``)."""
+    """Of all examples, block by block, so that many ranks can check it
+    (``distcnn.datasets.hashing``).
+    """
     classes_counted: bool = False
     """Whether the file does not say how many classes there are, so that the largest label does."""
     class_names: tuple[str, ...] = ()
@@ -64,12 +73,15 @@ class DatasetInfo:
 
     @property
     def is_hashed_as_a_whole(self) -> bool:
-        """Whether the file, an older one, only states a hash of all its examples in a row, which one rank alone can compare."""
+        """Whether the file, an older one, only states a hash of all its examples in a row, which
+        one rank alone can compare.
+        """
         return bool(self.sha256) and not self.blocks_sha256
 
 
 class ImageFile:
-    """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when one is missing or not all there.
+    """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when
+    one is missing or not all there.
 
     The process ends when HDF5 waits for a file for ``stall_timeout`` seconds (0: never).
     """
@@ -93,12 +105,15 @@ class ImageFile:
         found = find_dataset(self._files, self.file, name)
         if found is None:
             raise InputError(
-                f"{self.path}: dataset /{name} is missing: the format needs images and labels in /train and /test (data/README.md)"
+                f"{self.path}: dataset /{name} is missing: the format needs images and labels in"
+                " /train and /test (data/README.md)"
             )
         return found
 
     def require_unchanged(self) -> None:
-        """``InputError`` when a file that the set is stored in has changed since this was opened."""
+        """``InputError`` when a file that the set is stored in has changed since this was
+        opened.
+        """
         self._files.require_unchanged()
 
     def close(self) -> None:
@@ -109,17 +124,22 @@ class ImageFile:
 _NAMES = tuple(f"{split}/{key}" for split in SPLITS for key in ("images", "labels"))
 
 
-def read_info(path: str | Path, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None) -> DatasetInfo:
-    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong with it.
+def read_info(
+    path: str | Path, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
+) -> DatasetInfo:
+    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong
+    with it.
 
-    ``stall_timeout`` as for ``ImageFile``. ``progress`` is called now and then where all labels must be read.
+    ``stall_timeout`` as for ``ImageFile``. ``progress`` is called now and then where all labels
+    must be read.
     """
     with closing(ImageFile(path, stall_timeout)) as opened, told(opened.path):
         file = opened.file
         shapes = {split: opened.datasets[f"{split}/images"].shape for split in SPLITS}
         if shapes["train"][1:] != shapes["test"][1:]:
             raise InputError(
-                f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images {by(shapes['test'][1:])}: they must be of one size"
+                f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images"
+                f" {by(shapes['test'][1:])}: they must be of one size"
             )
         height, width, *channels = shapes["train"][1:]
         classes = _classes(opened, progress)
@@ -135,7 +155,10 @@ def read_info(path: str | Path, stall_timeout: float = 0.0, progress: Callable[[
             examples={split: shapes[split][0] for split in SPLITS},
             mean=_statistic(file, opened.path, "mean", image_shape[0]),
             std=_statistic(file, opened.path, "std", image_shape[0]),
-            chunk_examples={split: int((opened.datasets[f"{split}/images"].chunks or (1,))[0]) for split in SPLITS},
+            chunk_examples={
+                split: int((opened.datasets[f"{split}/images"].chunks or (1,))[0])
+                for split in SPLITS
+            },
             blocks_sha256=_text(file, "blocks_sha256"),
             classes_counted="classes" not in file.attrs,
             class_names=_class_names(file, opened.path, classes),
@@ -144,27 +167,41 @@ def read_info(path: str | Path, stall_timeout: float = 0.0, progress: Callable[[
 
 def _check_split(file: ImageFile, split: str) -> None:
     """``InputError`` unless the split's images and labels are as the format says."""
-    path, images, labels = file.path, file.datasets[f"{split}/images"], file.datasets[f"{split}/labels"]
+    path, images, labels = (
+        file.path,
+        file.datasets[f"{split}/images"],
+        file.datasets[f"{split}/labels"],
+    )
     if images.dtype != np.uint8:
         raise InputError(f"{path}: /{split}/images is {images.dtype}, it must be uint8 (0 to 255)")
     if images.ndim not in (3, 4):
-        raise InputError(f"{path}: /{split}/images has shape {images.shape}, it must be (N, height, width) or (N, height, width, channels)")
+        raise InputError(
+            f"{path}: /{split}/images has shape {images.shape}, it must be (N, height, width) or"
+            " (N, height, width, channels)"
+        )
     if labels.dtype.kind not in "iu":
         raise InputError(f"{path}: /{split}/labels is {labels.dtype}, it must be an integer type")
     if labels.ndim != 1 or labels.shape[0] != images.shape[0]:
-        raise InputError(f"{path}: /{split}/labels has shape {labels.shape}, it must be ({images.shape[0]},): one label for each image")
+        raise InputError(
+            f"{path}: /{split}/labels has shape {labels.shape}, it must be ({images.shape[0]},):"
+            " one label for each image"
+        )
     if images.shape[0] == 0:
         raise InputError(f"{path}: /{split} is empty: it must hold at least one example")
     if 0 in images.shape:
-        raise InputError(f"{path}: /{split}/images has shape {images.shape}: height, width and channels must be at least 1")
+        raise InputError(
+            f"{path}: /{split}/images has shape {images.shape}: height, width and channels must be"
+            " at least 1"
+        )
 
 
 def _check_layout(path: str, shape: tuple[int, ...]) -> None:
     """``InputError`` for images that have their channels before their rows, as PyTorch has them."""
     if len(shape) == 4 and shape[1] <= MOST_CHANNELS_FIRST < min(shape[2:]):
         raise InputError(
-            f"{path}: /train/images has shape {shape}, which would be images of {by(shape[1:3])} pixels with {shape[3]} channels: "
-            "channels come last, so write images.transpose(0, 2, 3, 1), of train and test"
+            f"{path}: /train/images has shape {shape}, which would be images of {by(shape[1:3])}"
+            f" pixels with {shape[3]} channels: channels come last, so write images.transpose(0, 2,"
+            " 3, 1), of train and test"
         )
 
 
@@ -173,23 +210,29 @@ def _text(file: h5py.File, name: str) -> str:
         value = file.attrs.get(name, "")
         return value.decode() if isinstance(value, bytes) else str(value)
     except UnicodeDecodeError as error:
-        raise InputError(f"{file.filename}: attribute '{name}' is not UTF-8 ({error}): write it as UTF-8") from error
+        raise InputError(
+            f"{file.filename}: attribute '{name}' is not UTF-8 ({error}): write it as UTF-8"
+        ) from error
 
 
 def _classes(opened: ImageFile, progress: Callable[[], object]) -> int:
-    """Attribute ``classes``, a number or the classes' names; without it, one more than the largest label."""
+    """Attribute ``classes``, a number or the classes' names; without it, one more than the largest
+    label.
+    """
     path = opened.path
     if "classes" not in opened.file.attrs:
         return _counted_classes(opened, progress)
     value = np.asarray(opened.file.attrs["classes"])
-    if value.size == 1 and (value.dtype.kind in "iu" or (value.dtype.kind == "f" and value.item().is_integer())):  # 10.0, as MATLAB writes
+    if value.size == 1 and (
+        value.dtype.kind in "iu" or (value.dtype.kind == "f" and value.item().is_integer())
+    ):  # 10.0, as MATLAB writes
         classes = value.item()
     else:
         classes = value.size if value.ndim == 1 and value.dtype.kind in "OSU" else None
     if classes is None or not 1 <= classes <= MOST_CLASSES:
         raise InputError(
-            f"{path}: attribute 'classes' is {value.tolist()!r}: it must be the number of classes, at least 1 and at most "
-            f"{MOST_CLASSES:,}, or their names"
+            f"{path}: attribute 'classes' is {value.tolist()!r}: it must be the number of classes,"
+            f" at least 1 and at most {MOST_CLASSES:,}, or their names"
         )
     return int(classes)
 
@@ -200,7 +243,10 @@ def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
         values = np.asarray(file.attrs.get(name, ()))
         if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
             if values.size != classes:
-                raise InputError(f"{path}: attribute '{name}' has {values.size} names for {classes} classes: name each class once")
+                raise InputError(
+                    f"{path}: attribute '{name}' has {values.size} names for {classes} classes:"
+                    " name each class once"
+                )
             return tuple(_utf8(each) for each in values.tolist())
     return ()
 
@@ -211,7 +257,10 @@ def _utf8(text: str | bytes) -> str:
 
 
 def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
-    """One more than the largest label. ``InputError`` for one that is so large that most classes would have no image."""
+    """One more than the largest label.
+
+    ``InputError`` for one that is so large that most classes would have no image.
+    """
     largest, where, examples = -1, "", 0
     for split in SPLITS:
         labels = opened.datasets[f"{split}/labels"]
@@ -222,7 +271,7 @@ def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
             except OSError as error:
                 raise InputError(
                     trouble(opened.path, error)
-                    or f"{opened.path}: the labels of {split} are damaged and cannot be read ({short(error)}): make the file again"
+                    or f"{opened.path}: the labels of {split} are damaged and cannot be read ({short(error)}): make the file again"  # noqa: E501
                 ) from error
             progress()
             index = int(numbers.argmax())
@@ -230,8 +279,9 @@ def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
                 largest, where = int(numbers[index]), f"/{split}/labels[{start + index}]"
     if largest >= min(max(LEAST_LARGE_LABEL, examples), MOST_CLASSES):
         raise InputError(
-            f"{opened.path}: {where} is {largest}, far more than {examples:,} examples can have classes: correct it, or number the "
-            "labels from 0, or say how many classes there are (attribute 'classes')"
+            f"{opened.path}: {where} is {largest}, far more than {examples:,} examples can have"
+            " classes: correct it, or number the labels from 0, or say how many classes there are"
+            " (attribute 'classes')"
         )
     return max(1, largest + 1)
 
@@ -243,16 +293,21 @@ def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[fl
         values = np.asarray(file.attrs[name], dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
         values = np.array([math.nan])
-    per_channel = f"one finite number, or {channels} for the channels" if channels > 1 else "one finite number"
+    per_channel = (
+        f"one finite number, or {channels} for the channels"
+        if channels > 1
+        else "one finite number"
+    )
     if values.size not in (1, channels) or not np.all(np.isfinite(values)):
         raise InputError(
-            f"{path}: attribute '{name}' is {np.asarray(file.attrs[name]).tolist()!r}: it must be {per_channel} (of the pixels / 255); "
-            "leave it out to have it computed"
+            f"{path}: attribute '{name}' is {np.asarray(file.attrs[name]).tolist()!r}: it must be"
+            f" {per_channel} (of the pixels / 255); leave it out to have it computed"
         )
     if np.any((values < 0) | (values > 1)):
         remedy = "leave it out" if np.any(values < 0) else "divide it by 255, or leave it out"
         raise InputError(
-            f"{path}: attribute '{name}' is {values.tolist()}, but that of pixels / 255 is from 0 to 1: {remedy} to have it computed"
+            f"{path}: attribute '{name}' is {values.tolist()}, but that of pixels / 255 is from 0"
+            f" to 1: {remedy} to have it computed"
         )
     return tuple(np.broadcast_to(values, (channels,)).tolist())
 

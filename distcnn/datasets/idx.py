@@ -1,6 +1,8 @@
-"""The IDX format of the MNIST files: a magic number, big-endian sizes, then the bytes (LeCun, "The MNIST database").
+"""The IDX format of the MNIST files: a magic number, big-endian sizes, then the bytes (LeCun, "The
+MNIST database").
 
-Files are read from front to end, gzipped or not, in pieces: what a header claims or a gzip file unpacks to never has to fit into memory.
+Files are read from front to end, gzipped or not, in pieces: what a header claims or a gzip file
+unpacks to never has to fit into memory.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ PARTS = {"images": "idx3", "labels": "idx1"}
 
 
 class IdxReader:
-    """An IDX file of unsigned bytes: ``shape``, then its data, once. ``InputError`` when it is cut off, too long or something else.
+    """An IDX file of unsigned bytes: ``shape``, then its data, once. ``InputError`` when it is cut
+    off, too long or something else.
 
     ``stream`` is read from where it stands; ``name`` is for the errors.
     """
@@ -45,14 +48,21 @@ class IdxReader:
         self._stream, self.name, self._taken = stream, name, 0
         magic = self._read(4)
         if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != UNSIGNED_BYTE:
-            raise InputError(f"{name} is not an IDX file of unsigned bytes: it begins with {magic.hex() or 'nothing'}, not 000008..")
+            raise InputError(
+                f"{name} is not an IDX file of unsigned bytes: it begins with"
+                f" {magic.hex() or 'nothing'}, not 000008.."
+            )
         dimensions = magic[3]
         if not 1 <= dimensions <= MAX_DIMENSIONS:
-            raise InputError(f"{name} has {dimensions} dimensions: an IDX file of images or labels has 1 to {MAX_DIMENSIONS}")
+            raise InputError(
+                f"{name} has {dimensions} dimensions: an IDX file of images or labels has 1 to"
+                f" {MAX_DIMENSIONS}"
+            )
         sizes = self._read(4 * dimensions)
         if len(sizes) < 4 * dimensions:
             raise InputError(
-                f"{name} holds {self._taken} bytes, but its header alone needs {4 + 4 * dimensions}: it is damaged, fetch it again"
+                f"{name} holds {self._taken} bytes, but its header alone needs"
+                f" {4 + 4 * dimensions}: it is damaged, fetch it again"
             )
         self.shape: tuple[int, ...] = tuple(np.frombuffer(sizes, ">u4").tolist())
         self.item_bytes = math.prod(self.shape[1:])
@@ -64,14 +74,19 @@ class IdxReader:
         self._needed = self._taken + math.prod(self.shape)
 
     def pieces(self, most: int = PIECE_BYTES) -> Iterator[NDArray[np.uint8]]:
-        """The data as arrays (n, *shape[1:]), at least one, of up to ``most`` items and PIECE_BYTES."""
+        """The data as arrays (n, *shape[1:]), at least one, of up to ``most`` items and
+        PIECE_BYTES.
+        """
         items = min(most, PIECE_BYTES // max(1, self.item_bytes))
         for start in range(0, max(1, self.shape[0]), items):
             count = min(items, self.shape[0] - start)
-            yield np.frombuffer(self._data(count * self.item_bytes), np.uint8).reshape(count, *self.shape[1:])
+            yield np.frombuffer(self._data(count * self.item_bytes), np.uint8).reshape(
+                count, *self.shape[1:]
+            )
         if self._read(1):
             raise InputError(
-                f"{self.name} holds more than the {self._needed} bytes of its header {self.shape}: it is damaged, fetch it again"
+                f"{self.name} holds more than the {self._needed} bytes of its header {self.shape}:"
+                " it is damaged, fetch it again"
             )
 
     def read(self) -> NDArray[np.uint8]:
@@ -82,7 +97,8 @@ class IdxReader:
         data = self._read(count)
         if len(data) < count:
             raise InputError(
-                f"{self.name} holds {self._taken} bytes, but its header {self.shape} needs {self._needed}: it is damaged, fetch it again"
+                f"{self.name} holds {self._taken} bytes, but its header {self.shape} needs"
+                f" {self._needed}: it is damaged, fetch it again"
             )
         return data
 
@@ -97,7 +113,10 @@ class IdxReader:
 
 @contextmanager
 def open_idx(path: str | Path) -> Iterator[IdxReader]:
-    """The IDX file at ``path``, gzipped or not. ``InputError`` as ``IdxReader``, and when it is not a regular file."""
+    """The IDX file at ``path``, gzipped or not.
+
+    ``InputError`` as ``IdxReader``, and when it is not a regular file.
+    """
     with ExitStack() as held:
         file = held.enter_context(open_named(path))
         try:
@@ -108,7 +127,10 @@ def open_idx(path: str | Path) -> Iterator[IdxReader]:
 
 
 def unpack(stream: BinaryIO, name: str, limit: int, remedy: str) -> bytes:
-    """The first ``limit`` bytes of a stream, gzipped or not. ``InputError`` with ``name`` and ``remedy`` when it is damaged."""
+    """The first ``limit`` bytes of a stream, gzipped or not.
+
+    ``InputError`` with ``name`` and ``remedy`` when it is damaged.
+    """
     with ExitStack() as held:
         try:
             return _unpacked(stream, held).read(limit)
@@ -122,31 +144,47 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def usual_name(split: str, part: str) -> str:
-    """What the file with the ``images`` or ``labels`` of ``train`` or ``test`` is called in MNIST."""
+    """What the file with the ``images`` or ``labels`` of ``train`` or ``test`` is called in
+    MNIST.
+    """
     return f"{'t10k' if split == 'test' else split}-{part}-{PARTS[part]}-ubyte"
 
 
 def find_idx(folder: Path, split: str, part: str) -> list[Path]:
-    """Files in ``folder`` named as the ``images`` or ``labels`` of ``train`` or ``test`` usually are, MNIST's own name first.
+    """Files in ``folder`` named as the ``images`` or ``labels`` of ``train`` or ``test`` usually
+    are, MNIST's own name first.
 
-    Gzipped or not: ``train-images-idx3-ubyte.gz``, ``train-images.idx3-ubyte``, ``emnist-letters-train-images-idx3-ubyte`` and the like;
-    also in a folder of such a name or in ``raw``, as archives and torchvision unpack them.
+    Gzipped or not: ``train-images-idx3-ubyte.gz``, ``train-images.idx3-ubyte``,
+    ``emnist-letters-train-images-idx3-ubyte`` and the like; also in a folder of such a name or in
+    ``raw``, as archives and torchvision unpack them.
     """
     split_name = "(?:t10k|test)" if split == "test" else split
-    pattern = re.compile(rf"(?:.*[-_.])?{split_name}[-_.]{part}(?:[-_.]{PARTS[part]})?(?:[-_.]ubyte)?(?:\.gz)?", re.IGNORECASE)
+    pattern = re.compile(
+        rf"(?:.*[-_.])?{split_name}[-_.]{part}(?:[-_.]{PARTS[part]})?(?:[-_.]ubyte)?(?:\.gz)?",
+        re.IGNORECASE,
+    )
     inner = [each for each in _entries(folder) if pattern.fullmatch(each.name)]
     places = (folder, *inner, folder / "raw", folder / "MNIST/raw")
-    found = [path for place in places for path in _entries(place) if pattern.fullmatch(path.name) and not path.is_dir()]
+    found = [
+        path
+        for place in places
+        for path in _entries(place)
+        if pattern.fullmatch(path.name) and not path.is_dir()
+    ]
     return sorted(found, key=lambda path: path.name.removesuffix(".gz") != usual_name(split, part))
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, gzipped files before those without the ending; nothing if it is not a folder."""
+    """What is in a folder, gzipped files before those without the ending; nothing if it is not a
+    folder.
+    """
     return sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
 
 
 def _unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
-    """The stream itself, or what it unpacks to if it is gzipped, perhaps twice, as its first bytes say. Raises FAULTS."""
+    """The stream itself, or what it unpacks to if it is gzipped, perhaps twice, as its first bytes
+    say. Raises FAULTS.
+    """
     for _ in range(MAX_GZIP_LAYERS):
         magic = stream.read(len(GZIP_MAGIC))
         stream.seek(0)

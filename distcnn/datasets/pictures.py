@@ -1,6 +1,8 @@
-"""Reading image files with Pillow: upright, without transparency, in gray or in color. Only the formats named here are ever opened.
+"""Reading image files with Pillow: upright, without transparency, in gray or in color. Only the
+formats named here are ever opened.
 
-Pillow chooses a decoder by a file's content, not by its name, and some of its decoders start other programs (Ghostscript for EPS).
+Pillow chooses a decoder by a file's content, not by its name, and some of its decoders start other
+programs (Ghostscript for EPS).
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from distcnn.system.wording import counted
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 NAMES = "PNG, JPEG, BMP, GIF, TIFF or WebP"
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"))
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+)
 """Of the files that are taken for images, in lower case."""
 
 BACKGROUNDS = ("white", "black")
@@ -39,12 +43,16 @@ ORIENTATION = 0x0112
 
 STDERR = 2
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs of damaged files is in its exceptions too
+logging.getLogger("PIL").addHandler(
+    logging.NullHandler()
+)  # what it logs of damaged files is in its exceptions too
 
 
 @dataclass(frozen=True)
 class Form:
-    """What every image is made into: ``size`` (height, width), ``mode`` GRAY or COLOR, on a background of BACKGROUNDS."""
+    """What every image is made into: ``size`` (height, width), ``mode`` GRAY or COLOR, on a
+    background of BACKGROUNDS.
+    """
 
     size: tuple[int, int]
     mode: str
@@ -65,17 +73,27 @@ class Transparency:
     blank: int = 0
 
 
-def common_form(paths: Sequence[Path], size: tuple[int, int] | None, grayscale: bool, background: str, warn: Callable[[str], None]) -> Form:
-    """The one form for all images: the first one's size unless ``size`` (height, width) is given; gray if asked for or if all are gray.
+def common_form(
+    paths: Sequence[Path],
+    size: tuple[int, int] | None,
+    grayscale: bool,
+    background: str,
+    warn: Callable[[str], None],
+) -> Form:
+    """The one form for all images: the first one's size unless ``size`` (height, width) is given;
+    gray if asked for or if all are gray.
 
-    An image is gray when it is stored so, or, where its format or transparency leaves that open (palettes, alpha, WebP), when all its
-    pixels are. ``warn`` takes lines about images with several frames and about gray pixels stored as color. ``InputError`` for images
-    that differ in size or cannot be read.
+    An image is gray when it is stored so, or, where its format or transparency leaves that open
+    (palettes, alpha, WebP), when all its pixels are. ``warn`` takes lines about images with several
+    frames and about gray pixels stored as color. ``InputError`` for images that differ in size or
+    cannot be read.
     """
     first, all_gray, stored_gray, animated = size, not grayscale, True, 0
     for path in paths:
         with _opened(path) as image:
-            animated += image.format in ("PNG", "GIF", "TIFF", "WEBP") and bool(getattr(image, "is_animated", False))
+            animated += image.format in ("PNG", "GIF", "TIFF", "WEBP") and bool(
+                getattr(image, "is_animated", False)
+            )
             if size is None:
                 found = _upright_size(image)
                 first = first or found
@@ -86,20 +104,38 @@ def common_form(paths: Sequence[Path], size: tuple[int, int] | None, grayscale: 
                     )
             if all_gray:
                 stored_gray &= image.mode not in ("RGB", "CMYK", "YCbCr") or image.format == "WEBP"
-                all_gray = image.mode in ("1", "L") or _has_gray_pixels(_on_background(image, background)[0])
+                all_gray = image.mode in ("1", "L") or _has_gray_pixels(
+                    _on_background(image, background)[0]
+                )
     assert first is not None  # there are paths
     if animated:
-        warn(f"{counted(animated, 'image')} with several frames or pages: only the first one is used")
+        warn(
+            f"{counted(animated, 'image')} with several frames or pages: only the first one is used"
+        )
     if all_gray and not stored_gray:
-        warn("all images are gray but stored in color, so they get three equal channels: --grayscale makes it one")
-    form = Form(first, GRAY if grayscale or (all_gray and stored_gray) else COLOR, size is not None, background)
+        warn(
+            "all images are gray but stored in color, so they get three equal channels: --grayscale"
+            " makes it one"
+        )
+    form = Form(
+        first,
+        GRAY if grayscale or (all_gray and stored_gray) else COLOR,
+        size is not None,
+        background,
+    )
     if form.image_bytes > MAX_IMAGE_BYTES:
-        raise InputError(f"images of {by(form.size)} pixels are too large to train on: give a smaller --size HxW, such as --size 224x224")
+        raise InputError(
+            f"images of {by(form.size)} pixels are too large to train on: give a smaller --size"
+            " HxW, such as --size 224x224"
+        )
     return form
 
 
 def read_picture(path: Path, form: Form, seen: Transparency) -> Images:
-    """The image's pixels in ``form``: (height, width), or (height, width, 3) in color. ``seen`` counts the transparent ones."""
+    """The image's pixels in ``form``: (height, width), or (height, width, 3) in color.
+
+    ``seen`` counts the transparent ones.
+    """
     with _opened(path) as image:
         flat, transparent = _on_background(_upright(image), form.background)
         converted = flat.convert(form.mode)
@@ -107,7 +143,10 @@ def read_picture(path: Path, form: Form, seen: Transparency) -> Images:
             converted = converted.resize(form.size[::-1])
         pixels: Images = np.asarray(converted, np.uint8)
     if pixels.shape[:2] != form.size:  # a header may say something else than the pixels that follow
-        raise InputError(f"{path} is {by(pixels.shape[:2])}, not {by(form.size)}: give --size HxW to resize the images")
+        raise InputError(
+            f"{path} is {by(pixels.shape[:2])}, not {by(form.size)}: give --size HxW to resize the"
+            " images"
+        )
     seen.images += transparent
     seen.blank += transparent and bool((pixels == pixels.flat[0]).all())
     return pixels
@@ -116,7 +155,8 @@ def read_picture(path: Path, form: Form, seen: Transparency) -> Images:
 def _upright_size(image: Any) -> tuple[int, int]:
     """(height, width) once it is turned as its EXIF orientation says."""
     if image.format in ("PNG", "TIFF"):
-        image.load()  # PNG may hold its EXIF data at the end; Pillow turns TIFF by itself, some versions only now
+        # PNG may hold its EXIF data at the end; Pillow turns TIFF by itself, some versions only now
+        image.load()
     width, height = image.size
     return (width, height) if _orientation(image) >= 5 else (height, width)
 
@@ -129,7 +169,9 @@ def _upright(image: Any) -> Any:
 
 
 def _orientation(image: Any) -> int:
-    """1 to 8, as EXIF numbers them; 1, upright, where there is none or the EXIF data are damaged."""
+    """1 to 8, as EXIF numbers them; 1, upright, where there is none or the EXIF data are
+    damaged.
+    """
     try:
         found = image.getexif().get(ORIENTATION)
     except Exception:  # whatever a damaged block makes Pillow raise
@@ -157,31 +199,45 @@ def _has_gray_pixels(image: Any) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The image file as one of ``FORMATS``; whatever Pillow raises of it becomes an ``InputError``."""
+    """The image file as one of ``FORMATS``; whatever Pillow raises of it becomes an
+    ``InputError``.
+    """
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise InputError("reading images needs Pillow: pip install pillow") from error
     with open_named(path) as file, _silenced(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged EXIF data and the like, which cannot be helped here
+        warnings.simplefilter(
+            "ignore"
+        )  # of damaged EXIF data and the like, which cannot be helped here
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=FORMATS) as image:
                 if image.mode.startswith(("I", "F")):
-                    raise InputError(f"{path} has more than 8 bits a pixel (mode {image.mode}): convert it to 8 bits")
+                    raise InputError(
+                        f"{path} has more than 8 bits a pixel (mode {image.mode}): convert it to 8"
+                        " bits"
+                    )
                 yield image
         except InputError:
             raise
         except UnidentifiedImageError as error:
-            raise InputError(f"{path} cannot be read as an image (it is not {NAMES}, or damaged): replace or remove it") from error
+            raise InputError(
+                f"{path} cannot be read as an image (it is not {NAMES}, or damaged): replace or"
+                " remove it"
+            ) from error
         except Exception as error:  # decoders raise nearly everything of damaged or hostile files
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
+            raise InputError(
+                f"{path} cannot be read as an image ({reason}): replace or remove it"
+            ) from error
 
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep what C libraries print off standard error: libtiff writes lines of its own about damaged files, which the error tells of."""
+    """Keep what C libraries print off standard error: libtiff writes lines of its own about damaged
+    files, which the error tells of.
+    """
     kept, null = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, STDERR)
     try:

@@ -32,7 +32,8 @@ class Job:
 class Reader:
     """A thread that reads one job after the other. It ends with this object, or with the process.
 
-    ``waiting`` is entered, in the thread that waits for a job, while it waits; ``progress`` is called there while reading makes progress.
+    ``waiting`` is entered, in the thread that waits for a job, while it waits; ``progress`` is
+    called there while reading makes progress.
     """
 
     def __init__(
@@ -44,13 +45,19 @@ class Reader:
         self.file, self._progress, self._waiting = file, progress, waiting
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         ended = threading.Event()
-        thread = threading.Thread(target=_work, args=(file, self._jobs, ended), name="reader", daemon=True)
+        thread = threading.Thread(
+            target=_work, args=(file, self._jobs, ended), name="reader", daemon=True
+        )
         thread.start()
-        # The interpreter must not go while HDF5 works in the thread; and the thread must not keep this object.
+        # The interpreter must not go while HDF5 works in the thread; and the thread must not keep
+        # this object.
         self._finalizer = weakref.finalize(self, _end, self._jobs, ended, thread)
 
     def submit(self, split: str, span: range, images: Images, labels: Labels) -> Future[None]:
-        """Read when those before it are read. Its result is None, or raises ``InputError`` as ``read_examples``."""
+        """Read when those before it are read.
+
+        Its result is None, or raises ``InputError`` as ``read_examples``.
+        """
         job = Job(split, span, images, labels, Future())
         self._jobs.put(job)
         return job.done
@@ -80,14 +87,18 @@ def _work(file: ExampleFile, jobs: queue.SimpleQueue[Job | None], ended: threadi
             for _ in file.read_in_pieces(job.split, job.span, job.images, job.labels):
                 if ended.is_set():
                     return
-        except BaseException as error:  # whatever it is, the main thread raises it where it wants these examples
+        except (
+            BaseException
+        ) as error:  # whatever it is, the main thread raises it where it wants these examples
             job.done.set_exception(error)
         else:
             job.done.set_result(None)
         del job  # and with it the buffers, while the thread waits
 
 
-def _end(jobs: queue.SimpleQueue[Job | None], ended: threading.Event, thread: threading.Thread) -> None:
+def _end(
+    jobs: queue.SimpleQueue[Job | None], ended: threading.Event, thread: threading.Thread
+) -> None:
     ended.set()
     jobs.put(None)
     if thread is not threading.current_thread():
@@ -106,7 +117,9 @@ class Window:
     def load(self, span: range) -> None:
         """Begin to read the examples ``span``; those of before are lost."""
         self.span = span
-        self._done = self._reader.submit(self._split, span, self.images[: len(span)], self.labels[: len(span)])
+        self._done = self._reader.submit(
+            self._split, span, self.images[: len(span)], self.labels[: len(span)]
+        )
 
     def wait(self) -> None:
         """Until they are here. ``InputError`` when they cannot be read."""
@@ -115,14 +128,18 @@ class Window:
 
 
 class Windows:
-    """Two windows of one run of examples, of at most ``longest``: the one in use and the one that is being read."""
+    """Two windows of one run of examples, of at most ``longest``: the one in use and the one that
+    is being read.
+    """
 
     def __init__(self, reader: Reader, split: str, longest: int, only_one: bool) -> None:
         self._now = Window(reader, split, longest)
         self._next = self._now if only_one else Window(reader, split, longest)
 
     def get(self, span: range, then: range) -> Window:
-        """The window ``span``, valid until the next call; ``then`` is the one that will be wanted after it."""
+        """The window ``span``, valid until the next call; ``then`` is the one that will be wanted
+        after it.
+        """
         if self._now.span != span:
             if self._next.span != span:
                 self._next.load(span)

@@ -1,7 +1,9 @@
-"""The order of a shard's examples in an epoch: a pure function of (seed, epoch, shard) and of how the shard is cut into windows.
+"""The order of a shard's examples in an epoch: a pure function of (seed, epoch, shard) and of how
+the shard is cut into windows.
 
-Every example has a random word. Within a window, examples come in the order of their words; the windows come in the order of words of
-their own. A shard in memory is one window, so its whole is shuffled.
+Every example has a random word. Within a window, examples come in the order of their words; the
+windows come in the order of words of their own. A shard in memory is one window, so its whole is
+shuffled.
 """
 
 from __future__ import annotations
@@ -18,16 +20,29 @@ WORDS_A_COUNT = 4
 
 
 class Order:
-    """``bounds``: where the windows begin, and the end, as indices in the shard: [0, ..., n]. Without ``shuffled`` nothing is moved."""
+    """``bounds``: where the windows begin, and the end, as indices in the shard: [0, ..., n].
 
-    def __init__(self, seed: int, shard: int, bounds: Sequence[int] | NDArray[np.int64], shuffled: bool = True) -> None:
+    Without ``shuffled`` nothing is moved.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        shard: int,
+        bounds: Sequence[int] | NDArray[np.int64],
+        shuffled: bool = True,
+    ) -> None:
         self._seed, self._shard, self._shuffled = seed, shard, shuffled
         self._bounds = np.asarray(bounds, np.int64)
         self._epoch, self._windows, self._starts = -1, np.empty(0, np.int64), np.zeros(1, np.int64)
         self._drawn: tuple[int, int] | None = None
 
-    def stretches(self, epoch: int, first: int, stop: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """The examples at the places ``first`` to ``stop`` of the epoch, by window: its position in the epoch, indices in the shard."""
+    def stretches(
+        self, epoch: int, first: int, stop: int
+    ) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """The examples at the places ``first`` to ``stop`` of the epoch, by window: its position in
+        the epoch, indices in the shard.
+        """
         self._begin(epoch)
         position = int(np.searchsorted(self._starts, first, side="right")) - 1
         while first < min(stop, self._starts[-1]):
@@ -37,12 +52,16 @@ class Order:
             first = int(self._starts[position])
 
     def chosen(self, epoch: int, first: int, stop: int) -> NDArray[np.int64]:
-        """The examples at the places ``first`` to ``stop`` of the epoch, indices in the shard; fewer at its end."""
+        """The examples at the places ``first`` to ``stop`` of the epoch, indices in the shard;
+        fewer at its end.
+        """
         found = [chosen for _, chosen in self.stretches(epoch, first, stop)]
         return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
 
     def window(self, epoch: int, position: int) -> range:
-        """The window at ``position`` in the epoch, a span of indices in the shard; past the end, the next epoch's first one."""
+        """The window at ``position`` in the epoch, a span of indices in the shard; past the end,
+        the next epoch's first one.
+        """
         self._begin(epoch)
         last = position >= len(self._windows)
         index = self._window_order(epoch + 1)[0] if last else self._windows[position]
@@ -57,7 +76,10 @@ class Order:
         count = len(self._bounds) - 1
         if not self._shuffled or count < 2:
             return np.arange(count)
-        return np.argsort(generator(self._seed, SHUFFLE_WINDOWS, epoch, self._shard).random_raw(count), kind="stable")
+        return np.argsort(
+            generator(self._seed, SHUFFLE_WINDOWS, epoch, self._shard).random_raw(count),
+            kind="stable",
+        )
 
     def _examples(self, epoch: int, position: int) -> NDArray[np.int64]:
         """The examples of one window in their order, kept until another window's are drawn."""

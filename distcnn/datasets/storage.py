@@ -1,7 +1,8 @@
 """Where the rows of a dataset are stored, and whether all of them are there.
 
-HDF5 reads zeros where nothing is stored: for a missing part of a virtual dataset, for chunks never written, past the end of external raw
-storage. None of that is an error to it, so it is looked at before anything is read.
+HDF5 reads zeros where nothing is stored: for a missing part of a virtual dataset, for chunks never
+written, past the end of external raw storage. None of that is an error to it, so it is looked at
+before anything is read.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ T = TypeVar("T")
 
 MOST_LINKS = 16
 """Links followed one after the other, as in HDF5."""
-WHOLE = "put the part back where the file names it, or make one file of all parts (data/README.md says how)"
+WHOLE = (
+    "put the part back where the file names it, or make one file of all parts (data/README.md says"
+    " how)"
+)
 
 
 def find_dataset(files: OpenFiles, file: h5py.File, name: str) -> h5py.Dataset | None:
-    """The dataset ``name``, behind links of all kinds; None when there is none. Files that it is in are opened by ``files``.
+    """The dataset ``name``, behind links of all kinds; None when there is none. Files that it is in
+    are opened by ``files``.
 
     ``InputError`` names the file of an external link that cannot be opened.
     """
@@ -40,7 +45,8 @@ def find_dataset(files: OpenFiles, file: h5py.File, name: str) -> h5py.Dataset |
 
 
 def require_stored(files: OpenFiles, dataset: h5py.Dataset, what: str, rows: range) -> None:
-    """``InputError`` unless all of ``rows`` of ``dataset`` are stored and can be decoded; ``files`` notes each file that holds some.
+    """``InputError`` unless all of ``rows`` of ``dataset`` are stored and can be decoded; ``files``
+    notes each file that holds some.
 
     ``what`` is its name for messages.
     """
@@ -61,7 +67,10 @@ def require_stored(files: OpenFiles, dataset: h5py.Dataset, what: str, rows: ran
 
 
 def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
-    """What is called ``name`` in ``group``. Links are followed here, as HDF5 would wait for ever in a FIFO behind one."""
+    """What is called ``name`` in ``group``.
+
+    Links are followed here, as HDF5 would wait for ever in a FIFO behind one.
+    """
     found: Any = group
     for part in (each for each in name.split("/") if each not in ("", ".")):
         with killable(files.stall_timeout):
@@ -72,19 +81,29 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
             with killable(files.stall_timeout):
                 found = found.get(part)
         elif not links:
-            raise InputError(f"{group.file.filename}: the links of /{name.strip('/')} lead in a circle: name the datasets themselves")
+            raise InputError(
+                f"{group.file.filename}: the links of /{name.strip('/')} lead in a circle: name the"
+                " datasets themselves"
+            )
         elif isinstance(link, h5py.ExternalLink):
-            found = _follow(files, _linked_file(files, found, part, link)["/"], link.path, links - 1)
+            found = _follow(
+                files, _linked_file(files, found, part, link)["/"], link.path, links - 1
+            )
         else:
             start = found.file["/"] if link.path.startswith("/") else found
             found = _follow(files, start, link.path, links - 1)
     return found
 
 
-def _linked_file(files: OpenFiles, group: h5py.Group, part: str, link: h5py.ExternalLink) -> h5py.File:
+def _linked_file(
+    files: OpenFiles, group: h5py.Group, part: str, link: h5py.ExternalLink
+) -> h5py.File:
     primary = group.file.filename
     path = _resolved(link.filename, primary, "HDF5_EXT_PREFIX")
-    where = f"{primary}: {posixpath.join(group.name or '/', part)} is a link into {shown(link.filename)}"
+    where = (
+        f"{primary}: {posixpath.join(group.name or '/', part)} is a link into"
+        f" {shown(link.filename)}"
+    )
     if path is None:
         raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
     return _told_of(where, partial(files.open, path))
@@ -103,8 +122,9 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
     for source in everyone:
         if "%b" in source.file_name + source.dset_name or _is_unlimited(source.vspace):
             raise InputError(
-                f"{path}: {what} is a virtual dataset of any number of parts ({shown(source.file_name)}), so it cannot be seen whether all "
-                "are there: make one file of them (data/README.md says how)"
+                f"{path}: {what} is a virtual dataset of any number of parts"
+                f" ({shown(source.file_name)}), so it cannot be seen whether all are there: make"
+                " one file of them (data/README.md says how)"
             )
         _add(covered, source.vspace)
         parts.setdefault((source.file_name, source.dset_name), []).append(source)
@@ -112,16 +132,23 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
         _require_part(files, dataset, sources, what)
     if covered.get_select_npoints() != dataset.size:
         missing = dataset.size - covered.get_select_npoints()
-        raise InputError(f"{path}: no part holds {missing:,} of the {dataset.size:,} values of {what}: make the file again")
+        raise InputError(
+            f"{path}: no part holds {missing:,} of the {dataset.size:,} values of {what}: make the"
+            " file again"
+        )
 
 
 def _require_part(files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], what: str) -> None:
-    """``InputError`` unless the part that all ``sources`` name can be opened and has all that is taken from it."""
+    """``InputError`` unless the part that all ``sources`` name can be opened and has all that is
+    taken from it.
+    """
     primary, name = dataset.file.filename, sources[0].file_name
     first, last = (int(bound[0]) for bound in sources[0].vspace.get_select_bounds())
     where = f"{primary}: {what}[{first}:{last + 1}] is stored in {shown(name)}"
     if name == ".":
-        _told_of(where, lambda: _require_sources(files, dataset, dataset.file, sources, "this file"))
+        _told_of(
+            where, lambda: _require_sources(files, dataset, dataset.file, sources, "this file")
+        )
         return
     path = _resolved(name, primary, "HDF5_VDS_PREFIX")
     if path is None:
@@ -135,27 +162,46 @@ def _require_part(files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], w
     _told_of(where, look)
 
 
-def _require_sources(files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, sources: list[Any], where: str) -> None:
-    """``InputError`` unless ``part``, which messages call ``where``, holds what ``dataset`` takes from ``sources``."""
+def _require_sources(
+    files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, sources: list[Any], where: str
+) -> None:
+    """``InputError`` unless ``part``, which messages call ``where``, holds what ``dataset`` takes
+    from ``sources``.
+    """
     name = shown(sources[0].dset_name)
     found = find_dataset(files, part, sources[0].dset_name)
     if found is None or found == dataset:
         raise InputError(f"{where} has no dataset {name}: {WHOLE}")
     if not np.can_cast(found.dtype, dataset.dtype, "safe"):
-        raise InputError(f"{where}: {name} is {found.dtype}, it must be {dataset.dtype}, or its values are cut off")
+        raise InputError(
+            f"{where}: {name} is {found.dtype}, it must be {dataset.dtype}, or its values are"
+            " cut off"
+        )
     taken = [_rows_taken(found, source) for source in sources]
     rows = [each for each in taken if each is not None]
     if len(rows) < len(taken):
-        raise InputError(f"{where}: {name} has shape {found.shape}, which does not hold all of it: {WHOLE}")
-    require_stored(files, found, name, range(min(each.start for each in rows), max(each.stop for each in rows)))
+        raise InputError(
+            f"{where}: {name} has shape {found.shape}, which does not hold all of it: {WHOLE}"
+        )
+    require_stored(
+        files, found, name, range(min(each.start for each in rows), max(each.stop for each in rows))
+    )
 
 
 def _rows_taken(found: h5py.Dataset, source: Any) -> range | None:
-    """The rows of ``found`` that ``source`` takes, from the first to the last; None where ``found`` does not have all that it takes."""
+    """The rows of ``found`` that ``source`` takes, from the first to the last; None where ``found``
+    does not have all that it takes.
+    """
     if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
-        return range(found.shape[0] if found.shape else 0) if found.size == source.vspace.get_select_npoints() else None
+        return (
+            range(found.shape[0] if found.shape else 0)
+            if found.size == source.vspace.get_select_npoints()
+            else None
+        )
     low, high = source.src_space.get_select_bounds()
-    if len(high) != found.ndim or any(last >= length for last, length in zip(high, found.shape, strict=True)):
+    if len(high) != found.ndim or any(
+        last >= length for last, length in zip(high, found.shape, strict=True)
+    ):
         return None
     return range(int(low[0]), int(high[0]) + 1)
 
@@ -170,7 +216,9 @@ def _add(covered: h5py.h5s.SpaceID, space: h5py.h5s.SpaceID) -> None:
     else:
         for first, last in space.get_select_hyper_blocklist().tolist():
             block = tuple(end - begin + 1 for begin, end in zip(first, last, strict=True))
-            covered.select_hyperslab(tuple(first), (1,) * len(block), None, block, h5py.h5s.SELECT_OR)
+            covered.select_hyperslab(
+                tuple(first), (1,) * len(block), None, block, h5py.h5s.SELECT_OR
+            )
 
 
 def _is_unlimited(space: h5py.h5s.SpaceID) -> bool:
@@ -184,19 +232,31 @@ def _is_unlimited(space: h5py.h5s.SpaceID) -> bool:
 
 
 def _require_chunks(path: str, dataset: h5py.Dataset, what: str, rows: range) -> None:
-    grid = [math.ceil(length / chunk) for length, chunk in zip(dataset.shape, dataset.chunks, strict=True)]
+    grid = [
+        math.ceil(length / chunk)
+        for length, chunk in zip(dataset.shape, dataset.chunks, strict=True)
+    ]
     if dataset.id.get_num_chunks() == math.prod(grid):
         return
     height = dataset.chunks[0]
     for index in range(rows.start // height, math.ceil(rows.stop / height)):
         for place in np.ndindex(*grid[1:]):
-            offset = tuple(i * chunk for i, chunk in zip((index, *place), dataset.chunks, strict=True))
+            offset = tuple(
+                i * chunk for i, chunk in zip((index, *place), dataset.chunks, strict=True)
+            )
             if dataset.id.get_chunk_info_by_coord(offset).byte_offset is None:
-                raise InputError(_never_written(path, what, index * height, min((index + 1) * height, dataset.shape[0])))
+                raise InputError(
+                    _never_written(
+                        path, what, index * height, min((index + 1) * height, dataset.shape[0])
+                    )
+                )
 
 
 def _never_written(path: str, what: str, first: int, stop: int) -> str:
-    return f"{path}: {what}[{first}:{stop}] was never written: let what makes the file finish, or make it again"
+    return (
+        f"{path}: {what}[{first}:{stop}] was never written: let what makes the file finish, or make"
+        " it again"
+    )
 
 
 def _require_filters(path: str, dataset: h5py.Dataset, what: str) -> None:
@@ -205,8 +265,9 @@ def _require_filters(path: str, dataset: h5py.Dataset, what: str) -> None:
         if not _has_filter(code):
             named = shown(name.decode(errors="replace").strip()) or "without a name"
             raise InputError(
-                f"{path}: {what} is compressed with HDF5 filter {code} ({named}), which is not installed here: "
-                "pip install hdf5plugin, which has the usual ones, or write the file with gzip or without compression"
+                f"{path}: {what} is compressed with HDF5 filter {code} ({named}), which is not"
+                " installed here: pip install hdf5plugin, which has the usual ones, or write the"
+                " file with gzip or without compression"
             )
 
 
@@ -230,10 +291,14 @@ def _require_raw(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
             raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
         _told_of(where, partial(files.note, path))
         if Path(path).stat().st_size < offset + taken:
-            raise InputError(f"{where}, which is too short ({offset + taken:,} bytes are needed): {WHOLE}")
+            raise InputError(
+                f"{where}, which is too short ({offset + taken:,} bytes are needed): {WHOLE}"
+            )
         left -= taken
     if left:
-        raise InputError(f"{primary}: no part holds the last {left:,} bytes of {what}: make the file again")
+        raise InputError(
+            f"{primary}: no part holds the last {left:,} bytes of {what}: make the file again"
+        )
 
 
 def _told_of(where: str, work: Callable[[], T]) -> T:
@@ -247,11 +312,17 @@ def _told_of(where: str, work: Callable[[], T]) -> T:
 def _raw_path(name: str, primary: str) -> str:
     """HDF5 takes such names relative to the current folder, unless a variable says otherwise."""
     prefix = os.environ.get("HDF5_EXTFILE_PREFIX", "")
-    return name if os.path.isabs(name) or prefix in ("", ".") else os.path.join(_expanded(prefix, primary), name)  # noqa: PTH117, PTH118
+    return (
+        name
+        if os.path.isabs(name) or prefix in ("", ".")  # noqa: PTH117
+        else os.path.join(_expanded(prefix, primary), name)  # noqa: PTH118
+    )
 
 
 def _resolved(name: str, primary: str, variable: str) -> str | None:
-    """Where HDF5 finds the file ``name`` that ``primary`` names: the first place, in its order, where there is one; None if nowhere."""
+    """Where HDF5 finds the file ``name`` that ``primary`` names: the first place, in its order,
+    where there is one; None if nowhere.
+    """
     return next((path for path in _places(name, primary, variable) if os.path.exists(path)), None)  # noqa: PTH110
 
 
@@ -260,7 +331,12 @@ def _places(name: str, primary: str, variable: str) -> Iterator[str]:
         yield name
         name = os.path.basename(name)  # noqa: PTH119
     folders = [_expanded(each, primary) for each in os.environ.get(variable, "").split(":") if each]
-    for folder in (*folders, str(Path(primary).parent.absolute()), "", os.path.dirname(os.path.realpath(primary))):  # noqa: PTH120
+    for folder in (
+        *folders,
+        str(Path(primary).parent.absolute()),
+        "",
+        os.path.dirname(os.path.realpath(primary)),  # noqa: PTH120
+    ):
         yield os.path.join(folder, name)  # noqa: PTH118
 
 

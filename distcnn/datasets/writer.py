@@ -20,7 +20,9 @@ from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
 
 CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
-"""Examples in a chunk of the file, the unit in which HDF5 reads and writes; fewer where that would be more bytes than this."""
+"""Examples in a chunk of the file, the unit in which HDF5 reads and writes; fewer where that would
+be more bytes than this.
+"""
 CHUNK_LABELS = 2**13
 
 MANY_CLASSES = 1000
@@ -33,44 +35,82 @@ def examples_at_once(image_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Split:
-    """A split to be written: ``count`` examples in ``batches`` of images (n, H, W) or (n, H, W, C) and labels (n,)."""
+    """A split to be written: ``count`` examples in ``batches`` of images (n, H, W) or (n, H, W, C)
+    and labels (n,).
+    """
 
     count: int
     batches: Iterable[tuple[Images, NDArray[np.integer]]]
 
 
 def write_dataset(
-    path: str | Path, *, name: str, source: str, classes: int, splits: Mapping[str, Split], class_names: list[str] | None = None
+    path: str | Path,
+    *,
+    name: str,
+    source: str,
+    classes: int,
+    splits: Mapping[str, Split],
+    class_names: list[str] | None = None,
 ) -> None:
-    """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then renamed over ``path``.
+    """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then
+    renamed over ``path``.
 
-    That file has a name that nobody can guess and is created exclusively, so no link that others put there is followed. Several processes
-    may prepare the same file at once: each writes its own, and every rename leaves a whole one.
+    That file has a name that nobody can guess and is created exclusively, so no link that others
+    put there is followed. Several processes may prepare the same file at once: each writes its own,
+    and every rename leaves a whole one.
     """
     path = Path(path)
     if not path.name:
         raise InputError(f"{str(path)!r} cannot be written: name a file")
     if class_names and len(class_names) != classes:
-        raise InputError(f"{path} cannot be written: there are {len(class_names)} names for {classes} classes; name each class once")
+        raise InputError(
+            f"{path} cannot be written: there are {len(class_names)} names for {classes} classes;"
+            " name each class once"
+        )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            raise InputError(f"{path} cannot be written (it is a device or a named pipe): name another file")
+            raise InputError(
+                f"{path} cannot be written (it is a device or a named pipe): name another file"
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
-        # HDF5's oldest form, its default, takes no attribute above 64 KiB: the names of some 4,000 classes.
-        form = {"libver": ("v108", "v108")} if class_names and len(class_names) > MANY_CLASSES else {}
+        # HDF5's oldest form, its default, takes no attribute above 64 KiB: the names of some 4,000
+        # classes.
+        form = (
+            {"libver": ("v108", "v108")} if class_names and len(class_names) > MANY_CLASSES else {}
+        )
         with h5py.File(temporary, "x", locking=False, **form) as file:
-            whole, blocks = WholeHash(), {split: BlockHashes(splits[split].count) for split in SPLITS}
-            sums = {split: _write_split(file.create_group(split), splits[split], classes, whole, blocks[split]) for split in SPLITS}
+            whole, blocks = (
+                WholeHash(),
+                {split: BlockHashes(splits[split].count) for split in SPLITS},
+            )
+            sums = {
+                split: _write_split(
+                    file.create_group(split), splits[split], classes, whole, blocks[split]
+                )
+                for split in SPLITS
+            }
             sizes = {split: file[split]["images"].shape[1:] for split in SPLITS}
             if sizes["train"] != sizes["test"]:
                 raise InputError(
-                    f"the training images are {by(sizes['train'])} and the test images {by(sizes['test'])}: they must be of one size"
+                    f"the training images are {by(sizes['train'])} and the test images"
+                    f" {by(sizes['test'])}: they must be of one size"
                 )
             mean, std = mean_and_std(*sums["train"])
             if not any(std):
-                raise InputError("all pixels of the training images have the same value in each channel: there is nothing to learn from")
-            file.attrs.update({"name": _as_utf8(name), "source": _as_utf8(source), "classes": classes, "mean": mean, "std": std})
+                raise InputError(
+                    "all pixels of the training images have the same value in each channel: there"
+                    " is nothing to learn from"
+                )
+            file.attrs.update(
+                {
+                    "name": _as_utf8(name),
+                    "source": _as_utf8(source),
+                    "classes": classes,
+                    "mean": mean,
+                    "std": std,
+                }
+            )
             file.attrs["sha256"] = whole.hexdigest()
             file.attrs["blocks_sha256"] = blocks_sha256(whole.hexdigest(), blocks)
             if class_names:
@@ -80,22 +120,27 @@ def write_dataset(
         temporary.replace(path)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror or error}): choose a folder you may write to, with space left"
+            f"{path} cannot be written ({error.strerror or error}): choose a folder you may write"
+            " to, with space left"
         ) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def _write_split(group: h5py.Group, split: Split, classes: int, whole: WholeHash, blocks: BlockHashes) -> tuple[NDArray[np.int64], int]:
-    """Write one split, and add it to its hashes; return its pixels' sums and how many pixels a channel has."""
+def _write_split(
+    group: h5py.Group, split: Split, classes: int, whole: WholeHash, blocks: BlockHashes
+) -> tuple[NDArray[np.int64], int]:
+    """Write one split, and add it to its hashes; return its pixels' sums and how many pixels a
+    channel has.
+    """
     name, images, labels = group.name[1:], None, None
     sums, pixels, start = np.zeros((2, 1), np.int64), 0, 0
     for batch_images, batch_labels in split.batches:
         if batch_labels.min() < 0 or batch_labels.max() >= classes:
             raise InputError(
-                f"the {name} labels go from {batch_labels.min()} to {batch_labels.max()}: for {classes} classes they must be "
-                f"0 to {classes - 1}"
+                f"the {name} labels go from {batch_labels.min()} to {batch_labels.max()}: for"
+                f" {classes} classes they must be 0 to {classes - 1}"
             )
         if images is None or labels is None:
             images, labels = _create(group, split.count, batch_images.shape[1:])
@@ -103,19 +148,32 @@ def _write_split(group: h5py.Group, split: Split, classes: int, whole: WholeHash
         images[start:stop], labels[start:stop] = batch_images, batch_labels
         whole.add(name, batch_images, batch_labels)
         blocks.add(start, leaves_of(batch_images, batch_labels))
-        by_channel = batch_images.reshape(-1, batch_images.shape[3] if batch_images.ndim == 4 else 1)
+        by_channel = batch_images.reshape(
+            -1, batch_images.shape[3] if batch_images.ndim == 4 else 1
+        )
         sums, pixels, start = sums + pixel_sums(by_channel), pixels + by_channel.shape[0], stop
     assert start == split.count
     return sums, pixels
 
 
-def _create(group: h5py.Group, count: int, shape: tuple[int, ...]) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """Images and labels, in chunks with a checksum each, which HDF5 compares whenever it reads one."""
+def _create(
+    group: h5py.Group, count: int, shape: tuple[int, ...]
+) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """Images and labels, in chunks with a checksum each, which HDF5 compares whenever it
+    reads one.
+    """
     if 0 in shape:
-        raise InputError(f"the {group.name[1:]} images are {by(shape)}: height, width and channels must be at least 1")
+        raise InputError(
+            f"the {group.name[1:]} images are {by(shape)}: height, width and channels must be at"
+            " least 1"
+        )
     chunk = max(1, min(count, examples_at_once(math.prod(shape))))
-    images = group.create_dataset("images", (count, *shape), np.uint8, chunks=(chunk, *shape), fletcher32=True)
-    labels = group.create_dataset("labels", (count,), np.int64, chunks=(max(1, min(CHUNK_LABELS, count)),), fletcher32=True)
+    images = group.create_dataset(
+        "images", (count, *shape), np.uint8, chunks=(chunk, *shape), fletcher32=True
+    )
+    labels = group.create_dataset(
+        "labels", (count,), np.int64, chunks=(max(1, min(CHUNK_LABELS, count)),), fletcher32=True
+    )
     return images, labels
 
 

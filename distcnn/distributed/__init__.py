@@ -2,7 +2,13 @@
 
 from distcnn.distributed.async_allreduce import ForegroundSums, Sums
 from distcnn.distributed.buckets import plan_buckets
-from distcnn.distributed.communicator import Communicator, SerialCommunicator, on_root, open_communicator, together
+from distcnn.distributed.communicator import (
+    Communicator,
+    SerialCommunicator,
+    on_root,
+    open_communicator,
+    together,
+)
 from distcnn.distributed.exact_sum import ExactSum, RangeError
 from distcnn.distributed.partition import shards_of_rank, span_of
 from distcnn.distributed.reduction import REDUCTIONS, Reduction

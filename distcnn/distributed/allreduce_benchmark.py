@@ -1,4 +1,7 @@
-"""The network test: how long sums over all ranks take, in both ways in which training sums. What ``distcnn.scaling.prediction`` calibrates on."""
+"""The network test: how long sums over all ranks take, in both ways in which training sums.
+
+What ``distcnn.scaling.prediction`` calibrates on.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,17 @@ ADDED = 131_072
 REPEATS = 7
 
 
-def try_network(communicator: Communicator, most_seconds: float, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
-    """Rows of (bytes, seconds) by way, what adding a byte takes, and where all of it was. Collective."""
-    ways = {WAITING: ForegroundSums(communicator.allreduce_sum), BESIDE: communicator.background_sums()}
+def try_network(
+    communicator: Communicator, most_seconds: float, sizes: Sequence[int] = SIZES
+) -> dict[str, Any]:
+    """Rows of (bytes, seconds) by way, what adding a byte takes, and where all of it was.
+
+    Collective.
+    """
+    ways = {
+        WAITING: ForegroundSums(communicator.allreduce_sum),
+        BESIDE: communicator.background_sums(),
+    }
     rows = {
         way: [list(row) for row in time_sums(communicator, sums, sizes, most_seconds / len(ways))]
         for way, sums in ways.items()

@@ -26,10 +26,14 @@ class Timed(NamedTuple):
     seconds: float
 
 
-def time_allreduce(communicator: Communicator, sizes: Sequence[int], most_seconds: float) -> list[Timed]:
-    """Time the communicator's own sum of float64 over all ranks, for each of ``sizes`` (bytes, in rising order).
+def time_allreduce(
+    communicator: Communicator, sizes: Sequence[int], most_seconds: float
+) -> list[Timed]:
+    """Time the communicator's own sum of float64 over all ranks, for each of ``sizes`` (bytes, in
+    rising order).
 
-    All of it takes about ``most_seconds``: repeats are as many as fit, and sizes of which not even a few fit are left out. Collective.
+    All of it takes about ``most_seconds``: repeats are as many as fit, and sizes of which not even
+    a few fit are left out. Collective.
     """
     rows: list[Timed] = []
     end = time.perf_counter() + most_seconds
@@ -38,7 +42,8 @@ def time_allreduce(communicator: Communicator, sizes: Sequence[int], most_second
         _one(communicator, values)  # the first of a size finds no buffers
         first = _one(communicator, values)
         share = (end - time.perf_counter()) / (len(sizes) - number)
-        # Clocks and first times differ between ranks: all take the number of repeats of the rank that could do fewest.
+        # Clocks and first times differ between ranks: all take the number of repeats of the rank
+        # that could do fewest.
         repeats = min(communicator.allgather(int(min(MOST, share / max(first, 1e-9)))))
         if repeats < FEWEST and rows:
             break
@@ -55,11 +60,15 @@ def _one(communicator: Communicator, values: np.typing.NDArray[np.float64]) -> f
     return time.perf_counter() - start
 
 
-def time_sums(communicator: Communicator, sums: Sums, sizes: Sequence[int], most_seconds: float) -> list[Timed]:
-    """Time ``sums`` of float64 over all ranks, for each of ``sizes`` (bytes, in rising order). Collective.
+def time_sums(
+    communicator: Communicator, sums: Sums, sizes: Sequence[int], most_seconds: float
+) -> list[Timed]:
+    """Time ``sums`` of float64 over all ranks, for each of ``sizes`` (bytes, in rising order).
+    Collective.
 
-    The mean over ranks of each sum: they leave the barrier before it up to a latency apart, and who comes earlier waits longer by as much.
-    Sizes of which not even a few fit into what is left of ``most_seconds`` are left out.
+    The mean over ranks of each sum: they leave the barrier before it up to a latency apart, and who
+    comes earlier waits longer by as much. Sizes of which not even a few fit into what is left of
+    ``most_seconds`` are left out.
     """
     rows: list[Timed] = []
     end = time.perf_counter() + most_seconds
@@ -74,10 +83,14 @@ def time_sums(communicator: Communicator, sums: Sums, sizes: Sequence[int], most
             return time.perf_counter() - start
 
         one()  # the first of a size finds no buffers
-        first, left = max(communicator.allgather(one())), min(communicator.allgather(end - time.perf_counter()))
+        first, left = (
+            max(communicator.allgather(one())),
+            min(communicator.allgather(end - time.perf_counter())),
+        )
         if FEWEST * first > left and len(rows) >= FEWEST:
             break
-        # The largest sizes take nearly all of the time, and tell most: each gets its share by its bytes, the small ones a little more.
+        # The largest sizes take nearly all of the time, and tell most: each gets its share by its
+        # bytes, the small ones a little more.
         share = left * max(nbytes / sum(sizes[number:]), 1 / (SMALL_SHARE * len(sizes)))
         repeats = max(FEWEST, min(MOST_SUMS, int(share / first) - 1))
         everyone = communicator.allgather([one() for _ in range(repeats)])

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 AllreduceSum = Callable[[NDArray[Any]], None]
 
 SECONDS_BETWEEN_LOOKS = 1e-4
-"""A blocking allreduce spins on the core that computes: 23 ms of processor for 31 ms of sum, looks now and then 4 ms (docs/overlap.md)."""
+"""A blocking allreduce spins on the core that computes: 23 ms of processor for 31 ms of sum, looks
+now and then 4 ms (docs/overlap.md).
+"""
 TESTS_A_LOOK = 4
-"""UCX takes no more than 64 KiB from a TCP connection for one ``Test``: with a single one a look, half of what 10 Gbit/s carry."""
+"""UCX takes no more than 64 KiB from a TCP connection for one ``Test``: with a single one a look,
+half of what 10 Gbit/s carry.
+"""
 
 
 class Sums(Protocol):
@@ -26,7 +30,10 @@ class Sums(Protocol):
         """Time spent in sums so far, hidden or not: waiting for late ranks counts."""
 
     def start(self, values: NDArray[Any]) -> None:
-        """Hand over ``values``, which are the sums after ``finish``. Collective: all ranks hand over the same shapes in the same order."""
+        """Hand over ``values``, which are the sums after ``finish``.
+
+        Collective: all ranks hand over the same shapes in the same order.
+        """
 
     def finish(self) -> None:
         """Wait until all that was handed over is summed."""
@@ -48,10 +55,12 @@ class ForegroundSums:
 
 
 class ThreadedSums(ForegroundSums):
-    """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while somebody calls it.
+    """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while
+    somebody calls it.
 
-    ``allreduce_sum`` must be safe beside whatever the main thread does: over a communicator of its own. What it raises goes to
-    ``threading.excepthook``, which must end the process: the main thread would wait for ever.
+    ``allreduce_sum`` must be safe beside whatever the main thread does: over a communicator of its
+    own. What it raises goes to ``threading.excepthook``, which must end the process: the main
+    thread would wait for ever.
     """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:

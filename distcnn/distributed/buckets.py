@@ -1,4 +1,6 @@
-"""Buckets: slices of the flat gradient vector that are summed over all ranks one after another, the last layers' first."""
+"""Buckets: slices of the flat gradient vector that are summed over all ranks one after another, the
+last layers' first.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ SMALLEST_BUCKET = 32768
 
 
 def plan_buckets(borders: Sequence[int], smallest: int = SMALLEST_BUCKET) -> list[slice]:
-    """Cut a vector at some of ``borders`` (ascending, from 0 to its size) into buckets, from its end to its beginning.
+    """Cut a vector at some of ``borders`` (ascending, from 0 to its size) into buckets, from its
+    end to its beginning.
 
-    Each begins as soon as it holds ``smallest`` elements, the last one at 0. A pure function, so the same on all ranks.
+    Each begins as soon as it holds ``smallest`` elements, the last one at 0. A pure function, so
+    the same on all ranks.
     """
     *inner, stop = borders
     buckets = []

@@ -1,4 +1,7 @@
-"""A communicator: what the training needs of MPI. Two makes, serial (here) and MPI (``distcnn.distributed.mpi``)."""
+"""A communicator: what the training needs of MPI.
+
+Two makes, serial (here) and MPI (``distcnn.distributed.mpi``).
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ class JointError(InputError):
 
 
 class NoWorldError(InputError):
-    """The launcher started several processes, but each is a world of its own: none waits for another."""
+    """The launcher started several processes, but each is a world of its own: none waits for
+    another.
+    """
 
 
 class Mailbox(Protocol):
@@ -65,12 +70,16 @@ class Communicator(Protocol):
     """A name that the ranks of this world share, and no others."""
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
-        """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum over all ranks."""
+        """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum
+        over all ranks.
+        """
 
     def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
-        """Zeros (count,) of every rank, in rank order, that all ranks read and write; None where some rank cannot see another's memory.
+        """Zeros (count,) of every rank, in rank order, that all ranks read and write; None where
+        some rank cannot see another's memory.
 
-        What a rank wrote before a sum over all ranks, all see after it. ``count`` is each rank's own; each begins on a cache line.
+        What a rank wrote before a sum over all ranks, all see after it. ``count`` is each rank's
+        own; each begins on a cache line.
         """
 
     def allgather(self, item: T) -> list[T]:
@@ -89,13 +98,17 @@ class Communicator(Protocol):
         """Open a mailbox on every rank."""
 
     def background_sums(self) -> Sums | None:
-        """Open a way to sum while the main thread goes on, to which the other methods may be called meanwhile; None where there is none."""
+        """Open a way to sum while the main thread goes on, to which the other methods may be called
+        meanwhile; None where there is none.
+        """
 
     def abort(self, exit_code: int) -> NoReturn:
         """End all ranks at once with ``exit_code``."""
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
-        """End all ranks at once as the signal would have done without a handler, or with 128 and its number. Any thread may call it."""
+        """End all ranks at once as the signal would have done without a handler, or with 128 and
+        its number. Any thread may call it.
+        """
 
 
 class SerialCommunicator:
@@ -136,15 +149,19 @@ class SerialCommunicator:
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
         drain()
-        ctypes.CDLL(None).signal(int(number), None)  # the default action; Python's own ``signal.signal`` is for the main thread only
+        ctypes.CDLL(None).signal(
+            int(number), None
+        )  # the default action; Python's own ``signal.signal`` is for the main thread only
         os.kill(os.getpid(), number)
         os._exit(SIGNAL_BASE + number)  # where the signal is blocked
 
 
 def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
-    """MPI's communicator where a launcher started several processes, else a serial one, which imports no MPI.
+    """MPI's communicator where a launcher started several processes, else a serial one, which
+    imports no MPI.
 
-    ``InputError`` when mpi4py or its MPI library is missing, or the launcher is another MPI's; ``NoWorldError`` where MPI did start.
+    ``InputError`` when mpi4py or its MPI library is missing, or the launcher is another MPI's;
+    ``NoWorldError`` where MPI did start.
     """
     if not launcher.needs_mpi(environment):
         return SerialCommunicator()
@@ -152,8 +169,10 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
         from distcnn.distributed.mpi import MPICommunicator, library_name
     except (ImportError, RuntimeError) as error:
         raise InputError(
-            f"a launcher started several processes, but mpi4py cannot be used ({_first_line(error)}): install mpi4py and an MPI library "
-            "(on a laptop: pip install '.[mpi,mpich]' in distcnn's folder; on a cluster: load the site's MPI module, pip install '.[mpi]')"
+            "a launcher started several processes, but mpi4py cannot be used"
+            f" ({_first_line(error)}): install mpi4py and an MPI library (on a laptop: pip install"
+            " '.[mpi,mpich]' in distcnn's folder; on a cluster: load the site's MPI module, pip"
+            " install '.[mpi]')"
         ) from error
     problem = launcher.foreign_library(library_name(), environment)
     if problem:
@@ -166,9 +185,11 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
 
 
 def together(communicator: Communicator, work: Callable[[], T]) -> T:
-    """Run ``work`` on every rank; where it raises ``InputError`` on any, raise the lowest such rank's on all of them.
+    """Run ``work`` on every rank; where it raises ``InputError`` on any, raise the lowest such
+    rank's on all of them.
 
-    So a fault that one rank alone can see (a label of its shards, a file missing on its host) ends all ranks, with one message.
+    So a fault that one rank alone can see (a label of its shards, a file missing on its host) ends
+    all ranks, with one message.
     """
     result: T | None = None
     problem: str | None = None
@@ -185,7 +206,9 @@ def together(communicator: Communicator, work: Callable[[], T]) -> T:
 
 
 def on_root(communicator: Communicator, work: Callable[[], T]) -> T:
-    """Run ``work`` on root alone and give its picklable result, or its ``InputError``, to all ranks."""
+    """Run ``work`` on root alone and give its picklable result, or its ``InputError``, to all
+    ranks.
+    """
     result: T | None = None
     problem: str | None = None
     if communicator.rank == 0:

@@ -1,27 +1,33 @@
-"""The exact sum: gradients of all shards added so that every order and every grouping gives the same bits.
+"""The exact sum: gradients of all shards added so that every order and every grouping gives the
+same bits.
 
-Floating-point addition is not associative, because each addition rounds. It is made so by rounding *before* adding (the
-pre-rounding of Demmel and Nguyen, "Fast reproducible floating-point summation", 2013), to multiples of one fixed power of two.
+Floating-point addition is not associative, because each addition rounds. It is made so by rounding
+*before* adding (the pre-rounding of Demmel and Nguyen, "Fast reproducible floating-point
+summation", 2013), to multiples of one fixed power of two.
 
-Let L = 2**l be the largest magnitude that a term may have, S >= 2 a power of two and at least the number of terms (shards),
-and R = L*S. Binary64 numbers in [R, 2R] are multiples of q = R * 2**-52.
+Let L = 2**l be the largest magnitude that a term may have, S >= 2 a power of two and at least the
+number of terms (shards), and R = L*S. Binary64 numbers in [R, 2R] are multiples of q = R * 2**-52.
 
-1. Rounding. For |g| <= L <= R/2, ``t = g + 1.5*R`` lies in [R, 2R], so t is 1.5*R + g rounded to the nearest multiple of q, and
-   ``t - 1.5*R`` is exact (both are multiples of q, their difference is small): what is left is g rounded to a multiple of q, of
-   magnitude at most L (itself a multiple of q). It depends on g alone, never on what was added before.
-2. Adding. Every multiple of q of magnitude up to 2R is a binary64 number (2R = 2**53 * q). Each partial sum, of whichever terms in
-   whichever order, is a multiple of q of magnitude at most S*L = R: it is represented exactly and no addition rounds. So every
-   tree of additions gives the same number, and any MPI_Allreduce may be used.
-3. Pairs. ``g - 1.5*R`` is g rounded to the same multiple, less 1.5*R, for 1.5*R is an even one. So of two terms the first may leave its
-   1.5*R in the sum and the second take it out: fewer passes. The sum then lies around 1.5*R for a while, and must be of a magnitude of
-   at most R/2 itself.
+1. Rounding. For |g| <= L <= R/2, ``t = g + 1.5*R`` lies in [R, 2R], so t is 1.5*R + g rounded to
+   the nearest multiple of q, and ``t - 1.5*R`` is exact (both are multiples of q, their difference
+   is small): what is left is g rounded to a multiple of q, of magnitude at most L (itself a
+   multiple of q). It depends on g alone, never on what was added before.
+2. Adding. Every multiple of q of magnitude up to 2R is a binary64 number (2R = 2**53 * q). Each
+   partial sum, of whichever terms in whichever order, is a multiple of q of magnitude at most S*L =
+   R: it is represented exactly and no addition rounds. So every tree of additions gives the same
+   number, and any MPI_Allreduce may be used.
+3. Pairs. ``g - 1.5*R`` is g rounded to the same multiple, less 1.5*R, for 1.5*R is an even one. So
+   of two terms the first may leave its 1.5*R in the sum and the second take it out: fewer passes.
+   The sum then lies around 1.5*R for a while, and must be of a magnitude of at most R/2 itself.
 
-4. Several grids. What rounding takes from a term, ``g - rounded(g)``, is at most q/2 and is itself a binary64 number. It may be added by
-   the same rules on a second grid whose limit is q/2, what is left after that on a third, and so on. Each grid's sum is exact, so the
-   grids together hold the sum to the last grid's spacing (``grid_anchors``, ``on_grids``).
+4. Several grids. What rounding takes from a term, ``g - rounded(g)``, is at most q/2 and is itself
+   a binary64 number. It may be added by the same rules on a second grid whose limit is q/2, what is
+   left after that on a third, and so on. Each grid's sum is exact, so the grids together hold the
+   sum to the last grid's spacing (``grid_anchors``, ``on_grids``).
 
-Beyond L, and for NaN and Inf, the sum is refused. The default L = 2**16 leaves, for 8 shards, multiples of 2**-33 for the sum over all
-examples of a step: divided by 256 of them, 5e-13, below what float32 resolves in any mean gradient above 8e-6.
+Beyond L, and for NaN and Inf, the sum is refused. The default L = 2**16 leaves, for 8 shards,
+multiples of 2**-33 for the sum over all examples of a step: divided by 256 of them, 5e-13, below
+what float32 resolves in any mean gradient above 8e-6.
 """
 
 from __future__ import annotations
@@ -36,7 +42,9 @@ FloatVector = NDArray[np.floating]
 DoubleVector = NDArray[np.float64]
 
 CHUNK = 65536
-"""Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches, and the calls are few."""
+"""Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches, and the calls are
+few.
+"""
 
 
 UNDERFLOW = 2.0**-70
@@ -44,7 +52,9 @@ UNDERFLOW = 2.0**-70
 
 
 class RangeError(ArithmeticError):
-    """A term that cannot be added exactly: its ``index`` and ``value``, and the ``limit`` it exceeds (NaN and Inf exceed any)."""
+    """A term that cannot be added exactly: its ``index`` and ``value``, and the ``limit`` it
+    exceeds (NaN and Inf exceed any).
+    """
 
     def __init__(self, index: int, value: float, limit: float) -> None:
         super().__init__(f"element {index} is {value:g}, beyond the exact sum's limit of {limit:g}")
@@ -52,9 +62,13 @@ class RangeError(ArithmeticError):
 
 
 def check_terms(terms: FloatVector, limit: float) -> float:
-    """A magnitude that none of ``terms`` exceeds, up to ``limit``. ``RangeError`` for the first that is NaN or beyond the limit."""
+    """A magnitude that none of ``terms`` exceeds, up to ``limit``.
+
+    ``RangeError`` for the first that is NaN or beyond the limit.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
-        # The quick way: no square is above the sum of all, and NaN fails it. Its roundings do not come to a factor of 2.
+        # The quick way: no square is above the sum of all, and NaN fails it. Its roundings do not
+        # come to a factor of 2.
         twice_the_squares = 2 * float(np.vdot(terms, terms))
         if twice_the_squares <= limit * limit:
             return math.sqrt(twice_the_squares) + UNDERFLOW
@@ -65,14 +79,21 @@ def check_terms(terms: FloatVector, limit: float) -> float:
 
 
 def anchor_of(num_terms: int, limit: float) -> float:
-    """1.5*R for ``num_terms`` terms of magnitudes up to ``limit``. ``ValueError`` when that is not a power of two."""
+    """1.5*R for ``num_terms`` terms of magnitudes up to ``limit``.
+
+    ``ValueError`` when that is not a power of two.
+    """
     if math.frexp(limit)[0] != 0.5 or num_terms < 1:
-        raise ValueError(f"limit (={limit}) must be a power of two and num_terms (={num_terms}) at least 1")
+        raise ValueError(
+            f"limit (={limit}) must be a power of two and num_terms (={num_terms}) at least 1"
+        )
     return 1.5 * limit * 2.0 ** max(1, (num_terms - 1).bit_length())
 
 
 def grid_anchors(num_terms: int, limit: float, grids: int) -> tuple[float, ...]:
-    """The anchors of ``grids`` grids for ``num_terms`` terms of magnitudes up to ``limit``: each takes what the one before leaves over."""
+    """The anchors of ``grids`` grids for ``num_terms`` terms of magnitudes up to ``limit``: each
+    takes what the one before leaves over.
+    """
     anchors = []
     for _ in range(grids):
         anchors.append(anchor_of(num_terms, limit))
@@ -81,7 +102,9 @@ def grid_anchors(num_terms: int, limit: float, grids: int) -> tuple[float, ...]:
 
 
 def on_grids(value: float, anchors: Sequence[float]) -> Iterator[float]:
-    """``value``, of a magnitude within the first grid's limit, as one multiple of each grid's spacing."""
+    """``value``, of a magnitude within the first grid's limit, as one multiple of each grid's
+    spacing.
+    """
     for anchor in anchors:
         rounded = value + anchor - anchor
         yield rounded
@@ -89,7 +112,8 @@ def on_grids(value: float, anchors: Sequence[float]) -> Iterator[float]:
 
 
 class ExactSum:
-    """Adds up vectors in ``total`` (float64): at most ``num_terms`` over all ranks, no element of a magnitude beyond ``limit``.
+    """Adds up vectors in ``total`` (float64): at most ``num_terms`` over all ranks, no element of a
+    magnitude beyond ``limit``.
 
     ``limit`` is a power of two. Sums of several ranks' ``total`` are exact too.
     """
@@ -101,9 +125,11 @@ class ExactSum:
         self._scratch = np.empty(min(CHUNK, total.size))
 
     def add(self, terms: FloatVector, first: int = 0, fresh: bool = False) -> None:
-        """Add one shard's vector, or its part that begins at element ``first``; with ``fresh`` it takes the place of what is there.
+        """Add one shard's vector, or its part that begins at element ``first``; with ``fresh`` it
+        takes the place of what is there.
 
-        ``RangeError`` (and nothing changed) when an element cannot be added exactly; its index is that in ``terms``.
+        ``RangeError`` (and nothing changed) when an element cannot be added exactly; its index is
+        that in ``terms``.
         """
         check_terms(terms, self.limit)
         whole = self.total[first : first + terms.size]
@@ -119,15 +145,24 @@ class ExactSum:
 
 
 class ExactTotal:
-    """The exact sum of ``num_terms`` vectors of at most ``CHUNK`` elements, all at once: the bits of ``ExactSum``."""
+    """The exact sum of ``num_terms`` vectors of at most ``CHUNK`` elements, all at once: the bits
+    of ``ExactSum``.
+    """
 
     def __init__(self, num_terms: int, limit: float) -> None:
         self._anchor = anchor_of(num_terms, limit)
         self._total, self._rounded = np.empty(CHUNK), np.empty(CHUNK)
 
     def __call__(self, terms: Sequence[FloatVector], reach: float) -> DoubleVector:
-        """Their sum, until the next call. No partial sum of magnitudes exceeds ``reach``, which tells whether they may go in pairs."""
-        anchor, total, rounded = self._anchor, self._total[: terms[0].size], self._rounded[: terms[0].size]
+        """Their sum, until the next call.
+
+        No partial sum of magnitudes exceeds ``reach``, which tells whether they may go in pairs.
+        """
+        anchor, total, rounded = (
+            self._anchor,
+            self._total[: terms[0].size],
+            self._rounded[: terms[0].size],
+        )
         in_pairs = reach <= anchor / 3
         for number, term in enumerate(terms):
             into = rounded if number else total

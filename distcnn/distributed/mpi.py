@@ -1,4 +1,8 @@
-"""The MPI communicator. The only file that imports mpi4py, and it is imported only where a launcher started several processes."""
+"""The MPI communicator.
+
+The only file that imports mpi4py, and it is imported only where a launcher started several
+processes.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,18 @@ import mpi4py
 import numpy as np
 from numpy.typing import NDArray
 
-# The library is asked for its name before MPI_Init: under another MPI's launcher that call may end the process.
+# The library is asked for its name before MPI_Init: under another MPI's launcher that call may end
+# the process.
 mpi4py.rc.initialize = False
 mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
-from distcnn.distributed.async_allreduce import SECONDS_BETWEEN_LOOKS, TESTS_A_LOOK, Sums, ThreadedSums  # noqa: E402
+from distcnn.distributed.async_allreduce import (  # noqa: E402
+    SECONDS_BETWEEN_LOOKS,
+    TESTS_A_LOOK,
+    Sums,
+    ThreadedSums,
+)
 from distcnn.distributed.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
 from distcnn.distributed.shared_memory import share_memory  # noqa: E402
 from distcnn.system.console import drain  # noqa: E402
@@ -31,23 +41,38 @@ SECONDS_TO_START = 300
 """A rank that waits longer for the others in MPI_Init ends, with its stack."""
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
-"""A launcher that is told to abort may drop what it has not yet read of the ranks' output: the report of what went wrong."""
+"""A launcher that is told to abort may drop what it has not yet read of the ranks' output: the
+report of what went wrong.
+"""
 
 
 def library_name() -> str:
     """Name and version of the MPI library that mpi4py loaded, without starting MPI."""
-    return " ".join(MPI.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].replace("Version:", "").split())
+    return " ".join(
+        MPI.Get_library_version()
+        .strip("\0 \n")
+        .splitlines()[0]
+        .split(",")[0]
+        .replace("Version:", "")
+        .split()
+    )
 
 
 class MPICommunicator:
-    """All ranks of MPI_COMM_WORLD, on a duplicate of it, so that nobody else's messages can be taken for ours."""
+    """All ranks of MPI_COMM_WORLD, on a duplicate of it, so that nobody else's messages can be
+    taken for ours.
+    """
 
     def __init__(self) -> None:
         if not MPI.Is_initialized():
             with warnings.catch_warnings():
-                # Each rank would warn of another MPI's launcher; whoever opens the communicator refuses it, with the remedy.
-                warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
-                # Waiting for a rank that will never come, MPI_Init holds Python's lock: only a thread in C can end it.
+                # Each rank would warn of another MPI's launcher; whoever opens the communicator
+                # refuses it, with the remedy.
+                warnings.filterwarnings(
+                    "ignore", "suspicious MPI execution environment", RuntimeWarning
+                )
+                # Waiting for a rank that will never come, MPI_Init holds Python's lock: only a
+                # thread in C can end it.
                 faulthandler.dump_traceback_later(SECONDS_TO_START, exit=True)
                 MPI.Init_thread()
                 faulthandler.cancel_dump_traceback_later()
@@ -67,7 +92,14 @@ class MPICommunicator:
         near.Free()
         counts = self.allgather(count)
         memory = share_memory(self.allgather, 4 * count) if all(self.allgather(one_host)) else None
-        return None if memory is None else [np.frombuffer(each, np.float32, size) for each, size in zip(memory, counts, strict=True)]
+        return (
+            None
+            if memory is None
+            else [
+                np.frombuffer(each, np.float32, size)
+                for each, size in zip(memory, counts, strict=True)
+            ]
+        )
 
     def allgather(self, item: T) -> list[T]:
         return self._world.allgather(item)
@@ -96,21 +128,29 @@ class MPICommunicator:
         drain()
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
         MPI.COMM_WORLD.Abort(exit_code)
-        os._exit(exit_code)  # called by a thread, MPICH's Abort was seen to return before the launcher ended the process
+        os._exit(
+            exit_code
+            # called by a thread, MPICH's Abort was seen to return before the launcher ended the
+            # process
+        )
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
         self.abort(SIGNAL_BASE + number)
 
 
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:
-    """Replace ``values`` by their sum, for a thread beside one that computes: it looks in now and then, and sleeps between."""
+    """Replace ``values`` by their sum, for a thread beside one that computes: it looks in now and
+    then, and sleeps between.
+    """
     request = world.Iallreduce(MPI.IN_PLACE, values, op=MPI.SUM)
     while not any(request.Test() for _ in range(TESTS_A_LOOK)):
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class MPIMailbox:
-    """Messages over a communicator of their own, so that a thread may send them while the main thread is in a collective."""
+    """Messages over a communicator of their own, so that a thread may send them while the main
+    thread is in a collective.
+    """
 
     def __init__(self, world: MPI.Intracomm) -> None:
         self._world = world

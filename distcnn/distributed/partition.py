@@ -7,7 +7,10 @@ from distcnn.system.wording import counted
 
 
 def span_of(items: int, parts: int, part: int) -> range:
-    """The contiguous run of ``items`` that ``part`` of ``parts`` owns. The runs cover all, and their lengths differ by at most one."""
+    """The contiguous run of ``items`` that ``part`` of ``parts`` owns.
+
+    The runs cover all, and their lengths differ by at most one.
+    """
     return range(part * items // parts, (part + 1) * items // parts)
 
 
@@ -15,8 +18,8 @@ def shards_of_rank(num_shards: int, world_size: int, rank: int) -> range:
     """The shards that ``rank`` owns. ``InputError`` when there are more ranks than shards."""
     if world_size > num_shards:
         raise InputError(
-            f"{counted(world_size, 'rank')} cannot share {counted(num_shards, 'shard')} (each rank owns at least one): "
-            f"start at most {counted(num_shards, 'rank')}, or give --num-shards {world_size} "
-            "(which changes the global batch, and so the bits)"
+            f"{counted(world_size, 'rank')} cannot share {counted(num_shards, 'shard')} (each rank"
+            f" owns at least one): start at most {counted(num_shards, 'rank')}, or give"
+            f" --num-shards {world_size} (which changes the global batch, and so the bits)"
         )
     return span_of(num_shards, world_size, rank)

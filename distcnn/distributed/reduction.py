@@ -16,15 +16,18 @@ WHOLE = slice(0, None)
 
 
 class MisuseError(RuntimeError):
-    """A reduction was not called in the order that its contract prescribes: a bug in the caller, not in the user's input."""
+    """A reduction was not called in the order that its contract prescribes: a bug in the caller,
+    not in the user's input.
+    """
 
 
 class Reduction(Protocol):
     """A step's gradients, of all shards of all ranks, and their sum: exact, or fast.
 
-    The contract: ``clear()``; for each shard of this rank ``place()``, then ``add()`` once for each bucket of its gradient, which lies
-    where ``place()`` said; ``start()`` for each bucket; ``finish()``. A shard that is left out counts as zero. Whatever breaks this
-    raises ``MisuseError``, whichever reduction it is.
+    The contract: ``clear()``; for each shard of this rank ``place()``, then ``add()`` once for each
+    bucket of its gradient, which lies where ``place()`` said; ``start()`` for each bucket;
+    ``finish()``. A shard that is left out counts as zero. Whatever breaks this raises
+    ``MisuseError``, whichever reduction it is.
     """
 
     tally: Tally
@@ -34,7 +37,9 @@ class Reduction(Protocol):
         """Start a step."""
 
     def place(self) -> FloatVector | None:
-        """Begin the next shard: where its gradient must be written; None where it may be anywhere."""
+        """Begin the next shard: where its gradient must be written; None where it may be
+        anywhere.
+        """
 
     def check(self, grads: FloatVector) -> None:
         """``RangeError`` when one shard's gradient cannot be added."""
@@ -42,12 +47,14 @@ class Reduction(Protocol):
     def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
         """Add ``bucket`` of one shard's gradient ``grads``, the whole vector.
 
-        The buckets of a step have no element in common. ``RangeError`` (with the index in the whole vector, and nothing changed) when it
-        cannot be added.
+        The buckets of a step have no element in common. ``RangeError`` (with the index in the whole
+        vector, and nothing changed) when it cannot be added.
         """
 
     def start(self, bucket: slice, sums: Sums) -> None:
-        """Hand ``bucket`` over to be summed over all ranks; nothing may be added to it any more, and nothing to the tally with the last."""
+        """Hand ``bucket`` over to be summed over all ranks; nothing may be added to it any more,
+        and nothing to the tally with the last.
+        """
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
         """Wait for all buckets; the gradient's sum (the tally holds the rest)."""
@@ -70,7 +77,9 @@ class SummedReduction:
         self._total = self._sums[TALLY_SPACE:]
         self._placed = 0
         self._added: dict[int, int] = {}  # how many shards each bucket holds, by its first element
-        self._started: dict[int, int] = {}  # the end of each bucket that was handed over, by its first element
+        self._started: dict[
+            int, int
+        ] = {}  # the end of each bucket that was handed over, by its first element
 
     def clear(self) -> None:
         """Start a step."""
@@ -91,9 +100,15 @@ class SummedReduction:
         if first in self._started:
             raise MisuseError(f"add() to the bucket at element {first} after its start()")
         if added == self._placed:
-            raise MisuseError(f"add() of shard {added + 1} after {self._placed} calls of place(): each shard needs its own")
+            raise MisuseError(
+                f"add() of shard {added + 1} after {self._placed} calls of place(): each shard"
+                " needs its own"
+            )
         if grads.shape != self._total.shape:
-            raise MisuseError(f"add() of an array of shape {grads.shape}: a gradient has the shape {self._total.shape}")
+            raise MisuseError(
+                f"add() of an array of shape {grads.shape}: a gradient has the shape"
+                f" {self._total.shape}"
+            )
         try:
             self._add(grads[bucket], slice(first, bucket.stop), fresh=not added)
         except RangeError as error:
@@ -102,12 +117,21 @@ class SummedReduction:
 
     def start(self, bucket: slice, sums: Sums) -> None:
         first, stop, _ = bucket.indices(self._total.size)
-        if any(first < other_stop and other_first < stop for other_first, other_stop in self._started.items()):
-            raise MisuseError(f"start() of elements {first} to {stop}, some of which were started before")
+        if any(
+            first < other_stop and other_first < stop
+            for other_first, other_stop in self._started.items()
+        ):
+            raise MisuseError(
+                f"start() of elements {first} to {stop}, some of which were started before"
+            )
         if not self._added.get(first):
             self._total[bucket].fill(0)
         self._started[first] = stop
-        sums.start(self._sums[first + TALLY_SPACE if first else 0 : TALLY_SPACE + self._total[: bucket.stop].size])
+        sums.start(
+            self._sums[
+                first + TALLY_SPACE if first else 0 : TALLY_SPACE + self._total[: bucket.stop].size
+            ]
+        )
 
     def finish(self, sums: Sums) -> NDArray[np.floating]:
         started = sum(stop - first for first, stop in self._started.items())
@@ -131,7 +155,9 @@ class SummedReduction:
 
 
 class ExactReduction(SummedReduction):
-    """Sums in float64 by the exact sum, gradient and tally: the same bits on any number of ranks."""
+    """Sums in float64 by the exact sum, gradient and tally: the same bits on any number of
+    ranks.
+    """
 
     def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
         super().__init__(size, num_shards, np.float64)
@@ -146,7 +172,9 @@ class ExactReduction(SummedReduction):
 
 
 class FastReduction(SummedReduction):
-    """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of ranks."""
+    """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of
+    ranks.
+    """
 
     def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
         super().__init__(size, num_shards, np.float32)
@@ -187,4 +215,7 @@ def fast_limit(num_shards: int) -> float:
     return float(np.finfo(np.float32).max) / num_shards
 
 
-REDUCTIONS: dict[str, type[ExactReduction] | type[FastReduction]] = {"exact": ExactReduction, "fast": FastReduction}
+REDUCTIONS: dict[str, type[ExactReduction] | type[FastReduction]] = {
+    "exact": ExactReduction,
+    "fast": FastReduction,
+}

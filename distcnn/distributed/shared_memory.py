@@ -10,14 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 TOKEN_BYTES = 16
-"""What a rank writes into its memory, and the others must find there: a process of another container may have the same number."""
+"""What a rank writes into its memory, and the others must find there: a process of another
+container may have the same number.
+"""
 
 
 def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mmap.mmap] | None:
     """Zeros of every rank, in rank order, each as many bytes as that rank asks for, or a few more.
 
-    None when some rank cannot see another's. Collective; the ranks must be on one host. The memory has no name in any file system: it is
-    gone with the last rank, however that ends.
+    None when some rank cannot see another's. Collective; the ranks must be on one host. The memory
+    has no name in any file system: it is gone with the last rank, however that ends.
     """
     own, token = _reserve(max(nbytes, TOKEN_BYTES)), secrets.token_bytes(TOKEN_BYTES)
     if own is not None:
@@ -32,7 +34,9 @@ def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mma
 
 
 def _reserve(nbytes: int) -> int | None:
-    """A file descriptor of so much new memory, all of it there; None where the system has no such thing, or not so much."""
+    """A file descriptor of so much new memory, all of it there; None where the system has no such
+    thing, or not so much.
+    """
     if sys.platform != "linux":
         return None
     try:

@@ -1,4 +1,6 @@
-"""The counts that travel with every sum over ranks: loss, correct answers, examples, failures, requests to stop."""
+"""The counts that travel with every sum over ranks: loss, correct answers, examples, failures,
+requests to stop.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,24 @@ from numpy.typing import NDArray
 from distcnn.distributed.exact_sum import RangeError, grid_anchors, on_grids
 
 LOSS_GRIDS = 3
-"""Grids of the losses' exact sum. The last one's spacing is 2**-119 for 8 terms and 2**-68 for a million, so nothing that float32 holds
-of a mean loss is lost; a single grid has 2**-19 and 2**-2."""
+"""Grids of the losses' exact sum. The last one's spacing is 2**-119 for 8 terms and 2**-68 for a
+million, so nothing that float32 holds of a mean loss is lost; a single grid has 2**-19 and 2**-2.
+"""
 TALLY_SIZE = LOSS_GRIDS + 4
 TALLY_SPACE = 8
-"""The tally lies before the gradient in the vector that is summed; 8: so the gradient stays aligned."""
+"""The tally lies before the gradient in the vector that is summed; 8: so the gradient stays
+aligned.
+"""
 LOSS_LIMIT = 2.0**30
 """The largest loss of one microbatch that is added."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over examples. ``failures`` is how many shards could not be added, ``stops`` how many ranks were asked to stop."""
+    """Sums over examples.
+
+    ``failures`` is how many shards could not be added, ``stops`` how many ranks were asked to stop.
+    """
 
     loss_sum: float
     correct: int
@@ -37,7 +45,8 @@ class Totals:
 
 
 class Tally:
-    """Adds up counts in ``sums``, TALLY_SIZE float64 (a view of what is allreduced): losses by the exact sum, the rest are integers.
+    """Adds up counts in ``sums``, TALLY_SIZE float64 (a view of what is allreduced): losses by the
+    exact sum, the rest are integers.
 
     ``num_terms`` is the largest number of microbatches that all ranks add together.
     """
@@ -47,7 +56,10 @@ class Tally:
         self._anchors = grid_anchors(num_terms, LOSS_LIMIT, LOSS_GRIDS)
 
     def add(self, loss_sum: float, correct: int, examples: int) -> None:
-        """Add one microbatch's. ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond its limit."""
+        """Add one microbatch's.
+
+        ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond its limit.
+        """
         if not abs(loss_sum) <= LOSS_LIMIT:
             raise RangeError(0, loss_sum, LOSS_LIMIT)
         for grid, rounded in enumerate(on_grids(loss_sum, self._anchors)):

@@ -1,4 +1,7 @@
-"""Is this machine well? ``python -m distcnn.doctor``, alone or under the launcher that will start training."""
+"""Is this machine well?
+
+``python -m distcnn.doctor``, alone or under the launcher that will start training.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ SECONDS = 17.0
 
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, 1 when something is bad, 2 for flags that make no sense."""
+    """The command; returns its exit code: 0, 1 when something is bad, 2 for flags that make no
+    sense.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     rank = launcher.declared_rank(os.environ)
     if {"-h", "--help"} & set(arguments):
@@ -49,12 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examine(rank: int, options: Options, guardian: Guardian) -> local_checks.Verdict:
-    """Look alone, hear what the host's other processes saw, start MPI where all of them can, look together."""
+    """Look alone, hear what the host's other processes saw, start MPI where all of them can, look
+    together.
+    """
     several = launcher.needs_mpi(os.environ)
     mine = local_checks.look_alone(options)
     here = told_by_host(rank, mine) if several else {rank: mine}
     report = Report(
-        [*local_checks.judge_alone(local_checks.places_of(here, local_checks.declared_size()), here), *missing_processes(here, several)]
+        [
+            *local_checks.judge_alone(
+                local_checks.places_of(here, local_checks.declared_size()), here
+            ),
+            *missing_processes(here, several),
+        ]
     )
     guardian.note("starting MPI" if several else "looking", report)
     if not local_checks.can_start(here):
@@ -68,7 +80,9 @@ def say(report: Report, options: Options) -> None:
     """Write the file, if one is asked for, and print."""
     if options.json:
         report.write(options.json)
-    print(report.text(wants_colours(sys.stdout.isatty(), os.environ)), flush=True)  # its colours are escape sequences
+    print(
+        report.text(wants_colours(sys.stdout.isatty(), os.environ)), flush=True
+    )  # its colours are escape sequences
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""A subject of the examination: every rank looks, one judges what all saw. Nothing that goes wrong in it hides the others."""
+"""A subject of the examination: every rank looks, one judges what all saw.
+
+Nothing that goes wrong in it hides the others.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,11 @@ class Section:
 
     def judged(self, places: Places, everyone: Everyone) -> list[Finding]:
         """The findings. A look or a judgement that failed is one too."""
-        failed = {rank: [self._failure(facts[FAILED])] for rank, facts in everyone.items() if FAILED in facts}
+        failed = {
+            rank: [self._failure(facts[FAILED])]
+            for rank, facts in everyone.items()
+            if FAILED in facts
+        }
         whole = {rank: facts for rank, facts in sorted(everyone.items()) if rank not in failed}
         try:
             found = self.judge(places, whole) if whole else []
@@ -44,12 +51,18 @@ class Section:
         return [*found, *gathered(places, failed)]
 
     def _failure(self, problem: str) -> Finding:
-        remedy = "something here is as nobody foresaw: look at what the error names; please report it, with this text"
+        remedy = (
+            "something here is as nobody foresaw: look at what the error names; please report it,"
+            " with this text"
+        )
         return Finding(self.name, BAD, f"the check itself failed: {problem}", remedy)
 
 
 def tried(work: Callable[[], Facts]) -> Facts:
-    """What ``work`` finds; where it cannot, the ``problem``. For looks that other ranks wait for."""
+    """What ``work`` finds; where it cannot, the ``problem``.
+
+    For looks that other ranks wait for.
+    """
     try:
         return work()
     except Exception as error:
@@ -58,14 +71,20 @@ def tried(work: Callable[[], Facts]) -> Facts:
 
 def root_cause(error: BaseException) -> str:
     """What began it, in one line: libraries wrap the reason of a failed import in advice."""
-    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+    while (
+        cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    ) is not None:
         error = cause
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {'; '.join(lines[:2])}" if lines else type(error).__name__
 
 
 def bounded(seconds: float, what: str, work: Callable[[], T]) -> T:
-    """``work``'s result. ``TimeoutError`` when it takes longer than ``seconds``: then it goes on in a thread that nobody waits for."""
+    """``work``'s result.
+
+    ``TimeoutError`` when it takes longer than ``seconds``: then it goes on in a thread that nobody
+    waits for.
+    """
     outcome: list[T] = []
     errors: list[BaseException] = []
 

@@ -23,7 +23,9 @@ from distcnn.system import launcher
 
 NAME = "distcnn.doctor"
 STALL_SECONDS = 7.0
-"""No look at anything takes as long (``section.bounded``): a rank that does keeps all others waiting."""
+"""No look at anything takes as long (``section.bounded``): a rank that does keeps all others
+waiting.
+"""
 
 
 class Examined(WatchedCommunicator):
@@ -39,14 +41,20 @@ class Examined(WatchedCommunicator):
 
 
 def examine_together(mine: Facts, report: Report, options: Options, guardian: Guardian) -> Verdict:
-    """Start MPI where a launcher started several processes; look, and judge on root. ``report`` is what is known before."""
+    """Start MPI where a launcher started several processes; look, and judge on root.
+
+    ``report`` is what is known before.
+    """
     try:
         communicator = Examined(open_communicator(), guardian)
-    except InputError as error:  # a world of one where several were started: the same on every rank, so rank 0 tells it
+    # a world of one where several were started: the same on every rank, so rank 0 tells it
+    except InputError as error:
         text = str(error).removesuffix(f": {launcher.REMEDY}")
         report.findings += [Finding("launcher", BAD, text, launcher.REMEDY), NOT_LOOKED_AT]
         return apart(launcher.declared_rank(os.environ) == 0, report)
-    threading.excepthook = lambda arguments: _fail(communicator, arguments.exc_value or arguments.exc_type())
+    threading.excepthook = lambda arguments: _fail(
+        communicator, arguments.exc_value or arguments.exc_type()
+    )
     try:
         with Watchdog(NAME, communicator, STALL_SECONDS):
             found = _examine(communicator, mine, options, guardian)
@@ -58,7 +66,9 @@ def examine_together(mine: Facts, report: Report, options: Options, guardian: Gu
         threading.excepthook = threading.__excepthook__
 
 
-def _examine(communicator: Communicator, mine: Facts, options: Options, guardian: Guardian) -> Report:
+def _examine(
+    communicator: Communicator, mine: Facts, options: Options, guardian: Guardian
+) -> Report:
     """The whole report on root; an empty one elsewhere."""
     sections: dict[Section, tuple[Any, ...]] = {
         mpi_world.SECTION: (communicator,),
@@ -80,7 +90,10 @@ def _examine(communicator: Communicator, mine: Facts, options: Options, guardian
         if communicator.rank == 0:
             report.findings += section.judged(places, facts)
             report.numbers |= numbers_of(section, places, facts)
-    report.numbers = {"world_size": communicator.world_size, "hosts": communicator.hosts} | report.numbers
+    report.numbers = {
+        "world_size": communicator.world_size,
+        "hosts": communicator.hosts,
+    } | report.numbers
     return report
 
 
@@ -90,11 +103,20 @@ def numbers_of(section: Section, places: Places, everyone: Everyone) -> dict[str
     if section is clocks.SECTION:
         return {"clock_offset_seconds": clocks.offset_of_hosts(places, whole)}
     if section is image_set.SECTION:
-        return {"read_bytes_per_second": [image_set.bytes_per_second(facts) for facts in whole.values()]}
+        return {
+            "read_bytes_per_second": [image_set.bytes_per_second(facts) for facts in whole.values()]
+        }
     if section is allreduce_speed.SECTION:
-        return {"allreduce": [{"bytes": nbytes, "seconds": seconds} for nbytes, seconds in allreduce_speed.allreduce_rows(whole)]}
+        return {
+            "allreduce": [
+                {"bytes": nbytes, "seconds": seconds}
+                for nbytes, seconds in allreduce_speed.allreduce_rows(whole)
+            ]
+        }
     if section is same_bits.SECTION:
-        return {"gflop_per_second": [facts.get("gflop_per_second", 0.0) for facts in whole.values()]}
+        return {
+            "gflop_per_second": [facts.get("gflop_per_second", 0.0) for facts in whole.values()]
+        }
     return {}
 
 

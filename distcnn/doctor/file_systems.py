@@ -7,12 +7,28 @@ import re
 from pathlib import Path
 
 MOUNTS = Path("/proc/self/mounts")
-SHARED_KINDS = ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "9p", "afs", "orangefs", "panfs", "glusterfs")
+SHARED_KINDS = (
+    "nfs",
+    "nfs4",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "cifs",
+    "smb3",
+    "9p",
+    "afs",
+    "orangefs",
+    "panfs",
+    "glusterfs",
+)
 """Those that several hosts can see."""
 
 
 def file_system(path: str | Path, mounts: Path = MOUNTS) -> str:
-    """The kind of the file system that ``path`` lies on, such as "ext4" or "nfs4"; nothing where that is unknown."""
+    """The kind of the file system that ``path`` lies on, such as "ext4" or "nfs4"; nothing where
+    that is unknown.
+    """
     try:
         lines = [line.split() for line in mounts.read_text().splitlines()]
     except OSError:

@@ -82,8 +82,11 @@ def runs(numbers: Iterable[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in pairs)
 
 
-def gathered(places: Places, findings: Mapping[int, Iterable[Finding]], of_hosts: bool = False) -> list[Finding]:
-    """What single ranks found: equal findings become one, which says on which ranks, or hosts, it holds.
+def gathered(
+    places: Places, findings: Mapping[int, Iterable[Finding]], of_hosts: bool = False
+) -> list[Finding]:
+    """What single ranks found: equal findings become one, which says on which ranks, or hosts, it
+    holds.
 
     In the order in which names come up.
     """
@@ -94,16 +97,27 @@ def gathered(places: Places, findings: Mapping[int, Iterable[Finding]], of_hosts
             ranks_of.setdefault(finding, []).append(rank)
     names = list(dict.fromkeys(finding.name for finding in ranks_of))
     ordered = sorted(ranks_of.items(), key=lambda item: names.index(item[0].name))
-    return [replace(finding, text=f"{finding.text}, {where(ranks)}".removesuffix(", ")) for finding, ranks in ordered]
+    return [
+        replace(finding, text=f"{finding.text}, {where(ranks)}".removesuffix(", "))
+        for finding, ranks in ordered
+    ]
 
 
-def compared(places: Places, name: str, values: Mapping[int, str], why: str, remedy: str, state: str = BAD) -> Finding:
-    """Good where all ranks have the same value; else ``state``, with who has what, and ``why`` it matters."""
+def compared(
+    places: Places, name: str, values: Mapping[int, str], why: str, remedy: str, state: str = BAD
+) -> Finding:
+    """Good where all ranks have the same value; else ``state``, with who has what, and ``why`` it
+    matters.
+    """
     ranks_of: dict[str, list[int]] = {}
     for rank, value in sorted(values.items()):
         ranks_of.setdefault(value, []).append(rank)
     text = ", ".join(f"{value} {places.of(ranks)}".rstrip() for value, ranks in ranks_of.items())
-    return Finding(name, GOOD, text) if len(ranks_of) <= 1 else Finding(name, state, f"{text}: {why}", remedy)
+    return (
+        Finding(name, GOOD, text)
+        if len(ranks_of) <= 1
+        else Finding(name, state, f"{text}: {why}", remedy)
+    )
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

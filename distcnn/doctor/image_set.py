@@ -1,4 +1,6 @@
-"""The image set, as every rank sees it: that it opens with training's own reader, that nobody writes it, how fast it is read."""
+"""The image set, as every rank sees it: that it opens with training's own reader, that nobody
+writes it, how fast it is read.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,18 @@ WAIT = "wait until it is written, or end what writes it; h5clear -s FILE when a 
 def look(communicator: Any, options: Options) -> Facts:
     """What is at the path; where it can be read, what it holds and how fast it comes."""
     path = options.data or DEFAULT
-    facts: Facts = {"path": path, "named": bool(options.data), "locking": os.environ.get(LOCKING, "")}
+    facts: Facts = {
+        "path": path,
+        "named": bool(options.data),
+        "locking": os.environ.get(LOCKING, ""),
+    }
     seen: Facts = {}
     try:
-        bounded(SECONDS, f"looking at {path}", lambda: _look_at(path, communicator.rank, communicator.world_size, seen))
+        bounded(
+            SECONDS,
+            f"looking at {path}",
+            lambda: _look_at(path, communicator.rank, communicator.world_size, seen),
+        )
     except TimeoutError as error:
         return facts | seen | {"problem": f"{error}: the file system hangs, or is very slow"}
     return facts | seen
@@ -50,7 +60,10 @@ def judge(places: Places, everyone: Everyone) -> list[Finding]:
     """The file, locks, speed."""
     first = next(iter(everyone.values()))
     if not first["named"] and not any(facts.get("exists") for facts in everyone.values()):
-        text = f"{first['path']} is not there yet: the first run makes it (from --source, a mirror or a package)"
+        text = (
+            f"{first['path']} is not there yet: the first run makes it (from --source, a mirror or"
+            " a package)"
+        )
         return [Finding("data", GOOD, f"{text}; --data FILE.h5 looks at one")]
     found = gathered(places, {rank: list(_own(facts)) for rank, facts in everyone.items()})
     whole = {rank: facts for rank, facts in everyone.items() if "what" in facts}
@@ -70,10 +83,14 @@ def bytes_per_second(facts: Facts) -> float:
 
 def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
     """Add to ``seen``, in the order in which things may hang or fail."""
-    seen["exists"] = os.path.exists(path)  # noqa: PTH110  (Path's raises for a name that is too long)
+    seen["exists"] = os.path.exists(path)  # noqa: PTH110
     if seen["exists"]:
         before = os.stat(path)  # noqa: PTH116
-        seen |= {"kind": file_system(path), "bytes_of_file": before.st_size, "age": time.time() - before.st_mtime}
+        seen |= {
+            "kind": file_system(path),
+            "bytes_of_file": before.st_size,
+            "age": time.time() - before.st_mtime,
+        }
     try:
         from distcnn.datasets import read_info
         from distcnn.datasets.opening import lock_state, require_regular
@@ -84,10 +101,22 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
         channels, height, width = info.image_shape
         counts = " + ".join(f"{info.examples[split]:,}" for split in ("train", "test"))
         name = f"{info.name}, " if info.name else ""
-        seen |= {"chunk_bytes": info.chunk_examples["train"] * info.image_bytes, "bytes_of_set": bytes_of(info), "most": most_memory()}
+        seen |= {
+            "chunk_bytes": info.chunk_examples["train"] * info.image_bytes,
+            "bytes_of_set": bytes_of(info),
+            "most": most_memory(),
+        }
         read, seconds = read_sample(info, rank, world_size)
-        partly = "; only its labels were checked, training checks the images too" if bytes_of(info) > SAMPLE_BYTES else ""
-        seen |= {"what": f"{path}: {name}{counts} images {channels}x{height}x{width}{partly}", "bytes": read, "seconds": seconds}
+        partly = (
+            "; only its labels were checked, training checks the images too"
+            if bytes_of(info) > SAMPLE_BYTES
+            else ""
+        )
+        seen |= {
+            "what": f"{path}: {name}{counts} images {channels}x{height}x{width}{partly}",
+            "bytes": read,
+            "seconds": seconds,
+        }
         if rank == 0:
             seen["remarks"] = look_through(info)
     except InputError as error:
@@ -96,7 +125,11 @@ def _look_at(path: str, rank: int, world_size: int, seen: Facts) -> None:
         return
     if seen["exists"]:
         after = os.stat(path)  # noqa: PTH116
-        seen["changed"] = (after.st_size, after.st_mtime_ns, after.st_ino) != (before.st_size, before.st_mtime_ns, before.st_ino)
+        seen["changed"] = (after.st_size, after.st_mtime_ns, after.st_ino) != (
+            before.st_size,
+            before.st_mtime_ns,
+            before.st_ino,
+        )
 
 
 def bytes_of(info: DatasetInfo) -> int:
@@ -105,7 +138,9 @@ def bytes_of(info: DatasetInfo) -> int:
 
 
 def read_sample(info: DatasetInfo, rank: int, world_size: int) -> tuple[int, float]:
-    """Bytes and seconds of reading this rank's part of the training images, from its beginning, as far as the sample goes."""
+    """Bytes and seconds of reading this rank's part of the training images, from its beginning, as
+    far as the sample goes.
+    """
 
     from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
 
@@ -122,7 +157,8 @@ def read_sample(info: DatasetInfo, rank: int, world_size: int) -> tuple[int, flo
 
 
 def look_through(info: DatasetInfo) -> list[str]:
-    """What training says of all examples as it starts; of a large set, only what it says of the labels.
+    """What training says of all examples as it starts; of a large set, only what it says of the
+    labels.
 
     ``InputError`` where training refuses them.
     """
@@ -132,7 +168,9 @@ def look_through(info: DatasetInfo) -> list[str]:
     survey, large = Survey(info, whole=True), bytes_of(info) > SAMPLE_BYTES
     with closing(ExampleFile(info)) as file:
         for split in ("test", "train"):
-            for piece in pieces_of(range(info.examples[split]), LABELS_AT_ONCE if large else piece_size(info, split)):
+            for piece in pieces_of(
+                range(info.examples[split]), LABELS_AT_ONCE if large else piece_size(info, split)
+            ):
                 if large:
                     survey.add_labels(split, file.read_labels(split, piece))
                     continue
@@ -148,7 +186,11 @@ def _own(facts: Facts) -> Iterator[Finding]:
     """What is wrong with the file on one rank."""
     path = facts["path"]
     if facts.get("problem"):
-        remedy = WAIT if "another process" in facts["problem"] else "the line says it; where other ranks can read it: " + COPY
+        remedy = (
+            WAIT
+            if "another process" in facts["problem"]
+            else "the line says it; where other ranks can read it: " + COPY
+        )
         yield Finding("data", BAD, facts["problem"], remedy)
     for remark in facts.get("remarks", []):
         yield Finding("data", WARNING, remark, "training says so too, and goes on")
@@ -156,7 +198,12 @@ def _own(facts: Facts) -> Iterator[Finding]:
         yield Finding("data", BAD, f"{path} was changed while it was read", WAIT)
     elif facts.get("age", 0) < -60:
         text = f"{path} was written {-facts['age']:.0f} s in the future"
-        yield Finding("data", WARNING, text, "the clocks of this host and of the file server differ: ask the site")
+        yield Finding(
+            "data",
+            WARNING,
+            text,
+            "the clocks of this host and of the file server differ: ask the site",
+        )
 
 
 def _room(places: Places, whole: Everyone) -> dict[int, list[Finding]]:
@@ -164,12 +211,23 @@ def _room(places: Places, whole: Everyone) -> dict[int, list[Finding]]:
     found: dict[int, list[Finding]] = {}
     for ranks in places.ranks_of_host.values():
         for rank in (each for each in ranks if each in whole):
-            needed, most = whole[rank]["bytes_of_set"] * len(ranks) / places.whole, whole[rank]["most"]
+            needed, most = (
+                whole[rank]["bytes_of_set"] * len(ranks) / places.whole,
+                whole[rank]["most"],
+            )
             if most is not None and needed > most:
                 text = (
-                    f"{needed / 2**30:,.1f} GiB of the image set on a host that has {most / 2**30:,.1f} GiB of memory: training refuses it"
+                    f"{needed / 2**30:,.1f} GiB of the image set on a host that has"
+                    f" {most / 2**30:,.1f} GiB of memory: training refuses it"
                 )
-                found[rank] = [Finding("data", WARNING, text, "bound it with --data-memory MIB (data/README.md), or use more hosts")]
+                found[rank] = [
+                    Finding(
+                        "data",
+                        WARNING,
+                        text,
+                        "bound it with --data-memory MIB (data/README.md), or use more hosts",
+                    )
+                ]
     return found
 
 
@@ -177,9 +235,18 @@ def _locking(facts: Facts) -> Finding:
     """What reading has to do with locks."""
     how = f"{LOCKING}={facts['locking']}" if facts["locking"] else f"{LOCKING} is not set"
     if facts["lock"] in ("free", "held"):
-        return Finding("locking", GOOD, f"{facts['kind'] or 'the file system'} has locks; distcnn reads without them ({how})")
-    text = f"{facts['kind'] or 'the file system'} has no locks ({facts['lock']}): distcnn reads without them, other tools may fail"
-    return Finding("locking", WARNING, text, f"export {LOCKING}=FALSE for h5py, h5ls and the like ({how})")
+        return Finding(
+            "locking",
+            GOOD,
+            f"{facts['kind'] or 'the file system'} has locks; distcnn reads without them ({how})",
+        )
+    text = (
+        f"{facts['kind'] or 'the file system'} has no locks ({facts['lock']}): distcnn reads"
+        " without them, other tools may fail"
+    )
+    return Finding(
+        "locking", WARNING, text, f"export {LOCKING}=FALSE for h5py, h5ls and the like ({how})"
+    )
 
 
 def _speed(places: Places, timed: Everyone) -> list[Finding]:
@@ -191,13 +258,24 @@ def _speed(places: Places, timed: Everyone) -> list[Finding]:
         text += f", all ranks at once, {slowest / 1e6:,.0f} the slowest"
     text += f" ({read / 1e6:,.1f} MB, perhaps from the system's cache)"
     chunk = max(facts["chunk_bytes"] for facts in timed.values())
-    slow = {rank for rank, speed in speeds.items() if speed < SLOW_BYTES_PER_SECOND and timed[rank]["seconds"] > 0.1}
+    slow = {
+        rank
+        for rank, speed in speeds.items()
+        if speed < SLOW_BYTES_PER_SECOND and timed[rank]["seconds"] > 0.1
+    }
     if slow:
-        remedy = "copy the file to a faster place (the host's own disk, /dev/shm); or write it in chunks of about 1 MiB, lightly compressed"
+        remedy = (
+            "copy the file to a faster place (the host's own disk, /dev/shm); or write it in chunks"
+            " of about 1 MiB, lightly compressed"
+        )
         return [Finding("reading", WARNING, f"{text}: slow {places.of(slow)}".rstrip(), remedy)]
     if chunk > LARGE_CHUNK_BYTES:
         text += f"; a chunk is {chunk / 2**20:,.0f} MiB, and is read whole"
-        return [Finding("reading", WARNING, text, "write the file in chunks of about 1 MiB (data/README.md)")]
+        return [
+            Finding(
+                "reading", WARNING, text, "write the file in chunks of about 1 MiB (data/README.md)"
+            )
+        ]
     return [Finding("reading", GOOD, text)]
 
 

@@ -1,4 +1,6 @@
-"""What each process can look at by itself, before MPI is started; and what happens where MPI cannot be."""
+"""What each process can look at by itself, before MPI is started; and what happens where MPI cannot
+be.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,22 @@ from distcnn.doctor.report import Report
 from distcnn.system import launcher
 
 SECONDS_FOR_SPEAKER = 2.0
-"""A launcher may end all ranks when the first one leaves: those that do not print the report leave later."""
+"""A launcher may end all ranks when the first one leaves: those that do not print the report leave
+later.
+"""
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECONDS_FOR_RANK_0 = 2.0
-"""Of several hosts where MPI cannot be started, rank 0's speaks first: most launchers end the others then."""
+"""Of several hosts where MPI cannot be started, rank 0's speaks first: most launchers end the
+others then.
+"""
 
-SECTIONS = (software.SECTION, environment_variables.SECTION, mpi_library.SECTION, processors.SECTION, memory_limits.SECTION)
+SECTIONS = (
+    software.SECTION,
+    environment_variables.SECTION,
+    mpi_library.SECTION,
+    processors.SECTION,
+    memory_limits.SECTION,
+)
 """In the order of the report."""
 HOST = "host"
 NOT_LOOKED_AT = Finding(
@@ -35,7 +47,9 @@ NOT_LOOKED_AT = Finding(
 
 @dataclass(frozen=True)
 class Verdict:
-    """What this process shall do: print ``report``, where it has one, ``leave``, and end with ``code``."""
+    """What this process shall do: print ``report``, where it has one, ``leave``, and end with
+    ``code``.
+    """
 
     code: int
     report: Report | None
@@ -43,10 +57,20 @@ class Verdict:
 
 
 def look_alone(options: Options) -> Facts:
-    """All sections, in the order that looking needs: load before we make any, mpi4py before h5py, BLAS before its threads."""
+    """All sections, in the order that looking needs: load before we make any, mpi4py before h5py,
+    BLAS before its threads.
+    """
     arguments = {processors.SECTION: (options,), environment_variables.SECTION: (options,)}
-    order = (processors.SECTION, memory_limits.SECTION, mpi_library.SECTION, software.SECTION, environment_variables.SECTION)
-    return {HOST: socket.gethostname()} | {each.name: each.seen(*arguments.get(each, ())) for each in order}
+    order = (
+        processors.SECTION,
+        memory_limits.SECTION,
+        mpi_library.SECTION,
+        software.SECTION,
+        environment_variables.SECTION,
+    )
+    return {HOST: socket.gethostname()} | {
+        each.name: each.seen(*arguments.get(each, ())) for each in order
+    }
 
 
 def places_of(everyone: Everyone, world_size: int) -> Places:
@@ -55,14 +79,23 @@ def places_of(everyone: Everyone, world_size: int) -> Places:
 
 
 def declared_size() -> int:
-    """How many processes the launcher started; 0 where it does not tell. Slurm counts other things where another launcher is inside it."""
+    """How many processes the launcher started; 0 where it does not tell.
+
+    Slurm counts other things where another launcher is inside it.
+    """
     sizes = [each.world_size or 0 for each in launcher.declared(os.environ)]
     return sizes[0] if sizes else 0
 
 
 def judge_alone(places: Places, everyone: Everyone) -> list[Finding]:
     """Of all ranks whose facts are here."""
-    return [found for each in SECTIONS for found in each.judged(places, {rank: facts[each.name] for rank, facts in everyone.items()})]
+    return [
+        found
+        for each in SECTIONS
+        for found in each.judged(
+            places, {rank: facts[each.name] for rank, facts in everyone.items()}
+        )
+    ]
 
 
 def why_not(facts: Facts) -> str | None:
@@ -76,7 +109,10 @@ def why_not(facts: Facts) -> str | None:
 
 def can_start(here: Everyone) -> bool:
     """Whether all these processes can join one world."""
-    families = {mpi_library.family(facts[mpi_library.SECTION.name].get("library", "")) for facts in here.values()}
+    families = {
+        mpi_library.family(facts[mpi_library.SECTION.name].get("library", ""))
+        for facts in here.values()
+    }
     return len(families) == 1 and not any(why_not(facts) for facts in here.values())
 
 
@@ -97,7 +133,8 @@ def without_world(rank: int, here: Everyone, report: Report) -> Verdict:
 def apart(speaks: bool, report: Report, others_wait: bool = False) -> Verdict:
     """Of processes that found no world: one speaks, the others leave after it.
 
-    ``others_wait``: ranks of other hosts may be waiting for this one in MPI_Init, and a launcher ends them only for a signal.
+    ``others_wait``: ranks of other hosts may be waiting for this one in MPI_Init, and a launcher
+    ends them only for a signal.
     """
 
     def leave() -> None:

@@ -1,4 +1,6 @@
-"""The MPI library against the launcher: before MPI is started, for with the wrong one that may end the process."""
+"""The MPI library against the launcher: before MPI is started, for with the wrong one that may end
+the process.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,18 @@ FAMILIES = {
     "MPICH": ("mpich", "hydra", "intel(r) mpi", "mvapich", "cray"),
     "Open MPI": ("open mpi", "openmpi", "open-mpi", "prrte", "prterun"),
 }
-"""Words by which a library or an mpirun is known: a launcher starts libraries of its own family only."""
+"""Words by which a library or an mpirun is known: a launcher starts libraries of its own family
+only.
+"""
 
-GET_MPI = "on a laptop pip install '.[mpi,mpich]' in distcnn's folder; on a cluster load the site's MPI module, pip install '.[mpi]'"
-OWN_MPIRUN = "use the mpirun of the same environment or module as mpi4py's library, or the module system's srun with its plugin"
+GET_MPI = (
+    "on a laptop pip install '.[mpi,mpich]' in distcnn's folder; on a cluster load the site's MPI"
+    " module, pip install '.[mpi]'"
+)
+OWN_MPIRUN = (
+    "use the mpirun of the same environment or module as mpi4py's library, or the module system's"
+    " srun with its plugin"
+)
 
 
 def look() -> Facts:
@@ -46,7 +56,13 @@ def judge(places: Places, everyone: Everyone) -> list[Finding]:
     """The library is there, the same on all ranks, and of the launcher's family."""
     lines = gathered(places, {rank: _own(facts) for rank, facts in everyone.items()})
     libraries = {rank: facts["library"] for rank, facts in everyone.items() if "library" in facts}
-    same = compared(places, "mpi", libraries, "ranks of different MPIs cannot speak to each other", ONE_ENVIRONMENT)
+    same = compared(
+        places,
+        "mpi",
+        libraries,
+        "ranks of different MPIs cannot speak to each other",
+        ONE_ENVIRONMENT,
+    )
     return [*([same] if libraries else []), *lines]
 
 
@@ -64,7 +80,10 @@ def is_open_mpi(facts: Facts) -> bool:
 
 def family(text: str) -> str:
     """The family of MPIs that ``text`` (a version) speaks of; nothing where it is unknown."""
-    return next((name for name, words in FAMILIES.items() if any(word in text.lower() for word in words)), "")
+    return next(
+        (name for name, words in FAMILIES.items() if any(word in text.lower() for word in words)),
+        "",
+    )
 
 
 def started() -> str:
@@ -95,10 +114,16 @@ def found_mpirun() -> Facts:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return {"path": path, "problem": f"{path} --version took more than {SECONDS_FOR_MPIRUN:g} s"}
+        return {
+            "path": path,
+            "problem": f"{path} --version took more than {SECONDS_FOR_MPIRUN:g} s",
+        }
     if process.returncode != 0:
         first = next(iter(text.strip().splitlines()), "without a word")
-        return {"path": path, "problem": f"{path} --version ended with code {process.returncode} ({first})"}
+        return {
+            "path": path,
+            "problem": f"{path} --version ended with code {process.returncode} ({first})",
+        }
     return {"path": path, "family": family(text)}
 
 
@@ -109,9 +134,19 @@ def _own(facts: Facts) -> list[Finding]:
         found.append(_without_library(facts))
     elif too_old("mpi4py", facts.get("mpi4py", "")):
         least = ".".join(map(str, LEAST["mpi4py"]))
-        found.append(Finding("mpi", BAD, f"mpi4py {facts['mpi4py']} is too old: distcnn needs {least} or newer", GET_MPI))
+        found.append(
+            Finding(
+                "mpi",
+                BAD,
+                f"mpi4py {facts['mpi4py']} is too old: distcnn needs {least} or newer",
+                GET_MPI,
+            )
+        )
     if facts.get("foreign"):
-        text = f"the launcher is Open MPI's (it started {facts['started']}), but mpi4py loaded {facts['library']}: MPI cannot start"
+        text = (
+            f"the launcher is Open MPI's (it started {facts['started']}), but mpi4py loaded"
+            f" {facts['library']}: MPI cannot start"
+        )
         found.append(Finding("launcher", BAD, text, launcher.REMEDY))
     elif "mpirun" in facts and "library" in facts:
         found.append(_mpirun_in_path(facts))
@@ -120,28 +155,51 @@ def _own(facts: Facts) -> list[Finding]:
 
 def _without_library(facts: Facts) -> Finding:
     if facts["several"]:
-        text = f"the launcher started {facts['started'].partition(',')[0] or 'processes'}, but mpi4py cannot be used: {facts['problem']}"
+        text = (
+            f"the launcher started {facts['started'].partition(',')[0] or 'processes'}, but mpi4py"
+            f" cannot be used: {facts['problem']}"
+        )
         return Finding("mpi", BAD, text, GET_MPI)
-    return Finding("mpi", WARNING, f"one process needs none, but several would not start: {facts['problem']}", GET_MPI)
+    return Finding(
+        "mpi",
+        WARNING,
+        f"one process needs none, but several would not start: {facts['problem']}",
+        GET_MPI,
+    )
 
 
 def _mpirun_in_path(facts: Facts) -> Finding:
     """Whether the mpirun that one would type belongs to the library."""
     mpirun, library = facts["mpirun"], facts["library"]
     beside = Path(sys.prefix) / "bin" / "mpirun"
-    remedy = OWN_MPIRUN + (f": {beside} is one (activate the environment)" if beside.exists() else "")
+    remedy = OWN_MPIRUN + (
+        f": {beside} is one (activate the environment)" if beside.exists() else ""
+    )
     if "problem" in mpirun:
         only_srun = mpirun["problem"].startswith("there is no") and shutil.which("srun")
         if only_srun:
-            text = "no mpirun in PATH, but srun: give it the plugin (--mpi=pmi2 for MPICH, --mpi=pmix for Open MPI)"
+            text = (
+                "no mpirun in PATH, but srun: give it the plugin (--mpi=pmi2 for MPICH, --mpi=pmix"
+                " for Open MPI)"
+            )
             return Finding("launcher", GOOD, text)
         return Finding("launcher", WARNING, mpirun["problem"], remedy)
     if not mpirun["family"] or not family(library):
-        return Finding("launcher", GOOD, f"{mpirun['path']}: not known whether it is of {library}; mpirun -n 2 with this command tells")
+        return Finding(
+            "launcher",
+            GOOD,
+            f"{mpirun['path']}: not known whether it is of {library}; mpirun -n 2 with this command"
+            " tells",
+        )
     if mpirun["family"] != family(library):
-        text = f"{mpirun['path']} is {mpirun['family']}'s, but mpi4py loads {library}: each process would be rank 0 of 1"
+        text = (
+            f"{mpirun['path']} is {mpirun['family']}'s, but mpi4py loads {library}: each process"
+            " would be rank 0 of 1"
+        )
         return Finding("launcher", WARNING, text, remedy)
-    return Finding("launcher", GOOD, f"{mpirun['path']} is {mpirun['family']}'s, as mpi4py's library")
+    return Finding(
+        "launcher", GOOD, f"{mpirun['path']} is {mpirun['family']}'s, as mpi4py's library"
+    )
 
 
 SECTION = Section("mpi", look, judge)

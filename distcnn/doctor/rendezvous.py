@@ -1,7 +1,9 @@
-"""What the processes of one host tell each other before MPI is up, for with a wrong launcher it never will be.
+"""What the processes of one host tell each other before MPI is up, for with a wrong launcher it
+never will be.
 
-The first of them to come listens on a socket in a folder that only this user can enter, hears the others and sends each what all have said.
-So none need go into MPI, and wait there for ever, where another one cannot.
+The first of them to come listens on a socket in a folder that only this user can enter, hears the
+others and sends each what all have said. So none need go into MPI, and wait there for ever, where
+another one cannot.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ ANSWER_SECONDS = 8.0
 
 
 def told_by_host(rank: int, mine: Facts) -> dict[int, Facts]:
-    """What the processes that this launcher started on this host say, by rank: at least ``mine``."""
+    """What the processes that this launcher started on this host say, by rank: at least
+    ``mine``.
+    """
     alone = {rank: mine}
     expected, folder = processes_here(), private_folder()
     if folder is None or expected == 1:
@@ -45,8 +49,14 @@ def told_by_host(rank: int, mine: Facts) -> dict[int, Facts]:
 
 
 def processes_here() -> int | None:
-    """How many processes the launcher started on this host, itself or at most; None where it does not say."""
-    return told_number() or max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0) or None
+    """How many processes the launcher started on this host, itself or at most; None where it does
+    not say.
+    """
+    return (
+        told_number()
+        or max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0)
+        or None
+    )
 
 
 def told_number() -> int:
@@ -60,11 +70,23 @@ def missing_processes(here: Everyone, several: bool) -> list[Finding]:
     expected = told_number()
     if not several or len(here) >= expected:
         return []
-    text = f"of {expected} processes on this host only {count(len(here), 'rank')} could be heard: {runs(here)}"
-    return [Finding("ranks", WARNING, text, "those that are missing are slow to start, stopped or dead: standard error may tell")]
+    text = (
+        f"of {expected} processes on this host only {count(len(here), 'rank')} could be heard:"
+        f" {runs(here)}"
+    )
+    return [
+        Finding(
+            "ranks",
+            WARNING,
+            text,
+            "those that are missing are slow to start, stopped or dead: standard error may tell",
+        )
+    ]
 
 
-def _listen(listener: socket.socket, told: dict[int, Facts], expected: int | None) -> dict[int, Facts]:
+def _listen(
+    listener: socket.socket, told: dict[int, Facts], expected: int | None
+) -> dict[int, Facts]:
     """Hear the others, then answer all of them."""
     told, others = dict(told), []
     while expected is None or len(told) < expected:

@@ -32,13 +32,25 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """What ``--json`` writes."""
-        counts = {state: sum(each.state == state for each in self.findings) for state in (GOOD, WARNING, BAD)}
-        return {"kind": KIND, "counts": counts, "findings": [asdict(each) for each in self.findings], **self.numbers}
+        counts = {
+            state: sum(each.state == state for each in self.findings)
+            for state in (GOOD, WARNING, BAD)
+        }
+        return {
+            "kind": KIND,
+            "counts": counts,
+            "findings": [asdict(each) for each in self.findings],
+            **self.numbers,
+        }
 
     @staticmethod
     def of(content: dict[str, Any]) -> Report:
         """From what ``as_dict`` gave."""
-        numbers = {key: value for key, value in content.items() if key not in ("kind", "counts", "findings")}
+        numbers = {
+            key: value
+            for key, value in content.items()
+            if key not in ("kind", "counts", "findings")
+        }
         return Report([Finding(**each) for each in content["findings"]], numbers)
 
     def write(self, path: str) -> None:
@@ -46,18 +58,35 @@ class Report:
         try:
             write_atomically(Path(path), (json.dumps(self.as_dict(), indent=1) + "\n").encode())
         except OSError as error:
-            self.findings.append(Finding("json", BAD, f"--json: {path} cannot be written ({error.strerror})", "name another file"))
+            self.findings.append(
+                Finding(
+                    "json",
+                    BAD,
+                    f"--json: {path} cannot be written ({error.strerror})",
+                    "name another file",
+                )
+            )
 
 
 def summary(findings: Iterable[Finding]) -> str:
     """How many there are of each: "12 good, 1 warning, 0 bad"."""
     states = [each.state for each in findings]
-    return f"{states.count(GOOD)} good, {counted(states.count(WARNING), 'warning')}, {states.count(BAD)} bad"
+    return (
+        f"{states.count(GOOD)} good, {counted(states.count(WARNING), 'warning')},"
+        f" {states.count(BAD)} bad"
+    )
 
 
 def wants_colours(terminal: bool, environment: Mapping[str, str]) -> bool:
-    """Only on a terminal. Under a launcher none: Open MPI's gives its ranks one, wherever the output goes."""
-    return terminal and not launcher.declared(environment) and "NO_COLOR" not in environment and environment.get("TERM") != "dumb"
+    """Only on a terminal. Under a launcher none: Open MPI's gives its ranks one, wherever the
+    output goes.
+    """
+    return (
+        terminal
+        and not launcher.declared(environment)
+        and "NO_COLOR" not in environment
+        and environment.get("TERM") != "dumb"
+    )
 
 
 def _lines(finding: Finding, colours: bool) -> list[str]:

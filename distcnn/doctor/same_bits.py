@@ -1,6 +1,7 @@
 """Whether ranks compute the same bits, and sum to the same bits as one process does.
 
-Every rank draws numbers by its rank's name, so that root can draw everyone's and add them up alone, in another order.
+Every rank draws numbers by its rank's name, so that root can draw everyone's and add them up alone,
+in another order.
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ SEED = 2013
 REPEATS = 9
 SLOW_FRACTION = 0.5
 
-ONE_KIND = "let all ranks run on hosts of one kind with one NumPy and BLAS (see the lines blas, processor, environment)"
-BROKEN = "memory, processor or network change bits: leave the host out and tell the site; with another MPI see whether it is the library"
+ONE_KIND = (
+    "let all ranks run on hosts of one kind with one NumPy and BLAS (see the lines blas, processor,"
+    " environment)"
+)
+BROKEN = (
+    "memory, processor or network change bits: leave the host out and tell the site; with another"
+    " MPI see whether it is the library"
+)
 
 
 def look(communicator: Any) -> Facts:
-    """Hashes of what this rank computes, and of the sum of all ranks; on root also of the sum that it made alone."""
+    """Hashes of what this rank computes, and of the sum of all ranks; on root also of the sum that
+    it made alone.
+    """
     from distcnn.distributed import SerialCommunicator
     from distcnn.distributed.reduction import ExactReduction
 
@@ -59,10 +68,21 @@ def judge(places: Places, everyone: Everyone) -> list[Finding]:
     if not whole:
         return found
     hashes = {rank: facts["products"] for rank, facts in whole.items()}
-    products = compared(places, "products", hashes, "ranks compute different bits, replicas would too", ONE_KIND)
+    products = compared(
+        places, "products", hashes, "ranks compute different bits, replicas would too", ONE_KIND
+    )
     if products.state == GOOD:
-        products = Finding("products", GOOD, f"matrix products, exp and log have the same bits {places.of(whole)}".rstrip())
-    return [*found, products, *gathered(places, {rank: _own(facts) for rank, facts in whole.items()}), *_speed(places, whole)]
+        products = Finding(
+            "products",
+            GOOD,
+            f"matrix products, exp and log have the same bits {places.of(whole)}".rstrip(),
+        )
+    return [
+        *found,
+        products,
+        *gathered(places, {rank: _own(facts) for rank, facts in whole.items()}),
+        *_speed(places, whole),
+    ]
 
 
 def terms_of(rank: int) -> NDArray[np.float32]:
@@ -87,7 +107,10 @@ def _arithmetic() -> Facts:
     from distcnn.training.fingerprint import PRODUCTS, arithmetic_sha256, operands
 
     pairs, _ = operands()
-    first, seconds = arithmetic_sha256()[:12], []  # of the processor's time: what a busy host takes away is for other lines to say
+    first, seconds = (
+        arithmetic_sha256()[:12],
+        [],
+    )  # of the processor's time: what a busy host takes away is for other lines to say
     for _ in range(REPEATS):
         start = time.thread_time()
         for a, b in pairs:
@@ -98,16 +121,25 @@ def _arithmetic() -> Facts:
     return {
         "products": first,
         "repeatable": arithmetic_sha256()[:12] == first,
-        "subnormal": bool(np.all(tiny * np.float32(1) != 0) and np.all(np.full(64, np.finfo(np.float32).tiny) / np.float32(2) != 0)),
+        "subnormal": bool(
+            np.all(tiny * np.float32(1) != 0)
+            and np.all(np.full(64, np.finfo(np.float32).tiny) / np.float32(2) != 0)
+        ),
         "rounding": bool(np.all(1 + halves == 1) and np.all(1 + 1.5 * halves == 1 + 2.0**-52)),
-        "gflop_per_second": sum(2 * m * k * n for m, k, n in PRODUCTS) / max(min(seconds), 1e-9) / 1e9,
+        "gflop_per_second": (
+            sum(2 * m * k * n for m, k, n in PRODUCTS) / max(min(seconds), 1e-9) / 1e9
+        ),
     }
 
 
 def _sums(places: Places, everyone: Everyone) -> list[Finding]:
     if len(places.hosts) == 1:
         same = everyone[0]["sum"] == everyone[0]["alone"]
-        return [] if same else [Finding("sum", BAD, "the exact sum is not what it was a moment ago", BROKEN)]
+        return (
+            []
+            if same
+            else [Finding("sum", BAD, "the exact sum is not what it was a moment ago", BROKEN)]
+        )
     hashes = {rank: facts["sum"] for rank, facts in everyone.items()}
     sums = compared(places, "sum", hashes, "ranks have different sums after one allreduce", BROKEN)
     alone = everyone[0]["alone"] if 0 in everyone else None
@@ -115,7 +147,13 @@ def _sums(places: Places, everyone: Everyone) -> list[Finding]:
         text = "the exact sum over all ranks is not what rank 0 gets alone from the same numbers"
         return [Finding("sum", BAD, text, f"{BROKEN}; {ONE_KIND}")]
     if sums.state == GOOD:
-        return [Finding("sum", GOOD, "the exact sum has the same bits on all ranks, and in one process in another order")]
+        return [
+            Finding(
+                "sum",
+                GOOD,
+                "the exact sum has the same bits on all ranks, and in one process in another order",
+            )
+        ]
     return [sums]
 
 
@@ -123,14 +161,24 @@ def _own(facts: Facts) -> list[Finding]:
     """Of one rank's arithmetic."""
     found = []
     if not facts["repeatable"]:
-        found.append(Finding("products", BAD, "the same product gave other bits the second time", BROKEN))
+        found.append(
+            Finding("products", BAD, "the same product gave other bits the second time", BROKEN)
+        )
     if not facts["subnormal"]:
         text = "numbers below 1e-38 are flushed to zero: other bits than elsewhere"
-        remedy = "a library that was built with -ffast-math sets the processor so: look at LD_PRELOAD, and at what is imported first"
+        remedy = (
+            "a library that was built with -ffast-math sets the processor so: look at LD_PRELOAD,"
+            " and at what is imported first"
+        )
         found.append(Finding("products", BAD, text, remedy))
     if not facts["rounding"]:
         found.append(
-            Finding("products", BAD, "the processor does not round to the nearest", "a library changed its rounding: look at LD_PRELOAD")
+            Finding(
+                "products",
+                BAD,
+                "the processor does not round to the nearest",
+                "a library changed its rounding: look at LD_PRELOAD",
+            )
         )
     return found
 
@@ -142,8 +190,18 @@ def _speed(places: Places, whole: Everyone) -> list[Finding]:
     slow = [rank for rank, speed in speeds.items() if speed < SLOW_FRACTION * fastest]
     text = f"matrix products at {min(speeds.values()):.0f} to {fastest:.0f} GFLOP/s a rank"
     if slow:
-        remedy = "its processor is slower, hot, or shared with somebody: look with top, or leave the host out"
-        return [Finding("speed", WARNING, f"{text}: all wait for the slowest, {places.of(slow).removeprefix('on ')}", remedy)]
+        remedy = (
+            "its processor is slower, hot, or shared with somebody: look with top, or leave the"
+            " host out"
+        )
+        return [
+            Finding(
+                "speed",
+                WARNING,
+                f"{text}: all wait for the slowest, {places.of(slow).removeprefix('on ')}",
+                remedy,
+            )
+        ]
     return [Finding("speed", GOOD, text)]
 
 

@@ -1,4 +1,6 @@
-"""Python, NumPy, BLAS, HDF5, distcnn itself, the processor: what decides the bits, and whether it is the same on all ranks."""
+"""Python, NumPy, BLAS, HDF5, distcnn itself, the processor: what decides the bits, and whether it
+is the same on all ranks.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,21 @@ OF_ROOT = ("tomli_w", "tqdm")
 """Packages that root alone imports."""
 
 SAME = "all ranks must run the same software for the same bits"
-ONE_ENVIRONMENT = "start all ranks in one environment: a venv or module on a file system that all hosts see, activated in the job script"
-INSTALL = "install it into this environment (in distcnn's folder: pip install .), and activate that where the ranks start"
+ONE_ENVIRONMENT = (
+    "start all ranks in one environment: a venv or module on a file system that all hosts see,"
+    " activated in the job script"
+)
+INSTALL = (
+    "install it into this environment (in distcnn's folder: pip install .), and activate that where"
+    " the ranks start"
+)
 
 
 def look() -> Facts:
-    """Versions, or the reason why one cannot be had. Importing h5py must come after mpi4py: built for MPI, it would start it."""
+    """Versions, or the reason why one cannot be had.
+
+    Importing h5py must come after mpi4py: built for MPI, it would start it.
+    """
     facts: Facts = {
         "python": platform.python_version(),
         "new_enough": sys.version_info >= LEAST_PYTHON,
@@ -45,9 +56,19 @@ def look() -> Facts:
 
 def judge(places: Places, everyone: Everyone) -> list[Finding]:
     """Lines on each; then the differences."""
-    pythons = compared(places, "python", {rank: facts["python"] for rank, facts in everyone.items()}, SAME, ONE_ENVIRONMENT)
+    pythons = compared(
+        places,
+        "python",
+        {rank: facts["python"] for rank, facts in everyone.items()},
+        SAME,
+        ONE_ENVIRONMENT,
+    )
     return [
-        *([pythons] if pythons.state == BAD or all(each["new_enough"] for each in everyone.values()) else []),
+        *(
+            [pythons]
+            if pythons.state == BAD or all(each["new_enough"] for each in everyone.values())
+            else []
+        ),
         *gathered(places, {rank: _problems(facts) for rank, facts in everyone.items()}),
         *_compared_parts(places, everyone),
     ]
@@ -64,15 +85,28 @@ def _problems(facts: Facts) -> list[Finding]:
     found = []
     if not facts["new_enough"]:
         least = ".".join(map(str, LEAST_PYTHON))
-        found.append(Finding("python", BAD, f"{facts['python']} is too old", f"load Python {least} or newer, and install distcnn into it"))
+        found.append(
+            Finding(
+                "python",
+                BAD,
+                f"{facts['python']} is too old",
+                f"load Python {least} or newer, and install distcnn into it",
+            )
+        )
     parts: dict[str, Facts] = {**facts["modules"], "hdf5": facts["hdf5"]}
     for name, part in parts.items():
         if "problem" in part:
             library = "h5py" if name == "hdf5" else name
-            found.append(Finding(name, BAD, f"{library} cannot be used: {part['problem']}", INSTALL))
+            found.append(
+                Finding(name, BAD, f"{library} cannot be used: {part['problem']}", INSTALL)
+            )
         elif too_old(part.get("module", name), part.get("version", "")):
             least = ".".join(map(str, LEAST[part.get("module", name)]))
-            found.append(Finding(name, BAD, f"{part['is']} is too old: distcnn needs {least} or newer", INSTALL))
+            found.append(
+                Finding(
+                    name, BAD, f"{part['is']} is too old: distcnn needs {least} or newer", INSTALL
+                )
+            )
     if "problem" in facts["blas"] and "problem" not in parts["numpy"]:
         found.append(Finding("blas", WARNING, f"not known: {facts['blas']['problem']}", INSTALL))
     return found
@@ -82,18 +116,39 @@ def _compared_parts(places: Places, everyone: Everyone) -> list[Finding]:
     def values(get: Callable[[Facts], Any]) -> dict[int, str]:
         """Of the ranks that have it."""
         found = {rank: get(facts) for rank, facts in everyone.items()}
-        return {rank: part["is"] if isinstance(part, dict) else part for rank, part in found.items() if "problem" not in part}
+        return {
+            rank: part["is"] if isinstance(part, dict) else part
+            for rank, part in found.items()
+            if "problem" not in part
+        }
 
     kinds = "another kind of processor or kernel rounds otherwise, so replicas may differ"
     same_hosts = (
-        "ask for hosts of one kind (srun --constraint); OPENBLAS_CORETYPE alone does not make different kinds agree, "
-        "because OpenBLAS 0.3.34 and newer choose block sizes by the processor even then"
+        "ask for hosts of one kind (srun --constraint); OPENBLAS_CORETYPE alone does not make"
+        " different kinds agree, because OpenBLAS 0.3.34 and newer choose block sizes by the"
+        " processor even then"
     )
     found = [
-        compared(places, "numpy", values(lambda facts: facts["modules"]["numpy"]), SAME, ONE_ENVIRONMENT),
+        compared(
+            places, "numpy", values(lambda facts: facts["modules"]["numpy"]), SAME, ONE_ENVIRONMENT
+        ),
         compared(places, "blas", values(lambda facts: facts["blas"]), kinds, same_hosts),
-        compared(places, "hdf5", values(lambda facts: facts["hdf5"]), "they may not read a file alike", ONE_ENVIRONMENT, WARNING),
-        compared(places, "distcnn", values(lambda facts: facts["distcnn"]), SAME, f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH", BAD),
+        compared(
+            places,
+            "hdf5",
+            values(lambda facts: facts["hdf5"]),
+            "they may not read a file alike",
+            ONE_ENVIRONMENT,
+            WARNING,
+        ),
+        compared(
+            places,
+            "distcnn",
+            values(lambda facts: facts["distcnn"]),
+            SAME,
+            f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH",
+            BAD,
+        ),
         compared(
             places,
             "processor",
@@ -103,14 +158,22 @@ def _compared_parts(places: Places, everyone: Everyone) -> list[Finding]:
             WARNING,
         ),
     ]
-    flags = compared(places, "instructions", values(lambda facts: facts["flags"]), kinds, same_hosts, WARNING)
-    return [each for each in [*found, flags] if each.text and (each is not flags or each.state != GOOD)]
+    flags = compared(
+        places, "instructions", values(lambda facts: facts["flags"]), kinds, same_hosts, WARNING
+    )
+    return [
+        each for each in [*found, flags] if each.text and (each is not flags or each.state != GOOD)
+    ]
 
 
 def too_old(module: str, version: str) -> bool:
     """Whether ``version`` ("2.3.1") is below what distcnn needs; False where it cannot be read."""
     numbers = version.split(".")[:2]
-    return module in LEAST and all(each.isdigit() for each in numbers) and tuple(map(int, numbers)) < LEAST[module]
+    return (
+        module in LEAST
+        and all(each.isdigit() for each in numbers)
+        and tuple(map(int, numbers)) < LEAST[module]
+    )
 
 
 def processor() -> str:
@@ -119,12 +182,21 @@ def processor() -> str:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
         text = ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.lower().startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in text.splitlines()
+        if line.lower().startswith("model name")
+    ]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(name: str) -> Facts:
-    return tried(lambda: {"version": (version := str(getattr(importlib.import_module(name), "__version__", ""))), "is": version})
+    return tried(
+        lambda: {
+            "version": (version := str(getattr(importlib.import_module(name), "__version__", ""))),
+            "is": version,
+        }
+    )
 
 
 def _blas() -> Facts:
@@ -138,7 +210,11 @@ def _hdf5() -> Facts:
     import h5py
 
     build = " built for MPI" if h5py.get_config().mpi else ""
-    return {"is": f"h5py {h5py.__version__}{build}, HDF5 {h5py.version.hdf5_version}", "version": h5py.__version__, "module": "h5py"}
+    return {
+        "is": f"h5py {h5py.__version__}{build}, HDF5 {h5py.version.hdf5_version}",
+        "version": h5py.__version__,
+        "module": "h5py",
+    }
 
 
 def _flags() -> Facts:

@@ -1,7 +1,8 @@
-"""A process beside rank 0 that has the report so far: should rank 0 die or hang (in MPI_Init, in a library), it is printed all the same.
+"""A process beside rank 0 that has the report so far: should rank 0 die or hang (in MPI_Init, in a
+library), it is printed all the same.
 
-It is forked before any library is there. It knows of its parent's end because the pipe between them closes, and stays until then: MPI may
-hang in its last call too.
+It is forked before any library is there. It knows of its parent's end because the pipe between them
+closes, and stays until then: MPI may hang in its last call too.
 """
 
 from __future__ import annotations
@@ -26,18 +27,31 @@ SECONDS_TO_LEAVE = 10.0
 MOST_DESCRIPTORS = 1024
 Say = Callable[[Report], None]
 
-LOOK = "what was said on standard error, above or below, may name the reason; the lines above are what was seen before"
+LOOK = (
+    "what was said on standard error, above or below, may name the reason; the lines above are what"
+    " was seen before"
+)
 REMEDIES = {
-    "starting MPI": "see the lines above on memory, /dev/shm and limits, and standard error; "
-    "does a plain MPI program start (mpirun -n 2 python -m mpi4py.bench helloworld)?"
+    "starting MPI": (
+        "see the lines above on memory, /dev/shm and limits, and standard error; "
+        "does a plain MPI program start (mpirun -n 2 python -m mpi4py.bench helloworld)?"
+    )
 }
 
 
 class Guardian:
-    """While it is entered. Without ``needed`` it does nothing. ``say`` prints a report; ``seconds`` is all that everything may take."""
+    """While it is entered.
+
+    Without ``needed`` it does nothing. ``say`` prints a report; ``seconds`` is all that everything
+    may take.
+    """
 
     def __init__(self, needed: bool, seconds: float, say: Say) -> None:
-        self._needed, self._end, self._say = needed and hasattr(os, "fork"), time.monotonic() + seconds, say
+        self._needed, self._end, self._say = (
+            needed and hasattr(os, "fork"),
+            time.monotonic() + seconds,
+            say,
+        )
         self._child = 0
 
     def __enter__(self) -> Guardian:
@@ -51,7 +65,9 @@ class Guardian:
                 os.close(self._writer)
                 return self
             if self._child == 0:
-                os.closerange(3, reader)  # what the launcher listens to must close when the parent ends
+                os.closerange(
+                    3, reader
+                )  # what the launcher listens to must close when the parent ends
                 os.closerange(reader + 1, MOST_DESCRIPTORS)
                 try:
                     self._guard(reader, parent)
@@ -61,7 +77,12 @@ class Guardian:
             os.close(reader)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._send({"done": kind is None})
         if kind is not None:
             self._wait()
@@ -71,7 +92,9 @@ class Guardian:
         self._send({"stage": stage, "report": report.as_dict()})
 
     def speak(self, why: str) -> None:
-        """Print the report so far now, with ``why`` as its last line; returns when that was done."""
+        """Print the report so far now, with ``why`` as its last line; returns when that was
+        done.
+        """
         self._send({"why": why})
         self._wait()
 
@@ -89,7 +112,8 @@ class Guardian:
 
     def _guard(self, reader: int, parent: int) -> None:
         """The child's life."""
-        os.setsid()  # a launcher that ends the parent's process group must not end this one before it has spoken
+        # a launcher that ends the parent's process group must not end this one before it has spoken
+        os.setsid()
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_IGN)
         last: dict[str, Any] = {"stage": "starting", "report": Report().as_dict()}
@@ -118,7 +142,9 @@ class Guardian:
 
     def _speak(self, last: dict[str, Any], why: str) -> None:
         report = Report.of(last["report"])
-        report.findings.append(Finding("doctor", BAD, f"{last['stage']}: {why}", REMEDIES.get(last["stage"], LOOK)))
+        report.findings.append(
+            Finding("doctor", BAD, f"{last['stage']}: {why}", REMEDIES.get(last["stage"], LOOK))
+        )
         self._say(report)
 
     def _end_parent(self, parent: int) -> None:

@@ -1,4 +1,6 @@
-"""Failures before a command could set anything up: an import that fails on one rank, on one host, or on all. Standard library only."""
+"""Failures before a command could set anything up: an import that fails on one rank, on one host,
+or on all. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,21 @@ from distcnn.system.console import tell
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECONDS_FOR_REPORTER = 2.0
-"""A launcher ends all ranks when the first one leaves, and may drop what it has not read: who does not report leaves later."""
+"""A launcher ends all ranks when the first one leaves, and may drop what it has not read: who does
+not report leaves later.
+"""
 SECONDS_FOR_OTHERS = 4.0
-"""The reporter leaves when each rank of its host has come as far as it, or further: a later one would report once more."""
+"""The reporter leaves when each rank of its host has come as far as it, or further: a later one
+would report once more.
+"""
 
 
 def report_early_failures() -> None:
-    """From now on an uncaught exception is reported with rank and host, and ends the process: by a signal under a launcher.
+    """From now on an uncaught exception is reported with rank and host, and ends the process: by a
+    signal under a launcher.
 
-    Some launchers (Hydra) let the other ranks wait for ever in MPI_Init for one that left with an exit code, not for one killed.
+    Some launchers (Hydra) let the other ranks wait for ever in MPI_Init for one that left with an
+    exit code, not for one killed.
     """
     sys.excepthook = _report
 
@@ -42,7 +50,10 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
         _end_by_signal()
     rank = launcher.declared_rank(os.environ)
     text = "".join(traceback.format_exception(kind, error, trace))
-    tell(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}), starting:\n{text.rstrip()}")
+    tell(
+        f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}),"
+        f" starting:\n{text.rstrip()}"
+    )
     if several:
         time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
         _wait_for_others()
@@ -50,7 +61,9 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 
 def note_arrival() -> None:
-    """This rank's imports are behind it, whether they failed or not: a rank of its host that reports need not wait for it."""
+    """This rank's imports are behind it, whether they failed or not: a rank of its host that
+    reports need not wait for it.
+    """
     place = launcher.declared_place(os.environ)
     if place is not None and launcher.needs_mpi(os.environ):
         claim(_arrival(place.local_rank))
@@ -78,8 +91,9 @@ def _wait_while(holds: Callable[[], bool], seconds: float = SECONDS_FOR_OTHERS) 
 def end_before_start(text: str, others_wait: bool = True) -> None:
     """Tell ``text``, once a host, as the last thing of a process that cannot open its communicator.
 
-    Returns where all ranks come to the same end, and may leave with an exit code; where some did not, this rank ends by a signal.
-    Without ``others_wait`` all ranks of all hosts are alone, and rank 0 tells it.
+    Returns where all ranks come to the same end, and may leave with an exit code; where some did
+    not, this rank ends by a signal. Without ``others_wait`` all ranks of all hosts are alone, and
+    rank 0 tells it.
     """
     if not launcher.needs_mpi(os.environ):
         tell(text)

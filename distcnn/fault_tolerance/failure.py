@@ -1,6 +1,8 @@
-"""One report of an exception, however many ranks it struck, with rank, host, step, and where it was raised.
+"""One report of an exception, however many ranks it struck, with rank, host, step, and where it was
+raised.
 
-An exception in a user's own module is told by the lines of that module alone; any other one, a defect of ours, with its traceback.
+An exception in a user's own module is told by the lines of that module alone; any other one, a
+defect of ours, with its traceback.
 """
 
 from __future__ import annotations
@@ -16,14 +18,20 @@ from distcnn.mistakes import THREAD_LIMIT, is_thread_limit, mistake_lines
 from distcnn.system.console import tell
 
 SECONDS_BETWEEN_HOSTS, MOST_HOSTS_WAITED_FOR = 0.8, 3
-"""Each host finds one reporter by itself; a host lets those before it report, and end all, first."""
+"""Each host finds one reporter by itself; a host lets those before it report, and end all, first.
+"""
 
 
 def report_failure(name: str, communicator: Communicator, error: BaseException) -> None:
-    """Print ``error`` to standard error, once for all ranks that fail at the same time; the others wait to be ended."""
+    """Print ``error`` to standard error, once for all ranks that fail at the same time; the others
+    wait to be ended.
+    """
     _wait_for_turn(communicator)
     host = communicator.hosts[communicator.rank]
-    where = f"rank {communicator.rank} of {communicator.world_size} failed on host {host} (process {os.getpid()}), {pulse.read().text()}"
+    where = (
+        f"rank {communicator.rank} of {communicator.world_size} failed on host {host} (process"
+        f" {os.getpid()}), {pulse.read().text()}"
+    )
     if is_thread_limit(error):
         tell(f"{name}: error: {where}: {THREAD_LIMIT}")
         return
@@ -32,16 +40,23 @@ def report_failure(name: str, communicator: Communicator, error: BaseException) 
 
 
 def report_bad_input(name: str, communicator: Communicator, text: str) -> None:
-    """Print ``text``, one line on bad input, once for all ranks that meet it by themselves; the others wait to be ended."""
+    """Print ``text``, one line on bad input, once for all ranks that meet it by themselves; the
+    others wait to be ended.
+    """
     _wait_for_turn(communicator)
     where = f" (on rank {communicator.rank})" if communicator.world_size > 1 else ""
     tell(f"{name}: error: {text}{where}")
 
 
 def _wait_for_turn(communicator: Communicator) -> None:
-    """Return on the rank that reports, the first to ask on its host. The others wait until they are ended."""
+    """Return on the rank that reports, the first to ask on its host.
+
+    The others wait until they are ended.
+    """
     if not claim(f"failure-{communicator.job}"):
-        time.sleep(SECONDS_BETWEEN_HOSTS * (MOST_HOSTS_WAITED_FOR + 1))  # the reporter ends this process long before
+        time.sleep(
+            SECONDS_BETWEEN_HOSTS * (MOST_HOSTS_WAITED_FOR + 1)
+        )  # the reporter ends this process long before
     hosts = list(dict.fromkeys(communicator.hosts))
     place = hosts.index(communicator.hosts[communicator.rank])
     time.sleep(SECONDS_BETWEEN_HOSTS * min(place, MOST_HOSTS_WAITED_FOR))

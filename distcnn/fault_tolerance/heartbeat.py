@@ -1,7 +1,8 @@
 """What this process is doing now, for whoever must say so when it fails or stalls.
 
-The main thread notes each change of activity (about a microsecond) in a small piece of memory that other processes on the host can read
-through ``/proc/<pid>/fd``, even when this one has been stopped. Nothing is left behind when the process ends.
+The main thread notes each change of activity (about a microsecond) in a small piece of memory that
+other processes on the host can read through ``/proc/<pid>/fd``, even when this one has been
+stopped. Nothing is left behind when the process ends.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ TEXTS: Final = {
     Activity.UPDATING: "updating the weights",
     Activity.CHECKING_EPOCH: "checking that the epoch used every example once",
     Activity.EVALUATING: "evaluating block {detail} of the test set",
-    Activity.WAITING_FOR_TEST_WINDOW: "waiting until a window of the test set is read, for block {detail}",
+    Activity.WAITING_FOR_TEST_WINDOW: (
+        "waiting until a window of the test set is read, for block {detail}"
+    ),
     Activity.SUMMING_EVALUATION: "sums of the evaluation",
     Activity.COMPARING: "hashing and comparing the weights",
     Activity.WRITING_LINES: "writing metrics and receipt",
@@ -74,7 +77,9 @@ TEXTS: Final = {
 }
 
 NOTE = struct.Struct("<qqqqd")
-"""Step, activity, detail, waiting (0 or 1), since when; then the time of the stack, its length and its text."""
+"""Step, activity, detail, waiting (0 or 1), since when; then the time of the stack, its length and
+its text.
+"""
 STACK = struct.Struct("<dI")
 STACK_BYTES = 16384
 _TOTAL_BYTES = NOTE.size + STACK.size + STACK_BYTES
@@ -82,7 +87,9 @@ _TOTAL_BYTES = NOTE.size + STACK.size + STACK_BYTES
 
 @dataclass(frozen=True)
 class Beat:
-    """One reading: ``step`` -1 before the first; times are of ``time.monotonic()``, which all processes of a host share."""
+    """One reading: ``step`` -1 before the first; times are of ``time.monotonic()``, which all
+    processes of a host share.
+    """
 
     step: int
     activity: Activity
@@ -104,13 +111,16 @@ class Pulse:
     """This process's notes. ``beats`` counts them."""
 
     def __init__(self) -> None:
-        self.descriptor = os.memfd_create("distcnn-pulse", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else -1
+        self.descriptor = (
+            os.memfd_create("distcnn-pulse", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else -1
+        )
         if self.descriptor >= 0:
             os.ftruncate(self.descriptor, _TOTAL_BYTES)
         self._memory = mmap.mmap(self.descriptor, _TOTAL_BYTES)
         self.beats = 0
         self.activity, self.detail = Activity.STARTING, 0
-        """What the main thread does, and what that is about: a shard, or a block of the test set."""
+        """What the main thread does, and what that is about: a shard, or a block of the test set.
+        """
         self._step = -1
         self.beat(Activity.STARTING)
 
@@ -123,7 +133,9 @@ class Pulse:
 
     @contextmanager
     def doing(self, activity: Activity) -> Iterator[None]:
-        """While it is entered the main thread does ``activity``, about the same detail; then what it did before."""
+        """While it is entered the main thread does ``activity``, about the same detail; then what
+        it did before.
+        """
         before = self.activity
         self.beat(activity, detail=self.detail)
         yield
@@ -135,7 +147,9 @@ class Pulse:
 
     def _note(self, waiting: int) -> None:
         self.beats += 1
-        NOTE.pack_into(self._memory, 0, self._step, self.activity, self.detail, waiting, time.monotonic())
+        NOTE.pack_into(
+            self._memory, 0, self._step, self.activity, self.detail, waiting, time.monotonic()
+        )
 
     def note_stack(self, stack: str) -> None:
         """Keep the main thread's stack as it is now: its inner end, where it does not fit."""
@@ -152,7 +166,7 @@ class Pulse:
 def read_other(pid: int, descriptor: int) -> Beat | None:
     """What another process of this host and user noted last; None when that cannot be read."""
     try:
-        with open(f"/proc/{pid}/fd/{descriptor}", "rb") as file:  # noqa: PTH123  (a descriptor of another process)
+        with open(f"/proc/{pid}/fd/{descriptor}", "rb") as file:  # noqa: PTH123
             raw = file.read(_TOTAL_BYTES)
     except OSError:
         return None

@@ -1,7 +1,8 @@
 """Shared memory that an MPI left in /dev/shm because its ranks were killed.
 
-It takes memory, and worse: srun names the steps of a requeued job as before and MPICH names its memory after the step, so that the next
-start would find what the last one left. Standard library only.
+It takes memory, and worse: srun names the steps of a requeued job as before and MPICH names its
+memory after the step, so that the next start would find what the last one left. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -15,15 +16,28 @@ from distcnn.system import launcher
 from distcnn.system.console import tell
 
 MEMORY = Path("/dev/shm")
-PREFIXES = ("mpich_shm_", "mpich_shar_tmp", "sm_segment.", "vader_segment.", "open_mpi.", "ucx_shm_", "psm2_shm", "psm3_shm")
+PREFIXES = (
+    "mpich_shm_",
+    "mpich_shar_tmp",
+    "sm_segment.",
+    "vader_segment.",
+    "open_mpi.",
+    "ucx_shm_",
+    "psm2_shm",
+    "psm3_shm",
+)
 """MPICH's, Open MPI's (of several versions), UCX's, those of Intel's and Cornelis' networks."""
 
 INITIAL_NAMESPACE = 0xEFFFFFFC
 """The inode of the host's own process namespace, a constant of Linux."""
 SECONDS_TO_FINALIZE = 0.2
-"""A rank that ends unmaps its memory just before it removes it: what is unused in two looks this far apart was left behind."""
+"""A rank that ends unmaps its memory just before it removes it: what is unused in two looks this
+far apart was left behind.
+"""
 SECONDS_TO_ATTACH = 60.0
-"""A process of another container that is about to map a file has done so after this time; then the file may lose its name."""
+"""A process of another container that is about to map a file has done so after this time; then the
+file may lose its name.
+"""
 
 
 def clean_before_start(folder: Path = MEMORY) -> None:
@@ -48,14 +62,21 @@ def remove_left_behind(folder: Path = MEMORY) -> list[Path]:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Files of this user that may be left. In a container, which may not see all that use them, only older ones."""
+    """Files of this user that may be left.
+
+    In a container, which may not see all that use them, only older ones.
+    """
     found = []
     with suppress(OSError):
         newest = time.time() - (0 if _sees_all_processes() else SECONDS_TO_ATTACH)
         for path in folder.iterdir():
             with suppress(OSError):
                 status = path.lstat()
-                if path.name.startswith(PREFIXES) and status.st_uid == os.geteuid() and status.st_mtime < newest:
+                if (
+                    path.name.startswith(PREFIXES)
+                    and status.st_uid == os.geteuid()
+                    and status.st_mtime < newest
+                ):
                     found.append(path)
     return found
 
@@ -65,10 +86,12 @@ def _sees_all_processes() -> bool:
 
 
 def _unused(paths: list[Path]) -> list[Path]:
-    """Those that no process has open or mapped. Other users' processes cannot be seen, nor use this user's files.
+    """Those that no process has open or mapped. Other users' processes cannot be seen, nor use this
+    user's files.
 
-    No file itself is asked, for one of a file system that hangs would hang this process. A process's open files come before its mapped
-    ones: what is mapped and then closed meanwhile is seen all the same.
+    No file itself is asked, for one of a file system that hangs would hang this process. A
+    process's open files come before its mapped ones: what is mapped and then closed meanwhile is
+    seen all the same.
     """
     if not paths:
         return []
@@ -81,12 +104,18 @@ def _unused(paths: list[Path]) -> list[Path]:
                     texts.append(str(descriptor.readlink()))
             texts.append((process / "maps").read_text(errors="replace"))
         text = "\n".join(texts)
-        used |= {path for path in paths if f"/{path.name}" in text and _has_same_folder(process, path.parent)}
+        used |= {
+            path
+            for path in paths
+            if f"/{path.name}" in text and _has_same_folder(process, path.parent)
+        }
     return [path for path in paths if path not in used]
 
 
 def _has_same_folder(process: Path, folder: Path) -> bool:
-    """Whether ``folder`` is the same one for that process; a container has its own, with files of the same names."""
+    """Whether ``folder`` is the same one for that process; a container has its own, with files of
+    the same names.
+    """
     try:
         return folder.samefile(f"{process}/root{folder}")
     except OSError:

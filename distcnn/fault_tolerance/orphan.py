@@ -1,7 +1,9 @@
-"""A rank whose launcher has gone ends: nobody else would end it, hear it, or start its missing neighbours.
+"""A rank whose launcher has gone ends: nobody else would end it, hear it, or start its missing
+neighbours.
 
-A launcher ends its ranks whenever it ends itself, unless its process on this host is killed outright. MPI does not notice that: ranks
-that share memory would train on, unseen, and mpirun would wait for them.
+A launcher ends its ranks whenever it ends itself, unless its process on this host is killed
+outright. MPI does not notice that: ranks that share memory would train on, unseen, and mpirun would
+wait for them.
 """
 
 from __future__ import annotations
@@ -30,25 +32,33 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with_launcher(name: str) -> None:
-    """From now on this process ends, with an error and ``EXIT_STALLED``, as soon as the launcher's process on this host has gone.
+    """From now on this process ends, with an error and ``EXIT_STALLED``, as soon as the launcher's
+    process on this host has gone.
 
-    Nothing happens without a launcher, nor under Slurm's own, which ends what its daemon leaves behind.
+    Nothing happens without a launcher, nor under Slurm's own, which ends what its daemon leaves
+    behind.
     """
     process = _watched_launcher()
     if process:
         arguments = (name, process, _status(process, "Name") or "the launcher")
         with suppress(RuntimeError):  # no more threads: the watchdog, which needs one, will say so
-            threading.Thread(target=_end_after, args=arguments, name="launcher's end", daemon=True).start()
+            threading.Thread(
+                target=_end_after, args=arguments, name="launcher's end", daemon=True
+            ).start()
 
 
 @contextmanager
 def killed_with_launcher() -> Iterator[None]:
-    """While it is entered, the kernel kills this process when the launcher's ends: for MPI_Init, in which no thread of Python's runs.
+    """While it is entered, the kernel kills this process when the launcher's ends: for MPI_Init, in
+    which no thread of Python's runs.
 
-    Only where the launcher is the parent and has a single thread: the kernel sends the signal when the thread ends that started us.
+    Only where the launcher is the parent and has a single thread: the kernel sends the signal when
+    the thread ends that started us.
     """
     process = _watched_launcher()
-    by_kernel = process == os.getppid() and sys.platform == "linux" and _status(process, "Threads") == "1"
+    by_kernel = (
+        process == os.getppid() and sys.platform == "linux" and _status(process, "Threads") == "1"
+    )
     if by_kernel:
         _signal_at_parents_end(signal.SIGKILL)
     try:
@@ -65,14 +75,19 @@ def _signal_at_parents_end(number: int) -> None:
 def _watched_launcher() -> int:
     """The launcher's process; 0 where there is none to watch."""
     process = launcher.launching_process()
-    seen = launcher.declared(os.environ) and process > 1 and _status(process, "Name") != "slurmstepd"
+    seen = (
+        launcher.declared(os.environ) and process > 1 and _status(process, "Name") != "slurmstepd"
+    )
     return process if seen else 0
 
 
 def _end_after(name: str, process: int, program: str) -> None:
     _wait_for_end_of(process)
     rank, host = launcher.declared_rank(os.environ), socket.gethostname()
-    tell(f"{name}: error: rank {rank} on host {host} ends: {program} (process {process}), which launched it, is gone; resume the run")
+    tell(
+        f"{name}: error: rank {rank} on host {host} ends: {program} (process {process}), which"
+        " launched it, is gone; resume the run"
+    )
     note_exit(EXIT_STALLED)
     os._exit(EXIT_STALLED)
 
@@ -105,4 +120,6 @@ def _status(process: int, name: str) -> str:
         lines = Path(f"/proc/{process}/status").read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:")), "")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:")), ""
+    )

@@ -1,11 +1,15 @@
-"""The watchdog: a thread on each rank that notices when nothing moves, finds the late rank, says what it was doing and ends all.
+"""The watchdog: a thread on each rank that notices when nothing moves, finds the late rank, says
+what it was doing and ends all.
 
-A rank that stops (a stopped process, a hung file system, a dead host) leaves the others waiting in MPI for ever, without a word. The
-thread of each rank sees how long its own main thread has been at one thing. Beyond the time-out one rank, the reporter, asks all others;
-they answer with what they do and their stack. Those that do not answer are late, and so are those that do not wait for others. What a
-silent rank did is read from its pulse by a rank of its host (``distcnn.fault_tolerance.heartbeat``), for a stopped process can say nothing itself.
+A rank that stops (a stopped process, a hung file system, a dead host) leaves the others waiting in
+MPI for ever, without a word. The thread of each rank sees how long its own main thread has been at
+one thing. Beyond the time-out one rank, the reporter, asks all others; they answer with what they
+do and their stack. Those that do not answer are late, and so are those that do not wait for others.
+What a silent rank did is read from its pulse by a rank of its host
+(``distcnn.fault_tolerance.heartbeat``), for a stopped process can say nothing itself.
 
-Only time in which this thread ran counts: a job that was suspended as a whole and continued has not stalled.
+Only time in which this thread ran counts: a job that was suspended as a whole and continued has not
+stalled.
 """
 
 from __future__ import annotations
@@ -49,7 +53,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Status:
-    """What a rank says of itself, or of another on its host (``answers`` off). ``seconds`` since it began what it does."""
+    """What a rank says of itself, or of another on its host (``answers`` off).
+
+    ``seconds`` since it began what it does.
+    """
 
     member: Member
     answers: bool
@@ -64,9 +71,14 @@ class Status:
 
 
 class Watchdog:
-    """Collective to make; it watches while it is entered. ``timeout_seconds`` may be changed; 0: never."""
+    """Collective to make; it watches while it is entered.
 
-    def __init__(self, name: str, communicator: Communicator, timeout_seconds: float = 300.0) -> None:
+    ``timeout_seconds`` may be changed; 0: never.
+    """
+
+    def __init__(
+        self, name: str, communicator: Communicator, timeout_seconds: float = 300.0
+    ) -> None:
         self.timeout_seconds = timeout_seconds
         self._name, self._communicator = name, communicator
         self._mailbox = communicator.mailbox()
@@ -96,7 +108,9 @@ class Watchdog:
             self._answer(self._mailbox.take())
             turn = min(self._me.rank, MOST_TURNS) * TURN_SECONDS
             if self.timeout_seconds and self._idle_seconds > self.timeout_seconds + turn:
-                if self._heard_reporter:  # it had its turn, and ended nobody: from here on each for itself
+                if (
+                    self._heard_reporter
+                ):  # it had its turn, and ended nobody: from here on each for itself
                     self._heard_reporter, self._idle_seconds = False, self.timeout_seconds
                 else:
                     self._investigate()
@@ -120,7 +134,9 @@ class Watchdog:
     def _investigate(self) -> None:
         """Ask everyone, and end all unless somebody still works."""
         others = [member for member in self._members if member.rank != self._me.rank]
-        answers = {self._me.rank: self._status()} | self._ask("status", {member.rank: [] for member in others})
+        answers = {self._me.rank: self._status()} | self._ask(
+            "status", {member.rank: [] for member in others}
+        )
         silent = [member for member in others if member.rank not in answers]
         here = [member for member in silent if member.host == self._me.host]
         looks = {member.rank: look_at(member) for member in here}
@@ -135,12 +151,18 @@ class Watchdog:
         everyone = {**unseen, **looks, **answers}
         if self._stopped.is_set() or pulse.beats != self._beats:
             return
-        working = [each for each in answers.values() if not _waits(each) and each.seconds < self.timeout_seconds / 2]
+        working = [
+            each
+            for each in answers.values()
+            if not _waits(each) and each.seconds < self.timeout_seconds / 2
+        ]
         if working and not silent:
             self._idle_seconds = 0.0
             return
         idle = {each.rank for each in everyone.values() if each not in working}
-        self._end(describe([each for each in everyone.values() if each.rank in idle], self._idle_seconds))
+        self._end(
+            describe([each for each in everyone.values() if each.rank in idle], self._idle_seconds)
+        )
 
     def _ask(self, question: str, about: dict[int, list[int]]) -> dict[int, Status]:
         """Post a question to some ranks and gather the answers, by the rank they are about."""
@@ -169,7 +191,9 @@ class Watchdog:
     def _end(self, report: str) -> None:
         tell(f"{self._name}: error: {report}")
         _end_soon()
-        for member in self._members:  # on the far side of a cut network a launcher does not learn of an abort
+        for member in (
+            self._members
+        ):  # on the far side of a cut network a launcher does not learn of an abort
             if member.rank != self._me.rank:
                 self._mailbox.post(member.rank, ("end", []))
         self._communicator.abort(EXIT_STALLED)
@@ -196,15 +220,21 @@ def process_state(pid: int) -> str:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return "gone"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("State:")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("State:")), "unknown"
+    )
 
 
 def describe(everyone: list[Status], seconds: float) -> str:
     """The report: who is late, where, doing what, since when; who waits; stacks."""
-    late = [each for each in everyone if not each.answers] + [each for each in everyone if each.answers and not _waits(each)]
+    late = [each for each in everyone if not each.answers] + [
+        each for each in everyone if each.answers and not _waits(each)
+    ]
     waiting = [each for each in everyone if each.answers and _waits(each)]
     lines = [f"stalled: nothing has moved for {seconds:.0f} s (--stall-timeout)"]
-    lines += [_late_line(each) for each in late] or ["every rank waits for the others: they are not at the same point"]
+    lines += [_late_line(each) for each in late] or [
+        "every rank waits for the others: they are not at the same point"
+    ]
     if waiting:
         ranks = ", ".join(str(each.rank) for each in waiting)
         lines.append(f"waiting: rank {ranks}: {_doing(waiting[0])}")
@@ -215,10 +245,17 @@ def describe(everyone: list[Status], seconds: float) -> str:
 
 def _late_line(status: Status) -> str:
     member = status.member
-    silent = "" if status.answers else ", does not answer" + (f", state {status.state}" if status.state else "")
+    silent = (
+        ""
+        if status.answers
+        else ", does not answer" + (f", state {status.state}" if status.state else "")
+    )
     last = f", {'' if status.answers else 'last at '}{_doing(status)}" if status.beat else ""
     since = f", for {status.seconds:.0f} s" if status.beat else ""
-    return f"late: rank {status.rank} on host {member.host} (process {member.pid}){silent}{last}{since}"
+    return (
+        f"late: rank {status.rank} on host {member.host} (process"
+        f" {member.pid}){silent}{last}{since}"
+    )
 
 
 def _doing(status: Status) -> str:

@@ -21,7 +21,11 @@ class WatchedCommunicator:
 
     def __init__(self, inner: Communicator) -> None:
         self._inner = inner
-        self.rank, self.world_size, self.description = inner.rank, inner.world_size, inner.description
+        self.rank, self.world_size, self.description = (
+            inner.rank,
+            inner.world_size,
+            inner.description,
+        )
         self.hosts, self.job = inner.hosts, inner.job
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:

@@ -1,4 +1,7 @@
-"""The maths: layers, losses, initialisers, networks. NumPy only; it knows nothing of ranks, files or flags."""
+"""The maths: layers, losses, initialisers, networks.
+
+NumPy only; it knows nothing of ranks, files or flags.
+"""
 
 from distcnn.nn.activations import Activation, Identity, ReLU, Sigmoid, Tanh
 from distcnn.nn.convolution import Conv2d

@@ -64,7 +64,8 @@ class Activation(Layer):
 class ReLU(Activation):
     """``max(x, 0)``; derivative 1 where x > 0, else 0 (0 at 0). Nair and Hinton 2010.
 
-    Its output tells the derivative, so it may overwrite its input; that is not taken for granted of what a subclass makes of it.
+    Its output tells the derivative, so it may overwrite its input; that is not taken for granted of
+    what a subclass makes of it.
     """
 
     kind = "relu"
@@ -85,8 +86,13 @@ class ReLU(Activation):
         if type(self) is not ReLU or not input_gradient:
             return super().backward(grad_output, input_gradient)
         is_positive = np.greater(self._output, 0, out=self._buffer("is_positive", np.bool_))
-        # Half the time of a derivative in floating point, and half of that where no other array is written.
-        return np.multiply(grad_output, is_positive, out=grad_output if self.owns_grad_output else self._buffer("grad_input"))
+        # Half the time of a derivative in floating point, and half of that where no other array is
+        # written.
+        return np.multiply(
+            grad_output,
+            is_positive,
+            out=grad_output if self.owns_grad_output else self._buffer("grad_input"),
+        )
 
     def function(self, x: Array, out: Array) -> None:
         np.maximum(x, self._zeros, out=out)
@@ -96,7 +102,9 @@ class ReLU(Activation):
 
 
 class Sigmoid(Activation):
-    """``1 / (1 + exp(-x))``, computed as ``(1 + tanh(x/2)) / 2``, which cannot overflow; derivative ``y (1 - y)``."""
+    """``1 / (1 + exp(-x))``, computed as ``(1 + tanh(x/2)) / 2``, which cannot overflow; derivative
+    ``y (1 - y)``.
+    """
 
     kind = "sigmoid"
 

@@ -15,33 +15,47 @@ Pair = tuple[int, int]
 
 def is_count(value: object, minimum: int) -> bool:
     """Whether ``value`` is an integer (no bool) of at least ``minimum``."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= minimum
+    return (
+        isinstance(value, (int, np.integer))
+        and not isinstance(value, bool)
+        and int(value) >= minimum
+    )
 
 
 def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
-    """``value`` as (vertical, horizontal); one integer stands for both. ``ValueError`` below ``minimum``."""
+    """``value`` as (vertical, horizontal); one integer stands for both.
+
+    ``ValueError`` below ``minimum``.
+    """
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(is_count(part, minimum) for part in pair):
-        raise ValueError(f"{name} (={value!r}) must be an integer of at least {minimum}, or a pair of them (height, width)")
+        raise ValueError(
+            f"{name} (={value!r}) must be an integer of at least {minimum}, or a pair of them"
+            " (height, width)"
+        )
     return int(pair[0]), int(pair[1])
 
 
 def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Pair:
     """(oh, ow): how many windows fit, ``floor((size + 2*padding - kernel) / stride) + 1`` each way.
 
-    What is left over at the lower and right edge where the stride does not divide is not covered, as in PyTorch.
+    What is left over at the lower and right edge where the stride does not divide is not covered,
+    as in PyTorch.
     """
     padded = (size[0] + 2 * padding[0], size[1] + 2 * padding[1])
     if kernel[0] > padded[0] or kernel[1] > padded[1]:
         raise ValueError(
-            f"a window of kernel_size {kernel[0]}x{kernel[1]} is larger than its padded input of {padded[0]}x{padded[1]} "
-            f"(input {size[0]}x{size[1]}, padding {padding[0]}x{padding[1]}): use a smaller kernel_size or larger images"
+            f"a window of kernel_size {kernel[0]}x{kernel[1]} is larger than its padded input of"
+            f" {padded[0]}x{padded[1]} (input {size[0]}x{size[1]}, padding"
+            f" {padding[0]}x{padding[1]}): use a smaller kernel_size or larger images"
         )
     return (padded[0] - kernel[0]) // stride[0] + 1, (padded[1] - kernel[1]) // stride[1] + 1
 
 
 def windows_view(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Array:
-    """All windows of ``x`` (C, H, W, N) without a copy: (C, kh, kw, oh, ow, N), ``size`` being (oh, ow)."""
+    """All windows of ``x`` (C, H, W, N) without a copy: (C, kh, kw, oh, ow, N), ``size`` being (oh,
+    ow).
+    """
     channels, _, _, count = x.shape
     of_channel, of_row, of_column, of_example = x.strides
     return as_strided(
@@ -52,7 +66,9 @@ def windows_view(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Array:
 
 
 def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator[Array]:
-    """For each offset inside the window, in row-major order, the view (C, oh, ow, N) of what all windows hold there."""
+    """For each offset inside the window, in row-major order, the view (C, oh, ow, N) of what all
+    windows hold there.
+    """
     for i in range(kernel[0]):
         rows = slice(i, i + stride[0] * (size[0] - 1) + 1, stride[0])
         for j in range(kernel[1]):
@@ -61,7 +77,9 @@ def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution's sizes: C channels of the padded image, O filters, the kernel, the stride, the output's (oh, ow), N examples."""
+    """A convolution's sizes: C channels of the padded image, O filters, the kernel, the stride, the
+    output's (oh, ow), N examples.
+    """
 
     channels: int
     filters: int

@@ -1,12 +1,15 @@
 """What every layer is.
 
-Letters used in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and width, K = C*kh*kw the length of
-one patch, ``kh, kw`` the kernel's (or window's) height and width, ``oh, ow`` the output's.
+Letters used in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and
+width, K = C*kh*kw the length of one patch, ``kh, kw`` the kernel's (or window's) height and width,
+``oh, ow`` the output's.
 
-Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features, N)``: every window of an image is then a block whose inner runs are at
-least N numbers long, so that copies and maxima work on long runs. In memory, the images that layers hand on lie row by row, all channels
-of a row together (``image_buffer``): neighbouring rows of all channels are then one matrix, which a convolution multiplies where it lies.
-Layers take any memory order. A layer's buffers are planned once, for one fixed shape, and reused in every step.
+Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features, N)``: every window of an image is
+then a block whose inner runs are at least N numbers long, so that copies and maxima work on long
+runs. In memory, the images that layers hand on lie row by row, all channels of a row together
+(``image_buffer``): neighbouring rows of all channels are then one matrix, which a convolution
+multiplies where it lies. Layers take any memory order. A layer's buffers are planned once, for one
+fixed shape, and reused in every step.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ _ARENA = Arena()
 
 @dataclass(frozen=True)
 class Parameter:
-    """A named array that is learned: its shape is PyTorch's; ``fan_in`` and ``fan_out`` are for its initialiser."""
+    """A named array that is learned: its shape is PyTorch's; ``fan_in`` and ``fan_out`` are for its
+    initialiser.
+    """
 
     name: str
     shape: Shape
@@ -44,39 +49,52 @@ class Parameter:
 class Layer:
     """One differentiable function with fixed shapes.
 
-    ``plan`` is called once, then ``forward`` and ``backward`` in pairs. What they return are the layer's own buffers: they hold
-    until the next call.
+    ``plan`` is called once, then ``forward`` and ``backward`` in pairs. What they return are the
+    layer's own buffers: they hold until the next call.
     """
 
     kind = "layer"
     """The stem of the layer's name inside a network, such as ``conv`` in ``conv1.weight``."""
 
     needs_output = True
-    """Whether backward reads what forward returned; where not, the next layer may use that buffer for its own ends."""
+    """Whether backward reads what forward returned; where not, the next layer may use that buffer
+    for its own ends.
+    """
     owns_input = False
-    """Set by the network before ``plan``: the layer before does not need what it returned, so this layer may overwrite its input."""
+    """Set by the network before ``plan``: the layer before does not need what it returned, so this
+    layer may overwrite its input.
+    """
     gives_away_gradient = False
-    """Whether what backward returns is a buffer of its own that it has done with: the layer before may overwrite it."""
+    """Whether what backward returns is a buffer of its own that it has done with: the layer before
+    may overwrite it.
+    """
     owns_grad_output = False
-    """Set by the network before ``plan``: the layer after gives its gradient away, so this layer may overwrite what comes from there."""
+    """Set by the network before ``plan``: the layer after gives its gradient away, so this layer
+    may overwrite what comes from there.
+    """
 
     @explained("it takes no arguments")
     def __init__(self) -> None:
         """Nothing: a layer with hyper-parameters defines its own."""
 
     def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
-        """Allocate for inputs of shape ``(*input_shape, microbatch_size)``; return the output's shape without the batch.
+        """Allocate for inputs of shape ``(*input_shape, microbatch_size)``; return the output's
+        shape without the batch.
 
         Raises ``ValueError`` when the layer cannot take such an input.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define plan(input_shape, microbatch_size, dtype)")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define plan(input_shape, microbatch_size, dtype)"
+        )
 
     def parameters(self) -> tuple[Parameter, ...]:
         """The layer's parameters, known once it is planned."""
         return ()
 
     def bind(self, values: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
-        """Take the arrays, one per parameter, where values are read from and gradients written to."""
+        """Take the arrays, one per parameter, where values are read from and gradients
+        written to.
+        """
 
     def forward(self, x: Array) -> Array:
         """The output ``(*output_shape, N)`` for the input ``x`` of shape ``(*input_shape, N)``."""
@@ -87,11 +105,15 @@ class Layer:
 
         ``input_gradient=False`` (a network's first layer) saves that work and returns None.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define backward(grad_output, input_gradient)")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define backward(grad_output, input_gradient)"
+        )
 
 
 def buffer(shape: Shape, dtype: DTypeLike) -> Array:
-    """An array of zeros that starts on a cache line, so that no kernel's result or speed can hang on where it happened to lie."""
+    """An array of zeros that starts on a cache line, so that no kernel's result or speed can hang
+    on where it happened to lie.
+    """
     dtype = np.dtype(dtype)
     return _ARENA.zeros(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
 
@@ -113,7 +135,8 @@ def image_shape(layer: Layer, input_shape: Shape) -> tuple[int, int, int]:
     """``input_shape`` as (C, H, W), or a ``ValueError`` that names the layer."""
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(
-            f"{type(layer).__name__} takes images (channels, height, width), but its input has shape {input_shape}: put it before Flatten"
+            f"{type(layer).__name__} takes images (channels, height, width), but its input has"
+            f" shape {input_shape}: put it before Flatten"
         )
     channels, height, width = input_shape
     return channels, height, width

@@ -1,8 +1,10 @@
-"""Losses: ``loss(outputs, labels, weights) -> (loss_sum, grad_outputs)``, sums over examples, never means.
+"""Losses: ``loss(outputs, labels, weights) -> (loss_sum, grad_outputs)``, sums over examples, never
+means.
 
-``outputs`` is (classes, N); ``labels`` integers (N,); ``weights`` (N,) is 1 for an example and 0 for padding, which then adds nothing
-to the sum and sends back a gradient of exactly zero. Other shapes (PyTorch's (N, classes), weights of classes) raise ``ValueError``.
-Whoever adds up all shards divides once, by the true global count.
+``outputs`` is (classes, N); ``labels`` integers (N,); ``weights`` (N,) is 1 for an example and 0
+for padding, which then adds nothing to the sum and sends back a gradient of exactly zero. Other
+shapes (PyTorch's (N, classes), weights of classes) raise ``ValueError``. Whoever adds up all shards
+divides once, by the true global count.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ from distcnn.nn.layer import Array
 Loss = Callable[[Array, NDArray[np.integer], Array], tuple[float, Array]]
 
 
-def softmax_cross_entropy(logits: Array, labels: NDArray[np.integer], weights: Array) -> tuple[float, Array]:
-    """``sum over n of weights[n] * (log sum_k exp(z[k, n]) - z[label, n])``, and its gradient ``weights * (softmax(z) - onehot)``.
+def softmax_cross_entropy(
+    logits: Array, labels: NDArray[np.integer], weights: Array
+) -> tuple[float, Array]:
+    """``sum over n of weights[n] * (log sum_k exp(z[k, n]) - z[label, n])``, and its gradient
+    ``weights * (softmax(z) - onehot)``.
 
-    Derivation: with p = softmax(z), d/dz[k] of log sum exp(z) is p[k], and d/dz[k] of -z[label] is -1 for k = label, else 0.
-    The largest logit is subtracted first (it cancels), so no exp overflows and no logarithm sees 0 (Goodfellow et al. 2016, sec. 4.1).
-    For a confident prediction the sum under the logarithm is 1 + x, with an x that even float64 may round away: hence ``log1p(x)``.
+    Derivation: with p = softmax(z), d/dz[k] of log sum exp(z) is p[k], and d/dz[k] of -z[label] is
+    -1 for k = label, else 0. The largest logit is subtracted first (it cancels), so no exp
+    overflows and no logarithm sees 0 (Goodfellow et al. 2016, sec. 4.1). For a confident prediction
+    the sum under the logarithm is 1 + x, with an x that even float64 may round away: hence
+    ``log1p(x)``.
     """
     _check_shapes(logits, labels, weights)
     columns = np.arange(logits.shape[1])
@@ -40,8 +47,12 @@ def softmax_cross_entropy(logits: Array, labels: NDArray[np.integer], weights: A
     return float(np.add.reduce(losses)), grad
 
 
-def squared_error(outputs: Array, labels: NDArray[np.integer], weights: Array) -> tuple[float, Array]:
-    """``sum over n of weights[n] * 1/2 * sum_k (y[k, n] - onehot[k, n])^2``, and its gradient ``weights * (y - onehot)``."""
+def squared_error(
+    outputs: Array, labels: NDArray[np.integer], weights: Array
+) -> tuple[float, Array]:
+    """``sum over n of weights[n] * 1/2 * sum_k (y[k, n] - onehot[k, n])^2``, and its gradient
+    ``weights * (y - onehot)``.
+    """
     _check_shapes(outputs, labels, weights)
     grad = outputs.copy()
     grad[labels, np.arange(outputs.shape[1])] -= 1
@@ -53,12 +64,18 @@ def squared_error(outputs: Array, labels: NDArray[np.integer], weights: Array) -
 def _check_shapes(outputs: Array, labels: NDArray[np.integer], weights: Array) -> None:
     if not labels.shape == weights.shape == outputs.shape[1:] or outputs.ndim != 2:
         raise ValueError(
-            f"outputs of shape {outputs.shape} with labels {labels.shape} and weights {weights.shape}: "
-            "a loss takes outputs (classes, N), labels (N,) and one weight for each example, (N,)"
+            f"outputs of shape {outputs.shape} with labels {labels.shape} and weights"
+            f" {weights.shape}: a loss takes outputs (classes, N), labels (N,) and one weight for"
+            " each example, (N,)"
         )
 
 
 LOSSES: dict[str, Loss] = {"cross-entropy": softmax_cross_entropy, "squared-error": squared_error}
 
-GUESSING: dict[str, Callable[[int], float]] = {"cross-entropy": math.log, "squared-error": lambda classes: (1 - 1 / classes) / 2}
-"""Of a number of classes: the mean loss when all of them are held equally likely, whatever the image."""
+GUESSING: dict[str, Callable[[int], float]] = {
+    "cross-entropy": math.log,
+    "squared-error": lambda classes: (1 - 1 / classes) / 2,
+}
+"""Of a number of classes: the mean loss when all of them are held equally likely, whatever the
+image.
+"""

@@ -1,4 +1,6 @@
-"""Learning-rate schedules: a schedule is a function of the progress through the run, 0 at its start to 1 at its end."""
+"""Learning-rate schedules: a schedule is a function of the progress through the run, 0 at its start
+to 1 at its end.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +27,28 @@ def cosine(progress: float) -> float:
 
 
 def step(progress: float) -> float:
-    """1, then 0.1 from half of the run on, then 0.01 from three quarters on (the ratios of He et al. 2016)."""
+    """1, then 0.1 from half of the run on, then 0.01 from three quarters on (the ratios of He et
+    al. 2016).
+    """
     return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
 
 
-SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "constant": constant, "step": step, "linear": linear}
+SCHEDULES: dict[str, Schedule] = {
+    "cosine": cosine,
+    "constant": constant,
+    "step": step,
+    "linear": linear,
+}
 
 
-def learning_rate_at(step: int, schedule: Schedule, *, peak: float, warmup_steps: int, total_steps: int) -> float:
+def learning_rate_at(
+    step: int, schedule: Schedule, *, peak: float, warmup_steps: int, total_steps: int
+) -> float:
     """The learning rate of ``step`` (from 0), of ``total_steps``.
 
-    Linear warm-up over ``warmup_steps`` (Goyal et al. 2017): ``peak * (step + 1) / warmup_steps``; then the schedule over the steps that
-    are left. A warm-up as long as the run or longer never reaches the schedule.
+    Linear warm-up over ``warmup_steps`` (Goyal et al. 2017): ``peak * (step + 1) / warmup_steps``;
+    then the schedule over the steps that are left. A warm-up as long as the run or longer never
+    reaches the schedule.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

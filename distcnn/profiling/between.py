@@ -1,4 +1,6 @@
-"""Stopwatches around what a run does between its steps: there they stand from its first step to its end."""
+"""Stopwatches around what a run does between its steps: there they stand from its first step to its
+end.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,17 @@ from distcnn.training.setup import Run
 
 @contextmanager
 def between_steps(
-    run: Run, records: Records, saving: Saving, before_test: Callable[[], None], parts: Parts, main: Recorder, writer: Recorder
+    run: Run,
+    records: Records,
+    saving: Saving,
+    before_test: Callable[[], None],
+    parts: Parts,
+    main: Recorder,
+    writer: Recorder,
 ) -> Iterator[None]:
-    """While it is entered, record it in ``main``; what the thread does that writes checkpoints, in ``writer``."""
+    """While it is entered, record it in ``main``; what the thread does that writes checkpoints, in
+    ``writer``.
+    """
 
     def timed(name: str, recorder: Recorder = main) -> Callable[[Work], Work]:
         part = parts.number_of(name)

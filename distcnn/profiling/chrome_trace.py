@@ -1,6 +1,8 @@
-"""Slices as Chrome's trace event format has them, in JSON: one process for each rank, one thread for each of its threads.
+"""Slices as Chrome's trace event format has them, in JSON: one process for each rank, one thread
+for each of its threads.
 
-The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU ("Trace Event Format").
+The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU ("Trace
+Event Format").
 """
 
 from __future__ import annotations
@@ -22,33 +24,46 @@ THREADS = ("main", "sums", "checkpoint")
 """Of a rank, in the order in which they are shown."""
 
 MOST_RANKS = 1_000_000
-"""So that no two threads of the file have one number, and none has a process's: readers may take these for numbers of one machine."""
+"""So that no two threads of the file have one number, and none has a process's: readers may take
+these for numbers of one machine.
+"""
 
 GRAIN = 125
-"""Nanoseconds: an eighth of a microsecond. Readers make whole nanoseconds of the file's microseconds, each in its own way of rounding, and
-drop slices that then overlap in part; eighths need no rounding."""
+"""Nanoseconds: an eighth of a microsecond. Readers make whole nanoseconds of the file's
+microseconds, each in its own way of rounding, and drop slices that then overlap in part; eighths
+need no rounding."""
 
 
 def in_order(slices: Slices) -> Slices:
-    """By their begin, an outer one before those within; where a part's method calls another of the same part, only the outer.
+    """By their begin, an outer one before those within; where a part's method calls another of the
+    same part, only the outer.
 
     Of two with the same begin and end the later is the outer one: slices are recorded as they end.
     """
     ordered = slices[np.lexsort((-np.arange(len(slices)), -slices["end"], slices["begin"]))]
     before, after = ordered[:-1], ordered[1:]
-    within = (after["part"] == before["part"]) & (after["number"] == before["number"]) & (after["begin"] < before["end"])
+    within = (
+        (after["part"] == before["part"])
+        & (after["number"] == before["number"])
+        & (after["begin"] < before["end"])
+    )
     outer: Slices = ordered[np.concatenate([np.ones(min(1, len(ordered)), bool), ~within])]
     return outer
 
 
 def meetings(kinds: Kinds, slices: Slices) -> Slices:
-    """The sums over all ranks, in which each waits for the last: the same ones, in the same order, on all ranks."""
+    """The sums over all ranks, in which each waits for the last: the same ones, in the same order,
+    on all ranks.
+    """
     collective = [part for part, (_, counts) in enumerate(kinds) if counts is Counts.COLLECTIVE]
     return slices[np.isin(slices["part"], collective)]
 
 
 def waiting(met: Slices, begins: NDArray[np.int64], part: int) -> Slices:
-    """Of each of a rank's meetings, the time until the last rank came. ``begins``: of all ranks, (ranks, meetings)."""
+    """Of each of a rank's meetings, the time until the last rank came.
+
+    ``begins``: of all ranks, (ranks, meetings).
+    """
     met = met[: begins.shape[1]]
     waits = np.zeros(len(met), SLICE)
     waits["part"], waits["number"], waits["begin"] = part, begins.argmax(axis=0), met["begin"]
@@ -56,7 +71,9 @@ def waiting(met: Slices, begins: NDArray[np.int64], part: int) -> Slices:
     return waits[waits["end"] > waits["begin"]]
 
 
-def slice_events(rank: int, thread: str, kinds: Kinds, slices: Slices, steps_an_epoch: int) -> list[dict[str, Any]]:
+def slice_events(
+    rank: int, thread: str, kinds: Kinds, slices: Slices, steps_an_epoch: int
+) -> list[dict[str, Any]]:
     """An event for each slice, whose times are nanoseconds since the trace began."""
     events = []
     for part, number, begin, end, value in slices.tolist():
@@ -64,7 +81,9 @@ def slice_events(rank: int, thread: str, kinds: Kinds, slices: Slices, steps_an_
         event = {"ph": "X", "name": name, **_place(rank, thread), "ts": _microseconds(begin)}
         event["dur"] = _microseconds(end) - event["ts"]
         if counts is Counts.STEP:
-            event["args"] = {"step": number, "epoch": number // steps_an_epoch + 1} | ({} if math.isnan(value) else {"loss": value})
+            event["args"] = {"step": number, "epoch": number // steps_an_epoch + 1} | (
+                {} if math.isnan(value) else {"loss": value}
+            )
         elif counts in (Counts.BUCKET, Counts.COLLECTIVE):
             event["args"] = {"bucket": number, "bytes": int(value)}
         elif counts is not Counts.NOTHING:
@@ -79,8 +98,19 @@ def name_events(rank: int, host: str, threads: Sequence[str]) -> list[dict[str, 
     return [
         process | {"name": "process_name", "args": {"name": f"rank {rank} ({host})"}},
         process | {"name": "process_sort_index", "args": {"sort_index": rank}},
-        *({"ph": "M", "name": "thread_name", **_place(rank, each), "args": {"name": each}} for each in threads),
-        *({"ph": "M", "name": "thread_sort_index", **_place(rank, each), "args": {"sort_index": THREADS.index(each)}} for each in threads),
+        *(
+            {"ph": "M", "name": "thread_name", **_place(rank, each), "args": {"name": each}}
+            for each in threads
+        ),
+        *(
+            {
+                "ph": "M",
+                "name": "thread_sort_index",
+                **_place(rank, each),
+                "args": {"sort_index": THREADS.index(each)},
+            }
+            for each in threads
+        ),
     ]
 
 

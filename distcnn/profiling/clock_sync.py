@@ -1,9 +1,10 @@
 """The ranks' clocks, brought to rank 0's.
 
-The ranks meet at barriers, and each reads its clock between two of them. No rank leaves a barrier before all have come to it, so what a
-rank reads after one and before the next lies, in rank 0's time, between what rank 0 read before the one and after the other. Every such
-pair bounds how far the clocks are apart; all bounds hold, so the truth is in what they have in common (F. Cristian, Probabilistic clock
-synchronization, 1989, in the form of barriers).
+The ranks meet at barriers, and each reads its clock between two of them. No rank leaves a barrier
+before all have come to it, so what a rank reads after one and before the next lies, in rank 0's
+time, between what rank 0 read before the one and after the other. Every such pair bounds how far
+the clocks are apart; all bounds hold, so the truth is in what they have in common (F. Cristian,
+Probabilistic clock synchronization, 1989, in the form of barriers).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ ROUNDS = 100
 
 @dataclass(frozen=True)
 class Offset:
-    """A rank's clock is ahead of rank 0's by from ``low`` to ``high`` nanoseconds, when it reads ``at``."""
+    """A rank's clock is ahead of rank 0's by from ``low`` to ``high`` nanoseconds, when it reads
+    ``at``.
+    """
 
     low: int
     high: int
@@ -37,12 +40,16 @@ class Offset:
     @property
     def error(self) -> int:
         """By how much that may be wrong."""
-        return abs(self.high - self.low + 1) // 2  # a clock that drifts fast contradicts itself by a little
+        return (
+            abs(self.high - self.low + 1) // 2
+        )  # a clock that drifts fast contradicts itself by a little
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A rank's clock, by what was measured at the ``begin`` and the ``end``, between which it may have drifted."""
+    """A rank's clock, by what was measured at the ``begin`` and the ``end``, between which it may
+    have drifted.
+    """
 
     begin: Offset
     end: Offset
@@ -82,8 +89,16 @@ def offset(of_root: Sequence[int], of_rank: Sequence[int]) -> Offset:
 
 
 def clocks_of(hosts: Sequence[str], begin: Sequence[Offset], end: Sequence[Offset]) -> list[Clock]:
-    """Each rank's. Linux has one such clock for all processes of a host, unless it is made otherwise, which the measurements tell."""
+    """Each rank's.
+
+    Linux has one such clock for all processes of a host, unless it is made otherwise, which the
+    measurements tell.
+    """
     return [
-        Clock(first, last, host == hosts[0] and all(each.low <= 0 <= each.high for each in (first, last)))
+        Clock(
+            first,
+            last,
+            host == hosts[0] and all(each.low <= 0 <= each.high for each in (first, last)),
+        )
         for host, first, last in zip(hosts, begin, end, strict=True)
     ]

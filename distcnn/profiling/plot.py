@@ -39,19 +39,35 @@ def read_events(path: Path) -> list[Event]:
         content = json.loads(read_bytes(path, follow=True))
         return [each for each in content["traceEvents"] if each["ph"] in ("X", "M")]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"--trace: {path} is no trace that can be read ({error}): name a trace-*.json of a run directory") from error
+        raise InputError(
+            f"--trace: {path} is no trace that can be read ({error}): name a trace-*.json of a run"
+            " directory"
+        ) from error
 
 
 def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
-    """Draw the steps from ``first_step`` on (by default the middle ones), a line for each thread. ``InputError`` when that cannot be."""
+    """Draw the steps from ``first_step`` on (by default the middle ones), a line for each thread.
+
+    ``InputError`` when that cannot be.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InputError("drawing needs matplotlib: pip install matplotlib") from error
     events = read_events(path)
     begin, end = span_of_steps(events, first_step)
-    names = {(each["pid"], each["tid"]): each["args"]["name"] for each in events if each["name"] == "thread_name"}
-    lines = lines_of([each for each in events if each["ph"] == "X" and each["name"] != "step" and begin <= each["ts"] < end])
+    names = {
+        (each["pid"], each["tid"]): each["args"]["name"]
+        for each in events
+        if each["name"] == "thread_name"
+    }
+    lines = lines_of(
+        [
+            each
+            for each in events
+            if each["ph"] == "X" and each["name"] != "step" and begin <= each["ts"] < end
+        ]
+    )
     order = sorted({place for place, _ in lines})
     figure = Figure(figsize=(WIDTH, FRAME_HEIGHT + LINE_HEIGHT * len(order)), layout="constrained")
     axes = figure.subplots()
@@ -61,9 +77,19 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
         if each["name"] == "step" and begin <= each["ts"] < end and each["pid"] == 0:
             left = (each["ts"] - begin) / 1000
             axes.axvline(left, color="black", linewidth=0.8, linestyle=":")
-            axes.annotate(f"step {each['args']['step']}", (left, -0.5), (3, 3), textcoords="offset points", fontsize=9)
+            axes.annotate(
+                f"step {each['args']['step']}",
+                (left, -0.5),
+                (3, 3),
+                textcoords="offset points",
+                fontsize=9,
+            )
     firsts = [(line, pid, tid) for line, (pid, tid, depth) in enumerate(order) if depth == 0]
-    axes.set_yticks([line for line, _, _ in firsts], [f"rank {pid} {names[pid, tid]}" for _, pid, tid in firsts], fontsize=9)
+    axes.set_yticks(
+        [line for line, _, _ in firsts],
+        [f"rank {pid} {names[pid, tid]}" for _, pid, tid in firsts],
+        fontsize=9,
+    )
     axes.set(ylim=(len(order) - 0.4, -1.2), xlim=(0, (end - begin) / 1000), xlabel="ms")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -71,11 +97,16 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
     try:
         figure.savefig(output, dpi=110)
     except (OSError, ValueError) as error:
-        raise InputError(f"{output} cannot be written ({error}): name another file with --output, such as trace.png") from error
+        raise InputError(
+            f"{output} cannot be written ({error}): name another file with --output, such as"
+            " trace.png"
+        ) from error
 
 
 def lines_of(slices: Sequence[Event]) -> list[tuple[tuple[int, int, int], Event]]:
-    """Of each slice its (rank, thread, depth); the slices of a thread are in order of their begin, an outer one before those within."""
+    """Of each slice its (rank, thread, depth); the slices of a thread are in order of their begin,
+    an outer one before those within.
+    """
     ends: dict[tuple[int, int], list[float]] = {}
     lines = []
     for each in slices:
@@ -87,7 +118,10 @@ def lines_of(slices: Sequence[Event]) -> list[tuple[tuple[int, int, int], Event]
 
 
 def span_of_steps(events: Sequence[Event], first_step: int | None) -> tuple[float, float]:
-    """Begin and end of what is shown, in microseconds. ``InputError`` where the trace does not have the step."""
+    """Begin and end of what is shown, in microseconds.
+
+    ``InputError`` where the trace does not have the step.
+    """
     steps = [each for each in events if each["name"] == "step"]
     numbers = sorted({each["args"]["step"] for each in steps})
     if not numbers:
@@ -107,13 +141,32 @@ def colour_of(name: str) -> str:
 
 def _draw_slice(axes: Any, event: Event, line: int, begin: float, end: float) -> None:
     left, width = (event["ts"] - begin) / 1000, event["dur"] / 1000
-    axes.barh(line, width, left=left, height=0.9, color=colour_of(event["name"]), edgecolor="white", linewidth=0.2)
+    axes.barh(
+        line,
+        width,
+        left=left,
+        height=0.9,
+        color=colour_of(event["name"]),
+        edgecolor="white",
+        linewidth=0.2,
+    )
     if event["dur"] > LETTER_WIDTH * len(event["name"]) * (end - begin):
-        axes.text(left + width / 2, line, event["name"], ha="center", va="center", fontsize=6, color="white", clip_on=True)
+        axes.text(
+            left + width / 2,
+            line,
+            event["name"],
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="white",
+            clip_on=True,
+        )
 
 
 def _legend(figure: Any) -> None:
     from matplotlib.patches import Patch
 
     handles = [Patch(color=colour, label=label) for label, colour in COLOURS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
+    )

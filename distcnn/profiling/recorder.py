@@ -17,8 +17,12 @@ from distcnn.training.parts import Work
 clock = time.perf_counter_ns
 """This rank's."""
 
-SLICE = np.dtype([("part", "i4"), ("number", "i4"), ("begin", "i8"), ("end", "i8"), ("value", "f8")])
-"""One slice: what it is of (see ``Parts``), which one of these, nanoseconds of this rank's clock, and the loss or bytes."""
+SLICE = np.dtype(
+    [("part", "i4"), ("number", "i4"), ("begin", "i8"), ("end", "i8"), ("value", "f8")]
+)
+"""One slice: what it is of (see ``Parts``), which one of these, nanoseconds of this rank's clock,
+and the loss or bytes.
+"""
 
 Slice = tuple[int, int, int, int, float]
 
@@ -45,7 +49,9 @@ class Counts(Enum):
 
 
 class Parts:
-    """Numbers what slices are of: ``kinds`` has of each its name and what its slices' number counts."""
+    """Numbers what slices are of: ``kinds`` has of each its name and what its slices' number
+    counts.
+    """
 
     def __init__(self) -> None:
         self.kinds: list[tuple[str, Counts]] = []
@@ -59,7 +65,9 @@ class Parts:
 
 @dataclass
 class Recorder:
-    """The slices of one thread, each as ``SLICE`` has it: at most ``most``, but that a step that was begun is recorded to its end."""
+    """The slices of one thread, each as ``SLICE`` has it: at most ``most``, but that a step that
+    was begun is recorded to its end.
+    """
 
     most: int
     kept: list[Slice] = field(default_factory=list)
@@ -82,8 +90,15 @@ class Recorder:
 
 
 def stopwatch(recorder: Recorder, part: int) -> Callable[[Work], Work]:
-    """Around work on one shard, which is called by position. There are hundreds in a step, so it asks for no room, and calls little."""
-    append, now, shard_of = recorder.kept.append, clock, pulse  # names of this scope are found sooner than the module's
+    """Around work on one shard, which is called by position.
+
+    There are hundreds in a step, so it asks for no room, and calls little.
+    """
+    append, now, shard_of = (
+        recorder.kept.append,
+        clock,
+        pulse,
+    )  # names of this scope are found sooner than the module's
 
     def around(work: Work) -> Work:
         def call(*arguments: Any) -> Any:

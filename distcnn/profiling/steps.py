@@ -19,13 +19,23 @@ REDUCE = "reduce bucket"
 
 
 class StepTrace:
-    """Records the steps of ``window`` on ``step``: this thread's part in ``main``, that of the sums' thread, if there is one, in ``sums``.
+    """Records the steps of ``window`` on ``step``: this thread's part in ``main``, that of the
+    sums' thread, if there is one, in ``sums``.
 
-    Stopwatches stand there from the first of these steps to the last, or until a further step may find no room.
+    Stopwatches stand there from the first of these steps to the last, or until a further step may
+    find no room.
     """
 
-    def __init__(self, step: Step, window: range, parts: Parts, main: Recorder, sums: Recorder, sum_name: str) -> None:
-        self._step, self._window, self._parts, self._main, self._sums = step, window, parts, main, sums
+    def __init__(
+        self, step: Step, window: range, parts: Parts, main: Recorder, sums: Recorder, sum_name: str
+    ) -> None:
+        self._step, self._window, self._parts, self._main, self._sums = (
+            step,
+            window,
+            parts,
+            main,
+            sums,
+        )
         self._names = {DATA: "data", LOSS: "loss", SUM: sum_name}
         self._stopwatches = ExitStack()
         self._stand = False
@@ -77,7 +87,14 @@ class StepTrace:
             self._stopwatches.enter_context(replaced(owner, name, make))
 
         for owner, name, part in (*layer_places(step), *shard_places(step)):
-            put(owner, name, self._timed(self._names.get(part, part), Counts.NOTHING if name == "sum_share" else Counts.SHARD))
+            put(
+                owner,
+                name,
+                self._timed(
+                    self._names.get(part, part),
+                    Counts.NOTHING if name == "sum_share" else Counts.SHARD,
+                ),
+            )
         put(step.ledger, "mark", self._timed("ledger", Counts.SHARD))
         if step.overlap is None:
             put(timing, "start", self._reduce)

@@ -1,4 +1,7 @@
-"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4``, alone, not under mpirun. ``docs/scaling.md`` says more."""
+"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4``, alone, not under mpirun.
+
+``docs/scaling.md`` says more.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,15 @@ EXIT_NOT_ALL_GOOD = 1
 
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0 all is good, 1 not all is, 2 bad input, 85 stopped by a signal."""
+    """The command; returns its exit code: 0 all is good, 1 not all is, 2 bad input, 85 stopped by a
+    signal.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if launcher.needs_mpi(os.environ):
         end_before_start(
-            f"{NAME}: error: a launcher started several of this, but a sweep is one process, which starts the ranks of its points itself: "
-            "start it without mpirun or srun, and say how ranks are started with --launcher 'mpirun -n {ranks}'",
+            f"{NAME}: error: a launcher started several of this, but a sweep is one process, which"
+            " starts the ranks of its points itself: start it without mpirun or srun, and say how"
+            " ranks are started with --launcher 'mpirun -n {ranks}'",
             others_wait=False,
         )
         return EXIT_INPUT
@@ -59,15 +65,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INPUT
 
 
-def sweep(request: Request, arguments: Sequence[str], records: Records, stop: StopRequests, wanted: Wanted | None = None) -> int:
+def sweep(
+    request: Request,
+    arguments: Sequence[str],
+    records: Records,
+    stop: StopRequests,
+    wanted: Wanted | None = None,
+) -> int:
     """Measure, sum up, print, predict what is ``wanted``; the exit code."""
     points = request.settings.points
     say(*headline(request, records.path))
     found = measure_all(records, request.timeout, stop, say)
     if found is None:
-        again = ["python", "-m", NAME, *arguments, *([] if request.output else [f"{OUTPUT}={records.path}"])]
+        again = [
+            "python",
+            "-m",
+            NAME,
+            *arguments,
+            *([] if request.output else [f"{OUTPUT}={records.path}"]),
+        ]
         what = stop.received.name if stop.received else "stopped"
-        tell(f"{NAME}: stopped: {what}: all processes are ended, finished measurements are kept; to go on: {shell_command(again)}")
+        tell(
+            f"{NAME}: stopped: {what}: all processes are ended, finished measurements are kept; to"
+            f" go on: {shell_command(again)}"
+        )
         return EXIT_STOPPED
     summary = summarise(points, found)
     below = remarks(points, found, summary)

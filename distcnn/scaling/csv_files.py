@@ -14,18 +14,26 @@ from distcnn.scaling.sweep_directory import Record
 
 
 def points_sheet(rows: Iterable[Row]) -> str:
-    """The fields of ``Row``, and a column for each group of the split; empty where there is no figure."""
-    names = [each.name for each in dataclasses.fields(Row) if each.name not in ("split", "split_slowest")]
+    """The fields of ``Row``, and a column for each group of the split; empty where there is no
+    figure.
+    """
+    names = [
+        each.name for each in dataclasses.fields(Row) if each.name not in ("split", "split_slowest")
+    ]
     lines = []
     for row in rows:
-        splits = [((kind or {}).get(group)) for kind in (row.split, row.split_slowest) for group in GROUPS]
+        splits = [
+            ((kind or {}).get(group)) for kind in (row.split, row.split_slowest) for group in GROUPS
+        ]
         lines.append([*(getattr(row, name) for name in names), *splits])
     heads = [f"{group}_fraction{of}" for of in ("", "_slowest_rank") for group in GROUPS]
     return _sheet([*names, *heads], lines)
 
 
 def measurements_sheet(records: Iterable[Record]) -> str:
-    """What each measurement found, seconds of a step as the mean over ranks; those that failed with the reason."""
+    """What each measurement found, seconds of a step as the mean over ranks; those that failed with
+    the reason.
+    """
     of_point = ("mode", "ranks", "num_shards", "microbatch_size")
     of_result = ("images_per_second", "step_seconds")
     of_split = ("step_seconds", *(f"{group}_seconds" for group in GROUPS))
@@ -47,7 +55,18 @@ def measurements_sheet(records: Iterable[Record]) -> str:
             ]
         )
     return _sheet(
-        [*of_point, "repeat", "ok", *of_result, *(f"split_{name}" for name in of_split), "params_sha256", "seconds", "reason", "log"], lines
+        [
+            *of_point,
+            "repeat",
+            "ok",
+            *of_result,
+            *(f"split_{name}" for name in of_split),
+            "params_sha256",
+            "seconds",
+            "reason",
+            "log",
+        ],
+        lines,
     )
 
 

@@ -1,4 +1,6 @@
-"""One measurement: its processes started by the launcher, waited for, ended whole; and what became of it, in words where it failed."""
+"""One measurement: its processes started by the launcher, waited for, ended whole; and what became
+of it, in words where it failed.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,25 @@ from distcnn.system.wording import shell_command
 SECONDS_TO_APPEAR = 3.0
 """A file that another host wrote may come late over a shared file system."""
 LONGEST_REASON = 500
-PATTERNS = (r"^distcnn\S*: error", r"^[\w.]*(Error|Exception|Interrupt): ", r"^distcnn\S*: ", r"(?i)\b(error|signal)\b", r"")
-"""Of lines that say why something ended, the most telling first: our own, a traceback's, our report, a launcher's, any."""
+PATTERNS = (
+    r"^distcnn\S*: error",
+    r"^[\w.]*(Error|Exception|Interrupt): ",
+    r"^distcnn\S*: ",
+    r"(?i)\b(error|signal)\b",
+    r"",
+)
+"""Of lines that say why something ended, the most telling first: our own, a traceback's, our
+report, a launcher's, any.
+"""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the processes ended: ``exit_code`` None where they were never started, or were ended by us.
+    """How the processes ended: ``exit_code`` None where they were never started, or were ended by
+    us.
 
-    ``why`` then says so, and ``said`` is what they had said until then: what comes after is about being ended.
+    ``why`` then says so, and ``said`` is what they had said until then: what comes after is about
+    being ended.
     """
 
     exit_code: int | None
@@ -42,10 +54,18 @@ class Ended:
     said: str = ""
 
 
-def measure(measurement: Measurement, records: Records, timeout: float, stop: StopRequests) -> Record | None:
-    """Measure once. None when a signal asked to stop: all is ended then, and nothing kept. ``InputError`` when nothing can be written."""
+def measure(
+    measurement: Measurement, records: Records, timeout: float, stop: StopRequests
+) -> Record | None:
+    """Measure once.
+
+    None when a signal asked to stop: all is ended then, and nothing kept. ``InputError`` when
+    nothing can be written.
+    """
     folder, log = records.log_of(measurement).parent.resolve(), records.log_of(measurement)
-    file = folder / f".{measurement.name}-{secrets.token_hex(4)}.json"  # a name of its own: what an earlier try still writes is not read
+    file = (
+        folder / f".{measurement.name}-{secrets.token_hex(4)}.json"
+    )  # a name of its own: what an earlier try still writes is not read
     command = command_of(measurement, records.settings, file)
     started, begin = time.strftime("%Y-%m-%dT%H:%M:%S"), time.monotonic()
     try:
@@ -54,29 +74,52 @@ def measure(measurement: Measurement, records: Records, timeout: float, stop: St
             return None
         outcome = result_of_ended(ended, file, log, measurement)
     except OSError as error:
-        raise InputError(f"{log} cannot be written ({error.strerror}): make room, then run the same command again to go on") from error
+        raise InputError(
+            f"{log} cannot be written ({error.strerror}): make room, then run the same command"
+            " again to go on"
+        ) from error
     finally:
         with suppress(OSError):
             file.unlink()
     result, reason = (None, outcome) if isinstance(outcome, str) else (outcome, "")
     where = str(log.relative_to(records.path))
-    return Record(measurement, result, reason, where, command, started, time.monotonic() - begin, ended.exit_code)
+    return Record(
+        measurement,
+        result,
+        reason,
+        where,
+        command,
+        started,
+        time.monotonic() - begin,
+        ended.exit_code,
+    )
 
 
 def command_of(measurement: Measurement, settings: Settings, file: Path) -> list[str]:
-    """The launcher, and what it starts: every flag of training that decides anything is spelled out."""
+    """The launcher, and what it starts: every flag of training that decides anything is spelled
+    out.
+    """
     point = measurement.point
     flags = settings.flags_of(point)
     return [
         *launcher_command(settings.launcher, point.ranks),
         *(sys.executable, "-m", "distcnn.scaling.worker"),
         *(f"--result={file}", f"--steps={settings.steps}"),
-        *(f"{as_flag(each.name)}={flags[each.name]}" for each in dataclasses.fields(Config) if each.name in flags),
+        *(
+            f"{as_flag(each.name)}={flags[each.name]}"
+            for each in dataclasses.fields(Config)
+            if each.name in flags
+        ),
     ]
 
 
-def run(command: list[str], mark: str, log: Path, timeout: float, stop: StopRequests) -> Ended | None:
-    """Run ``command`` to its end, all it says into ``log``. No process of it is left. None when a signal asked to stop."""
+def run(
+    command: list[str], mark: str, log: Path, timeout: float, stop: StopRequests
+) -> Ended | None:
+    """Run ``command`` to its end, all it says into ``log``.
+
+    No process of it is left. None when a signal asked to stop.
+    """
     log.unlink(missing_ok=True)  # it may be a link, which is not followed
     with log.open("xb") as output:
         output.write(f"$ {shell_command(command)}\n".encode())
@@ -91,7 +134,11 @@ def run(command: list[str], mark: str, log: Path, timeout: float, stop: StopRequ
                 if stop.received:
                     return None
                 if time.monotonic() > end:
-                    return Ended(None, f"not over after {timeout:g} s (--timeout), so it was ended", last_words_in(log))
+                    return Ended(
+                        None,
+                        f"not over after {timeout:g} s (--timeout), so it was ended",
+                        last_words_in(log),
+                    )
                 time.sleep(NAP_SECONDS)
             return Ended(process.returncode)
         finally:
@@ -107,7 +154,11 @@ def result_of_ended(ended: Ended, file: Path, log: Path, measurement: Measuremen
         return _with(exit_text(ended.exit_code), said)
     text = _appeared(file)
     if text is None:
-        return _with("exit code 0, but no result: does the launcher start what stands behind it, and as ranks of one world?", said)
+        return _with(
+            "exit code 0, but no result: does the launcher start what stands behind it, and as"
+            " ranks of one world?",
+            said,
+        )
     try:
         return read_result(text, measurement.point)
     except ValueError as error:

@@ -13,8 +13,13 @@ from distcnn.scaling.table import outcome, title_of
 from distcnn.system.wording import counted
 
 
-def measure_all(records: Records, timeout: float, stop: StopRequests, say: Callable[[str], None]) -> list[Record] | None:
-    """The records of all measurements, in their order; failed ones are tried anew. None when a signal asked to stop before the last."""
+def measure_all(
+    records: Records, timeout: float, stop: StopRequests, say: Callable[[str], None]
+) -> list[Record] | None:
+    """The records of all measurements, in their order; failed ones are tried anew.
+
+    None when a signal asked to stop before the last.
+    """
     end_all(str(records.path.resolve()))  # an earlier sweep may have been killed
     records.remove_unfinished()
     wanted = list(in_order(records.settings.points, records.settings.repeats))

@@ -16,10 +16,14 @@ from distcnn.system.wording import counted
 KIND = "distcnn.scaling"
 
 
-def write_outputs(records: Records, found: Sequence[Record], summary: Summary, remarks: list[str]) -> list[str]:
+def write_outputs(
+    records: Records, found: Sequence[Record], summary: Summary, remarks: list[str]
+) -> list[str]:
     """Write all files; a line on each, or on why there is none."""
     written = [
-        records.write("scaling.json", json.dumps(as_table(records, found, summary, remarks), indent=1) + "\n"),
+        records.write(
+            "scaling.json", json.dumps(as_table(records, found, summary, remarks), indent=1) + "\n"
+        ),
         records.write("scaling.csv", points_sheet(summary.rows)),
         records.write("measurements.csv", measurements_sheet(found)),
     ]
@@ -29,15 +33,24 @@ def write_outputs(records: Records, found: Sequence[Record], summary: Summary, r
     if not has_matplotlib():
         return [
             *lines,
-            "picture   none without matplotlib: pip install matplotlib, then run the same command with "
-            f"--output {records.path} again; nothing is measured anew",
+            (
+                "picture   none without matplotlib: pip install matplotlib, then run the same"
+                f" command with --output {records.path} again; nothing is measured anew"
+            ),
         ]
-    pictures = [records.write(f"scaling.{kind}", image) for kind, image in draw(content_of(summary, title(found))).items()]
+    pictures = [
+        records.write(f"scaling.{kind}", image)
+        for kind, image in draw(content_of(summary, title(found))).items()
+    ]
     return [*lines, f"picture   {', '.join(map(str, pictures))}"]
 
 
-def as_table(records: Records, found: Sequence[Record], summary: Summary, remarks: list[str]) -> dict[str, Any]:
-    """Everything, for JSON: what was asked for, a row for each point, each measurement with all that its ranks saw."""
+def as_table(
+    records: Records, found: Sequence[Record], summary: Summary, remarks: list[str]
+) -> dict[str, Any]:
+    """Everything, for JSON: what was asked for, a row for each point, each measurement with all
+    that its ranks saw.
+    """
     return {
         "kind": KIND,
         "settings": dataclasses.asdict(records.settings),
@@ -52,8 +65,20 @@ def as_table(records: Records, found: Sequence[Record], summary: Summary, remark
 
 
 def title(found: Sequence[Record]) -> str:
-    """What was measured, and on what, in a line; of the measurement on most ranks, for one rank needs no MPI."""
-    result = max((each.result for each in found if each.result), key=lambda result: result["world_size"])
-    machine, hosts = result["machine"], max(len(set(each.result["hosts"])) for each in found if each.result)
-    where = f"{f'{hosts} hosts' if hosts > 1 else 'one host'} of {counted(machine['cores'], 'core')}"
-    return f"{result['model']} on {result['data']}, {result['reduction']} sum, {machine['mpi']}; {where} ({machine['processor']})"
+    """What was measured, and on what, in a line; of the measurement on most ranks, for one rank
+    needs no MPI.
+    """
+    result = max(
+        (each.result for each in found if each.result), key=lambda result: result["world_size"]
+    )
+    machine, hosts = (
+        result["machine"],
+        max(len(set(each.result["hosts"])) for each in found if each.result),
+    )
+    where = (
+        f"{f'{hosts} hosts' if hosts > 1 else 'one host'} of {counted(machine['cores'], 'core')}"
+    )
+    return (
+        f"{result['model']} on {result['data']}, {result['reduction']} sum, {machine['mpi']};"
+        f" {where} ({machine['processor']})"
+    )

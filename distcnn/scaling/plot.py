@@ -1,7 +1,7 @@
 """The picture of a sweep: speed and efficiency over the ranks, and where the time of a step goes.
 
-What is drawn is data first: ``curves_of`` and ``bars_of`` make curves and bars of a summary, ``draw`` draws any. Whoever has more to
-show beside the measurement adds curves.
+What is drawn is data first: ``curves_of`` and ``bars_of`` make curves and bars of a summary,
+``draw`` draws any. Whoever has more to show beside the measurement adds curves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from distcnn.scaling.result import GROUPS
 from distcnn.scaling.summary import Row, Summary
 
 COLOURS = {STRONG: "#1f5fa8", "weak": "#c25a11"}
-GROUP_COLOURS = {"compute": "#1f5fa8", "local_sum": "#9dc3ea", "communication": "#c25a11", "waiting": "#f6bd8b", "data": "#8a8f98"}
+GROUP_COLOURS = {
+    "compute": "#1f5fa8",
+    "local_sum": "#9dc3ea",
+    "communication": "#c25a11",
+    "waiting": "#f6bd8b",
+    "data": "#8a8f98",
+}
 GROUP_TITLES = {
     "compute": "computing",
     "communication": "communication",
@@ -37,7 +43,10 @@ WIDE = 30
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over ranks, ``low`` and ``high`` where they spread. ``line`` is matplotlib's style: ``o-`` measured, ``--`` not."""
+    """Values over ranks, ``low`` and ``high`` where they spread.
+
+    ``line`` is matplotlib's style: ``o-`` measured, ``--`` not.
+    """
 
     label: str
     colour: str
@@ -77,7 +86,9 @@ def content_of(summary: Summary, title: str) -> Content:
     """What there is to draw of a sweep: its points that have a result."""
     content = Content(title, summary.reduction)
     for mode in dict.fromkeys(row.mode for row in summary.rows):
-        rows = [row for row in summary.rows if row.mode == mode and row.images_per_second is not None]
+        rows = [
+            row for row in summary.rows if row.mode == mode and row.images_per_second is not None
+        ]
         if rows:
             ranks, colour = [row.ranks for row in rows], COLOURS[mode]
             base = rows[0]
@@ -85,7 +96,9 @@ def content_of(summary: Summary, title: str) -> Content:
             ideal = [(base.images_per_second or 0.0) * count / base.ranks for count in ranks]
             content.speed.append(Curve(f"{mode}, ideal", colour, ranks, ideal, line="--"))
             content.efficiency.append(_curve(mode, rows, "efficiency"))
-            content.bars[mode] = [Bar(row.ranks, row.split or {}, row.split_step_seconds or 0.0) for row in rows]
+            content.bars[mode] = [
+                Bar(row.ranks, row.split or {}, row.split_step_seconds or 0.0) for row in rows
+            ]
     return content
 
 
@@ -126,7 +139,9 @@ def _draw_speed(axes: Any, curves: Sequence[Curve]) -> None:
 
     axes.set_yscale("log", base=2)
     values = [value for curve in curves for value in curve.values]
-    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if max(values) > WIDE * min(values) else (1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_major_locator(
+        LogLocator(10, subs=(1, 2, 5) if max(values) > WIDE * min(values) else (1, 1.5, 2, 3, 5, 7))
+    )
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_title("images a second, all ranks", fontsize=10, loc="left")
@@ -135,7 +150,9 @@ def _draw_speed(axes: Any, curves: Sequence[Curve]) -> None:
 def _draw_efficiency(axes: Any, curves: Sequence[Curve]) -> None:
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
     _draw_curves(axes, curves)
-    axes.set_ylim(0, max([1.1, *(1.05 * high for curve in curves for high in curve.high or curve.values)]))
+    axes.set_ylim(
+        0, max([1.1, *(1.05 * high for curve in curves for high in curve.high or curve.values)])
+    )
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_title("efficiency", fontsize=10, loc="left")
 
@@ -148,9 +165,18 @@ def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
         if curve.low:
             aside = ASIDE ** (spreading.index(curve) - (len(spreading) - 1) / 2)
             pairs = list(zip(curve.values, curve.low, curve.high, strict=True))
-            spread = [[value - low for value, low, _ in pairs], [high - value for value, _, high in pairs]]
+            spread = [
+                [value - low for value, low, _ in pairs],
+                [high - value for value, _, high in pairs],
+            ]
             axes.errorbar(
-                [count * aside for count in curve.ranks], curve.values, yerr=spread, fmt=curve.line, capsize=4, markersize=5, **look
+                [count * aside for count in curve.ranks],
+                curve.values,
+                yerr=spread,
+                fmt=curve.line,
+                capsize=4,
+                markersize=5,
+                **look,
             )
         else:
             axes.plot(curve.ranks, curve.values, curve.line, linewidth=1.2, alpha=0.8, **look)
@@ -170,17 +196,25 @@ def _draw_bars(axes: Any, mode: str, bars: Sequence[Bar]) -> None:
         below = 0.0
         for group in GROUPS:
             fraction = bar.fractions.get(group, 0.0)
-            axes.bar(place, fraction, bottom=below, width=0.62, color=GROUP_COLOURS[group], linewidth=0)
+            axes.bar(
+                place, fraction, bottom=below, width=0.62, color=GROUP_COLOURS[group], linewidth=0
+            )
             below += fraction
         if len(bars) <= MOST_BAR_TEXTS:
             text = f"{bar.step_seconds * 1e3:,.1f}{' ms' if wide else ''}"
-            axes.annotate(text, (place, 1), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(
+                text, (place, 1), (0, 3), textcoords="offset points", ha="center", fontsize=9
+            )
     axes.set_xticks(range(len(bars)), [bar.ranks for bar in bars], rotation=_rotation(bars))
     axes.set_xlim(-0.6, max(len(bars), 2) - 0.4)
     axes.set_ylim(0, 1.08)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("ranks")
-    axes.set_title(f"where the time of a step{'' if wide else ' (ms above)'} goes, {mode}", fontsize=10, loc="left")
+    axes.set_title(
+        f"where the time of a step{'' if wide else ' (ms above)'} goes, {mode}",
+        fontsize=10,
+        loc="left",
+    )
     axes.tick_params(axis="x", length=0)
     _bare(axes)
 
@@ -202,10 +236,19 @@ def _legend(figure: Any, reduction: str) -> None:
 
     handles, labels = figure.axes[0].get_legend_handles_labels()  # lines without spread come first
     patches = [
-        Patch(color=GROUP_COLOURS[group], label=f"{reduction} sum" if group == "local_sum" else GROUP_TITLES[group]) for group in GROUPS
+        Patch(
+            color=GROUP_COLOURS[group],
+            label=f"{reduction} sum" if group == "local_sum" else GROUP_TITLES[group],
+        )
+        for group in GROUPS
     ]
     entries = [*handles, *patches]
     names = [*labels, *(patch.get_label() for patch in patches)]
     figure.legend(
-        entries, names, loc="outside lower center", ncols=len(names) if figure.get_figwidth() > 12 else 5, frameon=False, fontsize=9
+        entries,
+        names,
+        loc="outside lower center",
+        ncols=len(names) if figure.get_figwidth() > 12 else 5,
+        frameon=False,
+        fontsize=9,
     )

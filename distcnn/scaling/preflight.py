@@ -13,10 +13,15 @@ from distcnn.scaling.options import Settings, require_launcher
 
 
 def require_all(settings: Settings, say: Callable[[str], None]) -> None:
-    """``InputError`` without a launcher, an image set or a model that fits it. Makes the default image set where it is not there."""
+    """``InputError`` without a launcher, an image set or a model that fits it.
+
+    Makes the default image set where it is not there.
+    """
     require_launcher(settings.launcher)
     config = Config(**settings.flags)
-    if (config.source or Path(config.data) == Path(DEFAULT_PATH)) and must_be_prepared(config.data, config.source or None):
+    if (config.source or Path(config.data) == Path(DEFAULT_PATH)) and must_be_prepared(
+        config.data, config.source or None
+    ):
         from distcnn.datasets.mnist import prepare_mnist  # once in a machine's life
 
         prepare_mnist(config.data, config.source or None, say)

@@ -1,7 +1,8 @@
 """The processes of a point: started in a session of their own, ended whole.
 
-A launcher's children may leave its process group, and outlive it. All of them inherit a mark in their environment, by which they are
-found in /proc; where there is no /proc, the group is all that can be ended. What runs on other hosts is the launcher's to end.
+A launcher's children may leave its process group, and outlive it. All of them inherit a mark in
+their environment, by which they are found in /proc; where there is no /proc, the group is all that
+can be ended. What runs on other hosts is the launcher's to end.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ SECONDS_TO_END = 5.0
 NAP_SECONDS = 0.05
 
 
-def start(command: Sequence[str], mark: str, output: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start ``command``, which writes all it says to ``output``. ``OSError`` when it cannot be started."""
+def start(
+    command: Sequence[str], mark: str, output: IO[bytes], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start ``command``, which writes all it says to ``output``.
+
+    ``OSError`` when it cannot be started.
+    """
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -39,16 +45,24 @@ def marked(mark: str) -> list[int]:
     entry, found = f"{MARK}={mark}".encode(), []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if entry in (folder / "environ").read_bytes().split(b"\0") and int(folder.name) != os.getpid():
+            if (
+                entry in (folder / "environ").read_bytes().split(b"\0")
+                and int(folder.name) != os.getpid()
+            ):
                 found.append(int(folder.name))
     return found
 
 
-def end_all(mark: str, process: subprocess.Popen[bytes] | None = None, hurry: Callable[[], bool] = lambda: False) -> None:
-    """End ``process``, its group and everything with ``mark``. Returns when none is left, or none can be ended.
+def end_all(
+    mark: str,
+    process: subprocess.Popen[bytes] | None = None,
+    hurry: Callable[[], bool] = lambda: False,
+) -> None:
+    """End ``process``, its group and everything with ``mark``. Returns when none is left, or none
+    can be ended.
 
-    SIGTERM goes to the launcher's group, for a launcher ends its ranks in its own way; once it is gone, to all that it left. After
-    ``SECONDS_TO_END``, or in a ``hurry``, SIGKILL goes to all.
+    SIGTERM goes to the launcher's group, for a launcher ends its ranks in its own way; once it is
+    gone, to all that it left. After ``SECONDS_TO_END``, or in a ``hurry``, SIGKILL goes to all.
     """
     told: set[int] = set()
     begin = time.monotonic()

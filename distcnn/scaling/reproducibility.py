@@ -1,4 +1,7 @@
-"""The check that points which computed the same ended with the same bits. Pure functions of records."""
+"""The check that points which computed the same ended with the same bits.
+
+Pure functions of records.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ MOST_NAMED = 6
 
 @dataclass(frozen=True)
 class Bits:
-    """What was found: a word for each point, a line for each group of measurements whose bits should be the same and are not."""
+    """What was found: a word for each point, a line for each group of measurements whose bits
+    should be the same and are not.
+    """
 
     words: dict[Point, str]
     differences: list[str]
@@ -29,7 +34,8 @@ class Bits:
 
 
 def compare_bits(records: Iterable[Record]) -> Bits:
-    """Measurements of the same shards and microbatches took the same steps, whatever their ranks and mode: they must agree.
+    """Measurements of the same shards and microbatches took the same steps, whatever their ranks
+    and mode: they must agree.
 
     Those of ``--reduction fast`` need not.
     """
@@ -48,7 +54,9 @@ def compare_bits(records: Iterable[Record]) -> Bits:
         for each in group:
             differs = _hash(each) != most
             if differs or words.get(each.measurement.point) != DIFFERENT:
-                words[each.measurement.point] = DIFFERENT if differs else SAME if len(group) > 1 else ALONE
+                words[each.measurement.point] = (
+                    DIFFERENT if differs else SAME if len(group) > 1 else ALONE
+                )
         if any(_hash(each) != most for each in group):
             problems.append(_in_words(group, most))
     return Bits(words, problems)
@@ -64,11 +72,19 @@ def _in_words(group: Sequence[Record], most: str) -> str:
     of = defaultdict(list)
     for each in group:
         of[_hash(each)].append(each)
-    sides = [f"{name[:16]} ({_names(of[name])})" for name in sorted(of, key=lambda name: name != most)]
-    software = software_of(of[most][0]), software_of(next(each for each in group if _hash(each) != most))
+    sides = [
+        f"{name[:16]} ({_names(of[name])})" for name in sorted(of, key=lambda name: name != most)
+    ]
+    software = (
+        software_of(of[most][0]),
+        software_of(next(each for each in group if _hash(each) != most)),
+    )
     changed = "; ".join(differences(*software))
     why = f"; the software or the processor was not the same: {changed}" if changed else ""
-    return f"bits differ at {counted(point.num_shards, 'shard')} of {point.microbatch_size}: weights {', '.join(sides)}{why}"
+    return (
+        f"bits differ at {counted(point.num_shards, 'shard')} of {point.microbatch_size}: weights"
+        f" {', '.join(sides)}{why}"
+    )
 
 
 def software_of(record: Record) -> dict[str, str]:
@@ -84,7 +100,8 @@ def _names(records: Sequence[Record]) -> str:
     for each in records:
         repeats[each.measurement.point].append(each.measurement.repeat)
     names = [
-        f"{point.mode}, {counted(point.ranks, 'rank')}, repeat{'s' if len(each) > 1 else ''} {' '.join(map(str, sorted(each)))}"
+        f"{point.mode}, {counted(point.ranks, 'rank')}, repeat{'s' if len(each) > 1 else ''}"
+        f" {' '.join(map(str, sorted(each)))}"
         for point, each in repeats.items()
     ]
     more = len(names) - MOST_NAMED

@@ -1,4 +1,6 @@
-"""What the ranks of a point hand to the sweep: its name, its groups of time, and whether a text is one."""
+"""What the ranks of a point hand to the sweep: its name, its groups of time, and whether a text is
+one.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from distcnn.system.wording import counted
 
 KIND = "distcnn.scaling.worker"
 GROUPS = ("compute", "local_sum", "communication", "waiting", "data")
-"""Of a step's time: layers, loss and update; checking and adding up gradients on this rank; the sum over ranks; waiting for the last rank;
-taking examples. They add up to the step."""
+"""Of a step's time: layers, loss and update; checking and adding up gradients on this rank; the sum
+over ranks; waiting for the last rank; taking examples. They add up to the step."""
 
 Result = dict[str, Any]
 
@@ -32,13 +34,25 @@ def read_result(text: str, point: Point) -> Result:
     ):
         if result.get(name) != expected:
             what = counted(expected, "rank") if name == "world_size" else f"{name} {expected}"
-            remedy = ": does the launcher start as many ranks as {ranks} says?" if name == "world_size" else ""
+            remedy = (
+                ": does the launcher start as many ranks as {ranks} says?"
+                if name == "world_size"
+                else ""
+            )
             raise ValueError(f"asked for {what}, but its result is of {result.get(name)}{remedy}")
     try:
-        numbers = [result["images_per_second"], result["step_seconds"], result["split"]["mean"]["step_seconds"]]
+        numbers = [
+            result["images_per_second"],
+            result["step_seconds"],
+            result["split"]["mean"]["step_seconds"],
+        ]
         numbers += [result["split"]["mean"][f"{group}_seconds"] for group in GROUPS]
         whole = all(math.isfinite(each) for each in numbers) and min(numbers[:3]) > 0
-        whole = whole and isinstance(result["params_sha256"], str) and len(result["hosts"]) == point.ranks
+        whole = (
+            whole
+            and isinstance(result["params_sha256"], str)
+            and len(result["hosts"]) == point.ranks
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"its result is not whole ({type(error).__name__}: {error})") from error
     if not whole:

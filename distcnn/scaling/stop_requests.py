@@ -11,7 +11,8 @@ from distcnn.fault_tolerance.signals import stop_signals_here
 
 
 class StopRequests:
-    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether another came.
+    """While it is entered, ``received`` is the first stop signal, if any, and ``again`` whether
+    another came.
 
     Outside the main thread it does nothing.
     """
@@ -22,13 +23,20 @@ class StopRequests:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequests:
-        if threading.current_thread() is not threading.main_thread():  # elsewhere Python sets no handlers
+        if (
+            threading.current_thread() is not threading.main_thread()
+        ):  # elsewhere Python sets no handlers
             return self
         for each in stop_signals_here():
             self._before[each] = signal.signal(each, self._note)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for each, handler in self._before.items():
             signal.signal(each, handler)
 

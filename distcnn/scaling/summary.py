@@ -1,4 +1,7 @@
-"""From records to the rows of a table: medians, spread, speed-up, efficiency, the split, the bits. Pure functions."""
+"""From records to the rows of a table: medians, spread, speed-up, efficiency, the split, the bits.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,14 @@ class Row:
     """How many measurements have a result, and how many ``failed``."""
     failed: int
     bits: str
-    """``same``, ``DIFFERENT``, ``alone`` (nothing to compare with), ``unpromised`` (the fast sum), or ``-`` without a result."""
+    """``same``, ``DIFFERENT``, ``alone`` (nothing to compare with), ``unpromised`` (the fast sum),
+    or ``-`` without a result.
+    """
     hosts: int | None = None
     images_per_second: float | None = None
-    """The median; ``_min`` and ``_max`` are of the slowest and the fastest measurement, here and below."""
+    """The median; ``_min`` and ``_max`` are of the slowest and the fastest measurement, here and
+    below.
+    """
     images_per_second_min: float | None = None
     images_per_second_max: float | None = None
     step_seconds: float | None = None
@@ -39,7 +46,9 @@ class Row:
     efficiency_min: float | None = None
     efficiency_max: float | None = None
     split: dict[str, float] | None = None
-    """Fractions of a step, which sum to 1: the mean over ranks, of the measurement with the median step."""
+    """Fractions of a step, which sum to 1: the mean over ranks, of the measurement with the median
+    step.
+    """
     split_slowest: dict[str, float] | None = None
     """The same of its rank that waited least."""
     split_step_seconds: float | None = None
@@ -50,7 +59,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows, in order of modes and ranks; the base of each mode, in ranks; what was found of the bits."""
+    """All rows, in order of modes and ranks; the base of each mode, in ranks; what was found of the
+    bits.
+    """
 
     rows: list[Row]
     bases: dict[str, int]
@@ -67,7 +78,10 @@ class Summary:
 
 def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
     """The rows of ``points``, from the records that there are."""
-    results = {point: [each.result for each in records if each.measurement.point == point and each.result] for point in points}
+    results = {
+        point: [each.result for each in records if each.measurement.point == point and each.result]
+        for point in points
+    }
     bits = compare_bits(records)
     bases: dict[str, Point] = {}
     for point in points:
@@ -80,16 +94,32 @@ def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
         rows.append(_row(point, results[point], failed, base, results[base] if base else [], bits))
     failures = [each for each in records if not each.ok]
     reductions = {each["reduction"] for of_point in results.values() for each in of_point}
-    return Summary(rows, {mode: base.ranks for mode, base in bases.items()}, bits, failures, "fast" if "fast" in reductions else "exact")
+    return Summary(
+        rows,
+        {mode: base.ranks for mode, base in bases.items()},
+        bits,
+        failures,
+        "fast" if "fast" in reductions else "exact",
+    )
 
 
-def _row(point: Point, results: list[Result], failed: int, base: Point | None, of_base: list[Result], bits: Bits) -> Row:
+def _row(
+    point: Point,
+    results: list[Result],
+    failed: int,
+    base: Point | None,
+    of_base: list[Result],
+    bits: Bits,
+) -> Row:
     sizes = (point.num_shards, point.microbatch_size, point.global_batch_size)
     row = Row(point.mode, point.ranks, *sizes, len(results), failed, bits.of(point))
     if not results or base is None:
         return row
     speeds = [each["images_per_second"] for each in results]
-    base_speed, times = median(each["images_per_second"] for each in of_base), point.ranks / base.ranks
+    base_speed, times = (
+        median(each["images_per_second"] for each in of_base),
+        point.ranks / base.ranks,
+    )
     low, middle, high = min(speeds), median(speeds), max(speeds)
     split = median_split(results)
     return replace(
@@ -111,11 +141,14 @@ def _row(point: Point, results: list[Result], failed: int, base: Point | None, o
 
 
 def median_split(results: Sequence[Result]) -> Result:
-    """The split of the measurement whose step with stopwatches took the median; the faster of two in the middle.
+    """The split of the measurement whose step with stopwatches took the median; the faster of two
+    in the middle.
 
     Medians of each group apart would not add up to any step.
     """
-    ordered = sorted((each["split"] for each in results), key=lambda split: split["mean"]["step_seconds"])
+    ordered = sorted(
+        (each["split"] for each in results), key=lambda split: split["mean"]["step_seconds"]
+    )
     middle: Result = ordered[(len(ordered) - 1) // 2]
     return middle
 

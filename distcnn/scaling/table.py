@@ -21,17 +21,29 @@ def headline(request: Request, path: Path) -> list[str]:
     """What is going to be measured, chosen or given, in lines."""
     settings = request.settings
     points, config = settings.points, settings.config_of(settings.points[0])
-    measurements = f"{settings.repeats} x {counted(len(points), 'measurement')} of {counted(settings.steps, 'step')}, by turns"
-    lines = [f"sweep     {config.model}, {config.reduction} sum, {measurements}", f"launcher  {settings.launcher}"]
+    measurements = (
+        f"{settings.repeats} x {counted(len(points), 'measurement')} of"
+        f" {counted(settings.steps, 'step')}, by turns"
+    )
+    lines = [
+        f"sweep     {config.model}, {config.reduction} sum, {measurements}",
+        f"launcher  {settings.launcher}",
+    ]
     for mode in dict.fromkeys(each.mode for each in points):
         of_mode = [each for each in points if each.mode == mode]
         first = of_mode[0]
         if mode == STRONG:
-            shards, examples = counted(first.num_shards, "shard"), counted(first.microbatch_size, "example")
+            shards, examples = (
+                counted(first.num_shards, "shard"),
+                counted(first.microbatch_size, "example"),
+            )
             cut = f"{shards} x {examples} = {first.global_batch_size:,}"
             lines.append(f"strong    {cut} a step at every point")
         else:
-            cut = f"{counted(first.most_shards, 'shard')} x {counted(first.microbatch_size, 'example')}"
+            cut = (
+                f"{counted(first.most_shards, 'shard')} x"
+                f" {counted(first.microbatch_size, 'example')}"
+            )
             sizes = ", ".join(f"{point.global_batch_size:,} on {point.ranks}" for point in of_mode)
             lines.append(f"weak      {cut} a step on every rank: {sizes}")
     return [*lines, *(f"balance   {line}" for line in balance_remarks(points)), f"records   {path}"]
@@ -41,14 +53,27 @@ def table(summary: Summary, remarks: list[str], folder: Path) -> str:
     """All of it, in lines; ``folder`` is the sweep directory."""
     width = max(20, *(2 + len(_spread(row)) for row in summary.rows))
     rows = [_line(row, width) for row in summary.rows]
-    return "\n".join([*_head(summary.reduction, width), *rows, *_remarks(remarks), *_failures(summary.failures, folder)])
+    return "\n".join(
+        [
+            *_head(summary.reduction, width),
+            *rows,
+            *_remarks(remarks),
+            *_failures(summary.failures, folder),
+        ]
+    )
 
 
 def _head(reduction: str, width: int) -> Iterator[str]:
     groups = "".join(f"{TITLES.get(group, f'{reduction} sum'):>10}" for group in GROUPS)
-    over = f"{'':<7}{'':>6}{'':>6}{'images/s':>10}{'':>{width}}{'step':>9}{'speed-':>8}{'effi-':>8}  {'% of a step, mean over ranks':^50}"
+    over = (
+        f"{'':<7}{'':>6}{'':>6}{'images/s':>10}{'':>{width}}{'step':>9}{'speed-':>8}{'effi-':>8} "
+        f" {'% of a step, mean over ranks':^50}"
+    )
     yield over.rstrip()
-    yield f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'median':>10}{'[min .. max]':>{width}}{'ms':>9}{'up':>8}{'ciency':>8}  {groups}  bits"
+    yield (
+        f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'median':>10}{'[min .. max]':>{width}}{'ms':>9}{'up':>8}{'ciency':>8}"  # noqa: E501
+        f"  {groups}  bits"
+    )
 
 
 def _line(row: Row, width: int) -> str:
@@ -58,13 +83,17 @@ def _line(row: Row, width: int) -> str:
     groups = "".join(f"{100 * row.split[group]:10.1f}" for group in GROUPS)
     failed = f"  ({row.failed} of {row.failed + row.measured} failed)" if row.failed else ""
     return (
-        f"{start}{row.hosts:>6}{row.images_per_second:>10,.0f}{_spread(row):>{width}}{(row.step_seconds or 0) * 1e3:>9.2f}"
-        f"{row.speed_up:>8.2f}{row.efficiency:>8.1%}  {groups}  {row.bits}{failed}"
+        f"{start}{row.hosts:>6}{row.images_per_second:>10,.0f}{_spread(row):>{width}}{(row.step_seconds or 0) * 1e3:>9.2f}{row.speed_up:>8.2f}{row.efficiency:>8.1%}"  # noqa: E501
+        f"  {groups}  {row.bits}{failed}"
     )
 
 
 def _spread(row: Row) -> str:
-    return "" if row.images_per_second_min is None else f"[{row.images_per_second_min:,.0f} .. {row.images_per_second_max:,.0f}]"
+    return (
+        ""
+        if row.images_per_second_min is None
+        else f"[{row.images_per_second_min:,.0f} .. {row.images_per_second_max:,.0f}]"
+    )
 
 
 def _remarks(remarks: list[str]) -> Iterator[str]:
@@ -92,6 +121,7 @@ def outcome(record: Record) -> str:
     if record.result is None:
         return f"failed after {record.seconds:.1f} s: {record.reason}"
     return (
-        f"{record.result['images_per_second']:,.0f} images/s, {record.result['step_seconds'] * 1e3:.2f} ms a step "
-        f"({record.seconds:.1f} s with start and data)"
+        f"{record.result['images_per_second']:,.0f} images/s,"
+        f" {record.result['step_seconds'] * 1e3:.2f} ms a step ({record.seconds:.1f} s with start"
+        " and data)"
     )

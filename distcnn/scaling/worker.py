@@ -1,7 +1,9 @@
-"""What the ranks of a point run: ``python -m distcnn.scaling.worker --result FILE --steps N``, started by the sweep through a launcher.
+"""What the ranks of a point run: ``python -m distcnn.scaling.worker --result FILE --steps N``,
+started by the sweep through a launcher.
 
-A benchmark of its own, for that of ``distcnn.benchmark`` measures much that a sweep need not know of every point (products alone, tests,
-memory), in twice the time. The steps, the stopwatches and the parts of the split are the benchmark's.
+A benchmark of its own, for that of ``distcnn.benchmark`` measures much that a sweep need not know
+of every point (products alone, tests, memory), in twice the time. The steps, the stopwatches and
+the parts of the split are the benchmark's.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ from typing import Any
 
 from distcnn.benchmark.machine import machine_facts
 from distcnn.benchmark.session import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
-from distcnn.benchmark.time_split import ALLREDUCE, WAITING, Instruments, Split, StepTimes, mean, middle_half
+from distcnn.benchmark.time_split import (
+    ALLREDUCE,
+    WAITING,
+    Instruments,
+    Split,
+    StepTimes,
+    mean,
+    middle_half,
+)
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.config import Config, parse_request
@@ -53,7 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The flags besides training's."""
     parser = Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.")
-    parser.add_argument("--result", type=Path, required=True, metavar="FILE", help="where root writes what was measured, a new file")
+    parser.add_argument(
+        "--result",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="where root writes what was measured, a new file",
+    )
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="timed steps")
     return parser
 
@@ -63,13 +79,17 @@ def measure_command(communicator: Communicator, arguments: Sequence[str]) -> Non
     args, of_training = on_root(communicator, lambda: make_parser().parse_known_args(arguments))
     config = on_root(communicator, lambda: Config(**parse_request(of_training).given))
     with Watchdog(NAME, communicator, config.stall_timeout):
-        run = prepare_run(config, communicator, say if communicator.rank == 0 else lambda line: None)
+        run = prepare_run(
+            config, communicator, say if communicator.rank == 0 else lambda line: None
+        )
         result = measure(run, args.steps)
         on_root(communicator, lambda: write_result(args.result, result))
 
 
 def measure(run: Run, steps: int) -> dict[str, Any]:
-    """Steps to warm up, then ``steps`` as they are, then some with stopwatches: as many on any number of ranks. Collective."""
+    """Steps to warm up, then ``steps`` as they are, then some with stopwatches: as many on any
+    number of ranks. Collective.
+    """
     communicator, following = run.communicator, Steps(run)
     messages = message_bytes(run, following)
     for _ in range(WARM_UP_STEPS - 1):
@@ -149,14 +169,18 @@ def split_steps(run: Run, following: Steps, count: int) -> list[StepTimes]:
 
 
 def split_results(run: Run, times: list[StepTimes]) -> dict[str, Any]:
-    """Where the time of a step goes: on each rank, in the mean over ranks, and on the rank that waits least. Seconds. Collective.
+    """Where the time of a step goes: on each rank, in the mean over ranks, and on the rank that
+    waits least. Seconds. Collective.
 
-    Means over the middle half of the steps, the same ones on all ranks: by what they took in the mean over the ranks. So groups add up
-    to the step.
+    Means over the middle half of the steps, the same ones on all ranks: by what they took in the
+    mean over the ranks. So groups add up to the step.
     """
     everyone = run.communicator.allgather([each.step for each in times])
     chosen = middle_half([sum(step) / len(step) for step in zip(*everyone, strict=True)])
-    ranks = [_split_of(each) for each in run.communicator.allgather(mean([times[index] for index in chosen]))]
+    ranks = [
+        _split_of(each)
+        for each in run.communicator.allgather(mean([times[index] for index in chosen]))
+    ]
     slowest = min(range(len(ranks)), key=lambda rank: ranks[rank]["waiting_seconds"])
     names = ["step_seconds", *(f"{group}_seconds" for group in GROUPS)]
     return {
@@ -172,13 +196,20 @@ def _split_of(split: Split) -> dict[str, Any]:
     for part, seconds in split.parts.items():
         groups[GROUP_OF_PART.get(part, "compute")] += seconds
     seconds_of_groups = {f"{group}_seconds": seconds for group, seconds in groups.items()}
-    return {"step_seconds": split.step, **seconds_of_groups, "sums_seconds": split.sums, "parts": split.parts}
+    return {
+        "step_seconds": split.step,
+        **seconds_of_groups,
+        "sums_seconds": split.sums,
+        "parts": split.parts,
+    }
 
 
 def adding_seconds(run: Run) -> dict[str, float]:
-    """What it takes to add a shard's gradient to a rank's sum, the ``first`` of a step and each of the ``others``. Collective.
+    """What it takes to add a shard's gradient to a rank's sum, the ``first`` of a step and each of
+    the ``others``. Collective.
 
-    Where this point keeps its gradients instead (``parallel/kept.py``), more ranks may not. Of the slowest rank: all of them at once.
+    Where this point keeps its gradients instead (``parallel/kept.py``), more ranks may not. Of the
+    slowest rank: all of them at once.
     """
     config, grads = run.config, run.network.grads
     reduction = REDUCTIONS[config.reduction](grads.size, config.num_shards, config.gradient_limit)
@@ -195,7 +226,9 @@ def adding_seconds(run: Run) -> dict[str, float]:
 
 
 def cores_of_hosts(communicator: Communicator) -> dict[str, int]:
-    """How many cores the ranks of each host share: those where any of them may run, for a launcher may bind ranks to cores. Collective."""
+    """How many cores the ranks of each host share: those where any of them may run, for a launcher
+    may bind ranks to cores. Collective.
+    """
     cores: dict[str, set[int]] = defaultdict(set)
     for of_rank in communicator.allgather(usable_cores(communicator.hosts[communicator.rank])):
         cores[of_rank.host] |= of_rank.ids
@@ -203,16 +236,22 @@ def cores_of_hosts(communicator: Communicator) -> dict[str, int]:
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
-    """``InputError`` when it cannot be written, and when it is there: then somebody else is root too."""
+    """``InputError`` when it cannot be written, and when it is there: then somebody else is root
+    too.
+    """
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
     except FileExistsError as error:
         raise InputError(
-            f"--result: {path} is there already: the launcher started several processes that know nothing of each other"
+            f"--result: {path} is there already: the launcher started several processes that know"
+            " nothing of each other"
         ) from error
     except OSError as error:
-        raise InputError(f"--result: {path} cannot be written ({error.strerror}): make room, or name another --output") from error
+        raise InputError(
+            f"--result: {path} cannot be written ({error.strerror}): make room, or name another"
+            " --output"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,1 +1,4 @@
-"""What runs underneath: the host's cores, memory, files and terminal, and the launcher. No NumPy."""
+"""What runs underneath: the host's cores, memory, files and terminal, and the launcher.
+
+No NumPy.
+"""

@@ -1,4 +1,6 @@
-"""Cores: how many a rank may use, which ranks of a host share them, and whether there are enough."""
+"""Cores: how many a rank may use, which ranks of a host share them, and whether there are
+enough.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Cores:
-    """What one rank may use: the cores it is bound to by number, and how many of them at a time (a container's or a job's share)."""
+    """What one rank may use: the cores it is bound to by number, and how many of them at a time (a
+    container's or a job's share).
+    """
 
     host: str
     ids: frozenset[int]
@@ -26,13 +30,21 @@ class Cores:
 
 def usable_cores(host: str, environment: Mapping[str, str] = os.environ) -> Cores:
     """This process's."""
-    ids = frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    ids = frozenset(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     allocated = environment.get("SLURM_CPUS_ON_NODE", "")
-    return Cores(host, ids, min(cgroup_share(), int(allocated) if allocated.isdigit() and int(allocated) else math.inf))
+    return Cores(
+        host,
+        ids,
+        min(cgroup_share(), int(allocated) if allocated.isdigit() and int(allocated) else math.inf),
+    )
 
 
 def cgroup_share(root: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> float:
-    """How many cores' time the control groups of this process (version 1 or 2) grant it; inf where nothing limits it."""
+    """How many cores' time the control groups of this process (version 1 or 2) grant it; inf where
+    nothing limits it.
+    """
     return min((_share_of(folder) for folder in group_folders(root, own, "cpu")), default=math.inf)
 
 
@@ -42,13 +54,17 @@ def _share_of(folder: Path) -> float:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()
         else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
         return int(quota) / int(period) if quota.isdigit() else math.inf
     return math.inf
 
 
 def group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's control group of ``controller`` and of all above it, as ``own`` (/proc/self/cgroup) names them."""
+    """The folders of this process's control group of ``controller`` and of all above it, as ``own``
+    (/proc/self/cgroup) names them.
+    """
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
@@ -65,12 +81,16 @@ def group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
 
 
 def default_ranks(cores: Cores, most: int = 4) -> int:
-    """How many ranks to start on this host when the user names no number: one for each of ``cores``, from 1 to ``most``."""
+    """How many ranks to start on this host when the user names no number: one for each of
+    ``cores``, from 1 to ``most``.
+    """
     return max(1, int(min(most, len(cores.ids), cores.share)))
 
 
 def threads_for_each(everyone: Sequence[Cores]) -> int:
-    """As many threads as there are cores for each rank, at least 1: of the rank that has the fewest, for all must have as many."""
+    """As many threads as there are cores for each rank, at least 1: of the rank that has the
+    fewest, for all must have as many.
+    """
     ranks = Counter(each.host for each in everyone)
 
     def of_rank(rank: Cores) -> int:
@@ -81,7 +101,9 @@ def threads_for_each(everyone: Sequence[Cores]) -> int:
 
 
 def oversubscription(everyone: Sequence[Cores], threads: int) -> str | None:
-    """None, or in words how the host that has it worst has more threads of ranks than cores for them."""
+    """None, or in words how the host that has it worst has more threads of ranks than cores for
+    them.
+    """
     crowds: list[tuple[float, str]] = []
     for host in dict.fromkeys(each.host for each in everyone):
         here = [each for each in everyone if each.host == host]
@@ -89,6 +111,9 @@ def oversubscription(everyone: Sequence[Cores], threads: int) -> str | None:
         cores = min(len(bound), *(each.share for each in here))
         if len(here) * threads > cores:
             each = "" if threads == 1 else f" of {threads} threads"
-            found = f"{counted(len(here), 'rank')}{each} on host {host} share {cores:g} {plural(cores, 'core')}"
+            found = (
+                f"{counted(len(here), 'rank')}{each} on host {host} share {cores:g}"
+                f" {plural(cores, 'core')}"
+            )
             crowds.append((len(here) * threads / cores, found))
     return max(crowds)[1] if crowds else None

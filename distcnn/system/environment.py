@@ -1,4 +1,5 @@
-"""What decides the bits besides configuration, data and libraries: distcnn's own sources, and variables that choose kernels.
+"""What decides the bits besides configuration, data and libraries: distcnn's own sources, and
+variables that choose kernels.
 
 NumPy is not imported here: the doctor asks before it is known whether there is one.
 """
@@ -10,12 +11,28 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PREFIXES = (
-    *("OPENBLAS_", "GOTO_", "GOTOBLAS_", "MKL_", "BLIS_", "AOCL_", "ARMPL_", "NVPL_", "VECLIB_", "ESSL_"),
+    *(
+        "OPENBLAS_",
+        "GOTO_",
+        "GOTOBLAS_",
+        "MKL_",
+        "BLIS_",
+        "AOCL_",
+        "ARMPL_",
+        "NVPL_",
+        "VECLIB_",
+        "ESSL_",
+    ),
     *("LIBSCI_", "CRAYBLAS_", "FLEXIBLAS", "NPY_"),
 )
-"""Of variables by which BLAS libraries and NumPy choose instructions, kernels and block sizes. (ATLAS chooses when it is built.)"""
+"""Of variables by which BLAS libraries and NumPy choose instructions, kernels and block sizes.
+(ATLAS chooses when it is built.)
+"""
 NO_KERNELS = ("_NUM_THREADS", "_MAXIMUM_THREADS", "_THREAD_TIMEOUT", "_VERBOSE", "_MAIN_FREE")
-"""Ends of those that choose none. The number of threads is the configuration's (--threads-per-rank)."""
+"""Ends of those that choose none.
+
+The number of threads is the configuration's (--threads-per-rank).
+"""
 TUNABLES, OF_PROCESSOR = "GLIBC_TUNABLES", "glibc.cpu."
 """The C library's variable, and what its tunables begin with that choose instructions."""
 
@@ -25,7 +42,11 @@ def kernel_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(environment.items())
-        if value and ((name.startswith(PREFIXES) and not name.endswith(NO_KERNELS)) or (name == TUNABLES and OF_PROCESSOR in value))
+        if value
+        and (
+            (name.startswith(PREFIXES) and not name.endswith(NO_KERNELS))
+            or (name == TUNABLES and OF_PROCESSOR in value)
+        )
     }
 
 
@@ -35,9 +56,14 @@ def source_files() -> list[Path]:
 
 
 def sources_sha256() -> str:
-    """SHA-256 of the names and contents of distcnn's own files: two checkouts of one version may differ."""
+    """SHA-256 of the names and contents of distcnn's own files: two checkouts of one version may
+    differ.
+    """
     digest = hashlib.sha256()
     for path in source_files():
         content = path.read_bytes()
-        digest.update(f"{path.relative_to(Path(__file__).parent).as_posix()} {len(content)}\n".encode() + content)
+        digest.update(
+            f"{path.relative_to(Path(__file__).parent).as_posix()} {len(content)}\n".encode()
+            + content
+        )
     return digest.hexdigest()

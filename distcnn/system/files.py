@@ -25,7 +25,9 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 class NotRegularError(OSError):
-    """A path that leads to something else than a regular file: its ``kind``, such as "a named pipe"."""
+    """A path that leads to something else than a regular file: its ``kind``, such as "a named
+    pipe".
+    """
 
     def __init__(self, number: int, kind: str, path: Path) -> None:
         super().__init__(number, f"it is {kind}, not a regular file", str(path))
@@ -33,15 +35,19 @@ class NotRegularError(OSError):
 
 
 def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
-    """Write ``parts`` to a new temporary file beside ``path``, then rename it: ``path`` holds the old content or the new, never a part.
+    """Write ``parts`` to a new temporary file beside ``path``, then rename it: ``path`` holds the
+    old content or the new, never a part.
 
-    The temporary file has a name that nobody can guess and is created exclusively, so nothing that others put into the folder, such as
-    a symbolic link, is written to. A link at ``path`` itself is replaced, not followed.
-    With ``sync`` both the file and its folder are on the disk when this returns, so a crash of the machine cannot undo it.
-    ``OSError`` (a full disk, say) leaves ``path`` as it was and no temporary file.
+    The temporary file has a name that nobody can guess and is created exclusively, so nothing that
+    others put into the folder, such as a symbolic link, is written to. A link at ``path`` itself is
+    replaced, not followed. With ``sync`` both the file and its folder are on the disk when this
+    returns, so a crash of the machine cannot undo it. ``OSError`` (a full disk, say) leaves
+    ``path`` as it was and no temporary file.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+    )
     try:
         with os.fdopen(descriptor, "wb") as file:
             for part in parts:
@@ -59,13 +65,17 @@ def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append ``text`` as UTF-8, to a new file if need be. ``OSError`` when ``path`` is a link or not a regular file."""
+    """Append ``text`` as UTF-8, to a new file if need be.
+
+    ``OSError`` when ``path`` is a link or not a regular file.
+    """
     with os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
         file.write(text.encode())
 
 
 def read_bytes(path: Path, follow: bool = False) -> bytes:
-    """The content of a file. ``OSError`` when ``path`` is not a regular file (a pipe would block), or is a link and not ``follow``.
+    """The content of a file. ``OSError`` when ``path`` is not a regular file (a pipe would block),
+    or is a link and not ``follow``.
 
     Args:
         path: the file.
@@ -76,10 +86,15 @@ def read_bytes(path: Path, follow: bool = False) -> bytes:
 
 
 def open_regular(path: Path, flags: int, permissions: int = 0o666, follow: bool = False) -> int:
-    """A file descriptor. ``OSError`` when ``path`` is not a regular file, or is a link and not ``follow``."""
+    """A file descriptor.
+
+    ``OSError`` when ``path`` is not a regular file, or is a link and not ``follow``.
+    """
     links = 0 if follow else os.O_NOFOLLOW
     try:
-        descriptor = os.open(path, flags | links | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, permissions)
+        descriptor = os.open(
+            path, flags | links | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, permissions
+        )
     except OSError as error:
         if error.errno == errno.ELOOP and not follow:
             raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
@@ -93,14 +108,21 @@ def open_regular(path: Path, flags: int, permissions: int = 0o666, follow: bool 
 
 
 def open_named(path: str | Path) -> BinaryIO:
-    """Open the file that a user names, for reading. ``InputError`` when it cannot be opened or is not a regular file; never waits."""
+    """Open the file that a user names, for reading.
+
+    ``InputError`` when it cannot be opened or is not a regular file; never waits.
+    """
     try:
         return os.fdopen(open_regular(Path(path), os.O_RDONLY, follow=True), "rb")
     except NotRegularError as error:
-        raise InputError(f"{path} is {error.kind}, not a regular file: remove it, or name another") from error
+        raise InputError(
+            f"{path} is {error.kind}, not a regular file: remove it, or name another"
+        ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path} cannot be read ({reason}): check the path and its permissions") from error
+        raise InputError(
+            f"{path} cannot be read ({reason}): check the path and its permissions"
+        ) from error
 
 
 def remove_temporary_files(folder: Path) -> None:
@@ -113,7 +135,10 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the folder's own entries (a rename, a new name) on the disk. File systems that cannot do that are let be."""
+    """Put the folder's own entries (a rename, a new name) on the disk.
+
+    File systems that cannot do that are let be.
+    """
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,7 +1,8 @@
 """What the launcher says in the environment, and which process it is, before any MPI is loaded.
 
-Each launcher (mpirun, srun ...) tells the processes it starts how many they are. That decides whether MPI is needed at all, and it
-is the only way to notice a launcher of another MPI than the library's, under which every process silently believes that it is rank 0 of 1.
+Each launcher (mpirun, srun ...) tells the processes it starts how many they are. That decides
+whether MPI is needed at all, and it is the only way to notice a launcher of another MPI than the
+library's, under which every process silently believes that it is rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ LOCAL_VARIABLES = (
     ("FLUX_TASK_LOCAL_ID", ""),  # Flux
     ("SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),  # srun, whichever --mpi
 )
-"""(local rank's variable, local size's variable): the first whose rank is there counts, for mpirun may run inside a step of Slurm's."""
+"""(local rank's variable, local size's variable): the first whose rank is there counts, for mpirun
+may run inside a step of Slurm's.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,10 @@ class Declared:
 
 
 def declared(environment: Mapping[str, str]) -> list[Declared]:
-    """All that launchers declare in ``environment``. Slurm's count only inside a step: a batch script has them without srun."""
+    """All that launchers declare in ``environment``.
+
+    Slurm's count only inside a step: a batch script has them without srun.
+    """
     found = []
     for size_variable, rank_variable in LAUNCHERS:
         if size_variable.startswith("SLURM") and not environment.get("SLURM_STEP_ID", "").isdigit():
@@ -67,9 +73,11 @@ def declared(environment: Mapping[str, str]) -> list[Declared]:
 
 
 def needs_mpi(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started several processes, as far as the environment tells: only then is MPI loaded.
+    """Whether a launcher started several processes, as far as the environment tells: only then is
+    MPI loaded.
 
-    One process under a launcher (``srun --pty bash`` is such a place) works alone, as it does without one.
+    One process under a launcher (``srun --pty bash`` is such a place) works alone, as it does
+    without one.
     """
     found = declared(environment)
     sized = [each for each in found if each.world_size is not None]
@@ -83,7 +91,9 @@ REMEDY = (
 
 
 def starting_words(world_size: int, environment: Mapping[str, str]) -> list[str]:
-    """How to start ``world_size`` ranks again, as far as the environment tells: ``mpirun -n 4``, ``srun -n 4``, nothing for one."""
+    """How to start ``world_size`` ranks again, as far as the environment tells: ``mpirun -n 4``,
+    ``srun -n 4``, nothing for one.
+    """
     if world_size == 1:
         return []
     by_mpirun = any(name in environment for name in ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALRANKID"))
@@ -92,17 +102,24 @@ def starting_words(world_size: int, environment: Mapping[str, str]) -> list[str]
 
 
 def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
-    """None, or what is wrong when Open MPI's mpirun started us but ``library`` (its version text) is an MPICH: it would die in MPI_Init."""
-    if "OMPI_COMM_WORLD_SIZE" in environment and "PMI_SIZE" not in environment and ("MPICH" in library or "Intel" in library):
+    """None, or what is wrong when Open MPI's mpirun started us but ``library`` (its version text)
+    is an MPICH: it would die in MPI_Init.
+    """
+    if (
+        "OMPI_COMM_WORLD_SIZE" in environment
+        and "PMI_SIZE" not in environment
+        and ("MPICH" in library or "Intel" in library)
+    ):
         return (
-            f"the launcher is Open MPI's (it started {environment['OMPI_COMM_WORLD_SIZE']} processes, OMPI_COMM_WORLD_SIZE), "
-            f"but mpi4py loaded {library}: {REMEDY}"
+            f"the launcher is Open MPI's (it started {environment['OMPI_COMM_WORLD_SIZE']}"
+            f" processes, OMPI_COMM_WORLD_SIZE), but mpi4py loaded {library}: {REMEDY}"
         )
     return None
 
 
 def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> str | None:
-    """None, or what is wrong when a world of ``world_size`` ranks was found and a launcher declares otherwise.
+    """None, or what is wrong when a world of ``world_size`` ranks was found and a launcher declares
+    otherwise.
 
     Sizes above 1 are not compared: under mpirun in an allocation Slurm counts the hosts' proxies.
     """
@@ -110,17 +127,24 @@ def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> s
         return None
     for each in declared(environment):
         if each.several:
-            count = "several processes" if each.world_size is None else counted(each.world_size, "process")
+            count = (
+                "several processes"
+                if each.world_size is None
+                else counted(each.world_size, "process")
+            )
             return (
-                f"the launcher started {count} ({each.variable}, rank {each.rank}), but MPI sees 1 rank: "
-                f"the launcher belongs to another MPI than {library}, which mpi4py loaded: {REMEDY}"
+                f"the launcher started {count} ({each.variable}, rank {each.rank}), but MPI sees 1"
+                f" rank: the launcher belongs to another MPI than {library}, which mpi4py loaded:"
+                f" {REMEDY}"
             )
     return None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where on its host a process stands: its ``local_rank`` of ``local_size`` processes, None where that is not told."""
+    """Where on its host a process stands: its ``local_rank`` of ``local_size`` processes, None
+    where that is not told.
+    """
 
     local_rank: int
     local_size: int | None
@@ -135,15 +159,25 @@ def declared_place(environment: Mapping[str, str]) -> Place | None:
         if rank.isdigit():
             if size_variable == "SLURM_STEP_TASKS_PER_NODE":
                 sizes, node = tasks_per_node(size), environment.get("SLURM_NODEID", "")
-                return Place(int(rank), sizes[int(node)] if node.isdigit() and int(node) < len(sizes) else None)
+                return Place(
+                    int(rank),
+                    sizes[int(node)] if node.isdigit() and int(node) < len(sizes) else None,
+                )
             return Place(int(rank), int(size) if size.isdigit() else None)
     return None
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """Of each node, from Slurm's short form: "2(x3),1" is 2, 2, 2, 1. Empty where it is no such text."""
+    """Of each node, from Slurm's short form: "2(x3),1" is 2, 2, 2, 1.
+
+    Empty where it is no such text.
+    """
     found = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
-    return [int(each[1]) for each in found if each for _ in range(int(each[2] or 1))] if all(found) else []
+    return (
+        [int(each[1]) for each in found if each for _ in range(int(each[2] or 1))]
+        if all(found)
+        else []
+    )
 
 
 def declared_rank(environment: Mapping[str, str]) -> int:
@@ -155,7 +189,8 @@ MOST_GENERATIONS = 20
 
 
 def launching_process() -> int:
-    """The launcher's process on this host: the nearest ancestor that is not declared to be this rank, as shells and wrappers between are.
+    """The launcher's process on this host: the nearest ancestor that is not declared to be this
+    rank, as shells and wrappers between are.
 
     It is mpirun's or a daemon of it; 0 in a container that does not see it.
     """
@@ -174,7 +209,9 @@ def launching_process() -> int:
 
 
 def launch_name() -> str:
-    """A name that the processes of one launcher share on this host, and no others: process numbers alone are used again."""
+    """A name that the processes of one launcher share on this host, and no others: process numbers
+    alone are used again.
+    """
     process = launching_process()
     parts = [str(process)]
     with suppress(OSError):
@@ -185,5 +222,7 @@ def launch_name() -> str:
 
 
 def _stat(process: int) -> list[str]:
-    """What the kernel says of a process, from its state on: proc(5), /proc/pid/stat, from the third field."""
+    """What the kernel says of a process, from its state on: proc(5), /proc/pid/stat, from the third
+    field.
+    """
     return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -1,6 +1,8 @@
-"""What only root needs of other packages: imported as it starts, so that a broken installation shows before a run has begun.
+"""What only root needs of other packages: imported as it starts, so that a broken installation
+shows before a run has begun.
 
-The other ranks leave these files alone: on a shared file system all of them would ask for each at the same moment.
+The other ranks leave these files alone: on a shared file system all of them would ask for each at
+the same moment.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Whether a person watches: the terminal that shows this process's output, directly or through the launcher. Standard library only."""
+"""Whether a person watches: the terminal that shows this process's output, directly or through the
+launcher. Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,42 @@ from pathlib import Path
 
 from distcnn.system import launcher
 
-LAUNCHERS = {"mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "orterun", "orted", "prterun", "prte", "prted"}
+LAUNCHERS = {
+    "mpirun",
+    "mpiexec",
+    "mpiexec.hydra",
+    "hydra_pmi_proxy",
+    "orterun",
+    "orted",
+    "prterun",
+    "prte",
+    "prted",
+}
 """Programs between the ranks and the terminal, as the kernel names them."""
-CHANGE_OUTPUT = ("-prepend", "--prepend", "-outfile", "-errfile", "--output", "-output", "--tag", "-tag", "--timestamp", "--xml")
-"""Options of theirs, by how they begin, that label lines or send them elsewhere: a progress bar would only spoil those."""
+CHANGE_OUTPUT = (
+    "-prepend",
+    "--prepend",
+    "-outfile",
+    "-errfile",
+    "--output",
+    "-output",
+    "--tag",
+    "-tag",
+    "--timestamp",
+    "--xml",
+)
+"""Options of theirs, by how they begin, that label lines or send them elsewhere: a progress bar
+would only spoil those.
+"""
 USUAL_COLUMNS = 80
 
 
 def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
-    """The width of the terminal that shows standard output; None where it goes elsewhere, or nobody can tell.
+    """The width of the terminal that shows standard output; None where it goes elsewhere, or nobody
+    can tell.
 
-    Under a launcher standard output is a pipe to it, or a terminal of its own making: what counts is the launcher's standard output.
+    Under a launcher standard output is a pipe to it, or a terminal of its own making: what counts
+    is the launcher's standard output.
     """
     columns: int | None
     if not launcher.needs_mpi(environment) and sys.stdout.isatty():
@@ -30,7 +57,11 @@ def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
     else:
         columns = None
     given = environment.get("COLUMNS", "")
-    return int(given) if columns is not None and given.isascii() and given.isdigit() and int(given) else columns
+    return (
+        int(given)
+        if columns is not None and given.isascii() and given.isdigit() and int(given)
+        else columns
+    )
 
 
 def _columns(descriptor: int) -> int:
@@ -56,7 +87,9 @@ def _columns_of_launcher(pid: int | None) -> int | None:
 
 
 def _launcher_process(pid: int) -> int | None:
-    """The launcher that was started by hand: the last of the launcher's processes, from ``pid`` upwards."""
+    """The launcher that was started by hand: the last of the launcher's processes, from ``pid``
+    upwards.
+    """
     found = None
     while pid > 1:
         try:

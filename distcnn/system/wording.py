@@ -13,7 +13,9 @@ def counted(number: int, what: str) -> str:
 
 
 def plural(number: float, what: str) -> str:
-    """The noun alone, as ``number`` needs it: "core" for 1, "cores" for 0, 0.5 and 2; also "classes" and "batches"."""
+    """The noun alone, as ``number`` needs it: "core" for 1, "cores" for 0, 0.5 and 2; also
+    "classes" and "batches".
+    """
     return what if number == 1 else what + ("es" if what.endswith(("s", "x", "ch", "sh")) else "s")
 
 
@@ -23,10 +25,11 @@ def being(number: int, what: str) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""``text`` with every character that could steer a terminal or start a new line as an escape: ``\x1b``, ``\n``, ``\u202e``.
+    r"""``text`` with every character that could steer a terminal or start a new line as an escape:
+    ``\x1b``, ``\n``, ``\u202e``.
 
-    Names and paths come from files and command lines that others wrote. Bytes of a path that are not valid text are shown as ``\xe9``.
-    Characters in ``keep`` stay.
+    Names and paths come from files and command lines that others wrote. Bytes of a path that are
+    not valid text are shown as ``\xe9``. Characters in ``keep`` stay.
     """
     if text.isprintable():
         return text
@@ -34,7 +37,9 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def _escaped(character: str) -> str:
-    if 0xDC80 <= ord(character) <= 0xDCFF:  # how Python keeps a byte of a path that it cannot decode
+    if (
+        0xDC80 <= ord(character) <= 0xDCFF
+    ):  # how Python keeps a byte of a path that it cannot decode
         return f"\\x{ord(character) - 0xDC00:02x}"
     if unicodedata.category(character) == "Zs":  # a space of another width
         return character
@@ -47,8 +52,17 @@ def shell_command(words: Iterable[str]) -> str:
 
 
 def shell_word(text: str) -> str:
-    """``text`` as a word of a shell command on one line, which can be copied from the screen whatever the text holds."""
+    """``text`` as a word of a shell command on one line, which can be copied from the screen
+    whatever the text holds.
+    """
     if text.isprintable():
         return shlex.quote(text)
     raw = text.encode(errors="surrogateescape")
-    return "$'" + "".join(chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in raw) + "'"
+    return (
+        "$'"
+        + "".join(
+            chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
+            for byte in raw
+        )
+        + "'"
+    )

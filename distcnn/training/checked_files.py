@@ -1,4 +1,6 @@
-"""The files of a finished run beside what a replay came to: ``result.json`` and the weights, which people take away."""
+"""The files of a finished run beside what a replay came to: ``result.json`` and the weights, which
+people take away.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +10,36 @@ from typing import Any
 from distcnn.training.comparison import SPEED, STARTS, Line
 from distcnn.training.consistency import array_sha256
 from distcnn.training.replay import Replayed
-from distcnn.training.results import BEST_WEIGHTS, RESULT, SUMS, WEIGHTS, damage_by_sums, describe, read_result, read_weights
+from distcnn.training.results import (
+    BEST_WEIGHTS,
+    RESULT,
+    SUMS,
+    WEIGHTS,
+    damage_by_sums,
+    describe,
+    read_result,
+    read_weights,
+)
 
 MEASURED = (SPEED, "train_seconds", "seconds_to_target")
 """What no replay can come to again."""
 
 
 def problem_of_files(run: Path, replayed: Replayed) -> str | None:
-    """None, or what is wrong with the files of the finished run in ``run``: they must be of the end that was replayed."""
+    """None, or what is wrong with the files of the finished run in ``run``: they must be of the end
+    that was replayed.
+    """
     assert replayed.result is not None
     expected = _expected_result(replayed.receipt.lines, replayed.result)
     last = next(line for line in reversed(replayed.receipt.lines) if line["kind"] == "weights")
     try:
         result = read_result(run)
-        problem = _problem_of_result({"params_sha256": result["params_sha256"], **result}, expected)  # the hash says most
-        problem = problem or _problem_of_weights(run / WEIGHTS, last, describe(expected, expected["steps"], expected["test_accuracy"]))
+        problem = _problem_of_result(
+            {"params_sha256": result["params_sha256"], **result}, expected
+        )  # the hash says most
+        problem = problem or _problem_of_weights(
+            run / WEIGHTS, last, describe(expected, expected["steps"], expected["test_accuracy"])
+        )
         best = _line_of_best(replayed)
         if best and (run / BEST_WEIGHTS).exists():
             attributes = describe(expected, expected["best_step"], expected["best_test_accuracy"])
@@ -44,7 +61,10 @@ def unchecked(run: Path, replayed: Replayed) -> list[str]:
     elif not _line_of_best(replayed):
         found.append(BEST_WEIGHTS)
     if (run / SUMS).exists():
-        return [*found, f"times and speeds, except that {SUMS} shows no damage since they were written"]
+        return [
+            *found,
+            f"times and speeds, except that {SUMS} shows no damage since they were written",
+        ]
     return [*found, f"times and speeds, since {SUMS} is missing"]
 
 
@@ -52,19 +72,38 @@ def _line_of_best(replayed: Replayed) -> Line | None:
     """The receipt's line on the weights of the best test."""
     assert replayed.result is not None
     best = ("weights", replayed.result["best_step"])
-    return next((line for line in replayed.receipt.lines if (line["kind"], line["step"]) == best), None)
+    return next(
+        (line for line in replayed.receipt.lines if (line["kind"], line["step"]) == best), None
+    )
 
 
 def _expected_result(receipt: list[Line], result: dict[str, Any]) -> dict[str, Any]:
-    """``result``, with what the run alone knows: on how many ranks it began, what its model and its image set were called."""
+    """``result``, with what the run alone knows: on how many ranks it began, what its model and its
+    image set were called.
+    """
     starts = [line for line in receipt if line["kind"] in STARTS]
     recorded, configuration = starts[-1]["dataset"], starts[-1]["configuration"]
-    dataset = {**result["dataset"], "name": recorded.get("name"), "source": recorded.get("source"), "path": configuration["data"]}
-    return {**result, "model": configuration["model"], "world_size": receipt[0].get("world_size"), "dataset": dataset}
+    dataset = {
+        **result["dataset"],
+        "name": recorded.get("name"),
+        "source": recorded.get("source"),
+        "path": configuration["data"],
+    }
+    return {
+        **result,
+        "model": configuration["model"],
+        "world_size": receipt[0].get("world_size"),
+        "dataset": dataset,
+    }
 
 
-def _problem_of_result(found: dict[str, Any], expected: dict[str, Any], within: str = "") -> str | None:
-    """The first value that is another. What an older version did not write may be missing: SHA256SUMS shows what was removed."""
+def _problem_of_result(
+    found: dict[str, Any], expected: dict[str, Any], within: str = ""
+) -> str | None:
+    """The first value that is another.
+
+    What an older version did not write may be missing: SHA256SUMS shows what was removed.
+    """
     for name, value in found.items():
         if name in MEASURED:
             right = value is None or type(value) in (int, float)

@@ -22,7 +22,9 @@ class Saving:
         self._run, self._directory = run, directory
         self.every = run.config.checkpoint_every
         if directory is not None:
-            self._writer = CheckpointWriter(CheckpointStore(directory.path / CHECKPOINTS), run.config.keep, progress.say)
+            self._writer = CheckpointWriter(
+                CheckpointStore(directory.path / CHECKPOINTS), run.config.keep, progress.say
+            )
 
     @property
     def location(self) -> str:
@@ -35,7 +37,9 @@ class Saving:
         pulse.beat(Activity.SAVING)
         entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
         if self._directory is not None:
-            snapshot = take_snapshot(run, state, entries, self._directory.metrics.text, self._directory.receipt.text)
+            snapshot = take_snapshot(
+                run, state, entries, self._directory.metrics.text, self._directory.receipt.text
+            )
             if state.best_step == state.step:
                 self._directory.best = state.step, snapshot.folder("weights")
             self._follow(self._directory)
@@ -47,7 +51,10 @@ class Saving:
             self._writer.poll()
 
     def wait(self) -> int:
-        """Wait until all is written; the newest step on the disk, -1 for none. The same on all ranks."""
+        """Wait until all is written; the newest step on the disk, -1 for none.
+
+        The same on all ranks.
+        """
         newest = -1
         pulse.beat(Activity.SAVING)
         if self._directory is not None:
@@ -58,7 +65,9 @@ class Saving:
 
     def _follow(self, directory: RunDirectory) -> None:
         """Write to where the run directory is now."""
-        with suppress(OSError, InputError):  # it is gone for good: the writer says that it cannot write
+        with suppress(
+            OSError, InputError
+        ):  # it is gone for good: the writer says that it cannot write
             self._writer.move_to(CheckpointStore(directory.locate() / CHECKPOINTS))
 
 

@@ -21,7 +21,9 @@ SPEED = "images_per_second"
 
 
 class Different(Exception):
-    """The replay is not what the receipt says; its text names the first step, and the parameter, that differ."""
+    """The replay is not what the receipt says; its text names the first step, and the parameter,
+    that differ.
+    """
 
 
 @dataclass(frozen=True)
@@ -41,43 +43,70 @@ class Receipt:
         return bool(self.lines[-1]["kind"] == "end")
 
     def configuration_at(self, step: int) -> Config:
-        """The one in force in the steps from ``step`` on: of the last start or resume at or before it."""
+        """The one in force in the steps from ``step`` on: of the last start or resume at or before
+        it.
+        """
         found = [line for line in self.lines if line["kind"] in STARTS and line["step"] <= step]
         return Config(**found[-1]["configuration"])
 
 
 def read_receipt(directory: Path) -> Receipt:
-    """The receipt in ``directory``. ``InputError`` when there is none or it is not one. A last line cut off by a kill does not count."""
+    """The receipt in ``directory``.
+
+    ``InputError`` when there is none or it is not one. A last line cut off by a kill does not
+    count.
+    """
     path = directory / RECEIPT
     try:
         text = read_bytes(path).decode()
         lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        good = bool(lines) and lines[0]["kind"] == "start" and all(isinstance(line["step"], int) for line in lines)
+        good = (
+            bool(lines)
+            and lines[0]["kind"] == "start"
+            and all(isinstance(line["step"], int) for line in lines)
+        )
         for line in lines:
             if line["kind"] in STARTS:
                 Config(**line["configuration"])
-            if not all(isinstance(line.get(name, {}), dict) for name in ("dataset", "software", "parameters")):
+            if not all(
+                isinstance(line.get(name, {}), dict)
+                for name in ("dataset", "software", "parameters")
+            ):
                 raise TypeError(f"a line of step {line['step']} has a value of another type")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): name a run directory of distcnn.train") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}): name a run directory of distcnn.train"
+        ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{path} is not a receipt ({type(error).__name__}: {error}): it was altered by hand, or comes from another program"
+            f"{path} is not a receipt ({type(error).__name__}: {error}): it was altered by hand, or"
+            " comes from another program"
         ) from error
     if not good:
-        raise InputError(f"{path} is not a receipt: its first line must be of kind 'start', and each must name its step")
+        raise InputError(
+            f"{path} is not a receipt: its first line must be of kind 'start', and each must name"
+            " its step"
+        )
     return Receipt(lines)
 
 
 def missing_end(directory: Path, receipt: Receipt) -> str:
-    """A text where the receipt lacks the end of a run that is over, as ``result.json`` shows; else an empty one."""
+    """A text where the receipt lacks the end of a run that is over, as ``result.json`` shows; else
+    an empty one.
+    """
     if receipt.ended or not (directory / RESULT).exists():
         return ""
-    return f"{RECEIPT} has no line after step {receipt.last_step}, although the run is over ({RESULT}): its end was cut off"
+    return (
+        f"{RECEIPT} has no line after step {receipt.last_step}, although the run is over"
+        f" ({RESULT}): its end was cut off"
+    )
 
 
 class MetricsComparison:
-    """Compares the replay's lines of metrics with those in ``metrics.jsonl``, speeds aside. ``Different`` at the first that is another."""
+    """Compares the replay's lines of metrics with those in ``metrics.jsonl``, speeds aside.
+
+    ``Different`` at the first that is another.
+    """
 
     def __init__(self, recorded: list[Line], may_end_early: bool) -> None:
         self._recorded, self._may_end_early = recorded, may_end_early
@@ -88,27 +117,45 @@ class MetricsComparison:
         if self._compared == len(self._recorded):
             if self._may_end_early:
                 return
-            raise Different(f"step {replayed['step']}: {METRICS} lacks the line {replayed['kind']!r}")
+            raise Different(
+                f"step {replayed['step']}: {METRICS} lacks the line {replayed['kind']!r}"
+            )
         recorded = self._recorded[self._compared]
         for name in dict.fromkeys([*replayed, *recorded]):
             if name != SPEED and recorded.get(name) != replayed.get(name):
-                raise Different(f"step {replayed['step']}: {name} is {recorded.get(name)} in {METRICS}, {replayed.get(name)} replayed")
+                raise Different(
+                    f"step {replayed['step']}: {name} is {recorded.get(name)} in {METRICS},"
+                    f" {replayed.get(name)} replayed"
+                )
         self._compared += 1
 
     def close(self) -> None:
         """``Different`` when there are lines that the replay did not come to."""
         if self._compared < len(self._recorded):
             line = self._recorded[self._compared]
-            raise Different(f"step {line['step']}: {METRICS} has a line {line.get('kind')!r} that the replay has not")
+            raise Different(
+                f"step {line['step']}: {METRICS} has a line {line.get('kind')!r} that the replay"
+                " has not"
+            )
 
 
-def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> tuple[list[Line], str]:
-    """The lines of ``metrics.jsonl`` that a replay from ``checkpoint`` to ``to_step`` must come to; a text on what is wrong, or none."""
+def read_metrics(
+    directory: Path, checkpoint: Checkpoint | None, to_step: int
+) -> tuple[list[Line], str]:
+    """The lines of ``metrics.jsonl`` that a replay from ``checkpoint`` to ``to_step`` must come to;
+    a text on what is wrong, or none.
+    """
     begun = checkpoint.texts["metrics"] if checkpoint else ""
     try:
         text = read_bytes(directory / METRICS).decode()
         if not text.startswith(begun):
-            return [], f"{METRICS} does not begin with the lines in the checkpoint of step {checkpoint and checkpoint.attributes['step']}"
+            return (
+                [],
+                (
+                    f"{METRICS} does not begin with the lines in the checkpoint of step"
+                    f" {checkpoint and checkpoint.attributes['step']}"
+                ),
+            )
         lines = [json.loads(line) for line in text[len(begun) : text.rfind("\n") + 1].splitlines()]
         return [line for line in lines if line["step"] <= to_step], ""
     except OSError as error:
@@ -118,10 +165,23 @@ def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -
 
 
 class Comparison(NoRunDirectory):
-    """Takes the replay's lines and compares each with the recorded one. ``Different`` on all ranks at the first that is not the same."""
+    """Takes the replay's lines and compares each with the recorded one.
 
-    def __init__(self, receipt: Receipt, from_step: int, to_step: int, metrics: MetricsComparison | None = None) -> None:
-        self._recorded = [line for line in receipt.lines if line["kind"] not in STARTS and from_step < line["step"] <= to_step]
+    ``Different`` on all ranks at the first that is not the same.
+    """
+
+    def __init__(
+        self,
+        receipt: Receipt,
+        from_step: int,
+        to_step: int,
+        metrics: MetricsComparison | None = None,
+    ) -> None:
+        self._recorded = [
+            line
+            for line in receipt.lines
+            if line["kind"] not in STARTS and from_step < line["step"] <= to_step
+        ]
         self._cut_off = to_step == receipt.last_step and not receipt.ended
         self.compared: list[Line] = []
         self._metrics = metrics
@@ -134,7 +194,9 @@ class Comparison(NoRunDirectory):
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Compare one line of the replay."""
         replayed = {"kind": kind, "step": step, **json.loads(json.dumps(values))}
-        recorded = self._recorded[len(self.compared)] if len(self.compared) < len(self._recorded) else None
+        recorded = (
+            self._recorded[len(self.compared)] if len(self.compared) < len(self._recorded) else None
+        )
         if recorded is None and self._cut_off:
             return  # the run was killed before it wrote this line
         if recorded != replayed:
@@ -145,7 +207,11 @@ class Comparison(NoRunDirectory):
         """``Different`` when the receipt has lines that the replay did not come to."""
         if len(self.compared) < len(self._recorded):
             line = self._recorded[len(self.compared)]
-            raise Different(self._at(line["step"]) + f"the receipt has a line {line['kind']!r} of step {line['step']}, the replay has none")
+            raise Different(
+                self._at(line["step"])
+                + f"the receipt has a line {line['kind']!r} of step {line['step']}, the replay has"
+                " none"
+            )
         if self._metrics:
             self._metrics.close()
 
@@ -156,13 +222,23 @@ class Comparison(NoRunDirectory):
 
 def difference(recorded: Line | None, replayed: Line) -> str:
     """What is not the same in two lines, in words: the first parameter, else the first value."""
-    if recorded is None or (recorded.get("kind"), recorded.get("step")) != (replayed["kind"], replayed["step"]):
+    if recorded is None or (recorded.get("kind"), recorded.get("step")) != (
+        replayed["kind"],
+        replayed["step"],
+    ):
         has = f"{recorded.get('kind')!r} of step {recorded.get('step')}" if recorded else "none"
         return f"the replay has a line {replayed['kind']!r} here, the receipt has {has}"
     hashes = recorded.get("parameters", {}), replayed.get("parameters", {})
     for name in dict.fromkeys([*hashes[1], *hashes[0]]):
         if hashes[0].get(name) != hashes[1].get(name):
-            return f"parameter {name}: SHA-256 {hashes[0].get(name)} in the receipt, {hashes[1].get(name)} replayed"
-    name = next(name for name in dict.fromkeys([*replayed, *recorded]) if recorded.get(name) != replayed.get(name))
+            return (
+                f"parameter {name}: SHA-256 {hashes[0].get(name)} in the receipt,"
+                f" {hashes[1].get(name)} replayed"
+            )
+    name = next(
+        name
+        for name in dict.fromkeys([*replayed, *recorded])
+        if recorded.get(name) != replayed.get(name)
+    )
     agrees = ", though every parameter agrees" if hashes[1] else ""
     return f"{name}: {recorded.get(name)} in the receipt, {replayed.get(name)} replayed{agrees}"

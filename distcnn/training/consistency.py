@@ -14,7 +14,9 @@ from distcnn.optim import Optimizer
 
 
 def params_sha256(network: Sequential) -> str:
-    """SHA-256 of the flat vector of values as little-endian float32: two runs with one hash have the same weights, bit for bit."""
+    """SHA-256 of the flat vector of values as little-endian float32: two runs with one hash have
+    the same weights, bit for bit.
+    """
     return array_sha256(network.values)
 
 
@@ -23,24 +25,38 @@ def parameter_hashes(network: Sequential) -> dict[str, str]:
     return {name: array_sha256(network.values[span]) for name, span in network.slices.items()}
 
 
-def compare_replicas(network: Sequential, optimizer: Optimizer, communicator: Communicator, step: int) -> dict[str, str]:
+def compare_replicas(
+    network: Sequential, optimizer: Optimizer, communicator: Communicator, step: int
+) -> dict[str, str]:
     """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
 
-    ``TrainingError`` on all ranks names the first parameter that differs and the ranks that are not as the most are.
+    ``TrainingError`` on all ranks names the first parameter that differs and the ranks that are not
+    as the most are.
     """
     parameters = parameter_hashes(network)
-    hashes = parameters | {f"the optimizer's {name}": array_sha256(vector) for name, vector in optimizer.state.items()}
+    hashes = parameters | {
+        f"the optimizer's {name}": array_sha256(vector) for name, vector in optimizer.state.items()
+    }
     whole = hashlib.sha256("".join(hashes.values()).encode()).digest()
     if len(set(communicator.allgather(whole))) > 1:
         everyone = communicator.allgather(hashes)
         first = next(name for name in hashes if len({each[name] for each in everyone}) > 1)
         most, count = Counter(each[first] for each in everyone).most_common(1)[0]
         majority = 2 * count > communicator.world_size
-        ranks = [f"{rank} (host {communicator.hosts[rank]})" for rank, each in enumerate(everyone) if not majority or each[first] != most]
-        what = "is not what it is on the other ranks" if majority else "is not the same on all, and no value has a majority"
+        ranks = [
+            f"{rank} (host {communicator.hosts[rank]})"
+            for rank, each in enumerate(everyone)
+            if not majority or each[first] != most
+        ]
+        what = (
+            "is not what it is on the other ranks"
+            if majority
+            else "is not the same on all, and no value has a majority"
+        )
         raise TrainingError(
-            f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: "
-            "memory or a processor failed there, or the ranks run different software; resume from the last checkpoint on other hosts"
+            f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: memory"
+            " or a processor failed there, or the ranks run different software; resume from the"
+            " last checkpoint on other hosts"
         )
     return parameters
 

@@ -1,4 +1,6 @@
-"""This rank's examples: its shards and its part of the test set, in memory or in windows of it, and what must be known of them first."""
+"""This rank's examples: its shards and its part of the test set, in memory or in windows of it, and
+what must be known of them first.
+"""
 
 from __future__ import annotations
 
@@ -42,49 +44,83 @@ class Content:
     hashes: NamedHashes
     """SHA-256 of each of its shards and of each block of the test set."""
     pixels: NDArray[np.int64]
-    """``pixel_sums`` of its training images; zeros where the file has mean and standard deviation."""
+    """``pixel_sums`` of its training images; zeros where the file has mean and standard deviation.
+    """
     remarks: list[str]
     """What a user may not have meant, a line each: the same on all ranks."""
 
 
-def open_data(dataset: DatasetInfo, config: Config, communicator: Communicator, shard_indices: range) -> Data:
+def open_data(
+    dataset: DatasetInfo, config: Config, communicator: Communicator, shard_indices: range
+) -> Data:
     """This rank's shards, which are neighbours, and its part of the test set. Collective.
 
     ``InputError`` on all ranks when some cannot be read, or kept.
     """
-    spans = {index: span_of(dataset.examples["train"], config.num_shards, index) for index in shard_indices}
+    spans = {
+        index: span_of(dataset.examples["train"], config.num_shards, index)
+        for index in shard_indices
+    }
     train = range(spans[shard_indices[0]].start, spans[shard_indices[-1]].stop)
-    test = examples_of_rank(dataset.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank)
+    test = examples_of_rank(
+        dataset.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank
+    )
     if not config.data_memory:
-        needed = communicator.allgather((len(train) + len(test)) * (dataset.image_bytes + LABEL_BYTES))
+        needed = communicator.allgather(
+            (len(train) + len(test)) * (dataset.image_bytes + LABEL_BYTES)
+        )
         together(communicator, lambda: _require_room(dataset, needed, communicator, most_memory()))
 
     def work() -> Data:
         try:
-            return _windowed(dataset, config, spans, test) if config.data_memory else _in_memory(dataset, config, spans, train, test)
+            return (
+                _windowed(dataset, config, spans, test)
+                if config.data_memory
+                else _in_memory(dataset, config, spans, train, test)
+            )
         except MemoryError as error:
             less = "give a smaller --data-memory" if config.data_memory else BOUND_IT
-            raise InputError(f"{dataset.path}: there is no memory left for this rank's part of the image set: {less}") from error
+            raise InputError(
+                f"{dataset.path}: there is no memory left for this rank's part of the image set:"
+                f" {less}"
+            ) from error
 
     return together(communicator, work)
 
 
-def _require_room(dataset: DatasetInfo, needed: Sequence[int], communicator: Communicator, most: int | None) -> None:
-    """``InputError`` when this host's ranks would keep more than it has: ``needed`` bytes by rank, ``most`` here."""
+def _require_room(
+    dataset: DatasetInfo, needed: Sequence[int], communicator: Communicator, most: int | None
+) -> None:
+    """``InputError`` when this host's ranks would keep more than it has: ``needed`` bytes by rank,
+    ``most`` here.
+    """
     host = communicator.hosts[communicator.rank]
     here = [count for count, each in zip(needed, communicator.hosts, strict=True) if each == host]
     if most is not None and sum(here) > most:
         ranks = f"{len(here)} ranks on host {host} keep" if len(here) > 1 else f"host {host} keeps"
         size, room = (f"{count / 2**30:,.1f} GiB" for count in (sum(here), most))
-        raise InputError(f"{dataset.path}: {ranks} {size} of the image set in memory, but the host has {room}: {BOUND_IT}")
+        raise InputError(
+            f"{dataset.path}: {ranks} {size} of the image set in memory, but the host has {room}:"
+            f" {BOUND_IT}"
+        )
 
 
-def _in_memory(dataset: DatasetInfo, config: Config, spans: dict[int, range], train: range, test: range) -> Data:
+def _in_memory(
+    dataset: DatasetInfo, config: Config, spans: dict[int, range], train: range, test: range
+) -> Data:
     with closing(ExampleFile(dataset, config.stall_timeout)) as file:
         images, labels = _read(file, "train", train)
-        cuts = {index: slice(span.start - train.start, span.stop - train.start) for index, span in spans.items()}
-        shards = [Shard(index, images[cut], labels[cut], config.seed, train.start + cut.start) for index, cut in cuts.items()]
-        return Data(shards, Shard(0, *_read(file, "test", test), config.seed, test.start, shuffled=False))
+        cuts = {
+            index: slice(span.start - train.start, span.stop - train.start)
+            for index, span in spans.items()
+        }
+        shards = [
+            Shard(index, images[cut], labels[cut], config.seed, train.start + cut.start)
+            for index, cut in cuts.items()
+        ]
+        return Data(
+            shards, Shard(0, *_read(file, "test", test), config.seed, test.start, shuffled=False)
+        )
 
 
 def _read(file: ExampleFile, split: str, span: range) -> tuple[Images, Labels]:
@@ -99,10 +135,16 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     from distcnn.datasets.streaming import WindowedShard
 
     length = window_examples(dataset, config.num_shards, config.data_memory)
-    reader = Reader(ExampleFile(dataset, config.stall_timeout), progress=lambda: pulse.wait(False), waiting=_waiting_for_window)
+    reader = Reader(
+        ExampleFile(dataset, config.stall_timeout),
+        progress=lambda: pulse.wait(False),
+        waiting=_waiting_for_window,
+    )
     chunks = dataset.chunk_examples
     shards = [
-        WindowedShard(index, reader, "train", span, window_bounds(span, length, chunks["train"]), config.seed)
+        WindowedShard(
+            index, reader, "train", span, window_bounds(span, length, chunks["train"]), config.seed
+        )
         for index, span in spans.items()
     ]
     bounds = window_bounds(test, length, chunks["test"])
@@ -114,16 +156,25 @@ def _waiting_for_window() -> AbstractContextManager[None]:
     return pulse.doing(Activity.WAITING_FOR_TEST_WINDOW if tests else Activity.WAITING_FOR_WINDOW)
 
 
-def survey(data: Data, dataset: DatasetInfo, block_size: int, communicator: Communicator) -> Content:
-    """Go through all of ``data`` once, ``block_size`` examples to a block of the test set. Collective.
+def survey(
+    data: Data, dataset: DatasetInfo, block_size: int, communicator: Communicator
+) -> Content:
+    """Go through all of ``data`` once, ``block_size`` examples to a block of the test set.
+    Collective.
 
-    ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its own hash tells of.
+    ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its
+    own hash tells of.
     """
     seen = Survey(dataset, whole=communicator.rank == 0)
     hashes = together(communicator, lambda: _survey_test(data.test, seen, block_size))
     seen.look_for(np.concatenate(communicator.allgather(seen.test_hashes)))
     pixels = np.zeros((2, dataset.image_shape[0]), np.int64)
-    hashes = together(communicator, lambda: [_survey_shard(shard, seen, pixels) for shard in data.shards]) + hashes
+    hashes = (
+        together(
+            communicator, lambda: [_survey_shard(shard, seen, pixels) for shard in data.shards]
+        )
+        + hashes
+    )
     everyone = communicator.gather(seen.found) or []
 
     def judge() -> list[str]:
@@ -149,7 +200,9 @@ def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
 
 
 def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple[str, str]:
-    """The shard's name and hash; the sums of its pixels are added to ``pixels`` where they are wanted."""
+    """The shard's name and hash; the sums of its pixels are added to ``pixels`` where they are
+    wanted.
+    """
     info, first = seen.info, shard.first_example
     digest = ExamplesDigest(shard.examples, info.image_shape, info.classes)
     for images, labels in shard.pieces(piece_size(info, "train")):
@@ -163,9 +216,14 @@ def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple
 
 
 def _hash_the_rest(data: Data, seen: Survey) -> None:
-    """Root's, for files that only state a hash of all examples in a row: read what the other ranks own."""
+    """Root's, for files that only state a hash of all examples in a row: read what the other ranks
+    own.
+    """
     info = seen.info
     with closing(ExampleFile(info)) as file:
         for split, parts in (("train", data.shards), ("test", [data.test])):
-            for piece in pieces_of(range(sum(part.examples for part in parts), info.examples[split]), piece_size(info, split)):
+            for piece in pieces_of(
+                range(sum(part.examples for part in parts), info.examples[split]),
+                piece_size(info, split),
+            ):
                 seen.add_to_hash(split, *_read(file, split, piece))

@@ -1,4 +1,6 @@
-"""Debugging in one process what was a distributed run: gradient checks, a check after every layer, a debugger at any step and shard."""
+"""Debugging in one process what was a distributed run: gradient checks, a check after every layer,
+a debugger at any step and shard.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +41,21 @@ Say = Callable[[str], None]
 
 
 def require_one_process(communicator: Communicator, flag: str) -> None:
-    """``InputError`` on several ranks: a debugger needs a terminal of its own, and one process computes the same bits."""
+    """``InputError`` on several ranks: a debugger needs a terminal of its own, and one process
+    computes the same bits.
+    """
     if communicator.world_size > 1:
         raise InputError(
-            f"{flag} needs one process, not {communicator.world_size} ranks: leave the launcher out, one process gets the same bits"
+            f"{flag} needs one process, not {communicator.world_size} ranks: leave the launcher"
+            " out, one process gets the same bits"
         )
 
 
 def check_network(run: Run, say: Say) -> None:
-    """Check the network's gradients in float64, and from now on every layer's numbers. ``TrainingError`` when a gradient is wrong."""
+    """Check the network's gradients in float64, and from now on every layer's numbers.
+
+    ``TrainingError`` when a gradient is wrong.
+    """
     network = find_model(run.config.model)(run.dataset.image_shape, run.dataset.classes)
     network.plan(run.dataset.image_shape, CHECKED_EXAMPLES, np.float64)
     rng = np.random.default_rng(0)
@@ -55,24 +63,33 @@ def check_network(run: Run, say: Say) -> None:
     images = rng.standard_normal((*run.dataset.image_shape, CHECKED_EXAMPLES))
     error = gradient_error(network, images, rng)
     zero = zero_gradients(network.named_grads())
-    if not error < LARGEST_GRADIENT_ERROR:  # perhaps only because units stand at a kink, as those of ReLU do where all weights are zero
+    if (
+        not error < LARGEST_GRADIENT_ERROR
+    ):  # perhaps only because units stand at a kink, as those of ReLU do where all weights are zero
         for name, values in network.named_values().items():
             parameter = network.parameters[name]
             values[...] = he_normal(rng, parameter.shape, parameter.fan_in, parameter.fan_out)
         error = gradient_error(network, images, rng)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(
-            f"gradient check: the backward of model {run.config.model!r} is wrong: relative error {error:.2g} along a random direction, "
-            f"it must be below {LARGEST_GRADIENT_ERROR:g}: check the backward of its layers one by one (distcnn.nn.gradient_check)"
+            f"gradient check: the backward of model {run.config.model!r} is wrong: relative error"
+            f" {error:.2g} along a random direction, it must be below {LARGEST_GRADIENT_ERROR:g}:"
+            " check the backward of its layers one by one (distcnn.nn.gradient_check)"
         )
-    say(f"debug    gradient check passed, relative error {error:.1e}; every layer's numbers are checked from here on")
+    say(
+        f"debug    gradient check passed, relative error {error:.1e}; every layer's numbers are"
+        " checked from here on"
+    )
     if zero:
         say(f"warning: at the first weights, {advice(zero)}")
     run.network.observe = check_finite
 
 
 def break_at(request: Request, communicator: Communicator, say: Say) -> None:
-    """Replay up to step ``break_at_step``, open the debugger at its shard, finish that step. Nothing is written."""
+    """Replay up to step ``break_at_step``, open the debugger at its shard, finish that step.
+
+    Nothing is written.
+    """
     assert request.break_at_step is not None
     at, shard = request.break_at_step, request.shard or 0
     config, now, receipt, checkpoint = _source(request, at, say)
@@ -86,13 +103,18 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     state = restore_snapshot(run, checkpoint) if checkpoint else State()
     if request.debug:
         check_network(run, say)
-    say(f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is written")
+    say(
+        f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is"
+        " written"
+    )
     loop = Loop(run, state, NoRunDirectory(), NoSaving(), NoProgress())
     follow(loop, receipt, at, request.given.get("data"))
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: there is no step to break in")
         return
-    run.step.before_shard = lambda step, index: _open_debugger(say) if (step, index) == (at, shard) else None
+    run.step.before_shard = lambda step, index: (
+        _open_debugger(say) if (step, index) == (at, shard) else None
+    )
     try:
         loop.go_to(at + 1, end_epoch=False)
     except bdb.BdbQuit:
@@ -101,8 +123,12 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         say(f"replayed step {at}: loss {loop.last_loss:.6g}")
 
 
-def _source(request: Request, at: int, say: Say) -> tuple[Config, Config, Receipt, Checkpoint | None]:
-    """What to replay: a run, from its nearest checkpoint, with the flags that it had there and those it has now; or a new one."""
+def _source(
+    request: Request, at: int, say: Say
+) -> tuple[Config, Config, Receipt, Checkpoint | None]:
+    """What to replay: a run, from its nearest checkpoint, with the flags that it had there and
+    those it has now; or a new one.
+    """
     if not request.resume:
         return request.config, request.config, Receipt([]), None
     directory = existing_run(request.resume)
@@ -116,8 +142,13 @@ def _source(request: Request, at: int, say: Say) -> tuple[Config, Config, Receip
 
 
 def _open_debugger(say: Say) -> None:
-    """In the frame of the step, where ``shard``, ``self.microbatch`` (filled), ``self.network`` and ``epoch`` can be looked at."""
-    say("debugger: shard, self.microbatch, self.network, epoch, step_of_epoch are here; n: next line, c: finish the step, q: leave")
+    """In the frame of the step, where ``shard``, ``self.microbatch`` (filled), ``self.network`` and
+    ``epoch`` can be looked at.
+    """
+    say(
+        "debugger: shard, self.microbatch, self.network, epoch, step_of_epoch are here; n: next"
+        " line, c: finish the step, q: leave"
+    )
     pulse.beat(Activity.DEBUGGING)
     frame = sys._getframe(2)
     assert frame.f_code.co_name == "_add_shard"

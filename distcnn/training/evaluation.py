@@ -1,4 +1,6 @@
-"""Evaluation, spread over all ranks and exact: canonical blocks of one fixed shape, sums of integers, the exact sum of losses."""
+"""Evaluation, spread over all ranks and exact: canonical blocks of one fixed shape, sums of
+integers, the exact sum of losses.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,20 @@ class EvaluationFailure(TrainingError):
 
 
 class EvaluationStopped(Exception):
-    """A rank was asked to stop: all ranks broke the evaluation off at the same point. It changed nothing, and can be repeated."""
+    """A rank was asked to stop: all ranks broke the evaluation off at the same point.
+
+    It changed nothing, and can be repeated.
+    """
 
 
 def examples_of_rank(test_examples: int, block_size: int, world_size: int, rank: int) -> range:
-    """The test examples that ``rank`` evaluates: a contiguous run of whole blocks of ``block_size`` (the last may be short)."""
+    """The test examples that ``rank`` evaluates: a contiguous run of whole blocks of ``block_size``
+    (the last may be short).
+    """
     blocks = span_of(num_blocks(test_examples, block_size), world_size, rank)
-    return range(min(blocks.start * block_size, test_examples), min(blocks.stop * block_size, test_examples))
+    return range(
+        min(blocks.start * block_size, test_examples), min(blocks.stop * block_size, test_examples)
+    )
 
 
 def num_blocks(examples: int, block_size: int) -> int:
@@ -40,7 +49,9 @@ def num_blocks(examples: int, block_size: int) -> int:
 
 @dataclass
 class Evaluation:
-    """Tests ``network`` on this rank's ``part`` of the test set, in blocks of the microbatch's shape."""
+    """Tests ``network`` on this rank's ``part`` of the test set, in blocks of the microbatch's
+    shape.
+    """
 
     network: Sequential
     loss: Loss
@@ -56,10 +67,12 @@ class Evaluation:
     """Of the newest evaluation: how many test images were put into each class."""
 
     def __call__(self) -> Totals:
-        """Loss, right answers and examples over the whole test set, the same on every rank and on any number of them.
+        """Loss, right answers and examples over the whole test set, the same on every rank and on
+        any number of them.
 
-        ``EvaluationFailure`` on all ranks when the loss is not finite, ``TrainingError`` when an example was not tested exactly once,
-        ``EvaluationStopped`` on all ranks when one of them was asked to stop.
+        ``EvaluationFailure`` on all ranks when the loss is not finite, ``TrainingError`` when an
+        example was not tested exactly once, ``EvaluationStopped`` on all ranks when one of them was
+        asked to stop.
         """
         return self.take()
 
@@ -79,8 +92,15 @@ class Evaluation:
                 predicted += self._add_block(tally, step)
             except (RangeError, NotFinite) as error:
                 first = block * self.microbatch.size
-                where = error if isinstance(error, NotFinite) else first_not_finite(self.network, self.loss, self.microbatch)
-                problem = problem or f"test examples {first} to {first + len(self.microbatch.chosen) - 1}: {where or error}"
+                where = (
+                    error
+                    if isinstance(error, NotFinite)
+                    else first_not_finite(self.network, self.loss, self.microbatch)
+                )
+                problem = (
+                    problem
+                    or f"test examples {first} to {first + len(self.microbatch.chosen) - 1}: {where or error}"  # noqa: E501
+                )
                 tally.fail()
             tested[block] += len(self.microbatch.chosen)
         pulse.beat(Activity.SUMMING_EVALUATION)
@@ -88,14 +108,22 @@ class Evaluation:
         totals = tally.totals()
         if totals.failures:
             problem = next(each for each in self.communicator.allgather(problem) if each)
-            raise EvaluationFailure(f"evaluation: {problem}: the training has diverged; lower --learning-rate")
+            raise EvaluationFailure(
+                f"evaluation: {problem}: the training has diverged; lower --learning-rate"
+            )
         self._check_each_once(tested)
         self.predicted = predicted.astype(np.int64)
         return totals
 
     def _steps(self, blocks: int) -> Iterator[int]:
-        """This rank's blocks of all ``blocks``, numbered from 0. All ranks look equally often whether to stop."""
-        own, most = num_blocks(self.part.examples, self.microbatch.size), num_blocks(blocks, self.communicator.world_size)
+        """This rank's blocks of all ``blocks``, numbered from 0.
+
+        All ranks look equally often whether to stop.
+        """
+        own, most = (
+            num_blocks(self.part.examples, self.microbatch.size),
+            num_blocks(blocks, self.communicator.world_size),
+        )
         for start in range(0, most, self.blocks_between_looks):
             asked = np.array([self.stop_request() is not None], np.float64)
             self.communicator.allreduce_sum(asked)
@@ -119,6 +147,7 @@ class Evaluation:
         if wrong.size:
             block = wrong[0]
             raise TrainingError(
-                f"evaluation: block {block} of the test set counted {counted(round(tested[block]), 'example')}, not {expected[block]}: "
-                "every test example must be tested exactly once"
+                f"evaluation: block {block} of the test set counted"
+                f" {counted(round(tested[block]), 'example')}, not {expected[block]}: every test"
+                " example must be tested exactly once"
             )

@@ -1,7 +1,9 @@
 """The software and the processor that decide the bits.
 
-Names and versions do not tell everything: one BLAS kernel under one name may use other block sizes on another processor
-(OpenBLAS 0.3.34 and newer, https://github.com/OpenMathLib/OpenBLAS/issues/6021). So the fingerprint also holds a hash of results.
+Names and versions do not tell everything: one BLAS kernel under one name may use other block sizes
+on another processor (OpenBLAS 0.3.34 and newer,
+https://github.com/OpenMathLib/OpenBLAS/issues/6021). So the fingerprint also holds a hash of
+results.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ FLAGS_OF_NOTE = (
 """Instruction sets by which NumPy and BLAS choose their kernels."""
 
 PRODUCTS = ((20, 25, 9216), (50, 500, 256), (100, 800, 16), (64, 1500, 64))
-"""(m, k, n) of matrix products as networks have them. Blocks of k differ first: their partial sums are rounded one by one."""
+"""(m, k, n) of matrix products as networks have them.
+
+Blocks of k differ first: their partial sums are rounded one by one.
+"""
 FUNCTION_VALUES = 4099
 
 
@@ -52,29 +57,52 @@ def fingerprint() -> dict[str, str]:
         "blas_threads": str(blas_threads()),
         "machine": platform.machine(),
         "cpu_flags": " ".join(cpu_flags()),
-        "environment": " ".join(f"{name}={value}" for name, value in kernel_variables(os.environ).items()),
+        "environment": " ".join(
+            f"{name}={value}" for name, value in kernel_variables(os.environ).items()
+        ),
         "arithmetic": arithmetic_sha256()[:16],
     }
 
 
 def arithmetic_sha256() -> str:
-    """SHA-256 of matrix products and functions of fixed float32 operands: what this process's libraries make of them."""
+    """SHA-256 of matrix products and functions of fixed float32 operands: what this process's
+    libraries make of them.
+    """
     pairs, numbers = operands()
-    functions = [np.exp(numbers), np.log(np.abs(numbers) + np.float32(1e-3)), np.sqrt(np.abs(numbers)), np.tanh(numbers)]
-    of_python = np.array([(math.cos(math.pi * i / 64), 0.999**i) for i in range(64)])  # schedules and optimizers use the C library's
+    functions = [
+        np.exp(numbers),
+        np.log(np.abs(numbers) + np.float32(1e-3)),
+        np.sqrt(np.abs(numbers)),
+        np.tanh(numbers),
+    ]
+    of_python = np.array(
+        [(math.cos(math.pi * i / 64), 0.999**i) for i in range(64)]
+    )  # schedules and optimizers use the C library's
     digest = hashlib.sha256(of_python.tobytes())
-    for values in (*(np.matmul(a, b) for a, b in pairs), *functions, numbers.sum(), numbers @ numbers):
+    for values in (
+        *(np.matmul(a, b) for a, b in pairs),
+        *functions,
+        numbers.sum(),
+        numbers @ numbers,
+    ):
         digest.update(values.tobytes())
     return digest.hexdigest()
 
 
 def operands() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], NDArray[np.float32]]:
-    """The operands of ``PRODUCTS``, and (FUNCTION_VALUES,) numbers, from -4 to 4: of raw words, so that every NumPy makes the same."""
+    """The operands of ``PRODUCTS``, and (FUNCTION_VALUES,) numbers, from -4 to 4: of raw words, so
+    that every NumPy makes the same.
+    """
     sizes = [m * k + k * n for m, k, n in PRODUCTS]
     words = np.random.Philox(key=np.zeros(2, np.uint64)).random_raw(sum(sizes) + FUNCTION_VALUES)
-    values = ((words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-21) - np.float32(4)).astype(np.float32)
+    values = (
+        (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-21) - np.float32(4)
+    ).astype(np.float32)
     parts = np.split(values, np.cumsum(sizes))
-    return [(p[: m * k].reshape(m, k), p[m * k :].reshape(k, n)) for p, (m, k, n) in zip(parts, PRODUCTS, strict=False)], parts[-1]
+    return [
+        (p[: m * k].reshape(m, k), p[m * k :].reshape(k, n))
+        for p, (m, k, n) in zip(parts, PRODUCTS, strict=False)
+    ], parts[-1]
 
 
 def cpu_flags() -> list[str]:
@@ -93,7 +121,11 @@ def cpu_flags() -> list[str]:
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """What differs, in words."""
     names = dict.fromkeys([*before, *now])
-    return [f"{name} was {_shown(before, name)}, is {_shown(now, name)}" for name in names if before.get(name) != now.get(name)]
+    return [
+        f"{name} was {_shown(before, name)}, is {_shown(now, name)}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _shown(fingerprint: dict[str, str], name: str) -> str:

@@ -11,30 +11,47 @@ from pathlib import Path
 
 from distcnn.config import Config
 from distcnn.distributed import Communicator, together
-from distcnn.distributed.blas_threads import AUTO, THREADS_PER_RANK, limit_blas_threads, resolve_threads
+from distcnn.distributed.blas_threads import (
+    AUTO,
+    THREADS_PER_RANK,
+    limit_blas_threads,
+    resolve_threads,
+)
 from distcnn.errors import InputError
 from distcnn.system.cores import oversubscription, usable_cores
 from distcnn.system.wording import counted
 
 MOST_HOSTS_NAMED = 4
 SECONDS_TO_APPEAR = 5.0
-"""What one host has just written, another may see so much later: NFS remembers for a while that a file was not there."""
+"""What one host has just written, another may see so much later: NFS remembers for a while that a
+file was not there.
+"""
 
 
-def settle_threads(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Config:
-    """Give this process its BLAS threads; the configuration with their number in the place of ``auto``. Collective.
+def settle_threads(
+    config: Config, communicator: Communicator, report: Callable[[str], None]
+) -> Config:
+    """Give this process its BLAS threads; the configuration with their number in the place of
+    ``auto``. Collective.
 
-    ``report`` takes a line where the bits depend on the number, and where there are fewer cores than threads.
+    ``report`` takes a line where the bits depend on the number, and where there are fewer cores
+    than threads.
     """
     everyone = communicator.allgather(usable_cores(communicator.hosts[communicator.rank]))
     threads = resolve_threads(config.threads_per_rank, everyone)
     together(communicator, lambda: limit_blas_threads(threads))
     if threads != THREADS_PER_RANK or config.threads_per_rank == AUTO:
         count = f"{counted(threads, 'BLAS thread')} a rank"
-        report(f"notice: {count} (--threads-per-rank {config.threads_per_rank}): the bits depend on this number; a resumed run keeps it")
+        report(
+            f"notice: {count} (--threads-per-rank {config.threads_per_rank}): the bits depend on"
+            " this number; a resumed run keeps it"
+        )
     crowd = oversubscription(everyone, threads)
     if crowd:
-        report(f"warning: {crowd}: they take turns; start fewer ranks or threads there, or bind the ranks to more cores (launch/README.md)")
+        report(
+            f"warning: {crowd}: they take turns; start fewer ranks or threads there, or bind the"
+            " ranks to more cores (launch/README.md)"
+        )
     return dataclasses.replace(config, threads_per_rank=str(threads))
 
 
@@ -43,7 +60,10 @@ def describe_hosts(hosts: Sequence[str]) -> str:
     named = list(dict.fromkeys(hosts))
     if len(named) == 1:
         return ""
-    places = [f"{host}: {spans([rank for rank, each in enumerate(hosts) if each == host])}" for host in named[:MOST_HOSTS_NAMED]]
+    places = [
+        f"{host}: {spans([rank for rank, each in enumerate(hosts) if each == host])}"
+        for host in named[:MOST_HOSTS_NAMED]
+    ]
     more = ", ..." if len(named) > MOST_HOSTS_NAMED else ""
     return f" on {len(named)} hosts ({', '.join(places)}{more})"
 
@@ -60,7 +80,9 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def require_everywhere(path: str, flag: str, communicator: Communicator) -> None:
-    """``InputError`` on all ranks when some see ``path`` and others do not; where none does, whoever reads it says so. Collective."""
+    """``InputError`` on all ranks when some see ``path`` and others do not; where none does,
+    whoever reads it says so. Collective.
+    """
     end = time.monotonic() + SECONDS_TO_APPEAR
     while True:
         seen = communicator.allgather(_exists(path))
@@ -81,6 +103,7 @@ def _check_seen(path: str, flag: str, seen: Sequence[bool], hosts: Sequence[str]
     if any(seen) and not all(seen):
         here, missing = seen.index(True), seen.index(False)
         raise InputError(
-            f"{flag}: rank {here} on host {hosts[here]} sees {path}, rank {missing} on host {hosts[missing]} does not: put it on a file "
-            "system that all hosts share, or a copy at the same place on each, and give its whole path"
+            f"{flag}: rank {here} on host {hosts[here]} sees {path}, rank {missing} on host"
+            f" {hosts[missing]} does not: put it on a file system that all hosts share, or a copy"
+            " at the same place on each, and give its whole path"
         )

@@ -1,8 +1,11 @@
-"""The ledger: which examples were used, counted one by one: each epoch proves that every example was used exactly once over all ranks.
+"""The ledger: which examples were used, counted one by one: each epoch proves that every example
+was used exactly once over all ranks.
 
-Each rank counts for its own shards what was really put into microbatches. At an epoch's end all ranks' entries must cover every shard
-once, and every example of it once. A running SHA-256 of each shard's order makes the proof hold over resumes: a checkpoint holds it, and
-the resumed run, on whichever ranks, must come to the same one for the steps already taken. It also stands in the receipt.
+Each rank counts for its own shards what was really put into microbatches. At an epoch's end all
+ranks' entries must cover every shard once, and every example of it once. A running SHA-256 of each
+shard's order makes the proof hold over resumes: a checkpoint holds it, and the resumed run, on
+whichever ranks, must come to the same one for the steps already taken. It also stands in the
+receipt.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ MOST_NAMED = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """One shard's part of an epoch so far: how many examples it has used, and the SHA-256 of their order (indices in it, int64)."""
+    """One shard's part of an epoch so far: how many examples it has used, and the SHA-256 of their
+    order (indices in it, int64).
+    """
 
     shard: int
     used: int
@@ -63,42 +68,71 @@ class Ledger:
 
     def entries(self) -> list[Entry]:
         """This rank's."""
-        return [Entry(index, self._used[index], order.hexdigest()) for index, order in self._orders.items()]
+        return [
+            Entry(index, self._used[index], order.hexdigest())
+            for index, order in self._orders.items()
+        ]
 
     def problem(self) -> str | None:
-        """None, or the first of this rank's shards that did not use each of its examples exactly once."""
+        """None, or the first of this rank's shards that did not use each of its examples exactly
+        once.
+        """
         for shard in self._shards:
             counts = self._counts[shard.index]
             wrong = np.flatnonzero(counts != 1)
             if wrong.size:
-                named = ", ".join(f"{shard.first_example + index} {counts[index]} times" for index in wrong[:MOST_NAMED])
-                return f"shard {shard.index} used {counted(self._used[shard.index], 'example')} of {len(counts)}: {named}"
+                named = ", ".join(
+                    f"{shard.first_example + index} {counts[index]} times"
+                    for index in wrong[:MOST_NAMED]
+                )
+                return (
+                    f"shard {shard.index} used {counted(self._used[shard.index], 'example')} of"
+                    f" {len(counts)}: {named}"
+                )
         return None
 
 
 def all_entries(ledger: Ledger, communicator: Communicator, num_shards: int) -> list[Entry]:
-    """Every shard's entry, on all ranks. ``TrainingError`` on all ranks when a shard has no owner, or two."""
-    entries = sorted((each for rank in communicator.allgather(ledger.entries()) for each in rank), key=lambda each: each.shard)
+    """Every shard's entry, on all ranks.
+
+    ``TrainingError`` on all ranks when a shard has no owner, or two.
+    """
+    entries = sorted(
+        (each for rank in communicator.allgather(ledger.entries()) for each in rank),
+        key=lambda each: each.shard,
+    )
     owned = [each.shard for each in entries]
     if owned != list(range(num_shards)):
-        raise TrainingError(f"the ranks own the shards {owned}, not each of 0 to {num_shards - 1} once")
+        raise TrainingError(
+            f"the ranks own the shards {owned}, not each of 0 to {num_shards - 1} once"
+        )
     return entries
 
 
-def close_epoch(ledger: Ledger, communicator: Communicator, num_shards: int, epoch: int, train_examples: int) -> str:
+def close_epoch(
+    ledger: Ledger, communicator: Communicator, num_shards: int, epoch: int, train_examples: int
+) -> str:
     """Prove the epoch and return the SHA-256 of all its orders.
 
     ``TrainingError`` on all ranks when an example was not used exactly once.
     """
     problems = [each for each in communicator.allgather(ledger.problem()) if each]
     if problems:
-        raise TrainingError(f"epoch {epoch} did not use every example exactly once: {'; '.join(problems[:MOST_NAMED])}")
+        raise TrainingError(
+            f"epoch {epoch} did not use every example exactly once:"
+            f" {'; '.join(problems[:MOST_NAMED])}"
+        )
     entries = all_entries(ledger, communicator, num_shards)
     if sum(each.used for each in entries) != train_examples:
-        raise TrainingError(f"epoch {epoch} used {counted(sum(each.used for each in entries), 'example')}, not {train_examples}")
+        raise TrainingError(
+            f"epoch {epoch} used {counted(sum(each.used for each in entries), 'example')}, not"
+            f" {train_examples}"
+        )
     return digest(entries)
 
 
 def digest(entries: Sequence[Entry]) -> str:
     """One SHA-256 for all shards' entries."""
-    return hashlib.sha256(json.dumps([[each.shard, each.used, each.order_sha256] for each in entries]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([[each.shard, each.used, each.order_sha256] for each in entries]).encode()
+    ).hexdigest()

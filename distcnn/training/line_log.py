@@ -12,9 +12,13 @@ from distcnn.system.files import append, read_bytes, write_atomically
 
 
 class LineLog:
-    """The file ``name`` in the folder that ``locate`` gives: a full disk neither ends the run nor leaves half a line for good."""
+    """The file ``name`` in the folder that ``locate`` gives: a full disk neither ends the run nor
+    leaves half a line for good.
+    """
 
-    def __init__(self, name: str, locate: Callable[[], Path], report: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, locate: Callable[[], Path], report: Callable[[str], None]
+    ) -> None:
         self._name, self._locate, self._report = name, locate, report
         self._lines: list[str] = []
         self._whole = True
@@ -33,7 +37,9 @@ class LineLog:
         self._write("")
 
     def file_is_lost(self) -> None:
-        """The next line is to bring all others with it: the file was lost with its folder, or holds other lines."""
+        """The next line is to bring all others with it: the file was lost with its folder, or holds
+        other lines.
+        """
         self._whole = False
 
     def add(self, values: dict[str, Any]) -> None:
@@ -43,7 +49,10 @@ class LineLog:
         self._write(line)
 
     def complete(self) -> None:
-        """Let the file hold all lines, whatever others have done to it. ``OSError`` when it cannot be written."""
+        """Let the file hold all lines, whatever others have done to it.
+
+        ``OSError`` when it cannot be written.
+        """
         path, content = self._locate() / self._name, self.text.encode()
         with suppress(OSError):
             if read_bytes(path) == content:
@@ -65,4 +74,7 @@ class LineLog:
             self._whole = False
             if not self._reported:
                 self._reported = True
-                self._report(f"warning: {self._name} cannot be written ({error.strerror}): its lines are kept in memory; training goes on")
+                self._report(
+                    f"warning: {self._name} cannot be written ({error.strerror}): its lines are"
+                    " kept in memory; training goes on"
+                )

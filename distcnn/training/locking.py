@@ -1,4 +1,6 @@
-"""Who may write to a run directory: one process at a time, and only into a folder of its own user."""
+"""Who may write to a run directory: one process at a time, and only into a folder of its
+own user.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing to the folder ``path``. File systems without locks are let be.
+    """Keep other processes from writing to the folder ``path``. File systems without locks are let
+    be.
 
-    The lock file is readable by its owner alone: whoever can open it can hold its lock. ``InputError`` when another process holds it, or
-    the folder cannot be written.
+    The lock file is readable by its owner alone: whoever can open it can hold its lock.
+    ``InputError`` when another process holds it, or the folder cannot be written.
     """
     descriptor = _lock(path)
     try:
@@ -34,7 +37,9 @@ def _lock(path: Path) -> int:
         try:
             descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}): name another folder with --output") from error
+            raise InputError(
+                f"{path} cannot be written ({error.strerror}): name another folder with --output"
+            ) from error
         with suppress(OSError):
             os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
         try:
@@ -42,7 +47,8 @@ def _lock(path: Path) -> int:
         except BlockingIOError as error:
             os.close(descriptor)
             raise InputError(
-                f"{path} is in use by another run that has not ended: wait for it or end it, or name another folder with --output"
+                f"{path} is in use by another run that has not ended: wait for it or end it, or"
+                " name another folder with --output"
             ) from error
         except OSError:
             return descriptor
@@ -58,17 +64,20 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 
 def require_owner(path: Path, *inside: str) -> None:
-    """``InputError`` when the folder ``path``, or a file of the names ``inside`` it, belongs to another user.
+    """``InputError`` when the folder ``path``, or a file of the names ``inside`` it, belongs to
+    another user.
 
-    That user could replace files while a run writes them. The administrator's own folders are accepted.
+    That user could replace files while a run writes them. The administrator's own folders are
+    accepted.
     """
     for file in (path, *(path / name for name in inside)):
         with suppress(FileNotFoundError, NotADirectoryError):
             owner = (file.stat() if file == path else file.lstat()).st_uid
             if owner not in (os.geteuid(), 0):
                 raise InputError(
-                    f"{file} belongs to {_name(owner)}, who could change the run's files while they are written: "
-                    "name a folder of your own with --output, or accept this one with --allow-other-owner"
+                    f"{file} belongs to {_name(owner)}, who could change the run's files while they"
+                    " are written: name a folder of your own with --output, or accept this one"
+                    " with --allow-other-owner"
                 )
 
 

@@ -45,7 +45,14 @@ class Records(Protocol):
 class Loop:
     """Takes a run from ``state`` onward; every method is collective."""
 
-    def __init__(self, run: Run, state: State, records: Records, saving: Saving | NoSaving, progress: Progress) -> None:
+    def __init__(
+        self,
+        run: Run,
+        state: State,
+        records: Records,
+        saving: Saving | NoSaving,
+        progress: Progress,
+    ) -> None:
         self.run, self.state = run, state
         self._records, self._saving, self._progress = records, saving, progress
         self.last_loss = 0.0
@@ -55,13 +62,16 @@ class Loop:
     @property
     def is_over(self) -> bool:
         """Whether the run ends here: all steps were taken, or the target is reached."""
-        return self.state.step == self.run.plan.total_steps or self.state.reaches(self.run.config.target_accuracy)
+        return self.state.step == self.run.plan.total_steps or self.state.reaches(
+            self.run.config.target_accuracy
+        )
 
     def train(self) -> dict[str, Any]:
-        """Go on to the end; return the result (the same on every rank, times aside), which the records also get.
+        """Go on to the end; return the result (the same on every rank, times aside), which the
+        records also get.
 
-        ``Stopped`` when a signal asked for it; ``TrainingError`` when a step or an evaluation cannot be done. The state is saved before
-        either.
+        ``Stopped`` when a signal asked for it; ``TrainingError`` when a step or an evaluation
+        cannot be done. The state is saved before either.
         """
         try:
             self.go_to(self.run.plan.total_steps)
@@ -69,10 +79,14 @@ class Loop:
             where = f"--break-at-step {self.state.step} --shard {failure.shard}"
             raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
         except EvaluationFailure as failure:
-            raise TrainingError(f"{failure}\n{self._save_before_failure(f'--break-at-step {self.state.step}')}") from failure
+            raise TrainingError(
+                f"{failure}\n{self._save_before_failure(f'--break-at-step {self.state.step}')}"
+            ) from failure
         with self._timed():
             newest = self._saving.wait()
-            if newest != self.state.step:  # the disk was full then, or the run directory was removed since
+            if (
+                newest != self.state.step
+            ):  # the disk was full then, or the run directory was removed since
                 self._saving.save(self.state)
                 newest = self._saving.wait()
         self.add_end()
@@ -80,17 +94,27 @@ class Loop:
         pulse.beat(Activity.WRITING_RESULTS)
         on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
         if self._saving.location and newest < self.state.step:
-            found = f"the last checkpoint on the disk is of step {newest}" if newest >= 0 else "there is no checkpoint on the disk"
-            self._progress.say(f"warning: {found}, although the run ended at step {self.state.step}: it cannot be continued from its end")
+            found = (
+                f"the last checkpoint on the disk is of step {newest}"
+                if newest >= 0
+                else "there is no checkpoint on the disk"
+            )
+            self._progress.say(
+                f"warning: {found}, although the run ended at step {self.state.step}: it cannot be"
+                " continued from its end"
+            )
         return result
 
     def add_end(self) -> None:
         """The receipt's last line."""
         pulse.beat(Activity.COMPARING)
-        self._records.add_receipt("end", self.state.step, params_sha256=params_sha256(self.run.network))
+        self._records.add_receipt(
+            "end", self.state.step, params_sha256=params_sha256(self.run.network)
+        )
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
-        """Take steps until ``last_step`` were taken in all, each epoch's end (the last one's with ``end_epoch``) included.
+        """Take steps until ``last_step`` were taken in all, each epoch's end (the last one's with
+        ``end_epoch``) included.
 
         The end of the run may come before.
         """
@@ -104,12 +128,18 @@ class Loop:
                 return
             if self._take_step():
                 self._stop()
-            if self._saving.every and state.step % self._saving.every == 0 and not state.epoch_is_open:
+            if (
+                self._saving.every
+                and state.step % self._saving.every == 0
+                and not state.epoch_is_open
+            ):
                 with self._timed():
                     self._save()
 
     def _open_end(self) -> None:
-        """The run ends here, which was not known when this step was taken: it was resumed with fewer steps to take."""
+        """The run ends here, which was not known when this step was taken: it was resumed with
+        fewer steps to take.
+        """
         state, plan = self.state, self.run.plan
         if state.interval.examples:
             self._log_interval(plan.position(state.step)[0] + 1, plan.learning_rate(state.step - 1))
@@ -143,9 +173,16 @@ class Loop:
         loss = state.interval.loss
         pulse.beat(Activity.WRITING_LINES)
         self._records.add_metrics(
-            "step", step=state.step, epoch=epoch, loss=loss, learning_rate=learning_rate, images_per_second=round(speed, 1)
+            "step",
+            step=state.step,
+            epoch=epoch,
+            loss=loss,
+            learning_rate=learning_rate,
+            images_per_second=round(speed, 1),
         )
-        self._progress.interval(state.step, epoch, self.run.config.epochs, loss, learning_rate, speed)
+        self._progress.interval(
+            state.step, epoch, self.run.config.epochs, loss, learning_rate, speed
+        )
         state.interval = Meter()
         self._saving.poll()
 
@@ -154,7 +191,9 @@ class Loop:
         run, step = self.run, self.state.step
         with self._timed():
             parameters = compare_replicas(run.network, run.step.optimizer, run.communicator, step)
-            self._records.add_receipt("weights", step, params_sha256=params_sha256(run.network), parameters=parameters)
+            self._records.add_receipt(
+                "weights", step, params_sha256=params_sha256(run.network), parameters=parameters
+            )
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -164,7 +203,9 @@ class Loop:
         self.state.safety_seconds += time.perf_counter() - start
 
     def _end_epoch(self) -> None:
-        """The ledger, the test, the lines of an epoch that is over (or of the part of one that ends the run), and a checkpoint."""
+        """The ledger, the test, the lines of an epoch that is over (or of the part of one that ends
+        the run), and a checkpoint.
+        """
         run, state = self.run, self.state
         before, step_of_epoch = run.plan.position(state.step)
         epoch, whole = before + 1, step_of_epoch == run.plan.steps_an_epoch
@@ -178,7 +219,9 @@ class Loop:
             pulse.beat(Activity.CHECKING_EPOCH)
             examples = run.dataset.examples["train"]
             with self._timed():
-                proof["order_sha256"] = close_epoch(run.step.ledger, run.communicator, run.config.num_shards, epoch, examples)
+                proof["order_sha256"] = close_epoch(
+                    run.step.ledger, run.communicator, run.config.num_shards, epoch, examples
+                )
         text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
         last = state.step == run.plan.total_steps
         if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
@@ -189,26 +232,44 @@ class Loop:
             state.note_test(test)
             values |= {"test_loss": test.loss, "test_accuracy": test.correct / test.examples}
             proof |= {"test_examples": test.examples, "test_correct": test.correct}
-            text += f", test loss {test.loss:.4f}, test accuracy {test.correct / test.examples:.4f} ({test.correct} of {test.examples})"
+            text += (
+                f", test loss {test.loss:.4f}, test accuracy {test.correct / test.examples:.4f}"
+                f" ({test.correct} of {test.examples})"
+            )
         self._count_time()
         pulse.beat(Activity.WRITING_LINES)
-        self._records.add_metrics("epoch", step=state.step, **values, images_per_second=round(state.epoch.images_per_second, 1))
+        self._records.add_metrics(
+            "epoch",
+            step=state.step,
+            **values,
+            images_per_second=round(state.epoch.images_per_second, 1),
+        )
         self._check_replicas()
         pulse.beat(Activity.WRITING_LINES)
         self._records.add_receipt("epoch", state.step, **values, **proof)
         self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
-        self._warn_if_nothing_is_learned(epoch, run.evaluation.predicted if state.test_step == state.step else None, last)
+        self._warn_if_nothing_is_learned(
+            epoch, run.evaluation.predicted if state.test_step == state.step else None, last
+        )
         state.epoch_is_open = False
         with self._timed():
             self._saving.save(state)
 
-    def _warn_if_nothing_is_learned(self, epoch: int, predicted: NDArray[np.int64] | None, last: bool) -> None:
+    def _warn_if_nothing_is_learned(
+        self, epoch: int, predicted: NDArray[np.int64] | None, last: bool
+    ) -> None:
         """Say so, the first time and at the end."""
         run = self.run
-        sign = sign_of_no_learning(run.config.loss, self.state.epoch.loss, predicted, run.dataset.classes, epoch)
+        sign = sign_of_no_learning(
+            run.config.loss, self.state.epoch.loss, predicted, run.dataset.classes, epoch
+        )
         if sign and (last or not self._warned):
             self._warned = True
-            zero = [] if run.step.gradient is None else zero_gradients(run.network.named(run.step.gradient))
+            zero = (
+                []
+                if run.step.gradient is None
+                else zero_gradients(run.network.named(run.step.gradient))
+            )
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {advice(zero)}")
 
     def _count_time(self) -> None:
@@ -220,7 +281,9 @@ class Loop:
         self._count_time()
         run, step = self.run, self.state.step
         pulse.beat(Activity.COMPARING)
-        if step % run.config.check_every or self.state.epoch_is_open:  # otherwise it was done just now
+        if (
+            step % run.config.check_every or self.state.epoch_is_open
+        ):  # otherwise it was done just now
             compare_replicas(run.network, run.step.optimizer, run.communicator, step)
         self._saving.save(self.state)
 
@@ -229,7 +292,10 @@ class Loop:
         who = ", ".join(f"{request} on rank {rank}" for rank, request in requests if request)
         saved = self._save_now()
         again = self._resume_command(self.run.communicator.world_size)
-        raise Stopped(f"by {who}, after step {self.state.step} of {self.run.plan.total_steps}; {saved}\ncontinue with: {again}")
+        raise Stopped(
+            f"by {who}, after step {self.state.step} of {self.run.plan.total_steps};"
+            f" {saved}\ncontinue with: {again}"
+        )
 
     def _save_now(self) -> str:
         """Save and wait until it is done; in words what is on the disk."""
@@ -237,10 +303,16 @@ class Loop:
         newest = self._saving.wait()
         if newest == self.state.step:
             return f"the state after step {newest} is saved"
-        return f"the newest checkpoint is of step {newest}" if newest >= 0 else "no checkpoint could be written"
+        return (
+            f"the newest checkpoint is of step {newest}"
+            if newest >= 0
+            else "no checkpoint could be written"
+        )
 
     def _save_before_failure(self, where: str) -> str:
-        """Save the state before a step that failed, which changed no weight; in words, with a command that replays it."""
+        """Save the state before a step that failed, which changed no weight; in words, with a
+        command that replays it.
+        """
         run = self.run
         run.step.ledger.replay(*run.plan.position(self.state.step), run.config.microbatch_size)
         saved = self._save_now()

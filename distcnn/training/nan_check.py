@@ -22,7 +22,9 @@ def check_finite(what: str, array: np.ndarray) -> None:
 
 
 def first_not_finite(network: Sequential, loss: Loss, microbatch: Microbatch) -> str | None:
-    """Repeat forward and backward of ``microbatch`` with a check after each layer: where a NaN or Inf comes first, or None."""
+    """Repeat forward and backward of ``microbatch`` with a check after each layer: where a NaN or
+    Inf comes first, or None.
+    """
     before, network.observe = network.observe, check_finite
     try:
         for name, values in network.named_values().items():

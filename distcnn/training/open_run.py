@@ -1,4 +1,6 @@
-"""Opening a run directory: a new one, one that is resumed in place, or a new one that a resumed run goes on in."""
+"""Opening a run directory: a new one, one that is resumed in place, or a new one that a resumed run
+goes on in.
+"""
 
 from __future__ import annotations
 
@@ -14,50 +16,83 @@ from distcnn.training.fingerprint import differences
 from distcnn.training.progress import Progress
 from distcnn.training.results import RESULT, SUMS
 from distcnn.training.resume import ResumePoint, changed_lengths
-from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory, write_config
+from distcnn.training.run_directory import (
+    CHECKPOINTS,
+    RunDirectory,
+    create_run_directory,
+    write_config,
+)
 from distcnn.training.setup import Run
 from distcnn.training.snapshot import dataset_identity
 from distcnn.training.state import State
 
 
-def open_directory(config: Config, point: ResumePoint | None, held: ExitStack, any_owner: bool = False) -> Path:
-    """The folder to write to, its configuration stored, locked until ``held`` closes. ``InputError`` when it cannot be written."""
+def open_directory(
+    config: Config, point: ResumePoint | None, held: ExitStack, any_owner: bool = False
+) -> Path:
+    """The folder to write to, its configuration stored, locked until ``held`` closes.
+
+    ``InputError`` when it cannot be written.
+    """
     if point is None or not point.in_place:
         return create_run_directory(config, held, _carried(config, point), any_owner)
     path = point.directory
     try:
         write_config(path, config)
         if (path / RESULT).exists():  # of fewer epochs than the run has now, or damaged
-            (path / RESULT).rename(path / f"result-until-step-{point.checkpoint.attributes['step'] if point.checkpoint else 0}.json")
+            (path / RESULT).rename(
+                path
+                / f"result-until-step-{point.checkpoint.attributes['step'] if point.checkpoint else 0}.json"  # noqa: E501
+            )
         (path / SUMS).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"--resume: {path} cannot be written ({error.strerror}): make room, or give another folder with --output"
+            f"--resume: {path} cannot be written ({error.strerror}): make room, or give another"
+            " folder with --output"
         ) from error
     return path
 
 
 def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]:
-    """What a new folder must hold so that the run can be resumed there at once: the checkpoint that it goes on from, and the best one."""
+    """What a new folder must hold so that the run can be resumed there at once: the checkpoint that
+    it goes on from, and the best one.
+    """
     if point is None or point.checkpoint is None:
         return {}
     found = {int(point.checkpoint.attributes["step"]): point.checkpoint}
     best = State.from_json(json.loads(point.checkpoint.texts["state"])).best_step
     if best is not None and best not in found:
-        with suppress(CheckpointError, InputError):  # then the end of the run says that it is missing
+        with suppress(
+            CheckpointError, InputError
+        ):  # then the end of the run says that it is missing
             found[best] = CheckpointStore(point.directory / CHECKPOINTS).load(best)
     configuration = json.dumps(dataclasses.asdict(config))
-    return {step: dataclasses.replace(each, texts={**each.texts, "configuration": configuration}) for step, each in found.items()}
+    return {
+        step: dataclasses.replace(each, texts={**each.texts, "configuration": configuration})
+        for step, each in found.items()
+    }
 
 
-def begin_records(run: Run, state: State, path: Path, point: ResumePoint | None, progress: Progress, held: ExitStack) -> RunDirectory:
-    """The directory's files as they were at the checkpoint, and a line in the receipt on this start."""
+def begin_records(
+    run: Run,
+    state: State,
+    path: Path,
+    point: ResumePoint | None,
+    progress: Progress,
+    held: ExitStack,
+) -> RunDirectory:
+    """The directory's files as they were at the checkpoint, and a line in the receipt on this
+    start.
+    """
     directory = RunDirectory(path, run.config, progress.say, held)
     checkpoint = point.checkpoint if point else None
     if point:
         changed = changed_lengths(point.directory, state.step, run.config)
         if not checkpoint:
-            progress.say(f"{point.directory} has no checkpoint that is whole: the run begins again from its first step")
+            progress.say(
+                f"{point.directory} has no checkpoint that is whole: the run begins again from its"
+                " first step"
+            )
         if changed:
             progress.say(changed)
         directory.metrics.restore(checkpoint.texts["metrics"] if checkpoint else "")
@@ -66,7 +101,8 @@ def begin_records(run: Run, state: State, path: Path, point: ResumePoint | None,
         changes = differences(json.loads(checkpoint.texts["software"]), run.software)
         if changes:
             progress.say(
-                f"warning: the run began on other software or another processor; its bits may differ from here on: {'; '.join(changes)}"
+                "warning: the run began on other software or another processor; its bits may"
+                f" differ from here on: {'; '.join(changes)}"
             )
     directory.add_receipt(
         "resume" if checkpoint else "start",

@@ -1,7 +1,7 @@
 """Where the parts of a step are, for instruments: the benchmark's split of a step, and the trace.
 
-An instrument is a function that stands in another's place for a while, an attribute of the object that owns it: it calls what stood
-there, with the same arguments, and leaves no trace of itself.
+An instrument is a function that stands in another's place for a while, an attribute of the object
+that owns it: it calls what stood there, with the same arguments, and leaves no trace of itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ Place = tuple[Any, str, str]
 
 
 def layer_places(step: Step) -> Iterator[Place]:
-    """Where the layers compute, in all lanes. One place may call another of the same layer, or of the layer that is fused with it."""
+    """Where the layers compute, in all lanes.
+
+    One place may call another of the same layer, or of the layer that is fused with it.
+    """
     for network in {id(lane.network): lane.network for lane in step.timing.lanes}.values():
         for name, layer in zip(network.layer_names, network.layers, strict=True):
             for method in WORK_OF_LAYER.keys() & set(dir(layer)):
@@ -51,7 +54,9 @@ def part_name(layer: str, direction: str) -> str:
 
 @contextmanager
 def replaced(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
-    """While it is entered, ``owner.name`` is ``make(what it was)``: an object's own attribute, which hides its class's method."""
+    """While it is entered, ``owner.name`` is ``make(what it was)``: an object's own attribute,
+    which hides its class's method.
+    """
     before = getattr(owner, name)
     own = name in vars(owner)
     setattr(owner, name, make(before))

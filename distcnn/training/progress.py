@@ -1,4 +1,7 @@
-"""What a run says while it runs: a progress bar on a terminal, plain lines elsewhere. Only root speaks."""
+"""What a run says while it runs: a progress bar on a terminal, plain lines elsewhere.
+
+Only root speaks.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from distcnn.system import console
 from distcnn.system.terminal import USUAL_COLUMNS, watched_columns
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
-"""``bar`` or ``lines``. Without it: a bar where a terminal shows the output, also through ``mpirun``, and lines elsewhere."""
+"""``bar`` or ``lines``.
+
+Without it: a bar where a terminal shows the output, also through ``mpirun``, and lines elsewhere.
+"""
 LEAST_COLUMNS = 20
 """A bar on a narrower terminal would say nothing."""
 
@@ -28,10 +34,20 @@ class Progress:
         columns = watched_columns() or 0
         usual = "bar" if columns >= LEAST_COLUMNS else "lines"
         if os.environ.get(PROGRESS_VARIABLE, usual) == "bar":
-            from tqdm import tqdm  # only on a terminal, on root: no rank should read its files for nothing
+            from tqdm import (
+                tqdm,
+            )  # only on a terminal, on root: no rank should read its files for nothing
 
             width = max(columns or USUAL_COLUMNS, LEAST_COLUMNS)
-            self._bar = tqdm(total=total_steps, initial=steps_taken, unit="step", file=sys.stdout, ncols=width, nrows=20, mininterval=0.2)
+            self._bar = tqdm(
+                total=total_steps,
+                initial=steps_taken,
+                unit="step",
+                file=sys.stdout,
+                ncols=width,
+                nrows=20,
+                mininterval=0.2,
+            )
 
     def say(self, *lines: str) -> None:
         """Lines that stay."""
@@ -44,10 +60,20 @@ class Progress:
     def step(self, loss: float, images_per_second: float) -> None:
         """One more step was taken."""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.4f}, {images_per_second:,.0f} images/s", refresh=False)
+            self._bar.set_postfix_str(
+                f"loss {loss:.4f}, {images_per_second:,.0f} images/s", refresh=False
+            )
             self._bar.update(1)
 
-    def interval(self, step: int, epoch: int, epochs: int, loss: float, learning_rate: float, images_per_second: float) -> None:
+    def interval(
+        self,
+        step: int,
+        epoch: int,
+        epochs: int,
+        loss: float,
+        learning_rate: float,
+        images_per_second: float,
+    ) -> None:
         """A log interval is over: its mean loss and speed."""
         if self._bar is None:
             self.say(
@@ -71,5 +97,13 @@ class NoProgress(Progress):
     def say(self, *lines: str) -> None:
         """Nothing."""
 
-    def interval(self, step: int, epoch: int, epochs: int, loss: float, learning_rate: float, images_per_second: float) -> None:
+    def interval(
+        self,
+        step: int,
+        epoch: int,
+        epochs: int,
+        loss: float,
+        learning_rate: float,
+        images_per_second: float,
+    ) -> None:
         """Nothing."""

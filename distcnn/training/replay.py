@@ -1,4 +1,6 @@
-"""Replaying a run against its receipt: the same loop, with a comparison in the place of the run directory."""
+"""Replaying a run against its receipt: the same loop, with a comparison in the place of the run
+directory.
+"""
 
 from __future__ import annotations
 
@@ -71,9 +73,11 @@ def replay(
     model: str | None = None,
     trust_model: bool = False,
 ) -> Replayed:
-    """Replay ``directory``'s run from the nearest checkpoint at or before ``from_step``. ``Different`` when it is not the same.
+    """Replay ``directory``'s run from the nearest checkpoint at or before ``from_step``.
+    ``Different`` when it is not the same.
 
-    ``model`` replaces the receipt's. A model of the user's own that only the receipt names is imported with ``trust_model`` alone.
+    ``model`` replaces the receipt's. A model of the user's own that only the receipt names is
+    imported with ``trust_model`` alone.
     """
     pulse.beat(Activity.READING_RUN)
     receipt = on_root(communicator, lambda: read_receipt(directory))
@@ -82,21 +86,33 @@ def replay(
         raise Different(cut_off)
     last = receipt.last_step if to_step is None else to_step
     together(communicator, lambda: _check_range(receipt, from_step, last))
-    checkpoint = on_root(communicator, lambda: _nearest(directory, from_step, say)) if from_step else None
+    checkpoint = (
+        on_root(communicator, lambda: _nearest(directory, from_step, say)) if from_step else None
+    )
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
-    together(communicator, lambda: require_trust(config.model, directory, model, trust_model or model is not None))
+    together(
+        communicator,
+        lambda: require_trust(config.model, directory, model, trust_model or model is not None),
+    )
     config = dataclasses.replace(config, model=model or config.model)
     together(communicator, lambda: require_outside(config.model, directory))
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
-    state = together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
-    say(f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')} ({communicator.description})")
+    state = (
+        together(communicator, lambda: restore_snapshot(run, checkpoint)) if checkpoint else State()
+    )
+    say(
+        f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')}"
+        f" ({communicator.description})"
+    )
     if checkpoint:
         _compare_checkpoint(receipt, run, state)
     recorded, problem = on_root(communicator, lambda: read_metrics(directory, checkpoint, last))
     if problem:
         raise Different(problem)
-    metrics = MetricsComparison(recorded, may_end_early=last == receipt.last_step and not receipt.ended)
+    metrics = MetricsComparison(
+        recorded, may_end_early=last == receipt.last_step and not receipt.ended
+    )
     comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
     loop = Loop(run, state, comparison, NoSaving(), NoProgress())
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
@@ -109,43 +125,71 @@ def replay(
     comparison.close()
     begun = int(checkpoint.attributes["step"]) if checkpoint else 0
     ended = any(line["kind"] == "end" for line in comparison.compared)
-    return Replayed(begun, last, receipt, comparison.compared, make_result(run, state) if ended else None)
+    return Replayed(
+        begun, last, receipt, comparison.compared, make_result(run, state) if ended else None
+    )
 
 
 def _compare_checkpoint(receipt: Receipt, run: Run, state: State) -> None:
-    """``Different`` when the weights that the replay begins with are not those that the receipt has for their step."""
+    """``Different`` when the weights that the replay begins with are not those that the receipt has
+    for their step.
+    """
     hashes = parameter_hashes(run.network)
     for line in receipt.lines:
-        if (line["kind"], line["step"]) == ("weights", state.step) and line.get("parameters") != hashes:
-            raise Different(f"step {state.step}, in its checkpoint: {difference(line, {**line, 'parameters': hashes})}")
+        if (line["kind"], line["step"]) == ("weights", state.step) and line.get(
+            "parameters"
+        ) != hashes:
+            raise Different(
+                f"step {state.step}, in its checkpoint:"
+                f" {difference(line, {**line, 'parameters': hashes})}"
+            )
 
 
-def follow(loop: Loop, receipt: Receipt, to_step: int, data: str | None = None, end_epoch: bool = True) -> None:
-    """Take the steps to ``to_step`` with the flags in force at each: a resume may have changed some."""
+def follow(
+    loop: Loop, receipt: Receipt, to_step: int, data: str | None = None, end_epoch: bool = True
+) -> None:
+    """Take the steps to ``to_step`` with the flags in force at each: a resume may have changed
+    some.
+    """
     begun = loop.state.step
     for number, line in enumerate(receipt.lines):
         if line["kind"] == "resume" and begun < line["step"] <= to_step:
-            closed = any(each["kind"] == "epoch" and each["step"] == line["step"] for each in receipt.lines[:number])
+            closed = any(
+                each["kind"] == "epoch" and each["step"] == line["step"]
+                for each in receipt.lines[:number]
+            )
             loop.go_to(line["step"], end_epoch=closed)
             loop.run.config = for_replay(Config(**line["configuration"]), data)
     loop.go_to(to_step, end_epoch)
 
 
 def _check_range(receipt: Receipt, from_step: int, to_step: int) -> None:
-    if not (0 <= from_step < to_step <= receipt.last_step or from_step == to_step == receipt.last_step == 0):
-        raise InputError(f"--from-step {from_step} --to-step {to_step}: the receipt covers the steps 0 to {receipt.last_step}")
+    if not (
+        0 <= from_step < to_step <= receipt.last_step
+        or from_step == to_step == receipt.last_step == 0
+    ):
+        raise InputError(
+            f"--from-step {from_step} --to-step {to_step}: the receipt covers the steps 0 to"
+            f" {receipt.last_step}"
+        )
 
 
 def _nearest(directory: Path, from_step: int, say: Callable[[str], None]) -> Checkpoint | None:
-    checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(say, at_most=from_step, set_aside=False)
+    checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(
+        say, at_most=from_step, set_aside=False
+    )
     if checkpoint is None:
         say(f"no checkpoint at or before step {from_step}: replaying from the first step")
     return checkpoint
 
 
 def for_replay(config: Config, data: str | None) -> Config:
-    """The run's configuration here: on any number of ranks, its data perhaps elsewhere, and nothing saved."""
-    return dataclasses.replace(config, world_size=0, source="", checkpoint_every=0, data=data or config.data)
+    """The run's configuration here: on any number of ranks, its data perhaps elsewhere, and nothing
+    saved.
+    """
+    return dataclasses.replace(
+        config, world_size=0, source="", checkpoint_every=0, data=data or config.data
+    )
 
 
 def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
@@ -155,12 +199,16 @@ def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> No
         for name, value in dataset_identity(run).items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 place = f"step {line['step']}: the image set: its {name}"
-                raise Different(f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}")
+                raise Different(
+                    f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}"
+                )
     warn_of_changes(receipt, run, say)
 
 
 def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
-    """A warning for each start of the run on other software than today's, or with another source of the user's own model."""
+    """A warning for each start of the run on other software than today's, or with another source of
+    the user's own model.
+    """
     before: list[str] = []
     for line in (line for line in receipt.lines if line["kind"] in STARTS):
         found = [*differences(line.get("software", {}), run.software)]
@@ -170,5 +218,8 @@ def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> N
             found.append(f"the source of model {run.config.model!r}: {changes}")
         if found and found != before:
             what = "; ".join(found)
-            say(f"warning: from step {line['step']} on the run used other software than there is here, so bits may differ: {what}")
+            say(
+                f"warning: from step {line['step']} on the run used other software than there is"
+                f" here, so bits may differ: {what}"
+            )
         before = found

@@ -1,9 +1,11 @@
-"""What a finished run leaves: the last weights and the best ones, a summary, and the SHA-256 of each file.
+"""What a finished run leaves: the last weights and the best ones, a summary, and the SHA-256 of
+each file.
 
-``weights.h5`` and ``weights-best.h5`` hold one dataset per parameter, in the network's order and PyTorch's shapes. Their attributes say
-what the network takes and gives: ``image_shape`` (channels, height, width); ``mean`` and ``std`` per channel, for inputs of
-(pixel / 255 - mean) / std; ``class_names`` in the order of the outputs; and ``model``, ``step``, ``test_accuracy``, ``params_sha256``.
-``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
+``weights.h5`` and ``weights-best.h5`` hold one dataset per parameter, in the network's order and
+PyTorch's shapes. Their attributes say what the network takes and gives: ``image_shape`` (channels,
+height, width); ``mean`` and ``std`` per channel, for inputs of (pixel / 255 - mean) / std;
+``class_names`` in the order of the outputs; and ``model``, ``step``, ``test_accuracy``,
+``params_sha256``. ``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
 """
 
 from __future__ import annotations
@@ -30,7 +32,15 @@ ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
 
 Arrays = Mapping[str, NDArray[Any]]
 Result = dict[str, Any]
-NUMBERS = ("steps", "best_step", "test_accuracy", "test_correct", "test_examples", "test_loss", "train_loss")
+NUMBERS = (
+    "steps",
+    "best_step",
+    "test_accuracy",
+    "test_correct",
+    "test_examples",
+    "test_loss",
+    "train_loss",
+)
 
 
 def describe(result: Result, step: int, test_accuracy: float) -> dict[str, Any]:
@@ -57,11 +67,17 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
 
 
 def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The parameters in a file of weights, and its attributes as plain values. ``ValueError`` names the file when it cannot be read."""
+    """The parameters in a file of weights, and its attributes as plain values.
+
+    ``ValueError`` names the file when it cannot be read.
+    """
     content = _content(path)
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            attributes = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in file.attrs.items()}
+            attributes = {
+                name: value.tolist() if hasattr(value, "tolist") else value
+                for name, value in file.attrs.items()
+            }
             return dict(stored_arrays(file)), attributes
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
         raise ValueError(f"{path.name} is damaged ({error})") from error
@@ -73,29 +89,45 @@ def weights_sha256(arrays: Iterable[NDArray[Any]]) -> str:
 
 
 def write_results(folder: Path, result: Result, weights: bytes, best: bytes | None) -> None:
-    """Write weights, checksums (of the files written before, too) and the summary. ``OSError`` when the disk does not take them."""
+    """Write weights, checksums (of the files written before, too) and the summary.
+
+    ``OSError`` when the disk does not take them.
+    """
     summary = (json.dumps(result, indent=2) + "\n").encode()
     files = {WEIGHTS: weights, **({} if best is None else {BEST_WEIGHTS: best})}
     for name, content in files.items():
         write_atomically(folder / name, content)
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
-    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)} | {RESULT: summary}
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
+    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)} | {
+        RESULT: summary
+    }
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
+    )
     write_atomically(folder / SUMS, sums.encode())
     write_atomically(folder / RESULT, summary)  # the last one: where it is, the run is over
 
 
 def read_result(folder: Path) -> Result:
-    """``result.json``. ``ValueError`` names it when it cannot be read, or lacks what every result has."""
+    """``result.json``.
+
+    ``ValueError`` names it when it cannot be read, or lacks what every result has.
+    """
     content = _content(folder / RESULT)
     try:
         result = json.loads(content)
         numbers = [result[name] for name in NUMBERS] + [result["dataset"]["train_examples"]]
-        texts = [result["params_sha256"], result["dataset"]["content_sha256"], result["dataset"]["name"]]
+        texts = [
+            result["params_sha256"],
+            result["dataset"]["content_sha256"],
+            result["dataset"]["name"],
+        ]
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{RESULT} is damaged ({type(error).__name__}: {error})") from error
-    if not all(isinstance(each, int | float) for each in numbers) or not all(isinstance(each, str) for each in texts):
+    if not all(isinstance(each, int | float) for each in numbers) or not all(
+        isinstance(each, str) for each in texts
+    ):
         raise ValueError(f"{RESULT} is damaged: a value is of another type")
     return dict(result)
 
@@ -109,11 +141,17 @@ def _content(path: Path) -> bytes:
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with the files of a finished run, in words; None when they are as they were written."""
+    """What is wrong with the files of a finished run, in words; None when they are as they were
+    written.
+    """
     try:
         result = read_result(folder)
         weights, attributes = read_weights(folder / WEIGHTS)
-        if not weights_sha256(weights.values()) == attributes.get("params_sha256") == result["params_sha256"]:
+        if (
+            not weights_sha256(weights.values())
+            == attributes.get("params_sha256")
+            == result["params_sha256"]
+        ):
             return f"{WEIGHTS} does not hold the weights that {RESULT} names"
         return damage_by_sums(folder)
     except (ValueError, TypeError) as error:  # TypeError: weights of types that do not go together
@@ -121,7 +159,9 @@ def damage_of(folder: Path) -> str | None:
 
 
 def damage_by_sums(folder: Path) -> str | None:
-    """The first file that is not as ``SHA256SUMS`` says; None when all are, or when an older version wrote the run, without sums."""
+    """The first file that is not as ``SHA256SUMS`` says; None when all are, or when an older
+    version wrote the run, without sums.
+    """
     try:
         listed = _read_sums(folder)
     except FileNotFoundError:
@@ -142,7 +182,10 @@ def damage_by_sums(folder: Path) -> str | None:
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file in ``SHA256SUMS``. ``ValueError`` when a line is not one of ours, ``OSError`` when it cannot be read."""
+    """The SHA-256 of each file in ``SHA256SUMS``.
+
+    ``ValueError`` when a line is not one of ours, ``OSError`` when it cannot be read.
+    """
     sums = dict[str, str]()
     for line in read_bytes(folder / SUMS).decode().splitlines():
         sha256, _, name = line.partition("  ")

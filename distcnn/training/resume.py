@@ -1,4 +1,7 @@
-"""Where a run goes on: its configuration and its newest whole checkpoint. Root looks; all ranks get what it found."""
+"""Where a run goes on: its configuration and its newest whole checkpoint.
+
+Root looks; all ranks get what it found.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """``checkpoint`` is None where there is none that is whole: the run begins again, to the same bits if its length was not changed.
+    """``checkpoint`` is None where there is none that is whole: the run begins again, to the same
+    bits if its length was not changed.
 
     ``result`` is that of a finished run.
     """
@@ -47,30 +51,44 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
     result = finished_result(directory, config, report, checkpoint)
-    if result is None or "data" in request.given:  # otherwise nothing is imported for a finished run
+    if (
+        result is None or "data" in request.given
+    ):  # otherwise nothing is imported for a finished run
         require_trust(config.model, directory, request.given.get("model"), request.trust_model)
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
         if Plan(config, examples).total_steps < done:
             raise InputError(
-                f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and --max-steps now allow: raise them"
+                f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and"
+                " --max-steps now allow: raise them"
             )
-    _, checkpoint = read_stored(directory, report, set_aside=is_in_place(request))  # what is refused above has changed nothing
+    _, checkpoint = read_stored(
+        directory, report, set_aside=is_in_place(request)
+    )  # what is refused above has changed nothing
     return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
 
 
 def existing_run(path: str) -> Path:
     """``path`` as a run directory. ``InputError`` when it holds no run."""
     directory = Path(path)
-    if os.path.isfile(directory):  # noqa: PTH113  (Path's raises for a folder that may not be looked into)
-        raise InputError(f"--resume: {directory} is a file: name the run directory that holds it{_run_around(directory)}")
+    if os.path.isfile(directory):  # noqa: PTH113
+        raise InputError(
+            f"--resume: {directory} is a file: name the run directory that holds"
+            f" it{_run_around(directory)}"
+        )
     if os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
         raise InputError(f"{directory} may not be read: check its permissions")
-    if not os.path.isdir(directory):  # noqa: PTH112  (Path's raises for a folder that may not be looked into)
-        raise InputError(f"{directory} is not a folder: name a run directory (--output, else runs/<model>-<time>)")
+    if not os.path.isdir(directory):  # noqa: PTH112
+        raise InputError(
+            f"{directory} is not a folder: name a run directory (--output, else"
+            " runs/<model>-<time>)"
+        )
     if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
-        raise InputError(f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the run directory of a run that was begun")
+        raise InputError(
+            f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the run directory"
+            " of a run that was begun"
+        )
     return directory
 
 
@@ -86,10 +104,13 @@ def is_in_place(request: Request) -> bool:
     return not output or Path(output).resolve() == Path(request.resume).resolve()
 
 
-def read_stored(directory: Path, report: Report, at_most: int | None = None, set_aside: bool = True) -> tuple[Config, Checkpoint | None]:
+def read_stored(
+    directory: Path, report: Report, at_most: int | None = None, set_aside: bool = True
+) -> tuple[Config, Checkpoint | None]:
     """The run's configuration and its newest whole checkpoint (of a step of ``at_most``).
 
-    The configuration is that of ``config.toml``, which has the flags of the last resume; where it cannot be read, the checkpoint's.
+    The configuration is that of ``config.toml``, which has the flags of the last resume; where it
+    cannot be read, the checkpoint's.
     """
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
     if checkpoint:
@@ -99,22 +120,32 @@ def read_stored(directory: Path, report: Report, at_most: int | None = None, set
         stored = read_config(directory)
     except InputError as error:
         if saved is None:
-            raise InputError(f"{error}; and there is no whole checkpoint to take the configuration from: begin a new run") from error
+            raise InputError(
+                f"{error}; and there is no whole checkpoint to take the configuration from: begin a"
+                " new run"
+            ) from error
         report(f"warning: {error}: the checkpoint's configuration is taken")
         return saved, checkpoint
     changed = contradictions(saved, dataclasses.asdict(stored)) if saved else []
     if changed:
-        raise InputError(f"{directory / CONFIG} was changed since the checkpoint was made: {'; '.join(changed)}: undo that")
+        raise InputError(
+            f"{directory / CONFIG} was changed since the checkpoint was made: {'; '.join(changed)}:"
+            " undo that"
+        )
     return stored, checkpoint
 
 
 def merged_config(stored: Config, request: Request, directory: Path) -> Config:
-    """The stored configuration with the flags given now. ``InputError`` names all that contradict it."""
+    """The stored configuration with the flags given now.
+
+    ``InputError`` names all that contradict it.
+    """
     contradicting = contradictions(stored, request.given)
     if contradicting:
         raise InputError(
-            f"--resume: the run in {directory} has other flags: {'; '.join(contradicting)}: leave them out, or begin a new run "
-            "(data with the same content, epochs, output, how often to log, test and save, time-outs, tracing may change)"
+            f"--resume: the run in {directory} has other flags: {'; '.join(contradicting)}: leave"
+            " them out, or begin a new run (data with the same content, epochs, output, how often"
+            " to log, test and save, time-outs, tracing may change)"
         )
     here = {"world_size": 0, "source": ""}  # what was said of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
@@ -130,10 +161,14 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
     ]
 
 
-def finished_result(directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None) -> dict[str, Any] | None:
-    """The result of a run that took all the steps that ``config`` asks for, or reached its target, and left its files; else None.
+def finished_result(
+    directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
+) -> dict[str, Any] | None:
+    """The result of a run that took all the steps that ``config`` asks for, or reached its target,
+    and left its files; else None.
 
-    ``InputError`` when there is a result, but the run must go on or be written again, and there is no checkpoint to do so from.
+    ``InputError`` when there is a result, but the run must go on or be written again, and there is
+    no checkpoint to do so from.
     """
     if not os.path.lexists(directory / RESULT):
         return None
@@ -141,28 +176,39 @@ def finished_result(directory: Path, config: Config, report: Report, checkpoint:
     if damage is None:
         result = read_result(directory)
         total_steps = Plan(config, result["dataset"]["train_examples"]).total_steps
-        reached = 0 < config.target_accuracy <= result["test_accuracy"] and result["steps"] < total_steps
+        reached = (
+            0 < config.target_accuracy <= result["test_accuracy"] and result["steps"] < total_steps
+        )
         if reached or result["steps"] == total_steps:
             return result
     if checkpoint is None:
         raise InputError(
-            f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''}; there is no whole checkpoint to go on from: "
-            "begin a new run"
+            f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''};"
+            " there is no whole checkpoint to go on from: begin a new run"
         )
     if damage:
-        report(f"warning: {directory}: {damage}: the results are written again from the newest checkpoint")
+        report(
+            f"warning: {directory}: {damage}: the results are written again from the newest"
+            " checkpoint"
+        )
     return None
 
 
 def changed_lengths(directory: Path, step: int, config: Config) -> str:
-    """A warning when steps after ``step`` were taken before at other learning rates, since --epochs was another; else an empty text.
+    """A warning when steps after ``step`` were taken before at other learning rates, since --epochs
+    was another; else an empty text.
 
     So it is where checkpoints were lost that a run had after a resume changed its length.
     """
     try:
         lines = [json.loads(line) for line in read_bytes(directory / RECEIPT).splitlines()]
-        last, starts = max(line["step"] for line in lines), [line for line in lines if "configuration" in line]
-        before = [line for line in starts if line["step"] <= step][-1:] + [line for line in starts if line["step"] > step]
+        last, starts = (
+            max(line["step"] for line in lines),
+            [line for line in lines if "configuration" in line],
+        )
+        before = [line for line in starts if line["step"] <= step][-1:] + [
+            line for line in starts if line["step"] > step
+        ]
         plan = Plan(config, starts[0]["dataset"]["train_examples"])
         plans = [Plan(Config(**line["configuration"]), plan.train_examples) for line in before]
         others = sorted({each.config.epochs for each in plans if not each.has_rates_of(plan)})
@@ -171,15 +217,17 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return ""  # nothing is known of those steps, or nothing that can be read
     return (
-        f"warning: steps {step + 1} to {last} were taken before with --epochs {', '.join(map(str, others))}, and are taken again with "
-        f"--epochs {config.epochs}: learning rates and weights differ from those before"
+        f"warning: steps {step + 1} to {last} were taken before with --epochs"
+        f" {', '.join(map(str, others))}, and are taken again with --epochs {config.epochs}:"
+        " learning rates and weights differ from those before"
     )
 
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
     """Compare a model of the user's own with the source that the run was trained with.
 
-    Comments and layout may differ, which is reported. ``InputError`` when the code does, unless that is ``accepted``.
+    Comments and layout may differ, which is reported. ``InputError`` when the code does, unless
+    that is ``accepted``.
     """
     recorded = sources_in_force(_receipt_lines(point))
     if recorded is None or not now:
@@ -187,18 +235,30 @@ def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report
     changes = compare_sources(recorded, now)
     if changes.code and not accepted:
         raise InputError(
-            f"--resume: the source of model {point.config.model!r} was edited since the run in {point.directory} used it: {changes}: "
-            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or go on with the new code: {ACCEPT_FLAG}'
+            f"--resume: the source of model {point.config.model!r} was edited since the run in"
+            f" {point.directory} used it: {changes}: "
+            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or go on with the'
+            f" new code: {ACCEPT_FLAG}"
         )
     if changes.code:
-        report(f"warning: the source of model {point.config.model!r} was edited, so bits differ from here on: {changes}")
+        report(
+            f"warning: the source of model {point.config.model!r} was edited, so bits differ from"
+            f" here on: {changes}"
+        )
     elif changes.layout:
-        report(f"warning: comments or layout in the source of model {point.config.model!r} were edited: {changes}")
+        report(
+            f"warning: comments or layout in the source of model {point.config.model!r} were"
+            f" edited: {changes}"
+        )
 
 
 def sources_in_force(lines: Iterable[Any]) -> Sources | None:
-    """The model's source in the last start or resume among a receipt's ``lines``; None where none is recorded."""
-    starts = [line for line in lines if isinstance(line, dict) and line.get("kind") in ("start", "resume")]
+    """The model's source in the last start or resume among a receipt's ``lines``; None where none
+    is recorded.
+    """
+    starts = [
+        line for line in lines if isinstance(line, dict) and line.get("kind") in ("start", "resume")
+    ]
     recorded = starts[-1].get("model_sources") if starts else None
     whole = isinstance(recorded, dict) and all(isinstance(text, str) for text in recorded.values())
     return recorded if whole else None

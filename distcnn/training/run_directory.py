@@ -40,23 +40,34 @@ Checkpoints = Mapping[int, Checkpoint]
 NONE: Checkpoints = MappingProxyType({})
 OF_PATHS = "surrogateescape"
 """How a path that is not valid UTF-8 is encoded: the bytes that the file system has for it."""
-END_OF_CONFIG = "# The run's own record; to change a flag, give it with --resume. SHA-256 of the lines above: "
+END_OF_CONFIG = (
+    "# The run's own record; to change a flag, give it with --resume. SHA-256 of the lines above: "
+)
 
 
 class RunDirectory:
-    """``config.toml`` at the start, ``metrics.jsonl`` and ``receipt.jsonl`` line by line, weights and ``result.json`` at the end.
+    """``config.toml`` at the start, ``metrics.jsonl`` and ``receipt.jsonl`` line by line, weights
+    and ``result.json`` at the end.
 
-    The folder may be renamed meanwhile, which is followed, or removed: then it is made again, and what is in memory is written again.
-    ``held`` is what the run holds to its end: the folder's lock.
+    The folder may be renamed meanwhile, which is followed, or removed: then it is made again, and
+    what is in memory is written again. ``held`` is what the run holds to its end: the folder's
+    lock.
     """
 
-    def __init__(self, path: Path, config: Config, report: Callable[[str], None], held: ExitStack) -> None:
+    def __init__(
+        self, path: Path, config: Config, report: Callable[[str], None], held: ExitStack
+    ) -> None:
         self.path = path
         self._config, self._report, self._held = config, report, held
         self._descriptor = self._open()
         self.best: tuple[int, Arrays] = (-1, {})
-        """The step of the best weights so far, and they themselves; a resumed run has them in a checkpoint only."""
-        self.metrics, self.receipt = LineLog(METRICS, self.locate, report), LineLog(RECEIPT, self.locate, report)
+        """The step of the best weights so far, and they themselves; a resumed run has them in a
+        checkpoint only.
+        """
+        self.metrics, self.receipt = (
+            LineLog(METRICS, self.locate, report),
+            LineLog(RECEIPT, self.locate, report),
+        )
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         """Append one line: its ``kind`` ("step" or "epoch") and the values."""
@@ -67,7 +78,8 @@ class RunDirectory:
         self.receipt.add({"kind": kind, "step": step, **values})
 
     def finish(self, network: Sequential, result: dict[str, Any]) -> None:
-        """Write weights and result, and complete the other files; on a full disk, older checkpoints make room.
+        """Write weights and result, and complete the other files; on a full disk, older checkpoints
+        make room.
 
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
@@ -82,10 +94,18 @@ class RunDirectory:
             )
         except OSError as error:
             first = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
-            remedy = f"{first}, then finish the run with --resume {self.path}" if self._is(self.path) else "begin a new run elsewhere"
-            raise InputError(f"the results cannot be written to {_shown(error, self.path)}: {remedy}") from error
+            remedy = (
+                f"{first}, then finish the run with --resume {self.path}"
+                if self._is(self.path)
+                else "begin a new run elsewhere"
+            )
+            raise InputError(
+                f"the results cannot be written to {_shown(error, self.path)}: {remedy}"
+            ) from error
 
-    def _write_results(self, folder: Path, result: dict[str, Any], last: bytes, best: bytes | None) -> None:
+    def _write_results(
+        self, folder: Path, result: dict[str, Any], last: bytes, best: bytes | None
+    ) -> None:
         self._keep_config(folder)
         self.metrics.complete()
         self.receipt.complete()
@@ -95,11 +115,15 @@ class RunDirectory:
         with suppress(InputError):
             if read_config(folder) == self._config:
                 return
-        self._report(f"warning: {folder / CONFIG} was changed or removed by others: it is written again")
+        self._report(
+            f"warning: {folder / CONFIG} was changed or removed by others: it is written again"
+        )
         write_config(folder, self._config)
 
     def _best_weights(self, folder: Path, last: Arrays, result: dict[str, Any]) -> bytes | None:
-        """The file of the best weights: the last ones, those in memory, or in a checkpoint kept for this; None when they are lost."""
+        """The file of the best weights: the last ones, those in memory, or in a checkpoint kept for
+        this; None when they are lost.
+        """
         step = result["best_step"]
         best_step, best = (step, last) if step == result["steps"] else self.best
         if best_step != step:
@@ -108,9 +132,15 @@ class RunDirectory:
                 if any(best[name].shape != values.shape for name, values in last.items()):
                     raise CheckpointError("it is of another network")
             except (CheckpointError, InputError, KeyError) as error:
-                self._report(f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the best, cannot be read ({error})")
+                self._report(
+                    f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the"
+                    f" best, cannot be read ({error})"
+                )
                 return None
-        return encode_weights({name: best[name] for name in last}, describe(result, step, result["best_test_accuracy"]))
+        return encode_weights(
+            {name: best[name] for name in last},
+            describe(result, step, result["best_test_accuracy"]),
+        )
 
     def locate(self) -> Path:
         """The folder's path now. ``OSError`` when it was removed and cannot be made again."""
@@ -124,7 +154,9 @@ class RunDirectory:
         return self.path
 
     def _open(self) -> int:
-        descriptor = os.open(self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(
+            self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+        )
         self._held.callback(os.close, descriptor)
         return descriptor
 
@@ -153,13 +185,17 @@ class RunDirectory:
             raise OSError(errno.EIO, f"it was removed and cannot be made again: {error}") from error
         self.path = path
         self._descriptor = self._open()
-        self._report(f"warning: {lost} was removed during the run: its files are written again, to {path}")
+        self._report(
+            f"warning: {lost} was removed during the run: its files are written again, to {path}"
+        )
         self.metrics.file_is_lost()
         self.receipt.file_is_lost()
 
 
 def _shown(error: OSError, folder: Path) -> str:
-    """The folder and what went wrong there, with the file's name where a path of another kind is in the way."""
+    """The folder and what went wrong there, with the file's name where a path of another kind is in
+    the way.
+    """
     place = error.filename2 or error.filename  # of a renaming, the second is where it should go
     name = Path(place).name if place and error.errno in (errno.EISDIR, errno.ENOTDIR) else ""
     return f"{folder} ({error.strerror}{f': {name}' if name else ''})"
@@ -178,10 +214,15 @@ class NoRunDirectory:
         """Keep nothing."""
 
 
-def create_run_directory(config: Config, held: ExitStack, checkpoints: Checkpoints = NONE, any_owner: bool = False) -> Path:
-    """Make the folder and ``occupy`` it. ``InputError`` when that fails, or when it belongs to another user and not ``any_owner``."""
+def create_run_directory(
+    config: Config, held: ExitStack, checkpoints: Checkpoints = NONE, any_owner: bool = False
+) -> Path:
+    """Make the folder and ``occupy`` it.
+
+    ``InputError`` when that fails, or when it belongs to another user and not ``any_owner``.
+    """
     path = Path(config.output or "runs")
-    made = [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110  (Path's raises for too long a name)
+    made = [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not config.output:
@@ -196,14 +237,19 @@ def create_run_directory(config: Config, held: ExitStack, checkpoints: Checkpoin
                 each.rmdir()
         if isinstance(error, InputError):
             raise
-        raise InputError(f"--output: {path} cannot be written ({error.strerror}): name a folder that you may write to") from error
+        raise InputError(
+            f"--output: {path} cannot be written ({error.strerror}): name a folder that you may"
+            " write to"
+        ) from error
     return path
 
 
 def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints = NONE) -> None:
-    """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then ``config.toml``, which makes it a run's.
+    """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then
+    ``config.toml``, which makes it a run's.
 
-    ``InputError`` when another process uses it or it holds a run already, ``OSError`` when it cannot be written: it is left as it was.
+    ``InputError`` when another process uses it or it holds a run already, ``OSError`` when it
+    cannot be written: it is left as it was.
     """
     unlocked, filled = not os.path.lexists(path / LOCK), list[int]()
     store = CheckpointStore(path / CHECKPOINTS)
@@ -230,8 +276,8 @@ def _require_no_run(path: Path) -> None:
     found = [name for name in (*ALL_FILES, SUMS) if os.path.lexists(path / name)]
     if found or CheckpointStore(path / CHECKPOINTS).steps():
         raise InputError(
-            f"--output: {path} already holds a run ({[*found, CHECKPOINTS][0]}): name another folder, or continue that run "
-            f"with --resume {path}"
+            f"--output: {path} already holds a run ({[*found, CHECKPOINTS][0]}): name another"
+            f" folder, or continue that run with --resume {path}"
         )
 
 
@@ -241,7 +287,9 @@ def default_name(model: str) -> str:
 
 
 def make_unused(path: Path) -> Path:
-    """Make the folder ``path``, or ``path``-2 and so on where there is one already: no other process has made it."""
+    """Make the folder ``path``, or ``path``-2 and so on where there is one already: no other
+    process has made it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     for folder in (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))):
         with suppress(FileExistsError):
@@ -259,7 +307,10 @@ def write_config(path: Path, config: Config) -> None:
 
 
 def read_config(path: Path) -> Config:
-    """The configuration stored in ``path``. ``InputError`` when it is not just as it was written."""
+    """The configuration stored in ``path``.
+
+    ``InputError`` when it is not just as it was written.
+    """
     file = path / CONFIG
     try:
         text = read_bytes(file).decode(errors=OF_PATHS)
@@ -267,7 +318,9 @@ def read_config(path: Path) -> Config:
         raise InputError(f"{file} cannot be read ({error})") from error
     text, mark, end = text.partition(END_OF_CONFIG)
     if mark + end != _end_of(text):
-        raise InputError(f"{file} is damaged or was altered: its SHA-256 is not the one in its last line")
+        raise InputError(
+            f"{file} is damaged or was altered: its SHA-256 is not the one in its last line"
+        )
     return Config(**read_toml(file, OF_PATHS))
 
 

@@ -1,4 +1,7 @@
-"""From a configuration and a communicator to all that the loop needs. What is wrong with the input is found here, by all ranks together."""
+"""From a configuration and a communicator to all that the loop needs.
+
+What is wrong with the input is found here, by all ranks together.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,14 @@ from distcnn.datasets import DatasetInfo, Microbatch, read_info
 from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.hashing import combined_sha256
 from distcnn.datasets.statistics import mean_and_std
-from distcnn.distributed import REDUCTIONS, Communicator, keep_gradients, on_root, shards_of_rank, together
+from distcnn.distributed import (
+    REDUCTIONS,
+    Communicator,
+    keep_gradients,
+    on_root,
+    shards_of_rank,
+    together,
+)
 from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
@@ -35,7 +45,9 @@ from distcnn.training.step import Step
 from distcnn.user_source import Sources, compare_sources, model_sources, sha256_of
 
 FORWARDS_A_STEP = 3
-"""A block of the test set takes about a third of the time of a shard in a step, which goes backward too."""
+"""A block of the test set takes about a third of the time of a shard in a step, which goes backward
+too.
+"""
 
 
 @dataclass
@@ -76,12 +88,22 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
         on_root(communicator, lambda: _ensure_mnist(config, report))
     pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
-    dataset = together(communicator, lambda: read_info(config.data, config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)))
+    dataset = together(
+        communicator,
+        lambda: read_info(
+            config.data, config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)
+        ),
+    )
     datasets = communicator.allgather(dataset)
     together(communicator, lambda: _check_same(datasets))
     together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
     pulse.beat(Activity.BUILDING)
-    network = together(communicator, lambda: build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size))
+    network = together(
+        communicator,
+        lambda: build_model(
+            config.model, dataset.image_shape, dataset.classes, config.microbatch_size
+        ),
+    )
     sources = together(communicator, lambda: model_sources(config.model))
     same_model(sources, communicator)
     rng = PortableGenerator(generator(config.seed, INITIALISE))
@@ -94,62 +116,103 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     pulse.beat(Activity.BUILDING)
 
     def make_lane() -> Lane:
-        twin = build_model(config.model, dataset.image_shape, dataset.classes, config.microbatch_size).share(network)
+        twin = build_model(
+            config.model, dataset.image_shape, dataset.classes, config.microbatch_size
+        ).share(network)
         return Lane(twin, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
 
     sums = open_sums(config.overlap, config.reduction, communicator)
     lane = Lane(network, microbatch)
-    overlap = together(communicator, lambda: plan_overlap(lane, make_lane, len(data.shards), sums) if sums else None)
+    overlap = together(
+        communicator,
+        lambda: plan_overlap(lane, make_lane, len(data.shards), sums) if sums else None,
+    )
     loss = LOSSES[config.loss]
     optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
     sizes = network.values.size, config.num_shards, config.gradient_limit
     kept = None if overlap else keep_gradients(config.reduction, *sizes, communicator)
     reduction = kept or REDUCTIONS[config.reduction](*sizes)
-    step = Step(network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap)
+    step = Step(
+        network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap
+    )
     blocks_a_step = -(-config.num_shards // communicator.world_size)
-    evaluation = Evaluation(network, loss, data.test, dataset.examples["test"], microbatch, communicator, FORWARDS_A_STEP * blocks_a_step)
+    evaluation = Evaluation(
+        network,
+        loss,
+        data.test,
+        dataset.examples["test"],
+        microbatch,
+        communicator,
+        FORWARDS_A_STEP * blocks_a_step,
+    )
     pulse.beat(Activity.COMPARING_RANKS)
     content_sha256 = _content_sha256(dataset, content.hashes, communicator)
     for remark in content.remarks:
         report(f"warning: {remark}")
-    config = settle_threads(config, communicator, report)  # its lines come when all input is found good, and before any number is made
+    config = settle_threads(
+        config, communicator, report
+    )  # its lines come when all input is found good, and before any number is made
     software, (mean, std) = same_software(communicator, report), statistics
     divisor = np.where(std > 0, std, 1.0)  # a constant channel is only centred
     inputs = tuple(mean.tolist()), tuple(divisor.tolist())
-    return Run(config, communicator, dataset, network, step, evaluation, content_sha256, software, sources, *inputs)
+    return Run(
+        config,
+        communicator,
+        dataset,
+        network,
+        step,
+        evaluation,
+        content_sha256,
+        software,
+        sources,
+        *inputs,
+    )
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
     """Root's: make the default image set where it is not there."""
     if must_be_prepared(config.data, config.source or None):
-        from distcnn.datasets.mnist import prepare_mnist  # once in a machine's life: it brings ssl, archives, pip's ways
+        from distcnn.datasets.mnist import (
+            prepare_mnist,
+        )  # once in a machine's life: it brings ssl, archives, pip's ways
 
         with received_by_children():  # pip
             prepare_mnist(config.data, config.source or None, report)
 
 
 def _content_sha256(dataset: DatasetInfo, parts: NamedHashes, communicator: Communicator) -> str:
-    """Of every example that the ranks have read, and of the file's statistics: the same on any number of ranks."""
+    """Of every example that the ranks have read, and of the file's statistics: the same on any
+    number of ranks.
+    """
     everyone = [each for rank in communicator.allgather(parts) for each in rank]
     return combined_sha256([*everyone, ("statistics", f"{dataset.mean} {dataset.std}")])
 
 
 def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
-    """Root's fingerprint; a warning when another rank's is not the same, for the bits then hang on which rank computes what."""
+    """Root's fingerprint; a warning when another rank's is not the same, for the bits then hang on
+    which rank computes what.
+    """
     everyone = communicator.allgather(fingerprint())
     for rank, each in enumerate(everyone):
         if each != everyone[0]:
-            what = "; ".join(f"{name} {each[name]!r}, not {value!r}" for name, value in everyone[0].items() if each[name] != value)
+            what = "; ".join(
+                f"{name} {each[name]!r}, not {value!r}"
+                for name, value in everyone[0].items()
+                if each[name] != value
+            )
             report(
-                f"warning: rank {rank} on {communicator.hosts[rank]} has other software or another processor than rank 0 ({what}): "
-                "the bits then depend on which rank computes which shard"
+                f"warning: rank {rank} on {communicator.hosts[rank]} has other software or another"
+                f" processor than rank 0 ({what}): the bits then depend on which rank computes"
+                " which shard"
             )
             break
     return everyone[0]
 
 
 def same_model(sources: Sources, communicator: Communicator) -> None:
-    """``JointError`` on all ranks unless all have built the model from the same ``sources``: ranks would train different networks."""
+    """``JointError`` on all ranks unless all have built the model from the same ``sources``: ranks
+    would train different networks.
+    """
     hashes = communicator.allgather(sha256_of(sources))
     if len(set(hashes)) == 1:
         return
@@ -157,16 +220,18 @@ def same_model(sources: Sources, communicator: Communicator) -> None:
     rank = next(rank for rank, each in enumerate(everyone) if each != everyone[0])
     changes = compare_sources(everyone[0], everyone[rank])
     raise JointError(
-        f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's: {changes}: "
-        "start all ranks in one folder with one PYTHONPATH, on a file system that all hosts share"
+        f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's:"
+        f" {changes}: start all ranks in one folder with one PYTHONPATH, on a file system that all"
+        " hosts share"
     )
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:
     if config.world_size and communicator.world_size != config.world_size:
         raise InputError(
-            f"--world-size is {config.world_size}, but {counted(communicator.world_size, 'rank')} started ({communicator.description}): "
-            f"start {config.world_size}, with the launcher of the MPI that mpi4py uses"
+            f"--world-size is {config.world_size}, but {counted(communicator.world_size, 'rank')}"
+            f" started ({communicator.description}): start {config.world_size}, with the launcher"
+            " of the MPI that mpi4py uses"
         )
     return shards_of_rank(config.num_shards, communicator.world_size, communicator.rank)
 
@@ -175,17 +240,25 @@ def _check_same(datasets: list[DatasetInfo]) -> None:
     for rank, dataset in enumerate(datasets):
         if dataset != datasets[0]:
             raise InputError(
-                f"{dataset.path} is another image set on rank {rank} than on rank 0 (SHA-256 {dataset.sha256 or 'unknown'}, "
-                f"not {datasets[0].sha256 or 'unknown'}): put the file on a file system that all hosts share, or the same one on each"
+                f"{dataset.path} is another image set on rank {rank} than on rank 0 (SHA-256"
+                f" {dataset.sha256 or 'unknown'}, not {datasets[0].sha256 or 'unknown'}): put the"
+                " file on a file system that all hosts share, or the same one on each"
             )
 
 
 def _statistics(
     dataset: DatasetInfo, sums: NDArray[np.int64], communicator: Communicator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation: the file's, else of all ranks' training pixels (``sums`` of integers, so the same on any ranks)."""
+    """Mean and standard deviation: the file's, else of all ranks' training pixels (``sums`` of
+    integers, so the same on any ranks).
+    """
     if dataset.mean and dataset.std:
         return np.array(dataset.mean), np.array(dataset.std)
     communicator.allreduce_sum(sums)
-    mean, std = mean_and_std(sums, dataset.examples["train"] * dataset.image_shape[1] * dataset.image_shape[2])
-    return (np.array(dataset.mean) if dataset.mean else mean, np.array(dataset.std) if dataset.std else std)
+    mean, std = mean_and_std(
+        sums, dataset.examples["train"] * dataset.image_shape[1] * dataset.image_shape[2]
+    )
+    return (
+        np.array(dataset.mean) if dataset.mean else mean,
+        np.array(dataset.std) if dataset.std else std,
+    )

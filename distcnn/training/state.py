@@ -1,4 +1,6 @@
-"""What a run is between two steps, beside weights and optimizer: how far it is, sums not yet written down, the best test so far."""
+"""What a run is between two steps, beside weights and optimizer: how far it is, sums not yet
+written down, the best test so far.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class State:
     safety_seconds: float = 0.0
     """Spent on the main path by hashes, ledger and checkpoints."""
     run_seconds: float = 0.0
-    """Since the start of the first step, tests and all else included; of a run that was resumed, the sum of its parts."""
+    """Since the start of the first step, tests and all else included; of a run that was resumed,
+    the sum of its parts.
+    """
     best_step: int | None = None
     best_correct: int = -1
 
@@ -65,7 +69,9 @@ class State:
             self.best_step, self.best_correct = self.step, test.correct
 
     def reaches(self, target_accuracy: float) -> bool:
-        """Whether this very state was tested, and is as good as the target, where there is one (not 0)."""
+        """Whether this very state was tested, and is as good as the target, where there is one (not
+        0).
+        """
         tested = self.test is not None and self.test_step == self.step
         return tested and 0 < target_accuracy <= self.test_accuracy
 
@@ -80,16 +86,36 @@ class State:
         """Whether a run can be in this state: False for what somebody made up."""
         meters = self.whole, self.epoch, self.interval
         sums: list[Meter | Totals] = [*meters, *([self.test] if self.test else [])]
-        counts = [self.step, self.world_size, *(count for each in sums for count in (each.correct, each.examples))]
-        numbers = [*(each.loss_sum for each in sums), *(each.seconds for each in meters), self.safety_seconds, self.run_seconds]
+        counts = [
+            self.step,
+            self.world_size,
+            *(count for each in sums for count in (each.correct, each.examples)),
+        ]
+        numbers = [
+            *(each.loss_sum for each in sums),
+            *(each.seconds for each in meters),
+            self.safety_seconds,
+            self.run_seconds,
+        ]
         return (
-            all(type(each) is int for each in (self.test_step, self.best_correct, self.best_step or 0))
+            all(
+                type(each) is int
+                for each in (self.test_step, self.best_correct, self.best_step or 0)
+            )
             and all(type(each) is int and each >= 0 for each in counts)
             and all(type(each) in (int, float) for each in numbers)
             and type(self.epoch_is_open) is bool
             and (not self.epoch_is_open or self.epoch.examples > 0)
-            and (self.test_step == -1 if self.test is None else 0 <= self.test_step <= self.step and self.test.examples > 0)
-            and (self.best_correct == -1 if self.best_step is None else 0 <= self.best_step <= self.step)
+            and (
+                self.test_step == -1
+                if self.test is None
+                else 0 <= self.test_step <= self.step and self.test.examples > 0
+            )
+            and (
+                self.best_correct == -1
+                if self.best_step is None
+                else 0 <= self.best_step <= self.step
+            )
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -98,7 +124,9 @@ class State:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> State:
-        """The state that ``to_json`` gave, perhaps before there were ``run_seconds``: then those of the steps stand for them."""
+        """The state that ``to_json`` gave, perhaps before there were ``run_seconds``: then those of
+        the steps stand for them.
+        """
         values = {"run_seconds": values["whole"]["seconds"] + values["safety_seconds"], **values}
         meters = {name: Meter(**values[name]) for name in ("whole", "epoch", "interval")}
         test = Totals(**values["test"]) if values["test"] else None

@@ -22,8 +22,13 @@ from distcnn.training.nan_check import first_not_finite
 from distcnn.training.overlap import Lane, Overlap, no_overlap
 
 DIVERGED = "the training has diverged; lower --learning-rate or lengthen --warmup-steps"
-AT_ONCE = "no update was made yet: check the image set's mean and std, and the model's first weights"
-WIDEN = "; only if gradients of this size are normal for this model, start again with a larger --gradient-limit"
+AT_ONCE = (
+    "no update was made yet: check the image set's mean and std, and the model's first weights"
+)
+WIDEN = (
+    "; only if gradients of this size are normal for this model, start again with a larger"
+    " --gradient-limit"
+)
 
 
 class ShardFailure(TrainingError):
@@ -60,20 +65,26 @@ class Step:
         self.timing = self.overlap or no_overlap(self.network, self.microbatch, self.communicator)
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
-        """Take step ``step`` (from 0 over the run; ``step_of_epoch`` within its epoch) on all ranks, and return its totals.
+        """Take step ``step`` (from 0 over the run; ``step_of_epoch`` within its epoch) on all
+        ranks, and return its totals.
 
-        ``ShardFailure`` on all ranks, before any update, when a shard's gradient or loss cannot be added.
+        ``ShardFailure`` on all ranks, before any update, when a shard's gradient or loss cannot be
+        added.
         """
         return self.take(step, epoch, step_of_epoch, learning_rate)
 
     def take(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
-        """What a call does; with a name of its own, so that an instrument can stand in its place (``distcnn.training.parts``)."""
+        """What a call does; with a name of its own, so that an instrument can stand in its place
+        (``distcnn.training.parts``).
+        """
         timing, failures = self.timing, Failures(self.reduction.tally)
         self.reduction.clear()
         whole = len(self.shards) - len(timing.lanes)
         lanes = [*[timing.lanes[0]] * whole, *timing.lanes]
         passes = [
-            failures.caught(step, shard, lane, self._add_shard(shard, lane, step, epoch, step_of_epoch))
+            failures.caught(
+                step, shard, lane, self._add_shard(shard, lane, step, epoch, step_of_epoch)
+            )
             for shard, lane in zip(self.shards, lanes, strict=True)
         ]
         for each in passes[:whole]:
@@ -89,15 +100,25 @@ class Step:
         pulse.beat(Activity.UPDATING)
         totals = self.reduction.tally.totals()
         if totals.failures:
-            raise ShardFailure(*next(each for each in self.communicator.allgather(failures.first()) if each))
-        with np.errstate(over="ignore", invalid="ignore"):  # the next step's sums refuse what comes of these
+            raise ShardFailure(
+                *next(each for each in self.communicator.allgather(failures.first()) if each)
+            )
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # the next step's sums refuse what comes of these
             # To float32: a division takes half the time of one in float64.
             self.gradient = self.reduction.rounded(self.network.grads)
-            self.optimizer.step(self.network.values, self.gradient, learning_rate, count=totals.examples)
+            self.optimizer.step(
+                self.network.values, self.gradient, learning_rate, count=totals.examples
+            )
         return totals
 
-    def _add_shard(self, shard: Part, lane: Lane, step: int, epoch: int, step_of_epoch: int) -> Iterator[None]:
-        """Forward and backward of one shard's microbatch, added to the sum; a pause after each bucket."""
+    def _add_shard(
+        self, shard: Part, lane: Lane, step: int, epoch: int, step_of_epoch: int
+    ) -> Iterator[None]:
+        """Forward and backward of one shard's microbatch, added to the sum; a pause after each
+        bucket.
+        """
         examples = shard.fill(lane.microbatch, epoch, step_of_epoch)
         self.ledger.mark(shard.index, lane.microbatch.chosen)
         if self.before_shard is not None:
@@ -107,7 +128,9 @@ class Step:
             lane.network.write_gradients_to(place)
         with computing():  # the sums below refuse what is out of range
             logits = lane.network.forward(lane.microbatch.images)
-            loss_sum, grad_logits = self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)
+            loss_sum, grad_logits = self.loss(
+                logits, lane.microbatch.labels, lane.microbatch.weights
+            )
         backward, complete = lane.network.backward_by_layer(grad_logits), lane.network.grads.size
         for bucket in self.timing.buckets:
             with computing():
@@ -116,26 +139,37 @@ class Step:
             try:
                 self.reduction.add(lane.network.grads, bucket)
                 if bucket.start == 0:
-                    self.reduction.tally.add(loss_sum, count_correct(logits, lane.microbatch), examples)
+                    self.reduction.tally.add(
+                        loss_sum, count_correct(logits, lane.microbatch), examples
+                    )
             except RangeError as error:
                 raise self._named(error, lane, step) from error
             yield
 
     def _named(self, error: RangeError, lane: Lane, step: int) -> TrainingError:
-        """What is out of range, where that began, and the remedy: the same with any buckets, for all is computed once more, as one."""
+        """What is out of range, where that began, and the remedy: the same with any buckets, for
+        all is computed once more, as one.
+        """
         what, remedy, wider = "the loss", DIVERGED if step else AT_ONCE, ""
         with computing():
             logits = lane.network.forward(lane.microbatch.images)
-            lane.network.backward(self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)[1])
+            lane.network.backward(
+                self.loss(logits, lane.microbatch.labels, lane.microbatch.weights)[1]
+            )
         try:
             self.reduction.check(lane.network.grads)
         except RangeError as first:
             error, what = first, f"the gradient of {lane.network.parameter_at(first.index)}"
             wider = WIDEN if error.limit < LARGEST_GRADIENT_LIMIT else ""
         if math.isfinite(error.value):
-            return TrainingError(f"{what} is {error.value:g}, beyond the sum's limit of {error.limit:g} for one shard: {remedy}{wider}")
+            return TrainingError(
+                f"{what} is {error.value:g}, beyond the sum's limit of {error.limit:g} for one"
+                f" shard: {remedy}{wider}"
+            )
         origin = first_not_finite(lane.network, self.loss, lane.microbatch)
-        return TrainingError(f"{what} is {error.value:g}: {remedy}; first not finite: {origin or what}")
+        return TrainingError(
+            f"{what} is {error.value:g}: {remedy}; first not finite: {origin or what}"
+        )
 
 
 class Failures:
@@ -155,8 +189,12 @@ class Failures:
         except StopIteration:
             return
         except TrainingError as error:
-            examples = ", ".join(str(shard.first_example + index) for index in lane.microbatch.chosen)
-            self._texts[shard.index] = f"step {step}, shard {shard.index}: {error}; training examples {examples}"
+            examples = ", ".join(
+                str(shard.first_example + index) for index in lane.microbatch.chosen
+            )
+            self._texts[shard.index] = (
+                f"step {step}, shard {shard.index}: {error}; training examples {examples}"
+            )
             self._tally.fail()
 
     def first(self) -> tuple[str, int] | None:
@@ -166,4 +204,6 @@ class Failures:
 
 def count_correct(logits: np.ndarray, microbatch: Microbatch) -> int:
     """How many examples (not padding) have their largest logit at their label."""
-    return int(np.count_nonzero((logits.argmax(axis=0) == microbatch.labels) & (microbatch.weights > 0)))
+    return int(
+        np.count_nonzero((logits.argmax(axis=0) == microbatch.labels) & (microbatch.weights > 0))
+    )

@@ -11,12 +11,17 @@ from distcnn.checkpoints import Checkpoint, CheckpointStore
 
 
 def checkpoint(step: int) -> Checkpoint:
-    return Checkpoint({"step": step}, {"metrics": f"{step} steps"}, {"weights/a": np.full(3, step, np.float32)})
+    return Checkpoint(
+        {"step": step}, {"metrics": f"{step} steps"}, {"weights/a": np.full(3, step, np.float32)}
+    )
 
 
 def contents(store: CheckpointStore) -> dict[str, bytes]:
     """Of all files but links: /dev/full has no end."""
-    return {path.name: b"a link" if path.is_symlink() else path.read_bytes() for path in store.folder.iterdir()}
+    return {
+        path.name: b"a link" if path.is_symlink() else path.read_bytes()
+        for path in store.folder.iterdir()
+    }
 
 
 @pytest.fixture

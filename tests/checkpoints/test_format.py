@@ -1,4 +1,6 @@
-"""The format of a checkpoint: what goes in comes out, and not one cut, appended byte or flipped bit gets past the header."""
+"""The format of a checkpoint: what goes in comes out, and not one cut, appended byte or flipped bit
+gets past the header.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,18 @@ from hypothesis.extra import numpy as npst
 from distcnn.checkpoints import Checkpoint, CheckpointError, VersionError, decode, encode
 
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
-DTYPES = st.sampled_from([np.dtype(name) for name in ("float32", "float64", "int64", "uint8", "bool")])
+DTYPES = st.sampled_from(
+    [np.dtype(name) for name in ("float32", "float64", "int64", "uint8", "bool")]
+)
 NAMES = st.from_regex(r"[a-z0-9_.]*[a-z0-9_]", fullmatch=True)
 
 SMALL = Checkpoint(
     {"step": 4, "model": "tutorial"},
     {"metrics": '{"kind": "step"}\n', "receipt": ""},
-    {"weights/conv1.bias": np.arange(5, dtype=np.float32), "weights/conv1.weight": np.ones((5, 1, 3, 3), np.float32)},
+    {
+        "weights/conv1.bias": np.arange(5, dtype=np.float32),
+        "weights/conv1.weight": np.ones((5, 1, 3, 3), np.float32),
+    },
 )
 
 
@@ -35,7 +42,10 @@ def file_of(checkpoint: Checkpoint) -> bytes:
 def header_of(version: int, body: bytes, digest: str = "") -> bytes:
     """The header as the format's description has it, written here once more."""
     first = f"distcnn checkpoint {version}\n"
-    text = f"{first}bytes {len(body)}\nsha256 {digest or hashlib.sha256(first.encode() + body).hexdigest()}\n"
+    text = (
+        f"{first}bytes {len(body)}\nsha256"
+        f" {digest or hashlib.sha256(first.encode() + body).hexdigest()}\n"
+    )
     return text.encode() + b"\n" * (512 - len(text))
 
 
@@ -48,7 +58,9 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 def assert_same(found: Checkpoint, expected: Checkpoint) -> None:
     assert (found.attributes, found.texts) == (expected.attributes, expected.texts)
-    assert list(map(type, found.attributes.values())) == list(map(type, expected.attributes.values()))
+    assert list(map(type, found.attributes.values())) == list(
+        map(type, expected.attributes.values())
+    )
     assert found.arrays.keys() == expected.arrays.keys()
     for name, array in expected.arrays.items():
         assert (found.arrays[name].dtype, found.arrays[name].shape) == (array.dtype, array.shape)
@@ -63,12 +75,21 @@ def test_a_checkpoint_comes_back() -> None:
     assert_same(decode(file_of(Checkpoint())), Checkpoint())
 
 
-@pytest.mark.parametrize("value", [0, -1, 2**63 - 1, -(2**63), 2**64 - 1, "", "tutorial", "mein:Netz-für-Ziffern 数字"], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, 2**63 - 1, -(2**63), 2**64 - 1, "", "tutorial", "mein:Netz-für-Ziffern 数字"],
+    ids=repr,
+)
 def test_attributes_come_back(value: int | str) -> None:
-    assert_same(decode(file_of(Checkpoint({"step": 1, "value": value}))), Checkpoint({"step": 1, "value": value}))
+    assert_same(
+        decode(file_of(Checkpoint({"step": 1, "value": value}))),
+        Checkpoint({"step": 1, "value": value}),
+    )
 
 
-LONG = "".join(f'{{"kind": "step", "step": {number}, "loss": {number / 7}}}\n' for number in range(100_000))
+LONG = "".join(
+    f'{{"kind": "step", "step": {number}, "loss": {number / 7}}}\n' for number in range(100_000)
+)
 
 
 @pytest.mark.parametrize(
@@ -77,19 +98,32 @@ LONG = "".join(f'{{"kind": "step", "step": {number}, "loss": {number / 7}}}\n' f
     ids=["empty", "feed", "plain", "wide", "zeros", "5 MB"],
 )
 def test_texts_come_back(text: str) -> None:
-    assert_same(decode(file_of(Checkpoint({}, {"before": "a", "text": text}))), Checkpoint({}, {"before": "a", "text": text}))
+    assert_same(
+        decode(file_of(Checkpoint({}, {"before": "a", "text": text}))),
+        Checkpoint({}, {"before": "a", "text": text}),
+    )
 
 
 @PROPERTY
 @given(data=st.data(), names=st.lists(NAMES, min_size=1, max_size=3, unique=True))
-def test_arrays_of_any_shape_and_type_come_back_to_the_bit(data: st.DataObject, names: list[str]) -> None:
+def test_arrays_of_any_shape_and_type_come_back_to_the_bit(
+    data: st.DataObject, names: list[str]
+) -> None:
     shapes = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
-    arrays = {f"weights/{name}": data.draw(npst.arrays(data.draw(DTYPES), data.draw(shapes))) for name in names}
+    arrays = {
+        f"weights/{name}": data.draw(npst.arrays(data.draw(DTYPES), data.draw(shapes)))
+        for name in names
+    }
     assert_same(decode(file_of(Checkpoint({}, {}, arrays))), Checkpoint({}, {}, arrays))
 
 
 def test_a_folder_is_what_lies_below_its_name() -> None:
-    arrays = {name: np.array([number]) for number, name in enumerate(["weights/a", "weights/b/c", "weights2/a", "more/weights/a", "x"])}
+    arrays = {
+        name: np.array([number])
+        for number, name in enumerate(
+            ["weights/a", "weights/b/c", "weights2/a", "more/weights/a", "x"]
+        )
+    }
     folder = decode(file_of(Checkpoint(arrays=arrays))).folder("weights")
     assert {name: array.tolist() for name, array in folder.items()} == {"a": [0], "b/c": [1]}
     assert Checkpoint(arrays=arrays).folder("none") == {}
@@ -145,9 +179,17 @@ def test_every_cut_is_noticed(content: bytes) -> None:
 
 
 @pytest.mark.usefixtures("closed_hdf5")
-@pytest.mark.parametrize("more", [b"\0", b"\n", b"a", b"\0" * 512, b"\n" * 4096, b"distcnn checkpoint 1\n"], ids=repr)
+@pytest.mark.parametrize(
+    "more", [b"\0", b"\n", b"a", b"\0" * 512, b"\n" * 4096, b"distcnn checkpoint 1\n"], ids=repr
+)
 def test_appended_bytes_are_noticed(content: bytes, more: bytes) -> None:
-    assert_all_noticed({"appended": content + more, "put before": more + content, "in the middle": content[:2000] + more + content[2000:]})
+    assert_all_noticed(
+        {
+            "appended": content + more,
+            "put before": more + content,
+            "in the middle": content[:2000] + more + content[2000:],
+        }
+    )
 
 
 @pytest.mark.usefixtures("closed_hdf5")
@@ -158,13 +200,21 @@ def test_every_flipped_bit_of_the_header_is_noticed(content: bytes) -> None:
 
 @pytest.mark.usefixtures("closed_hdf5")
 def test_flipped_bits_all_over_the_body_are_noticed(content: bytes) -> None:
-    bits = np.random.default_rng(3).choice(np.arange(512 * 8, len(content) * 8), 1000, replace=False)
+    bits = np.random.default_rng(3).choice(
+        np.arange(512 * 8, len(content) * 8), 1000, replace=False
+    )
     assert_all_noticed({f"bit {bit}": flipped(content, int(bit)) for bit in bits})
 
 
 @pytest.mark.usefixtures("closed_hdf5")
 def test_sectors_lost_or_swapped_and_headers_of_another_body_are_noticed(content: bytes) -> None:
-    header, body, first, second, rest = content[:512], content[512:], content[512:1024], content[1024:1536], content[1536:]
+    header, body, first, second, rest = (
+        content[:512],
+        content[512:],
+        content[512:1024],
+        content[1024:1536],
+        content[1536:],
+    )
     digest = hashlib.sha256(b"distcnn checkpoint 1\n" + body).hexdigest()
     assert header_of(1, body, digest) == header
     damaged = {
@@ -175,8 +225,12 @@ def test_sectors_lost_or_swapped_and_headers_of_another_body_are_noticed(content
         "a header twice": header + content,
         "a length that is not the body's": header_of(1, body + b"0", digest) + body,
         "a SHA-256 in capitals": header_of(1, body, digest.upper()) + body,
-        "the SHA-256 of the body alone": header_of(1, body, hashlib.sha256(body).hexdigest()) + body,
-        "a version in other letters": header.replace(b"checkpoint 1\n", b"checkpoint 01\n")[:512] + body,
+        "the SHA-256 of the body alone": (
+            header_of(1, body, hashlib.sha256(body).hexdigest()) + body
+        ),
+        "a version in other letters": (
+            header.replace(b"checkpoint 1\n", b"checkpoint 01\n")[:512] + body
+        ),
         "another padding": header[:-1] + b" " + body,
     }
     assert_all_noticed(damaged)
@@ -187,9 +241,13 @@ def test_sectors_lost_or_swapped_and_headers_of_another_body_are_noticed(content
 
 @pytest.mark.parametrize("version", [0, 2, 10, 123456789])
 @pytest.mark.usefixtures("closed_hdf5")
-def test_a_whole_checkpoint_of_another_version_is_named_as_that(content: bytes, version: int) -> None:
+def test_a_whole_checkpoint_of_another_version_is_named_as_that(
+    content: bytes, version: int
+) -> None:
     for body in (content[512:], b"something new"):
-        with pytest.raises(VersionError, match=rf"it is of version {version}, this distcnn reads version 1"):
+        with pytest.raises(
+            VersionError, match=rf"it is of version {version}, this distcnn reads version 1"
+        ):
             decode(header_of(version, body) + body)
 
 
@@ -206,8 +264,17 @@ def test_a_file_of_another_kind_is_said_to_be_none() -> None:
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
         file["weights"] = np.ones(3)
-    for content in (b"", b"hello", memory.getvalue(), b"distcnn checkpoint one\n", b" distcnn checkpoint 1\n"):
-        with pytest.raises(CheckpointError, match=rf"it does not begin as a checkpoint does \({len(content)} bytes\)"):
+    for content in (
+        b"",
+        b"hello",
+        memory.getvalue(),
+        b"distcnn checkpoint one\n",
+        b" distcnn checkpoint 1\n",
+    ):
+        with pytest.raises(
+            CheckpointError,
+            match=rf"it does not begin as a checkpoint does \({len(content)} bytes\)",
+        ):
             decode(content)
 
 
@@ -233,17 +300,29 @@ def huge(file: h5py.File) -> None:
 
 FORGERIES: dict[str, Callable[[h5py.File], object]] = {
     "a huge shape": huge,
-    "a compression bomb": lambda file: file.create_dataset("arrays/a", data=np.zeros(10**7), chunks=(10**6,), compression="gzip"),
+    "a compression bomb": lambda file: file.create_dataset(
+        "arrays/a", data=np.zeros(10**7), chunks=(10**6,), compression="gzip"
+    ),
     "strings": lambda file: file.create_dataset("arrays/a", data=["a", "b"]),
     "an empty dataset": lambda file: file.create_dataset("arrays/a", data=h5py.Empty("f4")),
-    "a link to another file": lambda file: file.create_group("arrays").__setitem__("a", h5py.ExternalLink("/dev/zero", "/a")),
-    "a folder that is a link": lambda file: file.create_group("arrays").__setitem__("a", h5py.SoftLink("/texts")),
-    "a file of its own": lambda file: file.create_dataset("arrays/a", (3,), "f4", external=[("/etc/passwd", 0, 12)]),
+    "a link to another file": (
+        lambda file: file.create_group("arrays").__setitem__(
+            "a", h5py.ExternalLink("/dev/zero", "/a")
+        )
+    ),
+    "a folder that is a link": (
+        lambda file: file.create_group("arrays").__setitem__("a", h5py.SoftLink("/texts"))
+    ),
+    "a file of its own": lambda file: file.create_dataset(
+        "arrays/a", (3,), "f4", external=[("/etc/passwd", 0, 12)]
+    ),
     "a virtual dataset": virtual,
     "a folder within itself": lambda file: cycle(file, "arrays"),
     "all within itself": lambda file: cycle(file, "/"),
     "a text of numbers": lambda file: file.create_dataset("texts/state", data=np.ones(3)),
-    "a text that is not UTF-8": lambda file: file.create_dataset("texts/state", data=np.full(3, 255, np.uint8)),
+    "a text that is not UTF-8": lambda file: file.create_dataset(
+        "texts/state", data=np.full(3, 255, np.uint8)
+    ),
     "an attribute that is an array": lambda file: file.attrs.__setitem__("step", [1, 2]),
     "a dataset in the arrays' place": lambda file: file.create_dataset("arrays", data=np.ones(3)),
 }

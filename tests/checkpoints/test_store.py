@@ -1,4 +1,6 @@
-"""The folder of checkpoints: which are kept, which is taken, and what becomes of those that are damaged."""
+"""The folder of checkpoints: which are kept, which is taken, and what becomes of those that are
+damaged.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +36,29 @@ def newest_step(store: CheckpointStore, reports: list[str], **options: Any) -> i
 # -- names and steps
 
 
-@pytest.mark.parametrize(("step", "name"), [(0, "step-000000000.h5"), (469, "step-000000469.h5"), (10**10, "step-10000000000.h5")])
-def test_the_name_is_the_step_in_nine_digits_or_more(store: CheckpointStore, step: int, name: str) -> None:
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [(0, "step-000000000.h5"), (469, "step-000000469.h5"), (10**10, "step-10000000000.h5")],
+)
+def test_the_name_is_the_step_in_nine_digits_or_more(
+    store: CheckpointStore, step: int, name: str
+) -> None:
     assert store.save(step, checkpoint(step)) == store.path_of(step) == store.folder / name
     assert (store.steps(), names(store)) == ([step], [name])
 
 
-def test_steps_are_in_the_order_of_numbers_and_other_files_are_let_be(filled: CheckpointStore) -> None:
+def test_steps_are_in_the_order_of_numbers_and_other_files_are_let_be(
+    filled: CheckpointStore,
+) -> None:
     for step in (10**10, 10**9):
         filled.save(step, checkpoint(step))
-    others = {"step-12.h5", "step-000000012.h5.damaged", ".step-000000012.h5.tmp", "step-000000012.hdf5", "notes.txt"}
+    others = {
+        "step-12.h5",
+        "step-000000012.h5.damaged",
+        ".step-000000012.h5.tmp",
+        "step-000000012.hdf5",
+        "notes.txt",
+    }
     for name in others:
         (filled.folder / name).write_bytes(b"no checkpoint")
     assert filled.steps() == [2, 4, 6, 8, 10**9, 10**10]
@@ -69,20 +84,29 @@ def test_a_full_disk_leaves_every_checkpoint_as_it_was(filled: CheckpointStore) 
 # -- which are kept
 
 
-@pytest.mark.parametrize(("keep", "kept"), [(1, [8]), (2, [6, 8]), (4, [2, 4, 6, 8]), (9, [2, 4, 6, 8])])
+@pytest.mark.parametrize(
+    ("keep", "kept"), [(1, [8]), (2, [6, 8]), (4, [2, 4, 6, 8]), (9, [2, 4, 6, 8])]
+)
 def test_the_last_few_are_kept(filled: CheckpointStore, keep: int, kept: list[int]) -> None:
     filled.prune(8, keep, also=None)
     assert filled.steps() == kept
 
 
-@pytest.mark.parametrize(("best", "kept"), [(2, [2, 6, 8]), (4, [4, 6, 8]), (6, [6, 8]), (8, [6, 8]), (5, [6, 8])])
+@pytest.mark.parametrize(
+    ("best", "kept"), [(2, [2, 6, 8]), (4, [4, 6, 8]), (6, [6, 8]), (8, [6, 8]), (5, [6, 8])]
+)
 def test_the_best_is_kept_besides(filled: CheckpointStore, best: int, kept: list[int]) -> None:
     filled.prune(8, 2, also=best)
     assert [filled.load(step).attributes["step"] for step in filled.steps()] == kept
 
 
-@pytest.mark.parametrize(("newest", "kept"), [(8, [8]), (6, [6, 8]), (5, [4, 6, 8]), (2, [2, 4, 6, 8]), (1, [2, 4, 6, 8])])
-def test_what_lies_after_the_newest_is_let_be(filled: CheckpointStore, newest: int, kept: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("newest", "kept"),
+    [(8, [8]), (6, [6, 8]), (5, [4, 6, 8]), (2, [2, 4, 6, 8]), (1, [2, 4, 6, 8])],
+)
+def test_what_lies_after_the_newest_is_let_be(
+    filled: CheckpointStore, newest: int, kept: list[int]
+) -> None:
     filled.prune(newest, 1, also=None)
     assert filled.steps() == kept
 
@@ -91,19 +115,26 @@ def test_what_lies_after_the_newest_is_let_be(filled: CheckpointStore, newest: i
 
 
 @pytest.mark.parametrize(("at_most", "taken"), [(None, 8), (8, 8), (7, 6), (2, 2), (1, None)])
-def test_the_newest_is_taken_up_to_a_step(filled: CheckpointStore, at_most: int | None, taken: int | None) -> None:
+def test_the_newest_is_taken_up_to_a_step(
+    filled: CheckpointStore, at_most: int | None, taken: int | None
+) -> None:
     reports: list[str] = []
     assert (newest_step(filled, reports, at_most=at_most), reports) == (taken, [])
 
 
-def test_damaged_ones_are_named_kept_aside_and_the_one_before_is_taken(filled: CheckpointStore) -> None:
+def test_damaged_ones_are_named_kept_aside_and_the_one_before_is_taken(
+    filled: CheckpointStore,
+) -> None:
     damaged = {step: damage(filled.path_of(step)) for step in (8, 6)}
     reports: list[str] = []
     assert newest_step(filled, reports) == 4
     assert reports.pop() == f"the one before it is taken: {filled.path_of(4)}"
     for report, step in zip(reports, (8, 6), strict=True):
         path = filled.path_of(step)
-        assert report.startswith(f"warning: checkpoint {path} is damaged: its SHA-256 or its length ({len(damaged[step])} bytes)")
+        assert report.startswith(
+            f"warning: checkpoint {path} is damaged: its SHA-256 or its length"
+            f" ({len(damaged[step])} bytes)"
+        )
         assert report.endswith(f"; kept as {path.name}.damaged")
         assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged[step]
     assert filled.steps() == [2, 4]
@@ -116,7 +147,10 @@ def test_all_damaged_gives_none_and_keeps_them_all(filled: CheckpointStore) -> N
     reports: list[str] = []
     assert newest_step(filled, reports) is None
     assert len(reports) == 4
-    assert all(report.endswith(f"; kept as step-00000000{step}.h5.damaged") for report, step in zip(reports, (8, 6, 4, 2), strict=True))
+    assert all(
+        report.endswith(f"; kept as step-00000000{step}.h5.damaged")
+        for report, step in zip(reports, (8, 6, 4, 2), strict=True)
+    )
     assert filled.steps() == []
     assert [content for _, content in sorted(contents(filled).items())] == damaged
 
@@ -129,7 +163,9 @@ def test_a_name_aside_that_is_taken_is_not_overwritten(filled: CheckpointStore) 
         reports: list[str] = []
         assert newest_step(filled, reports) == 6
         assert reports[0].endswith(f"; kept as step-000000008.h5.damaged{('', '-2', '-3')[number]}")
-    assert [(filled.folder / f"step-000000008.h5.damaged{end}").read_bytes() for end in ("", "-2", "-3")] == damaged
+    assert [
+        (filled.folder / f"step-000000008.h5.damaged{end}").read_bytes() for end in ("", "-2", "-3")
+    ] == damaged
 
 
 def test_without_setting_aside_nothing_is_renamed(filled: CheckpointStore) -> None:
@@ -157,7 +193,10 @@ def test_a_folder_in_a_checkpoints_place_is_set_aside(filled: CheckpointStore) -
     filled.path_of(10).mkdir()
     reports: list[str] = []
     assert newest_step(filled, reports) == 8
-    assert "step-000000010.h5 is damaged: it is a folder, not a regular file; kept as step-000000010.h5.damaged" in reports[0]
+    assert (
+        "step-000000010.h5 is damaged: it is a folder, not a regular file; kept as"
+        " step-000000010.h5.damaged" in reports[0]
+    )
     assert (filled.folder / "step-000000010.h5.damaged").is_dir()
 
 
@@ -169,7 +208,11 @@ def test_a_newer_version_is_bad_input_and_nothing_is_renamed(filled: CheckpointS
     filled.path_of(8).write_bytes(make_header(2, body) + body)
     before = contents(filled)
     with pytest.raises(
-        InputError, match=rf"^{re.escape(str(filled.path_of(8)))}: it is of version 2, .*: use the distcnn that wrote it, or"
+        InputError,
+        match=(
+            rf"^{re.escape(str(filled.path_of(8)))}: it is of version 2, .*: use the distcnn that"
+            r" wrote it, or"
+        ),
     ):
         filled.newest(pytest.fail)
     assert contents(filled) == before
@@ -180,7 +223,9 @@ def test_a_newer_version_is_bad_input_and_nothing_is_renamed(filled: CheckpointS
 
 def test_temporary_files_are_no_checkpoints_and_are_removed(filled: CheckpointStore) -> None:
     for number in (8, 10):
-        (filled.folder / f".step-00000000{number}.h5.{number:016x}.tmp").write_bytes(b"half written")
+        (filled.folder / f".step-00000000{number}.h5.{number:016x}.tmp").write_bytes(
+            b"half written"
+        )
     assert newest_step(filled, []) == 8
     assert len(names(filled)) == 6
     filled.remove_temporary_files()

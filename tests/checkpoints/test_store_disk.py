@@ -45,14 +45,21 @@ def test_a_checkpoint_that_may_not_be_read_is_bad_input_and_nothing_is_renamed()
     with store_of_a_user() as store:
         store.path_of(4).chmod(0)
         with pytest.raises(
-            InputError, match=r"step-000000004\.h5 cannot be read \(Permission denied\): repair that, or move the file away"
+            InputError,
+            match=(
+                r"step-000000004\.h5 cannot be read \(Permission denied\): repair that, or move the"
+                r" file away"
+            ),
         ):
             store.newest(pytest.fail)
 
 
 def test_a_folder_that_may_not_be_read_is_bad_input() -> None:
     with store_of_a_user() as store:
-        for mode, message in ((0, r"checkpoints cannot be read \("), (0o400, r"step-000000004\.h5 cannot be read \(")):
+        for mode, message in (
+            (0, r"checkpoints cannot be read \("),
+            (0o400, r"step-000000004\.h5 cannot be read \("),
+        ):
             store.folder.chmod(mode)
             with pytest.raises(InputError, match=rf"{message}Permission denied\)"):
                 store.newest(pytest.fail)
@@ -65,7 +72,10 @@ def test_a_disk_that_fails_is_bad_input_and_nothing_is_renamed(
     before = contents(filled)
     with monkeypatch.context() as failing:
         failing.setattr(os, "open", lambda *_: raise_(OSError(number, os.strerror(number))))
-        with pytest.raises(InputError, match=rf"step-000000008\.h5 cannot be read \({os.strerror(number)}\): repair that"):
+        with pytest.raises(
+            InputError,
+            match=rf"step-000000008\.h5 cannot be read \({os.strerror(number)}\): repair that",
+        ):
             filled.newest(pytest.fail)
     assert contents(filled) == before
 
@@ -77,7 +87,9 @@ def raise_(error: Exception) -> NoReturn:
 # -- what is synced
 
 
-def test_the_parent_of_a_new_folder_is_synced_before_the_checkpoint(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parent_of_a_new_folder_is_synced_before_the_checkpoint(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[str] = []
     fsync = os.fsync
 

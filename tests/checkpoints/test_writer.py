@@ -1,4 +1,6 @@
-"""Writing in the background: training goes on meanwhile, one write at a time, and what goes wrong is told."""
+"""Writing in the background: training goes on meanwhile, one write at a time, and what goes wrong
+is told.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,9 @@ def test_one_at_a_time_the_next_waits_for_the_one_before(slow: SlowStore) -> Non
     harness = Harness(slow)
     harness.writer.submit(2, checkpoint(2), None)
     until_begun(slow, 1)
-    second = threading.Thread(target=harness.writer.submit, args=(4, checkpoint(4), None), daemon=True)
+    second = threading.Thread(
+        target=harness.writer.submit, args=(4, checkpoint(4), None), daemon=True
+    )
     second.start()
     second.join(0.1)
     assert second.is_alive()
@@ -140,7 +144,9 @@ def test_one_at_a_time_the_next_waits_for_the_one_before(slow: SlowStore) -> Non
 
 def test_an_unfinished_write_does_not_keep_the_process_alive(slow: SlowStore) -> None:
     Harness(slow).writer.submit(2, checkpoint(2), None)
-    assert [thread.daemon for thread in threading.enumerate() if thread.name == "checkpoint"] == [True]
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "checkpoint"] == [
+        True
+    ]
     slow.may_end.release()
 
 
@@ -195,7 +201,9 @@ def test_a_full_disk_is_reported_and_the_next_write_works(store: CheckpointStore
     with full_disk():
         harness.write(4)
     assert len(harness.reports) == 1
-    assert harness.reports[0].startswith("warning: checkpoint of step 4 not written (No space left on device): ")
+    assert harness.reports[0].startswith(
+        "warning: checkpoint of step 4 not written (No space left on device): "
+    )
     assert f"the last whole one is {store.path_of(2)}" in harness.reports[0]
     assert harness.reports[0].endswith("; training goes on")
     assert (harness.writer.last_step, store.steps()) == (2, [2])
@@ -220,7 +228,9 @@ def test_a_disk_with_room_for_two_checkpoints_gets_newer_ones(store: CheckpointS
     harness = Harness(crowded, keep=3)
     harness.write(2, 4, 6, 8, 10)
     assert (harness.reports, harness.writer.last_step, store.steps()) == ([], 10, [8, 10])
-    harness.write(12, best_step=8)  # the best stays, and the newest until a newer one is there: there is no room
+    harness.write(
+        12, best_step=8
+    )  # the best stays, and the newest until a newer one is there: there is no room
     assert "checkpoint of step 12 not written" in harness.reports[0]
     assert (harness.writer.last_step, store.steps()) == (10, [8, 10])
 
@@ -234,7 +244,9 @@ def test_a_full_disk_never_costs_the_newest_or_the_best(store: CheckpointStore) 
     assert store.steps() == [2, 6]
 
 
-def test_other_trouble_with_a_disk_deletes_nothing(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_trouble_with_a_disk_deletes_nothing(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Harness(store).write(2, 4, 6)
     with monkeypatch.context() as refusing:
         refusing.setattr(Path, "replace", refuse)

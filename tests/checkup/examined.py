@@ -31,7 +31,11 @@ class Examined:
 
     def of(self, name: str, state: str) -> str:
         """Text and remedy of what is said of ``name`` in this state. Fails where nothing is."""
-        found = [f"{text}\n{remedy}" for what, named, text, remedy in self.lines if (what, named) == (state, name)]
+        found = [
+            f"{text}\n{remedy}"
+            for what, named, text, remedy in self.lines
+            if (what, named) == (state, name)
+        ]
         assert found, f"no {state} {name}:\n{self.output}"
         return "\n".join(found)
 
@@ -80,11 +84,21 @@ def doctor(launcher: Launcher, ranks: int = 1, *flags: str, **environment: str) 
 
 
 def doctor_but(launcher: Launcher, ranks: int, rank: int, shell: str, *flags: str) -> Examined:
-    """Run it, with a line of shell before it on one ``rank`` (a variable, a limit, another ``python``)."""
-    return in_shell(launcher, ranks, f'if [ "${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}}" = {rank} ]; then {shell}; fi', *flags)
+    """Run it, with a line of shell before it on one ``rank`` (a variable, a limit, another
+    ``python``).
+    """
+    return in_shell(
+        launcher,
+        ranks,
+        f'if [ "${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}}" = {rank} ]; then {shell}; fi',
+        *flags,
+    )
 
 
 def in_shell(launcher: Launcher, ranks: int, shell: str, *flags: str) -> Examined:
     """Run it, with a line of shell before it on every rank, in which $python may be changed."""
-    script = f"python={launcher.python}; {shell}; exec $python -m distcnn.doctor {' '.join(with_data(flags))}"
+    script = (
+        f"python={launcher.python}; {shell}; exec $python -m distcnn.doctor"
+        f" {' '.join(with_data(flags))}"
+    )
     return read(Launcher("a shell", "sh", launcher.mpirun).run(ranks, "-c", script))

@@ -40,7 +40,10 @@ def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
 
 def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
     """Such files have a mark of their own, which HDF5 looks at."""
-    with h5py.File(own.with_name("marked.h5"), "w", libver="latest") as file, h5py.File(own) as source:
+    with (
+        h5py.File(own.with_name("marked.h5"), "w", libver="latest") as file,
+        h5py.File(own) as source,
+    ):
         for name in ("train", "test"):
             source.copy(name, file)
         file.flush()
@@ -51,14 +54,19 @@ def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
     assert "h5clear" in seen.of("data", "bad")
 
 
-def test_a_named_pipe_is_called_one_and_not_a_slow_file_system(serial: Launcher, tmp_path: Path) -> None:
+def test_a_named_pipe_is_called_one_and_not_a_slow_file_system(
+    serial: Launcher, tmp_path: Path
+) -> None:
     os.mkfifo(tmp_path / "set.h5")
     seen = doctor(serial, 1, "--data", str(tmp_path / "set.h5"))
     seen.only_bad("data")
     assert "is not a regular file" in seen.of("data", "bad")
 
 
-@pytest.mark.parametrize(("size", "says"), [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is empty")])
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is empty")],
+)
 def test_a_file_that_was_cut_off(serial: Launcher, own: Path, size: int, says: str) -> None:
     own.write_bytes(own.read_bytes()[:size])
     seen = doctor(serial, 1, "--data", str(own))
@@ -88,15 +96,31 @@ def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Pat
     seen = doctor(serial, 1, "--data", str(own))
     seen.only_bad()
     assert all(remark in seen.of("data", "warning") for remark in remarks)
-    done = serial.run(1, "-m", "distcnn.train", "--data", str(own), "--max-steps", "1", "--model", "tutorial", "--output", f"{own}.run")
+    done = serial.run(
+        1,
+        "-m",
+        "distcnn.train",
+        "--data",
+        str(own),
+        "--max-steps",
+        "1",
+        "--model",
+        "tutorial",
+        "--output",
+        f"{own}.run",
+    )
     assert done.returncode == 0, done.stderr
     assert all(f"warning: {remark}" in done.stdout.splitlines() for remark in remarks)
 
 
-def test_it_says_when_it_checked_the_labels_only(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_says_when_it_checked_the_labels_only(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def text() -> str:
         facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
-        return " ".join(each.text for each in image_set.SECTION.judge(Places({0: "here"}), {0: facts}))
+        return " ".join(
+            each.text for each in image_set.SECTION.judge(Places({0: "here"}), {0: facts})
+        )
 
     assert "only its labels were checked" not in text()
     monkeypatch.setattr(image_set, "SAMPLE_BYTES", 1000)
@@ -111,7 +135,9 @@ def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path)
     assert "do not match its own SHA-256" in seen.of("data", "bad")
 
 
-def test_a_set_larger_than_the_host_is_mentioned(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_larger_than_the_host_is_mentioned(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(image_set, "most_memory", lambda: 1000)
     facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
     found = image_set.SECTION.judge(Places({0: "here"}), {0: facts})
@@ -151,11 +177,25 @@ def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(opening, "lock_state", lambda path: released.wait(10) and "free")
     facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
     released.set()
-    assert facts["problem"] == f"looking at {own} took more than 0.1 s: the file system hangs, or is very slow"
+    assert (
+        facts["problem"]
+        == f"looking at {own} took more than 0.1 s: the file system hangs, or is very slow"
+    )
 
 
 def test_what_kind_of_file_system(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
-    mounts.write_text("none / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\nx /home/my\\040data fuse.sshfs rw 0 0\n")
-    kinds = {path: file_system(path, mounts) for path in ("/etc", "/home/a", "/homes/a", "/home/my data/set.h5")}
-    assert kinds == {"/etc": "ext4", "/home/a": "nfs4", "/homes/a": "ext4", "/home/my data/set.h5": "sshfs"}
+    mounts.write_text(
+        "none / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\nx /home/my\\040data fuse.sshfs rw"
+        " 0 0\n"
+    )
+    kinds = {
+        path: file_system(path, mounts)
+        for path in ("/etc", "/home/a", "/homes/a", "/home/my data/set.h5")
+    }
+    assert kinds == {
+        "/etc": "ext4",
+        "/home/a": "nfs4",
+        "/homes/a": "ext4",
+        "/home/my data/set.h5": "sshfs",
+    }

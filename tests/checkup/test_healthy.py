@@ -9,13 +9,27 @@ from tests.checkup.examined import DOCTOR, OF_THE_MACHINE, doctor
 from tests.conftest import Launcher, MakeImageSet
 from tests.faults.running import running
 
-OF_ALL = {"python", "numpy", "blas", "hdf5", "distcnn", "processor", "environment", "threads", "mpi", "memory", "limits"}
+OF_ALL = {
+    "python",
+    "numpy",
+    "blas",
+    "hdf5",
+    "distcnn",
+    "processor",
+    "environment",
+    "threads",
+    "mpi",
+    "memory",
+    "limits",
+}
 OF_ALL |= {"ranks", "hosts", "names", "output", "temporary", "data", "locking", "products"}
 TOGETHER = {"mpi threads", "clock", "sum"}
 
 
 def test_alone(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    seen = doctor(serial, 1, "--data", str(image_set()), "--output", str(tmp_path / "runs" / "mine"))
+    seen = doctor(
+        serial, 1, "--data", str(image_set()), "--output", str(tmp_path / "runs" / "mine")
+    )
     seen.only_bad()
     assert seen.names("good") >= OF_ALL
     assert seen.names("warning") <= OF_THE_MACHINE | {"launcher"}
@@ -23,15 +37,28 @@ def test_alone(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> Non
 
 
 def test_on_ranks(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    flags = ["--data", str(image_set()), "--output", str(tmp_path / "runs"), "--json", str(tmp_path / "doctor.json")]
+    flags = [
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "runs"),
+        "--json",
+        str(tmp_path / "doctor.json"),
+    ]
     seen = doctor(any_mpi, 2, *flags)
     seen.only_bad()
     assert seen.names("good") >= OF_ALL | TOGETHER
     assert seen.names("warning") <= OF_THE_MACHINE
     assert seen.of("python", "good").endswith("on all ranks\n")
     content = json.loads((tmp_path / "doctor.json").read_text())
-    assert (content["kind"], content["world_size"], content["counts"]["bad"]) == ("distcnn.doctor", 2, 0)
-    assert [(each["state"], each["name"]) for each in content["findings"]] == [line[:2] for line in seen.lines]
+    assert (content["kind"], content["world_size"], content["counts"]["bad"]) == (
+        "distcnn.doctor",
+        2,
+        0,
+    )
+    assert [(each["state"], each["name"]) for each in content["findings"]] == [
+        line[:2] for line in seen.lines
+    ]
     assert content["allreduce"][0]["bytes"] == 8
     assert all(row["seconds"] > 0 for row in content["allreduce"])
     assert len(content["read_bytes_per_second"]) == len(content["gflop_per_second"]) == 2

@@ -1,4 +1,7 @@
-"""Planted: what keeps ranks from being one world. One report on one screen, though many processes think that they are rank 0."""
+"""Planted: what keeps ranks from being one world.
+
+One report on one screen, though many processes think that they are rank 0.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,19 @@ def test_the_mpirun_of_another_mpi(ours: int) -> None:
 def test_srun_without_a_plugin() -> None:
     """As Slurm starts them: each with its number, and no way to each other."""
     start = [mpi_launcher().python, *DOCTOR]
-    environments = [{"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": str(rank)} for rank in range(3)]
+    environments = [
+        {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": str(rank)}
+        for rank in range(3)
+    ]
     processes = [
-        subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=clean_environment() | each)
+        subprocess.Popen(
+            start,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=clean_environment() | each,
+        )
         for each in environments
     ]
     said = [process.communicate(timeout=40) for process in processes]
@@ -75,11 +88,15 @@ def broken(folder: Path, module: str) -> str:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize(("module", "names"), [("numpy", {"numpy", "hdf5"}), ("h5py", {"hdf5"})])
-def test_a_broken_module_on_one_rank(mpirun: Launcher, tmp_path: Path, module: str, names: set[str]) -> None:
+def test_a_broken_module_on_one_rank(
+    mpirun: Launcher, tmp_path: Path, module: str, names: set[str]
+) -> None:
     seen = doctor_but(mpirun, 2, 1, broken(tmp_path, module))
     seen.only_bad(*names)
     for name in names:
-        assert f"ImportError: {module} is broken on purpose, on rank 1 (host" in seen.of(name, "bad")
+        assert f"ImportError: {module} is broken on purpose, on rank 1 (host" in seen.of(
+            name, "bad"
+        )
     assert "ranks may load other software" in seen.of("environment", "warning")
 
 
@@ -95,14 +112,27 @@ def with_path(serial: Launcher, folder: str) -> Examined:
     return doctor(serial, 1, PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.mark.parametrize(("script", "says"), [("exit 3", "ended with code 3"), ("sleep 30; true", "took more than 0.3 s")])
-def test_a_broken_mpirun_in_path(tmp_path: Path, script: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [("exit 3", "ended with code 3"), ("sleep 30; true", "took more than 0.3 s")],
+)
+def test_a_broken_mpirun_in_path(
+    tmp_path: Path, script: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "mpirun").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "mpirun").chmod(0o755)
     monkeypatch.setattr(mpi_library, "SECONDS_FOR_MPIRUN", 0.3)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    facts = {"several": False, "library": "MPICH 5.0.2", "mpi4py": "4.1.0", "foreign": None, "mpirun": mpi_library.found_mpirun()}
-    [found] = [each for each in mpi_library.judge(Places({0: "a"}), {0: facts}) if each.name == "launcher"]
+    facts = {
+        "several": False,
+        "library": "MPICH 5.0.2",
+        "mpi4py": "4.1.0",
+        "foreign": None,
+        "mpirun": mpi_library.found_mpirun(),
+    }
+    [found] = [
+        each for each in mpi_library.judge(Places({0: "a"}), {0: facts}) if each.name == "launcher"
+    ]
     assert found.state == WARNING
     assert says in found.text
 
@@ -139,7 +169,9 @@ with Guardian(True, {seconds}, lambda report: print(report.text(), flush=True)) 
         (60, "pass", 0, ""),
     ],
 )
-def test_what_is_known_is_said_whatever_becomes_of_rank_0(serial: Launcher, seconds: float, then: str, code: int, says: str) -> None:
+def test_what_is_known_is_said_whatever_becomes_of_rank_0(
+    serial: Launcher, seconds: float, then: str, code: int, says: str
+) -> None:
     done = serial.run(1, "-c", SLEEPER.format(seconds=seconds, then=then))
     assert done.returncode == code, done.stderr
     if says:

@@ -1,4 +1,7 @@
-"""Planted: too little of what a machine must have. Mounts are made in a namespace of their own, which ends with the run."""
+"""Planted: too little of what a machine must have.
+
+Mounts are made in a namespace of their own, which ends with the run.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,15 @@ def unshared(launcher: Launcher, ranks: int, mount: str, *flags: str) -> Examine
         "distcnn.doctor",
         *flags,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=clean_environment())
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env=clean_environment(),
+    )
     if done.returncode == 99 or "unshare failed" in done.stderr:
         pytest.skip(f"no private mount here: {done.stderr}")
     return read(done)
@@ -47,7 +58,9 @@ def test_more_ranks_than_cores(mpirun: Launcher) -> None:
 
 
 def test_more_threads_than_cores(serial: Launcher) -> None:
-    assert "1 rank x 999 threads on" in doctor(serial, 1, "--threads-per-rank", "999").of("cores", "warning")
+    assert "1 rank x 999 threads on" in doctor(serial, 1, "--threads-per-rank", "999").of(
+        "cores", "warning"
+    )
     assert "on" in doctor(serial, 1, "--threads-per-rank", "auto").of("cores", "good")
 
 
@@ -77,29 +90,60 @@ def test_open_mpi_starts_in_a_dev_shm_that_mpich_dies_of() -> None:
 
 
 def test_a_container_with_little_time_and_memory(serial: Launcher, tmp_path: Path) -> None:
-    for name, text in {"cpu.max": "50000 100000", "memory.max": str(200 * 2**20), "memory.current": str(100 * 2**20)}.items():
+    for name, text in {
+        "cpu.max": "50000 100000",
+        "memory.max": str(200 * 2**20),
+        "memory.current": str(100 * 2**20),
+    }.items():
         (tmp_path / name).write_text(f"{text}\n")
     seen = unshared(serial, 1, f"mount --bind {tmp_path} /sys/fs/cgroup")
     seen.only_bad("memory")
-    assert "100 MiB free in the container or job (cgroup), for 1 rank of about 256 MiB" in seen.of("memory", "bad")
-    assert "the time of 0.5 cores (its control group, or Slurm), for 1 rank x 1 thread" in seen.of("quota", "warning")
+    assert "100 MiB free in the container or job (cgroup), for 1 rank of about 256 MiB" in seen.of(
+        "memory", "bad"
+    )
+    assert "the time of 0.5 cores (its control group, or Slurm), for 1 rank x 1 thread" in seen.of(
+        "quota", "warning"
+    )
 
 
 def test_limits(serial: Launcher) -> None:
     limits = "ulimit -n 128; ulimit -t 600; ulimit -v 3000000; ulimit -s 512"
     command = ["sh", "-c", f'{limits}; exec "$@"', "sh", serial.python, *DOCTOR, *small_data()]
-    seen = read(subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=ROOT, env=clean_environment()))
+    seen = read(
+        subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=ROOT,
+            env=clean_environment(),
+        )
+    )
     seen.only_bad()
-    for says in ("only 128 open files", "ends each rank after 600 s", "of addresses (ulimit -v)", "512 KiB of stack"):
+    for says in (
+        "only 128 open files",
+        "ends each rank after 600 s",
+        "of addresses (ulimit -v)",
+        "512 KiB of stack",
+    ):
         assert says in seen.of("limits", "warning")
 
 
 @pytest.mark.parametrize(
     ("mount", "says"),
-    [("tmpfs -o ro", "Read-only file system"), ("tmpfs -o size=4m", "No space left on device"), ("tmpfs -o nr_inodes=1", "No space left")],
+    [
+        ("tmpfs -o ro", "Read-only file system"),
+        ("tmpfs -o size=4m", "No space left on device"),
+        ("tmpfs -o nr_inodes=1", "No space left"),
+    ],
 )
-def test_an_output_that_takes_nothing(serial: Launcher, tmp_path: Path, mount: str, says: str) -> None:
-    seen = unshared(serial, 1, f"mount -t {mount} none {tmp_path}", "--output", f"{tmp_path}/runs/mine")
+def test_an_output_that_takes_nothing(
+    serial: Launcher, tmp_path: Path, mount: str, says: str
+) -> None:
+    seen = unshared(
+        serial, 1, f"mount -t {mount} none {tmp_path}", "--output", f"{tmp_path}/runs/mine"
+    )
     seen.only_bad("output")
     assert f"{tmp_path}/runs/mine (tmpfs) cannot be written: {says}" in seen.of("output", "bad")
 

@@ -1,4 +1,6 @@
-"""The parts that need no machine: what is said where, and what counts as crowded, late, slow, old."""
+"""The parts that need no machine: what is said where, and what counts as crowded, late,
+slow, old.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,17 @@ import pytest
 
 from distcnn.doctor import allreduce_speed, clocks, memory_limits, mpi_world, rendezvous, software
 from distcnn.doctor.check import Section, bounded, root_cause
-from distcnn.doctor.finding import BAD, GOOD, WARNING, Finding, Places, compared, exit_code, gathered, runs
+from distcnn.doctor.finding import (
+    BAD,
+    GOOD,
+    WARNING,
+    Finding,
+    Places,
+    compared,
+    exit_code,
+    gathered,
+    runs,
+)
 from distcnn.doctor.memory_limits import group_memory
 from distcnn.doctor.mpi_library import family
 from distcnn.doctor.processors import most_crowded
@@ -40,14 +52,23 @@ def test_places_in_words() -> None:
 def test_equal_findings_are_said_once() -> None:
     cold, warm = Finding("x", GOOD, "cold"), Finding("x", BAD, "warm", "cool it")
     found = gathered(FOUR, {0: [cold], 1: [cold], 2: [warm], 3: [warm]})
-    assert found == [Finding("x", GOOD, "cold, on ranks 0-1 (host a)"), Finding("x", BAD, "warm, on ranks 2-3 (host b)", "cool it")]
-    assert compared(FOUR, "x", dict.fromkeys(range(4), "1"), "why", "how") == Finding("x", GOOD, "1 on all ranks")
+    assert found == [
+        Finding("x", GOOD, "cold, on ranks 0-1 (host a)"),
+        Finding("x", BAD, "warm, on ranks 2-3 (host b)", "cool it"),
+    ]
+    assert compared(FOUR, "x", dict.fromkeys(range(4), "1"), "why", "how") == Finding(
+        "x", GOOD, "1 on all ranks"
+    )
     text = "1 on ranks 0, 2-3 (hosts a, b), 2 on rank 1 (host a): why"
-    assert compared(FOUR, "x", {0: "1", 1: "2", 2: "1", 3: "1"}, "why", "how") == Finding("x", BAD, text, "how")
+    assert compared(FOUR, "x", {0: "1", 1: "2", 2: "1", 3: "1"}, "why", "how") == Finding(
+        "x", BAD, text, "how"
+    )
 
 
 def test_the_report() -> None:
-    report = Report([Finding("x", GOOD, "fine"), Finding("y", WARNING, "odd", "turn it")], {"world_size": 4})
+    report = Report(
+        [Finding("x", GOOD, "fine"), Finding("y", WARNING, "odd", "turn it")], {"world_size": 4}
+    )
     assert report.text().splitlines() == [
         "good     x              fine",
         "warning  y              odd",
@@ -64,9 +85,15 @@ def test_a_check_that_fails_is_a_finding() -> None:
     def fails(*_: Any) -> Any:
         raise ZeroDivisionError("by nothing")
 
-    everyone = {rank: Section("x", fails if rank == 2 else dict, lambda places, all: []).seen() for rank in range(4)}
+    everyone = {
+        rank: Section("x", fails if rank == 2 else dict, lambda places, all: []).seen()
+        for rank in range(4)
+    }
     [found] = Section("x", fails, lambda places, all: []).judged(FOUR, everyone)
-    assert (found.state, found.text) == (BAD, "the check itself failed: ZeroDivisionError: by nothing, on rank 2 (host b)")
+    assert (found.state, found.text) == (
+        BAD,
+        "the check itself failed: ZeroDivisionError: by nothing, on rank 2 (host b)",
+    )
     [found] = Section("x", dict, fails).judged(FOUR, {0: {}})
     assert found.text == "the check itself failed: ZeroDivisionError: by nothing"
 
@@ -101,7 +128,9 @@ def test_the_root_of_an_error() -> None:
         ([{0}, {0}], 1, 64, ({0}, 2)),
     ],
 )
-def test_crowded_cores(sets: list[set[int]], threads: int, cores: int, expected: tuple[set[int], int] | None) -> None:
+def test_crowded_cores(
+    sets: list[set[int]], threads: int, cores: int, expected: tuple[set[int], int] | None
+) -> None:
     assert most_crowded(sets, threads, cores) == expected
 
 
@@ -126,14 +155,26 @@ def test_offsets_of_clocks() -> None:
 def test_a_clock_that_is_behind() -> None:
     facts = {0: went(rounds=[[10.0, [10.0, 7.0], 10.0]]), 1: went()}
     found = clocks.judge(Places({0: "a", 1: "b"}), facts)
-    assert [(each.state, each.text) for each in found] == [(WARNING, "3.0 s behind rank 0's (uncertain by 0 s), on rank 1 (host b)")]
+    assert [(each.state, each.text) for each in found] == [
+        (WARNING, "3.0 s behind rank 0's (uncertain by 0 s), on rank 1 (host b)")
+    ]
 
 
-@pytest.mark.parametrize(("free", "ranks", "state"), [(64, 2, WARNING), (80, 8, WARNING), (4, 2, BAD), (1000, 8, GOOD)])
+@pytest.mark.parametrize(
+    ("free", "ranks", "state"), [(64, 2, WARNING), (80, 8, WARNING), (4, 2, BAD), (1000, 8, GOOD)]
+)
 def test_room_for_shared_memory(free: int, ranks: int, state: str) -> None:
     shared = {"free": free * 2**20, "size": free * 2**20, "left": 1, "left_bytes": 2**20}
-    facts = {"free": None, "group_free": None, "shared": shared, "limits": {}, "network_card": False}
-    found = memory_limits.judge(Places(dict.fromkeys(range(ranks), "a")), dict.fromkeys(range(ranks), facts))
+    facts = {
+        "free": None,
+        "group_free": None,
+        "shared": shared,
+        "limits": {},
+        "network_card": False,
+    }
+    found = memory_limits.judge(
+        Places(dict.fromkeys(range(ranks), "a")), dict.fromkeys(range(ranks), facts)
+    )
     assert [each.state for each in found if each.name == "shared"] == [state]
 
 
@@ -159,7 +200,9 @@ def test_versions_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["mpi"]]
     least = dict(each.split(">=") for each in asked)
-    assert {name: ".".join(map(str, version)) for name, version in software.LEAST.items()} == {name: least[name] for name in software.LEAST}
+    assert {name: ".".join(map(str, version)) for name, version in software.LEAST.items()} == {
+        name: least[name] for name in software.LEAST
+    }
     assert project["requires-python"] == ">=" + ".".join(map(str, software.LEAST_PYTHON))
     assert software.too_old("numpy", "1.26.4")
     assert not software.too_old("numpy", "2.3.0")
@@ -167,7 +210,12 @@ def test_versions_are_those_of_the_project() -> None:
 
 
 def test_families_of_mpi() -> None:
-    assert family("HYDRA build details:") == family("MPICH 4.1") == family("Intel(R) MPI Library 2021.9") == "MPICH"
+    assert (
+        family("HYDRA build details:")
+        == family("MPICH 4.1")
+        == family("Intel(R) MPI Library 2021.9")
+        == "MPICH"
+    )
     assert family("mpirun (Open MPI) 5.0.11") == family("Open MPI v4.1.4") == "Open MPI"
     assert family("mpiexec by somebody") == ""
 
@@ -186,12 +234,32 @@ def machine(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("places", "changed", "state", "says"),
     [
-        (Places({0: "a", 1: "a", 2: "a", 3: "b"}), {}, WARNING, "2 with different numbers of ranks: a 3, b 1"),
+        (
+            Places({0: "a", 1: "a", 2: "a", 3: "b"}),
+            {},
+            WARNING,
+            "2 with different numbers of ranks: a 3, b 1",
+        ),
         (FOUR, {3: {"machine": "other"}}, BAD, "2 machines call themselves b"),
         (FOUR, {1: {"threads": False}}, WARNING, "no MPI_THREAD_MULTIPLE) on rank 1 (host a)"),
-        (FOUR, {rank: {"declared": [8]} for rank in range(4)}, BAD, "MPI sees 4 ranks, the launcher started 8 processes"),
-        (FOUR, {0: {"address": {"name": "a", "problem": "unknown"}}}, WARNING, "a cannot be resolved (unknown)"),
-        (FOUR, {2: {"address": {"name": "b", "addresses": ["127.0.1.1"]}}}, WARNING, "b stands for 127.0.1.1"),
+        (
+            FOUR,
+            {rank: {"declared": [8]} for rank in range(4)},
+            BAD,
+            "MPI sees 4 ranks, the launcher started 8 processes",
+        ),
+        (
+            FOUR,
+            {0: {"address": {"name": "a", "problem": "unknown"}}},
+            WARNING,
+            "a cannot be resolved (unknown)",
+        ),
+        (
+            FOUR,
+            {2: {"address": {"name": "b", "addresses": ["127.0.1.1"]}}},
+            WARNING,
+            "b stands for 127.0.1.1",
+        ),
     ],
 )
 def test_worlds(places: Places, changed: dict[int, dict[str, Any]], state: str, says: str) -> None:
@@ -207,7 +275,12 @@ def test_worlds(places: Places, changed: dict[int, dict[str, Any]], state: str, 
     [(2e-5, 0.01, []), (5e-3, 0.01, ["latency"]), (2e-5, 10.0, ["bandwidth"])],
 )
 def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: list[str]) -> None:
-    rows = [[8, latency], [1024, latency], [allreduce_speed.GRADIENT_BYTES, seconds], [16 * 2**20, 5 * seconds]]
+    rows = [
+        [8, latency],
+        [1024, latency],
+        [allreduce_speed.GRADIENT_BYTES, seconds],
+        [16 * 2**20, 5 * seconds],
+    ]
     found = allreduce_speed.judge(FOUR, {rank: {"rows": rows, "shared": True} for rank in range(4)})
     assert [each.name for each in found if each.state == WARNING] == expected
 
@@ -222,8 +295,15 @@ def test_a_link_that_another_user_put_into_shared_memory_is_not_followed(tmp_pat
 
 
 def test_a_stranger_cannot_tell_the_doctor_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds the name that can be guessed, in the namespace that all users share, and answers whoever asks."""
-    for name, value in {"PMI_SIZE": "2", "PMI_RANK": "0", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}.items():
+    """It holds the name that can be guessed, in the namespace that all users share, and answers
+    whoever asks.
+    """
+    for name, value in {
+        "PMI_SIZE": "2",
+        "PMI_RANK": "0",
+        "MPI_LOCALRANKID": "0",
+        "MPI_LOCALNRANKS": "2",
+    }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rendezvous, "QUIET_SECONDS", 0.2)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:

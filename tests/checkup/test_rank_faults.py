@@ -17,7 +17,10 @@ from tests.faults.running import running
 def patched(folder: Path, code: str) -> str:
     """A line of shell after which ``code`` runs before the doctor does."""
     path = folder / "patched.py"
-    then = "import runpy, sys\nsys.argv = ['-m', *sys.argv[3:]]\nrunpy.run_module('distcnn.doctor', run_name='__main__')\n"
+    then = (
+        "import runpy, sys\nsys.argv = ['-m', *sys.argv[3:]]\nrunpy.run_module('distcnn.doctor',"
+        " run_name='__main__')\n"
+    )
     path.write_text(f"{code}\n{then}")
     return f'python="$python {path}"'
 
@@ -67,10 +70,15 @@ def test_one_bit_of_a_product_and_a_sum(mpirun: Launcher, tmp_path: Path) -> Non
 
 @pytest.mark.mpi
 def test_a_check_that_fails_on_one_rank_hides_nothing(mpirun: Launcher, tmp_path: Path) -> None:
-    code = "from distcnn.doctor import exactness, output; exactness._arithmetic = output._temporary_folder = None"
+    code = (
+        "from distcnn.doctor import exactness, output; exactness._arithmetic ="
+        " output._temporary_folder = None"
+    )
     seen = doctor_but(mpirun, 2, 1, patched(tmp_path, code))
     seen.only_bad("products", "temporary")
-    assert "cannot be computed: TypeError: 'NoneType' object is not callable, on rank 1" in seen.of("products", "bad")
+    assert "cannot be computed: TypeError: 'NoneType' object is not callable, on rank 1" in seen.of(
+        "products", "bad"
+    )
     assert "no temporary folder can be written: TypeError" in seen.of("temporary", "bad")
     assert seen.of("sum", "good")
 
@@ -87,7 +95,9 @@ def test_another_blas_kernel(mpirun: Launcher) -> None:
 
 @pytest.mark.mpi
 def test_another_copy_of_distcnn(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "distcnn", tmp_path / "distcnn", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "distcnn", tmp_path / "distcnn", ignore=shutil.ignore_patterns("__pycache__")
+    )
     with (tmp_path / "distcnn" / "models.py").open("a") as file:
         file.write("# another line\n")
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "runs")]
@@ -102,7 +112,9 @@ def test_data_that_ranks_do_not_all_see(any_mpi: Launcher, tmp_path: Path) -> No
         (tmp_path / str(rank)).mkdir()
     for rank in (0, 1):
         write_image_set(tmp_path / str(rank) / "set.h5", train=50 + rank)
-    seen = in_shell(any_mpi, 3, f"cd {tmp_path}/${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}}", "--data", "set.h5")
+    seen = in_shell(
+        any_mpi, 3, f"cd {tmp_path}/${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}}", "--data", "set.h5"
+    )
     seen.only_bad("data")
     assert "no such file: set.h5" in seen.of("data", "bad")
     assert "on rank 2 (host" in seen.of("data", "bad")
@@ -114,7 +126,10 @@ def test_data_that_ranks_do_not_all_see(any_mpi: Launcher, tmp_path: Path) -> No
 def test_a_rank_that_stops_or_dies_on_the_way(mpirun: Launcher, number: signal.Signals) -> None:
     """What was seen before is said all the same."""
     with running(mpirun, 2, *DOCTOR) as run:
-        run.wait_for(lambda: (beat := run.beat(1)) and beat.activity == Activity.MEASURING, "the examination of rank 1")
+        run.wait_for(
+            lambda: (beat := run.beat(1)) and beat.activity == Activity.MEASURING,
+            "the examination of rank 1",
+        )
         run.send(number, 1)
         ended = run.end(30)
     assert ended.code != 0

@@ -1,6 +1,8 @@
-"""Several hosts on one machine: namespaces, each with its own name, address, network, shared memory and /tmp. They end with the block.
+"""Several hosts on one machine: namespaces, each with its own name, address, network, shared memory
+and /tmp. They end with the block.
 
-Each is held by one process of ours, that sleeps in it; whoever enters its namespaces runs on that host. ``network.py`` joins them.
+Each is held by one process of ours, that sleeps in it; whoever enters its namespaces runs on that
+host. ``network.py`` joins them.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ name=$1 folder=$2; shift 2
 opened=()
 for shared; do exec {descriptor}<"$shared"; opened+=("$descriptor"); done
 hostname "$name"
-# TCP as Linux is without settings, or near it, whatever this machine's are; and what it learnt of a network ends with a connection.
+# TCP as Linux is without settings, or near it, whatever this machine's are; and what it learnt of a
+# network ends with a connection.
 for setting in congestion_control=reno no_metrics_save=1; do
     echo "${setting#*=}" >"/proc/sys/net/ipv4/tcp_${setting%%=*}" || true
 done
@@ -61,7 +64,9 @@ exec nsenter -t "$(cat "$(dirname "$0")/$host.pid")" -n -u -i -m --wdns="$PWD" -
 
 @dataclass
 class Hosts:
-    """``names`` are h1, h2 and so on; ``folder`` (on all of them) has ``ssh``, a program that runs a command on one."""
+    """``names`` are h1, h2 and so on; ``folder`` (on all of them) has ``ssh``, a program that runs
+    a command on one.
+    """
 
     folder: Path
     holders: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
@@ -73,7 +78,17 @@ class Hosts:
 
     def enter(self, name: str) -> list[str]:
         """The words before a command that let it run on the host."""
-        return ["nsenter", "-t", str(self.holders[name].pid), "-n", "-u", "-i", "-m", f"--wdns={ROOT}", "--"]
+        return [
+            "nsenter",
+            "-t",
+            str(self.holders[name].pid),
+            "-n",
+            "-u",
+            "-i",
+            "-m",
+            f"--wdns={ROOT}",
+            "--",
+        ]
 
     def processes(self, name: str) -> list[int]:
         """All that run on the host, but not what holds it."""
@@ -95,9 +110,16 @@ class Hosts:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.02)
 
-    def set_network(self, delay_seconds: float = 0.0, bits_per_second: float = 0.0, cut: Sequence[str] = ()) -> None:
-        """From now on: the time that a packet flies; the rate of each host's link (needs iproute2), or 0: as it is; the hosts cut off."""
-        settings = {"delay_seconds": delay_seconds, "cut": [self.names.index(name) + 1 for name in cut]}
+    def set_network(
+        self, delay_seconds: float = 0.0, bits_per_second: float = 0.0, cut: Sequence[str] = ()
+    ) -> None:
+        """From now on: the time that a packet flies; the rate of each host's link (needs iproute2),
+        or 0: as it is; the hosts cut off.
+        """
+        settings = {
+            "delay_seconds": delay_seconds,
+            "cut": [self.names.index(name) + 1 for name in cut],
+        }
         (self.folder / "network.new").write_text(json.dumps(settings))
         (self.folder / "network.new").rename(self.folder / "network")
         if self.carrier is not None:
@@ -106,22 +128,57 @@ class Hosts:
                 self._limit(bits_per_second)
 
     def _limit(self, bits_per_second: float) -> None:
-        """A token bucket on each host's link: what it lets pass at once is worth half a millisecond, and no more than a segment."""
+        """A token bucket on each host's link: what it lets pass at once is worth half a
+        millisecond, and no more than a segment.
+        """
         segment = int(min(65536, max(9000, bits_per_second * SECONDS_AT_ONCE / 8)))
-        bucket = ["tbf", "rate", f"{bits_per_second:.0f}bit", "burst", str(segment + 1500), "limit", "10mb"]
+        bucket = [
+            "tbf",
+            "rate",
+            f"{bits_per_second:.0f}bit",
+            "burst",
+            str(segment + 1500),
+            "limit",
+            "10mb",
+        ]
         for name in self.names:
-            subprocess.run([*self.enter(name), "ip", "link", "set", "eth0", "gso_max_size", str(segment)], check=True)
-            subprocess.run([*self.enter(name), "tc", "qdisc", "replace", "dev", "eth0", "root", *bucket], check=True)
+            subprocess.run(
+                [*self.enter(name), "ip", "link", "set", "eth0", "gso_max_size", str(segment)],
+                check=True,
+            )
+            subprocess.run(
+                [*self.enter(name), "tc", "qdisc", "replace", "dev", "eth0", "root", *bucket],
+                check=True,
+            )
 
     def launcher(self, mpi: Launcher, *names: str, ranks_a_host: int = 1) -> Launcher:
-        """``mpi``'s mpirun, as typed on the first of these hosts (all, unless they are named), for ranks on all of them."""
+        """``mpi``'s mpirun, as typed on the first of these hosts (all, unless they are named), for
+        ranks on all of them.
+        """
         names = names or tuple(self.names)
         ssh = str(self.folder / "ssh")
         if mpi.name == "openmpi":
             places = ",".join(f"{name}:{ranks_a_host}" for name in names)
-            flags = ["--prtemca", "plm_ssh_agent", ssh, "--host", places, "--map-by", f"ppr:{ranks_a_host}:node:oversubscribe"]
+            flags = [
+                "--prtemca",
+                "plm_ssh_agent",
+                ssh,
+                "--host",
+                places,
+                "--map-by",
+                f"ppr:{ranks_a_host}:node:oversubscribe",
+            ]
         else:
-            flags = ["-launcher", "ssh", "-launcher-exec", ssh, "-hosts", ",".join(names), "-ppn", str(ranks_a_host)]
+            flags = [
+                "-launcher",
+                "ssh",
+                "-launcher-exec",
+                ssh,
+                "-hosts",
+                ",".join(names),
+                "-ppn",
+                str(ranks_a_host),
+            ]
         script = self.folder / f"mpirun-{mpi.name}-{'-'.join(names)}-{ranks_a_host}"
         words = [*self.enter(names[0]), str(mpi.mpirun), *flags]
         script.write_text(f'#!/bin/bash\nexec {shlex.join(words)} "$@"\n')
@@ -131,7 +188,8 @@ class Hosts:
 
 @contextmanager
 def hosts(count: int, folder: Path, delay_seconds: float = 0.0) -> Iterator[Hosts]:
-    """So many hosts, joined. They share the folder that ``folder``, a new one, lies in, and the project's own.
+    """So many hosts, joined. They share the folder that ``folder``, a new one, lies in, and the
+    project's own.
 
     Skips, with the reason, where none can be made.
     """
@@ -145,24 +203,51 @@ def hosts(count: int, folder: Path, delay_seconds: float = 0.0) -> Iterator[Host
     (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *addresses]) + "\n")
     (folder / "ssh").write_text(REMOTE_SHELL)
     (folder / "ssh").chmod(0o755)
-    shared = [path for path in dict.fromkeys([str(ROOT), str(folder.parent), sys.prefix]) if path.startswith("/tmp/")]
+    shared = [
+        path
+        for path in dict.fromkeys([str(ROOT), str(folder.parent), sys.prefix])
+        if path.startswith("/tmp/")
+    ]
     with ExitStack() as held:
         for name in names:
-            holder = held.enter_context(_started("unshare", "-n", "-u", "-i", "-m", "bash", "-c", HOST, name, name, str(folder), *shared))
+            holder = held.enter_context(
+                _started(
+                    "unshare",
+                    "-n",
+                    "-u",
+                    "-i",
+                    "-m",
+                    "bash",
+                    "-c",
+                    HOST,
+                    name,
+                    name,
+                    str(folder),
+                    *shared,
+                )
+            )
             cluster.holders[name] = holder
             held.callback(cluster.crash, name)
             (folder / f"{name}.pid").write_text(str(holder.pid))
         cluster.set_network(delay_seconds)
         pids = [str(holder.pid) for holder in cluster.holders.values()]
-        cluster.carrier = held.enter_context(_started(sys.executable, network.__file__, str(folder), *pids))
+        cluster.carrier = held.enter_context(
+            _started(sys.executable, network.__file__, str(folder), *pids)
+        )
         yield cluster
 
 
 @contextmanager
 def _started(*command: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has said that it is ready; it is killed at the end, and also when this process dies."""
+    """A process that has said that it is ready; it is killed at the end, and also when this process
+    dies.
+    """
     process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ["setpriv", "--pdeathsig", "KILL", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         assert process.stdout
@@ -175,12 +260,18 @@ def _started(*command: str) -> Iterator[subprocess.Popen[str]]:
 
 def reason_for_none() -> str | None:
     """Why no hosts can be made here, if so."""
-    missing = [name for name in ("unshare", "nsenter", "setpriv", "mount", "hostname") if shutil.which(name) is None]
+    missing = [
+        name
+        for name in ("unshare", "nsenter", "setpriv", "mount", "hostname")
+        if shutil.which(name) is None
+    ]
     if sys.platform != "linux" or missing:
         return f"Linux with {', '.join(missing) or 'namespaces'} is needed"
     if os.geteuid() != 0:
         return "only root may make namespaces with a network"
     if not Path("/dev/net/tun").exists():
         return "there is no /dev/net/tun"
-    done = subprocess.run(["unshare", "-n", "-u", "-i", "-m", "true"], check=False, capture_output=True, text=True)
+    done = subprocess.run(
+        ["unshare", "-n", "-u", "-i", "-m", "true"], check=False, capture_output=True, text=True
+    )
     return done.stderr.strip() or "unshare failed" if done.returncode else None

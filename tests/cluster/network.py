@@ -1,12 +1,15 @@
-"""The network between the hosts of ``hosts.py``: a process that carries their packets, late where it is told to.
+"""The network between the hosts of ``hosts.py``: a process that carries their packets, late where
+it is told to.
 
     python network.py FOLDER PID [PID ...]      one host for each process, whose network namespace it is
 
-Each host gets a TUN device eth0 (segments of TCP up to 64 KiB pass as one), with the address 198.18.0.1, .2 and so on (RFC 2544's range for
-measurements: nothing leaves the namespaces). What a host sends flies for the delay. FOLDER/network holds it, and the hosts that are cut
-off: {"delay_seconds": 0.001, "cut": [2]}; SIGHUP has it read again. The rate of a link is the kernel's business (``hosts.py``): its queue
-there makes senders wait, as a real card's does, while a queue here would seem endless to TCP.
-"""
+Each host gets a TUN device eth0 (segments of TCP up to 64 KiB pass as one), with the address
+198.18.0.1, .2 and so on (RFC 2544's range for measurements: nothing leaves the namespaces). What a
+host sends flies for the delay. FOLDER/network holds it, and the hosts that are cut off:
+{"delay_seconds": 0.001, "cut": [2]}; SIGHUP has it read again. The rate of a link is the kernel's
+business (``hosts.py``): its queue there makes senders wait, as a real card's does, while a queue
+here would seem endless to TCP.
+"""  # noqa: E501
 
 from __future__ import annotations
 
@@ -27,7 +30,13 @@ ADDRESS = "198.18.0.{}"
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 TUN_WITHOUT_INFO_WITH_OFFLOAD_HEADER = 0x0001 | 0x1000 | 0x4000
 CHECKSUMS_AND_SEGMENTS = 0x01 | 0x02 | 0x04
-SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFFLAGS, SIOCSIFTXQLEN, UP_AND_RUNNING = 0x8916, 0x891C, 0x8914, 0x8943, 0x1 | 0x40
+SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFFLAGS, SIOCSIFTXQLEN, UP_AND_RUNNING = (
+    0x8916,
+    0x891C,
+    0x8914,
+    0x8943,
+    0x1 | 0x40,
+)
 CLONE_NEWNET = 0x40000000
 HEADER_BYTES, LARGEST_PACKET, PACKETS_AT_A_TIME = 10, 70000, 32
 
@@ -45,7 +54,9 @@ def enter_network(path: str) -> None:
 def set_up(device: str, address: str | None) -> None:
     """Give the device its address (None: it has one) and switch it on."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        for request, text in ((SIOCSIFADDR, address), (SIOCSIFNETMASK, "255.255.255.0")) if address else ():
+        for request, text in (
+            ((SIOCSIFADDR, address), (SIOCSIFNETMASK, "255.255.255.0")) if address else ()
+        ):
             place = struct.pack("=HH4s8x", socket.AF_INET, 0, socket.inet_aton(str(text)))
             fcntl.ioctl(control, request, struct.pack("16s16s", device.encode(), place))
         if address:
@@ -57,7 +68,9 @@ def open_device(pid: int, number: int) -> int:
     """The host's eth0, as a descriptor from which its packets are read."""
     enter_network(f"/proc/{pid}/ns/net")
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-    fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", b"eth0", TUN_WITHOUT_INFO_WITH_OFFLOAD_HEADER))
+    fcntl.ioctl(
+        device, TUNSETIFF, struct.pack("16sH22x", b"eth0", TUN_WITHOUT_INFO_WITH_OFFLOAD_HEADER)
+    )
     fcntl.ioctl(device, TUNSETOFFLOAD, CHECKSUMS_AND_SEGMENTS)
     set_up("lo", None)
     set_up("eth0", ADDRESS.format(number))
@@ -69,7 +82,9 @@ class Network:
 
     def __init__(self, folder: Path, devices: list[int]) -> None:
         self._folder, self._devices = folder, devices
-        self._queues: list[collections.deque[tuple[float, bytes]]] = [collections.deque() for _ in devices]
+        self._queues: list[collections.deque[tuple[float, bytes]]] = [
+            collections.deque() for _ in devices
+        ]
         self.read_settings()
 
     def read_settings(self, *_: object) -> None:
@@ -96,7 +111,11 @@ class Network:
             if len(packet) < HEADER_BYTES + 20 or packet[HEADER_BYTES] >> 4 != 4:
                 continue
             receiver = packet[HEADER_BYTES + 19] - 1  # the last byte of the address it goes to
-            if not 0 <= receiver < len(self._queues) or receiver == sender or {sender + 1, receiver + 1} & self._cut:
+            if (
+                not 0 <= receiver < len(self._queues)
+                or receiver == sender
+                or {sender + 1, receiver + 1} & self._cut
+            ):
                 continue
             queue, arrives = self._queues[receiver], time.monotonic() + self._delay
             queue.append((max(arrives, queue[-1][0]) if queue else arrives, packet))

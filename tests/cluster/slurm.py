@@ -1,7 +1,8 @@
-"""A real Slurm on hosts of our own: munge, slurmctld and a slurmd on each, started by hand, ended with the block.
+"""A real Slurm on hosts of our own: munge, slurmctld and a slurmd on each, started by hand, ended
+with the block.
 
-Nothing of the machine's own Slurm, if it has one, is touched: configuration, keys, sockets and states lie in a folder of the test's, and
-all daemons run in namespaces of the test's.
+Nothing of the machine's own Slurm, if it has one, is touched: configuration, keys, sockets and
+states lie in a folder of the test's, and all daemons run in namespaces of the test's.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ JobRequeue=1
 {nodes}
 PartitionName=main Nodes={nodes_of_all} Default=YES MaxTime=120 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
 PartitionName=high Nodes={nodes_of_all} MaxTime=120 State=UP PriorityTier=10 PreemptMode=OFF
-"""
-# The plugin for PMIx opens libpmix.so, a name that Debian keeps in its development package: a link beside the library, on this host alone.
+"""  # noqa: E501
+# The plugin for PMIx opens libpmix.so, a name that Debian keeps in its development package: a link
+# beside the library, on this host alone.
 WITH_PMIX = """
 plugin=$1 links=$2; shift 2
 if [ -d "$plugin" ] && [ ! -e "$plugin/libpmix.so" ]; then
@@ -74,7 +76,9 @@ exec "$@"
 
 @dataclass
 class Slurm:
-    """Nodes are all ``hosts`` but the last, where slurmctld runs, and the commands: so any node may crash."""
+    """Nodes are all ``hosts`` but the last, where slurmctld runs, and the commands: so any node may
+    crash.
+    """
 
     hosts: Hosts
     folder: Path
@@ -84,7 +88,11 @@ class Slurm:
         """A slurmd on the host, as long as the cluster is there."""
         plugin = f"/usr/lib/{os.uname().machine}-linux-gnu/pmix2/lib"
         links = str(self.folder / f"pmix.{name}")
-        self.held.enter_context(daemon(self, name, "bash", "-c", WITH_PMIX, name, plugin, links, "slurmd", "-D", "-N", name))
+        self.held.enter_context(
+            daemon(
+                self, name, "bash", "-c", WITH_PMIX, name, plugin, links, "slurmd", "-D", "-N", name
+            )
+        )
 
     @property
     def control(self) -> str:
@@ -98,11 +106,19 @@ class Slurm:
     def environment(self) -> dict[str, str]:
         return clean_environment() | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
-    def run(self, *command: str, timeout: float = 60, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, timeout: float = 60, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """A command as typed where slurmctld is."""
         words = [*self.hosts.enter(self.control), *command]
         return subprocess.run(
-            words, check=False, capture_output=True, text=True, timeout=timeout, env=self.environment | environment, cwd=ROOT
+            words,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.environment | environment,
+            cwd=ROOT,
         )
 
     def ask(self, *command: str) -> str:
@@ -123,11 +139,15 @@ class Slurm:
 
     def job(self, job: int) -> Mapping[str, str]:
         """All that Slurm says of a job."""
-        return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", str(job)).stdout))
+        return dict(
+            re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", str(job)).stdout)
+        )
 
     def idle_nodes(self) -> int:
         """How many wait for work."""
-        return int(self.run("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D").stdout.strip() or 0)
+        return int(
+            self.run("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D").stdout.strip() or 0
+        )
 
     def ranks(self, job: int) -> dict[int, int]:
         """The process of each rank of a job that trains."""
@@ -135,23 +155,41 @@ class Slurm:
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with suppress(OSError):
-                    environment = dict(pair.partition("=")[::2] for pair in (folder / "environ").read_text(errors="replace").split("\0"))
+                    environment = dict(
+                        pair.partition("=")[::2]
+                        for pair in (folder / "environ").read_text(errors="replace").split("\0")
+                    )
                     words = (folder / "cmdline").read_text(errors="replace").split("\0")
-                    rank = next((environment[name] for name in RANK_VARIABLES if name in environment), None)
-                    if environment.get("SLURM_JOB_ID") == str(job) and rank is not None and words[1:3] == ["-m", "distcnn.train"]:
+                    rank = next(
+                        (environment[name] for name in RANK_VARIABLES if name in environment), None
+                    )
+                    if (
+                        environment.get("SLURM_JOB_ID") == str(job)
+                        and rank is not None
+                        and words[1:3] == ["-m", "distcnn.train"]
+                    ):
                         found[int(rank)] = int(folder.name)
         return found
 
-    def wait_for(self, holds: Callable[[], bool], what: str, seconds: float, tell: Callable[[], str]) -> None:
+    def wait_for(
+        self, holds: Callable[[], bool], what: str, seconds: float, tell: Callable[[], str]
+    ) -> None:
         """Wait until ``holds``; fails with the queue and what ``tell`` says."""
         end = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > end:
-                raise AssertionError(f"{what} did not come in {seconds} s:\n{self.run('squeue').stdout}\n{tell()}")
+                raise AssertionError(
+                    f"{what} did not come in {seconds} s:\n{self.run('squeue').stdout}\n{tell()}"
+                )
             time.sleep(0.2)
 
-    def wait_for_end(self, job: int, output: Path, seconds: float = 120, again: Sequence[str] = ()) -> str:
-        """Wait until the job is over; its state. When it waits to be run again it is sent on at once, with ``again`` changed."""
+    def wait_for_end(
+        self, job: int, output: Path, seconds: float = 120, again: Sequence[str] = ()
+    ) -> str:
+        """Wait until the job is over; its state.
+
+        When it waits to be run again it is sent on at once, with ``again`` changed.
+        """
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "GONE")
 
         def ended() -> bool:
@@ -166,13 +204,17 @@ class Slurm:
 
 @contextmanager
 def slurm(nodes: int, folder: Path) -> Iterator[Slurm]:
-    """A cluster of so many nodes, each a host as the one that controls them; ``folder`` as for ``hosts``.
+    """A cluster of so many nodes, each a host as the one that controls them; ``folder`` as for
+    ``hosts``.
 
     Skips, with the reason, where there can be none.
     """
     missing = [name for name in DAEMONS if shutil.which(name) is None]
     if missing or reason_for_none():
-        pytest.skip(f"no Slurm of our own: {', '.join(missing) + ' missing (Debian: slurm-wlm munge)' if missing else reason_for_none()}")
+        pytest.skip(
+            "no Slurm of our own:"
+            f" {', '.join(missing) + ' missing (Debian: slurm-wlm munge)' if missing else reason_for_none()}"  # noqa: E501
+        )
     with ExitStack() as held:
         cluster = Slurm(held.enter_context(hosts(nodes + 1, folder)), folder / "slurm", held)
         for name in ("state", "log"):
@@ -195,14 +237,23 @@ def slurm(nodes: int, folder: Path) -> Iterator[Slurm]:
         key = cluster.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
-        munge = [f"--{name}={cluster.folder}/munge.{name[:4]}" for name in ("pid-file", "log-file", "seed-file")]
+        munge = [
+            f"--{name}={cluster.folder}/munge.{name[:4]}"
+            for name in ("pid-file", "log-file", "seed-file")
+        ]
         munge += [f"--key-file={key}", f"--socket={cluster.folder}/munge.sock"]
-        held.enter_context(daemon(cluster, cluster.control, "munged", "--foreground", "--force", *munge))
-        cluster.wait_for((cluster.folder / "munge.sock").exists, "munge's socket", 10, lambda: logs(cluster))
+        held.enter_context(
+            daemon(cluster, cluster.control, "munged", "--foreground", "--force", *munge)
+        )
+        cluster.wait_for(
+            (cluster.folder / "munge.sock").exists, "munge's socket", 10, lambda: logs(cluster)
+        )
         held.enter_context(daemon(cluster, cluster.control, "slurmctld", "-D"))
         for name in cluster.nodes:
             cluster.start_node(name)
-        cluster.wait_for(lambda: cluster.idle_nodes() == nodes, f"{nodes} idle nodes", 30, lambda: logs(cluster))
+        cluster.wait_for(
+            lambda: cluster.idle_nodes() == nodes, f"{nodes} idle nodes", 30, lambda: logs(cluster)
+        )
         yield cluster
 
 
@@ -210,8 +261,17 @@ def slurm(nodes: int, folder: Path) -> Iterator[Slurm]:
 def daemon(cluster: Slurm, host: str, *command: str) -> Iterator[None]:
     """It runs on the host while the block does; its words go to a log."""
     words = ["setpriv", "--pdeathsig", "KILL", *cluster.hosts.enter(host), *command]
-    with (cluster.folder / "log" / f"{host}-{len(list((cluster.folder / 'log').iterdir()))}").open("wb") as log:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=cluster.environment, start_new_session=True)
+    with (cluster.folder / "log" / f"{host}-{len(list((cluster.folder / 'log').iterdir()))}").open(
+        "wb"
+    ) as log:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=cluster.environment,
+            start_new_session=True,
+        )
     try:
         yield
     finally:
@@ -225,7 +285,10 @@ def daemon(cluster: Slurm, host: str, *command: str) -> Iterator[None]:
 
 def logs(cluster: Slurm) -> str:
     """The last words of all daemons."""
-    return "\n".join(f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in sorted((cluster.folder / "log").iterdir()))
+    return "\n".join(
+        f"{path.name}: {path.read_text(errors='replace')[-2000:]}"
+        for path in sorted((cluster.folder / "log").iterdir())
+    )
 
 
 def read(path: Path) -> str:

@@ -1,4 +1,6 @@
-"""``launch/hosts.sh`` over what stands in for ssh, and ``launch/pbs.sh`` as PBS would run it, on hosts of our own."""
+"""``launch/hosts.sh`` over what stands in for ssh, and ``launch/pbs.sh`` as PBS would run it, on
+hosts of our own.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ echo 8.server
 """
 QSTAT = """#!/bin/bash
 printf '%s\\n' 'Job Id: 7.server' '    Resource_List.select = 2:ncpus=2:' $'\\tmpiprocs=2' '    Resource_List.walltime = 00:30:00'
-"""
+"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +44,56 @@ def variables(mpi: Launcher, cluster: Hosts, run: Path) -> dict[str, str]:
 
 def on_first(cluster: Hosts, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     words = [*cluster.enter("h1"), *command]
-    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT, env=clean_environment() | environment)
+    return subprocess.run(
+        words,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+        env=clean_environment() | environment,
+    )
 
 
-def test_hosts_sh_trains_on_the_hosts_of_a_file(any_mpi: Launcher, two: Hosts, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_hosts_sh_trains_on_the_hosts_of_a_file(
+    any_mpi: Launcher, two: Hosts, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     (tmp_path / "hosts").write_text("# our hosts\nh1 1\n\nh2 2  # the larger one\n")
     flags = [*STAGED[2:], "--data", str(image_set())]
     script = str(ROOT / "launch" / "hosts.sh")
-    done = on_first(two, script, str(tmp_path / "hosts"), *flags, **variables(any_mpi, two, tmp_path / "run"))
+    done = on_first(
+        two, script, str(tmp_path / "hosts"), *flags, **variables(any_mpi, two, tmp_path / "run")
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ranks    3 on 2 hosts (h1: 0, h2: 1-2)" in done.stdout
     assert f"weights {reference_hash(image_set())}" in done.stdout
-    again = on_first(two, script, str(tmp_path / "hosts"), "-n", "2", **variables(any_mpi, two, tmp_path / "run"))
+    again = on_first(
+        two, script, str(tmp_path / "hosts"), "-n", "2", **variables(any_mpi, two, tmp_path / "run")
+    )
     assert again.returncode == 0, again.stderr
     assert "is finished" in again.stdout
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("", "no hosts were named"), ("h1 two\n", "'h1 two': write the host's name and how many ranks it takes"), (None, "no such host file")],
+    [
+        ("", "no hosts were named"),
+        ("h1 two\n", "'h1 two': write the host's name and how many ranks it takes"),
+        (None, "no such host file"),
+    ],
 )
-def test_a_wrong_host_file_is_told(text: str | None, words: str, mpirun: Launcher, tmp_path: Path) -> None:
+def test_a_wrong_host_file_is_told(
+    text: str | None, words: str, mpirun: Launcher, tmp_path: Path
+) -> None:
     if text is not None:
         (tmp_path / "hosts").write_text(text)
-    environment = clean_environment() | {"DISTCNN_SETUP": str(Path(mpirun.python).parent / "activate")}
+    environment = clean_environment() | {
+        "DISTCNN_SETUP": str(Path(mpirun.python).parent / "activate")
+    }
     command = [str(ROOT / "launch" / "hosts.sh"), str(tmp_path / "hosts")]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment, timeout=60
+    )
     assert done.returncode == 2
     assert words in done.stderr
 

@@ -1,4 +1,6 @@
-"""``launch/slurm.sbatch`` on a real Slurm of two nodes: it trains; a job that is preempted, or loses a rank or a node, goes on."""
+"""``launch/slurm.sbatch`` on a real Slurm of two nodes: it trains; a job that is preempted, or
+loses a rank or a node, goes on.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 class Job:
     """A run of ``STAGED`` under the script."""
 
-    def __init__(self, cluster: Slurm, mpi: Launcher, launcher: str, data: Path, folder: Path, *flags: str, **environment: str) -> None:
+    def __init__(
+        self,
+        cluster: Slurm,
+        mpi: Launcher,
+        launcher: str,
+        data: Path,
+        folder: Path,
+        *flags: str,
+        **environment: str,
+    ) -> None:
         self.cluster, self.output, self.run = cluster, folder / "job.out", folder / "run"
         variables = {
             "DISTCNN_HOME": str(ROOT),
@@ -38,7 +49,9 @@ class Job:
             **environment,
         }
         arguments = [*STAGED[2:], "--data", str(data), "--checkpoint-every", "1"]
-        self.number = cluster.submit(f"--output={self.output}", *flags, SCRIPT, *arguments, **variables)
+        self.number = cluster.submit(
+            f"--output={self.output}", *flags, SCRIPT, *arguments, **variables
+        )
 
     @property
     def text(self) -> str:
@@ -57,7 +70,9 @@ class Job:
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-def test_it_trains_on_four_ranks(launcher: str, any_mpi: Launcher, cluster: Slurm, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_it_trains_on_four_ranks(
+    launcher: str, any_mpi: Launcher, cluster: Slurm, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     job = Job(cluster, any_mpi, launcher, image_set(), tmp_path, STAGED_PACE="0")
     assert job.end() == "COMPLETED", job.text
     assert "ranks    4 on 2 hosts (h1: 0-1, h2: 2-3)" in job.text
@@ -70,17 +85,28 @@ def test_preempted_it_saves_and_goes_on_later(
 ) -> None:
     job = Job(cluster, any_mpi, launcher, image_set(), tmp_path)
     job.wait_for_text("step 4/14")
-    other = cluster.submit(f"--output={tmp_path}/other.out", "--partition=high", "--nodes=2", "--ntasks-per-node=2", "--wrap=sleep 1")
+    other = cluster.submit(
+        f"--output={tmp_path}/other.out",
+        "--partition=high",
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        "--wrap=sleep 1",
+    )
     assert cluster.wait_for_end(other, tmp_path / "other.out") == "COMPLETED"
     assert job.end() == "COMPLETED", job.text
     assert "step 14/14" in job.text.partition("going on with ")[2]
-    if (any_mpi.name, launcher) != ("openmpi", "mpirun"):  # that one kills its ranks at once; its run goes on from a checkpoint
+    if (any_mpi.name, launcher) != (
+        "openmpi",
+        "mpirun",
+    ):  # that one kills its ranks at once; its run goes on from a checkpoint
         assert "stopped by a signal with everything saved (code 85)" in job.text
     assert f"weights {reference_hash(image_set())}" in job.text
 
 
 @pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-def test_a_killed_rank_costs_a_restart(launcher: str, any_mpi: Launcher, cluster: Slurm, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_killed_rank_costs_a_restart(
+    launcher: str, any_mpi: Launcher, cluster: Slurm, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     job = Job(cluster, any_mpi, launcher, image_set(), tmp_path)
     job.wait_for_text("step 4/14")
     os.kill(cluster.ranks(job.number)[2], signal.SIGKILL)
@@ -104,16 +130,29 @@ def test_a_crashed_node_leaves_the_job_on_fewer_ranks(
     finally:
         job.cancel()
         cluster.start_node(node)
-        cluster.wait_for(lambda: cluster.idle_nodes() == 2, "the node's return", 60, lambda: job.text)
+        cluster.wait_for(
+            lambda: cluster.idle_nodes() == 2, "the node's return", 60, lambda: job.text
+        )
     assert f"on {other}, 2. start" in job.text
     assert "ranks    2 (MPICH" in job.text
     assert f"weights {reference_hash(image_set())}" in job.text
 
 
-def test_no_plugin_and_a_wrong_one_are_told(cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_no_plugin_and_a_wrong_one_are_told(
+    cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     for plugin, words in (
-        ("pmi7", "srun has no MPI plugin 'pmi7' for this mpich library: set DISTCNN_MPI to one that fits"),
-        ("none", "the launcher started 4 processes (SLURM_STEP_NUM_TASKS, rank 0), but MPI sees 1 rank"),
+        (
+            "pmi7",
+            (
+                "srun has no MPI plugin 'pmi7' for this mpich library: set DISTCNN_MPI to one that"
+                " fits"
+            ),
+        ),
+        (
+            "none",
+            "the launcher started 4 processes (SLURM_STEP_NUM_TASKS, rank 0), but MPI sees 1 rank",
+        ),
     ):
         folder = tmp_path / plugin
         folder.mkdir()
@@ -124,7 +163,9 @@ def test_no_plugin_and_a_wrong_one_are_told(cluster: Slurm, mpirun: Launcher, im
         assert not job.run.exists()
 
 
-def test_restarts_end_at_their_limit(cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_restarts_end_at_their_limit(
+    cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     job = Job(cluster, mpirun, "srun", image_set(), tmp_path, DISTCNN_MAX_RESTARTS="0")
     job.wait_for_text("step 4/14")
     cluster.ask("scancel", "--signal=USR1", str(job.number))
@@ -136,12 +177,27 @@ def test_restarts_end_at_their_limit(cluster: Slurm, mpirun: Launcher, image_set
     assert f"weights {reference_hash(image_set())}" in more.text
 
 
-def test_a_scaling_sweep_is_one_job(cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_scaling_sweep_is_one_job(
+    cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     variables = {"DISTCNN_HOME": str(ROOT), "DISTCNN_SWEEP": str(tmp_path / "sweep")}
     variables["DISTCNN_SETUP"] = str(Path(mpirun.python).parent / "activate")
-    flags = ["--ranks", "2,4", "--repeats", "1", "--steps", "3", "--model", "tutorial", "--data", str(image_set(train=640))]
+    flags = [
+        "--ranks",
+        "2,4",
+        "--repeats",
+        "1",
+        "--steps",
+        "3",
+        "--model",
+        "tutorial",
+        "--data",
+        str(image_set(train=640)),
+    ]
     output = tmp_path / "job.out"
-    job = cluster.submit(f"--output={output}", str(ROOT / "launch" / "scaling.sbatch"), *flags, **variables)
+    job = cluster.submit(
+        f"--output={output}", str(ROOT / "launch" / "scaling.sbatch"), *flags, **variables
+    )
     assert cluster.wait_for_end(job, output) == "COMPLETED", read(output)
     assert "2/2] " in read(output)
     rows = (tmp_path / "sweep" / "scaling.csv").read_text().splitlines()

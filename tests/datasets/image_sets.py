@@ -20,11 +20,16 @@ Change = Callable[[h5py.File], None]
 ROOT = Path(__file__).parents[2]
 
 
-def make_arrays(shape: tuple[int, ...] = (6, 5), train: int = 300, test: int = 7, seed: int = 0) -> Arrays:
+def make_arrays(
+    shape: tuple[int, ...] = (6, 5), train: int = 300, test: int = 7, seed: int = 0
+) -> Arrays:
     """Random images and labels of 10 classes, by split."""
     rng = np.random.default_rng(seed)
     counts = {"train": train, "test": test}
-    return {split: (rng.integers(0, 256, (n, *shape)).astype(np.uint8), rng.integers(0, 10, n)) for split, n in counts.items()}
+    return {
+        split: (rng.integers(0, 256, (n, *shape)).astype(np.uint8), rng.integers(0, 10, n))
+        for split, n in counts.items()
+    }
 
 
 def as_splits(arrays: Arrays, cuts: tuple[int, ...] = ()) -> dict[str, Split]:
@@ -32,7 +37,9 @@ def as_splits(arrays: Arrays, cuts: tuple[int, ...] = ()) -> dict[str, Split]:
     splits = {}
     for split, (images, labels) in arrays.items():
         inside = [cut for cut in cuts if cut < len(labels)]
-        splits[split] = Split(len(labels), list(zip(np.split(images, inside), np.split(labels, inside), strict=True)))
+        splits[split] = Split(
+            len(labels), list(zip(np.split(images, inside), np.split(labels, inside), strict=True))
+        )
     return splits
 
 
@@ -41,8 +48,12 @@ def write(path: Path, arrays: Arrays, cuts: tuple[int, ...] = ()) -> Path:
     return path
 
 
-def write_as_a_user(path: Path, *changes: Change, attributes: Mapping[str, Any] | None = None) -> Path:
-    """A small valid file of 4 + 4 images of 3x2 pixels by plain h5py, without attributes; then ``changes`` to it."""
+def write_as_a_user(
+    path: Path, *changes: Change, attributes: Mapping[str, Any] | None = None
+) -> Path:
+    """A small valid file of 4 + 4 images of 3x2 pixels by plain h5py, without attributes; then
+    ``changes`` to it.
+    """
     with h5py.File(path, "w") as file:
         for split in ("train", "test"):
             file[f"{split}/images"] = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)

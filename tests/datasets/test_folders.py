@@ -1,4 +1,6 @@
-"""Folders of images: classes by name, one form for all, the same set from the same folder, and bad images refused by name."""
+"""Folders of images: classes by name, one form for all, the same set from the same folder, and bad
+images refused by name.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def flat(value: int, shape: tuple[int, ...] = (4, 6)) -> NDArray[np.uint8]:
     return np.full(shape, value, np.uint8)
 
 
-def make_classes(folder: Path, classes: Mapping[str, int], suffix: str = ".png", shape: tuple[int, ...] = (4, 6)) -> Path:
+def make_classes(
+    folder: Path, classes: Mapping[str, int], suffix: str = ".png", shape: tuple[int, ...] = (4, 6)
+) -> Path:
     """``classes`` says how many images each has; image i of class number c is flat, 50 * c + i."""
     for number, (name, count) in enumerate(classes.items()):
         for index in range(count):
@@ -37,18 +41,27 @@ def make_classes(folder: Path, classes: Mapping[str, int], suffix: str = ".png",
     return folder
 
 
-def make_set(folder: Path, output: Path, said: list[str] | None = None, **options: Any) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
-    """Write ``folder`` as ``output`` and read it: images and labels by split. ``said`` takes the warnings."""
+def make_set(
+    folder: Path, output: Path, said: list[str] | None = None, **options: Any
+) -> dict[str, tuple[NDArray[np.uint8], list[int]]]:
+    """Write ``folder`` as ``output`` and read it: images and labels by split.
+
+    ``said`` takes the warnings.
+    """
     warn = ([] if said is None else said).append
     listed = {"test_fraction": 0.25, "seed": 0, "class_order": "natural"} | {
         key: options[key] for key in ("test_fraction", "seed", "class_order") if key in options
     }
     listing = list_images(folder, warn=warn, **listed)
     options = {"size": None, "grayscale": False, "background": "white", "name": "set"} | options
-    form = common_form(listing.paths(), options["size"], options["grayscale"], options["background"], warn)
+    form = common_form(
+        listing.paths(), options["size"], options["grayscale"], options["background"], warn
+    )
     write_image_folder(output, folder, listing, form, name=options["name"], warn=warn)
     info = read_info(output)
-    found = {split: read_examples(info, split, range(count)) for split, count in info.examples.items()}
+    found = {
+        split: read_examples(info, split, range(count)) for split, count in info.examples.items()
+    }
     return {split: (images, labels.tolist()) for split, (images, labels) in found.items()}
 
 
@@ -60,11 +73,21 @@ def values(images: NDArray[np.uint8]) -> list[int]:
 
 @pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".jpeg", ".JPG"])
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)], ids=["gray", "RGB"])
-def test_png_and_jpeg_in_gray_and_color_are_read(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
+def test_png_and_jpeg_in_gray_and_color_are_read(
+    tmp_path: Path, suffix: str, shape: tuple[int, ...]
+) -> None:
     folder = make_classes(tmp_path / "in", {"a": 8, "b": 8}, suffix, shape)
     found = make_set(folder, tmp_path / "out.h5")
-    assert read_info(tmp_path / "out.h5").image_shape == (len(shape) if len(shape) == 3 else 1, 4, 6)
-    pairs = [pair for images, labels in found.values() for pair in zip(values(images), labels, strict=True)]
+    assert read_info(tmp_path / "out.h5").image_shape == (
+        len(shape) if len(shape) == 3 else 1,
+        4,
+        6,
+    )
+    pairs = [
+        pair
+        for images, labels in found.values()
+        for pair in zip(values(images), labels, strict=True)
+    ]
     assert sorted(pairs) == [(50 * label + index, label) for label in (0, 1) for index in range(8)]
 
 
@@ -91,11 +114,15 @@ def test_classes_are_numbered_by_name_and_named_in_the_file(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("test_fraction", "in_test"), [(0.25, 3), (0.5, 6), (0.01, 1), (0.99, 11)])
-def test_a_part_of_each_class_becomes_the_test_set(tmp_path: Path, test_fraction: float, in_test: int) -> None:
+def test_a_part_of_each_class_becomes_the_test_set(
+    tmp_path: Path, test_fraction: float, in_test: int
+) -> None:
     folder = make_classes(tmp_path / "in", {"a": 12, "b": 12, "c": 12})
     found = make_set(folder, tmp_path / "out.h5", test_fraction=test_fraction)
     assert np.bincount(found["test"][1]).tolist() == [in_test] * 3
-    assert sorted(values(found["train"][0]) + values(found["test"][0])) == [50 * c + i for c in range(3) for i in range(12)]
+    assert sorted(values(found["train"][0]) + values(found["test"][0])) == [
+        50 * c + i for c in range(3) for i in range(12)
+    ]
 
 
 def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
@@ -106,7 +133,10 @@ def test_train_and_test_folders_are_kept_apart(tmp_path: Path) -> None:
     assert sorted(zip(values(found["train"][0]), found["train"][1], strict=True)) == [
         (value, value // 50) for value in (0, 1, 2, 3, 4, 50, 51, 52, 53)
     ]
-    assert sorted(zip(values(found["test"][0]), found["test"][1], strict=True)) == [(200, 0), (201, 1)]
+    assert sorted(zip(values(found["test"][0]), found["test"][1], strict=True)) == [
+        (200, 0),
+        (201, 1),
+    ]
     assert read_info(tmp_path / "out.h5").classes == 2
 
 
@@ -117,11 +147,23 @@ def test_images_in_folders_below_and_files_of_other_kinds(tmp_path: Path) -> Non
     (folder / "README.md").write_text("no class")
     (folder / "without-images").mkdir()
     found = make_set(folder, tmp_path / "out.h5")
-    assert sorted(values(found["train"][0]) + values(found["test"][0])) == [0, 1, 2, 3, 50, 51, 52, 53, 99]
+    assert sorted(values(found["train"][0]) + values(found["test"][0])) == [
+        0,
+        1,
+        2,
+        3,
+        50,
+        51,
+        52,
+        53,
+        99,
+    ]
     assert read_info(tmp_path / "out.h5").classes == 2
 
 
-def test_the_same_folder_gives_the_same_bytes_and_another_seed_another_order(tmp_path: Path) -> None:
+def test_the_same_folder_gives_the_same_bytes_and_another_seed_another_order(
+    tmp_path: Path,
+) -> None:
     folder = make_classes(tmp_path / "in", {"a": 20, "b": 20})
     for name, seed in (("first", 3), ("again", 3), ("other", 4)):
         make_set(folder, tmp_path / f"{name}.h5", seed=seed)
@@ -130,12 +172,16 @@ def test_the_same_folder_gives_the_same_bytes_and_another_seed_another_order(tmp
     assert content["first"] != content["other"]
 
 
-def test_the_order_does_not_depend_on_the_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_does_not_depend_on_the_file_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_classes(tmp_path / "in", {"a": 10, "b": 10})
     in_one_order = make_set(folder, tmp_path / "out.h5")
     for name in ("rglob", "iterdir"):
         listing = getattr(Path, name)
-        monkeypatch.setattr(Path, name, lambda *arguments, listing=listing: reversed(list(listing(*arguments))))
+        monkeypatch.setattr(
+            Path, name, lambda *arguments, listing=listing: reversed(list(listing(*arguments)))
+        )
     in_the_other = make_set(folder, tmp_path / "out.h5")
     assert values(in_one_order["train"][0]) == values(in_the_other["train"][0])
     assert in_one_order["train"][1] == in_the_other["train"][1]
@@ -145,7 +191,9 @@ def test_images_are_shuffled_with_their_labels(tmp_path: Path) -> None:
     found = make_set(make_classes(tmp_path / "in", {"a": 30, "b": 30}), tmp_path / "out.h5")
     images, labels = found["train"]
     assert labels == [value // 50 for value in values(images)]
-    assert labels != sorted(labels), "classes that come one after the other leave shards with one class"
+    assert labels != sorted(labels), (
+        "classes that come one after the other leave shards with one class"
+    )
 
 
 def test_more_images_than_a_batch_all_arrive(tmp_path: Path) -> None:
@@ -153,7 +201,9 @@ def test_more_images_than_a_batch_all_arrive(tmp_path: Path) -> None:
         save(tmp_path / f"in/{'ab'[index % 2]}/{index:03}.png", flat(index % 256, (1, 1)))
     found = make_set(tmp_path / "in", tmp_path / "out.h5", test_fraction=0.1)
     assert len(found["train"][1]) == 540
-    assert sorted(values(found["train"][0]) + values(found["test"][0])) == sorted(index % 256 for index in range(600))
+    assert sorted(values(found["train"][0]) + values(found["test"][0])) == sorted(
+        index % 256 for index in range(600)
+    )
 
 
 # -- one form for all
@@ -169,8 +219,14 @@ def test_size_is_height_by_width_and_resizes_all(tmp_path: Path) -> None:
 
 def test_grayscale_makes_one_channel_by_luma(tmp_path: Path) -> None:
     for name in ("train", "test"):
-        save(tmp_path / "in" / name / "a/red.png", np.tile(np.array([255, 0, 0], np.uint8), (4, 6, 1)))
-        save(tmp_path / "in" / name / "a/blue.png", np.tile(np.array([0, 0, 255], np.uint8), (4, 6, 1)))
+        save(
+            tmp_path / "in" / name / "a/red.png",
+            np.tile(np.array([255, 0, 0], np.uint8), (4, 6, 1)),
+        )
+        save(
+            tmp_path / "in" / name / "a/blue.png",
+            np.tile(np.array([0, 0, 255], np.uint8), (4, 6, 1)),
+        )
     found = make_set(tmp_path / "in", tmp_path / "out.h5", grayscale=True)
     assert found["train"][0].shape == (2, 4, 6, 1)
     assert sorted(values(found["train"][0])) == [29, 76]  # 0.114 * 255 and 0.299 * 255
@@ -186,18 +242,24 @@ def test_one_color_image_makes_all_have_three_channels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".gif", ".webp"])
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA"])
-def test_gray_images_are_one_channel_however_they_are_stored(tmp_path: Path, mode: str, suffix: str) -> None:
+def test_gray_images_are_one_channel_however_they_are_stored(
+    tmp_path: Path, mode: str, suffix: str
+) -> None:
     for index in range(4):
         path = tmp_path / f"in/a/{index}{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(flat(255 * (index % 2))).convert(mode).save(path, **({"lossless": True} if suffix == ".webp" else {}))
+        Image.fromarray(flat(255 * (index % 2))).convert(mode).save(
+            path, **({"lossless": True} if suffix == ".webp" else {})
+        )
     found = make_set(tmp_path / "in", tmp_path / "out.h5")
     assert found["train"][0].shape == (3, 4, 6, 1)
     assert sorted(values(found["train"][0]) + values(found["test"][0])) == [0, 0, 255, 255]
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA"])
-def test_one_color_pixel_makes_three_channels_however_it_is_stored(tmp_path: Path, mode: str) -> None:
+def test_one_color_pixel_makes_three_channels_however_it_is_stored(
+    tmp_path: Path, mode: str
+) -> None:
     folder = make_classes(tmp_path / "in", {"a": 5})
     pixels = flat(90, (4, 6, 3))
     pixels[3, 5] = 255, 0, 0
@@ -218,8 +280,11 @@ def test_gray_pixels_stored_in_color_stay_three_channels_and_it_is_said(tmp_path
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [None, (4, 6)], ids=["as they are", "resized"])
-def test_images_are_turned_upright(tmp_path: Path, suffix: str, orientation: int, size: tuple[int, int] | None) -> None:
-    # A bright spot at the top left, and the stored pixels turned and mirrored so that EXIF's orientation brings it back there.
+def test_images_are_turned_upright(
+    tmp_path: Path, suffix: str, orientation: int, size: tuple[int, int] | None
+) -> None:
+    # A bright spot at the top left, and the stored pixels turned and mirrored so that EXIF's
+    # orientation brings it back there.
     upright = np.zeros((40, 60), np.uint8)
     upright[:10, :10] = 255
     turned = {
@@ -242,7 +307,9 @@ def test_images_are_turned_upright(tmp_path: Path, suffix: str, orientation: int
         assert image.sum() < corner * height * width * 0.06
 
 
-@pytest.mark.parametrize("ink_and_background", [(0, "white", 255), (255, "black", 0)], ids=["black ink", "white ink"])
+@pytest.mark.parametrize(
+    "ink_and_background", [(0, "white", 255), (255, "black", 0)], ids=["black ink", "white ink"]
+)
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
 def test_ink_on_a_transparent_background_stays_visible_and_it_is_said(
     tmp_path: Path, mode: str, ink_and_background: tuple[int, str, int]
@@ -278,7 +345,13 @@ def test_images_that_transparency_makes_blank_are_refused_with_the_remedy(tmp_pa
     for split in ("train", "test"):
         path = tmp_path / "in" / split / "a/x.png"
         path.parent.mkdir(parents=True)
-        Image.merge("LA", [Image.fromarray(flat(255)), Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6))]).save(path)
+        Image.merge(
+            "LA",
+            [
+                Image.fromarray(flat(255)),
+                Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)),
+            ],
+        ).save(path)
     assert_refused(tmp_path / "in", tmp_path / "out.h5", "same value.*--background white")
     assert make_set(tmp_path / "in", tmp_path / "out.h5", background="black")["train"][0].std() > 0
 
@@ -289,7 +362,10 @@ def test_the_first_frame_of_several_is_used_and_it_is_said(tmp_path: Path, suffi
     folder = make_classes(tmp_path / "in", {"a": 4})
     frames = [Image.fromarray(flat(value, (4, 6, 3))) for value in (200, 100)]
     frames[0].save(
-        folder / f"a/several{suffix}", save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == ".webp" else {})
+        folder / f"a/several{suffix}",
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if suffix == ".webp" else {}),
     )
     found = make_set(folder, tmp_path / "out.h5", said, grayscale=True)
     assert 200 in values(found["train"][0]) + values(found["test"][0])
@@ -315,7 +391,8 @@ def test_images_of_different_sizes_are_refused_with_the_remedy(tmp_path: Path, l
     assert_refused(
         tmp_path / "in",
         tmp_path / "out.h5",
-        r"\.png is (8x5|4x6) \(height x width\), .*\.png (4x6|8x5): images must be of one size, or give --size HxW",
+        r"\.png is (8x5|4x6) \(height x width\), .*\.png (4x6|8x5): images must be of one size, or"
+        r" give --size HxW",
     )
 
 
@@ -328,7 +405,11 @@ def test_a_cut_off_image_is_refused_by_name(tmp_path: Path, suffix: str, kept: f
     path = tmp_path / f"in/a/broken{suffix}"
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", rf"broken{suffix} cannot be read as an image \(.+\): replace or remove it")
+    assert_refused(
+        tmp_path / "in",
+        tmp_path / "out.h5",
+        rf"broken{suffix} cannot be read as an image \(.+\): replace or remove it",
+    )
 
 
 def test_a_png_with_a_damaged_chunk_is_refused_by_name(tmp_path: Path) -> None:
@@ -340,7 +421,11 @@ def test_a_png_with_a_damaged_chunk_is_refused_by_name(tmp_path: Path) -> None:
     before, last = path.read_bytes().rsplit(b"IDAT", 1)
     assert b"IDAT" in before
     path.write_bytes(before + b"\0\1\2\3" + last)
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", r"broken\.png cannot be read as an image \(.+\): replace or remove it")
+    assert_refused(
+        tmp_path / "in",
+        tmp_path / "out.h5",
+        r"broken\.png cannot be read as an image \(.+\): replace or remove it",
+    )
 
 
 def test_a_file_that_only_has_the_name_of_an_image_is_refused_by_name(tmp_path: Path) -> None:
@@ -349,7 +434,9 @@ def test_a_file_that_only_has_the_name_of_an_image_is_refused_by_name(tmp_path: 
     assert_refused(folder, tmp_path / "out.h5", r"text\.png cannot be read as an image")
 
 
-def test_an_image_that_disappears_while_they_are_read_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_disappears_while_they_are_read_leaves_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_classes(tmp_path / "in", {"a": 4})
     opened: list[Path] = []
     real = pictures.open_named
@@ -368,7 +455,9 @@ def test_an_image_that_disappears_while_they_are_read_leaves_no_output(tmp_path:
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert_refused(
-        tmp_path / "in", tmp_path / "out.h5", "in holds no folders with PNG, .* files: it must hold one folder of images for each class"
+        tmp_path / "in",
+        tmp_path / "out.h5",
+        "in holds no folders with PNG, .* files: it must hold one folder of images for each class",
     )
     save(tmp_path / "in/not-in-a-class.png", flat(1))
     (tmp_path / "in/empty-class").mkdir()
@@ -385,11 +474,18 @@ def test_an_empty_train_or_test_folder_is_refused_by_name(tmp_path: Path, empty:
 
 def test_one_image_in_every_class_is_refused(tmp_path: Path) -> None:
     folder = make_classes(tmp_path / "in", {"a": 1, "b": 1})
-    assert_refused(folder, tmp_path / "out.h5", "in: there would be no test set: each class needs at least 2 images", test_fraction=0.9)
+    assert_refused(
+        folder,
+        tmp_path / "out.h5",
+        "in: there would be no test set: each class needs at least 2 images",
+        test_fraction=0.9,
+    )
 
 
 def test_one_image_in_one_class_is_for_training(tmp_path: Path) -> None:
-    found = make_set(make_classes(tmp_path / "in", {"a": 1, "b": 4}), tmp_path / "out.h5", test_fraction=0.9)
+    found = make_set(
+        make_classes(tmp_path / "in", {"a": 1, "b": 4}), tmp_path / "out.h5", test_fraction=0.9
+    )
     assert sorted(found["train"][1]) == [0, 1]
     assert found["test"][1] == [1, 1, 1]
 
@@ -398,7 +494,10 @@ def test_one_image_in_one_class_is_for_training(tmp_path: Path) -> None:
 def test_no_such_folder_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("no folder")
     assert_refused(
-        tmp_path / name, tmp_path / "out.h5", rf"no such folder: .*{name}: name the folder that holds one folder of images for each class"
+        tmp_path / name,
+        tmp_path / "out.h5",
+        rf"no such folder: .*{name}: name the folder that holds one folder of images for each"
+        r" class",
     )
 
 
@@ -407,15 +506,34 @@ def test_a_png_of_16_bits_is_refused(tmp_path: Path) -> None:
     folder = make_classes(tmp_path / "in", {"a": 4})
     save(folder / "a/deep.png", np.full((4, 6), 1000, np.uint16))
     for grayscale in (False, True):
-        assert_refused(folder, tmp_path / "out.h5", r"deep\.png has more than 8 bits a pixel .*: convert it to 8 bits", grayscale=grayscale)
+        assert_refused(
+            folder,
+            tmp_path / "out.h5",
+            r"deep\.png has more than 8 bits a pixel .*: convert it to 8 bits",
+            grayscale=grayscale,
+        )
 
 
 def test_a_seed_out_of_range_is_refused(tmp_path: Path) -> None:
-    assert_refused(make_classes(tmp_path / "in", {"a": 4}), tmp_path / "out.h5", "seed is -1: it must be 0 to", seed=-1)
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", "seed is 18446744073709551616: it must be 0 to", seed=2**64)
+    assert_refused(
+        make_classes(tmp_path / "in", {"a": 4}),
+        tmp_path / "out.h5",
+        "seed is -1: it must be 0 to",
+        seed=-1,
+    )
+    assert_refused(
+        tmp_path / "in",
+        tmp_path / "out.h5",
+        "seed is 18446744073709551616: it must be 0 to",
+        seed=2**64,
+    )
 
 
-def test_an_image_beyond_pillows_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_beyond_pillows_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_classes(tmp_path / "in", {"a": 4})
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    assert_refused(folder, tmp_path / "out.h5", r"\.png cannot be read as an image \(.*decompression bomb")
+    assert_refused(
+        folder, tmp_path / "out.h5", r"\.png cannot be read as an image \(.*decompression bomb"
+    )

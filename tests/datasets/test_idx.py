@@ -28,7 +28,9 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("shape", [(7,), (5, 4, 3), (2, 4, 3, 3), (0, 4, 3)], ids=str)
 @pytest.mark.parametrize("gzipped", [False, True], ids=["plain", "gzipped"])
-def test_an_array_comes_back_as_it_was(tmp_path: Path, idx: ToIdx, shape: tuple[int, ...], gzipped: bool) -> None:
+def test_an_array_comes_back_as_it_was(
+    tmp_path: Path, idx: ToIdx, shape: tuple[int, ...], gzipped: bool
+) -> None:
     array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     path = tmp_path / "array"
     path.write_bytes(gzip.compress(idx(array)) if gzipped else idx(array))
@@ -39,7 +41,9 @@ def test_an_array_comes_back_as_it_was(tmp_path: Path, idx: ToIdx, shape: tuple[
 
 
 def test_the_header_is_read_as_the_format_says() -> None:
-    content = bytes.fromhex("00000803 00000001 00000002 00000003") + bytes([10, 20, 30, 40, 50, 255])
+    content = bytes.fromhex("00000803 00000001 00000002 00000003") + bytes(
+        [10, 20, 30, 40, 50, 255]
+    )
     assert parse_idx(content, "by hand").tolist() == [[[10, 20, 30], [40, 50, 255]]]
 
 
@@ -54,22 +58,37 @@ def test_a_gzip_file_cut_off_anywhere_is_refused(tmp_path: Path, idx: ToIdx) -> 
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(
-            InputError, match=r"images\.gz is damaged \(.*fetch it again" if length >= 2 else r"images\.gz is not an IDX file"
+            InputError,
+            match=(
+                r"images\.gz is damaged \(.*fetch it again"
+                if length >= 2
+                else r"images\.gz is not an IDX file"
+            ),
         ):
             read_idx(path)
 
 
-def test_a_gzip_file_with_any_byte_of_its_data_altered_is_refused(tmp_path: Path, idx: ToIdx) -> None:
+def test_a_gzip_file_with_any_byte_of_its_data_altered_is_refused(
+    tmp_path: Path, idx: ToIdx
+) -> None:
     path, content = tmp_path / "images.gz", gzip.compress(idx(IMAGES))
-    for position in range(10, len(content)):  # the first 10 are gzip's own header, of which some mean nothing
-        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
-        with pytest.raises(InputError, match=r"images\.gz (is damaged|is not an IDX file|holds|has)"):
+    for position in range(
+        10, len(content)
+    ):  # the first 10 are gzip's own header, of which some mean nothing
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :]
+        )
+        with pytest.raises(
+            InputError, match=r"images\.gz (is damaged|is not an IDX file|holds|has)"
+        ):
             read_idx(path)
 
 
 def test_a_gzip_file_of_a_cut_off_idx_file_is_refused(tmp_path: Path, idx: ToIdx) -> None:
     (tmp_path / "images.gz").write_bytes(gzip.compress(idx(IMAGES)[:-1]))
-    with pytest.raises(InputError, match=r"images\.gz holds 75 bytes, but its header \(5, 4, 3\) needs 76"):
+    with pytest.raises(
+        InputError, match=r"images\.gz holds 75 bytes, but its header \(5, 4, 3\) needs 76"
+    ):
         read_idx(tmp_path / "images.gz")
 
 
@@ -85,28 +104,43 @@ def test_a_gzip_file_of_a_cut_off_idx_file_is_refused(tmp_path: Path, idx: ToIdx
     ids=["empty", "three bytes", "floats", "first bytes not zero", "PNG"],
 )
 def test_something_else_is_refused_with_its_first_bytes(content: bytes, begins: str) -> None:
-    with pytest.raises(InputError, match=f"some-file is not an IDX file of unsigned bytes: it begins with {begins}, not 000008"):
+    with pytest.raises(
+        InputError,
+        match=(
+            f"some-file is not an IDX file of unsigned bytes: it begins with {begins}, not 000008"
+        ),
+    ):
         parse_idx(content, "some-file")
 
 
 @pytest.mark.parametrize("length", [16, 40, 75])
 def test_a_file_cut_off_in_its_data_is_refused_with_both_lengths(idx: ToIdx, length: int) -> None:
-    with pytest.raises(InputError, match=rf"cut holds {length} bytes, but its header \(5, 4, 3\) needs 76"):
+    with pytest.raises(
+        InputError, match=rf"cut holds {length} bytes, but its header \(5, 4, 3\) needs 76"
+    ):
         parse_idx(idx(IMAGES)[:length], "cut")
 
 
 def test_a_file_with_too_much_data_is_refused(idx: ToIdx) -> None:
-    with pytest.raises(InputError, match=r"long holds more than the 76 bytes of its header \(5, 4, 3\)"):
+    with pytest.raises(
+        InputError, match=r"long holds more than the 76 bytes of its header \(5, 4, 3\)"
+    ):
         parse_idx(idx(IMAGES) + b"\0", "long")
 
 
 @pytest.mark.parametrize("length", range(4, 16))
 def test_a_file_cut_off_in_its_header_is_refused(idx: ToIdx, length: int) -> None:
-    with pytest.raises(InputError, match=f"cut holds {length} bytes, but its header alone needs 16: it is damaged"):
+    with pytest.raises(
+        InputError, match=f"cut holds {length} bytes, but its header alone needs 16: it is damaged"
+    ):
         parse_idx(idx(IMAGES)[:length], "cut")
 
 
-@pytest.mark.parametrize("sizes", [(2**31, 2**31, 4), (1, *[2**32 - 1] * 3), (2**32 - 1, 100, 100), (2**32 - 1,)], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [(2**31, 2**31, 4), (1, *[2**32 - 1] * 3), (2**32 - 1, 100, 100), (2**32 - 1,)],
+    ids=str,
+)
 def test_sizes_far_beyond_the_file_are_refused_and_take_no_memory(sizes: tuple[int, ...]) -> None:
     tracemalloc.start()
     with pytest.raises(InputError, match=r"huge (holds|has items)"):
@@ -116,7 +150,9 @@ def test_sizes_far_beyond_the_file_are_refused_and_take_no_memory(sizes: tuple[i
     assert peak < 2**26
 
 
-def test_a_gzip_file_that_unpacks_to_far_more_than_its_header_says_is_refused_at_once(tmp_path: Path, idx: ToIdx) -> None:
+def test_a_gzip_file_that_unpacks_to_far_more_than_its_header_says_is_refused_at_once(
+    tmp_path: Path, idx: ToIdx
+) -> None:
     with gzip.open(tmp_path / "bomb.gz", "wb", compresslevel=1) as file:
         file.write(idx(IMAGES))
         for _ in range(64):
@@ -144,7 +180,9 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path, k
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.gz cannot be read \(No such file or directory\)"):
+    with pytest.raises(
+        InputError, match=r"nowhere\.gz cannot be read \(No such file or directory\)"
+    ):
         read_idx(tmp_path / "nowhere.gz")
     with pytest.raises(InputError, match=r"is a folder, not a regular file"):
         read_idx(tmp_path)

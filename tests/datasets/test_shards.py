@@ -1,4 +1,6 @@
-"""Shards and microbatches: every example once an epoch, in an order of (seed, epoch, shard) alone, normalised as the formula says."""
+"""Shards and microbatches: every example once an epoch, in an order of (seed, epoch, shard) alone,
+normalised as the formula says.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ MEAN_0, STD_1_255 = np.zeros(1), np.full(1, 1 / 255)
 
 
 def make_shards(examples: int, num_shards: int, seed: int = 0) -> list[Shard]:
-    """Even shards of a training set in which an example's label is its number, and its pixel that number's last byte."""
+    """Even shards of a training set in which an example's label is its number, and its pixel that
+    number's last byte.
+    """
     return [
         Shard(index, (numbers % 256).astype(np.uint8).reshape(-1, 1, 1, 1), numbers, seed)
         for index, numbers in enumerate(np.array_split(np.arange(examples), num_shards))
@@ -29,15 +33,28 @@ def make_shards(examples: int, num_shards: int, seed: int = 0) -> list[Shard]:
 
 
 def order_of(seed: int, epoch: int, index: int, examples: int = 64) -> list[int]:
-    return Shard(index, np.zeros((examples, 1, 1, 1), np.uint8), np.zeros(examples, np.int64), seed).order(epoch).tolist()
+    return (
+        Shard(index, np.zeros((examples, 1, 1, 1), np.uint8), np.zeros(examples, np.int64), seed)
+        .order(epoch)
+        .tolist()
+    )
 
 
-@given(examples=st.integers(1, 150), num_shards=st.integers(1, 12), microbatch_size=st.integers(1, 20), seed=SEEDS, epoch=EPOCHS)
+@given(
+    examples=st.integers(1, 150),
+    num_shards=st.integers(1, 12),
+    microbatch_size=st.integers(1, 20),
+    seed=SEEDS,
+    epoch=EPOCHS,
+)
 @GENTLE
 def test_an_epoch_holds_every_example_of_every_shard_once(
     examples: int, num_shards: int, microbatch_size: int, seed: int, epoch: int
 ) -> None:
-    shards, microbatch = make_shards(examples, num_shards, seed), Microbatch((1, 1, 1), microbatch_size, MEAN_0, STD_1_255)
+    shards, microbatch = (
+        make_shards(examples, num_shards, seed),
+        Microbatch((1, 1, 1), microbatch_size, MEAN_0, STD_1_255),
+    )
     seen: list[int] = []
     taken_by_step = []
     for step in range(steps_per_epoch(examples, num_shards, microbatch_size)):
@@ -63,9 +80,15 @@ def test_an_order_is_a_permutation(examples: int, index: int, seed: int, epoch: 
     assert sorted(order_of(seed, epoch, index, examples)) == list(range(examples))
 
 
-@given(names=st.lists(st.tuples(SEEDS, EPOCHS, st.integers(0, 1000)), min_size=2, max_size=4, unique=True))
+@given(
+    names=st.lists(
+        st.tuples(SEEDS, EPOCHS, st.integers(0, 1000)), min_size=2, max_size=4, unique=True
+    )
+)
 @GENTLE
-def test_orders_of_different_seeds_epochs_and_shards_differ(names: list[tuple[int, int, int]]) -> None:
+def test_orders_of_different_seeds_epochs_and_shards_differ(
+    names: list[tuple[int, int, int]],
+) -> None:
     assert len({tuple(order_of(*name)) for name in names}) == len(names)
 
 
@@ -74,9 +97,15 @@ def test_orders_of_neighbours_differ() -> None:
     assert len({tuple(order_of(*name)) for name in names}) == len(names)
 
 
-@given(seed=SEEDS, index=st.integers(0, 100), epochs=st.lists(st.integers(0, 5), min_size=2, max_size=8))
+@given(
+    seed=SEEDS,
+    index=st.integers(0, 100),
+    epochs=st.lists(st.integers(0, 5), min_size=2, max_size=8),
+)
 @GENTLE
-def test_an_order_does_not_depend_on_what_was_drawn_before(seed: int, index: int, epochs: list[int]) -> None:
+def test_an_order_does_not_depend_on_what_was_drawn_before(
+    seed: int, index: int, epochs: list[int]
+) -> None:
     shard = Shard(index, np.full((64, 1, 1, 1), 9, np.uint8), np.ones(64, np.int64), seed)
     for epoch in epochs:
         np.random.seed(epoch)  # noqa: NPY002  (the global state must not matter)
@@ -84,7 +113,8 @@ def test_an_order_does_not_depend_on_what_was_drawn_before(seed: int, index: int
 
 
 def test_the_orders_have_not_changed() -> None:
-    # A change here changes the result of every run: it could not be had again with the same configuration.
+    # A change here changes the result of every run: it could not be had again with the same
+    # configuration.
     assert order_of(seed=7, epoch=0, index=3, examples=10) == [3, 0, 5, 1, 2, 4, 8, 7, 9, 6]
     assert order_of(seed=7, epoch=2, index=3, examples=10) == [0, 5, 1, 7, 8, 2, 9, 4, 6, 3]
 
@@ -125,7 +155,9 @@ def test_steps_per_epoch_is_until_the_largest_shard_is_used_up(
     assert steps_per_epoch(train_examples, num_shards, microbatch_size) == steps
 
 
-def normalise_naively(images: NDArray[np.uint8], mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.float64]:
+def normalise_naively(
+    images: NDArray[np.uint8], mean: NDArray[np.float64], std: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """(N, H, W, C) bytes to (C, H, W, N), one pixel at a time."""
     examples, height, width, channels = images.shape
     result = np.zeros((channels, height, width, examples))
@@ -145,9 +177,19 @@ def normalise_naively(images: NDArray[np.uint8], mean: NDArray[np.float64], std:
 )
 @GENTLE
 def test_pixels_are_normalised_by_channel_into_batch_innermost(
-    channels: int, examples: int, height: int, width: int, means: list[float], stds: list[float], seed: int
+    channels: int,
+    examples: int,
+    height: int,
+    width: int,
+    means: list[float],
+    stds: list[float],
+    seed: int,
 ) -> None:
-    images = np.random.default_rng(seed).integers(0, 256, (examples, height, width, channels)).astype(np.uint8)
+    images = (
+        np.random.default_rng(seed)
+        .integers(0, 256, (examples, height, width, channels))
+        .astype(np.uint8)
+    )
     mean, std = np.array(means[:channels]), np.array(stds[:channels])
     microbatch = Microbatch((channels, height, width), examples, mean, std)
     microbatch.fill(images, np.arange(examples), np.arange(examples))

@@ -1,4 +1,6 @@
-"""Random streams: the same name gives the same numbers, another name gives others, and none runs into another."""
+"""Random streams: the same name gives the same numbers, another name gives others, and none runs
+into another.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.random_streams import BLOCK, INITIALISE, SHUFFLE, PortableGenerator, cos_2pi, generator, log
+from distcnn.random_streams import (
+    BLOCK,
+    INITIALISE,
+    SHUFFLE,
+    PortableGenerator,
+    cos_2pi,
+    generator,
+    log,
+)
 
 SEEDS = st.integers(0, 2**62)
 INDICES = st.integers(0, 2**32)
@@ -19,12 +29,21 @@ INDICES = st.integers(0, 2**32)
 
 @given(seed=SEEDS, purpose=st.sampled_from([INITIALISE, SHUFFLE]), first=INDICES, second=INDICES)
 @settings(derandomize=True, deadline=None)
-def test_the_same_name_gives_the_same_stream(seed: int, purpose: int, first: int, second: int) -> None:
+def test_the_same_name_gives_the_same_stream(
+    seed: int, purpose: int, first: int, second: int
+) -> None:
     stream, again = (generator(seed, purpose, first, second).random_raw(50) for _ in range(2))
     assert np.array_equal(stream, again)
 
 
-@given(names=st.lists(st.tuples(SEEDS, st.sampled_from([INITIALISE, SHUFFLE]), INDICES, INDICES), min_size=2, max_size=5, unique=True))
+@given(
+    names=st.lists(
+        st.tuples(SEEDS, st.sampled_from([INITIALISE, SHUFFLE]), INDICES, INDICES),
+        min_size=2,
+        max_size=5,
+        unique=True,
+    )
+)
 @settings(derandomize=True, deadline=None)
 def test_different_names_give_different_streams(names: list[tuple[int, int, int, int]]) -> None:
     beginnings = [tuple(generator(*name).random_raw(2).tolist()) for name in names]
@@ -34,14 +53,20 @@ def test_different_names_give_different_streams(names: list[tuple[int, int, int,
 def test_neighbouring_streams_have_no_number_in_common() -> None:
     # Two streams of a counter-based generator that are too close are the same stream, shifted.
     length = 2000
-    streams = [generator(*name).random_raw(length) for name in itertools.product((0, 1), (INITIALISE, SHUFFLE), (0, 1, 2), (0, 1, 2))]
+    streams = [
+        generator(*name).random_raw(length)
+        for name in itertools.product((0, 1), (INITIALISE, SHUFFLE), (0, 1, 2), (0, 1, 2))
+    ]
     assert len(np.unique(np.concatenate(streams))) == len(streams) * length
 
 
 @pytest.mark.parametrize("indices", [(), (5,), (5, 0)], ids=str)
 def test_indices_that_are_left_out_are_zero(indices: tuple[int, ...]) -> None:
     first, second = (*indices, 0, 0)[:2]
-    assert generator(3, SHUFFLE, *indices).random_raw() == generator(3, SHUFFLE, first, second).random_raw()
+    assert (
+        generator(3, SHUFFLE, *indices).random_raw()
+        == generator(3, SHUFFLE, first, second).random_raw()
+    )
 
 
 def test_more_than_two_indices_are_refused() -> None:
@@ -50,14 +75,18 @@ def test_more_than_two_indices_are_refused() -> None:
 
 
 def test_the_streams_have_not_changed() -> None:
-    # A change here changes every run's first weights and every order: results of earlier versions could not be had again.
+    # A change here changes every run's first weights and every order: results of earlier versions
+    # could not be had again.
     assert generator(7, SHUFFLE, 2, 3).random_raw(4).tolist() == [
         0x176FCCFB5680CAB8,
         0x3C824AEF00417D45,
         0x84E1E5BCA929BDF3,
         0xEE878294CE87E652,
     ]
-    assert generator(0, INITIALISE).random_raw(2).tolist() == [0xD037F8C3F9A1D176, 0xC057419B4C210765]
+    assert generator(0, INITIALISE).random_raw(2).tolist() == [
+        0xD037F8C3F9A1D176,
+        0xC057419B4C210765,
+    ]
 
 
 def test_the_largest_seeds_differ_too() -> None:
@@ -74,13 +103,19 @@ def draws(seed: int = 0) -> PortableGenerator:
 
 def test_normal_numbers_are_normal() -> None:
     values = draws().standard_normal(400_000)
-    assert [float(np.mean(values**power)) for power in (1, 2, 3, 4)] == pytest.approx([0, 1, 0, 3], abs=0.03)
+    assert [float(np.mean(values**power)) for power in (1, 2, 3, 4)] == pytest.approx(
+        [0, 1, 0, 3], abs=0.03
+    )
     for bound in (0.1, 1, 2, 3):
-        assert np.mean(np.abs(values) < bound) == pytest.approx(math.erf(bound / math.sqrt(2)), abs=0.003)
+        assert np.mean(np.abs(values) < bound) == pytest.approx(
+            math.erf(bound / math.sqrt(2)), abs=0.003
+        )
     assert abs(np.corrcoef(values[:-1], values[1:])[0, 1]) < 0.01
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1e-4, 1e-4), (-0.0693, 0.0693), (2.0, 5.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (-1e-4, 1e-4), (-0.0693, 0.0693), (2.0, 5.0)]
+)
 def test_uniform_numbers_are_those_of_numpy_today(low: float, high: float) -> None:
     numpy = np.random.Generator(generator(3, INITIALISE)).uniform(low, high, (100, 33))
     assert draws(3).uniform(low, high, (100, 33)).tobytes() == numpy.tobytes()
@@ -128,7 +163,8 @@ def test_it_is_called_as_numpys() -> None:
 
 
 def test_the_numbers_have_not_changed() -> None:
-    # A change here changes the first weights of every run. These hashes hold on every processor and with every NumPy.
+    # A change here changes the first weights of every run. These hashes hold on every processor and
+    # with every NumPy.
     drawn = draws(1).standard_normal(1000), draws(1).uniform(-1, 1, 1000)
     hashes = [hashlib.sha256(values.astype("<f8").tobytes()).hexdigest() for values in drawn]
     assert hashes == [

@@ -1,4 +1,6 @@
-"""Shards in windows of a file: the examples, the order and the pieces of a shard in memory; what is wrong with the file is said."""
+"""Shards in windows of a file: the examples, the order and the pieces of a shard in memory; what is
+wrong with the file is said.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,35 @@ from tests.datasets.image_sets import make_arrays, write_as_a_user
 from tests.datasets.test_hdf5 import damage_compressed
 
 TRAIN, TEST, SHAPE = 211, 37, (3, 2)
-CHUNKS = {"no chunks": None, "chunks of 1": 1, "chunks of 8": 8, "chunks of 50": 50, "one chunk": TRAIN}
-MAKINGS = settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+CHUNKS = {
+    "no chunks": None,
+    "chunks of 1": 1,
+    "chunks of 8": 8,
+    "chunks of 50": 50,
+    "one chunk": TRAIN,
+}
+MAKINGS = settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture(scope="module", params=CHUNKS)
-def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
+def dataset(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> DatasetInfo:
     """A set of 211 + 37 images, the training images compressed where they are in chunks."""
     path, chunk = tmp_path_factory.mktemp("sets") / "set.h5", CHUNKS[request.param]
     arrays = make_arrays(SHAPE, TRAIN, TEST)
     with h5py.File(path, "w") as file:
         for split, (images, labels) in arrays.items():
-            options = {"chunks": (min(chunk, len(labels)), *SHAPE), "compression": "gzip"} if chunk else {}
+            options = (
+                {"chunks": (min(chunk, len(labels)), *SHAPE), "compression": "gzip"}
+                if chunk
+                else {}
+            )
             file.create_dataset(f"{split}/images", data=images, **options)
             file.create_dataset(f"{split}/labels", data=labels.astype(np.uint8))
         file.attrs["classes"] = 10
@@ -52,7 +71,9 @@ def reader(dataset: DatasetInfo) -> Iterator[Reader]:
     reader.file.close()
 
 
-def windowed(reader: Reader, span: range, length: int, split: str = "train", shuffled: bool = True) -> WindowedShard:
+def windowed(
+    reader: Reader, span: range, length: int, split: str = "train", shuffled: bool = True
+) -> WindowedShard:
     bounds = window_bounds(span, length, reader.file.info.chunk_examples[split])
     return WindowedShard(5, reader, split, span, bounds, seed=3, shuffled=shuffled)
 
@@ -69,9 +90,15 @@ def microbatch(size: int) -> Microbatch:
 )
 @MAKINGS
 def test_a_step_holds_the_examples_that_the_order_says(
-    span: list[int], length: int, size: int, steps: list[tuple[int, int]], dataset: DatasetInfo, reader: Reader
+    span: list[int],
+    length: int,
+    size: int,
+    steps: list[tuple[int, int]],
+    dataset: DatasetInfo,
+    reader: Reader,
 ) -> None:
-    # Steps in any order of any epochs: after a resume, a replay or a failure the next one may be any.
+    # Steps in any order of any epochs: after a resume, a replay or a failure the next one may be
+    # any.
     shard = windowed(reader, range(*span), length)
     images, labels = read_examples(dataset, "train", range(*span))
     order = Order(3, 5, window_bounds(range(*span), length, dataset.chunk_examples["train"]))
@@ -85,11 +112,17 @@ def test_a_step_holds_the_examples_that_the_order_says(
             assert np.array_equal(getattr(filled, name), getattr(expected, name))
 
 
-def test_a_window_as_long_as_the_shard_gives_the_steps_of_memory(dataset: DatasetInfo, reader: Reader) -> None:
+def test_a_window_as_long_as_the_shard_gives_the_steps_of_memory(
+    dataset: DatasetInfo, reader: Reader
+) -> None:
     span = range(20, 90)
     in_memory = Shard(5, *read_examples(dataset, "train", span), seed=3, first_example=20)
     shard = windowed(reader, span, 70)
-    assert (shard.index, shard.first_example, shard.examples) == (in_memory.index, in_memory.first_example, in_memory.examples)
+    assert (shard.index, shard.first_example, shard.examples) == (
+        in_memory.index,
+        in_memory.first_example,
+        in_memory.examples,
+    )
     filled, expected = microbatch(16), microbatch(16)
     for epoch, step in ((0, 0), (0, 1), (0, 4), (0, 5), (1, 0), (7, 2)):
         assert shard.fill(filled, epoch, step) == in_memory.fill(expected, epoch, step)
@@ -97,7 +130,9 @@ def test_a_window_as_long_as_the_shard_gives_the_steps_of_memory(dataset: Datase
         assert filled.labels.tobytes() == expected.labels.tobytes()
 
 
-def test_what_is_not_shuffled_comes_as_it_lies_in_the_file(dataset: DatasetInfo, reader: Reader) -> None:
+def test_what_is_not_shuffled_comes_as_it_lies_in_the_file(
+    dataset: DatasetInfo, reader: Reader
+) -> None:
     shard = windowed(reader, range(5, TEST), 9, "test", shuffled=False)
     filled, labels = microbatch(4), read_examples(dataset, "test", range(5, TEST))[1]
     for _ in range(2):  # an evaluation after each epoch
@@ -106,7 +141,9 @@ def test_what_is_not_shuffled_comes_as_it_lies_in_the_file(dataset: DatasetInfo,
 
 
 @pytest.mark.parametrize("size", [None, 1, 7, 1000])
-def test_the_pieces_are_those_of_memory_and_have_its_hash(size: int | None, dataset: DatasetInfo, reader: Reader) -> None:
+def test_the_pieces_are_those_of_memory_and_have_its_hash(
+    size: int | None, dataset: DatasetInfo, reader: Reader
+) -> None:
     span = range(7 * 3, TRAIN - 5)
     images, labels = read_examples(dataset, "train", span)
     in_memory, shard = Shard(5, images, labels, seed=3), windowed(reader, span, 20)
@@ -114,7 +151,9 @@ def test_the_pieces_are_those_of_memory_and_have_its_hash(size: int | None, data
     assert np.array_equal(np.concatenate(pieces), images)
     if size == 7:
         assert list(map(len, pieces)) == [len(each) for each, _ in in_memory.pieces(size)]
-    by_hand = hashlib.sha256(f"{images.shape}".encode() + images.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
+    by_hand = hashlib.sha256(
+        f"{images.shape}".encode() + images.tobytes() + labels.astype("<i8").tobytes()
+    ).hexdigest()
     for part in (in_memory, shard):
         digest = ExamplesDigest(len(span), dataset.image_shape, dataset.classes)
         for piece in part.pieces(size):
@@ -141,7 +180,9 @@ def test_a_shard_of_none_is_all_padding(reader: Reader) -> None:
 
 def shard_of(path: Path) -> WindowedShard:
     info = read_info(path)
-    return WindowedShard(0, Reader(ExampleFile(info)), "train", range(4), window_bounds(range(4), 1, 1), seed=0)
+    return WindowedShard(
+        0, Reader(ExampleFile(info)), "train", range(4), window_bounds(range(4), 1, 1), seed=0
+    )
 
 
 def test_a_label_out_of_range_is_refused_where_it_is_wanted(tmp_path: Path) -> None:
@@ -149,14 +190,22 @@ def test_a_label_out_of_range_is_refused_where_it_is_wanted(tmp_path: Path) -> N
         file["train/labels"][2] = 9
 
     shard = shard_of(write_as_a_user(tmp_path / "set.h5", spoil, attributes={"classes": 4}))
-    with pytest.raises(InputError, match=r"set\.h5: /train/labels\[2\] is 9, out of range for 4 classes"):
+    with pytest.raises(
+        InputError, match=r"set\.h5: /train/labels\[2\] is 9, out of range for 4 classes"
+    ):
         shard.fill(microbatch(4), 0, 0)
 
 
 def test_what_cannot_be_read_is_refused_where_it_is_wanted_and_again(tmp_path: Path) -> None:
     shard = shard_of(damage_compressed(tmp_path / "set.h5", "train/images", {"classes": 4}))
     for step in (0, 0, 1):
-        with pytest.raises(InputError, match=r"set\.h5: /train is damaged, examples \d to \d cannot be read \(.+\): make the file again"):
+        with pytest.raises(
+            InputError,
+            match=(
+                r"set\.h5: /train is damaged, examples \d to \d cannot be read \(.+\): make the"
+                r" file again"
+            ),
+        ):
             shard.fill(microbatch(2), 0, step)
 
 
@@ -165,7 +214,12 @@ def test_a_file_that_is_changed_while_it_is_read_is_refused(tmp_path: Path) -> N
     shard = shard_of(path)
     with path.open("ab") as file:
         file.write(b" ")
-    with pytest.raises(InputError, match=r"set\.h5 was changed while it was read: put it back as it was, then --resume the run"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"set\.h5 was changed while it was read: put it back as it was, then --resume the run"
+        ),
+    ):
         shard.fill(microbatch(4), 0, 0)
 
 

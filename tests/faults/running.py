@@ -1,6 +1,8 @@
-"""Runs in the background, for tests that do something to them meanwhile. Whatever a test does, its processes end with it.
+"""Runs in the background, for tests that do something to them meanwhile. Whatever a test does, its
+processes end with it.
 
-Each run has a mark of its own in the environment, by which all its processes are found in /proc, whoever their parents are.
+Each run has a mark of its own in the environment, by which all its processes are found in /proc,
+whoever their parents are.
 """
 
 from __future__ import annotations
@@ -24,8 +26,21 @@ from tests.conftest import ROOT, SERIAL, Launcher, clean_environment
 
 MARK = "DISTCNN_TEST_RUN"
 RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
-STAGED = ["-m", "distcnn.train", "--model", "tests.faults.staged:network", "--microbatch-size", "4", "--epochs", "2", "--log-every", "1"]
-"""A run of ``tests/faults/staged.py``, short (203 examples: 14 steps) and with the same bits whatever is done to it."""
+STAGED = [
+    "-m",
+    "distcnn.train",
+    "--model",
+    "tests.faults.staged:network",
+    "--microbatch-size",
+    "4",
+    "--epochs",
+    "2",
+    "--log-every",
+    "1",
+]
+"""A run of ``tests/faults/staged.py``, short (203 examples: 14 steps) and with the same bits
+whatever is done to it.
+"""
 
 STAGED_STEPS, STAGED_EPOCH_STEPS = 14, 7
 SECONDS_TO_VANISH = 3.0
@@ -47,9 +62,19 @@ class Ended:
 
 
 class Running:
-    """A run that has been started. ``processes``, ``ranks`` and ``beat`` look at it from outside."""
+    """A run that has been started.
 
-    def __init__(self, launcher: Launcher, process: subprocess.Popen[bytes], mark: str, stdout: IO[bytes], stderr: IO[bytes]) -> None:
+    ``processes``, ``ranks`` and ``beat`` look at it from outside.
+    """
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        process: subprocess.Popen[bytes],
+        mark: str,
+        stdout: IO[bytes],
+        stderr: IO[bytes],
+    ) -> None:
         self.launcher, self.process, self._mark = launcher, process, mark
         self._stdout, self._stderr = stdout, stderr
         self._start = time.monotonic()
@@ -71,7 +96,10 @@ class Running:
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 with suppress(OSError):
-                    pairs = (each.partition("=") for each in (folder / "environ").read_text(errors="replace").split("\0"))
+                    pairs = (
+                        each.partition("=")
+                        for each in (folder / "environ").read_text(errors="replace").split("\0")
+                    )
                     environment = {key: value for key, _, value in pairs}
                     if environment.get(MARK) == self._mark:
                         found[int(folder.name)] = environment
@@ -107,12 +135,18 @@ class Running:
         return read_other(*self._pulses[rank])
 
     def wait_for(self, holds: Callable[[], Any], what: str, seconds: float = 60) -> None:
-        """Wait until ``holds``. Fails, with the run's own words, when it ends before or takes longer."""
+        """Wait until ``holds``.
+
+        Fails, with the run's own words, when it ends before or takes longer.
+        """
         end = time.monotonic() + seconds
         while not holds():
             ended = self.process.poll() is not None
             if (ended and not holds()) or time.monotonic() > end:
-                raise AssertionError(f"{what} did not come (exit code {self.process.poll()}):\n{self.stdout}\n{self.stderr}")
+                raise AssertionError(
+                    f"{what} did not come (exit code"
+                    f" {self.process.poll()}):\n{self.stdout}\n{self.stderr}"
+                )
             time.sleep(0.02)
 
     def wait_for_text(self, text: str, seconds: float = 60) -> None:
@@ -121,7 +155,11 @@ class Running:
 
     def wait_for_step(self, step: int, rank: int = 0, seconds: float = 60) -> None:
         """Wait until ``rank`` has begun ``step``."""
-        self.wait_for(lambda: (beat := self.beat(rank)) and beat.step >= step, f"step {step} of rank {rank}", seconds)
+        self.wait_for(
+            lambda: (beat := self.beat(rank)) and beat.step >= step,
+            f"step {step} of rank {rank}",
+            seconds,
+        )
 
     def send(self, number: signal.Signals, *ranks: int) -> None:
         """A signal to these ranks, to none else."""
@@ -134,7 +172,9 @@ class Running:
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still there after {seconds} s:\n{self.stdout}\n{self.stderr}") from None
+            raise AssertionError(
+                f"still there after {seconds} s:\n{self.stdout}\n{self.stderr}"
+            ) from None
         took = time.monotonic() - self._start
         self.wait_for_none_left(SECONDS_TO_VANISH)
         return Ended(code, self.stdout, self.stderr, took)
@@ -168,7 +208,9 @@ def running(
     stderr: int | IO[Any] | None = None,
     **environment: str,
 ) -> Iterator[Running]:
-    """Start ``python arguments`` on so many ranks, in a session of its own; at the end of the block every process of it is killed."""
+    """Start ``python arguments`` on so many ranks, in a session of its own; at the end of the block
+    every process of it is killed.
+    """
     mark = secrets.token_hex(8)
     start = [launcher.mpirun, "-n", str(ranks)] if launcher.mpirun else []
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
@@ -189,8 +231,14 @@ def running(
 
 
 def staged(fault: str, ranks: Sequence[int], step: int, mark: Path | None = None) -> dict[str, str]:
-    """The environment in which the network of ``tests/faults/staged.py`` does ``fault`` on ``ranks`` in ``step``."""
-    where = {"STAGED_FAULT": fault, "STAGED_RANKS": ",".join(map(str, ranks)), "STAGED_STEP": str(step)}
+    """The environment in which the network of ``tests/faults/staged.py`` does ``fault`` on
+    ``ranks`` in ``step``.
+    """
+    where = {
+        "STAGED_FAULT": fault,
+        "STAGED_RANKS": ",".join(map(str, ranks)),
+        "STAGED_STEP": str(step),
+    }
     return where | ({"STAGED_MARK": str(mark)} if mark else {})
 
 
@@ -198,20 +246,27 @@ def staged(fault: str, ranks: Sequence[int], step: int, mark: Path | None = None
 def reference_hash(data: Path) -> str:
     """Of the weights that ``STAGED`` comes to on ``data`` when nothing happens to it."""
     with tempfile.TemporaryDirectory() as folder:
-        return str(SERIAL.train(1, Path(folder) / "run", *STAGED[2:], "--data", str(data))["params_sha256"])
+        return str(
+            SERIAL.train(1, Path(folder) / "run", *STAGED[2:], "--data", str(data))["params_sha256"]
+        )
 
 
 def resume(launcher: Launcher, ranks: int, path: Path) -> dict[str, Any]:
     """Resume the run in ``path`` to its end, without faults; its result."""
     done = launcher.run(ranks, "-m", "distcnn.train", "--resume", str(path), "--trust-model")
-    assert done.returncode == 0, f"{launcher.name} on {ranks} ranks: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, (
+        f"{launcher.name} on {ranks} ranks: exit code"
+        f" {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     result: dict[str, Any] = json.loads((path / "result.json").read_text())
     return result
 
 
 def seconds_since_fault(mark: Path) -> float:
     """Since the first rank met its staged fault."""
-    return time.time() - min(each.stat().st_mtime for each in mark.parent.iterdir() if each.name.startswith(mark.name))
+    return time.time() - min(
+        each.stat().st_mtime for each in mark.parent.iterdir() if each.name.startswith(mark.name)
+    )
 
 
 def _content(file: IO[bytes]) -> str:

@@ -1,4 +1,6 @@
-"""A network that goes wrong on demand, for runs that tests start: what, on which ranks, in which step comes from the environment."""
+"""A network that goes wrong on demand, for runs that tests start: what, on which ranks, in which
+step comes from the environment.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from distcnn.system import launcher
 
 MODEL = f"{__name__}:network"
 RANK = launcher.declared_rank(os.environ)
-PACE_SECONDS = float(os.environ.get("STAGED_PACE", "0")) if str(RANK) in os.environ.get("STAGED_PACE_RANKS", str(RANK)) else 0
+PACE_SECONDS = (
+    float(os.environ.get("STAGED_PACE", "0"))
+    if str(RANK) in os.environ.get("STAGED_PACE_RANKS", str(RANK))
+    else 0
+)
 FAULT, FAULT_STEP = os.environ.get("STAGED_FAULT", ""), int(os.environ.get("STAGED_STEP", "0"))
 MARK = os.environ.get("STAGED_MARK", "")
 to_come = [FAULT] if str(RANK) in os.environ.get("STAGED_RANKS", "").split(",") else []
@@ -67,12 +73,16 @@ class Poisoned(nn.Identity):
     def function(self, x: Any, out: Any) -> None:
         super().function(x, out)
         beat = pulse.read()
-        if (beat.activity, beat.step) == (Activity.COMPUTING_SHARD, FAULT_STEP) and str(beat.detail) in os.environ["POISONED_SHARDS"]:
+        if (beat.activity, beat.step) == (Activity.COMPUTING_SHARD, FAULT_STEP) and str(
+            beat.detail
+        ) in os.environ["POISONED_SHARDS"]:
             out.fill(float("nan"))
 
 
 class Staged(nn.Identity):
-    """In training steps only: PACE_SECONDS for every shard, and the fault, once; the file MARK<rank> gets its time."""
+    """In training steps only: PACE_SECONDS for every shard, and the fault, once; the file
+    MARK<rank> gets its time.
+    """
 
     def function(self, x: Any, out: Any) -> None:
         super().function(x, out)
@@ -92,4 +102,6 @@ def network(input_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
 
 def poisoned_network(input_shape: tuple[int, int, int], classes: int) -> nn.Sequential:
     """Two buckets: 39,200 elements and 510; the NaN reaches the gradients of both."""
-    return nn.Sequential([nn.Conv2d(4, 3, padding=1), Poisoned(), nn.Flatten(), nn.Dense(50), nn.Dense(classes)])
+    return nn.Sequential(
+        [nn.Conv2d(4, 3, padding=1), Poisoned(), nn.Flatten(), nn.Dense(50), nn.Dense(classes)]
+    )

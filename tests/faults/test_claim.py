@@ -1,4 +1,7 @@
-"""A claim: of all processes that ask for a name one gets it, and its end frees it. No other user of the host can have it."""
+"""A claim: of all processes that ask for a name one gets it, and its end frees it.
+
+No other user of the host can have it.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from distcnn.fault_tolerance.host_election import claim, claimed, private_folder
 from tests.conftest import SERIAL
 from tests.faults.running import running
 
-ASK = "import sys, time; from distcnn.fault_tolerance.host_election import claim; print(claim(sys.argv[1]), flush=True); time.sleep(60)"
+ASK = (
+    "import sys, time; from distcnn.fault_tolerance.host_election import claim;"
+    " print(claim(sys.argv[1]), flush=True); time.sleep(60)"
+)
 
 
 def test_a_name_is_given_once() -> None:
@@ -46,7 +52,9 @@ def test_one_of_many_processes_gets_it_and_its_end_frees_it() -> None:
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where alone folders may be made."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr(claims, "SHARED_FOLDERS", (str(tmp_path / "first"), str(tmp_path / "second")))
+    monkeypatch.setattr(
+        claims, "SHARED_FOLDERS", (str(tmp_path / "first"), str(tmp_path / "second"))
+    )
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
     return tmp_path
@@ -83,11 +91,17 @@ def belongs_to_another(path: Path) -> None:
     os.chown(path, 12345, 12345)
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can give a folder to another user"
+)
 
 
-@pytest.mark.parametrize("squat", [is_open, is_a_link, Path.touch, pytest.param(belongs_to_another, marks=needs_root)])
-def test_a_folder_that_another_user_made_is_not_trusted(squat: Callable[[Path], None], base: Path) -> None:
+@pytest.mark.parametrize(
+    "squat", [is_open, is_a_link, Path.touch, pytest.param(belongs_to_another, marks=needs_root)]
+)
+def test_a_folder_that_another_user_made_is_not_trusted(
+    squat: Callable[[Path], None], base: Path
+) -> None:
     name = f"distcnn-{os.geteuid()}"
     squat(base / "first" / name)
     assert private_folder() == base / "second" / name

@@ -1,4 +1,6 @@
-"""The exit code that a rank chose: noted once, by the first; and MPI's own errors are no defects."""
+"""The exit code that a rank chose: noted once, by the first; and MPI's own errors are no
+defects.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,26 @@ def test_the_first_code_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     note_exit(1)
 
 
-@pytest.mark.parametrize(("flags", "code"), [(["--epochs", "1"], 0), (["--epochs", "0"], 2), (["--learning-rate", "1e20"], 3)])
-def test_a_run_notes_its_code(flags: list[str], code: int, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    more = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--model", "tutorial", "--warmup-steps", "0"]
-    done = any_mpi.run(2, "-m", "distcnn.train", *more, *flags, DISTCNN_EXIT_NOTE=str(tmp_path / "note"))
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [(["--epochs", "1"], 0), (["--epochs", "0"], 2), (["--learning-rate", "1e20"], 3)],
+)
+def test_a_run_notes_its_code(
+    flags: list[str], code: int, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    more = [
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        "--model",
+        "tutorial",
+        "--warmup-steps",
+        "0",
+    ]
+    done = any_mpi.run(
+        2, "-m", "distcnn.train", *more, *flags, DISTCNN_EXIT_NOTE=str(tmp_path / "note")
+    )
     assert (tmp_path / "note").read_text() == f"{code}\n", done.stderr
 
 

@@ -49,7 +49,9 @@ def test_what_a_process_has_open_or_mapped_stays(left: list[Path]) -> None:
 def test_a_file_of_that_name_in_another_containers_folder_does_not_count(left: list[Path]) -> None:
     folder = left[0].parent
     script = f"mount -t tmpfs tmpfs {folder} && exec 9>{left[0]} && echo there && exec sleep 60"
-    with subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout
         assert other.stdout.readline() == "there\n"
         assert sorted(remove_left_behind(folder)) == sorted(left)
@@ -70,19 +72,27 @@ def test_another_users_stays(left: list[Path]) -> None:
         ({"PMI_SIZE": "4", "PMI_RANK": "3", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, False),
     ],
 )
-def test_one_rank_of_a_host_cleans(environment: dict[str, str], cleans: bool, left: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_rank_of_a_host_cleans(
+    environment: dict[str, str], cleans: bool, left: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     clean_before_start(left[0].parent)
     assert any(path.exists() for path in left) != cleans
 
 
-def test_the_start_after_a_kill_leaves_nothing(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_the_start_after_a_kill_leaves_nothing(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = [*STAGED, "--data", str(image_set())]
-    with running(any_mpi, 2, *flags, "--output", str(tmp_path / "killed"), STAGED_PACE="0.2") as run:
+    with running(
+        any_mpi, 2, *flags, "--output", str(tmp_path / "killed"), STAGED_PACE="0.2"
+    ) as run:
         run.wait_for_step(1)
         maps = [Path(f"/proc/{pid}/maps").read_text() for pid in run.ranks().values()]
-        mapped = {Path(word) for each in maps for word in each.split() if word.startswith(f"{MEMORY}/")}
+        mapped = {
+            Path(word) for each in maps for word in each.split() if word.startswith(f"{MEMORY}/")
+        }
         for pid in run.processes():
             os.kill(pid, signal.SIGKILL)
         run.wait_for_none_left(5)

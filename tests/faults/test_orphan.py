@@ -1,4 +1,6 @@
-"""A rank ends when the process that launched it is killed; a process that no launcher started does not."""
+"""A rank ends when the process that launched it is killed; a process that no launcher started does
+not.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ import os, subprocess, sys
 rank, *environment = sys.argv[1:]
 wrapped = ["sh", "-c", f'{sys.executable} -c "{rank}"; true']  # a shell between, as many launch scripts have
 subprocess.run(wrapped, env=os.environ | dict(each.split("=") for each in environment))
-"""
+"""  # noqa: E501
 HOLDER = """
 import ctypes
 from distcnn.fault_tolerance.orphan import killed_with_launcher
@@ -32,7 +34,9 @@ with killed_with_launcher():
     {inside}
 {outside}
 """
-HOLD = "print('ready', flush=True); ctypes.PyDLL(None).sleep(60)"  # with the interpreter's lock, as MPI_Init does
+HOLD = (  # with the interpreter's lock, as MPI_Init does
+    "print('ready', flush=True); ctypes.PyDLL(None).sleep(60)"
+)
 PARENT = "import os, subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 HYDRA = ("PMI_SIZE=2", "PMI_RANK=1")
 OPENMPI = ("OMPI_COMM_WORLD_SIZE=1", "OMPI_COMM_WORLD_RANK=0", "PMIX_RANK=0")
@@ -56,14 +60,18 @@ def test_a_process_without_a_launcher_outlives_its_parent() -> None:
         os.kill(run.process.pid, signal.SIGKILL)
         run.process.wait()
         time.sleep(0.5)
-        assert any("time.sleep" in Path(f"/proc/{pid}/cmdline").read_text() for pid in run.processes())
+        assert any(
+            "time.sleep" in Path(f"/proc/{pid}/cmdline").read_text() for pid in run.processes()
+        )
         assert not run.stderr
 
 
 def test_a_rank_that_holds_the_interpreters_lock_in_mpi_init_ends_too() -> None:
     environment = {"PMI_SIZE": "2", "PMI_RANK": "1"}
     for inside, outside, ends in ((HOLD, "pass", True), ("pass", HOLD, False)):
-        words = f"import os; os.environ.update({environment})\n" + HOLDER.format(inside=inside, outside=outside)
+        words = f"import os; os.environ.update({environment})\n" + HOLDER.format(
+            inside=inside, outside=outside
+        )
         with running(SERIAL, 1, "-c", PARENT, words) as run:
             run.wait_for_text("ready")
             os.kill(run.process.pid, signal.SIGKILL)
@@ -72,11 +80,17 @@ def test_a_rank_that_holds_the_interpreters_lock_in_mpi_init_ends_too() -> None:
             assert bool(run.processes()) != ends
 
 
-def test_the_launcher_is_the_nearest_ancestor_of_another_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_launcher_is_the_nearest_ancestor_of_another_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setenv("PMI_RANK", "1")
-    assert launcher.launching_process() == os.getppid()  # pytest's parent, which is not declared to be a rank
-    ask = "from distcnn import launcher; print(launcher.launching_process(), launcher.launch_name())"
+    assert (
+        launcher.launching_process() == os.getppid()
+    )  # pytest's parent, which is not declared to be a rank
+    ask = (
+        "from distcnn import launcher; print(launcher.launching_process(), launcher.launch_name())"
+    )
     done = SERIAL.run(1, "-c", ask, PMI_SIZE="2", PMI_RANK="0")
     process, name = done.stdout.split()
     assert done.returncode == EXIT_OK

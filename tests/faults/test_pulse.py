@@ -1,4 +1,6 @@
-"""The pulse: what a process notes of itself, read by itself and by others, also when it is stopped or gone."""
+"""The pulse: what a process notes of itself, read by itself and by others, also when it is stopped
+or gone.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ def test_what_was_noted_last_is_read() -> None:
     pulse, before = Pulse(), time.monotonic()
     pulse.beat(Activity.COMPUTING_SHARD, 7, 3)
     beat = pulse.read()
-    assert (beat.step, beat.activity, beat.detail, beat.stack) == (7, Activity.COMPUTING_SHARD, 3, "")
+    assert (beat.step, beat.activity, beat.detail, beat.stack) == (
+        7,
+        Activity.COMPUTING_SHARD,
+        3,
+        "",
+    )
     assert before <= beat.since <= time.monotonic()
     assert beat.text() == "step 7, forward and backward of shard 3"
 
@@ -88,7 +95,12 @@ def test_a_communicator_that_is_watched_notes_each_wait() -> None:
     world = WatchedCommunicator(Looking())
     own_pulse.beat(Activity.COMPARING, 8)
     before = own_pulse.beats
-    for collective in (world.allgather, world.broadcast, world.allreduce_sum, lambda _: world.barrier()):
+    for collective in (
+        world.allgather,
+        world.broadcast,
+        world.allreduce_sum,
+        lambda _: world.barrier(),
+    ):
         collective(None)
         assert not own_pulse.read().waiting
     assert Looking.seen == ["step 8, waiting for all ranks: hashing and comparing the weights"] * 4
@@ -118,7 +130,12 @@ def test_another_process_is_read_also_when_it_is_stopped() -> None:
         run.wait_for(lambda: process_state(pid) == "T (stopped)", "the stopped state")
         assert read_other(pid, descriptor) == before
         assert before
-        assert (before.step, before.activity, before.detail, before.stack) == (12, Activity.COMPUTING_SHARD, 5, "line 1\nline 2")
+        assert (before.step, before.activity, before.detail, before.stack) == (
+            12,
+            Activity.COMPUTING_SHARD,
+            5,
+            "line 1\nline 2",
+        )
         assert 0 <= time.monotonic() - before.since < 20
         assert read_other(pid, 0) is None  # /dev/null
         assert read_other(pid, descriptor + 100) is None

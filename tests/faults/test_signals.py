@@ -1,4 +1,6 @@
-"""StopSignals in a real process: what each signal does, while the main thread runs, waits in Python or is stuck in C."""
+"""StopSignals in a real process: what each signal does, while the main thread runs, waits in Python
+or is stuck in C.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,11 @@ import time
 
 import pytest
 
-from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED, SECONDS_BETWEEN_INTERRUPTS, STOP_SIGNALS
+from distcnn.fault_tolerance.signals import (
+    EXIT_INTERRUPTED,
+    SECONDS_BETWEEN_INTERRUPTS,
+    STOP_SIGNALS,
+)
 from tests.conftest import SERIAL
 from tests.faults.running import running
 
@@ -23,12 +29,15 @@ with StopSignals("test", sys.argv[1] == "speaks", None) as stop:
     time.sleep(0.3)
     print("requested", stop.requested)
 print("restored", [signal.getsignal(each) for each in STOP_SIGNALS] == before, signal.set_wakeup_fd(-1))
-"""
+"""  # noqa: E501
 # A mutex that is locked twice is a wait in C that no signal ends, as MPI's are.
 STUCK = {
     "in Python": "time.sleep(60)",
     "reading a pipe": "os.read(os.pipe()[0], 1)",
-    "in C": "mutex = ctypes.create_string_buffer(64); lock = ctypes.CDLL(None).pthread_mutex_lock; lock(mutex); lock(mutex)",
+    "in C": (
+        "mutex = ctypes.create_string_buffer(64); lock = ctypes.CDLL(None).pthread_mutex_lock;"
+        " lock(mutex); lock(mutex)"
+    ),
 }
 STUCK_FOR_EVER = """
 import ctypes, os, time
@@ -112,7 +121,10 @@ def test_before_the_first_step_any_signal_ends_all_at_once(number: signal.Signal
         run.process.send_signal(number)
         ended = run.end(5)
     assert ended.code == 7
-    assert ended.stderr == f"test: {number.name} before the first step: ended, nothing was to be saved\n"
+    assert (
+        ended.stderr
+        == f"test: {number.name} before the first step: ended, nothing was to be saved\n"
+    )
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:
@@ -126,8 +138,13 @@ def test_an_ignored_hangup_stays_ignored() -> None:
 
 
 def test_a_limit_of_processor_time_is_a_request() -> None:
-    limited = UNTIL_ASKED.replace("time.sleep(0.01)", "pass").replace("import signal,", "import resource, signal,")
-    limit = "resource.setrlimit(resource.RLIMIT_CPU, (1 + int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2])), 60)); print"
+    limited = UNTIL_ASKED.replace("time.sleep(0.01)", "pass").replace(
+        "import signal,", "import resource, signal,"
+    )
+    limit = (
+        "resource.setrlimit(resource.RLIMIT_CPU, (1 +"
+        " int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2])), 60)); print"
+    )
     with running(SERIAL, 1, "-c", limited.replace("print", limit, 1), "silent") as run:
         ended = run.end(20)
     assert "requested SIGXCPU\n" in ended.stdout

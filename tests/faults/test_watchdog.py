@@ -1,4 +1,6 @@
-"""The watchdog's words for each case, what it sees of other processes, and that time in which nothing ran does not count."""
+"""The watchdog's words for each case, what it sees of other processes, and that time in which
+nothing ran does not count.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ import signal
 import time
 
 from distcnn.fault_tolerance.heartbeat import Activity, Beat
-from distcnn.fault_tolerance.watchdog import EXIT_STALLED, Member, Status, describe, look_at, process_state
+from distcnn.fault_tolerance.watchdog import (
+    EXIT_STALLED,
+    Member,
+    Status,
+    describe,
+    look_at,
+    process_state,
+)
 from tests.conftest import SERIAL
 from tests.faults.running import Running, running
 
@@ -27,26 +36,37 @@ print("ended", flush=True)
 """
 
 
-def status(rank: int, activity: Activity = Activity.SUMMING, answers: bool = True, stack: str = "", state: str = "") -> Status:
+def status(
+    rank: int,
+    activity: Activity = Activity.SUMMING,
+    answers: bool = True,
+    stack: str = "",
+    state: str = "",
+) -> Status:
     beat = Beat(12, activity, rank, activity == Activity.SUMMING, 0.0, 0.0, "")
     return Status(Member(rank, f"node{rank}", 1000 + rank, 5), answers, beat, 20.4, stack, state)
 
 
 def test_a_rank_that_works_while_others_wait_is_late() -> None:
-    everyone = [status(0, stack="  at Allreduce\n"), status(1, Activity.COMPUTING_SHARD, stack="  at forward\n"), status(2)]
-    assert describe(everyone, 20.0) == (
-        "stalled: nothing has moved for 20 s (--stall-timeout)\n"
-        "late: rank 1 on host node1 (process 1001), step 12, forward and backward of shard 1, for 20 s\n"
-        "waiting: rank 0, 2: step 12, waiting for all ranks: sum of the gradients\n"
-        "stack of rank 1:\n  at forward\n"
-        "stack of rank 0:\n  at Allreduce"
+    everyone = [
+        status(0, stack="  at Allreduce\n"),
+        status(1, Activity.COMPUTING_SHARD, stack="  at forward\n"),
+        status(2),
+    ]
+    assert (
+        describe(everyone, 20.0)
+        == "stalled: nothing has moved for 20 s (--stall-timeout)\nlate: rank 1 on host node1"
+        " (process 1001), step 12, forward and backward of shard 1, for 20 s\nwaiting: rank 0,"
+        " 2: step 12, waiting for all ranks: sum of the gradients\nstack of rank 1:\n  at"
+        " forward\nstack of rank 0:\n  at Allreduce"
     )
 
 
 def test_a_silent_rank_is_late_even_if_it_waited_last() -> None:
     lines = describe([status(0), status(2, answers=False, state="T (stopped)")], 20.0).splitlines()
-    assert lines[1] == (
-        "late: rank 2 on host node2 (process 1002), does not answer, state T (stopped), "
+    assert (
+        lines[1]
+        == "late: rank 2 on host node2 (process 1002), does not answer, state T (stopped), "
         "last at step 12, waiting for all ranks: sum of the gradients, for 20 s"
     )
     assert lines[2].startswith("waiting: rank 0: ")
@@ -54,21 +74,32 @@ def test_a_silent_rank_is_late_even_if_it_waited_last() -> None:
 
 def test_of_a_silent_rank_elsewhere_nothing_more_is_known() -> None:
     unseen = Status(Member(3, "node3", 77, 5), False, None, 0.0, "")
-    assert describe([status(0), unseen], 20.0).splitlines()[1] == "late: rank 3 on host node3 (process 77), does not answer"
+    assert (
+        describe([status(0), unseen], 20.0).splitlines()[1]
+        == "late: rank 3 on host node3 (process 77), does not answer"
+    )
 
 
 def test_when_all_wait_nobody_is_late() -> None:
-    lines = describe([status(rank, stack=f"  stack {rank}") for rank in range(6)], 300.0).splitlines()
+    lines = describe(
+        [status(rank, stack=f"  stack {rank}") for rank in range(6)], 300.0
+    ).splitlines()
     assert lines[1] == "every rank waits for the others: they are not at the same point"
     assert lines[2].startswith("waiting: rank 0, 1, 2, 3, 4, 5: step 12")
-    assert [line for line in lines if line.startswith("stack of")] == [f"stack of rank {rank}:" for rank in range(4)]
+    assert [line for line in lines if line.startswith("stack of")] == [
+        f"stack of rank {rank}:" for rank in range(4)
+    ]
 
 
 def test_stacks_are_few_and_one_is_of_a_rank_that_waits() -> None:
-    everyone = [status(rank, Activity.READING_DATA, stack="  x") for rank in range(9)] + [status(9, stack="  x")]
+    everyone = [status(rank, Activity.READING_DATA, stack="  x") for rank in range(9)] + [
+        status(9, stack="  x")
+    ]
     lines = describe(everyone, 20.0).splitlines()
     assert sum(line.startswith("late: ") for line in lines) == 9
-    assert [line for line in lines if line.startswith("stack of")] == [f"stack of rank {rank}:" for rank in (0, 1, 2, 9)]
+    assert [line for line in lines if line.startswith("stack of")] == [
+        f"stack of rank {rank}:" for rank in (0, 1, 2, 9)
+    ]
 
 
 def stopped(run: Running) -> int:
@@ -81,7 +112,10 @@ def stopped(run: Running) -> int:
 
 def test_a_stopped_process_is_looked_at_from_outside() -> None:
     with running(SERIAL, 1, "-c", WATCHED.format(timeout=0, beats=5, idle=60)) as run:
-        run.wait_for(lambda: (beat := run.beat(0)) and beat.detail == 4 and beat.stack, "a beat with its stack")
+        run.wait_for(
+            lambda: (beat := run.beat(0)) and beat.detail == 4 and beat.stack,
+            "a beat with its stack",
+        )
         pid = stopped(run)
         descriptor = run.pulse_of(pid)
         assert descriptor is not None
@@ -91,7 +125,9 @@ def test_a_stopped_process_is_looked_at_from_outside() -> None:
         assert seen.beat.text() == "step 6, forward and backward of shard 4"
         assert 0 < seen.seconds < 20
         assert 'File "<string>", line' in seen.stack
-    assert look_at(Member(0, "here", pid, descriptor)) == Status(Member(0, "here", pid, descriptor), False, None, 0.0, "", "gone")
+    assert look_at(Member(0, "here", pid, descriptor)) == Status(
+        Member(0, "here", pid, descriptor), False, None, 0.0, "", "gone"
+    )
 
 
 def test_a_process_that_idles_is_ended_with_its_stack() -> None:
@@ -102,7 +138,10 @@ def test_a_process_that_idles_is_ended_with_its_stack() -> None:
         assert time.monotonic() - start < 5
     assert ended.code == EXIT_STALLED
     assert "test: error: stalled: nothing has moved for " in ended.stderr
-    assert f"(process {run.process.pid}), step 6, forward and backward of shard 1, for " in ended.stderr
+    assert (
+        f"(process {run.process.pid}), step 6, forward and backward of shard 1, for "
+        in ended.stderr
+    )
     assert 'File "<string>", line 11' in ended.stderr
 
 

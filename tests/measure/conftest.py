@@ -19,7 +19,9 @@ def make_run(image_set: MakeImageSet) -> MakeRun:
     """A serial run of three shards of the small image set; keywords as ``Config``."""
 
     def make(**fields: object) -> Run:
-        config = Config(**{"data": str(image_set()), "num_shards": 3, "microbatch_size": 4, **fields})  # type: ignore[arg-type]
+        config = Config(
+            **{"data": str(image_set()), "num_shards": 3, "microbatch_size": 4, **fields}
+        )  # type: ignore[arg-type]
         return prepare_run(config, SerialCommunicator(), lambda line: None)
 
     return make

@@ -12,8 +12,24 @@ from distcnn.benchmark.options import parse
 from tests.conftest import Launcher, MakeImageSet
 
 KEYS = {
-    *{"images_per_second", "gemm_bound_fraction", "products_fraction", "exact_sum_fraction", "communication_fraction"},
-    *{"peak_memory_bytes", "machine", "flags", "split", "evaluation", "memory_ranks", "world_size", "products", "communication"},
+    *{
+        "images_per_second",
+        "gemm_bound_fraction",
+        "products_fraction",
+        "exact_sum_fraction",
+        "communication_fraction",
+    },
+    *{
+        "peak_memory_bytes",
+        "machine",
+        "flags",
+        "split",
+        "evaluation",
+        "memory_ranks",
+        "world_size",
+        "products",
+        "communication",
+    },
 }
 COMMAND = ["-m", "distcnn.benchmark"]
 SHORT = ["--model", "tutorial", "--microbatch-size", "4", "--steps", "2", "--turns", "2"]
@@ -23,37 +39,79 @@ def check(results: dict[str, Any], ranks: int) -> None:
     assert set(results) >= KEYS
     assert results["world_size"] == ranks
     assert len(results["images_per_second_turns"]) == 2
-    assert len(results["memory_ranks"]) == len(results["split_ranks"]) == len(results["products"]["ranks_seconds"]) == ranks
-    assert results["peak_memory_bytes"] == max(each["peak_memory_bytes"] for each in results["memory_ranks"])
+    assert (
+        len(results["memory_ranks"])
+        == len(results["split_ranks"])
+        == len(results["products"]["ranks_seconds"])
+        == ranks
+    )
+    assert results["peak_memory_bytes"] == max(
+        each["peak_memory_bytes"] for each in results["memory_ranks"]
+    )
     assert results["flags"]["microbatch_size"] == 4
     assert results["global_batch_size"] == 32
     assert {"processor", "cores", "numpy", "blas", "python", "mpi"} <= set(results["machine"])
     split = results["split"]
     assert split["images"] == 32 // ranks
     layers = sum(row["forward_seconds"] + row["backward_seconds"] for row in split["layers"])
-    assert layers + sum(row["seconds"] for row in split["others"]) == pytest.approx(split["step_seconds"])
+    assert layers + sum(row["seconds"] for row in split["others"]) == pytest.approx(
+        split["step_seconds"]
+    )
     assert results["gemm_bound_fraction"] > 0
     assert 0 <= results["communication_fraction"] < 1
 
 
 def test_one_process(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
     done = serial.run(
-        1, *COMMAND, "--data", str(image_set()), *SHORT, "--json", str(tmp_path / "b.json"), "--picture", str(tmp_path / "b.png")
+        1,
+        *COMMAND,
+        "--data",
+        str(image_set()),
+        *SHORT,
+        "--json",
+        str(tmp_path / "b.json"),
+        "--picture",
+        str(tmp_path / "b.png"),
     )
     assert done.returncode == 0, done.stderr
     check(json.loads((tmp_path / "b.json").read_text()), 1)
-    for word in ("images/s", "conv1", "maxpool1", "exact sum", "optimizer", "rest (Python)", "as called", "im2col's", "evaluation"):
+    for word in (
+        "images/s",
+        "conv1",
+        "maxpool1",
+        "exact sum",
+        "optimizer",
+        "rest (Python)",
+        "as called",
+        "im2col's",
+        "evaluation",
+    ):
         assert word in done.stdout
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("runs"))
-    both = serial.run(1, *COMMAND, "--draw", *[str(tmp_path / "b.json")] * 2, "--picture", str(tmp_path / "two.png"))
+    both = serial.run(
+        1,
+        *COMMAND,
+        "--draw",
+        *[str(tmp_path / "b.json")] * 2,
+        "--picture",
+        str(tmp_path / "two.png"),
+    )
     assert both.returncode == 0, both.stderr
     assert (tmp_path / "two.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("overlap", ["on", "off"])
 def test_on_ranks(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path, overlap: str) -> None:
-    flags = ["--data", str(image_set()), *SHORT, "--overlap", overlap, "--json", str(tmp_path / "b.json")]
+    flags = [
+        "--data",
+        str(image_set()),
+        *SHORT,
+        "--overlap",
+        overlap,
+        "--json",
+        str(tmp_path / "b.json"),
+    ]
     done = any_mpi.run(2, *COMMAND, *flags)
     assert done.returncode == 0, done.stderr
     check(json.loads((tmp_path / "b.json").read_text()), 2)
@@ -79,7 +137,9 @@ def test_the_default_batch_is_256_and_flags_or_a_file_change_it(tmp_path: Path) 
         config = parse(flags, ranks).config
         assert (config.num_shards, config.microbatch_size) == split
     assert parse(["--microbatch-size", "16"]).config.microbatch_size == 16
-    assert parse(["--config", str(tmp_path / "run.toml"), "--turns", "3"]).config.microbatch_size == 7
+    assert (
+        parse(["--config", str(tmp_path / "run.toml"), "--turns", "3"]).config.microbatch_size == 7
+    )
 
 
 REFUSED = {
@@ -115,12 +175,23 @@ def test_bad_input_on_ranks_is_one_line(any_mpi: Launcher) -> None:
 def test_help_names_its_flags(serial: Launcher) -> None:
     done = serial.run(1, *COMMAND, "--help")
     assert done.returncode == 0
-    assert all(flag in done.stdout for flag in ("--steps", "--turns", "--json", "--picture", "--peer", "--draw", "--model"))
+    assert all(
+        flag in done.stdout
+        for flag in ("--steps", "--turns", "--json", "--picture", "--peer", "--draw", "--model")
+    )
 
 
 @pytest.mark.parametrize(
-    ("module", "unwanted"), [("distcnn.train", "distcnn.benchmark"), ("distcnn.train", "torch"), ("distcnn.benchmark", "torch")]
+    ("module", "unwanted"),
+    [
+        ("distcnn.train", "distcnn.benchmark"),
+        ("distcnn.train", "torch"),
+        ("distcnn.benchmark", "torch"),
+    ],
 )
 def test_what_is_not_needed_is_not_loaded(serial: Launcher, module: str, unwanted: str) -> None:
-    program = f"import sys, {module}; print([name for name in sys.modules if name.startswith(({unwanted!r}, 'matplotlib'))])"
+    program = (
+        f"import sys, {module}; print([name for name in sys.modules if"
+        f" name.startswith(({unwanted!r}, 'matplotlib'))])"
+    )
     assert serial.run(1, "-c", program).stdout.strip() == "[]"

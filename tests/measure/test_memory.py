@@ -35,9 +35,13 @@ def test_the_parts_are_those_of_the_arrays_and_sum_to_the_peak(make_run: MakeRun
     assert sum(parts.values()) == 10**9
     size = run.network.values.nbytes
     scratch = 2 * optimizers.CHUNK * run.network.values.itemsize
-    assert parts["parameters, gradient, optimizer"] == pytest.approx(3 * size + scratch, rel=0.01)  # values, gradients, velocity
+    assert parts["parameters, gradient, optimizer"] == pytest.approx(
+        3 * size + scratch, rel=0.01
+    )  # values, gradients, velocity
     assert parts["data"] > (203 + 77) * 784
-    assert 4 * size < parts["sum"] < 4 * size + 2.5 * 8 * CHUNK  # three shards' gradients, their sum, and the exact sum's scratch
+    assert (
+        4 * size < parts["sum"] < 4 * size + 2.5 * 8 * CHUNK
+    )  # three shards' gradients, their sum, and the exact sum's scratch
     assert parts["network buffers"] > 4 * 784 * 4
 
 

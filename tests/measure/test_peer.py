@@ -17,7 +17,20 @@ from distcnn.models import MODELS, build_model
 from distcnn.nn import Activation, Dense, Sequential
 from tests.conftest import Launcher, MakeImageSet
 
-COMMAND = ["-m", "distcnn.benchmark", "--peer", "torch", "--model", "tutorial", "--microbatch-size", "4", "--steps", "2", "--turns", "1"]
+COMMAND = [
+    "-m",
+    "distcnn.benchmark",
+    "--peer",
+    "torch",
+    "--model",
+    "tutorial",
+    "--microbatch-size",
+    "4",
+    "--steps",
+    "2",
+    "--turns",
+    "1",
+]
 
 
 def without_torch(folder: Path) -> str:
@@ -27,10 +40,15 @@ def without_torch(folder: Path) -> str:
 
 
 def test_without_torch_one_line_says_so(serial: Launcher, tmp_path: Path) -> None:
-    done = serial.run(1, *COMMAND, PYTHONPATH=os.pathsep.join([without_torch(tmp_path), str(Path.cwd())]))
+    done = serial.run(
+        1, *COMMAND, PYTHONPATH=os.pathsep.join([without_torch(tmp_path), str(Path.cwd())])
+    )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("distcnn.benchmark: error: --peer torch needs PyTorch, which is not installed here: pip install torch")
+    assert line.startswith(
+        "distcnn.benchmark: error: --peer torch needs PyTorch, which is not installed here: pip"
+        " install torch"
+    )
 
 
 def test_a_layer_that_it_does_not_know_is_named() -> None:
@@ -40,7 +58,15 @@ def test_a_layer_that_it_does_not_know_is_named() -> None:
 
 
 def test_it_is_told_nothing_of_our_launcher() -> None:
-    environment = peer_environment({"PMI_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "HYDI_CONTROL_FD": "3", "RANK": "1", "PATH": "/bin"})
+    environment = peer_environment(
+        {
+            "PMI_RANK": "1",
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "HYDI_CONTROL_FD": "3",
+            "RANK": "1",
+            "PATH": "/bin",
+        }
+    )
     assert environment["PATH"] == "/bin"
     assert environment["OMP_NUM_THREADS"] == "1"
     assert not [key for key in environment if key.startswith(("PMI", "OMPI_", "HYDI", "RANK"))]
@@ -55,14 +81,18 @@ def test_it_is_told_nothing_of_our_launcher() -> None:
         ("print('no JSON')", "failed"),
     ],
 )
-def test_what_fails_or_hangs_is_ended_with_a_reason(program: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_or_hangs_is_ended_with_a_reason(
+    program: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("distcnn.benchmark.peer.SECONDS_TO_END", 0.5)
     with pytest.raises(InputError, match=message):
         run_peer([sys.executable, "-c", program], os.environ, 1)
 
 
 def test_its_line_is_taken() -> None:
-    assert run_peer([sys.executable, "-c", "print('hello'); print('{\"a\": 1}')"], os.environ, 30) == {"a": 1}
+    assert run_peer(
+        [sys.executable, "-c", "print('hello'); print('{\"a\": 1}')"], os.environ, 30
+    ) == {"a": 1}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -74,7 +104,9 @@ def test_its_network_computes_the_same(model: str) -> None:
     ours = build_model(model, (1, 28, 28), 10, 3).initialise(np.random.default_rng(0))
     images = np.random.default_rng(1).random((1, 28, 28, 3), np.float32)
     with torch.no_grad():
-        theirs = torch_network(ours)(torch.from_numpy(np.ascontiguousarray(images.transpose(3, 0, 1, 2)))).numpy()
+        theirs = torch_network(ours)(
+            torch.from_numpy(np.ascontiguousarray(images.transpose(3, 0, 1, 2)))
+        ).numpy()
     np.testing.assert_allclose(theirs.T, ours.forward(images), rtol=1e-4, atol=1e-5)
 
 
@@ -95,7 +127,10 @@ def test_by_turns_with_torch(mpirun: Launcher, image_set: MakeImageSet, tmp_path
 def test_its_processes_end_when_the_pipe_closes() -> None:
     pytest.importorskip("torch")
     reading, writing = os.pipe()
-    program = "from distcnn.benchmark.torch_peer import end_with_starter; import time; end_with_starter(); time.sleep(100)"
+    program = (
+        "from distcnn.benchmark.torch_peer import end_with_starter; import time;"
+        " end_with_starter(); time.sleep(100)"
+    )
     pid = os.posix_spawn(
         sys.executable,
         [sys.executable, "-W", "ignore", "-c", program],

@@ -21,8 +21,17 @@ def left_behind(run: Run) -> list[str]:
     """Attributes of objects that hide a method of their class: what instruments put in."""
     step = run.step
     layers = [layer for lane in step.timing.lanes for layer in lane.network.layers]
-    objects = [*layers, *step.shards, step.reduction, step.reduction.tally, step.timing, step.optimizer]
-    return [name for each in objects for name in vars(each) if callable(getattr(type(each), name, None))]
+    objects = [
+        *layers,
+        *step.shards,
+        step.reduction,
+        step.reduction.tally,
+        step.timing,
+        step.optimizer,
+    ]
+    return [
+        name for each in objects for name in vars(each) if callable(getattr(type(each), name, None))
+    ]
 
 
 def measured(run: Run, steps: int = 4) -> list[StepTimes]:
@@ -35,20 +44,30 @@ def measured(run: Run, steps: int = 4) -> list[StepTimes]:
 def test_every_layer_and_part_is_named_and_they_sum_to_the_step(make_run: MakeRun) -> None:
     run = make_run(model="lenet")
     split = average(measured(run))
-    # The input gradient of what lies before the first parameters is never computed; in lenet nothing does.
+    # The input gradient of what lies before the first parameters is never computed; in lenet
+    # nothing does.
     pooled = {"relu1", "relu2"}  # the poolings before them do their work
-    layers = [part_name(layer, way) for layer in run.network.layer_names if layer not in pooled for way in ("forward", "backward")]
+    layers = [
+        part_name(layer, way)
+        for layer in run.network.layer_names
+        if layer not in pooled
+        for way in ("forward", "backward")
+    ]
     assert set(split.parts) == {*layers, *OTHERS, REST} - {"waiting"}
     assert sum(split.parts.values()) == pytest.approx(split.step)
     assert min(split.parts.values()) >= 0
     assert split.parts[REST] < 0.5 * split.step
     assert 0 < split.products["conv2 backward"] < split.parts["conv2 backward"]
     assert set(split.products) == {
-        part_name(layer, way) for layer in ("conv1", "conv2", "dense1", "dense2") for way in ("forward", "backward")
+        part_name(layer, way)
+        for layer in ("conv1", "conv2", "dense1", "dense2")
+        for way in ("forward", "backward")
     }
 
 
-def test_time_goes_to_the_part_that_took_it(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_goes_to_the_part_that_took_it(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = make_run(model="tutorial")
     slow, naps = run.network.layers[run.network.layer_names.index("flatten1")], 0.02
 
@@ -64,15 +83,21 @@ def test_time_goes_to_the_part_that_took_it(make_run: MakeRun, monkeypatch: pyte
 
 @pytest.mark.parametrize("overlap", ["off", "on"])
 @pytest.mark.parametrize("reduction", ["exact", "fast"])
-def test_no_bit_changes_and_nothing_stays(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, overlap: str, reduction: str) -> None:
+def test_no_bit_changes_and_nothing_stays(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, overlap: str, reduction: str
+) -> None:
     def background_sums(self: SerialCommunicator) -> Sums:
         return ThreadedSums(self.allreduce_sum)
 
     monkeypatch.setattr(SerialCommunicator, "background_sums", background_sums)
-    plain, instrumented = (make_run(model="lenet", overlap=overlap, reduction=reduction) for _ in range(2))
+    plain, instrumented = (
+        make_run(model="lenet", overlap=overlap, reduction=reduction) for _ in range(2)
+    )
     assert (plain.step.overlap is not None) == (overlap == "on")
     loss, matmul = instrumented.step.loss, np.matmul
-    session = Session(instrumented, 2, 0)  # 3 steps to warm up, one recorded; a turn: 2 as they are, 2 with instruments
+    session = Session(
+        instrumented, 2, 0
+    )  # 3 steps to warm up, one recorded; a turn: 2 as they are, 2 with instruments
     session.turn(None)
     following = Steps(plain)
     for _ in range(3 + 1 + 2 + 2):

@@ -1,4 +1,6 @@
-"""Ranks that fail or are killed, under real launchers: one report, a quick end of all, nothing left, and a run that can be resumed."""
+"""Ranks that fail or are killed, under real launchers: one report, a quick end of all, nothing
+left, and a run that can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,36 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet
-from tests.faults.running import STAGED, reference_hash, resume, running, seconds_since_fault, staged
+from tests.faults.running import (
+    STAGED,
+    reference_hash,
+    resume,
+    running,
+    seconds_since_fault,
+    staged,
+)
 
 SECONDS_TO_END = 5
 # How it fails, on which ranks, the last line of the report, where it was.
 FAILURES = {
-    "exception": ("fail", [1], "RuntimeError: broken on purpose", "step 3, forward and backward of shard 2"),
-    "exceptions on all ranks": ("fail", [0, 1, 2], "RuntimeError: broken on purpose", "step 3, forward and backward of shard "),
+    "exception": (
+        "fail",
+        [1],
+        "RuntimeError: broken on purpose",
+        "step 3, forward and backward of shard 2",
+    ),
+    "exceptions on all ranks": (
+        "fail",
+        [0, 1, 2],
+        "RuntimeError: broken on purpose",
+        "step 3, forward and backward of shard ",
+    ),
     "sys.exit(0)": ("leave", [2], "SystemExit: 0", "step 3, forward and backward of shard 5"),
     "no memory": ("exhaust_memory", [1], "MemoryError", "step 3, forward and backward of shard 2"),
     # The main thread goes on beside it, and may be in a later step when the report is written.
     "a thread of the model": ("fail_in_thread", [1], "RuntimeError: broken on purpose", "step "),
-    # The thread that writes checkpoints fails at the epoch's end, after 7 steps; root sees it when it is next there.
+    # The thread that writes checkpoints fails at the epoch's end, after 7 steps; root sees it when
+    # it is next there.
     "a thread": ("fail_while_saving", [0], "RuntimeError: broken on purpose", "step "),
 }
 BROKEN_MODULE = """
@@ -38,17 +58,33 @@ __import__(__name__)
 
 
 @pytest.mark.parametrize("what", FAILURES)
-def test_a_failure_in_training_is_reported_once_and_ends_all(what: str, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_failure_in_training_is_reported_once_and_ends_all(
+    what: str, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     fault, ranks, last_line, where = FAILURES[what]
     environment = staged(fault, ranks, 3, tmp_path / "mark")
-    with running(any_mpi, 3, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), **environment) as run:
+    with running(
+        any_mpi,
+        3,
+        *STAGED,
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        **environment,
+    ) as run:
         ended = run.end(30)
         seconds = seconds_since_fault(tmp_path / "mark")
     print(f"measured: {any_mpi.name}, {what}: {seconds:.1f} s")
     assert seconds < SECONDS_TO_END
     assert ended.code == 1, ended.stderr
     (report,) = ended.lines("failed on host")
-    assert any(report.startswith(f"distcnn.train: rank {rank} of 3 failed on host {socket.gethostname()} (process ") for rank in ranks)
+    assert any(
+        report.startswith(
+            f"distcnn.train: rank {rank} of 3 failed on host {socket.gethostname()} (process "
+        )
+        for rank in ranks
+    )
     assert f", {where}" in report
     assert "Traceback" not in ended.stderr
     assert ended.stderr.count("staged.py, line ") >= 1
@@ -56,18 +92,25 @@ def test_a_failure_in_training_is_reported_once_and_ends_all(what: str, any_mpi:
 
 
 @pytest.mark.parametrize(("module", "ranks"), [("h5py", "1"), ("h5py", "012"), ("numpy", "012")])
-def test_a_failing_import_is_reported_once_and_ends_all(module: str, ranks: str, any_mpi: Launcher, tmp_path: Path) -> None:
+def test_a_failing_import_is_reported_once_and_ends_all(
+    module: str, ranks: str, any_mpi: Launcher, tmp_path: Path
+) -> None:
     (tmp_path / f"{module}.py").write_text(BROKEN_MODULE)
     mark = tmp_path / "mark"
     environment = {"BROKEN_ON": ranks, "BROKEN_MARK": str(mark), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    with running(any_mpi, 3, *STAGED, "--data", "unread.h5", "--output", str(tmp_path / "run"), **environment) as run:
+    with running(
+        any_mpi, 3, *STAGED, "--data", "unread.h5", "--output", str(tmp_path / "run"), **environment
+    ) as run:
         ended = run.end(30)
         seconds = seconds_since_fault(mark)
     print(f"measured: {any_mpi.name}, import of {module} on ranks {ranks}: {seconds:.1f} s")
     assert seconds < SECONDS_TO_END
     assert ended.code != 0  # by a signal, which launchers tell in ways of their own
     (report,) = ended.lines("failed on host")
-    assert any(report.startswith(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process ") for rank in ranks)
+    assert any(
+        report.startswith(f"distcnn: rank {rank} failed on host {socket.gethostname()} (process ")
+        for rank in ranks
+    )
     assert ended.stderr.count("Traceback (most recent call last)") == 1
     assert "ImportError: broken on purpose" in ended.stderr.splitlines()
 
@@ -76,7 +119,9 @@ def test_mpi4py_broken_on_one_rank_is_told_and_ends_all(any_mpi: Launcher, tmp_p
     (tmp_path / "mpi4py.py").write_text(BROKEN_MODULE)
     mark = tmp_path / "mark"
     environment = {"BROKEN_ON": "1", "BROKEN_MARK": str(mark), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    with running(any_mpi, 3, *STAGED, "--data", "unread.h5", "--output", str(tmp_path / "run"), **environment) as run:
+    with running(
+        any_mpi, 3, *STAGED, "--data", "unread.h5", "--output", str(tmp_path / "run"), **environment
+    ) as run:
         ended = run.end(30)
         assert seconds_since_fault(mark) < SECONDS_TO_END
     assert ended.code != 0
@@ -87,7 +132,14 @@ def test_mpi4py_broken_on_one_rank_is_told_and_ends_all(any_mpi: Launcher, tmp_p
 def test_after_signal_9_all_end_and_the_run_can_be_resumed(
     victim: int | str, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--checkpoint-every", "1"]
+    flags = [
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        "--checkpoint-every",
+        "1",
+    ]
     with running(any_mpi, 3, *STAGED, *flags, STAGED_PACE="0.1") as run:
         run.wait_for_step(3)
         start = time.monotonic()
@@ -106,13 +158,20 @@ def test_after_signal_9_all_end_and_the_run_can_be_resumed(
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 
 
-def test_the_launchers_process_is_killed_and_its_ranks_end(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_the_launchers_process_is_killed_and_its_ranks_end(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     """MPI does not notice: ranks that share memory would train on as orphans."""
     data, output = image_set(), tmp_path / "run"
-    with running(any_mpi, 2, *STAGED, "--data", str(data), "--output", str(output), STAGED_PACE="0.2") as run:
+    with running(
+        any_mpi, 2, *STAGED, "--data", str(data), "--output", str(output), STAGED_PACE="0.2"
+    ) as run:
         run.wait_for_step(1)
         ranks = run.ranks()
-        launching = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in ranks.values()}
+        launching = {
+            int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            for pid in ranks.values()
+        }
         for process in launching:
             os.kill(process, signal.SIGKILL)
         run.wait_for_none_left(SECONDS_TO_END)

@@ -1,4 +1,6 @@
-"""A disk that fills up while a run writes to it, really (a small tmpfs), and an output that takes nothing: the run goes on."""
+"""A disk that fills up while a run writes to it, really (a small tmpfs), and an output that takes
+nothing: the run goes on.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ RUN = ["--output", "{disk}/run", "--checkpoint-every", "1", "--keep", "99", "--c
 
 @dataclass(frozen=True)
 class Disk:
-    """A file system of 2 MB that only the processes under ``prefix`` see at ``path``; here it is at ``seen``."""
+    """A file system of 2 MB that only the processes under ``prefix`` see at ``path``; here it is at
+    ``seen``.
+    """
 
     path: Path
     seen: Path
@@ -58,7 +62,10 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     path.mkdir()
     script = 'mount -t tmpfs -o size=2m none "$1" && echo mounted && exec sleep 600'
     holder = subprocess.Popen(
-        ["unshare", "--mount", "sh", "-c", script, "sh", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        ["unshare", "--mount", "sh", "-c", script, "sh", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
     )
     assert holder.stdout
     assert holder.stderr
@@ -75,7 +82,13 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def start(disk: Disk, *arguments: str, pace: str = "0.03") -> Any:
-    return running(SERIAL, 1, *(each.format(disk=disk.path) for each in arguments), prefix=disk.prefix, STAGED_PACE=pace)
+    return running(
+        SERIAL,
+        1,
+        *(each.format(disk=disk.path) for each in arguments),
+        prefix=disk.prefix,
+        STAGED_PACE=pace,
+    )
 
 
 def fill_after_first_checkpoint(run: Running, disk: Disk) -> list[int]:
@@ -93,12 +106,21 @@ def check_whole(disk: Disk, steps: list[int]) -> None:
 
 def check_records(run: Path) -> None:
     """Every line is there, once and whole."""
-    lines = {name: [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()] for name in ("metrics", "receipt")}
-    assert [line["step"] for line in lines["metrics"] if line["kind"] == "step"] == list(range(1, 15))
+    lines = {
+        name: [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("metrics", "receipt")
+    }
+    assert [line["step"] for line in lines["metrics"] if line["kind"] == "step"] == list(
+        range(1, 15)
+    )
     assert [line["step"] for line in lines["metrics"] if line["kind"] == "epoch"] == [7, 14]
     starts = [line["kind"] for line in lines["receipt"] if line["kind"] in ("start", "resume")]
     assert starts[0] == "start"
-    rest = [(line["kind"], line["step"]) for line in lines["receipt"] if line["kind"] not in ("start", "resume")]
+    rest = [
+        (line["kind"], line["step"])
+        for line in lines["receipt"]
+        if line["kind"] not in ("start", "resume")
+    ]
     weights = [("weights", step) for step in range(1, 15)]
     assert rest == [*weights[:7], ("epoch", 7), *weights[7:], ("epoch", 14), ("end", 14)]
 
@@ -106,7 +128,10 @@ def check_records(run: Path) -> None:
 def test_a_disk_that_is_full_for_a_while(disk: Disk, image_set: MakeImageSet) -> None:
     with start(disk, *STAGED, "--data", str(image_set()), *RUN) as run:
         before = fill_after_first_checkpoint(run, disk)
-        run.wait_for_text("receipt.jsonl cannot be written (No space left on device): its lines are kept in memory; training goes on")
+        run.wait_for_text(
+            "receipt.jsonl cannot be written (No space left on device): its lines are kept in"
+            " memory; training goes on"
+        )
         check_whole(disk, before)
         assert not [each.name for each in disk.run.rglob("*.tmp")]
         disk.make_room()
@@ -115,7 +140,9 @@ def test_a_disk_that_is_full_for_a_while(disk: Disk, image_set: MakeImageSet) ->
     assert disk.checkpoints.steps()[-1] == 14
     check_whole(disk, disk.checkpoints.steps())
     check_records(disk.run)
-    assert json.loads((disk.run / "result.json").read_text())["params_sha256"] == reference_hash(image_set())
+    assert json.loads((disk.run / "result.json").read_text())["params_sha256"] == reference_hash(
+        image_set()
+    )
 
 
 def test_a_disk_that_stays_full_to_the_end(disk: Disk, image_set: MakeImageSet) -> None:
@@ -123,12 +150,17 @@ def test_a_disk_that_stays_full_to_the_end(disk: Disk, image_set: MakeImageSet) 
         before = fill_after_first_checkpoint(run, disk)
         ended = run.end(20)
     assert ended.code == 2
-    assert f"distcnn.train: error: the results cannot be written to {disk.path}/run (No space left on device): make room, " in ended.stderr
+    assert (
+        f"distcnn.train: error: the results cannot be written to {disk.path}/run (No space left on"
+        " device): make room, " in ended.stderr
+    )
     assert f"--resume {disk.path}/run" in ended.stderr
     check_whole(disk, before)
     assert not [each.name for each in disk.run.rglob("*.tmp")]
     disk.make_room()
-    with start(disk, "-m", "distcnn.train", "--resume", "{disk}/run", "--trust-model", pace="0") as run:
+    with start(
+        disk, "-m", "distcnn.train", "--resume", "{disk}/run", "--trust-model", pace="0"
+    ) as run:
         ended = run.end(20)
     assert ended.code == 0, ended.stderr
     check_records(disk.run)
@@ -150,11 +182,18 @@ def test_output_to_a_full_device(image_set: MakeImageSet, tmp_path: Path) -> Non
     for stream in ("stdout", "stderr"):
         path = tmp_path / stream
         flags[-1] = str(path)
-        with Path("/dev/full").open("wb") as full, running(SERIAL, 1, *STAGED, *flags, **{stream: full}) as run:
+        with (
+            Path("/dev/full").open("wb") as full,
+            running(SERIAL, 1, *STAGED, *flags, **{stream: full}) as run,
+        ):
             ended = run.end(20)
         assert ended.code == 0, ended.stderr
-        assert ended.stderr.count("standard output cannot be written (No space left on device)") == (stream == "stdout")
-        assert json.loads((path / "result.json").read_text())["params_sha256"] == reference_hash(image_set())
+        assert ended.stderr.count(
+            "standard output cannot be written (No space left on device)"
+        ) == (stream == "stdout")
+        assert json.loads((path / "result.json").read_text())["params_sha256"] == reference_hash(
+            image_set()
+        )
 
 
 def test_output_to_a_pipe_whose_reader_leaves(image_set: MakeImageSet, tmp_path: Path) -> None:
@@ -167,5 +206,10 @@ def test_output_to_a_pipe_whose_reader_leaves(image_set: MakeImageSet, tmp_path:
             time.sleep(0.1)
         ended = run.end(20)
     assert ended.code == 0, ended.stderr
-    assert ended.stderr == "warning: standard output cannot be written (Broken pipe): continuing without it\n"
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["params_sha256"] == reference_hash(image_set())
+    assert (
+        ended.stderr
+        == "warning: standard output cannot be written (Broken pipe): continuing without it\n"
+    )
+    assert json.loads((tmp_path / "run" / "result.json").read_text())[
+        "params_sha256"
+    ] == reference_hash(image_set())

@@ -1,4 +1,6 @@
-"""Gradients kept in memory that the ranks of one host share: their sums, under each MPI; and when none are."""
+"""Gradients kept in memory that the ranks of one host share: their sums, under each MPI; and when
+none are.
+"""
 
 from __future__ import annotations
 
@@ -50,10 +52,12 @@ world.allreduce_sum(loose)
 assert (loose == 1.5 * world.world_size).all()
 if world.rank == 0:
     print(json.dumps({"rounds": rounds, "shared": len(shared)}))
-"""
+"""  # noqa: E501
 
 
-def sums(launcher: Launcher, ranks: int, size: int, name: str = "exact", fault: str = "") -> dict[str, int]:
+def sums(
+    launcher: Launcher, ranks: int, size: int, name: str = "exact", fault: str = ""
+) -> dict[str, int]:
     done = launcher.run(ranks, "-c", SUMS, str(size), name, fault)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     result: dict[str, int] = json.loads(done.stdout)

@@ -1,4 +1,6 @@
-"""Wrong launchers, missing MPI and bad input under real launchers: one clear line, exit code 2, on every number of ranks."""
+"""Wrong launchers, missing MPI and bad input under real launchers: one clear line, exit code 2, on
+every number of ranks.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,18 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tests.conftest import Launcher, MakeImageSet, clean_environment, mpi_launcher, openmpi_launcher, write_image_set
+from tests.conftest import (
+    Launcher,
+    MakeImageSet,
+    clean_environment,
+    mpi_launcher,
+    openmpi_launcher,
+    write_image_set,
+)
 
 PROBE = (
-    "import sys, distcnn.train as t; sys.exit('mpi4py' in sys.modules or t.main(['--version-of-nothing']) != 2 or 'mpi4py' in sys.modules)"
+    "import sys, distcnn.train as t; sys.exit('mpi4py' in sys.modules or"
+    " t.main(['--version-of-nothing']) != 2 or 'mpi4py' in sys.modules)"
 )
 
 
@@ -35,7 +45,9 @@ def test_a_label_that_one_rank_alone_sees_ends_all(any_mpi: Launcher, tmp_path: 
     path = write_image_set(tmp_path / "set.h5")
     with h5py.File(path, "r+") as file:
         file["train/labels"][150] = 10
-    done = any_mpi.run(4, "-m", "distcnn.train", "--data", str(path), "--output", str(tmp_path / "run"))
+    done = any_mpi.run(
+        4, "-m", "distcnn.train", "--data", str(path), "--output", str(tmp_path / "run")
+    )
     assert done.returncode == 2, done.stderr
     assert len(errors(done.stderr)) == 1, done.stderr
     assert "/train/labels[150] is 10, out of range for 10 classes" in done.stderr
@@ -50,7 +62,9 @@ def test_more_ranks_than_shards(any_mpi: Launcher, image_set: MakeImageSet) -> N
     assert "3 ranks cannot share 2 shards" in done.stderr
 
 
-def test_a_gradient_out_of_range_stops_all_ranks_at_one_step(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_gradient_out_of_range_stops_all_ranks_at_one_step(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = [
         "--learning-rate",
         "1e20",
@@ -69,7 +83,9 @@ def test_a_gradient_out_of_range_stops_all_ranks_at_one_step(any_mpi: Launcher, 
     assert "step 1, shard 0: the gradient of " in done.stderr
 
 
-def test_an_exception_on_one_rank_ends_all_with_its_traceback(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_an_exception_on_one_rank_ends_all_with_its_traceback(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     (tmp_path / "broken.py").write_text(
         "from distcnn import models, nn\n"
         "from distcnn import launcher\n"
@@ -84,7 +100,14 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(any_mpi: Launcher,
     )
     start = time.monotonic()
     path = f"{clean_environment()['PYTHONPATH']}:{tmp_path}"
-    flags = ["--data", str(image_set()), "--model", "broken:network", "--output", str(tmp_path / "run")]
+    flags = [
+        "--data",
+        str(image_set()),
+        "--model",
+        "broken:network",
+        "--output",
+        str(tmp_path / "run"),
+    ]
     done = any_mpi.run(3, "-m", "distcnn.train", *flags, PYTHONPATH=path)
     assert time.monotonic() - start < 30
     assert done.returncode != 0
@@ -98,7 +121,10 @@ def test_without_a_launcher_no_mpi_is_imported(serial: Launcher) -> None:
 
 def test_the_mpirun_of_another_mpi_is_refused() -> None:
     here, other = mpi_launcher(), openmpi_launcher()
-    for mixed in (Launcher("mixed", here.python, other.mpirun), Launcher("mixed", other.python, here.mpirun)):
+    for mixed in (
+        Launcher("mixed", here.python, other.mpirun),
+        Launcher("mixed", other.python, here.mpirun),
+    ):
         done = mixed.run(3, "-m", "distcnn.train")
         assert done.returncode == 2, (mixed, done.stderr)
         assert "started 3 processes" in done.stderr
@@ -123,7 +149,10 @@ def test_ranks_that_see_different_image_sets_are_refused(any_mpi: Launcher, tmp_
         (tmp_path / str(rank)).mkdir()
         write_image_set(tmp_path / str(rank) / "set.h5", train=examples)
     # Each rank in a folder of its own: so a path looks where hosts share no file system.
-    script = f"cd {tmp_path}/${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}} && exec {any_mpi.python} -m distcnn.train --data set.h5"
+    script = (
+        f"cd {tmp_path}/${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}} && exec {any_mpi.python} -m"
+        " distcnn.train --data set.h5"
+    )
     done = Launcher("a shell", "sh", any_mpi.mpirun).run(3, "-c", script)
     assert done.returncode == 2, done.stderr
     assert len(errors(done.stderr)) == 1, done.stderr

@@ -1,4 +1,6 @@
-"""The promise: one params_sha256 for any number of ranks, under any MPI, and in one process without it."""
+"""The promise: one params_sha256 for any number of ranks, under any MPI, and in one process without
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,17 @@ from tests.conftest import Launcher, MakeImageSet
 
 WORLD_SIZES = (1, 2, 3, 4, 5, 7, 8)
 
-# 1,003 and 203 are divisible by nothing that matters: shards differ in size, the last steps of an epoch are padded, and two epochs are run.
+# 1,003 and 203 are divisible by nothing that matters: shards differ in size, the last steps of an
+# epoch are padded, and two epochs are run.
 RUNS = {
-    "lenet": ({"train": 1003, "test": 77}, ["--model", "lenet", "--microbatch-size", "16", "--epochs", "2", "--warmup-steps", "4"]),
-    "wide": ({"train": 203, "test": 33}, ["--model", "wide", "--microbatch-size", "8", "--epochs", "2", "--learning-rate", "0.01"]),
+    "lenet": (
+        {"train": 1003, "test": 77},
+        ["--model", "lenet", "--microbatch-size", "16", "--epochs", "2", "--warmup-steps", "4"],
+    ),
+    "wide": (
+        {"train": 203, "test": 33},
+        ["--model", "wide", "--microbatch-size", "8", "--epochs", "2", "--learning-rate", "0.01"],
+    ),
     "lenet5-adamw-colour": (
         {"train": 101, "test": 19, "shape": (26, 30, 3)},
         [
@@ -50,17 +59,34 @@ def test_the_weights_do_not_depend_on_the_ranks(
         assert result["world_size"] == ranks
         for key in ("params_sha256", "test_correct", "test_loss", "train_loss", "steps"):
             assert result[key] == alone[key], f"{key} on {ranks} ranks of {any_mpi.name}"
-        assert metrics_without_times(tmp_path / str(ranks)) == metrics_without_times(tmp_path / "alone")
+        assert metrics_without_times(tmp_path / str(ranks)) == metrics_without_times(
+            tmp_path / "alone"
+        )
 
 
-def test_another_seed_and_another_number_of_shards_give_other_bits(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_another_seed_and_another_number_of_shards_give_other_bits(
+    serial: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = ["--data", str(image_set()), "--model", "tutorial", "--epochs", "1"]
-    variants = [[], ["--seed", "1"], ["--num-shards", "4"], ["--microbatch-size", "31"], ["--learning-rate", "0.04"]]
-    hashes = [serial.train(1, tmp_path / str(index), *flags, *variant)["params_sha256"] for index, variant in enumerate(variants)]
-    assert len(set(hashes)) == len(variants)  # the hash sees what changes, so that its equality means something
+    variants = [
+        [],
+        ["--seed", "1"],
+        ["--num-shards", "4"],
+        ["--microbatch-size", "31"],
+        ["--learning-rate", "0.04"],
+    ]
+    hashes = [
+        serial.train(1, tmp_path / str(index), *flags, *variant)["params_sha256"]
+        for index, variant in enumerate(variants)
+    ]
+    assert len(set(hashes)) == len(
+        variants
+    )  # the hash sees what changes, so that its equality means something
 
 
-def test_weights_are_written_in_pytorch_shapes_and_are_what_was_hashed(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_weights_are_written_in_pytorch_shapes_and_are_what_was_hashed(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     import hashlib
 
     result = any_mpi.train(3, tmp_path / "run", "--data", str(image_set()), "--max-steps", "2")
@@ -81,8 +107,19 @@ def test_weights_are_written_in_pytorch_shapes_and_are_what_was_hashed(any_mpi: 
     assert hashlib.sha256(flat.astype("<f4").tobytes()).hexdigest() == result["params_sha256"]
 
 
-def test_the_fast_reduction_trains_on_several_ranks(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    flags = ["--data", str(image_set()), "--model", "tutorial", "--epochs", "2", "--warmup-steps", "2"]
+def test_the_fast_reduction_trains_on_several_ranks(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = [
+        "--data",
+        str(image_set()),
+        "--model",
+        "tutorial",
+        "--epochs",
+        "2",
+        "--warmup-steps",
+        "2",
+    ]
     fast = any_mpi.train(3, tmp_path / "fast", *flags, "--reduction", "fast")
     exact = any_mpi.train(3, tmp_path / "exact", *flags)
     assert fast["train_loss"] == pytest.approx(exact["train_loss"], rel=1e-3)
@@ -91,4 +128,6 @@ def test_the_fast_reduction_trains_on_several_ranks(any_mpi: Launcher, image_set
 def metrics_without_times(run: Path) -> list[dict[str, object]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {line["kind"] for line in lines} == {"step", "epoch"}
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key != "images_per_second"} for line in lines
+    ]

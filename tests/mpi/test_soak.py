@@ -1,4 +1,6 @@
-"""Kills at random moments, resumes on other numbers of ranks, the same bits: some rounds of ``python -m tests.soak``."""
+"""Kills at random moments, resumes on other numbers of ranks, the same bits: some rounds of
+``python -m tests.soak``.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,12 @@ def test_killed_and_resumed_runs_come_to_the_same_bits() -> None:
     command = [sys.executable, "-m", "tests.soak", "--rounds", str(ROUNDS), "--keep-going"]
     openmpi = {key: value for key, value in os.environ.items() if key == "DISTCNN_TEST_OPENMPI"}
     done = subprocess.run(
-        command, cwd=ROOT, env=clean_environment() | openmpi, capture_output=True, text=True, timeout=MOST_SECONDS, check=False
+        command,
+        cwd=ROOT,
+        env=clean_environment() | openmpi,
+        capture_output=True,
+        text=True,
+        timeout=MOST_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -1,4 +1,6 @@
-"""Ranks that stop or hang: the late one is named, all end in time; who is slow, suspended or unwatched is left alone."""
+"""Ranks that stop or hang: the late one is named, all end in time; who is slow, suspended or
+unwatched is left alone.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ import pytest
 
 from distcnn.fault_tolerance.heartbeat import Activity
 from tests.conftest import SERIAL, Launcher, MakeImageSet
-from tests.faults.running import STAGED, Ended, Running, reference_hash, running, seconds_since_fault, staged
+from tests.faults.running import (
+    STAGED,
+    Ended,
+    Running,
+    reference_hash,
+    running,
+    seconds_since_fault,
+    staged,
+)
 
 TIMEOUT = 3
 SECONDS_MORE = 14
@@ -27,14 +37,20 @@ def check(ended: Ended, late: int, process: int, doing: str, waiting: str) -> No
     assert len(ended.lines("distcnn.train: error: stalled: nothing has moved for ")) == 1
     (line,) = ended.lines("late: ")
     host = re.escape(socket.gethostname())
-    assert re.fullmatch(rf"late: rank {late} on host {host} \(process {process}\), {doing}, for \d+ s", line), line
+    assert re.fullmatch(
+        rf"late: rank {late} on host {host} \(process {process}\), {doing}, for \d+ s", line
+    ), line
     (line,) = ended.lines("waiting: ")
-    assert re.fullmatch(rf"waiting: rank {waiting}: step \d+, waiting for all ranks: sum of the gradients", line), line
+    assert re.fullmatch(
+        rf"waiting: rank {waiting}: step \d+, waiting for all ranks: sum of the gradients", line
+    ), line
     assert "self._world.Allreduce(" in ended.stderr
 
 
 def stop_in_a_shard(run: Running, rank: int) -> None:
-    """Stop ``rank`` while it computes; where the signal came at another time, let it go on and try again."""
+    """Stop ``rank`` while it computes; where the signal came at another time, let it go on and try
+    again.
+    """
     while True:
         run.send(signal.SIGSTOP, rank)
         beat = run.beat(rank)
@@ -44,14 +60,26 @@ def stop_in_a_shard(run: Running, rank: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_stopped_and_a_hanging_rank_are_named(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_stopped_and_a_hanging_rank_are_named(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     # All three at once, for they only wait.
     arguments = [*STAGED, "--data", str(image_set()), "--stall-timeout", str(TIMEOUT)]
-    stopped = r"does not answer, state T \(stopped\), last at step \d+, forward and backward of shard \d"
+    stopped = (
+        r"does not answer, state T \(stopped\), last at step \d+, forward and backward of shard \d"
+    )
     with ExitStack() as open_runs:
-        environments = {1: staged("hang", [1], 4, tmp_path / "mark"), 2: {"STAGED_PACE": "0.3"}, 0: {"STAGED_PACE": "0.3"}}
+        environments = {
+            1: staged("hang", [1], 4, tmp_path / "mark"),
+            2: {"STAGED_PACE": "0.3"},
+            0: {"STAGED_PACE": "0.3"},
+        }
         runs = {
-            rank: open_runs.enter_context(running(any_mpi, 3, *arguments, "--output", str(tmp_path / str(rank)), **environment))
+            rank: open_runs.enter_context(
+                running(
+                    any_mpi, 3, *arguments, "--output", str(tmp_path / str(rank)), **environment
+                )
+            )
             for rank, environment in environments.items()
         }
         processes, start = {}, {}
@@ -64,17 +92,28 @@ def test_a_stopped_and_a_hanging_rank_are_named(any_mpi: Launcher, image_set: Ma
             ended = run.end(TIMEOUT + 30)
             seconds = time.monotonic() - start[rank]
             what = "that hangs" if rank == 1 else "that is stopped"
-            print(f"measured: {any_mpi.name}, rank {rank} {what}, time-out {TIMEOUT} s: {seconds:.1f} s")
+            print(
+                f"measured: {any_mpi.name}, rank {rank} {what}, time-out {TIMEOUT} s:"
+                f" {seconds:.1f} s"
+            )
             assert TIMEOUT - 1 < seconds < TIMEOUT + SECONDS_MORE
             waiting = ", ".join(str(each) for each in range(3) if each != rank)
-            check(ended, rank, processes[rank], "step 4, forward and backward of shard 2" if rank == 1 else stopped, waiting)
+            check(
+                ended,
+                rank,
+                processes[rank],
+                "step 4, forward and backward of shard 2" if rank == 1 else stopped,
+                waiting,
+            )
             if rank == 1:
                 assert "time.sleep(3600)" in ended.stderr
             else:
                 assert f"stack of rank {rank}:\n  (as it was " in ended.stderr
 
 
-def test_one_process_that_hangs_ends_itself_unless_it_may_take_for_ever(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_one_process_that_hangs_ends_itself_unless_it_may_take_for_ever(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     os.mkfifo(tmp_path / "fifo")
     arguments = [*STAGED, "--data", str(image_set())]
     with ExitStack() as open_runs:
@@ -90,21 +129,41 @@ def test_one_process_that_hangs_ends_itself_unless_it_may_take_for_ever(image_se
             )
             for fault, timeout in (("hang", "1"), ("read_fifo", "1"), ("pause", "0"))
         }
-        for fault, line in (("hang", "time.sleep(3600)"), ("read_fifo", '["STAGED_FIFO"]).read_bytes()')):
+        for fault, line in (
+            ("hang", "time.sleep(3600)"),
+            ("read_fifo", '["STAGED_FIFO"]).read_bytes()'),
+        ):
             ended = runs[fault].end(20)
             seconds = seconds_since_fault(tmp_path / f"mark-{fault}-")
             print(f"measured: one process, {fault}, time-out 1 s: {seconds:.1f} s")
             assert 1 < seconds < 5
             assert ended.code == 4
-            assert len(ended.lines(f"(process {runs[fault].process.pid}), step 4, forward and backward of shard 0, for ")) == 1
+            assert (
+                len(
+                    ended.lines(
+                        f"(process {runs[fault].process.pid}), step 4, forward and backward of"
+                        " shard 0, for "
+                    )
+                )
+                == 1
+            )
             assert line in ended.stderr
         ended = runs["pause"].end(20)
         assert (ended.code, ended.stderr) == (0, "")
 
 
 @pytest.mark.mpi
-def test_a_job_that_was_suspended_as_a_whole_goes_on(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--stall-timeout", str(TIMEOUT)]
+def test_a_job_that_was_suspended_as_a_whole_goes_on(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = [
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        "--stall-timeout",
+        str(TIMEOUT),
+    ]
     with running(mpirun, 3, *STAGED, *flags, STAGED_PACE="0.03") as run:
         run.wait_for_step(2)
         processes = [run.process.pid, *run.processes()]
@@ -119,9 +178,20 @@ def test_a_job_that_was_suspended_as_a_whole_goes_on(mpirun: Launcher, image_set
 
 
 @pytest.mark.mpi
-def test_a_rank_that_is_slow_but_moves_is_let_be(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_rank_that_is_slow_but_moves_is_let_be(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     # Its step takes 4 x 0.4 s: longer than the time-out for which the other one waits.
-    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--stall-timeout", "1", "--max-steps", "1"]
+    flags = [
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        "--stall-timeout",
+        "1",
+        "--max-steps",
+        "1",
+    ]
     with running(mpirun, 2, *STAGED, *flags, STAGED_PACE="0.4", STAGED_PACE_RANKS="1") as run:
         ended = run.end(30)
     assert ended.code == 0, ended.stderr

@@ -1,4 +1,6 @@
-"""Signals that ask a run to stop: a checkpoint at one step of all ranks, exit code 85, resumed to the bits of a run never stopped."""
+"""Signals that ask a run to stop: a checkpoint at one step of all ranks, exit code 85, resumed to
+the bits of a run never stopped.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,30 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.cli.command import EXIT_STOPPED
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from tests.conftest import SERIAL, Launcher, MakeImageSet
-from tests.faults.running import STAGED, STAGED_STEPS, Ended, Running, reference_hash, resume, running, staged
+from tests.faults.running import (
+    STAGED,
+    STAGED_STEPS,
+    Ended,
+    Running,
+    reference_hash,
+    resume,
+    running,
+    staged,
+)
 
 # Makes the terminal on its standard input that of its session, as a shell's is.
 IN_TERMINAL = [
     sys.executable,
     "-c",
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])",
+    (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        " os.execvp(sys.argv[1], sys.argv[1:])"
+    ),
 ]
 Where = list[int] | str
 
-# distcnn.train, but one function that it calls says that it is there, waits so long, and only then does its work.
+# distcnn.train, but one function that it calls says that it is there, waits so long, and only then
+# does its work.
 SLOW = """
 import sys, time
 from distcnn import train
@@ -50,17 +65,23 @@ def send(run: Running, number: signal.Signals, where: Where) -> None:
         run.send(number, *where)
 
 
-def check_stopped(ended: Ended, number: signal.Signals, ranks: list[int], path: Path, start: str = "mpirun -n 3 ") -> None:
+def check_stopped(
+    ended: Ended, number: signal.Signals, ranks: list[int], path: Path, start: str = "mpirun -n 3 "
+) -> None:
     """It ended at a step that the message and the only checkpoint share."""
     assert ended.code == EXIT_STOPPED, ended.stderr
     (step,) = CheckpointStore(path / "checkpoints").steps()
     assert CheckpointStore(path / "checkpoints").load(step).attributes["step"] == step
     who = ", ".join(f"{number.name} on rank {rank}" for rank in ranks)
-    assert f"stopped: by {who}, after step {step} of {STAGED_STEPS}; the state after step {step} is saved\n" in ended.stderr
+    assert (
+        f"stopped: by {who}, after step {step} of {STAGED_STEPS}; the state after step {step} is"
+        " saved\n" in ended.stderr
+    )
     assert f"continue with: {start}python -m distcnn.train --resume {path}" in ended.stderr
 
 
-# Open MPI's mpirun kills its ranks a quarter of a second after SIGTERM and SIGINT: see the test below.
+# Open MPI's mpirun kills its ranks a quarter of a second after SIGTERM and SIGINT: see the test
+# below.
 @pytest.mark.parametrize(
     ("number", "where"),
     [
@@ -76,7 +97,16 @@ def check_stopped(ended: Ended, number: signal.Signals, ranks: list[int], path: 
 def test_a_signal_gives_a_checkpoint_and_85(
     number: signal.Signals, where: Where, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    with running(any_mpi, 3, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), STAGED_PACE="0.1") as run:
+    with running(
+        any_mpi,
+        3,
+        *STAGED,
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        STAGED_PACE="0.1",
+    ) as run:
         run.wait_for_step(2)
         start = time.monotonic()
         send(run, number, where)
@@ -98,7 +128,10 @@ def test_a_signal_to_mpirun_leaves_a_run_that_can_be_resumed(
         start = time.monotonic()
         send(run, number, "mpirun")
         ended = run.end(20)
-    print(f"measured: {any_mpi.name}, {number.name} to mpirun: {time.monotonic() - start:.1f} s, exit code {ended.code}")
+    print(
+        f"measured: {any_mpi.name}, {number.name} to mpirun: {time.monotonic() - start:.1f} s, exit"
+        f" code {ended.code}"
+    )
     if any_mpi.name == "openmpi":
         assert ended.code != 0
     else:
@@ -107,15 +140,30 @@ def test_a_signal_to_mpirun_leaves_a_run_that_can_be_resumed(
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_one_process_without_a_launcher(number: signal.Signals, image_set: MakeImageSet, tmp_path: Path) -> None:
-    with running(SERIAL, 1, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), STAGED_PACE="0.05") as run:
-        run.wait_for_text("results ")  # from the headline on it must be 85, also before the first step
+def test_one_process_without_a_launcher(
+    number: signal.Signals, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    with running(
+        SERIAL,
+        1,
+        *STAGED,
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        STAGED_PACE="0.05",
+    ) as run:
+        run.wait_for_text(
+            "results "
+        )  # from the headline on it must be 85, also before the first step
         send(run, number, [0])
         check_stopped(run.end(10), number, [0], tmp_path / "run", start="")
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 
 
-def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     for number, milliseconds in enumerate(range(0, 400, 100)):
         path = tmp_path / str(number)
         with running(SERIAL, 1, *STAGED, "--data", str(image_set()), "--output", str(path)) as run:
@@ -135,7 +183,9 @@ def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(image_se
 ENDED = "distcnn.train: SIGTERM before the first step: ended, nothing was to be saved\n"
 
 
-def end_while_slow(launcher: Launcher, ranks: int, where: list[int], name: str, seconds: float, *flags: str) -> Ended:
+def end_while_slow(
+    launcher: Launcher, ranks: int, where: list[int], name: str, seconds: float, *flags: str
+) -> Ended:
     """How a run ends that gets SIGTERM while it is in the function ``name``."""
     with running(launcher, ranks, "-c", SLOW, name, str(seconds), *STAGED[2:], *flags) as run:
         run.wait_for_text(f"waiting in {name}")
@@ -148,54 +198,94 @@ def end_while_slow(launcher: Launcher, ranks: int, where: list[int], name: str, 
 def test_a_signal_before_there_is_a_run_ends_by_it(image_set: MakeImageSet, tmp_path: Path) -> None:
     path = tmp_path / "run"
     for name in ("prepare_run", "open_directory"):
-        ended = end_while_slow(SERIAL, 1, [0], name, 60, "--data", str(image_set()), "--output", str(path))
+        ended = end_while_slow(
+            SERIAL, 1, [0], name, 60, "--data", str(image_set()), "--output", str(path)
+        )
         assert (ended.code, path.exists()) == (-signal.SIGTERM, False)
         assert ended.stderr == ENDED
 
 
 @pytest.mark.parametrize("where", [[0], [1]])
-def test_a_signal_before_there_is_a_run_under_mpirun(where: list[int], any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_signal_before_there_is_a_run_under_mpirun(
+    where: list[int], any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     path = tmp_path / "run"
-    ended = end_while_slow(any_mpi, 2, where, "prepare_run", 60, "--data", str(image_set()), "--output", str(path))
-    print(f"measured: {any_mpi.name}, SIGTERM to rank {where[0]} before there is a run: exit code {ended.code}")
+    ended = end_while_slow(
+        any_mpi, 2, where, "prepare_run", 60, "--data", str(image_set()), "--output", str(path)
+    )
+    print(
+        f"measured: {any_mpi.name}, SIGTERM to rank {where[0]} before there is a run: exit code"
+        f" {ended.code}"
+    )
     assert ended.code not in (0, EXIT_STOPPED)
     assert ENDED in ended.stderr
     assert not path.exists()
 
 
-def test_a_signal_while_the_run_is_made_waits_until_it_can_be_resumed(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_signal_while_the_run_is_made_waits_until_it_can_be_resumed(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     path = tmp_path / "run"
-    ended = end_while_slow(SERIAL, 1, [0], "open_directory", 0.5, "--data", str(image_set()), "--output", str(path))
+    ended = end_while_slow(
+        SERIAL, 1, [0], "open_directory", 0.5, "--data", str(image_set()), "--output", str(path)
+    )
     assert ended.code == EXIT_STOPPED  # at once, or after the first step, if that came before
-    ended = end_while_slow(SERIAL, 1, [0], "prepare_run", 60, "--resume", str(path), "--trust-model")
-    assert (ended.code, ended.stderr) == (EXIT_STOPPED, ENDED)  # also before the first step of a resumed run
+    ended = end_while_slow(
+        SERIAL, 1, [0], "prepare_run", 60, "--resume", str(path), "--trust-model"
+    )
+    assert (ended.code, ended.stderr) == (
+        EXIT_STOPPED,
+        ENDED,
+    )  # also before the first step of a resumed run
     assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
 
 
 @pytest.mark.parametrize("where", [[1], "mpirun"])
-def test_a_second_interrupt_ends_a_long_step_at_once(where: Where, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_second_interrupt_ends_a_long_step_at_once(
+    where: Where, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "run")]
     with running(any_mpi, 3, *STAGED, *flags, **staged("hang", [2], 2)) as run:
         run.wait_for_step(2, 2)
         run.wait_for(lambda: (beat := run.beat(1)) and beat.waiting, "rank 1 waiting in MPI")
         send(run, signal.SIGINT, where)
         time.sleep(1)
-        if any_mpi.name != "openmpi" or where != "mpirun":  # Open MPI's mpirun takes the first one for the second
+        if (
+            any_mpi.name != "openmpi" or where != "mpirun"
+        ):  # Open MPI's mpirun takes the first one for the second
             assert run.process.poll() is None, run.stderr
             send(run, signal.SIGINT, where)
         start = time.monotonic()
         ended = run.end(10)
         seconds = time.monotonic() - start
-    print(f"measured: {any_mpi.name}, second SIGINT to {where}: {seconds:.1f} s, exit code {ended.code}")
+    print(
+        f"measured: {any_mpi.name}, second SIGINT to {where}: {seconds:.1f} s, exit code"
+        f" {ended.code}"
+    )
     assert seconds < 2
     # MPICH's mpirun may tell the 9 by which it ended the other ranks.
-    if where != "mpirun":  # Hydra's mpirun, which aborts by itself on a second one, was seen to end with 255 and with 0
+    if (
+        where != "mpirun"
+        # Hydra's mpirun, which aborts by itself on a second one, was seen to end with 255 and with
+        # 0
+    ):
         assert ended.code in (EXIT_INTERRUPTED, signal.SIGKILL)
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def test_one_process_ends_at_once_at_the_second_interrupt(image_set: MakeImageSet, tmp_path: Path) -> None:
-    with running(SERIAL, 1, *STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run"), **staged("hang", [0], 2)) as run:
+def test_one_process_ends_at_once_at_the_second_interrupt(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    with running(
+        SERIAL,
+        1,
+        *STAGED,
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        **staged("hang", [0], 2),
+    ) as run:
         run.wait_for_step(2)
         send(run, signal.SIGINT, [0])
         time.sleep(1)
@@ -206,13 +296,19 @@ def test_one_process_ends_at_once_at_the_second_interrupt(image_set: MakeImageSe
         assert time.monotonic() - start < 2
 
 
-def typed_in_a_terminal(launcher: Launcher, ranks: int, path: Path, data: Path) -> tuple[Ended, float, str]:
-    """One Ctrl-C, typed in the terminal of a run; the seconds until its end, and what stood on the terminal."""
+def typed_in_a_terminal(
+    launcher: Launcher, ranks: int, path: Path, data: Path
+) -> tuple[Ended, float, str]:
+    """One Ctrl-C, typed in the terminal of a run; the seconds until its end, and what stood on the
+    terminal.
+    """
     mine, terminal = os.openpty()
     arguments = [*STAGED, "--data", str(data), "--output", str(path)]
     streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
     try:
-        with running(launcher, ranks, *arguments, prefix=IN_TERMINAL, STAGED_PACE="0.1", **streams) as run:
+        with running(
+            launcher, ranks, *arguments, prefix=IN_TERMINAL, STAGED_PACE="0.1", **streams
+        ) as run:
             run.wait_for_step(2)
             os.write(mine, b"\x03")
             start = time.monotonic()
@@ -232,18 +328,26 @@ def test_ctrl_c_in_a_terminal_of_one_process(image_set: MakeImageSet, tmp_path: 
     assert f"with: python -m distcnn.train --resume {tmp_path / 'run'}" in text
 
 
-def test_ctrl_c_in_a_terminal_under_mpirun(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_under_mpirun(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     ended, seconds, text = typed_in_a_terminal(any_mpi, 3, tmp_path / "run", image_set())
-    print(f"measured: {any_mpi.name}, Ctrl-C in a terminal: {seconds:.1f} s, exit code {ended.code}")
+    print(
+        f"measured: {any_mpi.name}, Ctrl-C in a terminal: {seconds:.1f} s, exit code {ended.code}"
+    )
     if any_mpi.name == "mpirun":
         assert ended.code == EXIT_STOPPED
-        assert "stopped: by SIGINT on rank 0, SIGINT on rank 1, SIGINT on rank 2, after step " in text
+        assert (
+            "stopped: by SIGINT on rank 0, SIGINT on rank 1, SIGINT on rank 2, after step " in text
+        )
         assert f"mpirun -n 3 python -m distcnn.train --resume {tmp_path / 'run'}" in text
     assert ended.code != 0
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())
 
 
-def test_a_terminal_that_is_closed_leaves_a_checkpoint(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     mine, terminal = os.openpty()
     arguments = [*STAGED, "--data", str(image_set()), "--output", str(tmp_path / "run")]
     streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}

@@ -1,4 +1,6 @@
-"""Activations: a gradient check, values by hand, a reference of plain loops, and one of your own."""
+"""Activations: a gradient check, values by hand, a reference of plain loops, and one of
+your own.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import DTypeLike, NDArray
 
-from distcnn.nn import Activation, AvgPool2d, Conv2d, Flatten, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, Tanh
+from distcnn.nn import (
+    Activation,
+    AvgPool2d,
+    Conv2d,
+    Flatten,
+    Identity,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Tanh,
+)
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Layer
 
@@ -68,7 +81,9 @@ def run(activation: type[Activation], x: Array, grad_output: Array) -> tuple[Arr
 @every_activation
 @examples
 @given(shape=shapes, seed=seeds)
-def test_gradients_agree_with_finite_differences(activation: type[Activation], shape: tuple[int, ...], seed: int) -> None:
+def test_gradients_agree_with_finite_differences(
+    activation: type[Activation], shape: tuple[int, ...], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     network = Sequential([activation()]).plan(shape, 3, np.float64)
     # No x within 0.1 of ReLU's corner, where finite differences mean nothing.
@@ -79,14 +94,18 @@ def test_gradients_agree_with_finite_differences(activation: type[Activation], s
 @every_activation
 @examples
 @given(shape=shapes, seed=seeds)
-def test_forward_and_backward_agree_with_plain_loops(activation: type[Activation], shape: tuple[int, ...], seed: int) -> None:
+def test_forward_and_backward_agree_with_plain_loops(
+    activation: type[Activation], shape: tuple[int, ...], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     x, grad_output = 3 * rng.standard_normal((*shape, 2)), rng.standard_normal((*shape, 2))
     output, grad = run(activation, x, grad_output)
     function, derivative = REFERENCES[activation]
     for index in np.ndindex(x.shape):
         assert output[index] == pytest.approx(function(x[index]), rel=1e-11, abs=1e-13)
-        assert grad[index] == pytest.approx(grad_output[index] * derivative(x[index]), rel=1e-11, abs=1e-13)
+        assert grad[index] == pytest.approx(
+            grad_output[index] * derivative(x[index]), rel=1e-11, abs=1e-13
+        )
 
 
 @pytest.mark.parametrize(
@@ -99,7 +118,9 @@ def test_forward_and_backward_agree_with_plain_loops(activation: type[Activation
         (Softplus, [0, math.log(3)], [math.log(2), math.log(4)], [0.5, 0.75]),
     ],
 )
-def test_values_by_hand(activation: type[Activation], x: list[float], output: list[float], derivative: list[float]) -> None:
+def test_values_by_hand(
+    activation: type[Activation], x: list[float], output: list[float], derivative: list[float]
+) -> None:
     actual, grad = run(activation, np.array([x]), np.full((1, len(x)), 2.0))
     np.testing.assert_allclose(actual[0], output, rtol=1e-14, atol=1e-15)
     np.testing.assert_allclose(grad[0], 2 * np.array(derivative), rtol=1e-14, atol=1e-15)
@@ -151,9 +172,14 @@ class _PassOn(Identity):
     ],
     ids=lambda each: "+".join(layer.kind for layer in each) if isinstance(each, list) else "",
 )
-def test_a_gradient_is_overwritten_only_where_it_was_given_away(after: list[Layer], given_away: bool) -> None:
+def test_a_gradient_is_overwritten_only_where_it_was_given_away(
+    after: list[Layer], given_away: bool
+) -> None:
     relu = ReLU()
-    network, rng = Sequential([relu, *after]).plan((2, 5, 5), 3, np.float64), np.random.default_rng(1)
+    network, rng = (
+        Sequential([relu, *after]).plan((2, 5, 5), 3, np.float64),
+        np.random.default_rng(1),
+    )
     network.values[:] = rng.standard_normal(network.values.shape)
     assert relu.owns_grad_output == given_away
     y = network.forward(rng.standard_normal((2, 5, 5, 3)))

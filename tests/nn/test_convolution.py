@@ -1,4 +1,6 @@
-"""Convolution: a gradient check, values by hand, a reference of plain loops, and the tutorial's example digit for digit."""
+"""Convolution: a gradient check, values by hand, a reference of plain loops, and the tutorial's
+example digit for digit.
+"""
 
 from __future__ import annotations
 
@@ -60,25 +62,42 @@ def cases(draw: st.DrawFn) -> Case:
 def naive_forward(case: Case, x: Array, weight: Array, bias: Array) -> Array:
     """One multiplication at a time; pixels outside the image are skipped instead of padded."""
     (channels, height, width), (kh, kw) = case.input_shape, case.kernel
-    oh, ow = ((case.input_shape[1 + a] + 2 * case.padding[a] - case.kernel[a]) // case.stride[a] + 1 for a in (0, 1))
+    oh, ow = (
+        (case.input_shape[1 + a] + 2 * case.padding[a] - case.kernel[a]) // case.stride[a] + 1
+        for a in (0, 1)
+    )
     y = np.zeros((case.out_channels, oh, ow, case.count))
     for o, r, s, n in np.ndindex(y.shape):
         y[o, r, s, n] = bias[o]
         for c, i, j in np.ndindex(channels, kh, kw):
-            row, column = r * case.stride[0] + i - case.padding[0], s * case.stride[1] + j - case.padding[1]
+            row, column = (
+                r * case.stride[0] + i - case.padding[0],
+                s * case.stride[1] + j - case.padding[1],
+            )
             if 0 <= row < height and 0 <= column < width:
                 y[o, r, s, n] += weight[o, c, i, j] * x[c, row, column, n]
     return y
 
 
-def naive_backward(case: Case, x: Array, weight: Array, grad_output: Array) -> tuple[Array, Array, Array]:
-    """The gradients of input, weight and bias: the product rule on each multiplication of ``naive_forward``."""
+def naive_backward(
+    case: Case, x: Array, weight: Array, grad_output: Array
+) -> tuple[Array, Array, Array]:
+    """The gradients of input, weight and bias: the product rule on each multiplication of
+    ``naive_forward``.
+    """
     (channels, height, width), (kh, kw) = case.input_shape, case.kernel
-    grad_x, grad_weight, grad_bias = np.zeros_like(x), np.zeros_like(weight), np.zeros(case.out_channels)
+    grad_x, grad_weight, grad_bias = (
+        np.zeros_like(x),
+        np.zeros_like(weight),
+        np.zeros(case.out_channels),
+    )
     for o, r, s, n in np.ndindex(grad_output.shape):
         grad_bias[o] += grad_output[o, r, s, n]
         for c, i, j in np.ndindex(channels, kh, kw):
-            row, column = r * case.stride[0] + i - case.padding[0], s * case.stride[1] + j - case.padding[1]
+            row, column = (
+                r * case.stride[0] + i - case.padding[0],
+                s * case.stride[1] + j - case.padding[1],
+            )
             if 0 <= row < height and 0 <= column < width:
                 grad_weight[o, c, i, j] += grad_output[o, r, s, n] * x[c, row, column, n]
                 grad_x[c, row, column, n] += grad_output[o, r, s, n] * weight[o, c, i, j]
@@ -118,13 +137,17 @@ def test_forward_and_backward_agree_with_plain_loops(case: Case) -> None:
 @examples
 @given(cases(), cases())
 def test_convolutions_one_after_another_pass_the_gradient_check(first: Case, second: Case) -> None:
-    # A padded convolution hands back the inside of a larger array: the layer before it must take that as well.
+    # A padded convolution hands back the inside of a larger array: the layer before it must take
+    # that as well.
     height, width = (max(8, second.kernel[axis] + 2) for axis in (0, 1))
     layers = [Conv2d(c.out_channels, c.kernel, padding=c.padding) for c in (first, second)]
     network = Sequential(layers).plan((first.input_shape[0], height, width), 2, np.float64)
     rng = np.random.default_rng(first.seed)
     network.values[:] = rng.standard_normal(network.values.shape)
-    assert gradient_error(network, rng.standard_normal((first.input_shape[0], height, width, 2)), rng) < 1e-5
+    assert (
+        gradient_error(network, rng.standard_normal((first.input_shape[0], height, width, 2)), rng)
+        < 1e-5
+    )
 
 
 def test_a_2x2_kernel_by_hand() -> None:
@@ -133,18 +156,26 @@ def test_a_2x2_kernel_by_hand() -> None:
     x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(network.forward(x)[0, :, :, 0], [[37.5, 47.5], [67.5, 77.5]])
 
-    grad_x = network.backward(np.array([[1.0, 2.0], [0.0, -1.0]]).reshape(1, 2, 2, 1), input_gradient=True)
+    grad_x = network.backward(
+        np.array([[1.0, 2.0], [0.0, -1.0]]).reshape(1, 2, 2, 1), input_gradient=True
+    )
     assert grad_x is not None
     np.testing.assert_array_equal(grad_x[0, :, :, 0], [[1, 4, 4], [3, 9, 6], [0, -3, -4]])
     np.testing.assert_array_equal(network.grads, [0, 2, 6, 8, 2])
 
 
 def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> None:
-    """Kernel 1x2, stride (1, 2), padding (1, 1) on 2x3: windows begin in padded columns 0 and 2; the last column is in none."""
-    network = Sequential([Conv2d(1, (1, 2), stride=(1, 2), padding=1)]).plan((1, 2, 3), 1, np.float64)
+    """Kernel 1x2, stride (1, 2), padding (1, 1) on 2x3: windows begin in padded columns 0 and 2;
+    the last column is in none.
+    """
+    network = Sequential([Conv2d(1, (1, 2), stride=(1, 2), padding=1)]).plan(
+        (1, 2, 3), 1, np.float64
+    )
     network.values[:] = [1, 10, 0]
     x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).reshape(1, 2, 3, 1)
-    np.testing.assert_array_equal(network.forward(x)[0, :, :, 0], [[0, 0], [10, 32], [40, 65], [0, 0]])
+    np.testing.assert_array_equal(
+        network.forward(x)[0, :, :, 0], [[0, 0], [10, 32], [40, 65], [0, 0]]
+    )
 
     grad_output = np.array([[9.0, 9.0], [1.0, 2.0], [3.0, 4.0], [9.0, 9.0]]).reshape(1, 4, 2, 1)
     grad_x = network.backward(grad_output, input_gradient=True)
@@ -159,7 +190,9 @@ def test_a_pixel_that_no_window_reads_gets_gradient_zero() -> None:
     network.forward(np.ones((1, 4, 5, 1)))
     grad_x = network.backward(np.ones((1, 1, 2, 1)), input_gradient=True)
     assert grad_x is not None
-    np.testing.assert_array_equal(grad_x[0, :, :, 0], [[1, 1, 0, 1, 1], [1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        grad_x[0, :, :, 0], [[1, 1, 0, 1, 1], [1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    )
 
 
 def test_without_the_input_gradient_the_parameters_gradients_are_the_same() -> None:
@@ -182,8 +215,16 @@ TUTORIAL_IMAGE = [
 ]
 TUTORIAL_SENSITIVITY = [[[0, 1, 1], [2, 2, 2], [1, 0, 0]], [[1, 0, 2], [0, 0, 0], [1, 2, 1]]]
 TUTORIAL_FILTERS = [
-    [[[-1, 1, 0], [0, 1, 0], [0, 1, 1]], [[-1, -1, 0], [0, 0, 0], [0, -1, 0]], [[0, 0, -1], [0, 1, 0], [1, -1, -1]]],
-    [[[1, 1, -1], [-1, -1, 1], [0, -1, 1]], [[0, 1, 0], [-1, 0, -1], [-1, 1, 0]], [[-1, 0, 0], [-1, 0, 1], [-1, 0, 0]]],
+    [
+        [[-1, 1, 0], [0, 1, 0], [0, 1, 1]],
+        [[-1, -1, 0], [0, 0, 0], [0, -1, 0]],
+        [[0, 0, -1], [0, 1, 0], [1, -1, -1]],
+    ],
+    [
+        [[1, 1, -1], [-1, -1, 1], [0, -1, 1]],
+        [[0, 1, 0], [-1, 0, -1], [-1, 1, 0]],
+        [[-1, 0, 0], [-1, 0, 1], [-1, 0, 0]],
+    ],
 ]
 TUTORIAL_OUTPUT = [[[6, 7, 5], [3, -1, -1], [2, -1, 4]], [[2, -5, -8], [1, -4, -4], [0, -5, -5]]]
 TUTORIAL_UPDATED_FILTERS = [
@@ -222,7 +263,9 @@ def test_one_integer_stands_for_both_directions() -> None:
 
 @pytest.mark.parametrize("out_channels", [0, -1])
 def test_too_few_output_channels_are_refused(out_channels: int) -> None:
-    with pytest.raises(ValueError, match=rf"out_channels \(={out_channels}\) must be an integer of at least 1"):
+    with pytest.raises(
+        ValueError, match=rf"out_channels \(={out_channels}\) must be an integer of at least 1"
+    ):
         Conv2d(out_channels, 3)
 
 
@@ -230,32 +273,63 @@ def test_too_few_output_channels_are_refused(out_channels: int) -> None:
     ("arguments", "message"),
     [
         ({"kernel_size": 0}, r"kernel_size \(=0\) must be an integer of at least 1"),
-        ({"kernel_size": (3, 0)}, r"kernel_size \(=\(3, 0\)\) must be an integer of at least 1, or a pair of them"),
-        ({"kernel_size": (3, 3, 3)}, r"kernel_size \(=\(3, 3, 3\)\) must be an integer of at least 1, or a pair of them"),
-        ({"kernel_size": (2.0, 3)}, r"kernel_size \(=\(2\.0, 3\)\) must be an integer of at least 1, or a pair of them"),
+        (
+            {"kernel_size": (3, 0)},
+            r"kernel_size \(=\(3, 0\)\) must be an integer of at least 1, or a pair of them",
+        ),
+        (
+            {"kernel_size": (3, 3, 3)},
+            r"kernel_size \(=\(3, 3, 3\)\) must be an integer of at least 1, or a pair of them",
+        ),
+        (
+            {"kernel_size": (2.0, 3)},
+            r"kernel_size \(=\(2\.0, 3\)\) must be an integer of at least 1, or a pair of them",
+        ),
         ({"kernel_size": 3, "stride": 0}, r"stride \(=0\) must be an integer of at least 1"),
-        ({"kernel_size": 3, "stride": (1,)}, r"stride \(=\(1,\)\) must be an integer of at least 1, or a pair of them"),
+        (
+            {"kernel_size": 3, "stride": (1,)},
+            r"stride \(=\(1,\)\) must be an integer of at least 1, or a pair of them",
+        ),
         ({"kernel_size": 3, "padding": -1}, r"padding \(=-1\) must be an integer of at least 0"),
-        ({"kernel_size": 3, "padding": (0, -2)}, r"padding \(=\(0, -2\)\) must be an integer of at least 0"),
+        (
+            {"kernel_size": 3, "padding": (0, -2)},
+            r"padding \(=\(0, -2\)\) must be an integer of at least 0",
+        ),
     ],
 )
-def test_bad_sizes_are_refused_by_name_and_value(arguments: dict[str, object], message: str) -> None:
+def test_bad_sizes_are_refused_by_name_and_value(
+    arguments: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Conv2d(1, **arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kernel", "padding"), [((6, 1), 0), ((1, 7), 0), ((8, 1), 1), ((5, 9), (0, 1))])
-def test_a_kernel_larger_than_its_padded_input_is_refused(kernel: tuple[int, int], padding: int | tuple[int, int]) -> None:
-    message = rf"conv1: a window of kernel_size {kernel[0]}x{kernel[1]} is larger than its padded input .*input 5x6.*smaller kernel_size"
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((6, 1), 0), ((1, 7), 0), ((8, 1), 1), ((5, 9), (0, 1))]
+)
+def test_a_kernel_larger_than_its_padded_input_is_refused(
+    kernel: tuple[int, int], padding: int | tuple[int, int]
+) -> None:
+    message = (
+        rf"conv1: a window of kernel_size {kernel[0]}x{kernel[1]} is larger than its padded input"
+        r" .*input 5x6.*smaller kernel_size"
+    )
     with pytest.raises(ValueError, match=message):
         Sequential([Conv2d(1, kernel, padding=padding)]).plan((1, 5, 6), 1)
 
 
 def test_a_kernel_as_large_as_its_padded_input_gives_one_output() -> None:
-    assert Sequential([Conv2d(4, (7, 10), padding=(1, 2))]).plan((1, 5, 6), 1).output_shape == (4, 1, 1)
+    assert Sequential([Conv2d(4, (7, 10), padding=(1, 2))]).plan((1, 5, 6), 1).output_shape == (
+        4,
+        1,
+        1,
+    )
 
 
 @pytest.mark.parametrize("before", [[Flatten()], [Flatten(), Dense(9)]], ids=["flatten", "dense"])
 def test_flat_input_is_refused(before: list[Flatten | Dense]) -> None:
-    with pytest.raises(ValueError, match=r"conv1: Conv2d takes images \(channels, height, width\).*put it before Flatten"):
+    with pytest.raises(
+        ValueError,
+        match=r"conv1: Conv2d takes images \(channels, height, width\).*put it before Flatten",
+    ):
         Sequential([*before, Conv2d(1, 1)]).plan((1, 3, 3), 1)

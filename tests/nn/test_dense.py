@@ -25,7 +25,9 @@ def dense(in_features: int, out_features: int, count: int, rng: np.random.Genera
 
 @examples
 @given(sizes, sizes, sizes, seeds)
-def test_gradients_agree_with_finite_differences(in_features: int, out_features: int, count: int, seed: int) -> None:
+def test_gradients_agree_with_finite_differences(
+    in_features: int, out_features: int, count: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     network = dense(in_features, out_features, count, rng)
     assert gradient_error(network, rng.standard_normal((in_features, count)), rng) < 1e-5
@@ -33,11 +35,16 @@ def test_gradients_agree_with_finite_differences(in_features: int, out_features:
 
 @examples
 @given(sizes, sizes, sizes, seeds)
-def test_forward_and_backward_agree_with_plain_loops(in_features: int, out_features: int, count: int, seed: int) -> None:
+def test_forward_and_backward_agree_with_plain_loops(
+    in_features: int, out_features: int, count: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     network = dense(in_features, out_features, count, rng)
     weight, bias = network.named_values()["dense1.weight"], network.named_values()["dense1.bias"]
-    x, grad_output = rng.standard_normal((in_features, count)), rng.standard_normal((out_features, count))
+    x, grad_output = (
+        rng.standard_normal((in_features, count)),
+        rng.standard_normal((out_features, count)),
+    )
     y, grad_x = np.zeros((out_features, count)), np.zeros_like(x)
     grad_weight, grad_bias = np.zeros_like(weight), np.zeros_like(bias)
     for o, n in np.ndindex(out_features, count):
@@ -52,8 +59,12 @@ def test_forward_and_backward_agree_with_plain_loops(in_features: int, out_featu
     actual_grad_x = network.backward(grad_output, input_gradient=True)
     assert actual_grad_x is not None
     np.testing.assert_allclose(actual_grad_x, grad_x, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(network.named_grads()["dense1.weight"], grad_weight, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(network.named_grads()["dense1.bias"], grad_bias, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(
+        network.named_grads()["dense1.weight"], grad_weight, rtol=1e-11, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        network.named_grads()["dense1.bias"], grad_bias, rtol=1e-11, atol=1e-11
+    )
 
 
 def test_dense_by_hand() -> None:
@@ -101,27 +112,40 @@ def test_flatten_turns_the_gradient_back_into_images() -> None:
 
 @examples
 @given(st.tuples(sizes, sizes, sizes), sizes, sizes, seeds)
-def test_flatten_before_dense_passes_the_gradient_check(shape: tuple[int, int, int], out_features: int, count: int, seed: int) -> None:
+def test_flatten_before_dense_passes_the_gradient_check(
+    shape: tuple[int, int, int], out_features: int, count: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    network = Sequential([Flatten(), Dense(out_features)]).plan(shape, count, np.float64).initialise(rng)
+    network = (
+        Sequential([Flatten(), Dense(out_features)]).plan(shape, count, np.float64).initialise(rng)
+    )
     assert gradient_error(network, rng.standard_normal((*shape, count)), rng) < 1e-5
 
 
 @pytest.mark.parametrize("out_features", [0, -3])
 def test_too_few_features_are_refused(out_features: int) -> None:
-    with pytest.raises(ValueError, match=rf"out_features \(={out_features}\) must be an integer of at least 1"):
+    with pytest.raises(
+        ValueError, match=rf"out_features \(={out_features}\) must be an integer of at least 1"
+    ):
         Dense(out_features)
 
 
 def test_images_are_refused_with_the_remedy() -> None:
-    with pytest.raises(ValueError, match=r"dense1: Dense takes flat inputs .* shape \(1, 28, 28\): put Flatten before it"):
+    with pytest.raises(
+        ValueError,
+        match=r"dense1: Dense takes flat inputs .* shape \(1, 28, 28\): put Flatten before it",
+    ):
         Sequential([Dense(10)]).plan((1, 28, 28), 1)
 
 
 @pytest.mark.parametrize(
     ("rows", "each", "expected"),
     [
-        (500, 800 * 32, 20),  # 25 rows of lenet's first dense layer at microbatch 32: 640,000 multiplications
+        (
+            500,
+            800 * 32,
+            20,
+        ),  # 25 rows of lenet's first dense layer at microbatch 32: 640,000 multiplications
         (800, 500 * 32, 16),
         (10, 500 * 32, 1),  # small as it is
         (128, 9216 * 32, 1),  # three rows at a time would not pay
@@ -135,8 +159,12 @@ def test_blocks_of_rows_by_hand(rows: int, each: int, expected: int) -> None:
     assert blocks_of_rows(rows, each) == expected
 
 
-@pytest.mark.parametrize(("in_features", "out_features", "count"), [(6, 8, 3), (12, 5, 2), (5, 12, 4), (7, 7, 1)])
-def test_products_in_blocks_give_the_same(in_features: int, out_features: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("in_features", "out_features", "count"), [(6, 8, 3), (12, 5, 2), (5, 12, 4), (7, 7, 1)]
+)
+def test_products_in_blocks_give_the_same(
+    in_features: int, out_features: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = []
     for small in (10**9, 40):
         monkeypatch.setattr(dense_module, "SMALL_PRODUCT", small)

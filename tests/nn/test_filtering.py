@@ -1,4 +1,6 @@
-"""Filtering along the width: the minimal algorithms' matrices by hand and against plain sums, and convolutions that use them."""
+"""Filtering along the width: the minimal algorithms' matrices by hand and against plain sums, and
+convolutions that use them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ ALL = [(m, taps) for taps in range(2, MOST_POINTS) for m in range(2, MOST_POINTS
 def correlation(pixels: Array, kernel: Array) -> Array:
     """One sum after another."""
     count = len(pixels) - len(kernel) + 1
-    return np.array([sum(kernel[j] * pixels[s + j] for j in range(len(kernel))) for s in range(count)])
+    return np.array(
+        [sum(kernel[j] * pixels[s + j] for j in range(len(kernel))) for s in range(count)]
+    )
 
 
 @pytest.mark.parametrize(("outputs", "taps"), ALL)
@@ -37,7 +41,9 @@ def test_every_minimal_algorithm_gives_the_sums(outputs: int, taps: int) -> None
     a, b, g = minimal_matrices(outputs, taps)
     rng = np.random.default_rng(outputs * 10 + taps)
     pixels, kernel = rng.standard_normal(outputs + taps - 1), rng.standard_normal(taps)
-    np.testing.assert_allclose(a.T @ ((g @ kernel) * (b.T @ pixels)), correlation(pixels, kernel), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        a.T @ ((g @ kernel) * (b.T @ pixels)), correlation(pixels, kernel), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_two_outputs_of_three_taps_by_hand() -> None:
@@ -56,7 +62,14 @@ def test_the_row_of_ones_takes_the_bias() -> None:
 @pytest.mark.parametrize(
     ("channels", "filters", "kernel", "stride", "size", "expected"),
     [
-        (20, 50, (5, 5), (1, 1), (8, 8), 4),  # two tiles of 8 points: 16 products a row of outputs, directly 40
+        (
+            20,
+            50,
+            (5, 5),
+            (1, 1),
+            (8, 8),
+            4,
+        ),  # two tiles of 8 points: 16 products a row of outputs, directly 40
         (32, 64, (3, 3), (1, 1), (24, 24), 6),  # four of 8: 32, directly 72
         (32, 64, (3, 3), (2, 1), (12, 24), 6),  # a vertical stride does no harm
         (32, 64, (3, 3), (1, 2), (24, 12), 1),
@@ -70,7 +83,12 @@ def test_the_row_of_ones_takes_the_bias() -> None:
     ],
 )
 def test_which_algorithm_is_taken(
-    channels: int, filters: int, kernel: tuple[int, int], stride: tuple[int, int], size: tuple[int, int], expected: int
+    channels: int,
+    filters: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    size: tuple[int, int],
+    expected: int,
 ) -> None:
     filtering = plan_filtering(Geometry(channels, filters, kernel, stride, size, 2), np.float32)
     assert type(filtering) is (DirectFiltering if expected == 1 else MinimalFiltering)
@@ -83,23 +101,37 @@ def shapes(draw: st.DrawFn) -> tuple[Conv2d, tuple[int, int, int], int]:
     kernel = draw(st.integers(1, 3)), draw(st.integers(2, 5))
     channels = -(-LEAST_DEPTH // kernel[0])
     padding = draw(st.integers(0, 2)), draw(st.integers(0, 2))
-    height, width = (max(1, kernel[axis] - 2 * padding[axis]) + draw(st.integers(1, 7)) for axis in (0, 1))
+    height, width = (
+        max(1, kernel[axis] - 2 * padding[axis]) + draw(st.integers(1, 7)) for axis in (0, 1)
+    )
     stride = draw(st.integers(1, 3)), 1
-    return Conv2d(LEAST_FILTERS, kernel, stride=stride, padding=padding), (channels, height, width), draw(st.integers(1, 3))
+    return (
+        Conv2d(LEAST_FILTERS, kernel, stride=stride, padding=padding),
+        (channels, height, width),
+        draw(st.integers(1, 3)),
+    )
 
 
-def planned(layer: Conv2d, shape: tuple[int, int, int], count: int, dtype: type[np.floating] = np.float64) -> Sequential:
-    layer = Conv2d(layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding)
+def planned(
+    layer: Conv2d, shape: tuple[int, int, int], count: int, dtype: type[np.floating] = np.float64
+) -> Sequential:
+    layer = Conv2d(
+        layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding
+    )
     network = Sequential([layer]).plan(shape, count, dtype)
     network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
     return network
 
 
 def run(network: Sequential, seed: int, dtype: type[np.floating] = np.float64) -> list[Array]:
-    """Output, gradients of the input and of the parameters; of a second microbatch, so that buffers which must start from zeros show."""
+    """Output, gradients of the input and of the parameters; of a second microbatch, so that buffers
+    which must start from zeros show.
+    """
     rng = np.random.default_rng(seed)
     for _ in range(2):
-        y = network.forward(rng.standard_normal((*network.input_shape, network.microbatch_size)).astype(dtype))
+        y = network.forward(
+            rng.standard_normal((*network.input_shape, network.microbatch_size)).astype(dtype)
+        )
         grad_x = network.backward(rng.standard_normal(y.shape).astype(dtype), input_gradient=True)
     assert grad_x is not None
     return [y.copy(), grad_x.copy(), network.grads.copy()]
@@ -122,19 +154,36 @@ def test_minimal_and_direct_filtering_agree(case: tuple[Conv2d, tuple[int, int, 
 
 @settings(examples, max_examples=8)
 @given(shapes())
-def test_minimal_filtering_passes_the_gradient_check(case: tuple[Conv2d, tuple[int, int, int], int]) -> None:
+def test_minimal_filtering_passes_the_gradient_check(
+    case: tuple[Conv2d, tuple[int, int, int], int],
+) -> None:
     network = planned(*case)
     rng = np.random.default_rng(2)
-    assert gradient_error(network, rng.standard_normal((*network.input_shape, network.microbatch_size)), rng) < 1e-5
+    assert (
+        gradient_error(
+            network, rng.standard_normal((*network.input_shape, network.microbatch_size)), rng
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4096, 40_000, 2**40])
 @pytest.mark.parametrize(
     ("kernel", "stride", "height"),
-    [((3, 3), (1, 1), 13), ((2, 3), (3, 1), 14), ((3, 4), (2, 2), 12), ((5, 1), (1, 1), 9), ((1, 3), (4, 1), 12)],
+    [
+        ((3, 3), (1, 1), 13),
+        ((2, 3), (3, 1), 14),
+        ((3, 4), (2, 2), 12),
+        ((5, 1), (1, 1), 9),
+        ((1, 3), (4, 1), 12),
+    ],
 )
 def test_any_size_of_block_gives_the_same(
-    block_bytes: int, kernel: tuple[int, int], stride: tuple[int, int], height: int, monkeypatch: pytest.MonkeyPatch
+    block_bytes: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    height: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     case = Conv2d(LEAST_FILTERS, kernel, stride=stride, padding=(1, 0)), (LEAST_DEPTH, height, 9), 2
     expected = run(planned(*case), 3)

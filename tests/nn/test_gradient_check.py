@@ -1,4 +1,6 @@
-"""The gradient check itself: it must accept what is right and notice each gradient that is wrong."""
+"""The gradient check itself: it must accept what is right and notice each gradient that is
+wrong.
+"""
 
 from __future__ import annotations
 

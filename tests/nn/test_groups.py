@@ -1,4 +1,6 @@
-"""A convolution whose microbatch is too large for the caches takes it in strips, or in groups of images: the numbers stay the same."""
+"""A convolution whose microbatch is too large for the caches takes it in strips, or in groups of
+images: the numbers stay the same.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,22 @@ Layers = list[type[Layer] | tuple[type[Layer], tuple[object, ...]]]
 NETWORKS: dict[str, tuple[Layers, Shape]] = {
     "direct, pooled": ([(Conv2d, (3, 5)), (MaxPool2d, (2,)), ReLU], (1, 12, 12)),
     "minimal": ([(Conv2d, (LEAST_FILTERS, 3)), Tanh], (LEAST_DEPTH, 6, 9)),
-    "minimal, padded, of two strides": ([Tanh, (Conv2d, (LEAST_FILTERS, (3, 3), (2, 1), 1))], (LEAST_DEPTH, 6, 9)),
-    "minimal, pooled": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,)), ReLU], (LEAST_DEPTH, 6, 14)),
-    "minimal, pooled, a rest": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))], (LEAST_DEPTH, 7, 9)),
-    "minimal after minimal": ([(Conv2d, (LEAST_DEPTH, 3)), ReLU, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))], (LEAST_DEPTH, 8, 10)),
+    "minimal, padded, of two strides": (
+        [Tanh, (Conv2d, (LEAST_FILTERS, (3, 3), (2, 1), 1))],
+        (LEAST_DEPTH, 6, 9),
+    ),
+    "minimal, pooled": (
+        [Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,)), ReLU],
+        (LEAST_DEPTH, 6, 14),
+    ),
+    "minimal, pooled, a rest": (
+        [Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))],
+        (LEAST_DEPTH, 7, 9),
+    ),
+    "minimal after minimal": (
+        [(Conv2d, (LEAST_DEPTH, 3)), ReLU, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))],
+        (LEAST_DEPTH, 8, 10),
+    ),
 }
 in_groups_of_two = pytest.mark.usefixtures("groups_of_two")
 
@@ -105,13 +119,37 @@ def test_fused_or_not_the_bits_are_the_same(name: str) -> None:
 
 STRIPS: dict[str, tuple[Layers, Shape, int]] = {
     "direct, pooled": (*NETWORKS["direct, pooled"], 4),
-    "direct, pooled, strips that share more than a step": ([Tanh, (Conv2d, (3, (1, 5))), (MaxPool2d, ((1, 2),)), ReLU], (2, 3, 10), 3),
-    "direct, pooled, gaps between strips": ([Tanh, (Conv2d, (3, 2, 3)), (MaxPool2d, (2,))], (2, 11, 18), 3),
+    "direct, pooled, strips that share more than a step": (
+        [Tanh, (Conv2d, (3, (1, 5))), (MaxPool2d, ((1, 2),)), ReLU],
+        (2, 3, 10),
+        3,
+    ),
+    "direct, pooled, gaps between strips": (
+        [Tanh, (Conv2d, (3, 2, 3)), (MaxPool2d, (2,))],
+        (2, 11, 18),
+        3,
+    ),
     "minimal": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), Tanh], (LEAST_DEPTH, 6, 14), 2),
-    "minimal, padded, a rest": ([Tanh, (Conv2d, (LEAST_FILTERS, (3, 4), (2, 1), (1, 2)))], (LEAST_DEPTH, 6, 12), 3),
-    "minimal, pooled": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,)), ReLU, Flatten], (LEAST_DEPTH, 6, 26), 4),
-    "minimal, strips that share three steps": ([Tanh, (Conv2d, (LEAST_FILTERS, (1, 7)))], (LEAST_DEPTH, 3, 12), 3),
-    "minimal, strips and groups": ([Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))], (LEAST_DEPTH, 6, 14), 4),
+    "minimal, padded, a rest": (
+        [Tanh, (Conv2d, (LEAST_FILTERS, (3, 4), (2, 1), (1, 2)))],
+        (LEAST_DEPTH, 6, 12),
+        3,
+    ),
+    "minimal, pooled": (
+        [Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,)), ReLU, Flatten],
+        (LEAST_DEPTH, 6, 26),
+        4,
+    ),
+    "minimal, strips that share three steps": (
+        [Tanh, (Conv2d, (LEAST_FILTERS, (1, 7)))],
+        (LEAST_DEPTH, 3, 12),
+        3,
+    ),
+    "minimal, strips and groups": (
+        [Tanh, (Conv2d, (LEAST_FILTERS, 3)), (MaxPool2d, (2,))],
+        (LEAST_DEPTH, 6, 14),
+        4,
+    ),
 }
 
 
@@ -134,13 +172,17 @@ def run_twice(network: Sequential) -> list[Array]:
     for _ in range(2):  # a second microbatch: columns that must start anew
         x = rng.standard_normal((*network.input_shape, 4)).astype(network.dtype)
         y = network.forward(x)
-        grad_x = network.backward(rng.standard_normal(y.shape).astype(network.dtype), input_gradient=True)
+        grad_x = network.backward(
+            rng.standard_normal(y.shape).astype(network.dtype), input_gradient=True
+        )
     assert grad_x is not None
     return [y.copy(), grad_x.copy(), network.grads.copy()]
 
 
 @pytest.mark.parametrize("name", STRIPS)
-def test_the_numbers_of_strips_are_those_of_whole_images(name: str, request: pytest.FixtureRequest) -> None:
+def test_the_numbers_of_strips_are_those_of_whole_images(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     layers, shape, _ = STRIPS[name]
     whole = made_of(layers, shape, 4, np.float64)
     assert groups_of(whole) == [1]

@@ -23,9 +23,15 @@ def test_he_normal_has_standard_deviation_sqrt_2_over_fan_in(fan_in: int) -> Non
     assert np.mean(np.abs(values) > expected) == pytest.approx(0.317, abs=0.01)
 
 
-@pytest.mark.parametrize(("initialiser", "bound"), [(glorot_uniform, 0.5), (uniform(), 1e-4), (uniform(0.25), 0.25)])
-def test_uniform_initialisers_fill_their_bounds_evenly(initialiser: Initialiser, bound: float) -> None:
-    values = initialiser(np.random.default_rng(0), LARGE, 8, 16)  # Glorot's bound: sqrt(6 / (8 + 16)) = 1/2
+@pytest.mark.parametrize(
+    ("initialiser", "bound"), [(glorot_uniform, 0.5), (uniform(), 1e-4), (uniform(0.25), 0.25)]
+)
+def test_uniform_initialisers_fill_their_bounds_evenly(
+    initialiser: Initialiser, bound: float
+) -> None:
+    values = initialiser(
+        np.random.default_rng(0), LARGE, 8, 16
+    )  # Glorot's bound: sqrt(6 / (8 + 16)) = 1/2
     assert 0.999 * bound < values.max() <= bound
     assert -bound <= values.min() < -0.999 * bound
     assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.01)
@@ -38,7 +44,9 @@ def test_zeros_are_zeros() -> None:
 
 @pytest.mark.parametrize("initialiser", [he_normal, glorot_uniform, uniform(), zeros])
 def test_the_shape_is_the_one_asked_for_and_the_seed_decides(initialiser: Initialiser) -> None:
-    first, second, other = (initialiser(np.random.default_rng(seed), (4, 3, 2), 6, 8) for seed in (1, 1, 2))
+    first, second, other = (
+        initialiser(np.random.default_rng(seed), (4, 3, 2), 6, 8) for seed in (1, 1, 2)
+    )
     assert first.shape == (4, 3, 2)
     assert first.dtype == np.float64
     np.testing.assert_array_equal(first, second)
@@ -56,7 +64,9 @@ def test_layers_give_their_fans() -> None:
 
 
 def test_weights_begin_with_he_normal_and_biases_with_zero() -> None:
-    network = Sequential([Dense(500)]).plan((200,), 1, np.float64).initialise(np.random.default_rng(0))
+    network = (
+        Sequential([Dense(500)]).plan((200,), 1, np.float64).initialise(np.random.default_rng(0))
+    )
     assert network.named_values()["dense1.weight"].std() == pytest.approx(0.1, rel=0.01)
     assert not network.named_values()["dense1.bias"].any()
 

@@ -1,4 +1,6 @@
-"""Losses: a gradient check, values by hand, a reference of plain loops, padding that weighs nothing, and large logits."""
+"""Losses: a gradient check, values by hand, a reference of plain loops, padding that weighs
+nothing, and large logits.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def batches(draw: st.DrawFn) -> tuple[Array, NDArray[np.integer], Array, np.rand
     return 3 * rng.standard_normal((classes, count)), rng.integers(0, classes, count), weights, rng
 
 
-def naive(loss: Loss, outputs: Array, labels: NDArray[np.integer], weights: Array) -> tuple[float, Array]:
+def naive(
+    loss: Loss, outputs: Array, labels: NDArray[np.integer], weights: Array
+) -> tuple[float, Array]:
     """The textbook's formulas, one number at a time."""
     loss_sum, grad = 0.0, np.zeros_like(outputs)
     for n, (label, weight) in enumerate(zip(labels, weights, strict=True)):
@@ -48,14 +52,18 @@ def naive(loss: Loss, outputs: Array, labels: NDArray[np.integer], weights: Arra
 @both
 @examples
 @given(batch=batches())
-def test_gradients_agree_with_finite_differences(loss: Loss, batch: tuple[Array, NDArray[np.integer], Array, np.random.Generator]) -> None:
+def test_gradients_agree_with_finite_differences(
+    loss: Loss, batch: tuple[Array, NDArray[np.integer], Array, np.random.Generator]
+) -> None:
     assert loss_gradient_error(loss, *batch) < 1e-5
 
 
 @both
 @examples
 @given(batch=batches())
-def test_sum_and_gradient_agree_with_plain_loops(loss: Loss, batch: tuple[Array, NDArray[np.integer], Array, np.random.Generator]) -> None:
+def test_sum_and_gradient_agree_with_plain_loops(
+    loss: Loss, batch: tuple[Array, NDArray[np.integer], Array, np.random.Generator]
+) -> None:
     outputs, labels, weights, _ = batch
     loss_sum, grad = loss(outputs, labels, weights)
     expected_sum, expected_grad = naive(loss, outputs, labels, weights)
@@ -64,7 +72,10 @@ def test_sum_and_gradient_agree_with_plain_loops(loss: Loss, batch: tuple[Array,
 
 
 def test_cross_entropy_by_hand() -> None:
-    """Softmax of (0, log 3) is (1/4, 3/4); of equal logits, 1/2 each. Sums over examples, not means."""
+    """Softmax of (0, log 3) is (1/4, 3/4); of equal logits, 1/2 each.
+
+    Sums over examples, not means.
+    """
     logits = np.array([[0.0, 5.0], [math.log(3), 5.0]])
     loss_sum, grad = softmax_cross_entropy(logits, np.array([1, 0]), np.ones(2))
     assert loss_sum == pytest.approx(math.log(4 / 3) + math.log(2), rel=1e-14)
@@ -73,12 +84,16 @@ def test_cross_entropy_by_hand() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("margin", [0.0, 1e-3, 1.0, 20.0, 43.0, 80.0, -1e-3, -20.0, -200.0])
-def test_cross_entropy_is_right_however_small_it_is(margin: float, dtype: type[np.floating]) -> None:
+def test_cross_entropy_is_right_however_small_it_is(
+    margin: float, dtype: type[np.floating]
+) -> None:
     logits = np.array([[margin, 5.0], [0.0, 5.0], [0.0, 5.0]], dtype)
     loss_sum, grad = softmax_cross_entropy(logits, np.array([0, 1]), np.array([1, 0], dtype))
     expected = math.log1p(2 * math.exp(-margin))
     assert loss_sum == pytest.approx(expected, rel=1e-6 if dtype is np.float32 else 1e-14, abs=0)
-    assert grad[0, 0] == pytest.approx(-2 * math.exp(-margin) / (1 + 2 * math.exp(-margin)), rel=1e-5, abs=1e-6)
+    assert grad[0, 0] == pytest.approx(
+        -2 * math.exp(-margin) / (1 + 2 * math.exp(-margin)), rel=1e-5, abs=1e-6
+    )
 
 
 def test_squared_error_by_hand() -> None:
@@ -112,7 +127,9 @@ def test_examples_of_weight_zero_add_nothing_and_get_a_gradient_of_exactly_zero(
 
 @both
 def test_nothing_but_padding_sums_to_exactly_zero(loss: Loss) -> None:
-    loss_sum, grad = loss(np.random.default_rng(0).standard_normal((3, 4)), np.array([0, 1, 2, 0]), np.zeros(4))
+    loss_sum, grad = loss(
+        np.random.default_rng(0).standard_normal((3, 4)), np.array([0, 1, 2, 0]), np.zeros(4)
+    )
     assert loss_sum == 0
     assert not grad.any()
 
@@ -136,7 +153,9 @@ def test_cross_entropy_does_not_change_when_all_logits_of_an_example_move_togeth
 
 
 @both
-def test_float32_stays_float32_the_sum_is_a_float_and_the_outputs_are_left_alone(loss: Loss) -> None:
+def test_float32_stays_float32_the_sum_is_a_float_and_the_outputs_are_left_alone(
+    loss: Loss,
+) -> None:
     outputs = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
     loss_sum, grad = loss(outputs, np.array([0, 1], np.uint8), np.ones(2, np.float32))
     assert type(loss_sum) is float

@@ -1,4 +1,6 @@
-"""Buffers: zeros that start on a cache line, side by side in large pages, and that take room only where they are used."""
+"""Buffers: zeros that start on a cache line, side by side in large pages, and that take room only
+where they are used.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (2, 3, 4, 5), (3, 0, 2)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_buffers_are_zero_contiguous_and_start_on_a_cache_line(shape: tuple[int, ...], dtype: type[np.floating]) -> None:
+def test_buffers_are_zero_contiguous_and_start_on_a_cache_line(
+    shape: tuple[int, ...], dtype: type[np.floating]
+) -> None:
     array = buffer(shape, dtype)
     assert (array.shape, array.dtype) == (shape, np.dtype(dtype))
     assert array.ctypes.data % ALIGNMENT_BYTES == 0
@@ -66,7 +70,9 @@ def huge_pages() -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages:"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell of its pages")
+@pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(), reason="this system does not tell of its pages"
+)
 def test_small_buffers_lie_in_large_pages_where_a_large_array_does() -> None:
     before = huge_pages()
     large = np.zeros(16 * MIB, np.uint8)

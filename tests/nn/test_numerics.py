@@ -12,9 +12,14 @@ from distcnn.nn.numerics import BUFFER_ELEMENTS
 
 @pytest.mark.parametrize("model", MODELS)
 def test_no_bit_depends_on_it(model: str) -> None:
-    network = MODELS[model]((1, 28, 28), 10).plan((1, 28, 28), 8).initialise(np.random.default_rng(0))
+    network = (
+        MODELS[model]((1, 28, 28), 10).plan((1, 28, 28), 8).initialise(np.random.default_rng(0))
+    )
     rng = np.random.default_rng(1)
-    images, grads = rng.standard_normal((1, 28, 28, 8), np.float32), rng.standard_normal((10, 8), np.float32)
+    images, grads = (
+        rng.standard_normal((1, 28, 28, 8), np.float32),
+        rng.standard_normal((10, 8), np.float32),
+    )
     y = network.forward(images).copy()
     network.backward(grads)
     expected = network.grads.copy()

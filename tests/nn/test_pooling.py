@@ -21,7 +21,9 @@ both = pytest.mark.parametrize("pool", [MaxPool2d, AvgPool2d])
 
 @dataclass(frozen=True)
 class Case:
-    """``stride`` below ``kernel``: windows overlap; above: there are gaps between them; both can meet in one case."""
+    """``stride`` below ``kernel``: windows overlap; above: there are gaps between them; both can
+    meet in one case.
+    """
 
     input_shape: tuple[int, int, int]
     count: int
@@ -30,7 +32,9 @@ class Case:
     seed: int
 
     def network(self, pool: Pool) -> Sequential:
-        return Sequential([pool(self.kernel, self.stride)]).plan(self.input_shape, self.count, np.float64)
+        return Sequential([pool(self.kernel, self.stride)]).plan(
+            self.input_shape, self.count, np.float64
+        )
 
     def distinct_images(self, rng: np.random.Generator) -> Array:
         """No two pixels within 0.1, so that a small step changes no maximum."""
@@ -56,7 +60,9 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def naive(case: Case, pool: Pool, x: Array, grad_output: Array | None = None) -> tuple[Array, Array]:
+def naive(
+    case: Case, pool: Pool, x: Array, grad_output: Array | None = None
+) -> tuple[Array, Array]:
     """Output, and gradient of the input (for ones, unless given), one window at a time."""
     channels, *size = case.input_shape
     oh, ow = ((size[axis] - case.kernel[axis]) // case.stride[axis] + 1 for axis in (0, 1))
@@ -64,7 +70,9 @@ def naive(case: Case, pool: Pool, x: Array, grad_output: Array | None = None) ->
     grad_output = np.ones_like(y) if grad_output is None else grad_output
     for c, r, s, n in np.ndindex(y.shape):
         top, left = r * case.stride[0], s * case.stride[1]
-        pixels = [(c, top + i, left + j, n) for i in range(case.kernel[0]) for j in range(case.kernel[1])]
+        pixels = [
+            (c, top + i, left + j, n) for i in range(case.kernel[0]) for j in range(case.kernel[1])
+        ]
         if pool is MaxPool2d:
             winner = pixels[0]
             for pixel in pixels[1:]:
@@ -80,8 +88,12 @@ def naive(case: Case, pool: Pool, x: Array, grad_output: Array | None = None) ->
 
 def run(network: Sequential, image: ArrayLike, grad_output: ArrayLike) -> tuple[Array, Array]:
     """Forward and backward of one image of one channel, as 2-D arrays."""
-    output = network.forward(np.array(image, np.float64)[np.newaxis, ..., np.newaxis])[0, :, :, 0].copy()
-    grad = network.backward(np.array(grad_output, np.float64)[np.newaxis, ..., np.newaxis], input_gradient=True)
+    output = network.forward(np.array(image, np.float64)[np.newaxis, ..., np.newaxis])[
+        0, :, :, 0
+    ].copy()
+    grad = network.backward(
+        np.array(grad_output, np.float64)[np.newaxis, ..., np.newaxis], input_gradient=True
+    )
     assert grad is not None
     return output, grad[0, :, :, 0]
 
@@ -116,33 +128,51 @@ IMAGE = [[1, 5, 2, 0], [3, 4, 8, 1], [7, 0, 6, 9], [2, 1, 3, 4]]
 
 
 def test_max_pooling_by_hand() -> None:
-    output, grad = run(Sequential([MaxPool2d(2)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[10, 20], [30, 40]])
+    output, grad = run(
+        Sequential([MaxPool2d(2)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[10, 20], [30, 40]]
+    )
     np.testing.assert_array_equal(output, [[5, 8], [7, 9]])
-    np.testing.assert_array_equal(grad, [[0, 10, 0, 0], [0, 0, 20, 0], [30, 0, 0, 40], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(
+        grad, [[0, 10, 0, 0], [0, 0, 20, 0], [30, 0, 0, 40], [0, 0, 0, 0]]
+    )
 
 
 def test_average_pooling_by_hand() -> None:
-    output, grad = run(Sequential([AvgPool2d(2)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[4, 8], [12, 16]])
+    output, grad = run(
+        Sequential([AvgPool2d(2)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[4, 8], [12, 16]]
+    )
     np.testing.assert_array_equal(output, [[3.25, 2.75], [2.5, 5.5]])
     np.testing.assert_array_equal(grad, [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
 
 
 def test_overlapping_windows_add_up_in_max_pooling() -> None:
-    output, grad = run(Sequential([MaxPool2d(3, 1)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[1, 2], [4, 8]])
+    output, grad = run(
+        Sequential([MaxPool2d(3, 1)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[1, 2], [4, 8]]
+    )
     np.testing.assert_array_equal(output, [[8, 9], [8, 9]])
     np.testing.assert_array_equal(grad, [[0, 0, 0, 0], [0, 0, 5, 0], [0, 0, 0, 10], [0, 0, 0, 0]])
 
 
 def test_overlapping_windows_add_up_in_average_pooling() -> None:
-    output, grad = run(Sequential([AvgPool2d((1, 2), 1)]).plan((1, 2, 3), 1, np.float64), [[1, 3, 5], [0, 2, 8]], [[2, 4], [6, 8]])
+    output, grad = run(
+        Sequential([AvgPool2d((1, 2), 1)]).plan((1, 2, 3), 1, np.float64),
+        [[1, 3, 5], [0, 2, 8]],
+        [[2, 4], [6, 8]],
+    )
     np.testing.assert_array_equal(output, [[2, 4], [1, 5]])
     np.testing.assert_array_equal(grad, [[1, 3, 2], [3, 7, 4]])
 
 
 @both
 def test_pixels_in_the_gaps_and_the_left_over_edge_get_gradient_zero(pool: Pool) -> None:
-    _, grad = run(Sequential([pool(1, (2, 3))]).plan((1, 4, 6), 1, np.float64), np.ones((4, 6)), [[1, 2], [3, 4]])
-    np.testing.assert_array_equal(grad, [[1, 0, 0, 2, 0, 0], [0, 0, 0, 0, 0, 0], [3, 0, 0, 4, 0, 0], [0, 0, 0, 0, 0, 0]])
+    _, grad = run(
+        Sequential([pool(1, (2, 3))]).plan((1, 4, 6), 1, np.float64),
+        np.ones((4, 6)),
+        [[1, 2], [3, 4]],
+    )
+    np.testing.assert_array_equal(
+        grad, [[1, 0, 0, 2, 0, 0], [0, 0, 0, 0, 0, 0], [3, 0, 0, 4, 0, 0], [0, 0, 0, 0, 0, 0]]
+    )
 
 
 def test_the_first_of_equals_in_row_major_order_takes_the_whole_gradient() -> None:
@@ -155,7 +185,9 @@ def test_the_first_of_equals_in_row_major_order_takes_the_whole_gradient() -> No
 @both
 @examples
 @given(case=cases())
-def test_a_constant_image_gets_back_the_sum_of_the_gradients_exactly_once(pool: Pool, case: Case) -> None:
+def test_a_constant_image_gets_back_the_sum_of_the_gradients_exactly_once(
+    pool: Pool, case: Case
+) -> None:
     network, rng = case.network(pool), np.random.default_rng(case.seed)
     output = network.forward(np.full((*case.input_shape, case.count), -0.25))
     grad_output = rng.integers(-9, 10, output.shape).astype(np.float64)
@@ -165,7 +197,9 @@ def test_a_constant_image_gets_back_the_sum_of_the_gradients_exactly_once(pool: 
 
 
 def test_the_maximum_of_negative_values_is_negative() -> None:
-    output, grad = run(Sequential([MaxPool2d(2)]).plan((1, 2, 2), 1, np.float64), [[-4, -3], [-2, -5]], [[1]])
+    output, grad = run(
+        Sequential([MaxPool2d(2)]).plan((1, 2, 2), 1, np.float64), [[-4, -3], [-2, -5]], [[1]]
+    )
     np.testing.assert_array_equal(output, [[-2]])
     np.testing.assert_array_equal(grad, [[0, 0], [1, 0]])
 
@@ -190,7 +224,13 @@ def test_errors_name_the_layer_the_argument_and_the_value(pool: Pool) -> None:
         pool(0)
     with pytest.raises(ValueError, match=r"stride \(=\(1, 0\)\) must be an integer of at least 1"):
         pool(2, (1, 0))
-    with pytest.raises(ValueError, match=rf"{pool.kind}1: a window of kernel_size 3x2 is larger than its padded input of 2x5"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{pool.kind}1: a window of kernel_size 3x2 is larger than its padded input of 2x5",
+    ):
         Sequential([pool((3, 2))]).plan((1, 2, 5), 1)
-    with pytest.raises(ValueError, match=rf"{pool.kind}1: {pool.__name__} takes images .* but its input has shape \(9,\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{pool.kind}1: {pool.__name__} takes images .* but its input has shape \(9,\)",
+    ):
         Sequential([Flatten(), pool(1)]).plan((1, 3, 3), 1)

@@ -1,4 +1,6 @@
-"""Networks: flat vectors and their views, names, order, errors, buffers, and the gradient check of whole CNNs."""
+"""Networks: flat vectors and their views, names, order, errors, buffers, and the gradient check of
+whole CNNs.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, Identity, MaxPool2d, ReLU, Sequential, Sigmoid, Tanh
+from distcnn.nn import (
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Flatten,
+    Identity,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Tanh,
+)
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Array
 from distcnn.signatures import ArgumentError
@@ -40,9 +53,34 @@ def test_a_whole_cnn_passes_the_gradient_check(seed: int, count: int) -> None:
 
 def test_names_count_the_layers_of_each_kind_and_keep_their_order() -> None:
     network = small_cnn().plan(SHAPE, 1)
-    names = ["conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias", "dense1.weight", "dense1.bias", "dense2.weight", "dense2.bias"]
-    assert list(network.named_values()) == list(network.named_grads()) == list(network.parameters) == names
-    layers = ["conv1", "maxpool1", "relu1", "conv2", "tanh1", "avgpool1", "flatten1", "dense1", "sigmoid1", "dense2"]
+    names = [
+        "conv1.weight",
+        "conv1.bias",
+        "conv2.weight",
+        "conv2.bias",
+        "dense1.weight",
+        "dense1.bias",
+        "dense2.weight",
+        "dense2.bias",
+    ]
+    assert (
+        list(network.named_values())
+        == list(network.named_grads())
+        == list(network.parameters)
+        == names
+    )
+    layers = [
+        "conv1",
+        "maxpool1",
+        "relu1",
+        "conv2",
+        "tanh1",
+        "avgpool1",
+        "flatten1",
+        "dense1",
+        "sigmoid1",
+        "dense2",
+    ]
     assert network.layer_names == layers
 
 
@@ -50,12 +88,24 @@ def test_shapes_are_those_of_pytorch_and_fill_the_flat_vectors_without_a_gap() -
     network = small_cnn().plan(SHAPE, 1)
     shapes = {name: values.shape for name, values in network.named_values().items()}
     assert shapes == {
-        **{"conv1.weight": (3, 2, 3, 2), "conv1.bias": (3,), "conv2.weight": (4, 3, 2, 2), "conv2.bias": (4,)},
-        **{"dense1.weight": (5, 16), "dense1.bias": (5,), "dense2.weight": (3, 5), "dense2.bias": (3,)},
+        **{
+            "conv1.weight": (3, 2, 3, 2),
+            "conv1.bias": (3,),
+            "conv2.weight": (4, 3, 2, 2),
+            "conv2.bias": (4,),
+        },
+        **{
+            "dense1.weight": (5, 16),
+            "dense1.bias": (5,),
+            "dense2.weight": (3, 5),
+            "dense2.bias": (3,),
+        },
     }
     assert network.values.shape == network.grads.shape == (36 + 3 + 48 + 4 + 80 + 5 + 15 + 3,)
     network.values[:] = np.arange(network.values.size)
-    np.testing.assert_array_equal(np.concatenate([v.ravel() for v in network.named_values().values()]), network.values)
+    np.testing.assert_array_equal(
+        np.concatenate([v.ravel() for v in network.named_values().values()]), network.values
+    )
 
 
 def test_named_arrays_are_views_of_the_flat_vectors() -> None:
@@ -81,7 +131,9 @@ def test_parameter_at_finds_the_owner_of_every_element() -> None:
 
 
 def test_initialise_is_decided_by_the_seed_alone() -> None:
-    first, second, other = (small_cnn().plan(SHAPE, 1).initialise(np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, second, other = (
+        small_cnn().plan(SHAPE, 1).initialise(np.random.default_rng(seed)) for seed in (3, 3, 4)
+    )
     np.testing.assert_array_equal(first.values, second.values)
     assert not np.array_equal(first.values, other.values)
 
@@ -91,16 +143,27 @@ def test_initialise_does_not_depend_on_the_microbatch_or_on_what_was_there() -> 
     expected = network.values.copy()
     network.values[:] = np.nan
     np.testing.assert_array_equal(network.initialise(np.random.default_rng(3)).values, expected)
-    np.testing.assert_array_equal(small_cnn().plan(SHAPE, 16).initialise(np.random.default_rng(3)).values, expected)
+    np.testing.assert_array_equal(
+        small_cnn().plan(SHAPE, 16).initialise(np.random.default_rng(3)).values, expected
+    )
 
 
 def test_an_initialiser_of_another_shape_is_refused() -> None:
     for drawn in (np.ones((3, 3)), np.ones(16), np.ones((1, 16))):
-        network = Sequential([Flatten(), Dense(2, weight_initialiser=lambda *_, drawn=drawn: drawn)]).plan((4, 4, 1), 1)
-        with pytest.raises(ArgumentError, match=r"the initialiser of dense1\.weight returned an array of shape .*, not \(2, 16\)"):
+        network = Sequential(
+            [Flatten(), Dense(2, weight_initialiser=lambda *_, drawn=drawn: drawn)]
+        ).plan((4, 4, 1), 1)
+        with pytest.raises(
+            ArgumentError,
+            match=r"the initialiser of dense1\.weight returned an array of shape .*, not \(2, 16\)",
+        ):
             network.initialise(np.random.default_rng(0))
-    network = Sequential([Flatten(), Dense(2, weight_initialiser=lambda *_: 0.5)]).plan((4, 4, 1), 1)
-    assert set(network.initialise(np.random.default_rng(0)).named_values()["dense1.weight"].flat) == {0.5}
+    network = Sequential([Flatten(), Dense(2, weight_initialiser=lambda *_: 0.5)]).plan(
+        (4, 4, 1), 1
+    )
+    assert set(
+        network.initialise(np.random.default_rng(0)).named_values()["dense1.weight"].flat
+    ) == {0.5}
 
 
 def test_backward_overwrites_the_gradients_and_skips_the_inputs() -> None:
@@ -124,9 +187,14 @@ def test_an_earlier_microbatch_leaves_no_trace() -> None:
     used.forward(rng.standard_normal((*SHAPE, 2)))
     used.backward(rng.standard_normal((3, 2)).astype(np.float32), input_gradient=True)
     fresh = small_cnn().plan(SHAPE, 2).initialise(np.random.default_rng(1))
-    x, grad_output = rng.standard_normal((*SHAPE, 2)).astype(np.float32), rng.standard_normal((3, 2)).astype(np.float32)
+    x, grad_output = (
+        rng.standard_normal((*SHAPE, 2)).astype(np.float32),
+        rng.standard_normal((3, 2)).astype(np.float32),
+    )
     np.testing.assert_array_equal(used.forward(x), fresh.forward(x))
-    used_grad, fresh_grad = (network.backward(grad_output, input_gradient=True) for network in (used, fresh))
+    used_grad, fresh_grad = (
+        network.backward(grad_output, input_gradient=True) for network in (used, fresh)
+    )
     assert used_grad is not None
     assert fresh_grad is not None
     np.testing.assert_array_equal(used_grad, fresh_grad)
@@ -152,7 +220,9 @@ def test_an_example_does_not_depend_on_the_others_of_its_microbatch() -> None:
     single = small_cnn().plan(SHAPE, 1, np.float64)
     single.values[:] = network.values
     for n in range(3):
-        np.testing.assert_allclose(single.forward(x[..., n : n + 1])[:, 0], outputs[:, n], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            single.forward(x[..., n : n + 1])[:, 0], outputs[:, n], rtol=1e-12, atol=1e-12
+        )
 
 
 def test_the_same_buffers_serve_every_microbatch() -> None:
@@ -174,7 +244,8 @@ def test_a_step_allocates_less_than_one_activation() -> None:
         ]
     ).plan((2, 16, 16), 256)
     x, grad_output = np.ones((2, 16, 16, 256), np.float32), np.ones((150, 256), np.float32)
-    # NumPy's own working space for a cast takes 100 kB whatever the size, so the smallest activation must be larger.
+    # NumPy's own working space for a cast takes 100 kB whatever the size, so the smallest
+    # activation must be larger.
     smallest_activation_bytes = 8 * 4 * 4 * 256 * 4
 
     def step() -> None:
@@ -195,7 +266,9 @@ def test_everything_has_the_planned_dtype(dtype: type[np.floating]) -> None:
     outputs = network.forward(np.ones((*SHAPE, 2), dtype))
     grad_x = network.backward(np.ones_like(outputs), input_gradient=True)
     assert grad_x is not None
-    assert {array.dtype for array in (network.values, network.grads, outputs, grad_x)} == {np.dtype(dtype)}
+    assert {array.dtype for array in (network.values, network.grads, outputs, grad_x)} == {
+        np.dtype(dtype)
+    }
 
 
 def test_planning_again_serves_another_shape() -> None:
@@ -206,7 +279,11 @@ def test_planning_again_serves_another_shape() -> None:
 
 
 def test_a_network_without_parameters_has_empty_vectors() -> None:
-    network = Sequential([Identity(), MaxPool2d(2)]).plan((1, 2, 2), 1, np.float64).initialise(np.random.default_rng(0))
+    network = (
+        Sequential([Identity(), MaxPool2d(2)])
+        .plan((1, 2, 2), 1, np.float64)
+        .initialise(np.random.default_rng(0))
+    )
     assert network.values.shape == network.grads.shape == (0,)
     assert network.forward(np.array([1.0, 4.0, 3.0, 2.0]).reshape(1, 2, 2, 1)).item() == 4
 
@@ -226,7 +303,9 @@ def test_gradients_go_where_they_are_wanted() -> None:
 @pytest.mark.parametrize("bad", [np.zeros(22, np.float32), np.zeros(23)])
 def test_gradients_cannot_go_to_another_shape_or_dtype(bad: np.ndarray) -> None:
     network = Sequential([Dense(3), Dense(2)]).plan((4,), 2)
-    with pytest.raises(ValueError, match=r"gradients of shape \(23,\) \(float32\) cannot be written to"):
+    with pytest.raises(
+        ValueError, match=r"gradients of shape \(23,\) \(float32\) cannot be written to"
+    ):
         network.write_gradients_to(bad)
 
 
@@ -237,9 +316,15 @@ def test_an_empty_network_is_refused() -> None:
 
 def test_an_error_names_the_layer_that_does_not_fit() -> None:
     layers = [Conv2d(3, 3), MaxPool2d(2), Conv2d(3, 3), MaxPool2d(3)]
-    with pytest.raises(ValueError, match=r"^conv2: a window of kernel_size 3x3 is larger than its padded input of 2x2"):
+    with pytest.raises(
+        ValueError,
+        match=r"^conv2: a window of kernel_size 3x3 is larger than its padded input of 2x2",
+    ):
         Sequential(layers).plan((1, 7, 7), 1)
-    with pytest.raises(ValueError, match=r"^maxpool2: a window of kernel_size 3x3 is larger than its padded input of 1x1"):
+    with pytest.raises(
+        ValueError,
+        match=r"^maxpool2: a window of kernel_size 3x3 is larger than its padded input of 1x1",
+    ):
         Sequential(layers).plan((1, 8, 8), 1)
     with pytest.raises(ValueError, match=r"^dense2: Dense takes flat inputs"):
         Sequential([Flatten(), Dense(2), Identity(), _Unflatten(), Dense(2)]).plan((1, 2, 2), 1)
@@ -248,14 +333,22 @@ def test_an_error_names_the_layer_that_does_not_fit() -> None:
 class _Unflatten(Identity):
     kind = "unflatten"
 
-    def plan(self, input_shape: tuple[int, ...], microbatch_size: int, dtype: object) -> tuple[int, ...]:
+    def plan(
+        self, input_shape: tuple[int, ...], microbatch_size: int, dtype: object
+    ) -> tuple[int, ...]:
         return (*input_shape, 1, 1)
 
 
 def test_an_input_of_another_shape_than_planned_is_refused() -> None:
     network = Sequential([Conv2d(1, 1)]).plan((1, 20, 20), 2)
-    for shape in ((1, 3, 3, 2), (1, 20, 20, 1), (2, 1, 20, 20)):  # a smaller one would be read beyond its end
-        with pytest.raises(ValueError, match=r"the input has shape .* planned for \(1, 20, 20, 2\)"):
+    for shape in (
+        (1, 3, 3, 2),
+        (1, 20, 20, 1),
+        (2, 1, 20, 20),
+    ):  # a smaller one would be read beyond its end
+        with pytest.raises(
+            ValueError, match=r"the input has shape .* planned for \(1, 20, 20, 2\)"
+        ):
             network.forward(np.ones(shape, np.float32))
 
 
@@ -272,7 +365,9 @@ def test_parameter_at_refuses_an_index_beyond_the_parameters() -> None:
             network.parameter_at(index)
 
 
-def test_nothing_before_the_first_parameters_is_worked_on_unless_the_inputs_gradient_is_wanted() -> None:
+def test_nothing_before_the_first_parameters_is_worked_on_unless_the_inputs_gradient_is_wanted() -> (  # noqa: E501
+    None
+):
     class Watched(Tanh):
         calls = 0
 
@@ -294,14 +389,36 @@ def test_buffers_that_nobody_needs_are_used_again_and_only_those() -> None:
         needs_output = True
 
     def run(first: type[Conv2d]) -> tuple[Array, ...]:
-        layers = [first(3, 3), ReLU(), Conv2d(4, 3), MaxPool2d(2), ReLU(), Flatten(), Dense(5), ReLU(), Dense(2)]
-        network = Sequential(layers).plan((2, 12, 12), 4, np.float64).initialise(np.random.default_rng(0))
+        layers = [
+            first(3, 3),
+            ReLU(),
+            Conv2d(4, 3),
+            MaxPool2d(2),
+            ReLU(),
+            Flatten(),
+            Dense(5),
+            ReLU(),
+            Dense(2),
+        ]
+        network = (
+            Sequential(layers).plan((2, 12, 12), 4, np.float64).initialise(np.random.default_rng(0))
+        )
         rng = np.random.default_rng(1)
         for _ in range(2):
             y = network.forward(rng.standard_normal((2, 12, 12, 4)))
             grad_x = network.backward(rng.standard_normal(y.shape), input_gradient=True)
         assert grad_x is not None
-        assert [layer.owns_input for layer in layers] == [False, first is Conv2d, False, True, True, False, False, True, False]
+        assert [layer.owns_input for layer in layers] == [
+            False,
+            first is Conv2d,
+            False,
+            True,
+            True,
+            False,
+            False,
+            True,
+            False,
+        ]
         return y.copy(), grad_x.copy(), network.grads.copy()
 
     for ours, expected in zip(run(Conv2d), run(Kept), strict=True):
@@ -313,13 +430,18 @@ def test_max_pooling_alone_and_after_a_convolution_gives_the_same_gradient(pool:
     images = np.random.default_rng(0).standard_normal((3, 8, 8, 2))
     network = Sequential([Conv2d(3, 1), pool]).plan(images.shape[:3], 2, np.float64)
     network.named_values()["conv1.weight"][:, :, 0, 0] = np.eye(3)
-    alone = Sequential([MaxPool2d(pool.kernel_size, pool.stride)]).plan(images.shape[:3], 2, np.float64)
+    alone = Sequential([MaxPool2d(pool.kernel_size, pool.stride)]).plan(
+        images.shape[:3], 2, np.float64
+    )
     kept = images.copy()
     for seed in range(2):
         y, expected = network.forward(images), alone.forward(images)
         np.testing.assert_array_equal(y, expected)
         grad = np.random.default_rng(seed).standard_normal(y.shape)
-        ours, theirs = network.backward(grad, input_gradient=True), alone.backward(grad, input_gradient=True)
+        ours, theirs = (
+            network.backward(grad, input_gradient=True),
+            alone.backward(grad, input_gradient=True),
+        )
         assert ours is not None
         assert theirs is not None
         np.testing.assert_array_equal(ours, theirs)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distcnn.models import MODELS, build_model
-from distcnn.nn import AvgPool2d, Conv2d, MaxPool2d, Sequential, softmax_cross_entropy, squared_error
+from distcnn.nn import (
+    AvgPool2d,
+    Conv2d,
+    MaxPool2d,
+    Sequential,
+    softmax_cross_entropy,
+    squared_error,
+)
 from distcnn.nn.layer import Layer
 from distcnn.optim import SGD
 
@@ -26,19 +33,49 @@ TOLERANCES = {np.float32: 1e-5, np.float64: 1e-12}
 
 TORCH_MODELS: dict[str, Callable[[], Any]] = {
     "lenet": lambda: nn.Sequential(
-        *(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.ReLU()),
+        *(
+            nn.Conv2d(1, 20, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(20, 50, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+        ),
         *(nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, CLASSES)),
     ),
     "lenet5": lambda: nn.Sequential(
-        *(nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2)),
-        *(nn.Flatten(), nn.Linear(400, 120), nn.Tanh(), nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, CLASSES)),
+        *(
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+        ),
+        *(
+            nn.Flatten(),
+            nn.Linear(400, 120),
+            nn.Tanh(),
+            nn.Linear(120, 84),
+            nn.Tanh(),
+            nn.Linear(84, CLASSES),
+        ),
     ),
     "wide": lambda: nn.Sequential(
         *(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.MaxPool2d(2), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, CLASSES)),
     ),
-    "tutorial": lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(1352, CLASSES)),
-    "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, CLASSES)),
+    "tutorial": lambda: nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(1352, CLASSES)
+    ),
+    "mlp": lambda: nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(784, 300),
+        nn.ReLU(),
+        nn.Linear(300, 100),
+        nn.ReLU(),
+        nn.Linear(100, CLASSES),
+    ),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 both_dtypes = pytest.mark.parametrize("dtype", TOLERANCES)
@@ -96,14 +133,18 @@ def test_outputs_and_all_gradients_agree(name: str, dtype: type[np.floating]) ->
     assert difference(outputs.T, torch_outputs) < TOLERANCES[dtype]
 
     loss_sum, grad_outputs = softmax_cross_entropy(outputs, labels, np.ones(COUNT, dtype))
-    torch_loss = nn.functional.cross_entropy(torch_outputs, torch.from_numpy(labels), reduction="sum")
+    torch_loss = nn.functional.cross_entropy(
+        torch_outputs, torch.from_numpy(labels), reduction="sum"
+    )
     assert loss_sum == pytest.approx(torch_loss.item(), rel=TOLERANCES[dtype])
 
     grad_x = network.backward(grad_outputs, input_gradient=True)
     torch_loss.backward()
     assert grad_x is not None
     assert difference(np.moveaxis(grad_x, -1, 0), torch_x.grad) < TOLERANCES[dtype]
-    for (parameter, grad), tensor in zip(network.named_grads().items(), model.parameters(), strict=True):
+    for (parameter, grad), tensor in zip(
+        network.named_grads().items(), model.parameters(), strict=True
+    ):
         assert difference(grad, tensor.grad) < TOLERANCES[dtype], parameter
 
 
@@ -112,7 +153,9 @@ def test_outputs_and_all_gradients_agree(name: str, dtype: type[np.floating]) ->
 def test_ten_steps_of_nesterov_with_weight_decay_agree(name: str, dtype: type[np.floating]) -> None:
     network, model = twins(name, dtype)
     optimizer = SGD(network.values, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    torch_optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    torch_optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True
+    )
     start = network.values.copy()
     for (x, labels), _ in zip(batches(dtype), range(10), strict=False):
         _, grad_outputs = softmax_cross_entropy(network.forward(x), labels, np.ones(COUNT, dtype))
@@ -125,7 +168,9 @@ def test_ten_steps_of_nesterov_with_weight_decay_agree(name: str, dtype: type[np
         torch_optimizer.step()
 
     assert np.abs(network.values - start).max() > 100 * TOLERANCES[dtype]
-    for (parameter, values), tensor in zip(network.named_values().items(), model.parameters(), strict=True):
+    for (parameter, values), tensor in zip(
+        network.named_values().items(), model.parameters(), strict=True
+    ):
         assert difference(values, tensor) < TOLERANCES[dtype], parameter
 
 
@@ -146,17 +191,23 @@ def assert_layers_agree(layer: Layer, torch_layer: Any, x: Array, rng: np.random
     network = Sequential([layer]).plan(x.shape[:-1], x.shape[-1], np.float64)
     network.values[:] = rng.standard_normal(network.values.shape)
     torch_layer = torch_layer.double()
-    for values, tensor in zip(network.named_values().values(), torch_layer.parameters(), strict=True):
+    for values, tensor in zip(
+        network.named_values().values(), torch_layer.parameters(), strict=True
+    ):
         tensor.data.copy_(torch.from_numpy(values))
     torch_x = to_torch(x).requires_grad_()
     torch_output, output = torch_layer(torch_x), network.forward(x)
-    np.testing.assert_allclose(np.moveaxis(output, -1, 0), torch_output.detach().numpy(), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(
+        np.moveaxis(output, -1, 0), torch_output.detach().numpy(), rtol=1e-11, atol=1e-11
+    )
 
     grad_output = rng.standard_normal(output.shape)
     grad_x = network.backward(grad_output, input_gradient=True)
     torch_output.backward(to_torch(grad_output))
     assert grad_x is not None
-    np.testing.assert_allclose(np.moveaxis(grad_x, -1, 0), torch_x.grad.numpy(), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(
+        np.moveaxis(grad_x, -1, 0), torch_x.grad.numpy(), rtol=1e-11, atol=1e-11
+    )
     for grad, tensor in zip(network.named_grads().values(), torch_layer.parameters(), strict=True):
         np.testing.assert_allclose(grad, tensor.grad.numpy(), rtol=1e-11, atol=1e-11)
 
@@ -179,10 +230,14 @@ def test_convolutions_of_any_stride_and_padding_agree(
     height, width = (max(1, kernel[axis] - 2 * padding[axis]) + spare[axis] for axis in (0, 1))
     x = rng.standard_normal((channels[0], height, width, 3))
     torch_layer = nn.Conv2d(*channels, kernel, stride, padding)
-    assert_layers_agree(Conv2d(channels[1], kernel, stride=stride, padding=padding), torch_layer, x, rng)
+    assert_layers_agree(
+        Conv2d(channels[1], kernel, stride=stride, padding=padding), torch_layer, x, rng
+    )
 
 
-@pytest.mark.parametrize(("pool", "torch_pool"), [(MaxPool2d, nn.MaxPool2d), (AvgPool2d, nn.AvgPool2d)])
+@pytest.mark.parametrize(
+    ("pool", "torch_pool"), [(MaxPool2d, nn.MaxPool2d), (AvgPool2d, nn.AvgPool2d)]
+)
 @pytest.mark.parametrize("ties", [False, True])
 @examples
 @given(kernel=pairs(1, 3), stride=pairs(1, 4), spare=pairs(0, 6), seed=st.integers(0, 2**32 - 1))

@@ -25,19 +25,31 @@ pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
     ],
 )
 def test_output_sizes_by_hand(
-    size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], expected: tuple[int, int]
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    expected: tuple[int, int],
 ) -> None:
     assert output_size(size, kernel, stride, padding) == expected
 
 
 @examples
 @given(pairs, pairs, st.tuples(st.integers(0, 4), st.integers(0, 4)))
-def test_views_and_offsets_hold_what_loops_find(kernel: tuple[int, int], stride: tuple[int, int], spare: tuple[int, int]) -> None:
+def test_views_and_offsets_hold_what_loops_find(
+    kernel: tuple[int, int], stride: tuple[int, int], spare: tuple[int, int]
+) -> None:
     height, width = kernel[0] + spare[0], kernel[1] + spare[1]
     x = np.arange(2.0 * height * width * 3).reshape(2, height, width, 3)
     size = output_size((height, width), kernel, stride)
-    assert size == (len(range(0, height - kernel[0] + 1, stride[0])), len(range(0, width - kernel[1] + 1, stride[1])))
-    windows, offsets = windows_view(x, kernel, stride, size), list(window_offsets(x, kernel, stride, size))
+    assert size == (
+        len(range(0, height - kernel[0] + 1, stride[0])),
+        len(range(0, width - kernel[1] + 1, stride[1])),
+    )
+    windows, offsets = (
+        windows_view(x, kernel, stride, size),
+        list(window_offsets(x, kernel, stride, size)),
+    )
     assert windows.shape == (2, *kernel, *size, 3)
     assert len(offsets) == kernel[0] * kernel[1]
     for i, j, r, s in np.ndindex(*kernel, *size):
@@ -60,5 +72,10 @@ def test_pairs() -> None:
 
 @pytest.mark.parametrize("value", [0, (1, 0), (1, 2, 3), (), 2.5, (2.5, 1), None])
 def test_what_is_no_pair_is_refused_by_name_and_value(value: object) -> None:
-    with pytest.raises(ValueError, match=r"stride \(=.*\) must be an integer of at least 1, or a pair of them \(height, width\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"stride \(=.*\) must be an integer of at least 1, or a pair of them \(height, width\)"
+        ),
+    ):
         as_pair("stride", value, 1)  # type: ignore[arg-type]

@@ -1,4 +1,6 @@
-"""Optimizers: two steps by hand, a reference one number at a time, PyTorch, and what they promise about state and dtype."""
+"""Optimizers: two steps by hand, a reference one number at a time, PyTorch, and what they promise
+about state and dtype.
+"""
 
 from __future__ import annotations
 
@@ -38,16 +40,30 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS)
         # v = (0.6, 0.8), then 0.9 * v + (-0.906, 1.792) = (-0.366, 2.512)
         ("momentum-decay", [0.94, -2.08], [0.9766, -2.3312]),
         ("nesterov", [0.905, -2.19], [1.0545, -2.651]),
-        # steps (0.6 + 0.54, 0.8 + 0.72), then g = (-0.9114, 1.7848), v = (-0.3714, 2.5048), steps g + 0.9 v
+        # steps (0.6 + 0.54, 0.8 + 0.72), then g = (-0.9114, 1.7848), v = (-0.3714, 2.5048), steps g
+        # + 0.9 v
         ("nesterov-decay", [0.886, -2.152], [1.010566, -2.555912]),
-        # The first step of Adam is learning_rate * sign(g); the second has m = (0.045 - 0.1, 0.09 + 0.2) / 0.19 and
-        # v = (0.00024975 + 0.001, 0.000999 + 0.004) / 0.001999.
-        ("adam", [0.9, -2.1], [0.9 + 0.1 * 0.2894736842 / 0.7906880501, -2.1 - 0.1 * 1.5263157895 / 1.5813761018]),
-        ("adamw", [0.89, -2.08], [0.8811 + 0.1 * 0.2894736842 / 0.7906880501, -2.0592 - 0.1 * 1.5263157895 / 1.5813761018]),
+        # The first step of Adam is learning_rate * sign(g); the second has m = (0.045 - 0.1, 0.09 +
+        # 0.2) / 0.19 and v = (0.00024975 + 0.001, 0.000999 + 0.004) / 0.001999.
+        (
+            "adam",
+            [0.9, -2.1],
+            [0.9 + 0.1 * 0.2894736842 / 0.7906880501, -2.1 - 0.1 * 1.5263157895 / 1.5813761018],
+        ),
+        (
+            "adamw",
+            [0.89, -2.08],
+            [
+                0.8811 + 0.1 * 0.2894736842 / 0.7906880501,
+                -2.0592 - 0.1 * 1.5263157895 / 1.5813761018,
+            ],
+        ),
     ],
 )
 def test_two_steps_by_hand(variant: str, after_one: list[float], after_two: list[float]) -> None:
-    """From (1, -2), gradients (0.5, 1) and (-1, 2), learning rate, weight decay 0.1, momentum 0.9."""
+    """From (1, -2), gradients (0.5, 1) and (-1, 2), learning rate, weight decay 0.1,
+    momentum 0.9.
+    """
     values = np.array([1.0, -2.0])
     optimizer = VARIANTS[variant](values)
     optimizer.step(values, np.array([0.5, 1.0]), 0.1)
@@ -56,7 +72,14 @@ def test_two_steps_by_hand(variant: str, after_one: list[float], after_two: list
     np.testing.assert_allclose(values, after_two, rtol=0, atol=1e-8)
 
 
-def naive_sgd(value: float, grads: list[float], rates: list[float], momentum: float, weight_decay: float, nesterov: bool) -> float:
+def naive_sgd(
+    value: float,
+    grads: list[float],
+    rates: list[float],
+    momentum: float,
+    weight_decay: float,
+    nesterov: bool,
+) -> float:
     velocity = 0.0
     for grad, rate in zip(grads, rates, strict=True):
         decayed = grad + weight_decay * value
@@ -65,7 +88,9 @@ def naive_sgd(value: float, grads: list[float], rates: list[float], momentum: fl
     return value
 
 
-def naive_adam(value: float, grads: list[float], rates: list[float], weight_decay: float, decoupled: bool) -> float:
+def naive_adam(
+    value: float, grads: list[float], rates: list[float], weight_decay: float, decoupled: bool
+) -> float:
     first = second = 0.0
     for step, (grad, rate) in enumerate(zip(grads, rates, strict=True), start=1):
         if decoupled:
@@ -80,9 +105,15 @@ def naive_adam(value: float, grads: list[float], rates: list[float], weight_deca
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_twenty_steps_agree_with_the_formulas_one_number_at_a_time(name: str, weight_decay: float) -> None:
+def test_twenty_steps_agree_with_the_formulas_one_number_at_a_time(
+    name: str, weight_decay: float
+) -> None:
     rng = np.random.default_rng(0)
-    start, grads, rates = rng.standard_normal(7), rng.standard_normal((20, 7)), rng.uniform(0.01, 0.2, 20).tolist()
+    start, grads, rates = (
+        rng.standard_normal(7),
+        rng.standard_normal((20, 7)),
+        rng.uniform(0.01, 0.2, 20).tolist(),
+    )
     values = start.copy()
     optimizer = OPTIMIZERS[name](values, 0.8, weight_decay)
     for grad, rate in zip(grads, rates, strict=True):
@@ -102,7 +133,9 @@ TORCH_VARIANTS: dict[str, Callable[[Any, Any], Any]] = {
     "momentum": lambda optim, p: optim.SGD(p, lr=0.1, momentum=0.9),
     "momentum-decay": lambda optim, p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
     "nesterov": lambda optim, p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
-    "nesterov-decay": lambda optim, p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+    "nesterov-decay": lambda optim, p: optim.SGD(
+        p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True
+    ),
     "adam": lambda optim, p: optim.Adam(p, lr=0.1),
     "adam-decay": lambda optim, p: optim.Adam(p, lr=0.1, weight_decay=0.1),
     "adamw": lambda optim, p: optim.AdamW(p, lr=0.1, weight_decay=0.1),
@@ -115,7 +148,10 @@ def test_twenty_steps_agree_with_pytorch(variant: str) -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal(100)
     tensor = torch.nn.Parameter(torch.from_numpy(values.copy()))
-    optimizer, torch_optimizer = VARIANTS[variant](values), TORCH_VARIANTS[variant](torch.optim, [tensor])
+    optimizer, torch_optimizer = (
+        VARIANTS[variant](values),
+        TORCH_VARIANTS[variant](torch.optim, [tensor]),
+    )
     for _ in range(20):
         grads = rng.standard_normal(100)
         tensor.grad = torch.from_numpy(grads.copy())
@@ -263,7 +299,9 @@ def test_a_flush_depends_on_the_value_and_the_step_alone(variant: str) -> None:
     optimizer, of_parts = VARIANTS[variant](whole), [VARIANTS[variant](part) for part in parts]
     for step in range(200):
         grads = (rng.standard_normal(size) * 1e-36).astype(np.float32) * (step < 3)
-        for part, own, span in zip(parts, of_parts, (slice(0, 1000), slice(1000, size)), strict=True):
+        for part, own, span in zip(
+            parts, of_parts, (slice(0, 1000), slice(1000, size)), strict=True
+        ):
             own.step(part, grads[span].copy(), 0.03)
         optimizer.step(whole, grads, 0.03)
     np.testing.assert_array_equal(np.concatenate(parts), whole)

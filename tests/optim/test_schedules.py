@@ -14,7 +14,10 @@ from distcnn.optim import SCHEDULES, learning_rate_at
     [
         *(("constant", progress, 1.0) for progress in (0.0, 0.5, 1.0)),
         *(("linear", progress, 1 - progress) for progress in (0.0, 0.25, 0.5, 1.0)),
-        *(("cosine", progress, factor) for progress, factor in ((0, 1), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1, 0))),
+        *(
+            ("cosine", progress, factor)
+            for progress, factor in ((0, 1), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1, 0))
+        ),
         *(("step", progress, 1.0) for progress in (0.0, 0.25, math.nextafter(0.5, 0))),
         *(("step", progress, 0.1) for progress in (0.5, math.nextafter(0.75, 0))),
         *(("step", progress, 0.01) for progress in (0.75, 0.9, 1.0)),
@@ -26,7 +29,10 @@ def test_factors_by_hand(name: str, progress: float, factor: float) -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_starts_at_the_peak_and_never_rises(name: str) -> None:
-    rates = [learning_rate_at(step, SCHEDULES[name], peak=0.4, warmup_steps=0, total_steps=100) for step in range(100)]
+    rates = [
+        learning_rate_at(step, SCHEDULES[name], peak=0.4, warmup_steps=0, total_steps=100)
+        for step in range(100)
+    ]
     assert rates[0] == 0.4
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] > 0
@@ -42,22 +48,39 @@ def test_every_schedule_starts_at_the_peak_and_never_rises(name: str) -> None:
     ],
 )
 def test_four_steps_without_warmup_by_hand(name: str, expected: list[float]) -> None:
-    rates = [learning_rate_at(step, SCHEDULES[name], peak=2.0, warmup_steps=0, total_steps=4) for step in range(4)]
+    rates = [
+        learning_rate_at(step, SCHEDULES[name], peak=2.0, warmup_steps=0, total_steps=4)
+        for step in range(4)
+    ]
     assert rates == pytest.approx(expected, rel=1e-14)
 
 
 def test_warmup_is_linear_to_the_peak_and_the_schedule_takes_the_steps_that_are_left() -> None:
-    rates = [learning_rate_at(step, SCHEDULES["linear"], peak=8.0, warmup_steps=4, total_steps=8) for step in range(8)]
+    rates = [
+        learning_rate_at(step, SCHEDULES["linear"], peak=8.0, warmup_steps=4, total_steps=8)
+        for step in range(8)
+    ]
     assert rates == [2, 4, 6, 8, 8, 6, 4, 2]
 
 
 def test_a_warmup_of_one_step_begins_at_the_peak() -> None:
-    rates = [learning_rate_at(step, SCHEDULES["linear"], peak=3.0, warmup_steps=1, total_steps=4) for step in range(4)]
+    rates = [
+        learning_rate_at(step, SCHEDULES["linear"], peak=3.0, warmup_steps=1, total_steps=4)
+        for step in range(4)
+    ]
     assert rates == pytest.approx([3, 3, 2, 1])
 
 
-@pytest.mark.parametrize(("warmup_steps", "expected"), [(4, [1, 2, 3, 4]), (8, [0.5, 1, 1.5, 2]), (400, [0.01, 0.02, 0.03, 0.04])])
+@pytest.mark.parametrize(
+    ("warmup_steps", "expected"),
+    [(4, [1, 2, 3, 4]), (8, [0.5, 1, 1.5, 2]), (400, [0.01, 0.02, 0.03, 0.04])],
+)
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_warmup_as_long_as_the_run_or_longer_never_reaches_the_schedule(name: str, warmup_steps: int, expected: list[float]) -> None:
-    rates = [learning_rate_at(step, SCHEDULES[name], peak=4.0, warmup_steps=warmup_steps, total_steps=4) for step in range(4)]
+def test_a_warmup_as_long_as_the_run_or_longer_never_reaches_the_schedule(
+    name: str, warmup_steps: int, expected: list[float]
+) -> None:
+    rates = [
+        learning_rate_at(step, SCHEDULES[name], peak=4.0, warmup_steps=warmup_steps, total_steps=4)
+        for step in range(4)
+    ]
     assert rates == pytest.approx(expected, rel=1e-14)

@@ -1,4 +1,6 @@
-"""Buckets cover the vector once, from its end, at the borders of layers; sums in a thread are done in order."""
+"""Buckets cover the vector once, from its end, at the borders of layers; sums in a thread are done
+in order.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from distcnn.distributed.async_allreduce import ThreadedSums
 
 
 @given(st.lists(st.integers(0, 1000), max_size=20), st.integers(1, 2000))
-def test_buckets_cover_all_once_in_order_and_only_the_last_is_small(sizes: list[int], smallest: int) -> None:
+def test_buckets_cover_all_once_in_order_and_only_the_last_is_small(
+    sizes: list[int], smallest: int
+) -> None:
     borders = [0, *np.cumsum(sizes).tolist()] if sizes else [0, 0]
     buckets = plan_buckets(sorted(set(borders)) if borders[-1] else [0, 0], smallest)
     elements = [index for bucket in reversed(buckets) for index in range(bucket.start, bucket.stop)]
@@ -25,7 +29,10 @@ def test_buckets_cover_all_once_in_order_and_only_the_last_is_small(sizes: list[
 
 
 def test_lenet_has_a_bucket_of_dense_and_one_of_convolution() -> None:
-    assert plan_buckets([0, 520, 25_570, 426_070, 431_080]) == [slice(25_570, 431_080), slice(0, 25_570)]
+    assert plan_buckets([0, 520, 25_570, 426_070, 431_080]) == [
+        slice(25_570, 431_080),
+        slice(0, 25_570),
+    ]
 
 
 def test_a_thread_sums_in_order_while_the_main_thread_goes_on() -> None:

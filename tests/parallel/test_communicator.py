@@ -19,7 +19,9 @@ class ThreadCommunicator:
 
     description = "threads"
 
-    def __init__(self, rank: int, world_size: int, board: list[Any], barrier: threading.Barrier) -> None:
+    def __init__(
+        self, rank: int, world_size: int, board: list[Any], barrier: threading.Barrier
+    ) -> None:
         self.rank, self.world_size, self._board, self._barrier = rank, world_size, board, barrier
 
     def allgather(self, item: Any) -> list[Any]:
@@ -67,7 +69,9 @@ def test_together_gives_each_rank_its_own_result() -> None:
 def test_an_error_on_some_ranks_is_raised_on_all_and_names_the_first(failing: set[int]) -> None:
     outcomes = on_ranks(3, lambda world: together(world, lambda: fail_on(world.rank, failing)))
     assert {type(each) for each in outcomes} == {JointError}
-    assert {str(each) for each in outcomes} == {f"bad label in the shards of rank {min(failing)} (on rank {min(failing)})"}
+    assert {str(each) for each in outcomes} == {
+        f"bad label in the shards of rank {min(failing)} (on rank {min(failing)})"
+    }
 
 
 def raise_input_error() -> None:
@@ -96,4 +100,10 @@ def test_the_serial_communicator_is_a_world_of_one() -> None:
     values = np.array([1.0, 2.0])
     world.allreduce_sum(values)
     world.barrier()
-    assert (world.rank, world.world_size, values.tolist(), world.allgather("x"), world.broadcast("y")) == (0, 1, [1.0, 2.0], ["x"], "y")
+    assert (
+        world.rank,
+        world.world_size,
+        values.tolist(),
+        world.allgather("x"),
+        world.broadcast("y"),
+    ) == (0, 1, [1.0, 2.0], ["x"], "y")

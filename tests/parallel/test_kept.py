@@ -1,6 +1,8 @@
-"""Gradients that are kept: their sums are those of the reduction that adds up as they come, to the last bit; and when none are kept.
+"""Gradients that are kept: their sums are those of the reduction that adds up as they come, to the
+last bit; and when none are kept.
 
-The ranks are objects here, over the same memory, one after the other. Between processes: ``tests/mpi``.
+The ranks are objects here, over the same memory, one after the other. Between processes:
+``tests/mpi``.
 """
 
 from __future__ import annotations
@@ -38,13 +40,20 @@ class RankOf(SerialCommunicator):
 
 
 def ranks_of(world_size: int, name: str, size: int, num_shards: int) -> list[KeptReduction]:
-    memory = [np.zeros(MOST_KEPT * (REACH + 2 * size) + size, np.float32) for _ in range(world_size)]
-    reductions = [keep_gradients(name, size, num_shards, LIMIT, RankOf(rank, memory)) for rank in range(world_size)]
+    memory = [
+        np.zeros(MOST_KEPT * (REACH + 2 * size) + size, np.float32) for _ in range(world_size)
+    ]
+    reductions = [
+        keep_gradients(name, size, num_shards, LIMIT, RankOf(rank, memory))
+        for rank in range(world_size)
+    ]
     assert all(each is not None for each in reductions)
     return [each for each in reductions if each is not None]
 
 
-def add_all(reductions: list[KeptReduction], gradients: list[NDArray[np.float32]]) -> NDArray[np.floating]:
+def add_all(
+    reductions: list[KeptReduction], gradients: list[NDArray[np.float32]]
+) -> NDArray[np.floating]:
     """A step: each rank has the next shards; the total, as the last rank sees it."""
     following = iter(gradients)
     for reduction in reductions:
@@ -60,7 +69,9 @@ def add_all(reductions: list[KeptReduction], gradients: list[NDArray[np.float32]
 
 
 @pytest.mark.parametrize("name", ["exact", "fast"])
-@pytest.mark.parametrize(("world_size", "num_shards"), [(1, 1), (1, 3), (1, 4), (2, 4), (3, 8), (4, 4)])
+@pytest.mark.parametrize(
+    ("world_size", "num_shards"), [(1, 1), (1, 3), (1, 4), (2, 4), (3, 8), (4, 4)]
+)
 @pytest.mark.parametrize("scale", [1e-3, 1000.0])
 def test_the_bits_are_those_of_the_sum_as_they_come(
     name: str, world_size: int, num_shards: int, scale: float, monkeypatch: pytest.MonkeyPatch
@@ -68,9 +79,14 @@ def test_the_bits_are_those_of_the_sum_as_they_come(
     """``scale``: small terms go in pairs, large ones do not."""
     monkeypatch.setattr(shared_memory_reduction, "CHUNK", 7)
     rng, size = np.random.default_rng(num_shards), 41
-    reductions, other = ranks_of(world_size, name, size, num_shards), REDUCTIONS[name](size, num_shards, LIMIT)
+    reductions, other = (
+        ranks_of(world_size, name, size, num_shards),
+        REDUCTIONS[name](size, num_shards, LIMIT),
+    )
     for _ in range(2):  # a second step begins anew
-        gradients = [(scale * rng.uniform(-4, 4, size)).astype(np.float32) for _ in range(num_shards)]
+        gradients = [
+            (scale * rng.uniform(-4, 4, size)).astype(np.float32) for _ in range(num_shards)
+        ]
         total = add_all(reductions, gradients)
         sums = []
         for rank in range(world_size):
@@ -138,7 +154,9 @@ def test_the_tally_starts_anew_and_is_summed() -> None:
     for _ in range(2):
         reduction.clear()
         reduction.tally.add(1.5, 4, 5)
-        reduction.start(slice(0, 2), ForegroundSums(lambda values: np.multiply(values, 3, out=values)))
+        reduction.start(
+            slice(0, 2), ForegroundSums(lambda values: np.multiply(values, 3, out=values))
+        )
         totals = reduction.tally.totals()
         assert (totals.loss_sum, totals.correct, totals.examples) == (4.5, 12, 15)
 
@@ -150,7 +168,9 @@ def test_too_many_are_not_kept(world_size: int, num_shards: int) -> None:
         assert keep_gradients("exact", 5, num_shards, LIMIT, communicator) is None
 
 
-def test_none_are_kept_where_ranks_do_not_see_each_others_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_none_are_kept_where_ranks_do_not_see_each_others_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(SerialCommunicator, "shared_floats", lambda self, count: None)
     assert keep_gradients("exact", 5, 2, LIMIT, SerialCommunicator()) is None
 
@@ -161,6 +181,9 @@ def test_a_step_waits_for_all_before_it_sums_and_after() -> None:
     place, seen = reduction.place(), []
     place[:] = [1, 2]
     reduction.add(place)
-    reduction.start(slice(0, 2), ForegroundSums(lambda values: seen.append((values.size, reduction._totals.tolist()))))
+    reduction.start(
+        slice(0, 2),
+        ForegroundSums(lambda values: seen.append((values.size, reduction._totals.tolist()))),
+    )
     assert [totals for _, totals in seen] == [[0, 0], [1, 2]]
     assert REACH * place.itemsize == 64

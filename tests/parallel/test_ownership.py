@@ -18,9 +18,19 @@ def test_spans_cover_all_items_once_and_differ_by_at_most_one(items: int, parts:
 
 
 def test_seven_ranks_share_eight_shards() -> None:
-    assert [list(shards_of_rank(8, 7, rank)) for rank in range(7)] == [[0], [1], [2], [3], [4], [5], [6, 7]]
+    assert [list(shards_of_rank(8, 7, rank)) for rank in range(7)] == [
+        [0],
+        [1],
+        [2],
+        [3],
+        [4],
+        [5],
+        [6, 7],
+    ]
 
 
 def test_more_ranks_than_shards_are_refused_with_the_remedy() -> None:
-    with pytest.raises(InputError, match=r"9 ranks cannot share 8 shards.*at most 8 ranks.*--num-shards 9"):
+    with pytest.raises(
+        InputError, match=r"9 ranks cannot share 8 shards.*at most 8 ranks.*--num-shards 9"
+    ):
         shards_of_rank(8, 9, 0)

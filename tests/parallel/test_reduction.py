@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from distcnn.distributed import REDUCTIONS, ForegroundSums, RangeError, Reduction, SerialCommunicator, keep_gradients
+from distcnn.distributed import (
+    REDUCTIONS,
+    ForegroundSums,
+    RangeError,
+    Reduction,
+    SerialCommunicator,
+    keep_gradients,
+)
 from distcnn.distributed.reduction import MisuseError
 
 
@@ -24,7 +31,12 @@ def test_gradients_and_counts_are_summed(name: str) -> None:
         reduction.tally.add(0.25, 1, 3)
         assert reduction.allreduce(SerialCommunicator()).tolist() == [1.5, 0, 4]
         totals = reduction.tally.totals()
-        assert (totals.loss_sum, totals.correct, totals.examples, totals.failures) == (1.75, 5, 8, 0)
+        assert (totals.loss_sum, totals.correct, totals.examples, totals.failures) == (
+            1.75,
+            5,
+            8,
+            0,
+        )
         assert totals.loss == 1.75 / 8
 
 
@@ -50,7 +62,11 @@ def test_only_the_exact_reduction_has_a_narrow_range() -> None:
 @pytest.mark.parametrize("name", ["exact", "fast"])
 def test_nothing_of_the_step_before_is_left_in_a_sum(name: str) -> None:
     reduction, buckets = REDUCTIONS[name](4, 2, 4096.0), [slice(2, 4), slice(0, 2)]
-    before, now, bad = np.full(4, 7, np.float32), np.array([1, 2, 3, 4], np.float32), np.array([1, math.nan, 1, 1], np.float32)
+    before, now, bad = (
+        np.full(4, 7, np.float32),
+        np.array([1, 2, 3, 4], np.float32),
+        np.array([1, math.nan, 1, 1], np.float32),
+    )
 
     def total() -> list[float]:
         sums = ForegroundSums(lambda values: None)
@@ -90,7 +106,11 @@ SIZE, WHOLE = 3, slice(0, 3)
 def reduction(request: pytest.FixtureRequest) -> Reduction:
     """Each of them for two shards of ``SIZE`` elements, in a step that begins."""
     *kept, name = request.param.split()
-    made = keep_gradients(name, SIZE, 2, 4096.0, SerialCommunicator()) if kept else REDUCTIONS[name](SIZE, 2, 4096.0)
+    made = (
+        keep_gradients(name, SIZE, 2, 4096.0, SerialCommunicator())
+        if kept
+        else REDUCTIONS[name](SIZE, 2, 4096.0)
+    )
     assert made is not None
     made.clear()
     return made

@@ -1,4 +1,7 @@
-"""Sharing memory, and when it is refused; with one rank, whose offers a test may change. Between ranks: ``tests/mpi``."""
+"""Sharing memory, and when it is refused; with one rank, whose offers a test may change.
+
+Between ranks: ``tests/mpi``.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ def test_two_ranks_see_each_other() -> None:
     ours = share_memory(remember, 100)
     assert ours is not None
     os.pwrite(first[0][1], first[0][2], 0)
-    memories = share_memory(lambda item: [item, True] if isinstance(item, bool) else [item, first[0]], 300)
+    memories = share_memory(
+        lambda item: [item, True] if isinstance(item, bool) else [item, first[0]], 300
+    )
     assert memories is not None
     assert [len(each) for each in memories] == [300, 100]
     memories[1][2] = 7
@@ -43,7 +48,9 @@ def test_two_ranks_see_each_other() -> None:
     os.close(first[0][1])
 
 
-@pytest.mark.parametrize("change", ["another token", "no such process", "no such descriptor", "no memory"])
+@pytest.mark.parametrize(
+    "change", ["another token", "no such process", "no such descriptor", "no memory"]
+)
 def test_what_cannot_be_seen_is_not_shared(change: str) -> None:
     def offer(item: Any) -> list[Any]:
         if isinstance(item, bool):

@@ -1,4 +1,6 @@
-"""The tally: the sum of losses is right to float32 and beyond, whatever the number of terms, their sizes and their order."""
+"""The tally: the sum of losses is right to float32 and beyond, whatever the number of terms, their
+sizes and their order.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,14 @@ def summed(losses: list[float], num_terms: int, ranks: list[int]) -> float:
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(data=st.data(), losses=st.lists(LOSSES, min_size=1, max_size=12), num_terms=st.integers(12, 10**6))
-def test_any_order_and_any_ranks_give_the_same_bits_and_the_true_sum(data: st.DataObject, losses: list[float], num_terms: int) -> None:
+@given(
+    data=st.data(),
+    losses=st.lists(LOSSES, min_size=1, max_size=12),
+    num_terms=st.integers(12, 10**6),
+)
+def test_any_order_and_any_ranks_give_the_same_bits_and_the_true_sum(
+    data: st.DataObject, losses: list[float], num_terms: int
+) -> None:
     loss_sum = summed(losses, num_terms, [0] * len(losses))
     ranks = data.draw(st.lists(st.integers(0, 3), min_size=len(losses), max_size=len(losses)))
     assert summed(data.draw(st.permutations(losses)), num_terms, ranks) == loss_sum

@@ -62,5 +62,7 @@ def test_sums_count_in_the_mean_over_ranks() -> None:
 
 def test_sums_that_do_not_fit_are_left_out_but_for_a_few() -> None:
     communicator = Slow()
-    rows = time_sums(SerialCommunicator(), ForegroundSums(communicator.allreduce_sum), [8, 16, 24, 32, 40], 0.0)
+    rows = time_sums(
+        SerialCommunicator(), ForegroundSums(communicator.allreduce_sum), [8, 16, 24, 32, 40], 0.0
+    )
     assert [each.nbytes for each in rows] == [8, 16, 24]

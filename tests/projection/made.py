@@ -11,9 +11,22 @@ from distcnn.scaling.prediction.interconnect import Line, Network
 from distcnn.scaling.sweep_directory import Record
 from tests.sweep.made import record
 
-SHARD = Shard(data=0.001, forward=0.010, backward=(0.004, 0.006), add_first=0.002, add_other=0.001, kept=0.0005)
+SHARD = Shard(
+    data=0.001,
+    forward=0.010,
+    backward=(0.004, 0.006),
+    add_first=0.002,
+    add_other=0.001,
+    kept=0.0005,
+)
 SHARED = Line(1e-5, 1e-10)
-LAYERS = [("conv1", 0), ("relu1", 40_000), ("dense1", 40_000), ("relu2", 90_000), ("dense2", 90_000)]
+LAYERS = [
+    ("conv1", 0),
+    ("relu1", 40_000),
+    ("dense1", 40_000),
+    ("relu2", 90_000),
+    ("dense2", 90_000),
+]
 PARAMETERS = 100_000
 """Two buckets: dense1 and dense2, 60,000 elements; conv1, 40,000."""
 
@@ -43,8 +56,12 @@ def calibration(**changes: Any) -> Calibration:
     return Calibration(**{**values, **changes})
 
 
-def measured(point: Point, hosts: int = 1, shard: Shard = SHARD, stopwatches: float = 1.1, **more: Any) -> Record:
-    """The record of ``point`` on this machine: its ranks as evenly on ``hosts`` as may be, gradients kept on one host."""
+def measured(
+    point: Point, hosts: int = 1, shard: Shard = SHARD, stopwatches: float = 1.1, **more: Any
+) -> Record:
+    """The record of ``point`` on this machine: its ranks as evenly on ``hosts`` as may be,
+    gradients kept on one host.
+    """
     most = point.most_shards
     kept = hosts == 1 and most <= 4
     adding = most * (shard.kept or 0.0) if kept else shard.add_first + (most - 1) * shard.add_other
@@ -78,9 +95,14 @@ def measured(point: Point, hosts: int = 1, shard: Shard = SHARD, stopwatches: fl
         "network": {
             "world_size": point.ranks,
             "add_seconds_per_byte": 0.0,
-            "rows": {way: [[size, SHARED.seconds(point.ranks, size)] for size in SIZES] for way in (WAITING, BESIDE)}
-            if point.ranks > 1
-            else {},
+            "rows": (
+                {
+                    way: [[size, SHARED.seconds(point.ranks, size)] for size in SIZES]
+                    for way in (WAITING, BESIDE)
+                }
+                if point.ranks > 1
+                else {}
+            ),
         },
         "step_seconds_each": [step] * 8,
         "split": {"mean": split, "slowest_rank": 0, "ranks": [split] * point.ranks},

@@ -1,4 +1,6 @@
-"""Allreduces played through, rank by rank and message by message: what the closed forms must agree with."""
+"""Allreduces played through, rank by rank and message by message: what the closed forms must agree
+with.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,10 @@ import numpy as np
 
 
 class World:
-    """``ranks`` with a vector of ``size`` numbers and a clock each. As if of a byte each: m take alpha + m beta to send, m gamma to add."""
+    """``ranks`` with a vector of ``size`` numbers and a clock each.
+
+    As if of a byte each: m take alpha + m beta to send, m gamma to add.
+    """
 
     def __init__(self, ranks: int, size: int, alpha: float, beta: float, gamma: float) -> None:
         rng = np.random.default_rng(ranks)
@@ -18,12 +23,22 @@ class World:
         self._alpha, self._beta, self._gamma = alpha, beta, gamma
 
     def send(self, sends: list[tuple[int, int, slice]], add: bool) -> None:
-        """All at once: (from, to, which part), added to what the receiver has, or in its place. Who exchanges waits for both ways."""
+        """All at once: (from, to, which part), added to what the receiver has, or in its place.
+
+        Who exchanges waits for both ways.
+        """
         arrivals = []
         for sender, receiver, part in sends:
             begin = max(self.clock[sender], self.clock[receiver])
             count = part.stop - part.start
-            arrivals.append((receiver, part, self.values[sender][part].copy(), begin + self._alpha + count * self._beta))
+            arrivals.append(
+                (
+                    receiver,
+                    part,
+                    self.values[sender][part].copy(),
+                    begin + self._alpha + count * self._beta,
+                )
+            )
         busy = dict(enumerate(self.clock))
         for (sender, _, _), (_, _, _, end) in zip(sends, arrivals, strict=True):
             busy[sender] = max(busy[sender], end)
@@ -34,7 +49,9 @@ class World:
 
 
 def _fold(world: World, between: Callable[[list[int]], None]) -> None:
-    """Ranks beyond a power of two give all they have to a neighbour, and take the result from it."""
+    """Ranks beyond a power of two give all they have to a neighbour, and take the result
+    from it.
+    """
     ranks, whole = len(world.values), slice(0, len(world.values[0]))
     rest = ranks - 2 ** (ranks.bit_length() - 1)
     world.send([(2 * each, 2 * each + 1, whole) for each in range(rest)], add=True)
@@ -49,7 +66,10 @@ def recursive_doubling(world: World) -> None:
         distance = 1
         while distance < len(members):
             whole = slice(0, len(world.values[0]))
-            world.send([(members[each], members[each ^ distance], whole) for each in range(len(members))], add=True)
+            world.send(
+                [(members[each], members[each ^ distance], whole) for each in range(len(members))],
+                add=True,
+            )
             distance *= 2
 
     _fold(world, double)
@@ -68,12 +88,17 @@ def rabenseifner(world: World) -> None:
                 middle = (part.start + part.stop) // 2
                 low, high = slice(part.start, middle), slice(middle, part.stop)
                 halves[each] = high if each & distance else low
-                sends.append((members[each], members[each ^ distance], low if each & distance else high))
+                sends.append(
+                    (members[each], members[each ^ distance], low if each & distance else high)
+                )
             world.send(sends, add=True)
             rounds.append((distance, parts))
             parts, distance = halves, distance // 2
         for distance, before in reversed(rounds):
-            world.send([(members[each], members[each ^ distance], part) for each, part in parts.items()], add=False)
+            world.send(
+                [(members[each], members[each ^ distance], part) for each, part in parts.items()],
+                add=False,
+            )
             parts = before
 
     _fold(world, halve_and_double)
@@ -85,4 +110,10 @@ def ring(world: World) -> None:
     part = [slice(size * each // ranks, size * (each + 1) // ranks) for each in range(ranks)]
     for lap, add in ((0, True), (1, False)):
         for step in range(ranks - 1):
-            world.send([(each, (each + 1) % ranks, part[(each + lap - step) % ranks]) for each in range(ranks)], add)
+            world.send(
+                [
+                    (each, (each + 1) % ranks, part[(each + lap - step) % ranks])
+                    for each in range(ranks)
+                ],
+                add,
+            )

@@ -13,7 +13,12 @@ from tests.sweep.made import strong, weak
 
 
 def projected(network: Network, *ranks: int, shards: int = 0) -> Projection:
-    return project(calibration(), [weak(1) if shards == 0 else strong(1, shards)], Wanted(ranks, ranks_per_host=1), [network])
+    return project(
+        calibration(),
+        [weak(1) if shards == 0 else strong(1, shards)],
+        Wanted(ranks, ranks_per_host=1),
+        [network],
+    )
 
 
 def test_a_good_network_is_praised() -> None:
@@ -30,7 +35,9 @@ def test_a_slow_network_needs_more_shards_on_each_rank() -> None:
     [needs] = [each for each in lines if "would need" in each]
     count = int(needs.split("would need ")[1].split()[0])
     for shards, enough in ((count, True), (count // 2, False)):
-        there = predict(projection.calibration, Place(8, 1, 8 * shards), projection.series[0].network)
+        there = predict(
+            projection.calibration, Place(8, 1, 8 * shards), projection.series[0].network
+        )
         alone = predict(projection.calibration, Place(1, 1, shards), None)
         assert (alone.step_seconds >= 0.8 * there.step_seconds) == enough
 
@@ -43,7 +50,9 @@ def test_uneven_shards_and_too_few() -> None:
 
 def test_overlap_where_it_helps() -> None:
     machine = calibration(overlap="off")
-    lines = advise(project(machine, [weak(1)], Wanted((4,), ranks_per_host=1), [network_of(Line(1e-3, 2e-8))]))
+    lines = advise(
+        project(machine, [weak(1)], Wanted((4,), ranks_per_host=1), [network_of(Line(1e-3, 2e-8))])
+    )
     assert any("--overlap on would make a step on 4 ranks" in each for each in lines)
 
 
@@ -51,7 +60,10 @@ def test_the_report_has_it_all() -> None:
     projection = projected(network_of(Line(1e-3, 8e-9)), 2, 4)
     text, table = as_text(projection), as_table(projection)
     assert "calibrated on 1 and 2 ranks" in text
-    assert "network   ours: waiting 1.000 ms, 1,000 Mbit/s, recursive doubling up to 2,048 bytes, then Rabenseifner; beside" in text
+    assert (
+        "network   ours: waiting 1.000 ms, 1,000 Mbit/s, recursive doubling up to 2,048 bytes, then"
+        " Rabenseifner; beside" in text
+    )
     assert "assumed   " in text
     assert [each["ranks"] for each in table["series"][0]["predictions"]] == [2, 4]
     assert table["series"][0]["predictions"][1]["bottleneck"] in text

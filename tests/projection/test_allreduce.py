@@ -7,7 +7,11 @@ import pytest
 from distcnn.scaling.prediction.allreduce import ALGORITHMS, Cost, algorithm_for, cost_of
 from tests.projection import naive
 
-PLAYED = {"recursive-doubling": naive.recursive_doubling, "rabenseifner": naive.rabenseifner, "ring": naive.ring}
+PLAYED = {
+    "recursive-doubling": naive.recursive_doubling,
+    "rabenseifner": naive.rabenseifner,
+    "ring": naive.ring,
+}
 
 
 @pytest.mark.parametrize("name", PLAYED)
@@ -33,5 +37,9 @@ def test_by_hand() -> None:
 
 
 def test_short_messages_are_doubled() -> None:
-    assert [algorithm_for(nbytes) for nbytes in (8, 2048, 2049)] == ["recursive-doubling", "recursive-doubling", "rabenseifner"]
+    assert [algorithm_for(nbytes) for nbytes in (8, 2048, 2049)] == [
+        "recursive-doubling",
+        "recursive-doubling",
+        "rabenseifner",
+    ]
     assert algorithm_for(8, "ring") == "ring"

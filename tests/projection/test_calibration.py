@@ -8,26 +8,49 @@ import statistics
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.scaling.prediction.calibration import backward_by_bucket, calibrate, expected_lateness, spread_of
+from distcnn.scaling.prediction.calibration import (
+    backward_by_bucket,
+    calibrate,
+    expected_lateness,
+    spread_of,
+)
 from distcnn.scaling.prediction.interconnect import Line
 from distcnn.scaling.prediction.options import Wanted
 from distcnn.scaling.prediction.predict import compare, project
 from distcnn.scaling.summary import summarise
 from distcnn.scaling.sweep_directory import Record
-from tests.projection.made import LAYERS, PARAMETERS, SHARD, SHARED, calibration, measured, network_of
+from tests.projection.made import (
+    LAYERS,
+    PARAMETERS,
+    SHARD,
+    SHARED,
+    calibration,
+    measured,
+    network_of,
+)
 from tests.sweep.made import record, strong, weak
 
 
 def test_the_machine_is_found_again() -> None:
-    found = calibrate([measured(strong(1, 8)), measured(strong(2, 8)), measured(strong(4, 8))], LAYERS, PARAMETERS)
+    found = calibrate(
+        [measured(strong(1, 8)), measured(strong(2, 8)), measured(strong(4, 8))], LAYERS, PARAMETERS
+    )
     alone, together = found.shards[1], found.shards[2]
     for shard in (alone, together):
-        assert (shard.data, shard.forward, *shard.backward) == pytest.approx((SHARD.data, SHARD.forward, *SHARD.backward))
+        assert (shard.data, shard.forward, *shard.backward) == pytest.approx(
+            (SHARD.data, SHARD.forward, *SHARD.backward)
+        )
         assert (shard.add_first, shard.add_other) == (SHARD.add_first, SHARD.add_other)
     assert (alone.kept, together.kept) == (None, pytest.approx(SHARD.kept))
-    assert (found.update, found.bucket_bytes, found.ranks) == (pytest.approx(0.003), (480_000, 320_000), (1, 2))
+    assert (found.update, found.bucket_bytes, found.ranks) == (
+        pytest.approx(0.003),
+        (480_000, 320_000),
+        (1, 2),
+    )
     line = found.host_network(2).line("waiting")  # type: ignore[union-attr]
-    assert (line.latency, line.seconds_per_byte) == pytest.approx((SHARED.latency, SHARED.seconds_per_byte))
+    assert (line.latency, line.seconds_per_byte) == pytest.approx(
+        (SHARED.latency, SHARED.seconds_per_byte)
+    )
     assert found.between is None
 
 
@@ -39,12 +62,22 @@ def test_a_point_on_two_hosts_is_a_network_test() -> None:
 
 
 def test_predictions_of_what_was_measured_are_exact() -> None:
-    """Sums by MPI of the tally are in no part of the made records, and take hundredths of a millisecond."""
-    records = [measured(strong(ranks)) for ranks in (1, 2, 4)] + [measured(weak(ranks)) for ranks in (1, 2)]
+    """Sums by MPI of the tally are in no part of the made records, and take hundredths of a
+    millisecond.
+    """
+    records = [measured(strong(ranks)) for ranks in (1, 2, 4)] + [
+        measured(weak(ranks)) for ranks in (1, 2)
+    ]
     found = calibrate(records, LAYERS, PARAMETERS)
     points = [each.measurement.point for each in records]
     compared = compare(found, records, summarise(points, records))
-    assert [(each.point.ranks, each.calibrated) for each in compared] == [(1, True), (2, True), (4, False), (1, True), (2, True)]
+    assert [(each.point.ranks, each.calibrated) for each in compared] == [
+        (1, True),
+        (2, True),
+        (4, False),
+        (1, True),
+        (2, True),
+    ]
     assert all(abs(each.error) < 2e-3 for each in compared)
 
 
@@ -54,7 +87,10 @@ def test_waiting_of_the_rank_that_waits_least_is_kept() -> None:
     result = records[1].result
     assert result is not None
     rank = result["split"]["ranks"][0]
-    waited = {"step_seconds": rank["step_seconds"] + 0.02, "parts": {**rank["parts"], "waiting": 0.02}}
+    waited = {
+        "step_seconds": rank["step_seconds"] + 0.02,
+        "parts": {**rank["parts"], "waiting": 0.02},
+    }
     result["split"]["ranks"] = [{**rank, **waited}] * 2
     points = [each.measurement.point for each in records]
     found = compare(calibrate(records, LAYERS, PARAMETERS), records, summarise(points, records))
@@ -68,7 +104,10 @@ def test_what_points_lack() -> None:
     assert old.result is not None
     without = {name: value for name, value in old.result.items() if name != "adding"}
     earlier: list[Record] = [dataclasses.replace(old, result=without)]
-    with pytest.raises(InputError, match=r"measurements on 1 rank are an earlier version's.* measure in a new --output"):
+    with pytest.raises(
+        InputError,
+        match=r"measurements on 1 rank are an earlier version's.* measure in a new --output",
+    ):
         calibrate(earlier, LAYERS, PARAMETERS)
 
 
@@ -89,7 +128,9 @@ def test_spread_and_lateness() -> None:
 
 def test_modes_networks_and_too_few_shards() -> None:
     networks = [network_of(Line(1e-3, 8e-9), "slow"), network_of(Line(1e-5, 8e-11), "fast")]
-    found = project(calibration(), [strong(1, 8), strong(2, 8), weak(1), weak(2)], Wanted((2, 8, 16)), networks)
+    found = project(
+        calibration(), [strong(1, 8), strong(2, 8), weak(1), weak(2)], Wanted((2, 8, 16)), networks
+    )
     assert [(each.mode, each.network and each.network.name) for each in found.series] == [
         *(("strong", "slow"), ("strong", "fast"), ("weak", "slow"), ("weak", "fast"))
     ]

@@ -17,7 +17,9 @@ from tests.sweep.made import weak
 @pytest.mark.parametrize("count", [1, 3, 6])
 def test_a_line_for_each_network_and_dots_for_what_was_measured(count: int) -> None:
     pytest.importorskip("matplotlib")
-    networks = [network_of(Line(1e-4 * (number + 1), 1e-9), f"network {number}") for number in range(count)]
+    networks = [
+        network_of(Line(1e-4 * (number + 1), 1e-9), f"network {number}") for number in range(count)
+    ]
     points = [weak(1), weak(2)]
     found = project(calibration(), points, Wanted((1, 2, 4, 64)), networks)
     content = content_of(found, summarise(points, [measured(each) for each in points]))

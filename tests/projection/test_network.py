@@ -46,7 +46,10 @@ def test_a_thread_looks_in_now_and_then() -> None:
         ("latency=1ms,bandwidth=1GB", "'1GB' is no number with a unit of bit, kbit"),
         ("latency=1ms,bandwidth=0", "'0' is no bandwidth"),
         ("latency=-1,bandwidth=1", "'-1' is no number"),
-        ("latency=1ms,bandwidth=1Gbit,algorithm=magic", "no algorithm 'magic': choose recursive-doubling"),
+        (
+            "latency=1ms,bandwidth=1Gbit,algorithm=magic",
+            "no algorithm 'magic': choose recursive-doubling",
+        ),
         ("missing.json", "cannot be read"),
     ],
 )
@@ -58,7 +61,9 @@ def test_what_makes_no_sense_is_refused(text: str, says: str) -> None:
 def rows_of(line: Line, ranks: int, noise: float = 0.0) -> list[list[float]]:
     """A network test's, on such a network."""
     rng = np.random.default_rng(5)
-    return [[nbytes, line.seconds(ranks, nbytes) * (1 + noise * rng.uniform(-1, 1))] for nbytes in SIZES]
+    return [
+        [nbytes, line.seconds(ranks, nbytes) * (1 + noise * rng.uniform(-1, 1))] for nbytes in SIZES
+    ]
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
@@ -104,8 +109,8 @@ def test_a_file(tmp_path: Path) -> None:
     assert (network.name, network.measured_on) == ("ours", 2)
     assert network.line(BESIDE).latency == pytest.approx(1e-3)
     assert (
-        "waiting 1.000 ms, 1,000 Mbit/s, recursive doubling up to 2,048 bytes, then Rabenseifner (farthest row 0% off)"
-        in network.describe()
+        "waiting 1.000 ms, 1,000 Mbit/s, recursive doubling up to 2,048 bytes, then Rabenseifner"
+        " (farthest row 0% off)" in network.describe()
     )
     assert "ring" in parse_network("latency=1ms,bandwidth=1Gbit,algorithm=ring").describe()
 
@@ -126,6 +131,10 @@ def test_a_file_that_is_none(changes: dict[str, Any], says: str, tmp_path: Path)
 
 
 def test_without_a_thread_the_other_way_serves() -> None:
-    found = {"world_size": 2, "add_seconds_per_byte": 0.0, "rows": {WAITING: rows_of(Line(1e-3, 8e-9), 2)}}
+    found = {
+        "world_size": 2,
+        "add_seconds_per_byte": 0.0,
+        "rows": {WAITING: rows_of(Line(1e-3, 8e-9), 2)},
+    }
     network = fit_network(found, "n")
     assert network.line(BESIDE) == network.line(WAITING)

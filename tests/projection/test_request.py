@@ -22,7 +22,21 @@ def test_numbers_of_ranks(text: str, ranks: tuple[int, ...]) -> None:
     assert parse_ranks(text) == ranks
 
 
-@pytest.mark.parametrize("text", ["", "0", "a", "...", "4,...,8", "8,4,...,64", "1,2,...", "4,8,...,x", "9999999", "1,2,...,...,4"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "a",
+        "...",
+        "4,...,8",
+        "8,4,...,64",
+        "1,2,...",
+        "4,8,...,x",
+        "9999999",
+        "1,2,...,...,4",
+    ],
+)
 def test_what_is_none(text: str) -> None:
     with pytest.raises(InputError, match=r"--predict is .* such as 4,16,64 or 4,8,...,4096"):
         parse_ranks(text)
@@ -30,7 +44,18 @@ def test_what_is_none(text: str) -> None:
 
 def test_flags_are_taken_out() -> None:
     wanted, others = take_flags(
-        ["--ranks", "1,2", "--predict", "4,8", "--network", "a=1", "--network=b=2", "--model", "wide", "--predict-shards=8"]
+        [
+            "--ranks",
+            "1,2",
+            "--predict",
+            "4,8",
+            "--network",
+            "a=1",
+            "--network=b=2",
+            "--model",
+            "wide",
+            "--predict-shards=8",
+        ]
     )
     assert wanted == Wanted((4, 8), ("a=1", "b=2"), 0, 8)
     assert others == ["--ranks", "1,2", "--model", "wide"]

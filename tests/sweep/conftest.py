@@ -15,7 +15,9 @@ MakeLauncher = Callable[[str], str]
 
 @pytest.fixture
 def make_launcher(tmp_path: Path) -> MakeLauncher:
-    """Makes a launcher of ``lines`` of sh, in which ``$n`` is the number of ranks and ``"$@"`` what to start; its template."""
+    """Makes a launcher of ``lines`` of sh, in which ``$n`` is the number of ranks and ``"$@"`` what
+    to start; its template.
+    """
 
     def make(lines: str) -> str:
         file = tmp_path / "launcher"

@@ -13,10 +13,15 @@ HALF = {"compute": 0.5, "local_sum": 0.1, "communication": 0.2, "waiting": 0.15,
 
 def split_of(step_seconds: float, fractions: dict[str, float]) -> dict[str, Any]:
     """As the ranks write it, seconds from fractions."""
-    return {"step_seconds": step_seconds, **{f"{group}_seconds": fractions[group] * step_seconds for group in GROUPS}}
+    return {
+        "step_seconds": step_seconds,
+        **{f"{group}_seconds": fractions[group] * step_seconds for group in GROUPS},
+    }
 
 
-def result_of(point: Point, speed: float, sha256: str = "a" * 64, split_step: float = 0.0, **more: Any) -> dict[str, Any]:
+def result_of(
+    point: Point, speed: float, sha256: str = "a" * 64, split_step: float = 0.0, **more: Any
+) -> dict[str, Any]:
     """A result of ``point`` at ``speed`` images a second."""
     step = point.global_batch_size / speed
     split = split_of(split_step or step, HALF)
@@ -42,12 +47,21 @@ def result_of(point: Point, speed: float, sha256: str = "a" * 64, split_step: fl
     }
 
 
-def record(point: Point, repeat: int = 1, speed: float = 1000.0, reason: str = "", **more: Any) -> Record:
+def record(
+    point: Point, repeat: int = 1, speed: float = 1000.0, reason: str = "", **more: Any
+) -> Record:
     """One with a result, or a failed one where a ``reason`` is given."""
     result = None if reason else result_of(point, speed, **more)
     measurement = Measurement(point, repeat)
     return Record(
-        measurement, result, reason, f"measurements/{measurement.name}.log", ["mpirun"], "2026-01-01T00:00:00", 1.5, 1 if reason else 0
+        measurement,
+        result,
+        reason,
+        f"measurements/{measurement.name}.log",
+        ["mpirun"],
+        "2026-01-01T00:00:00",
+        1.5,
+        1 if reason else 0,
     )
 
 

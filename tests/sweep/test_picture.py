@@ -12,7 +12,12 @@ POINTS = [strong(1), strong(2), strong(4), weak(1), weak(2)]
 
 
 def test_content_is_the_points_that_have_a_result() -> None:
-    records = [record(strong(1), 1, 1000.0), record(strong(1), 2, 3000.0), record(strong(2), reason="no"), record(strong(4), speed=4000.0)]
+    records = [
+        record(strong(1), 1, 1000.0),
+        record(strong(1), 2, 3000.0),
+        record(strong(2), reason="no"),
+        record(strong(4), speed=4000.0),
+    ]
     content = content_of(summarise(POINTS, records), "title")
     measured, ideal = content.speed
     assert (measured.label, measured.ranks, measured.values) == ("strong", [1, 4], [2000, 4000])
@@ -25,7 +30,9 @@ def test_content_is_the_points_that_have_a_result() -> None:
     assert "weak" not in content.bars
 
 
-@pytest.mark.parametrize("points", [POINTS[:1], POINTS[:3], POINTS], ids=["one point", "strong", "both"])
+@pytest.mark.parametrize(
+    "points", [POINTS[:1], POINTS[:3], POINTS], ids=["one point", "strong", "both"]
+)
 def test_it_is_drawn_as_png_and_svg_with_more_curves_if_there_are(points: list[object]) -> None:
     records = [record(each) for each in POINTS if each in points]
     content = content_of(summarise([each for each in POINTS if each in points], records), "a title")

@@ -17,17 +17,28 @@ from distcnn.scaling.points import Point, choose_shards, in_order, plan_points
         ((1, 2, 3), 4, 6),
         ((1, 2, 3, 4), 4, 12),
         ((2, 64), 4, 64),
-        ((1, 5, 7), 4, 20),  # 35 is beyond 4 x 7: 20 give seven ranks 20/21; 28 give five ranks 28/30, 25 give seven 25/28
+        (
+            (1, 5, 7),
+            4,
+            20,
+            # 35 is beyond 4 x 7: 20 give seven ranks 20/21; 28 give five ranks 28/30, 25 give seven
+            # 25/28
+        ),
     ],
 )
-def test_the_number_of_shards_divides_evenly_where_it_can(ranks: tuple[int, ...], least: int, shards: int) -> None:
+def test_the_number_of_shards_divides_evenly_where_it_can(
+    ranks: tuple[int, ...], least: int, shards: int
+) -> None:
     assert choose_shards(ranks, least) == shards
 
 
 @pytest.mark.parametrize(
-    ("ranks", "shards", "most", "balance"), [(2, 3, 2, 0.75), (3, 4, 2, 4 / 6), (4, 4, 1, 1.0), (5, 28, 6, 28 / 30), (1, 7, 7, 1.0)]
+    ("ranks", "shards", "most", "balance"),
+    [(2, 3, 2, 0.75), (3, 4, 2, 4 / 6), (4, 4, 1, 1.0), (5, 28, 6, 28 / 30), (1, 7, 7, 1.0)],
 )
-def test_the_balance_is_that_of_the_fullest_rank(ranks: int, shards: int, most: int, balance: float) -> None:
+def test_the_balance_is_that_of_the_fullest_rank(
+    ranks: int, shards: int, most: int, balance: float
+) -> None:
     point = Point("strong", ranks, shards, 8)
     assert (point.most_shards, point.balance) == (most, pytest.approx(balance))
 
@@ -46,10 +57,17 @@ def test_the_balance_is_that_of_the_fullest_rank(ranks: int, shards: int, most: 
         ("weak", {"num_shards": 8}, 0, [(8, 32), (16, 32), (32, 32)]),
         ("weak", {"microbatch_size": 100}, 0, [(2, 100), (4, 100), (8, 100)]),
         ("both", {}, 0, [(4, 64)] * 3 + [(4, 64), (8, 64), (16, 64)]),
-        ("both", {"num_shards": 4, "microbatch_size": 5}, 1, [(4, 5)] * 3 + [(1, 5), (2, 5), (4, 5)]),
+        (
+            "both",
+            {"num_shards": 4, "microbatch_size": 5},
+            1,
+            [(4, 5)] * 3 + [(1, 5), (2, 5), (4, 5)],
+        ),
     ],
 )
-def test_sizes(mode: str, flags: dict[str, int], per_rank: int, sizes: list[tuple[int, int]]) -> None:
+def test_sizes(
+    mode: str, flags: dict[str, int], per_rank: int, sizes: list[tuple[int, int]]
+) -> None:
     points = plan_points(mode, (1, 2, 4), flags, per_rank)
     assert [(each.num_shards, each.microbatch_size) for each in points] == sizes
     assert [each.ranks for each in points] == [1, 2, 4] * (len(points) // 3)

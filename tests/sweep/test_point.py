@@ -1,4 +1,6 @@
-"""One measurement: what became of processes that fail, hang, lie or stay; records; all without MPI."""
+"""One measurement: what became of processes that fail, hang, lie or stay; records; all
+without MPI.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,14 @@ from typing import Any
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.scaling.launch_job import Ended, command_of, exit_text, last_words, measure, result_of_ended
+from distcnn.scaling.launch_job import (
+    Ended,
+    command_of,
+    exit_text,
+    last_words,
+    measure,
+    result_of_ended,
+)
 from distcnn.scaling.options import Settings
 from distcnn.scaling.points import Measurement
 from distcnn.scaling.processes import marked
@@ -30,10 +39,14 @@ RESULT = 'for each in "$@"; do case $each in --result=*) result=${each#--result=
 def try_launcher(tmp_path: Path, make_launcher: MakeLauncher) -> Try:
     """Measures two ranks with a launcher of these lines; none of its processes may be left."""
 
-    def try_it(lines: str, timeout: float = 60.0, stop: StopRequests | None = None) -> Record | None:
+    def try_it(
+        lines: str, timeout: float = 60.0, stop: StopRequests | None = None
+    ) -> Record | None:
         (tmp_path / "sweep").mkdir(exist_ok=True)
         records = Records(tmp_path / "sweep", Settings((2,), make_launcher(lines)))
-        done = measure(Measurement(records.settings.points[0], 1), records, timeout, stop or StopRequests())
+        done = measure(
+            Measurement(records.settings.points[0], 1), records, timeout, stop or StopRequests()
+        )
         assert marked(str((tmp_path / "sweep").resolve())) == []
         assert not list((tmp_path / "sweep" / "measurements").glob(".*"))
         return done
@@ -50,12 +63,17 @@ def good(**more: Any) -> str:
 FAILING = {
     "exit 7": "exit code 7",
     "echo; echo fine; echo last; exit 1": "exit code 1; it said: last",
-    "echo 'distcnn.scaling.worker: error: no such file'; echo Bye; exit 2": "exit code 2; it said: distcnn.scaling.worker: error: no such file",
+    "echo 'distcnn.scaling.worker: error: no such file'; echo Bye; exit 2": (
+        "exit code 2; it said: distcnn.scaling.worker: error: no such file"
+    ),
     "kill -9 $$": "ended by SIGKILL",
     "exit 0": "exit code 0, but no result: does the launcher start what stands behind it",
     f"{RESULT}echo '{{\"kind\"' > $result": "its result is no JSON",
     f"{RESULT}echo '[]' > $result": "its result is no measurement of distcnn",
-    good(world_size=1): "asked for 2 ranks, but its result is of 1: does the launcher start as many ranks as {ranks} says?",
+    good(world_size=1): (
+        "asked for 2 ranks, but its result is of 1: does the launcher start as many ranks as"
+        " {ranks} says?"
+    ),
     good(num_shards=5): "asked for num_shards 4, but its result is of 5",
     good(images_per_second=float("nan")): "its result is not whole",
     good(split={}): "its result is not whole (KeyError: 'mean')",
@@ -73,7 +91,9 @@ def test_what_fails_is_said(try_launcher: Try, monkeypatch: pytest.MonkeyPatch, 
     assert done.exit_code is not None
 
 
-def test_a_result_is_taken_and_the_log_keeps_what_was_said(try_launcher: Try, tmp_path: Path) -> None:
+def test_a_result_is_taken_and_the_log_keeps_what_was_said(
+    try_launcher: Try, tmp_path: Path
+) -> None:
     done = try_launcher(f"echo hello; echo there >&2\n{good()}")
     assert done is not None
     assert done.result is not None
@@ -87,7 +107,9 @@ def test_a_result_is_taken_and_the_log_keeps_what_was_said(try_launcher: Try, tm
 def test_a_result_that_comes_late_is_waited_for(tmp_path: Path) -> None:
     point, log = Settings((2,), "x {ranks}").points[0], tmp_path / "log"
     log.touch()
-    writing = threading.Timer(0.3, lambda: (tmp_path / "r.json").write_text(json.dumps(result_of(point, 5.0))))
+    writing = threading.Timer(
+        0.3, lambda: (tmp_path / "r.json").write_text(json.dumps(result_of(point, 5.0)))
+    )
     writing.start()
     result = result_of_ended(Ended(0), tmp_path / "r.json", log, Measurement(point, 1))
     writing.join()
@@ -103,7 +125,9 @@ def test_a_hanging_one_is_ended_with_all_its_children(try_launcher: Try) -> None
     assert time.monotonic() - start < 30
 
 
-def test_one_that_ignores_sigterm_is_ended_too(try_launcher: Try, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_ignores_sigterm_is_ended_too(
+    try_launcher: Try, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("distcnn.scaling.processes.SECONDS_TO_END", 0.5)
     done = try_launcher("trap '' TERM; while :; do sleep 0.2; done", timeout=0.5)
     assert done is not None
@@ -121,7 +145,10 @@ def test_a_launcher_that_cannot_be_started(try_launcher: Try, tmp_path: Path) ->
     records = Records(tmp_path / "sweep", Settings((2,), "/nowhere/mpirun -n {ranks}"))
     done = measure(Measurement(records.settings.points[0], 1), records, 5.0, StopRequests())
     assert done is not None
-    assert done.reason == "the launcher '/nowhere/mpirun' cannot be started (No such file or directory)"
+    assert (
+        done.reason
+        == "the launcher '/nowhere/mpirun' cannot be started (No such file or directory)"
+    )
 
 
 def test_a_signal_ends_it_and_nothing_is_kept(try_launcher: Try) -> None:
@@ -131,17 +158,33 @@ def test_a_signal_ends_it_and_nothing_is_kept(try_launcher: Try) -> None:
 
 
 def test_the_command_spells_out_every_flag() -> None:
-    settings = Settings((2,), "srun -n {ranks}", steps=5, flags={"model": "mlp", "learning_rate": 1e-05, "data": "my set.h5"})
+    settings = Settings(
+        (2,),
+        "srun -n {ranks}",
+        steps=5,
+        flags={"model": "mlp", "learning_rate": 1e-05, "data": "my set.h5"},
+    )
     command = command_of(Measurement(settings.points[0], 1), settings, Path("/r.json"))
     assert command[:3] == ["srun", "-n", "2"]
     assert command[4:] == [
-        *("-m", "distcnn.scaling.worker", "--result=/r.json", "--steps=5", "--data=my set.h5", "--model=mlp", "--num-shards=4"),
+        *(
+            "-m",
+            "distcnn.scaling.worker",
+            "--result=/r.json",
+            "--steps=5",
+            "--data=my set.h5",
+            "--model=mlp",
+            "--num-shards=4",
+        ),
         *("--microbatch-size=64", "--learning-rate=1e-05", "--world-size=2"),
     ]
 
 
 def test_the_most_telling_line_is_found() -> None:
-    trace = "$ c\nsomething\ndistcnn.scaling.worker: rank 1 of 2 failed\nTraceback (most recent call last):\n  File x\nValueError: bad\nFAQ"
+    trace = (
+        "$ c\nsomething\ndistcnn.scaling.worker: rank 1 of 2 failed\nTraceback (most recent call"
+        " last):\n  File x\nValueError: bad\nFAQ"
+    )
     assert last_words(trace) == "ValueError: bad"
     assert last_words("$ error here\nall is well\n\n") == "all is well"
     assert (
@@ -162,7 +205,13 @@ def test_records_come_back_as_they_were_and_damaged_ones_do_not(tmp_path: Path) 
         assert records.find(each.measurement) == each
     file = tmp_path / "measurements" / "strong-2-ranks-repeat-1.json"
     whole = file.read_text()
-    for damaged in (whole[:-100], "", "[]", whole.replace('"params_sha256"', '"other"'), whole.replace('"ok": true', '"ok": false')):
+    for damaged in (
+        whole[:-100],
+        "",
+        "[]",
+        whole.replace('"params_sha256"', '"other"'),
+        whole.replace('"ok": true', '"ok": false'),
+    ):
         file.write_text(damaged)
         assert records.find(good_one.measurement) is None
     (tmp_path / "measurements" / ".strong-2-ranks-repeat-1-0123.json").touch()

@@ -15,21 +15,47 @@ MPIRUN = "mpirun -n {ranks}"
 
 def test_what_is_given_and_what_is_not(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('model = "mlp"\nseed = 3\n')
-    request = parse(["--ranks", "4, 1,2,1", "--config", str(tmp_path / "run.toml"), "--seed", "4", "--output", "x", "--launcher", MPIRUN])
+    request = parse(
+        [
+            "--ranks",
+            "4, 1,2,1",
+            "--config",
+            str(tmp_path / "run.toml"),
+            "--seed",
+            "4",
+            "--output",
+            "x",
+            "--launcher",
+            MPIRUN,
+        ]
+    )
     assert request.settings == Settings((1, 2, 4), MPIRUN, flags={"model": "mlp", "seed": 4})
     assert (request.output, request.timeout) == ("x", 600)
     point = request.settings.points[1]
-    assert request.settings.flags_of(point) == {"model": "mlp", "seed": 4, "num_shards": 4, "microbatch_size": 64, "world_size": 2}
+    assert request.settings.flags_of(point) == {
+        "model": "mlp",
+        "seed": 4,
+        "num_shards": 4,
+        "microbatch_size": 64,
+        "world_size": 2,
+    }
 
 
-@pytest.mark.parametrize(("tasks", "ranks"), [("1", (1,)), ("8", (1, 2, 4, 8)), ("12", (1, 2, 4, 8))])
+@pytest.mark.parametrize(
+    ("tasks", "ranks"), [("1", (1,)), ("8", (1, 2, 4, 8)), ("12", (1, 2, 4, 8))]
+)
 def test_without_ranks_the_allocation_decides(tasks: str, ranks: tuple[int, ...]) -> None:
     assert default_ranks({"SLURM_NTASKS": tasks}) == ranks
     assert default_ranks({})[0] == 1
 
 
 def test_a_launcher_is_taken_apart_as_a_shell_does() -> None:
-    assert launcher_command("srun -n{ranks} --mpi=pmi2 'a b'", 16) == ["srun", "-n16", "--mpi=pmi2", "a b"]
+    assert launcher_command("srun -n{ranks} --mpi=pmi2 'a b'", 16) == [
+        "srun",
+        "-n16",
+        "--mpi=pmi2",
+        "a b",
+    ]
 
 
 REFUSED = {
@@ -42,7 +68,9 @@ REFUSED = {
     "--steps -3": "--steps is -3: it must be at least 1",
     "--shards-per-rank -1": "--shards-per-rank is -1",
     "--timeout nan": "--timeout is nan",
-    "--launcher mpirun": "without {ranks}: write it where the number of ranks goes, as in 'mpirun -n {ranks}'",
+    "--launcher mpirun": (
+        "without {ranks}: write it where the number of ranks goes, as in 'mpirun -n {ranks}'"
+    ),
     "--launcher '{ranks}": "No closing quotation",
     "--world-size 2": "--ranks says on how many ranks",
     "--max-steps 2": "--steps says how many steps",
@@ -65,7 +93,10 @@ CHANGED = {
     "ranks": (Settings((1, 4), MPIRUN), "--ranks 1,2, not 1,4"),
     "mode": (Settings((1, 2), MPIRUN, mode="weak"), "--mode strong, not weak"),
     "steps": (Settings((1, 2), MPIRUN, steps=7), "--steps 30, not 7"),
-    "launcher": (Settings((1, 2), "srun -n {ranks}"), "--launcher mpirun -n {ranks}, not srun -n {ranks}"),
+    "launcher": (
+        Settings((1, 2), "srun -n {ranks}"),
+        "--launcher mpirun -n {ranks}, not srun -n {ranks}",
+    ),
     "model": (Settings((1, 2), MPIRUN, flags={"model": "mlp"}), "--model lenet, not mlp"),
     "num_shards": (Settings((1, 2), MPIRUN, flags={"num_shards": 4}), "--num-shards unset, not 4"),
 }
@@ -80,7 +111,11 @@ def test_another_sweep_is_refused_by_the_flag_that_differs(flag: str) -> None:
 
 
 def test_a_default_that_is_spelled_out_is_no_difference() -> None:
-    require_same(Settings((1, 2), MPIRUN), Settings((1, 2), MPIRUN, flags={"seed": 0, "model": "lenet"}), Path())
+    require_same(
+        Settings((1, 2), MPIRUN),
+        Settings((1, 2), MPIRUN, flags={"seed": 0, "model": "lenet"}),
+        Path(),
+    )
 
 
 def test_damaged_settings_are_no_traceback(tmp_path: Path) -> None:

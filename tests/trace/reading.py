@@ -29,7 +29,9 @@ class Slice:
     @property
     def step(self) -> int | None:
         """The step it lies in."""
-        return self.args["step"] if self.name == "step" else self.within.step if self.within else None
+        return (
+            self.args["step"] if self.name == "step" else self.within.step if self.within else None
+        )
 
 
 @dataclass
@@ -72,7 +74,16 @@ def read_trace(path: Path) -> Trace:
             assert duration.is_integer()
             place = event["pid"], event["tid"]
             args = event.get("args", {})
-            of_threads[place].append(Slice(event["name"], event["pid"], threads[place], int(begin), int(begin + duration), args))
+            of_threads[place].append(
+                Slice(
+                    event["name"],
+                    event["pid"],
+                    threads[place],
+                    int(begin),
+                    int(begin + duration),
+                    args,
+                )
+            )
     assert {rank for rank, _ in of_threads} == processes
     for slices in of_threads.values():
         _nest(slices)

@@ -10,7 +10,8 @@ from distcnn.profiling.clock_sync import Clock, Offset, clocks_of, measure_offse
 
 
 def test_bounds_by_hand() -> None:
-    # Barriers end at 10, 20, 30 of rank 0's time; the rank's clock is 1000 ahead, and it leaves 1, 4 and 2 later.
+    # Barriers end at 10, 20, 30 of rank 0's time; the rank's clock is 1000 ahead, and it leaves 1,
+    # 4 and 2 later.
     found = offset([0, 10, 20, 30], [995, 1011, 1024, 1032])
     assert (found.low, found.high) == (1024 - 30, 1011 - 0)  # tighter than 1011 - 20 and 1024 - 10
     assert (found.middle, found.error, found.at) == (1002, 9, 1032)
@@ -39,12 +40,19 @@ def test_one_host_has_one_clock_unless_the_measurements_deny_it() -> None:
     times = np.array([100, 150])
     assert same.to_root(times) is times
     assert (same.error, other_host.error) == (0, 6)
-    assert [each.same for each in (same, other_host, other_clock, drifted)] == [True, False, False, False]
+    assert [each.same for each in (same, other_host, other_clock, drifted)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
     assert other_host.to_root(times).tolist() == [99, 149]
 
 
 def test_drift_is_taken_out_linearly_and_keeps_the_order() -> None:
-    clock = Clock(Offset(999, 1001, 10_000), Offset(1199, 1201, 20_000), same=False)  # 1000 ahead, then 1200
+    clock = Clock(
+        Offset(999, 1001, 10_000), Offset(1199, 1201, 20_000), same=False
+    )  # 1000 ahead, then 1200
     assert clock.to_root(np.array([10_000, 15_000, 20_000])).tolist() == [9_000, 13_900, 18_800]
     assert clock.error == 1
     times = np.arange(10_000, 11_000)

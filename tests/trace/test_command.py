@@ -1,4 +1,6 @@
-"""``--trace`` as a user gives it: one valid file of all ranks, on every way to an end that they share."""
+"""``--trace`` as a user gives it: one valid file of all ranks, on every way to an end that they
+share.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,18 @@ from tests.faults.running import STAGED, STAGED_STEPS, reference_hash, resume, r
 from tests.trace.reading import Slice, Trace, read_trace
 
 FIRST = "trace-000000000.json"
-LENET = ["--model", "lenet", "--microbatch-size", "8", "--epochs", "1", "--warmup-steps", "2", "--log-every", "1"]
+LENET = [
+    "--model",
+    "lenet",
+    "--microbatch-size",
+    "8",
+    "--epochs",
+    "1",
+    "--warmup-steps",
+    "2",
+    "--log-every",
+    "1",
+]
 LENET_STEPS = 4
 
 NAMES = ("conv1", "maxpool1", "conv2", "maxpool2", "flatten1", "dense1", "relu3", "dense2")
@@ -25,7 +38,8 @@ LAYERS = [f"{name} {way}" for name in NAMES for way in ("forward", "backward")]
 
 MS = 1_000_000
 
-# distcnn.train, where the clock of rank 1 is five seconds ahead of the others', and gains 10 ms a second.
+# distcnn.train, where the clock of rank 1 is five seconds ahead of the others', and gains 10 ms a
+# second.
 SHIFTED = """
 import os, sys, time
 from distcnn.system import launcher
@@ -49,7 +63,10 @@ sys.exit(train.main(sys.argv[1:]))
 def shards_of(slices: list[Slice]) -> dict[Any, Counter[Any]]:
     """How often each shard is named, by step."""
     steps = {each.step for each in slices}
-    return {step: Counter(each.args.get("shard") for each in slices if each.step == step) for step in steps}
+    return {
+        step: Counter(each.args.get("shard") for each in slices if each.step == step)
+        for step in steps
+    }
 
 
 def check_steps(trace: Trace, rank: int, steps: range, shards: range) -> None:
@@ -77,7 +94,9 @@ def overlap_nanoseconds(trace: Trace, name: str) -> list[int]:
     return [min(one.end, other.end) - max(one.begin, other.begin) for one, other in pairs]
 
 
-def test_every_part_of_every_rank(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_every_part_of_every_rank(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = ["--data", str(image_set()), *LENET]
     plain = SERIAL.train(1, tmp_path / "plain", *flags)
     result = any_mpi.train(2, tmp_path / "run", *flags, "--trace", "3")
@@ -86,40 +105,77 @@ def test_every_part_of_every_rank(any_mpi: Launcher, image_set: MakeImageSet, tm
     trace = read_trace(tmp_path / "run" / FIRST)
     for rank, shards in enumerate((range(4), range(4, 8))):
         check_steps(trace, rank, range(3), shards)
-        for name in ("evaluation", "ledger", "replicas", "metrics", "receipt", "checkpoint", "wait for checkpoint"):
+        for name in (
+            "evaluation",
+            "ledger",
+            "replicas",
+            "metrics",
+            "receipt",
+            "checkpoint",
+            "wait for checkpoint",
+        ):
             assert [each for each in trace.named(name, rank) if each.within is None], name
     steps = trace.named("step")
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:3]]
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:3]
+    ]
     assert [each.args["loss"] for each in steps] == losses * 2
     assert {each.args["epoch"] for each in steps} == {1}
-    assert sum(child.nanoseconds for each in steps for child in each.children) > 0.5 * sum(each.nanoseconds for each in steps)
-    assert {(each.rank, each.thread) for each in trace.named("write checkpoint")} == {(0, "checkpoint")}
+    assert sum(child.nanoseconds for each in steps for child in each.children) > 0.5 * sum(
+        each.nanoseconds for each in steps
+    )
+    assert {(each.rank, each.thread) for each in trace.named("write checkpoint")} == {
+        (0, "checkpoint")
+    }
     assert {each.rank for each in trace.named("results")} == {0}
-    assert all(each.args["bucket"] == 0 and each.args["bytes"] == 4 * 431_080 for each in trace.named("reduce bucket"))
-    assert {each.within.name for each in trace.named("allreduce") if each.within} == {"reduce bucket"}
+    assert all(
+        each.args["bucket"] == 0 and each.args["bytes"] == 4 * 431_080
+        for each in trace.named("reduce bucket")
+    )
+    assert {each.within.name for each in trace.named("allreduce") if each.within} == {
+        "reduce bucket"
+    }
     assert {each.within.name for each in trace.named("waiting") if each.within} <= {"allreduce"}
     assert min(overlap_nanoseconds(trace, "allreduce")) >= 0
     assert [each["ahead_of_rank_0_ns"] for each in trace.facts["clocks"]] == [[0, 0], [0, 0]]
-    assert (trace.facts["steps"], trace.facts["world_size"], trace.facts["ranks_without_room"]) == ([0, 3], 2, [])
+    assert (trace.facts["steps"], trace.facts["world_size"], trace.facts["ranks_without_room"]) == (
+        [0, 3],
+        2,
+        [],
+    )
 
 
-def test_with_overlap_buckets_are_reduced_on_a_thread_of_their_own(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    any_mpi.train(2, tmp_path / "run", "--data", str(image_set()), *LENET, "--overlap", "on", "--trace")
+def test_with_overlap_buckets_are_reduced_on_a_thread_of_their_own(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    any_mpi.train(
+        2, tmp_path / "run", "--data", str(image_set()), *LENET, "--overlap", "on", "--trace"
+    )
     trace = read_trace(tmp_path / "run" / FIRST)
     for rank in range(2):
         assert trace.steps(rank) == list(range(LENET_STEPS))
         reduced = trace.named("reduce bucket", rank)
         assert {each.thread for each in reduced} == {"sums"}
         assert [each.args["bucket"] for each in reduced] == [0, 1] * LENET_STEPS
-        assert sum(each.args["bytes"] for each in reduced[:2]) == 8 * (8 + 431_080)  # the tally and the gradient, in float64
+        assert sum(each.args["bytes"] for each in reduced[:2]) == 8 * (
+            8 + 431_080
+        )  # the tally and the gradient, in float64
         assert len(trace.named("wait for sums", rank)) == LENET_STEPS
         added = [each for each in trace.named("exact sum", rank) if each.step == 0]
-        assert Counter(each.args["shard"] for each in added) == dict.fromkeys(range(4 * rank, 4 * rank + 4), 2)  # one for each bucket
+        assert Counter(each.args["shard"] for each in added) == dict.fromkeys(
+            range(4 * rank, 4 * rank + 4), 2
+        )  # one for each bucket
     assert min(overlap_nanoseconds(trace, "reduce bucket")) >= 0
-    assert [each.children for each in trace.named("evaluation")] == [[], []]  # though it comes right after a step that is traced
+    assert [each.children for each in trace.named("evaluation")] == [
+        [],
+        [],
+    ]  # though it comes right after a step that is traced
 
 
-def test_clocks_that_are_apart_and_drift_are_brought_together(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_clocks_that_are_apart_and_drift_are_brought_together(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), *LENET, "--trace"]
     done = any_mpi.run(2, "-c", SHIFTED, *flags)
     assert (done.returncode, done.stderr) == (0, "")
@@ -134,9 +190,13 @@ def test_clocks_that_are_apart_and_drift_are_brought_together(any_mpi: Launcher,
     assert end - begin == pytest.approx(run_time / 100, rel=0.5)
 
 
-def test_waiting_is_for_the_slow_rank(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_waiting_is_for_the_slow_rank(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = ["--data", str(image_set()), "--max-steps", "3", "--trace"]
-    mpirun.train(2, tmp_path / "run", *STAGED[2:], *flags, STAGED_PACE="0.02", STAGED_PACE_RANKS="0")
+    mpirun.train(
+        2, tmp_path / "run", *STAGED[2:], *flags, STAGED_PACE="0.02", STAGED_PACE_RANKS="0"
+    )
     trace = read_trace(tmp_path / "run" / FIRST)
     slept = 3 * 4 * 20 * MS  # steps, shards
     waits = trace.named("waiting", 1)
@@ -144,9 +204,21 @@ def test_waiting_is_for_the_slow_rank(mpirun: Launcher, image_set: MakeImageSet,
     assert {each.args["rank"] for each in waits} == {0}
 
 
-def test_a_stopped_run_writes_it_and_the_resumed_one_another(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_stopped_run_writes_it_and_the_resumed_one_another(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     data, path = image_set(), tmp_path / "run"
-    with running(mpirun, 2, *STAGED, "--data", str(data), "--output", str(path), "--trace", STAGED_PACE="0.02") as run:
+    with running(
+        mpirun,
+        2,
+        *STAGED,
+        "--data",
+        str(data),
+        "--output",
+        str(path),
+        "--trace",
+        STAGED_PACE="0.02",
+    ) as run:
         run.wait_for_step(3)
         run.send(signal.SIGTERM, 1)
         ended = run.end()
@@ -163,8 +235,18 @@ def test_a_stopped_run_writes_it_and_the_resumed_one_another(mpirun: Launcher, i
     assert len(list(path.glob("trace*"))) == 2
 
 
-def test_a_step_that_fails_is_in_it(mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    arguments = ["-m", "distcnn.train", "--model", "tests.faults.staged:poisoned_network", "--microbatch-size", "4", "--trace"]
+def test_a_step_that_fails_is_in_it(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    arguments = [
+        "-m",
+        "distcnn.train",
+        "--model",
+        "tests.faults.staged:poisoned_network",
+        "--microbatch-size",
+        "4",
+        "--trace",
+    ]
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "run")]
     done = mpirun.run(2, *arguments, *flags, STAGED_STEP="2", POISONED_SHARDS="5")
     assert done.returncode == EXIT_TRAINING, done.stderr
@@ -175,13 +257,17 @@ def test_a_step_that_fails_is_in_it(mpirun: Launcher, image_set: MakeImageSet, t
 
 
 def test_a_later_window_in_one_process(image_set: MakeImageSet, tmp_path: Path) -> None:
-    SERIAL.train(1, tmp_path / "run", "--data", str(image_set()), *LENET, "--trace", "2", "--trace-from", "1")
+    SERIAL.train(
+        1, tmp_path / "run", "--data", str(image_set()), *LENET, "--trace", "2", "--trace-from", "1"
+    )
     trace = read_trace(tmp_path / "run" / FIRST)
     check_steps(trace, 0, range(1, 3), range(8))
     assert not trace.named("waiting")
 
 
-def test_it_stops_where_there_is_no_more_room_and_says_so(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_it_stops_where_there_is_no_more_room_and_says_so(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), *LENET, "--trace"]
     done = SERIAL.run(1, "-c", NARROW, *flags)
     assert (done.returncode, done.stderr) == (0, "")

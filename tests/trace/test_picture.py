@@ -13,12 +13,27 @@ from distcnn.report import main
 
 
 def slice_of(name: str, begin: float, end: float, rank: int = 0, **args: int) -> dict[str, Any]:
-    return {"ph": "X", "name": name, "pid": rank, "tid": 7 + rank, "ts": begin, "dur": end - begin, "args": args}
+    return {
+        "ph": "X",
+        "name": name,
+        "pid": rank,
+        "tid": 7 + rank,
+        "ts": begin,
+        "dur": end - begin,
+        "args": args,
+    }
 
 
 EVENTS = [
-    *({"ph": "M", "name": "thread_name", "pid": rank, "tid": 7 + rank, "args": {"name": "main"}} for rank in range(2)),
-    *(slice_of("step", 100 * step, 100 * step + 90 + rank, rank, step=step) for step in range(4) for rank in range(2)),
+    *(
+        {"ph": "M", "name": "thread_name", "pid": rank, "tid": 7 + rank, "args": {"name": "main"}}
+        for rank in range(2)
+    ),
+    *(
+        slice_of("step", 100 * step, 100 * step + 90 + rank, rank, step=step)
+        for step in range(4)
+        for rank in range(2)
+    ),
     slice_of("conv1 forward", 110, 150),
     slice_of("maxpool1 forward", 120, 130),
     slice_of("loss", 150, 160),
@@ -40,7 +55,13 @@ def test_two_steps_in_the_middle_are_shown_or_those_that_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("name", "colour"),
-    [("conv1 backward", "backward"), ("exact sum", "sum"), ("reduce bucket", "reduce"), ("wait for sums", "waiting"), ("ledger", "other")],
+    [
+        ("conv1 backward", "backward"),
+        ("exact sum", "sum"),
+        ("reduce bucket", "reduce"),
+        ("wait for sums", "waiting"),
+        ("ledger", "other"),
+    ],
 )
 def test_a_slice_has_the_colour_of_its_kind(name: str, colour: str) -> None:
     assert colour_of(name) == COLOURS[colour]
@@ -62,7 +83,9 @@ def test_the_report_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (json.dumps({"traceEvents": EVENTS}), "9", "--step 9: the trace has the steps 0 to 3"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(content: str, step: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_drawn_is_refused(
+    content: str, step: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "t.json").write_text(content)
     assert main(["--trace", str(tmp_path / "t.json"), "--step", step]) == 2
     assert message in capsys.readouterr().err

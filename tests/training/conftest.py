@@ -1,4 +1,6 @@
-"""What tests of training share: runs in this process, models of a user's own that stop or break, and what a run directory holds."""
+"""What tests of training share: runs in this process, models of a user's own that stop or break,
+and what a run directory holds.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
 
-# The tutorial network behind a layer that sends its own process a signal: so a run stops at the same place each time.
+# The tutorial network behind a layer that sends its own process a signal: so a run stops at the
+# same place each time.
 STOPPING_MODEL = """
 import os
 import signal
@@ -75,22 +78,39 @@ def network(input_shape, classes):
 
 @pytest.fixture(scope="session")
 def stopping(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The PYTHONPATH on which ``stopping:network`` lies. It stops where STOP_AT_CALL says: so many calls of forward on rank 0."""
+    """The PYTHONPATH on which ``stopping:network`` lies.
+
+    It stops where STOP_AT_CALL says: so many calls of forward on rank 0.
+    """
     folder = tmp_path_factory.mktemp("models")
     (folder / "stopping.py").write_text(STOPPING_MODEL)
     return with_path(folder)
 
 
 SAVED = [2, 4, 6, 8, 10, 12]
-"""The steps of which ``finished`` has a checkpoint: 4 steps an epoch, 3 epochs, one every 2 steps."""
+"""The steps of which ``finished`` has a checkpoint: 4 steps an epoch, 3 epochs, one every 2 steps.
+"""
 
 
 @pytest.fixture(scope="session")
 def finished(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of no default flags that was never stopped. Not to be changed."""
     path = tmp_path_factory.mktemp("runs") / "finished"
-    flags = ["--model", "tutorial", "--epochs", "3", "--microbatch-size", "8", "--seed", "3", "--log-every", "2"]
-    SERIAL.train(1, path, "--data", str(image_set()), *flags, "--checkpoint-every", "2", "--keep", "9")
+    flags = [
+        "--model",
+        "tutorial",
+        "--epochs",
+        "3",
+        "--microbatch-size",
+        "8",
+        "--seed",
+        "3",
+        "--log-every",
+        "2",
+    ]
+    SERIAL.train(
+        1, path, "--data", str(image_set()), *flags, "--checkpoint-every", "2", "--keep", "9"
+    )
     assert store_of(path).steps() == SAVED
     return path
 
@@ -104,7 +124,9 @@ def killed(finished: Path, tmp_path: Path) -> Path:
 def copy_as_killed(run: Path, path: Path, lost: int) -> Path:
     """A copy of ``run`` without its results and the last checkpoint, of the step ``lost``."""
     shutil.copytree(run, path)
-    results = (path / name for name in ("SHA256SUMS", "result.json", "weights-best.h5", "weights.h5"))
+    results = (
+        path / name for name in ("SHA256SUMS", "result.json", "weights-best.h5", "weights.h5")
+    )
     for left in (*results, store_of(path).path_of(lost)):
         left.unlink()
     return path
@@ -138,8 +160,12 @@ def with_path(folder: Path) -> str:
 
 
 def prepare(data: Path, communicator: Communicator | None = None, **flags: Any) -> Run:
-    """A run of the tutorial network in this process: 4 steps of 8 examples of each shard an epoch, with the default image set."""
-    config = Config(**{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags})
+    """A run of the tutorial network in this process: 4 steps of 8 examples of each shard an epoch,
+    with the default image set.
+    """
+    config = Config(
+        **{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags}
+    )
     return prepare_run(config, communicator or SerialCommunicator(), print)
 
 
@@ -160,23 +186,31 @@ class Said(NoProgress):
 
 
 def train_in_process(data: Path, **flags: Any) -> list[str]:
-    """Train in this process to the end, writing nothing; what was said, warnings about the input first."""
+    """Train in this process to the end, writing nothing; what was said, warnings about the input
+    first.
+    """
     said = Said()
-    config = Config(**{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags})
+    config = Config(
+        **{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags}
+    )
     with threadpool_limits(THREADS_PER_RANK):
         run = prepare_run(config, SerialCommunicator(), said.say)
         Loop(run, State(), NoRunDirectory(), NoSaving(), said).train()
     return said.lines
 
 
-def train(launcher: Launcher, ranks: int, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def train(
+    launcher: Launcher, ranks: int, *flags: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The command, whatever comes of it; a resume trusts the test's own model."""
     trust = ["--trust-model"] if "--resume" in flags else []
     return launcher.run(ranks, "-m", "distcnn.train", *flags, *trust, **environment)
 
 
 def stepped(steps: int, *flags: str) -> dict[str, bytes]:
-    """The weights after so many steps in this process, where nothing is tested: such weights may be too large for that."""
+    """The weights after so many steps in this process, where nothing is tested: such weights may be
+    too large for that.
+    """
     with threadpool_limits(THREADS_PER_RANK):
         run = prepare_run(parse_config(flags), SerialCommunicator(), print)
         loop_of(run).go_to(steps, end_epoch=False)
@@ -186,17 +220,25 @@ def stepped(steps: int, *flags: str) -> dict[str, bytes]:
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Every file below ``folder``, with its bytes and the time it was written."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in files
+    }
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` but for speeds."""
-    return [_without(json.loads(line), "images_per_second") for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        _without(json.loads(line), "images_per_second")
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def result(run: Path) -> dict[str, Any]:
     """``result.json`` but for times."""
-    return _without(json.loads((run / "result.json").read_text()), "images_per_second", "seconds_to_target")
+    return _without(
+        json.loads((run / "result.json").read_text()), "images_per_second", "seconds_to_target"
+    )
 
 
 def receipt(run: Path) -> list[dict[str, Any]]:
@@ -215,4 +257,8 @@ def proof(run: Path) -> list[dict[str, Any]]:
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in names and not key.endswith("_seconds")}
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in names and not key.endswith("_seconds")
+    }

@@ -1,4 +1,6 @@
-"""What a stall report says that the main thread does, at each thing that a run does: by its right name."""
+"""What a stall report says that the main thread does, at each thing that a run does: by its right
+name.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ WORK = [
 """Where it is called from, the function, and the activity meanwhile."""
 
 
-def test_everything_that_may_stall_has_its_name(image_set: MakeImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_everything_that_may_stall_has_its_name(
+    image_set: MakeImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen: dict[str, set[str]] = {name: set() for _, name, _ in WORK}
 
     def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +51,16 @@ def test_everything_that_may_stall_has_its_name(image_set: MakeImageSet, monkeyp
 
     for owner, name, _ in WORK:
         monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
-    flags = ["--model", "tutorial", "--data", str(image_set()), "--microbatch-size", "8", "--checkpoint-every", "2"]
+    flags = [
+        "--model",
+        "tutorial",
+        "--data",
+        str(image_set()),
+        "--microbatch-size",
+        "8",
+        "--checkpoint-every",
+        "2",
+    ]
     run = tmp_path / "run"
     assert train.main([*flags, "--epochs", "1", "--output", str(run)]) == 0
     assert train.main(["--resume", str(run), "--epochs", "2"]) == 0
@@ -61,7 +74,9 @@ def run_in_windows(image_set: MakeImageSet) -> Run:
 
 
 @pytest.mark.parametrize("testing", [False, True])
-def test_waiting_for_a_window_is_told_from_computing(run_in_windows: Run, monkeypatch: pytest.MonkeyPatch, testing: bool) -> None:
+def test_waiting_for_a_window_is_told_from_computing(
+    run_in_windows: Run, monkeypatch: pytest.MonkeyPatch, testing: bool
+) -> None:
     reading, go_on, read = threading.Event(), threading.Event(), ExampleFile.read
 
     def slow(*arguments: Any) -> None:
@@ -80,6 +95,10 @@ def test_waiting_for_a_window_is_told_from_computing(run_in_windows: Run, monkey
         time.sleep(0.01)
     go_on.set()
     thread.join(20)
-    expected = "waiting until a window of the test set is read, for block 0" if testing else "waiting until a window of shard 0 is read"
+    expected = (
+        "waiting until a window of the test set is read, for block 0"
+        if testing
+        else "waiting until a window of shard 0 is read"
+    )
     assert text.endswith(expected)
     assert "waiting until" not in pulse.read().text()

@@ -1,4 +1,6 @@
-"""What a user may not have meant is said in one line that names the flag; what cannot be right is refused."""
+"""What a user may not have meant is said in one line that names the flag; what cannot be right is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,19 @@ def warned(train_examples: int, **flags: Any) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("flags", [{}, {"max_steps": 40}, {"target_accuracy": 0.99, "epochs": 6, "cycle_epochs": 1}])
+@pytest.mark.parametrize(
+    "flags", [{}, {"max_steps": 40}, {"target_accuracy": 0.99, "epochs": 6, "cycle_epochs": 1}]
+)
 def test_nothing_is_said_of_the_defaults_on_mnist(flags: dict[str, Any]) -> None:
     assert warned(60_000, **flags) == []
 
 
-@pytest.mark.parametrize(("examples", "flags"), [(96, {}), (1000, {}), (60_000, {"microbatch_size": 1024}), (60_000, {"num_shards": 3000})])
+@pytest.mark.parametrize(
+    ("examples", "flags"),
+    [(96, {}), (1000, {}), (60_000, {"microbatch_size": 1024}), (60_000, {"num_shards": 3000})],
+)
 def test_a_run_of_few_steps_is_told_how_to_take_more(examples: int, flags: dict[str, Any]) -> None:
-    (line, *_) = warned(examples, **flags)
+    line, *_ = warned(examples, **flags)
     assert "--epochs" in line
     assert "--microbatch-size" in line
 
@@ -46,13 +53,24 @@ def test_more_epochs_as_advised_are_enough() -> None:
 
 @pytest.mark.parametrize(
     ("examples", "flags", "advised"),
-    [(60_000, {"microbatch_size": 8192}, 7500), (96, {"epochs": 400}, 12), (8 * 17, {"epochs": 400}, 9), (1600, {"num_shards": 1600}, 1)],
+    [
+        (60_000, {"microbatch_size": 8192}, 7500),
+        (96, {"epochs": 400}, 12),
+        (8 * 17, {"epochs": 400}, 9),
+        (1600, {"num_shards": 1600}, 1),
+    ],
 )
-def test_computing_that_goes_into_padding_is_told_which_size_avoids_it(examples: int, flags: dict[str, Any], advised: int) -> None:
+def test_computing_that_goes_into_padding_is_told_which_size_avoids_it(
+    examples: int, flags: dict[str, Any], advised: int
+) -> None:
     line = warned(examples, **flags)[-1]
     assert "padding" in line
     assert f"--microbatch-size {advised} " in line
-    assert not [each for each in warned(examples, **{**flags, "microbatch_size": advised}) if "padding" in each]
+    assert not [
+        each
+        for each in warned(examples, **{**flags, "microbatch_size": advised})
+        if "padding" in each
+    ]
 
 
 def test_a_ragged_end_is_not_worth_a_word() -> None:
@@ -76,7 +94,12 @@ def test_flags_that_change_nothing_are_named(flags: dict[str, Any], flag: str) -
 
 
 @pytest.mark.parametrize(
-    "flags", [{"optimizer": "adamw", "weight_decay": 0.01}, {"optimizer": "sgd", "momentum": 0.0}, {"trace": 2, "trace_from": 3}]
+    "flags",
+    [
+        {"optimizer": "adamw", "weight_decay": 0.01},
+        {"optimizer": "sgd", "momentum": 0.0},
+        {"trace": 2, "trace_from": 3},
+    ],
 )
 def test_flags_that_mean_something_are_not(flags: dict[str, Any]) -> None:
     assert warned(60_000, **flags) == []
@@ -88,8 +111,19 @@ def test_more_shards_than_examples_are_refused() -> None:
         require_enough_examples(Config(num_shards=97), 96)
 
 
-def test_the_command_says_so_once_and_refuses_before_it_reads(image_set: MakeImageSet, tmp_path: Path) -> None:
-    flags = ["--data", str(image_set()), "--model", "tutorial", "--epochs", "1", "--output", str(tmp_path / "run")]
+def test_the_command_says_so_once_and_refuses_before_it_reads(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = [
+        "--data",
+        str(image_set()),
+        "--model",
+        "tutorial",
+        "--epochs",
+        "1",
+        "--output",
+        str(tmp_path / "run"),
+    ]
     done = train(SERIAL, 1, *flags, "--optimizer", "adamw")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning: --optimizer adamw") == 1

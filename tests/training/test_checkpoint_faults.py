@@ -1,4 +1,6 @@
-"""Damaged checkpoints of a real run: each damage is noticed, named and kept aside, and the run still ends in the same bits."""
+"""Damaged checkpoints of a real run: each damage is noticed, named and kept aside, and the run
+still ends in the same bits.
+"""
 
 from __future__ import annotations
 
@@ -41,21 +43,36 @@ def assert_all_noticed(run: Path, damages: Iterator[bytes]) -> None:
 def test_a_checkpoint_cut_at_50_places_is_noticed(killed: Path) -> None:
     content = store_of(killed).path_of(10).read_bytes()
     assert len(content) > 100_000
-    places = {0, 1, 20, 511, 512, 513, len(content) - 512, len(content) - 1, *np.linspace(2, len(content) - 2, 50).astype(int).tolist()}
+    places = {
+        0,
+        1,
+        20,
+        511,
+        512,
+        513,
+        len(content) - 512,
+        len(content) - 1,
+        *np.linspace(2, len(content) - 2, 50).astype(int).tolist(),
+    }
     assert_all_noticed(killed, (content[:place] for place in sorted(places)))
 
 
 def test_200_single_flipped_bits_are_noticed(killed: Path) -> None:
     content = store_of(killed).path_of(10).read_bytes()
     rng = np.random.default_rng(7)
-    header, body = rng.choice(512 * 8, 50, replace=False), rng.choice(np.arange(512 * 8, len(content) * 8), 150, replace=False)
+    header, body = (
+        rng.choice(512 * 8, 50, replace=False),
+        rng.choice(np.arange(512 * 8, len(content) * 8), 150, replace=False),
+    )
     assert_all_noticed(killed, (flip(content, int(bit)) for bit in np.concatenate([header, body])))
 
 
 # -- the command goes on from the one before, to the same bits
 
 
-def test_without_damage_the_killed_run_ends_as_the_finished_one(killed: Path, finished: Path) -> None:
+def test_without_damage_the_killed_run_ends_as_the_finished_one(
+    killed: Path, finished: Path
+) -> None:
     said = resume(killed)
     assert "after 10 of 12 steps" in said
     assert "damaged" not in said
@@ -74,26 +91,35 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_kept_and_the_end_is_the_same(damage: str, killed: Path, finished: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_kept_and_the_end_is_the_same(
+    damage: str, killed: Path, finished: Path
+) -> None:
     path = store_of(killed).path_of(10)
     damaged = DAMAGES[damage](path.read_bytes())
     path.write_bytes(damaged)
     said = resume(killed)
     assert f"checkpoint {path} is damaged: " in said
-    assert f"; kept as {path.name}.damaged\nthe one before it is taken: {store_of(killed).path_of(8)}\n" in said
+    assert (
+        f"; kept as {path.name}.damaged\nthe one before it is taken:"
+        f" {store_of(killed).path_of(8)}\n" in said
+    )
     assert "after 8 of 12 steps" in said
     assert path.with_name(f"{path.name}.damaged").read_bytes() == damaged
     assert store_of(killed).steps() == SAVED
     assert_same_end(killed, finished)
 
 
-def test_of_several_damaged_each_is_named_and_the_run_goes_on_from_the_one_before(killed: Path, finished: Path) -> None:
+def test_of_several_damaged_each_is_named_and_the_run_goes_on_from_the_one_before(
+    killed: Path, finished: Path
+) -> None:
     store = store_of(killed)
     store.path_of(10).write_bytes(store.path_of(2).read_bytes())  # whole, but of another step
     for step in (8, 6):
         store.path_of(step).write_bytes(b"")
     said = resume(killed)
-    assert [f"checkpoint {store.path_of(step)} is damaged" in said for step in (10, 8, 6, 4, 2)] == [True, True, True, False, False]
+    assert [
+        f"checkpoint {store.path_of(step)} is damaged" in said for step in (10, 8, 6, 4, 2)
+    ] == [True, True, True, False, False]
     assert "step-000000010.h5 is damaged: it is of step 2" in said
     assert "after 4 of 12 steps" in said
     assert_same_end(killed, finished)
@@ -107,12 +133,17 @@ def test_all_damaged_lets_the_run_begin_again(killed: Path, finished: Path) -> N
     for step in (2, 4, 6, 8, 10):
         assert f"checkpoint {store.path_of(step)} is damaged: " in said
         assert store.path_of(step).with_name(f"step-{step:09d}.h5.damaged").exists()
-    assert f"{killed} has no checkpoint that is whole: the run begins again from its first step" in said
+    assert (
+        f"{killed} has no checkpoint that is whole: the run begins again from its first step"
+        in said
+    )
     assert store.steps() == SAVED
     assert_same_end(killed, finished)
 
 
-def test_a_damaged_checkpoint_of_a_run_that_goes_on_elsewhere_is_not_touched(killed: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_of_a_run_that_goes_on_elsewhere_is_not_touched(
+    killed: Path, finished: Path, tmp_path: Path
+) -> None:
     path = store_of(killed).path_of(10)
     path.write_bytes(path.read_bytes()[:-1])
     before = {each: each.read_bytes() for each in killed.rglob("*") if each.is_file()}

@@ -1,4 +1,6 @@
-"""A run directory that is damaged or may not be read, but for its checkpoints: noticed, named, and the run still ends in the same bits."""
+"""A run directory that is damaged or may not be read, but for its checkpoints: noticed, named, and
+the run still ends in the same bits.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from distcnn.errors import InputError
 from distcnn.training.results import damage_of
 from distcnn.training.run_directory import read_config
 from tests.conftest import ROOT, SERIAL, MakeImageSet, clean_environment
-from tests.training.conftest import assert_same_end, content, copy_as_killed, resume, store_of, train
+from tests.training.conftest import (
+    assert_same_end,
+    content,
+    copy_as_killed,
+    resume,
+    store_of,
+    train,
+)
 
 NOBODY = 65534
 
@@ -57,10 +66,16 @@ def damage_config(run: Path, damage: Callable[[bytes], bytes | None]) -> bytes:
 
 
 @pytest.mark.parametrize("damage", CONFIGS)
-def test_without_a_whole_configuration_the_checkpoints_is_taken(damage: str, killed: Path, finished: Path) -> None:
+def test_without_a_whole_configuration_the_checkpoints_is_taken(
+    damage: str, killed: Path, finished: Path
+) -> None:
     whole, config = damage_config(killed, CONFIGS[damage]), killed / "config.toml"
     said = resume(killed)
-    problem = "cannot be read (" if damage == "missing" else "is damaged or was altered: its SHA-256 is not the one in its last"
+    problem = (
+        "cannot be read ("
+        if damage == "missing"
+        else "is damaged or was altered: its SHA-256 is not the one in its last"
+    )
     assert f"warning: {config} {problem}" in said
     assert "the checkpoint's configuration is taken" in said
     assert config.read_bytes() == whole, "it is written anew"
@@ -76,24 +91,34 @@ def default(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("damage", ["emptied", "cut at a line's end"])
-def test_default_flags_are_no_excuse_for_a_configuration_that_was_cut(damage: str, default: Path, tmp_path: Path) -> None:
+def test_default_flags_are_no_excuse_for_a_configuration_that_was_cut(
+    damage: str, default: Path, tmp_path: Path
+) -> None:
     killed = copy_as_killed(default, tmp_path / "killed", lost=6)
     whole = damage_config(killed, CONFIGS[damage])
-    assert "is damaged or was altered: its SHA-256 is not the one in its last line: the checkpoint's configuration is taken" in resume(
-        killed
+    assert (
+        "is damaged or was altered: its SHA-256 is not the one in its last line: the checkpoint's"
+        " configuration is taken" in resume(killed)
     )
     assert (killed / "config.toml").read_bytes() == whole
     assert_same_end(killed, default)
 
 
-def test_a_configuration_cut_anywhere_or_with_one_bit_flipped_is_refused(finished: Path, tmp_path: Path) -> None:
+def test_a_configuration_cut_anywhere_or_with_one_bit_flipped_is_refused(
+    finished: Path, tmp_path: Path
+) -> None:
     whole = (finished / "config.toml").read_bytes()
     flipped = np.random.default_rng(5).choice(len(whole) * 8, 300, replace=False).tolist()
     damages = [whole[:place] for place in range(len(whole))]
-    damages += [bytes(byte ^ (1 << bit % 8 if place == bit // 8 else 0) for place, byte in enumerate(whole)) for bit in flipped]
+    damages += [
+        bytes(byte ^ (1 << bit % 8 if place == bit // 8 else 0) for place, byte in enumerate(whole))
+        for bit in flipped
+    ]
     for damaged in [*damages, whole + b"\n", whole + b"seed = 4\n"]:
         (tmp_path / "config.toml").write_bytes(damaged)
-        with pytest.raises(InputError, match=r"config\.toml (is damaged or was altered|cannot be read \('utf-8')"):
+        with pytest.raises(
+            InputError, match=r"config\.toml (is damaged or was altered|cannot be read \('utf-8')"
+        ):
             read_config(tmp_path)
     (tmp_path / "config.toml").write_bytes(whole)
     assert read_config(tmp_path) == read_config(finished)
@@ -106,9 +131,11 @@ def test_neither_configuration_nor_whole_checkpoint_is_bad_input(killed: Path) -
     before = content(killed)
     done = train(SERIAL, 1, "--resume", str(killed))
     assert done.returncode == 2
-    assert done.stderr == (
-        f"distcnn.train: error: {killed / 'config.toml'} is damaged or was altered: its SHA-256 is not the one in its last line; "
-        "and there is no whole checkpoint to take the configuration from: begin a new run\n"
+    assert (
+        done.stderr
+        == f"distcnn.train: error: {killed / 'config.toml'} is damaged or was altered: its SHA-256"
+        " is not the one in its last line; and there is no whole checkpoint to take the"
+        " configuration from: begin a new run\n"
     )
     assert content(killed) == before
 
@@ -126,7 +153,9 @@ RESULTS: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("damage", RESULTS)
-def test_a_damaged_result_is_found_and_written_anew(damage: str, finished: Path, tmp_path: Path) -> None:
+def test_a_damaged_result_is_found_and_written_anew(
+    damage: str, finished: Path, tmp_path: Path
+) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     text = (run / "result.json").read_text()
     damaged = RESULTS[damage](text)
@@ -139,11 +168,21 @@ def test_a_damaged_result_is_found_and_written_anew(damage: str, finished: Path,
     assert (run / "result-until-step-12.json").read_text() == damaged
 
 
-FILES = ["config.toml", "metrics.jsonl", "receipt.jsonl", "result.json", "weights.h5", "weights-best.h5", "SHA256SUMS"]
+FILES = [
+    "config.toml",
+    "metrics.jsonl",
+    "receipt.jsonl",
+    "result.json",
+    "weights.h5",
+    "weights-best.h5",
+    "SHA256SUMS",
+]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_any_flipped_bit_of_a_finished_run_is_noticed(name: str, finished: Path, tmp_path: Path) -> None:
+def test_any_flipped_bit_of_a_finished_run_is_noticed(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     whole = (run / name).read_bytes()
     assert damage_of(run) is None
@@ -160,7 +199,9 @@ def test_any_flipped_bit_of_a_finished_run_is_noticed(name: str, finished: Path,
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "weights.h5"])
-def test_a_finished_run_with_a_damaged_file_is_finished_again(name: str, finished: Path, tmp_path: Path) -> None:
+def test_a_finished_run_with_a_damaged_file_is_finished_again(
+    name: str, finished: Path, tmp_path: Path
+) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     whole = bytearray((run / name).read_bytes())
     whole[len(whole) // 2] ^= 1
@@ -204,7 +245,7 @@ if os.getuid() == 0:
 run = sys.argv[1]
 commands = [train.main(["--resume", run, *flags]) for flags in ([], ["--epochs", "4"], ["--break-at-step", "5"])]
 print(json.dumps([*commands, verify.main([run, "--from-step", "5"])]))
-"""
+"""  # noqa: E501
 
 
 @pytest.mark.parametrize("closed", ["run", "run/checkpoints", "."])

@@ -1,4 +1,6 @@
-"""A run that is resumed to end where it stands ends as one that was to end there from its beginning."""
+"""A run that is resumed to end where it stands ends as one that was to end there from its
+beginning.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,25 @@ from tests.conftest import SERIAL, MakeImageSet
 from tests.training.conftest import assert_same_end, train
 
 # With the default image set 4 steps an epoch; 8 calls of forward a step, and 10 in each test.
-QUICK = ["--model", "stopping:network", "--epochs", "3", "--microbatch-size", "8", "--log-every", "3", "--check-every", "7"]
+QUICK = [
+    "--model",
+    "stopping:network",
+    "--epochs",
+    "3",
+    "--microbatch-size",
+    "8",
+    "--log-every",
+    "3",
+    "--check-every",
+    "7",
+]
 EXIT_STOPPED = 85
 
 
 @pytest.mark.parametrize(("steps", "call"), [(3, 2 * 8 + 4), (4, 3 * 8 + 4), (5, 4 * 8 + 10 + 4)])
-def test_a_stopped_run_ends_where_it_stands(steps: int, call: int, image_set: MakeImageSet, stopping: str, tmp_path: Path) -> None:
+def test_a_stopped_run_ends_where_it_stands(
+    steps: int, call: int, image_set: MakeImageSet, stopping: str, tmp_path: Path
+) -> None:
     data, cut, run = ["--data", str(image_set()), *QUICK], tmp_path / "cut", tmp_path / "run"
     SERIAL.train(1, cut, *data, "--max-steps", str(steps), PYTHONPATH=stopping)
     stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(call)}

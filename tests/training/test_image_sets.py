@@ -1,4 +1,6 @@
-"""Image sets in training: what is refused or mentioned at the start, on all ranks at once, and slow reading that is not a stall."""
+"""Image sets in training: what is refused or mentioned at the start, on all ranks at once, and slow
+reading that is not a stall.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def lie(path: Path) -> None:
 @pytest.mark.parametrize("memory", [0.0, 3.0], ids=["in memory", "in windows"])
 @pytest.mark.parametrize("old", [False, True], ids=["with blocks", "of old"])
 @pytest.mark.parametrize("change", [None, flip_pixel, lie])
-def test_a_set_that_does_not_match_its_hash_is_refused(own: Path, memory: float, old: bool, change: Callable[[Path], None] | None) -> None:
+def test_a_set_that_does_not_match_its_hash_is_refused(
+    own: Path, memory: float, old: bool, change: Callable[[Path], None] | None
+) -> None:
     if old:
         as_of_old(own)
     if not change:
@@ -65,13 +69,20 @@ def test_a_set_that_does_not_match_its_hash_is_refused(own: Path, memory: float,
 @pytest.mark.mpi
 @pytest.mark.parametrize("old", [False, True], ids=["with blocks", "of old"])
 @pytest.mark.parametrize("flags", [[], ["--data-memory", "3"]], ids=["in memory", "in windows"])
-def test_any_number_of_ranks_compares_the_hash(own: Path, old: bool, flags: list[str], tmp_path: Path) -> None:
+def test_any_number_of_ranks_compares_the_hash(
+    own: Path, old: bool, flags: list[str], tmp_path: Path
+) -> None:
     if old:
         as_of_old(own)
-    results = [mpi_launcher().train(ranks, tmp_path / str(ranks), "--data", str(own), *QUICK, *flags) for ranks in (1, 3)]
+    results = [
+        mpi_launcher().train(ranks, tmp_path / str(ranks), "--data", str(own), *QUICK, *flags)
+        for ranks in (1, 3)
+    ]
     assert results[0]["dataset"] == results[1]["dataset"]
     flip_pixel(own)
-    done = train(mpi_launcher(), 3, "--data", str(own), *QUICK, *flags, "--output", str(tmp_path / "run"))
+    done = train(
+        mpi_launcher(), 3, "--data", str(own), *QUICK, *flags, "--output", str(tmp_path / "run")
+    )
     assert done.returncode == EXIT_INPUT
     assert done.stderr.count("do not match its own SHA-256") == 1
     assert "Traceback" not in done.stderr
@@ -91,7 +102,9 @@ def test_the_result_records_what_was_read(own: Path, tmp_path: Path) -> None:
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("flags", [[], ["--data-memory", "3"]], ids=["in memory", "in windows"])
-def test_what_may_not_be_meant_is_said_once(own: Path, ranks: int, flags: list[str], tmp_path: Path) -> None:
+def test_what_may_not_be_meant_is_said_once(
+    own: Path, ranks: int, flags: list[str], tmp_path: Path
+) -> None:
     with h5py.File(own, "r+") as file:
         for name in ("sha256", "blocks_sha256", "classes"):
             del file.attrs[name]
@@ -99,7 +112,9 @@ def test_what_may_not_be_meant_is_said_once(own: Path, ranks: int, flags: list[s
             file[f"{split}/labels"][...] += 1
         file["test/images"][10:20] = file["train/images"][-10:]
     launcher = mpi_launcher() if ranks > 1 else SERIAL
-    done = train(launcher, ranks, "--data", str(own), *QUICK, *flags, "--output", str(tmp_path / "run"))
+    done = train(
+        launcher, ranks, "--data", str(own), *QUICK, *flags, "--output", str(tmp_path / "run")
+    )
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if line.startswith(f"warning: {own}")]
     assert len(said) == 2, done.stdout
@@ -110,9 +125,13 @@ def test_what_may_not_be_meant_is_said_once(own: Path, ranks: int, flags: list[s
 # -- memory
 
 
-def test_a_set_larger_than_the_host_is_refused_before_it_is_read(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_larger_than_the_host_is_refused_before_it_is_read(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training_data, "most_memory", lambda: 2**19)
-    with pytest.raises(InputError, match=r"set\.h5: host .* GiB of the image set in memory.*--data-memory MIB"):
+    with pytest.raises(
+        InputError, match=r"set\.h5: host .* GiB of the image set in memory.*--data-memory MIB"
+    ):
         prepare(own)
     assert prepare(own, data_memory=3.0).evaluation().examples == 77
     monkeypatch.setattr(training_data, "most_memory", lambda: None)  # not Linux
@@ -134,10 +153,14 @@ def test_no_memory_left_is_one_line(tmp_path: Path) -> None:
     images[:, 0, 0] = 1
     with h5py.File(path, "w") as file:
         for split in ("train", "test"):
-            file.create_dataset(f"{split}/images", data=images, chunks=(10_000, 28, 28), compression="lzf")
+            file.create_dataset(
+                f"{split}/images", data=images, chunks=(10_000, 28, 28), compression="lzf"
+            )
             file[f"{split}/labels"] = np.arange(400_000) % 10
     flags = ["--data", str(path), "--model", "mlp", "--output", str(tmp_path / "run")]
-    done = SERIAL.run(1, "-c", LIMITED, *flags, MALLOC_ARENA_MAX="1")  # else each thread reserves 64 MiB of addresses
+    done = SERIAL.run(
+        1, "-c", LIMITED, *flags, MALLOC_ARENA_MAX="1"
+    )  # else each thread reserves 64 MiB of addresses
     assert (done.returncode, done.stderr.count("\n")) == (EXIT_INPUT, 1), done.stderr
     assert "--data-memory" in done.stderr
 
@@ -162,9 +185,20 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--data-memory", "100"]], ids=["in memory", "in windows"])
-def test_reading_that_goes_on_is_no_stall(image_set: MakeImageSet, flags: list[str], tmp_path: Path) -> None:
+def test_reading_that_goes_on_is_no_stall(
+    image_set: MakeImageSet, flags: list[str], tmp_path: Path
+) -> None:
     data = image_set(train=16_000, test=10)  # 12 MiB: 12 pieces, 5 s
-    start = ["--data", str(data), "--output", str(tmp_path / "run"), "--num-shards", "1", "--stall-timeout", "2"]
+    start = [
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path / "run"),
+        "--num-shards",
+        "1",
+        "--stall-timeout",
+        "2",
+    ]
     done = SERIAL.run(1, "-c", SLOW, *start, *QUICK, *flags)
     assert done.returncode == 0, done.stderr
 
@@ -173,7 +207,9 @@ def test_reading_that_goes_on_is_no_stall(image_set: MakeImageSet, flags: list[s
 
 
 def split_up(path: Path, folder: Path) -> None:
-    """Put the training images into files of their own in ``folder``, which HDF5 looks for where HDF5_VDS_PREFIX says."""
+    """Put the training images into files of their own in ``folder``, which HDF5 looks for where
+    HDF5_VDS_PREFIX says.
+    """
     folder.mkdir()
     with h5py.File(path, "r+") as file:
         images = file["train/images"][:]
@@ -183,14 +219,22 @@ def split_up(path: Path, folder: Path) -> None:
             part = images[start : start + 200]
             with h5py.File(folder / f"{start}.h5", "w") as made:
                 made["images"] = part
-            layout[start : start + len(part)] = h5py.VirtualSource(f"{start}.h5", "images", part.shape)
+            layout[start : start + len(part)] = h5py.VirtualSource(
+                f"{start}.h5", "images", part.shape
+            )
         file.create_virtual_dataset("train/images", layout)
 
 
-def test_a_set_in_parts_gives_the_bits_of_one_file(image_set: MakeImageSet, own: Path, tmp_path: Path) -> None:
+def test_a_set_in_parts_gives_the_bits_of_one_file(
+    image_set: MakeImageSet, own: Path, tmp_path: Path
+) -> None:
     split_up(own, tmp_path / "parts")
-    whole = SERIAL.train(1, tmp_path / "whole", "--data", str(image_set(train=1003, test=77)), *QUICK)
-    parts = SERIAL.train(1, tmp_path / "run", "--data", str(own), *QUICK, HDF5_VDS_PREFIX=str(tmp_path / "parts"))
+    whole = SERIAL.train(
+        1, tmp_path / "whole", "--data", str(image_set(train=1003, test=77)), *QUICK
+    )
+    parts = SERIAL.train(
+        1, tmp_path / "run", "--data", str(own), *QUICK, HDF5_VDS_PREFIX=str(tmp_path / "parts")
+    )
     assert parts["params_sha256"] == whole["params_sha256"]
     assert parts["dataset"]["content_sha256"] == whole["dataset"]["content_sha256"]
 
@@ -200,9 +244,19 @@ def test_a_part_that_one_rank_does_not_see_ends_all(own: Path, tmp_path: Path) -
     split_up(own, tmp_path / "parts")
     launcher = mpi_launcher()
     flags = ["--data", str(own), *QUICK, "--output", str(tmp_path / "run")]
-    hidden = f'[ "$PMI_RANK" = 1 ] && unset HDF5_VDS_PREFIX; exec {launcher.python} -m distcnn.train {" ".join(flags)}'
-    done = Launcher("a shell", "sh", launcher.mpirun).run(3, "-c", hidden, HDF5_VDS_PREFIX=str(tmp_path / "parts"))
+    hidden = (
+        f'[ "$PMI_RANK" = 1 ] && unset HDF5_VDS_PREFIX; exec {launcher.python} -m distcnn.train'
+        f" {' '.join(flags)}"
+    )
+    done = Launcher("a shell", "sh", launcher.mpirun).run(
+        3, "-c", hidden, HDF5_VDS_PREFIX=str(tmp_path / "parts")
+    )
     assert done.returncode == EXIT_INPUT, done.stderr
-    assert done.stderr.count("/train/images[0:200] is stored in 0.h5, which is missing, or not visible here") == 1
+    assert (
+        done.stderr.count(
+            "/train/images[0:200] is stored in 0.h5, which is missing, or not visible here"
+        )
+        == 1
+    )
     assert "(on rank 1)" in done.stderr
     assert not (tmp_path / "run").exists()

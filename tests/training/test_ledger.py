@@ -25,17 +25,29 @@ SIZES, EPOCH = (3, 4, 3), 5  # shards that begin at examples 0, 3 and 7
 def make_shards(sizes: Sequence[int] = SIZES) -> list[Shard]:
     starts = np.cumsum([0, *sizes]).tolist()
     return [
-        Shard(index, np.zeros((size, 1, 1, 1), np.uint8), np.zeros(size, np.int64), seed=3, first_example=starts[index])
+        Shard(
+            index,
+            np.zeros((size, 1, 1, 1), np.uint8),
+            np.zeros(size, np.int64),
+            seed=3,
+            first_example=starts[index],
+        )
         for index, size in enumerate(sizes)
     ]
 
 
-def marked(shards: Sequence[Shard], microbatches: dict[int, list[list[int]]] | None = None) -> Ledger:
-    """A ledger with every shard's order marked in microbatches of 2; ``microbatches`` say otherwise for some shards."""
+def marked(
+    shards: Sequence[Shard], microbatches: dict[int, list[list[int]]] | None = None
+) -> Ledger:
+    """A ledger with every shard's order marked in microbatches of 2; ``microbatches`` say otherwise
+    for some shards.
+    """
     ledger = Ledger(shards)
     for shard in shards:
         order = shard.order(EPOCH).tolist()
-        for chosen in (microbatches or {}).get(shard.index, [order[start : start + 2] for start in range(0, len(order), 2)]):
+        for chosen in (microbatches or {}).get(
+            shard.index, [order[start : start + 2] for start in range(0, len(order), 2)]
+        ):
             ledger.mark(shard.index, np.array(chosen, np.int64))
     return ledger
 
@@ -44,7 +56,9 @@ def close(ledger: Ledger) -> str:
     return close_epoch(ledger, SerialCommunicator(), len(SIZES), EPOCH, sum(SIZES))
 
 
-def on_all(owned: Sequence[Sequence[Shard]], work: Callable[[Ledger, Any], Any], **options: Any) -> list[Any]:
+def on_all(
+    owned: Sequence[Sequence[Shard]], work: Callable[[Ledger, Any], Any], **options: Any
+) -> list[Any]:
     """What ``work`` gives on each rank, or the text of its ``TrainingError``."""
 
     def on_rank(world: Any) -> Any:
@@ -59,7 +73,9 @@ def on_all(owned: Sequence[Sequence[Shard]], work: Callable[[Ledger, Any], Any],
 def test_each_example_once_gives_the_hash_of_all_orders() -> None:
     shards = make_shards()
     assert all(sorted(shard.order(EPOCH)) == list(range(len(shard.labels))) for shard in shards)
-    orders = [hashlib.sha256(shard.order(EPOCH).astype("<i8").tobytes()).hexdigest() for shard in shards]
+    orders = [
+        hashlib.sha256(shard.order(EPOCH).astype("<i8").tobytes()).hexdigest() for shard in shards
+    ]
     by_hand = json.dumps([[0, 3, orders[0]], [1, 4, orders[1]], [2, 3, orders[2]]])
     assert close(marked(shards)) == hashlib.sha256(by_hand.encode()).hexdigest()
 
@@ -76,24 +92,42 @@ def test_each_example_once_gives_the_hash_of_all_orders() -> None:
     ],
 )
 def test_what_was_not_used_once_is_named(microbatches: list[list[int]], message: str) -> None:
-    with pytest.raises(TrainingError, match=f"^epoch {EPOCH} did not use every example exactly once: {message}$"):
+    with pytest.raises(
+        TrainingError, match=f"^epoch {EPOCH} did not use every example exactly once: {message}$"
+    ):
         close(marked(make_shards(), {1: microbatches}))
 
 
 def test_a_fault_on_one_rank_is_raised_on_all() -> None:
     shards = make_shards()
     outcomes = on_all(
-        [shards[:1], shards[1:]], lambda ledger, world: close_epoch(ledger, world, 3, EPOCH, 10), microbatches={2: [[0, 1], [1, 2]]}
+        [shards[:1], shards[1:]],
+        lambda ledger, world: close_epoch(ledger, world, 3, EPOCH, 10),
+        microbatches={2: [[0, 1], [1, 2]]},
     )
-    assert outcomes == [f"epoch {EPOCH} did not use every example exactly once: shard 2 used 4 examples of 3: 8 2 times"] * 2
+    assert (
+        outcomes
+        == [
+            f"epoch {EPOCH} did not use every example exactly once: shard 2 used 4 examples of 3: 8"
+            " 2 times"
+        ]
+        * 2
+    )
 
 
-@pytest.mark.parametrize(("owners", "owned"), [([[0], [2]], "[0, 2]"), ([[0, 1], [1, 2]], "[0, 1, 1, 2]"), ([[0, 1], [1]], "[0, 1, 1]")])
-def test_a_shard_without_owner_or_with_two_is_named_on_all_ranks(owners: list[list[int]], owned: str) -> None:
+@pytest.mark.parametrize(
+    ("owners", "owned"),
+    [([[0], [2]], "[0, 2]"), ([[0, 1], [1, 2]], "[0, 1, 1, 2]"), ([[0, 1], [1]], "[0, 1, 1]")],
+)
+def test_a_shard_without_owner_or_with_two_is_named_on_all_ranks(
+    owners: list[list[int]], owned: str
+) -> None:
     shards = make_shards()
     of_ranks = [[shards[index] for index in rank] for rank in owners]
     expected = [f"the ranks own the shards {owned}, not each of 0 to 2 once"] * 2
-    assert on_all(of_ranks, lambda ledger, world: close_epoch(ledger, world, 3, EPOCH, 10)) == expected
+    assert (
+        on_all(of_ranks, lambda ledger, world: close_epoch(ledger, world, 3, EPOCH, 10)) == expected
+    )
     assert on_all(of_ranks, lambda ledger, world: all_entries(ledger, world, 3)) == expected
 
 
@@ -107,27 +141,49 @@ def test_another_order_gives_another_hash() -> None:
     order = shards[1].order(EPOCH).tolist()
     swapped = [[order[1], order[0]], order[2:]]
     assert close(marked(shards, {1: swapped})) != close(marked(shards))
-    assert close(marked(shards, {1: [[each] for each in order]})) == close(marked(shards))  # where microbatches end does not count
+    assert close(marked(shards, {1: [[each] for each in order]})) == close(
+        marked(shards)
+    )  # where microbatches end does not count
 
 
 def test_the_digest_sees_shard_count_and_order() -> None:
     entry = Entry(0, 3, "ab")
-    assert len({digest([each]) for each in (entry, Entry(1, 3, "ab"), Entry(0, 4, "ab"), Entry(0, 3, "ac"))}) == 4
+    assert (
+        len(
+            {
+                digest([each])
+                for each in (entry, Entry(1, 3, "ab"), Entry(0, 4, "ab"), Entry(0, 3, "ac"))
+            }
+        )
+        == 4
+    )
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes=st.lists(st.integers(0, 6), min_size=4, max_size=8), cuts=st.sets(st.integers(1, 7), max_size=3))
+@given(
+    sizes=st.lists(st.integers(0, 6), min_size=4, max_size=8),
+    cuts=st.sets(st.integers(1, 7), max_size=3),
+)
 def test_the_hash_does_not_depend_on_the_ranks(sizes: list[int], cuts: set[int]) -> None:
     shards = make_shards(sizes)
     bounds = [0, *sorted(cut for cut in cuts if cut < len(sizes)), len(sizes)]
     owned = [shards[start:stop] for start, stop in itertools.pairwise(bounds)]
     alone = close_epoch(marked(shards), SerialCommunicator(), len(sizes), EPOCH, sum(sizes))
-    assert on_all(owned, lambda ledger, world: close_epoch(ledger, world, len(sizes), EPOCH, sum(sizes))) == [alone] * len(owned)
+    assert on_all(
+        owned, lambda ledger, world: close_epoch(ledger, world, len(sizes), EPOCH, sum(sizes))
+    ) == [alone] * len(owned)
 
 
 @settings(deadline=None)
-@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=4), size=st.integers(1, 4), steps=st.integers(0, 12), epoch=st.integers(0, 3))
-def test_a_replay_comes_to_what_stepping_came_to(sizes: list[int], size: int, steps: int, epoch: int) -> None:
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    size=st.integers(1, 4),
+    steps=st.integers(0, 12),
+    epoch=st.integers(0, 3),
+)
+def test_a_replay_comes_to_what_stepping_came_to(
+    sizes: list[int], size: int, steps: int, epoch: int
+) -> None:
     shards = make_shards(sizes)
     microbatch = Microbatch((1, 1, 1), size, np.array([0.0]), np.array([1.0]))
     stepped, replayed = Ledger(shards), marked(shards)  # what was marked before does not count
@@ -137,5 +193,7 @@ def test_a_replay_comes_to_what_stepping_came_to(sizes: list[int], size: int, st
             stepped.mark(shard.index, microbatch.chosen)
     replayed.replay(epoch, steps, size)
     assert replayed.entries() == stepped.entries()
-    assert [entry.used for entry in stepped.entries()] == [min(steps * size, each) for each in sizes]
+    assert [entry.used for entry in stepped.entries()] == [
+        min(steps * size, each) for each in sizes
+    ]
     assert (replayed.problem() is None) == (steps * size >= max(sizes))

@@ -29,7 +29,9 @@ class Cluster(SerialCommunicator):
         ("off", "exact", "ab", False),
     ],
 )
-def test_auto_is_on_only_where_it_measured_faster(wanted: str, reduction: str, hosts: str, on: bool) -> None:
+def test_auto_is_on_only_where_it_measured_faster(
+    wanted: str, reduction: str, hosts: str, on: bool
+) -> None:
     assert (open_sums(wanted, reduction, Cluster(*hosts)) is not None) == on
 
 

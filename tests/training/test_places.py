@@ -31,36 +31,69 @@ def test_a_wrong_number_of_threads_is_refused(threads: str, serial: Launcher) ->
     assert f"--threads-per-rank is {threads}: it must be at least 1, or auto" in done.stderr
 
 
-def test_the_number_that_auto_came_to_is_the_run_s(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_the_number_that_auto_came_to_is_the_run_s(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--epochs", "1"]
     alone = Launcher("one core", "taskset", any_mpi.mpirun)
-    done = alone.run(2, "-c", "0", any_mpi.python, "-m", "distcnn.train", *flags, "--threads-per-rank", "auto")
+    done = alone.run(
+        2, "-c", "0", any_mpi.python, "-m", "distcnn.train", *flags, "--threads-per-rank", "auto"
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("notice: 1 BLAS thread a rank (--threads-per-rank auto): the bits depend on this number") == 1
+    assert (
+        done.stdout.count(
+            "notice: 1 BLAS thread a rank (--threads-per-rank auto): the bits depend on this number"
+        )
+        == 1
+    )
     assert done.stdout.count("2 ranks on host") == 1, "oversubscription is said once"
     assert "share 1 core: they take turns" in done.stdout
     assert 'threads_per_rank = "1"' in (tmp_path / "run" / "config.toml").read_text()
 
 
-def test_threads_are_given_and_recorded(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_threads_are_given_and_recorded(
+    serial: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     (tmp_path / "run.toml").write_text("threads_per_rank = 2\nepochs = 1\n")
-    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), "--config", str(tmp_path / "run.toml")]
+    flags = [
+        "--data",
+        str(image_set()),
+        "--output",
+        str(tmp_path / "run"),
+        "--config",
+        str(tmp_path / "run.toml"),
+    ]
     done = serial.run(1, "-m", "distcnn.train", *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 BLAS threads each" in done.stdout
     assert receipt(tmp_path / "run")[0]["software"]["blas_threads"] == "2"
-    refused = serial.run(1, "-m", "distcnn.train", "--resume", str(tmp_path / "run"), "--epochs", "2", "--threads-per-rank", "1")
+    refused = serial.run(
+        1,
+        "-m",
+        "distcnn.train",
+        "--resume",
+        str(tmp_path / "run"),
+        "--epochs",
+        "2",
+        "--threads-per-rank",
+        "1",
+    )
     assert refused.returncode == 2
     assert "--threads-per-rank" in refused.stderr
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 1
 
 
-def test_a_file_that_one_rank_does_not_see_is_told_with_the_remedy(any_mpi: Launcher, tmp_path: Path) -> None:
+def test_a_file_that_one_rank_does_not_see_is_told_with_the_remedy(
+    any_mpi: Launcher, tmp_path: Path
+) -> None:
     for rank in range(3):
         (tmp_path / str(rank)).mkdir()
     write_image_set(tmp_path / "0" / "set.h5")
     write_image_set(tmp_path / "1" / "set.h5")
-    script = f"cd {tmp_path}/${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}} && exec {any_mpi.python} -m distcnn.train --data set.h5"
+    script = (
+        f"cd {tmp_path}/${{PMI_RANK:-$OMPI_COMM_WORLD_RANK}} && exec {any_mpi.python} -m"
+        " distcnn.train --data set.h5"
+    )
     done = Launcher("a shell", "sh", any_mpi.mpirun).run(3, "-c", script)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if "error:" in line]

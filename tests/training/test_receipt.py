@@ -1,4 +1,6 @@
-"""Reading a receipt, and comparing it line by line with what a replay comes to: whatever differs is named."""
+"""Reading a receipt, and comparing it line by line with what a replay comes to: whatever differs is
+named.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,12 @@ RESUME = {"kind": "resume", "step": 4, "configuration": {**CONFIGURATION, "epoch
 
 
 def weights(step: int, **parameters: str) -> dict[str, Any]:
-    return {"kind": "weights", "step": step, "params_sha256": "all", "parameters": parameters or {"w": "1", "b": "2"}}
+    return {
+        "kind": "weights",
+        "step": step,
+        "params_sha256": "all",
+        "parameters": parameters or {"w": "1", "b": "2"},
+    }
 
 
 def write(folder: Path, *lines: Any, rest: str = "") -> Path:
@@ -36,7 +43,9 @@ def test_a_receipt_gives_its_lines_and_the_configuration_at_each_step(tmp_path: 
     assert read.configuration_at(0) == Config(seed=4)
 
 
-@pytest.mark.parametrize("rest", ["", "{", '{"kind": "weights", "st', json.dumps(weights(6)), "\x00\x00"])
+@pytest.mark.parametrize(
+    "rest", ["", "{", '{"kind": "weights", "st', json.dumps(weights(6)), "\x00\x00"]
+)
 def test_a_last_line_that_was_cut_off_does_not_count(rest: str, tmp_path: Path) -> None:
     assert read_receipt(write(tmp_path, START, weights(2), rest=rest)).last_step == 2
 
@@ -60,13 +69,18 @@ def test_a_last_line_that_was_cut_off_does_not_count(rest: str, tmp_path: Path) 
         ([START, {**RESUME, "configuration": {"momentum": 2}}], "", r"InputError: --momentum is 2"),
     ],
 )
-def test_what_is_no_receipt_is_refused(lines: list[Any], rest: str, message: str, tmp_path: Path) -> None:
+def test_what_is_no_receipt_is_refused(
+    lines: list[Any], rest: str, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=rf"receipt\.jsonl is not a receipt.*{message}"):
         read_receipt(write(tmp_path, *lines, rest=rest))
 
 
 def test_a_receipt_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"receipt\.jsonl cannot be read \(No such file or directory\): name a run directory"):
+    with pytest.raises(
+        InputError,
+        match=r"receipt\.jsonl cannot be read \(No such file or directory\): name a run directory",
+    ):
         read_receipt(tmp_path)
     (tmp_path / "receipt.jsonl").write_bytes(b"\xff\xfe\n")
     with pytest.raises(InputError, match=r"is not a receipt \(UnicodeDecodeError"):
@@ -74,10 +88,16 @@ def test_a_receipt_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("first", "last"), [(-1, 6), (0, 7), (7, None), (6, None), (4, 4), (5, 4)])
-def test_steps_that_the_receipt_does_not_cover_are_refused(first: int, last: int | None, tmp_path: Path) -> None:
+def test_steps_that_the_receipt_does_not_cover_are_refused(
+    first: int, last: int | None, tmp_path: Path
+) -> None:
     write(tmp_path, START, weights(6))
     with pytest.raises(
-        InputError, match=rf"--from-step {first} --to-step {6 if last is None else last}: the receipt covers the steps 0 to 6"
+        InputError,
+        match=(
+            rf"--from-step {first} --to-step {6 if last is None else last}: the receipt covers the"
+            r" steps 0 to 6"
+        ),
     ):
         replay(tmp_path, None, first, last, SerialCommunicator(), print)
 
@@ -90,7 +110,13 @@ def add(comparison: Comparison, line: dict[str, Any]) -> None:
 
 
 def test_lines_that_agree_are_kept_and_starts_do_not_count() -> None:
-    lines = [START, weights(2), RESUME, weights(6), {"kind": "end", "step": 6, "params_sha256": "all"}]
+    lines = [
+        START,
+        weights(2),
+        RESUME,
+        weights(6),
+        {"kind": "end", "step": 6, "params_sha256": "all"},
+    ]
     comparison = Comparison(Receipt(lines), 0, 6)
     for line in (lines[1], lines[3], lines[4]):
         add(comparison, line)
@@ -108,13 +134,28 @@ def test_only_the_steps_asked_for_are_compared() -> None:
 @pytest.mark.parametrize(
     ("replayed", "message"),
     [
-        (weights(4, w="1", b="3"), r"step 4 \(the last that agrees: step 2\): parameter b: SHA-256 2 in the receipt, 3 replayed"),
+        (
+            weights(4, w="1", b="3"),
+            (
+                r"step 4 \(the last that agrees: step 2\): parameter b: SHA-256 2 in the receipt, 3"
+                r" replayed"
+            ),
+        ),
         (weights(4, w="0", b="3"), r"parameter w: SHA-256 1 in the receipt, 0 replayed"),
         (weights(4, w="1", b="2", c="5"), r"parameter c: SHA-256 None in the receipt, 5 replayed"),
         (weights(4, w="1"), r"parameter b: SHA-256 2 in the receipt, None replayed"),
-        (weights(4) | {"params_sha256": "other"}, r"params_sha256: all in the receipt, other replayed, though every parameter agrees"),
-        (weights(5), r"step 5 .*the replay has a line 'weights' here, the receipt has 'weights' of step 4"),
-        ({"kind": "epoch", "step": 4}, r"the replay has a line 'epoch' here, the receipt has 'weights' of step 4"),
+        (
+            weights(4) | {"params_sha256": "other"},
+            r"params_sha256: all in the receipt, other replayed, though every parameter agrees",
+        ),
+        (
+            weights(5),
+            r"step 5 .*the replay has a line 'weights' here, the receipt has 'weights' of step 4",
+        ),
+        (
+            {"kind": "epoch", "step": 4},
+            r"the replay has a line 'epoch' here, the receipt has 'weights' of step 4",
+        ),
     ],
 )
 def test_a_line_that_differs_is_named(replayed: dict[str, Any], message: str) -> None:
@@ -127,12 +168,20 @@ def test_a_line_that_differs_is_named(replayed: dict[str, Any], message: str) ->
 def test_a_line_too_many_or_too_few_is_named() -> None:
     comparison = Comparison(Receipt([START, weights(2)]), 0, 4)
     with pytest.raises(
-        Different, match=r"^step 2 \(the last that agrees: nothing\): the receipt has a line 'weights' of step 2, the replay"
+        Different,
+        match=(
+            r"^step 2 \(the last that agrees: nothing\): the receipt has a line 'weights' of step"
+            r" 2, the replay"
+        ),
     ):
         comparison.close()
     add(comparison, weights(2))
     with pytest.raises(
-        Different, match=r"^step 4 \(the last that agrees: step 2\): the replay has a line 'weights' here, the receipt has none"
+        Different,
+        match=(
+            r"^step 4 \(the last that agrees: step 2\): the replay has a line 'weights' here, the"
+            r" receipt has none"
+        ),
     ):
         add(comparison, weights(4))
 
@@ -140,7 +189,12 @@ def test_a_line_too_many_or_too_few_is_named() -> None:
 def test_values_are_compared_bit_for_bit() -> None:
     loss = 0.1 + 0.2
     recorded = {"kind": "epoch", "step": 4, "train_loss": 0.3}
-    assert difference(recorded, {**recorded, "train_loss": loss}) == f"train_loss: 0.3 in the receipt, {loss} replayed"
-    comparison = Comparison(Receipt([START, json.loads(json.dumps({**recorded, "train_loss": loss}))]), 0, 4)
+    assert (
+        difference(recorded, {**recorded, "train_loss": loss})
+        == f"train_loss: 0.3 in the receipt, {loss} replayed"
+    )
+    comparison = Comparison(
+        Receipt([START, json.loads(json.dumps({**recorded, "train_loss": loss}))]), 0, 4
+    )
     add(comparison, {**recorded, "train_loss": loss})
     comparison.close()

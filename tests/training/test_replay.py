@@ -1,4 +1,6 @@
-"""Replays of a run of 3 epochs of 4 steps, whole and in part: whatever was altered is found and named."""
+"""Replays of a run of 3 epochs of 4 steps, whole and in part: whatever was altered is found and
+named.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def copy(run: Path, tmp_path: Path) -> Path:
         (11, None, 9, 4),
     ],
 )
-def test_a_part_of_a_run_is_replayed_from_the_nearest_checkpoint(first: int, last: int | None, begun: int, lines: int, run: Path) -> None:
+def test_a_part_of_a_run_is_replayed_from_the_nearest_checkpoint(
+    first: int, last: int | None, begun: int, lines: int, run: Path
+) -> None:
     replayed = replay(run, None, first, last, SerialCommunicator(), print)
     assert (replayed.from_step, replayed.to_step, len(replayed.lines)) == (begun, last or 12, lines)
     assert replayed.reached_end == (last in (None, 12))
@@ -72,12 +76,24 @@ def test_without_checkpoints_it_begins_at_the_first_step(copy: Path) -> None:
 @pytest.mark.parametrize("last", [4, 8, 12])
 def test_a_run_killed_at_an_epochs_end_is_identical(last: int, copy: Path) -> None:
     lines = (copy / "receipt.jsonl").read_text().splitlines(keepends=True)
-    place = next(number for number, line in enumerate(receipt(copy)) if (line["kind"], line["step"]) == ("epoch", last))
+    place = next(
+        number
+        for number, line in enumerate(receipt(copy))
+        if (line["kind"], line["step"]) == ("epoch", last)
+    )
     (copy / "result.json").unlink()
-    for rest in ("", lines[place][:1], lines[place][:-1]):  # after the line on the weights, or within that on the epoch
+    for rest in (
+        "",
+        lines[place][:1],
+        lines[place][:-1],
+    ):  # after the line on the weights, or within that on the epoch
         (copy / "receipt.jsonl").write_text("".join(lines[:place]) + rest)
         replayed = replay(copy, None, 0, None, SerialCommunicator(), print)
-        assert (replayed.to_step, replayed.reached_end, len(replayed.lines)) == (last, False, place - 1)
+        assert (replayed.to_step, replayed.reached_end, len(replayed.lines)) == (
+            last,
+            False,
+            place - 1,
+        )
         assert (replayed.lines[-1]["kind"], replayed.lines[-1]["step"]) == ("weights", last)
 
 
@@ -90,9 +106,18 @@ def alter(run: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
 def test_any_hash_that_was_altered_is_found(copy: Path, run: Path) -> None:
     for place, line in enumerate(receipt(run)):
         for name in line.get("parameters", {}):
-            alter(copy, lambda lines, place=place, name=name: lines[place]["parameters"].update({name: "altered"}))  # type: ignore[misc]
+            alter(
+                copy,
+                lambda lines, place=place, name=name: lines[place]["parameters"].update(
+                    {name: "altered"}
+                ),
+            )  # type: ignore[misc]
             with pytest.raises(
-                Different, match=rf"^step {line['step']} .*: parameter {name}: SHA-256 altered in the receipt, \w{{64}} repl"
+                Different,
+                match=(
+                    rf"^step {line['step']} .*: parameter {name}: SHA-256 altered in the receipt,"
+                    r" \w{64} repl"
+                ),
             ):
                 replay(copy, None, 0, None, SerialCommunicator(), print)
             shutil.copy(run / "receipt.jsonl", copy)
@@ -100,35 +125,84 @@ def test_any_hash_that_was_altered_is_found(copy: Path, run: Path) -> None:
 
 def test_a_checkpoint_that_is_not_what_was_recorded_is_found(copy: Path) -> None:
     alter(copy, lambda lines: lines[2]["parameters"].update({"dense1.bias": "altered"}))
-    with pytest.raises(Different, match=r"^step 4, in its checkpoint: parameter dense1\.bias: SHA-256 altered in the receipt"):
+    with pytest.raises(
+        Different,
+        match=r"^step 4, in its checkpoint: parameter dense1\.bias: SHA-256 altered in the receipt",
+    ):
         replay(copy, None, 4, 6, SerialCommunicator(), print)
-    assert replay(copy, None, 6, None, SerialCommunicator(), print).reached_end  # what lies before is not looked at
+    assert replay(
+        copy, None, 6, None, SerialCommunicator(), print
+    ).reached_end  # what lies before is not looked at
 
 
 def resumed(start: dict[str, Any]) -> dict[str, Any]:
     """A line on a resume after step 6, with another image set."""
-    return {**start, "kind": "resume", "step": 6, "dataset": {**start["dataset"], "content_sha256": "x"}}
+    return {
+        **start,
+        "kind": "resume",
+        "step": 6,
+        "dataset": {**start["dataset"], "content_sha256": "x"},
+    }
 
 
 ALTERATIONS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], str]] = {
-    "params_sha256": (lambda lines: lines[1].update(params_sha256="x"), r"step 2 .*params_sha256: x in the receipt, \w{64} replayed"),
-    "the last one": (lambda lines: lines[-1].update(params_sha256="x"), r"step 12 .*params_sha256: x in the receipt, \w{64} replayed"),
-    "a line removed": (lambda lines: lines.pop(4), r"step 6 .*the replay has a line 'weights' here, the receipt has 'weights' of step 8"),
+    "params_sha256": (
+        lambda lines: lines[1].update(params_sha256="x"),
+        r"step 2 .*params_sha256: x in the receipt, \w{64} replayed",
+    ),
+    "the last one": (
+        lambda lines: lines[-1].update(params_sha256="x"),
+        r"step 12 .*params_sha256: x in the receipt, \w{64} replayed",
+    ),
+    "a line removed": (
+        lambda lines: lines.pop(4),
+        r"step 6 .*the replay has a line 'weights' here, the receipt has 'weights' of step 8",
+    ),
     "an epoch removed": (lambda lines: lines.pop(3), r"step 4 .*the receipt has"),
-    "a line added": (lambda lines: lines.insert(2, lines[1]), r"step 4 .*the receipt has 'weights' of step 2"),
-    "an end added": (lambda lines: lines.append(lines[-1]), r"step 12 .*the receipt has a line 'end' of step 12, the replay has none"),
-    "test_correct": (lambda lines: lines[3].update(test_correct=77), r"step 4 .*test_correct: 77 in the receipt, \d+ replayed"),
-    "order_sha256": (lambda lines: lines[6].update(order_sha256="x"), r"step 8 .*order_sha256: x in the receipt, \w{64} replayed"),
-    "train_loss": (lambda lines: lines[3].update(train_loss=lines[3]["train_loss"] * (1 + 1e-15)), r"step 4 .*train_loss: "),
-    "seed": (lambda lines: lines[0]["configuration"].update(seed=1), r"step 2 .*parameter conv1\.weight: SHA-256"),
-    "learning rate": (lambda lines: lines[0]["configuration"].update(learning_rate=0.031), r"step 2 .*parameter conv1\.weight"),
+    "a line added": (
+        lambda lines: lines.insert(2, lines[1]),
+        r"step 4 .*the receipt has 'weights' of step 2",
+    ),
+    "an end added": (
+        lambda lines: lines.append(lines[-1]),
+        r"step 12 .*the receipt has a line 'end' of step 12, the replay has none",
+    ),
+    "test_correct": (
+        lambda lines: lines[3].update(test_correct=77),
+        r"step 4 .*test_correct: 77 in the receipt, \d+ replayed",
+    ),
+    "order_sha256": (
+        lambda lines: lines[6].update(order_sha256="x"),
+        r"step 8 .*order_sha256: x in the receipt, \w{64} replayed",
+    ),
+    "train_loss": (
+        lambda lines: lines[3].update(train_loss=lines[3]["train_loss"] * (1 + 1e-15)),
+        r"step 4 .*train_loss: ",
+    ),
+    "seed": (
+        lambda lines: lines[0]["configuration"].update(seed=1),
+        r"step 2 .*parameter conv1\.weight: SHA-256",
+    ),
+    "learning rate": (
+        lambda lines: lines[0]["configuration"].update(learning_rate=0.031),
+        r"step 2 .*parameter conv1\.weight",
+    ),
     "a learning rate too large": (
         lambda lines: lines[0]["configuration"].update(learning_rate=1e20),
         r"step \d: the replay cannot go on: step \d, shard 0: the gradient of ",
     ),
-    "a resume's content": (lambda lines: lines.insert(5, resumed(lines[0])), r"step 6: the image set: its content_sha256 is x in"),
-    "file": (lambda lines: lines[0]["dataset"].update(sha256="x"), r"step 0: the image set: its sha256 is x in the receipt, \w{64} in"),
-    "content": (lambda lines: lines[0]["dataset"].update(content_sha256="x"), r"step 0: the image set: its content_sha256 is x in"),
+    "a resume's content": (
+        lambda lines: lines.insert(5, resumed(lines[0])),
+        r"step 6: the image set: its content_sha256 is x in",
+    ),
+    "file": (
+        lambda lines: lines[0]["dataset"].update(sha256="x"),
+        r"step 0: the image set: its sha256 is x in the receipt, \w{64} in",
+    ),
+    "content": (
+        lambda lines: lines[0]["dataset"].update(content_sha256="x"),
+        r"step 0: the image set: its content_sha256 is x in",
+    ),
 }
 
 
@@ -191,19 +265,27 @@ def replayed(run: Path) -> Replayed:
         return replay(run, None, 0, None, SerialCommunicator(), print)
 
 
-def test_every_value_of_the_result_is_compared_or_named(run: Path, replayed: Replayed, copy: Path) -> None:
+def test_every_value_of_the_result_is_compared_or_named(
+    run: Path, replayed: Replayed, copy: Path
+) -> None:
     assert problem_of_files(run, replayed) is None
     result = json.loads((run / "result.json").read_text())
     (copy / "SHA256SUMS").unlink()
     free = set()
     for name, value in result.items():
-        for altered in ({name: "x"}, {name: -7}, {name: {**value, "classes": 9}} if isinstance(value, dict) else {f"{name}_": value}):
+        for altered in (
+            {name: "x"},
+            {name: -7},
+            {name: {**value, "classes": 9}} if isinstance(value, dict) else {f"{name}_": value},
+        ):
             (copy / "result.json").write_text(json.dumps({**result, **altered}))
             if problem_of_files(copy, replayed) is None:
                 free.add(name)
     assert free == {"images_per_second", "train_seconds"}
     for name in result["dataset"]:
-        (copy / "result.json").write_text(json.dumps({**result, "dataset": {**result["dataset"], name: "x"}}))
+        (copy / "result.json").write_text(
+            json.dumps({**result, "dataset": {**result["dataset"], name: "x"}})
+        )
         assert problem_of_files(copy, replayed), name
     assert any("times and speeds" in each for each in unchecked(copy, replayed))
 
@@ -220,7 +302,13 @@ def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Rep
     with h5py.File(copy / name, "r+") as file:
         file["dense1.bias"][3] += 1
     assert "parameter dense1.bias: SHA-256" in (problem_of_files(copy, replayed) or "")
-    for attribute, value in (("step", 3), ("mean", [0.0]), ("class_names", ["x"] * 10), ("image_shape", [1, 28, 27]), ("more", 1)):
+    for attribute, value in (
+        ("step", 3),
+        ("mean", [0.0]),
+        ("class_names", ["x"] * 10),
+        ("image_shape", [1, 28, 27]),
+        ("more", 1),
+    ):
         (copy / name).write_bytes(whole)
         with h5py.File(copy / name, "r+") as file:
             file.attrs[attribute] = value
@@ -231,7 +319,9 @@ def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Rep
 
 def test_what_is_not_checked_is_named(copy: Path, replayed: Replayed) -> None:
     part = replay(copy, None, 6, 8, SerialCommunicator(), print)
-    assert {"steps 1 to 6", "result.json and weights.h5, which are of the end of a run"} <= set(unchecked(copy, part))
+    assert {"steps 1 to 6", "result.json and weights.h5, which are of the end of a run"} <= set(
+        unchecked(copy, part)
+    )
     assert "steps 1 to 6" not in unchecked(copy, replayed)
     (copy / "weights-best.h5").unlink()
     assert "weights-best.h5, which is missing" in unchecked(copy, replayed)

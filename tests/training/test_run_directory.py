@@ -1,4 +1,6 @@
-"""The run directory: who gets it, what is in it at the end whatever others do to it meanwhile, and what it tells without the data."""
+"""The run directory: who gets it, what is in it at the end whatever others do to it meanwhile, and
+what it tells without the data.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ NOBODY = 65534
 # -- who gets it
 
 
-def test_the_second_start_into_a_folder_is_told_that_it_is_in_use_and_writes_nothing(tmp_path: Path) -> None:
+def test_the_second_start_into_a_folder_is_told_that_it_is_in_use_and_writes_nothing(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "run"
     with ExitStack() as first:
         create_run_directory(Config(output=str(path), seed=1), first)
@@ -55,13 +59,17 @@ def test_the_second_start_into_a_folder_is_told_that_it_is_in_use_and_writes_not
     assert {each.name: each.read_bytes() for each in path.iterdir()} == before
 
 
-def test_a_start_that_holds_the_folder_but_has_written_nothing_yet_keeps_others_out(tmp_path: Path) -> None:
+def test_a_start_that_holds_the_folder_but_has_written_nothing_yet_keeps_others_out(
+    tmp_path: Path,
+) -> None:
     with locked(tmp_path), ExitStack() as held, pytest.raises(InputError, match="in use"):
         create_run_directory(Config(output=str(tmp_path)), held)
     assert [each.name for each in tmp_path.iterdir()] == [".lock"]
 
 
-def test_starts_within_one_second_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starts_within_one_second_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda _: "20260101-000000")
     with ExitStack() as held:
@@ -88,8 +96,12 @@ def test_a_lock_can_be_opened_by_its_owner_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o600
 
 
-def test_a_lock_that_its_holder_removes_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between opening and locking it, the holder was refused and has removed it: the lock of a file without a name keeps nobody out."""
+def test_a_lock_that_its_holder_removes_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking it, the holder was refused and has removed it: the lock of a file
+    without a name keeps nobody out.
+    """
     flock, removed = fcntl.flock, list[bool]()
 
     def late(descriptor: int, operation: int) -> None:
@@ -167,7 +179,9 @@ def assert_whole(path: Path, whole: Path) -> None:
     assert damage_of(path) is None
     assert read_result(path)["params_sha256"] == read_result(whole)["params_sha256"]
     assert metrics(path) == metrics(whole)
-    assert [(line["kind"], line["step"]) for line in receipt(path)] == [(line["kind"], line["step"]) for line in receipt(whole)]
+    assert [(line["kind"], line["step"]) for line in receipt(path)] == [
+        (line["kind"], line["step"]) for line in receipt(whole)
+    ]
     for name in ("weights.h5", "weights-best.h5"):
         assert (path / name).read_bytes() == (whole / name).read_bytes()
     assert (path / "config.toml").exists()
@@ -194,11 +208,15 @@ def test_a_folder_that_is_removed_is_made_again_with_all_that_it_held(
     story = Story(image_set(), tmp_path / "run")
     story.train(once(step, lambda: shutil.rmtree(tmp_path / "run")))
     assert story.path == tmp_path / "run"
-    assert [line for line in story.said if line.startswith("warning: ")] == [line for line in story.said if "was removed" in line]
+    assert [line for line in story.said if line.startswith("warning: ")] == [
+        line for line in story.said if "was removed" in line
+    ]
     assert_whole(tmp_path / "run", whole)
 
 
-def test_a_folder_that_is_renamed_is_followed(image_set: MakeImageSet, whole: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_renamed_is_followed(
+    image_set: MakeImageSet, whole: Path, tmp_path: Path
+) -> None:
     story = Story(image_set(), tmp_path / "run")
     story.train(once(6, lambda: (tmp_path / "run").rename(tmp_path / "moved")))
     assert story.path == tmp_path / "moved"
@@ -206,7 +224,9 @@ def test_a_folder_that_is_renamed_is_followed(image_set: MakeImageSet, whole: Pa
     assert_whole(tmp_path / "moved", whole)
 
 
-def test_a_folder_of_others_in_its_place_is_let_be(image_set: MakeImageSet, whole: Path, tmp_path: Path) -> None:
+def test_a_folder_of_others_in_its_place_is_let_be(
+    image_set: MakeImageSet, whole: Path, tmp_path: Path
+) -> None:
     def replace() -> None:
         shutil.rmtree(tmp_path / "run")
         (tmp_path / "run").mkdir()
@@ -218,7 +238,9 @@ def test_a_folder_of_others_in_its_place_is_let_be(image_set: MakeImageSet, whol
     assert_whole(story.path, whole)
 
 
-def test_a_folder_that_cannot_be_made_again_fails_at_the_end_and_says_so(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_again_fails_at_the_end_and_says_so(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     parent = tmp_path / "parent"
 
     def replace() -> None:
@@ -233,21 +255,28 @@ def test_a_folder_that_cannot_be_made_again_fails_at_the_end_and_says_so(image_s
 HARM: dict[str, Callable[[Path], object]] = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:100]),
     "removed": lambda path: path.unlink(),
-    "a link": lambda path: (path.rename(path.with_suffix(".away")), path.symlink_to(path.with_suffix(".away"))),
+    "a link": lambda path: (
+        path.rename(path.with_suffix(".away")),
+        path.symlink_to(path.with_suffix(".away")),
+    ),
     "lines of others": lambda path: path.write_text(path.read_text() + "{}\n"),
 }
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "receipt.jsonl"])
 @pytest.mark.parametrize("harm", HARM)
-def test_files_that_others_harm_are_whole_at_the_end(harm: str, name: str, image_set: MakeImageSet, whole: Path, tmp_path: Path) -> None:
+def test_files_that_others_harm_are_whole_at_the_end(
+    harm: str, name: str, image_set: MakeImageSet, whole: Path, tmp_path: Path
+) -> None:
     story = Story(image_set(), tmp_path / "run")
     story.train(once(7, lambda: HARM[harm](tmp_path / "run" / name)))
     assert any(name in line and line.startswith("warning: ") for line in story.said)
     assert_whole(tmp_path / "run", whole)
 
 
-def test_an_append_that_fails_once_costs_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_append_that_fails_once_costs_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with ExitStack() as held:
         path, said = create_run_directory(Config(output=str(tmp_path)), held), list[str]()
         directory = RunDirectory(path, Config(), said.append, held)
@@ -277,14 +306,20 @@ def fail(*_: Any) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_a_last_checkpoint_that_was_not_written_is_written_at_the_end(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_last_checkpoint_that_was_not_written_is_written_at_the_end(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     story = Story(image_set(), tmp_path / "run")
     story.train(once(7, lambda: shutil.rmtree(tmp_path / "run" / "checkpoints")))
     assert store_of(tmp_path / "run").steps() == [8]
 
 
-def test_results_take_the_room_of_older_checkpoints(image_set: MakeImageSet, whole: Path, tmp_path: Path) -> None:
-    """The disk has room for the last checkpoint, and for the results only where two others have gone."""
+def test_results_take_the_room_of_older_checkpoints(
+    image_set: MakeImageSet, whole: Path, tmp_path: Path
+) -> None:
+    """The disk has room for the last checkpoint, and for the results only where two others have
+    gone.
+    """
     story, path = Story(image_set(), tmp_path / "run", checkpoint_every=3, keep=9), tmp_path / "run"
     write, refused = run_directory.write_results, list[int]()
 
@@ -302,13 +337,23 @@ def test_results_take_the_room_of_older_checkpoints(image_set: MakeImageSet, who
     assert read_result(path)["params_sha256"] == read_result(whole)["params_sha256"]
 
 
-def test_a_folder_in_the_place_of_a_file_is_named_and_not_called_a_full_disk(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_a_file_is_named_and_not_called_a_full_disk(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     story, path = Story(image_set(), tmp_path / "run"), tmp_path / "run"
-    with pytest.raises(InputError, match=r"results cannot be written .*\(Is a directory.*weights\.h5\): put that right, then .*--resume"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"results cannot be written .*\(Is a directory.*weights\.h5\): put that right, then"
+            r" .*--resume"
+        ),
+    ):
         story.train(once(3, lambda: (path / "weights.h5").mkdir()))
 
 
-def test_a_run_that_ends_without_any_checkpoint_says_so(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_a_run_that_ends_without_any_checkpoint_says_so(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
     story, path = Story(image_set(), tmp_path / "run"), tmp_path / "run"
     story.train(once(0, lambda: (path / "checkpoints").write_text("a file in its place")))
     assert "there is no checkpoint on the disk" in story.said[-1]
@@ -331,15 +376,25 @@ def test_the_weights_can_be_used_without_the_data(image_set: MakeImageSet, tmp_p
         about = dict(file.attrs)
     assert list(about["class_names"]) == result["dataset"]["class_names"] == names
     assert list(about["image_shape"]) == result["dataset"]["image_shape"] == [1, 28, 28]
-    np.testing.assert_allclose([about["mean"][0], about["std"][0]], [pixels.mean(), pixels.std()], rtol=1e-9)
-    assert [result["dataset"][name] for name in ("mean", "std")] == [about["mean"].tolist(), about["std"].tolist()]
+    np.testing.assert_allclose(
+        [about["mean"][0], about["std"][0]], [pixels.mean(), pixels.std()], rtol=1e-9
+    )
+    assert [result["dataset"][name] for name in ("mean", "std")] == [
+        about["mean"].tolist(),
+        about["std"].tolist(),
+    ]
 
 
-def test_given_statistics_are_kept_and_unnamed_classes_are_numbered(image_set: MakeImageSet, whole: Path) -> None:
+def test_given_statistics_are_kept_and_unnamed_classes_are_numbered(
+    image_set: MakeImageSet, whole: Path
+) -> None:
     with h5py.File(image_set()) as file:
         given = file.attrs["mean"].item(), file.attrs["std"].item()
     dataset = read_result(whole)["dataset"]
-    assert ((dataset["mean"][0], dataset["std"][0]), dataset["class_names"]) == (given, [str(number) for number in range(10)])
+    assert ((dataset["mean"][0], dataset["std"][0]), dataset["class_names"]) == (
+        given,
+        [str(number) for number in range(10)],
+    )
 
 
 def test_as_many_names_as_classes_are_asked_for(image_set: MakeImageSet, tmp_path: Path) -> None:
@@ -350,7 +405,14 @@ def test_as_many_names_as_classes_are_asked_for(image_set: MakeImageSet, tmp_pat
         prepare(tmp_path / "set.h5")
 
 
-OVERTRAINING = {"epochs": 5, "keep": 1, "learning_rate": 0.5, "warmup_steps": 0, "schedule": "constant", "seed": 5}
+OVERTRAINING = {
+    "epochs": 5,
+    "keep": 1,
+    "learning_rate": 0.5,
+    "warmup_steps": 0,
+    "schedule": "constant",
+    "seed": 5,
+}
 """Flags of a run of 20 steps whose last test is not its best."""
 
 
@@ -362,33 +424,54 @@ def overtrained(image_set: MakeImageSet, tmp_path: Path) -> Path:
     return path
 
 
-def test_the_best_weights_outlive_their_checkpoint(overtrained: Path, image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_the_best_weights_outlive_their_checkpoint(
+    overtrained: Path, image_set: MakeImageSet, tmp_path: Path
+) -> None:
     again = Story(image_set(), tmp_path / "again", **OVERTRAINING)
     again.train(once(19, lambda: shutil.rmtree(tmp_path / "again")))
-    assert (tmp_path / "again" / "weights-best.h5").read_bytes() == (overtrained / "weights-best.h5").read_bytes()
+    assert (tmp_path / "again" / "weights-best.h5").read_bytes() == (
+        overtrained / "weights-best.h5"
+    ).read_bytes()
 
 
 def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
     result = read_result(overtrained)
     kept = store_of(overtrained).load(result["best_step"]).folder("weights")
-    with h5py.File(overtrained / "weights-best.h5") as best, h5py.File(overtrained / "weights.h5") as last:
-        assert {name: values[()].tobytes() for name, values in best.items()} == {name: array.tobytes() for name, array in kept.items()}
+    with (
+        h5py.File(overtrained / "weights-best.h5") as best,
+        h5py.File(overtrained / "weights.h5") as last,
+    ):
+        assert {name: values[()].tobytes() for name, values in best.items()} == {
+            name: array.tobytes() for name, array in kept.items()
+        }
         assert list(best) == list(last)
         assert (best.attrs["step"], last.attrs["step"]) == (result["best_step"], result["steps"])
-        assert (best.attrs["test_accuracy"], last.attrs["test_accuracy"]) == (result["best_test_accuracy"], result["test_accuracy"])
-    lines = {line["step"]: line["params_sha256"] for line in receipt(overtrained) if line["kind"] == "weights"}
+        assert (best.attrs["test_accuracy"], last.attrs["test_accuracy"]) == (
+            result["best_test_accuracy"],
+            result["test_accuracy"],
+        )
+    lines = {
+        line["step"]: line["params_sha256"]
+        for line in receipt(overtrained)
+        if line["kind"] == "weights"
+    }
     with h5py.File(overtrained / "weights-best.h5") as best:
         assert best.attrs["params_sha256"] == lines[result["best_step"]]
 
 
-def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_for_them(overtrained: Path) -> None:
+def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_for_them(
+    overtrained: Path,
+) -> None:
     result, said = read_result(overtrained), list[str]()
     store_of(overtrained).path_of(result["best_step"]).unlink()
     with h5py.File(overtrained / "weights.h5") as file:
         weights = {name: values[()] for name, values in file.items()}
     with ExitStack() as held:
         directory = RunDirectory(overtrained, read_config(overtrained), said.append, held)
-        for log, name in ((directory.metrics, "metrics.jsonl"), (directory.receipt, "receipt.jsonl")):
+        for log, name in (
+            (directory.metrics, "metrics.jsonl"),
+            (directory.receipt, "receipt.jsonl"),
+        ):
             log.restore((overtrained / name).read_text())
         directory.finish(SimpleNamespace(named_values=lambda: weights), result)  # type: ignore[arg-type]
     assert "weights-best.h5 is not written" in said[0]
@@ -397,4 +480,6 @@ def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_fo
 
 
 def test_the_checksums_are_those_of_sha256sum(whole: Path) -> None:
-    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=whole, check=True)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=whole, check=True
+    )

@@ -1,4 +1,6 @@
-"""The state between two steps: it survives JSON bit for bit, and its means are what was added up."""
+"""The state between two steps: it survives JSON bit for bit, and its means are what was
+added up.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,11 @@ def bits(value: Any) -> Any:
     """The same with each float as its eight bytes (every NaN as one: JSON has only one)."""
     if isinstance(value, dict):
         return {key: bits(each) for key, each in value.items()}
-    return ("nan" if value != value else struct.pack("<d", value)) if isinstance(value, float) else (type(value), value)
+    return (
+        ("nan" if value != value else struct.pack("<d", value))
+        if isinstance(value, float)
+        else (type(value), value)
+    )
 
 
 @given(state=STATES)
@@ -62,8 +68,13 @@ def test_a_meter_gives_mean_and_speed_of_what_was_added() -> None:
     assert (meter.loss, meter.correct, meter.images_per_second) == (9.0 / 6, 3, 6 / 1.5)
 
 
-@pytest.mark.parametrize(("rights", "best"), [((5, 7, 6), (2, 7)), ((5, 7, 7), (2, 7)), ((0, 0, 0), (1, 0)), ((1, 2, 3), (3, 3))])
-def test_the_best_test_is_the_first_with_the_most_right_answers(rights: tuple[int, ...], best: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("rights", "best"),
+    [((5, 7, 6), (2, 7)), ((5, 7, 7), (2, 7)), ((0, 0, 0), (1, 0)), ((1, 2, 3), (3, 3))],
+)
+def test_the_best_test_is_the_first_with_the_most_right_answers(
+    rights: tuple[int, ...], best: tuple[int, int]
+) -> None:
     state = State()
     for state.step, correct in enumerate(rights, start=1):
         state.note_test(Totals(1.0, correct, 10, 0))

@@ -1,4 +1,6 @@
-"""The step: the sum over shards is the gradient of the mean loss over the global batch; what cannot be added is named."""
+"""The step: the sum over shards is the gradient of the mean loss over the global batch; what cannot
+be added is named.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,36 @@ def make_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, 3, 2, 1)).astype(np.uint8)
     labels = rng.integers(0, 5, EXAMPLES)
-    network = Sequential([Flatten(), Dense(5)]).plan((1, 3, 2), MICROBATCH_SIZE).initialise(np.random.default_rng(1))
+    network = (
+        Sequential([Flatten(), Dense(5)])
+        .plan((1, 3, 2), MICROBATCH_SIZE)
+        .initialise(np.random.default_rng(1))
+    )
     spans = [span_of(EXAMPLES, NUM_SHARDS, index) for index in range(NUM_SHARDS)]
-    shards = [Shard(index, images[span.start : span.stop], labels[span.start : span.stop], seed=7) for index, span in enumerate(spans)]
+    shards = [
+        Shard(index, images[span.start : span.stop], labels[span.start : span.stop], seed=7)
+        for index, span in enumerate(spans)
+    ]
     reduction = REDUCTIONS["exact"](network.values.size, NUM_SHARDS, gradient_limit)
     microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([std]))
-    return Step(network, softmax_cross_entropy, SGD(network.values), shards, microbatch, reduction, SerialCommunicator())
+    return Step(
+        network,
+        softmax_cross_entropy,
+        SGD(network.values),
+        shards,
+        microbatch,
+        reduction,
+        SerialCommunicator(),
+    )
 
 
 def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
     step = make_step()
-    images = np.concatenate([shard.images for shard in step.shards]).reshape(EXAMPLES, -1).astype(np.float64)
+    images = (
+        np.concatenate([shard.images for shard in step.shards])
+        .reshape(EXAMPLES, -1)
+        .astype(np.float64)
+    )
     labels = np.concatenate([shard.labels for shard in step.shards])
     x = (images / 255 - 0.4) / 0.25
     weight = step.network.named_values()["dense1.weight"].astype(np.float64)
@@ -44,16 +65,25 @@ def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
     totals = step(0, 0, 0, learning_rate=0.5)
     assert totals.examples == EXAMPLES
     assert totals.correct == np.count_nonzero(logits.argmax(axis=1) == labels)
-    assert totals.loss == pytest.approx(-np.log(probabilities[np.arange(EXAMPLES), labels]).mean(), rel=1e-5)
-    np.testing.assert_allclose(step.network.named_values()["dense1.weight"], expected, rtol=1e-5, atol=1e-6)
+    assert totals.loss == pytest.approx(
+        -np.log(probabilities[np.arange(EXAMPLES), labels]).mean(), rel=1e-5
+    )
+    np.testing.assert_allclose(
+        step.network.named_values()["dense1.weight"], expected, rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_no_number_names_step_shard_and_parameter_and_updates_nothing(bad: float) -> None:
+def test_a_gradient_that_is_no_number_names_step_shard_and_parameter_and_updates_nothing(
+    bad: float,
+) -> None:
     step = make_step()
     step.network.named_values()["dense1.bias"][2] = bad
     before = step.network.values.copy()
-    with pytest.raises(TrainingError, match=r"step 17, shard 0: the gradient of dense1\.weight is nan: the training has diverged"):
+    with pytest.raises(
+        TrainingError,
+        match=r"step 17, shard 0: the gradient of dense1\.weight is nan: the training has diverged",
+    ):
         step(17, 0, 0, learning_rate=0.1)
     assert step.network.values.tobytes() == before.tobytes()
 
@@ -62,7 +92,11 @@ def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
     """After a smaller learning rate: a wider range only lets a network diverge further."""
     step = make_step(gradient_limit=2.0**-4)
     with pytest.raises(
-        TrainingError, match=r"the gradient of dense1\.weight is .*beyond the sum's limit of 0\.0625.*--learning-rate.*--gradient-limit"
+        TrainingError,
+        match=(
+            r"the gradient of dense1\.weight is .*beyond the sum's limit of"
+            r" 0\.0625.*--learning-rate.*--gradient-limit"
+        ),
     ):
         step(1, 0, 0, learning_rate=0.1)
 
@@ -70,26 +104,36 @@ def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
 def test_what_is_out_of_range_before_any_update_is_not_put_down_to_the_learning_rate() -> None:
     step = make_step()
     step.network.named_values()["dense1.bias"][2] = math.inf
-    with pytest.raises(TrainingError, match="no update was made yet: check the image set's mean and std") as caught:
+    with pytest.raises(
+        TrainingError, match="no update was made yet: check the image set's mean and std"
+    ) as caught:
         step(0, 0, 0, learning_rate=0.1)
     assert "--learning-rate" not in str(caught.value)
 
 
 def test_no_larger_limit_is_advised_where_there_is_none() -> None:
     step = make_step(gradient_limit=2.0**40, std=1e-15)
-    with pytest.raises(TrainingError, match=r"the gradient of .* is .*beyond the sum's limit of .*--learning-rate") as caught:
+    with pytest.raises(
+        TrainingError, match=r"the gradient of .* is .*beyond the sum's limit of .*--learning-rate"
+    ) as caught:
         step(1, 0, 0, learning_rate=0.1)
     assert "--gradient-limit" not in str(caught.value)
 
 
 def test_a_loss_out_of_range_is_told_from_a_gradient_out_of_range() -> None:
     step = make_step()
-    step.network.named_values()["dense1.bias"][2] = 2.0**31  # softmax's gradient is at most 1, whatever the logits are
+    step.network.named_values()["dense1.bias"][2] = (
+        2.0**31
+    )  # softmax's gradient is at most 1, whatever the logits are
     before = step.network.values.copy()
-    with pytest.raises(TrainingError, match=r"step 3, shard 0: the loss is .*e\+\d\d, beyond the sum's limit of 1\.07374e\+09") as caught:
+    with pytest.raises(
+        TrainingError,
+        match=r"step 3, shard 0: the loss is .*e\+\d\d, beyond the sum's limit of 1\.07374e\+09",
+    ) as caught:
         step(3, 0, 0, learning_rate=0.1)
-    assert "for one shard: the training has diverged; lower --learning-rate or lengthen --warmup-steps; training examples " in str(
-        caught.value
+    assert (
+        "for one shard: the training has diverged; lower --learning-rate or lengthen"
+        " --warmup-steps; training examples " in str(caught.value)
     )
     assert "--gradient-limit" not in str(caught.value)
     assert step.network.values.tobytes() == before.tobytes()

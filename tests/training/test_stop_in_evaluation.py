@@ -1,4 +1,6 @@
-"""A signal during a test: all ranks break it off at the same block, and the resumed run has the bits and lines of one never stopped."""
+"""A signal during a test: all ranks break it off at the same block, and the resumed run has the
+bits and lines of one never stopped.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,18 @@ from tests.training.conftest import assert_same_end, metrics, prepare, receipt, 
 
 STEPS, SHARDS, BLOCKS = 13, 2, 50
 """Of an epoch; calls of forward on one rank in a step, and in a test."""
-QUICK = ["--model", "stopping:network", "--epochs", "2", "--num-shards", str(SHARDS), "--microbatch-size", "8", "--log-every", "5"]
+QUICK = [
+    "--model",
+    "stopping:network",
+    "--epochs",
+    "2",
+    "--num-shards",
+    str(SHARDS),
+    "--microbatch-size",
+    "8",
+    "--log-every",
+    "5",
+]
 EXIT_STOPPED = 85
 
 
@@ -37,13 +50,30 @@ def test_the_tests_of_both_epochs_are_stopped_and_the_run_ends_the_same(
     run, start = tmp_path / "run", ["--data", str(data), *QUICK, "--output", str(tmp_path / "run")]
     for part, world_size in enumerate(ranks):
         blocks, calls = BLOCKS // world_size, SHARDS // world_size * STEPS
-        # The first part is stopped early in the test of epoch 1. The second one repeats that test, and is stopped in the test of epoch 2.
-        stop = {"STOP_SIGNAL": "SIGTERM", "STOP_AT_CALL": str([calls + 10, blocks + calls + 10, 0][part])} if part < 2 else {}
+        # The first part is stopped early in the test of epoch 1. The second one repeats that test,
+        # and is stopped in the test of epoch 2.
+        stop = (
+            {
+                "STOP_SIGNAL": "SIGTERM",
+                "STOP_AT_CALL": str([calls + 10, blocks + calls + 10, 0][part]),
+            }
+            if part < 2
+            else {}
+        )
         launcher = SERIAL if world_size == 1 else mpi_launcher()
-        done = train(launcher, world_size, *(start if not part else ["--resume", str(run)]), PYTHONPATH=stopping, **stop)
+        done = train(
+            launcher,
+            world_size,
+            *(start if not part else ["--resume", str(run)]),
+            PYTHONPATH=stopping,
+            **stop,
+        )
         if stop:
             assert done.returncode == EXIT_STOPPED, done.stderr
-            assert f"stopped: by SIGTERM on rank 0, after step {STEPS * (part + 1)} of {2 * STEPS}; the state" in done.stderr
+            assert (
+                f"stopped: by SIGTERM on rank 0, after step {STEPS * (part + 1)} of {2 * STEPS};"
+                " the state" in done.stderr
+            )
             for lines in (metrics(run), receipt(run)):
                 assert sum(line["kind"] == "epoch" for line in lines) == part
             assert not (run / "result.json").exists()

@@ -1,4 +1,6 @@
-"""Whose code is run: a model that only a file names is not imported, and no run directory's code ever is."""
+"""Whose code is run: a model that only a file names is not imported, and no run directory's code
+ever is.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def mark(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def strange(finished: Path, tmp_path: Path, mark: Path) -> Path:
-    """Two thirds of a run that brings its own module, ``net.py``, and names it wherever a model is named."""
+    """Two thirds of a run that brings its own module, ``net.py``, and names it wherever a model is
+    named.
+    """
     run = Path(shutil.copytree(finished, tmp_path / "runs" / "strange"))
     for left in (
         *(run / name for name in ("SHA256SUMS", "result.json", "weights.h5")),
@@ -56,7 +60,9 @@ def name_model(run: Path, model: str) -> None:
     for step in store_of(run).steps():
         path = store_of(run).path_of(step)
         found = decode(path.read_bytes())
-        found.texts["configuration"] = json.dumps({**json.loads(found.texts["configuration"]), "model": model})
+        found.texts["configuration"] = json.dumps(
+            {**json.loads(found.texts["configuration"]), "model": model}
+        )
         path.write_bytes(b"".join(encode(found)))
     lines = receipt(run)
     for line in lines:
@@ -65,7 +71,9 @@ def name_model(run: Path, model: str) -> None:
     write_receipt(run, lines)
 
 
-def command(name: str, *flags: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def command(
+    name: str, *flags: str | Path, cwd: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """``python -m distcnn.<name>`` in ``cwd``, which is then first in the module search path."""
     return subprocess.run(
         [sys.executable, "-m", f"distcnn.{name}", *map(str, flags)],
@@ -95,19 +103,36 @@ WAYS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_model_that_only_the_run_names_is_not_imported(way: str, strange: Path, mark: Path, tmp_path: Path) -> None:
+def test_a_model_that_only_the_run_names_is_not_imported(
+    way: str, strange: Path, mark: Path, tmp_path: Path
+) -> None:
     name, *flags = (each.format(run=strange) for each in WAYS[way])
-    assert_refused(command(name, *flags, cwd=tmp_path), mark, "runs.strange.net:network", "--trust-model", str(strange))
+    assert_refused(
+        command(name, *flags, cwd=tmp_path),
+        mark,
+        "runs.strange.net:network",
+        "--trust-model",
+        str(strange),
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_confirmed_is_not_imported_from_the_run_directory_either(way: str, strange: Path, mark: Path, tmp_path: Path) -> None:
+def test_what_is_confirmed_is_not_imported_from_the_run_directory_either(
+    way: str, strange: Path, mark: Path, tmp_path: Path
+) -> None:
     name, *flags = (each.format(run=strange) for each in WAYS[way])
     for trust in (["--trust-model"], ["--model", "runs.strange.net:network"]):
-        assert_refused(command(name, *flags, *trust, cwd=tmp_path), mark, "runs.strange.net:network", "run directory")
+        assert_refused(
+            command(name, *flags, *trust, cwd=tmp_path),
+            mark,
+            "runs.strange.net:network",
+            "run directory",
+        )
 
 
-def test_nothing_is_imported_from_the_run_directory_by_other_ways(strange: Path, mark: Path, tmp_path: Path) -> None:
+def test_nothing_is_imported_from_the_run_directory_by_other_ways(
+    strange: Path, mark: Path, tmp_path: Path
+) -> None:
     """From inside it, through a link, as a package with an ``__init__``, by PYTHONPATH."""
     (tmp_path / "link").symlink_to(strange)
     (tmp_path / "net2.py").symlink_to(strange / "net.py")
@@ -118,26 +143,39 @@ def test_nothing_is_imported_from_the_run_directory_by_other_ways(strange: Path,
         ("net2:network", tmp_path, ""),
         ("strange:network", tmp_path / "runs", ""),
         ("net:network", tmp_path, str(strange)),
-        ("distcnn.models:lenet", strange, ""),  # harmless, but whatever it imports would be looked for here first
+        (
+            "distcnn.models:lenet",
+            strange,
+            "",
+        ),  # harmless, but whatever it imports would be looked for here first
     ):
         name_model(strange, model)
-        environment = {"PYTHONPATH": os.pathsep.join(filter(None, [clean_environment()["PYTHONPATH"], path]))}
+        environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, [clean_environment()["PYTHONPATH"], path]))
+        }
         done = command("verify", strange, "--trust-model", cwd=cwd, **environment)
         assert_refused(done, mark, "run directory")
 
 
-def test_a_confirmed_model_of_ones_own_goes_on(strange: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_confirmed_model_of_ones_own_goes_on(
+    strange: Path, finished: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mine.py").write_text("from distcnn.models import tutorial as network\n")
     name_model(strange, "mine:network")
     again = Path(shutil.copytree(strange, tmp_path / "again"))
     for run, trust in ((strange, ["--trust-model"]), (again, ["--model", "mine:network"])):
         done = command("train", "--resume", run, *trust, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert json.loads((run / "result.json").read_text())["params_sha256"] in (finished / "result.json").read_text()
+        assert (
+            json.loads((run / "result.json").read_text())["params_sha256"]
+            in (finished / "result.json").read_text()
+        )
         assert command("verify", run, *trust, cwd=tmp_path).returncode == 0
 
 
-def test_a_finished_run_needs_no_trust(strange: Path, finished: Path, mark: Path, tmp_path: Path) -> None:
+def test_a_finished_run_needs_no_trust(
+    strange: Path, finished: Path, mark: Path, tmp_path: Path
+) -> None:
     for name in ("result.json", "weights.h5"):
         shutil.copy(finished / name, strange / name)
     (strange / "SHA256SUMS").unlink(missing_ok=True)
@@ -146,11 +184,21 @@ def test_a_finished_run_needs_no_trust(strange: Path, finished: Path, mark: Path
     assert "is finished" in done.stdout
 
 
-def test_a_configuration_file_is_not_believed_either(image_set: MakeImageSet, strange: Path, mark: Path, tmp_path: Path) -> None:
+def test_a_configuration_file_is_not_believed_either(
+    image_set: MakeImageSet, strange: Path, mark: Path, tmp_path: Path
+) -> None:
     flags = ["--config", strange / "config.toml", "--data", image_set()]
     for name in ("train", "benchmark"):
-        assert_refused(command(name, *flags, cwd=tmp_path), mark, "--config", "--trust-model", "runs.strange.net:network")
-    assert_refused(command("scaling", "--ranks", "1", *flags, cwd=tmp_path), mark, "--config", "--trust-model")
+        assert_refused(
+            command(name, *flags, cwd=tmp_path),
+            mark,
+            "--config",
+            "--trust-model",
+            "runs.strange.net:network",
+        )
+    assert_refused(
+        command("scaling", "--ranks", "1", *flags, cwd=tmp_path), mark, "--config", "--trust-model"
+    )
 
 
 def test_what_confirms_a_model_in_a_file(tmp_path: Path) -> None:
@@ -189,7 +237,16 @@ def stopped(image_set: MakeImageSet, tmp_path: Path) -> Path:
     """An unfinished run of a model of the user's own, which is in two modules in ``tmp_path``."""
     (tmp_path / "own_width.py").write_text("WIDTH = 20\n")
     (tmp_path / "own_model.py").write_text(MINE)
-    flags = ["--data", str(image_set()), "--model", "own_model:network", "--microbatch-size", "8", "--max-steps", "2"]
+    flags = [
+        "--data",
+        str(image_set()),
+        "--model",
+        "own_model:network",
+        "--microbatch-size",
+        "8",
+        "--max-steps",
+        "2",
+    ]
     done = command("train", *flags, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return tmp_path / "run"
@@ -199,10 +256,16 @@ GO_ON = ("--model", "own_model:network", "--max-steps", "4")
 
 
 @pytest.mark.parametrize("module", ["own_model", "own_width"])
-def test_a_resume_with_an_edited_model_is_refused_unless_accepted(module: str, stopped: Path, tmp_path: Path) -> None:
+def test_a_resume_with_an_edited_model_is_refused_unless_accepted(
+    module: str, stopped: Path, tmp_path: Path
+) -> None:
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
     file = tmp_path / f"{module}.py"
-    file.write_text(file.read_text().replace("nn.ReLU()", "nn.Tanh()") if module == "own_model" else "WIDTH = 10 + 10\n")
+    file.write_text(
+        file.read_text().replace("nn.ReLU()", "nn.Tanh()")
+        if module == "own_model"
+        else "WIDTH = 10 + 10\n"
+    )
     done = command("train", "--resume", stopped, *GO_ON, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -211,11 +274,15 @@ def test_a_resume_with_an_edited_model_is_refused_unless_accepted(module: str, s
     assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
     verified = command("verify", stopped, "--trust-model", cwd=tmp_path)
     assert f"module {module}, line " in verified.stdout
-    assert verified.returncode == (1 if module == "own_model" else 0)  # the width is the same after all, and so are the bits
+    assert verified.returncode == (
+        1 if module == "own_model" else 0
+    )  # the width is the same after all, and so are the bits
     done = command("train", "--resume", stopped, *GO_ON, "--accept-changed-model", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "warning: the source of model 'own_model:network' was edited" in done.stdout
-    done = command("train", "--resume", stopped, *GO_ON, "--max-steps", "6", cwd=tmp_path)  # the new source is the run's from now on
+    done = command(
+        "train", "--resume", stopped, *GO_ON, "--max-steps", "6", cwd=tmp_path
+    )  # the new source is the run's from now on
     assert (done.returncode, "warning" in done.stdout) == (0, False), done.stderr
 
 
@@ -230,22 +297,37 @@ def test_a_run_without_a_checkpoint_knows_its_model_too(stopped: Path, tmp_path:
     shutil.rmtree(stopped / "checkpoints")
     (stopped / "result.json").unlink()
     (tmp_path / "own_width.py").write_text("WIDTH = 30\n")
-    assert_refused(command("train", "--resume", stopped, *GO_ON, cwd=tmp_path), tmp_path / "none", "own_width", "line 1")
+    assert_refused(
+        command("train", "--resume", stopped, *GO_ON, cwd=tmp_path),
+        tmp_path / "none",
+        "own_width",
+        "line 1",
+    )
 
 
 @pytest.mark.parametrize("model", ["lenet", "no-such"])
-def test_distcnns_own_names_need_no_trust(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distcnns_own_names_need_no_trust(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     require_trust(model, tmp_path, None, False)
     require_outside(model, tmp_path)
 
 
-def test_a_module_beside_the_run_directory_may_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_beside_the_run_directory_may_be_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "run").mkdir()
     (tmp_path / "run-2").mkdir()
     (tmp_path / "own_beside.py").write_text("raise AssertionError('imported')\n")
     (tmp_path / "run-2" / "own_inside.py").write_text("raise AssertionError('imported')\n")
     places: list[Any] = ["", tmp_path / "run"]
-    for model in ("own_beside:f", "run-2.own_inside:f", "no_such_module:f", ":f", "numpy.linalg:norm"):
+    for model in (
+        "own_beside:f",
+        "run-2.own_inside:f",
+        "no_such_module:f",
+        ":f",
+        "numpy.linalg:norm",
+    ):
         require_outside(model, *places)

@@ -1,8 +1,10 @@
-"""A convolution and the max pooling after it, with the ReLU after that if there is one, block of rows by block of rows.
+"""A convolution and the max pooling after it, with the ReLU after that if there is one, block of
+rows by block of rows.
 
-What lies between the two is the largest array of most networks. Pooled while a block of it is in the caches, it is never written to
-memory, nor is its gradient. The bits are those of one layer after the other: the same products, sums and comparisons, of the same numbers.
-ReLU is one more comparison of the pooling's, with 0.
+What lies between the two is the largest array of most networks. Pooled while a block of it is in
+the caches, it is never written to memory, nor is its gradient. The bits are those of one layer
+after the other: the same products, sums and comparisons, of the same numbers. ReLU is one more
+comparison of the pooling's, with 0.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ Stage = tuple[int, "Layer | Fused"]
 
 
 class Fused:
-    """Takes the place of ``conv`` and what follows it in forward and backward, with the layers' own buffers."""
+    """Takes the place of ``conv`` and what follows it in forward and backward, with the layers' own
+    buffers.
+    """
 
     def __init__(self, conv: Conv2d, following: RowLayer, output: Array) -> None:
         self._conv, self._following, self._output = conv, following, output
@@ -37,15 +41,18 @@ class Fused:
 
 
 def align(layers: Sequence[Layer]) -> None:
-    """Before they are planned: a convolution's blocks hold whole windows of the max pooling after it, whose output lies as a Flatten
-    after that wants it."""
+    """Before they are planned: a convolution's blocks hold whole windows of the max pooling after
+    it, whose output lies as a Flatten after that wants it."""
     for layer, following in pairwise([*layers, None]):
         if type(layer) is Conv2d:
             layer.pooled = following.kernel_size if _side_by_side(following) else (1, 1)
     for index, layer in enumerate(layers):
         if type(layer) is MaxPool2d:
             rest = layers[index + 1 :]
-            layer.flattened = any(type(each) is Flatten for each in rest[1 if rest and type(rest[0]) is ReLU else 0 :][:1])
+            layer.flattened = any(
+                type(each) is Flatten
+                for each in rest[1 if rest and type(rest[0]) is ReLU else 0 :][:1]
+            )
 
 
 def fuse(layers: Sequence[Layer]) -> list[Stage]:
@@ -57,7 +64,11 @@ def fuse(layers: Sequence[Layer]) -> list[Stage]:
     index = 0
     while index < len(layers):
         layer, second, third = layers[index], *[*layers[index + 1 : index + 3], None, None][:2]
-        if type(layer) is Conv2d and _side_by_side(second) and layer.holds_windows(second.kernel_size):
+        if (
+            type(layer) is Conv2d
+            and _side_by_side(second)
+            and layer.holds_windows(second.kernel_size)
+        ):
             rectify = type(third) is ReLU
             second.plan_rows(layer.blocks, rectify)
             stages.append((index, Fused(layer, second, second.output)))

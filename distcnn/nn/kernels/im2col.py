@@ -1,4 +1,6 @@
-"""Direct filtering: rows are unfolded into shifted copies (see ``distcnn.nn.kernels.algorithms``)."""
+"""Direct filtering: rows are unfolded into shifted copies (see
+``distcnn.nn.kernels.algorithms``).
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,20 @@ from distcnn.nn.layer import Array, Shape, buffer, image_buffer
 
 
 class DirectFiltering:
-    """Kernel width J times the input's bytes, every multiplication. ``outputs``, which divides the output's width, are its points too."""
+    """Kernel width J times the input's bytes, every multiplication.
+
+    ``outputs``, which divides the output's width, are its points too.
+    """
 
     small_products = False
 
     def __init__(self, geometry: Geometry, dtype: DTypeLike, outputs: int = 1) -> None:
         self._geometry, self._dtype, self.outputs, self.points = geometry, dtype, outputs, outputs
-        (_, self.depth), (_, self._stride), (_, width) = geometry.kernel, geometry.stride, geometry.size
+        (_, self.depth), (_, self._stride), (_, width) = (
+            geometry.kernel,
+            geometry.stride,
+            geometry.size,
+        )
         self.width = (width - 1) * self._stride + self.depth
         self.tiles = width // outputs
         self.columns = self.tiles * geometry.count
@@ -29,7 +38,9 @@ class DirectFiltering:
 
     def strip(self, tiles: int, count: int) -> DirectFiltering:
         size = self._geometry.size[0], tiles * self.outputs
-        return DirectFiltering(replace(self._geometry, size=size, count=count), self._dtype, self.outputs)
+        return DirectFiltering(
+            replace(self._geometry, size=size, count=count), self._dtype, self.outputs
+        )
 
     @property
     def images(self) -> Array | None:
@@ -37,11 +48,15 @@ class DirectFiltering:
 
     @cached_property
     def _whole(self) -> Array:
-        return image_buffer((self._geometry.filters, *self._geometry.size, self._geometry.count), self._dtype)
+        return image_buffer(
+            (self._geometry.filters, *self._geometry.size, self._geometry.count), self._dtype
+        )
 
     @cached_property
     def _kept(self) -> Array:
-        return buffer((self.points, self._geometry.size[0], self._geometry.filters, self.columns), self._dtype)
+        return buffer(
+            (self.points, self._geometry.size[0], self._geometry.filters, self.columns), self._dtype
+        )
 
     def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
         rows = most_outputs if self.outputs > 1 else 0
@@ -63,7 +78,9 @@ class DirectFiltering:
 
     def _shifted(self, rows: Array) -> Array:
         """``rows`` as [c, j, h, k, t, n]."""
-        return rows.reshape(*rows.shape[:2], -1, self.depth, self.tiles, self._geometry.count).transpose(2, 3, 1, 0, 4, 5)
+        return rows.reshape(
+            *rows.shape[:2], -1, self.depth, self.tiles, self._geometry.count
+        ).transpose(2, 3, 1, 0, 4, 5)
 
     def weights(self, weight: Array, bias: Array, transformed: Array) -> None:
         self._bias = bias
@@ -74,11 +91,17 @@ class DirectFiltering:
 
     def tiled(self, block: slice) -> Array:
         products = self.products(block)
-        return products.reshape(*products.shape[:3], self.tiles, self._geometry.count).swapaxes(1, 2)
+        return products.reshape(*products.shape[:3], self.tiles, self._geometry.count).swapaxes(
+            1, 2
+        )
 
     def products(self, block: slice) -> Array:
         # Tiles of one output are the images themselves.
-        return _as_products(self._whole)[:, block] if self.outputs == 1 else self._block[:, : block.stop - block.start]
+        return (
+            _as_products(self._whole)[:, block]
+            if self.outputs == 1
+            else self._block[:, : block.stop - block.start]
+        )
 
     def output(self, block: slice) -> None:
         self.products(block)[...] += self._bias
@@ -102,7 +125,11 @@ class DirectFiltering:
 
     def from_images(self, block: slice, part: Part) -> None:
         if self.outputs > 1:
-            copy_tiles(self._grad_output[:, block, part.columns, part.images], self.tiled(block), to_images=False)
+            copy_tiles(
+                self._grad_output[:, block, part.columns, part.images],
+                self.tiled(block),
+                to_images=False,
+            )
 
     def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
         products = self.grad_products[:, block] if self.outputs == 1 else self.products(block)

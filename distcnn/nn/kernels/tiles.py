@@ -1,4 +1,6 @@
-"""Rows of images as tiles: views and copies that filtering along the width needs (``distcnn.nn.kernels.algorithms``)."""
+"""Rows of images as tiles: views and copies that filtering along the width needs
+(``distcnn.nn.kernels.algorithms``).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from distcnn.nn.layer import Array
 
 
 class Shifts:
-    """``[c, j, h, k, t, n] = x[c, h, (t*outputs + k)*step + j, n]``, a view, made once for each array that comes: that takes its time."""
+    """``[c, j, h, k, t, n] = x[c, h, (t*outputs + k)*step + j, n]``, a view, made once for each
+    array that comes: that takes its time.
+    """
 
     def __init__(self, shifts: int, outputs: int, step: int, tiles: int) -> None:
         self._shifts, self._outputs, self._step, self._tiles = shifts, outputs, step, tiles
@@ -24,24 +28,37 @@ class Shifts:
         if known is not x:
             columns = self._outputs * self._tiles
             of_part = x[:, rows, part.columns, part.images]
-            windows = windows_view(of_part, (1, self._shifts), (1, self._step), (rows.stop - rows.start, columns))[:, 0]
+            windows = windows_view(
+                of_part, (1, self._shifts), (1, self._step), (rows.stop - rows.start, columns)
+            )[:, 0]
             of_column = windows.strides[3]
             shape = (*windows.shape[:3], self._outputs, self._tiles, windows.shape[4])
-            strides = (*windows.strides[:3], of_column, of_column * self._outputs, windows.strides[4])
+            strides = (
+                *windows.strides[:3],
+                of_column,
+                of_column * self._outputs,
+                windows.strides[4],
+            )
             view = as_strided(windows, shape, strides, writeable=False)
             self._views[place] = x, view
         return view
 
 
 def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
-    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, one way or the other; the last tile may reach beyond the images."""
+    """Copy ``images[c, h, t*m + k, n] = tiled[k, c, h, t, n]``, one way or the other; the last tile
+    may reach beyond the images.
+    """
     outputs = len(tiled)
     whole, rest = divmod(images.shape[2], outputs)
     pairs = []
     if whole:
-        pairs.append((_tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4), tiled[:, :, :, :whole]))
+        pairs.append(
+            (_tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4), tiled[:, :, :, :whole])
+        )
     if rest:
-        pairs.append((images[:, :, whole * outputs :].transpose(2, 0, 1, 3), tiled[:rest, :, :, whole]))
+        pairs.append(
+            (images[:, :, whole * outputs :].transpose(2, 0, 1, 3), tiled[:rest, :, :, whole])
+        )
     for of_images, of_tiles in pairs:
         if to_images:
             np.copyto(of_images, of_tiles)
@@ -50,7 +67,8 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
 
 
 def fold(pixels: Array, step: int, x: Array, held: int = 0) -> None:
-    """``x[c, h, t*step + j, n]`` = the sum of the ``pixels[c, h, t, j, n]`` that meet there, and of what its first ``held`` columns hold.
+    """``x[c, h, t*step + j, n]`` = the sum of the ``pixels[c, h, t, j, n]`` that meet there, and of
+    what its first ``held`` columns hold.
 
     If any hold something, then all those that the first tile would share with one before it.
     """
@@ -63,8 +81,13 @@ def fold(pixels: Array, step: int, x: Array, held: int = 0) -> None:
     for first in range(0, count, step):
         few = pixels[:, :, :, first : first + step]
         width = few.shape[3]
-        whole = tiles if width == step else tiles - 1  # x may end with the last tile's pixels, short of its step
-        columns, rest = _tiled(x[:, :, first:], step, whole)[:, :, :, :width], x[:, :, first + whole * step :][:, :, :width]
+        whole = (
+            tiles if width == step else tiles - 1
+        )  # x may end with the last tile's pixels, short of its step
+        columns, rest = (
+            _tiled(x[:, :, first:], step, whole)[:, :, :, :width],
+            x[:, :, first + whole * step :][:, :, :width],
+        )
         columns += few[:, :, :whole]
         if whole < tiles:
             rest += few[:, :, whole]
@@ -86,6 +109,8 @@ def _fold_pairs(pixels: Array, step: int, x: Array, add: bool) -> None:
 
 
 def _tiled(x: Array, step: int, tiles: int) -> Array:
-    """``[c, h, t, j, n] = x[c, h, t*step + j, n]`` for j < step: the width cut into tiles, a view."""
+    """``[c, h, t, j, n] = x[c, h, t*step + j, n]`` for j < step: the width cut into tiles,
+    a view.
+    """
     channels, height, _, count = x.shape
     return x[:, :, : tiles * step].reshape(channels, height, tiles, step, count)

@@ -1,4 +1,6 @@
-"""From the records of a sweep to what a step is made of: seconds of one shard, by piece of the step; of one update; of sums on one host."""
+"""From the records of a sweep to what a step is made of: seconds of one shard, by piece of the
+step; of one update; of sums on one host.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,24 @@ from distcnn.system.wording import counted
 from distcnn.training.parts import BACKWARD, DATA, SUM, part_name
 
 POINTS = 2
-"""The smallest numbers of ranks calibrate; what was measured on more is compared with what is predicted."""
+"""The smallest numbers of ranks calibrate; what was measured on more is compared with what is
+predicted.
+"""
 NEW = "measure in a new --output"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Seconds of one shard on one rank. ``backward`` and ``add`` by bucket, in the order in which they are summed."""
+    """Seconds of one shard on one rank.
+
+    ``backward`` and ``add`` by bucket, in the order in which they are summed.
+    """
 
     data: float
     forward: float
-    """With the loss, Python between the parts, and what even the rank that waits least waits: ranks of a host disturb each other."""
+    """With the loss, Python between the parts, and what even the rank that waits least waits: ranks
+    of a host disturb each other.
+    """
     backward: tuple[float, ...]
     add_first: float
     """Its gradient to the rank's sum, the first of a step, and any other."""
@@ -45,7 +54,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of the machine and the model. ``shards`` by ranks of a host, as are ``on_host``, the sums within one host."""
+    """What is known of the machine and the model.
+
+    ``shards`` by ranks of a host, as are ``on_host``, the sums within one host.
+    """
 
     model: str
     reduction: str
@@ -66,7 +78,9 @@ class Calibration:
     """Of the points that calibrated it."""
 
     def shard(self, ranks_of_host: int) -> Shard:
-        """With so many ranks on its host; the nearest number below that was measured, else the smallest."""
+        """With so many ranks on its host; the nearest number below that was measured, else the
+        smallest.
+        """
         return self.shards[_nearest(self.shards, ranks_of_host)]
 
     def host_network(self, ranks_of_host: int) -> Network | None:
@@ -74,25 +88,38 @@ class Calibration:
         return self.on_host[_nearest(self.on_host, ranks_of_host)] if self.on_host else None
 
 
-def calibrate(records: Sequence[Record], layers: Sequence[tuple[str, int]], parameters: int) -> Calibration:
-    """Of the points on the fewest ranks. ``layers`` are names and where their parameters begin. ``InputError`` says what is missing."""
+def calibrate(
+    records: Sequence[Record], layers: Sequence[tuple[str, int]], parameters: int
+) -> Calibration:
+    """Of the points on the fewest ranks.
+
+    ``layers`` are names and where their parameters begin. ``InputError`` says what is missing.
+    """
     found: dict[int, list[Result]] = defaultdict(list)
     for each in records:
         if each.result is not None:
             found[each.measurement.point.ranks].append(each.result)
     used = sorted(found)[:POINTS]
     if not used:
-        raise InputError("--predict needs measurements, and all of them failed: see their reasons above, then run the same command again")
+        raise InputError(
+            "--predict needs measurements, and all of them failed: see their reasons above, then"
+            " run the same command again"
+        )
     results = {ranks: found[ranks] for ranks in used}
     for ranks, of_point in results.items():
         if not all("adding" in each and "network" in each for each in of_point):
-            raise InputError(f"the measurements on {counted(ranks, 'rank')} are an earlier version's, without what --predict needs: {NEW}")
+            raise InputError(
+                f"the measurements on {counted(ranks, 'rank')} are an earlier version's, without"
+                f" what --predict needs: {NEW}"
+            )
     first = results[used[0]][0]
     buckets = plan_buckets(sorted({0, *(start for _, start in layers), parameters}))
     itemsize = 8 if first["reduction"] == "exact" else 4
     shards: dict[int, Shard] = {}
     for of_point in results.values():
-        shards.setdefault(ranks_a_host(of_point[0]), shard_of(of_point, layers, [each.start for each in buckets]))
+        shards.setdefault(
+            ranks_a_host(of_point[0]), shard_of(of_point, layers, [each.start for each in buckets])
+        )
     spans = {ranks: len(set(of_point[0]["hosts"])) for ranks, of_point in results.items()}
     networks = {ranks: middle_network(of_point) for ranks, of_point in results.items() if ranks > 1}
     apart = [ranks for ranks in networks if spans[ranks] == ranks]
@@ -107,14 +134,20 @@ def calibrate(records: Sequence[Record], layers: Sequence[tuple[str, int]], para
         update=median(_scaled(each, UPDATE) for each in results[used[0]]),
         on_host={ranks: each for ranks, each in networks.items() if spans[ranks] == 1},
         between=networks[apart[0]] if apart else None,
-        add_seconds_per_byte=median(each["network"]["add_seconds_per_byte"] for each in results[used[0]]),
+        add_seconds_per_byte=median(
+            each["network"]["add_seconds_per_byte"] for each in results[used[0]]
+        ),
         spread=median(spread_of(each["step_seconds_each"]) for each in results[used[0]]),
         ranks=tuple(used),
     )
 
 
-def shard_of(results: Sequence[Result], layers: Sequence[tuple[str, int]], bucket_starts: Sequence[int]) -> Shard:
-    """The medians over the measurements of a point, of the rank that waited least; parts scaled to the steps without stopwatches."""
+def shard_of(
+    results: Sequence[Result], layers: Sequence[tuple[str, int]], bucket_starts: Sequence[int]
+) -> Shard:
+    """The medians over the measurements of a point, of the rank that waited least; parts scaled to
+    the steps without stopwatches.
+    """
     rows: dict[str, list[float]] = defaultdict(list)
     for result in results:
         count = max(result["shards_of_ranks"])
@@ -125,7 +158,9 @@ def shard_of(results: Sequence[Result], layers: Sequence[tuple[str, int]], bucke
             parts.pop(name, None)
         for number, seconds in enumerate(backward_by_bucket(parts, layers, bucket_starts)):
             rows[f"bucket {number}"].append(seconds)
-        rows["forward"].append(sum(value for name, value in parts.items() if not name.endswith(f" {BACKWARD}")))
+        rows["forward"].append(
+            sum(value for name, value in parts.items() if not name.endswith(f" {BACKWARD}"))
+        )
     seconds_of = {name: median(each) for name, each in rows.items()}
     return Shard(
         seconds_of["data"],
@@ -137,8 +172,12 @@ def shard_of(results: Sequence[Result], layers: Sequence[tuple[str, int]], bucke
     )
 
 
-def backward_by_bucket(parts: Mapping[str, float], layers: Sequence[tuple[str, int]], bucket_starts: Sequence[int]) -> list[float]:
-    """What backward takes for each bucket: from the last layer on until the gradients from the bucket's first element on are complete."""
+def backward_by_bucket(
+    parts: Mapping[str, float], layers: Sequence[tuple[str, int]], bucket_starts: Sequence[int]
+) -> list[float]:
+    """What backward takes for each bucket: from the last layer on until the gradients from the
+    bucket's first element on are complete.
+    """
     seconds, bucket = [0.0] * len(bucket_starts), 0
     for name, start in reversed(layers):
         seconds[bucket] += parts.get(part_name(name, BACKWARD), 0.0)
@@ -175,7 +214,9 @@ def ranks_a_host(result: Result) -> int:
 
 
 def expected_lateness(ranks: int, spread: float) -> float:
-    """By what fraction the slowest of so many ranks is expected to be late, were steps normal and independent (Blom 1958)."""
+    """By what fraction the slowest of so many ranks is expected to be late, were steps normal and
+    independent (Blom 1958).
+    """
     return spread * NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
 
 

@@ -15,7 +15,8 @@ MOST_RANKS = 1_000_000
 
 @dataclass(frozen=True)
 class Wanted:
-    """For which numbers of ranks, between which networks (as given), how many ranks of a host, shards in strong scaling, training examples.
+    """For which numbers of ranks, between which networks (as given), how many ranks of a host,
+    shards in strong scaling, training examples.
 
     0: as measured.
     """
@@ -28,7 +29,10 @@ class Wanted:
 
 
 def take_flags(arguments: Sequence[str]) -> tuple[Wanted | None, list[str]]:
-    """What is wanted, None without ``--predict``; and the arguments that are not about it. ``InputError`` names what is wrong."""
+    """What is wanted, None without ``--predict``; and the arguments that are not about it.
+
+    ``InputError`` names what is wrong.
+    """
     parser = Parser(prog="python -m distcnn.scaling", add_help=False)
     add_flags(parser)
     known, others = parser.parse_known_args(arguments)
@@ -40,36 +44,72 @@ def take_flags(arguments: Sequence[str]) -> tuple[Wanted | None, list[str]]:
     if known.predict is None:
         for flag, value in (("--network", known.network), *numbers.items()):
             if value is not None:
-                raise InputError(f"{flag} is about a prediction: say for which numbers of ranks, such as --predict 4,8,...,4096")
+                raise InputError(
+                    f"{flag} is about a prediction: say for which numbers of ranks, such as"
+                    " --predict 4,8,...,4096"
+                )
         return None, others
     for flag, value in numbers.items():
         if value is not None and value < 1:
             raise InputError(f"{flag} is {value}: it must be at least 1")
-    return Wanted(parse_ranks(known.predict), tuple(known.network or ()), *(value or 0 for value in numbers.values())), others
+    return (
+        Wanted(
+            parse_ranks(known.predict),
+            tuple(known.network or ()),
+            *(value or 0 for value in numbers.values()),
+        ),
+        others,
+    )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Also for the help of the sweep."""
-    group = parser.add_argument_group("prediction", "from what was measured to numbers of ranks never run (docs/prediction.md)")
-    group.add_argument("--predict", metavar="4,8,...,4096", help="predict time and efficiency on so many ranks")
+    group = parser.add_argument_group(
+        "prediction", "from what was measured to numbers of ranks never run (docs/prediction.md)"
+    )
+    group.add_argument(
+        "--predict", metavar="4,8,...,4096", help="predict time and efficiency on so many ranks"
+    )
     group.add_argument(
         "--network",
         action="append",
         metavar="latency=1ms,bandwidth=10Gbit|FILE",
-        help="what lies between hosts: latency one way (s, ms, us; a bare number is seconds) and bandwidth of a host's link (bit, kbit, "
-        "Mbit, Gbit a second; a bare number is bits a second), also algorithm=ring and name=...; or what python -m distcnn.scaling.interconnect_test --json "
-        "wrote; may be given several times (default: as measured, where ranks of the sweep lay on several hosts)",
+        help=(
+            "what lies between hosts: latency one way (s, ms, us; a bare number is seconds) and"
+            " bandwidth of a host's link (bit, kbit, Mbit, Gbit a second; a bare number is bits a"
+            " second), also algorithm=ring and name=...; or what python -m"
+            " distcnn.scaling.interconnect_test --json wrote; may be given several times (default:"
+            " as measured, where ranks of the sweep lay on several hosts)"
+        ),
     )
-    group.add_argument("--ranks-per-host", type=int, metavar="N", help="on how many ranks a host is filled (default: as calibrated)")
-    group.add_argument("--predict-shards", type=int, metavar="N", help="shards of strong scaling (default: as measured)")
-    group.add_argument("--predict-examples", type=int, metavar="N", help="as if the training set had so many (default: as many as it has)")
+    group.add_argument(
+        "--ranks-per-host",
+        type=int,
+        metavar="N",
+        help="on how many ranks a host is filled (default: as calibrated)",
+    )
+    group.add_argument(
+        "--predict-shards",
+        type=int,
+        metavar="N",
+        help="shards of strong scaling (default: as measured)",
+    )
+    group.add_argument(
+        "--predict-examples",
+        type=int,
+        metavar="N",
+        help="as if the training set had so many (default: as many as it has)",
+    )
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:
-    """``"4,8,...,64"`` in ascending order: "..." goes on as the two numbers before it did, by factor or else by difference."""
+    """``"4,8,...,64"`` in ascending order: "..." goes on as the two numbers before it did, by
+    factor or else by difference.
+    """
     wrong = InputError(
-        f"--predict is {text!r}: it must be numbers of ranks, each from 1 to {MOST_RANKS:,}, such as 4,16,64 or 4,8,...,4096 "
-        "(where ... is between two rising numbers before it and one behind)"
+        f"--predict is {text!r}: it must be numbers of ranks, each from 1 to {MOST_RANKS:,}, such"
+        " as 4,16,64 or 4,8,...,4096 (where ... is between two rising numbers before it and one"
+        " behind)"
     )
     words = [each.strip() for each in text.split(",")]
     found: list[int] = []
@@ -95,7 +135,11 @@ def _is_number(word: str) -> bool:
 def _going_on(before: int, last: int, end: int) -> list[int]:
     found = [before, last]
     while len(found) < 100:
-        following = found[-1] * last // before if last % before == 0 and before else found[-1] + last - before
+        following = (
+            found[-1] * last // before
+            if last % before == 0 and before
+            else found[-1] + last - before
+        )
         if following >= end:
             break
         found.append(following)

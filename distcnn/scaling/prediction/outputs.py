@@ -1,4 +1,6 @@
-"""From a finished sweep to its prediction: calibrate, predict, write ``prediction.json`` and the picture."""
+"""From a finished sweep to its prediction: calibrate, predict, write ``prediction.json`` and the
+picture.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,26 @@ def calibrated(settings: Settings, found: Sequence[Record]) -> Calibration:
     config = Config(**settings.flags)
     dataset = read_info(config.data)
     network = build_model(config.model, dataset.image_shape, dataset.classes, 1)
-    return calibrate(found, list(zip(network.layer_names, network.layer_starts, strict=True)), network.values.size)
+    return calibrate(
+        found,
+        list(zip(network.layer_names, network.layer_starts, strict=True)),
+        network.values.size,
+    )
 
 
 def write(records: Records, projection: Projection, summary: Summary) -> list[str]:
     """A line on each file, or on why there is none."""
     written = records.write("prediction.json", json.dumps(as_table(projection), indent=1) + "\n")
     if not has_matplotlib():
-        return [f"results   {written}", "picture   none without matplotlib: pip install matplotlib, then run the same command again"]
-    pictures = [records.write(f"prediction.{kind}", image) for kind, image in draw(content_of(projection, summary)).items()]
+        return [
+            f"results   {written}",
+            (
+                "picture   none without matplotlib: pip install matplotlib, then run the same"
+                " command again"
+            ),
+        ]
+    pictures = [
+        records.write(f"prediction.{kind}", image)
+        for kind, image in draw(content_of(projection, summary)).items()
+    ]
     return [f"results   {written}", f"picture   {', '.join(map(str, pictures))}"]

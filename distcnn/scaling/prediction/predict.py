@@ -1,4 +1,6 @@
-"""All that is predicted for one command: for each mode and network a row of numbers of ranks; and what was measured, beside it."""
+"""All that is predicted for one command: for each mode and network a row of numbers of ranks; and
+what was measured, beside it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ class Series:
 
     def efficiency(self, of: Prediction) -> float:
         """Images a second of each rank, over those of each rank of the base."""
-        return of.images_per_second / of.place.ranks / (self.base.images_per_second / self.base.place.ranks)
+        return (
+            of.images_per_second
+            / of.place.ranks
+            / (self.base.images_per_second / self.base.place.ranks)
+        )
 
 
 @dataclass(frozen=True)
@@ -59,41 +65,66 @@ class Projection:
     compared: list[Compared]
 
 
-def project(calibration: Calibration, points: Sequence[Point], wanted: Wanted, networks: Sequence[Network]) -> Projection:
+def project(
+    calibration: Calibration, points: Sequence[Point], wanted: Wanted, networks: Sequence[Network]
+) -> Projection:
     """Predict. ``InputError`` where a network or a calibration is missing."""
     calibration = replace(calibration, train_examples=wanted.examples or calibration.train_examples)
     of_host = wanted.ranks_per_host or max(calibration.shards)
     known: list[Network | None] = [*networks] or [calibration.between]
-    smallest = [next(each for each in points if each.mode == mode) for mode in dict.fromkeys(each.mode for each in points)]
-    series = [_series(calibration, first, wanted, of_host, network) for first in smallest for network in known]
+    smallest = [
+        next(each for each in points if each.mode == mode)
+        for mode in dict.fromkeys(each.mode for each in points)
+    ]
+    series = [
+        _series(calibration, first, wanted, of_host, network)
+        for first in smallest
+        for network in known
+    ]
     if all(not each.predictions for each in series):
         raise InputError(
-            f"--predict {wanted.ranks[0]}: strong scaling has {series[0].base.place.num_shards} shards, and each rank needs at least one: "
-            f"say --predict-shards {wanted.ranks[-1]} (a larger batch, so another training), or measure with --mode weak"
+            f"--predict {wanted.ranks[0]}: strong scaling has {series[0].base.place.num_shards}"
+            f" shards, and each rank needs at least one: say --predict-shards {wanted.ranks[-1]} (a"
+            " larger batch, so another training), or measure with --mode weak"
         )
     return Projection(calibration, of_host, series, [])
 
 
-def _series(calibration: Calibration, first: Point, wanted: Wanted, of_host: int, network: Network | None) -> Series:
+def _series(
+    calibration: Calibration, first: Point, wanted: Wanted, of_host: int, network: Network | None
+) -> Series:
     """``first`` is the smallest point of its mode."""
     strong = first.mode == STRONG
     of_rank = max(1, first.num_shards // first.ranks)
 
     def place(ranks: int) -> Place:
-        return Place(ranks, of_host, (wanted.num_shards or first.num_shards) if strong else of_rank * ranks)
+        return Place(
+            ranks, of_host, (wanted.num_shards or first.num_shards) if strong else of_rank * ranks
+        )
 
     fitting = [each for each in map(place, wanted.ranks) if each.num_shards >= each.ranks]
     base = predict(calibration, place(first.ranks), network)
     found = [predict(calibration, each, network) for each in fitting]
-    return Series(first.mode, network, base, found, [each for each in wanted.ranks if place(each).num_shards < each])
+    return Series(
+        first.mode,
+        network,
+        base,
+        found,
+        [each for each in wanted.ranks if place(each).num_shards < each],
+    )
 
 
-def compare(calibration: Calibration, records: Sequence[Record], summary: Summary) -> list[Compared]:
+def compare(
+    calibration: Calibration, records: Sequence[Record], summary: Summary
+) -> list[Compared]:
     """All points that have a result, but for those whose network is not known."""
     found = []
     for row in summary.rows:
         results = [
-            each for each in records if each.result and (each.measurement.point.mode, each.measurement.point.ranks) == (row.mode, row.ranks)
+            each
+            for each in records
+            if each.result
+            and (each.measurement.point.mode, each.measurement.point.ranks) == (row.mode, row.ranks)
         ]
         if not results or row.step_seconds is None:
             continue
@@ -107,5 +138,7 @@ def compare(calibration: Calibration, records: Sequence[Record], summary: Summar
             predicted = predict(calibration, place, calibration.between, result["flags"]["overlap"])
         except InputError:
             continue
-        found.append(Compared(point, hosts, point.ranks in calibration.ranks, row.step_seconds, predicted))
+        found.append(
+            Compared(point, hosts, point.ranks in calibration.ranks, row.step_seconds, predicted)
+        )
     return found

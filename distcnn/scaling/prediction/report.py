@@ -13,11 +13,23 @@ from distcnn.system.wording import counted, plural, printable
 
 KIND = "distcnn.scaling.prediction"
 ASSUMPTIONS = (
-    "every rank computes as fast as those that were measured, with as many ranks beside it on its host as were measured",
-    "both directions of an exchange go at once, no two pairs of hosts share a link, all ranks reach a sum at the same time",
-    "sums over many hosts are made as MPICH makes them: on each host, then between hosts (algorithm above)",
-    "left out: file systems, starting ranks, checks and checkpoints at an epoch's end, and the lateness of the slowest rank: the column "
-    "'late' is what it would add, did all ranks vary independently as the measured one did",
+    (
+        "every rank computes as fast as those that were measured, with as many ranks beside it on"
+        " its host as were measured"
+    ),
+    (
+        "both directions of an exchange go at once, no two pairs of hosts share a link, all ranks"
+        " reach a sum at the same time"
+    ),
+    (
+        "sums over many hosts are made as MPICH makes them: on each host, then between hosts"
+        " (algorithm above)"
+    ),
+    (
+        "left out: file systems, starting ranks, checks and checkpoints at an epoch's end, and the"
+        " lateness of the slowest rank: the column 'late' is what it would add, did all ranks vary"
+        " independently as the measured one did"
+    ),
 )
 
 
@@ -26,13 +38,16 @@ def as_text(projection: Projection) -> str:
     calibration = projection.calibration
     reduction = calibration.reduction
     lines = [
-        f"predicted {printable(calibration.model)}, {reduction} sum, microbatches of {calibration.microbatch_size}, "
-        f"{counted(projection.ranks_of_host, 'rank')} on a host; calibrated on "
-        f"{' and '.join(map(str, calibration.ranks))} {plural(calibration.ranks[-1], 'rank')}"
+        f"predicted {printable(calibration.model)}, {reduction} sum, microbatches of"
+        f" {calibration.microbatch_size}, {counted(projection.ranks_of_host, 'rank')} on a host;"
+        f" calibrated on {' and '.join(map(str, calibration.ranks))}"
+        f" {plural(calibration.ranks[-1], 'rank')}"
     ]
     for ranks, each in calibration.on_host.items():
         lines.append(f"one host  {counted(ranks, 'rank')}: {each.describe()}")
-    for name, network in {each.network.name: each.network for each in projection.series if each.network}.items():
+    for name, network in {
+        each.network.name: each.network for each in projection.series if each.network
+    }.items():
         lines.append(f"network   {name}: {network.describe()}")
     for series in projection.series:
         lines += ["", *_table(series, reduction)]
@@ -48,15 +63,13 @@ def _table(series: Series, reduction: str) -> Iterator[str]:
     base = series.base.place.ranks
     yield f"{series.mode} scaling, {where}; efficiency against {counted(base, 'rank')}"
     yield (
-        f"{'ranks':>6}{'hosts':>6}{'shards':>8}{'step ms':>10}{'images/s':>13}{'efficiency':>11}{'compute':>9}{reduction + ' sum':>11}"
-        f"{'comm.':>8}{'waiting':>8}{'data':>7}{'late ms':>9}  bottleneck"
+        f"{'ranks':>6}{'hosts':>6}{'shards':>8}{'step ms':>10}{'images/s':>13}{'efficiency':>11}{'compute':>9}{reduction + ' sum':>11}{'comm.':>8}{'waiting':>8}{'data':>7}{'late ms':>9}"  # noqa: E501
+        "  bottleneck"
     )
     for each in series.predictions:
         place = each.place
         yield (
-            f"{place.ranks:>6}{place.hosts:>6}{place.num_shards:>8}{each.step_seconds * 1e3:>10.2f}{each.images_per_second:>13,.0f}"
-            f"{series.efficiency(each):>11.1%}{_percent(each, each.compute):>9}{_percent(each, each.local_sum):>11}"
-            f"{_percent(each, each.communication):>8}{_percent(each, each.waiting):>8}{_percent(each, each.data):>7}{each.late * 1e3:>9.1f}"
+            f"{place.ranks:>6}{place.hosts:>6}{place.num_shards:>8}{each.step_seconds * 1e3:>10.2f}{each.images_per_second:>13,.0f}{series.efficiency(each):>11.1%}{_percent(each, each.compute):>9}{_percent(each, each.local_sum):>11}{_percent(each, each.communication):>8}{_percent(each, each.waiting):>8}{_percent(each, each.data):>7}{each.late * 1e3:>9.1f}"  # noqa: E501
             f"  {each.bottleneck}"
         )
     if series.beyond:
@@ -72,7 +85,7 @@ def _comparison(compared: list[Compared]) -> Iterator[str]:
     for each in compared:
         note = "  (calibrated on it)" if each.calibrated else ""
         yield (
-            f"{each.point.mode:<7}{each.point.ranks:>6}{each.hosts:>6}{each.predicted.step_seconds * 1e3:>14.2f}"
+            f"{each.point.mode:<7}{each.point.ranks:>6}{each.hosts:>6}{each.predicted.step_seconds * 1e3:>14.2f}"  # noqa: E501
             f"{each.measured_seconds * 1e3:>13.2f}{each.error:>+8.1%}{note}"
         )
 
@@ -98,7 +111,10 @@ def as_table(projection: Projection) -> dict[str, Any]:
             {
                 **{name: getattr(each.point, name) for name in ("mode", "ranks", "num_shards")},
                 **{"hosts": each.hosts, "calibrated": each.calibrated, "error": each.error},
-                **{"measured_seconds": each.measured_seconds, "predicted_seconds": each.predicted.step_seconds},
+                **{
+                    "measured_seconds": each.measured_seconds,
+                    "predicted_seconds": each.predicted.step_seconds,
+                },
             }
             for each in projection.compared
         ],
@@ -112,7 +128,11 @@ def _prediction(series: Series, each: Prediction) -> dict[str, Any]:
         "ranks": each.place.ranks,
         "hosts": each.place.hosts,
         "num_shards": each.place.num_shards,
-        **{field.name: getattr(each, field.name) for field in dataclasses.fields(each) if field.name != "place"},
+        **{
+            field.name: getattr(each, field.name)
+            for field in dataclasses.fields(each)
+            if field.name != "place"
+        },
         "images_per_second": each.images_per_second,
         "efficiency": series.efficiency(each),
         "bottleneck": each.bottleneck,

@@ -1,4 +1,6 @@
-"""The time of a step on any number of ranks: the computing of the rank that has most shards, and what of the sums it does not hide."""
+"""The time of a step on any number of ranks: the computing of the rank that has most shards, and
+what of the sums it does not hide.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ from distcnn.scaling.prediction.interconnect import Network
 from distcnn.system.wording import counted
 from distcnn.training.overlap import MOST_LANES
 
-KEPT, WHOLE, OVERLAPPED, ALONE = "in shared memory", "after computing", "beside computing", "one rank"
+KEPT, WHOLE, OVERLAPPED, ALONE = (
+    "in shared memory",
+    "after computing",
+    "beside computing",
+    "one rank",
+)
 """How gradients are summed over ranks."""
 TALLY_BYTES = 8 * TALLY_SIZE
 
@@ -45,7 +52,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a step: its length, and where that goes in the mean over ranks (the parts add up to it). Seconds."""
+    """Of a step: its length, and where that goes in the mean over ranks (the parts add up to it).
+
+    Seconds.
+    """
 
     place: Place
     examples: int
@@ -64,7 +74,8 @@ class Prediction:
     """What the sums take, hidden or not; ``latency`` is the part that no bandwidth shortens."""
     latency: float
     late: float
-    """What the slowest rank is expected to add, did all vary as one does: not in ``step_seconds``."""
+    """What the slowest rank is expected to add, did all vary as one does: not in ``step_seconds``.
+    """
     way: str
 
     @property
@@ -74,7 +85,9 @@ class Prediction:
 
     @property
     def bottleneck(self) -> str:
-        """Where most of what is lost goes; computing, where that is most of the step and little is lost."""
+        """Where most of what is lost goes; computing, where that is most of the step and little is
+        lost.
+        """
         if self.examples < self.room / 2:
             return "training set"
         share = self.latency / self.sums if self.sums else 0.0
@@ -88,8 +101,13 @@ class Prediction:
         return name if lost[name] > self.compute / 4 else "computing"
 
 
-def predict(calibration: Calibration, place: Place, network: Network | None, overlap: str = "") -> Prediction:
-    """The step at ``place`` between whose hosts lies ``network``. ``InputError`` when a network that is needed is not known."""
+def predict(
+    calibration: Calibration, place: Place, network: Network | None, overlap: str = ""
+) -> Prediction:
+    """The step at ``place`` between whose hosts lies ``network``.
+
+    ``InputError`` when a network that is needed is not known.
+    """
     shard, most = calibration.shard(place.here), place.most_shards
     way = way_of(calibration, place, overlap or calibration.overlap)
     if way == KEPT:
@@ -97,7 +115,9 @@ def predict(calibration: Calibration, place: Place, network: Network | None, ove
         own = most * (shard.kept or 0.0)
         adding, end = own, most * (shard.data + shard.compute) + own + sum(seconds)
     elif way in (WHOLE, ALONE):
-        seconds, latency = sums_seconds(calibration, place, network, [TALLY_BYTES + sum(calibration.bucket_bytes)], WAITING)
+        seconds, latency = sums_seconds(
+            calibration, place, network, [TALLY_BYTES + sum(calibration.bucket_bytes)], WAITING
+        )
         adding = shard.add_first + (most - 1) * shard.add_other
         end = most * (shard.data + shard.compute) + adding + sum(seconds)
     else:
@@ -127,30 +147,44 @@ def predict(calibration: Calibration, place: Place, network: Network | None, ove
 
 def way_of(calibration: Calibration, place: Place, overlap: str) -> str:
     """How training sums there (``training/setup.py``)."""
-    if place.ranks > 1 and (overlap == "on" or (overlap == "auto" and place.hosts > 1 and calibration.reduction == "exact")):
+    if place.ranks > 1 and (
+        overlap == "on"
+        or (overlap == "auto" and place.hosts > 1 and calibration.reduction == "exact")
+    ):
         return OVERLAPPED
-    if place.hosts == 1 and place.most_shards <= MOST_KEPT and calibration.shard(place.here).kept is not None:
+    if (
+        place.hosts == 1
+        and place.most_shards <= MOST_KEPT
+        and calibration.shard(place.here).kept is not None
+    ):
         return KEPT
     return WHOLE if place.ranks > 1 else ALONE
 
 
 def bucket_times(shard: Shard, most: int, bucket_bytes: Sequence[int]) -> list[float]:
-    """When each bucket of the rank's ``most`` shards is complete: the last ones go through backward together, bucket by bucket."""
+    """When each bucket of the rank's ``most`` shards is complete: the last ones go through backward
+    together, bucket by bucket.
+    """
     lanes = min(most, MOST_LANES)
     first = shard.add_first / sum(bucket_bytes)
     other = shard.add_other / sum(bucket_bytes)
     whole = most - lanes
-    now = whole * (shard.data + shard.compute + shard.add_other) + lanes * (shard.data + shard.forward)
+    now = whole * (shard.data + shard.compute + shard.add_other) + lanes * (
+        shard.data + shard.forward
+    )
     times = []
     for backward, nbytes in zip(shard.backward, bucket_bytes, strict=True):
-        # Whose gradient a bucket gets first costs less: of the shards taken whole, if there are any.
+        # Whose gradient a bucket gets first costs less: of the shards taken whole, if there are
+        # any.
         now += lanes * (backward + nbytes * other) + (first - other) * nbytes
         times.append(now)
     return times
 
 
 def overlapped_end(starts: Sequence[float], seconds: Sequence[float]) -> float:
-    """When the last sum is done: each begins when its bucket is complete and the sum before it is done."""
+    """When the last sum is done: each begins when its bucket is complete and the sum before it is
+    done.
+    """
     end = 0.0
     for start, length in zip(starts, seconds, strict=True):
         end = max(end, start) + length
@@ -158,21 +192,28 @@ def overlapped_end(starts: Sequence[float], seconds: Sequence[float]) -> float:
 
 
 def sums_seconds(
-    calibration: Calibration, place: Place, network: Network | None, sizes: Sequence[float], way: str
+    calibration: Calibration,
+    place: Place,
+    network: Network | None,
+    sizes: Sequence[float],
+    way: str,
 ) -> tuple[list[float], float]:
-    """Seconds of a sum of each of ``sizes`` (bytes), and how much of all of them is latency: on each host, and then between hosts."""
+    """Seconds of a sum of each of ``sizes`` (bytes), and how much of all of them is latency: on
+    each host, and then between hosts.
+    """
     seconds, latency = [0.0] * len(sizes), 0.0
     on_host = calibration.host_network(place.here)
     if place.here > 1 and on_host is None:
         raise InputError(
-            f"--predict {place.ranks} with {counted(place.ranks_of_host, 'rank')} on each host needs a point with several ranks "
-            "on one host, such as "
-            "--ranks 1,2 on this host: measure it in a new --output, or say --ranks-per-host 1"
+            f"--predict {place.ranks} with {counted(place.ranks_of_host, 'rank')} on each host"
+            " needs a point with several ranks on one host, such as --ranks 1,2 on this host:"
+            " measure it in a new --output, or say --ranks-per-host 1"
         )
     if place.hosts > 1 and network is None:
         raise InputError(
-            f"--predict {place.ranks} at {place.ranks_of_host} a host needs several hosts, and no network between hosts was "
-            "measured: give --network latency=1ms,bandwidth=10Gbit, or --network FILE, written on two hosts by python -m distcnn.scaling.interconnect_test"
+            f"--predict {place.ranks} at {place.ranks_of_host} a host needs several hosts, and no"
+            " network between hosts was measured: give --network latency=1ms,bandwidth=10Gbit, or"
+            " --network FILE, written on two hosts by python -m distcnn.scaling.interconnect_test"
         )
     levels = [(on_host, place.here), (network, place.hosts)]
     for each, members in levels:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distcnn.errors import InputError
-from distcnn.mistakes import described, mistake_in
+from distcnn.errors import ArgumentError, InputError
+from distcnn.fault_tolerance.error_origin import described, mistake_in
 from distcnn.nn import (
     AvgPool2d,
     Conv2d,
@@ -22,7 +22,6 @@ from distcnn.nn import (
     Tanh,
     glorot_uniform,
 )
-from distcnn.signatures import ArgumentError
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
 

@@ -52,12 +52,12 @@ class PortableGenerator(np.random.Generator):
     ``uniform`` take one raw word for each number, the normal methods two.
     """
 
-    def random(  # type: ignore[no-untyped-def, override]
+    def random(  # type: ignore[no-untyped-def,override]
         self,
         size: Size = None,
         dtype: DTypeLike = np.float64,
         out: NDArray[np.floating] | None = None,
-    ):  # type: ignore[no-untyped-def,override]
+    ):
         """Uniform in [0, 1), multiples of 2**-53."""
         return self._fill(self._fractions, size, dtype, out)
 
@@ -68,12 +68,12 @@ class PortableGenerator(np.random.Generator):
         )
         return np.add(low, np.subtract(high, low) * self.random(size))
 
-    def standard_normal(  # type: ignore[no-untyped-def, override]
+    def standard_normal(  # type: ignore[no-untyped-def,override]
         self,
         size: Size = None,
         dtype: DTypeLike = np.float64,
         out: NDArray[np.floating] | None = None,
-    ):  # type: ignore[no-untyped-def,override]
+    ):
         """Normal with mean 0 and standard deviation 1."""
         return self._fill(self._normals, size, dtype, out)
 
@@ -86,13 +86,13 @@ class PortableGenerator(np.random.Generator):
         )
         return np.add(loc, np.multiply(scale, self.standard_normal(size)))
 
-    def _fill(
+    def _fill(  # type: ignore[no-untyped-def]
         self,
         draw: Callable[[int], Floats],
         size: Size,
         dtype: DTypeLike,
         out: NDArray[np.floating] | None,
-    ):  # type: ignore[no-untyped-def]
+    ):
         if size is None and out is None:
             return float(draw(1)[0])
         shape = (

@@ -61,11 +61,11 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
     if request.break_at_step is not None or request.debug:
-        from distcnn.training.debug import (
+        from distcnn.training.debug import (  # not for all: it brings pdb and the replay
             break_at,
             check_network,
             require_one_process,
-        )  # not for all: it brings pdb and the replay
+        )
 
         flag = "--debug" if request.break_at_step is None else "--break-at-step"
         together(communicator, lambda: require_one_process(communicator, flag))

@@ -16,192 +16,52 @@ from tests.conftest import SERIAL, Launcher, MakeImageSet
 PACKAGE = Path(__file__).parent.parent / "distcnn"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Folder or file of the package: what of the package it may import.
-ALLOWED = {
-    "nn": {"signatures", "nn"},
-    "optim": {"signatures", "optim"},
-    "signatures.py": set(),
-    "errors.py": set(),
-    "files.py": {"errors"},
-    "launcher.py": {"wording"},
-    "cores.py": {"wording"},
-    "root.py": {"launcher"},
-    "streams.py": set(),
-    "parallel": {"console", "cores", "errors", "launcher", "parallel", "wording"},
-    "faults": {"console", "faults", "launcher", "mistakes", "parallel"},
-    "checkpoints": {"checkpoints", "errors", "files"},
-    "datasets": {
-        "command_line",
-        "console",
-        "datasets",
-        "errors",
-        "files",
-        "locked_calls",
-        "mistakes",
-        "streams",
-        "wording",
-    },
-    "own_model.py": {"errors"},
-    "environment.py": set(),
-    "models.py": {"signatures", "errors", "mistakes", "nn", "own_model", "wording"},
-    "config.py": {
-        "command_line",
-        "console",
-        "datasets",
-        "errors",
-        "files",
-        "models",
-        "nn",
-        "optim",
-        "own_model",
-        "wording",
-    },
-    "training": {
-        *{
-            "__version__",
-            "checkpoints",
-            "command_line",
-            "config",
-            "console",
-            "cores",
-            "datasets",
-            "environment",
-            "errors",
-        },
-        *{
-            "faults",
-            "files",
-            "host_memory",
-            "launcher",
-            "model_source",
-            "models",
-            "nn",
-            "optim",
-            "own_model",
-            "parallel",
-            "streams",
-            "terminal",
-            "training",
-            "wording",
-        },
-    },
-    "checkup": {
-        *{
-            "__version__",
-            "checkup",
-            "command_line",
-            "console",
-            "cores",
-            "datasets",
-            "environment",
-            "errors",
-            "faults",
-        },
-        *{
-            "files",
-            "host_memory",
-            "launcher",
-            "parallel",
-            "same_flags",
-            "streams",
-            "training",
-            "wording",
-        },
-    },
-    "trace": {
-        "__version__",
-        "checkpoints",
-        "errors",
-        "faults",
-        "files",
-        "parallel",
-        "trace",
-        "training",
-    },
-    "measure": {
-        *{
-            "command_line",
-            "config",
-            "console",
-            "datasets",
-            "errors",
-            "faults",
-            "files",
-            "measure",
-            "models",
-        },
-        *{"nn", "own_model", "parallel", "training", "wording"},
-    },
-    "sweep": {
-        *{
-            "command",
-            "command_line",
-            "config",
-            "console",
-            "cores",
-            "datasets",
-            "errors",
-            "faults",
-            "files",
-        },
-        *{"measure", "models", "own_model", "parallel", "sweep", "training", "wording"},
-    },
-    "projection": {
-        *{
-            "command_line",
-            "config",
-            "console",
-            "datasets",
-            "errors",
-            "files",
-            "measure",
-            "models",
-            "parallel",
-            "projection",
-        },
-        *{"sweep", "training", "wording"},
-    },
-    "wording.py": set(),
-    "mistakes.py": set(),
-    "console.py": {"wording"},
-    "command_line.py": {"errors"},
-    "terminal.py": {"launcher"},
-    "same_flags.py": set(),
-    "model_source.py": {"own_model"},
-    "host_memory.py": {"cores"},
-    "locked_calls.py": set(),
+# The rooms of the package (folders and files), from the ground up. A room imports only itself and
+# rooms of earlier rows; rooms in one row do not import each other.
+LAYERS = [
+    {"errors.py", "spans.py"},
+    {"system", "random_streams.py", "nn", "optim", "user_code.py"},
+    {"distributed", "user_source.py", "checkpoints"},
+    {"fault_tolerance"},
+    {"cli"},
+    {"models.py", "datasets"},
+    {"config.py"},
+    {"training"},
+    {"profiling"},
+    {"train.py", "verify.py", "report.py", "doctor", "benchmark"},
+    {"scaling"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+# Stricter than their row: the maths knows nothing of ranks, files or flags, and ranks know nothing
+# of layers.
+ONLY = {
+    "nn": {"errors", "spans", "nn"},
+    "optim": {"errors", "optim"},
+    "distributed": {"errors", "spans", "system", "distributed"},
 }
 # Third-party package: the only places that may import it.
 OWNERS = {
-    "mpi4py": {"parallel/mpi.py"},
+    "mpi4py": {"distributed/mpi.py"},
     "h5py": {
         "checkpoints/format.py",
-        "checkup/software.py",
         "datasets/hdf5.py",
         "datasets/opening.py",
         "datasets/storage.py",
         "datasets/writer.py",
+        "doctor/software.py",
         "training/results.py",
     },
-    "matplotlib": {"measure/picture.py", "report.py", "sweep/picture.py", "trace/picture.py"},
-    "torch": {"measure/torch_peer.py"},
+    "matplotlib": {"benchmark/plot.py", "report.py", "scaling/plot.py", "profiling/plot.py"},
+    "torch": {"benchmark/torch_peer.py"},
     "PIL": {"datasets/pictures.py"},
-    "threadpoolctl": {"parallel/threads.py"},
-}
-
-# What measures, which training must never need: folder, and the only files outside of it that may
-# know it.
-MEASURING = {
-    "measure": {"benchmark.py", "sweep/ranks.py", "projection/calibration.py"},
-    "sweep": {
-        "scaling.py",
-        *(f"projection/{file.name}" for file in (PACKAGE / "projection").iterdir()),
-    },
-    "projection": {"scaling.py", "network.py"},
+    "threadpoolctl": {"distributed/blas_threads.py"},
 }
 # What is started with python -m: all of the top level, and what runs on the ranks of a sweep's
 # point.
-COMMANDS = {"train.py", "verify.py", "benchmark.py", "scaling.py", "network.py", "sweep/ranks.py"}
+COMMANDS = {
+    *("train.py", "verify.py", "benchmark/__main__.py", "scaling/__main__.py"),
+    *("scaling/interconnect_test.py", "scaling/worker.py"),
+}
 
 # Needed by root alone, or seldom. On a shared file system every rank would ask for each of their
 # files at the same moment.
@@ -251,17 +111,18 @@ def imports_of(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_go_one_way(file: Path) -> None:
-    place = file.relative_to(PACKAGE).parts[0]
-    inner = {name.split(".")[1] for name in imports_of(file) if name.startswith("distcnn.")}
-    if place in ALLOWED:
-        assert inner <= ALLOWED[place], f"{place} may not know {inner - ALLOWED[place]}"
-    where = file.relative_to(PACKAGE).as_posix()
-    for folder, users in MEASURING.items():
-        assert folder not in inner or place == folder or where in users, (
-            f"{where} may not know what only measuring needs"
-        )
-    assert "command" not in inner or where in COMMANDS, f"{where} is no command"
+def test_imports_point_downward(file: Path) -> None:
+    where = file.relative_to(PACKAGE)
+    room = where.parts[0]
+    if room in ("__init__.py", "__main__.py"):  # the public face: it may show everything
+        return
+    imported = {name.split(".")[1] for name in imports_of(file) if name.startswith("distcnn.")}
+    for other in imported - {"__version__", room.removesuffix(".py")}:
+        level = LEVEL.get(other, LEVEL.get(f"{other}.py"))
+        assert level is not None, f"{where} imports {other}, which has no place in LAYERS"
+        assert level < LEVEL[room], f"{where} may not import {other}, above or beside it"
+    if room in ONLY:
+        assert imported <= ONLY[room], f"{where} may not import {imported - ONLY[room]}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -278,13 +139,9 @@ def test_each_library_has_one_owner(file: Path) -> None:
         assert outer <= {"numpy"}
 
 
-def test_every_folder_has_its_rule() -> None:
-    folders = {
-        file.relative_to(PACKAGE).parts[0]
-        for file in FILES
-        if len(file.relative_to(PACKAGE).parts) > 1
-    }
-    assert folders <= set(ALLOWED)
+def test_every_room_has_its_place() -> None:
+    rooms = {file.relative_to(PACKAGE).parts[0] for file in FILES} - {"__init__.py", "__main__.py"}
+    assert rooms <= set(LEVEL)
 
 
 def test_no_rank_but_root_imports_what_only_some_need() -> None:

@@ -15,6 +15,7 @@ from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.distributed.communicator import JointError, NoWorldError
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.fault_tolerance.early import end_before_start, note_arrival
+from distcnn.fault_tolerance.error_origin import OF_MPI, is_thread_limit
 from distcnn.fault_tolerance.exit_note import note_exit
 from distcnn.fault_tolerance.failure import report_bad_input, report_failure
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
@@ -23,7 +24,6 @@ from distcnn.fault_tolerance.orphan import end_with_launcher, killed_with_launch
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED
 from distcnn.fault_tolerance.watchdog import EXIT_STALLED
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
-from distcnn.mistakes import OF_MPI, is_thread_limit
 from distcnn.system import launcher
 from distcnn.system.console import drain, enable_crash_reports, guarded, tell
 from distcnn.system.wording import printable

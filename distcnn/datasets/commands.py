@@ -15,7 +15,7 @@ from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
 from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
-from distcnn.mistakes import THREAD_LIMIT, is_thread_limit
+from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit
 from distcnn.system.console import drain, guarded, say, tell
 from distcnn.system.wording import counted, printable
 

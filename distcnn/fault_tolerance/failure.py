@@ -12,9 +12,9 @@ import time
 import traceback
 
 from distcnn.distributed import Communicator
+from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit, mistake_lines
 from distcnn.fault_tolerance.heartbeat import pulse
 from distcnn.fault_tolerance.host_election import claim
-from distcnn.mistakes import THREAD_LIMIT, is_thread_limit, mistake_lines
 from distcnn.system.console import tell
 
 SECONDS_BETWEEN_HOSTS, MOST_HOSTS_WAITED_FOR = 0.8, 3

@@ -35,6 +35,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.errors import explained
 from distcnn.nn.geometry import Geometry, Pair, as_pair, is_count, output_size
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.kernels.algorithms import Filtering, plan_filtering
@@ -59,7 +60,6 @@ from distcnn.nn.layer import (
     image_buffer,
     image_shape,
 )
-from distcnn.signatures import explained
 
 BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the

@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.errors import explained
 from distcnn.nn.geometry import is_count
 from distcnn.nn.initialisers import he_normal, zeros
 from distcnn.nn.layer import Array, Initialiser, Layer, Parameter, Shape, buffer
-from distcnn.signatures import explained
 
 
 class Flatten(Layer):

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distcnn.errors import explained
 from distcnn.nn.kernels.arena import Arena
-from distcnn.signatures import explained
 
 Array = NDArray[np.floating]
 Shape = tuple[int, ...]

@@ -32,11 +32,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.errors import explained
 from distcnn.nn.geometry import Pair, as_pair, output_size, window_offsets
 from distcnn.nn.kernels.blocking import Part
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.layer import Array, Layer, Shape, buffer, buffer_like, image_buffer, image_shape
-from distcnn.signatures import explained
 
 
 class Pool2d(Layer):

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
+from distcnn.errors import ArgumentError, explained
 from distcnn.nn.kernels.fusion import align, fuse
 from distcnn.nn.layer import Array, Layer, Parameter, Shape, buffer
-from distcnn.signatures import ArgumentError, explained
 
 AS_A_LIST = "write Sequential([first, second, ...]): the layers are one list"
 

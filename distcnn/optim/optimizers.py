@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.signatures import explained
+from distcnn.errors import explained
 
 Vector = NDArray[np.floating]
 

@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+PACKAGE = Path(__file__).parent.parent
+"""The folder of the package."""
 PREFIXES = (
     *(
         "OPENBLAS_",
@@ -52,7 +54,7 @@ def kernel_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def source_files() -> list[Path]:
     """distcnn's own files."""
-    return sorted(Path(__file__).parent.rglob("*.py"))
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def sources_sha256() -> str:
@@ -62,8 +64,5 @@ def sources_sha256() -> str:
     digest = hashlib.sha256()
     for path in source_files():
         content = path.read_bytes()
-        digest.update(
-            f"{path.relative_to(Path(__file__).parent).as_posix()} {len(content)}\n".encode()
-            + content
-        )
+        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()

@@ -173,8 +173,8 @@ def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
     """Root's: make the default image set where it is not there."""
     if must_be_prepared(config.data, config.source or None):
         from distcnn.datasets.mnist import (
-            prepare_mnist,
-        )  # once in a machine's life: it brings ssl, archives, pip's ways
+            prepare_mnist,  # once in a machine's life: it brings ssl, archives, pip's ways
+        )
 
         with received_by_children():  # pip
             prepare_mnist(config.data, config.source or None, report)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distcnn.errors import ArgumentError
 from distcnn.nn import (
     AvgPool2d,
     Conv2d,
@@ -25,7 +26,6 @@ from distcnn.nn import (
 )
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Array
-from distcnn.signatures import ArgumentError
 
 examples = settings(deadline=None, derandomize=True, max_examples=40)
 SHAPE = (2, 9, 8)

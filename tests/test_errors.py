@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from distcnn.errors import InputError
+from distcnn.errors import ArgumentError, InputError
 from distcnn.models import build_model
 from distcnn.nn import (
     AvgPool2d,
@@ -25,7 +25,6 @@ from distcnn.nn import (
 )
 from distcnn.nn.losses import Loss
 from distcnn.optim import SGD, Adam
-from distcnn.signatures import ArgumentError
 
 VALUES = np.zeros(3)
 

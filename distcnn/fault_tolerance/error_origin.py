@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 OF_MPI = "mpi4py.MPI"
 NOT_THE_USERS = {
     *sys.stdlib_module_names,

@@ -17,7 +17,7 @@ from distcnn import train
 from distcnn.doctor.report import Report
 from distcnn.doctor.supervisor import Guardian
 from distcnn.errors import InputError
-from distcnn.mistakes import is_thread_limit, mistake_in, mistake_lines
+from distcnn.fault_tolerance.error_origin import is_thread_limit, mistake_in, mistake_lines
 from distcnn.models import build_model, find_model, initialise_model
 from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
 from tests.training.conftest import with_path

@@ -71,8 +71,8 @@ def test_one_bit_of_a_product_and_a_sum(mpirun: Launcher, tmp_path: Path) -> Non
 @pytest.mark.mpi
 def test_a_check_that_fails_on_one_rank_hides_nothing(mpirun: Launcher, tmp_path: Path) -> None:
     code = (
-        "from distcnn.doctor import exactness, output; exactness._arithmetic ="
-        " output._temporary_folder = None"
+        "from distcnn.doctor import same_bits, output_folder; same_bits._arithmetic ="
+        " output_folder._temporary_folder = None"
     )
     seen = doctor_but(mpirun, 2, 1, patched(tmp_path, code))
     seen.only_bad("products", "temporary")

@@ -89,7 +89,7 @@ def test_the_launcher_is_the_nearest_ancestor_of_another_rank(
         launcher.launching_process() == os.getppid()
     )  # pytest's parent, which is not declared to be a rank
     ask = (
-        "from distcnn import launcher; print(launcher.launching_process(), launcher.launch_name())"
+        "from distcnn.system import launcher; print(launcher.launching_process(), launcher.launch_name())"
     )
     done = SERIAL.run(1, "-c", ask, PMI_SIZE="2", PMI_RANK="0")
     process, name = done.stdout.split()

@@ -88,7 +88,7 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(
 ) -> None:
     (tmp_path / "broken.py").write_text(
         "from distcnn import models, nn\n"
-        "from distcnn import launcher\n"
+        "from distcnn.system import launcher\n"
         "import os\n"
         "class Broken(nn.Identity):\n"
         "    def function(self, x, out):\n"

@@ -23,8 +23,8 @@ from tests.sweep.conftest import MakeLauncher, alone, of
 COMMAND = ["-m", "distcnn.scaling"]
 SHORT = ["--model", "mlp", "--microbatch-size", "4", "--steps", "2"]
 NO_MATPLOTLIB = (
-    "import sys; sys.modules['matplotlib'] = None; from distcnn import scaling;"
-    " sys.exit(scaling.main(sys.argv[1:]))"
+    "import sys; sys.modules['matplotlib'] = None; from distcnn.scaling.__main__ import main;"
+    " sys.exit(main(sys.argv[1:]))"
 )
 
 

@@ -18,6 +18,13 @@ import pytest
 
 from distcnn.datasets import Split, write_dataset
 
+pytest_plugins = [
+    "tests.support.benchmark_fixtures",
+    "tests.support.dataset_fixtures",
+    "tests.support.scaling_fixtures",
+    "tests.support.training_fixtures",
+]
+
 ROOT = Path(__file__).parent.parent
 TIMEOUT_SECONDS = 120
 LAUNCHER_VARIABLES = (

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.hosts import Hosts, hosts
 from tests.conftest import SERIAL, Launcher, MakeImageSet, write_image_set
-from tests.faults.running import STAGED, reference_hash, resume, running
+from tests.support.running import STAGED, reference_hash, resume, running
 
 TIMEOUT = 3
 SECONDS_MORE = 20

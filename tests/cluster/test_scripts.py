@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.hosts import Hosts, hosts
 from tests.conftest import ROOT, Launcher, MakeImageSet, clean_environment
-from tests.faults.running import STAGED, reference_hash, running
+from tests.support.running import STAGED, reference_hash, running
 
 # Keeps what it was asked, and says what qsub says.
 QSUB = """#!/bin/bash

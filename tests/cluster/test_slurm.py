@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.slurm import Slurm, read, slurm
 from tests.conftest import ROOT, Launcher, MakeImageSet
-from tests.faults.running import STAGED, reference_hash
+from tests.support.running import STAGED, reference_hash
 
 pytestmark = pytest.mark.slurm
 SCRIPT = str(ROOT / "launch" / "slurm.sbatch")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet
-from tests.faults.running import (
+from tests.support.running import (
     STAGED,
     reference_hash,
     resume,

@@ -18,7 +18,7 @@ import pytest
 
 from distcnn.checkpoints import CheckpointStore
 from tests.conftest import ROOT, SERIAL, MakeImageSet
-from tests.faults.running import STAGED, Running, reference_hash, running
+from tests.support.running import STAGED, Running, reference_hash, running
 
 RUN = ["--output", "{disk}/run", "--checkpoint-every", "1", "--keep", "99", "--check-every", "1"]
 

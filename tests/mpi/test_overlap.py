@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SERIAL, Launcher, MakeImageSet
-from tests.faults.running import STAGED, running, staged
+from tests.support.running import STAGED, running, staged
 
 ON = ["--overlap", "on"]
 # Two buckets; the last steps of an epoch are padded.
@@ -52,7 +52,7 @@ def test_a_shard_that_cannot_be_added_is_named_as_without(
         "-m",
         "distcnn.train",
         "--model",
-        "tests.faults.staged:poisoned_network",
+        "tests.support.staged:poisoned_network",
         "--microbatch-size",
         "4",
     ]

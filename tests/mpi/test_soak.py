@@ -1,5 +1,5 @@
 """Kills at random moments, resumes on other numbers of ranks, the same bits: some rounds of
-``python -m tests.soak``.
+``python -m benchmarks.soak``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROUNDS, MOST_SECONDS = 10, 300
 @pytest.mark.slow
 def test_killed_and_resumed_runs_come_to_the_same_bits() -> None:
     mpi_launcher()  # skips where there is none
-    command = [sys.executable, "-m", "tests.soak", "--rounds", str(ROUNDS), "--keep-going"]
+    command = [sys.executable, "-m", "benchmarks.soak", "--rounds", str(ROUNDS), "--keep-going"]
     openmpi = {key: value for key, value in os.environ.items() if key == "DISTCNN_TEST_OPENMPI"}
     done = subprocess.run(
         command,

@@ -16,7 +16,7 @@ import pytest
 
 from distcnn.fault_tolerance.heartbeat import Activity
 from tests.conftest import SERIAL, Launcher, MakeImageSet
-from tests.faults.running import (
+from tests.support.running import (
     STAGED,
     Ended,
     Running,

@@ -16,7 +16,7 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.cli.command import EXIT_STOPPED
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED, STOP_SIGNALS
 from tests.conftest import SERIAL, Launcher, MakeImageSet
-from tests.faults.running import (
+from tests.support.running import (
     STAGED,
     STAGED_STEPS,
     Ended,

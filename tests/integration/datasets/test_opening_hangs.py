@@ -1,0 +1,152 @@
+"""Files that never answer, as an image set or as a part of one: refused, or waited for without the
+interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from distcnn.datasets import read_examples, read_info
+from distcnn.errors import InputError
+from tests.conftest import SERIAL
+from tests.support.image_sets import put, write_as_a_user
+from tests.support.running import running
+
+Build = Callable[[Path, Path], Path]
+"""From a folder and a file ``part`` to an image set that needs that part."""
+
+
+def itself(folder: Path, part: Path) -> Path:
+    (folder / "set.h5").symlink_to(part)
+    return folder / "set.h5"
+
+
+def linked(folder: Path, part: Path) -> Path:
+    return write_as_a_user(
+        folder / "set.h5", put("train/images", h5py.ExternalLink(part.name, "train/images"))
+    )
+
+
+def linked_group(folder: Path, part: Path) -> Path:
+    return write_as_a_user(folder / "set.h5", put("test", h5py.ExternalLink(str(part), "/test")))
+
+
+def linked_twice(folder: Path, part: Path) -> Path:
+    with h5py.File(folder / "between.h5", "w") as file:
+        file["there"] = h5py.ExternalLink(part.name, "train")
+    return write_as_a_user(
+        folder / "set.h5",
+        put("elsewhere", h5py.ExternalLink("between.h5", "there")),
+        put("train", h5py.SoftLink("/elsewhere")),
+    )
+
+
+def virtual(folder: Path, part: Path) -> Path:
+    layout = h5py.VirtualLayout((4, 3, 2), np.uint8)
+    layout[:] = h5py.VirtualSource(part.name, "train/images", (4, 3, 2))
+
+    def change(file: h5py.File) -> None:
+        del file["train/images"]
+        file.create_virtual_dataset("train/images", layout)
+
+    return write_as_a_user(folder / "set.h5", change)
+
+
+WAYS = [itself, linked, linked_group, linked_twice, virtual]
+
+
+@pytest.mark.parametrize("build", WAYS)
+def test_a_part_that_is_a_regular_file_is_read(tmp_path: Path, build: Build) -> None:
+    path = build(tmp_path, write_as_a_user(tmp_path / "part.h5"))
+    assert read_examples(read_info(path), "train", range(4))[0].reshape(-1).tolist() == list(
+        range(24)
+    )
+
+
+@pytest.mark.parametrize("build", WAYS)
+@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
+def test_a_part_that_is_not_a_file_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Build, kind: str
+) -> None:
+    part = tmp_path / "part.h5"
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "named pipe":
+            os.mkfifo(part)
+        elif kind == "socket":
+            monkeypatch.chdir(tmp_path)  # a socket's path must be short
+            listener.bind(part.name)
+        elif kind == "device":
+            part.symlink_to("/dev/zero")
+        else:
+            part.mkdir()
+        with pytest.raises(
+            InputError, match="is a folder" if kind == "folder" else "is not a regular file"
+        ) as raised:
+            read_info(build(tmp_path, part))
+    assert str(tmp_path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_links_in_a_circle_are_followed_to_an_end(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    circle = put("train", h5py.ExternalLink("folder/../set.h5", "train"))
+    with pytest.raises(InputError, match=r"set\.h5"):
+        read_info(write_as_a_user(tmp_path / "set.h5", circle))
+    with pytest.raises(InputError, match=r"set\.h5"):
+        read_info(write_as_a_user(tmp_path / "set.h5", put("train", h5py.SoftLink("/train"))))
+
+
+@contextmanager
+def never_opens(path: Path) -> Iterator[None]:
+    """While it is entered, opening ``path`` hangs, as on a file system that does not answer: this
+    process holds a lease on it.
+    """
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)  # that somebody waits
+    with path.open("r+b") as file:
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        except OSError as error:
+            pytest.skip(f"no leases here: {error}")
+        yield
+    signal.signal(signal.SIGIO, before)
+
+
+@pytest.mark.parametrize("build", WAYS)
+def test_a_part_that_never_opens_is_a_stall_and_signals_end_the_run(
+    tmp_path: Path, build: Build
+) -> None:
+    path = build(tmp_path, part := write_as_a_user(tmp_path / "part.h5"))
+    flags = [
+        "-m",
+        "distcnn.train",
+        "--model",
+        "mlp",
+        "--data",
+        str(path),
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    with (
+        never_opens(part),
+        running(SERIAL, 1, *flags, "--stall-timeout", "1") as stalled,
+        running(SERIAL, 1, *flags) as signalled,
+    ):
+        ended = stalled.end(20)
+        signalled.process.send_signal(signal.SIGTERM)
+        start = time.monotonic()
+        assert signalled.end(5).code == -signal.SIGTERM
+        assert time.monotonic() - start < 3
+    assert ended.code == 4
+    assert len(ended.lines("opening the image set")) == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,201 @@
+"""Planted: image sets and folders that cannot be used."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+
+from distcnn.datasets import opening, read_info
+from distcnn.datasets.opening import lock_state
+from distcnn.distributed import SerialCommunicator
+from distcnn.doctor import image_set
+from distcnn.doctor.file_systems import file_system
+from distcnn.doctor.finding import Places
+from distcnn.doctor.image_set import look_through
+from distcnn.doctor.options import Options
+from tests.conftest import Launcher, MakeImageSet
+from tests.support.examined import doctor
+
+
+@pytest.fixture
+def own(image_set: MakeImageSet, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "set.h5"
+    shutil.copy(image_set(), path)
+    return path
+
+
+def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
+    with h5py.File(own, "r+", locking=True):
+        seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("data")
+    assert f"{own} is locked by another process, which writes it" in seen.of("data", "bad")
+    assert "wait until it is written" in seen.of("data", "bad")
+
+
+def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
+    """Such files have a mark of their own, which HDF5 looks at."""
+    with (
+        h5py.File(own.with_name("marked.h5"), "w", libver="latest") as file,
+        h5py.File(own) as source,
+    ):
+        for name in ("train", "test"):
+            source.copy(name, file)
+        file.flush()
+        shutil.copy(file.filename, own.with_name("left.h5"))
+    seen = doctor(serial, 1, "--data", str(own.with_name("left.h5")))
+    seen.only_bad("data")
+    assert "open for writing in another process" in seen.of("data", "bad")
+    assert "h5clear" in seen.of("data", "bad")
+
+
+def test_a_named_pipe_is_called_one_and_not_a_slow_file_system(
+    serial: Launcher, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "set.h5")
+    seen = doctor(serial, 1, "--data", str(tmp_path / "set.h5"))
+    seen.only_bad("data")
+    assert "is not a regular file" in seen.of("data", "bad")
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is empty")],
+)
+def test_a_file_that_was_cut_off(serial: Launcher, own: Path, size: int, says: str) -> None:
+    own.write_bytes(own.read_bytes()[:size])
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("data")
+    assert says in seen.of("data", "bad")
+
+
+def test_a_bit_that_changed(serial: Launcher, own: Path) -> None:
+    with h5py.File(own) as file:
+        offset = file["train/images"].id.get_chunk_info(0).byte_offset
+    content = bytearray(own.read_bytes())
+    content[offset + 5000] ^= 1
+    own.write_bytes(content)
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("data")
+    assert "damaged" in seen.of("data", "bad")
+
+
+def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Path) -> None:
+    with h5py.File(own, "r+") as file:
+        for name in ("sha256", "blocks_sha256"):
+            del file.attrs[name]
+        file["test/images"][:10] = file["train/images"][:10]
+        file.attrs["classes"] = 11
+    remarks = look_through(read_info(own))
+    assert len(remarks) == 3
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad()
+    assert all(remark in seen.of("data", "warning") for remark in remarks)
+    done = serial.run(
+        1,
+        "-m",
+        "distcnn.train",
+        "--data",
+        str(own),
+        "--max-steps",
+        "1",
+        "--model",
+        "tutorial",
+        "--output",
+        f"{own}.run",
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(f"warning: {remark}" in done.stdout.splitlines() for remark in remarks)
+
+
+def test_it_says_when_it_checked_the_labels_only(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def text() -> str:
+        facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
+        return " ".join(
+            each.text for each in image_set.SECTION.judge(Places({0: "here"}), {0: facts})
+        )
+
+    assert "only its labels were checked" not in text()
+    monkeypatch.setattr(image_set, "SAMPLE_BYTES", 1000)
+    assert "only its labels were checked" in text()
+
+
+def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path) -> None:
+    with h5py.File(own, "r+") as file:
+        file["train/labels"][3] = (file["train/labels"][3] + 1) % 10
+    seen = doctor(serial, 1, "--data", str(own))
+    seen.only_bad("data")
+    assert "do not match its own SHA-256" in seen.of("data", "bad")
+
+
+def test_a_set_larger_than_the_host_is_mentioned(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_set, "most_memory", lambda: 1000)
+    facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
+    found = image_set.SECTION.judge(Places({0: "here"}), {0: facts})
+    assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
+
+
+@pytest.mark.parametrize("name", ["/proc/nothing/runs", "{file}", "{file}/runs"])
+def test_an_output_that_is_no_folder(serial: Launcher, own: Path, name: str) -> None:
+    seen = doctor(serial, 1, "--output", name.format(file=own))
+    seen.only_bad("output")
+    assert "name a folder with --output" in seen.of("output", "bad")
+
+
+def test_an_output_that_holds_a_run(serial: Launcher, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    seen = doctor(serial, 1, "--output", str(tmp_path))
+    seen.only_bad()
+    assert "--resume" in seen.of("output", "warning")
+    assert [each.name for each in tmp_path.iterdir()] == ["config.toml"]
+
+
+def test_lock_states(own: Path) -> None:
+    assert lock_state(str(own)) == "free"
+    with own.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert lock_state(str(own)) == "free"  # a reader's
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert lock_state(str(own)) == "held"
+    assert lock_state(str(own)) == "free"
+
+
+def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    released = threading.Event()
+    monkeypatch.setattr(image_set, "SECONDS", 0.1)
+    monkeypatch.setattr(opening, "lock_state", lambda path: released.wait(10) and "free")
+    facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
+    released.set()
+    assert (
+        facts["problem"]
+        == f"looking at {own} took more than 0.1 s: the file system hangs, or is very slow"
+    )
+
+
+def test_what_kind_of_file_system(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "none / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\nx /home/my\\040data fuse.sshfs rw"
+        " 0 0\n"
+    )
+    kinds = {
+        path: file_system(path, mounts)
+        for path in ("/etc", "/home/a", "/homes/a", "/home/my data/set.h5")
+    }
+    assert kinds == {
+        "/etc": "ext4",
+        "/home/a": "nfs4",
+        "/homes/a": "ext4",
+        "/home/my data/set.h5": "sshfs",
+    }

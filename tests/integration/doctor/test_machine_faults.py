@@ -1,0 +1,155 @@
+"""Planted: too little of what a machine must have.
+
+Mounts are made in a namespace of their own, which ends with the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Launcher, clean_environment, openmpi_launcher
+from tests.support.examined import DOCTOR, Examined, doctor, in_shell, read, small_data
+
+
+def unshared(launcher: Launcher, ranks: int, mount: str, *flags: str) -> Examined:
+    """Run the doctor where ``mount``, a line of shell, was done first."""
+    start = [launcher.mpirun, "-n", str(ranks)] if launcher.mpirun else []
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        f'{mount} || exit 99; exec "$@"',
+        "sh",
+        *start,
+        launcher.python,
+        "-m",
+        "distcnn.doctor",
+        *flags,
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+        env=clean_environment(),
+    )
+    if done.returncode == 99 or "unshare failed" in done.stderr:
+        pytest.skip(f"no private mount here: {done.stderr}")
+    return read(done)
+
+
+@pytest.mark.mpi
+def test_more_ranks_than_cores(mpirun: Launcher) -> None:
+    cores = len(os.sched_getaffinity(0))
+    if cores > 7:
+        pytest.skip("too many cores to start more ranks than that")
+    seen = doctor(mpirun, cores + 1)
+    seen.only_bad()
+    assert f"{cores + 1} ranks x 1 thread on {cores} core" in seen.of("cores", "warning")
+    assert "start fewer ranks" in seen.of("cores", "warning")
+
+
+def test_more_threads_than_cores(serial: Launcher) -> None:
+    assert "1 rank x 999 threads on" in doctor(serial, 1, "--threads-per-rank", "999").of(
+        "cores", "warning"
+    )
+    assert "on" in doctor(serial, 1, "--threads-per-rank", "auto").of("cores", "good")
+
+
+@pytest.mark.mpi
+def test_all_ranks_on_one_core(mpirun: Launcher) -> None:
+    if (os.cpu_count() or 1) == 1 or not shutil.which("taskset"):
+        pytest.skip("one core, or no taskset")
+    core = min(os.sched_getaffinity(0))
+    seen = in_shell(mpirun, 2, f"taskset -p -c {core} $$ > /dev/null")
+    seen.only_bad("binding")
+    assert f"2 ranks x 1 thread bound to core {core} of the host's" in seen.of("binding", "bad")
+
+
+@pytest.mark.mpi
+def test_a_small_dev_shm(mpirun: Launcher) -> None:
+    seen = unshared(mpirun, 2, "mount -t tmpfs -o size=64k none /dev/shm")
+    seen.only_bad("shared")
+    assert "docker --shm-size" in seen.of("shared", "bad")
+
+
+@pytest.mark.mpi
+@pytest.mark.openmpi
+def test_open_mpi_starts_in_a_dev_shm_that_mpich_dies_of() -> None:
+    seen = unshared(openmpi_launcher(), 2, "mount -t tmpfs -o size=64k none /dev/shm")
+    seen.only_bad("shared")
+    assert seen.of("sum", "good")
+
+
+def test_a_container_with_little_time_and_memory(serial: Launcher, tmp_path: Path) -> None:
+    for name, text in {
+        "cpu.max": "50000 100000",
+        "memory.max": str(200 * 2**20),
+        "memory.current": str(100 * 2**20),
+    }.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    seen = unshared(serial, 1, f"mount --bind {tmp_path} /sys/fs/cgroup")
+    seen.only_bad("memory")
+    assert "100 MiB free in the container or job (cgroup), for 1 rank of about 256 MiB" in seen.of(
+        "memory", "bad"
+    )
+    assert "the time of 0.5 cores (its control group, or Slurm), for 1 rank x 1 thread" in seen.of(
+        "quota", "warning"
+    )
+
+
+def test_limits(serial: Launcher) -> None:
+    limits = "ulimit -n 128; ulimit -t 600; ulimit -v 3000000; ulimit -s 512"
+    command = ["sh", "-c", f'{limits}; exec "$@"', "sh", serial.python, *DOCTOR, *small_data()]
+    seen = read(
+        subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=ROOT,
+            env=clean_environment(),
+        )
+    )
+    seen.only_bad()
+    for says in (
+        "only 128 open files",
+        "ends each rank after 600 s",
+        "of addresses (ulimit -v)",
+        "512 KiB of stack",
+    ):
+        assert says in seen.of("limits", "warning")
+
+
+@pytest.mark.parametrize(
+    ("mount", "says"),
+    [
+        ("tmpfs -o ro", "Read-only file system"),
+        ("tmpfs -o size=4m", "No space left on device"),
+        ("tmpfs -o nr_inodes=1", "No space left"),
+    ],
+)
+def test_an_output_that_takes_nothing(
+    serial: Launcher, tmp_path: Path, mount: str, says: str
+) -> None:
+    seen = unshared(
+        serial, 1, f"mount -t {mount} none {tmp_path}", "--output", f"{tmp_path}/runs/mine"
+    )
+    seen.only_bad("output")
+    assert f"{tmp_path}/runs/mine (tmpfs) cannot be written: {says}" in seen.of("output", "bad")
+
+
+def test_no_temporary_folder(serial: Launcher, tmp_path: Path) -> None:
+    seen = unshared(serial, 1, f"mount -t tmpfs -o ro none {tmp_path} && export TMPDIR={tmp_path}")
+    assert f"{tmp_path} cannot be written" in seen.of("temporary", "warning")
+    seen = doctor(serial, 1, TMPDIR="/nonexistent")
+    assert "/nonexistent cannot be written" in seen.of("temporary", "warning")

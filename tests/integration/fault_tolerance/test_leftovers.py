@@ -1,0 +1,101 @@
+"""Shared memory of killed MPIs: what no process uses goes, all else stays."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from distcnn.fault_tolerance.leftovers import MEMORY, clean_before_start, remove_left_behind
+from tests.conftest import Launcher, MakeImageSet
+from tests.support.running import STAGED, running
+
+NAMES = ("mpich_shm_0a1b2c_0", "sm_segment.host.0.1", "ucx_shm_posix_77")
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> list[Path]:
+    """Files as an MPI names them, an hour old, that nobody has open."""
+    paths = [tmp_path / name for name in NAMES]
+    for path in paths:
+        path.write_bytes(bytes(mmap.PAGESIZE))
+        os.utime(path, (time.time() - 3600,) * 2)
+    return paths
+
+
+def test_what_nobody_uses_is_removed(left: list[Path]) -> None:
+    other = left[0].with_name("somebody's")
+    other.touch()
+    assert sorted(remove_left_behind(other.parent)) == sorted(left)
+    assert [path for path in left if path.exists()] == []
+    assert other.exists()
+
+
+def test_what_a_process_has_open_or_mapped_stays(left: list[Path]) -> None:
+    with left[0].open("rb"), left[1].open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        file.close()
+        assert remove_left_behind(left[0].parent) == [left[2]]
+        mapped.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount")
+def test_a_file_of_that_name_in_another_containers_folder_does_not_count(left: list[Path]) -> None:
+    folder = left[0].parent
+    script = f"mount -t tmpfs tmpfs {folder} && exec 9>{left[0]} && echo there && exec sleep 60"
+    with subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "there\n"
+        assert sorted(remove_left_behind(folder)) == sorted(left)
+        other.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_another_users_stays(left: list[Path]) -> None:
+    os.chown(left[0], 12345, 12345)
+    assert left[0] not in remove_left_behind(left[0].parent)
+
+
+@pytest.mark.parametrize(
+    ("environment", "cleans"),
+    [
+        ({}, False),
+        ({"PMI_SIZE": "2", "PMI_RANK": "0", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}, True),
+        ({"PMI_SIZE": "4", "PMI_RANK": "3", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, False),
+    ],
+)
+def test_one_rank_of_a_host_cleans(
+    environment: dict[str, str], cleans: bool, left: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    clean_before_start(left[0].parent)
+    assert any(path.exists() for path in left) != cleans
+
+
+def test_the_start_after_a_kill_leaves_nothing(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = [*STAGED, "--data", str(image_set())]
+    with running(
+        any_mpi, 2, *flags, "--output", str(tmp_path / "killed"), STAGED_PACE="0.2"
+    ) as run:
+        run.wait_for_step(1)
+        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in run.ranks().values()]
+        mapped = {
+            Path(word) for each in maps for word in each.split() if word.startswith(f"{MEMORY}/")
+        }
+        for pid in run.processes():
+            os.kill(pid, signal.SIGKILL)
+        run.wait_for_none_left(5)
+    assert mapped
+    any_mpi.train(2, tmp_path / "next", *flags[2:])
+    assert not [path for path in mapped if path.exists()]

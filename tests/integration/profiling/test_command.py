@@ -1,0 +1,278 @@
+"""``--trace`` as a user gives it: one valid file of all ranks, on every way to an end that they
+share.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distcnn.cli.command import EXIT_STOPPED, EXIT_TRAINING
+from tests.conftest import SERIAL, Launcher, MakeImageSet
+from tests.support.running import STAGED, STAGED_STEPS, reference_hash, resume, running
+from tests.support.trace_reading import Slice, Trace, read_trace
+
+FIRST = "trace-000000000.json"
+LENET = [
+    "--model",
+    "lenet",
+    "--microbatch-size",
+    "8",
+    "--epochs",
+    "1",
+    "--warmup-steps",
+    "2",
+    "--log-every",
+    "1",
+]
+LENET_STEPS = 4
+
+NAMES = ("conv1", "maxpool1", "conv2", "maxpool2", "flatten1", "dense1", "relu3", "dense2")
+LAYERS = [f"{name} {way}" for name in NAMES for way in ("forward", "backward")]
+"""Of lenet: a ReLU after a max pooling is part of that."""
+
+MS = 1_000_000
+
+# distcnn.train, where the clock of rank 1 is five seconds ahead of the others', and gains 10 ms a
+# second.
+SHIFTED = """
+import os, sys, time
+from distcnn.system import launcher
+from distcnn import train
+if launcher.declared_rank(os.environ) == 1:
+    true, start = time.perf_counter_ns, time.perf_counter_ns()
+    time.perf_counter_ns = lambda: true() + 5 * 10**9 + (true() - start) // 100
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+# distcnn.train, with room for few slices.
+NARROW = """
+import sys
+from distcnn import train
+from distcnn.profiling import tracing
+tracing.MOST_OF_STEPS = (300, 300)
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def shards_of(slices: list[Slice]) -> dict[Any, Counter[Any]]:
+    """How often each shard is named, by step."""
+    steps = {each.step for each in slices}
+    return {
+        step: Counter(each.args.get("shard") for each in slices if each.step == step)
+        for step in steps
+    }
+
+
+def check_steps(trace: Trace, rank: int, steps: range, shards: range) -> None:
+    """Every part of every step is there."""
+    assert trace.steps(rank) == list(steps)
+    for name in ("data", "ledger", "loss", "exact sum", *LAYERS):
+        found = [each for each in trace.named(name, rank) if "shard" in each.args]
+        once = dict.fromkeys(shards, 1)
+        for step, counts in shards_of(found).items():
+            assert step in steps
+            if name.startswith("maxpool"):
+                assert counts.keys() == once.keys()  # block by block
+            else:
+                assert counts == once, f"{name} in step {step}"
+        assert {each.step for each in found} == set(steps)
+    for name in ("reduce bucket", "optimizer"):
+        assert [each.step for each in trace.named(name, rank)] == list(steps)
+    for each in trace.named("step", rank):
+        assert sum(child.nanoseconds for child in each.children) <= each.nanoseconds
+
+
+def overlap_nanoseconds(trace: Trace, name: str) -> list[int]:
+    """Of each sum over two ranks, how long both were in it; negative: how far they were apart."""
+    pairs = zip(trace.named(name, 0), trace.named(name, 1), strict=True)
+    return [min(one.end, other.end) - max(one.begin, other.begin) for one, other in pairs]
+
+
+def test_every_part_of_every_rank(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = ["--data", str(image_set()), *LENET]
+    plain = SERIAL.train(1, tmp_path / "plain", *flags)
+    result = any_mpi.train(2, tmp_path / "run", *flags, "--trace", "3")
+    assert result["params_sha256"] == plain["params_sha256"]
+    assert not list((tmp_path / "plain").glob("trace*"))
+    trace = read_trace(tmp_path / "run" / FIRST)
+    for rank, shards in enumerate((range(4), range(4, 8))):
+        check_steps(trace, rank, range(3), shards)
+        for name in (
+            "evaluation",
+            "ledger",
+            "replicas",
+            "metrics",
+            "receipt",
+            "checkpoint",
+            "wait for checkpoint",
+        ):
+            assert [each for each in trace.named(name, rank) if each.within is None], name
+    steps = trace.named("step")
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[:3]
+    ]
+    assert [each.args["loss"] for each in steps] == losses * 2
+    assert {each.args["epoch"] for each in steps} == {1}
+    assert sum(child.nanoseconds for each in steps for child in each.children) > 0.5 * sum(
+        each.nanoseconds for each in steps
+    )
+    assert {(each.rank, each.thread) for each in trace.named("write checkpoint")} == {
+        (0, "checkpoint")
+    }
+    assert {each.rank for each in trace.named("results")} == {0}
+    assert all(
+        each.args["bucket"] == 0 and each.args["bytes"] == 4 * 431_080
+        for each in trace.named("reduce bucket")
+    )
+    assert {each.within.name for each in trace.named("allreduce") if each.within} == {
+        "reduce bucket"
+    }
+    assert {each.within.name for each in trace.named("waiting") if each.within} <= {"allreduce"}
+    assert min(overlap_nanoseconds(trace, "allreduce")) >= 0
+    assert [each["ahead_of_rank_0_ns"] for each in trace.facts["clocks"]] == [[0, 0], [0, 0]]
+    assert (trace.facts["steps"], trace.facts["world_size"], trace.facts["ranks_without_room"]) == (
+        [0, 3],
+        2,
+        [],
+    )
+
+
+def test_with_overlap_buckets_are_reduced_on_a_thread_of_their_own(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    any_mpi.train(
+        2, tmp_path / "run", "--data", str(image_set()), *LENET, "--overlap", "on", "--trace"
+    )
+    trace = read_trace(tmp_path / "run" / FIRST)
+    for rank in range(2):
+        assert trace.steps(rank) == list(range(LENET_STEPS))
+        reduced = trace.named("reduce bucket", rank)
+        assert {each.thread for each in reduced} == {"sums"}
+        assert [each.args["bucket"] for each in reduced] == [0, 1] * LENET_STEPS
+        assert sum(each.args["bytes"] for each in reduced[:2]) == 8 * (
+            8 + 431_080
+        )  # the tally and the gradient, in float64
+        assert len(trace.named("wait for sums", rank)) == LENET_STEPS
+        added = [each for each in trace.named("exact sum", rank) if each.step == 0]
+        assert Counter(each.args["shard"] for each in added) == dict.fromkeys(
+            range(4 * rank, 4 * rank + 4), 2
+        )  # one for each bucket
+    assert min(overlap_nanoseconds(trace, "reduce bucket")) >= 0
+    assert [each.children for each in trace.named("evaluation")] == [
+        [],
+        [],
+    ]  # though it comes right after a step that is traced
+
+
+def test_clocks_that_are_apart_and_drift_are_brought_together(
+    any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), *LENET, "--trace"]
+    done = any_mpi.run(2, "-c", SHIFTED, *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    trace = read_trace(tmp_path / "run" / FIRST)
+    here, there = trace.facts["clocks"]
+    assert here["ahead_of_rank_0_ns"] == [0, 0]
+    begin, end = there["ahead_of_rank_0_ns"]
+    assert 5000 * MS < begin < end < 6000 * MS
+    allowed = there["error_ns"] + 1 * MS
+    assert min(overlap_nanoseconds(trace, "allreduce")) > -allowed
+    run_time = max(each.end for each in trace.slices)
+    assert end - begin == pytest.approx(run_time / 100, rel=0.5)
+
+
+def test_waiting_is_for_the_slow_rank(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = ["--data", str(image_set()), "--max-steps", "3", "--trace"]
+    mpirun.train(
+        2, tmp_path / "run", *STAGED[2:], *flags, STAGED_PACE="0.02", STAGED_PACE_RANKS="0"
+    )
+    trace = read_trace(tmp_path / "run" / FIRST)
+    slept = 3 * 4 * 20 * MS  # steps, shards
+    waits = trace.named("waiting", 1)
+    assert sum(each.nanoseconds for each in waits) > 0.7 * slept
+    assert {each.args["rank"] for each in waits} == {0}
+
+
+def test_a_stopped_run_writes_it_and_the_resumed_one_another(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    data, path = image_set(), tmp_path / "run"
+    with running(
+        mpirun,
+        2,
+        *STAGED,
+        "--data",
+        str(data),
+        "--output",
+        str(path),
+        "--trace",
+        STAGED_PACE="0.02",
+    ) as run:
+        run.wait_for_step(3)
+        run.send(signal.SIGTERM, 1)
+        ended = run.end()
+    assert ended.code == EXIT_STOPPED, ended.stderr
+    first = read_trace(path / FIRST)
+    done = first.steps(0)[-1] + 1
+    assert first.steps(0) == first.steps(1) == list(range(done))
+    assert first.named("wait for checkpoint", 0)
+    before = (path / FIRST).read_bytes()
+    assert resume(mpirun, 2, path)["params_sha256"] == reference_hash(data)
+    second = read_trace(path / f"trace-{done:09d}.json")
+    assert second.steps(0) == second.steps(1) == list(range(done, STAGED_STEPS))
+    assert (path / FIRST).read_bytes() == before
+    assert len(list(path.glob("trace*"))) == 2
+
+
+def test_a_step_that_fails_is_in_it(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    arguments = [
+        "-m",
+        "distcnn.train",
+        "--model",
+        "tests.support.staged:poisoned_network",
+        "--microbatch-size",
+        "4",
+        "--trace",
+    ]
+    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run")]
+    done = mpirun.run(2, *arguments, *flags, STAGED_STEP="2", POISONED_SHARDS="5")
+    assert done.returncode == EXIT_TRAINING, done.stderr
+    trace = read_trace(tmp_path / "run" / FIRST)
+    for rank in range(2):
+        assert trace.steps(rank) == [0, 1, 2]
+        assert ["loss" in each.args for each in trace.named("step", rank)] == [True, True, False]
+
+
+def test_a_later_window_in_one_process(image_set: MakeImageSet, tmp_path: Path) -> None:
+    SERIAL.train(
+        1, tmp_path / "run", "--data", str(image_set()), *LENET, "--trace", "2", "--trace-from", "1"
+    )
+    trace = read_trace(tmp_path / "run" / FIRST)
+    check_steps(trace, 0, range(1, 3), range(8))
+    assert not trace.named("waiting")
+
+
+def test_it_stops_where_there_is_no_more_room_and_says_so(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = ["--data", str(image_set()), "--output", str(tmp_path / "run"), *LENET, "--trace"]
+    done = SERIAL.run(1, "-c", NARROW, *flags)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the trace is not whole: no more slices could be kept on rank 0" in done.stdout
+    trace = read_trace(tmp_path / "run" / FIRST)
+    assert 0 < len(trace.steps(0)) < LENET_STEPS
+    assert trace.facts["ranks_without_room"] == [0]
+    assert trace.named("evaluation")  # what is between steps has room of its own

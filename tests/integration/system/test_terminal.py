@@ -1,0 +1,122 @@
+"""A progress bar where a terminal shows the output, also through a launcher, and nowhere else."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import termios
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SERIAL, Launcher, MakeImageSet
+from tests.support.running import running
+
+QUICK = ["--model", "mlp", "--epochs", "1"]
+LOOK = "from distcnn.system.terminal import watched_columns; print('columns', watched_columns())"
+# Stands for a launcher: two ranks, whose output goes through a pipe; by its name the kernel takes
+# it for mpirun.
+MPIRUN = """#!/bin/sh
+while [ "$1" != python ]; do shift; done
+PMI_SIZE=2 PMI_RANK=0 "{python}" -c "{look}" | cat
+"""
+
+
+def shown(
+    command: Sequence[str],
+    rows: int = 24,
+    columns: int = 70,
+    prefix: Sequence[str] = (),
+    **environment: str,
+) -> str:
+    """What a terminal of that size shows of a command."""
+    mine, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    try:
+        with running(
+            SERIAL, 1, *command, prefix=prefix, stdout=terminal, stderr=terminal, **environment
+        ) as run:
+            os.set_blocking(mine, False)
+            text = b""
+
+            def read() -> None:
+                nonlocal text
+                try:
+                    while piece := os.read(mine, 1 << 16):
+                        text += piece
+                except (BlockingIOError, OSError):
+                    pass
+
+            run.wait_for(lambda: (read(), run.process.poll() is not None)[1], "the end")
+            read()
+            assert run.process.returncode == 0, text
+        return text.decode()
+    finally:
+        os.close(mine)
+        os.close(terminal)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 10, 40, 70])
+def test_a_terminal_of_any_width(columns: int, image_set: MakeImageSet, tmp_path: Path) -> None:
+    text = shown(
+        [
+            "-m",
+            "distcnn.train",
+            "--data",
+            str(image_set()),
+            *QUICK,
+            "--output",
+            str(tmp_path / "run"),
+        ],
+        0,
+        columns,
+    )
+    assert "Traceback" not in text
+    assert ("step/s" in text) == (columns in (0, 40, 70))
+    assert "test accuracy" in text
+
+
+def test_columns_that_are_no_number(image_set: MakeImageSet, tmp_path: Path) -> None:
+    for number, given in enumerate(("0", "-5", "²", "x", "")):
+        flags = ["--data", str(image_set()), *QUICK, "--output", str(tmp_path / str(number))]
+        assert "test accuracy" in shown(["-m", "distcnn.train", *flags], COLUMNS=given)
+
+
+@pytest.mark.parametrize(
+    ("options", "piped", "columns"),
+    [
+        ([], "", 70),
+        (["-l"], "", None),
+        (["-prepend-rank"], "", None),
+        (["--tag-output"], "", None),
+        ([], "| cat", None),
+    ],
+)
+def test_the_launchers_output_counts(
+    options: list[str], piped: str, columns: int | None, tmp_path: Path
+) -> None:
+    script = tmp_path / "mpirun"
+    script.write_text(MPIRUN.format(python=sys.executable, look=LOOK))
+    script.chmod(0o755)
+    command = " ".join([str(script), *options, "-n", "2", "python", piped])
+    assert f"columns {columns}\r\n" in shown([], prefix=["sh", "-c", f"{command}; exit 0", "sh"])
+
+
+@pytest.mark.mpi
+def test_a_progress_bar_under_mpirun(
+    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    flags = [
+        "-m",
+        "distcnn.train",
+        "--data",
+        str(image_set()),
+        *QUICK,
+        "--output",
+        str(tmp_path / "run"),
+    ]
+    assert "step/s" in shown(flags, prefix=[str(mpirun.mpirun), "-n", "2"])
+    assert "step/s" not in mpirun.run(2, *flags[:-1], str(tmp_path / "piped")).stdout

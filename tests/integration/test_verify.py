@@ -1,0 +1,353 @@
+"""``python -m distcnn.verify``: a run that is as its receipt says is identical on any ranks;
+whatever was altered is found and named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+
+from tests.conftest import SERIAL, MakeImageSet, mpi_launcher, write_image_set
+from tests.support.training_fixtures import (
+    STOPPING_MODEL,
+    content,
+    receipt,
+    with_path,
+    write_receipt,
+)
+
+# With the default image set 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each
+# test.
+QUICK = [
+    "--model",
+    "tutorial",
+    "--epochs",
+    "3",
+    "--microbatch-size",
+    "8",
+    "--check-every",
+    "2",
+    "--checkpoint-every",
+    "3",
+    "--keep",
+    "9",
+]
+ALTERED = "0" * 64
+
+
+@pytest.fixture(scope="module")
+def run(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one rank; checkpoints of the steps 3, 4, 6, 8, 9, 12."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    SERIAL.train(1, path, "--data", str(image_set()), *QUICK)
+    return path
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A copy of ``run`` to do anything with."""
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def verify(
+    run: Path, *flags: str, ranks: int = 1, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The command, which must change nothing."""
+    launcher = SERIAL if ranks == 1 else mpi_launcher()
+    before = content(run)
+    done = launcher.run(
+        ranks, "-m", "distcnn.verify", str(run), "--trust-model", *flags, **environment
+    )
+    assert content(run) == before
+    return done
+
+
+def assert_identical(run: Path, *flags: str, steps: str = "0 to 12", **options: Any) -> None:
+    done = verify(run, *flags, **options)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert f"identical: steps {steps} (" in done.stdout
+    assert "\nnot checked: " in done.stdout
+    assert "different" not in done.stdout
+
+
+def assert_different(run: Path, message: str, *flags: str, **options: Any) -> None:
+    done = verify(run, *flags, **options)
+    assert done.returncode == 1, f"{done.stdout}\n{done.stderr}"
+    assert done.stderr == ""
+    assert re.search(f"^different: {message}", done.stdout, re.MULTILINE), done.stdout
+    assert "identical" not in done.stdout
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(("made_on", "replayed_on"), [(1, (3,)), (2, (1,)), (3, (2,)), (4, (1, 2))])
+def test_a_run_is_identical_on_any_ranks(
+    made_on: int, replayed_on: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    launcher = SERIAL if made_on == 1 else mpi_launcher()
+    launcher.train(made_on, tmp_path / "run", "--data", str(image_set()), *QUICK)
+    for ranks in replayed_on:
+        assert_identical(tmp_path / "run", ranks=ranks)
+
+
+@pytest.mark.mpi
+def test_a_run_that_was_stopped_and_changed_is_identical(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    """Stopped mid-epoch on one rank, resumed on two with other flags to a part of an epoch, then to
+    more epochs on one.
+    """
+    (tmp_path / "stopping.py").write_text(STOPPING_MODEL)
+    path, run = with_path(tmp_path), tmp_path / "run"
+    data = ["--data", str(image_set()), *QUICK, "--model", "stopping:network"]
+    stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(5 * 8 + 10 + 4)}
+    done = SERIAL.run(
+        1, "-m", "distcnn.train", *data, "--output", str(run), PYTHONPATH=path, **stop
+    )
+    assert done.returncode == 85, done.stderr
+    assert_identical(run, steps="0 to 6", PYTHONPATH=path)
+    resumes: list[tuple[int, list[str]]] = [
+        (2, ["--max-steps", "10", "--check-every", "1", "--eval-every", "2"])
+    ]
+    resumes += [
+        (1, ["--max-steps", "0", "--epochs", "4", "--check-every", "3", "--log-every", "1"])
+    ]
+    for (ranks, flags), last in zip(resumes, (10, 16), strict=True):
+        launcher = SERIAL if ranks == 1 else mpi_launcher()
+        done = launcher.run(
+            ranks,
+            "-m",
+            "distcnn.train",
+            "--resume",
+            str(run),
+            "--trust-model",
+            *flags,
+            PYTHONPATH=path,
+        )
+        assert done.returncode == 0, done.stderr
+        assert_identical(run, steps=f"0 to {last}", PYTHONPATH=path)
+        assert_identical(run, "--from-step", "5", steps=f"4 to {last}", PYTHONPATH=path)
+    assert [line["step"] for line in receipt(run) if line["kind"] == "resume"] == [6, 10]
+    assert_identical(run, ranks=3, steps="0 to 16", PYTHONPATH=path)
+
+
+def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    """Stopped in an epoch's last step, it tests (or not) when it goes on, with the flags that it
+    then has.
+    """
+    (tmp_path / "stopping.py").write_text(STOPPING_MODEL)
+    path, run, checkpoint = (
+        with_path(tmp_path),
+        tmp_path / "run",
+        tmp_path / "run" / "checkpoints" / "step-000000004.h5",
+    )
+    data, stop = (
+        ["--data", str(image_set()), *QUICK, "--model", "stopping:network"],
+        {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": "31"},
+    )
+    assert (
+        SERIAL.run(
+            1, "-m", "distcnn.train", *data, "--output", str(run), PYTHONPATH=path, **stop
+        ).returncode
+        == 85
+    )
+    before_test = checkpoint.read_bytes()
+    flags = ["--resume", str(run), "--model", "stopping:network", "--eval-every", "2"]
+    assert SERIAL.run(1, "-m", "distcnn.train", *flags, PYTHONPATH=path).returncode == 0
+    assert "test_correct" not in next(line for line in receipt(run) if line["kind"] == "epoch")
+    for content_of_checkpoint in (
+        checkpoint.read_bytes(),
+        before_test,
+    ):  # the latter is there when it was killed too early
+        checkpoint.write_bytes(content_of_checkpoint)
+        assert_identical(run, "--from-step", "4", steps="4 to 12", PYTHONPATH=path)
+    assert_identical(run, PYTHONPATH=path)
+
+
+def test_an_unfinished_run_is_identical_as_far_as_it_went(copy: Path) -> None:
+    lines = (copy / "receipt.jsonl").read_text().splitlines(keepends=True)
+    (copy / "result.json").unlink()
+    for count, last in (
+        (len(lines) - 1, 12),
+        (5, 6),
+        (4, 4),
+        (3, 4),
+        (1, 0),
+    ):  # 3: between the weights and their epoch
+        (copy / "receipt.jsonl").write_text(
+            "".join(lines[:count]) + lines[-1][: len(lines[-1]) // 2]
+        )
+        assert_identical(copy, steps=f"0 to {last}")
+
+
+def test_the_image_set_may_lie_elsewhere(image_set: MakeImageSet, tmp_path: Path) -> None:
+    data = shutil.copy(image_set(), tmp_path / "set.h5")
+    SERIAL.train(1, tmp_path / "run", "--data", str(data), *QUICK)
+    Path(data).unlink()
+    done = verify(tmp_path / "run")
+    assert done.returncode == 2
+    assert f"no such file: {data}" in done.stderr
+    assert_identical(tmp_path / "run", "--data", str(image_set()))
+    other = write_image_set(tmp_path / "other.h5", test=78)
+    assert_different(
+        tmp_path / "run",
+        r"step 0: the image set: its sha256 is \w{64} in the receipt, \w{64} in",
+        "--data",
+        str(other),
+    )
+
+
+# -- what was altered
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_hash_that_was_altered_is_named(ranks: int, copy: Path) -> None:
+    text, sha256 = (
+        (copy / "receipt.jsonl").read_text(),
+        receipt(copy)[5]["parameters"]["conv1.bias"],
+    )
+    assert receipt(copy)[5]["step"] == 8
+    (copy / "receipt.jsonl").write_text(text.replace(sha256, ALTERED))
+    message = (
+        rf"step 8 \(the last that agrees: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the"
+        rf" receipt, {sha256} replayed"
+    )
+    assert_different(copy, message, ranks=ranks)
+    assert_different(
+        copy, r"step 8, in its checkpoint: parameter conv1\.bias", "--from-step", "8", ranks=ranks
+    )
+    assert_identical(copy, "--from-step", "5", "--to-step", "7", steps="4 to 7", ranks=ranks)
+
+
+def resumed(lines: list[dict[str, Any]], **dataset: Any) -> None:
+    """Let the run seem to have been resumed after step 6."""
+    place = next(number for number, line in enumerate(lines) if line["step"] > 6)
+    lines.insert(
+        place,
+        {**lines[0], "kind": "resume", "step": 6, "dataset": {**lines[0]["dataset"], **dataset}},
+    )
+
+
+def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
+    text, lines = (copy / "receipt.jsonl").read_text(), receipt(copy)
+    (copy / "SHA256SUMS").unlink()
+    resumed(lines)
+    write_receipt(copy, lines)
+    assert_identical(copy)
+    lines = receipt(copy)
+    next(line for line in lines if line["kind"] == "resume")["dataset"]["content_sha256"] = ALTERED
+    write_receipt(copy, lines)
+    assert_different(
+        copy, rf"step 6: the image set: its content_sha256 is {ALTERED} in the receipt, \w{{64}} in"
+    )
+    (copy / "receipt.jsonl").write_text(text)
+    lines = receipt(copy)
+    lines[0]["configuration"]["learning_rate"] = 1e20
+    write_receipt(copy, lines)
+    assert_different(copy, r"step \d: the replay cannot go on: step 1, shard 0: ")
+    (copy / "receipt.jsonl").write_text(text)
+    values = json.loads((copy / "result.json").read_text())
+    (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
+    assert_different(
+        copy,
+        rf"step 12: test_correct is 78 in result\.json, {values['test_correct']} replayed",
+        "--from-step",
+        "11",
+    )
+
+
+def test_files_of_another_run_are_found(
+    copy: Path, run: Path, image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    SERIAL.train(1, other, "--data", str(image_set()), *QUICK, "--seed", "1")
+    shutil.copy(other / "weights.h5", copy)
+    assert_different(
+        copy, r"step 12: parameter conv1\.weight: SHA-256 \w{64} in weights\.h5, \w{64} replayed"
+    )
+    shutil.copy(other / "result.json", copy)
+    assert_different(copy, r"step 12: params_sha256 is \w{64} in result\.json, \w{64} replayed")
+    assert_identical(copy, "--to-step", "10", steps="0 to 10")
+    shutil.copy(run / "result.json", copy)
+    (copy / "weights.h5").write_bytes((run / "weights.h5").read_bytes()[:-1000])
+    assert_different(copy, r"step 12: weights\.h5 is damaged \(")
+    shutil.copytree(other / "checkpoints", copy / "checkpoints", dirs_exist_ok=True)
+    done = verify(copy, "--from-step", "4", "--to-step", "8")
+    assert done.returncode == 2
+    assert (
+        "checkpoint of step 4: shard 0 had used" in done.stderr
+    )  # the order of examples hangs on the seed
+
+
+def test_a_receipt_that_was_cut_off_is_not_identical(copy: Path) -> None:
+    write_receipt(copy, receipt(copy)[:-2])
+    assert_different(copy, r"receipt\.jsonl has no line after step 12, although the run is over")
+    write_receipt(copy, receipt(copy)[:4])
+    assert_different(
+        copy,
+        r"receipt\.jsonl has no line after step \d, although the run is over",
+        "--to-step",
+        "4",
+    )
+    (copy / "result.json").unlink()  # now it is that of a run that was killed
+    assert verify(copy).stdout.splitlines()[-2].startswith("identical: ")
+
+
+def test_the_damaged_file_is_the_one_that_is_named(copy: Path) -> None:
+    (copy / "weights-best.h5").write_bytes(b"")
+    assert_different(copy, r"step 12: weights-best\.h5 is damaged \(")
+
+
+def test_sums_that_are_damaged_or_missing_are_said(copy: Path) -> None:
+    text = (copy / "SHA256SUMS").read_text()
+    for damaged in (
+        b"",
+        text.encode()[:190],
+        text[text.index("\n") + 1 :].encode(),
+        text.replace("e", "\xe9").encode("latin-1"),
+    ):
+        (copy / "SHA256SUMS").write_bytes(damaged)
+        assert_different(copy, r"step 12: SHA256SUMS is damaged")
+    (copy / "SHA256SUMS").unlink()
+    assert "SHA256SUMS is missing" in verify(copy).stdout.splitlines()[-1]
+
+
+def test_one_bit_of_the_weights_is_found(copy: Path) -> None:
+    with h5py.File(copy / "weights.h5", "r+") as file:
+        values = file["dense1.bias"][...]
+        values.view("u4")[3] ^= 1
+        file["dense1.bias"][...] = values
+    assert_different(
+        copy, r"step 12: parameter dense1\.bias: SHA-256 \w{64} in weights\.h5, \w{64} replayed"
+    )
+
+
+def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
+    for flags, message in (
+        (
+            ["--from-step", "12"],
+            "--from-step 12 --to-step 12: the receipt covers the steps 0 to 12",
+        ),
+        (["--to-step", "-1"], "--from-step 0 --to-step -1: the receipt covers the steps 0 to 12"),
+        (
+            ["--from-step", "x"],
+            "argument --from-step: invalid int value: 'x' (see python -m distcnn.verify --help)",
+        ),
+    ):
+        done = verify(copy, *flags)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert message in done.stderr
+    (copy / "receipt.jsonl").write_text("this is no JSON\n")
+    assert "receipt.jsonl is not a receipt" in verify(copy).stderr
+    done = verify(tmp_path)
+    assert done.returncode == 2
+    assert "receipt.jsonl cannot be read" in done.stderr

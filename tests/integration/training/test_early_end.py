@@ -1,0 +1,45 @@
+"""A run that is resumed to end where it stands ends as one that was to end there from its
+beginning.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SERIAL, MakeImageSet
+from tests.support.training_fixtures import assert_same_end, train
+
+# With the default image set 4 steps an epoch; 8 calls of forward a step, and 10 in each test.
+QUICK = [
+    "--model",
+    "stopping:network",
+    "--epochs",
+    "3",
+    "--microbatch-size",
+    "8",
+    "--log-every",
+    "3",
+    "--check-every",
+    "7",
+]
+EXIT_STOPPED = 85
+
+
+@pytest.mark.parametrize(("steps", "call"), [(3, 2 * 8 + 4), (4, 3 * 8 + 4), (5, 4 * 8 + 10 + 4)])
+def test_a_stopped_run_ends_where_it_stands(
+    steps: int, call: int, image_set: MakeImageSet, stopping: str, tmp_path: Path
+) -> None:
+    data, cut, run = ["--data", str(image_set()), *QUICK], tmp_path / "cut", tmp_path / "run"
+    SERIAL.train(1, cut, *data, "--max-steps", str(steps), PYTHONPATH=stopping)
+    stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(call)}
+    done = train(SERIAL, 1, *data, "--output", str(run), PYTHONPATH=stopping, **stop)
+    assert done.returncode == EXIT_STOPPED, done.stderr
+    assert f"the state after step {steps} is saved" in done.stderr
+    done = train(SERIAL, 1, "--resume", str(run), "--max-steps", str(steps), PYTHONPATH=stopping)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same_end(run, cut)
+    done = SERIAL.run(1, "-m", "distcnn.verify", str(run), "--trust-model", PYTHONPATH=stopping)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert f"identical: steps 0 to {steps} (" in done.stdout

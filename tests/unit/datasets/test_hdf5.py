@@ -1,0 +1,612 @@
+"""Reading image sets: files that users make, and everything that is refused."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import os
+import pickle
+import resource
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from distcnn.datasets import read_examples, read_info
+from distcnn.datasets.opening import LOCKING, SIGNATURE, trouble
+from distcnn.errors import InputError
+from tests.support.image_sets import assert_one_line_about, make_arrays, put, write, write_as_a_user
+
+# -- files that users make
+
+
+def test_a_file_without_attributes_is_an_image_set(tmp_path: Path) -> None:
+    info = read_info(write_as_a_user(tmp_path / "mine.h5"))
+    assert (info.name, info.source, info.sha256, info.classes, info.image_shape) == (
+        "mine",
+        "",
+        "",
+        4,
+        (1, 3, 2),
+    )
+    assert (info.mean, info.std) == (None, None)
+    images, labels = read_examples(info, "test", range(1, 3))
+    assert images.tolist() == np.arange(6, 18).reshape(2, 3, 2, 1).tolist()
+    assert labels.tolist() == [1, 2]
+
+
+def test_without_classes_the_largest_label_of_both_splits_counts(tmp_path: Path) -> None:
+    assert (
+        read_info(
+            write_as_a_user(tmp_path / "a.h5", put("test/labels", np.array([0, 1, 2, 7])))
+        ).classes
+        == 8
+    )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", ">i4", "uint64"])
+def test_labels_of_any_integer_type_are_read(tmp_path: Path, dtype: str) -> None:
+    info = read_info(
+        write_as_a_user(tmp_path / "a.h5", put("train/labels", np.arange(4).astype(dtype)))
+    )
+    labels = read_examples(info, "train", range(4))[1]
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (5, 5),
+        (np.uint8(5), 5),
+        (["cat", "dog", "bird", "newt"], 4),
+        (np.array([b"cat", b"dog", b"bird", b"newt", b"ox"]), 5),
+    ],
+    ids=["number", "uint8", "names", "byte names"],
+)
+def test_classes_may_be_a_number_or_the_names(tmp_path: Path, classes: Any, expected: int) -> None:
+    assert (
+        read_info(write_as_a_user(tmp_path / "a.h5", attributes={"classes": classes})).classes
+        == expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0.5, (0.5, 0.5, 0.5)),
+        ([0.5], (0.5, 0.5, 0.5)),
+        ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3)),
+        (1, (1.0, 1.0, 1.0)),
+    ],
+    ids=str,
+)
+def test_mean_and_std_may_be_one_number_or_one_for_each_channel(
+    tmp_path: Path, value: Any, expected: tuple[float, ...]
+) -> None:
+    color = [
+        put(f"{split}/images", np.zeros((4, 3, 2, 3), np.uint8)) for split in ("train", "test")
+    ]
+    info = read_info(
+        write_as_a_user(tmp_path / "a.h5", *color, attributes={"mean": value, "std": value})
+    )
+    assert (info.mean, info.std) == (expected, expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Bäume", b"B\xc3\xa4ume", np.bytes_(b"B\xc3\xa4ume")],
+    ids=["str", "bytes", "fixed-length bytes"],
+)
+def test_a_name_is_read_in_each_of_hdf5s_kinds_of_text(tmp_path: Path, name: Any) -> None:
+    assert read_info(write_as_a_user(tmp_path / "a.h5", attributes={"name": name})).name == "Bäume"
+
+
+def test_compressed_and_chunked_otherwise_is_read_alike(tmp_path: Path) -> None:
+    arrays = make_arrays(train=20)
+
+    def compress(file: h5py.File) -> None:
+        for split, (images, labels) in arrays.items():
+            del file[split]
+            file.create_dataset(
+                f"{split}/images", data=images, compression="gzip", chunks=(3, 2, 5)
+            )
+            file.create_dataset(f"{split}/labels", data=labels, compression="gzip", shuffle=True)
+
+    info = read_info(write_as_a_user(tmp_path / "a.h5", compress))
+    assert np.array_equal(
+        read_examples(info, "train", range(2, 17))[0][..., 0], arrays["train"][0][2:17]
+    )
+
+
+# -- what is refused
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.h5", write_as_a_user(tmp_path / "a.h5") / "below-a-file.h5"):
+        with pytest.raises(
+            InputError, match=r"no such file: .*: name a prepared image set with --data"
+        ) as raised:
+            read_info(path)
+        assert_one_line_about(path, raised)
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder: --data takes one HDF5 file") as raised:
+        read_info(tmp_path)
+    assert_one_line_about(tmp_path, raised)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (bytes(4096), "not a whole HDF5 file"),
+        (SIGNATURE, "not a whole HDF5 file"),
+        ("label,pixel\n1,2\n".encode("utf-16"), "not an HDF5 file: "),
+        (bytes(16) + b"\xde\xc0\xef\xbe" + bytes(100), "not an HDF5 file: "),
+        (b"PK\x03\x04" + bytes(100), r"not an HDF5 file but .*\.npz"),
+        (b"\x93NUMPY\x01\x00", r"not an HDF5 file but .*\.npy"),
+        (b"label,pixel0,pixel1\r\n3,0,255\r\n" * 100, r"not an HDF5 file but .*CSV"),
+        (pickle.dumps({"train": [1, 2]}), "not an HDF5 file but a Python pickle"),
+        (b"MATLAB 5.0 MAT-file, Platform: GLNXA64", "not an HDF5 file but a MATLAB file"),
+        (gzip.compress(SIGNATURE), "not an HDF5 file but compressed with gzip"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
+            "not an HDF5 file but a pointer of Git LFS.*git lfs pull",
+        ),
+        (b"<!DOCTYPE html>\n<html>", "not an HDF5 file but a web page"),
+    ],
+    ids=[
+        "empty",
+        "zeros",
+        "short",
+        "utf-16",
+        "lmdb",
+        "npz",
+        "npy",
+        "csv",
+        "pickle",
+        "mat",
+        "gzip",
+        "lfs",
+        "html",
+    ],
+)
+def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "set.h5"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"set\.h5 (is )?{says}") as raised:
+        read_info(path)
+    assert_one_line_about(path, raised)
+
+
+def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.h5", make_arrays(train=20))
+    content = path.read_bytes()
+    for length in [*range(0, len(content), 97), len(content) - 1]:
+        path.write_bytes(content[:length])
+        with pytest.raises(
+            InputError, match=r"set\.h5 is (empty|not a whole HDF5 file).*: prepare it again"
+        ) as raised:
+            read_info(path)
+        assert_one_line_about(path, raised)
+
+
+def damage_compressed(path: Path, name: str, attributes: Mapping[str, Any] | None = None) -> Path:
+    """The file of a user with dataset ``name`` compressed and the bytes of its first chunk
+    altered.
+    """
+
+    def compress(file: h5py.File) -> None:
+        value = file[name][:]
+        del file[name]
+        file.create_dataset(name, data=value, compression="gzip", chunks=value.shape)
+
+    write_as_a_user(path, compress, attributes=attributes)
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
+    path.write_bytes(content)
+    return path
+
+
+def test_examples_that_cannot_be_read_are_refused_with_their_numbers(tmp_path: Path) -> None:
+    info = read_info(damage_compressed(tmp_path / "set.h5", "train/images"))
+    with pytest.raises(
+        InputError,
+        match=(
+            r"set\.h5: /train is damaged, examples 1 to 3 cannot be read \(.*\): make the file"
+            r" again"
+        ),
+    ):
+        read_examples(info, "train", range(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "says"),
+    [
+        ({}, "the labels of train are damaged and cannot be read"),
+        ({"classes": 4}, "/train is damaged, examples 0 to 4 cannot be read"),
+    ],
+    ids=["no attributes", "classes given"],
+)
+def test_labels_that_cannot_be_read_are_refused(
+    tmp_path: Path, attributes: dict[str, int], says: str
+) -> None:
+    path = damage_compressed(tmp_path / "set.h5", "train/labels", attributes)
+    with pytest.raises(InputError, match=rf"set\.h5: {says} \(.+\): make the file again") as raised:
+        read_examples(read_info(path), "train", range(4))
+    assert_one_line_about(path, raised)
+
+
+def test_an_attribute_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    path = write_as_a_user(tmp_path / "set.h5", attributes={"classes": 4})
+    content = path.read_bytes()
+    version = (
+        content.index(b"classes\0") - 8
+    )  # the attribute's header: version, reserved, three sizes, then the name
+    assert content[version] == 1
+    path.write_bytes(content[:version] + b"\xff" + content[version + 1 :])
+    with pytest.raises(InputError, match=r"set\.h5 is damaged \(.+\): prepare it again") as raised:
+        read_info(path)
+    assert_one_line_about(path, raised)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("images", None, r"dataset /{split}/images is missing"),
+        ("labels", None, r"dataset /{split}/labels is missing"),
+        ("", None, r"dataset /{split}/images is missing"),
+        ("", np.zeros(3), r"dataset /{split}/images is missing"),
+        ("images/inner", np.zeros(3), r"dataset /{split}/images is missing"),
+        ("labels/inner", np.zeros(3), r"dataset /{split}/labels is missing"),
+        ("images", h5py.SoftLink("/nowhere"), r"dataset /{split}/images is missing"),
+        (
+            "images",
+            np.zeros((4, 3, 2), np.float32),
+            r"/{split}/images is float32, it must be uint8",
+        ),
+        ("images", np.zeros((4, 3, 2), np.int8), r"/{split}/images is int8, it must be uint8"),
+        ("images", np.zeros((4, 3, 2), np.uint16), r"/{split}/images is uint16, it must be uint8"),
+        ("images", ["a", "b", "c", "d"], r"/{split}/images is object, it must be uint8"),
+        ("labels", np.zeros(4), r"/{split}/labels is float64, it must be an integer type"),
+        ("labels", np.zeros(4, bool), r"/{split}/labels is bool, it must be an integer type"),
+        ("labels", ["a", "b", "c", "d"], r"/{split}/labels is object, it must be an integer type"),
+        (
+            "images",
+            np.zeros((4, 6), np.uint8),
+            r"/{split}/images has shape \(4, 6\), it must be \(N, height, width\) or",
+        ),
+        (
+            "images",
+            np.zeros((4, 3, 2, 1, 1), np.uint8),
+            r"/{split}/images has shape \(4, 3, 2, 1, 1\), it must be",
+        ),
+        ("images", np.uint8(1), r"/{split}/images has shape \(\), it must be"),
+        (
+            "labels",
+            np.zeros((4, 1), np.int64),
+            r"/{split}/labels has shape \(4, 1\), it must be \(4,\): one label for each image",
+        ),
+        ("labels", np.zeros((), np.int64), r"/{split}/labels has shape \(\), it must be \(4,\)"),
+        ("labels", np.zeros(3, np.int64), r"/{split}/labels has shape \(3,\), it must be \(4,\)"),
+        ("labels", np.zeros(5, np.int64), r"/{split}/labels has shape \(5,\), it must be \(4,\)"),
+        (
+            "images",
+            np.zeros((4, 3, 0), np.uint8),
+            r"/{split}/images has shape \(4, 3, 0\): height, width and channels must be at least 1",
+        ),
+        (
+            "images",
+            np.zeros((4, 0, 2), np.uint8),
+            r"/{split}/images has shape \(4, 0, 2\): height, width",
+        ),
+        (
+            "images",
+            np.zeros((4, 3, 2, 0), np.uint8),
+            r"/{split}/images has shape \(4, 3, 2, 0\): height, width",
+        ),
+    ],
+)
+def test_a_split_that_is_not_in_the_format_is_refused(
+    tmp_path: Path, split: str, name: str, value: Any, says: str
+) -> None:
+    top = name.split("/")[0]
+    path = write_as_a_user(
+        tmp_path / "set.h5", put(f"{split}/{top}", None), put(f"{split}/{name}".rstrip("/"), value)
+    )
+    with pytest.raises(InputError, match=r"set\.h5: " + says.format(split=split)) as raised:
+        read_info(path)
+    assert_one_line_about(path, raised)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("attributes", [{}, {"classes": 4}], ids=["no attributes", "classes given"])
+def test_an_empty_split_is_refused(tmp_path: Path, split: str, attributes: dict[str, int]) -> None:
+    nothing = [
+        put(f"{split}/images", np.zeros((0, 3, 2), np.uint8)),
+        put(f"{split}/labels", np.zeros(0, np.int64)),
+    ]
+    with pytest.raises(
+        InputError, match=rf"set\.h5: /{split} is empty: it must hold at least one example"
+    ):
+        read_info(write_as_a_user(tmp_path / "set.h5", *nothing, attributes=attributes))
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"), [((2, 3), "2x3"), ((3, 2, 3), "3x2x3"), ((6, 1), "6x1")], ids=str
+)
+def test_splits_of_different_sizes_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], said: str
+) -> None:
+    path = write_as_a_user(tmp_path / "set.h5", put("test/images", np.zeros((4, *shape), np.uint8)))
+    with pytest.raises(
+        InputError,
+        match=rf"set\.h5: /train/images are 3x2 and /test/images {said}: they must be of one size",
+    ):
+        read_info(path)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("label", [4, 100])
+def test_a_label_out_of_range_is_refused_with_its_place_in_the_file(
+    tmp_path: Path, split: str, label: int
+) -> None:
+    path = write_as_a_user(
+        tmp_path / "set.h5",
+        put(f"{split}/labels", np.array([0, 3, 2, label])),
+        attributes={"classes": 4},
+    )
+    info = read_info(path)
+    assert read_examples(info, split, range(0, 3))[1].tolist() == [0, 3, 2]
+    with pytest.raises(
+        InputError,
+        match=(
+            rf"set\.h5: /{split}/labels\[3\] is {label}, out of range for 4 classes: labels must be"
+            r" 0 to 3"
+        ),
+    ):
+        read_examples(info, split, range(2, 4))
+
+
+@pytest.mark.parametrize(
+    "attributes", [{}, {"classes": 4}], ids=["classes counted", "classes given"]
+)
+def test_a_negative_label_is_refused(tmp_path: Path, attributes: dict[str, int]) -> None:
+    info = read_info(
+        write_as_a_user(
+            tmp_path / "set.h5", put("train/labels", np.array([0, -3, 1, 2])), attributes=attributes
+        )
+    )
+    with pytest.raises(InputError, match=r"/train/labels\[1\] is -3: labels must not be negative"):
+        read_examples(info, "train", range(4))
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+@pytest.mark.parametrize("value", [[0.1, 0.2], np.nan, [np.inf], "dark", h5py.Empty("f8")], ids=str)
+def test_a_bad_mean_or_std_is_refused(tmp_path: Path, key: str, value: Any) -> None:
+    path = write_as_a_user(tmp_path / "set.h5", attributes={key: value})
+    with pytest.raises(
+        InputError,
+        match=(
+            rf"set\.h5: attribute '{key}' is .*: it must be one finite number \(of the pixels /"
+            r" 255\)"
+        ),
+    ) as raised:
+        read_info(path)
+    assert_one_line_about(path, raised)
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_a_negative_mean_or_std_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"attribute '{key}' is \[-0\.5\], .* from 0 to 1: leave it out"
+    ):
+        read_info(write_as_a_user(tmp_path / "set.h5", attributes={key: -0.5}))
+
+
+def test_classes_may_be_a_whole_number_of_any_type(tmp_path: Path) -> None:
+    for value in (np.uint8(7), np.array([7]), 7.0, np.float32(7)):
+        classes = read_info(
+            write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})
+        ).classes
+        assert (classes, type(classes)) == (7, int)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, 4.5, True, np.nan, "four", h5py.Empty("i8"), np.zeros(0), np.arange(4), [0.5, 1.5]],
+    ids=str,
+)
+def test_a_bad_number_of_classes_is_refused(tmp_path: Path, value: Any) -> None:
+    path = write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})
+    with pytest.raises(
+        InputError,
+        match=r"set\.h5: attribute 'classes' is .*: it must be the number of classes, at least 1",
+    ) as raised:
+        read_info(path)
+    assert_one_line_about(path, raised)
+
+
+def test_classes_in_an_array_of_one_number_are_that_number(tmp_path: Path) -> None:
+    # MATLAB and others write a scalar so.
+    for value in (np.array([4]), np.array([[4]], np.uint8)):
+        assert (
+            read_info(write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})).classes
+            == 4
+        )
+
+
+def test_a_name_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    path = write_as_a_user(
+        tmp_path / "set.h5", attributes={"name": np.bytes_("Bäume".encode("latin-1"))}
+    )
+    with pytest.raises(
+        InputError, match=r"set\.h5: attribute 'name' is not UTF-8 \(.*0xe4.*\): write it as UTF-8"
+    ):
+        read_info(path)
+
+
+def test_a_file_that_another_process_writes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "set.h5", make_arrays())
+    with path.open("rb+") as locked:
+        fcntl.flock(locked, fcntl.LOCK_SH)  # a reader's
+        assert read_info(path).examples["test"] == 7
+        fcntl.flock(locked, fcntl.LOCK_EX)  # as HDF5's own while it writes
+        with pytest.raises(
+            InputError,
+            match=(
+                r"set\.h5 is locked by another process, which writes it: wait"
+                r" .*HDF5_USE_FILE_LOCKING"
+            ),
+        ):
+            read_info(path)
+        monkeypatch.setenv(LOCKING, "FALSE")
+        assert read_examples(read_info(path), "test", range(7))[1].shape == (7,)
+
+
+def test_a_file_system_without_locks_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    path = write(tmp_path / "set.h5", make_arrays())
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert read_examples(read_info(path), "test", range(7))[1].shape == (7,)
+
+
+def test_a_file_open_for_writing_without_a_lock_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    with h5py.File(path, "w", locking=False) as file:
+        for split, (images, labels) in make_arrays(train=20).items():
+            file[f"{split}/images"], file[f"{split}/labels"] = images, labels
+        file.flush()
+        assert read_info(path).examples["train"] == 20  # all is on the disk
+        file["more"] = np.zeros(100_000)
+        with pytest.raises(
+            InputError,
+            match=(
+                r"set\.h5 is [\d,]+ bytes longer than its own header says: another process still"
+                r" writes it"
+            ),
+        ):
+            read_info(path)
+    assert read_info(path).examples["train"] == 20
+
+
+def test_a_file_open_for_writing_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.h5"
+    with h5py.File(path, "w", libver="latest", locking=False) as file:
+        for split, (images, labels) in make_arrays(train=20).items():
+            file[f"{split}/images"], file[f"{split}/labels"] = images, labels
+        file.swmr_mode = True
+        copy = shutil.copy(path, tmp_path / "copy.h5")  # HDF5 shares what one process has open
+    with pytest.raises(
+        InputError,
+        match=(
+            r"copy\.h5 is open for writing in another process, or its writer died: wait .*h5clear"
+        ),
+    ):
+        read_info(copy)
+    assert read_info(path).examples["train"] == 20
+
+
+def test_what_the_file_system_reports_is_not_told_as_bad_data(tmp_path: Path) -> None:
+    path = write(tmp_path / "set.h5", make_arrays())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = os.dup(0)
+    os.close(first_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
+    try:
+        with pytest.raises(InputError, match=r"too many open files: raise the limit \(ulimit -n\)"):
+            read_info(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for number in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT):
+        said = trouble(
+            "set.h5",
+            OSError(
+                f"Can't read data (file read failed: time = now\n, errno = {number}, error message"
+                " = 'x')"
+            ),
+        )
+        assert said
+        assert errno.errorcode[number] in said
+        assert "again" in said
+        assert "prepare" not in said
+        assert said == trouble("set.h5", OSError(number, "x"))
+
+
+# -- layout, scale, labels
+
+
+@pytest.mark.parametrize(
+    "shape", [(4, 3, 32, 32), (4, 1, 28, 28), (4, 4, 8, 6), (4, 2, 5, 5)], ids=str
+)
+def test_channels_first_is_refused_with_the_remedy(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = [put(f"{split}/images", np.zeros(shape, np.uint8)) for split in ("train", "test")]
+    with pytest.raises(
+        InputError, match=r"set\.h5: /train/images has shape .*transpose\(0, 2, 3, 1\)"
+    ):
+        read_info(write_as_a_user(tmp_path / "set.h5", *images))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(4, 32, 32, 3), (4, 28, 28, 1), (4, 2, 2, 1), (4, 3, 4, 4), (4, 64, 64, 13), (4, 3, 100)],
+    ids=str,
+)
+def test_channels_last_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    images = [put(f"{split}/images", np.zeros(shape, np.uint8)) for split in ("train", "test")]
+    height, width, *channels = shape[1:]
+    assert read_info(write_as_a_user(tmp_path / "set.h5", *images)).image_shape == (
+        *(channels or [1]),
+        height,
+        width,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("mean", 33.3), ("std", 78.6), ("mean", [0.5, 0.5, 125.0]), ("std", [0.5, 60.0, 0.5])],
+    ids=str,
+)
+def test_statistics_of_unscaled_pixels_are_refused(tmp_path: Path, name: str, value: Any) -> None:
+    color = [
+        put(f"{split}/images", np.zeros((4, 3, 2, 3), np.uint8)) for split in ("train", "test")
+    ]
+    with pytest.raises(InputError, match=rf"set\.h5: attribute '{name}' is .*: divide it by 255"):
+        read_info(write_as_a_user(tmp_path / "set.h5", *color, attributes={name: value}))
+
+
+@pytest.mark.parametrize("label", [2**62, 2**40, 1000], ids=str)
+def test_a_label_far_too_large_is_named(tmp_path: Path, label: int) -> None:
+    path = write_as_a_user(tmp_path / "set.h5", put("test/labels", np.array([0, 1, label, 2])))
+    with pytest.raises(
+        InputError, match=rf"set\.h5: /test/labels\[2\] is {label}, far more than 8 examples"
+    ) as raised:
+        read_info(path)
+    assert_one_line_about(path, raised)
+
+
+def test_a_label_above_int64_is_named_as_it_is(tmp_path: Path) -> None:
+    path = write_as_a_user(
+        tmp_path / "set.h5",
+        put("train/labels", np.array([0, 2**64 - 1, 2, 3], np.uint64)),
+        attributes={"classes": 4},
+    )
+    with pytest.raises(InputError, match=rf"/train/labels\[1\] is {2**64 - 1}, out of range"):
+        read_examples(read_info(path), "train", range(4))

@@ -1,0 +1,321 @@
+"""Files that are there whole or not at all: what is left when writing fails or is killed, what a
+reader sees, what is synced when.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from distcnn.system.files import (
+    TEMPORARY,
+    append,
+    read_bytes,
+    remove_temporary_files,
+    sync_folder,
+    write_atomically,
+)
+from tests.conftest import ROOT, clean_environment
+from tests.support.full_disk import full_disk
+
+SYNC = pytest.mark.parametrize("sync", [True, False], ids=["synced", "not synced"])
+
+
+def in_a_process(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start ``program``, which finds ``write_atomically`` and its path in ``path``."""
+    text = (
+        "import sys\nfrom pathlib import Path\nfrom distcnn.system.files import"
+        f" write_atomically\npath = Path(sys.argv[1])\n{program}"
+    )
+    command = [sys.executable, "-c", text, *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(each.name for each in folder.iterdir())
+
+
+# -- when all goes well
+
+
+@SYNC
+@pytest.mark.parametrize(
+    "parts", [(), (b"",), (b"one",), (b"one, ", b"", b"two")], ids=["none", "empty", "one", "three"]
+)
+def test_the_parts_are_written_one_after_the_other(
+    tmp_path: Path, parts: tuple[bytes, ...], sync: bool
+) -> None:
+    write_atomically(tmp_path / "file", *parts, sync=sync)
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)
+    assert names(tmp_path) == ["file"]
+
+
+@SYNC
+def test_an_older_file_is_replaced_and_not_written_into(tmp_path: Path, sync: bool) -> None:
+    path, held = tmp_path / "file", tmp_path / "held"
+    path.write_bytes(b"older and longer")
+    held.hardlink_to(path)  # what a reader that has it open goes on reading
+    write_atomically(path, b"newer", sync=sync)
+    assert (path.read_bytes(), held.read_bytes()) == (b"newer", b"older and longer")
+
+
+def test_what_a_killed_writer_left_does_not_matter_and_can_be_removed(tmp_path: Path) -> None:
+    program = (
+        "import os, signal\nos.fsync = lambda _: os.kill(os.getpid(),"
+        " signal.SIGKILL)\nwrite_atomically(path, b'half')\n"
+    )
+    with in_a_process(program, tmp_path / "file") as process:
+        process.communicate()
+    left = names(tmp_path)
+    assert len(left) == 1
+    assert TEMPORARY.fullmatch(left[0])
+    (tmp_path / "notes.tmp").write_text("not ours")
+    (tmp_path / ".notes.tmp").write_text("not ours")
+    write_atomically(tmp_path / "file", b"whole")
+    remove_temporary_files(tmp_path)
+    assert names(tmp_path) == [".notes.tmp", "file", "notes.tmp"]
+    remove_temporary_files(tmp_path / "none")
+
+
+# -- what others put into the folder
+
+
+def test_no_temporary_name_can_be_guessed_or_taken_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, open_ = dict[Path, int](), os.open
+    monkeypatch.setattr(
+        os,
+        "open",
+        lambda path, flags, *mode: opened.update({path: flags}) or open_(path, flags, *mode),
+    )
+    for _ in range(2):
+        write_atomically(tmp_path / "file", b"content", sync=False)
+    assert len(opened) == 2
+    assert all(flags & os.O_EXCL and flags & os.O_NOFOLLOW for flags in opened.values())
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    victim.write_text("precious")
+    for name in ("link", ".link.tmp"):
+        (tmp_path / name).symlink_to(victim)
+    for refused in (lambda: append(link, "line\n"), lambda: read_bytes(link)):
+        with pytest.raises(OSError, match="it is a symbolic link"):
+            refused()
+    write_atomically(link, b"content")
+    assert (link.is_symlink(), link.read_bytes(), victim.read_text()) == (
+        False,
+        b"content",
+        "precious",
+    )
+
+
+def test_what_is_not_a_regular_file_is_an_os_error_and_blocks_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_bytes(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device or address"):  # it has no reader
+        append(tmp_path / "pipe", "line\n")
+    with pytest.raises(OSError, match="it is a folder"):
+        read_bytes(tmp_path)
+
+
+def test_lines_are_appended(tmp_path: Path) -> None:
+    for line in ("one\n", "größer\n"):
+        append(tmp_path / "file", line)
+    assert read_bytes(tmp_path / "file") == "one\ngrößer\n".encode()
+
+
+# -- when it fails
+
+
+@SYNC
+@pytest.mark.parametrize("older", [None, b"older"], ids=["no older file", "an older file"])
+@pytest.mark.parametrize(
+    "size", [10, 1_000_000], ids=["found when it is flushed", "found when it is written"]
+)
+def test_a_full_disk_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, size: int, older: bytes | None, sync: bool
+) -> None:
+    path = tmp_path / "file"
+    if older is not None:
+        path.write_bytes(older)
+    before = names(tmp_path)
+    with full_disk(), pytest.raises(OSError, match="No space left on device"):
+        write_atomically(path, b"x" * size, sync=sync)
+    assert names(tmp_path) == before
+    assert older is None or path.read_bytes() == older
+
+
+@SYNC
+def test_a_disk_that_fills_up_half_way_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, sync: bool
+) -> None:
+    (tmp_path / "file").write_bytes(b"older")
+    program = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        f"    write_atomically(path, b'x' * 90_000, b'y' * 90_000, sync={sync})\n"
+        "except OSError as error:\n"
+        "    print(error.strerror)\n"
+    )
+    with in_a_process(program, tmp_path / "file") as process:
+        assert process.communicate()[0] == "File too large\n"
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == b"older"
+
+
+def test_a_name_that_cannot_be_taken_leaves_no_temporary_file(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "file", b"content")
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "none" / "file", b"content")
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 50, 10))
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(
+    tmp_path: Path, milliseconds: int
+) -> None:
+    path = tmp_path / "file"
+    program = (
+        "print('ready', flush=True)\n"
+        "for number in range(10**9):\n"
+        "    write_atomically(path, (b'%d' % (number % 10)) * 1_000_000, b'end', sync=False)\n"
+    )
+    with in_a_process(program, path) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while not path.exists():
+            assert process.poll() is None
+        time.sleep(milliseconds / 1000)
+        process.kill()
+    assert re.fullmatch(rb"(\d)\1{999999}end", path.read_bytes())
+    left = [name for name in names(tmp_path) if TEMPORARY.fullmatch(name)]
+    assert len(left) <= 1
+    assert set(names(tmp_path)) <= {"file", *left}
+
+
+def test_a_reader_always_sees_a_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0" * 100_000)
+    program = (
+        "for number in range(10**9):\n    write_atomically(path, *[b'%d' % (number % 10) * 1000] *"
+        " (100 + number % 100), sync=False)\n"
+    )
+    seen: set[int] = set()
+    with in_a_process(program, path) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while len(seen) < 50 and time.monotonic() < deadline:
+                content = path.read_bytes()
+                number = len(content) // 1000 - 100
+                assert content == b"%d" % (number % 10) * 1000 * (100 + number), (
+                    f"{len(content)} bytes, cut off or mixed"
+                )
+                seen.add(number)
+        finally:
+            process.kill()
+    assert len(seen) == 50
+
+
+# -- what is synced, and when
+
+
+def kind_of(path: Path) -> str:
+    return "temporary" if TEMPORARY.fullmatch(path.name) else path.name
+
+
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The syncs and renames from now on, in order, as they are really done."""
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        done.append(
+            f"fsync {kind_of(path)}"
+            + (f" ({os.fstat(descriptor).st_size} bytes)" if path.is_file() else "")
+        )
+        fsync(descriptor)
+
+    def noted_replace(path: Path, target: Path) -> Path:
+        done.append(f"rename {kind_of(path)} {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    return done
+
+
+def test_the_file_is_synced_whole_before_its_rename_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = calls(monkeypatch)
+    write_atomically(tmp_path / "file", b"12345", b"67")
+    assert done == ["fsync temporary (7 bytes)", "rename temporary file", f"fsync {tmp_path.name}"]
+
+
+def test_without_sync_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = calls(monkeypatch)
+    write_atomically(tmp_path / "file", b"12345", sync=False)
+    assert done == ["rename temporary file"]
+
+
+def test_the_kernel_sees_the_syncs_in_that_order(tmp_path: Path) -> None:
+    if (
+        shutil.which("strace") is None
+        or subprocess.run(["strace", "-qq", "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no strace here, or it may not trace")
+    program = (
+        "import sys; from pathlib import Path; from distcnn.system.files import *;"
+        " write_atomically(Path(sys.argv[1]), b'123', b'45')"
+    )
+    trace = [
+        "strace",
+        "-qq",
+        "-y",
+        "-e",
+        "trace=write,fsync,rename,renameat,renameat2",
+        "-o",
+        str(tmp_path / "trace"),
+    ]
+    (tmp_path / "run").mkdir()
+    command = [*trace, sys.executable, "-c", program, str(tmp_path / "run" / "file")]
+    subprocess.run(command, cwd=ROOT, env=clean_environment(), check=True)
+    lines = [
+        line for line in (tmp_path / "trace").read_text().splitlines() if f"{tmp_path}/run" in line
+    ]
+    assert [line.split("(")[0].removesuffix("at").removesuffix("at2") for line in lines] == [
+        "write",
+        "fsync",
+        "rename",
+        "fsync",
+    ]
+    assert "/.file." in lines[1]
+    assert "/run>" in lines[3]
+    assert all(
+        line.rstrip().endswith(f"= {result}")
+        for line, result in zip(lines, (5, 0, 0, 0), strict=True)
+    )
+
+
+def test_a_folder_that_cannot_be_synced_is_let_be(tmp_path: Path) -> None:
+    sync_folder(tmp_path / "none")
+    sync_folder(Path("/proc"))

@@ -1,0 +1,104 @@
+"""What a stall report says that the main thread does, at each thing that a run does: by its right
+name.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distcnn import train
+from distcnn.datasets.examples import ExampleFile
+from distcnn.fault_tolerance.heartbeat import pulse
+from distcnn.training import loop, setup
+from distcnn.training.run_directory import RunDirectory
+from tests.conftest import MakeImageSet
+from tests.support.training_fixtures import Run, prepare
+
+WORK = [
+    (train, "existing_run", "reading the run directory"),
+    (train, "find_resume_point", "reading the run directory"),
+    (setup, "read_info", "opening the image set"),
+    (setup, "build_model", "building the network"),
+    (setup, "survey", "reading and hashing the image set"),
+    (setup, "fingerprint", "comparing settings and software of the ranks"),
+    (train, "restore_snapshot", "restoring the checkpoint"),
+    (train, "open_directory", "creating the run directory"),
+    (loop, "close_epoch", "checking that the epoch used every example once"),
+    (loop, "compare_replicas", "hashing and comparing the weights"),
+    (RunDirectory, "add_metrics", "writing metrics and receipt"),
+    (RunDirectory, "finish", "writing weights and results"),
+]
+"""Where it is called from, the function, and the activity meanwhile."""
+
+
+def test_everything_that_may_stall_has_its_name(
+    image_set: MakeImageSet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, set[str]] = {name: set() for _, name, _ in WORK}
+
+    def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            seen[name].add(pulse.read().text().partition(", ")[2] or pulse.read().text())
+            return work(*arguments, **keywords)
+
+        return call
+
+    for owner, name, _ in WORK:
+        monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
+    flags = [
+        "--model",
+        "tutorial",
+        "--data",
+        str(image_set()),
+        "--microbatch-size",
+        "8",
+        "--checkpoint-every",
+        "2",
+    ]
+    run = tmp_path / "run"
+    assert train.main([*flags, "--epochs", "1", "--output", str(run)]) == 0
+    assert train.main(["--resume", str(run), "--epochs", "2"]) == 0
+    assert seen == {name: {activity} for _, name, activity in WORK}
+
+
+@pytest.fixture
+def run_in_windows(image_set: MakeImageSet) -> Run:
+    """Which reads windows when it needs them, not before."""
+    return prepare(image_set(train=1003, test=400), data_memory=2.5)
+
+
+@pytest.mark.parametrize("testing", [False, True])
+def test_waiting_for_a_window_is_told_from_computing(
+    run_in_windows: Run, monkeypatch: pytest.MonkeyPatch, testing: bool
+) -> None:
+    reading, go_on, read = threading.Event(), threading.Event(), ExampleFile.read
+
+    def slow(*arguments: Any) -> None:
+        reading.set()
+        assert go_on.wait(20)
+        read(*arguments)
+
+    run = run_in_windows
+    monkeypatch.setattr(ExampleFile, "read", slow)
+    work = run.evaluation if testing else lambda: run.step(0, 0, 0, 0.01)
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert reading.wait(20)
+    end = time.monotonic() + 20
+    while "waiting until" not in (text := pulse.read().text()) and time.monotonic() < end:
+        time.sleep(0.01)
+    go_on.set()
+    thread.join(20)
+    expected = (
+        "waiting until a window of the test set is read, for block 0"
+        if testing
+        else "waiting until a window of shard 0 is read"
+    )
+    assert text.endswith(expected)
+    assert "waiting until" not in pulse.read().text()

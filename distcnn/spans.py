@@ -7,8 +7,8 @@
     with listening(recorder):                       # a benchmark, a trace, the watchdog
         train()
 
-A span holds no state, so one object serves every step and every thread. Without a listener, entering
-and leaving it costs about 0.1 microseconds. Nothing is ever replaced to be measured.
+A span holds no state, so one object serves every step and every thread. Without a listener,
+entering and leaving it costs about 0.1 microseconds. Nothing is ever replaced to be measured.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Protocol
 class Listener(Protocol):
     """Told of every span of every thread, in the thread that enters it.
 
-    Spans nest, and end in the reverse order of their beginnings. A listener that comes in the middle
-    of one is told of its end without its beginning. What a listener raises ends the work.
+    Spans nest, and end in the reverse order of their beginnings. A listener that comes in the
+    middle of one is told of its end without its beginning. What a listener raises ends the work.
     """
 
     def begin(self, span: Span) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,11 +147,15 @@ def summary(run: Path) -> str:
 
 
 def labels(runs: Sequence[Path]) -> list[str]:
-    """Return a label for each run: its folder's name, or its path if another run has that name."""
-    names = [run.resolve().name for run in runs]
+    """Return a label for each run: its folder's name; where another run has the same name, its
+    path below the folder that all runs have in common.
+    """
+    paths = [run.resolve() for run in runs]
+    common = os.path.commonpath([path.parent for path in paths])
+    names = [path.name for path in paths]
     return [
-        printable(name if names.count(name) == 1 else str(run))
-        for run, name in zip(runs, names, strict=True)
+        printable(path.name if names.count(path.name) == 1 else str(path.relative_to(common)))
+        for path in paths
     ]
 
 
@@ -168,9 +173,9 @@ def draw(runs: Sequence[tuple[str, History]], output: Path) -> None:
     loss, accuracy, speed = plotting.panels(figure, 3)
     for name, history in runs:
         label = plotting.literal(name)
-        loss.semilogy(*_columns(history.loss), label=label)
+        loss.semilogy(*_columns(history.loss), marker=".", markersize=3, label=label)
         accuracy.plot(*_columns(history.test_accuracy), marker="o", label=label)
-        speed.plot(*_columns(history.images_per_second), label=label)
+        speed.plot(*_columns(history.images_per_second), marker=".", markersize=3, label=label)
     for axes, title in (
         (loss, "training loss"),
         (accuracy, "test accuracy"),

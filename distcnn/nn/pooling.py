@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from distcnn.errors import explained
 from distcnn.nn.geometry import Pair, as_pair, output_size
-from distcnn.nn.layer import Layer, Shape, image_shape
+from distcnn.nn.layer import Layer, Shape, image_shape, shown
 
 
 class Pool2d(Layer):
@@ -57,6 +57,10 @@ class Pool2d(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         channels, height, width = image_shape(self, input_shape)
         return channels, *output_size((height, width), self.kernel_size, self.stride)
+
+    def __repr__(self) -> str:
+        moves = "" if self.is_side_by_side else f", stride={shown(self.stride)}"
+        return f"{type(self).__name__}({shown(self.kernel_size)}{moves})"
 
     @property
     def is_side_by_side(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.datasets import mnist
+from distcnn.datasets import prepare_mnist as mnist
 
 ToIdx = Callable[[NDArray[np.integer]], bytes]
 

@@ -23,9 +23,10 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from distcnn.datasets import DatasetInfo, download, mnist, read_examples, read_info
+from distcnn.datasets import DatasetInfo, download, read_examples, read_info
+from distcnn.datasets import prepare_mnist as mnist
 from distcnn.datasets.idx import parse_idx
-from distcnn.datasets.mnist import ensure_mnist, prepare_mnist, read_folder, write_sample
+from distcnn.datasets.prepare_mnist import ensure_mnist, prepare_mnist, read_folder, write_sample
 from distcnn.errors import InputError
 
 Files = dict[str, bytes]

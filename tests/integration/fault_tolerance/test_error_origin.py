@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 
 from distcnn import train
-from distcnn.doctor.report import Report
-from distcnn.doctor.supervisor import Guardian
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.error_origin import is_thread_limit, mistake_in, mistake_lines
 from distcnn.models import build_model, find_model, initialise_model
@@ -252,15 +250,3 @@ def test_both_words_of_python_for_a_refused_thread() -> None:
         for text in ("can't start new thread", "unable to start watchdog thread")
     )
     assert not is_thread_limit(RuntimeError("broken"))
-
-
-def test_a_doctor_that_may_not_fork_examines_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fork() -> int:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr("os.fork", fork)
-    said: list[Report] = []
-    with Guardian(True, 10, said.append) as guardian:
-        guardian.note("starting", Report())
-        guardian.speak("it has nobody to speak")
-    assert said == []

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from distcnn.system.wording import being, counted, plural, printable, shell_word
+from distcnn.system.wording import being, counted, number_ranges, plural, printable, shell_word
 
 
 def test_one_and_many() -> None:
@@ -47,3 +47,7 @@ def test_verbs_agree() -> None:
         "1 test image is",
         "2 test images are",
     ]
+
+
+def test_number_ranges() -> None:
+    assert number_ranges([7, 0, 1, 2, 9, 10]) == "0-2, 7, 9-10"

@@ -42,7 +42,7 @@ from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.scaling.result import GROUPS, KIND
 from distcnn.system.console import say
-from distcnn.system.cores import usable_cores
+from distcnn.system.host import usable_cores
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.parts import DATA, SUM, replaced
 from distcnn.training.setup import Run, prepare_run

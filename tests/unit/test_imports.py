@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # rooms of earlier rows; rooms in one row do not import each other.
 LAYERS = [
     {"errors.py", "spans.py"},
-    {"system", "random_streams.py", "nn", "optim", "user_code.py"},
+    {"system", "plotting.py", "random_streams.py", "nn", "optim", "user_code.py"},
     {"distributed", "user_source.py", "checkpoints"},
     {"fault_tolerance"},
     {"cli"},
@@ -47,7 +47,7 @@ OWNERS = {
         "doctor/software.py",
         "training/results.py",
     },
-    "matplotlib": {"benchmark/plot.py", "report.py", "scaling/plot.py", "profiling/plot.py"},
+    "matplotlib": {"plotting.py", "scaling/plot.py"},
     "torch": {"benchmark/torch_peer.py"},
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},

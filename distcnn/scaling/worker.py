@@ -106,7 +106,7 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
         "images_per_second": images / seconds,
         "step_seconds": seconds / steps,
         "step_seconds_each": [end - start for start, end in pairwise(ends)],
-        "message_bytes": list(times[0].message_bytes),
+        "message_bytes": times[0].message_bytes,
         "split": split_results(run, times),
         "adding": adding_seconds(run),
         "network": try_network(communicator, SECONDS_OF_NETWORK),

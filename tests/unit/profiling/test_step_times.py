@@ -79,7 +79,7 @@ def test_parts_by_hand_without_overlap() -> None:
     }
     assert times.seconds == pytest.approx(sum(times.parts.values()))
     assert times.sums_seconds == pytest.approx(0.020)
-    assert times.message_bytes == (8,)
+    assert times.message_bytes == [8]
 
 
 def test_with_overlap_only_waiting_on_the_main_thread_counts() -> None:

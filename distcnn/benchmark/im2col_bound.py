@@ -20,11 +20,12 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from distcnn.nn import Conv2d, Dense
-from distcnn.nn.layer import Array, Layer
+from distcnn.nn import Conv2d, Dense, Sequential
+from distcnn.nn.layer import Array, Shape
 from distcnn.spans import MEASURE, Span
 
 _MEASURE = Span(MEASURE)
@@ -44,24 +45,28 @@ class Product:
         return int(2 * self.out.size * self.first.shape[1])
 
 
-def im2col_products(layers: Sequence[Layer], microbatch_size: int) -> list[Product]:
+def im2col_products(model: Sequential, input_shape: Shape, microbatch_size: int) -> list[Product]:
     """The products of one microbatch: forward in the order of the layers, then backward.
 
     Args:
-        layers: the network's; layers of other kinds have no products.
+        model: layers other than convolutions and dense ones have no products.
+        input_shape: (C, H, W).
         microbatch_size: N.
     """
     forward: list[Product] = []
     backward: list[list[Product]] = []
-    for layer in layers:
+    for layer, (inputs, outputs) in zip(
+        model.layers, pairwise(model.shapes(input_shape)), strict=True
+    ):
         if isinstance(layer, Conv2d):
-            outputs, columns = layer.out_channels, math.prod(layer.size) * microbatch_size
-            terms = layer.in_channels * math.prod(layer.kernel_size)
+            terms, positions = inputs[0] * math.prod(layer.kernel_size), math.prod(outputs[1:])
         elif isinstance(layer, Dense):
-            outputs, columns, terms = layer.out_features, microbatch_size, layer.in_features
+            terms, positions = inputs[0], 1
         else:
             continue
-        weight, x, y = _random(outputs, terms), _random(terms, columns), _random(outputs, columns)
+        columns = positions * microbatch_size
+        weight, x = _random(outputs[0], terms), _random(terms, columns)
+        y = _random(outputs[0], columns)
         for_weight = _product(x, y.T) if isinstance(layer, Conv2d) else _product(y, x.T)
         forward.append(_product(weight, x))
         backward.append([for_weight, _product(weight.T, y)] if backward else [for_weight])

@@ -52,7 +52,9 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
     run.evaluation()
     peak = peak_bytes()  # before the products below take memory of their own
     communicator, config, network = run.communicator, run.config, run.network
-    products = im2col_products(network.layers, config.microbatch_size) * len(run.step.shards)
+    products = im2col_products(
+        network.model, run.dataset.image_shape, config.microbatch_size
+    ) * len(run.step.shards)
     speeds: list[float] = []
     step_seconds: list[float] = []
     test_speeds: list[float] = []

@@ -138,6 +138,8 @@ def test_a_real_step_adds_up_and_no_bit_changes(
     assert run.network.values.tobytes() == plain.network.values.tobytes()
     for step_time in times:
         assert sum(step_time.parts.values()) == pytest.approx(step_time.seconds)
+        layers = {"conv1 forward", "maxpool1 forward", "conv2 backward", "maxpool2 backward"}
+        assert layers <= set(step_time.parts)
         assert {READ_DATA, "loss", LOCAL_SUM, ALLREDUCE, UPDATE, REST} <= set(step_time.parts)
         assert min(step_time.parts.values()) >= -1e-9
         assert len(step_time.message_bytes) >= 1

@@ -14,7 +14,8 @@ from typing import Any
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.checkpoints import CheckpointStore
 from distcnn.cli.command import EXIT_STOPPED, run_command
-from distcnn.config import TARGET_DEFAULTS, Config, Request, as_flag, make_parser, parse_request
+from distcnn.config import Config, as_flag
+from distcnn.config_parsing import TARGET_DEFAULTS, Request, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
 from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.memory_budget import window_examples
@@ -39,13 +40,13 @@ from distcnn.training.resume import (
     existing_run,
     find_resume_point,
     is_in_place,
+    require_code_outside,
 )
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.schedule import Plan
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import check_dataset, restore_snapshot
 from distcnn.training.state import State
-from distcnn.user_code import require_outside
 
 NAME = "distcnn.train"
 
@@ -96,7 +97,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         watchdog.timeout_seconds = config.stall_timeout
         together(
             communicator,
-            lambda: require_outside(config.model, request.resume, request.given.get("output", "")),
+            lambda: require_code_outside(config, request.resume, request.given.get("output", "")),
         )
         run = prepare_run(config, communicator, progress.say)
         if point and (result := point.result):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser
-from distcnn.config import CONFIG_FLAGS, Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.errors import InputError
 
 PEERS = ("torch",)

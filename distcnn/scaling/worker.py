@@ -33,7 +33,8 @@ from distcnn.benchmark.time_split import (
 )
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator, on_root
 from distcnn.distributed.allreduce_benchmark import try_network
 from distcnn.distributed.reduction import REDUCTIONS

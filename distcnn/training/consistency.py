@@ -10,7 +10,7 @@ import numpy as np
 from distcnn.distributed import Communicator
 from distcnn.errors import TrainingError
 from distcnn.nn import Sequential
-from distcnn.optim import Optimizer
+from distcnn.optim import Updater
 
 
 def params_sha256(network: Sequential) -> str:
@@ -26,7 +26,7 @@ def parameter_hashes(network: Sequential) -> dict[str, str]:
 
 
 def compare_replicas(
-    network: Sequential, optimizer: Optimizer, communicator: Communicator, step: int
+    network: Sequential, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
     """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
 

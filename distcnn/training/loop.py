@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.config import as_flag
 from distcnn.distributed import on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
@@ -26,7 +27,6 @@ from distcnn.training.progress import Progress
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
 from distcnn.training.step import ShardFailure
-from distcnn.user_code import is_own
 
 
 class Records(Protocol):
@@ -224,7 +224,7 @@ class Loop:
                 )
         text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
         last = state.step == run.plan.total_steps
-        if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
+        if last or (run.config.eval_every_epochs and epoch % run.config.eval_every_epochs == 0):
             try:
                 test = run.evaluation()
             except EvaluationStopped:
@@ -320,8 +320,8 @@ class Loop:
 
     def _resume_command(self, world_size: int = 1) -> str:
         """On as many ranks; any other number gets the same bits."""
-        model = self.run.config.model
-        confirmed = ["--model", model] if is_own(model) else []
+        own = self.run.config.own_code
+        confirmed = [word for field, name in own.items() for word in (as_flag(field), name)]
         command = ["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed]
         return shell_command([*starting_words(world_size, os.environ), *command])
 

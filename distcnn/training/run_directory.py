@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
-from distcnn.config import Config, read_toml
+from distcnn.config import Config
+from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
 from distcnn.nn import Sequential
 from distcnn.system.files import read_bytes, remove_temporary_files, write_atomically
@@ -321,7 +322,7 @@ def read_config(path: Path) -> Config:
         raise InputError(
             f"{file} is damaged or was altered: its SHA-256 is not the one in its last line"
         )
-    return Config(**read_toml(file, OF_PATHS))
+    return Config.from_record(read_toml(file, OF_PATHS))
 
 
 def _end_of(text: str) -> str:

@@ -16,7 +16,7 @@ from distcnn.errors import TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import Sequential, computing
 from distcnn.nn.losses import Loss
-from distcnn.optim import Optimizer
+from distcnn.optim import Updater
 from distcnn.training.ledger import Ledger
 from distcnn.training.nan_check import first_not_finite
 from distcnn.training.overlap import Lane, Overlap, no_overlap
@@ -45,7 +45,7 @@ class Step:
 
     network: Sequential
     loss: Loss
-    optimizer: Optimizer
+    optimizer: Updater
     shards: Sequence[Part]
     microbatch: Microbatch
     reduction: Reduction

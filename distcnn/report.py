@@ -1,5 +1,5 @@
-"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]`` writes a PNG of loss, accuracy and
-speed over the steps.
+"""Draw runs: ``python -m distcnn.report RUN_DIR [RUN_DIR ...]`` writes a PNG of training loss, test
+accuracy and speed over the steps.
 
 ``python -m distcnn.report --trace FILE.json`` draws two steps of a trace.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from distcnn import plotting
 from distcnn.cli.parser import Parser
 from distcnn.errors import InputError
 from distcnn.profiling.plot import draw_trace
@@ -22,7 +24,17 @@ from distcnn.system.wording import counted, printable
 from distcnn.training.comparison import SPEED
 from distcnn.training.results import METRICS, RESULT, read_result
 
-Metrics = list[dict[str, Any]]
+Curve = list[tuple[int, float]]
+"""(step, value) pairs."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run recorded while it trained."""
+
+    loss: Curve
+    test_accuracy: Curve
+    images_per_second: Curve
 
 
 @guarded()
@@ -64,7 +76,7 @@ def make_parser() -> Parser:
 
 
 def report(args: argparse.Namespace) -> list[str]:
-    """Draw what is asked for; lines on what there is now. ``InputError`` names what is wrong."""
+    """Draw what ``args`` ask for; return lines that say what was written."""
     if bool(args.runs) == bool(args.trace):
         raise InputError(
             "name run directories, or a trace with --trace FILE.json (see python -m distcnn.report"
@@ -74,38 +86,50 @@ def report(args: argparse.Namespace) -> list[str]:
         args.trace.with_name("trace.png") if args.trace else args.runs[0] / "report.png"
     )
     if not args.output and output.is_symlink():
-        raise InputError(
-            f"{output} is a symbolic link, which may lead to another file: name the picture with"
-            " --output"
-        )
+        raise InputError(f"{output} is a symbolic link: name the picture with --output")
     if args.trace:
         draw_trace(args.trace, args.step, output)
         return [f"picture in {output}"]
     lines = [summary(run) for run in args.runs]
-    draw({_label(run): read_metrics(run) for run in args.runs}, output)
+    histories = [read_history(run) for run in args.runs]
+    draw(list(zip(labels(args.runs), histories, strict=True)), output)
     return [*lines, f"picture in {output}"]
 
 
-def read_metrics(run: Path) -> Metrics:
-    """The lines of a run's ``metrics.jsonl``. ``InputError`` when it has none."""
+def read_history(run: Path) -> History:
+    """Read a run's ``metrics.jsonl``.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    history = History([], [], [])
     try:
-        lines = [json.loads(line) for line in read_bytes(run / METRICS).decode().splitlines()]
-        kinds = {"step": ("loss", SPEED), "epoch": ()}
-        for line in lines:
-            if not all(
-                isinstance(line[name], int | float) for name in ("step", *kinds[line["kind"]])
+        for text in read_bytes(run / METRICS).decode().splitlines():
+            line = json.loads(text)
+            wanted = {"step": ("loss", SPEED), "epoch": ()}[line["kind"]]
+            numbers = ("step", *wanted, *({"test_accuracy"} & line.keys()))
+            if not all(isinstance(line[name], int | float) for name in numbers):
+                raise ValueError(f"{text} is not a line of metrics")
+            for name, curve in (
+                ("loss", history.loss),
+                ("test_accuracy", history.test_accuracy),
+                (SPEED, history.images_per_second),
             ):
-                raise ValueError(f"{line} is not a line of metrics")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+                if name in numbers:
+                    curve.append((line["step"], line[name]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{run} holds no {METRICS} that can be read ({error}): name a run directory of"
-            " distcnn.train"
+            f"{run} has no readable {METRICS} ({error}): name a run directory of distcnn.train"
         ) from error
-    return lines
+    return history
 
 
 def summary(run: Path) -> str:
-    """A line on how the run ended. ``InputError`` when its result cannot be read."""
+    """Return a line on how the run ended.
+
+    Raises:
+        InputError: its result cannot be read.
+    """
     if not (run / RESULT).exists():
         return f"{run}: not finished"
     try:
@@ -122,53 +146,50 @@ def summary(run: Path) -> str:
         ) from error
 
 
-def _label(run: Path) -> str:
-    """The run's name as matplotlib shows it as it is: a dollar sign would begin a formula."""
-    return printable(run.name).replace("$", "\\$")
-
-
-def draw(runs: dict[str, Metrics], output: Path) -> None:
-    """Write the picture: one panel each for training loss, test accuracy and images a second, one
-    line for each run.
+def labels(runs: Sequence[Path]) -> list[str]:
+    """Return a label for each run: its folder's name; where another run has the same name, its
+    path below the folder that all runs have in common.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("drawing needs matplotlib: pip install matplotlib") from error
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    loss, accuracy, speed = figure.subplots(1, 3)
-    for name, metrics in runs.items():
-        steps = [each for each in metrics if each["kind"] == "step"]
-        tests = [each for each in metrics if "test_accuracy" in each]
-        loss.semilogy(
-            [each["step"] for each in steps], [each["loss"] for each in steps], label=name
-        )
-        accuracy.plot(
-            [each["step"] for each in tests],
-            [each["test_accuracy"] for each in tests],
-            marker="o",
-            label=name,
-        )
-        speed.plot(
-            [each["step"] for each in steps],
-            [each["images_per_second"] for each in steps],
-            label=name,
-        )
+    paths = [run.resolve() for run in runs]
+    common = os.path.commonpath([path.parent for path in paths])
+    names = [path.name for path in paths]
+    return [
+        printable(path.name if names.count(path.name) == 1 else str(path.relative_to(common)))
+        for path in paths
+    ]
+
+
+def draw(runs: Sequence[tuple[str, History]], output: Path) -> None:
+    """Write the picture: panels for training loss, test accuracy and speed, a line for each run.
+
+    Args:
+        runs: labels and histories.
+        output: the picture.
+
+    Raises:
+        InputError: matplotlib is not installed, or ``output`` cannot be written.
+    """
+    figure = plotting.new_figure(12, 3.6)
+    loss, accuracy, speed = plotting.panels(figure, 3)
+    for name, history in runs:
+        label = plotting.literal(name)
+        loss.semilogy(*_columns(history.loss), marker=".", markersize=3, label=label)
+        accuracy.plot(*_columns(history.test_accuracy), marker="o", label=label)
+        speed.plot(*_columns(history.images_per_second), marker=".", markersize=3, label=label)
     for axes, title in (
         (loss, "training loss"),
         (accuracy, "test accuracy"),
-        (speed, "images a second, all ranks"),
+        (speed, "images per second, all ranks"),
     ):
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.3)
+        plotting.tidy(axes, title, grid="both")
+        axes.set_xlabel("step")
     speed.set_ylim(bottom=0)
-    loss.legend(frameon=False)
-    try:
-        figure.savefig(output, dpi=120)
-    except OSError as error:
-        raise InputError(
-            f"{output} cannot be written ({error.strerror}): name another file with --output"
-        ) from error
+    loss.legend(frameon=False, fontsize=plotting.SMALL)
+    plotting.save(figure, output)
+
+
+def _columns(curve: Curve) -> tuple[list[int], list[float]]:
+    return [step for step, _ in curve], [value for _, value in curve]
 
 
 if __name__ == "__main__":

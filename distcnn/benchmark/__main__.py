@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from distcnn.benchmark.memory_use import resident_bytes
 from distcnn.benchmark.options import Request, make_parser, parse
 from distcnn.benchmark.peer import open_peer
-from distcnn.benchmark.plot import draw, require_matplotlib
+from distcnn.benchmark.plot import draw
 from distcnn.benchmark.results import Results, read_results, results_of, write_results
 from distcnn.benchmark.session import Session
 from distcnn.benchmark.table import table
 from distcnn.cli.command import run_command
 from distcnn.distributed import Communicator, on_root
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.plotting import require_matplotlib
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.setup import prepare_run
 

@@ -4,16 +4,25 @@ for each other part.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
+from distcnn import plotting
 from distcnn.benchmark.results import Results
 from distcnn.benchmark.table import part_title
-from distcnn.errors import InputError
+from distcnn.plotting import Axes
+from distcnn.system.wording import counted
 
-FORWARD, BACKWARD, OTHER = ("#1f5fa8", "#9dc3ea"), ("#c25a11", "#f6bd8b"), "#8a8f98"
+FORWARD = (plotting.BLUE, plotting.LIGHT_BLUE)
+BACKWARD = (plotting.ORANGE, plotting.LIGHT_ORANGE)
+OTHER = plotting.GREY
 """Of a bar: (matrix products, everything else) of forward and of backward; what is no layer's."""
+LEGEND = {
+    "forward: matrix products": FORWARD[0],
+    "forward: all else": FORWARD[1],
+    "backward: matrix products": BACKWARD[0],
+    "backward: all else": BACKWARD[1],
+    "not in a layer": OTHER,
+}
 MOST_COLUMNS = 3
 NEGLIGIBLE = 0.0005
 """Of a step: what is shorter has no bar."""
@@ -21,37 +30,22 @@ PANEL_WIDTH, ROW_HEIGHT, FRAME_HEIGHT = 5.4, 0.27, 1.5
 Stretch = tuple[float, str]
 
 
-def require_matplotlib() -> None:
-    """``InputError`` where there is none; it is not loaded."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("--picture needs matplotlib: pip install matplotlib")
-
-
 def draw(measurements: list[Results], output: str | Path) -> None:
     """Write the picture.
 
-    ``InputError`` without matplotlib, and when ``output`` cannot be written.
+    Raises:
+        InputError: matplotlib is not installed, or ``output`` cannot be written.
     """
-    require_matplotlib()
-    from matplotlib.figure import Figure
-
     columns = min(MOST_COLUMNS, len(measurements))
     lines = -(-len(measurements) // columns)
     rows = max(len(bars(each)) for each in measurements)
-    size = (max(7.0, PANEL_WIDTH * columns), (ROW_HEIGHT * rows + FRAME_HEIGHT) * lines + 0.4)
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, results in zip(panels, measurements, strict=False):
+    width, height = PANEL_WIDTH * columns, (ROW_HEIGHT * rows + FRAME_HEIGHT) * lines + 0.4
+    figure = plotting.new_figure(max(7.0, width), height)
+    axes_of = plotting.panels(figure, len(measurements), columns)
+    for axes, results in zip(axes_of, measurements, strict=True):
         _draw_panel(axes, results)
-    for axes in panels[len(measurements) :]:
-        axes.set_axis_off()
-    _legend(figure)
-    try:
-        figure.savefig(output, dpi=130)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"--picture: {output} cannot be written ({error}): name another file, such as speed.png"
-        ) from error
+    plotting.legend(figure, LEGEND, columns=3 if columns == 1 else 5)
+    plotting.save(figure, output, "--picture")
 
 
 def bars(results: Results) -> list[tuple[str, list[Stretch]]]:
@@ -80,7 +74,7 @@ def bars(results: Results) -> list[tuple[str, list[Stretch]]]:
     ]
 
 
-def _draw_panel(axes: Any, results: Results) -> None:
+def _draw_panel(axes: Axes, results: Results) -> None:
     whole = results["split"]["step_seconds"] * 1e6 / results["split"]["images"]
     longest = 0.0
     for place, (_, stretches) in enumerate(bars(results)):
@@ -94,45 +88,18 @@ def _draw_panel(axes: Any, results: Results) -> None:
             (4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=9,
+            fontsize=plotting.SMALL,
             color="#333333",
         )
         longest = max(longest, end)
-    axes.set_yticks(range(len(bars(results))), [name for name, _ in bars(results)], fontsize=9)
+    axes.set_yticks(range(len(bars(results))), [name for name, _ in bars(results)])
     axes.invert_yaxis()
     axes.set_xlim(0, longest * 1.16)
-    axes.set_xlabel("µs per image of a rank, and share of the step", fontsize=9)
+    axes.set_xlabel("µs per image of a rank, and share of the step", fontsize=plotting.SMALL)
     axes.tick_params(axis="y", length=0)
-    axes.tick_params(axis="x", labelsize=9)
-    axes.grid(axis="x", alpha=0.25)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    ranks = f"{results['world_size']} rank{'s' if results['world_size'] > 1 else ''}"
-    axes.set_title(
-        f"{results['model']}, {ranks}: {results['images_per_second']:,.0f}"
-        f" images/s\n{results['step_seconds'] * 1e3:.1f} ms a step; im2col's products alone:"
-        f" {results['gemm_bound_fraction']:.0%} of it",
-        fontsize=10,
-        loc="left",
+    title = (
+        f"{results['model']}, {counted(results['world_size'], 'rank')}:"
+        f" {results['images_per_second']:,.0f} images/s\n{results['step_seconds'] * 1e3:.1f} ms a"
+        f" step; im2col's products alone: {results['gemm_bound_fraction']:.0%} of it"
     )
-
-
-def _legend(figure: Any) -> None:
-    from matplotlib.patches import Patch
-
-    entries = {
-        "forward: matrix products": FORWARD[0],
-        "forward: all else": FORWARD[1],
-        "backward: matrix products": BACKWARD[0],
-        "backward: all else": BACKWARD[1],
-        "not in a layer": OTHER,
-    }
-    handles = [Patch(color=colour, label=label) for label, colour in entries.items()]
-    narrow = figure.get_figwidth() < 2 * PANEL_WIDTH
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3 if narrow else 5,
-        frameon=False,
-        fontsize=9,
-    )
+    plotting.tidy(axes, title, frame="bottom", grid="x")

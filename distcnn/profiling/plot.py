@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distcnn import plotting
 from distcnn.errors import InputError
+from distcnn.plotting import Axes
 from distcnn.system.files import read_bytes
 
 Event = dict[str, Any]
@@ -50,10 +52,6 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
 
     ``InputError`` when that cannot be.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("drawing needs matplotlib: pip install matplotlib") from error
     events = read_events(path)
     begin, end = span_of_steps(events, first_step)
     names = {
@@ -69,8 +67,8 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
         ]
     )
     order = sorted({place for place, _ in lines})
-    figure = Figure(figsize=(WIDTH, FRAME_HEIGHT + LINE_HEIGHT * len(order)), layout="constrained")
-    axes = figure.subplots()
+    figure = plotting.new_figure(WIDTH, FRAME_HEIGHT + LINE_HEIGHT * len(order))
+    (axes,) = plotting.panels(figure, 1)
     for place, event in lines:
         _draw_slice(axes, event, order.index(place), begin, end)
     for each in events:
@@ -86,21 +84,13 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
             )
     firsts = [(line, pid, tid) for line, (pid, tid, depth) in enumerate(order) if depth == 0]
     axes.set_yticks(
-        [line for line, _, _ in firsts],
-        [f"rank {pid} {names[pid, tid]}" for _, pid, tid in firsts],
-        fontsize=9,
+        [line for line, _, _ in firsts], [f"rank {pid} {names[pid, tid]}" for _, pid, tid in firsts]
     )
     axes.set(ylim=(len(order) - 0.4, -1.2), xlim=(0, (end - begin) / 1000), xlabel="ms")
-    axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    _legend(figure)
-    try:
-        figure.savefig(output, dpi=110)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{output} cannot be written ({error}): name another file with --output, such as"
-            " trace.png"
-        ) from error
+    plotting.tidy(axes, frame="bottom")
+    plotting.legend(figure, COLOURS, columns=len(COLOURS))
+    plotting.save(figure, output)
 
 
 def lines_of(slices: Sequence[Event]) -> list[tuple[tuple[int, int, int], Event]]:
@@ -139,7 +129,7 @@ def colour_of(name: str) -> str:
     return COLOURS.get(ALIASES.get(last, last), COLOURS["other"])
 
 
-def _draw_slice(axes: Any, event: Event, line: int, begin: float, end: float) -> None:
+def _draw_slice(axes: Axes, event: Event, line: int, begin: float, end: float) -> None:
     left, width = (event["ts"] - begin) / 1000, event["dur"] / 1000
     axes.barh(
         line,
@@ -161,12 +151,3 @@ def _draw_slice(axes: Any, event: Event, line: int, begin: float, end: float) ->
             color="white",
             clip_on=True,
         )
-
-
-def _legend(figure: Any) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [Patch(color=colour, label=label) for label, colour in COLOURS.items()]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
-    )

@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from distcnn.plotting import has_matplotlib
 from distcnn.scaling.csv_files import measurements_sheet, points_sheet
-from distcnn.scaling.plot import content_of, draw, has_matplotlib
+from distcnn.scaling.plot import content_of, draw
 from distcnn.scaling.summary import Summary
 from distcnn.scaling.sweep_directory import Record, Records
 from distcnn.system.wording import counted
@@ -38,11 +39,8 @@ def write_outputs(
                 f" command with --output {records.path} again; nothing is measured anew"
             ),
         ]
-    pictures = [
-        records.write(f"scaling.{kind}", image)
-        for kind, image in draw(content_of(summary, title(found))).items()
-    ]
-    return [*lines, f"picture   {', '.join(map(str, pictures))}"]
+    picture = records.write("scaling.png", draw(content_of(summary, title(found))))
+    return [*lines, f"picture   {picture}"]
 
 
 def as_table(

@@ -6,23 +6,22 @@ What is drawn is data first: ``curves_of`` and ``bars_of`` make curves and bars 
 
 from __future__ import annotations
 
-import importlib.util
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from distcnn import plotting
+from distcnn.plotting import Axes
 from distcnn.scaling.points import STRONG
 from distcnn.scaling.result import GROUPS
 from distcnn.scaling.summary import Row, Summary
 
-COLOURS = {STRONG: "#1f5fa8", "weak": "#c25a11"}
+COLOURS = {STRONG: plotting.BLUE, "weak": plotting.ORANGE}
 GROUP_COLOURS = {
-    "compute": "#1f5fa8",
-    "local_sum": "#9dc3ea",
-    "communication": "#c25a11",
-    "waiting": "#f6bd8b",
-    "data": "#8a8f98",
+    "compute": plotting.BLUE,
+    "local_sum": plotting.LIGHT_BLUE,
+    "communication": plotting.ORANGE,
+    "waiting": plotting.LIGHT_ORANGE,
+    "data": plotting.GREY,
 }
 GROUP_TITLES = {
     "compute": "computing",
@@ -30,8 +29,6 @@ GROUP_TITLES = {
     "waiting": "waiting for the slowest",
     "data": "data",
 }
-FAINT, GREY = 0.25, "#8a8f98"
-FORMATS = ("png", "svg")
 WIDTH, HEIGHT = 4.9, 4.3
 """Of a panel, in inches."""
 ASIDE = 1.03
@@ -77,11 +74,6 @@ class Content:
     bars: dict[str, list[Bar]] = field(default_factory=dict)
 
 
-def has_matplotlib() -> bool:
-    """Whether anything can be drawn; it is not loaded."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
 def content_of(summary: Summary, title: str) -> Content:
     """What there is to draw of a sweep: its points that have a result."""
     content = Content(title, summary.reduction)
@@ -107,33 +99,24 @@ def _curve(mode: str, rows: Sequence[Row], name: str) -> Curve:
     return Curve(mode, COLOURS[mode], [row.ranks for row in rows], values, low, high)
 
 
-def draw(content: Content) -> dict[str, bytes]:
-    """The picture in each of ``FORMATS``. Needs matplotlib, and at least one curve."""
-    from matplotlib.figure import Figure
-
-    panels: list[Callable[[Any], None]] = [lambda axes: _draw_speed(axes, content.speed)]
-    panels.append(lambda axes: _draw_efficiency(axes, content.efficiency))
-    for mode, bars in content.bars.items():
-        panels.append(lambda axes, mode=mode, bars=bars: _draw_bars(axes, mode, bars))  # type: ignore[misc]
-    columns = len(panels) if len(panels) <= 3 else 2
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(WIDTH * columns, HEIGHT * lines + 0.7), layout="constrained")
-    figure.suptitle(content.title, fontsize=11)
-    places = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, panel in zip(places, panels, strict=False):
-        panel(axes)
-    for axes in places[len(panels) :]:
-        axes.set_axis_off()
-    _legend(figure, content.reduction)
-    found = {}
-    for kind in FORMATS:
-        memory = io.BytesIO()
-        figure.savefig(memory, format=kind, dpi=130)
-        found[kind] = memory.getvalue()
-    return found
+def draw(content: Content) -> bytes:
+    """The picture as a PNG. Needs matplotlib, and at least one curve."""
+    count = 2 + len(content.bars)
+    columns = count if count <= 3 else 2
+    lines = -(-count // columns)
+    figure = plotting.new_figure(WIDTH * columns, HEIGHT * lines + 0.7, content.title)
+    speed, efficiency, *others = plotting.panels(figure, count, columns)
+    _draw_speed(speed, content.speed)
+    _draw_efficiency(efficiency, content.efficiency)
+    for axes, (mode, bars) in zip(others, content.bars.items(), strict=True):
+        _draw_bars(axes, mode, bars)
+    titles = {**GROUP_TITLES, "local_sum": f"{content.reduction} sum"}
+    patches = {titles[group]: GROUP_COLOURS[group] for group in GROUPS}
+    plotting.legend(figure, patches, columns=5, lines=True)
+    return plotting.png(figure)
 
 
-def _draw_speed(axes: Any, curves: Sequence[Curve]) -> None:
+def _draw_speed(axes: Axes, curves: Sequence[Curve]) -> None:
     _draw_curves(axes, curves)
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -144,20 +127,20 @@ def _draw_speed(axes: Any, curves: Sequence[Curve]) -> None:
     )
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_title("images a second, all ranks", fontsize=10, loc="left")
+    plotting.tidy(axes, "images per second, all ranks", grid="both")
 
 
-def _draw_efficiency(axes: Any, curves: Sequence[Curve]) -> None:
-    axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
+def _draw_efficiency(axes: Axes, curves: Sequence[Curve]) -> None:
+    axes.axhline(1, color=plotting.GREY, linestyle="--", linewidth=1)
     _draw_curves(axes, curves)
     axes.set_ylim(
         0, max([1.1, *(1.05 * high for curve in curves for high in curve.high or curve.values)])
     )
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_title("efficiency", fontsize=10, loc="left")
+    plotting.tidy(axes, "efficiency", grid="both")
 
 
-def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
+def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
     """Those that spread stand a little beside each other, so that none hides another's."""
     spreading = [curve for curve in curves if curve.low]
     for curve in curves:
@@ -186,11 +169,9 @@ def _draw_curves(axes: Any, curves: Sequence[Curve]) -> None:
     axes.set_xticks([], minor=True)
     axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
     axes.set_xlabel("ranks")
-    axes.grid(alpha=FAINT)
-    _bare(axes)
 
 
-def _draw_bars(axes: Any, mode: str, bars: Sequence[Bar]) -> None:
+def _draw_bars(axes: Axes, mode: str, bars: Sequence[Bar]) -> None:
     wide = len(bars) <= MOST_WIDE_TEXTS
     for place, bar in enumerate(bars):
         below = 0.0
@@ -210,45 +191,10 @@ def _draw_bars(axes: Any, mode: str, bars: Sequence[Bar]) -> None:
     axes.set_ylim(0, 1.08)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("ranks")
-    axes.set_title(
-        f"where the time of a step{'' if wide else ' (ms above)'} goes, {mode}",
-        fontsize=10,
-        loc="left",
-    )
     axes.tick_params(axis="x", length=0)
-    _bare(axes)
+    plotting.tidy(axes, f"where the time of a step{'' if wide else ' (ms above)'} goes, {mode}")
 
 
 def _rotation(places: Sequence[object]) -> int:
     """Of their labels: many stand on end."""
     return 0 if len(places) <= MOST_BAR_TEXTS else 90
-
-
-def _bare(axes: Any) -> None:
-    axes.tick_params(labelsize=9)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _legend(figure: Any, reduction: str) -> None:
-    """One for all panels, below them."""
-    from matplotlib.patches import Patch
-
-    handles, labels = figure.axes[0].get_legend_handles_labels()  # lines without spread come first
-    patches = [
-        Patch(
-            color=GROUP_COLOURS[group],
-            label=f"{reduction} sum" if group == "local_sum" else GROUP_TITLES[group],
-        )
-        for group in GROUPS
-    ]
-    entries = [*handles, *patches]
-    names = [*labels, *(patch.get_label() for patch in patches)]
-    figure.legend(
-        entries,
-        names,
-        loc="outside lower center",
-        ncols=len(names) if figure.get_figwidth() > 12 else 5,
-        frameon=False,
-        fontsize=9,
-    )

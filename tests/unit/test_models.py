@@ -169,7 +169,7 @@ def test_what_is_no_function_is_refused(write_model: WriteModel) -> None:
     module = write_model("small = 3\n")
     with pytest.raises(
         InputError,
-        match=rf"^model '{module}:small' is not a function or class: it must take \(input_shape, classes\)",
+        match=rf"^model '{module}:small' is not a function or class: it must take \(input_shape",
     ):
         find_model(f"{module}:small")
 

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from distcnn.report import main
-from tests.conftest import Launcher, MakeImageSet
+from distcnn.report import labels, main, read_history
+
+LINES = [
+    {"kind": "step", "step": 1, "loss": 2.0, "images_per_second": 100.0},
+    {"kind": "step", "step": 2, "loss": 1.0, "images_per_second": 110.0},
+    {"kind": "epoch", "step": 2, "test_accuracy": 0.5},
+]
 
 
-def test_it_draws_runs(
-    serial: Launcher, image_set: MakeImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def make_run(folder: Path) -> str:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in LINES))
+    return str(folder)
+
+
+def test_it_draws_runs_even_of_the_same_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("a", "b"):
-        serial.train(
-            1, tmp_path / name, "--data", str(image_set()), "--model", "mlp", "--epochs", "2"
-        )
-    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
-    assert (tmp_path / "a" / "report.png").read_bytes().startswith(b"\x89PNG")
-    assert "test accuracy" in capsys.readouterr().out
+    runs = [make_run(tmp_path / name) for name in ("a/run", "b/run", "$c")]
+    assert main(runs) == 0
+    assert (tmp_path / "a/run/report.png").read_bytes().startswith(b"\x89PNG")
+    assert "not finished" in capsys.readouterr().out
+    assert labels([Path(run) for run in runs]) == ["a/run", "b/run", "$c"]
+
+
+def test_a_history_is_what_the_metrics_say(tmp_path: Path) -> None:
+    history = read_history(Path(make_run(tmp_path / "run")))
+    assert history.loss == [(1, 2.0), (2, 1.0)]
+    assert history.test_accuracy == [(2, 0.5)]
+    assert history.images_per_second == [(1, 100.0), (2, 110.0)]
 
 
 def test_a_folder_that_is_no_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([str(tmp_path)]) == 2
-    assert "holds no metrics.jsonl" in capsys.readouterr().err
+    assert "metrics.jsonl" in capsys.readouterr().err
 
 
 def test_a_picture_does_not_follow_a_link(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from distcnn.config import Config
 from distcnn.datasets import read_info
 from distcnn.models import build_model
+from distcnn.plotting import has_matplotlib
 from distcnn.scaling.options import Settings
-from distcnn.scaling.plot import draw, has_matplotlib
+from distcnn.scaling.plot import draw
 from distcnn.scaling.prediction.calibration import Calibration, calibrate
 from distcnn.scaling.prediction.interconnect import parse_network
 from distcnn.scaling.prediction.options import Wanted
@@ -54,8 +55,5 @@ def write(records: Records, projection: Projection, summary: Summary) -> list[st
                 " command again"
             ),
         ]
-    pictures = [
-        records.write(f"prediction.{kind}", image)
-        for kind, image in draw(content_of(projection, summary)).items()
-    ]
-    return [f"results   {written}", f"picture   {', '.join(map(str, pictures))}"]
+    picture = records.write("prediction.png", draw(content_of(projection, summary)))
+    return [f"results   {written}", f"picture   {picture}"]

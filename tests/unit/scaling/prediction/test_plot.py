@@ -27,6 +27,4 @@ def test_a_line_for_each_network_and_dots_for_what_was_measured(count: int) -> N
     assert content.efficiency[-1].values[0] == pytest.approx(1)
     assert len(content.bars) == min(count, 4)
     assert sum(content.bars["network 0"][2].fractions.values()) == pytest.approx(1)
-    pictures = draw(content)
-    assert pictures["png"].startswith(b"\x89PNG")
-    assert b"network 0" in pictures["svg"] or b"<svg" in pictures["svg"]
+    assert draw(content).startswith(b"\x89PNG")

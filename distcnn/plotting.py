@@ -1,0 +1,150 @@
+"""Pictures: the only module that imports matplotlib, and only when something is drawn.
+
+Callers build a figure, draw on its axes and save it:
+
+    figure = new_figure(9, 4, "two runs")
+    loss, speed = panels(figure, 2)
+    loss.plot(steps, losses, label="first")
+    save(figure, Path("runs.png"))
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distcnn.errors import InputError
+
+Figure = Any
+Axes = Any
+"""matplotlib's classes, which are not imported until something is drawn."""
+
+BLUE, LIGHT_BLUE, ORANGE, LIGHT_ORANGE = "#1f5fa8", "#9dc3ea", "#c25a11", "#f6bd8b"
+GREEN, PURPLE, GOLD, TEAL, ROSE, GREY = (
+    *("#3a7d44", "#7b4b94", "#d4a017", "#2a9d9d"),
+    *("#c44e7b", "#8a8f98"),
+)
+LINES = (BLUE, ORANGE, GREEN, PURPLE, GREY, GOLD, TEAL, ROSE)
+"""Colours of lines in one panel, in this order."""
+SMALL = 9
+"""Font size of labels and legends, in points."""
+DPI = 130
+
+
+def has_matplotlib() -> bool:
+    """Whether anything can be drawn. Does not import matplotlib."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def require_matplotlib() -> None:
+    """Raise ``InputError`` if matplotlib is not installed. Does not import it."""
+    if not has_matplotlib():
+        raise InputError("drawing needs matplotlib: pip install matplotlib")
+
+
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """Return an empty figure.
+
+    Args:
+        width: in inches.
+        height: in inches.
+        title: shown above all panels.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if title:
+        figure.suptitle(literal(title), fontsize=11)
+    return figure
+
+
+def panels(figure: Figure, count: int, columns: int = 0) -> list[Axes]:
+    """Divide ``figure`` into ``count`` axes, row by row; all in one row unless ``columns`` is
+    given. Places left over stay blank.
+    """
+    columns = columns or count
+    axes = list(figure.subplots(-(-count // columns), columns, squeeze=False).flat)
+    for blank in axes[count:]:
+        blank.set_axis_off()
+    return axes[:count]
+
+
+def tidy(axes: Axes, title: str = "", frame: str = "left bottom", grid: str = "") -> None:
+    """Apply the common style to one panel.
+
+    Args:
+        axes: the panel.
+        title: shown above it, left-aligned.
+        frame: which sides of the frame stay.
+        grid: "x", "y" or "both" for grid lines behind the data.
+    """
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.tick_params(labelsize=SMALL)
+    axes.set_axisbelow(True)
+    for side, line in axes.spines.items():
+        line.set_visible(side in frame.split())
+    if grid:
+        axes.grid(axis=grid, alpha=0.25)
+
+
+def legend(figure: Figure, patches: Mapping[str, str], columns: int, lines: bool = False) -> None:
+    """Put one legend for all panels below them.
+
+    Args:
+        figure: the figure.
+        patches: colours by label, shown as squares.
+        columns: entries in one row.
+        lines: whether the labelled lines of the first panel come first.
+    """
+    from matplotlib.patches import Patch
+
+    handles, labels = figure.axes[0].get_legend_handles_labels() if lines else ([], [])
+    handles = [*handles, *(Patch(color=colour) for colour in patches.values())]
+    figure.legend(
+        handles,
+        [*labels, *patches],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=SMALL,
+    )
+
+
+def literal(text: str) -> str:
+    """``text`` as matplotlib shows it unchanged: a dollar sign would begin a formula."""
+    return text.replace("$", "\\$")
+
+
+def png(figure: Figure) -> bytes:
+    """Return ``figure`` as the content of a PNG file."""
+    memory = io.BytesIO()
+    figure.savefig(memory, format="png", dpi=DPI)
+    return memory.getvalue()
+
+
+def save(figure: Figure, path: str | Path, flag: str = "--output") -> None:
+    """Write ``figure`` to ``path``; the suffix decides the format (.png, .svg, .pdf).
+
+    Args:
+        figure: the figure.
+        path: the file.
+        flag: the command-line flag that named ``path``, for the error message.
+
+    Raises:
+        InputError: ``path`` cannot be written, or its suffix is not a picture format.
+    """
+    try:
+        figure.savefig(path, dpi=DPI)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(
+            f"{path} cannot be written ({reason}): name another file with {flag}, such as"
+            " picture.png"
+        ) from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.memory_use import resident_bytes
 from distcnn.benchmark.options import Request, make_parser, parse
 from distcnn.benchmark.peer import open_peer

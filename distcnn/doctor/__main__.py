@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.doctor import local_checks
 from distcnn.doctor.finding import exit_code
 from distcnn.doctor.options import Options, make_parser, parse

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.machine import machine_facts
 from distcnn.benchmark.session import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
 from distcnn.benchmark.time_split import (

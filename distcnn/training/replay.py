@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
@@ -33,6 +32,7 @@ from distcnn.training.consistency import parameter_hashes
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop, make_result
 from distcnn.training.progress import NoProgress
+from distcnn.training.results import RunResult
 from distcnn.training.resume import require_code_outside, require_trusted, sources_in_force
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
@@ -53,7 +53,7 @@ class Replayed:
     receipt: Receipt
     lines: list[Line]
     """Those of the receipt that were compared."""
-    result: dict[str, Any] | None
+    result: RunResult | None
     """What ``result.json`` must hold, where the replay reached the end of a finished run."""
 
     @property

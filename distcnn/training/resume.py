@@ -20,7 +20,7 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes
 from distcnn.system.wording import counted
-from distcnn.training.results import CONFIG, RECEIPT, RESULT, damage_of, read_result
+from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS, read_config
 from distcnn.training.schedule import Plan
 from distcnn.training.snapshot import check_snapshot
@@ -43,7 +43,7 @@ class ResumePoint:
     """Whether the run goes on in ``directory``, not in another --output."""
     config: Config
     checkpoint: Checkpoint | None
-    result: dict[str, Any] | None
+    result: RunResult | None
 
 
 def find_resume_point(request: Request, report: Report) -> ResumePoint:
@@ -182,7 +182,7 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 
 def finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
-) -> dict[str, Any] | None:
+) -> RunResult | None:
     """The result of a run that took all the steps that ``config`` asks for, or reached its target,
     and left its files; else None.
 
@@ -194,11 +194,9 @@ def finished_result(
     damage = damage_of(directory)
     if damage is None:
         result = read_result(directory)
-        total_steps = Plan(config, result["dataset"]["train_examples"]).total_steps
-        reached = (
-            0 < config.target_accuracy <= result["test_accuracy"] and result["steps"] < total_steps
-        )
-        if reached or result["steps"] == total_steps:
+        total_steps = Plan(config, result.dataset.train_examples).total_steps
+        reached = 0 < config.target_accuracy <= result.test_accuracy and result.steps < total_steps
+        if reached or result.steps == total_steps:
             return result
     if checkpoint is None:
         raise InputError(

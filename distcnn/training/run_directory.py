@@ -18,7 +18,7 @@ from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, wi
 from distcnn.config import Config
 from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
-from distcnn.nn import Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.system.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.training.line_log import LineLog
 from distcnn.training.locking import LOCK, locked, require_owner
@@ -79,7 +79,7 @@ class RunDirectory:
         """Append one line on the state after ``step`` steps."""
         self.receipt.add({"kind": kind, "step": step, **values})
 
-    def finish(self, network: Sequential, result: RunResult) -> None:
+    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
         """Write weights and result, and complete the other files; on a full disk, older checkpoints
         make room.
 
@@ -211,7 +211,7 @@ class NoRunDirectory:
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Keep nothing."""
 
-    def finish(self, network: Sequential, result: RunResult) -> None:
+    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
         """Keep nothing."""
 
 

@@ -30,7 +30,7 @@ from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import build_model, find_model, initialise_model
-from distcnn.nn import Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
 from distcnn.system.wording import counted
@@ -57,7 +57,7 @@ class Run:
     config: Config
     communicator: Communicator
     dataset: DatasetInfo
-    network: Sequential
+    network: PlannedNetwork
     step: Step
     evaluation: Evaluation
     content_sha256: str

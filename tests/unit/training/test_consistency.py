@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import TrainingError
 from distcnn.nn import Conv2d, Dense, Flatten, Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.optim import Updater
 from distcnn.registry import find_optimizer
 from distcnn.training.consistency import (
@@ -26,15 +27,12 @@ from distcnn.training.consistency import (
 )
 from tests.unit.distributed.test_communicator import on_ranks
 
-Damage = Callable[[int, Sequential, Updater], None]
+Damage = Callable[[int, PlannedNetwork, Updater], None]
 
 
-def make_replica(optimizer: str = "adam") -> tuple[Sequential, Updater]:
-    network = (
-        Sequential([Conv2d(2, 2), Flatten(), Dense(3)])
-        .plan((1, 3, 3), 4)
-        .initialise(np.random.default_rng(1))
-    )
+def make_replica(optimizer: str = "adam") -> tuple[PlannedNetwork, Updater]:
+    model = Sequential([Conv2d(2, 2), Flatten(), Dense(3)])
+    network = PlannedNetwork(model, (1, 3, 3), 4).initialise(np.random.default_rng(1))
     return network, find_optimizer(optimizer, 0.1, 0.9, 0.0).start(network.values)
 
 

@@ -390,8 +390,8 @@ def test_given_statistics_are_kept_and_unnamed_classes_are_numbered(
 ) -> None:
     with h5py.File(image_set()) as file:
         given = file.attrs["mean"].item(), file.attrs["std"].item()
-    dataset = dataclasses.asdict(read_result(whole).dataset)
-    assert ((dataset["mean"][0], dataset["std"][0]), dataset["class_names"]) == (
+    dataset = vars(read_result(whole).dataset)
+    assert ((dataset["mean"][0], dataset["std"][0]), list(dataset["class_names"])) == (
         given,
         [str(number) for number in range(10)],
     )

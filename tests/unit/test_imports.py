@@ -19,7 +19,7 @@ LAYERS = [
     {"system", "plotting.py", "random_streams.py", "nn", "optim", "user_code.py"},
     {"distributed", "user_source.py", "checkpoints"},
     {"fault_tolerance"},
-    {"cli", "registry.py"},
+    {"cli", "registry.py", "architecture.py"},
     {"models.py", "datasets"},
     {"config.py"},
     {"config_parsing.py"},

@@ -10,7 +10,7 @@ from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from distcnn.datasets.examples import ExampleFile
+from distcnn.datasets.examples import ExampleReader
 from distcnn.datasets.hdf5 import Images, Labels
 
 SECONDS_TO_END = 10
@@ -38,7 +38,7 @@ class Reader:
 
     def __init__(
         self,
-        file: ExampleFile,
+        file: ExampleReader,
         progress: Callable[[], object] = lambda: None,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -81,7 +81,7 @@ class Reader:
         self._finalizer()
 
 
-def _work(file: ExampleFile, jobs: queue.SimpleQueue[Job | None], ended: threading.Event) -> None:
+def _work(file: ExampleReader, jobs: queue.SimpleQueue[Job | None], ended: threading.Event) -> None:
     while (job := jobs.get()) is not None and not ended.is_set():
         try:
             for _ in file.read_in_pieces(job.split, job.span, job.images, job.labels):

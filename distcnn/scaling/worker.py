@@ -20,11 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.machine import machine_facts
 from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator, on_root
 from distcnn.distributed.allreduce_benchmark import try_network
 from distcnn.distributed.reduction import REDUCTIONS

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.nn.kernels.arena import buffer
-from distcnn.nn.kernels.fusion import FusedKernel
 from distcnn.nn.layer import Array, Shape
 from distcnn.nn.plan import Plan
 from distcnn.nn.sequential import Sequential
@@ -100,13 +99,3 @@ class PlannedNetwork:
     def parameter_at(self, index: int) -> str:
         """The parameter that holds an element."""
         return self.parameters.parameter_at(index)
-
-    def instrumented(self) -> Iterator[tuple[str, object, str, str]]:
-        """Layer, object, method and direction, for stopwatches."""
-        for stage in self.plan.stages:
-            for direction in ("forward", "backward"):
-                yield stage.name, stage.kernel, direction, direction
-            if isinstance(stage.kernel, FusedKernel):
-                for direction in ("forward", "backward"):
-                    pool = stage.kernel.pool
-                    yield pool.name, pool, f"{direction}_rows", direction

@@ -1,5 +1,10 @@
-"""In which pieces a convolution goes through its rows and images, so that each piece stays in the
-nearest caches.
+"""Cache blocking for convolution: the pieces in which it goes through its images, each small enough
+for the nearest caches.
+
+A **part** is a strip of the width, of some images of the microbatch; parts come one after another,
+those of the same images from left to right. Within a part, **blocks** of rows come from top to
+bottom. A **piece** is one block of one part. ``cut`` decides all sizes, from shapes alone, so the
+same on all ranks; ``pieces_of`` then makes the pieces of a part, once its rows have a buffer.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ class StripSizes(NamedTuple):
 
 
 class RowSizes(NamedTuple):
-    """Of the (padded) images, of the output, of the kernel; how many rows the kernel moves on."""
+    """Heights of the (padded) images, of the output, of the kernel; how many rows it moves on."""
 
     height: int
     output_height: int
@@ -39,30 +44,20 @@ class RowSizes(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some images of a microbatch, and a strip of them: so many ``columns``."""
+    """Some columns of some images."""
 
     columns: slice
     images: slice
 
 
 @dataclass(frozen=True)
-class Group:
-    """What goes through together, one group after another: a part of the (padded) ``input`` and of
-    the ``output``.
-
-    V of it, ``rows``, and its ``windows`` (P, oh, kh*D, T*N).
-    """
-
-    input: Part
-    output: Part
-    rows: Array
-    windows: Array
-
-
-@dataclass(frozen=True)
 class Block:
-    """Rows that go through together: ``outputs``, the rows of the input that those need first, and
-    those that nothing needs after them.
+    """Rows that go through together.
+
+    Attributes:
+        outputs: rows of the output.
+        fresh: the rows of the input that these are the first to need.
+        complete: the rows of the input that no later block needs.
     """
 
     outputs: slice
@@ -70,19 +65,38 @@ class Block:
     complete: slice
 
 
-def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
-    """How many ``tiles`` of how many of ``count`` images go through together.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One block of one part, with its part of V (``distcnn.nn.kernels.algorithms``).
 
-    The least block of them all takes ``block_bytes``; so many are taken that it takes at most
-    ``most_bytes``, or nearly. Strips come before groups of images: they leave the long runs of
-    numbers, one for each image, whole.
+    Attributes:
+        input: columns and images of the (padded) input.
+        output: columns and images of the output.
+        block: which rows of both.
+        rows: V of the block's ``fresh`` rows, (P, rows, D, T*N).
+        windows: V of all rows that each of its outputs needs, (P, rows, kh*D, T*N), a view.
+    """
+
+    input: Part
+    output: Part
+    block: Block
+    rows: Array
+    windows: Array
+
+
+def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
+    """How many of ``tiles`` of how many of ``count`` images make a part.
+
+    The smallest possible block of them all takes ``block_bytes``; it is cut until it takes at most
+    ``most_bytes``, or nearly. Strips come before groups of images, because they leave the long runs
+    of numbers, one for each image, whole.
     """
     strips = [
-        each
-        for each in range(1, tiles + 1)
-        if tiles % each == 0 and (each == 1 or tiles // each * count >= FEWEST_COLUMNS)
+        number
+        for number in range(1, tiles + 1)
+        if tiles % number == 0 and (number == 1 or tiles // number * count >= FEWEST_COLUMNS)
     ]
-    few = next((each for each in strips if block_bytes <= most_bytes * each), strips[-1])
+    few = next((number for number in strips if block_bytes <= most_bytes * number), strips[-1])
     tiles, block_bytes = tiles // few, block_bytes // few
     while block_bytes > most_bytes and count % 2 == 0 and count > FEWEST_TOGETHER:
         count, block_bytes = count // 2, block_bytes // 2
@@ -92,39 +106,51 @@ def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> 
 def plan_parts(
     sizes: StripSizes, columns: int, count: int, images: int
 ) -> Iterator[tuple[Part, Part]]:
-    """Of the input and of the output: strips of ``columns`` of the output, and ``images`` of
-    ``count``; strips from left to right.
+    """Of the input and of the output: strips of ``columns`` of the output, of ``images`` of the
+    ``count`` at a time.
     """
     for first_image in range(0, count, images):
+        some = slice(first_image, first_image + images)
         for first in range(0, sizes.output_width, columns):
-            last = first + columns >= sizes.output_width
-            stop = sizes.width if last else (first + columns) * sizes.stride + sizes.overlap
-            part = slice(first_image, first_image + images)
+            end = first + columns
+            stop = sizes.width if end >= sizes.output_width else end * sizes.stride + sizes.overlap
             yield (
-                Part(slice(first * sizes.stride, stop), part),
-                Part(slice(first, min(first + columns, sizes.output_width)), part),
+                Part(slice(first * sizes.stride, stop), some),
+                Part(slice(first, min(end, sizes.output_width)), some),
             )
 
 
-def plan_blocks(sizes: RowSizes, row_bytes: int, multiple: int, most_bytes: int) -> Iterator[Block]:
-    """Blocks of a ``multiple`` of rows of outputs, ``row_bytes`` each with what they are made of:
-    of about ``most_bytes``.
+def plan_blocks(sizes: RowSizes, row_bytes: int, multiple: int, most_bytes: int) -> list[Block]:
+    """Blocks of about ``most_bytes``, of a ``multiple`` of rows of the output, each of which takes
+    ``row_bytes`` with the input that it is made of.
     """
     height, output_height, kernel_height, stride = sizes
     rows = -(-output_height // max(1, -(-output_height * row_bytes // most_bytes)))
     rows = -(-rows // multiple) * multiple
+    blocks = []
     needed = complete = 0
     for start in range(0, output_height, rows):
         stop = min(start + rows, output_height)
-        fresh, needed = (
-            slice(needed, (stop - 1) * stride + kernel_height),
-            (stop - 1) * stride + kernel_height,
-        )
-        done, complete = (
-            slice(complete, height if stop == output_height else stop * stride),
-            stop * stride,
-        )
-        yield Block(slice(start, stop), fresh, done)
+        fresh = slice(needed, (stop - 1) * stride + kernel_height)
+        done = slice(complete, height if stop == output_height else stop * stride)
+        blocks.append(Block(slice(start, stop), fresh, done))
+        needed, complete = fresh.stop, stop * stride
+    return blocks
+
+
+def pieces_of(
+    of_input: Part, of_output: Part, blocks: list[Block], rows: Array, sizes: RowSizes
+) -> Iterator[Piece]:
+    """The pieces of a part; ``rows`` (P, H, D, T*N) is the buffer for its V.
+
+    The rows of a window stand one below the other in it, so ``windows`` is no copy.
+    """
+    points, _, depth, columns = rows.shape
+    of_point, of_row, of_depth, of_column = rows.strides
+    shape = points, sizes.output_height, sizes.kernel_height * depth, columns
+    windows = as_strided(rows, shape, (of_point, sizes.stride * of_row, of_depth, of_column))
+    for block in blocks:
+        yield Piece(of_input, of_output, block, rows[:, block.fresh], windows[:, block.outputs])
 
 
 @dataclass(frozen=True)
@@ -145,23 +171,7 @@ def plan_gathers(sizes: RowSizes) -> Iterator[Gather]:
     for row in range(height):
         stack = row % stride
         in_stack = len(range(stack, kernel_height, stride))
-        first = (
-            row // stride - in_stack + 1
-        )  # the output that the last kernel row of the stack meets here
-        outputs = range(max(first, 0), max(min(row // stride + 1, output_height), max(first, 0)))
-        yield Gather(
-            row,
-            stack,
-            slice(outputs.start - first, outputs.stop - first),
-            slice(outputs.start, outputs.stop),
-        )
-
-
-def windows_of_rows(rows: Array, sizes: RowSizes) -> Array:
-    """(P, oh, kh*D, columns) for ``rows`` (P, H, D, columns), without a copy: the rows of a window
-    lie one below the other.
-    """
-    points, _, depth, columns = rows.shape
-    of_point, of_row, of_depth, of_column = rows.strides
-    shape = points, sizes.output_height, sizes.kernel_height * depth, columns
-    return as_strided(rows, shape, (of_point, sizes.stride * of_row, of_depth, of_column))
+        first = row // stride - in_stack + 1  # the output that the stack's last row meets here
+        start = max(first, 0)
+        stop = max(min(row // stride + 1, output_height), start)
+        yield Gather(row, stack, slice(start - first, stop - first), slice(start, stop))

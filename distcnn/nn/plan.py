@@ -31,17 +31,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """A kernel with what it needs; ``index`` is that of its (first) layer, the layer's elements
-    of the flat vectors begin at ``start``.
+    """A kernel with what it needs.
+
+    Attributes:
+        name: of its (first) layer.
+        start: where that layer's elements of the flat vectors begin.
     """
 
-    index: int
     name: str
     kernel: Kernel
     call: Call
     start: int
     forward_span: Span
     backward_span: Span
+
+    def forward(self, x: Array, training: bool, random: RandomSource | None) -> Array:
+        """Begin a pass; the output for ``x``."""
+        self.call.begin(training, random)
+        with self.forward_span:
+            return self.kernel.forward(x, self.call)
+
+    def backward(self, grad_output: Array, input_gradient: bool) -> Array | None:
+        """Finish it: write the parameters' gradients, return the input's where it is wanted."""
+        with self.backward_span:
+            return self.kernel.backward(grad_output, self.call, input_gradient)
 
 
 class Plan:
@@ -72,7 +85,6 @@ class Plan:
             (i for i, stage in enumerate(self.stages) if stage.call.values), len(self.stages)
         )
         self._gradient: Array | None = None
-        self._unfused: Plan | None = None if fused else self
 
     @property
     def nbytes(self) -> int:
@@ -95,9 +107,7 @@ class Plan:
         self._check(images)
         x = images
         for stage in self.stages:
-            stage.call.begin(training, random)
-            with stage.forward_span:
-                x = stage.kernel.forward(x, stage.call)
+            x = stage.forward(x, training, random)
         return x
 
     def backward(
@@ -143,34 +153,21 @@ class Plan:
             training: as in ``forward``.
             random: as in ``forward``.
         """
-        if self._unfused is None:
-            self._unfused = Plan(
-                self.model, self.input_shape, self.microbatch_size, self.parameters, fused=False
-            )
-        yield from self._unfused._steps(images, loss, out, training, random)
-
-    def _steps(
-        self,
-        images: Array,
-        loss: Callable[[Array], tuple[float, Array]],
-        out: Array,
-        training: bool,
-        random: RandomSource | None,
-    ) -> Iterator[tuple[str, Array]]:
-        self._check(images)
-        self._write_gradients_to(out)
+        unfused = Plan(
+            self.model, self.input_shape, self.microbatch_size, self.parameters, fused=False
+        )
+        unfused._check(images)
+        unfused._write_gradients_to(out)
         yield "input", images
         x = images
-        for stage in self.stages:
-            stage.call.begin(training, random)
-            x = stage.kernel.forward(x, stage.call)
+        for stage in unfused.stages:
+            x = stage.forward(x, training, random)
             yield f"output of {stage.name}", x
         _, grad = loss(x)
         yield "gradient of the loss", grad
-        first = self._first_with_parameters
-        for index in reversed(range(first, len(self.stages))):
-            stage = self.stages[index]
-            grad_input = stage.kernel.backward(grad, stage.call, index > first)
+        trained = unfused.stages[unfused._first_with_parameters :]
+        for stage in reversed(trained):
+            grad_input = stage.backward(grad, stage is not trained[0])
             if grad_input is not None:
                 grad = grad_input
                 yield f"input gradient of {stage.name}", grad
@@ -199,7 +196,7 @@ class Plan:
         name = self.model.names[index]
         call = Call(name, self.parameters.of_layer(name, self.parameters.values))
         spans = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
-        return Stage(index, name, kernel, call, self.parameters.layer_starts[index], *spans)
+        return Stage(name, kernel, call, self.parameters.layer_starts[index], *spans)
 
 
 class Backward:
@@ -215,21 +212,15 @@ class Backward:
         self._stages, self._grad, self._complete = list(stages), grad_output, size
         self._wants_input_gradient = input_gradient
         self.input_gradient: Array | None = None
-        self.observe: Callable[[str, Array], None] | None = None
 
     def advance(self, until: int) -> None:
         """Compute until all elements of the flat gradient from ``until`` on are complete."""
         while self._stages and (self._complete > until or until == 0):
             stage = self._stages.pop()
             is_first = not self._stages
-            with stage.backward_span:
-                grad = stage.kernel.backward(
-                    self._grad, stage.call, self._wants_input_gradient or not is_first
-                )
+            grad = stage.backward(self._grad, self._wants_input_gradient or not is_first)
             self._complete = stage.start
             if grad is not None:
                 self._grad = grad
-                if self.observe is not None:
-                    self.observe(f"input gradient of {stage.name}", grad)
             if is_first and self._wants_input_gradient:
                 self.input_gradient = grad

@@ -65,8 +65,7 @@ class PlannedNetwork:
         )
         self.observe("input", x)
         for stage in self._running.stages:
-            stage.call.begin(True, None)
-            x = stage.kernel.forward(x, stage.call)
+            x = stage.forward(x, True, None)
             self.observe(f"output of {stage.name}", x)
         return x
 
@@ -79,7 +78,15 @@ class PlannedNetwork:
         """``backward`` in pieces: from which element on ``grads`` is done."""
         passing = self._running.start_backward(grad_output, out=self.grads)
         if self.observe is not None:
-            passing.observe = self.observe
+            grad, stages = grad_output, self._running.stages
+            first = next(i for i, stage in enumerate(stages) if stage.call.values)
+            for index in reversed(range(first, len(stages))):
+                grad_input = stages[index].backward(grad, index > first)
+                if grad_input is not None:
+                    grad = grad_input
+                    self.observe(f"input gradient of {stages[index].name}", grad)
+            yield None, 0
+            return
         for start in sorted(set(self.layer_starts), reverse=True):
             passing.advance(until=start)
             yield None, start

@@ -45,10 +45,7 @@ class ReLUKernel:
         self._zeros = buffers.zeros(shape[-2:])
         self._own_output = None if in_place else buffers.activations(shape)
         self._own_grad_input = None if overwrite_gradient else buffers.activations(shape)
-        images = len(shape) == 4
-        mask = (shape[1], shape[0], *shape[2:]) if images else shape
-        is_positive = buffers.zeros(mask, np.bool_)
-        self._is_positive = is_positive.swapaxes(0, 1) if images else is_positive
+        self._is_positive = buffers.activations(shape, np.bool_)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._output = x if self._own_output is None else self._own_output

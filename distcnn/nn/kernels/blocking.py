@@ -15,32 +15,13 @@ from typing import NamedTuple
 
 from numpy.lib.stride_tricks import as_strided
 
+from distcnn.nn.geometry import Geometry
 from distcnn.nn.layer import Array
 
 FEWEST_TOGETHER = 32
 """Images that are not cut into groups: runs of fewer numbers are slow to copy."""
 FEWEST_COLUMNS = 96
 """Of the matrices of a strip: products with fewer are slow."""
-
-
-class StripSizes(NamedTuple):
-    """Widths of the (padded) images and of the output; how many columns the kernel moves on, and
-    how many neighbouring strips share.
-    """
-
-    width: int
-    output_width: int
-    stride: int
-    overlap: int
-
-
-class RowSizes(NamedTuple):
-    """Heights of the (padded) images, of the output, of the kernel; how many rows it moves on."""
-
-    height: int
-    output_height: int
-    kernel_height: int
-    stride: int
 
 
 class Part(NamedTuple):
@@ -104,42 +85,44 @@ def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> 
 
 
 def plan_parts(
-    sizes: StripSizes, columns: int, count: int, images: int
+    geometry: Geometry, width: int, columns: int, images: int
 ) -> Iterator[tuple[Part, Part]]:
-    """Of the input and of the output: strips of ``columns`` of the output, of ``images`` of the
-    ``count`` at a time.
+    """Parts of the input, ``width`` columns with its padding, and of the output: strips of
+    ``columns`` of the output, of some ``images`` at a time.
     """
-    for first_image in range(0, count, images):
+    (_, kernel_width), (_, stride), (_, output_width) = (
+        geometry.kernel,
+        geometry.stride,
+        geometry.size,
+    )
+    for first_image in range(0, geometry.count, images):
         some = slice(first_image, first_image + images)
-        for first in range(0, sizes.output_width, columns):
-            end = first + columns
-            stop = sizes.width if end >= sizes.output_width else end * sizes.stride + sizes.overlap
-            yield (
-                Part(slice(first * sizes.stride, stop), some),
-                Part(slice(first, min(end, sizes.output_width)), some),
-            )
+        for first in range(0, output_width, columns):
+            end = min(first + columns, output_width)
+            stop = width if end == output_width else end * stride + max(kernel_width - stride, 0)
+            yield Part(slice(first * stride, stop), some), Part(slice(first, end), some)
 
 
-def plan_blocks(sizes: RowSizes, row_bytes: int, multiple: int, most_bytes: int) -> list[Block]:
+def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: int) -> list[Block]:
     """Blocks of about ``most_bytes``, of a ``multiple`` of rows of the output, each of which takes
     ``row_bytes`` with the input that it is made of.
     """
-    height, output_height, kernel_height, stride = sizes
-    rows = -(-output_height // max(1, -(-output_height * row_bytes // most_bytes)))
+    (kernel_height, _), (stride, _), (oh, _) = geometry.kernel, geometry.stride, geometry.size
+    rows = -(-oh // max(1, -(-oh * row_bytes // most_bytes)))
     rows = -(-rows // multiple) * multiple
     blocks = []
     needed = complete = 0
-    for start in range(0, output_height, rows):
-        stop = min(start + rows, output_height)
+    for start in range(0, oh, rows):
+        stop = min(start + rows, oh)
         fresh = slice(needed, (stop - 1) * stride + kernel_height)
-        done = slice(complete, height if stop == output_height else stop * stride)
+        done = slice(complete, geometry.height if stop == oh else stop * stride)
         blocks.append(Block(slice(start, stop), fresh, done))
         needed, complete = fresh.stop, stop * stride
     return blocks
 
 
 def pieces_of(
-    of_input: Part, of_output: Part, blocks: list[Block], rows: Array, sizes: RowSizes
+    of_input: Part, of_output: Part, blocks: list[Block], rows: Array, geometry: Geometry
 ) -> Iterator[Piece]:
     """The pieces of a part; ``rows`` (P, H, D, T*N) is the buffer for its V.
 
@@ -147,8 +130,9 @@ def pieces_of(
     """
     points, _, depth, columns = rows.shape
     of_point, of_row, of_depth, of_column = rows.strides
-    shape = points, sizes.output_height, sizes.kernel_height * depth, columns
-    windows = as_strided(rows, shape, (of_point, sizes.stride * of_row, of_depth, of_column))
+    shape = points, geometry.size[0], geometry.kernel[0] * depth, columns
+    strides = of_point, geometry.stride[0] * of_row, of_depth, of_column
+    windows = as_strided(rows, shape, strides)
     for block in blocks:
         yield Piece(of_input, of_output, block, rows[:, block.fresh], windows[:, block.outputs])
 
@@ -165,13 +149,13 @@ class Gather:
     outputs: slice
 
 
-def plan_gathers(sizes: RowSizes) -> Iterator[Gather]:
+def plan_gathers(geometry: Geometry) -> Iterator[Gather]:
     """One for each row of the input."""
-    height, output_height, kernel_height, stride = sizes
-    for row in range(height):
+    (kernel_height, _), (stride, _), (oh, _) = geometry.kernel, geometry.stride, geometry.size
+    for row in range(geometry.height):
         stack = row % stride
         in_stack = len(range(stack, kernel_height, stride))
         first = row // stride - in_stack + 1  # the output that the stack's last row meets here
         start = max(first, 0)
-        stop = max(min(row // stride + 1, output_height), start)
+        stop = max(min(row // stride + 1, oh), start)
         yield Gather(row, stack, slice(start - first, stop - first), slice(start, stop))

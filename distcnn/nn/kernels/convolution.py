@@ -38,8 +38,6 @@ from distcnn.nn.kernels.algorithms import Algorithm, Tiling, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import (
     Piece,
-    RowSizes,
-    StripSizes,
     pieces_of,
     plan_blocks,
     plan_gathers,
@@ -92,16 +90,16 @@ class ConvKernel:
     ) -> None:
         channels, height, width = input_shape
         filters, oh, ow = conv.output_shape(input_shape)
-        geometry = Geometry(channels, filters, conv.kernel_size, conv.stride, (oh, ow), count)
         self._covers = oh % window[0] == ow % window[1] == 0
-        window = window if self._covers else (1, 1)
+        self._window = window if self._covers else (1, 1)
         self.output_shape = filters, oh, ow, count
-        self._window, self._geometry, self._buffers = window, geometry, buffers
-        self._tiling = choose_tiling(geometry, window[1])
+        (ph, pw), sizes = conv.padding, (conv.kernel_size, conv.stride, (oh, ow))
+        geometry = Geometry(channels, height + 2 * ph, filters, *sizes, count)
+        self._geometry, self._buffers = geometry, buffers
+        self._tiling = choose_tiling(geometry, self._window[1])
 
-        (ph, pw), (kh, kw), (sh, sw) = conv.padding, conv.kernel_size, conv.stride
         padded_width = max(width + 2 * pw, self._tiling.input_width(ow))
-        padded_shape = channels, height + 2 * ph, padded_width, count
+        padded_shape = channels, geometry.height, padded_width, count
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
         is_padded = padded_shape[1:3] != (height, width)
         self._padded = buffers.images(padded_shape) if is_padded else None
@@ -110,24 +108,22 @@ class ConvKernel:
         # A part of the images goes through at a time, and of that a block of rows.
         tiles, images = self._tiling.tiles(ow), count
         if not self._tiling.is_whole:
-            smallest = window[0] * self._row_bytes(tiles * count)
+            smallest = self._window[0] * self._row_bytes(tiles * count)
             tiles, images = plan_together(tiles, count, smallest, BLOCK_BYTES)
         columns = tiles * images
-        sizes = RowSizes(padded_shape[1], oh, kh, sh)
-        blocks = plan_blocks(sizes, self._row_bytes(columns), window[0], BLOCK_BYTES)
-        self._gathers = list(plan_gathers(sizes))
-        self._overlap = max(kw - sw, 0)
-        strips = StripSizes(padded_width, ow, sw, self._overlap)
-        rows_shape = self._tiling.points, padded_shape[1], channels * self._tiling.depth, columns
+        blocks = plan_blocks(geometry, self._row_bytes(columns), self._window[0], BLOCK_BYTES)
+        self._gathers = list(plan_gathers(geometry))
+        rows_shape = self._tiling.points, geometry.height, channels * self._tiling.depth, columns
+        width_of_part = tiles * self._tiling.outputs
         self.pieces = [
             piece
-            for parts in plan_parts(strips, tiles * self._tiling.outputs, count, images)
-            for piece in pieces_of(*parts, blocks, buffers.zeros(rows_shape), sizes)
+            for parts in plan_parts(geometry, padded_width, width_of_part, images)
+            for piece in pieces_of(*parts, blocks, buffers.zeros(rows_shape), geometry)
         ]
 
         most_outputs = max(_length(block.outputs) for block in blocks)
         most_inputs = max(max(_length(block.fresh), _length(block.complete)) for block in blocks)
-        part = replace(geometry, size=(oh, tiles * self._tiling.outputs), count=images)
+        part = replace(geometry, size=(oh, width_of_part), count=images)
         self._algorithm = _algorithm(part, self._tiling, most_inputs, most_outputs, buffers)
         self._make_product_buffers(most_inputs, most_outputs, columns)
         self._output: Output | None = None
@@ -159,7 +155,7 @@ class ConvKernel:
         return self._algorithm.tiled(piece.block.outputs)
 
     def write_to(self, output: Output) -> None:
-        """Hand the output on to ``output``; else it becomes whole images."""
+        """From now on hand the output on to ``output``; to be called once, before ``forward``."""
         self._output = output
 
     def whole_images(self) -> Output:
@@ -170,8 +166,7 @@ class ConvKernel:
 
     def forward(self, x: Array, call: Call) -> Array:
         """The output of the ``Output``, for the input ``x`` (C, H, W, N)."""
-        if self._output is None:
-            self._output = self.whole_images()
+        assert self._output is not None, "the planner calls write_to"
         output, algorithm = self._output, self._algorithm
         if self._padded is not None:
             self._padded[self._interior] = x
@@ -190,7 +185,7 @@ class ConvKernel:
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         """Write the parameters' gradients; return the input's, a view of a larger array."""
-        assert self._output is not None  # forward came first
+        assert self._output is not None, "the planner calls write_to"
         output, algorithm, grad_bias = self._output, self._algorithm, call.grads["bias"]
         output.begin_backward(grad_output)
         self._grad_weights.fill(0)
@@ -251,7 +246,8 @@ class ConvKernel:
             np.matmul(
                 weights[:, :, kernel_rows], below_each_other[:, _times(outputs, filters)], out=row
             )
-        held = self._overlap if columns.start else 0  # what the strip to the left wrote
+        # What the strip to the left wrote is added to.
+        held = max(self._geometry.kernel[1] - self._geometry.stride[1], 0) if columns.start else 0
         grad_x = self._grad_padded[:, complete, columns, images]
         self._algorithm.transform_input_gradient(grad_rows, grad_x, held)
 

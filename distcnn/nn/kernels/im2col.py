@@ -8,6 +8,7 @@ tiles.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 
 import numpy as np
@@ -20,8 +21,8 @@ from distcnn.nn.kernels.tiles import Shifts, fold
 from distcnn.nn.layer import Array, Shape
 
 
-class Unfolded:
-    """What both have: V and U. ``geometry`` is that of a part."""
+class Unfolded(ABC):
+    """What both have in common. ``geometry`` is that of a part."""
 
     def __init__(self, geometry: Geometry, tiling: Tiling) -> None:
         self._tiling, self._count = tiling, geometry.count
@@ -32,8 +33,21 @@ class Unfolded:
         self._bias = bias
         np.copyto(transformed, weight.swapaxes(1, 2))
 
+    @abstractmethod
+    def products(self, rows: slice) -> Array:
+        """Where the product for these rows of the output is to be written."""
+
     def transform_input(self, x: Array, piece: Piece) -> None:
         np.copyto(self._shifted(piece.rows), self._shifts.of(x, piece))
+
+    def transform_products(self, rows: slice) -> None:
+        products = self.products(rows)
+        products += self._bias
+
+    def tiled(self, rows: slice) -> Array:
+        products = self.products(rows)
+        shape = *products.shape[:3], self._tiles, self._count
+        return products.reshape(shape).swapaxes(1, 2)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         np.copyto(grad_weight, np.add.reduce(transformed, axis=0).transpose(3, 1, 0, 2))
@@ -55,15 +69,6 @@ class Im2col(Unfolded):
 
     def products(self, rows: slice) -> Array:
         return self._products[:, rows]
-
-    def transform_products(self, rows: slice) -> None:
-        products = self._products[:, rows]
-        products += self._bias
-
-    def tiled(self, rows: slice) -> Array:
-        products = self._products[:, rows]
-        shape = *products.shape[:3], self._tiles, self._count
-        return products.reshape(shape).swapaxes(1, 2)
 
     def read_gradient(self, grad_output: Array) -> None:
         """Take the gradient from ``grad_output`` (O, oh, ow, N) instead of ``tiled``: a copy where
@@ -106,15 +111,6 @@ class TiledIm2col(Unfolded):
 
     def products(self, rows: slice) -> Array:
         return self._products[:, : rows.stop - rows.start]
-
-    def transform_products(self, rows: slice) -> None:
-        products = self.products(rows)
-        products += self._bias
-
-    def tiled(self, rows: slice) -> Array:
-        products = self.products(rows)
-        shape = *products.shape[:3], self._tiles, self._count
-        return products.reshape(shape).swapaxes(1, 2)
 
     @cached_property
     def grad_products(self) -> Array:

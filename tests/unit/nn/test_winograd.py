@@ -84,7 +84,7 @@ def test_which_algorithm_is_taken(
     size: tuple[int, int],
     expected: int,
 ) -> None:
-    tiling = choose_tiling(Geometry(channels, filters, kernel, stride, size, 2))
+    tiling = choose_tiling(Geometry(channels, 30, filters, kernel, stride, size, 2))
     assert (tiling.is_winograd, tiling.outputs) == (expected > 1, expected)
 
 

@@ -121,12 +121,13 @@ class Sequential:
         for name, layer, shape, parameters in zip(
             self.names, self.layers, shapes[1:], by_layer, strict=True
         ):
-            count = sum(math.prod(parameter.shape) for parameter in parameters)
-            total += count
-            rows.append((name, repr(layer), _shown(shape), f"{count:,}" if count else ""))
+            size = sum(math.prod(parameter.shape) for parameter in parameters)
+            total += size
+            rows.append((name, repr(layer), _shown(shape), f"{size:,}" if size else ""))
         first, second, third, last = (max(map(len, cells)) for cells in zip(*rows, strict=True))
         lines = [
-            f"{a:{first}}  {b:{second}}  {c:{third}}  {d:>{last}}".rstrip() for a, b, c, d in rows
+            f"{name:{first}}  {layer:{second}}  {shape:{third}}  {size:>{last}}".rstrip()
+            for name, layer, shape, size in rows
         ]
         plan = self.plan(input_shape, microbatch_size, self.allocate(input_shape))
         memory = f"{plan.nbytes / 1e6:.1f} MB of buffers for a microbatch of {microbatch_size}"

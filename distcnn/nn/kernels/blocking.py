@@ -90,16 +90,13 @@ def plan_parts(
     """Parts of the input, ``width`` columns with its padding, and of the output: strips of
     ``columns`` of the output, of some ``images`` at a time.
     """
-    (_, kernel_width), (_, stride), (_, output_width) = (
-        geometry.kernel,
-        geometry.stride,
-        geometry.size,
-    )
+    output_width, stride = geometry.size[1], geometry.stride[1]
+    shared = max(geometry.kernel[1] - stride, 0)  # by neighbouring strips
     for first_image in range(0, geometry.count, images):
         some = slice(first_image, first_image + images)
         for first in range(0, output_width, columns):
             end = min(first + columns, output_width)
-            stop = width if end == output_width else end * stride + max(kernel_width - stride, 0)
+            stop = width if end == output_width else end * stride + shared
             yield Part(slice(first * stride, stop), some), Part(slice(first, end), some)
 
 

@@ -90,9 +90,9 @@ def test_a_dropout_depends_on_its_generator_alone() -> None:
     first, other = (model.plan((1, 2, 3), COUNT, parameters) for _ in range(2))
     y = first.forward(images(), training=True, random=seeded(1)).copy()
     first.forward(images(1), training=True, random=seeded(2))
-    np.testing.assert_array_equal(first.forward(images(), random=seeded(1)), y)
-    np.testing.assert_array_equal(other.forward(images(), random=seeded(1)), y)
-    assert not np.array_equal(other.forward(images(), random=seeded(2)), y)
+    np.testing.assert_array_equal(first.forward(images(), True, seeded(1)), y)
+    np.testing.assert_array_equal(other.forward(images(), True, seeded(1)), y)
+    assert not np.array_equal(other.forward(images(), True, seeded(2)), y)
 
 
 def test_each_layer_draws_from_a_stream_of_its_own() -> None:

@@ -25,11 +25,13 @@ window is wide, which are its points; else its tiles are single outputs, and it 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from distcnn.nn.geometry import Geometry
-from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.layer import Array
+
+if TYPE_CHECKING:
+    from distcnn.nn.kernels.blocking import Piece
 
 MOST_POINTS = 8
 """More points multiply less, but their matrices hold larger numbers, which round worse."""

@@ -3,21 +3,27 @@ for the nearest caches.
 
 A **part** is a strip of the width, of some images of the microbatch; parts come one after another,
 those of the same images from left to right. Within a part, **blocks** of rows come from top to
-bottom. A **piece** is one block of one part. ``cut`` decides all sizes, from shapes alone, so the
-same on all ranks; ``pieces_of`` then makes the pieces of a part, once its rows have a buffer.
+bottom. A **piece** is one block of one part. ``plan_cut`` decides all sizes, from shapes alone, so
+they are the same on all ranks; ``Cut.pieces`` makes the pieces and the buffers of their rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from numpy.lib.stride_tricks import as_strided
 
 from distcnn.nn.geometry import Geometry
+from distcnn.nn.kernels.algorithms import Tiling
+from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array
 
+BLOCK_BYTES = 768 * 1024
+"""What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the
+weights beside it.
+"""
 FEWEST_TOGETHER = 32
 """Images that are not cut into groups: runs of fewer numbers are slow to copy."""
 FEWEST_COLUMNS = 96
@@ -63,6 +69,71 @@ class Piece:
     block: Block
     rows: Array
     windows: Array
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a convolution is cut: into parts of ``tiles`` tiles of ``images`` images, and those into
+    ``blocks``.
+    """
+
+    geometry: Geometry
+    tiling: Tiling
+    tiles: int
+    images: int
+    blocks: list[Block]
+
+    @property
+    def part(self) -> Geometry:
+        """The sizes of one part."""
+        size = self.geometry.size[0], self.tiles * self.tiling.outputs
+        return replace(self.geometry, size=size, count=self.images)
+
+    @property
+    def most_outputs(self) -> int:
+        """Rows of the output in the largest block."""
+        return max(_length(block.outputs) for block in self.blocks)
+
+    @property
+    def most_inputs(self) -> int:
+        """Rows of the input that the largest block reads or completes."""
+        return max(max(_length(block.fresh), _length(block.complete)) for block in self.blocks)
+
+    def pieces(self, width: int, buffers: Buffers) -> Iterator[Piece]:
+        """In their order, for inputs of ``width`` columns with their padding."""
+        geometry, depth = self.geometry, self.geometry.channels * self.tiling.depth
+        shape = self.tiling.points, geometry.height, depth, self.tiles * self.images
+        for of_input, of_output in plan_parts(geometry, width, self.part.size[1], self.images):
+            rows = buffers.zeros(shape)
+            # The rows of a window stand one below the other, so all windows are a view.
+            of_point, of_row, of_depth, of_column = rows.strides
+            windows = as_strided(
+                rows,
+                (shape[0], geometry.size[0], geometry.kernel[0] * depth, shape[3]),
+                (of_point, geometry.stride[0] * of_row, of_depth, of_column),
+            )
+            for block in self.blocks:
+                of_block = rows[:, block.fresh], windows[:, block.outputs]
+                yield Piece(of_input, of_output, block, *of_block)
+
+
+def _length(rows: slice) -> int:
+    return int(rows.stop - rows.start)
+
+
+def plan_cut(geometry: Geometry, tiling: Tiling, window_height: int, itemsize: int) -> Cut:
+    """Parts and blocks of about ``BLOCK_BYTES``; blocks hold whole windows of the pooling that
+    follows. Products that are images as they stand are not cut into parts.
+    """
+    depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
+    column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input
+    tiles, images = tiling.tiles(geometry.size[1]), geometry.count
+    if not tiling.is_whole:
+        smallest = window_height * column_bytes * tiles * images
+        tiles, images = plan_together(tiles, images, smallest, BLOCK_BYTES)
+    row_bytes = column_bytes * tiles * images
+    blocks = plan_blocks(geometry, row_bytes, window_height, BLOCK_BYTES)
+    return Cut(geometry, tiling, tiles, images, blocks)
 
 
 def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
@@ -116,22 +187,6 @@ def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: i
         blocks.append(Block(slice(start, stop), fresh, done))
         needed, complete = fresh.stop, stop * stride
     return blocks
-
-
-def pieces_of(
-    of_input: Part, of_output: Part, blocks: list[Block], rows: Array, geometry: Geometry
-) -> Iterator[Piece]:
-    """The pieces of a part; ``rows`` (P, H, D, T*N) is the buffer for its V.
-
-    The rows of a window stand one below the other in it, so ``windows`` is no copy.
-    """
-    points, _, depth, columns = rows.shape
-    of_point, of_row, of_depth, of_column = rows.strides
-    shape = points, geometry.size[0], geometry.kernel[0] * depth, columns
-    strides = of_point, geometry.stride[0] * of_row, of_depth, of_column
-    windows = as_strided(rows, shape, strides)
-    for block in blocks:
-        yield Piece(of_input, of_output, block, rows[:, block.fresh], windows[:, block.outputs])
 
 
 @dataclass(frozen=True)

@@ -27,32 +27,19 @@ of each piece of the output is up to an ``Output``: whole images here, pooled on
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.geometry import Geometry, Pair
-from distcnn.nn.kernels.algorithms import Algorithm, Tiling, choose_tiling
+from distcnn.nn.kernels.algorithms import Algorithm, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import (
-    Piece,
-    pieces_of,
-    plan_blocks,
-    plan_gathers,
-    plan_parts,
-    plan_together,
-)
+from distcnn.nn.kernels.blocking import Cut, Piece, plan_cut, plan_gathers
 from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.kernels.winograd import Winograd
 from distcnn.nn.layer import Array, Call, Shape
-
-BLOCK_BYTES = 768 * 1024
-"""What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the
-weights beside it.
-"""
 
 
 class Output(Protocol):
@@ -105,44 +92,27 @@ class ConvKernel:
         self._padded = buffers.images(padded_shape) if is_padded else None
         self._grad_padded = buffers.images(padded_shape)
 
-        # A part of the images goes through at a time, and of that a block of rows.
-        tiles, images = self._tiling.tiles(ow), count
-        if not self._tiling.is_whole:
-            smallest = self._window[0] * self._row_bytes(tiles * count)
-            tiles, images = plan_together(tiles, count, smallest, BLOCK_BYTES)
-        columns = tiles * images
-        blocks = plan_blocks(geometry, self._row_bytes(columns), self._window[0], BLOCK_BYTES)
+        cut = plan_cut(geometry, self._tiling, self._window[0], buffers.dtype.itemsize)
+        self.pieces = list(cut.pieces(padded_width, buffers))
         self._gathers = list(plan_gathers(geometry))
-        rows_shape = self._tiling.points, geometry.height, channels * self._tiling.depth, columns
-        width_of_part = tiles * self._tiling.outputs
-        self.pieces = [
-            piece
-            for parts in plan_parts(geometry, padded_width, width_of_part, images)
-            for piece in pieces_of(*parts, blocks, buffers.zeros(rows_shape), geometry)
-        ]
-
-        most_outputs = max(_length(block.outputs) for block in blocks)
-        most_inputs = max(max(_length(block.fresh), _length(block.complete)) for block in blocks)
-        part = replace(geometry, size=(oh, width_of_part), count=images)
-        self._algorithm = _algorithm(part, self._tiling, most_inputs, most_outputs, buffers)
-        self._make_product_buffers(most_inputs, most_outputs, columns)
+        self._algorithm = _algorithm(cut, buffers)
+        self._make_product_buffers(cut)
         self._output: Output | None = None
 
-    def _make_product_buffers(self, most_inputs: int, most_outputs: int, columns: int) -> None:
+    def _make_product_buffers(self, cut: Cut) -> None:
         """What the matrix products read and write, besides V and M."""
-        zeros, points, depth = self._buffers.zeros, self._tiling.points, self._tiling.depth
-        filters, channels = self._geometry.filters, self._geometry.channels
-        (kh, _), (sh, _) = self._geometry.kernel, self._geometry.stride
-        self._weights = zeros((points, filters, kh, channels, depth))
-        stacks = [len(range(first, kh, sh)) for first in range(min(sh, kh))]
-        self._stacked = [zeros((points, channels * depth, rows, filters)) for rows in stacks]
-        self._grad_rows = zeros((points, most_inputs, channels * depth, columns))
-        grad_weights = points, kh * channels * depth, filters
+        zeros, points, filters = self._buffers.zeros, self._tiling.points, self._geometry.filters
+        (kh, _), (stride, _), channels = cut.part.kernel, cut.part.stride, cut.part.channels
+        depth, columns = channels * self._tiling.depth, cut.tiles * cut.images
+        self._weights = zeros((points, filters, kh, channels, self._tiling.depth))
+        stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
+        self._stacked = [zeros((points, depth, rows, filters)) for rows in stacks]
+        self._grad_rows = zeros((points, cut.most_inputs, depth, columns))
+        grad_weights = points, kh * depth, filters
         self._grad_weights, self._grad_weights_of_piece = zeros(grad_weights), zeros(grad_weights)
-        self._grad_weights_of_rows = zeros((points, most_outputs, *grad_weights[1:]))
-        self._transposed = (
-            zeros((points, most_outputs, columns, filters)) if self._tiling.is_winograd else None
-        )
+        self._grad_weights_of_rows = zeros((points, cut.most_outputs, kh * depth, filters))
+        transposed = points, cut.most_outputs, columns, filters
+        self._transposed = zeros(transposed) if self._tiling.is_winograd else None
         self._ones = np.ones(columns, self._buffers.dtype)
 
     @property
@@ -235,7 +205,7 @@ class ConvKernel:
         grad_products = self._algorithm.grad_products
         points, oh, filters, _ = grad_products.shape
         below_each_other = grad_products.reshape(points, oh * filters, -1)
-        grad_rows = self._grad_rows[:, : _length(complete)]
+        grad_rows = self._grad_rows[:, : complete.stop - complete.start]
         for gather in self._gathers[complete]:
             row, outputs = grad_rows[:, gather.row - complete.start], gather.outputs
             if outputs.start == outputs.stop:
@@ -250,12 +220,6 @@ class ConvKernel:
         held = max(self._geometry.kernel[1] - self._geometry.stride[1], 0) if columns.start else 0
         grad_x = self._grad_padded[:, complete, columns, images]
         self._algorithm.transform_input_gradient(grad_rows, grad_x, held)
-
-    def _row_bytes(self, columns: int) -> int:
-        """What a row of outputs takes with the rows of the input that it is made of."""
-        geometry, tiling = self._geometry, self._tiling
-        depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
-        return tiling.points * depth * columns * self._buffers.dtype.itemsize
 
 
 class WholeImages:
@@ -293,22 +257,16 @@ class InPlace:
         pass
 
 
-def _algorithm(
-    part: Geometry, tiling: Tiling, most_inputs: int, most_outputs: int, buffers: Buffers
-) -> Algorithm:
-    if tiling.is_winograd:
-        return Winograd(part, tiling, most_inputs, most_outputs, buffers)
-    if tiling.is_whole:
-        return Im2col(part, tiling, buffers)
-    return TiledIm2col(part, tiling, most_outputs, buffers)
+def _algorithm(cut: Cut, buffers: Buffers) -> Algorithm:
+    if cut.tiling.is_winograd:
+        return Winograd(cut.part, cut.tiling, cut.most_inputs, cut.most_outputs, buffers)
+    if cut.tiling.is_whole:
+        return Im2col(cut.part, cut.tiling, buffers)
+    return TiledIm2col(cut.part, cut.tiling, cut.most_outputs, buffers)
 
 
 def _piece_of(images: Array, piece: Piece) -> Array:
     return images[:, piece.block.outputs, piece.output.columns, piece.output.images]
-
-
-def _length(rows: slice) -> int:
-    return int(rows.stop - rows.start)
 
 
 def _times(span: slice, by: int) -> slice:

@@ -28,7 +28,7 @@ class PoolKernel:
         buffers: Buffers,
         flattened: bool = False,
     ) -> None:
-        """With ``flattened`` the output lies in memory as a Flatten after it wants it."""
+        """With ``flattened``, store the output in the order of a Flatten that follows."""
         channels, *size = pool.output_shape(input_shape)
         self._kernel, self._stride, self._size = pool.kernel_size, pool.stride, (size[0], size[1])
         self._overlapping = any(s < k for s, k in zip(pool.stride, pool.kernel_size, strict=True))
@@ -40,9 +40,9 @@ class PoolKernel:
 
 
 class MaxPoolKernel(PoolKernel):
-    """The largest of each window. With ``in_place`` it may write over its input: backward asks
-    which pixel was larger, not the pixels, so where windows cover all of the input, its buffer
-    takes its gradient.
+    """The largest of each window. With ``in_place`` it may write over its input: backward needs to
+    know which pixels won, not their values, so if windows cover all of the input, its buffer is
+    used for its gradient.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class AvgPoolKernel(PoolKernel):
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         if not input_gradient:
             return None
-        # The output has served: its buffer takes each window's share.
+        # The output is not needed any more: its buffer takes each window's share.
         share = np.multiply(grad_output, self._fraction, out=self._output)
         if self._overlapping:
             self._grad_input.fill(0)
@@ -110,8 +110,8 @@ class AvgPoolKernel(PoolKernel):
 
 
 class Scratch:
-    """Arrays that hold nothing from one block to the next: all blocks have the same ones, so that
-    they stay in the caches.
+    """Arrays that hold nothing from one piece to the next: all pieces share them, so that they stay
+    in the caches.
     """
 
     def __init__(self, buffers: Buffers) -> None:
@@ -153,11 +153,11 @@ class WindowMax:
             np.copyto(self.largest, first)
 
     def give_to_winners(self, remaining: Array, pixels: Sequence[Array], add: bool = False) -> None:
-        """Write for (or ``add`` to) each of ``pixels`` its share of the gradient ``remaining``.
+        """Write to (or ``add`` to) each of ``pixels`` its share of the gradient ``remaining``.
 
-        The winner is the last one that was larger than all before it. From the last on, the first
-        that was takes all there is, and what has been given out is subtracted from what is left to
-        give.
+        The winner is the last pixel that was larger than all before it. So, going from the last to
+        the first, the first such pixel takes the whole gradient, which is then subtracted from what
+        remains.
         """
         first, *others = pixels
         backwards = zip(reversed(others), reversed(self._is_larger), strict=False)

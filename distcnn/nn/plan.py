@@ -7,7 +7,7 @@ and fuses neighbours.
     plan.backward(grad_logits, out=gradient)                    # flat, like parameters.values
 
 The planner (``planner.py``) decides which kernel may write over its input or over the gradient it
-is given, which layers run as one, and where an output stands in memory. What ``forward`` returns is
+is given, which layers run as one, and how an output is stored. What ``forward`` returns is
 a buffer of the plan, and holds until its next call. Plans share nothing but the parameters, so one
 may go forward while another, for another microbatch, is on its way back, and two threads may run
 one each.

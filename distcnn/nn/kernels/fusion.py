@@ -104,7 +104,7 @@ class PooledPiece:
             copy_tiles(self._output, self._max.largest, to_images=True)
 
     def backward(self, grad_output: Array) -> None:
-        """Overwrite the pixels with their gradients; ``grad_output`` is that of the whole output."""
+        """Overwrite the pixels with their gradients, given that of the whole output."""
         grads = grad_output[self._part]
         if self._is_tiled:
             copy_tiles(grads, self._grads, to_images=False)

@@ -22,6 +22,7 @@ from distcnn.nn import (
     Tanh,
     glorot_uniform,
 )
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
 
@@ -130,7 +131,7 @@ def find_model(name: str) -> Model:
 
 def build_model(
     name: str, input_shape: tuple[int, int, int], classes: int, microbatch_size: int
-) -> Sequential:
+) -> PlannedNetwork:
     """The model's network, planned for microbatches of ``(*input_shape, microbatch_size)`` float32
     images.
 
@@ -138,13 +139,13 @@ def build_model(
     """
     images = "x".join(map(str, input_shape))
     try:
-        network = find_model(name)(input_shape, classes)
-        if not isinstance(network, Sequential):
+        model = find_model(name)(input_shape, classes)
+        if not isinstance(model, Sequential):
             raise InputError(
-                f"model {name!r} returned a {type(network).__name__}: it must return a"
+                f"model {name!r} returned a {type(model).__name__}: it must return a"
                 " distcnn.nn.Sequential"
             )
-        network.plan(input_shape, microbatch_size)
+        network = PlannedNetwork(model, input_shape, microbatch_size)
     except (Exception, SystemExit) as error:
         raise _explained(error, name, images) from error
     if network.output_shape != (classes,):
@@ -155,7 +156,7 @@ def build_model(
     return network
 
 
-def initialise_model(name: str, network: Sequential, rng: np.random.Generator) -> None:
+def initialise_model(name: str, network: PlannedNetwork, rng: np.random.Generator) -> None:
     """Draw the first values of ``network``, which model ``name`` made; ``InputError`` says where an
     initialiser of the user's fails.
     """

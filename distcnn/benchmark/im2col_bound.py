@@ -21,23 +21,27 @@ from collections.abc import Iterator
 import numpy as np
 
 from distcnn.benchmark.matrix_products import Product, count_operations
-from distcnn.nn import Conv2d, Dense, Sequential
-from distcnn.nn.layer import buffer
+from distcnn.nn import Conv2d, Dense
+from distcnn.nn.kernels.arena import buffer
+from distcnn.nn.planned import PlannedNetwork
 
 
-def plain_products(network: Sequential) -> list[Product]:
+def plain_products(network: PlannedNetwork) -> list[Product]:
     """Those of one microbatch, forward in the layers' order, then backward; layers of other kinds
     have none.
     """
     forward: list[Product] = []
     backward: list[list[Product]] = []
-    for layer in network.layers:
+    shapes = network.model.shapes(network.input_shape)
+    for layer, input_shape, output_shape in zip(
+        network.layers, shapes[:-1], shapes[1:], strict=True
+    ):
         if isinstance(layer, Conv2d):
-            positions = math.prod(layer.size) * network.microbatch_size
+            positions = math.prod(output_shape[1:]) * network.microbatch_size
             products = list(
                 _of_layer(
                     layer.out_channels,
-                    layer.in_channels * math.prod(layer.kernel_size),
+                    input_shape[0] * math.prod(layer.kernel_size),
                     positions,
                     long_first=True,
                 )
@@ -45,7 +49,7 @@ def plain_products(network: Sequential) -> list[Product]:
         elif isinstance(layer, Dense):
             products = list(
                 _of_layer(
-                    layer.out_features, layer.in_features, network.microbatch_size, long_first=False
+                    layer.out_features, input_shape[0], network.microbatch_size, long_first=False
                 )
             )
         else:

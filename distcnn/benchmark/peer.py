@@ -25,18 +25,8 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.communicator import NoMailbox
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.nn import (
-    AvgPool2d,
-    Conv2d,
-    Dense,
-    Flatten,
-    Identity,
-    MaxPool2d,
-    ReLU,
-    Sequential,
-    Sigmoid,
-    Tanh,
-)
+from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, Identity, MaxPool2d, ReLU, Sigmoid, Tanh
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.training.setup import Run
 
 LAYERS = (Conv2d, MaxPool2d, AvgPool2d, ReLU, Tanh, Sigmoid, Identity, Flatten, Dense)
@@ -175,7 +165,7 @@ def require_torch() -> None:
         )
 
 
-def require_known_layers(network: Sequential) -> None:
+def require_known_layers(network: PlannedNetwork) -> None:
     """``InputError`` for layers that the peer cannot build."""
     for name, layer in zip(network.layer_names, network.layers, strict=True):
         if type(layer) not in LAYERS:

@@ -25,19 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from distcnn.datasets import read_examples, read_info
 from distcnn.distributed import span_of
 from distcnn.models import build_model
-from distcnn.nn import (
-    AvgPool2d,
-    Conv2d,
-    Dense,
-    Flatten,
-    Identity,
-    MaxPool2d,
-    ReLU,
-    Sequential,
-    Sigmoid,
-    Tanh,
-)
-from distcnn.nn.layer import Layer
+from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, Identity, MaxPool2d, ReLU, Sigmoid, Tanh
+from distcnn.nn.layer import Layer, Shape
+from distcnn.nn.planned import PlannedNetwork
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 WARM_UP_STEPS = 5
@@ -54,9 +44,11 @@ ACTIVATIONS = {
 }
 
 
-def torch_network(network: Sequential) -> Any:
+def torch_network(network: PlannedNetwork) -> Any:
     """The same layers, in the same order, with the same values."""
-    twin = nn.Sequential(*map(_torch_layer, network.layers))
+    twin = nn.Sequential(
+        *map(_torch_layer, network.layers, network.model.shapes(network.input_shape)[:-1])
+    )
     values = network.named_values()
     with torch.no_grad():
         for name, layer in zip(network.layer_names, twin, strict=True):
@@ -65,13 +57,13 @@ def torch_network(network: Sequential) -> Any:
     return twin
 
 
-def _torch_layer(layer: Layer) -> Any:
+def _torch_layer(layer: Layer, input_shape: Shape) -> Any:
     if isinstance(layer, Conv2d):
         return nn.Conv2d(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
+            input_shape[0], layer.out_channels, layer.kernel_size, layer.stride, layer.padding
         )
     if isinstance(layer, Dense):
-        return nn.Linear(layer.in_features, layer.out_features)
+        return nn.Linear(input_shape[0], layer.out_features)
     if isinstance(layer, MaxPool2d):
         return nn.MaxPool2d(layer.kernel_size, layer.stride)
     if isinstance(layer, AvgPool2d):
@@ -98,7 +90,7 @@ def torch_loss(name: str, outputs: Any, labels: Any) -> Any:
     return 0.5 * (outputs - F.one_hot(labels, outputs.shape[1])).square().sum(1).mean()
 
 
-def measure(asked: dict[str, Any], layout: Any, batches: Any, network: Sequential) -> float:
+def measure(asked: dict[str, Any], layout: Any, batches: Any, network: PlannedNetwork) -> float:
     """Seconds a step, from a barrier to the end of the last one."""
     images, labels, order, count = batches
     model = DistributedDataParallel(torch_network(network).to(memory_format=layout))

@@ -56,20 +56,21 @@ def check_network(run: Run, say: Say) -> None:
 
     ``TrainingError`` when a gradient is wrong.
     """
-    network = find_model(run.config.model)(run.dataset.image_shape, run.dataset.classes)
-    network.plan(run.dataset.image_shape, CHECKED_EXAMPLES, np.float64)
+    shape = run.dataset.image_shape
+    model = find_model(run.config.model)(shape, run.dataset.classes)
     rng = np.random.default_rng(0)
-    network.initialise(rng)
-    images = rng.standard_normal((*run.dataset.image_shape, CHECKED_EXAMPLES))
-    error = gradient_error(network, images, rng)
-    zero = zero_gradients(network.named_grads())
+    parameters = model.initialise(shape, rng, np.float64)
+    images = rng.standard_normal((*shape, CHECKED_EXAMPLES))
+    gradient = np.zeros_like(parameters.values)
+    error = gradient_error(model, images, rng, parameters, gradient=gradient)
+    zero = zero_gradients(parameters.named(gradient))
     if (
         not error < LARGEST_GRADIENT_ERROR
     ):  # perhaps only because units stand at a kink, as those of ReLU do where all weights are zero
-        for name, values in network.named_values().items():
-            parameter = network.parameters[name]
-            values[...] = he_normal(rng, parameter.shape, parameter.fan_in, parameter.fan_out)
-        error = gradient_error(network, images, rng)
+        for name, values in parameters.named().items():
+            described = parameters.described[name]
+            values[...] = he_normal(rng, described.shape, described.fan_in, described.fan_out)
+        error = gradient_error(model, images, rng, parameters)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(
             f"gradient check: the backward of model {run.config.model!r} is wrong: relative error"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from distcnn.distributed import on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.nn import Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.spans import (
     CLOSE_EPOCH,
     COMPARE_WEIGHTS,
@@ -46,7 +46,7 @@ class Records(Protocol):
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """A line that a replay must come to as well."""
 
-    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+    def finish(self, network: PlannedNetwork, result: dict[str, Any]) -> None:
         """The run is over."""
 
 

@@ -15,12 +15,6 @@ from distcnn.training.step import Step
 FORWARD, BACKWARD = "forward", "backward"
 DATA, LOSS, SUM = "data", "loss", "local sum"
 
-WORK_OF_LAYER = {
-    **{"forward": FORWARD, "forward_blocks": FORWARD, "forward_rows": FORWARD},
-    **{"backward": BACKWARD, "backward_rows": BACKWARD},
-}
-"""A layer's methods that compute, by direction."""
-
 Work = Callable[..., Any]
 Place = tuple[Any, str, str]
 """An object, the attribute that computes, and which part of a step that is."""
@@ -32,9 +26,8 @@ def layer_places(step: Step) -> Iterator[Place]:
     One place may call another of the same layer, or of the layer that is fused with it.
     """
     for network in {id(lane.network): lane.network for lane in step.timing.lanes}.values():
-        for name, layer in zip(network.layer_names, network.layers, strict=True):
-            for method in WORK_OF_LAYER.keys() & set(dir(layer)):
-                yield layer, method, part_name(name, WORK_OF_LAYER[method])
+        for layer, kernel, method, direction in network.instrumented():
+            yield kernel, method, part_name(layer, direction)
 
 
 def shard_places(step: Step) -> Iterator[Place]:

@@ -17,7 +17,7 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
 from distcnn.config import Config, read_toml
 from distcnn.errors import InputError
-from distcnn.nn import Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.system.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.training.line_log import LineLog
 from distcnn.training.locking import LOCK, locked, require_owner
@@ -77,7 +77,7 @@ class RunDirectory:
         """Append one line on the state after ``step`` steps."""
         self.receipt.add({"kind": kind, "step": step, **values})
 
-    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+    def finish(self, network: PlannedNetwork, result: dict[str, Any]) -> None:
         """Write weights and result, and complete the other files; on a full disk, older checkpoints
         make room.
 
@@ -210,7 +210,7 @@ class NoRunDirectory:
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Keep nothing."""
 
-    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+    def finish(self, network: PlannedNetwork, result: dict[str, Any]) -> None:
         """Keep nothing."""
 
 

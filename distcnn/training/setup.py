@@ -30,7 +30,8 @@ from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import build_model, find_model, initialise_model
-from distcnn.nn import LOSSES, Sequential
+from distcnn.nn import LOSSES
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.optim import OPTIMIZERS
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.system.wording import counted
@@ -57,7 +58,7 @@ class Run:
     config: Config
     communicator: Communicator
     dataset: DatasetInfo
-    network: Sequential
+    network: PlannedNetwork
     step: Step
     evaluation: Evaluation
     content_sha256: str

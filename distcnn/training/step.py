@@ -14,8 +14,9 @@ from distcnn.datasets import Microbatch, Part
 from distcnn.distributed import Communicator, RangeError, Reduction, Tally, Totals
 from distcnn.errors import TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.nn import Sequential, computing
+from distcnn.nn import computing
 from distcnn.nn.losses import Loss
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.optim import Optimizer
 from distcnn.spans import LEDGER, LOCAL_SUM, LOSS, READ_DATA, SHARD, STEP, UPDATE, Span
 from distcnn.training.ledger import Ledger
@@ -47,7 +48,7 @@ class ShardFailure(TrainingError):
 class Step:
     """What a step needs; ``shards`` are this rank's."""
 
-    network: Sequential
+    network: PlannedNetwork
     loss: Loss
     optimizer: Optimizer
     shards: Sequence[Part]

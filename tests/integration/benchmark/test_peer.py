@@ -15,6 +15,7 @@ from distcnn.benchmark.peer import peer_environment, require_known_layers, run_p
 from distcnn.errors import InputError
 from distcnn.models import MODELS, build_model
 from distcnn.nn import Activation, Dense, Sequential
+from distcnn.nn.planned import PlannedNetwork
 from tests.conftest import Launcher, MakeImageSet
 
 COMMAND = [
@@ -52,7 +53,7 @@ def test_without_torch_one_line_says_so(serial: Launcher, tmp_path: Path) -> Non
 
 
 def test_a_layer_that_it_does_not_know_is_named() -> None:
-    network = Sequential([Dense(3), Activation()]).plan((4,), 2)
+    network = PlannedNetwork(Sequential([Dense(3), Activation()]), (4,), 2)
     with pytest.raises(InputError, match="cannot build activation1, a Activation: it knows Conv2d"):
         require_known_layers(network)
 

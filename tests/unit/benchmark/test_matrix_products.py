@@ -19,12 +19,13 @@ from distcnn.benchmark.matrix_products import (
 )
 from distcnn.benchmark.session import Steps, record_step
 from distcnn.nn import Conv2d, Dense, Flatten, ReLU, Sequential
+from distcnn.nn.planned import PlannedNetwork
 from tests.support.benchmark_fixtures import MakeRun
 
 
-def tiny(microbatch_size: int = 2) -> Sequential:
+def tiny(microbatch_size: int = 2) -> PlannedNetwork:
     network = Sequential([Conv2d(3, 2), ReLU(), Flatten(), Dense(4)])
-    return network.plan((1, 4, 5), microbatch_size).initialise(np.random.default_rng(0))
+    return PlannedNetwork(network, (1, 4, 5), microbatch_size).initialise(np.random.default_rng(0))
 
 
 def test_it_keeps_the_calls_and_counts_their_operations() -> None:

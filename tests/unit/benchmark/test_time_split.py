@@ -69,11 +69,14 @@ def test_time_goes_to_the_part_that_took_it(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(model="tutorial")
-    slow, naps = run.network.layers[run.network.layer_names.index("flatten1")], 0.02
+    slow, naps = (
+        next(kernel for name, kernel, *_ in run.network.instrumented() if name == "flatten1"),
+        0.02,
+    )
 
-    def forward(x: np.ndarray) -> Any:
+    def forward(*arguments: Any) -> Any:
         time.sleep(naps)
-        return type(slow).forward(slow, x)
+        return type(slow).forward(slow, *arguments)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(slow, "forward", forward)
     (times,) = measured(run, 1)

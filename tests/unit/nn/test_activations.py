@@ -27,6 +27,7 @@ from distcnn.nn import (
 )
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Layer
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=50)
@@ -85,10 +86,10 @@ def test_gradients_agree_with_finite_differences(
     activation: type[Activation], shape: tuple[int, ...], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    network = Sequential([activation()]).plan(shape, 3, np.float64)
+    network = planned(Sequential([activation()]), shape, 3, np.float64)
     # No x within 0.1 of ReLU's corner, where finite differences mean nothing.
     x = rng.choice([-1.0, 1.0], (*shape, 3)) * rng.uniform(0.1, 3.0, (*shape, 3))
-    assert gradient_error(network, x, rng) < 1e-5
+    assert gradient_error(network.model, x, rng, network.parameters) < 1e-5
 
 
 @every_activation
@@ -177,7 +178,7 @@ def test_a_gradient_is_overwritten_only_where_it_was_given_away(
 ) -> None:
     relu = ReLU()
     network, rng = (
-        Sequential([relu, *after]).plan((2, 5, 5), 3, np.float64),
+        planned(Sequential([relu, *after]), (2, 5, 5), 3, np.float64),
         np.random.default_rng(1),
     )
     network.values[:] = rng.standard_normal(network.values.shape)
@@ -187,7 +188,10 @@ def test_a_gradient_is_overwritten_only_where_it_was_given_away(
     before = grad_output.copy()
     network.backward(grad_output, input_gradient=True)
     np.testing.assert_array_equal(grad_output, before)
-    assert gradient_error(network, rng.standard_normal((2, 5, 5, 3)), rng) < 1e-5
+    assert (
+        gradient_error(network.model, rng.standard_normal((2, 5, 5, 3)), rng, network.parameters)
+        < 1e-5
+    )
 
 
 def test_without_the_input_gradient_backward_returns_none() -> None:
@@ -198,7 +202,7 @@ def test_without_the_input_gradient_backward_returns_none() -> None:
 
 
 def test_ones_own_activation_names_its_layers() -> None:
-    network = Sequential([Softplus(), Tanh(), Softplus()]).plan((2,), 1)
+    network = planned(Sequential([Softplus(), Tanh(), Softplus()]), (2,), 1)
     assert network.layer_names == ["softplus1", "tanh1", "softplus2"]
 
 

@@ -22,6 +22,7 @@ from distcnn.nn.kernels.algorithms import (
     plan_filtering,
 )
 from distcnn.nn.kernels.winograd import minimal_matrices
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=25)
@@ -118,7 +119,7 @@ def planned(
     layer = Conv2d(
         layer.out_channels, layer.kernel_size, stride=layer.stride, padding=layer.padding
     )
-    network = Sequential([layer]).plan(shape, count, dtype)
+    network = planned(Sequential([layer]), shape, count, dtype)
     network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
     return network
 
@@ -161,7 +162,10 @@ def test_minimal_filtering_passes_the_gradient_check(
     rng = np.random.default_rng(2)
     assert (
         gradient_error(
-            network, rng.standard_normal((*network.input_shape, network.microbatch_size)), rng
+            network.model,
+            rng.standard_normal((*network.input_shape, network.microbatch_size)),
+            rng,
+            network.parameters,
         )
         < 1e-5
     )

@@ -17,6 +17,7 @@ from distcnn.nn.kernels import blocking
 from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS
 from distcnn.nn.kernels.fusion import Fused, fuse
 from distcnn.nn.layer import Layer
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 Shape = tuple[int, int, int]
@@ -62,7 +63,7 @@ def make_layer(make: Callable[..., Layer], arguments: tuple[Any, ...]) -> Layer:
 
 def made_of(layers: Layers, shape: Shape, count: int, dtype: type[np.floating]) -> Sequential:
     made = [make_layer(*each) if isinstance(each, tuple) else each() for each in layers]
-    network = Sequential(made).plan(shape, count, dtype)
+    network = planned(Sequential(made), shape, count, dtype)
     network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
     return network
 
@@ -96,7 +97,12 @@ def test_the_numbers_are_those_of_each_group_alone(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_gradient_check_is_passed(name: str) -> None:
     network, rng = planned(name, 4, np.float64), np.random.default_rng(2)
-    assert gradient_error(network, rng.standard_normal((*network.input_shape, 4)), rng) < 1e-5
+    assert (
+        gradient_error(
+            network.model, rng.standard_normal((*network.input_shape, 4)), rng, network.parameters
+        )
+        < 1e-5
+    )
 
 
 @in_groups_of_two
@@ -196,7 +202,12 @@ def test_the_numbers_of_strips_are_those_of_whole_images(
 @pytest.mark.parametrize("name", STRIPS)
 def test_the_gradient_check_is_passed_with_strips(name: str) -> None:
     network, rng = with_strips(name), np.random.default_rng(2)
-    assert gradient_error(network, rng.standard_normal((*network.input_shape, 4)), rng) < 1e-5
+    assert (
+        gradient_error(
+            network.model, rng.standard_normal((*network.input_shape, 4)), rng, network.parameters
+        )
+        < 1e-5
+    )
 
 
 @pytest.mark.usefixtures("in_strips")
@@ -223,4 +234,4 @@ def test_fused_or_not_the_bits_are_the_same_with_strips(name: str) -> None:
     ],
 )
 def test_how_many_groups(layers: list[Layer], shape: Shape, count: int, expected: int) -> None:
-    assert groups_of(Sequential(layers).plan(shape, count)) == [expected]
+    assert groups_of(planned(Sequential(layers), shape, count)) == [expected]

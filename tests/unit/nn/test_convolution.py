@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distcnn.nn import Conv2d, Dense, Flatten, Sequential
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.optim import SGD
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=60)
@@ -32,7 +33,7 @@ class Case:
 
     def network(self) -> Sequential:
         layer = Conv2d(self.out_channels, self.kernel, stride=self.stride, padding=self.padding)
-        network = Sequential([layer]).plan(self.input_shape, self.count, np.float64)
+        network = planned(Sequential([layer]), self.input_shape, self.count, np.float64)
         network.values[:] = np.random.default_rng(self.seed).standard_normal(network.values.shape)
         return network
 
@@ -113,7 +114,10 @@ def assert_close(actual: Array | None, expected: Array) -> None:
 @given(cases())
 def test_gradients_agree_with_finite_differences(case: Case) -> None:
     rng = np.random.default_rng(case.seed + 1)
-    assert gradient_error(case.network(), case.images(rng), rng) < 1e-5
+    assert (
+        gradient_error(case.network().model, case.images(rng), rng, case.network().parameters)
+        < 1e-5
+    )
 
 
 @examples
@@ -141,17 +145,22 @@ def test_convolutions_one_after_another_pass_the_gradient_check(first: Case, sec
     # that as well.
     height, width = (max(8, second.kernel[axis] + 2) for axis in (0, 1))
     layers = [Conv2d(c.out_channels, c.kernel, padding=c.padding) for c in (first, second)]
-    network = Sequential(layers).plan((first.input_shape[0], height, width), 2, np.float64)
+    network = planned(Sequential(layers), (first.input_shape[0], height, width), 2, np.float64)
     rng = np.random.default_rng(first.seed)
     network.values[:] = rng.standard_normal(network.values.shape)
     assert (
-        gradient_error(network, rng.standard_normal((first.input_shape[0], height, width, 2)), rng)
+        gradient_error(
+            network.model,
+            rng.standard_normal((first.input_shape[0], height, width, 2)),
+            rng,
+            network.parameters,
+        )
         < 1e-5
     )
 
 
 def test_a_2x2_kernel_by_hand() -> None:
-    network = Sequential([Conv2d(1, 2)]).plan((1, 3, 3), 1, np.float64)
+    network = planned(Sequential([Conv2d(1, 2)]), (1, 3, 3), 1, np.float64)
     network.values[:] = [1, 2, 3, 4, 0.5]
     x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(network.forward(x)[0, :, :, 0], [[37.5, 47.5], [67.5, 77.5]])
@@ -168,8 +177,8 @@ def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> Non
     """Kernel 1x2, stride (1, 2), padding (1, 1) on 2x3: windows begin in padded columns 0 and 2;
     the last column is in none.
     """
-    network = Sequential([Conv2d(1, (1, 2), stride=(1, 2), padding=1)]).plan(
-        (1, 2, 3), 1, np.float64
+    network = planned(
+        Sequential([Conv2d(1, (1, 2), stride=(1, 2), padding=1)]), (1, 2, 3), 1, np.float64
     )
     network.values[:] = [1, 10, 0]
     x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).reshape(1, 2, 3, 1)
@@ -185,7 +194,7 @@ def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> Non
 
 
 def test_a_pixel_that_no_window_reads_gets_gradient_zero() -> None:
-    network = Sequential([Conv2d(1, 2, stride=3)]).plan((1, 4, 5), 1, np.float64)
+    network = planned(Sequential([Conv2d(1, 2, stride=3)]), (1, 4, 5), 1, np.float64)
     network.values[:] = 1
     network.forward(np.ones((1, 4, 5, 1)))
     grad_x = network.backward(np.ones((1, 1, 2, 1)), input_gradient=True)
@@ -243,7 +252,7 @@ TUTORIAL_UPDATED_BIASES = [0.991, -0.007]
 
 
 def test_the_tutorials_example_digit_for_digit() -> None:
-    network = Sequential([Conv2d(2, 3, stride=2, padding=1)]).plan((3, 5, 5), 1, np.float64)
+    network = planned(Sequential([Conv2d(2, 3, stride=2, padding=1)]), (3, 5, 5), 1, np.float64)
     values = network.named_values()
     values["conv1.weight"][:] = TUTORIAL_FILTERS
     values["conv1.bias"][:] = [1, 0]
@@ -315,11 +324,11 @@ def test_a_kernel_larger_than_its_padded_input_is_refused(
         r" .*input 5x6.*smaller kernel_size"
     )
     with pytest.raises(ValueError, match=message):
-        Sequential([Conv2d(1, kernel, padding=padding)]).plan((1, 5, 6), 1)
+        planned(Sequential([Conv2d(1, kernel, padding=padding)]), (1, 5, 6), 1)
 
 
 def test_a_kernel_as_large_as_its_padded_input_gives_one_output() -> None:
-    assert Sequential([Conv2d(4, (7, 10), padding=(1, 2))]).plan((1, 5, 6), 1).output_shape == (
+    assert planned(Sequential([Conv2d(4, (7, 10), padding=(1, 2))]), (1, 5, 6), 1).output_shape == (
         4,
         1,
         1,
@@ -332,4 +341,4 @@ def test_flat_input_is_refused(before: list[Flatten | Dense]) -> None:
         ValueError,
         match=r"conv1: Conv2d takes images \(channels, height, width\).*put it before Flatten",
     ):
-        Sequential([*before, Conv2d(1, 1)]).plan((1, 3, 3), 1)
+        planned(Sequential([*before, Conv2d(1, 1)]), (1, 3, 3), 1)

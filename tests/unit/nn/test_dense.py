@@ -11,6 +11,7 @@ from distcnn.nn import Dense, Flatten, Sequential
 from distcnn.nn import dense as dense_module
 from distcnn.nn.dense import SMALL_PRODUCT, blocks_of_rows
 from distcnn.nn.gradient_check import gradient_error
+from tests.support.networks import planned
 
 examples = settings(deadline=None, derandomize=True, max_examples=50)
 sizes = st.integers(1, 6)
@@ -18,7 +19,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def dense(in_features: int, out_features: int, count: int, rng: np.random.Generator) -> Sequential:
-    network = Sequential([Dense(out_features)]).plan((in_features,), count, np.float64)
+    network = planned(Sequential([Dense(out_features)]), (in_features,), count, np.float64)
     network.values[:] = rng.standard_normal(network.values.shape)
     return network
 
@@ -30,7 +31,12 @@ def test_gradients_agree_with_finite_differences(
 ) -> None:
     rng = np.random.default_rng(seed)
     network = dense(in_features, out_features, count, rng)
-    assert gradient_error(network, rng.standard_normal((in_features, count)), rng) < 1e-5
+    assert (
+        gradient_error(
+            network.model, rng.standard_normal((in_features, count)), rng, network.parameters
+        )
+        < 1e-5
+    )
 
 
 @examples
@@ -68,7 +74,7 @@ def test_forward_and_backward_agree_with_plain_loops(
 
 
 def test_dense_by_hand() -> None:
-    network = Sequential([Dense(2)]).plan((3,), 2, np.float64)
+    network = planned(Sequential([Dense(2)]), (3,), 2, np.float64)
     network.values[:] = [1, 2, 3, 4, 5, 6, 0.5, -0.5]
     x = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 2.0]])
     np.testing.assert_array_equal(network.forward(x), [[-1.5, 8.5], [-2.5, 16.5]])
@@ -116,10 +122,13 @@ def test_flatten_before_dense_passes_the_gradient_check(
     shape: tuple[int, int, int], out_features: int, count: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    network = (
-        Sequential([Flatten(), Dense(out_features)]).plan(shape, count, np.float64).initialise(rng)
+    network = planned(
+        Sequential([Flatten(), Dense(out_features)]), shape, count, np.float64
+    ).initialise(rng)
+    assert (
+        gradient_error(network.model, rng.standard_normal((*shape, count)), rng, network.parameters)
+        < 1e-5
     )
-    assert gradient_error(network, rng.standard_normal((*shape, count)), rng) < 1e-5
 
 
 @pytest.mark.parametrize("out_features", [0, -3])
@@ -135,7 +144,7 @@ def test_images_are_refused_with_the_remedy() -> None:
         ValueError,
         match=r"dense1: Dense takes flat inputs .* shape \(1, 28, 28\): put Flatten before it",
     ):
-        Sequential([Dense(10)]).plan((1, 28, 28), 1)
+        planned(Sequential([Dense(10)]), (1, 28, 28), 1)
 
 
 @pytest.mark.parametrize(

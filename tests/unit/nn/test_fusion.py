@@ -15,6 +15,7 @@ from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS, MinimalFiltering
 from distcnn.nn.kernels.fusion import Fused, fuse
 from distcnn.nn.layer import Layer
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 Case = tuple[list[Layer], tuple[int, int, int], int]
@@ -47,7 +48,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def planned(case: Case, dtype: type[np.floating] = np.float32) -> Sequential:
     layers, shape, count = case
-    network = Sequential(layers).plan(shape, count, dtype)
+    network = planned(Sequential(layers), shape, count, dtype)
     network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
     return network
 
@@ -142,14 +143,14 @@ def test_common_shapes_are_fused_with_the_same_bits(
 def test_the_gradient_check_is_passed(case: Case) -> None:
     network, rng = planned(case, np.float64), np.random.default_rng(2)
     shape = (*network.input_shape, network.microbatch_size)
-    assert gradient_error(network, rng.standard_normal(shape), rng) < 1e-5
+    assert gradient_error(network.model, rng.standard_normal(shape), rng, network.parameters) < 1e-5
 
 
 def test_by_hand() -> None:
     """One filter of ones over pairs of pixels: sums of neighbours, of which the larger of each pair
     counts.
     """
-    network = Sequential([Conv2d(1, (1, 2)), MaxPool2d((1, 2))]).plan((1, 1, 5), 1, np.float64)
+    network = planned(Sequential([Conv2d(1, (1, 2)), MaxPool2d((1, 2))]), (1, 1, 5), 1, np.float64)
     assert is_fused(network)
     network.named_values()["conv1.weight"][...] = 1
     network.named_values()["conv1.bias"][...] = 0.5
@@ -168,8 +169,8 @@ def test_a_rectified_pooling_by_hand() -> None:
     """As above, less 7: of the second pair one sum is positive, of the first none, and of a pair of
     zeros none.
     """
-    network = Sequential([Conv2d(1, (1, 2)), MaxPool2d((1, 2)), ReLU()]).plan(
-        (1, 1, 7), 1, np.float64
+    network = planned(
+        Sequential([Conv2d(1, (1, 2)), MaxPool2d((1, 2)), ReLU()]), (1, 1, 7), 1, np.float64
     )
     assert [index for index, _ in fuse(network.layers)] == [0]
     network.named_values()["conv1.weight"][...] = 1
@@ -220,7 +221,7 @@ class OwnPool(MaxPool2d):
     ],
 )
 def test_others_are_left_alone(layers: list[Layer]) -> None:
-    assert not is_fused(Sequential(layers).plan((1, 12, 12), 2))
+    assert not is_fused(planned(Sequential(layers), (1, 12, 12), 2))
 
 
 def test_whoever_observes_sees_every_layer() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from distcnn.nn import Dense, Flatten, Sequential, Tanh, softmax_cross_entropy
 from distcnn.nn.gradient_check import gradient_error, loss_gradient_error
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 
@@ -38,7 +39,7 @@ class WrongDense(Dense):
 def check(network: Sequential) -> float:
     rng = np.random.default_rng(0)
     network.plan((2, 2, 1), 3, np.float64).initialise(rng)
-    return gradient_error(network, rng.standard_normal((2, 2, 1, 3)), rng)
+    return gradient_error(network.model, rng.standard_normal((2, 2, 1, 3)), rng, network.parameters)
 
 
 def test_right_gradients_pass() -> None:
@@ -57,9 +58,11 @@ def test_each_gradient_wrong_by_a_hundredth_is_noticed(spoilt: str) -> None:
 
 
 def test_values_are_put_back() -> None:
-    network = Sequential([Dense(2)]).plan((3,), 2, np.float64).initialise(np.random.default_rng(0))
+    network = planned(Sequential([Dense(2)]), (3,), 2, np.float64).initialise(
+        np.random.default_rng(0)
+    )
     before = network.values.copy()
-    gradient_error(network, np.ones((3, 2)), np.random.default_rng(1))
+    gradient_error(network.model, np.ones((3, 2)), np.random.default_rng(1), network.parameters)
     np.testing.assert_array_equal(network.values, before)
 
 

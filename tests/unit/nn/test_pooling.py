@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from distcnn.nn import AvgPool2d, Flatten, MaxPool2d, Sequential
 from distcnn.nn.gradient_check import gradient_error
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 Pool = type[MaxPool2d] | type[AvgPool2d]
@@ -32,8 +33,8 @@ class Case:
     seed: int
 
     def network(self, pool: Pool) -> Sequential:
-        return Sequential([pool(self.kernel, self.stride)]).plan(
-            self.input_shape, self.count, np.float64
+        return planned(
+            Sequential([pool(self.kernel, self.stride)]), self.input_shape, self.count, np.float64
         )
 
     def distinct_images(self, rng: np.random.Generator) -> Array:
@@ -103,7 +104,12 @@ def run(network: Sequential, image: ArrayLike, grad_output: ArrayLike) -> tuple[
 @given(case=cases())
 def test_gradients_agree_with_finite_differences(pool: Pool, case: Case) -> None:
     rng = np.random.default_rng(case.seed)
-    assert gradient_error(case.network(pool), case.distinct_images(rng), rng) < 1e-5
+    assert (
+        gradient_error(
+            case.network(pool).model, case.distinct_images(rng), rng, case.network(pool).parameters
+        )
+        < 1e-5
+    )
 
 
 @both
@@ -129,7 +135,7 @@ IMAGE = [[1, 5, 2, 0], [3, 4, 8, 1], [7, 0, 6, 9], [2, 1, 3, 4]]
 
 def test_max_pooling_by_hand() -> None:
     output, grad = run(
-        Sequential([MaxPool2d(2)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[10, 20], [30, 40]]
+        planned(Sequential([MaxPool2d(2)]), (1, 4, 4), 1, np.float64), IMAGE, [[10, 20], [30, 40]]
     )
     np.testing.assert_array_equal(output, [[5, 8], [7, 9]])
     np.testing.assert_array_equal(
@@ -139,7 +145,7 @@ def test_max_pooling_by_hand() -> None:
 
 def test_average_pooling_by_hand() -> None:
     output, grad = run(
-        Sequential([AvgPool2d(2)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[4, 8], [12, 16]]
+        planned(Sequential([AvgPool2d(2)]), (1, 4, 4), 1, np.float64), IMAGE, [[4, 8], [12, 16]]
     )
     np.testing.assert_array_equal(output, [[3.25, 2.75], [2.5, 5.5]])
     np.testing.assert_array_equal(grad, [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
@@ -147,7 +153,7 @@ def test_average_pooling_by_hand() -> None:
 
 def test_overlapping_windows_add_up_in_max_pooling() -> None:
     output, grad = run(
-        Sequential([MaxPool2d(3, 1)]).plan((1, 4, 4), 1, np.float64), IMAGE, [[1, 2], [4, 8]]
+        planned(Sequential([MaxPool2d(3, 1)]), (1, 4, 4), 1, np.float64), IMAGE, [[1, 2], [4, 8]]
     )
     np.testing.assert_array_equal(output, [[8, 9], [8, 9]])
     np.testing.assert_array_equal(grad, [[0, 0, 0, 0], [0, 0, 5, 0], [0, 0, 0, 10], [0, 0, 0, 0]])
@@ -155,7 +161,7 @@ def test_overlapping_windows_add_up_in_max_pooling() -> None:
 
 def test_overlapping_windows_add_up_in_average_pooling() -> None:
     output, grad = run(
-        Sequential([AvgPool2d((1, 2), 1)]).plan((1, 2, 3), 1, np.float64),
+        planned(Sequential([AvgPool2d((1, 2), 1)]), (1, 2, 3), 1, np.float64),
         [[1, 3, 5], [0, 2, 8]],
         [[2, 4], [6, 8]],
     )
@@ -166,7 +172,7 @@ def test_overlapping_windows_add_up_in_average_pooling() -> None:
 @both
 def test_pixels_in_the_gaps_and_the_left_over_edge_get_gradient_zero(pool: Pool) -> None:
     _, grad = run(
-        Sequential([pool(1, (2, 3))]).plan((1, 4, 6), 1, np.float64),
+        planned(Sequential([pool(1, (2, 3))]), (1, 4, 6), 1, np.float64),
         np.ones((4, 6)),
         [[1, 2], [3, 4]],
     )
@@ -176,7 +182,7 @@ def test_pixels_in_the_gaps_and_the_left_over_edge_get_gradient_zero(pool: Pool)
 
 
 def test_the_first_of_equals_in_row_major_order_takes_the_whole_gradient() -> None:
-    network = Sequential([MaxPool2d(2)]).plan((1, 4, 4), 1, np.float64)
+    network = planned(Sequential([MaxPool2d(2)]), (1, 4, 4), 1, np.float64)
     image = [[0, 7, 3, 3], [7, 7, 3, 3], [1, 2, 0, 0], [5, 5, 9, 9]]
     _, grad = run(network, image, [[1, 2], [3, 4]])
     np.testing.assert_array_equal(grad, [[0, 1, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0], [3, 0, 4, 0]])
@@ -198,7 +204,7 @@ def test_a_constant_image_gets_back_the_sum_of_the_gradients_exactly_once(
 
 def test_the_maximum_of_negative_values_is_negative() -> None:
     output, grad = run(
-        Sequential([MaxPool2d(2)]).plan((1, 2, 2), 1, np.float64), [[-4, -3], [-2, -5]], [[1]]
+        planned(Sequential([MaxPool2d(2)]), (1, 2, 2), 1, np.float64), [[-4, -3], [-2, -5]], [[1]]
     )
     np.testing.assert_array_equal(output, [[-2]])
     np.testing.assert_array_equal(grad, [[0, 0], [1, 0]])
@@ -228,9 +234,9 @@ def test_errors_name_the_layer_the_argument_and_the_value(pool: Pool) -> None:
         ValueError,
         match=rf"{pool.kind}1: a window of kernel_size 3x2 is larger than its padded input of 2x5",
     ):
-        Sequential([pool((3, 2))]).plan((1, 2, 5), 1)
+        planned(Sequential([pool((3, 2))]), (1, 2, 5), 1)
     with pytest.raises(
         ValueError,
         match=rf"{pool.kind}1: {pool.__name__} takes images .* but its input has shape \(9,\)",
     ):
-        Sequential([Flatten(), pool(1)]).plan((1, 3, 3), 1)
+        planned(Sequential([Flatten(), pool(1)]), (1, 3, 3), 1)

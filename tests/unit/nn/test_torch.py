@@ -22,6 +22,7 @@ from distcnn.nn import (
 )
 from distcnn.nn.layer import Layer
 from distcnn.optim import SGD
+from tests.support.networks import planned
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn
@@ -92,7 +93,7 @@ def _one_thread() -> Iterator[None]:
 
 def twins(name: str, dtype: type[np.floating]) -> tuple[Sequential, Any]:
     """The model and PyTorch's, with the same random values."""
-    network = build_model(name, (1, 28, 28), CLASSES, COUNT).plan((1, 28, 28), COUNT, dtype)
+    network = planned(build_model(name, (1, 28, 28), CLASSES, COUNT), (1, 28, 28), COUNT, dtype)
     rng = np.random.default_rng(7)
     network.initialise(rng)
     for parameter, values in network.named_values().items():
@@ -188,7 +189,7 @@ def test_squared_error_agrees() -> None:
 
 def assert_layers_agree(layer: Layer, torch_layer: Any, x: Array, rng: np.random.Generator) -> None:
     """Output and every gradient of one layer, in float64; ``x`` may hold ties."""
-    network = Sequential([layer]).plan(x.shape[:-1], x.shape[-1], np.float64)
+    network = planned(Sequential([layer]), x.shape[:-1], x.shape[-1], np.float64)
     network.values[:] = rng.standard_normal(network.values.shape)
     torch_layer = torch_layer.double()
     for values, tensor in zip(

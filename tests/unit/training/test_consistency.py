@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import TrainingError
 from distcnn.nn import Conv2d, Dense, Flatten, Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.optim import OPTIMIZERS, Optimizer
 from distcnn.training.consistency import (
     array_sha256,
@@ -28,12 +29,9 @@ from tests.unit.distributed.test_communicator import on_ranks
 Damage = Callable[[int, Sequential, Optimizer], None]
 
 
-def make_replica(optimizer: str = "adam") -> tuple[Sequential, Optimizer]:
-    network = (
-        Sequential([Conv2d(2, 2), Flatten(), Dense(3)])
-        .plan((1, 3, 3), 4)
-        .initialise(np.random.default_rng(1))
-    )
+def make_replica(optimizer: str = "adam") -> tuple[PlannedNetwork, Optimizer]:
+    model = Sequential([Conv2d(2, 2), Flatten(), Dense(3)])
+    network = PlannedNetwork(model, (1, 3, 3), 4).initialise(np.random.default_rng(1))
     return network, OPTIMIZERS[optimizer](network.values, 0.9, 0.0)
 
 

@@ -29,7 +29,7 @@ from distcnn.training.advice import warnings_of
 from distcnn.training.checkpointing import Saving
 from distcnn.training.host_placement import describe_hosts
 from distcnn.training.locking import locked, require_owner
-from distcnn.training.loop import Loop, Records
+from distcnn.training.loop import Loop
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.results import BEST_WEIGHTS, WEIGHTS
@@ -166,7 +166,7 @@ def _train(
     progress.say(*headline(run, path, state, point))
     progress.start(run.plan.total_steps, state.step)
     try:
-        with _traced(run, state, records, saving, path, progress):
+        with _traced(run, state, saving, path, progress):
             result = Loop(run, state, records, saving, progress).train()
     finally:
         progress.close()
@@ -183,13 +183,13 @@ def _train(
 
 
 def _traced(
-    run: Run, state: State, records: Records, saving: Saving, path: Path, progress: Progress
+    run: Run, state: State, saving: Saving, path: Path, progress: Progress
 ) -> AbstractContextManager[None]:
     if not run.config.trace:
         return nullcontext()
-    from distcnn.profiling import traced  # not for all: few runs are
+    from distcnn.profiling.tracing import traced  # not for all: few runs are
 
-    return traced(run, state.step, records, saving, path, progress.say)
+    return traced(run, state.step, lambda: saving.location or path, progress.say)
 
 
 def _target(result: dict[str, Any]) -> list[str]:

@@ -1,192 +1,158 @@
-"""From what all ranks measured to one dictionary: what ``--json`` writes, and what tables and
-pictures are made of.
-"""
+"""What the benchmark measures: the content of ``--json``, and what tables and pictures show."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from distcnn.benchmark.machine import machine_facts
-from distcnn.benchmark.session import Bound, Session
-from distcnn.benchmark.time_split import ALLREDUCE, OTHERS, REST, WAITING, Split
 from distcnn.errors import InputError
+from distcnn.profiling.step_times import REST, WAITING
+from distcnn.spans import ALLREDUCE, BACKWARD, FORWARD, LEDGER, LOCAL_SUM, LOSS, READ_DATA, UPDATE
 from distcnn.system.files import read_bytes
-from distcnn.training.parts import BACKWARD, FORWARD, SUM, part_name
-from distcnn.training.setup import Run
 
 KIND = "distcnn.benchmark"
-Results = dict[str, Any]
+ORDER = (READ_DATA, LEDGER, LOSS, LOCAL_SUM, WAITING, ALLREDUCE, UPDATE)
+"""The order of rows that belong to no layer; then come others, and the rest."""
 
 
-def results_of(run: Run, session: Session, steps: int) -> Results:
-    """Collective.
+@dataclass(frozen=True)
+class LayerSeconds:
+    """One layer in one step of a rank."""
 
-    Fractions are of a step: of one without instruments for products, else of those with them, on
-    rank 0.
+    name: str
+    forward_seconds: float
+    backward_seconds: float
+
+
+@dataclass(frozen=True)
+class PartSeconds:
+    """A part of a step that belongs to no layer."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What the products of im2col alone take in one step, on the slowest rank.
+
+    Args:
+        seconds: median over turns.
+        fraction: of the step of the same turn; above 1 the step is faster.
+        fraction_turns: of each turn.
+        operations: multiplications and additions.
+        gflop_per_second: of one rank.
     """
-    config, communicator, measured = run.config, run.communicator, session.measured
-    split = measured.split
-    splits = communicator.allgather(split)
-    bounds, plain_bounds = (
-        communicator.allgather(session.bound),
-        communicator.allgather(session.plain_bound),
-    )
-    peaks, memory_parts = (
-        communicator.allgather(session.peak_bytes),
-        communicator.allgather(session.memory_parts),
-    )
-    step_seconds = median(measured.step_seconds)
-    products, plain = (_products(each, measured.step_seconds) for each in (bounds, plain_bounds))
-    images = len(run.step.shards) * config.microbatch_size
-    results = {
-        "kind": KIND,
-        "model": config.model,
-        "parameters": int(run.network.values.size),
-        "data": run.dataset.name,
-        "world_size": communicator.world_size,
-        "global_batch_size": config.global_batch_size,
-        "overlap": run.step.overlap is not None,
-        "steps_a_turn": steps,
-        "turns": len(measured.images_per_second),
-        "images_per_second": median(measured.images_per_second),
-        "images_per_second_turns": measured.images_per_second,
-        "step_seconds": step_seconds,
-        "step_seconds_turns": measured.step_seconds,
-        "gemm_bound_fraction": plain["fraction"],
-        "products_fraction": products["fraction"],
-        "exact_sum_fraction": split.parts[SUM] / split.step if config.reduction == "exact" else 0.0,
-        "communication_fraction": (
-            (split.parts.get(WAITING, 0.0) + split.parts[ALLREDUCE]) / split.step
-        ),
-        "peak_memory_bytes": max(peaks),
-        "products": products,
-        "plain_products": plain,
-        "split": split_results(run.network.layer_names, split, images, len(measured.times)),
-        "split_ranks": [{"step_seconds": each.step, "parts": each.parts} for each in splits],
-        "communication": communication(split),
-        "evaluation": {
-            "images_per_second": median(measured.tests_per_second),
-            "images_per_second_turns": measured.tests_per_second,
-        },
-        "memory_ranks": [
-            {"peak_memory_bytes": peak, "parts": parts}
-            for peak, parts in zip(peaks, memory_parts, strict=True)
-        ],
-        "machine": machine_facts(communicator),
-        "flags": dataclasses.asdict(config),
-    }
-    return results | (
-        {"peer": peer_results(measured.peer, measured.images_per_second)} if measured.peer else {}
-    )
+
+    seconds: float
+    fraction: float
+    fraction_turns: list[float]
+    operations: int
+    gflop_per_second: float
 
 
-def split_results(layers: list[str], split: Split, images: int, steps: int) -> Results:
-    """A row for each layer and for each other part; seconds of a step on this rank, which computes
-    ``images`` of it.
+@dataclass(frozen=True)
+class RankTimes:
+    """One rank: a step with its parts, in seconds, and the most memory it had."""
+
+    step_seconds: float
+    parts: dict[str, float]
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All that was measured; ``docs/speed.md`` says what each field means.
+
+    Times are of one step: ``step_seconds`` without a listener, all others with one, on rank 0.
+    ``*_turns`` have an item for each turn, of which the plain name is the median.
     """
-    rows = [
-        {
-            "name": layer,
-            **{
-                f"{direction}_seconds": split.parts.get(part_name(layer, direction), 0.0)
-                for direction in (FORWARD, BACKWARD)
-            },
-            **{
-                f"{direction}_products_seconds": split.products.get(
-                    part_name(layer, direction), 0.0
-                )
-                for direction in (FORWARD, BACKWARD)
-            },
-        }
-        for layer in layers
-    ]
-    others = [{"name": name, "seconds": split.parts.get(name, 0.0)} for name in (*OTHERS, REST)]
-    return {
-        "step_seconds": split.step,
-        "images": images,
-        "steps": steps,
-        "layers": rows,
-        "others": others,
-    }
+
+    model: str
+    parameters: int
+    data: str
+    world_size: int
+    global_batch_size: int
+    overlap: bool
+    steps_per_turn: int
+    images_per_second: float
+    images_per_second_turns: list[float]
+    step_seconds: float
+    step_seconds_turns: list[float]
+    gemm_bound_fraction: float
+    bound: Bound
+    split_seconds: float
+    split_steps: int
+    split_images: int
+    layers: list[LayerSeconds]
+    parts: list[PartSeconds]
+    exact_sum_fraction: float
+    communication_fraction: float
+    allreduce_seconds: float
+    waited_seconds: float
+    late_ranks_seconds: float
+    evaluation_images_per_second: float
+    evaluation_images_per_second_turns: list[float]
+    peak_memory_bytes: int
+    ranks: list[RankTimes]
+    machine: dict[str, str | int]
+    flags: dict[str, Any]
+    kind: str = KIND
 
 
-def communication(split: Split) -> dict[str, float]:
-    """Of a step: all sums over ranks, what of them was hidden, what the main thread waited for
-    them; and for late ranks.
+def split_rows(parts: Mapping[str, float]) -> tuple[list[LayerSeconds], list[PartSeconds]]:
+    """The rows of a split, from the seconds of each part.
 
-    Hidden: behind computing, with overlap behind waiting for late ranks too.
+    A layer that is computed inside another one (a ReLU after a max pooling) has no row.
     """
-    waited = split.parts[ALLREDUCE]
-    return {
-        "allreduce_seconds": split.sums,
-        "hidden_seconds": max(0.0, split.sums - waited),
-        "waited_seconds": waited,
-        "late_ranks_seconds": split.parts.get(WAITING, 0.0),
-    }
+    layers: dict[str, dict[str, float]] = {}
+    others = []
+    others_first = [name for name in parts if name != REST]
+    for name in dict.fromkeys((*ORDER, *others_first, REST)):
+        if name not in parts:
+            continue
+        seconds = parts[name]
+        layer, _, direction = name.rpartition(" ")
+        if direction in (FORWARD, BACKWARD):
+            layers.setdefault(layer, {})[f"{direction}_seconds"] = seconds
+        else:
+            others.append(PartSeconds(name, seconds))
+    nothing = {f"{FORWARD}_seconds": 0.0, f"{BACKWARD}_seconds": 0.0}
+    return [LayerSeconds(name, **nothing | row) for name, row in layers.items()], others
 
 
-def peer_results(turns: list[Results], ours: list[float]) -> Results:
-    """Medians of the peer, each turn in the layout that was faster in it, and how many times as
-    fast we are.
-    """
-    speeds = [max(each["images_per_second"].values()) for each in turns]
-    return {
-        "name": turns[0]["name"],
-        "version": turns[0]["version"],
-        "images_per_second": median(speeds),
-        "images_per_second_turns": speeds,
-        "layouts": {
-            layout: [each["images_per_second"][layout] for each in turns]
-            for layout in turns[0]["images_per_second"]
-        },
-        "ratio": median(ours) / median(speeds),
-        "ratio_turns": [our / speed for our, speed in zip(ours, speeds, strict=True)],
-    }
-
-
-def read_results(path: str | Path) -> Results:
-    """What ``--json`` wrote. ``InputError`` when it is none."""
-    try:
-        results: Results = json.loads(read_bytes(Path(path), follow=True))
-        if results["kind"] != KIND:
-            raise ValueError(f"its kind is {results['kind']!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} holds no measurement that can be read ({error}): name a file that"
-            " distcnn.benchmark --json wrote"
-        ) from error
-    return results
-
-
-def write_results(path: str | Path, results: Results) -> None:
+def write_results(path: str | Path, results: Measurement) -> None:
     """``InputError`` when it cannot be written."""
     try:
-        Path(path).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        content = json.dumps(dataclasses.asdict(results), indent=1)
+        Path(path).write_text(content + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"--json: {path} cannot be written ({error.strerror}): name another file"
         ) from error
 
 
-def _products(bounds: list[Bound], step_seconds: list[float]) -> Results:
-    """Of the rank whose products take longest in each turn: no step can be faster than that.
-
-    Fractions are of the same turn's steps.
-    """
-    seconds = [max(turn) for turn in zip(*(each.seconds for each in bounds), strict=True)]
-    fractions = [bound / step for bound, step in zip(seconds, step_seconds, strict=True)]
-    most = max(bounds, key=lambda each: each.operations)
-    return {
-        "seconds": median(seconds),
-        "seconds_turns": seconds,
-        "fraction": median(fractions),
-        "fraction_turns": fractions,
-        "calls": most.calls,
-        "operations": most.operations,
-        "gflop_per_second": most.operations / median(seconds) / 1e9 if median(seconds) else 0.0,
-        "ranks_seconds": [median(each.seconds) for each in bounds],
-    }
+def read_results(path: str | Path) -> Measurement:
+    """What ``--json`` wrote. ``InputError`` when the file is something else."""
+    try:
+        content = json.loads(read_bytes(Path(path), follow=True))
+        if content["kind"] != KIND:
+            raise ValueError(f"its kind is {content['kind']!r}")
+        return Measurement(
+            **content
+            | {
+                "layers": [LayerSeconds(**row) for row in content["layers"]],
+                "parts": [PartSeconds(**row) for row in content["parts"]],
+                "bound": Bound(**content["bound"]),
+                "ranks": [RankTimes(**row) for row in content["ranks"]],
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} cannot be read as a measurement ({error}): name a file that this version of"
+            " distcnn.benchmark --json wrote"
+        ) from error

@@ -48,7 +48,7 @@ OWNERS = {
         "training/results.py",
     },
     "matplotlib": {"plotting.py", "scaling/plot.py"},
-    "torch": {"benchmark/torch_peer.py"},
+    "torch": set(),
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }

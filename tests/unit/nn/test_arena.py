@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distcnn.benchmark.memory_use import resident_bytes
+from distcnn.benchmark.machine import resident_bytes
 from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena
 from distcnn.nn.layer import buffer
 

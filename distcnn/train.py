@@ -20,9 +20,9 @@ from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.memory_budget import window_examples
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.blas_threads import blas_description, blas_threads
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.spans import CREATE_RUN, READ_RUN, RESTORE, Span
 from distcnn.system.files import remove_temporary_files
 from distcnn.system.wording import counted
 from distcnn.training.advice import warnings_of
@@ -81,14 +81,12 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     with signals, Watchdog(NAME, communicator) as watchdog, ExitStack() as held:
         watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
         if request.resume:
-            pulse.beat(Activity.READING_RUN)
-            on_root(communicator, lambda: existing_run(request.resume))
-            signals.can_resume = True
-        point = (
-            on_root(communicator, lambda: _resume_point(request, held, progress))
-            if request.resume
-            else None
-        )
+            with Span(READ_RUN):
+                on_root(communicator, lambda: existing_run(request.resume))
+                signals.can_resume = True
+                point = on_root(communicator, lambda: _resume_point(request, held, progress))
+        else:
+            point = None
         if point and point.result and "data" not in request.given:
             progress.say(*_finished(point))
             return
@@ -151,10 +149,9 @@ def _train(
     checkpoint = point.checkpoint if point else None
     state = State(world_size=communicator.world_size)
     if checkpoint:
-        pulse.beat(Activity.RESTORING)
-        state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-    pulse.beat(Activity.CREATING_RUN)
-    with signals.making_run():
+        with Span(RESTORE):
+            state = together(communicator, lambda: restore_snapshot(run, checkpoint))
+    with signals.making_run(), Span(CREATE_RUN):
         path = on_root(
             communicator, lambda: open_directory(run.config, point, held, request.allow_other_owner)
         )

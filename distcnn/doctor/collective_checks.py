@@ -16,9 +16,9 @@ from distcnn.doctor.report import Report
 from distcnn.doctor.supervisor import Guardian
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.failure import report_failure
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
+from distcnn.spans import MEASURE, Span
 from distcnn.system import launcher
 
 NAME = "distcnn.doctor"
@@ -84,9 +84,9 @@ def _examine(
     if communicator.rank == 0:
         report.findings += judge_alone(places, everyone)
     for section, arguments in sections.items():
-        pulse.beat(Activity.MEASURING)
         guardian.note(f"looking at {section.name}", report)
-        facts = dict(enumerate(communicator.allgather(section.seen(*arguments))))
+        with Span(MEASURE):
+            facts = dict(enumerate(communicator.allgather(section.seen(*arguments))))
         if communicator.rank == 0:
             report.findings += section.judged(places, facts)
             report.numbers |= numbers_of(section, places, facts)

@@ -38,21 +38,19 @@ def look(communicator: Any) -> Facts:
     """Hashes of what this rank computes, and of the sum of all ranks; on root also of the sum that
     it made alone.
     """
-    from distcnn.distributed import SerialCommunicator
-    from distcnn.distributed.reduction import ExactReduction
+    from distcnn.distributed import ExactSum
 
     facts = tried(_arithmetic)  # whatever fails there, the sum below needs this rank
     ranks = communicator.world_size
-    reduction = ExactReduction(TERMS, ranks, LIMIT)
-    reduction.place()
-    reduction.add(terms_of(communicator.rank))
-    facts["sum"] = sha256(reduction.allreduce(communicator))
+    exact = ExactSum(np.zeros(TERMS), ranks, LIMIT)
+    exact.add(terms_of(communicator.rank))
+    communicator.allreduce_sum(exact.total)
+    facts["sum"] = sha256(exact.total)
     if communicator.rank == 0:
-        alone = ExactReduction(TERMS, ranks, LIMIT)
+        alone = ExactSum(np.zeros(TERMS), ranks, LIMIT)
         for rank in reversed(range(ranks)):
-            alone.place()
             alone.add(terms_of(rank))
-        facts["alone"] = sha256(alone.allreduce(SerialCommunicator()))
+        facts["alone"] = sha256(alone.total)
     return facts
 
 

@@ -5,7 +5,7 @@ what must be known of them first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from distcnn.datasets.statistics import pixel_sums
 from distcnn.datasets.survey import Survey
 from distcnn.distributed import Communicator, on_root, span_of, together
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.spans import WAIT_FOR_WINDOW, Span, touch
 from distcnn.system.host_memory import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
@@ -126,7 +126,7 @@ def _in_memory(
 def _read(file: ExampleFile, split: str, span: range) -> tuple[Images, Labels]:
     images, labels = file.empty(len(span))
     for _ in file.read_in_pieces(split, span, images, labels):
-        pulse.beat(Activity.READING_DATA)
+        touch()
     return images, labels
 
 
@@ -137,8 +137,8 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     length = window_examples(dataset, config.num_shards, config.data_memory)
     reader = Reader(
         ExampleFile(dataset, config.stall_timeout),
-        progress=lambda: pulse.wait(False),
-        waiting=_waiting_for_window,
+        progress=touch,
+        waiting=lambda: Span(WAIT_FOR_WINDOW),
     )
     chunks = dataset.chunk_examples
     shards = [
@@ -149,11 +149,6 @@ def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], tes
     ]
     bounds = window_bounds(test, length, chunks["test"])
     return Data(shards, WindowedShard(0, reader, "test", test, bounds, config.seed, shuffled=False))
-
-
-def _waiting_for_window() -> AbstractContextManager[None]:
-    tests = pulse.activity == Activity.EVALUATING
-    return pulse.doing(Activity.WAITING_FOR_TEST_WINDOW if tests else Activity.WAITING_FOR_WINDOW)
 
 
 def survey(
@@ -188,7 +183,7 @@ def survey(
 def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
     info, first, hashes = seen.info, test.first_example, []
     for images, labels in test.pieces(piece_size(info, "test", block_size)):
-        pulse.beat(Activity.READING_DATA)
+        touch()
         seen.add("test", first, images, labels)
         for start in range(0, len(labels), block_size):
             block = slice(start, start + block_size)
@@ -206,7 +201,7 @@ def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple
     info, first = seen.info, shard.first_example
     digest = ExamplesDigest(shard.examples, info.image_shape, info.classes)
     for images, labels in shard.pieces(piece_size(info, "train")):
-        pulse.beat(Activity.READING_DATA)
+        touch()
         seen.add("train", first, images, labels)
         digest.add(images, labels)
         if not (info.mean and info.std):

@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,22 +49,24 @@ def im2col_products(model: Sequential, input_shape: Shape, microbatch_size: int)
     """The products of one microbatch: forward in the order of the layers, then backward.
 
     Args:
-        model: layers other than convolution and dense have no products.
+        model: layers other than convolutions and dense ones have no products.
         input_shape: (C, H, W).
         microbatch_size: N.
     """
     forward: list[Product] = []
     backward: list[list[Product]] = []
-    shapes = model.shapes(input_shape)
-    for layer, taken, given in zip(model.layers, shapes[:-1], shapes[1:], strict=True):
+    for layer, (inputs, outputs) in zip(
+        model.layers, pairwise(model.shapes(input_shape)), strict=True
+    ):
         if isinstance(layer, Conv2d):
-            outputs, columns = layer.out_channels, math.prod(given[1:]) * microbatch_size
-            terms = taken[0] * math.prod(layer.kernel_size)
+            terms, positions = inputs[0] * math.prod(layer.kernel_size), math.prod(outputs[1:])
         elif isinstance(layer, Dense):
-            outputs, columns, terms = layer.out_features, microbatch_size, taken[0]
+            terms, positions = inputs[0], 1
         else:
             continue
-        weight, x, y = _random(outputs, terms), _random(terms, columns), _random(outputs, columns)
+        columns = positions * microbatch_size
+        weight, x = _random(outputs[0], terms), _random(terms, columns)
+        y = _random(outputs[0], columns)
         for_weight = _product(x, y.T) if isinstance(layer, Conv2d) else _product(y, x.T)
         forward.append(_product(weight, x))
         backward.append([for_weight, _product(weight.T, y)] if backward else [for_weight])

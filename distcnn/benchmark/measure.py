@@ -9,12 +9,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from statistics import median
 
 from distcnn.benchmark.im2col_bound import im2col_products, seconds_of
 from distcnn.benchmark.machine import machine_facts, peak_bytes
-from distcnn.benchmark.results import Bound, Measurement, RankTimes, split_rows
+from distcnn.benchmark.results import Measurement
 from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
 from distcnn.spans import ALLREDUCE, LOCAL_SUM
 from distcnn.training.setup import Run
@@ -45,17 +44,6 @@ class Steps:
         return run.step(step, epoch, step_of_epoch, learning_rate).examples
 
 
-@dataclass
-class Turns:
-    """What was measured; a list has an item for each turn."""
-
-    images_per_second: list[float] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
-    tests_per_second: list[float] = field(default_factory=list)
-    bound_seconds: list[float] = field(default_factory=list)
-    times: list[StepTimes] = field(default_factory=list)
-
-
 def measure(run: Run, steps: int, turns: int) -> Measurement:
     """Measure ``turns`` turns of ``steps`` steps. Collective."""
     following, few = Steps(run), max(2, steps // SHARE_OF_STEPS)
@@ -64,27 +52,32 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
     run.evaluation()
     peak = peak_bytes()  # before the products below take memory of their own
     communicator, config, network = run.communicator, run.config, run.network
-    products = im2col_products(network.model, network.input_shape, config.microbatch_size)
-    products *= len(run.step.shards)
-    found = Turns()
+    products = im2col_products(
+        network.model, run.dataset.image_shape, config.microbatch_size
+    ) * len(run.step.shards)
+    speeds: list[float] = []
+    step_seconds: list[float] = []
+    test_speeds: list[float] = []
+    bounds: list[float] = []
+    times: list[StepTimes] = []
     for _ in range(turns):
         seconds, images = _timed(run, lambda: sum(following.take() for _ in range(steps)))
-        found.images_per_second.append(images / seconds)
-        found.step_seconds.append(seconds / steps)
-        found.times += measure_steps(following.take, few, communicator)
+        speeds.append(images / seconds)
+        step_seconds.append(seconds / steps)
+        times += measure_steps(following.take, few, communicator)
         communicator.barrier()  # the ranks share the machine, so all compute at the same time
-        found.bound_seconds.append(median([seconds_of(products) for _ in range(few + 1)][1:]))
-        seconds, tests = _timed(run, lambda: run.evaluation().examples)
-        found.tests_per_second.append(tests / seconds)
-    chosen = middle_half([step.seconds for step in found.times])
-    split = mean([found.times[index] for index in chosen])
-    bounds = communicator.allgather(found.bound_seconds)
-    layers, parts = split_rows(split.parts)
-    ranks = communicator.allgather(RankTimes(split.seconds, split.parts, peak))
-    operations = max(communicator.allgather(sum(product.operations for product in products)))
-    bound = bound_of([max(turn) for turn in zip(*bounds, strict=True)], found, operations)
-    waited = split.parts.get(ALLREDUCE, 0.0)
-    late = split.parts.get(WAITING, 0.0)
+        bounds.append(median([seconds_of(products) for _ in range(few + 1)][1:]))
+        seconds, images = _timed(run, lambda: run.evaluation().examples)
+        test_speeds.append(images / seconds)
+    chosen = middle_half([step.seconds for step in times])
+    splits = communicator.allgather(mean([times[index] for index in chosen]))
+    slowest = [max(turn) for turn in zip(*communicator.allgather(bounds), strict=True)]
+    fractions = [bound / step for bound, step in zip(slowest, step_seconds, strict=True)]
+    operations = communicator.allgather(sum(product.operations for product in products))
+    peaks = communicator.allgather(peak)
+    split = splits[0]
+    local_sum = split.parts.get(LOCAL_SUM, 0.0) if config.reduction == "exact" else 0.0
+    waited = split.parts.get(ALLREDUCE, 0.0) + split.parts.get(WAITING, 0.0)
     return Measurement(
         model=config.model,
         parameters=int(network.values.size),
@@ -93,43 +86,25 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
         global_batch_size=config.global_batch_size,
         overlap=run.step.overlaps,
         steps_per_turn=steps,
-        images_per_second=median(found.images_per_second),
-        images_per_second_turns=found.images_per_second,
-        step_seconds=median(found.step_seconds),
-        step_seconds_turns=found.step_seconds,
-        gemm_bound_fraction=bound.fraction,
-        bound=bound,
-        split_seconds=split.seconds,
-        split_steps=len(found.times),
+        images_per_second=median(speeds),
+        images_per_second_turns=speeds,
+        step_seconds=median(step_seconds),
+        step_seconds_turns=step_seconds,
+        evaluation_images_per_second=median(test_speeds),
+        evaluation_images_per_second_turns=test_speeds,
+        gemm_bound_seconds=median(slowest),
+        gemm_bound_fraction=median(fractions),
+        gemm_bound_fraction_turns=fractions,
+        gemm_operations=max(operations),
+        split_ranks=splits,
+        split_steps=len(times),
         split_images=len(run.step.shards) * config.microbatch_size,
-        layers=layers,
-        parts=parts,
-        exact_sum_fraction=(
-            split.parts.get(LOCAL_SUM, 0.0) / split.seconds if config.reduction == "exact" else 0.0
-        ),
-        communication_fraction=(late + waited) / split.seconds,
-        allreduce_seconds=split.sums_seconds,
-        waited_seconds=waited,
-        late_ranks_seconds=late,
-        evaluation_images_per_second=median(found.tests_per_second),
-        evaluation_images_per_second_turns=found.tests_per_second,
-        peak_memory_bytes=max(one.peak_memory_bytes for one in ranks),
-        ranks=ranks,
+        exact_sum_fraction=local_sum / split.seconds,
+        communication_fraction=waited / split.seconds,
+        peak_memory_bytes=max(peaks),
+        peak_memory_bytes_ranks=peaks,
         machine=machine_facts(communicator),
         flags=dataclasses.asdict(config),
-    )
-
-
-def bound_of(seconds: list[float], found: Turns, operations: int) -> Bound:
-    """The bound of a step, from each turn's ``seconds`` on the rank that took longest."""
-    fractions = [one / step for one, step in zip(seconds, found.step_seconds, strict=True)]
-    middle = median(seconds)
-    return Bound(
-        seconds=middle,
-        fraction=median(fractions),
-        fraction_turns=fractions,
-        operations=operations,
-        gflop_per_second=operations / middle / 1e9 if middle else 0.0,
     )
 
 

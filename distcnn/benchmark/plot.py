@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from distcnn import plotting
-from distcnn.benchmark.results import Measurement
+from distcnn.benchmark.results import Measurement, rows_of
 from distcnn.benchmark.table import part_title
 from distcnn.plotting import Axes
+from distcnn.spans import BACKWARD, FORWARD
 from distcnn.system.wording import counted
 
-FORWARD, BACKWARD, OTHER = plotting.BLUE, plotting.ORANGE, plotting.GREY
-LEGEND = {"forward": FORWARD, "backward": BACKWARD, "not in a layer": OTHER}
+COLOURS, OTHER = {FORWARD: plotting.BLUE, BACKWARD: plotting.ORANGE}, plotting.GREY
+LEGEND = {**COLOURS, "not in a layer": OTHER}
 MOST_COLUMNS = 3
 NEGLIGIBLE = 0.0005
 """A part that is shorter than this fraction of the step has no bar."""
@@ -41,20 +42,22 @@ def draw(measurements: list[Measurement], output: str | Path) -> None:
 
 def bars(results: Measurement) -> list[Bar]:
     """The bars, from top to bottom."""
-    unit = 1e6 / results.split_images
-    found: list[Bar] = [
-        (row.name, [(row.forward_seconds * unit, FORWARD), (row.backward_seconds * unit, BACKWARD)])
-        for row in results.layers
+    unit, least = 1e6 / results.split_images, NEGLIGIBLE * results.split.seconds
+    return [
+        (
+            part_title(row.name, results),
+            [
+                (seconds * unit, COLOURS.get(direction, OTHER))
+                for direction, seconds in row.seconds.items()
+            ],
+        )
+        for row in rows_of(results.split.parts)
+        if row.total >= least
     ]
-    found += [
-        (part_title(part.name, results), [(part.seconds * unit, OTHER)]) for part in results.parts
-    ]
-    least = NEGLIGIBLE * results.split_seconds * unit
-    return [bar for bar in found if sum(length for length, _ in bar[1]) >= least]
 
 
 def _draw_panel(axes: Axes, results: Measurement) -> None:
-    whole = results.split_seconds * 1e6 / results.split_images
+    whole = results.split.seconds * 1e6 / results.split_images
     longest, all_bars = 0.0, bars(results)
     for row, (_, stretches) in enumerate(all_bars):
         end = 0.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distcnn.errors import InputError
-from distcnn.profiling.step_times import REST, WAITING
+from distcnn.profiling.step_times import REST, WAITING, StepTimes
 from distcnn.spans import ALLREDUCE, BACKWARD, FORWARD, LEDGER, LOCAL_SUM, LOSS, READ_DATA, UPDATE
 from distcnn.system.files import read_bytes
 
@@ -20,56 +20,11 @@ ORDER = (READ_DATA, LEDGER, LOSS, LOCAL_SUM, WAITING, ALLREDUCE, UPDATE)
 
 
 @dataclass(frozen=True)
-class LayerSeconds:
-    """One layer in one step of a rank."""
-
-    name: str
-    forward_seconds: float
-    backward_seconds: float
-
-
-@dataclass(frozen=True)
-class PartSeconds:
-    """A part of a step that belongs to no layer."""
-
-    name: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What the products of im2col alone take in one step, on the slowest rank.
-
-    Args:
-        seconds: median over turns.
-        fraction: of the step of the same turn; above 1 the step is faster.
-        fraction_turns: of each turn.
-        operations: multiplications and additions.
-        gflop_per_second: of one rank.
-    """
-
-    seconds: float
-    fraction: float
-    fraction_turns: list[float]
-    operations: int
-    gflop_per_second: float
-
-
-@dataclass(frozen=True)
-class RankTimes:
-    """One rank: a step with its parts, in seconds, and the most memory it had."""
-
-    step_seconds: float
-    parts: dict[str, float]
-    peak_memory_bytes: int
-
-
-@dataclass(frozen=True)
 class Measurement:
     """All that was measured; ``docs/speed.md`` says what each field means.
 
-    Times are of one step: ``step_seconds`` without a listener, all others with one, on rank 0.
-    ``*_turns`` have an item for each turn, of which the plain name is the median.
+    Fields in ``*_turns`` have an item for each turn; the name without it is the median. Those in
+    ``*_ranks`` have an item for each rank.
     """
 
     model: str
@@ -83,46 +38,58 @@ class Measurement:
     images_per_second_turns: list[float]
     step_seconds: float
     step_seconds_turns: list[float]
-    gemm_bound_fraction: float
-    bound: Bound
-    split_seconds: float
-    split_steps: int
-    split_images: int
-    layers: list[LayerSeconds]
-    parts: list[PartSeconds]
-    exact_sum_fraction: float
-    communication_fraction: float
-    allreduce_seconds: float
-    waited_seconds: float
-    late_ranks_seconds: float
     evaluation_images_per_second: float
     evaluation_images_per_second_turns: list[float]
+    gemm_bound_seconds: float
+    gemm_bound_fraction: float
+    gemm_bound_fraction_turns: list[float]
+    gemm_operations: int
+    split_ranks: list[StepTimes]
+    split_steps: int
+    split_images: int
+    exact_sum_fraction: float
+    communication_fraction: float
     peak_memory_bytes: int
-    ranks: list[RankTimes]
+    peak_memory_bytes_ranks: list[int]
     machine: dict[str, str | int]
     flags: dict[str, Any]
     kind: str = KIND
 
+    @property
+    def split(self) -> StepTimes:
+        """Rank 0's step with a listener, by part."""
+        return self.split_ranks[0]
 
-def split_rows(parts: Mapping[str, float]) -> tuple[list[LayerSeconds], list[PartSeconds]]:
-    """The rows of a split, from the seconds of each part.
+
+@dataclass(frozen=True)
+class Row:
+    """A layer, or another part of a step: seconds by direction; a layer's are two."""
+
+    name: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Of both directions."""
+        return sum(self.seconds.values())
+
+
+def rows_of(parts: Mapping[str, float]) -> list[Row]:
+    """The rows of a split: layers, other parts, the rest.
 
     A layer that is computed inside another one (a ReLU after a max pooling) has no row.
     """
-    layers: dict[str, dict[str, float]] = {}
-    others = []
-    others_first = [name for name in parts if name != REST]
-    for name in dict.fromkeys((*ORDER, *others_first, REST)):
-        if name not in parts:
-            continue
-        seconds = parts[name]
+    layers: dict[str, Row] = {}
+    others = {name: seconds for name, seconds in parts.items() if name != REST}
+    for name in parts:
         layer, _, direction = name.rpartition(" ")
         if direction in (FORWARD, BACKWARD):
-            layers.setdefault(layer, {})[f"{direction}_seconds"] = seconds
-        else:
-            others.append(PartSeconds(name, seconds))
-    nothing = {f"{FORWARD}_seconds": 0.0, f"{BACKWARD}_seconds": 0.0}
-    return [LayerSeconds(name, **nothing | row) for name, row in layers.items()], others
+            row = layers.setdefault(layer, Row(layer))
+            row.seconds[direction] = others.pop(name)
+    order = [name for name in dict.fromkeys((*ORDER, *others)) if name in others]
+    rest = {REST: parts[REST]} if REST in parts else {}
+    found = {name: others[name] for name in order} | rest
+    return [*layers.values(), *(Row(name, {"": seconds}) for name, seconds in found.items())]
 
 
 def write_results(path: str | Path, results: Measurement) -> None:
@@ -142,15 +109,8 @@ def read_results(path: str | Path) -> Measurement:
         content = json.loads(read_bytes(Path(path), follow=True))
         if content["kind"] != KIND:
             raise ValueError(f"its kind is {content['kind']!r}")
-        return Measurement(
-            **content
-            | {
-                "layers": [LayerSeconds(**row) for row in content["layers"]],
-                "parts": [PartSeconds(**row) for row in content["parts"]],
-                "bound": Bound(**content["bound"]),
-                "ranks": [RankTimes(**row) for row in content["ranks"]],
-            }
-        )
+        splits = [StepTimes(**split) for split in content["split_ranks"]]
+        return Measurement(**{**content, "split_ranks": splits})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} cannot be read as a measurement ({error}): name a file that this version of"

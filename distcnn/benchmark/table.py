@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distcnn.benchmark.results import Measurement
+from distcnn.benchmark.results import Measurement, Row, rows_of
 from distcnn.profiling.step_times import REST, WAITING
-from distcnn.spans import LOCAL_SUM
+from distcnn.spans import ALLREDUCE, BACKWARD, FORWARD, LOCAL_SUM
 from distcnn.system.wording import counted, plural, printable
 
 MIB = 2**20
@@ -19,7 +19,7 @@ def table(results: Measurement) -> list[str]:
 
 
 def part_title(name: str, results: Measurement) -> str:
-    """The name of a row that is no layer."""
+    """What a row is called."""
     return f"{results.flags['reduction']} sum" if name == LOCAL_SUM else TITLES.get(name, name)
 
 
@@ -51,45 +51,48 @@ def _head(results: Measurement) -> Iterator[str]:
 
 
 def _split(results: Measurement) -> Iterator[str]:
-    step, images = results.split_seconds, results.split_images
+    split, images = results.split, results.split_images
     yield (
         f"one step of rank 0, in µs per image ({counted(images, 'image')}; mean of the middle half"
         f" of {counted(results.split_steps, 'step')}; timing overhead"
-        f" {step / results.step_seconds - 1:+.1%})"
+        f" {split.seconds / results.step_seconds - 1:+.1%})"
     )
     yield f"{'':<16}{'forward':>9}{'backward':>9}{'together':>10}{'of step':>9}"
-
-    def line(name: str, seconds: float, columns: str = " " * 18) -> str:
-        return f"{name:<16}{columns}{seconds / images * 1e6:10.2f}{seconds / step:9.1%}"
-
-    for row in results.layers:
-        both = row.forward_seconds, row.backward_seconds
-        columns = "".join(f"{seconds / images * 1e6:9.2f}" for seconds in both)
-        yield line(row.name, sum(both), columns)
-    for part in results.parts:
-        yield line(part_title(part.name, results), part.seconds)
-    yield line("step", step)
+    for row in [*rows_of(split.parts), Row("step", {"": split.seconds})]:
+        columns = ""
+        for direction in (FORWARD, BACKWARD):
+            seconds = row.seconds.get(direction)
+            columns += " " * 9 if seconds is None else f"{seconds / images * 1e6:9.2f}"
+        name = part_title(row.name, results)
+        share = row.total / split.seconds
+        yield f"{name:<16}{columns}{row.total / images * 1e6:10.2f}{share:9.1%}"
 
 
 def _rest(results: Measurement) -> Iterator[str]:
-    bound, sums = results.bound, results.allreduce_seconds
+    seconds, operations, split = results.gemm_bound_seconds, results.gemm_operations, results.split
+    speed = operations / seconds / 1e9 if seconds else 0.0
     yield (
-        f"im2col bound    {bound.seconds * 1e3:.2f} ms, {bound.fraction:.1%} of a step (turns:"
-        f" {' '.join(f'{fraction:.1%}' for fraction in bound.fraction_turns)}):"
-        f" {bound.operations / 1e9:.3f} GFLOP at {bound.gflop_per_second:.1f} GFLOP/s a rank"
+        f"im2col bound    {seconds * 1e3:.2f} ms, {results.gemm_bound_fraction:.1%} of a step"
+        f" (turns: {' '.join(f'{turn:.1%}' for turn in results.gemm_bound_fraction_turns)}):"
+        f" {operations / 1e9:.3f} GFLOP at {speed:.1f} GFLOP/s a rank"
     )
-    hidden = max(0.0, 1 - results.waited_seconds / sums) if sums else 0.0
+    sums, waited = split.sums_seconds, split.parts.get(ALLREDUCE, 0.0)
+    late = split.parts.get(WAITING, 0.0)
+    hidden = max(0.0, 1 - (waited + late) / sums) if sums else 0.0
     yield (
         f"allreduce       {sums * 1e3:.2f} ms a step, {hidden:.0%} hidden; waited"
-        f" {results.waited_seconds * 1e3:.2f} ms, and {results.late_ranks_seconds * 1e3:.2f} ms for"
-        f" late ranks: {results.communication_fraction:.1%} of a step"
+        f" {waited * 1e3:.2f} ms, and {late * 1e3:.2f} ms for late ranks:"
+        f" {results.communication_fraction:.1%} of a step"
     )
     yield (
         f"evaluation      {results.evaluation_images_per_second:,.0f} images/s:"
         f" {_speeds(results.evaluation_images_per_second_turns)}"
     )
-    peaks = " ".join(f"{rank.peak_memory_bytes / MIB:,.1f}" for rank in results.ranks)
-    yield f"peak memory     {peaks} MiB{' (each rank)' if len(results.ranks) > 1 else ''}"
+    peaks = results.peak_memory_bytes_ranks
+    yield (
+        f"peak memory     {' '.join(f'{peak / MIB:,.1f}' for peak in peaks)} MiB"
+        f"{' (each rank)' if len(peaks) > 1 else ''}"
+    )
 
 
 def _speeds(speeds: list[float]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ class StepTimes:
     seconds: float
     parts: Seconds
     sums_seconds: float
-    message_bytes: tuple[int, ...] = ()
+    message_bytes: list[int] = field(default_factory=list)
 
 
 def measure_steps(
@@ -133,7 +133,7 @@ def step_times(slices: Sequence[Slice], waits: Sequence[float] = ()) -> StepTime
         seconds=step.nanoseconds / 1e9,
         parts=dict(parts),
         sums_seconds=sum(one.nanoseconds for one in sums) / 1e9,
-        message_bytes=tuple(int(str(one.span.labels.get("nbytes", 0))) for one in sums),
+        message_bytes=[int(str(one.span.labels.get("nbytes", 0))) for one in sums],
     )
 
 

@@ -20,13 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.machine import machine_facts
 from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import REDUCERS, Communicator, ForegroundSums, on_root
 from distcnn.distributed.allreduce_benchmark import try_network
 from distcnn.errors import InputError
@@ -35,7 +35,7 @@ from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps
 from distcnn.scaling.result import GROUPS, KIND
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, READ_DATA
 from distcnn.system.console import say
-from distcnn.system.cores import usable_cores
+from distcnn.system.host import usable_cores
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.setup import Run, prepare_run
 
@@ -106,7 +106,7 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
         "images_per_second": images / seconds,
         "step_seconds": seconds / steps,
         "step_seconds_each": [end - start for start, end in pairwise(ends)],
-        "message_bytes": list(times[0].message_bytes),
+        "message_bytes": times[0].message_bytes,
         "split": split_results(run, times),
         "adding": adding_seconds(run),
         "network": try_network(communicator, SECONDS_OF_NETWORK),
@@ -183,7 +183,7 @@ def adding_seconds(run: Run) -> dict[str, float]:
     Where this point keeps its gradients instead (``parallel/kept.py``), more ranks may not. Of the
     slowest rank: all of them at once.
     """
-    config, gradients = run.config, np.zeros(run.network.values.size, np.float32)
+    config, gradients = run.config, run.network.values.copy()
     reducer = REDUCERS[config.reduction](
         gradients, 2, config.num_shards, config.gradient_limit, ForegroundSums(lambda values: None)
     )

@@ -24,7 +24,7 @@ from distcnn.distributed import (
 from distcnn.nn import computing
 from distcnn.nn.kernels.arena import buffer
 from distcnn.nn.losses import Loss
-from distcnn.optim import Optimizer
+from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
 from distcnn.spans import LOCAL_SUM, LOSS, Span
 from distcnn.training.step import Lane, Position, Step, Streams, count_correct
@@ -50,7 +50,7 @@ class OverlappedStep(Step):
         self,
         lanes: Sequence[Lane],
         loss: Loss,
-        optimizer: Optimizer,
+        optimizer: Updater,
         shards: Sequence[Part],
         reducer: SummedReducer,
         failures: ShardFailures,
@@ -129,7 +129,7 @@ def make_step(
     lane: Lane,
     make_lane: Callable[[], Lane],
     loss: Loss,
-    optimizer: Optimizer,
+    optimizer: Updater,
     shards: Sequence[Part],
 ) -> Step:
     """The step that ``config`` asks for, with or without overlap. Collective.

@@ -13,7 +13,7 @@ from distcnn.nn import computing
 from distcnn.nn.layer import RandomSource
 from distcnn.nn.losses import Loss
 from distcnn.nn.plan import Plan
-from distcnn.optim import Optimizer
+from distcnn.optim import Updater
 from distcnn.spans import LEDGER, LOSS, READ_DATA, SHARD, STEP, UPDATE, Span
 from distcnn.training.ledger import Ledger
 from distcnn.training.step_failure import ShardFailures
@@ -61,7 +61,7 @@ class Step:
         self,
         lane: Lane,
         loss: Loss,
-        optimizer: Optimizer,
+        optimizer: Updater,
         shards: Sequence[Part],
         reducer: Reducer,
         failures: ShardFailures,

@@ -12,7 +12,7 @@ from tests.conftest import Launcher, MakeImageSet
 
 KEYS = {
     *("images_per_second", "gemm_bound_fraction", "exact_sum_fraction", "communication_fraction"),
-    *("peak_memory_bytes", "machine", "flags", "layers", "parts", "ranks", "world_size"),
+    *("peak_memory_bytes", "machine", "flags", "split_ranks", "world_size"),
 }
 COMMAND = ["-m", "distcnn.benchmark"]
 SHORT = ["--model", "tutorial", "--microbatch-size", "4", "--steps", "2", "--turns", "2"]
@@ -22,16 +22,15 @@ def check(results: dict[str, Any], ranks: int) -> None:
     assert set(results) >= KEYS
     assert results["world_size"] == ranks
     assert len(results["images_per_second_turns"]) == 2
-    peaks = [rank["peak_memory_bytes"] for rank in results["ranks"]]
-    assert len(peaks) == ranks
+    peaks = results["peak_memory_bytes_ranks"]
+    assert len(peaks) == len(results["split_ranks"]) == ranks
     assert results["peak_memory_bytes"] == max(peaks)
     assert results["flags"]["microbatch_size"] == 4
     assert results["global_batch_size"] == 32
     assert {"processor", "cores", "numpy", "blas", "python", "mpi"} <= set(results["machine"])
     assert results["split_images"] == 32 // ranks
-    layers = sum(row["forward_seconds"] + row["backward_seconds"] for row in results["layers"])
-    parts = sum(row["seconds"] for row in results["parts"])
-    assert layers + parts == pytest.approx(results["split_seconds"])
+    for split in results["split_ranks"]:
+        assert sum(split["parts"].values()) == pytest.approx(split["seconds"])
     assert results["gemm_bound_fraction"] > 0
     assert 0 <= results["communication_fraction"] < 1
 

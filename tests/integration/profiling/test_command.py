@@ -31,6 +31,9 @@ LENET = [
 ]
 LENET_STEPS = 4
 
+LAYERS = ("conv1", "maxpool1", "conv2", "maxpool2", "flatten1", "dense1", "relu3", "dense2")
+"""Of lenet: a ReLU after a max pooling is part of that."""
+
 MS = 1_000_000
 
 # distcnn.train, where the clock of rank 1 is five seconds ahead of the others', and gains 10 ms a
@@ -70,6 +73,13 @@ def check_steps(trace: Trace, rank: int, steps: range, shards: range) -> None:
     once = Counter((step, shard) for step in steps for shard in shards)
     for name in ("read data", "ledger", "loss", "local sum"):
         assert shards_of(trace.named(name, rank)) == once, name
+    for layer in LAYERS:
+        for direction in ("forward", "backward"):
+            found = trace.named(f"{layer} {direction}", rank)
+            within = {one.within.name for one in found if one.within is not None}
+            inside = f"conv{layer[-1]} {direction}" if layer.startswith("maxpool") else "shard"
+            assert within == {inside}, layer
+            assert {one.step for one in found} == set(steps)
     for name in ("reduce", "update"):
         assert [one.step for one in trace.named(name, rank)] == list(steps)
     for one in trace.named("step", rank):

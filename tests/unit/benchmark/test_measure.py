@@ -9,7 +9,7 @@ import pytest
 from distcnn.benchmark.__main__ import parse
 from distcnn.benchmark.measure import Steps, measure
 from distcnn.benchmark.plot import bars
-from distcnn.benchmark.results import read_results, split_rows, write_results
+from distcnn.benchmark.results import read_results, rows_of, write_results
 from distcnn.benchmark.table import table
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import prepare
@@ -24,9 +24,8 @@ def test_it_takes_the_steps_of_training_and_adds_up(
     for _ in range(3 + 2 * (3 + 2)):  # to warm up, timed, with a listener
         following.take()
     assert run.network.values.tobytes() == plain.network.values.tobytes()
-    layers = sum(row.forward_seconds + row.backward_seconds for row in results.layers)
-    parts = sum(part.seconds for part in results.parts)
-    assert layers + parts == pytest.approx(results.split_seconds)
+    rows = rows_of(results.split.parts)
+    assert sum(row.total for row in rows) == pytest.approx(results.split.seconds)
     assert results.gemm_bound_fraction > 0
     assert len(results.images_per_second_turns) == 2
     write_results(tmp_path / "a.json", results)
@@ -37,13 +36,10 @@ def test_it_takes_the_steps_of_training_and_adds_up(
 
 
 def test_rows_of_a_split() -> None:
-    layers, parts = split_rows(
-        {"rest": 1.0, "conv1 forward": 2.0, "update": 3.0, "conv1 backward": 4.0, "loss": 5.0}
-    )
-    assert [(row.name, row.forward_seconds, row.backward_seconds) for row in layers] == [
-        ("conv1", 2.0, 4.0)
-    ]
-    assert [part.name for part in parts] == ["loss", "update", "rest"]
+    parts = {"rest": 1.0, "conv1 forward": 2.0, "update": 3.0, "conv1 backward": 4.0, "loss": 5.0}
+    layer, *others = rows_of(parts)
+    assert (layer.name, layer.seconds) == ("conv1", {"forward": 2.0, "backward": 4.0})
+    assert [(row.name, row.total) for row in others] == [("loss", 5), ("update", 3), ("rest", 1)]
 
 
 def test_the_default_batch_is_256_and_flags_or_a_file_change_it(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_parts_by_hand_without_overlap() -> None:
     }
     assert times.seconds == pytest.approx(sum(times.parts.values()))
     assert times.sums_seconds == pytest.approx(0.020)
-    assert times.message_bytes == (8,)
+    assert times.message_bytes == [8]
 
 
 def test_with_overlap_only_waiting_on_the_main_thread_counts() -> None:
@@ -138,6 +138,8 @@ def test_a_real_step_adds_up_and_no_bit_changes(
     assert run.network.values.tobytes() == plain.network.values.tobytes()
     for step_time in times:
         assert sum(step_time.parts.values()) == pytest.approx(step_time.seconds)
+        layers = {"conv1 forward", "maxpool1 forward", "conv2 backward", "maxpool2 backward"}
+        assert layers <= set(step_time.parts)
         assert {READ_DATA, "loss", LOCAL_SUM, ALLREDUCE, UPDATE, REST} <= set(step_time.parts)
         assert min(step_time.parts.values()) >= -1e-9
         assert len(step_time.message_bytes) >= 1

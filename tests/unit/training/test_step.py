@@ -39,7 +39,7 @@ def a_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     )
     microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([std]))
     lane = Lane(plan, microbatch)
-    loss, optimizer = softmax_cross_entropy, SGD(parameters.values)
+    loss, optimizer = softmax_cross_entropy, SGD().start(parameters.values)
     return make_step(config, SerialCommunicator(), lane, lambda: lane, loss, optimizer, shards)
 
 

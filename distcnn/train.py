@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -24,9 +24,7 @@ from distcnn.distributed.blas_threads import blas_description, blas_threads
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import Saving
 from distcnn.training.host_placement import describe_hosts
-from distcnn.training.loop import Records
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.results import RunResult
 from distcnn.training.resume import ResumePoint
@@ -76,12 +74,12 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
 
                 check_network(run, progress.say)
 
-        def traced(
-            run: Run, state: State, records: Records, saving: Saving, path: Path
+        def trace(
+            run: Run, state: State, location: Callable[[], str | Path]
         ) -> AbstractContextManager[object]:
-            from distcnn.profiling import traced  # few runs are traced
+            from distcnn.profiling.tracing import traced  # few runs are traced
 
-            return traced(run, state.step, records, saving, path, progress.say)
+            return traced(run, state.step, location, progress.say)
 
         session = Session(
             request,
@@ -91,7 +89,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
             watchdog=watchdog,
             inspect=inspect,
             announce=announce,
-            traced=traced,
+            trace=trace,
         )
         outcome = session.train()
         progress.say(*summary(outcome))

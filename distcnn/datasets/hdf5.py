@@ -72,13 +72,6 @@ class DatasetInfo:
         """Bytes of one image."""
         return math.prod(self.image_shape)
 
-    @property
-    def is_hashed_as_a_whole(self) -> bool:
-        """Whether the file, an older one, only states a hash of all its examples in a row, which
-        one rank alone can compare.
-        """
-        return bool(self.sha256) and not self.blocks_sha256
-
 
 class ImageFile:
     """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when

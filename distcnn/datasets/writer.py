@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hashing import BlockHashes, WholeHash, blocks_sha256, leaves_of
 from distcnn.datasets.hdf5 import SPLITS, Images, by
-from distcnn.datasets.statistics import mean_and_std, pixel_sums
+from distcnn.datasets.survey import mean_and_std, pixel_sums
 from distcnn.errors import InputError
 
 CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22

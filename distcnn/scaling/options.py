@@ -19,7 +19,7 @@ from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
 from distcnn.scaling.points import MODES, STRONG, Point, plan_points
-from distcnn.system.cores import usable_cores
+from distcnn.system.host import usable_cores
 
 OUTPUT, RANKS = "--output", "{ranks}"
 """In a launcher ``{ranks}`` is where the number of ranks goes."""

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, Part, Shard
-from distcnn.datasets.examples import piece_size, pieces_of
+from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest
 from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_examples
-from distcnn.datasets.statistics import pixel_sums
-from distcnn.datasets.survey import Survey
+from distcnn.datasets.survey import Survey, judge, pixel_sums
 from distcnn.distributed import Communicator, on_root, span_of, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.system.host_memory import most_memory
+from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
 NamedHashes = list[tuple[str, str]]
@@ -134,11 +133,10 @@ def _show_progress() -> None:
 def _windowed(
     dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
 ) -> Data:
-    from distcnn.datasets.prefetch import Reader  # a thread and its queue: with --data-memory only
-    from distcnn.datasets.streaming import WindowedShard
+    from distcnn.datasets.streaming import Prefetcher, WindowedShard  # with --data-memory only
 
     length = window_examples(info, config.num_shards, config.data_memory)
-    reader = Reader(
+    prefetcher = Prefetcher(
         dataset.open(info, config.stall_timeout),
         progress=lambda: pulse.wait(False),
         waiting=_waiting_for_window,
@@ -146,12 +144,19 @@ def _windowed(
     chunks = info.chunk_examples
     shards = [
         WindowedShard(
-            index, reader, "train", span, window_bounds(span, length, chunks["train"]), config.seed
+            index,
+            prefetcher,
+            "train",
+            span,
+            window_bounds(span, length, chunks["train"]),
+            config.seed,
         )
         for index, span in spans.items()
     ]
     bounds = window_bounds(test, length, chunks["test"])
-    return Data(shards, WindowedShard(0, reader, "test", test, bounds, config.seed, shuffled=False))
+    return Data(
+        shards, WindowedShard(0, prefetcher, "test", test, bounds, config.seed, shuffled=False)
+    )
 
 
 def _waiting_for_window() -> AbstractContextManager[None]:
@@ -159,18 +164,17 @@ def _waiting_for_window() -> AbstractContextManager[None]:
     return pulse.doing(Activity.WAITING_FOR_TEST_WINDOW if tests else Activity.WAITING_FOR_WINDOW)
 
 
-def survey(
-    data: Data, dataset: Dataset, info: DatasetInfo, block_size: int, communicator: Communicator
-) -> Content:
+def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communicator) -> Content:
     """Go through all of ``data`` once, ``block_size`` examples to a block of the test set.
     Collective.
 
     ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its
     own hash tells of.
     """
-    seen = Survey(info, whole=communicator.rank == 0)
+    seen = Survey(info)
     hashes = together(communicator, lambda: _survey_test(data.test, seen, block_size))
-    seen.look_for(np.concatenate(communicator.allgather(seen.test_hashes)))
+    test_hashes = np.concatenate(communicator.allgather(seen.test_hashes))
+    seen.look_for(test_hashes)
     pixels = np.zeros((2, info.image_shape[0]), np.int64)
     hashes = (
         together(
@@ -180,12 +184,8 @@ def survey(
     )
     everyone = communicator.gather(seen.found) or []
 
-    def judge() -> list[str]:
-        if info.is_hashed_as_a_whole:
-            _hash_the_rest(data, dataset, seen)
-        return seen.judge(everyone[1:])
-
-    return Content(hashes, pixels, on_root(communicator, judge))
+    warnings = on_root(communicator, lambda: judge(info, everyone, test_hashes))
+    return Content(hashes, pixels, warnings)
 
 
 def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
@@ -216,17 +216,3 @@ def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple
             pixels += pixel_sums(images.reshape(-1, info.image_shape[0]))
         first += len(labels)
     return f"train {shard.first_example}", digest.hexdigest()
-
-
-def _hash_the_rest(data: Data, dataset: Dataset, seen: Survey) -> None:
-    """Root's, for files that only state a hash of all examples in a row: read what the other ranks
-    own.
-    """
-    info = seen.info
-    with closing(dataset.open(info)) as reader:
-        for split, parts in (("train", data.shards), ("test", [data.test])):
-            for piece in pieces_of(
-                range(sum(part.examples for part in parts), info.examples[split]),
-                piece_size(info, split),
-            ):
-                seen.add_to_hash(split, *reader.load(split, piece, _show_progress))

@@ -39,7 +39,8 @@ from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.snapshot import check_dataset, restore_snapshot
 from distcnn.training.state import State
 
-Traced = Callable[[Run, State, Records, Saving, Path], AbstractContextManager[object]]
+Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]
+"""``(run, state, where the run directory is now) -> `` what is entered around the steps."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ class Session:
         signals: stop the run when they arrive.
         watchdog: ends all ranks when nothing moves.
         inspect: called with the run before its first step.
-        traced: gives what is entered around the steps of a run whose configuration asks for a
-            trace.
+        trace: gives what is entered around the steps of a run that is to be traced.
         announce: called with the run, its directory, state and resume point, before its first step.
     """
 
@@ -83,7 +83,7 @@ class Session:
     writes: bool = True
     signals: StopSignals | None = None
     watchdog: Watchdog | None = None
-    traced: Traced = lambda run, state, records, saving, path: nullcontext()
+    trace: Trace = lambda run, state, location: nullcontext()
     inspect: Callable[[Run], None] = lambda run: None
     announce: Callable[[Run, Path | None, State, ResumePoint | None], None] = (
         lambda run, path, state, point: None
@@ -167,8 +167,8 @@ class Session:
         progress.start(run.plan.total_steps, state.step)
         try:
             with (
-                self.traced(run, state, records, saving, path)
-                if run.config.trace and path and isinstance(saving, Saving)
+                self.trace(run, state, lambda: saving.location or str(path))
+                if run.config.trace and path
                 else nullcontext()
             ):
                 result = Loop(run, state, records, saving, progress).train()

@@ -16,7 +16,7 @@ from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset, Microbatch
 from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.hashing import combined_sha256
-from distcnn.datasets.statistics import mean_and_std
+from distcnn.datasets.survey import mean_and_std
 from distcnn.distributed import (
     REDUCTIONS,
     Communicator,
@@ -145,7 +145,7 @@ def prepare_run(
     together(communicator, lambda: initialise_model(config.model, network, rng))
     pulse.beat(Activity.READING_DATA)
     data = open_data(images, dataset, config, communicator, shard_indices)
-    content = survey(data, images, dataset, config.microbatch_size, communicator)
+    content = survey(data, dataset, config.microbatch_size, communicator)
     statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
     pulse.beat(Activity.BUILDING)

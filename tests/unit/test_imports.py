@@ -49,7 +49,7 @@ OWNERS = {
         "checkpoints/weights.py",
     },
     "matplotlib": {"plotting.py", "scaling/plot.py"},
-    "torch": {"benchmark/torch_peer.py"},
+    "torch": set(),
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }

@@ -12,6 +12,7 @@ import pytest
 from distcnn import datasets
 from distcnn.config import Config
 from distcnn.datasets import ArrayDataset, HDF5Dataset, Microbatch
+from distcnn.datasets.survey import mean_and_std
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import ArgumentError, InputError
 from distcnn.training.data import open_data, survey
@@ -51,7 +52,7 @@ def test_microbatches_and_hashes_are_those_of_a_file(
             for part in (*data.shards, data.test):
                 part.fill(microbatch, epoch, step)
                 batches.append((microbatch.images.copy(), microbatch.labels.copy()))
-        found.append((info, batches, survey(data, dataset, info, 7, SerialCommunicator())))
+        found.append((info, batches, survey(data, info, 7, SerialCommunicator())))
     (file_info, from_file, file_content), (info, from_arrays, content) = found
     for (images, labels), (expected_images, expected_labels) in zip(
         from_arrays, from_file, strict=True
@@ -64,14 +65,12 @@ def test_microbatches_and_hashes_are_those_of_a_file(
 
 
 def test_statistics_from_pixels_are_those_that_a_file_states(image_set: MakeImageSet) -> None:
-    from distcnn.datasets.statistics import mean_and_std
-
     path = image_set()
     dataset, stated = arrays_of(path), datasets.read_info(path)
     info = dataset.read_info()
     config = Config(data="", num_shards=3, microbatch_size=7)
     data = open_data(dataset, info, config, SerialCommunicator(), range(3))
-    pixels = survey(data, dataset, info, 7, SerialCommunicator()).pixels
+    pixels = survey(data, info, 7, SerialCommunicator()).pixels
     mean, std = mean_and_std(pixels, info.examples["train"] * 28 * 28)
     assert (tuple(mean), tuple(std)) == (stated.mean, stated.std)
 

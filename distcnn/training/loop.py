@@ -11,9 +11,11 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.architecture import describe
 from distcnn.config import as_flag
 from distcnn.distributed import StepTotals, on_root
-from distcnn.errors import Stopped, TrainingError
+from distcnn.errors import InputError, Stopped, TrainingError
+from distcnn.nn import Sequential
 from distcnn.nn.planned import PlannedNetwork
 from distcnn.spans import (
     CLOSE_EPOCH,
@@ -344,6 +346,7 @@ def make_result(run: Run, state: State) -> RunResult:
     assert test is not None  # the last step is always tested
     return RunResult(
         model=config.model,
+        architecture=architecture_of(run.network.model),
         parameters=run.network.values.size,
         test_accuracy=test.correct / test.examples,
         test_correct=test.correct,
@@ -380,3 +383,11 @@ def make_result(run: Run, state: State) -> RunResult:
             test_examples=dataset.examples["test"],
         ),
     )
+
+
+def architecture_of(model: Sequential) -> str:
+    """The network as text; empty where text cannot tell it."""
+    try:
+        return describe(model, initialisers=False)
+    except InputError:
+        return ""

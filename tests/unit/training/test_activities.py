@@ -16,20 +16,20 @@ from distcnn import train
 from distcnn.datasets import HDF5Dataset
 from distcnn.datasets.examples import ExampleFile
 from distcnn.fault_tolerance.heartbeat import heartbeat
-from distcnn.training import loop, setup
+from distcnn.training import consistency, loop, session, setup
 from distcnn.training.run_directory import RunDirectory
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import Run, prepare
 
 WORK = [
-    (train, "existing_run", "reading the run directory"),
-    (train, "find_resume_point", "reading the run directory"),
+    (session, "existing_run", "reading the run directory"),
+    (session, "find_resume_point", "reading the run directory"),
     (HDF5Dataset, "read_info", "opening the image set"),
     (setup, "build_model", "building the network"),
     (setup, "survey", "reading and hashing the image set"),
-    (setup, "fingerprint", "comparing settings and software of the ranks"),
-    (train, "restore_snapshot", "restoring the checkpoint"),
-    (train, "open_directory", "creating the run directory"),
+    (consistency, "fingerprint", "comparing settings and software of the ranks"),
+    (session, "restore_snapshot", "restoring the checkpoint"),
+    (session, "open_directory", "creating the run directory"),
     (loop, "close_epoch", "checking that the epoch used every example once"),
     (loop, "compare_replicas", "hashing and comparing the weights"),
     (RunDirectory, "add_metrics", "writing metrics and receipt"),

@@ -20,9 +20,9 @@ from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.models import find_model
 from distcnn.nn import he_normal
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.training.advice import advice, zero_gradients
 from distcnn.training.checkpointing import NoSaving
 from distcnn.training.comparison import Receipt, read_receipt
-from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_finite
 from distcnn.training.progress import NoProgress

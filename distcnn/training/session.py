@@ -14,9 +14,9 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.config_parsing import Request
 from distcnn.datasets import Dataset
 from distcnn.distributed import Communicator, on_root, together
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.spans import CREATE_RUN, READ_RUN, RESTORE, Span
 from distcnn.system.files import remove_temporary_files
 from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback, CallingProgress, CallingRecords
@@ -102,12 +102,7 @@ class Session:
 
     def _train(self, held: ExitStack) -> Outcome:
         request, communicator, progress = self.request, self.communicator, self.progress
-        if request.resume:
-            pulse.beat(Activity.READING_RUN)
-            on_root(communicator, lambda: existing_run(request.resume))
-            if self.signals:
-                self.signals.can_resume = True
-        point = on_root(communicator, lambda: self._resume_point(held)) if request.resume else None
+        point = self._find_run(held) if request.resume else None
         if point and point.result and "data" not in request.given:
             return _finished(point, point.result)
         config = point.config if point else on_root(communicator, lambda: request.config)
@@ -131,6 +126,13 @@ class Session:
             on_root(communicator, lambda: check_model(point, sources, accepted, progress.say))
         return self._take_steps(run, point, held)
 
+    def _find_run(self, held: ExitStack) -> ResumePoint:
+        with Span(READ_RUN):
+            on_root(self.communicator, lambda: existing_run(self.request.resume))
+            if self.signals:
+                self.signals.can_resume = True
+            return on_root(self.communicator, lambda: self._resume_point(held))
+
     def _resume_point(self, held: ExitStack) -> ResumePoint:
         """Root's: the run to continue, locked until ``held`` closes if it is written there."""
         request = self.request
@@ -148,8 +150,8 @@ class Session:
         checkpoint = point.checkpoint if point else None
         state = State(world_size=communicator.world_size)
         if checkpoint:
-            pulse.beat(Activity.RESTORING)
-            state = together(communicator, lambda: restore_snapshot(run, checkpoint))
+            with Span(RESTORE):
+                state = together(communicator, lambda: restore_snapshot(run, checkpoint))
         path = self._open(run, point, held) if self.writes else None
         directory = (
             begin_records(run, state, path, point, progress, held)
@@ -179,9 +181,8 @@ class Session:
         return Outcome(result, run, point, state, saving.location)
 
     def _open(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Path:
-        pulse.beat(Activity.CREATING_RUN)
         any_owner = self.request.allow_other_owner
-        with self.signals.making_run() if self.signals else nullcontext():
+        with self.signals.making_run() if self.signals else nullcontext(), Span(CREATE_RUN):
             return on_root(
                 run.communicator, lambda: open_directory(run.config, point, held, any_owner)
             )

@@ -17,16 +17,8 @@ from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset, Microbatch
 from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.hashing import combined_sha256
 from distcnn.datasets.survey import mean_and_std
-from distcnn.distributed import (
-    REDUCTIONS,
-    Communicator,
-    keep_gradients,
-    on_root,
-    shards_of_rank,
-    together,
-)
+from distcnn.distributed import Communicator, on_root, shards_of_rank, together
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import Model, build_model, find_model, initialise_model
 from distcnn.nn.losses import Loss
@@ -34,15 +26,24 @@ from distcnn.nn.planned import PlannedNetwork
 from distcnn.optim import Optimizer, Schedule
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
+from distcnn.spans import (
+    BUILD_NETWORK,
+    COMPARE_RANKS,
+    OPEN_DATA,
+    PREPARE_DATA,
+    SURVEY_DATA,
+    Span,
+    touch,
+)
 from distcnn.system.wording import counted
 from distcnn.training.advice import require_enough_examples
 from distcnn.training.consistency import check_same_data, same_model, same_software
 from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.host_placement import require_everywhere, settle_threads
-from distcnn.training.overlap import Lane, open_sums, plan_overlap
+from distcnn.training.overlap import make_step
 from distcnn.training.schedule import Plan
-from distcnn.training.step import Step
+from distcnn.training.step import Lane, Step
 from distcnn.user_source import Sources, own_sources
 
 FORWARDS_A_STEP = 3
@@ -123,70 +124,57 @@ def prepare_run(
     shard_indices = together(communicator, lambda: _check_world(config, communicator))
     made = components or together(communicator, lambda: named_components(config))
     images = images or _open_file(config, communicator, report)
-    pulse.beat(Activity.OPENING_DATA)
-    dataset = together(
-        communicator,
-        lambda: images.read_info(config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)),
-    )
-    sha256 = images.content_sha256() if communicator.world_size > 1 else ""
-    datasets = communicator.allgather(replace(dataset, sha256=dataset.sha256 or sha256))
-    together(communicator, lambda: check_same_data(datasets))
-    together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
-    pulse.beat(Activity.BUILDING)
-    network = together(
-        communicator,
-        lambda: build_model(
-            config.model, dataset.image_shape, dataset.classes, config.microbatch_size, made.model
-        ),
-    )
-    sources = together(communicator, lambda: own_sources(*config.own_code.values()))
-    same_model(sources, communicator)
-    rng = PortableGenerator(generator(config.seed, INITIALISE))
-    together(communicator, lambda: initialise_model(config.model, network, rng))
-    pulse.beat(Activity.READING_DATA)
-    data = open_data(images, dataset, config, communicator, shard_indices)
-    content = survey(data, dataset, config.microbatch_size, communicator)
-    statistics = _statistics(dataset, content.pixels, communicator)
+    with Span(OPEN_DATA):
+        dataset = together(communicator, lambda: images.read_info(config.stall_timeout, touch))
+        sha256 = images.content_sha256() if communicator.world_size > 1 else ""
+        datasets = communicator.allgather(replace(dataset, sha256=dataset.sha256 or sha256))
+        together(communicator, lambda: check_same_data(datasets))
+        together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
+    with Span(BUILD_NETWORK):
+        network = together(
+            communicator,
+            lambda: build_model(
+                config.model,
+                dataset.image_shape,
+                dataset.classes,
+                config.microbatch_size,
+                made.model,
+            ),
+        )
+        sources = together(communicator, lambda: own_sources(*config.own_code.values()))
+        same_model(sources, communicator)
+        rng = PortableGenerator(generator(config.seed, INITIALISE))
+        together(communicator, lambda: initialise_model(config.model, network, rng))
+    with Span(SURVEY_DATA):
+        data = open_data(images, dataset, config, communicator, shard_indices)
+        content = survey(data, dataset, config.microbatch_size, communicator)
+        statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
-    pulse.beat(Activity.BUILDING)
+    loss, optimizer = made.loss, made.optimizer.start(network.values)
 
     def make_lane() -> Lane:
-        twin = build_model(
-            config.model, dataset.image_shape, dataset.classes, config.microbatch_size, made.model
-        ).share(network)
-        return Lane(twin, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
+        plan = network.model.plan(dataset.image_shape, config.microbatch_size, network.parameters)
+        return Lane(plan, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
 
-    sums = open_sums(config.overlap, config.reduction, communicator)
-    lane = Lane(network, microbatch)
-    overlap = together(
-        communicator,
-        lambda: plan_overlap(lane, make_lane, len(data.shards), sums) if sums else None,
-    )
-    loss, optimizer = made.loss, made.optimizer.start(network.values)
-    sizes = network.values.size, config.num_shards, config.gradient_limit
-    kept = None if overlap else keep_gradients(config.reduction, *sizes, communicator)
-    reduction = kept or REDUCTIONS[config.reduction](*sizes)
-    step = Step(
-        network, loss, optimizer, data.shards, microbatch, reduction, communicator, overlap=overlap
-    )
+    lane = Lane(network.plan, microbatch)
+    with Span(BUILD_NETWORK):
+        step = make_step(config, communicator, lane, make_lane, loss, optimizer, data.shards)
     blocks_a_step = -(-config.num_shards // communicator.world_size)
     evaluation = Evaluation(
-        network,
+        lane,
         loss,
         data.test,
         dataset.examples["test"],
-        microbatch,
         communicator,
         FORWARDS_A_STEP * blocks_a_step,
     )
-    pulse.beat(Activity.COMPARING_RANKS)
-    content_sha256 = _content_sha256(dataset, content.hashes, communicator)
-    for remark in content.remarks:
-        report(f"warning: {remark}")
-    config = settle_threads(
-        config, communicator, report
-    )  # its lines come when all input is found good, and before any number is made
-    software, (mean, std) = same_software(communicator, report), statistics
+    with Span(COMPARE_RANKS):
+        content_sha256 = _content_sha256(dataset, content.hashes, communicator)
+        for remark in content.remarks:
+            report(f"warning: {remark}")
+        # Its lines come when all input is found good, and before any number is made.
+        config = settle_threads(config, communicator, report)
+        software, (mean, std) = same_software(communicator, report), statistics
     divisor = np.where(std > 0, std, 1.0)  # a constant channel is only centred
     inputs = tuple(mean.tolist()), tuple(divisor.tolist())
     return Run(
@@ -209,10 +197,10 @@ def _open_file(
 ) -> Dataset:
     """The file that ``config`` names, which all ranks must see."""
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
-        pulse.beat(Activity.PREPARING_DATA)
-        on_root(communicator, lambda: _ensure_mnist(config, report))
-    pulse.beat(Activity.OPENING_DATA)
-    require_everywhere(config.data, "--data", communicator)
+        with Span(PREPARE_DATA):
+            on_root(communicator, lambda: _ensure_mnist(config, report))
+    with Span(OPEN_DATA):
+        require_everywhere(config.data, "--data", communicator)
     return HDF5Dataset(config.data)
 
 

@@ -155,7 +155,9 @@ class Story:
         """Train to the end; before each step ``meanwhile`` is called with it. The result."""
         progress = NoProgress()
         progress.say = self.said.append  # type: ignore[method-assign]
-        self.run.step.before_shard = lambda step, index: meanwhile(step) if index == 0 else None
+        self.run.step.before_shard = lambda at, shard, lane: (
+            meanwhile(at.step) if shard.index == 0 else None
+        )
         with threadpool_limits(THREADS_PER_RANK), ExitStack() as held:
             open_directory(self.run.config, None, held)
             directory = begin_records(self.run, State(), self.path, None, progress, held)

@@ -51,10 +51,10 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
         following.take()
     run.evaluation()
     peak = peak_bytes()  # before the products below take memory of their own
-    communicator, config, network = run.communicator, run.config, run.network
-    products = im2col_products(
-        network.model, run.dataset.image_shape, config.microbatch_size
-    ) * len(run.step.shards)
+    communicator, config = run.communicator, run.config
+    products = im2col_products(run.model, run.dataset.image_shape, config.microbatch_size) * len(
+        run.step.shards
+    )
     speeds: list[float] = []
     step_seconds: list[float] = []
     test_speeds: list[float] = []
@@ -80,7 +80,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
     waited = split.parts.get(ALLREDUCE, 0.0) + split.parts.get(WAITING, 0.0)
     return Measurement(
         model=config.model,
-        parameters=int(network.values.size),
+        parameters=int(run.parameters.values.size),
         data=run.dataset.name,
         world_size=communicator.world_size,
         global_batch_size=config.global_batch_size,

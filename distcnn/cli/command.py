@@ -16,8 +16,7 @@ from distcnn.distributed.communicator import JointError, NoWorldError
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.fault_tolerance.early import end_before_start, note_arrival
 from distcnn.fault_tolerance.error_origin import OF_MPI, is_thread_limit
-from distcnn.fault_tolerance.exit_note import note_exit
-from distcnn.fault_tolerance.failure import report_bad_input, report_failure
+from distcnn.fault_tolerance.failure import note_exit, report_bad_input, report_failure
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.leftovers import clean_before_start
 from distcnn.fault_tolerance.orphan import end_with_launcher, killed_with_launcher

@@ -44,7 +44,7 @@ ALIASES = {
         "checkpoint-every",
     ),
     **dict.fromkeys(("log-interval", "log-steps", "print-freq", "logging-steps"), "log-every"),
-    **dict.fromkeys(("eval-interval", "eval-steps", "test-every"), "eval-every"),
+    **dict.fromkeys(("eval-interval", "eval-steps", "test-every"), "eval-every-epochs"),
     **dict.fromkeys(("threads", "num-threads", "n-threads", "nthreads"), "threads-per-rank"),
     **dict.fromkeys(("shards",), "num-shards"),
     **dict.fromkeys(("criterion", "loss-fn"), "loss"),

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.parser import Parser
 from distcnn.doctor import local_checks
 from distcnn.doctor.check import Finding, Options, Report

@@ -112,9 +112,9 @@ def judge_content(info: DatasetInfo) -> list[str]:
         InputError: training would refuse the set.
     """
     from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
-    from distcnn.datasets.survey import Survey
+    from distcnn.datasets.survey import Survey, judge, judge_labels
 
-    survey, large = Survey(info, whole=True), bytes_of(info) > LARGE_BYTES
+    survey, large = Survey(info), bytes_of(info) > LARGE_BYTES
     with closing(ExampleFile(info)) as file:
         for split in ("test", "train"):
             size = LABELS_AT_ONCE if large else piece_size(info, split)
@@ -127,7 +127,9 @@ def judge_content(info: DatasetInfo) -> list[str]:
                 survey.add(split, piece.start, images, labels)
             if split == "test":
                 survey.look_for(survey.test_hashes)
-    return survey.judge_labels() if large else survey.judge()
+    if large:
+        return judge_labels(info, [survey.found])
+    return judge(info, [survey.found], survey.test_hashes)
 
 
 def _own(facts: ImageSet) -> Iterator[Finding]:

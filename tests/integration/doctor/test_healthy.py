@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Launcher, MakeImageSet
 from tests.support.examined import DOCTOR, OF_THE_MACHINE, doctor
 from tests.support.running import running
@@ -66,6 +68,7 @@ def test_on_ranks(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) ->
     assert [each.name for each in tmp_path.iterdir()] == ["doctor.json"]
 
 
+@pytest.mark.slow
 def test_flags(mpirun: Launcher, serial: Launcher) -> None:
     done = mpirun.run(2, "-m", "distcnn.doctor", "--nonsense")
     assert (done.returncode, done.stdout.strip()) == (2, "")

@@ -118,6 +118,7 @@ def test_data_that_ranks_do_not_all_see(any_mpi: Launcher, tmp_path: Path) -> No
     assert "ranks see different files" in seen.of("data", "bad")
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_rank_that_stops_or_dies_on_the_way(mpirun: Launcher, number: signal.Signals) -> None:

@@ -82,6 +82,7 @@ def test_threads_are_given_and_recorded(
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_one_rank_does_not_see_is_told_with_the_remedy(
     any_mpi: Launcher, tmp_path: Path
 ) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from distcnn import report, verify
-from distcnn.benchmark import options as of_benchmark
+from distcnn.benchmark import __main__ as of_benchmark
 from distcnn.cli.parser import Parser, advice
-from distcnn.config import CONFIG_FLAGS, make_parser, parse_request
+from distcnn.config_parsing import CONFIG_FLAGS, make_parser, parse_request
 from distcnn.datasets.commands import idx_command, images_command, mnist_command
 from distcnn.doctor.__main__ import make_parser as doctor_parser
 from distcnn.errors import InputError

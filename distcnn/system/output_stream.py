@@ -47,7 +47,8 @@ class OutputStream(io.TextIOBase):
         self._partial = ""
         self._lock = threading.Lock()
         descriptor = None
-        if stream is sys.__stdout__ or stream is sys.__stderr__:
+        own: tuple[Any, ...] = sys.__stdout__, sys.__stderr__
+        if any(stream is each for each in own):
             with suppress(OSError, ValueError, AttributeError):
                 descriptor = int(stream.fileno())
                 stream.flush()  # what was printed before comes first

@@ -77,7 +77,8 @@ def fastest_step(run: Run) -> list[float]:
         start = [read() for read in CLOCKS.values()]
         run.step(step, 0, step, 0.01)
         rows.append([read() - begin for read, begin in zip(CLOCKS.values(), start, strict=True)])
-    return np.array(rows[1:]).min(axis=0).tolist()
+    fastest: list[float] = np.array(rows[1:]).min(axis=0).tolist()
+    return fastest
 
 
 if __name__ == "__main__":

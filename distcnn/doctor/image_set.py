@@ -163,9 +163,9 @@ def look_through(info: DatasetInfo) -> list[str]:
     ``InputError`` where training refuses them.
     """
     from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
-    from distcnn.datasets.survey import Survey
+    from distcnn.datasets.survey import Survey, judge, judge_labels
 
-    survey, large = Survey(info, whole=True), bytes_of(info) > SAMPLE_BYTES
+    survey, large = Survey(info), bytes_of(info) > SAMPLE_BYTES
     with closing(ExampleFile(info)) as file:
         for split in ("test", "train"):
             for piece in pieces_of(
@@ -179,7 +179,9 @@ def look_through(info: DatasetInfo) -> list[str]:
                 survey.add(split, piece.start, images, labels)
             if split == "test":
                 survey.look_for(survey.test_hashes)
-    return survey.judge_labels() if large else survey.judge()
+    if large:
+        return judge_labels(info, [survey.found])
+    return judge(info, [survey.found], survey.test_hashes)
 
 
 def _own(facts: Facts) -> Iterator[Finding]:

@@ -108,7 +108,7 @@ class Plan:
         return self._buffers.nbytes
 
     def forward(
-        self, images: Array, training: bool = False, random: RandomSource | None = None
+        self, images: Array, training: bool = True, random: RandomSource | None = None
     ) -> Array:
         """The outputs ``(*output_shape, N)`` for ``images`` ``(*input_shape, N)``.
 

@@ -6,17 +6,17 @@ What is wrong with the input is found here, by all ranks together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.config import Config
-from distcnn.datasets import DatasetInfo, Microbatch, read_info
+from distcnn.datasets import DatasetInfo, HDF5Dataset, Microbatch
 from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.hashing import combined_sha256
-from distcnn.datasets.statistics import mean_and_std
+from distcnn.datasets.survey import mean_and_std
 from distcnn.distributed import (
     REDUCTIONS,
     Communicator,
@@ -89,13 +89,13 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
         on_root(communicator, lambda: _ensure_mnist(config, report))
     pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
+    images = HDF5Dataset(config.data)
     dataset = together(
         communicator,
-        lambda: read_info(
-            config.data, config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)
-        ),
+        lambda: images.read_info(config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)),
     )
-    datasets = communicator.allgather(dataset)
+    sha256 = images.content_sha256() if communicator.world_size > 1 else ""
+    datasets = communicator.allgather(replace(dataset, sha256=dataset.sha256 or sha256))
     together(communicator, lambda: _check_same(datasets))
     together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
     pulse.beat(Activity.BUILDING)
@@ -110,7 +110,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     rng = PortableGenerator(generator(config.seed, INITIALISE))
     together(communicator, lambda: initialise_model(config.model, network, rng))
     pulse.beat(Activity.READING_DATA)
-    data = open_data(dataset, config, communicator, shard_indices)
+    data = open_data(images, dataset, config, communicator, shard_indices)
     content = survey(data, dataset, config.microbatch_size, communicator)
     statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
@@ -173,7 +173,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
     """Root's: make the default image set where it is not there."""
     if must_be_prepared(config.data, config.source or None):
-        from distcnn.datasets.mnist import (
+        from distcnn.datasets.prepare_mnist import (
             prepare_mnist,  # once in a machine's life: it brings ssl, archives, pip's ways
         )
 

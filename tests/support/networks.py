@@ -66,3 +66,19 @@ def planned(
     model = layers if isinstance(layers, Sequential) else Sequential(layers)
     parameters = parameters or model.allocate(input_shape, dtype)
     return Network(model.plan(input_shape, microbatch_size, parameters))
+
+
+def run_twice(network: Network, input_gradient: bool = True) -> list[Array]:
+    """Output and gradients for the second of two random microbatches, so that a buffer which must
+    start from zeros shows.
+    """
+    rng, results = np.random.default_rng(1), []
+    for _ in range(2):
+        shape = (*network.input_shape, network.microbatch_size)
+        x = rng.integers(-2, 3, shape) + rng.choice([0.0, 0.25], shape)  # pooling meets ties
+        y = network.forward(x.astype(network.dtype))
+        grad_output = rng.standard_normal(y.shape).astype(network.dtype)
+        results = [y.copy()]
+        grad_x = network.backward(grad_output, input_gradient)
+        results += [network.grads.copy(), *([] if grad_x is None else [grad_x.copy()])]
+    return results

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from distcnn.benchmark.machine import resident_bytes
-from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena
-from distcnn.nn.layer import buffer
+from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena, buffer
 
 MIB = 1 << 20
 

@@ -11,18 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distcnn.models import MODELS, build_model
-from distcnn.nn import (
-    AvgPool2d,
-    Conv2d,
-    MaxPool2d,
-    Sequential,
-    softmax_cross_entropy,
-    squared_error,
-)
+from distcnn.models import MODELS
+from distcnn.nn import AvgPool2d, Conv2d, MaxPool2d, softmax_cross_entropy, squared_error
 from distcnn.nn.layer import Layer
 from distcnn.optim import SGD
-from tests.support.networks import planned
+from tests.support.networks import Network, planned
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn
@@ -91,9 +84,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def twins(name: str, dtype: type[np.floating]) -> tuple[Sequential, Any]:
+def twins(name: str, dtype: type[np.floating]) -> tuple[Network, Any]:
     """The model and PyTorch's, with the same random values."""
-    network = planned(build_model(name, (1, 28, 28), CLASSES, COUNT), (1, 28, 28), COUNT, dtype)
+    network = planned(MODELS[name]((1, 28, 28), CLASSES), (1, 28, 28), COUNT, dtype)
     rng = np.random.default_rng(7)
     network.initialise(rng)
     for parameter, values in network.named_values().items():
@@ -189,7 +182,7 @@ def test_squared_error_agrees() -> None:
 
 def assert_layers_agree(layer: Layer, torch_layer: Any, x: Array, rng: np.random.Generator) -> None:
     """Output and every gradient of one layer, in float64; ``x`` may hold ties."""
-    network = planned(Sequential([layer]), x.shape[:-1], x.shape[-1], np.float64)
+    network = planned([layer], x.shape[:-1], x.shape[-1], np.float64)
     network.values[:] = rng.standard_normal(network.values.shape)
     torch_layer = torch_layer.double()
     for values, tensor in zip(

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from distcnn.config import parse_config
+from distcnn.config_parsing import parse_config
 from distcnn.distributed import open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.profiling.recorder import Recorder, slices_of

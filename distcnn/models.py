@@ -4,7 +4,6 @@ name or as ``module:function``.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -23,6 +22,7 @@ from distcnn.nn import (
     glorot_uniform,
 )
 from distcnn.nn.planned import PlannedNetwork
+from distcnn.registry import USAGE, import_own
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
 
@@ -108,25 +108,8 @@ def find_model(name: str) -> Model:
             f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as"
             " package.module:function"
         )
-    module_name, _, function_name = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (Exception, SystemExit) as error:  # importing runs the module
-        mistake = mistake_in(error)
-        remedy = (
-            "correct that"
-            if mistake
-            else "give package.module:function, importable from the current folder"
-        )
-        raise InputError(
-            f"model {name!r} cannot be imported ({mistake or error}): {remedy}"
-        ) from error
-    if not callable(function):
-        raise InputError(
-            f"model {name!r} is not a function: it must take (input_shape, classes) and return a"
-            " distcnn.nn.Sequential"
-        )
-    return function  # type: ignore[no-any-return]  # checked when it is called
+    found: Model = import_own("model", name)
+    return found
 
 
 def build_model(
@@ -184,8 +167,5 @@ def _explained(error: BaseException, name: str, images: str = "") -> BaseExcepti
             f"model {name!r} does not fit images of {images} (channels x height x width): {error}"
         )
     if is_own(name):
-        return InputError(
-            f"model {name!r}: {described(error)}: it must take (input_shape, classes) and return a"
-            " distcnn.nn.Sequential of layers"
-        )
+        return InputError(f"model {name!r}: {described(error)}: {USAGE['model']} of layers")
     return error

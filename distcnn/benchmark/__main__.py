@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.measure import measure
 from distcnn.benchmark.plot import draw
 from distcnn.benchmark.results import read_results, write_results
 from distcnn.benchmark.table import table
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.config import CONFIG_FLAGS, Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.distributed import Communicator, on_root
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog

@@ -20,11 +20,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.machine import machine_facts
 from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator, on_root
 from distcnn.distributed.allreduce_benchmark import try_network
 from distcnn.distributed.reduction import REDUCTIONS
@@ -35,7 +37,7 @@ from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps
 from distcnn.scaling.result import GROUPS, KIND
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, READ_DATA
 from distcnn.system.console import say
-from distcnn.system.cores import usable_cores
+from distcnn.system.host import usable_cores
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.setup import Run, prepare_run
 

@@ -10,7 +10,7 @@ import numpy as np
 from distcnn.distributed import Communicator
 from distcnn.errors import TrainingError
 from distcnn.nn.planned import PlannedNetwork
-from distcnn.optim import Optimizer
+from distcnn.optim import Updater
 
 
 def params_sha256(network: PlannedNetwork) -> str:
@@ -26,7 +26,7 @@ def parameter_hashes(network: PlannedNetwork) -> dict[str, str]:
 
 
 def compare_replicas(
-    network: PlannedNetwork, optimizer: Optimizer, communicator: Communicator, step: int
+    network: PlannedNetwork, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
     """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
 

@@ -100,7 +100,7 @@ def check_snapshot(checkpoint: Checkpoint) -> None:
     """
     step = checkpoint.attributes["step"]
     try:
-        config = Config(**json.loads(checkpoint.texts["configuration"]))
+        config = Config.from_record(json.loads(checkpoint.texts["configuration"]))
         state = State.from_json(json.loads(checkpoint.texts["state"]))
         dataset, software, orders = (
             json.loads(checkpoint.texts[name]) for name in ("dataset", "software", "orders_sha256")

@@ -17,7 +17,7 @@ from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import computing
 from distcnn.nn.losses import Loss
 from distcnn.nn.planned import PlannedNetwork
-from distcnn.optim import Optimizer
+from distcnn.optim import Updater
 from distcnn.spans import LEDGER, LOCAL_SUM, LOSS, READ_DATA, SHARD, STEP, UPDATE, Span
 from distcnn.training.ledger import Ledger
 from distcnn.training.nan_check import first_not_finite
@@ -50,7 +50,7 @@ class Step:
 
     network: PlannedNetwork
     loss: Loss
-    optimizer: Optimizer
+    optimizer: Updater
     shards: Sequence[Part]
     microbatch: Microbatch
     reduction: Reduction

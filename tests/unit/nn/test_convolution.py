@@ -181,7 +181,7 @@ def test_the_tutorials_example_digit_for_digit() -> None:
     np.testing.assert_array_equal(outputs[..., 0], TUTORIAL_OUTPUT)
 
     network.backward(np.array(TUTORIAL_SENSITIVITY, np.float64)[..., np.newaxis])
-    SGD(network.values).step(network.values, network.grads, learning_rate=0.001)
+    SGD().start(network.values).step(network.values, network.grads, learning_rate=0.001)
     np.testing.assert_allclose(values["conv1.weight"], TUTORIAL_UPDATED_FILTERS, rtol=0, atol=1e-15)
     np.testing.assert_allclose(values["conv1.bias"], TUTORIAL_UPDATED_BIASES, rtol=0, atol=1e-15)
 

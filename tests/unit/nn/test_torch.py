@@ -146,7 +146,7 @@ def test_outputs_and_all_gradients_agree(name: str, dtype: type[np.floating]) ->
 @every_model
 def test_ten_steps_of_nesterov_with_weight_decay_agree(name: str, dtype: type[np.floating]) -> None:
     network, model = twins(name, dtype)
-    optimizer = SGD(network.values, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = SGD(momentum=0.9, weight_decay=5e-4, nesterov=True).start(network.values)
     torch_optimizer = torch.optim.SGD(
         model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True
     )

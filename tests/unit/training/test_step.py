@@ -36,7 +36,7 @@ def make_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     return Step(
         network,
         softmax_cross_entropy,
-        SGD(network.values),
+        SGD().start(network.values),
         shards,
         microbatch,
         reduction,

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.system.cores import (
+from distcnn.system.host import (
     Cores,
     cgroup_share,
     default_ranks,
+    free_memory,
     oversubscription,
     threads_for_each,
     usable_cores,
@@ -73,19 +74,19 @@ def test_threads_are_cores_for_each_rank(everyone: list[Cores], threads: int) ->
     ("everyone", "threads", "told"),
     [
         ([Cores("a", ALL)] * 8, 1, None),
-        ([Cores("a", ALL)] * 9, 1, "9 ranks on host a share 8 cores"),
-        ([Cores("a", ALL)] * 3, 3, "3 ranks of 3 threads on host a share 8 cores"),
+        ([Cores("a", ALL)] * 9, 1, "9 ranks on 8 cores of host a"),
+        ([Cores("a", ALL)] * 3, 3, "3 ranks of 3 threads on 8 cores of host a"),
         (
             [Cores("a", ALL)] * 8 + [Cores("b", frozenset({5}))] * 2,
             1,
-            "2 ranks on host b share 1 core",
+            "2 ranks on 1 core of host b",
         ),
         ([Cores("a", frozenset({0})), Cores("a", frozenset({1}))], 1, None),
-        ([Cores("a", ALL, share=1.5)] * 2, 1, "2 ranks on host a share 1.5 cores"),
+        ([Cores("a", ALL, share=1.5)] * 2, 1, "2 ranks on 1.5 cores of host a"),
         (
             [Cores("a", ALL)] * 9 + [Cores("b", ALL)] * 17,
             1,
-            "17 ranks on host b share 8 cores",
+            "17 ranks on 8 cores of host b",
         ),  # the worst
     ],
 )
@@ -127,3 +128,14 @@ def test_what_control_groups_grant(
         (tmp_path / "fs" / name).write_text(text)
     assert cgroup_share(tmp_path / "fs", own) == share
     assert cgroup_share(tmp_path / "fs", tmp_path / "nothing") == math.inf
+
+
+def test_free_memory_is_that_of_the_tightest_group(tmp_path: Path) -> None:
+    own, group = tmp_path / "cgroup", tmp_path / "fs" / "job" / "step"
+    group.mkdir(parents=True)
+    own.write_text("0::/job/step\n")
+    for folder, most in ((group, "max"), (group.parent, "1000000")):
+        (folder / "memory.max").write_text(f"{most}\n")
+        (folder / "memory.current").write_text("400000\n")
+    (group.parent / "memory.stat").write_text("anon 100\ninactive_file 300000\n")
+    assert free_memory(tmp_path / "fs", own) == 900_000

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.datasets import read_examples, read_info
 from distcnn.distributed import span_of
 from distcnn.models import build_model

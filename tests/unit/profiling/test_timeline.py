@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distcnn.profiling import timeline
-from distcnn.profiling.recorder import slices_of
+from distcnn.profiling.recorder import intervals_of
 from distcnn.profiling.timeline import Timeline
 from distcnn.profiling.tracing import traced
 from distcnn.spans import ALLREDUCE, EVALUATION, FORWARD, STEP, WRITE_CHECKPOINT, Span, listening
@@ -31,7 +31,7 @@ def run_spans(steps: range) -> None:
 
 
 def names(recorded: Timeline) -> list[str]:
-    return [one.span.name for one in slices_of(recorded.events)]
+    return [interval.span.name for interval in intervals_of(recorded.events)]
 
 
 def test_steps_of_the_window_are_kept_in_full_and_otherwise_outermost_spans() -> None:

@@ -10,7 +10,10 @@ MODULES = {
     "images": ["PIL"],
     "plots": ["matplotlib"],
     "mpich": [],  # its use shows in mpirun, which the caller looks for
-    "dev": ["mpi4py", "pytest", "hypothesis", "PIL", "matplotlib", "ruff", "mypy"],
+    "dev": [
+        *("mpi4py", "pytest", "xdist", "pytest_cov", "hypothesis", "PIL", "matplotlib"),
+        *("ruff", "mypy", "pdoc"),
+    ],
 }
 needed = ["numpy", "h5py", "tqdm", "tomli_w", "threadpoolctl", "distcnn"]
 for extra in sys.argv[1].split(","):

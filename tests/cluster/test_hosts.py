@@ -14,6 +14,8 @@ from tests.cluster.hosts import Hosts, hosts
 from tests.conftest import SERIAL, Launcher, MakeImageSet, write_image_set
 from tests.support.running import STAGED, reference_hash, resume, running
 
+pytestmark = pytest.mark.xdist_group("hosts")
+
 TIMEOUT = 3
 SECONDS_MORE = 20
 """From the time-out to the end of the last rank: the turns of the ranks before, answers, ticks;

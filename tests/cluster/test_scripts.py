@@ -16,6 +16,8 @@ from tests.cluster.hosts import Hosts, hosts
 from tests.conftest import ROOT, Launcher, MakeImageSet, clean_environment
 from tests.support.running import STAGED, reference_hash, running
 
+pytestmark = pytest.mark.xdist_group("hosts")
+
 # Keeps what it was asked, and says what qsub says.
 QSUB = """#!/bin/bash
 printf '%s\\n' "$@" >"$(dirname "$0")/asked"

@@ -15,7 +15,7 @@ from tests.cluster.slurm import Slurm, read, slurm
 from tests.conftest import ROOT, Launcher, MakeImageSet
 from tests.support.running import STAGED, reference_hash
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("hosts")]
 SCRIPT = str(ROOT / "launch" / "slurm.sbatch")
 PACE = "0.15"
 

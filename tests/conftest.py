@@ -19,7 +19,6 @@ import pytest
 from distcnn.datasets import Split, write_dataset
 
 pytest_plugins = [
-    "tests.support.benchmark_fixtures",
     "tests.support.dataset_fixtures",
     "tests.support.mirrors",
     "tests.support.scaling_fixtures",

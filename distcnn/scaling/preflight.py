@@ -22,7 +22,7 @@ def require_all(settings: Settings, say: Callable[[str], None]) -> None:
     if (config.source or Path(config.data) == Path(DEFAULT_PATH)) and must_be_prepared(
         config.data, config.source or None
     ):
-        from distcnn.datasets.mnist import prepare_mnist  # once in a machine's life
+        from distcnn.datasets.prepare_mnist import prepare_mnist  # once in a machine's life
 
         prepare_mnist(config.data, config.source or None, say)
     dataset = read_info(config.data)

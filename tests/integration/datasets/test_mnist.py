@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.datasets import mnist, read_info
-from distcnn.datasets.mnist import ensure_mnist, prepare_mnist
+from distcnn.datasets import prepare_mnist as mnist
+from distcnn.datasets import read_info
+from distcnn.datasets.prepare_mnist import ensure_mnist, prepare_mnist
 from distcnn.errors import InputError
 from tests.support.mirrors import Serve
 

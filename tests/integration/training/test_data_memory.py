@@ -240,7 +240,7 @@ def test_a_limit_too_small_is_refused_with_the_least(
         "0.05",
     )
     assert done.returncode == EXIT_INPUT
-    assert done.stderr.count("--data-memory is 0.05: it must be at least 0.2 MiB here") == 1
+    assert done.stderr.count("--data-memory is 0.05: this image set needs at least 0.2 MiB") == 1
     assert not (tmp_path / "run").exists()
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from distcnn.checkpoints import CheckpointStore
-from distcnn.config import Config, Request
+from distcnn.config import Config
+from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.training.locking import locked
 from distcnn.training.open_run import open_directory

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.slurm import Slurm, read, slurm
-from tests.conftest import ROOT, Launcher, MakeImageSet
+from tests.conftest import ROOT, Launcher, MakeImageSet, as_flags
 from tests.support.running import STAGED, reference_hash
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("hosts")]
@@ -182,18 +182,7 @@ def test_a_scaling_sweep_is_one_job(
 ) -> None:
     variables = {"DISTCNN_HOME": str(ROOT), "DISTCNN_SWEEP": str(tmp_path / "sweep")}
     variables["DISTCNN_SETUP"] = str(Path(mpirun.python).parent / "activate")
-    flags = [
-        "--ranks",
-        "2,4",
-        "--repeats",
-        "1",
-        "--steps",
-        "3",
-        "--model",
-        "tutorial",
-        "--data",
-        str(image_set(train=640)),
-    ]
+    flags = as_flags(ranks="2,4", repeats=1, steps=3, model="tutorial", data=image_set(train=640))
     output = tmp_path / "job.out"
     job = cluster.submit(
         f"--output={output}", str(ROOT / "launch" / "scaling.sbatch"), *flags, **variables

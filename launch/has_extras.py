@@ -1,6 +1,4 @@
-"""Exit 0 when this environment already has distcnn with the extras named: python has_extras.py
-mpi,mpich
-"""
+"""Exit 0 if this environment has distcnn with these extras: python has_extras.py mpi,mpich"""
 
 import importlib.util
 import sys

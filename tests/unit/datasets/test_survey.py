@@ -281,8 +281,8 @@ def test_a_layout_that_may_be_another_is_named(
 # -- the file's own hashes
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 8])
-@pytest.mark.parametrize("piece", [1, 100, 1000])
+@pytest.mark.parametrize("parts", [1, 3, 8])
+@pytest.mark.parametrize("piece", [23, 1000])
 def test_a_written_set_matches_its_hash_on_any_number_of_ranks(
     tmp_path: Path, parts: int, piece: int
 ) -> None:

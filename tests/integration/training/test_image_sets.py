@@ -130,7 +130,7 @@ def test_a_set_larger_than_the_host_is_refused_before_it_is_read(
 ) -> None:
     monkeypatch.setattr(training_data, "most_memory", lambda: 2**19)
     with pytest.raises(
-        InputError, match=r"set\.h5: host .* GiB of the image set in memory.*--data-memory MIB"
+        InputError, match=r"set\.h5: host .* GiB of the image set in memory.*--data-memory"
     ):
         prepare(own)
     assert prepare(own, data_memory=3.0).evaluation().examples == 77

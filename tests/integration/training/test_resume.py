@@ -488,8 +488,7 @@ def test_a_file_in_the_place_of_a_run_is_told_so(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
         with pytest.raises(
-            InputError,
-            match=rf"{file} is a file: name the run directory that holds it, {tmp_path / 'run'}$",
+            InputError, match=rf"{file} is a file: name the run directory that holds it"
         ):
             existing_run(str(file))
     (tmp_path / "alone").write_text("")

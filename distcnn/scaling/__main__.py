@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.early import end_before_start

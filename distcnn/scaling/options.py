@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser
-from distcnn.config import CONFIG_FLAGS, Config, as_flag, parse_request
+from distcnn.config import Config, as_flag
+from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
 from distcnn.scaling.points import MODES, STRONG, Point, plan_points
-from distcnn.system.cores import usable_cores
+from distcnn.system.host import usable_cores
 
 OUTPUT, RANKS = "--output", "{ranks}"
 """In a launcher ``{ranks}`` is where the number of ranks goes."""
 OF_THE_SWEEP = {
-    "world_size": "--ranks says on how many ranks points run",
+    "expect_ranks": "--ranks says on how many ranks points run",
     "max_steps": "--steps says how many steps are timed",
 }
 """Flags of training that the sweep gives to its points itself, and what to use instead."""
@@ -77,7 +78,7 @@ class Settings:
         chosen = {
             "num_shards": point.num_shards,
             "microbatch_size": point.microbatch_size,
-            "world_size": point.ranks,
+            "expect_ranks": point.ranks,
         }
         return {**self.flags, **chosen}
 

@@ -20,35 +20,34 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.machine import machine_facts
-from distcnn.benchmark.session import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
-from distcnn.benchmark.time_split import (
-    ALLREDUCE,
-    WAITING,
-    Instruments,
-    Split,
-    StepTimes,
-    mean,
-    middle_half,
-)
+from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator, on_root
 from distcnn.distributed.allreduce_benchmark import try_network
 from distcnn.distributed.reduction import REDUCTIONS
 from distcnn.distributed.shared_memory_reduction import KeptReduction
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
 from distcnn.scaling.result import GROUPS, KIND
+from distcnn.spans import ALLREDUCE, LOCAL_SUM, READ_DATA
 from distcnn.system.console import say
-from distcnn.system.cores import usable_cores
+from distcnn.system.host import usable_cores
 from distcnn.training.consistency import compare_replicas, params_sha256
-from distcnn.training.parts import DATA, SUM, replaced
 from distcnn.training.setup import Run, prepare_run
 
 NAME = "distcnn.scaling.worker"
-GROUP_OF_PART = {DATA: "data", SUM: "local_sum", ALLREDUCE: "communication", WAITING: "waiting"}
+GROUP_OF_PART = {
+    READ_DATA: "data",
+    LOCAL_SUM: "local_sum",
+    ALLREDUCE: "communication",
+    WAITING: "waiting",
+}
 """All other parts are computing: layers, loss, update, and what lies between."""
 SECONDS_OF_NETWORK, TIMES_TO_ADD = 0.6, 9
 """What a prediction needs besides (docs/prediction.md): the network test takes so long."""
@@ -91,8 +90,7 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
     number of ranks. Collective.
     """
     communicator, following = run.communicator, Steps(run)
-    messages = message_bytes(run, following)
-    for _ in range(WARM_UP_STEPS - 1):
+    for _ in range(WARM_UP_STEPS):
         following.take()
     communicator.barrier()
     ends, images = [time.perf_counter()], 0
@@ -100,7 +98,7 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
         images += following.take()
         ends.append(time.perf_counter())
     seconds = ends[-1] - ends[0]
-    times = split_steps(run, following, max(2, steps // SHARE_OF_STEPS))
+    times = measure_steps(following.take, max(2, steps // SHARE_OF_STEPS), communicator)
     taken = WARM_UP_STEPS + steps + len(times)
     compare_replicas(run.network, run.step.optimizer, communicator, taken)
     return {
@@ -110,7 +108,7 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
         "images_per_second": images / seconds,
         "step_seconds": seconds / steps,
         "step_seconds_each": [end - start for start, end in pairwise(ends)],
-        "message_bytes": messages,
+        "message_bytes": times[0].message_bytes,
         "split": split_results(run, times),
         "adding": adding_seconds(run),
         "network": try_network(communicator, SECONDS_OF_NETWORK),
@@ -144,30 +142,6 @@ def facts(run: Run) -> dict[str, Any]:
     }
 
 
-def message_bytes(run: Run, following: Steps) -> list[int]:
-    """Take a step: the size of each vector that it sums over all ranks, in order."""
-    sizes: list[int] = []
-
-    def noting(start: Any) -> Any:
-        def call(values: Any) -> None:
-            sizes.append(int(values.nbytes))
-            start(values)
-
-        return call
-
-    with replaced(run.step.timing.sums, "start", noting):
-        following.take()
-    return sizes
-
-
-def split_steps(run: Run, following: Steps, count: int) -> list[StepTimes]:
-    """``count`` steps of this rank through stopwatches."""
-    instruments = Instruments(run.step)
-    run.communicator.barrier()
-    with instruments.entered():
-        return [instruments.take(following.take) for _ in range(count)]
-
-
 def split_results(run: Run, times: list[StepTimes]) -> dict[str, Any]:
     """Where the time of a step goes: on each rank, in the mean over ranks, and on the rank that
     waits least. Seconds. Collective.
@@ -175,7 +149,7 @@ def split_results(run: Run, times: list[StepTimes]) -> dict[str, Any]:
     Means over the middle half of the steps, the same ones on all ranks: by what they took in the
     mean over the ranks. So groups add up to the step.
     """
-    everyone = run.communicator.allgather([each.step for each in times])
+    everyone = run.communicator.allgather([each.seconds for each in times])
     chosen = middle_half([sum(step) / len(step) for step in zip(*everyone, strict=True)])
     ranks = [
         _split_of(each)
@@ -191,15 +165,15 @@ def split_results(run: Run, times: list[StepTimes]) -> dict[str, Any]:
     }
 
 
-def _split_of(split: Split) -> dict[str, Any]:
+def _split_of(split: StepTimes) -> dict[str, Any]:
     groups = dict.fromkeys(GROUPS, 0.0)
     for part, seconds in split.parts.items():
         groups[GROUP_OF_PART.get(part, "compute")] += seconds
     seconds_of_groups = {f"{group}_seconds": seconds for group, seconds in groups.items()}
     return {
-        "step_seconds": split.step,
+        "step_seconds": split.seconds,
         **seconds_of_groups,
-        "sums_seconds": split.sums,
+        "sums_seconds": split.sums_seconds,
         "parts": split.parts,
     }
 

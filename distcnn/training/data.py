@@ -20,7 +20,7 @@ from distcnn.datasets.survey import Survey, judge, pixel_sums
 from distcnn.distributed import Communicator, on_root, span_of, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.system.host_memory import most_memory
+from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
 NamedHashes = list[tuple[str, str]]

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from statistics import NormalDist, median, quantiles
 from typing import Any
 
-from distcnn.benchmark.time_split import ALLREDUCE, UPDATE
 from distcnn.distributed import plan_buckets
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.interconnect import Network, fit_network
 from distcnn.scaling.result import Result
 from distcnn.scaling.sweep_directory import Record
+from distcnn.spans import ALLREDUCE, BACKWARD, LOCAL_SUM, READ_DATA, UPDATE
 from distcnn.system.wording import counted
-from distcnn.training.parts import BACKWARD, DATA, SUM, part_name
 
 POINTS = 2
 """The smallest numbers of ranks calibrate; what was measured on more is compared with what is
@@ -152,8 +151,9 @@ def shard_of(
     for result in results:
         count = max(result["shards_of_ranks"])
         parts = {name: _scaled(result, name) / count for name in _slowest(result)["parts"]}
-        rows["data"].append(parts.pop(DATA, 0.0))
-        rows["kept"].append(parts.pop(SUM, 0.0))
+        earlier = parts.pop("data", 0.0)  # what versions before 0.3 called it
+        rows["data"].append(parts.pop(READ_DATA, earlier))
+        rows["kept"].append(parts.pop(LOCAL_SUM, 0.0))
         for name in (UPDATE, ALLREDUCE):
             parts.pop(name, None)
         for number, seconds in enumerate(backward_by_bucket(parts, layers, bucket_starts)):
@@ -180,7 +180,7 @@ def backward_by_bucket(
     """
     seconds, bucket = [0.0] * len(bucket_starts), 0
     for name, start in reversed(layers):
-        seconds[bucket] += parts.get(part_name(name, BACKWARD), 0.0)
+        seconds[bucket] += parts.get(f"{name} {BACKWARD}", 0.0)
         if start <= bucket_starts[bucket]:
             bucket = min(bucket + 1, len(bucket_starts) - 1)
     return seconds

@@ -100,7 +100,7 @@ def test_a_result_is_taken_and_the_log_keeps_what_was_said(
     assert (done.result["images_per_second"], done.reason) == (1000.0, "")
     first, *said = (tmp_path / "sweep" / done.log).read_text().splitlines()
     assert first.startswith("$ ")
-    assert "--world-size=2" in first
+    assert "--expect-ranks=2" in first
     assert said == ["hello", "there"]
 
 
@@ -176,7 +176,7 @@ def test_the_command_spells_out_every_flag() -> None:
             "--model=mlp",
             "--num-shards=4",
         ),
-        *("--microbatch-size=64", "--learning-rate=1e-05", "--world-size=2"),
+        *("--microbatch-size=64", "--learning-rate=1e-05", "--expect-ranks=2"),
     ]
 
 

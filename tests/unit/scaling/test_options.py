@@ -37,7 +37,7 @@ def test_what_is_given_and_what_is_not(tmp_path: Path) -> None:
         "seed": 4,
         "num_shards": 4,
         "microbatch_size": 64,
-        "world_size": 2,
+        "expect_ranks": 2,
     }
 
 
@@ -72,7 +72,7 @@ REFUSED = {
         "without {ranks}: write it where the number of ranks goes, as in 'mpirun -n {ranks}'"
     ),
     "--launcher '{ranks}": "No closing quotation",
-    "--world-size 2": "--ranks says on how many ranks",
+    "--expect-ranks 2": "--ranks says on how many ranks",
     "--max-steps 2": "--steps says how many steps",
     "--resume runs/x": "run the same command with the same --output",
     "--turns 2": "unknown flag --turns",

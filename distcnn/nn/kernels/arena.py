@@ -70,6 +70,7 @@ class Buffers:
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self.nbytes = 0
+        self._scratch: dict[tuple[str, Shape, Shape], Array] = {}
 
     def zeros(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """An array of ``shape``, of the plan's dtype unless another is given."""
@@ -93,3 +94,12 @@ class Buffers:
         order = np.argsort([-stride for stride in array.strides], kind="stable")
         inner = self.zeros(tuple(array.shape[axis] for axis in order), dtype or array.dtype)
         return inner.transpose(np.argsort(order))
+
+    def scratch(self, purpose: str, array: Array) -> Array:
+        """An array ``like`` this one that holds nothing from one use to the next: whoever asks for
+        the same ``purpose`` and shape gets the same array, so that it stays in the caches.
+        """
+        key = purpose, array.shape, array.strides
+        if key not in self._scratch:
+            self._scratch[key] = self.like(array)
+        return self._scratch[key]

@@ -18,7 +18,7 @@ from distcnn.nn.geometry import Pair
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.kernels.convolution import ConvKernel
-from distcnn.nn.kernels.pooling import Scratch, WindowMax
+from distcnn.nn.kernels.pooling import WindowMax
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.layer import Array
 from distcnn.spans import BACKWARD, FORWARD, Span
@@ -48,9 +48,8 @@ class FusedPool:
         filters, oh, ow, count = conv.output_shape
         shape = filters, oh // window[0], ow // window[1], count
         self.result = buffers.zeros(shape) if flattened else buffers.images(shape)
-        scratch = Scratch(buffers)
         self._pieces = {
-            piece: PooledPiece(conv.tiled(piece), piece, window, self.result, scratch, rectify)
+            piece: PooledPiece(conv.tiled(piece), piece, window, self.result, buffers, rectify)
             for piece in conv.pieces
         }
         self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
@@ -81,7 +80,7 @@ class PooledPiece:
         piece: Piece,
         window: Pair,
         output: Array,
-        scratch: Scratch,
+        buffers: Buffers,
         rectify: bool,
     ) -> None:
         height, width = window
@@ -92,10 +91,12 @@ class PooledPiece:
         self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
         self._is_tiled = len(windows) > 1
         largest = (
-            scratch.like(self._pixels[0], "largest") if self._is_tiled else self._output[np.newaxis]
+            buffers.scratch("largest", self._pixels[0])
+            if self._is_tiled
+            else self._output[np.newaxis]
         )
-        self._max = WindowMax(largest, height * width, scratch, rectify)
-        self._grads = scratch.like(self._pixels[0], "grads")
+        self._max = WindowMax(largest, height * width, buffers, rectify)
+        self._grads = buffers.scratch("grads", self._pixels[0])
 
     def forward(self) -> None:
         """From pixels to the output."""

@@ -61,7 +61,7 @@ class MaxPoolKernel(PoolKernel):
             None if in_place and covers_all else buffers.images((*input_shape, count))
         )
         pixels = pool.kernel_size[0] * pool.kernel_size[1]
-        self._max = WindowMax(self._output, pixels, Scratch(buffers))
+        self._max = WindowMax(self._output, pixels, buffers)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._grad_input = x if self._own_grad_input is None else self._own_grad_input
@@ -109,23 +109,6 @@ class AvgPoolKernel(PoolKernel):
         return self._grad_input
 
 
-class Scratch:
-    """Arrays that hold nothing from one piece to the next: all pieces share them, so that they stay
-    in the caches.
-    """
-
-    def __init__(self, buffers: Buffers) -> None:
-        self.buffers = buffers
-        self._arrays: dict[tuple[str, Shape], Array] = {}
-
-    def like(self, array: Array, purpose: str) -> Array:
-        """The array for ``purpose`` of the shape of ``array``."""
-        key = purpose, array.shape
-        if key not in self._arrays:
-            self._arrays[key] = self.buffers.like(array)
-        return self._arrays[key]
-
-
 class WindowMax:
     """The largest pixel of each window and which one it is, for as many windows as ``largest`` has
     elements, of ``count`` pixels each. ``find_largest``, then ``give_to_winners``.
@@ -135,12 +118,12 @@ class WindowMax:
     largest, and no pixel takes the gradient. That is a ReLU after the pooling.
     """
 
-    def __init__(self, largest: Array, count: int, scratch: Scratch, rectify: bool = False) -> None:
-        self.largest, self._rectify, self._scratch = largest, rectify, scratch
+    def __init__(self, largest: Array, count: int, buffers: Buffers, rectify: bool = False) -> None:
+        self.largest, self._rectify, self._buffers = largest, rectify, buffers
         comparisons = count if rectify else count - 1
-        self._is_larger = [scratch.buffers.like(largest, np.bool_) for _ in range(comparisons)]
-        self._remaining = scratch.like(largest, "remaining")
-        self._zeros = scratch.like(largest, "zeros")
+        self._is_larger = [buffers.like(largest, np.bool_) for _ in range(comparisons)]
+        self._remaining = buffers.scratch("remaining", largest)
+        self._zeros = buffers.scratch("zeros", largest)
 
     def find_largest(self, pixels: Sequence[Array]) -> None:
         """Write ``largest``; note which pixel was larger than all before it."""
@@ -163,7 +146,7 @@ class WindowMax:
         backwards = zip(reversed(others), reversed(self._is_larger), strict=False)
         for grads, is_larger in backwards:
             share = np.multiply(
-                remaining, is_larger, out=self._scratch.like(grads, "share") if add else grads
+                remaining, is_larger, out=self._buffers.scratch("share", grads) if add else grads
             )
             remaining = np.subtract(remaining, share, out=self._remaining)
             if add:

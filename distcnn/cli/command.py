@@ -113,7 +113,7 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
             text = printable(str(error)) if isinstance(error, JointError) else str(error)
-            _print_error(name, text, "stopped" if isinstance(error, Stopped) else "error")
+            _print_error(name, text, "" if isinstance(error, Stopped) else "error: ")
         # a launcher may end all ranks when the first one leaves: not before this was printed
         communicator.barrier()
         return (
@@ -146,6 +146,6 @@ def _fail(name: str, communicator: Communicator, error: BaseException) -> NoRetu
     )
 
 
-def _print_error(name: str, text: str, kind: str = "error") -> None:
-    tell(f"{name}: {kind}: {text}")
+def _print_error(name: str, text: str, kind: str) -> None:
+    tell(f"{name}: {kind}{text}")
     drain()

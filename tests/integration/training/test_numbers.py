@@ -75,7 +75,7 @@ def fail(ranks: int, output: Path, *flags: str, **environment: str) -> Failure:
 def read(stderr: str) -> Failure:
     found = re.search(
         r"^distcnn\.train: error: step (\d+), shard (\d+): (.*); training examples ([\d, ]+)\n"
-        r"the state after step \1 is saved; replay it in one process with: (.*)$",
+        r"checkpoint saved \(step \1\); replay it in one process with: (.*)$",
         stderr,
         re.MULTILINE,
     )

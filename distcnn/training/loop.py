@@ -21,11 +21,11 @@ from distcnn.spans import (
     WRITE_RESULTS,
     Span,
 )
+from distcnn.training.advice import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.checkpointing import NoSaving, Saving
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.ending import checkpoint_found, make_result, resume_command, stopped_by
 from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
-from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
 from distcnn.training.results import RunResult

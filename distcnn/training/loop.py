@@ -168,12 +168,9 @@ class Loop:
             "step", interval, epoch=epoch, loss=interval.loss, learning_rate=learning_rate
         )
         self._progress.interval(
-            state.step,
-            epoch,
-            self.run.config.epochs,
-            interval.loss,
-            learning_rate,
-            interval.images_per_second,
+            f"step {state.step}/{self.run.plan.total_steps}"
+            f"  epoch {epoch}/{self.run.config.epochs}  loss {interval.loss:.4f}"
+            f"  learning rate {learning_rate:.4g}  {interval.images_per_second:,.0f} images/s"
         )
         state.interval = Meter()
         self._saving.poll()

@@ -112,7 +112,7 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
             text = printable(str(error)) if isinstance(error, JointError) else str(error)
-            tell(f"{name}: {'stopped' if isinstance(error, Stopped) else 'error'}: {text}")
+            tell(f"{name}: {'' if isinstance(error, Stopped) else 'error: '}{text}")
             drain()
         # a launcher may end all ranks when the first one leaves: not before this was printed
         communicator.barrier()

@@ -76,7 +76,7 @@ def stopped(
         STOP_AT_CALL=str(5 * 8 + 10 + 4),
     )
     assert done.returncode == EXIT_STOPPED, done.stderr
-    assert "after step 6 of 12; the state after step 6 is saved" in done.stderr
+    assert "after step 6 of 12; checkpoint saved" in done.stderr
     assert (
         f"continue with: python -m distcnn.train --resume {path} --model stopping:network\n"
         in done.stderr

@@ -91,12 +91,15 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
+        self._listening = heartbeat.listening()
+        self._listening.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stopped.set()
         self._thread.join()
+        self._listening.__exit__(None, None, None)
 
     def _watch(self) -> None:
         last = time.monotonic()

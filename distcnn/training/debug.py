@@ -21,6 +21,7 @@ from distcnn.nn import he_normal
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Array
 from distcnn.nn.plan import Plan
+from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
 from distcnn.training.advice import advice, zero_gradients
 from distcnn.training.checkpointing import NoSaving
@@ -70,8 +71,9 @@ def check_network(run: Run, say: Say) -> None:
     rng = np.random.default_rng(0)
     parameters = model.initialise(shape, rng, np.float64)
     images = rng.standard_normal((*shape, CHECKED_EXAMPLES))
+    random = layer_streams(run.config.seed, step=0, shard=0)
     gradient = np.zeros_like(parameters.values)
-    error = gradient_error(model, images, rng, parameters, gradient=gradient)
+    error = gradient_error(model, images, rng, parameters, random, gradient=gradient)
     zero = zero_gradients(parameters.named(gradient))
     if (
         not error < LARGEST_GRADIENT_ERROR
@@ -79,7 +81,7 @@ def check_network(run: Run, say: Say) -> None:
         for name, values in parameters.named().items():
             described = parameters.described[name]
             values[...] = he_normal(rng, described.shape, described.fan_in, described.fan_out)
-        error = gradient_error(model, images, rng, parameters)
+        error = gradient_error(model, images, rng, parameters, random)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(
             f"gradient check: the backward of model {run.config.model!r} is wrong: relative error"

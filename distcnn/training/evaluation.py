@@ -137,7 +137,7 @@ class Evaluation:
         with _READ_DATA:
             examples = self.part.fill(microbatch, 0, own_block)
         with computing():  # the sums reject what is out of range
-            logits = plan.forward(microbatch.images)
+            logits = plan.forward(microbatch.images, training=False)
             with _LOSS:
                 loss_sum, _ = self.loss(logits, microbatch.labels, microbatch.weights)
         stats.add(loss_sum, count_correct(logits, microbatch), examples)

@@ -22,6 +22,7 @@ from distcnn.distributed.blas_threads import restored_blas_threads
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.models import MODELS, Model, find_model
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
@@ -276,7 +277,7 @@ class Trainer:
 
             self._communicator = MPICommunicator(self._communicator)
         opened: Communicator = self._communicator
-        return opened
+        return WatchedCommunicator(opened)
 
 
 def _model_name(model: Sequential | Model | str) -> str:

@@ -102,18 +102,7 @@ class Session:
 
     def _train(self, held: ExitStack) -> Outcome:
         request, communicator, progress = self.request, self.communicator, self.progress
-<<<<<<< HEAD
         point = self._find_run(held) if request.resume else None
-=======
-        if request.resume:
-            with Span(READ_RUN):
-                on_root(communicator, lambda: existing_run(request.resume))
-                if self.signals:
-                    self.signals.can_resume = True
-                point = on_root(communicator, lambda: self._resume_point(held))
-        else:
-            point = None
->>>>>>> step
         if point and point.result and "data" not in request.given:
             return _finished(point, point.result)
         config = point.config if point else on_root(communicator, lambda: request.config)

@@ -12,18 +12,14 @@ from pathlib import Path
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError
+from distcnn.training.checkpointing import dataset_identity
 from distcnn.training.fingerprint import differences
 from distcnn.training.progress import Progress
 from distcnn.training.results import RESULT, SUMS
 from distcnn.training.resume import ResumePoint, changed_lengths
-from distcnn.training.run_directory import (
-    CHECKPOINTS,
-    RunDirectory,
-    create_run_directory,
-    write_config,
-)
+from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
+from distcnn.training.run_files import write_config
 from distcnn.training.setup import Run
-from distcnn.training.snapshot import dataset_identity
 from distcnn.training.state import State
 
 
@@ -87,13 +83,12 @@ def begin_records(
     directory = RunDirectory(path, run.config, progress.say, held)
     checkpoint = point.checkpoint if point else None
     if point:
-        changed = changed_lengths(point.directory, state.step, run.config)
         if not checkpoint:
             progress.say(
                 f"{point.directory} has no checkpoint that is whole: the run begins again from its"
                 " first step"
             )
-        if changed:
+        if changed := changed_lengths(point.directory, state.step, run.config):
             progress.say(changed)
         directory.metrics.restore(checkpoint.texts["metrics"] if checkpoint else "")
         directory.receipt.restore(checkpoint.texts["receipt"] if checkpoint else "")

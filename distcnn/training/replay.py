@@ -15,7 +15,7 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import NoSaving
+from distcnn.training.checkpointing import NoSaving, dataset_identity, restore_snapshot
 from distcnn.training.comparison import (
     STARTS,
     Comparison,
@@ -36,7 +36,6 @@ from distcnn.training.results import RunResult
 from distcnn.training.resume import require_code_outside, require_trusted, sources_in_force
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
-from distcnn.training.snapshot import dataset_identity, restore_snapshot
 from distcnn.training.state import State
 from distcnn.user_source import compare_sources
 

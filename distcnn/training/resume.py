@@ -20,10 +20,11 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes
 from distcnn.system.wording import counted
+from distcnn.training.checkpointing import check_snapshot
 from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
-from distcnn.training.run_directory import CHECKPOINTS, read_config
+from distcnn.training.run_directory import CHECKPOINTS
+from distcnn.training.run_files import read_config
 from distcnn.training.schedule import Plan
-from distcnn.training.snapshot import check_snapshot
 from distcnn.user_code import ACCEPT_FLAG, require_outside, require_trust
 from distcnn.user_source import Sources, compare_sources
 
@@ -212,33 +213,30 @@ def finished_result(
 
 
 def changed_lengths(directory: Path, step: int, config: Config) -> str:
-    """A warning when steps after ``step`` were taken before at other learning rates, since --epochs
-    was another; else an empty text.
-
-    So it is where checkpoints were lost that a run had after a resume changed its length.
+    """A warning when steps after ``step`` were taken before at other learning rates, because
+    --epochs was changed by a resume whose checkpoints are lost; else an empty text.
     """
     try:
         lines = [json.loads(line) for line in read_bytes(directory / RECEIPT).splitlines()]
-        last, starts = (
-            max(line["step"] for line in lines),
-            [line for line in lines if "configuration" in line],
-        )
-        before = [line for line in starts if line["step"] <= step][-1:] + [
-            line for line in starts if line["step"] > step
-        ]
+        last = max(line["step"] for line in lines)
+        starts = [line for line in lines if "configuration" in line]
+        earlier = [line for line in starts if line["step"] <= step]
+        before = earlier[-1:] + [line for line in starts if line["step"] > step]
         plan = Plan(config, starts[0]["dataset"]["train_examples"])
-        plans = [
-            Plan(Config.from_record(line["configuration"]), plan.train_examples) for line in before
-        ]
-        others = sorted({each.config.epochs for each in plans if not each.has_rates_of(plan)})
-        if step >= last or not others:
-            return ""
+        configs = [Config.from_record(line["configuration"]) for line in before]
+        others = {
+            other.epochs
+            for other in configs
+            if not Plan(other, plan.train_examples).has_rates_of(plan)
+        }
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return ""  # nothing is known of those steps, or nothing that can be read
+    if step >= last or not others:
+        return ""
     return (
         f"warning: steps {step + 1} to {last} were taken before with --epochs"
-        f" {', '.join(map(str, others))}, and are taken again with --epochs {config.epochs}:"
-        " learning rates and weights differ from those before"
+        f" {', '.join(map(str, sorted(others)))}, and are taken again with --epochs"
+        f" {config.epochs}: learning rates and weights differ from those before"
     )
 
 

@@ -20,7 +20,7 @@ from distcnn.spans import CREATE_RUN, READ_RUN, RESTORE, Span
 from distcnn.system.files import remove_temporary_files
 from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback, CallingProgress, CallingRecords
-from distcnn.training.checkpointing import NoSaving, Saving
+from distcnn.training.checkpointing import NoSaving, Saving, check_dataset, restore_snapshot
 from distcnn.training.loop import Loop, Records
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import Progress
@@ -36,7 +36,6 @@ from distcnn.training.resume import (
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
-from distcnn.training.snapshot import check_dataset, restore_snapshot
 from distcnn.training.state import State
 
 Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from distcnn.config_parsing import Request
 from distcnn.datasets import ArrayDataset, Dataset
 from distcnn.distributed import Communicator, on_root, open_communicator, together
 from distcnn.distributed.blas_threads import restored_blas_threads
-from distcnn.errors import InputError, Stopped, TrainingError
+from distcnn.errors import InputError, arguments_named, as_arguments
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
@@ -114,7 +113,7 @@ class Trainer:
             )
         self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
         self._communicator = communicator
-        with _arguments_named():
+        with arguments_named():
             self._settings: dict[str, Any] = {
                 "model": _model_name(model),
                 "loss": loss if isinstance(loss, str) else _name_of(loss, LOSSES),
@@ -214,7 +213,7 @@ class Trainer:
             "stall_timeout": float(stall_timeout),
         }
         communicator = self._open_communicator()
-        with _arguments_named(), ExitStack() as held:
+        with arguments_named(), ExitStack() as held:
             on_root(communicator, lambda: Config(**given))
             begun = on_root(communicator, lambda: _run_to_resume(resume, output))
             request = Request(given, begun, accept_changed_model=accept_changed_model)
@@ -346,23 +345,3 @@ class LoggedProgress(NoProgress):
         for line in map(as_arguments, lines):
             level = logging.WARNING if line.startswith("warning: ") else logging.INFO
             _log.log(level, line.removeprefix("warning: "))
-
-
-def as_arguments(text: str) -> str:
-    """A message for the command line in Python's words: ``--num-shards 8`` is ``num_shards=8``."""
-
-    def argument(found: re.Match[str]) -> str:
-        name, value = found.group(1).replace("-", "_"), found.group(2)
-        return f"{name}={value.strip()}" if value else name
-
-    return re.sub(r"(?<![\w-])--([a-z][a-z-]*[a-z])( [\d.]+(?![\w.]))?", argument, text)
-
-
-@contextmanager
-def _arguments_named() -> Iterator[None]:
-    """Raise what is raised inside with arguments in the place of flags."""
-    try:
-        yield
-    except (InputError, TrainingError, Stopped) as error:
-        error.args = (as_arguments(str(error)), *error.args[1:])
-        raise

@@ -5,24 +5,20 @@ contradicts it is refused.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from distcnn.checkpoints import CheckpointStore
-from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.training.open_run import open_directory
 from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
-from distcnn.training.run_directory import read_config, write_config
-from distcnn.training.run_files import locked
+from distcnn.training.run_files import locked, read_config, write_config
 from tests.conftest import (
     ROOT,
     SERIAL,

@@ -5,15 +5,18 @@ contradicts it is refused.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from distcnn.checkpoints import CheckpointStore
+from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.training.open_run import open_directory

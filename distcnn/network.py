@@ -80,8 +80,8 @@ class Network:
         stored = {name: values.shape for name, values in weights.items()}
         if shapes != stored:
             raise InputError(
-                f"the weights are {stored}, but the model's are {shapes}: the model is another one"
-                " than was trained"
+                f"the weights are {stored}, but the model's are {shapes}: this is not the model"
+                " that was trained"
             )
         for name, values in weights.items():
             named[name][...] = values

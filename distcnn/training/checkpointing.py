@@ -202,7 +202,7 @@ def check_snapshot(checkpoint: Checkpoint) -> None:
     if wrong:
         raise InputError(
             f"the checkpoint of step {step} is not as distcnn writes it ({wrong[0]}): move it away"
-            " to go on from the one before"
+            " to continue from the one before"
         )
 
 

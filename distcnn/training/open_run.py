@@ -1,6 +1,4 @@
-"""Opening a run directory: a new one, one that is resumed in place, or a new one that a resumed run
-goes on in.
-"""
+"""Opening a run directory: a new one, or that of a resumed run, in place or elsewhere."""
 
 from __future__ import annotations
 
@@ -50,8 +48,8 @@ def open_directory(
 
 
 def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]:
-    """What a new folder must hold so that the run can be resumed there at once: the checkpoint that
-    it goes on from, and the best one.
+    """What a new folder must hold so that the run can be resumed there: the checkpoint that it
+    continues from, and the best one.
     """
     if point is None or point.checkpoint is None:
         return {}

@@ -1,4 +1,4 @@
-"""Replaying a run against its receipt: the same loop, with a comparison in the place of the run
+"""Replays a run against its receipt: the same loop, with a comparison in place of the run
 directory.
 """
 
@@ -40,7 +40,7 @@ from distcnn.training.state import State
 from distcnn.user_source import compare_sources
 
 NAMES_ONLY = ("name", "source")
-"""What an image set is called may differ where it lies now; its content may not."""
+"""Where an image set was moved its name may differ; its content may not."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def replay(
     try:
         follow(loop, receipt, last, data, end_epoch=bool(at_end & {"weights", "epoch"}))
     except TrainingError as error:
-        raise Different(f"step {state.step}: the replay cannot go on: {error}") from error
+        raise Different(f"step {state.step}: the replay cannot continue: {error}") from error
     if receipt.ended and last == receipt.last_step:
         loop.add_end()
     comparison.close()

@@ -1,6 +1,6 @@
-"""Where a run goes on: its configuration and its newest whole checkpoint.
+"""Where a run is resumed: its configuration and its newest whole checkpoint.
 
-Root looks; all ranks get what it found.
+Root reads them, and sends them to all ranks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class ResumePoint:
 
     directory: Path
     in_place: bool
-    """Whether the run goes on in ``directory``, not in another --output."""
+    """Whether the run continues in ``directory``, not in another --output."""
     config: Config
     checkpoint: Checkpoint | None
     result: RunResult | None
@@ -187,8 +187,9 @@ def finished_result(
     """The result of a run that took all the steps that ``config`` asks for, or reached its target,
     and left its files; else None.
 
-    ``InputError`` when there is a result, but the run must go on or be written again, and there is
-    no checkpoint to do so from.
+    Raises:
+        InputError: there is a result, but the run must continue or be written again, and there is
+            no checkpoint to do so from.
     """
     if not os.path.lexists(directory / RESULT):
         return None
@@ -202,7 +203,7 @@ def finished_result(
     if checkpoint is None:
         raise InputError(
             f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''};"
-            " there is no whole checkpoint to go on from: begin a new run"
+            " there is no whole checkpoint to continue from: begin a new run"
         )
     if damage:
         report(
@@ -254,8 +255,8 @@ def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report
         raise InputError(
             f"--resume: the source of model {point.config.model!r} was edited since the run in"
             f" {point.directory} used it: {changes}: "
-            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or go on with the'
-            f" new code: {ACCEPT_FLAG}"
+            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or continue with'
+            f" the new code: {ACCEPT_FLAG}"
         )
     if changes.code:
         report(

@@ -167,13 +167,13 @@ class LineLog:
                 self._reported = True
                 self._report(
                     f"warning: {self._name} cannot be written ({error.strerror}): its lines are"
-                    " kept in memory; training goes on"
+                    " kept in memory; training continues"
                 )
 
 
 def write_config(path: Path, config: Config) -> None:
     """Store the configuration of the run in ``path``."""
-    import tomli_w  # root's alone, as tomllib
+    import tomli_w  # needed on root only, as tomllib
 
     text = tomli_w.dumps(dataclasses.asdict(config))
     write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))

@@ -64,7 +64,7 @@ class Session:
         progress: takes lines for the user and shows how far the run is.
         components: the objects in place of those that the configuration names.
         images: the image set in place of the file that it names.
-        callbacks: told of steps and epochs, on every rank.
+        callbacks: called for steps and epochs, on every rank.
         writes: whether there is a run directory.
         signals: stop the run when they arrive.
         watchdog: ends all ranks when nothing moves.
@@ -93,7 +93,7 @@ class Session:
 
         Raises:
             InputError: on all ranks, for bad input.
-            TrainingError: training cannot go on; the state before is saved.
+            TrainingError: training cannot continue; the state before is saved.
             Stopped: a signal asked for it; the state is saved.
         """
         with ExitStack() as held:
@@ -133,7 +133,7 @@ class Session:
             return on_root(self.communicator, lambda: self._resume_point(held))
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
-        """Root's: the run to continue, locked until ``held`` closes if it is written there."""
+        """On root: the run to continue, locked until ``held`` closes if it is written there."""
         request = self.request
         if is_in_place(request):
             directory = existing_run(request.resume)

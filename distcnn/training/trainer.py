@@ -55,7 +55,7 @@ class Trainer:
             run.
         loss: ``"cross-entropy"``, ``"squared-error"``, or a function ``(outputs, labels, weights)
             -> (loss_sum, grad_outputs)`` of arrays (classes, N), (N,) and (N,).
-        num_shards: fixed slices of the training set, the most ranks there can be. Results depend
+        num_shards: fixed slices of the training set, the upper limit for ranks. Results depend
             on it, not on the number of ranks.
         microbatch_size: examples that a shard contributes to a step; the global batch is
             ``num_shards`` times this.
@@ -173,10 +173,10 @@ class Trainer:
             output: the run directory, new or empty; None to write nothing.
             resume: True to continue the run in ``output`` if there is one; or the directory of a
                 run to continue. The trainer must be one of the same arguments.
-            callbacks: told of steps and epochs, on every rank.
+            callbacks: called for steps and epochs, on every rank.
             data_memory: MiB per rank for a set that does not fit into memory; 0: keep all of it.
-            checkpoint_every: steps between checkpoints, beside one per epoch; 0: only those.
-            keep: number of checkpoints to keep, beside that of the best test.
+            checkpoint_every: steps between checkpoints, in addition to one per epoch; 0: no others.
+            keep: number of checkpoints to keep, in addition to the best one.
             check_every: steps between comparisons of the weights over all ranks.
             log_every: steps between lines of metrics.
             eval_every_epochs: epochs between tests; 0: at the end only.
@@ -193,7 +193,7 @@ class Trainer:
 
         Raises:
             InputError: on all ranks, for bad input.
-            TrainingError: on all ranks, when training cannot go on (it has diverged).
+            TrainingError: on all ranks, when training cannot continue (it has diverged).
             Stopped: on all ranks, for a signal, with ``handle_signals``.
         """
         name, images = _image_set(data)

@@ -197,7 +197,7 @@ class Plan:
         if flat is not self._gradient:
             self._gradient = flat
             for stage in self.stages:
-                stage.call.grads = self.parameters.of_layer(stage.name, flat)
+                stage.call.write_to(self.parameters.of_layer(stage.name, flat))
 
     def _stage(self, index: int, kernel: Kernel) -> Stage:
         name = self.model.names[index]

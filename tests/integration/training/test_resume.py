@@ -21,8 +21,7 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.training.open_run import open_directory
 from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
-from distcnn.training.run_directory import read_config, write_config
-from distcnn.training.run_files import locked
+from distcnn.training.run_files import locked, read_config, write_config
 from tests.conftest import (
     ROOT,
     SERIAL,
@@ -417,7 +416,7 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again(
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     shutil.rmtree(run / "checkpoints")
-    assert "no whole checkpoint to go on from: begin a new run" in refuse(run, "--epochs", "4")
+    assert "no whole checkpoint to continue from: begin a new run" in refuse(run, "--epochs", "4")
     (run / "weights.h5").write_bytes(b"damaged")
     assert "weights.h5" in refuse(run)
 

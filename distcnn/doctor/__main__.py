@@ -60,12 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = Report(findings=local_checks.evaluate(local_checks.places_before_mpi(), {rank: facts}))
     if not local_checks.can_continue(facts):
         return end_without_mpi(before, options)
-    return start_and_examine(before, facts, options, arguments)
+    return start_and_examine(before, facts, options)
 
 
-def start_and_examine(
-    before: Report, facts: local_checks.Facts, options: Options, arguments: Sequence[str]
-) -> int:
+def start_and_examine(before: Report, facts: local_checks.Facts, options: Options) -> int:
     """Start MPI, if a launcher started several processes, and make the collective checks."""
     from distcnn.distributed import open_communicator
     from distcnn.doctor.collective_checks import examine
@@ -90,7 +88,7 @@ def start_and_examine(
             time.sleep(SECONDS_FOR_RANK_0)
         return end_without_mpi(before, options)
     limit_process()  # starting MPI has cancelled the timer
-    return examine(communicator, facts, options, arguments)
+    return examine(communicator, facts, options)
 
 
 def end_without_mpi(report: Report, options: Options) -> int:

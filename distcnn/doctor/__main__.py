@@ -19,7 +19,7 @@ from distcnn.doctor import local_checks
 from distcnn.doctor.check import Finding, Options, Report
 from distcnn.doctor.time_limits import limit_process, watched_start
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.early import end_before_start, note_arrival, start_report
+from distcnn.fault_tolerance.early import end_before_start, start_report
 from distcnn.system import launcher
 from distcnn.system.console import enable_crash_reports, guarded
 from distcnn.system.wording import printable
@@ -53,7 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         end_before_start(f"{NAME}: error: {printable(str(error))}", others_wait=False)
         return EXIT_INPUT
-    note_arrival()
     enable_crash_reports()
     limit_process()
     facts = local_checks.collect(options)

@@ -253,9 +253,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON report: ``findings``, their ``counts``, and everything measured."""
-        measured = {key: value for each in self.findings for key, value in each.measured.items()}
+        measured = {key: value for found in self.findings for key, value in found.measured.items()}
         names = ("name", "state", "text", "remedy")
-        findings = [{name: getattr(each, name) for name in names} for each in self.findings]
+        findings = [{name: getattr(found, name) for name in names} for found in self.findings]
         return {"kind": "distcnn.doctor", "counts": self.counts, "findings": findings, **measured}
 
     def write(self, path: str) -> None:

@@ -72,8 +72,8 @@ def end_before_start(
         return
     tell(text)
     time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
-    world_size = max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0)
-    everyone = {f"failed-{start}-{other}" for other in range(world_size)}
+    ranks = range(launcher.declared_size(os.environ))
+    everyone = {f"failed-{start}-{other}" for other in ranks}
     _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_OTHERS)
     if not everyone or not everyone <= claimed():
         _end_by_signal()

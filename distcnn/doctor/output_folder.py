@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import secrets
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,32 +53,19 @@ def collect(communicator: Communicator, options: Options) -> Output | None:
 
 
 def write_sample(found: Output) -> None:
-    """Make the folder, write, sync and rename a file there, and remove all that was made."""
+    """Write and sync a temporary file in the folder, or where the folder would be made."""
     path = Path(found.path)
     found.holds_run = (path / OF_A_RUN).exists()
-    name = path / f".doctor-{secrets.token_hex(8)}"
-    with ExitStack() as made:
-        for folder in reversed([p for p in (path, *path.parents) if not os.path.lexists(p)]):
-            folder.mkdir()
-            made.callback(_quietly, folder.rmdir)
-        renamed = name.with_suffix(".renamed")
-        for file_name in (name, renamed):
-            made.callback(_quietly, file_name.unlink)
-        start = time.perf_counter()
-        with name.open("xb") as file:
-            for _ in range(SAMPLE_BYTES // PIECE_BYTES):
-                file.write(bytes(PIECE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        name.replace(renamed)
-        found.seconds = time.perf_counter() - start
-        room = os.statvfs(path)
-        found.free = room.f_bavail * room.f_frsize
-
-
-def _quietly(remove: Callable[[], None]) -> None:
-    with suppress(OSError):
-        remove()
+    folder = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    start = time.perf_counter()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(SAMPLE_BYTES // PIECE_BYTES):
+            file.write(bytes(PIECE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        room = os.fstatvfs(file.fileno())
+    found.seconds = time.perf_counter() - start
+    found.free = room.f_bavail * room.f_frsize
 
 
 def evaluate(places: Places, everyone: Mapping[int, Output | None]) -> Iterator[Finding]:

@@ -99,11 +99,11 @@ def end_without_mpi(report: Report, options: Options) -> int:
     report.add(local_checks.NOT_CHECKED)
 
     def speak(text: str) -> None:
+        print(text, flush=True)
         if options.json:
             report.write(options.json)
-        print(report.text(), flush=True)
 
-    end_before_start("", tell=speak)
+    end_before_start(report.text(), tell=speak)
     return max(1, report.exit_code)
 
 

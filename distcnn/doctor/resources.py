@@ -105,8 +105,9 @@ def collect(options: Options) -> Resources:
 
 def evaluate(places: Places, everyone: Mapping[int, Resources]) -> Iterator[Finding]:
     """Cores of all ranks, load and memory by host, limits by rank."""
-    cores = [facts.cores for facts in everyone.values()]
-    threads = next(iter(everyone.values())).threads or threads_for_each(cores)
+    first = next(iter(everyone.values()))  # before MPI starts, the only one known
+    cores = [everyone.get(rank, first).cores for rank in places.hosts]
+    threads = first.threads or threads_for_each(cores)
     crowded = oversubscription(cores, threads)
     if crowded:
         yield Finding.warning("cores", f"oversubscribed: {crowded}", MORE_CORES)

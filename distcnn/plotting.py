@@ -94,6 +94,16 @@ def tidy(axes: Axes, title: str = "", frame: str = "left bottom", grid: str = ""
         axes.grid(axis=grid, alpha=0.25)
 
 
+def log_ticks(axes: Axes, digits: tuple[float, ...]) -> None:
+    """Make the y axis logarithmic, with ticks at ``digits`` times powers of ten."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_locator(LogLocator(10, subs=digits))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
 def legend(figure: Figure, patches: Mapping[str, str], columns: int, lines: bool = False) -> None:
     """Put one legend for all panels below them.
 

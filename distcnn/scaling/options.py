@@ -18,22 +18,31 @@ from distcnn.config import CONFIG_FLAGS, Config, as_flag, parse_request
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
 from distcnn.scaling.points import MODES, STRONG, Point, plan_points
+from distcnn.scaling.prediction.interconnect import parse_interconnect
 from distcnn.system.cores import usable_cores
 
-OUTPUT, RANKS = "--output", "{ranks}"
-"""In a launcher ``{ranks}`` is where the number of ranks goes."""
-OF_THE_SWEEP = {
-    "world_size": "--ranks says on how many ranks points run",
-    "max_steps": "--steps says how many steps are timed",
+RANKS = "{ranks}"
+"""Stands for the number of ranks in a launcher."""
+MOST_RANKS, MOST_NUMBERS = 1_000_000, 100
+"""Of a prediction."""
+SET_BY_SWEEP = {
+    "world_size": "use --ranks for the numbers of ranks",
+    "max_steps": "use --steps for the number of timed steps",
 }
-"""Flags of training that the sweep gives to its points itself, and what to use instead."""
+"""Flags of training that the sweep sets for its points, and what to use instead."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the measurements depend on; a sweep directory is for one of these.
+    """Everything the measurements depend on; a sweep directory belongs to one of these.
 
-    ``flags`` are those of training that were given.
+    Attributes:
+        ranks: in ascending order.
+        launcher: the command that starts ranks, with ``RANKS`` in it.
+        mode: one of ``MODES``.
+        repeats: measurements of every point.
+        steps: timed steps of a measurement.
+        flags: those of training that were given.
     """
 
     ranks: tuple[int, ...]
@@ -41,56 +50,66 @@ class Settings:
     mode: str = STRONG
     repeats: int = 3
     steps: int = 30
-    shards_per_rank: int = 0
     flags: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for flag, value, least in (
-            ("--repeats", self.repeats, 1),
-            ("--steps", self.steps, 1),
-            ("--shards-per-rank", self.shards_per_rank, 0),
-        ):
-            if value < least:
-                raise InputError(f"{flag} is {value}: it must be at least {least}")
+        for flag, value in (("--repeats", self.repeats), ("--steps", self.steps)):
+            if value < 1:
+                raise InputError(f"{flag} is {value}: it must be at least 1")
         if self.mode not in MODES:
             raise InputError(f"unknown --mode {self.mode!r}: choose one of {', '.join(MODES)}")
-        for name, instead in OF_THE_SWEEP.items():
+        for name, instead in SET_BY_SWEEP.items():
             if name in self.flags:
-                raise InputError(f"{as_flag(name)} is not for a sweep: {instead}")
+                raise InputError(f"{as_flag(name)} is set by the sweep: {instead}")
         for point in self.points:
-            config = self.config_of(point)
-            shards_of_rank(config.num_shards, point.ranks, 0)
+            shards_of_rank(Config(**self.flags_of(point)).num_shards, point.ranks, 0)
         launcher_command(self.launcher, 1)
 
     @property
     def points(self) -> list[Point]:
-        """In order of modes and ranks."""
+        """By mode and number of ranks."""
         Config(**self.flags)
-        return plan_points(self.mode, self.ranks, self.flags, self.shards_per_rank)
-
-    def config_of(self, point: Point) -> Config:
-        """What a point computes. ``InputError`` when that is impossible."""
-        return Config(**self.flags_of(point))
+        return plan_points(self.mode, self.ranks, self.flags)
 
     def flags_of(self, point: Point) -> dict[str, Any]:
-        """The flags of training with which a point is started."""
-        chosen = {
+        """The flags of training for one point."""
+        return {
+            **self.flags,
             "num_shards": point.num_shards,
             "microbatch_size": point.microbatch_size,
             "world_size": point.ranks,
         }
-        return {**self.flags, **chosen}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to predict.
+
+    Attributes:
+        ranks: in ascending order.
+        interconnects: values of ``--interconnect``.
+        ranks_per_host: 0 for as many as were measured.
+    """
+
+    ranks: tuple[int, ...]
+    interconnects: tuple[str, ...] = ()
+    ranks_per_host: int = 0
 
 
 @dataclass(frozen=True)
 class Request:
-    """Settings, and where and how long: ``timeout`` is of one measurement, in seconds, 0
-    for any.
+    """Settings, and what does not change a measurement.
+
+    Attributes:
+        output: the sweep directory; empty for a new one.
+        timeout: of one measurement, in seconds; 0 for no limit.
+        wanted: None without ``--predict``.
     """
 
     settings: Settings
     output: str = ""
     timeout: float = 600.0
+    wanted: Wanted | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.timeout) and self.timeout >= 0):
@@ -100,142 +119,188 @@ class Request:
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Request:
-    """``InputError`` names what is wrong."""
+    """Read a command line.
+
+    Raises:
+        InputError: a flag is unknown or has an invalid value.
+    """
     known, of_training = make_parser().parse_own(arguments)
     own = vars(known)
-    given = {
-        name: value for name, value in parse_request(of_training).given.items() if name != "output"
-    }
+    flags = parse_request(of_training).given
+    flags = {name: value for name, value in flags.items() if name != "output"}
+    if not own.get("output", "x"):
+        raise InputError("--output is empty: name the sweep directory")
+    wanted = _wanted(own)
     around = {name: own.pop(name) for name in ("output", "timeout") if name in own}
-    if "output" in around and not around["output"]:
-        raise InputError(f"{OUTPUT} is empty: name the sweep directory")
     ranks = parse_ranks(own.pop("ranks")) if "ranks" in own else default_ranks(environment)
-    launcher = own.pop("launcher", None)
-    return Request(
-        Settings(ranks, default_launcher() if launcher is None else launcher, flags=given, **own),
-        **around,
-    )
+    settings = Settings(ranks, own.pop("launcher", default_launcher()), flags=flags, **own)
+    strong = [point for point in settings.points if point.mode == STRONG]
+    if wanted and strong and strong[0].num_shards < wanted.ranks[-1]:
+        raise InputError(
+            f"--predict {wanted.ranks[-1]}: strong scaling has {strong[0].num_shards} shards, and"
+            f" every rank needs one: add --num-shards {wanted.ranks[-1]}, or use --mode weak"
+        )
+    return Request(settings, wanted=wanted, **around)
+
+
+def _wanted(own: dict[str, Any]) -> Wanted | None:
+    """Take the flags of a prediction out of ``own``, and check them before anything is measured."""
+    predict = own.pop("predict", None)
+    interconnects = tuple(own.pop("interconnect", ()))
+    per_host = own.pop("ranks_per_host", None)
+    if predict is None:
+        if interconnects or per_host is not None:
+            flag = "--interconnect" if interconnects else "--ranks-per-host"
+            raise InputError(f"{flag} is part of a prediction: add --predict 4,8,...,4096")
+        return None
+    if per_host is not None and per_host < 1:
+        raise InputError(f"--ranks-per-host is {per_host}: it must be at least 1")
+    for text in interconnects:
+        parse_interconnect(text)
+    return Wanted(parse_predicted(predict), interconnects, per_host or 0)
 
 
 def parse_ranks(text: str) -> tuple[int, ...]:
-    """``"4,1,2"`` in ascending order, each once."""
-    words = [each.strip() for each in text.split(",")]
-    if not all(each.isascii() and each.isdigit() and int(each) for each in words):
+    """Return ``"4,1,2"`` in ascending order, without duplicates."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
         raise InputError(
-            f"--ranks is {text!r}: it must be numbers of ranks, each at least 1, such as 1,2,4"
+            f"--ranks is {text!r}: it must be numbers of ranks, all at least 1, such as 1,2,4"
         )
-    return tuple(sorted({int(each) for each in words}))
+    return tuple(sorted({int(word) for word in words}))
+
+
+def parse_predicted(text: str) -> tuple[int, ...]:
+    """Return ``"4,8,...,64"`` in ascending order; "..." continues with the factor of the two
+    numbers before it, or with their difference if the factor is not an integer.
+    """
+    found: list[int] = []
+    words = [word.strip() for word in text.split(",")]
+    try:
+        for index, word in enumerate(words):
+            if word in ("...", "…"):
+                before, last, end = found[-2], found[-1], int(words[index + 1])
+                if not 0 < before < last:
+                    raise ValueError
+                while (
+                    following := found[-1] * last // before
+                    if last % before == 0
+                    else found[-1] + last - before
+                ) < end and len(found) < MOST_NUMBERS:
+                    found.append(following)
+            else:
+                found.append(int(word))
+        if not all(1 <= number <= MOST_RANKS for number in found):
+            raise ValueError
+    except (ValueError, IndexError):
+        raise InputError(
+            f"--predict is {text!r}: it must be numbers of ranks from 1 to {MOST_RANKS:,}, such as"
+            " 4,16,64 or 4,8,...,4096"
+        ) from None
+    return tuple(sorted(set(found)))
 
 
 def default_ranks(environment: Mapping[str, str]) -> tuple[int, ...]:
-    """1, 2, 4 ... up to the tasks of the Slurm allocation, else to the cores where this process may
-    run.
-    """
+    """Return 1, 2, 4 ... up to the tasks of the Slurm allocation, or else up to the cores."""
     tasks = environment.get("SLURM_NTASKS", "")
     most = int(tasks) if tasks.isdigit() and int(tasks) else len(usable_cores("").ids)
     return tuple(2**power for power in range(most.bit_length()))
 
 
 def default_launcher() -> str:
-    """The mpirun on the path, else the one beside this Python."""
+    """Return the mpirun on the path, or else the one beside this Python."""
     beside = Path(sys.executable).parent / "mpirun"
     mpirun = str(beside) if shutil.which("mpirun") is None and beside.exists() else "mpirun"
     return f"{shlex.quote(mpirun)} -n {RANKS}"
 
 
 def launcher_command(launcher: str, ranks: int) -> list[str]:
-    """The words that start ``ranks`` ranks of whatever follows.
-
-    ``InputError`` when they are no such words.
-    """
+    """Return the words that start ``ranks`` ranks of whatever follows them."""
     try:
         words = shlex.split(launcher)
     except ValueError as error:
+        raise InputError(f"--launcher is {launcher!r} ({error}): close its quotes") from error
+    if not any(RANKS in word for word in words):
         raise InputError(
-            f"--launcher is {launcher!r}, which no shell would take apart ({error}): close its"
-            " quotes"
-        ) from error
-    if not any(RANKS in each for each in words):
-        raise InputError(
-            f"--launcher is {launcher!r}, without {RANKS}: write it where the number of ranks goes,"
+            f"--launcher is {launcher!r}, without {RANKS}: put it where the number of ranks goes,"
             f" as in 'mpirun -n {RANKS}'"
         )
-    return [each.replace(RANKS, str(ranks)) for each in words]
+    return [word.replace(RANKS, str(ranks)) for word in words]
 
 
 def require_launcher(launcher: str) -> None:
-    """``InputError`` when there is no such program: every point would fail."""
+    """Raise ``InputError`` if the launcher is not installed, because every point would fail."""
     program = launcher_command(launcher, 1)[0]
     if shutil.which(program) is None:
         raise InputError(
-            f"--launcher: there is no program {program!r} that can be run, so no point could be"
-            " measured: load the MPI module or activate the environment that has it, or name"
-            f" another one, such as --launcher 'mpirun -n {RANKS}'"
+            f"--launcher: there is no program {program!r}: load the MPI module or activate the"
+            f" environment that has it, or name another launcher, such as 'mpirun -n {RANKS}'"
         )
 
 
 def make_parser() -> Parser:
-    """The command's own flags; what it does not know are flags of training."""
+    """Return the command's own flags; all others are flags of training."""
     parser = Parser(
         prog="python -m distcnn.scaling",
         description=(
-            "Measure training steps on several numbers of ranks, each started by a launcher: images"
-            " a second, efficiency, where the time goes, and whether all points ended with the same"
-            " bits. Writes a table, JSON, CSV and a picture. Run the same command again with the"
-            " same --output to go on with a sweep that was broken off or had points that failed."
-            " docs/scaling.md says more."
+            "Measure training steps on several numbers of ranks: images per second, efficiency,"
+            " where the time goes, and whether all points end with the same bits. The sweep starts"
+            " the ranks through a launcher; run the same command with the same --output again to"
+            " continue a sweep that was stopped or had failed points. See docs/scaling.md."
         ),
         epilog=(
-            "Besides these, every flag of training (python -m distcnn.train --help) that says what"
-            " a step does, such as --model, --data, --microbatch-size, --reduction, --overlap or"
-            " --config; --num-shards is the number of shards at every point of strong scaling, and"
+            "All flags of training that change a step are accepted as well (python -m distcnn.train"
+            " --help), such as --model, --data, --microbatch-size, --reduction, --overlap and"
+            " --config. --num-shards is the number of shards at every point of strong scaling, and"
             " at the smallest point of weak scaling."
         ),
         argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
-        instead={"resume": "to go on with a sweep, run the same command with the same --output"},
+        instead={"resume": "to continue a sweep, run the same command with the same --output"},
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--ranks",
         metavar="1,2,4",
-        help="numbers of ranks (default 1,2,4 ... up to the allocation's tasks, or the cores)",
+        help="numbers of ranks (default: powers of two up to the allocation's tasks, or the cores)",
     )
-    parser.add_argument(
+    add(
         "--mode",
         metavar="|".join(MODES),
-        help=(
-            "strong: the same batch at every point; weak: the same batch on every rank; both"
-            " (default strong)"
-        ),
+        help="strong: same batch at every point; weak: same batch on every rank (default strong)",
     )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        metavar="N",
-        help="measurements of each point, by turns with the others' (default 3)",
-    )
-    parser.add_argument(
-        "--steps", type=int, metavar="N", help="timed steps of a measurement (default 30)"
-    )
-    parser.add_argument(
-        "--shards-per-rank",
-        type=int,
-        metavar="N",
-        help="of weak scaling (default: a batch of 256 on each rank)",
-    )
-    parser.add_argument(
+    add("--repeats", type=int, metavar="N", help="measurements per point (default 3)")
+    add("--steps", type=int, metavar="N", help="timed steps per measurement (default 30)")
+    add(
         "--launcher",
         metavar="COMMAND",
-        help=(
-            f"what starts ranks, {RANKS} for how many: 'srun -n {RANKS}' (default 'mpirun -n"
-            f" {RANKS}')"
-        ),
+        help=f"what starts the ranks, such as 'srun -n {RANKS}' (default 'mpirun -n {RANKS}')",
     )
-    parser.add_argument(OUTPUT, metavar="DIR", help="sweep directory (default runs/scaling-<time>)")
-    parser.add_argument(
+    add("--output", metavar="DIR", help="sweep directory (default runs/scaling-<time>)")
+    add(
         "--timeout",
         type=float,
         metavar="SECONDS",
-        help="end a measurement that takes longer; 0: never (default 600)",
+        help="end a measurement that takes longer; 0: no limit (default 600)",
+    )
+    prediction = parser.add_argument_group("prediction", "for more ranks (docs/prediction.md)")
+    add = prediction.add_argument
+    add("--predict", metavar="4,8,...,4096", help="predict step times on these numbers of ranks")
+    add(
+        "--interconnect",
+        action="append",
+        metavar="latency=1ms,bandwidth=10Gbit|FILE",
+        help=(
+            "between hosts: latency one way (s, ms, us) and bandwidth (bit, kbit, Mbit, Gbit per"
+            " second), or a file written by distcnn.scaling.interconnect_test --json; may be"
+            " repeated (default: as measured by a sweep over several hosts)"
+        ),
+    )
+    add("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
+    add(
+        "--ranks-per-host",
+        type=int,
+        metavar="N",
+        help="how many ranks fill a host (default: as measured)",
     )
     return parser

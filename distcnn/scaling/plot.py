@@ -1,21 +1,20 @@
-"""The picture of a sweep: speed and efficiency over the ranks, and where the time of a step goes.
-
-What is drawn is data first: ``curves_of`` and ``bars_of`` make curves and bars of a summary,
-``draw`` draws any. Whoever has more to show beside the measurement adds curves.
+"""Pictures of a sweep and of a prediction: speed and efficiency over the ranks, and where the time
+of a step goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from distcnn import plotting
 from distcnn.plotting import Axes
-from distcnn.scaling.points import STRONG
+from distcnn.scaling.points import STRONG, WEAK
+from distcnn.scaling.prediction.predict import Projection
 from distcnn.scaling.result import GROUPS
-from distcnn.scaling.summary import Row, Summary
+from distcnn.scaling.summary import Summary
 
-COLOURS = {STRONG: plotting.BLUE, "weak": plotting.ORANGE}
+COLOURS = {STRONG: plotting.BLUE, WEAK: plotting.ORANGE}
 GROUP_COLOURS = {
     "compute": plotting.BLUE,
     "local_sum": plotting.LIGHT_BLUE,
@@ -29,21 +28,21 @@ GROUP_TITLES = {
     "waiting": "waiting for the slowest",
     "data": "data",
 }
-WIDTH, HEIGHT = 4.9, 4.3
-"""Of a panel, in inches."""
-ASIDE = 1.03
-MOST_BAR_TEXTS, MOST_WIDE_TEXTS = 9, 6
-"""Bars that have room for the milliseconds above them, and for level labels below."""
+MEASURED, MARKERS = "#222222", {STRONG: "o", WEAK: "s"}
+"""Of measured points in the picture of a prediction."""
+PANEL_WIDTH, PANEL_HEIGHT = 4.9, 4.3
+OFFSET = 1.03
+"""Between points of different modes at the same number of ranks, so that none hides another."""
+MOST_HORIZONTAL = 9
+"""More labels than this are turned."""
+MOST_BAR_PANELS = 4
 WIDE = 30
-"""Speeds that differ by more have fewer ticks between."""
+"""Speeds that differ by more get fewer ticks."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Values over ranks, ``low`` and ``high`` where they spread.
-
-    ``line`` is matplotlib's style: ``o-`` measured, ``--`` not.
-    """
+    """Values over ranks; ``low`` and ``high`` draw error bars, ``style`` is matplotlib's."""
 
     label: str
     colour: str
@@ -51,60 +50,104 @@ class Curve:
     values: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
-    line: str = "o-"
+    style: str = "o-"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A step at some number of ranks: each group's fraction, and its length."""
+    """A step: the fraction of each group, and its length."""
 
     ranks: int
-    fractions: Mapping[str, float]
+    shares: Mapping[str, float]
     step_seconds: float
 
 
 @dataclass(frozen=True)
 class Content:
-    """All that is drawn: ``bars`` by mode."""
+    """All that is drawn; ``bars`` by the title of their panel."""
 
     title: str
-    reduction: str = "exact"
-    speed: list[Curve] = field(default_factory=list)
-    efficiency: list[Curve] = field(default_factory=list)
-    bars: dict[str, list[Bar]] = field(default_factory=dict)
+    reduction: str
+    speed: list[Curve]
+    efficiency: list[Curve]
+    bars: dict[str, list[Bar]]
 
 
 def content_of(summary: Summary, title: str) -> Content:
-    """What there is to draw of a sweep: its points that have a result."""
-    content = Content(title, summary.reduction)
-    for mode in dict.fromkeys(row.mode for row in summary.rows):
-        rows = [
-            row for row in summary.rows if row.mode == mode and row.images_per_second is not None
+    """Return what there is to draw of a sweep."""
+    content = Content(title, summary.reduction, [], [], {})
+    for mode, colour in COLOURS.items():
+        points = [
+            (row.point.ranks, row.measured)
+            for row in summary.rows
+            if row.point.mode == mode and row.measured
         ]
-        if rows:
-            ranks, colour = [row.ranks for row in rows], COLOURS[mode]
-            base = rows[0]
-            content.speed.append(_curve(mode, rows, "images_per_second"))
-            ideal = [(base.images_per_second or 0.0) * count / base.ranks for count in ranks]
-            content.speed.append(Curve(f"{mode}, ideal", colour, ranks, ideal, line="--"))
-            content.efficiency.append(_curve(mode, rows, "efficiency"))
-            content.bars[mode] = [
-                Bar(row.ranks, row.split or {}, row.split_step_seconds or 0.0) for row in rows
-            ]
+        if points:
+            ranks = [count for count, _ in points]
+            speeds = [one.images_per_second for _, one in points]
+            low, high = [one.slowest for _, one in points], [one.fastest for _, one in points]
+            ideal = [speeds[0] * count / ranks[0] for count in ranks]
+            efficiency, least, most = (
+                [speed / best for speed, best in zip(values, ideal, strict=True)]
+                for values in (speeds, low, high)
+            )
+            content.speed.append(Curve(mode, colour, ranks, speeds, low, high))
+            content.speed.append(Curve(f"{mode}, ideal", colour, ranks, ideal, style="--"))
+            content.efficiency.append(Curve(mode, colour, ranks, efficiency, least, most))
+            content.bars[mode] = [Bar(count, one.shares, one.step_seconds) for count, one in points]
     return content
 
 
-def _curve(mode: str, rows: Sequence[Row], name: str) -> Curve:
-    values, low, high = ([getattr(row, name + end) for row in rows] for end in ("", "_min", "_max"))
-    return Curve(mode, COLOURS[mode], [row.ranks for row in rows], values, low, high)
+def predicted_content(projection: Projection, summary: Summary) -> Content:
+    """Return what there is to draw of a prediction: lines are predicted, marks measured."""
+    calibration = projection.calibration
+    ranks = " and ".join(map(str, calibration.ranks))
+    title = (
+        f"{calibration.model}, {calibration.reduction} sum: predicted (lines) from {ranks} ranks;"
+        " measured (marks)"
+    )
+    content = Content(title, calibration.reduction, [], [], {})
+    has_modes = len({series.mode for series in projection.series}) > 1
+    for number, series in enumerate(projection.series):
+        label = f"{series.mode}, {series.name}" if has_modes else series.name
+        colour = plotting.LINES[number % len(plotting.LINES)]
+        counts = [one.place.ranks for one in series.predictions]
+        speeds = [one.images_per_second for one in series.predictions]
+        efficiency = [series.efficiency(one) for one in series.predictions]
+        content.speed.append(Curve(label, colour, counts, speeds, style="--"))
+        content.efficiency.append(Curve(label, colour, counts, efficiency, style="--"))
+        if len(content.bars) < MOST_BAR_PANELS:
+            content.bars[label] = [
+                Bar(
+                    one.place.ranks,
+                    {group: seconds / one.step_seconds for group, seconds in one.shares.items()},
+                    one.step_seconds,
+                )
+                for one in series.predictions
+            ]
+    measured = content_of(summary, title)
+    for curves, found in (
+        (content.speed, measured.speed),
+        (content.efficiency, measured.efficiency),
+    ):
+        for curve in found:
+            if curve.label in MARKERS:
+                label, style = f"{curve.label}, measured", MARKERS[curve.label]
+                curves.append(Curve(label, MEASURED, curve.ranks, curve.values, style=style))
+    return content
 
 
 def draw(content: Content) -> bytes:
-    """The picture as a PNG. Needs matplotlib, and at least one curve."""
+    """Return the picture as a PNG. Needs at least one curve.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
     count = 2 + len(content.bars)
     columns = count if count <= 3 else 2
     lines = -(-count // columns)
-    figure = plotting.new_figure(WIDTH * columns, HEIGHT * lines + 0.7, content.title)
+    width, height = PANEL_WIDTH * columns, PANEL_HEIGHT * lines + 0.7
+    figure = plotting.new_figure(width, height, content.title)
     speed, efficiency, *others = plotting.panels(figure, count, columns)
     _draw_speed(speed, content.speed)
     _draw_efficiency(efficiency, content.efficiency)
@@ -118,51 +161,41 @@ def draw(content: Content) -> bytes:
 
 def _draw_speed(axes: Axes, curves: Sequence[Curve]) -> None:
     _draw_curves(axes, curves)
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    axes.set_yscale("log", base=2)
     values = [value for curve in curves for value in curve.values]
-    axes.yaxis.set_major_locator(
-        LogLocator(10, subs=(1, 2, 5) if max(values) > WIDE * min(values) else (1, 1.5, 2, 3, 5, 7))
+    plotting.log_ticks(
+        axes, (1, 2, 5) if max(values) > WIDE * min(values) else (1, 1.5, 2, 3, 5, 7)
     )
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     plotting.tidy(axes, "images per second, all ranks", grid="both")
 
 
 def _draw_efficiency(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.axhline(1, color=plotting.GREY, linestyle="--", linewidth=1)
     _draw_curves(axes, curves)
-    axes.set_ylim(
-        0, max([1.1, *(1.05 * high for curve in curves for high in curve.high or curve.values)])
-    )
+    highest = max(value for curve in curves for value in [*curve.high, *curve.values])
+    axes.set_ylim(0, max(1.1, 1.05 * highest))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     plotting.tidy(axes, "efficiency", grid="both")
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Those that spread stand a little beside each other, so that none hides another's."""
-    spreading = [curve for curve in curves if curve.low]
+    with_errors = [curve for curve in curves if curve.low]
     for curve in curves:
-        look = {"color": curve.colour, "label": curve.label}
+        look = {"color": curve.colour, "label": plotting.literal(curve.label)}
         if curve.low:
-            aside = ASIDE ** (spreading.index(curve) - (len(spreading) - 1) / 2)
-            pairs = list(zip(curve.values, curve.low, curve.high, strict=True))
-            spread = [
-                [value - low for value, low, _ in pairs],
-                [high - value for value, _, high in pairs],
-            ]
+            offset = OFFSET ** (with_errors.index(curve) - (len(with_errors) - 1) / 2)
+            below = [value - low for value, low in zip(curve.values, curve.low, strict=True)]
+            above = [high - value for value, high in zip(curve.values, curve.high, strict=True)]
             axes.errorbar(
-                [count * aside for count in curve.ranks],
+                [count * offset for count in curve.ranks],
                 curve.values,
-                yerr=spread,
-                fmt=curve.line,
+                yerr=[below, above],
+                fmt=curve.style,
                 capsize=4,
                 markersize=5,
                 **look,
             )
         else:
-            axes.plot(curve.ranks, curve.values, curve.line, linewidth=1.2, alpha=0.8, **look)
+            axes.plot(curve.ranks, curve.values, curve.style, linewidth=1.2, alpha=0.8, **look)
     ranks = sorted({count for curve in curves for count in curve.ranks})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, ranks, rotation=_rotation(ranks))
@@ -172,29 +205,24 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _draw_bars(axes: Axes, mode: str, bars: Sequence[Bar]) -> None:
-    wide = len(bars) <= MOST_WIDE_TEXTS
     for place, bar in enumerate(bars):
         below = 0.0
         for group in GROUPS:
-            fraction = bar.fractions.get(group, 0.0)
-            axes.bar(
-                place, fraction, bottom=below, width=0.62, color=GROUP_COLOURS[group], linewidth=0
-            )
-            below += fraction
-        if len(bars) <= MOST_BAR_TEXTS:
-            text = f"{bar.step_seconds * 1e3:,.1f}{' ms' if wide else ''}"
-            axes.annotate(
-                text, (place, 1), (0, 3), textcoords="offset points", ha="center", fontsize=9
-            )
+            share, colour = bar.shares[group], GROUP_COLOURS[group]
+            axes.bar(place, share, bottom=below, width=0.62, color=colour, linewidth=0)
+            below += share
+        if len(bars) <= MOST_HORIZONTAL:
+            text = f"{bar.step_seconds * 1e3:,.1f}"
+            at = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(text, (place, 1), fontsize=plotting.SMALL, **at)
     axes.set_xticks(range(len(bars)), [bar.ranks for bar in bars], rotation=_rotation(bars))
     axes.set_xlim(-0.6, max(len(bars), 2) - 0.4)
     axes.set_ylim(0, 1.08)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("ranks")
     axes.tick_params(axis="x", length=0)
-    plotting.tidy(axes, f"where the time of a step{'' if wide else ' (ms above)'} goes, {mode}")
+    plotting.tidy(axes, f"where the time of a step goes (ms above), {plotting.literal(mode)}")
 
 
-def _rotation(places: Sequence[object]) -> int:
-    """Of their labels: many stand on end."""
-    return 0 if len(places) <= MOST_BAR_TEXTS else 90
+def _rotation(labels: Sequence[object]) -> int:
+    return 0 if len(labels) <= MOST_HORIZONTAL else 90

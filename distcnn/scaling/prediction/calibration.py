@@ -1,50 +1,42 @@
-"""From the records of a sweep to what a step is made of: seconds of one shard, by piece of the
-step; of one update; of sums on one host.
+"""From the results of a sweep to what a step is made of: seconds of one shard, of one update, of
+sums on one host.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, median, quantiles
-from typing import Any
+from statistics import median
 
-from distcnn.benchmark.time_split import ALLREDUCE, UPDATE
-from distcnn.distributed import plan_buckets
 from distcnn.errors import InputError
-from distcnn.scaling.prediction.interconnect import Network, fit_network
-from distcnn.scaling.result import Result
-from distcnn.scaling.sweep_directory import Record
-from distcnn.system.wording import counted
-from distcnn.training.parts import BACKWARD, DATA, SUM, part_name
+from distcnn.scaling.prediction.interconnect import Interconnect, fit_interconnect
+from distcnn.scaling.result import RankStep, Result, SumTimes
 
-POINTS = 2
-"""The smallest numbers of ranks calibrate; what was measured on more is compared with what is
-predicted.
-"""
-NEW = "measure in a new --output"
+CALIBRATING_POINTS = 2
+"""The smallest numbers of ranks calibrate; measurements on more ranks check the prediction."""
 
 
 @dataclass(frozen=True)
-class Shard:
+class ShardTimes:
     """Seconds of one shard on one rank.
 
-    ``backward`` and ``add`` by bucket, in the order in which they are summed.
+    Attributes:
+        data: reading its examples.
+        forward: with the loss and everything between the parts.
+        backward: by bucket, in the order in which buckets are reduced.
+        add_first: adding its gradient to the rank's sum if it is the first of a step.
+        add_other: adding it otherwise.
+        shared_memory: its part of the sum in shared memory; None if that was not measured.
     """
 
     data: float
     forward: float
-    """With the loss, Python between the parts, and what even the rank that waits least waits: ranks
-    of a host disturb each other.
-    """
     backward: tuple[float, ...]
     add_first: float
-    """Its gradient to the rank's sum, the first of a step, and any other."""
     add_other: float
-    kept: float | None
-    """Its part of the sum where gradients are kept; None where no point did so."""
+    shared_memory: float | None
 
     @property
     def compute(self) -> float:
@@ -56,181 +48,131 @@ class Shard:
 class Calibration:
     """What is known of the machine and the model.
 
-    ``shards`` by ranks of a host, as are ``on_host``, the sums within one host.
+    Attributes:
+        overlap: the flag's value.
+        bucket_bytes: of the gradient in each bucket's sum.
+        shards: by ranks per host, which share its memory.
+        update: seconds of one update.
+        on_host: sums within one host, by ranks per host.
+        between: sums between hosts, if there was one rank on each of several.
+        ranks: of the points that calibrate.
     """
 
     model: str
     reduction: str
     overlap: str
-    """The flag."""
     microbatch_size: int
-    train_examples: int
     bucket_bytes: tuple[int, ...]
-    shards: Mapping[int, Shard]
+    shards: Mapping[int, ShardTimes]
     update: float
-    on_host: Mapping[int, Network]
-    between: Network | None
-    """Of a point that lay on several hosts, one rank on each."""
+    on_host: Mapping[int, Interconnect]
+    between: Interconnect | None
     add_seconds_per_byte: float
-    spread: float
-    """Standard deviation of a rank's steps, as a fraction, by their quartiles."""
     ranks: tuple[int, ...]
-    """Of the points that calibrated it."""
 
-    def shard(self, ranks_of_host: int) -> Shard:
-        """With so many ranks on its host; the nearest number below that was measured, else the
-        smallest.
-        """
-        return self.shards[_nearest(self.shards, ranks_of_host)]
+    def shard(self, ranks_per_host: int) -> ShardTimes:
+        """Return the times with the nearest measured number of ranks per host."""
+        return self.shards[_nearest(self.shards, ranks_per_host)]
 
-    def host_network(self, ranks_of_host: int) -> Network | None:
-        """For sums over so many ranks of one host."""
-        return self.on_host[_nearest(self.on_host, ranks_of_host)] if self.on_host else None
+    def host_interconnect(self, ranks_per_host: int) -> Interconnect | None:
+        """Return what connects the ranks of one host; None if that was not measured."""
+        return self.on_host[_nearest(self.on_host, ranks_per_host)] if self.on_host else None
 
 
-def calibrate(
-    records: Sequence[Record], layers: Sequence[tuple[str, int]], parameters: int
-) -> Calibration:
-    """Of the points on the fewest ranks.
+def calibrate(results: Sequence[Result]) -> Calibration:
+    """Calibrate on the points with the fewest ranks.
 
-    ``layers`` are names and where their parameters begin. ``InputError`` says what is missing.
+    Args:
+        results: of all measurements that succeeded.
+
+    Raises:
+        InputError: there are none.
     """
-    found: dict[int, list[Result]] = defaultdict(list)
-    for each in records:
-        if each.result is not None:
-            found[each.measurement.point.ranks].append(each.result)
-    used = sorted(found)[:POINTS]
-    if not used:
+    if not results:
         raise InputError(
-            "--predict needs measurements, and all of them failed: see their reasons above, then"
-            " run the same command again"
+            "--predict needs measurements, and all of them failed: see the reasons above, then run"
+            " the same command again"
         )
-    results = {ranks: found[ranks] for ranks in used}
-    for ranks, of_point in results.items():
-        if not all("adding" in each and "network" in each for each in of_point):
-            raise InputError(
-                f"the measurements on {counted(ranks, 'rank')} are an earlier version's, without"
-                f" what --predict needs: {NEW}"
-            )
-    first = results[used[0]][0]
-    buckets = plan_buckets(sorted({0, *(start for _, start in layers), parameters}))
-    itemsize = 8 if first["reduction"] == "exact" else 4
-    shards: dict[int, Shard] = {}
-    for of_point in results.values():
-        shards.setdefault(
-            ranks_a_host(of_point[0]), shard_of(of_point, layers, [each.start for each in buckets])
-        )
-    spans = {ranks: len(set(of_point[0]["hosts"])) for ranks, of_point in results.items()}
-    networks = {ranks: middle_network(of_point) for ranks, of_point in results.items() if ranks > 1}
-    apart = [ranks for ranks in networks if spans[ranks] == ranks]
+    found: dict[int, list[Result]] = defaultdict(list)
+    for result in sorted(results, key=lambda result: result.world_size):
+        found[result.world_size].append(result)
+    points = dict(list(found.items())[:CALIBRATING_POINTS])
+    shards: dict[int, ShardTimes] = {}
+    on_host: dict[int, Interconnect] = {}
+    between: Interconnect | None = None
+    for ranks, of_point in points.items():
+        hosts = len(set(of_point[0].hosts))
+        shards.setdefault(of_point[0].ranks_per_host, shard_times(of_point))
+        if ranks > 1 and hosts == 1:
+            on_host[ranks] = median_interconnect(of_point)
+        if ranks > 1 and hosts == ranks:
+            between = between or median_interconnect(of_point)
+    smallest = next(iter(points.values()))
+    first = smallest[0]
     return Calibration(
-        model=first["model"],
-        reduction=first["reduction"],
-        overlap=first["flags"]["overlap"],
-        microbatch_size=first["microbatch_size"],
-        train_examples=first["train_examples"],
-        bucket_bytes=tuple((each.stop - each.start) * itemsize for each in buckets),
+        model=first.model,
+        reduction=first.reduction,
+        overlap=first.overlap,
+        microbatch_size=first.microbatch_size,
+        bucket_bytes=tuple(first.bucket_bytes),
         shards=shards,
-        update=median(_scaled(each, UPDATE) for each in results[used[0]]),
-        on_host={ranks: each for ranks, each in networks.items() if spans[ranks] == 1},
-        between=networks[apart[0]] if apart else None,
-        add_seconds_per_byte=median(
-            each["network"]["add_seconds_per_byte"] for each in results[used[0]]
+        update=median(scaled(result).update for result in smallest),
+        on_host=on_host,
+        between=between,
+        add_seconds_per_byte=median(result.sum_times.add_seconds_per_byte for result in smallest),
+        ranks=tuple(points),
+    )
+
+
+def shard_times(results: Sequence[Result]) -> ShardTimes:
+    """Return the medians over the measurements of one point, of the rank that waited least."""
+    steps = [scaled(result) for result in results]
+    shards = -(-results[0].num_shards // results[0].world_size)
+    return ShardTimes(
+        data=median(step.data for step in steps) / shards,
+        forward=median(step.forward for step in steps) / shards,
+        backward=tuple(
+            median(seconds) / shards
+            for seconds in zip(*(step.backward for step in steps), strict=True)
         ),
-        spread=median(spread_of(each["step_seconds_each"]) for each in results[used[0]]),
-        ranks=tuple(used),
+        add_first=median(result.first_add_seconds for result in results),
+        add_other=median(result.other_add_seconds for result in results),
+        shared_memory=(
+            median(step.local_sum for step in steps) / shards
+            if all(result.shared_memory for result in results)
+            else None
+        ),
     )
 
 
-def shard_of(
-    results: Sequence[Result], layers: Sequence[tuple[str, int]], bucket_starts: Sequence[int]
-) -> Shard:
-    """The medians over the measurements of a point, of the rank that waited least; parts scaled to
-    the steps without stopwatches.
-    """
-    rows: dict[str, list[float]] = defaultdict(list)
-    for result in results:
-        count = max(result["shards_of_ranks"])
-        parts = {name: _scaled(result, name) / count for name in _slowest(result)["parts"]}
-        rows["data"].append(parts.pop(DATA, 0.0))
-        rows["kept"].append(parts.pop(SUM, 0.0))
-        for name in (UPDATE, ALLREDUCE):
-            parts.pop(name, None)
-        for number, seconds in enumerate(backward_by_bucket(parts, layers, bucket_starts)):
-            rows[f"bucket {number}"].append(seconds)
-        rows["forward"].append(
-            sum(value for name, value in parts.items() if not name.endswith(f" {BACKWARD}"))
-        )
-    seconds_of = {name: median(each) for name, each in rows.items()}
-    return Shard(
-        seconds_of["data"],
-        seconds_of["forward"],
-        tuple(seconds_of[f"bucket {number}"] for number in range(len(bucket_starts))),
-        median(each["adding"]["first"] for each in results),
-        median(each["adding"]["others"] for each in results),
-        seconds_of["kept"] if all(each["kept_gradients"] for each in results) else None,
-    )
+def scaled(result: Result) -> RankStep:
+    """Return the slowest rank's step as long as a step without instruments."""
+    step = result.slowest_rank
+    factor = result.step_seconds / step.step
+    scalars = {
+        name: factor * value for name, value in vars(step).items() if isinstance(value, float)
+    }
+    return dataclasses.replace(step, **scalars, backward=[factor * one for one in step.backward])
 
 
-def backward_by_bucket(
-    parts: Mapping[str, float], layers: Sequence[tuple[str, int]], bucket_starts: Sequence[int]
-) -> list[float]:
-    """What backward takes for each bucket: from the last layer on until the gradients from the
-    bucket's first element on are complete.
-    """
-    seconds, bucket = [0.0] * len(bucket_starts), 0
-    for name, start in reversed(layers):
-        seconds[bucket] += parts.get(part_name(name, BACKWARD), 0.0)
-        if start <= bucket_starts[bucket]:
-            bucket = min(bucket + 1, len(bucket_starts) - 1)
-    return seconds
+def median_interconnect(results: Sequence[Result]) -> Interconnect:
+    """Fit an interconnect to the medians of all measurements' sums."""
+    tests = [result.sum_times for result in results]
+    return fit_interconnect(median_times(tests), "measured in this sweep")
 
 
-def middle_network(results: Sequence[Result]) -> Network:
-    """Fitted to the medians of all measurements' rows."""
-    tests: list[Any] = [each["network"] for each in results]
-    rows: dict[str, list[list[float]]] = {}
-    for way in tests[0]["rows"]:
-        of_size: dict[int, list[float]] = defaultdict(list)
+def median_times(tests: Sequence[SumTimes]) -> SumTimes:
+    """Return the first test with the median of each size over all ``tests``."""
+    rows: dict[str, list[tuple[int, float]]] = {}
+    for way in tests[0].rows:
+        seconds: dict[int, list[float]] = defaultdict(list)
         for test in tests:
-            for nbytes, seconds in test["rows"].get(way, ()):
-                of_size[nbytes].append(seconds)
-        rows[way] = [[nbytes, median(seconds)] for nbytes, seconds in sorted(of_size.items())]
-    return fit_network({**tests[0], "rows": rows}, "measured in this sweep")
+            for nbytes, took in test.rows.get(way, ()):
+                seconds[nbytes].append(took)
+        rows[way] = [(nbytes, median(took)) for nbytes, took in sorted(seconds.items())]
+    return dataclasses.replace(tests[0], rows=rows)
 
 
-def spread_of(seconds: Sequence[float]) -> float:
-    """Of a normal distribution with such quartiles: its standard deviation over its median."""
-    if len(seconds) < 4:
-        return 0.0
-    low, middle, high = quantiles(seconds, n=4)
-    return (high - low) / 1.349 / middle
-
-
-def ranks_a_host(result: Result) -> int:
-    """Of the host that has most."""
-    hosts: list[str] = result["hosts"]
-    return max(map(hosts.count, hosts))
-
-
-def expected_lateness(ranks: int, spread: float) -> float:
-    """By what fraction the slowest of so many ranks is expected to be late, were steps normal and
-    independent (Blom 1958).
-    """
-    return spread * NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) if ranks > 1 else 0.0
-
-
-def _slowest(result: Result) -> Any:
-    split = result["split"]
-    return split["ranks"][split["slowest_rank"]]
-
-
-def _scaled(result: Result, part: str) -> float:
-    """Seconds of a part of a step, as it would be without stopwatches."""
-    rank = _slowest(result)
-    seconds: float = rank["parts"].get(part, 0.0) * result["step_seconds"] / rank["step_seconds"]
-    return seconds if math.isfinite(seconds) else 0.0
-
-
-def _nearest(measured: Mapping[int, Any], wanted: int) -> int:
-    return max((each for each in measured if each <= wanted), default=min(measured))
+def _nearest(measured: Mapping[int, object], wanted: int) -> int:
+    """Return the largest measured number up to ``wanted``, else the smallest."""
+    return max((number for number in measured if number <= wanted), default=min(measured))

@@ -1,144 +1,223 @@
-"""All that is predicted for one command: for each mode and network a row of numbers of ranks; and
-what was measured, beside it.
+"""All predictions of one command: for each mode and interconnect a table of numbers of ranks, and
+the measured points beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from distcnn.errors import InputError
+from distcnn.scaling.options import Wanted
 from distcnn.scaling.points import STRONG, Point
-from distcnn.scaling.prediction.calibration import Calibration, ranks_a_host
-from distcnn.scaling.prediction.interconnect import Network
-from distcnn.scaling.prediction.options import Wanted
+from distcnn.scaling.prediction.calibration import Calibration
+from distcnn.scaling.prediction.interconnect import Interconnect
 from distcnn.scaling.prediction.step_time import Place, Prediction, predict
-from distcnn.scaling.summary import Summary
-from distcnn.scaling.sweep_directory import Record
+from distcnn.scaling.result import GROUPS
+from distcnn.scaling.summary import Row
+from distcnn.system.wording import counted, plural, printable
+
+KIND = "distcnn.scaling.prediction"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One mode between one network's hosts; ``network`` is None where all ranks lie on one host."""
+    """One mode with one interconnect between the hosts.
+
+    Attributes:
+        interconnect: None if no ranks are on different hosts.
+        base: on the smallest number of ranks that was measured; efficiency is relative to it.
+        predictions: in ascending order of ranks.
+    """
 
     mode: str
-    network: Network | None
+    interconnect: Interconnect | None
     base: Prediction
-    """On the smallest number of ranks that was measured: what efficiency is against."""
     predictions: list[Prediction]
-    beyond: list[int]
-    """Numbers of ranks for which there are too few shards."""
 
-    def efficiency(self, of: Prediction) -> float:
-        """Images a second of each rank, over those of each rank of the base."""
-        return (
-            of.images_per_second
-            / of.place.ranks
-            / (self.base.images_per_second / self.base.place.ranks)
-        )
+    @property
+    def name(self) -> str:
+        """Of the interconnect."""
+        return self.interconnect.name if self.interconnect else "one host"
+
+    def efficiency(self, prediction: Prediction) -> float:
+        """Images per second and rank, relative to the base."""
+        speeds = [one.images_per_second / one.place.ranks for one in (prediction, self.base)]
+        return speeds[0] / speeds[1]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A measured point beside what is predicted for it."""
+    """A measured point and what is predicted for it.
+
+    Attributes:
+        is_calibrated: whether the point is part of the calibration and so proves nothing.
+    """
 
     point: Point
     hosts: int
-    calibrated: bool
-    """Whether the calibration saw it: then it proves nothing."""
+    is_calibrated: bool
     measured_seconds: float
-    predicted: Prediction
+    predicted_seconds: float
 
     @property
     def error(self) -> float:
-        """The prediction's, as a fraction of what was measured."""
-        return self.predicted.step_seconds / self.measured_seconds - 1
+        """Of the prediction, as a fraction of what was measured."""
+        return self.predicted_seconds / self.measured_seconds - 1
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Everything. ``ranks_of_host`` is how many ranks fill a host."""
+    """Everything that is predicted."""
 
     calibration: Calibration
-    ranks_of_host: int
+    ranks_per_host: int
     series: list[Series]
     compared: list[Compared]
 
+    def to_json(self) -> dict[str, Any]:
+        """A table for ``prediction.json``."""
+        return {
+            "kind": KIND,
+            "calibration": dataclasses.asdict(self.calibration),
+            "ranks_per_host": self.ranks_per_host,
+            "series": [
+                {
+                    "mode": series.mode,
+                    "interconnect": series.interconnect and dataclasses.asdict(series.interconnect),
+                    "predictions": [
+                        {
+                            **dataclasses.asdict(prediction),
+                            "images_per_second": prediction.images_per_second,
+                            "efficiency": series.efficiency(prediction),
+                            "bottleneck": prediction.bottleneck,
+                        }
+                        for prediction in series.predictions
+                    ],
+                }
+                for series in self.series
+            ],
+            "compared": [
+                {**dataclasses.asdict(compared), "error": compared.error}
+                for compared in self.compared
+            ],
+        }
+
 
 def project(
-    calibration: Calibration, points: Sequence[Point], wanted: Wanted, networks: Sequence[Network]
+    calibration: Calibration,
+    rows: Sequence[Row],
+    wanted: Wanted,
+    interconnects: Sequence[Interconnect],
 ) -> Projection:
-    """Predict. ``InputError`` where a network or a calibration is missing."""
-    calibration = replace(calibration, train_examples=wanted.examples or calibration.train_examples)
-    of_host = wanted.ranks_per_host or max(calibration.shards)
-    known: list[Network | None] = [*networks] or [calibration.between]
-    smallest = [
-        next(each for each in points if each.mode == mode)
-        for mode in dict.fromkeys(each.mode for each in points)
-    ]
+    """Predict all that is wanted.
+
+    Args:
+        calibration: of the machine and the model.
+        rows: the points of the sweep.
+        wanted: what to predict.
+        interconnects: between hosts; if empty, the measured one.
+
+    Raises:
+        InputError: an interconnect or a part of the calibration is missing.
+    """
+    per_host = wanted.ranks_per_host or max(calibration.shards)
+    smallest: dict[str, Point] = {}
+    for row in rows:
+        smallest.setdefault(row.point.mode, row.point)
+    between: Sequence[Interconnect | None] = interconnects or [calibration.between]
     series = [
-        _series(calibration, first, wanted, of_host, network)
-        for first in smallest
-        for network in known
+        _series(calibration, point, wanted.ranks, per_host, interconnect)
+        for point in smallest.values()
+        for interconnect in between
     ]
-    if all(not each.predictions for each in series):
-        raise InputError(
-            f"--predict {wanted.ranks[0]}: strong scaling has {series[0].base.place.num_shards}"
-            f" shards, and each rank needs at least one: say --predict-shards {wanted.ranks[-1]} (a"
-            " larger batch, so another training), or measure with --mode weak"
-        )
-    return Projection(calibration, of_host, series, [])
+    return Projection(calibration, per_host, series, list(_compare(calibration, rows)))
 
 
 def _series(
-    calibration: Calibration, first: Point, wanted: Wanted, of_host: int, network: Network | None
+    calibration: Calibration,
+    smallest: Point,
+    ranks: Sequence[int],
+    per_host: int,
+    interconnect: Interconnect | None,
 ) -> Series:
-    """``first`` is the smallest point of its mode."""
-    strong = first.mode == STRONG
-    of_rank = max(1, first.num_shards // first.ranks)
+    is_strong = smallest.mode == STRONG
 
-    def place(ranks: int) -> Place:
-        return Place(
-            ranks, of_host, (wanted.num_shards or first.num_shards) if strong else of_rank * ranks
-        )
+    def at(count: int) -> Prediction:
+        of_rank = max(1, smallest.num_shards // smallest.ranks)
+        num_shards = smallest.num_shards if is_strong else of_rank * count
+        return predict(calibration, Place(count, per_host, num_shards), interconnect)
 
-    fitting = [each for each in map(place, wanted.ranks) if each.num_shards >= each.ranks]
-    base = predict(calibration, place(first.ranks), network)
-    found = [predict(calibration, each, network) for each in fitting]
-    return Series(
-        first.mode,
-        network,
-        base,
-        found,
-        [each for each in wanted.ranks if place(each).num_shards < each],
+    return Series(smallest.mode, interconnect, at(smallest.ranks), [at(count) for count in ranks])
+
+
+def _compare(calibration: Calibration, rows: Sequence[Row]) -> Iterator[Compared]:
+    """Yield the measured points, except on hosts whose interconnect was not measured."""
+    for row in rows:
+        if row.measured and (row.measured.hosts == 1 or calibration.between):
+            place = Place(row.point.ranks, row.measured.ranks_per_host, row.point.num_shards)
+            try:
+                predicted = predict(calibration, place, calibration.between)
+            except InputError:  # sums on one host were not measured
+                continue
+            yield Compared(
+                row.point,
+                row.measured.hosts,
+                row.point.ranks in calibration.ranks,
+                row.measured.step_seconds,
+                predicted.step_seconds,
+            )
+
+
+def as_text(projection: Projection) -> str:
+    """Return the tables for the screen."""
+    calibration = projection.calibration
+    ranks = " and ".join(map(str, calibration.ranks))
+    lines = [
+        f"predicted {printable(calibration.model)}, {calibration.reduction} sum, microbatches of"
+        f" {calibration.microbatch_size}, {counted(projection.ranks_per_host, 'rank')} per host;"
+        f" calibrated on {ranks} {plural(calibration.ranks[-1], 'rank')}"
+    ]
+    for count, interconnect in calibration.on_host.items():
+        lines.append(f"one host  {counted(count, 'rank')}: {interconnect.describe()}")
+    described = {series.name: series.interconnect for series in projection.series}
+    for name, between in described.items():
+        if between:
+            lines.append(f"network   {printable(name)}: {between.describe()}")
+    for series in projection.series:
+        lines += ["", *_table(series, calibration.reduction)]
+    if projection.compared:
+        lines += ["", *_comparison(projection.compared)]
+    return "\n".join(lines)
+
+
+def _table(series: Series, reduction: str) -> Iterator[str]:
+    base = counted(series.base.place.ranks, "rank")
+    yield f"{series.mode} scaling, {printable(series.name)}; efficiency relative to {base}"
+    yield (
+        f"{'ranks':>6}{'hosts':>6}{'shards':>8}{'step ms':>10}{'images/s':>13}{'efficiency':>11}"
+        f"{'compute':>9}{reduction + ' sum':>11}{'comm.':>8}{'waiting':>8}{'data':>7}  bottleneck"
     )
-
-
-def compare(
-    calibration: Calibration, records: Sequence[Record], summary: Summary
-) -> list[Compared]:
-    """All points that have a result, but for those whose network is not known."""
-    found = []
-    for row in summary.rows:
-        results = [
-            each
-            for each in records
-            if each.result
-            and (each.measurement.point.mode, each.measurement.point.ranks) == (row.mode, row.ranks)
-        ]
-        if not results or row.step_seconds is None:
-            continue
-        point, result = results[0].measurement.point, results[0].result
-        assert result is not None
-        hosts = len(set(result["hosts"]))
-        place = Place(point.ranks, ranks_a_host(result), point.num_shards)
-        if hosts > 1 and calibration.between is None:
-            continue
-        try:
-            predicted = predict(calibration, place, calibration.between, result["flags"]["overlap"])
-        except InputError:
-            continue
-        found.append(
-            Compared(point, hosts, point.ranks in calibration.ranks, row.step_seconds, predicted)
+    for prediction in series.predictions:
+        place, step = prediction.place, prediction.step_seconds
+        shares = (
+            f"{100 * prediction.shares[group] / step:>{width}.1f}"
+            for group, width in zip(GROUPS, (9, 11, 8, 8, 7), strict=True)
         )
-    return found
+        yield (
+            f"{place.ranks:>6}{place.hosts:>6}{place.num_shards:>8}{step * 1e3:>10.2f}"
+            f"{prediction.images_per_second:>13,.0f}{series.efficiency(prediction):>11.1%}"
+            f"{''.join(shares)}  {prediction.bottleneck}"
+        )
+
+
+def _comparison(compared: Sequence[Compared]) -> Iterator[str]:
+    yield f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'predicted ms':>14}{'measured ms':>13}{'error':>8}"
+    for one in compared:
+        yield (
+            f"{one.point.mode:<7}{one.point.ranks:>6}{one.hosts:>6}"
+            f"{one.predicted_seconds * 1e3:>14.2f}{one.measured_seconds * 1e3:>13.2f}"
+            f"{one.error:>+8.1%}{'  (calibrated on it)' if one.is_calibrated else ''}"
+        )

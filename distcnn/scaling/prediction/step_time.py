@@ -1,5 +1,5 @@
-"""The time of a step on any number of ranks: the computing of the rank that has most shards, and
-what of the sums it does not hide.
+"""The time of a step on any number of ranks: what the rank with the most shards computes, and the
+part of the sums that is not hidden behind it. ``docs/prediction.md`` has the formulas.
 """
 
 from __future__ import annotations
@@ -7,183 +7,166 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distcnn.distributed.allreduce_benchmark import BESIDE, WAITING
+from distcnn.distributed import TALLY_SIZE
 from distcnn.distributed.shared_memory_reduction import MOST_KEPT
-from distcnn.distributed.step_stats import TALLY_SIZE
 from distcnn.errors import InputError
-from distcnn.scaling.prediction.calibration import Calibration, Shard, expected_lateness
-from distcnn.scaling.prediction.interconnect import Network
+from distcnn.scaling.prediction.calibration import Calibration, ShardTimes
+from distcnn.scaling.prediction.interconnect import Interconnect
+from distcnn.scaling.result import BESIDE, WAITING
 from distcnn.system.wording import counted
 from distcnn.training.overlap import MOST_LANES
 
-KEPT, WHOLE, OVERLAPPED, ALONE = (
-    "in shared memory",
-    "after computing",
-    "beside computing",
-    "one rank",
-)
+SHARED_MEMORY, AFTER_COMPUTING, OVERLAPPED = "shared memory", "after computing", "overlapped"
 """How gradients are summed over ranks."""
 TALLY_BYTES = 8 * TALLY_SIZE
+CHECK_BYTES = 8
+"""Of the second sum of a step in shared memory."""
+NEGLIGIBLE = 0.25
+"""Of computing: a smaller loss is not a bottleneck."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """``ranks`` with ``ranks_of_host`` on each host (as far as they go), and what they compute."""
+    """``ranks``, as far as they go ``ranks_per_host`` on each host, and their shards."""
 
     ranks: int
-    ranks_of_host: int
+    ranks_per_host: int
     num_shards: int
 
     @property
-    def here(self) -> int:
+    def on_fullest_host(self) -> int:
         """Ranks of the fullest host."""
-        return min(self.ranks, self.ranks_of_host)
+        return min(self.ranks, self.ranks_per_host)
 
     @property
     def hosts(self) -> int:
-        """How many there are."""
-        return -(-self.ranks // self.ranks_of_host)
+        """The number of hosts."""
+        return -(-self.ranks // self.ranks_per_host)
 
     @property
     def most_shards(self) -> int:
-        """Of the rank that has the most."""
+        """Shards of the rank that has the most."""
         return -(-self.num_shards // self.ranks)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of a step: its length, and where that goes in the mean over ranks (the parts add up to it).
+    """A step. ``shares`` are seconds by group in the mean over ranks and add up to the step.
 
-    Seconds.
+    Attributes:
+        images: of one step.
+        sums_seconds: what the sums take, hidden or not.
+        latency_seconds: the part of ``sums_seconds`` that no bandwidth shortens.
     """
 
     place: Place
-    examples: int
-    """Of a step; no more than the training set has."""
-    room: int
-    """For so many examples; the rest is padding."""
+    images: int
     step_seconds: float
-    compute: float
-    local_sum: float
-    communication: float
-    """What the sums leave not hidden."""
-    waiting: float
-    """For the rank that has most shards."""
-    data: float
-    sums: float
-    """What the sums take, hidden or not; ``latency`` is the part that no bandwidth shortens."""
-    latency: float
-    late: float
-    """What the slowest rank is expected to add, did all vary as one does: not in ``step_seconds``.
-    """
-    way: str
+    shares: dict[str, float]
+    sums_seconds: float
+    latency_seconds: float
 
     @property
     def images_per_second(self) -> float:
         """Of all ranks."""
-        return self.examples / self.step_seconds
+        return self.images / self.step_seconds
 
     @property
     def bottleneck(self) -> str:
-        """Where most of what is lost goes; computing, where that is most of the step and little is
-        lost.
-        """
-        if self.examples < self.room / 2:
-            return "training set"
-        share = self.latency / self.sums if self.sums else 0.0
+        """Where most of the time is lost; "computing" if little is."""
+        latency = self.latency_seconds / self.sums_seconds if self.sums_seconds else 0.0
         lost = {
-            "imbalance": self.waiting,
-            "latency": self.communication * share,
-            "bandwidth": self.communication * (1 - share),
-            "local sum": self.local_sum,
+            "imbalance": self.shares["waiting"],
+            "latency": self.shares["communication"] * latency,
+            "bandwidth": self.shares["communication"] * (1 - latency),
+            "local sum": self.shares["local_sum"],
         }
         name = max(lost, key=lost.__getitem__)
-        return name if lost[name] > self.compute / 4 else "computing"
+        return name if lost[name] > NEGLIGIBLE * self.shares["compute"] else "computing"
 
 
 def predict(
-    calibration: Calibration, place: Place, network: Network | None, overlap: str = ""
+    calibration: Calibration, place: Place, interconnect: Interconnect | None, overlap: str = ""
 ) -> Prediction:
-    """The step at ``place`` between whose hosts lies ``network``.
+    """Predict a step.
 
-    ``InputError`` when a network that is needed is not known.
+    Args:
+        calibration: of the machine and the model.
+        place: where it runs.
+        interconnect: between hosts; None if there is one host.
+        overlap: the flag's value; as calibrated if empty.
+
+    Raises:
+        InputError: an interconnect is needed and not known.
     """
-    shard, most = calibration.shard(place.here), place.most_shards
+    shard, most = calibration.shard(place.on_fullest_host), place.most_shards
     way = way_of(calibration, place, overlap or calibration.overlap)
-    if way == KEPT:
-        seconds, latency = sums_seconds(calibration, place, network, [TALLY_BYTES, 8], WAITING)
-        own = most * (shard.kept or 0.0)
-        adding, end = own, most * (shard.data + shard.compute) + own + sum(seconds)
-    elif way in (WHOLE, ALONE):
-        seconds, latency = sums_seconds(
-            calibration, place, network, [TALLY_BYTES + sum(calibration.bucket_bytes)], WAITING
-        )
-        adding = shard.add_first + (most - 1) * shard.add_other
-        end = most * (shard.data + shard.compute) + adding + sum(seconds)
-    else:
+    adding = shard.add_first + (most - 1) * shard.add_other
+    whole = TALLY_BYTES + sum(calibration.bucket_bytes)
+    if way == SHARED_MEMORY:
+        adding, sizes = most * (shard.shared_memory or 0.0), [TALLY_BYTES, CHECK_BYTES]
+    elif way == OVERLAPPED:
         sizes = [*calibration.bucket_bytes[:-1], calibration.bucket_bytes[-1] + TALLY_BYTES]
-        seconds, latency = sums_seconds(calibration, place, network, sizes, BESIDE)
-        adding = shard.add_first + (most - 1) * shard.add_other
-        end = overlapped_end(bucket_times(shard, most, calibration.bucket_bytes), seconds)
+    else:
+        sizes = [whole]
+    sums, latency = sums_seconds(
+        calibration, place, interconnect, sizes, BESIDE if way == OVERLAPPED else WAITING
+    )
     busy = most * (shard.data + shard.compute) + adding
-    step = end + calibration.update
+    end = busy + sum(sums)
+    if way == OVERLAPPED:
+        end = overlapped_end(bucket_times(shard, most, calibration.bucket_bytes), sums)
     mean = place.num_shards / place.ranks / most
     return Prediction(
         place,
-        min(place.num_shards * calibration.microbatch_size, calibration.train_examples),
-        place.num_shards * calibration.microbatch_size,
-        step,
-        mean * most * shard.compute + calibration.update,
-        mean * adding,
-        end - busy,
-        (1 - mean) * busy,
-        mean * most * shard.data,
-        sum(seconds),
-        latency,
-        (busy + calibration.update) * expected_lateness(place.ranks, calibration.spread),
-        way,
+        images=place.num_shards * calibration.microbatch_size,
+        step_seconds=end + calibration.update,
+        shares={
+            "compute": mean * most * shard.compute + calibration.update,
+            "local_sum": mean * adding,
+            "communication": end - busy,
+            "waiting": (1 - mean) * busy,
+            "data": mean * most * shard.data,
+        },
+        sums_seconds=sum(sums),
+        latency_seconds=latency,
     )
 
 
 def way_of(calibration: Calibration, place: Place, overlap: str) -> str:
-    """How training sums there (``training/setup.py``)."""
+    """Return how training would sum gradients there."""
     if place.ranks > 1 and (
         overlap == "on"
         or (overlap == "auto" and place.hosts > 1 and calibration.reduction == "exact")
     ):
         return OVERLAPPED
-    if (
-        place.hosts == 1
-        and place.most_shards <= MOST_KEPT
-        and calibration.shard(place.here).kept is not None
-    ):
-        return KEPT
-    return WHOLE if place.ranks > 1 else ALONE
+    shared_memory = calibration.shard(place.on_fullest_host).shared_memory
+    if place.hosts == 1 and place.most_shards <= MOST_KEPT and shared_memory is not None:
+        return SHARED_MEMORY
+    return AFTER_COMPUTING
 
 
-def bucket_times(shard: Shard, most: int, bucket_bytes: Sequence[int]) -> list[float]:
-    """When each bucket of the rank's ``most`` shards is complete: the last ones go through backward
-    together, bucket by bucket.
+def bucket_times(shard: ShardTimes, most: int, bucket_bytes: Sequence[int]) -> list[float]:
+    """Return when each bucket of a rank's ``most`` shards is complete, in seconds from the start of
+    the step. The last shards go through backward together, bucket by bucket.
     """
     lanes = min(most, MOST_LANES)
+    before = most - lanes
     first = shard.add_first / sum(bucket_bytes)
     other = shard.add_other / sum(bucket_bytes)
-    whole = most - lanes
-    now = whole * (shard.data + shard.compute + shard.add_other) + lanes * (
+    now = before * (shard.data + shard.compute + shard.add_other) + lanes * (
         shard.data + shard.forward
     )
     times = []
     for backward, nbytes in zip(shard.backward, bucket_bytes, strict=True):
-        # Whose gradient a bucket gets first costs less: of the shards taken whole, if there are
-        # any.
         now += lanes * (backward + nbytes * other) + (first - other) * nbytes
         times.append(now)
     return times
 
 
 def overlapped_end(starts: Sequence[float], seconds: Sequence[float]) -> float:
-    """When the last sum is done: each begins when its bucket is complete and the sum before it is
-    done.
+    """Return when the last sum ends: each begins when its bucket is complete and the one before it
+    has ended.
     """
     end = 0.0
     for start, length in zip(starts, seconds, strict=True):
@@ -194,32 +177,31 @@ def overlapped_end(starts: Sequence[float], seconds: Sequence[float]) -> float:
 def sums_seconds(
     calibration: Calibration,
     place: Place,
-    network: Network | None,
+    interconnect: Interconnect | None,
     sizes: Sequence[float],
     way: str,
 ) -> tuple[list[float], float]:
-    """Seconds of a sum of each of ``sizes`` (bytes), and how much of all of them is latency: on
-    each host, and then between hosts.
+    """Return the seconds of a sum of each of ``sizes`` (bytes), first on each host and then between
+    hosts, and how much of all of them is latency.
     """
+    on_host = calibration.host_interconnect(place.on_fullest_host)
+    if place.on_fullest_host > 1 and on_host is None:
+        raise InputError(
+            f"--predict {place.ranks} with {counted(place.ranks_per_host, 'rank')} per host needs a"
+            " point with several ranks on one host: measure --ranks 1,2 in a new --output, or use"
+            " --ranks-per-host 1"
+        )
+    if place.hosts > 1 and interconnect is None:
+        raise InputError(
+            f"--predict {place.ranks} with {counted(place.ranks_per_host, 'rank')} per host needs"
+            " the network between hosts: use --interconnect latency=1ms,bandwidth=10Gbit, or"
+            " measure it with python -m distcnn.scaling.interconnect_test"
+        )
     seconds, latency = [0.0] * len(sizes), 0.0
-    on_host = calibration.host_network(place.here)
-    if place.here > 1 and on_host is None:
-        raise InputError(
-            f"--predict {place.ranks} with {counted(place.ranks_of_host, 'rank')} on each host"
-            " needs a point with several ranks on one host, such as --ranks 1,2 on this host:"
-            " measure it in a new --output, or say --ranks-per-host 1"
-        )
-    if place.hosts > 1 and network is None:
-        raise InputError(
-            f"--predict {place.ranks} at {place.ranks_of_host} a host needs several hosts, and no"
-            " network between hosts was measured: give --network latency=1ms,bandwidth=10Gbit, or"
-            " --network FILE, written on two hosts by python -m distcnn.scaling.interconnect_test"
-        )
-    levels = [(on_host, place.here), (network, place.hosts)]
-    for each, members in levels:
-        if each is not None and members > 1:
+    for level, members in ((on_host, place.on_fullest_host), (interconnect, place.hosts)):
+        if level is not None and members > 1:
             for index, nbytes in enumerate(sizes):
-                of_latency, of_bytes = each.line(way).split(members, nbytes, each.algorithm)
+                of_latency, of_bytes = level.line(way).split(members, nbytes)
                 seconds[index] += of_latency + of_bytes
                 latency += of_latency
     return seconds, latency

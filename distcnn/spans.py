@@ -1,4 +1,4 @@
-"""Spans: code marks what it does, and whoever wants to know listens.
+"""Spans: the code marks what it does, and whoever wants to know listens.
 
     FORWARD = Span("forward", layer="conv1")        # once, where the work is planned
     with FORWARD:                                   # in every step
@@ -9,6 +9,17 @@
 
 A span holds no state, so one object serves every step and every thread. Without a listener,
 entering and leaving it costs about 0.1 microseconds. Nothing is ever replaced to be measured.
+
+The names of a training run's spans are the constants below. One step nests like this; with
+overlap, ``ALLREDUCE`` is on the thread that sums, and the main thread has ``WAIT_FOR_SUMS``:
+
+    STEP
+        SHARD                                       for each shard of this rank
+            READ_DATA, LEDGER, FORWARD (each layer), LOSS, BACKWARD (each layer), LOCAL_SUM
+        REDUCE                                      for each bucket
+            ALLREDUCE, LOCAL_SUM (in shared memory)
+        WAIT_FOR_SUMS
+        UPDATE
 """
 
 from __future__ import annotations
@@ -16,7 +27,65 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
+
+# -- a step
+STEP: Final = "step"
+"""Labels ``step`` (from 0 over the run) and ``epoch`` (from 0)."""
+SHARD: Final = "shard"
+"""All work on one shard's microbatch; label ``shard``. With overlap, one span for each piece."""
+READ_DATA: Final = "read data"
+LEDGER: Final = "ledger"
+FORWARD: Final = "forward"
+"""Label ``layer``, such as "conv1"; so has ``BACKWARD``."""
+LOSS: Final = "loss"
+BACKWARD: Final = "backward"
+LOCAL_SUM: Final = "local sum"
+"""Adding gradients of this rank; in shared memory, of all ranks, for this rank's elements."""
+REDUCE: Final = "reduce"
+"""From handing over a bucket; until it is summed, unless another thread does that.
+
+Labels ``bucket`` (from 0, the last layers' first), ``nbytes`` of its gradient, ``is_last``.
+"""
+ALLREDUCE: Final = "allreduce"
+"""One sum over all ranks, on whichever thread; labels ``bucket`` and ``nbytes`` of the message."""
+WAIT_FOR_SUMS: Final = "wait for sums"
+UPDATE: Final = "update"
+
+# -- between steps
+EVALUATION: Final = "evaluation"
+TEST_BLOCK: Final = "test block"
+"""Label ``block``, the number of the block of test examples."""
+SUM_EVALUATION: Final = "sum evaluation"
+CLOSE_EPOCH: Final = "close epoch"
+COMPARE_WEIGHTS: Final = "compare weights"
+WRITE_METRICS: Final = "write metrics"
+WRITE_RECEIPT: Final = "write receipt"
+WRITE_RESULTS: Final = "write results"
+CHECKPOINT: Final = "checkpoint"
+"""Copying the state for a checkpoint, on the main thread."""
+WAIT_FOR_CHECKPOINT: Final = "wait for checkpoint"
+WRITE_CHECKPOINT: Final = "write checkpoint"
+"""Writing it to disk, on a thread of its own."""
+
+# -- around the steps
+READ_RUN: Final = "read run"
+PREPARE_DATA: Final = "prepare data"
+OPEN_DATA: Final = "open data"
+BUILD_NETWORK: Final = "build network"
+SURVEY_DATA: Final = "survey data"
+"""Reading and hashing all examples before the first step, piece by piece."""
+COMPARE_RANKS: Final = "compare ranks"
+RESTORE: Final = "restore"
+CREATE_RUN: Final = "create run"
+DEBUG: Final = "debug"
+MEASURE: Final = "measure"
+
+# -- anywhere
+COLLECTIVE: Final = "collective"
+"""The main thread waits for the other ranks."""
+WAIT_FOR_WINDOW: Final = "wait for window"
+"""The main thread waits until examples are read (``--data-memory``)."""
 
 
 class Listener(Protocol):
@@ -30,11 +99,11 @@ class Listener(Protocol):
         """``span`` is entered."""
 
     def end(self, span: Span) -> None:
-        """``span`` is left, by whatever way."""
+        """``span`` is left, normally or by an exception."""
 
 
 class Span:
-    """A stretch of work: ``name`` is what is done, ``labels`` say of what (a layer, a shard)."""
+    """A stretch of work: ``name`` is what is done, ``labels`` say on what (a layer, a shard)."""
 
     __slots__ = ("labels", "name")
 
@@ -46,8 +115,8 @@ class Span:
 
     def __enter__(self) -> None:
         if _listeners:
-            for each in _listeners:
-                each.begin(self)
+            for listener in _listeners:
+                listener.begin(self)
 
     def __exit__(
         self,
@@ -56,8 +125,8 @@ class Span:
         trace: TracebackType | None,
     ) -> None:
         if _listeners:
-            for each in reversed(_listeners):
-                each.end(self)
+            for listener in reversed(_listeners):
+                listener.end(self)
 
 
 _listeners: tuple[Listener, ...] = ()
@@ -65,10 +134,10 @@ _listeners: tuple[Listener, ...] = ()
 
 @contextmanager
 def listening(*listeners: Listener) -> Iterator[None]:
-    """Tell ``listeners`` of every span while this is entered."""
+    """Tell ``listeners`` of every span inside this context."""
     global _listeners
     _listeners = (*_listeners, *listeners)
     try:
         yield
     finally:
-        _listeners = tuple(each for each in _listeners if each not in listeners)
+        _listeners = tuple(one for one in _listeners if one not in listeners)

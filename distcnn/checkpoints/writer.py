@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from distcnn.checkpoints.format import Checkpoint
 from distcnn.checkpoints.store import CheckpointStore
+from distcnn.spans import WRITE_CHECKPOINT, Span
 
 MOST_DELETED = 2
 """Older checkpoints that make room for a file: a newer one may be a little larger than each."""
@@ -98,10 +99,11 @@ class CheckpointWriter:
         taken by others.
         """
         may_delete, self._may_delete = self._may_delete, False
-        with_room(
-            lambda: self._store.save(step, checkpoint),
-            lambda: may_delete and self._store.make_room(step, best_step),
-        )
+        with Span(WRITE_CHECKPOINT, step=step):
+            with_room(
+                lambda: self._store.save(step, checkpoint),
+                lambda: may_delete and self._store.make_room(step, best_step),
+            )
         self._may_delete = True
 
 

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from distcnn.spans import ALLREDUCE, Span
+
 AllreduceSum = Callable[[NDArray[Any]], None]
 
 SECONDS_BETWEEN_LOOKS = 1e-4
@@ -47,7 +49,8 @@ class ForegroundSums:
 
     def start(self, values: NDArray[Any]) -> None:
         start = time.perf_counter()
-        self.allreduce_sum(values)
+        with Span(ALLREDUCE, nbytes=values.nbytes):
+            self.allreduce_sum(values)
         self.allreduce_seconds += time.perf_counter() - start
 
     def finish(self) -> None:

@@ -19,6 +19,7 @@ from distcnn.distributed.exact_sum import CHUNK, ExactTotal, FloatVector, check_
 from distcnn.distributed.partition import shards_of_rank
 from distcnn.distributed.reduction import WHOLE, MisuseError, fast_limit
 from distcnn.distributed.step_stats import TALLY_SIZE, Tally
+from distcnn.spans import LOCAL_SUM, Span
 
 MOST_KEPT = 4
 """Gradients of a rank, 16 bytes for each element.
@@ -31,6 +32,8 @@ REACH = 16
 
 The first is a magnitude that none of its elements exceeds; 16: so that gradients are aligned.
 """
+
+_LOCAL_SUM = Span(LOCAL_SUM)
 
 AddUp = Callable[[Sequence[FloatVector], float], NDArray[np.floating]]
 """``(terms, reach) -> sum``: of all shards' elements in shard order, whose magnitudes come to
@@ -118,7 +121,8 @@ class KeptReduction:
         sums.start(
             self._counts
         )  # no rank sums before all ranks have come here: all gradients are complete
-        self.sum_share()
+        with _LOCAL_SUM:
+            self.sum_share()
         sums.start(self._nothing)  # and now all shares are
 
     def sum_share(self) -> None:

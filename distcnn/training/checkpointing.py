@@ -7,6 +7,7 @@ from contextlib import suppress
 from distcnn.checkpoints import CheckpointStore, CheckpointWriter
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.spans import CHECKPOINT, WAIT_FOR_CHECKPOINT, Span
 from distcnn.training.ledger import all_entries
 from distcnn.training.progress import Progress
 from distcnn.training.run_directory import CHECKPOINTS, RunDirectory
@@ -33,8 +34,12 @@ class Saving:
 
     def save(self, state: State) -> None:
         """Copy the state on root and begin to write it. Collective."""
-        run = self._run
         pulse.beat(Activity.SAVING)
+        with Span(CHECKPOINT, step=state.step):
+            self._copy_and_submit(state)
+
+    def _copy_and_submit(self, state: State) -> None:
+        run = self._run
         entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
         if self._directory is not None:
             snapshot = take_snapshot(
@@ -57,11 +62,12 @@ class Saving:
         """
         newest = -1
         pulse.beat(Activity.SAVING)
-        if self._directory is not None:
-            self._writer.wait()
-            self._follow(self._directory)
-            newest = self._writer.last_step
-        return self._run.communicator.broadcast(newest)
+        with Span(WAIT_FOR_CHECKPOINT):
+            if self._directory is not None:
+                self._writer.wait()
+                self._follow(self._directory)
+                newest = self._writer.last_step
+            return self._run.communicator.broadcast(newest)
 
     def _follow(self, directory: RunDirectory) -> None:
         """Write to where the run directory is now."""

@@ -16,9 +16,12 @@ from distcnn.errors import TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import Sequential, computing
 from distcnn.nn.losses import Loss
+from distcnn.spans import EVALUATION, Span
 from distcnn.system.wording import counted
 from distcnn.training.nan_check import NotFinite, first_not_finite
 from distcnn.training.step import count_correct
+
+_EVALUATION = Span(EVALUATION)
 
 
 class EvaluationFailure(TrainingError):
@@ -74,7 +77,8 @@ class Evaluation:
         example was not tested exactly once, ``EvaluationStopped`` on all ranks when one of them was
         asked to stop.
         """
-        return self.take()
+        with _EVALUATION:
+            return self.take()
 
     def take(self) -> Totals:
         """What a call does; with a name of its own, so that an instrument can take its place."""

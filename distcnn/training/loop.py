@@ -15,6 +15,14 @@ from distcnn.distributed import on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import Sequential
+from distcnn.spans import (
+    CLOSE_EPOCH,
+    COMPARE_WEIGHTS,
+    WRITE_METRICS,
+    WRITE_RECEIPT,
+    WRITE_RESULTS,
+    Span,
+)
 from distcnn.system.launcher import starting_words
 from distcnn.system.wording import shell_command
 from distcnn.training.checkpointing import NoSaving, Saving
@@ -92,7 +100,8 @@ class Loop:
         self.add_end()
         result = make_result(self.run, self.state)
         pulse.beat(Activity.WRITING_RESULTS)
-        on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
+        with Span(WRITE_RESULTS):
+            on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
         if self._saving.location and newest < self.state.step:
             found = (
                 f"the last checkpoint on the disk is of step {newest}"
@@ -108,9 +117,10 @@ class Loop:
     def add_end(self) -> None:
         """The receipt's last line."""
         pulse.beat(Activity.COMPARING)
-        self._records.add_receipt(
-            "end", self.state.step, params_sha256=params_sha256(self.run.network)
-        )
+        with Span(WRITE_RECEIPT):
+            self._records.add_receipt(
+                "end", self.state.step, params_sha256=params_sha256(self.run.network)
+            )
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
         """Take steps until ``last_step`` were taken in all, each epoch's end (the last one's with
@@ -172,14 +182,15 @@ class Loop:
         state, speed = self.state, self.state.interval.images_per_second
         loss = state.interval.loss
         pulse.beat(Activity.WRITING_LINES)
-        self._records.add_metrics(
-            "step",
-            step=state.step,
-            epoch=epoch,
-            loss=loss,
-            learning_rate=learning_rate,
-            images_per_second=round(speed, 1),
-        )
+        with Span(WRITE_METRICS):
+            self._records.add_metrics(
+                "step",
+                step=state.step,
+                epoch=epoch,
+                loss=loss,
+                learning_rate=learning_rate,
+                images_per_second=round(speed, 1),
+            )
         self._progress.interval(
             state.step, epoch, self.run.config.epochs, loss, learning_rate, speed
         )
@@ -190,10 +201,14 @@ class Loop:
         pulse.beat(Activity.COMPARING)
         run, step = self.run, self.state.step
         with self._timed():
-            parameters = compare_replicas(run.network, run.step.optimizer, run.communicator, step)
-            self._records.add_receipt(
-                "weights", step, params_sha256=params_sha256(run.network), parameters=parameters
-            )
+            with Span(COMPARE_WEIGHTS):
+                parameters = compare_replicas(
+                    run.network, run.step.optimizer, run.communicator, step
+                )
+            with Span(WRITE_RECEIPT):
+                self._records.add_receipt(
+                    "weights", step, params_sha256=params_sha256(run.network), parameters=parameters
+                )
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -218,7 +233,7 @@ class Loop:
         if whole:
             pulse.beat(Activity.CHECKING_EPOCH)
             examples = run.dataset.examples["train"]
-            with self._timed():
+            with self._timed(), Span(CLOSE_EPOCH):
                 proof["order_sha256"] = close_epoch(
                     run.step.ledger, run.communicator, run.config.num_shards, epoch, examples
                 )
@@ -238,15 +253,17 @@ class Loop:
             )
         self._count_time()
         pulse.beat(Activity.WRITING_LINES)
-        self._records.add_metrics(
-            "epoch",
-            step=state.step,
-            **values,
-            images_per_second=round(state.epoch.images_per_second, 1),
-        )
+        with Span(WRITE_METRICS):
+            self._records.add_metrics(
+                "epoch",
+                step=state.step,
+                **values,
+                images_per_second=round(state.epoch.images_per_second, 1),
+            )
         self._check_replicas()
         pulse.beat(Activity.WRITING_LINES)
-        self._records.add_receipt("epoch", state.step, **values, **proof)
+        with Span(WRITE_RECEIPT):
+            self._records.add_receipt("epoch", state.step, **values, **proof)
         self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
         self._warn_if_nothing_is_learned(
             epoch, run.evaluation.predicted if state.test_step == state.step else None, last
@@ -284,7 +301,8 @@ class Loop:
         if (
             step % run.config.check_every or self.state.epoch_is_open
         ):  # otherwise it was done just now
-            compare_replicas(run.network, run.step.optimizer, run.communicator, step)
+            with Span(COMPARE_WEIGHTS):
+                compare_replicas(run.network, run.step.optimizer, run.communicator, step)
         self._saving.save(self.state)
 
     def _stop(self) -> NoReturn:

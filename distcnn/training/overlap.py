@@ -12,6 +12,7 @@ from typing import TypeVar
 from distcnn.datasets import Microbatch
 from distcnn.distributed import Communicator, ForegroundSums, Reduction, Sums, plan_buckets
 from distcnn.nn import Sequential
+from distcnn.spans import REDUCE, WAIT_FOR_SUMS, Span
 
 T = TypeVar("T")
 
@@ -19,6 +20,8 @@ MOST_LANES = 8
 """Shards of a rank whose backward can be stopped half way: each needs the buffers of a whole
 network.
 """
+
+_WAIT_FOR_SUMS = Span(WAIT_FOR_SUMS)
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,27 @@ class Overlap:
     (``sums.allreduce_seconds``: what they took).
     """
 
+    def __post_init__(self) -> None:
+        itemsize = self.lanes[0].network.dtype.itemsize
+        self._spans = {
+            bucket.start: Span(
+                REDUCE,
+                bucket=number,
+                nbytes=itemsize * (bucket.stop - bucket.start),
+                is_last=bucket.start == 0,
+            )
+            for number, bucket in enumerate(self.buckets)
+        }
+
     def start(self, reduction: Reduction, bucket: slice) -> None:
         """``bucket`` is complete on this rank: sum it over all ranks."""
-        self._waiting(lambda: reduction.start(bucket, self.sums))
+        with self._spans[bucket.start]:
+            self._waiting(lambda: reduction.start(bucket, self.sums))
 
     def finish(self, reduction: Reduction) -> None:
         """Wait for all buckets."""
-        self._waiting(lambda: reduction.finish(self.sums))
+        with _WAIT_FOR_SUMS:
+            self._waiting(lambda: reduction.finish(self.sums))
 
     def _waiting(self, work: Callable[[], T]) -> T:
         start = time.perf_counter()

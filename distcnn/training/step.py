@@ -17,6 +17,7 @@ from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import Sequential, computing
 from distcnn.nn.losses import Loss
 from distcnn.optim import Optimizer
+from distcnn.spans import LEDGER, LOCAL_SUM, LOSS, READ_DATA, SHARD, STEP, UPDATE, Span
 from distcnn.training.ledger import Ledger
 from distcnn.training.nan_check import first_not_finite
 from distcnn.training.overlap import Lane, Overlap, no_overlap
@@ -29,6 +30,9 @@ WIDEN = (
     "; only if gradients of this size are normal for this model, start again with a larger"
     " --gradient-limit"
 )
+
+_READ_DATA, _LEDGER, _LOSS = Span(READ_DATA), Span(LEDGER), Span(LOSS)
+_LOCAL_SUM, _UPDATE = Span(LOCAL_SUM), Span(UPDATE)
 
 
 class ShardFailure(TrainingError):
@@ -62,6 +66,7 @@ class Step:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.shards)
+        self._spans = {shard.index: Span(SHARD, shard=shard.index) for shard in self.shards}
         self.timing = self.overlap or no_overlap(self.network, self.microbatch, self.communicator)
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
@@ -71,13 +76,14 @@ class Step:
         ``ShardFailure`` on all ranks, before any update, when a shard's gradient or loss cannot be
         added.
         """
-        return self.take(step, epoch, step_of_epoch, learning_rate)
+        with Span(STEP, step=step, epoch=epoch):
+            return self.take(step, epoch, step_of_epoch, learning_rate)
 
     def take(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """What a call does; with a name of its own, so that an instrument can stand in its place
         (``distcnn.training.parts``).
         """
-        timing, failures = self.timing, Failures(self.reduction.tally)
+        timing, failures = self.timing, Failures(self.reduction.tally, self._spans)
         self.reduction.clear()
         whole = len(self.shards) - len(timing.lanes)
         lanes = [*[timing.lanes[0]] * whole, *timing.lanes]
@@ -103,9 +109,8 @@ class Step:
             raise ShardFailure(
                 *next(each for each in self.communicator.allgather(failures.first()) if each)
             )
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # the next step's sums refuse what comes of these
+        # The next step's sums reject values that overflow here.
+        with _UPDATE, np.errstate(over="ignore", invalid="ignore"):
             # To float32: a division takes half the time of one in float64.
             self.gradient = self.reduction.rounded(self.network.grads)
             self.optimizer.step(
@@ -119,8 +124,10 @@ class Step:
         """Forward and backward of one shard's microbatch, added to the sum; a pause after each
         bucket.
         """
-        examples = shard.fill(lane.microbatch, epoch, step_of_epoch)
-        self.ledger.mark(shard.index, lane.microbatch.chosen)
+        with _READ_DATA:
+            examples = shard.fill(lane.microbatch, epoch, step_of_epoch)
+        with _LEDGER:
+            self.ledger.mark(shard.index, lane.microbatch.chosen)
         if self.before_shard is not None:
             self.before_shard(step, shard.index)
         place = self.reduction.place()
@@ -128,16 +135,18 @@ class Step:
             lane.network.write_gradients_to(place)
         with computing():  # the sums below refuse what is out of range
             logits = lane.network.forward(lane.microbatch.images)
-            loss_sum, grad_logits = self.loss(
-                logits, lane.microbatch.labels, lane.microbatch.weights
-            )
+            with _LOSS:
+                loss_sum, grad_logits = self.loss(
+                    logits, lane.microbatch.labels, lane.microbatch.weights
+                )
         backward, complete = lane.network.backward_by_layer(grad_logits), lane.network.grads.size
         for bucket in self.timing.buckets:
             with computing():
                 while complete > bucket.start:
                     _, complete = next(backward)
             try:
-                self.reduction.add(lane.network.grads, bucket)
+                with _LOCAL_SUM:
+                    self.reduction.add(lane.network.grads, bucket)
                 if bucket.start == 0:
                     self.reduction.tally.add(
                         loss_sum, count_correct(logits, lane.microbatch), examples
@@ -175,8 +184,8 @@ class Step:
 class Failures:
     """This rank's shards that cannot be added, counted in ``tally``."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self, tally: Tally, spans: dict[int, Span]) -> None:
+        self._tally, self._spans = tally, spans
         self._texts: dict[int, str] = {}
 
     def caught(self, step: int, shard: Part, lane: Lane, work: Iterator[None]) -> Iterator[None]:
@@ -184,7 +193,8 @@ class Failures:
         try:
             while True:
                 pulse.beat(Activity.COMPUTING_SHARD, step, shard.index)
-                next(work)
+                with self._spans[shard.index]:
+                    next(work)
                 yield
         except StopIteration:
             return

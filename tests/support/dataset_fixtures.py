@@ -6,10 +6,12 @@ import gzip
 import hashlib
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from distcnn.datasets import mnist
 
@@ -48,3 +50,29 @@ def mnist_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
         {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     )
     return {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in files.items()}
+
+
+@pytest.fixture
+def idx_folder(tmp_path: Path, idx: ToIdx) -> Path:
+    """Four IDX files under the usual names, the training ones gzipped: 5 + 3 images of 4x6 pixels,
+    labels up to 7.
+    """
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(
+        gzip.compress(idx(np.arange(120).reshape(5, 4, 6)))
+    )
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.arange(5))))
+    (folder / "t10k-images-idx3-ubyte").write_bytes(idx(np.arange(72).reshape(3, 4, 6)))
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(np.array([0, 7, 1])))
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Two classes of five gray images of 4x6 pixels."""
+    for index in range(10):
+        path = tmp_path / f"images/{'ab'[index % 2]}/{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 6), index, np.uint8)).save(path)
+    return tmp_path / "images"

@@ -5,17 +5,13 @@ the disk for nothing as it starts.
 from __future__ import annotations
 
 import ast
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet
-
 PACKAGE = Path(__file__).parents[2] / "distcnn"
 FILES = sorted(PACKAGE.rglob("*.py"))
-
 # The rooms of the package (folders and files), from the ground up. A room imports only itself and
 # rooms of earlier rows; rooms in one row do not import each other.
 LAYERS = [
@@ -56,42 +52,6 @@ OWNERS = {
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},
 }
-# What is started with python -m: all of the top level, and what runs on the ranks of a sweep's
-# point.
-COMMANDS = {
-    *("train.py", "verify.py", "benchmark/__main__.py", "scaling/__main__.py"),
-    *("scaling/interconnect_test.py", "scaling/worker.py"),
-}
-
-# Needed by root alone, or seldom. On a shared file system every rank would ask for each of their
-# files at the same moment.
-SELDOM = {
-    *{
-        "ssl",
-        "http.client",
-        "urllib.request",
-        "email",
-        "zipfile",
-        "gzip",
-        "tempfile",
-    },  # MNIST that must be had first
-    *{"tqdm", "multiprocessing", "importlib.metadata"},  # a progress bar
-    "distcnn.profiling",
-    *{"pdb", "distcnn.training.debug", "distcnn.training.replay"},  # debugging and replays
-    *{"tomllib", "tomli_w"},  # root's files
-    *{"concurrent.futures", "distcnn.datasets.prefetch"},  # data larger than memory
-    *{"matplotlib", "PIL"},
-}
-LOADED = f"import json, sys; print(json.dumps(sorted({SELDOM!r} & set(sys.modules))))"
-TRAINED = """
-import os, sys
-from distcnn.system import launcher
-from distcnn import train
-code = train.main(sys.argv[1:])
-if launcher.declared_rank(os.environ):
-    exec({loaded!r})
-sys.exit(code)
-"""
 
 
 def imports_of(file: Path) -> set[str]:
@@ -142,27 +102,3 @@ def test_each_library_has_one_owner(file: Path) -> None:
 def test_every_room_has_its_place() -> None:
     rooms = {file.relative_to(PACKAGE).parts[0] for file in FILES} - {"__init__.py", "__main__.py"}
     assert rooms <= set(LEVEL)
-
-
-def test_no_rank_but_root_imports_what_only_some_need() -> None:
-    done = SERIAL.run(1, "-c", f"import distcnn.train; {LOADED}", PMI_SIZE="2", PMI_RANK="1")
-    assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stderr
-
-
-@pytest.mark.mpi
-def test_a_whole_run_does_not_either_but_on_root(
-    mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
-) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--model",
-        "tutorial",
-        "--epochs",
-        "1",
-    ]
-    done = mpirun.run(2, "-c", TRAINED.format(loaded=LOADED), *flags)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "[]" in done.stdout, done.stdout  # a launcher may join the lines of two ranks

@@ -5,9 +5,7 @@ interpreter's lock.
 from __future__ import annotations
 
 import fcntl
-import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +15,6 @@ import h5py
 import numpy as np
 import pytest
 
-from distcnn.datasets import read_examples, read_info
-from distcnn.errors import InputError
 from tests.conftest import SERIAL
 from tests.support.image_sets import put, write_as_a_user
 from tests.support.running import running
@@ -64,47 +60,6 @@ def virtual(folder: Path, part: Path) -> Path:
 
 
 WAYS = [itself, linked, linked_group, linked_twice, virtual]
-
-
-@pytest.mark.parametrize("build", WAYS)
-def test_a_part_that_is_a_regular_file_is_read(tmp_path: Path, build: Build) -> None:
-    path = build(tmp_path, write_as_a_user(tmp_path / "part.h5"))
-    assert read_examples(read_info(path), "train", range(4))[0].reshape(-1).tolist() == list(
-        range(24)
-    )
-
-
-@pytest.mark.parametrize("build", WAYS)
-@pytest.mark.parametrize("kind", ["named pipe", "socket", "device", "folder"])
-def test_a_part_that_is_not_a_file_is_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: Build, kind: str
-) -> None:
-    part = tmp_path / "part.h5"
-    with socket.socket(socket.AF_UNIX) as listener:
-        if kind == "named pipe":
-            os.mkfifo(part)
-        elif kind == "socket":
-            monkeypatch.chdir(tmp_path)  # a socket's path must be short
-            listener.bind(part.name)
-        elif kind == "device":
-            part.symlink_to("/dev/zero")
-        else:
-            part.mkdir()
-        with pytest.raises(
-            InputError, match="is a folder" if kind == "folder" else "is not a regular file"
-        ) as raised:
-            read_info(build(tmp_path, part))
-    assert str(tmp_path) in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
-def test_links_in_a_circle_are_followed_to_an_end(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    circle = put("train", h5py.ExternalLink("folder/../set.h5", "train"))
-    with pytest.raises(InputError, match=r"set\.h5"):
-        read_info(write_as_a_user(tmp_path / "set.h5", circle))
-    with pytest.raises(InputError, match=r"set\.h5"):
-        read_info(write_as_a_user(tmp_path / "set.h5", put("train", h5py.SoftLink("/train"))))
 
 
 @contextmanager

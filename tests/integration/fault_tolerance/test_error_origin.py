@@ -6,19 +6,12 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from distcnn import train
 from distcnn.doctor.report import Report
 from distcnn.doctor.supervisor import Guardian
-from distcnn.errors import InputError
-from distcnn.fault_tolerance.error_origin import is_thread_limit, mistake_in, mistake_lines
-from distcnn.models import build_model, find_model, initialise_model
 from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
 from tests.support.training_fixtures import with_path
 
@@ -54,87 +47,6 @@ def line_of(file: Path, text: str) -> int:
     return next(
         number for number, line in enumerate(file.read_text().splitlines(), start=1) if text in line
     )
-
-
-BROKEN = {
-    "undefined": ("x = undefined\n", "mine.py, line 1: NameError: name 'undefined' is not defined"),
-    "division": ("\n\n1 / 0\n", "mine.py, line 3: ZeroDivisionError"),
-    "syntax": ("def network(:\n    pass\n", "mine.py, line 1: SyntaxError"),
-    "indentation": ("def network():\npass\n", "mine.py, line 2: IndentationError"),
-    "a missing dependency": (
-        "import os\nimport no_such_dependency\n",
-        "mine.py, line 2: ModuleNotFoundError",
-    ),
-    "sys.exit": ("import sys\nsys.exit(0)\n", "mine.py, line 2: SystemExit"),
-    "a deep one": (
-        "def f():\n    return {}['key']\n\nf()\n",
-        "mine.py, line 2, in f: KeyError: 'key'",
-    ),
-    "bytes that are no text": ("x = '\udcff'\n", "SyntaxError"),
-}
-
-
-@pytest.fixture
-def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder, from which ``mine`` can be imported."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    sys.modules.pop("mine", None)
-
-
-@pytest.mark.parametrize("what", BROKEN)
-def test_a_module_that_cannot_be_imported(what: str, importable: Path) -> None:
-    source, says = BROKEN[what]
-    (importable / "mine.py").write_bytes(source.encode(errors="surrogateescape"))
-    with pytest.raises(InputError, match=r"^model 'mine:network' cannot be imported") as caught:
-        find_model("mine:network")
-    assert says in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"in_building": WRONG}, "line {in_building}, in network: IndexError"),
-        ({"in_building": "raise SystemExit('no')"}, "in network: SystemExit: no"),
-        ({"in_building": "nn.Conv2d(0, 3)"}, "in network: ValueError: out_channels (=0)"),
-        (
-            {"more": ", depth"},
-            (
-                "network() missing 1 required positional argument: 'depth': it must take"
-                " (input_shape, classes)"
-            ),
-        ),
-        ({"in_return": ".layers[0]"}, "it must return a distcnn.nn.Sequential"),
-        ({"in_building": "return nn.Sequential([nn.ReLU])"}, "mine.py, line 15, in network: "),
-        ({"in_building": "return nn.Sequential(['relu'])"}, "mine.py, line 15, in network: "),
-    ],
-)
-def test_a_network_that_cannot_be_built(wrong: dict[str, str], says: str, importable: Path) -> None:
-    file = module(importable, **wrong)
-    with pytest.raises(InputError, match=r"^model 'mine:network'") as caught:
-        build_model("mine:network", (1, 4, 4), 2, 1)
-    assert says.format(in_building=line_of(file, WRONG) if WRONG in str(wrong) else "") in str(
-        caught.value
-    )
-
-
-def test_an_initialiser_that_fails(importable: Path) -> None:
-    file = module(importable, in_initialiser=f" + {WRONG}")
-    network = build_model("mine:network", (1, 4, 4), 2, 1)
-    with pytest.raises(
-        InputError,
-        match=rf"model 'mine:network': mine.py, line {line_of(file, WRONG)}, in start: IndexError",
-    ):
-        initialise_model("mine:network", network, np.random.default_rng(0))
-
-
-def test_a_defect_of_ours_is_no_mistake_of_the_users() -> None:
-    with pytest.raises(ZeroDivisionError) as caught:
-        exec(compile("1 / 0", train.__file__, "exec"), {"__name__": "distcnn.train"})
-    own = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]  # without this file
-    assert mistake_in(own) is None
-    assert mistake_lines(own) == []
 
 
 @pytest.mark.parametrize("place", ["in_forward", "in_backward"])
@@ -244,14 +156,6 @@ def test_where_threads_are_forbidden_there_is_a_line_or_none(
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert "threads" in done.stderr
-
-
-def test_both_words_of_python_for_a_refused_thread() -> None:
-    assert all(
-        is_thread_limit(RuntimeError(text))
-        for text in ("can't start new thread", "unable to start watchdog thread")
-    )
-    assert not is_thread_limit(RuntimeError("broken"))
 
 
 def test_a_doctor_that_may_not_fork_examines_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

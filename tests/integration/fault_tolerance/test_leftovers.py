@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.fault_tolerance.leftovers import MEMORY, clean_before_start, remove_left_behind
+from distcnn.fault_tolerance.leftovers import MEMORY, remove_left_behind
 from tests.conftest import Launcher, MakeImageSet
 from tests.support.running import STAGED, running
 
@@ -29,22 +29,6 @@ def left(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_what_nobody_uses_is_removed(left: list[Path]) -> None:
-    other = left[0].with_name("somebody's")
-    other.touch()
-    assert sorted(remove_left_behind(other.parent)) == sorted(left)
-    assert [path for path in left if path.exists()] == []
-    assert other.exists()
-
-
-def test_what_a_process_has_open_or_mapped_stays(left: list[Path]) -> None:
-    with left[0].open("rb"), left[1].open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        file.close()
-        assert remove_left_behind(left[0].parent) == [left[2]]
-        mapped.close()
-
-
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can mount")
 def test_a_file_of_that_name_in_another_containers_folder_does_not_count(left: list[Path]) -> None:
     folder = left[0].parent
@@ -56,29 +40,6 @@ def test_a_file_of_that_name_in_another_containers_folder_does_not_count(left: l
         assert other.stdout.readline() == "there\n"
         assert sorted(remove_left_behind(folder)) == sorted(left)
         other.kill()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-def test_another_users_stays(left: list[Path]) -> None:
-    os.chown(left[0], 12345, 12345)
-    assert left[0] not in remove_left_behind(left[0].parent)
-
-
-@pytest.mark.parametrize(
-    ("environment", "cleans"),
-    [
-        ({}, False),
-        ({"PMI_SIZE": "2", "PMI_RANK": "0", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}, True),
-        ({"PMI_SIZE": "4", "PMI_RANK": "3", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}, False),
-    ],
-)
-def test_one_rank_of_a_host_cleans(
-    environment: dict[str, str], cleans: bool, left: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    clean_before_start(left[0].parent)
-    assert any(path.exists() for path in left) != cleans
 
 
 def test_the_start_after_a_kill_leaves_nothing(

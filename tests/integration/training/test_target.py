@@ -12,11 +12,8 @@ from typing import Any
 import pytest
 
 from distcnn.checkpoints import CheckpointStore
-from distcnn.config import TARGET_DEFAULTS, Config, parse_config
-from distcnn.distributed import Totals
+from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.training.schedule import Plan
-from distcnn.training.state import Meter, State
 from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher
 from tests.support.training_fixtures import assert_same_end, content, receipt, resume, train
 
@@ -165,9 +162,6 @@ def test_it_stops_at_tests_only(flags: list[str], stopping: str, tmp_path: Path)
     assert (found["steps"], found["target_reached"]) == (8, True)
 
 
-# -- resumed
-
-
 @pytest.mark.parametrize(
     "call", [5 * 8 + 10 + 4, 11 * 8 + 20 + 4]
 )  # in step 6; in step 12, whose test is still to come
@@ -241,56 +235,6 @@ def test_there_is_no_step_to_break_in_after_the_target(reached: Path, stopping: 
     assert "replayed to the run's end, step 12: there is no step to break in" in done.stdout
 
 
-def test_checkpoints_from_before_there_were_targets_can_be_read() -> None:
-    values = State(step=3, whole=Meter(seconds=2.0), safety_seconds=0.5).to_json()
-    del values["run_seconds"]
-    assert State.from_json(values).run_seconds == 2.5
-
-
-# -- the pieces
-
-
-@pytest.mark.parametrize(
-    ("target", "correct", "test_step", "reaches"),
-    [
-        (0.99, 9900, 8, True),
-        (0.99, 9899, 8, False),
-        (0.99, 9900, 7, False),
-        (0.0, 9900, 8, False),
-        (1.0, 10000, 8, True),
-        (1.0, 9999, 8, False),
-    ],
-)
-def test_only_the_state_that_was_tested_reaches_a_target(
-    target: float, correct: int, test_step: int, reaches: bool
-) -> None:
-    state = State(step=8, test=Totals(1.0, correct, 10000, 0), test_step=test_step)
-    assert state.reaches(target) == reaches
-    assert not State().reaches(target)
-
-
-def test_the_schedule_begins_again_in_each_cycle() -> None:
-    whole = Plan(Config(epochs=2, microbatch_size=8, warmup_steps=2), 203)
-    cycles = Plan(Config(epochs=5, microbatch_size=8, warmup_steps=2, cycle_epochs=2), 203)
-    assert (whole.total_steps, cycles.total_steps, cycles.warmup_steps) == (8, 20, 2)
-    rates = [whole.learning_rate(step) for step in range(8)]
-    assert [cycles.learning_rate(step) for step in range(20)] == [*rates, *rates, *rates[:4]]
-
-
-def test_a_target_brings_its_own_defaults_and_flags_win(tmp_path: Path) -> None:
-    assert parse_config(["--target-accuracy", "0.9"]) == Config(
-        target_accuracy=0.9, **TARGET_DEFAULTS
-    )
-    assert parse_config(["--target-accuracy", "0.9", "--epochs", "3"]) == Config(
-        target_accuracy=0.9, **{**TARGET_DEFAULTS, "epochs": 3}
-    )
-    assert parse_config(["--target-accuracy", "0"]) == Config()
-    (tmp_path / "c.toml").write_text("target_accuracy = 0.9\ncycle_epochs = 0\n")
-    assert parse_config(["--config", str(tmp_path / "c.toml")]) == Config(
-        target_accuracy=0.9, **{**TARGET_DEFAULTS, "cycle_epochs": 0}
-    )
-
-
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "nan", "99"])
 def test_what_is_no_fraction_is_refused(value: str, tmp_path: Path) -> None:
     message = f"--target-accuracy is {float(value)}: it must be a fraction from 0 to 1"
@@ -299,8 +243,3 @@ def test_what_is_no_fraction_is_refused(value: str, tmp_path: Path) -> None:
     done = train(SERIAL, 1, "--target-accuracy", value, "--output", str(tmp_path / "run"))
     assert (done.returncode, done.stderr) == (EXIT_INPUT, f"distcnn.train: error: {message}\n")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_negative_cycle_is_refused() -> None:
-    with pytest.raises(InputError, match="--cycle-epochs is -1: it must be 0 or more"):
-        Config(cycle_epochs=-1)

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,6 @@ from distcnn.config import parse_request
 from distcnn.errors import InputError
 from distcnn.training.resume import find_resume_point
 from distcnn.training.run_directory import read_config, write_config
-from distcnn.user_code import require_outside, require_trust
 from tests.conftest import MakeImageSet, clean_environment
 from tests.support.training_fixtures import receipt, store_of, write_receipt
 
@@ -201,27 +199,12 @@ def test_a_configuration_file_is_not_believed_either(
     )
 
 
-def test_what_confirms_a_model_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text('model = "mine:network"\nepochs = 2\n')
-    config = ["--config", str(tmp_path / "c.toml")]
-    for more, model in (
-        (["--trust-model"], "mine:network"),
-        (["--model", "mine:network"], "mine:network"),
-        (["--model", "mlp"], "mlp"),
-    ):
-        assert parse_request([*config, *more]).config.model == model
-    with pytest.raises(InputError, match=r"c\.toml names the model 'mine:network'"):
-        parse_request(config)
-
-
 def test_a_refusal_changes_nothing_in_the_run(strange: Path) -> None:
     before = {path: path.read_bytes() for path in strange.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="trust"):
         find_resume_point(parse_request(["--resume", str(strange)]), print)
     assert {path: path.read_bytes() for path in strange.rglob("*") if path.is_file()} == before
 
-
-# -- a model that was edited
 
 MINE = """
 from distcnn import nn
@@ -303,31 +286,3 @@ def test_a_run_without_a_checkpoint_knows_its_model_too(stopped: Path, tmp_path:
         "own_width",
         "line 1",
     )
-
-
-@pytest.mark.parametrize("model", ["lenet", "no-such"])
-def test_distcnns_own_names_need_no_trust(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    require_trust(model, tmp_path, None, False)
-    require_outside(model, tmp_path)
-
-
-def test_a_module_beside_the_run_directory_may_be_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run-2").mkdir()
-    (tmp_path / "own_beside.py").write_text("raise AssertionError('imported')\n")
-    (tmp_path / "run-2" / "own_inside.py").write_text("raise AssertionError('imported')\n")
-    places: list[Any] = ["", tmp_path / "run"]
-    for model in (
-        "own_beside:f",
-        "run-2.own_inside:f",
-        "no_such_module:f",
-        ":f",
-        "numpy.linalg:norm",
-    ):
-        require_outside(model, *places)

@@ -6,11 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +18,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets import Split, read_examples, read_info, write_dataset
 from distcnn.errors import InputError
-from tests.support.image_sets import (
-    ROOT,
-    Arrays,
-    as_splits,
-    assert_one_line_about,
-    make_arrays,
-    write,
-)
-
-# -- the round trip
+from tests.support.image_sets import Arrays, as_splits, assert_one_line_about, make_arrays, write
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3)], ids=str)
@@ -103,9 +91,6 @@ def test_names_that_do_not_fit_the_classes_are_not_written(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-# -- the same content is the same file
-
-
 def test_the_same_content_gives_the_same_bytes_of_file_at_any_time_and_in_any_batches(
     tmp_path: Path,
 ) -> None:
@@ -147,9 +132,6 @@ def test_sha256_differs_when_one_thing_differs(tmp_path: Path, split: str, part:
         read_info(write(tmp_path / "a.h5", arrays)).sha256
         != read_info(write(tmp_path / "b.h5", changed)).sha256
     )
-
-
-# -- written whole or not at all
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:
@@ -274,51 +256,6 @@ def test_fewer_examples_than_promised_leave_nothing(tmp_path: Path) -> None:
             splits=as_splits(arrays) | {"train": Split(301, [arrays["train"]])},
         )
     assert list(tmp_path.iterdir()) == []
-
-
-WRITER = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from distcnn.datasets import Split, write_dataset
-path, ready = Path(sys.argv[1]), Path(sys.argv[2])
-images, labels = np.arange(300 * 64).astype(np.uint8).reshape(300, 8, 8), np.arange(300) % 10
-ready.touch()
-while not (ready.parent / "go").exists():
-    time.sleep(0.001)
-for _ in range(15):
-    batches = [(images[i : i + 50], labels[i : i + 50]) for i in range(0, 300, 50)]
-    write_dataset(path, name="n", source="s", classes=10, splits={split: Split(300, batches) for split in ("train", "test")})
-"""  # noqa: E501
-
-
-def test_processes_that_write_one_path_at_once_leave_one_whole_file(tmp_path: Path) -> None:
-    path, signals = tmp_path / "out" / "set.h5", tmp_path / "signals"
-    signals.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with ExitStack() as stack:
-        writers = []
-        for number in range(4):
-            command = [sys.executable, "-c", WRITER, str(path), str(signals / str(number))]
-            writers.append(
-                stack.enter_context(
-                    subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-                )
-            )
-            stack.callback(writers[-1].kill)
-        deadline = time.monotonic() + 30
-        while len(list(signals.iterdir())) < len(writers) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        (signals / "go").touch()
-        seen = set()
-        while any(writer.poll() is None for writer in writers):
-            if path.exists():
-                seen.add(hashlib.sha256(path.read_bytes()).hexdigest())
-        errors = [writer.stderr.read() for writer in writers if writer.stderr]
-    assert [writer.returncode for writer in writers] == [0] * 4, errors
-    assert len(seen) == 1, "at any moment the file is whole"
-    assert [each.name for each in path.parent.iterdir()] == ["set.h5"]
-    assert len(read_examples(read_info(path), "train", range(300))[1]) == 300
 
 
 @pytest.mark.parametrize("count", [3, 20_000])

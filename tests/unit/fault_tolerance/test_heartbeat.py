@@ -4,29 +4,15 @@ or gone.
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import Any, ClassVar
 
 import pytest
 
 from distcnn.distributed import SerialCommunicator
-from distcnn.fault_tolerance.heartbeat import STACK_BYTES, TEXTS, Activity, Pulse, read_other
+from distcnn.fault_tolerance.heartbeat import STACK_BYTES, TEXTS, Activity, Pulse
 from distcnn.fault_tolerance.heartbeat import pulse as own_pulse
-from distcnn.fault_tolerance.watchdog import process_state
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
-from tests.conftest import SERIAL
-from tests.support.running import running
-
-CHILD = """
-import time
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
-pulse.beat(Activity.COMPUTING_SHARD, 12, 5)
-pulse.note_stack("line 1\\nline 2")
-print("noted", pulse.descriptor, flush=True)
-time.sleep(60)
-"""
 
 
 def test_what_was_noted_last_is_read() -> None:
@@ -119,24 +105,3 @@ def test_of_a_stack_that_is_too_long_the_inner_end_is_kept() -> None:
     pulse = Pulse()
     pulse.note_stack("x" * STACK_BYTES + "inner end")
     assert pulse.read().stack == "x" * (STACK_BYTES - 9) + "inner end"
-
-
-def test_another_process_is_read_also_when_it_is_stopped() -> None:
-    with running(SERIAL, 1, "-c", CHILD) as run:
-        run.wait_for_text("noted")
-        pid, descriptor = run.process.pid, int(run.stdout.split()[1])
-        before = read_other(pid, descriptor)
-        os.kill(pid, signal.SIGSTOP)
-        run.wait_for(lambda: process_state(pid) == "T (stopped)", "the stopped state")
-        assert read_other(pid, descriptor) == before
-        assert before
-        assert (before.step, before.activity, before.detail, before.stack) == (
-            12,
-            Activity.COMPUTING_SHARD,
-            5,
-            "line 1\nline 2",
-        )
-        assert 0 <= time.monotonic() - before.since < 20
-        assert read_other(pid, 0) is None  # /dev/null
-        assert read_other(pid, descriptor + 100) is None
-    assert read_other(pid, descriptor) is None  # gone

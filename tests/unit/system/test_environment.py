@@ -8,7 +8,6 @@ import pytest
 
 from distcnn.system.environment import kernel_variables, sources_sha256
 from distcnn.training.fingerprint import arithmetic_sha256, differences, fingerprint
-from tests.conftest import SERIAL
 
 
 @pytest.mark.parametrize(
@@ -57,20 +56,3 @@ def test_the_fingerprint_has_sources_variables_and_results(monkeypatch: pytest.M
     assert differences({"numpy": "2"}, {"numpy": "2", "sources": "ab"}) == [
         "sources was not recorded, is 'ab'"
     ]
-
-
-def test_another_kernel_shows_in_the_results_themselves() -> None:
-    code = (
-        "from distcnn.training.fingerprint import fingerprint as f; f = f(); print(f['blas'],"
-        " f['arithmetic'], sep='|')"
-    )
-    found = [
-        SERIAL.run(1, "-c", code, OPENBLAS_CORETYPE=kernel)
-        for kernel in ("Haswell", "Sandybridge", "Haswell")
-    ]
-    (blas, first), (other_blas, other), (_, again) = (
-        done.stdout.strip().split("|") for done in found
-    )
-    if blas == other_blas:
-        pytest.skip("NumPy uses another BLAS here, or another kind of processor")
-    assert first == again != other

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-
-import pytest
-
-from distcnn.system.wording import being, counted, plural, printable, shell_word
+from distcnn.system.wording import being, counted, plural, printable
 
 
 def test_one_and_many() -> None:
@@ -30,16 +26,6 @@ def test_names_of_any_language_stay_and_control_characters_do_not() -> None:
     )
     assert printable("a\nb\x07", keep="\n") == "a\nb\\x07"
     assert printable("caf\udce9") == "caf\\xe9"
-
-
-@pytest.mark.parametrize(
-    "word", ["plain", "with blank", "it's", "a\nb", "tab\t'\\", "caf\udce9", "\x1b[2J é", "wörld"]
-)
-def test_a_shell_reads_a_word_back(word: str) -> None:
-    written = shell_word(word)
-    assert written.isprintable()
-    done = subprocess.run(["bash", "-c", f"printf %s {written}"], capture_output=True, check=True)
-    assert done.stdout.decode(errors="surrogateescape") == word
 
 
 def test_verbs_agree() -> None:

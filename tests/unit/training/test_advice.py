@@ -4,7 +4,6 @@ refused.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.training.advice import require_enough_examples, warnings_of
 from distcnn.training.schedule import Plan
-from tests.conftest import SERIAL, MakeImageSet
-from tests.support.training_fixtures import prepare, train
 
 
 def warned(train_examples: int, **flags: Any) -> list[str]:
@@ -109,24 +106,3 @@ def test_more_shards_than_examples_are_refused() -> None:
     require_enough_examples(Config(num_shards=96), 96)
     with pytest.raises(InputError, match=r"--num-shards is 97, .* 96 examples"):
         require_enough_examples(Config(num_shards=97), 96)
-
-
-def test_the_command_says_so_once_and_refuses_before_it_reads(
-    image_set: MakeImageSet, tmp_path: Path
-) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "tutorial",
-        "--epochs",
-        "1",
-        "--output",
-        str(tmp_path / "run"),
-    ]
-    done = train(SERIAL, 1, *flags, "--optimizer", "adamw")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("warning: --optimizer adamw") == 1
-    assert done.stdout.count("warning: the whole run is 2 steps") == 1
-    with pytest.raises(InputError, match="--num-shards"):
-        prepare(image_set(), num_shards=204)

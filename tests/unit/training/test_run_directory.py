@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import stat
-import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -480,6 +480,7 @@ def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_fo
 
 
 def test_the_checksums_are_those_of_sha256sum(whole: Path) -> None:
-    subprocess.run(
-        ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=whole, check=True
-    )
+    """As ``sha256sum --check SHA256SUMS`` reads them."""
+    for line in (whole / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((whole / name).read_bytes()).hexdigest() == digest

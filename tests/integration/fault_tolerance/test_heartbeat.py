@@ -1,0 +1,42 @@
+"""The heartbeat of another process can be read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from distcnn.fault_tolerance.heartbeat import Activity, read_other
+from distcnn.fault_tolerance.watchdog import process_state
+from tests.conftest import SERIAL
+from tests.support.running import running
+
+CHILD = """
+import time
+from distcnn.fault_tolerance.heartbeat import Activity, pulse
+pulse.beat(Activity.COMPUTING_SHARD, 12, 5)
+pulse.note_stack("line 1\\nline 2")
+print("noted", pulse.descriptor, flush=True)
+time.sleep(60)
+"""
+
+
+def test_another_process_is_read_also_when_it_is_stopped() -> None:
+    with running(SERIAL, 1, "-c", CHILD) as run:
+        run.wait_for_text("noted")
+        pid, descriptor = run.process.pid, int(run.stdout.split()[1])
+        before = read_other(pid, descriptor)
+        os.kill(pid, signal.SIGSTOP)
+        run.wait_for(lambda: process_state(pid) == "T (stopped)", "the stopped state")
+        assert read_other(pid, descriptor) == before
+        assert before
+        assert (before.step, before.activity, before.detail, before.stack) == (
+            12,
+            Activity.COMPUTING_SHARD,
+            5,
+            "line 1\nline 2",
+        )
+        assert 0 <= time.monotonic() - before.since < 20
+        assert read_other(pid, 0) is None  # /dev/null
+        assert read_other(pid, descriptor + 100) is None
+    assert read_other(pid, descriptor) is None  # gone

@@ -33,9 +33,11 @@ OTHER_NETWORK = (
 
 def look(communicator: Any) -> Facts:
     """Rows of (bytes, seconds); whether all ranks see each other's memory."""
-    from distcnn.distributed.allreduce_timing import time_allreduce
+    from distcnn.distributed import ForegroundSums
+    from distcnn.distributed.allreduce_timing import time_sums
 
-    rows = time_allreduce(communicator, SIZES, SECONDS) if communicator.world_size > 1 else []
+    sums = ForegroundSums(communicator.allreduce_sum)
+    rows = time_sums(communicator, sums, SIZES, SECONDS) if communicator.world_size > 1 else []
     return {
         "rows": [list(row) for row in rows],
         "shared": communicator.shared_floats(1024) is not None,

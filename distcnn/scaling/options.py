@@ -134,11 +134,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     around = {name: own.pop(name) for name in ("output", "timeout") if name in own}
     ranks = parse_ranks(own.pop("ranks")) if "ranks" in own else default_ranks(environment)
     settings = Settings(ranks, own.pop("launcher", default_launcher()), flags=flags, **own)
-    strong = [point for point in settings.points if point.mode == STRONG]
-    if wanted and strong and strong[0].num_shards < wanted.ranks[-1]:
+    num_shards = settings.points[0].num_shards
+    if wanted and settings.mode == STRONG and num_shards < wanted.ranks[0]:
         raise InputError(
-            f"--predict {wanted.ranks[-1]}: strong scaling has {strong[0].num_shards} shards, and"
-            f" every rank needs one: add --num-shards {wanted.ranks[-1]}, or use --mode weak"
+            f"--predict {wanted.ranks[0]}: strong scaling has {num_shards} shards, and every rank"
+            f" needs one: add --num-shards {wanted.ranks[-1]}, or use --mode weak"
         )
     return Request(settings, wanted=wanted, **around)
 

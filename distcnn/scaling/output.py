@@ -36,7 +36,8 @@ def headline(settings: Settings) -> Iterator[str]:
         f" {counted(settings.steps, 'step')}"
     )
     yield f"launcher  {settings.launcher}"
-    for point in {point.mode: point for point in reversed(points)}.values():
+    for mode in dict.fromkeys(point.mode for point in points):
+        point = next(point for point in points if point.mode == mode)
         shards = point.num_shards if point.mode == STRONG else point.most_shards
         where = "at every point" if point.mode == STRONG else "on every rank"
         yield (
@@ -75,6 +76,8 @@ def table(summary: Summary, sweep: Sweep) -> Iterator[str]:
         f"{'ms':>9}{'up':>8}{'ciency':>8}  {''.join(f'{name:>10}' for name in groups)}  bits"
     )
     yield from map(_line, summary.rows)
+    if summary.footnotes or summary.failures:
+        yield ""
     for note in summary.footnotes:
         yield f"note      {note}"
     for record in summary.failures:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -127,21 +127,19 @@ def calibrate(results: Sequence[Result]) -> Calibration:
 def shard_times(results: Sequence[Result]) -> ShardTimes:
     """Return the medians over the measurements of one point, of the rank that waited least."""
     steps = [scaled(result) for result in results]
-    shards = -(-results[0].num_shards // results[0].world_size)
+    shards = [-(-result.num_shards // result.world_size) for result in results]
+
+    def of_shard(seconds: Iterable[float]) -> float:
+        return median(took / count for took, count in zip(seconds, shards, strict=True))
+
+    is_shared = all(result.shared_memory for result in results)
     return ShardTimes(
-        data=median(step.data for step in steps) / shards,
-        forward=median(step.forward for step in steps) / shards,
-        backward=tuple(
-            median(seconds) / shards
-            for seconds in zip(*(step.backward for step in steps), strict=True)
-        ),
+        data=of_shard(step.data for step in steps),
+        forward=of_shard(step.forward for step in steps),
+        backward=tuple(map(of_shard, zip(*(step.backward for step in steps), strict=True))),
         add_first=median(result.first_add_seconds for result in results),
         add_other=median(result.other_add_seconds for result in results),
-        shared_memory=(
-            median(step.local_sum for step in steps) / shards
-            if all(result.shared_memory for result in results)
-            else None
-        ),
+        shared_memory=of_shard(step.local_sum for step in steps) if is_shared else None,
     )
 
 

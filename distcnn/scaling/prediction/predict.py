@@ -11,7 +11,7 @@ from typing import Any
 
 from distcnn.errors import InputError
 from distcnn.scaling.options import Wanted
-from distcnn.scaling.points import STRONG, Point
+from distcnn.scaling.points import WEAK, Point
 from distcnn.scaling.prediction.calibration import Calibration
 from distcnn.scaling.prediction.interconnect import Interconnect
 from distcnn.scaling.prediction.step_time import Place, Prediction, predict
@@ -29,7 +29,7 @@ class Series:
     Attributes:
         interconnect: None if no ranks are on different hosts.
         base: on the smallest number of ranks that was measured; efficiency is relative to it.
-        predictions: in ascending order of ranks.
+        predictions: in ascending order of ranks; in strong scaling up to the number of shards.
     """
 
     mode: str
@@ -143,14 +143,16 @@ def _series(
     per_host: int,
     interconnect: Interconnect | None,
 ) -> Series:
-    is_strong = smallest.mode == STRONG
-
     def at(count: int) -> Prediction:
-        of_rank = max(1, smallest.num_shards // smallest.ranks)
-        num_shards = smallest.num_shards if is_strong else of_rank * count
+        num_shards = smallest.num_shards
+        if smallest.mode == WEAK:
+            num_shards = max(1, num_shards // smallest.ranks) * count
         return predict(calibration, Place(count, per_host, num_shards), interconnect)
 
-    return Series(smallest.mode, interconnect, at(smallest.ranks), [at(count) for count in ranks])
+    predictions = [
+        at(count) for count in ranks if smallest.mode == WEAK or count <= smallest.num_shards
+    ]
+    return Series(smallest.mode, interconnect, at(smallest.ranks), predictions)
 
 
 def _compare(calibration: Calibration, rows: Sequence[Row]) -> Iterator[Compared]:

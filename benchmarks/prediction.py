@@ -41,14 +41,15 @@ import numpy as np
 from benchmarks.quiet import Quiet
 from distcnn.config import Config
 from distcnn.distributed import Communicator, open_communicator
-from distcnn.distributed.allreduce_benchmark import try_network
 from distcnn.distributed.blas_threads import limit_blas_threads
+from distcnn.scaling.interconnect_test import measure_sums
 from distcnn.scaling.points import in_order
-from distcnn.scaling.prediction.calibration import Calibration, Shard
-from distcnn.scaling.prediction.interconnect import KIND, Network, fit_network
-from distcnn.scaling.prediction.outputs import calibrated
+from distcnn.scaling.prediction import calibration as sweep_calibration
+from distcnn.scaling.prediction.calibration import Calibration, ShardTimes
+from distcnn.scaling.prediction.interconnect import Interconnect, fit_interconnect
 from distcnn.scaling.prediction.step_time import Place, predict
-from distcnn.scaling.sweep_directory import Records, read_settings
+from distcnn.scaling.result import SumTimes, read_sum_times
+from distcnn.scaling.sweep_directory import Sweep, read_settings
 from distcnn.training.parts import replaced
 from distcnn.training.setup import prepare_run
 from tests.cluster.hosts import Hosts, hosts
@@ -79,7 +80,7 @@ def main(folder: Path, turns: int, real: bool) -> None:
         (folder / f"{model}.json").write_text(
             json.dumps(dataclasses.asdict(calibration.shards[1]) | {"update": calibration.update})
         )
-    tests: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in NETWORKS}
+    tests: dict[str, list[list[SumTimes]]] = {name: [] for name in NETWORKS}
     measured: dict[str, list[float]] = {
         f"{network}; {model}": [] for network in NETWORKS for model in MODELS
     }
@@ -107,7 +108,7 @@ def main(folder: Path, turns: int, real: bool) -> None:
                     )
                     measured[f"{name}; {model}"].append(median(json.loads(each)))
             (folder / "measured.json").write_text(
-                json.dumps({"tests": tests, "measured": measured})
+                json.dumps({"tests": tests, "measured": measured}, default=dataclasses.asdict)
             )
             print(f"\nturns: {turn + 1}; {quiet.describe()}")
             show(found, tests, measured)
@@ -115,12 +116,15 @@ def main(folder: Path, turns: int, real: bool) -> None:
 
 def show(
     found: dict[str, Calibration],
-    tests: dict[str, list[list[dict[str, Any]]]],
+    tests: dict[str, list[list[SumTimes]]],
     measured: dict[str, list[float]],
 ) -> None:
     """What is measured so far, beside what is predicted from the tests so far."""
     fitted = {
-        name: [fit_network(middle_of([turn[kind] for turn in of]), name) for kind in range(2)]
+        name: [
+            fit_interconnect(sweep_calibration.median_times([turn[kind] for turn in of]), name)
+            for kind in range(2)
+        ]
         for name, of in tests.items()
     }
     for name, (alone, together) in fitted.items():
@@ -139,7 +143,7 @@ def show(
         )
 
 
-def step_of(calibration: Calibration, network: Network) -> float:
+def step_of(calibration: Calibration, network: Interconnect) -> float:
     """Predicted seconds of a step on the four hosts."""
     return predict(calibration, Place(HOSTS, 1, SHARDS), network).step_seconds
 
@@ -164,47 +168,34 @@ def calibrate(model: str, folder: Path, mpi: Launcher, quiet: Quiet) -> Calibrat
         return sweep()
 
     print(sweep() if path.exists() else quiet.when_quiet(sweep_anew), flush=True)
-    records = Records(path, read_settings(path))
-    return calibrated(
-        records.settings,
+    measured = Sweep(path, read_settings(path))
+    return sweep_calibration.calibrate(
         [
-            record
-            for each in in_order(records.settings.points, records.settings.repeats)
-            if (record := records.find(each))
-        ],
+            record.result
+            for each in in_order(measured.settings.points, measured.settings.repeats)
+            if (record := measured.find(each)) and record.result
+        ]
     )
 
 
 def test_network(
     cluster: Hosts, mpi: Launcher, folder: Path, dilation: int, quiet: Quiet
-) -> list[dict[str, Any]]:
+) -> list[SumTimes]:
     """Between two hosts alone, and the middle of two pairs of hosts at once."""
     pairs = [cluster.launcher(mpi, *cluster.names[:2]), cluster.launcher(mpi, *cluster.names[2:])]
 
-    def of_pair(launcher: Launcher) -> dict[str, Any]:
+    def of_pair(launcher: Launcher) -> SumTimes:
         file = folder / f"{Path(str(launcher.mpirun)).name}.json"
         run(launcher, 2, "-m", MODULE, "test", str(dilation), str(file))
-        found: dict[str, Any] = json.loads(file.read_text())
-        return found
+        return read_sum_times(json.loads(file.read_text()))
 
     with ThreadPoolExecutor(2) as pool:
         return [
             quiet.when_quiet(lambda: of_pair(pairs[0])),
-            middle_of(quiet.when_quiet(lambda: list(pool.map(of_pair, pairs)))),
+            sweep_calibration.median_times(
+                quiet.when_quiet(lambda: list(pool.map(of_pair, pairs)))
+            ),
         ]
-
-
-def middle_of(tests: list[dict[str, Any]]) -> dict[str, Any]:
-    """A network test with the median of each row that all of them have."""
-    rows = {}
-    for way in tests[0]["rows"]:
-        of_each = [dict(test["rows"][way]) for test in tests]
-        rows[way] = [
-            [nbytes, median(of[nbytes] for of in of_each)]
-            for nbytes in of_each[0]
-            if all(nbytes in of for of in of_each)
-        ]
-    return {**tests[0], "rows": rows}
 
 
 def run(launcher: Launcher, ranks: int, *arguments: str) -> str:
@@ -247,14 +238,15 @@ def measure_network(dilation: int, file: Path) -> None:
     Root writes it as ``distcnn.scaling.interconnect_test`` does, in the time that is not dilated.
     """
     communicator = open_dilated(dilation)
-    found = {"kind": KIND, **try_network(communicator, SECONDS_OF_TEST)}
-    found["rows"] = {
-        way: [[nbytes, seconds / dilation] for nbytes, seconds in rows]
-        for way, rows in found["rows"].items()
+    found = measure_sums(communicator, SECONDS_OF_TEST)
+    rows = {
+        way: [(nbytes, seconds / dilation) for nbytes, seconds in of_way]
+        for way, of_way in found.rows.items()
     }
-    found["add_seconds_per_byte"] /= dilation
+    per_byte = found.add_seconds_per_byte / dilation
+    found = dataclasses.replace(found, rows=rows, add_seconds_per_byte=per_byte)
     if communicator.rank == 0:
-        file.write_text(json.dumps(found))
+        file.write_text(json.dumps(dataclasses.asdict(found)))
 
 
 def measure_rank(dilation: int, model: str, times: Path) -> None:
@@ -264,7 +256,10 @@ def measure_rank(dilation: int, model: str, times: Path) -> None:
     """
     communicator = open_dilated(dilation)
     table = json.loads(times.read_text())
-    update, shard = table.pop("update"), Shard(**{**table, "backward": tuple(table["backward"])})
+    update, shard = (
+        table.pop("update"),
+        ShardTimes(**{**table, "backward": tuple(table["backward"])}),
+    )
     config = Config(model=model, num_shards=SHARDS, microbatch_size=MICROBATCH)
     ready = prepare_run(config, communicator, lambda line: None)
     step, sleeper = ready.step, Sleeper(dilation)

@@ -102,18 +102,3 @@ def rabenseifner(world: World) -> None:
             parts = before
 
     _fold(world, halve_and_double)
-
-
-def ring(world: World) -> None:
-    """Parts go round, summed on the first lap, copied on the second."""
-    ranks, size = len(world.values), len(world.values[0])
-    part = [slice(size * each // ranks, size * (each + 1) // ranks) for each in range(ranks)]
-    for lap, add in ((0, True), (1, False)):
-        for step in range(ranks - 1):
-            world.send(
-                [
-                    (each, (each + 1) % ranks, part[(each + lap - step) % ranks])
-                    for each in range(ranks)
-                ],
-                add,
-            )

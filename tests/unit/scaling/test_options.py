@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.scaling.options import Settings, default_ranks, launcher_command, parse
+from distcnn.scaling.options import (
+    Settings,
+    Wanted,
+    default_ranks,
+    launcher_command,
+    parse,
+    parse_predicted,
+)
 from distcnn.scaling.sweep_directory import read_settings, require_same
 
 MPIRUN = "mpirun -n {ranks}"
@@ -41,6 +48,36 @@ def test_what_is_given_and_what_is_not(tmp_path: Path) -> None:
     }
 
 
+def test_a_prediction_is_part_of_the_request() -> None:
+    numbers, former = "latency=1ms,bandwidth=1Gbit", "latency=2ms,bandwidth=1Gbit"
+    flags = ["--ranks", "1,2", "--mode", "weak", "--predict", "4,8", "--interconnect", numbers]
+    request = parse([*flags, f"--network={former}", "--ranks-per-host", "2"])
+    assert request.wanted == Wanted((4, 8), (numbers, former), 2)
+    assert parse(["--ranks", "1"]).wanted is None
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks"),
+    [
+        ("4", (4,)),
+        ("8,4,4", (4, 8)),
+        ("1,2,...,16", (1, 2, 4, 8, 16)),
+        ("4,8,...,100", (4, 8, 16, 32, 64, 100)),
+        ("10,15,...,30,64", (10, 15, 20, 25, 30, 64)),
+    ],
+)
+def test_numbers_of_ranks_to_predict(text: str, ranks: tuple[int, ...]) -> None:
+    assert parse_predicted(text) == ranks
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "a", "...", "4,...,8", "8,4,...,64", "1,2,...", "4,8,...,x", "9999999"]
+)
+def test_what_cannot_be_predicted(text: str) -> None:
+    with pytest.raises(InputError, match=r"--predict is .* such as 4,16,64"):
+        parse_predicted(text)
+
+
 @pytest.mark.parametrize(
     ("tasks", "ranks"), [("1", (1,)), ("8", (1, 2, 4, 8)), ("12", (1, 2, 4, 8))]
 )
@@ -66,19 +103,21 @@ REFUSED = {
     "--mode sideways": "unknown --mode 'sideways': choose one of strong, weak, both",
     "--repeats 0": "--repeats is 0: it must be at least 1",
     "--steps -3": "--steps is -3: it must be at least 1",
-    "--shards-per-rank -1": "--shards-per-rank is -1",
     "--timeout nan": "--timeout is nan",
-    "--launcher mpirun": (
-        "without {ranks}: write it where the number of ranks goes, as in 'mpirun -n {ranks}'"
-    ),
+    "--launcher mpirun": ("without {ranks}"),
     "--launcher '{ranks}": "No closing quotation",
-    "--world-size 2": "--ranks says on how many ranks",
-    "--max-steps 2": "--steps says how many steps",
+    "--world-size 2": "use --ranks",
+    "--max-steps 2": "use --steps",
     "--resume runs/x": "run the same command with the same --output",
     "--turns 2": "unknown flag --turns",
     "--output ": "--output is empty",
     "--microbatch-size 0": "--microbatch-size is 0",
     "--config no.toml": "no.toml cannot be read",
+    "--network latency=1ms,bandwidth=1Gbit": "add --predict",
+    "--predict 4 --ranks-per-host 0": "--ranks-per-host is 0",
+    "--predict 4 --interconnect latency=1": "is not a latency and a bandwidth",
+    "--predict 4 --interconnect no.json": "cannot be read",
+    "--predict 64 --ranks 1,2": "add --num-shards 64",
 }
 
 
@@ -120,5 +159,5 @@ def test_a_default_that_is_spelled_out_is_no_difference() -> None:
 
 def test_damaged_settings_are_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text('{"ranks": [1, 2')
-    with pytest.raises(InputError, match=r"sweep\.json cannot be read .* name another --output"):
+    with pytest.raises(InputError, match=r"sweep\.json is damaged .* name another --output"):
         read_settings(tmp_path)

@@ -44,31 +44,22 @@ def test_the_balance_is_that_of_the_fullest_rank(
 
 
 @pytest.mark.parametrize(
-    ("mode", "flags", "per_rank", "sizes"),
+    ("mode", "flags", "sizes"),
     [
-        ("strong", {}, 0, [(4, 64), (4, 64), (4, 64)]),
-        ("strong", {"num_shards": 8}, 0, [(8, 32)] * 3),
-        ("strong", {"num_shards": 40}, 0, [(40, 16)] * 3),  # not below 16
-        ("strong", {"num_shards": 5}, 0, [(5, 48)] * 3),  # 51, down to a multiple of 8
-        ("strong", {"num_shards": 8, "microbatch_size": 3}, 0, [(8, 3)] * 3),
-        ("strong", {"model": "wide"}, 0, [(8, 32)] * 3),
-        ("weak", {}, 0, [(4, 64), (8, 64), (16, 64)]),
-        ("weak", {}, 2, [(2, 128), (4, 128), (8, 128)]),
-        ("weak", {"num_shards": 8}, 0, [(8, 32), (16, 32), (32, 32)]),
-        ("weak", {"microbatch_size": 100}, 0, [(2, 100), (4, 100), (8, 100)]),
-        ("both", {}, 0, [(4, 64)] * 3 + [(4, 64), (8, 64), (16, 64)]),
-        (
-            "both",
-            {"num_shards": 4, "microbatch_size": 5},
-            1,
-            [(4, 5)] * 3 + [(1, 5), (2, 5), (4, 5)],
-        ),
+        ("strong", {}, [(4, 64), (4, 64), (4, 64)]),
+        ("strong", {"num_shards": 8}, [(8, 32)] * 3),
+        ("strong", {"num_shards": 40}, [(40, 16)] * 3),  # not below 16
+        ("strong", {"num_shards": 5}, [(5, 48)] * 3),  # 51, down to a multiple of 8
+        ("strong", {"num_shards": 8, "microbatch_size": 3}, [(8, 3)] * 3),
+        ("strong", {"model": "wide"}, [(8, 32)] * 3),
+        ("weak", {}, [(4, 64), (8, 64), (16, 64)]),
+        ("weak", {"num_shards": 8}, [(8, 32), (16, 32), (32, 32)]),
+        ("weak", {"microbatch_size": 100}, [(2, 100), (4, 100), (8, 100)]),
+        ("both", {}, [(4, 64)] * 3 + [(4, 64), (8, 64), (16, 64)]),
     ],
 )
-def test_sizes(
-    mode: str, flags: dict[str, int], per_rank: int, sizes: list[tuple[int, int]]
-) -> None:
-    points = plan_points(mode, (1, 2, 4), flags, per_rank)
+def test_sizes(mode: str, flags: dict[str, int], sizes: list[tuple[int, int]]) -> None:
+    points = plan_points(mode, (1, 2, 4), flags)
     assert [(each.num_shards, each.microbatch_size) for each in points] == sizes
     assert [each.ranks for each in points] == [1, 2, 4] * (len(points) // 3)
 

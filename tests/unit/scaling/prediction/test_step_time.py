@@ -12,35 +12,29 @@ from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.interconnect import Line
 from distcnn.scaling.prediction.step_time import (
-    ALONE,
-    KEPT,
+    AFTER_COMPUTING,
     OVERLAPPED,
+    SHARED_MEMORY,
     TALLY_BYTES,
-    WHOLE,
     Place,
     bucket_times,
     overlapped_end,
     predict,
     way_of,
 )
-from tests.support.prediction_cases import SHARD, SHARED, calibration, network_of
+from tests.support.sweep_cases import ON_HOST, SHARD, calibration, interconnect
 
-NETWORK = network_of(Line(1e-3, 8e-9))
-
-
-def test_one_rank_by_hand() -> None:
-    found = predict(calibration(), Place(1, 2, 8), None)
-    assert found.step_seconds == pytest.approx(8 * (0.001 + 0.020) + 0.002 + 7 * 0.001 + 0.003)
-    assert (found.way, found.communication, found.waiting) == (ALONE, pytest.approx(0), 0)
-    kept = predict(calibration(), Place(1, 2, 4), None)
-    assert kept.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 0.003)
-    assert kept.way == KEPT
+NETWORK = interconnect(Line(1e-3, 8e-9))
 
 
-def test_two_ranks_of_one_host_by_hand() -> None:
-    found = predict(calibration(), Place(2, 2, 8), None)
-    assert found.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 2e-5 + 48e-10 + 0.003)
-    assert found.way == KEPT
+def test_one_host_by_hand() -> None:
+    one = predict(calibration(), Place(1, 2, 8), None)
+    assert one.step_seconds == pytest.approx(8 * (0.001 + 0.020) + 0.002 + 7 * 0.001 + 0.003)
+    assert one.shares["communication"] == pytest.approx(0)
+    shared = predict(calibration(), Place(1, 2, 4), None)
+    assert shared.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 0.003)
+    two = predict(calibration(), Place(2, 2, 8), None)
+    assert two.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 2e-5 + 48e-10 + 0.003)
 
 
 def test_between_hosts_by_hand() -> None:
@@ -53,9 +47,8 @@ def test_between_hosts_by_hand() -> None:
     assert found.step_seconds == pytest.approx(
         max(complete + first, complete + 2 * 0.006 + 0.003 * 0.4) + second + 0.003
     )
-    assert (found.way, found.bottleneck) == (OVERLAPPED, "computing")
+    assert found.bottleneck == "computing"
     off = predict(calibration(), Place(4, 1, 8), NETWORK, "off")
-    assert off.way == WHOLE
     assert off.step_seconds == pytest.approx(
         2 * 0.021 + 0.003 + 4e-3 + 1.5 * (800_000 + TALLY_BYTES) * 8e-9 + 0.003
     )
@@ -64,10 +57,10 @@ def test_between_hosts_by_hand() -> None:
 def test_on_each_host_and_then_between_them() -> None:
     found = predict(calibration(), Place(8, 2, 8), NETWORK, "off")
     nbytes = 800_000 + TALLY_BYTES
-    assert found.sums == pytest.approx(
-        SHARED.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
+    assert found.sums_seconds == pytest.approx(
+        ON_HOST.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
     )
-    assert found.latency == pytest.approx(2e-5 + 4e-3)
+    assert found.latency_seconds == pytest.approx(2e-5 + 4e-3)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +68,10 @@ def test_on_each_host_and_then_between_them() -> None:
 )
 def test_the_parts_add_up_and_imbalance_is_waiting(ranks: int, num_shards: int) -> None:
     found = predict(calibration(), Place(ranks, 1, num_shards), NETWORK)
-    parts = found.compute + found.local_sum + found.communication + found.waiting + found.data
-    assert parts == pytest.approx(found.step_seconds)
+    assert sum(found.shares.values()) == pytest.approx(found.step_seconds)
     own = [len(shards_of_rank(num_shards, ranks, rank)) for rank in range(ranks)]
     assert found.place.most_shards == max(own)
-    assert (found.waiting > 1e-9) == (min(own) < max(own))
+    assert (found.shares["waiting"] > 1e-9) == (min(own) < max(own))
 
 
 def simulate(starts: list[float], seconds: list[float]) -> float:
@@ -119,37 +111,26 @@ def test_buckets_of_more_shards_than_lanes() -> None:
 
 def test_how_gradients_are_summed() -> None:
     machine = calibration()
-    assert way_of(machine, Place(2, 2, 8), "auto") == KEPT
-    assert way_of(machine, Place(2, 2, 10), "auto") == WHOLE
+    assert way_of(machine, Place(2, 2, 8), "auto") == SHARED_MEMORY
+    assert way_of(machine, Place(2, 2, 10), "auto") == AFTER_COMPUTING
     assert way_of(machine, Place(2, 2, 8), "on") == OVERLAPPED
     assert way_of(machine, Place(2, 1, 8), "auto") == OVERLAPPED
-    assert way_of(machine, Place(2, 1, 8), "off") == WHOLE
-    assert way_of(calibration(reduction="fast"), Place(2, 1, 8), "auto") == WHOLE
+    assert way_of(machine, Place(2, 1, 8), "off") == AFTER_COMPUTING
+    assert way_of(calibration(reduction="fast"), Place(2, 1, 8), "auto") == AFTER_COMPUTING
 
 
 def test_bottlenecks() -> None:
-    slow = network_of(Line(0.5, 1e-12))
-    narrow = network_of(Line(1e-6, 1e-5))
+    slow = interconnect(Line(0.5, 1e-12))
+    narrow = interconnect(Line(1e-6, 1e-5))
     assert predict(calibration(), Place(64, 1, 64), slow).bottleneck == "latency"
     assert predict(calibration(), Place(64, 1, 64), narrow).bottleneck == "bandwidth"
     assert (
-        predict(calibration(), Place(63, 1, 64), network_of(Line(0, 0))).bottleneck == "imbalance"
+        predict(calibration(), Place(63, 1, 64), interconnect(Line(0, 0))).bottleneck == "imbalance"
     )
-    assert predict(calibration(), Place(4096, 1, 4096), NETWORK).bottleneck == "training set"
-    assert predict(calibration(spread=0.0), Place(64, 1, 64), NETWORK).late == 0
 
 
 def test_what_is_not_known_is_asked_for() -> None:
-    with pytest.raises(
-        InputError,
-        match=r"--predict 4 at 2 a host needs several hosts, and no network .* --network latency=",
-    ):
+    with pytest.raises(InputError, match=r"--predict 4 .* use --interconnect latency="):
         predict(calibration(), Place(4, 2, 8), None)
-    with pytest.raises(
-        InputError,
-        match=(
-            r"needs a point with several ranks on one host, such as --ranks 1,2 .*"
-            r" --ranks-per-host 1"
-        ),
-    ):
+    with pytest.raises(InputError, match=r"--predict 4 .* --ranks-per-host 1"):
         predict(calibration(on_host={}), Place(4, 2, 8), NETWORK)

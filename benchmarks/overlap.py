@@ -1,68 +1,65 @@
-"""Measure what overlap gains, on and off by turns within one job, so that both meet the same
-machine.
+"""What overlap gains: steps with it and without, alternating in one job.
 
-mpirun ... python -m benchmarks.overlap IMAGE_SET exact|fast TURNS
+    mpirun -n 2 python -m benchmarks.overlap [--turns 9] [flags of distcnn.train]
+
+Prints milliseconds a step: the whole, in sums over all ranks, and waiting for them.
 """
 
 from __future__ import annotations
 
-import sys
-import time
+import argparse
+from statistics import median
 
-import numpy as np
-
-from distcnn.config import Config
-from distcnn.distributed import Communicator, open_communicator
+from distcnn.benchmark.measure import Steps
+from distcnn.config import Config, parse_request
+from distcnn.distributed import open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
-from distcnn.training.setup import Run, prepare_run
+from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps
+from distcnn.spans import ALLREDUCE
+from distcnn.training.consistency import params_sha256
+from distcnn.training.setup import prepare_run
 
 STEPS_A_TURN = 15
-Row = tuple[float, float, float]
 
 
-def measure(run: Run, communicator: Communicator, first_step: int) -> Row:
-    """Milliseconds a step: the whole, in sums, and only waiting for them."""
-    timing = run.step.timing
-    communicator.barrier()
-    before = np.array([time.perf_counter(), timing.sums.allreduce_seconds, timing.waited_seconds])
-    for step in range(first_step, first_step + STEPS_A_TURN):
-        run.step(step, 0, step, 0.01)
-    after = np.array([time.perf_counter(), timing.sums.allreduce_seconds, timing.waited_seconds])
-    return tuple(((after - before) * 1000 / STEPS_A_TURN).tolist())
-
-
-def main(data: str, reduction: str, turns: str) -> None:
-    """Print medians and all turns; the first one of each only warms up."""
+def main() -> None:
+    """Print medians over turns; the first turn only warms up."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=9, help="turns with and without")
+    args, flags = parser.parse_known_args()
     limit_blas_threads()
     communicator = open_communicator()
-    runs: dict[str, Run] = {}
-    for overlap in ("off", "on"):
-        config = Config(
-            data=data, num_shards=8, microbatch_size=32, reduction=reduction, overlap=overlap
-        )
-        runs[overlap] = prepare_run(config, communicator, lambda line: None)
-    rows: dict[str, list[Row]] = {overlap: [] for overlap in runs}
-    for turn in range(int(turns) + 1):
-        for overlap, run in runs.items():
-            rows[overlap].append(measure(run, communicator, turn * STEPS_A_TURN))
-    if communicator.rank == 0:
-        same = runs["on"].network.values.tobytes() == runs["off"].network.values.tobytes()
-        print(
-            f"{reduction}, {communicator.world_size} ranks on {len(set(communicator.hosts))} hosts,"
-            f" the same bits: {same}"
-        )
-        for overlap, all_turns in rows.items():
-            table = np.array(all_turns[1:])
-            whole, summing, waited = np.median(table, axis=0)
-            hidden = f", hidden {1 - waited / summing:.0%}" if overlap == "on" else ""
-            print(
-                f"{overlap}: step {whole:.1f} ms, sums {summing:.1f} ms, waited {waited:.1f}"
-                f" ms{hidden}"
-            )
-            print(
-                f"    steps {table[:, 0].round(1).tolist()}, waited {table[:, 2].round(1).tolist()}"
-            )
+    given = {"microbatch_size": 32} | dict(parse_request(flags).given)
+    runs = {
+        overlap: prepare_run(Config(**{**given, "overlap": overlap}), communicator, print)
+        for overlap in ("off", "on")
+    }
+    following = {overlap: Steps(run) for overlap, run in runs.items()}
+    rows: dict[str, list[StepTimes]] = {overlap: [] for overlap in runs}
+    for _ in range(args.turns + 1):
+        for overlap, steps in following.items():
+            rows[overlap].append(mean(measure_steps(steps.take, STEPS_A_TURN, communicator)))
+    if communicator.rank:
+        return
+    config = runs["on"].config
+    same = len({params_sha256(run.network) for run in runs.values()}) == 1
+    print(
+        f"{config.model}, {config.reduction} sum, {communicator.world_size} ranks on"
+        f" {len(set(communicator.hosts))} hosts, the same bits: {same}"
+    )
+    for overlap, turns in rows.items():
+        step = median(turn.seconds for turn in turns[1:]) * 1e3
+        sums = median(turn.sums_seconds for turn in turns[1:]) * 1e3
+        waited = median(waited_seconds(turn) for turn in turns[1:]) * 1e3
+        hidden = f", hidden {max(0.0, 1 - waited / sums):.0%}" if overlap == "on" and sums else ""
+        print(f"{overlap}: step {step:.1f} ms, sums {sums:.1f} ms, waited {waited:.1f} ms{hidden}")
+        print("    each turn:", " ".join(f"{turn.seconds * 1e3:.1f}" for turn in turns[1:]))
+
+
+def waited_seconds(step: StepTimes) -> float:
+    """How long the main thread waited for sums and for other ranks."""
+    return step.parts.get(ALLREDUCE, 0.0) + step.parts.get(WAITING, 0.0)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,27 +1,60 @@
-"""distcnn: data-parallel training of CNNs with NumPy and MPI, the same bits on any number
-of ranks.
+"""Data-parallel training of CNNs with NumPy and MPI: the same bits on any number of ranks.
+
+    import distcnn as dc
+    from distcnn import nn
+
+    model = nn.Sequential([nn.Conv2d(20, kernel_size=5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
+                           nn.Dense(10)])
+    trainer = dc.Trainer(model, optimizer=dc.optim.SGD(learning_rate=0.03, momentum=0.9))
+    run = trainer.fit("data/mnist.h5", epochs=1, output="runs/first")
+    probabilities = dc.load("runs/first").predict(images)
+
+Importing distcnn changes nothing outside it: no environment variable, signal handler, number of
+BLAS threads or exception hook, and it does not import NumPy until a name is used.
 """
 
-import os
-import sys as _sys
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distcnn import datasets, nn, optim
+    from distcnn.errors import InputError, Stopped, TrainingError
+    from distcnn.network import Network, load
+    from distcnn.training.trainer import RunResult, Trainer
 
 __version__ = "0.2.0"
 
-# One BLAS thread per rank (threads change bits, and ranks x threads oversubscribe a node). BLAS
-# reads these when NumPy is first imported, which is after this line;
-# distcnn.distributed.blas_threads enforces the number afterwards whatever they say.
-for _variable in (
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-):
-    os.environ.setdefault(_variable, "1")
+__all__ = [
+    "InputError",
+    "Network",
+    "RunResult",
+    "Stopped",
+    "Trainer",
+    "TrainingError",
+    "__version__",
+    "datasets",
+    "load",
+    "nn",
+    "optim",
+]
 
-# Started as `python -m distcnn.<name>`: a failure from the first import on names its rank and host.
-if _sys.argv[:1] == ["-m"]:
-    from distcnn.fault_tolerance.early import report_early_failures
-    from distcnn.system.console import replace_closed_streams
+_HOMES = {
+    **dict.fromkeys(("InputError", "Stopped", "TrainingError"), "distcnn.errors"),
+    **dict.fromkeys(("Network", "load"), "distcnn.network"),
+    **dict.fromkeys(("RunResult", "Trainer"), "distcnn.training.trainer"),
+}
 
-    replace_closed_streams()  # before any file is opened in the place of one
-    report_early_failures()
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for (PEP 562): commands must set up their process before NumPy comes."""
+    if name in ("datasets", "nn", "optim"):
+        return importlib.import_module(f"distcnn.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'distcnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,7 +4,6 @@ name or as ``module:function``.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +21,8 @@ from distcnn.nn import (
     Tanh,
     glorot_uniform,
 )
+from distcnn.nn.planned import PlannedNetwork
+from distcnn.registry import USAGE, import_own
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
 
@@ -107,30 +108,13 @@ def find_model(name: str) -> Model:
             f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as"
             " package.module:function"
         )
-    module_name, _, function_name = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (Exception, SystemExit) as error:  # importing runs the module
-        mistake = mistake_in(error)
-        remedy = (
-            "correct that"
-            if mistake
-            else "give package.module:function, importable from the current folder"
-        )
-        raise InputError(
-            f"model {name!r} cannot be imported ({mistake or error}): {remedy}"
-        ) from error
-    if not callable(function):
-        raise InputError(
-            f"model {name!r} is not a function: it must take (input_shape, classes) and return a"
-            " distcnn.nn.Sequential"
-        )
-    return function  # type: ignore[no-any-return]  # checked when it is called
+    found: Model = import_own("model", name)
+    return found
 
 
 def build_model(
     name: str, input_shape: tuple[int, int, int], classes: int, microbatch_size: int
-) -> Sequential:
+) -> PlannedNetwork:
     """The model's network, planned for microbatches of ``(*input_shape, microbatch_size)`` float32
     images.
 
@@ -138,13 +122,13 @@ def build_model(
     """
     images = "x".join(map(str, input_shape))
     try:
-        network = find_model(name)(input_shape, classes)
-        if not isinstance(network, Sequential):
+        model = find_model(name)(input_shape, classes)
+        if not isinstance(model, Sequential):
             raise InputError(
-                f"model {name!r} returned a {type(network).__name__}: it must return a"
+                f"model {name!r} returned a {type(model).__name__}: it must return a"
                 " distcnn.nn.Sequential"
             )
-        network.plan(input_shape, microbatch_size)
+        network = PlannedNetwork(model, input_shape, microbatch_size)
     except (Exception, SystemExit) as error:
         raise _explained(error, name, images) from error
     if network.output_shape != (classes,):
@@ -155,7 +139,7 @@ def build_model(
     return network
 
 
-def initialise_model(name: str, network: Sequential, rng: np.random.Generator) -> None:
+def initialise_model(name: str, network: PlannedNetwork, rng: np.random.Generator) -> None:
     """Draw the first values of ``network``, which model ``name`` made; ``InputError`` says where an
     initialiser of the user's fails.
     """
@@ -183,8 +167,5 @@ def _explained(error: BaseException, name: str, images: str = "") -> BaseExcepti
             f"model {name!r} does not fit images of {images} (channels x height x width): {error}"
         )
     if is_own(name):
-        return InputError(
-            f"model {name!r}: {described(error)}: it must take (input_shape, classes) and return a"
-            " distcnn.nn.Sequential of layers"
-        )
+        return InputError(f"model {name!r}: {described(error)}: {USAGE['model']} of layers")
     return error

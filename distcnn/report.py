@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn import plotting
 from distcnn.cli.parser import Parser
 from distcnn.errors import InputError
@@ -135,9 +136,9 @@ def summary(run: Path) -> str:
     try:
         result = read_result(run)
         return (
-            f"{run}: {result['model']}, {counted(result['world_size'], 'rank')},"
-            f" {counted(result['steps'], 'step')}, test accuracy {result['test_accuracy']:.4f},"
-            f" {result[SPEED]:,.0f} images/s, weights {result['params_sha256'][:16]}"
+            f"{run}: {result.model}, {counted(result.world_size, 'rank')},"
+            f" {counted(result.steps, 'step')}, test accuracy {result.test_accuracy:.4f},"
+            f" {result.images_per_second:,.0f} images/s, weights {result.params_sha256[:16]}"
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(

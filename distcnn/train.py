@@ -4,17 +4,19 @@ process, the same bits.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
 
+import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.checkpoints import CheckpointStore
 from distcnn.cli.command import EXIT_STOPPED, run_command
-from distcnn.config import TARGET_DEFAULTS, Config, Request, as_flag, make_parser, parse_request
+from distcnn.config import Config, as_flag
+from distcnn.config_parsing import TARGET_DEFAULTS, Request, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
 from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.memory_budget import window_examples
@@ -29,23 +31,23 @@ from distcnn.training.advice import warnings_of
 from distcnn.training.checkpointing import Saving
 from distcnn.training.host_placement import describe_hosts
 from distcnn.training.locking import locked, require_owner
-from distcnn.training.loop import Loop, Records
+from distcnn.training.loop import Loop
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress, Progress
-from distcnn.training.results import BEST_WEIGHTS, WEIGHTS
+from distcnn.training.results import BEST_WEIGHTS, WEIGHTS, RunResult
 from distcnn.training.resume import (
     ResumePoint,
     check_model,
     existing_run,
     find_resume_point,
     is_in_place,
+    require_code_outside,
 )
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.schedule import Plan
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import check_dataset, restore_snapshot
 from distcnn.training.state import State
-from distcnn.user_code import require_outside
 
 NAME = "distcnn.train"
 
@@ -96,11 +98,11 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
         watchdog.timeout_seconds = config.stall_timeout
         together(
             communicator,
-            lambda: require_outside(config.model, request.resume, request.given.get("output", "")),
+            lambda: require_code_outside(config, request.resume, request.given.get("output", "")),
         )
         run = prepare_run(config, communicator, progress.say)
         if point and (result := point.result):
-            together(communicator, lambda: check_dataset(result["dataset"], run))
+            together(communicator, lambda: check_dataset(dataclasses.asdict(result.dataset), run))
             progress.say(*_finished(point))
             return
         run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
@@ -166,61 +168,58 @@ def _train(
     progress.say(*headline(run, path, state, point))
     progress.start(run.plan.total_steps, state.step)
     try:
-        with _traced(run, state, records, saving, path, progress):
+        with _traced(run, state, saving, path, progress):
             result = Loop(run, state, records, saving, progress).train()
     finally:
         progress.close()
     progress.say(
-        f"test accuracy {result['test_accuracy']:.4f} ({result['test_correct']} of"
-        f" {result['test_examples']}) after {counted(result['steps'], 'step')},"
-        f" {result['train_seconds']:.1f} s, {result['images_per_second']:,.0f} images/s",
+        f"test accuracy {result.test_accuracy:.4f} ({result.test_correct} of"
+        f" {result.test_examples}) after {counted(result.steps, 'step')},"
+        f" {result.train_seconds:.1f} s, {result.images_per_second:,.0f} images/s",
         *_target(result),
         f"plus {state.safety_seconds:.2f} s for checkpoints, hashes and the ledger",
-        f"weights {result['params_sha256']}",
+        f"weights {result.params_sha256}",
         _best(result),
         f"results in {saving.location}",
     )
 
 
 def _traced(
-    run: Run, state: State, records: Records, saving: Saving, path: Path, progress: Progress
+    run: Run, state: State, saving: Saving, path: Path, progress: Progress
 ) -> AbstractContextManager[None]:
     if not run.config.trace:
         return nullcontext()
-    from distcnn.profiling import traced  # not for all: few runs are
+    from distcnn.profiling.tracing import traced  # not for all: few runs are
 
-    return traced(run, state.step, records, saving, path, progress.say)
+    return traced(run, state.step, lambda: saving.location or path, progress.say)
 
 
-def _target(result: dict[str, Any]) -> list[str]:
+def _target(result: RunResult) -> list[str]:
     """A line on what became of the target; none without one."""
-    if "target_accuracy" not in result:
+    if result.target_accuracy is None:
         return []
-    target = f"--target-accuracy {result['target_accuracy']:g}"
-    if result["target_reached"]:
+    target = f"--target-accuracy {result.target_accuracy:g}"
+    if result.target_reached:
         return [
-            f"test accuracy {result['test_accuracy']:.4f} reached {target} after"
-            f" {counted(result['steps'], 'step')}, {result['seconds_to_target']:.1f} s from the"
+            f"test accuracy {result.test_accuracy:.4f} reached {target} after"
+            f" {counted(result.steps, 'step')}, {result.seconds_to_target:.1f} s from the"
             " start of the first step (evaluations included)"
         ]
-    steps = counted(result["steps"], "step")
+    steps = counted(result.steps, "step")
     return [
         f"{target} was not reached in {steps}: the best test accuracy was"
-        f" {result['best_test_accuracy']:.4f}"
+        f" {result.best_test_accuracy:.4f}"
     ]
 
 
-def _best(result: dict[str, Any]) -> str:
+def _best(result: RunResult) -> str:
     """A line on which weights are where."""
-    if result["best_step"] == result["steps"]:
+    if result.best_step == result.steps:
         return (
-            f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result['steps']}, which had the best test"
+            f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result.steps}, which had the best test"
             " accuracy"
         )
-    best = (
-        f"of step {result['best_step']}, the best test accuracy"
-        f" ({result['best_test_accuracy']:.4f})"
-    )
+    best = f"of step {result.best_step}, the best test accuracy ({result.best_test_accuracy:.4f})"
     return f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: {best}"
 
 
@@ -293,8 +292,9 @@ def _windows(config: Config, dataset: DatasetInfo) -> str:
 
 
 def _finished(point: ResumePoint) -> list[str]:
-    result = point.result or {}
-    reached = result["steps"] < Plan(point.config, result["dataset"]["train_examples"]).total_steps
+    result = point.result
+    assert result is not None
+    reached = result.steps < Plan(point.config, result.dataset.train_examples).total_steps
     more = (
         "a higher --target-accuracy, or 0 for none, would continue it"
         if reached
@@ -302,10 +302,10 @@ def _finished(point: ResumePoint) -> list[str]:
     )
     return [
         (
-            f"{point.directory} is finished: test accuracy {result['test_accuracy']:.4f} after"
-            f" {counted(result['steps'], 'step')}"
+            f"{point.directory} is finished: test accuracy {result.test_accuracy:.4f} after"
+            f" {counted(result.steps, 'step')}"
         ),
-        f"weights {result['params_sha256']}",
+        f"weights {result.params_sha256}",
         f"the run is complete; {more}",
     ]
 

@@ -1,13 +1,13 @@
-"""A user's own model, ``package.module:function``: when it may be imported, and the source that it
-was built from.
+"""A user's own code, named ``package.module:name``: when it may be imported.
 
-Importing a module runs it. So a name that only a file holds (a run directory, a --config file) is
-not imported until the user confirms it, and nothing is ever imported from a run directory: a run
-may come from a stranger.
+Importing a module runs it. A name that only a file holds (a run directory, a --config file) is
+therefore not imported until the user confirms it, and nothing is ever imported from a run
+directory: a run may come from a stranger.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from collections.abc import Iterator
@@ -17,53 +17,83 @@ from pathlib import Path
 from distcnn.errors import InputError
 
 TRUST_FLAG, ACCEPT_FLAG = "--trust-model", "--accept-changed-model"
+CODE_FIELDS = ("model", "loss", "optimizer", "schedule")
+"""The fields of a configuration that may name the user's own code."""
 
 
-def is_own(model: str) -> bool:
-    """Whether ``model`` names code of the user's, not one of distcnn's networks."""
-    return ":" in model
+def modules_of(name: str) -> list[str]:
+    """The user's modules that ``name`` refers to; empty for what distcnn brings.
+
+    ``name`` is one of distcnn's names, package.module:name (perhaps with arguments in brackets), or
+    a network written out, such as ``Sequential([Flatten(), my_layers.Dropout(0.5), Dense(10)])``.
+    """
+    reference = name.partition("(")[0]
+    if ":" in reference:
+        return [reference.partition(":")[0]]
+    try:
+        nodes = list(ast.walk(ast.parse(name, mode="eval"))) if "(" in name else []
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
+    return list(dict.fromkeys(call.rpartition(".")[0] for call in calls if "." in call))
 
 
-def require_trust(model: str, file: str | Path, given: str | None, trusted: bool) -> None:
-    """``InputError`` unless ``model``, which ``file`` names, is distcnn's own, or the user confirms
-    it.
+def is_own(name: str) -> bool:
+    """Whether ``name`` refers to code of the user's."""
+    return bool(modules_of(name))
+
+
+def require_trust(
+    field: str, name: str, file: str | Path, given: str | None, trusted: bool
+) -> None:
+    """Refuse to import code of the user's that only a file names.
 
     Args:
-        model: the name in the file.
+        field: what the code is, of ``CODE_FIELDS``.
+        name: the name in the file.
         file: the run directory or configuration file, for the message.
-        given: the model that the user named on the command line, if any.
+        given: the name that the user gave on the command line, if any.
         trusted: whether the user gave ``--trust-model``.
+
+    Raises:
+        InputError: ``name`` is not distcnn's own, and the user did not confirm it.
     """
-    if is_own(model) and model != given and not trusted:
+    if is_own(name) and name != given and not trusted:
         raise InputError(
-            f"{file} names the model {model!r}, and importing it runs its code: if you trust it, "
-            f"repeat it on the command line (--model {model!r}), or give {TRUST_FLAG}"
+            f"{file} names the {field} {name!r}, and importing it runs its code: if you trust it,"
+            f" repeat it on the command line (--{field} {name!r}), or give {TRUST_FLAG}"
         )
 
 
-def require_outside(model: str, *run_directories: str | Path) -> None:
-    """``InputError`` when importing ``model`` could run code from one of ``run_directories``.
-    Nothing is imported.
+def require_outside(name: str, *run_directories: str | Path) -> None:
+    """Make sure that importing ``name`` cannot run code from a run directory, importing nothing.
 
-    Empty names in ``run_directories`` are skipped.
+    Args:
+        name: as in ``modules_of``.
+        run_directories: empty ones are skipped.
+
+    Raises:
+        InputError: code in one of ``run_directories`` could be run.
     """
-    if not is_own(model):
-        return
-    name = model.partition(":")[0]
-    for directory in (each for each in run_directories if each):
-        for entry in sys.path:
-            if _is_inside(entry or os.curdir, directory):
-                raise InputError(
-                    f"the run directory {directory} is on Python's module search path"
-                    f" ({entry or 'the current folder'}), so model {model!r} could import code from"
-                    " it: start outside it, without it in PYTHONPATH, or put the run elsewhere"
-                )
-        for place in _places(name):
-            if _is_inside(place, directory):
-                raise InputError(
-                    f"model {model!r} is in the run directory {directory} ({place}): code there is"
-                    " never run; read it, and if you trust it, move it out of there"
-                )
+    for module in modules_of(name):
+        for directory in (path for path in run_directories if path):
+            _require_outside(name, module, directory)
+
+
+def _require_outside(name: str, module: str, directory: str | Path) -> None:
+    for entry in sys.path:
+        if _is_inside(entry or os.curdir, directory):
+            raise InputError(
+                f"the run directory {directory} is on Python's module search path"
+                f" ({entry or 'the current folder'}), so {name!r} could import code from it: start"
+                " outside it, without it in PYTHONPATH, or put the run elsewhere"
+            )
+    for place in _places(module):
+        if _is_inside(place, directory):
+            raise InputError(
+                f"{name!r} is in the run directory {directory} ({place}): code there is never run;"
+                " read it, and if you trust it, move it out of there"
+            )
 
 
 def _places(name: str) -> Iterator[str]:
@@ -99,4 +129,4 @@ def _is_inside(place: str, directory: str | Path) -> bool:
     """Whether ``place`` is in ``directory``, as written or with symbolic links followed."""
     folders = Path(os.path.abspath(directory)), Path(os.path.realpath(directory))  # noqa: PTH100
     places = Path(os.path.abspath(place)), Path(os.path.realpath(place))  # noqa: PTH100
-    return any(each.is_relative_to(folder) for each in places for folder in folders)
+    return any(found.is_relative_to(folder) for found in places for folder in folders)

@@ -1,10 +1,10 @@
-"""The source of a user's own model: recorded with a run, and compared when the run goes on or is
+"""The source of a user's own code: recorded with a run, and compared when the run is resumed or
 replayed.
 
-Recorded are the model's module, the packages that hold it, and the user's other modules that these
-import, also inside functions. Left out are the standard library, installed packages (the model's
-own excepted) and distcnn. What a module reads from other files, or imports by a name that it
-computes, is not seen.
+Recorded are the module of the model (loss, optimizer, schedule), the packages that hold it, and the
+user's other modules that these import, also inside functions. Left out are the standard library,
+installed packages (unless the named module is in one) and distcnn. What a module reads from other
+files, or imports by a name that it computes, is not seen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from distcnn.user_code import is_own
+from distcnn.user_code import modules_of
 
 INSTALLED = {"site-packages", "dist-packages"}
 LONGEST_LINE = 60
@@ -40,15 +40,22 @@ class Changes:
         return "; ".join([*self.code, *self.layout])
 
 
-def model_sources(model: str) -> Sources:
-    """The source of the user's modules that ``model``, which is imported already, is made of; empty
-    for distcnn's own networks.
+def own_sources(*names: str) -> Sources:
+    """The source of the user's modules that ``names``, imported already, are made of.
+
+    Args:
+        names: as in ``modules_of``; those of distcnn's own code are skipped.
     """
-    if not is_own(model):
-        return {}
-    top = model.partition(":")[0].partition(".")[0]
     found: Sources = {}
-    pending = [model.partition(":")[0]]
+    for module in (module for name in names for module in modules_of(name)):
+        _follow(module, found)
+    return dict(sorted(found.items()))
+
+
+def _follow(start: str, found: Sources) -> None:
+    """Add the module ``start``, and what it imports, to ``found``."""
+    top = start.partition(".")[0]
+    pending = [start]
     while pending:
         name = pending.pop()
         module = sys.modules.get(name)
@@ -56,7 +63,6 @@ def model_sources(model: str) -> Sources:
             continue
         found[name] = _source(module)
         pending += [name.rpartition(".")[0], *_imported(found[name], module.__package__ or "")]
-    return dict(sorted(found.items()))
 
 
 def compare_sources(before: Sources, now: Sources) -> Changes:
@@ -80,7 +86,7 @@ def sha256_of(sources: Sources) -> str:
 
 
 def _is_users(module: ModuleType, top: str) -> bool:
-    """Whether ``module`` is the user's: of the model's own package ``top``, or neither installed
+    """Whether ``module`` is the user's: of the package ``top`` that was named, or neither installed
     nor of the standard library.
     """
     spec = module.__spec__
@@ -95,7 +101,7 @@ def _is_users(module: ModuleType, top: str) -> bool:
 def _source(module: ModuleType) -> str:
     """The module's text, or a hash of its file where there is none (compiled modules)."""
     spec = module.__spec__
-    assert spec is not None  # as _is_users found
+    assert spec is not None  # _is_users made sure
     try:
         text = getattr(spec.loader, "get_source", lambda name: None)(spec.name)
         return (
@@ -144,6 +150,6 @@ def _first_difference(before: str, now: str) -> str:
         min(map(len, lines)),
     )
     was, is_now = (
-        repr(each[at].strip()[:LONGEST_LINE]) if at < len(each) else "missing" for each in lines
+        repr(text[at].strip()[:LONGEST_LINE]) if at < len(text) else "missing" for text in lines
     )
     return f"line {at + 1}: was {was}, is {is_now}"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import distcnn.cli.start
 import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser

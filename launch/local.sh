@@ -36,7 +36,7 @@ esac
 use_environment .venv mpi,images,plots
 export_openmpi_settings
 if [ "$ranks" = auto ]; then
-    ranks=$(python -c 'from distcnn.system.cores import default_ranks, usable_cores; print(default_ranks(usable_cores("")))') || exit 2
+    ranks=$(python -c 'from distcnn.system.host import default_ranks, usable_cores; print(default_ranks(usable_cores("")))') || exit 2
 fi
 cd "$start"
 if [ $prepare = yes ]; then

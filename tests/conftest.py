@@ -19,7 +19,6 @@ import pytest
 from distcnn.datasets import Split, write_dataset
 
 pytest_plugins = [
-    "tests.support.benchmark_fixtures",
     "tests.support.dataset_fixtures",
     "tests.support.mirrors",
     "tests.support.scaling_fixtures",
@@ -93,10 +92,18 @@ class Launcher:
         return result
 
 
+def slow(*cases: Any) -> list[Any]:
+    """Cases of a parametrized test, marked as slow; a tuple holds the values of one case."""
+    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*value, marks=pytest.mark.slow) for value in values]
+
+
 def clean_environment() -> dict[str, str]:
     """This environment as a login shell has it: no launcher's variables, the package importable."""
     kept = {
-        key: value for key, value in os.environ.items() if not key.startswith(LAUNCHER_VARIABLES)
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(LAUNCHER_VARIABLES) and key not in ("COLUMNS", "LINES")
     }
     return kept | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")])),

@@ -1,3 +1,1 @@
-"""Where a step's time and memory go: what ``python -m distcnn.benchmark`` measures, prints and
-draws. Training never imports it.
-"""
+"""``python -m distcnn.benchmark``: where the time of a training step goes (docs/speed.md)."""

@@ -1,28 +1,66 @@
-"""Where the time goes: ``python -m distcnn.benchmark``, or under ``mpirun -n 2``.
+"""Measure training steps: ``python -m distcnn.benchmark``, or under ``mpirun -n 2``.
 
 ``docs/speed.md`` says what each line means.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from distcnn.benchmark.memory_use import resident_bytes
-from distcnn.benchmark.options import Request, make_parser, parse
-from distcnn.benchmark.peer import open_peer
+import distcnn.cli.start  # noqa: F401  (before NumPy)
+from distcnn.benchmark.measure import measure
 from distcnn.benchmark.plot import draw
-from distcnn.benchmark.results import Results, read_results, results_of, write_results
-from distcnn.benchmark.session import Session
+from distcnn.benchmark.results import read_results, write_results
 from distcnn.benchmark.table import table
 from distcnn.cli.command import run_command
+from distcnn.cli.parser import Parser
+from distcnn.config import Config
+from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.distributed import Communicator, on_root
+from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.plotting import require_matplotlib
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.setup import prepare_run
 
 NAME = "distcnn.benchmark"
+BATCH = 256
+"""The global batch, unless flags say otherwise."""
+SHARDS = (2, 4, Config.num_shards)
+"""The default number of shards: the first that gives all ranks the same number, or the last. Fewer
+are faster (docs/speed.md).
+"""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure, and what to do with the results; with ``draw`` nothing is measured."""
+
+    config: Config
+    steps: int = 30
+    turns: int = 5
+    json: str = ""
+    picture: str = ""
+    draw: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--steps", self.steps), ("--turns", self.turns)):
+            if value < 1:
+                raise InputError(f"{flag} is {value}: it must be at least 1")
+        if self.draw and not self.picture:
+            raise InputError(
+                "--draw names measurements to draw: name the picture too, --picture FILE.png"
+            )
+        for flag, file in (("--json", self.json), ("--picture", self.picture)):
+            if file and not Path(file).parent.is_dir():  # now, rather than after measuring
+                raise InputError(
+                    f"{flag}: there is no folder {Path(file).parent}: make it, or name another file"
+                )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> None:
-    """Parse, measure or read what was measured, print and draw."""
+    """Measure or read measurements, print and draw them."""
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse(arguments, communicator.world_size))
     if request.picture:
@@ -43,8 +81,10 @@ def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> N
             lambda: draw([read_results(path) for path in request.draw], request.picture),
         )
     else:
-        results = measure(request, communicator, progress)
-        progress.say(*table(results).split("\n"))
+        with Watchdog(NAME, communicator, request.config.stall_timeout):
+            run = prepare_run(request.config, communicator, progress.say)
+            results = measure(run, request.steps, request.turns)
+        progress.say(*table(results))
         if request.json:
             on_root(communicator, lambda: write_results(request.json, results))
             progress.say(f"measurement in {request.json}")
@@ -54,18 +94,59 @@ def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> N
         progress.say(f"picture in {request.picture}")
 
 
-def measure(request: Request, communicator: Communicator, progress: Progress) -> Results:
-    """All turns, on all ranks."""
-    at_start = resident_bytes()
-    with Watchdog(NAME, communicator, request.config.stall_timeout):
-        peer = open_peer(request.peer, request.config, communicator)
-        run = prepare_run(request.config, communicator, progress.say)
-        if peer:
-            peer.prepare(run)
-        session = Session(run, request.steps, at_start)
-        for _ in range(request.turns):
-            session.turn(peer.turn if peer else None)
-        return results_of(run, session, request.steps)
+def parse(arguments: Sequence[str], world_size: int = 1) -> Request:
+    """``InputError`` names what is wrong."""
+    known, of_training = make_parser().parse_own(arguments)
+    own = vars(known)
+    given = parse_request(of_training).given
+    config = Config(**(default_split(given, world_size) | given))
+    return Request(config, **{**own, "draw": tuple(own.get("draw", ()))})
+
+
+def default_split(given: Mapping[str, Any], world_size: int) -> dict[str, int]:
+    """Shards and microbatch size where they are not ``given``: a global batch of 256."""
+    if "microbatch_size" in given:
+        return {}
+    even = (shards for shards in SHARDS if shards % world_size == 0)
+    num_shards = given.get("num_shards", next(even, SHARDS[-1]))
+    return {"num_shards": num_shards, "microbatch_size": max(1, BATCH // max(1, num_shards))}
+
+
+def make_parser() -> Parser:
+    """The command's own flags; the others are flags of training."""
+    parser = Parser(
+        prog="python -m distcnn.benchmark",
+        description=(
+            "Measure training steps on the ranks that a launcher started, such as mpirun -n 2, or"
+            " in this one process: images a second, where the time of a step goes, how it compares"
+            " with its matrix products alone, memory. Does not train to completion and writes no"
+            " run directory. docs/speed.md says what each line means."
+        ),
+        epilog=(
+            "All flags of training (python -m distcnn.train --help) that affect a step are accepted"
+            " as well, such as --model, --data, --num-shards, --optimizer, --reduction, --overlap"
+            f" or --config. Unless --microbatch-size is given, the global batch is {BATCH}, in"
+            f" {SHARDS[0]}, {SHARDS[1]} or {SHARDS[2]} shards: the first of these that all ranks"
+            f" can share evenly, else {SHARDS[2]}."
+        ),
+        argument_default=argparse.SUPPRESS,
+        elsewhere=CONFIG_FLAGS,
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="timed steps per turn (default 30)")
+    parser.add_argument(
+        "--turns", type=int, metavar="N", help="turns; results are their medians (default 5)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write all results to FILE")
+    parser.add_argument(
+        "--picture", metavar="FILE.png", help="draw where a step's time goes (needs matplotlib)"
+    )
+    parser.add_argument(
+        "--draw",
+        nargs="+",
+        metavar="FILE.json",
+        help="measure nothing; draw earlier results (--json) into one --picture",
+    )
+    return parser
 
 
 if __name__ == "__main__":

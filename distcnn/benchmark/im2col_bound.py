@@ -1,75 +1,90 @@
-"""The plain products of a network: those of im2col, from its layers' shapes alone, on arrays of
-their own.
+"""The bound that a step is measured against: the matrix products of im2col, alone.
 
-A kernel may need fewer multiplications than these (by tricks), or the same in other shapes. So
-beside the products that a step really calls (``distcnn.benchmark.matrix_products``) these are a
-yardstick that stays where it is whatever kernels do. One microbatch needs, with the letters of
-``distcnn.nn.layer`` and O outputs,
+A step must compute its products, and BLAS computes them. What they take alone, in the shapes of
+the textbook and with the same BLAS, is a yardstick that does not depend on the kernels. One
+microbatch of N examples needs, for a convolution of K = C kh kw inputs to each output and O output
+channels, and for a dense layer of I inputs and O outputs,
 
-    Conv2d   forward  (O, K) x (K, oh*ow*N)     weights  (K, oh*ow*N) x (oh*ow*N, O)     input  (K, O) x (O, oh*ow*N)
-    Dense    forward  (O, I) x (I, N)           weights  (O, N) x (N, I)                 input  (I, O) x (O, N)
+              forward               weight gradient           input gradient
+    Conv2d    (O, K) (K, oh ow N)   (K, oh ow N) (oh ow N, O)   (K, O) (O, oh ow N)
+    Dense     (O, I) (I, N)         (O, N) (N, I)               (I, O) (O, N)
 
-and no input gradient for the first layer with parameters. The convolution's weight gradient stands
-as X G^T, which BLAS computes faster than G X^T.
-"""  # noqa: E501
+and no input gradient for the first of them. The convolution's weight gradient is X G^T, which BLAS
+computes faster than G X^T. A kernel may need fewer multiplications (Winograd), so a step can be
+faster than this bound.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from distcnn.benchmark.matrix_products import Product, count_operations
 from distcnn.nn import Conv2d, Dense, Sequential
-from distcnn.nn.layer import buffer
+from distcnn.nn.layer import Array, Shape
+from distcnn.spans import MEASURE, Span
+
+_MEASURE = Span(MEASURE)
 
 
-def plain_products(network: Sequential) -> list[Product]:
-    """Those of one microbatch, forward in the layers' order, then backward; layers of other kinds
-    have none.
+@dataclass(frozen=True)
+class Product:
+    """``out = first @ second``."""
+
+    first: Array
+    second: Array
+    out: Array
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions."""
+        return int(2 * self.out.size * self.first.shape[1])
+
+
+def im2col_products(model: Sequential, input_shape: Shape, microbatch_size: int) -> list[Product]:
+    """The products of one microbatch: forward in the order of the layers, then backward.
+
+    Args:
+        model: layers other than convolutions and dense ones have no products.
+        input_shape: (C, H, W).
+        microbatch_size: N.
     """
     forward: list[Product] = []
     backward: list[list[Product]] = []
-    for layer in network.layers:
+    for layer, (inputs, outputs) in zip(
+        model.layers, pairwise(model.shapes(input_shape)), strict=True
+    ):
         if isinstance(layer, Conv2d):
-            positions = math.prod(layer.size) * network.microbatch_size
-            products = list(
-                _of_layer(
-                    layer.out_channels,
-                    layer.in_channels * math.prod(layer.kernel_size),
-                    positions,
-                    long_first=True,
-                )
-            )
+            terms, positions = inputs[0] * math.prod(layer.kernel_size), math.prod(outputs[1:])
         elif isinstance(layer, Dense):
-            products = list(
-                _of_layer(
-                    layer.out_features, layer.in_features, network.microbatch_size, long_first=False
-                )
-            )
+            terms, positions = inputs[0], 1
         else:
             continue
-        forward.append(products[0])
-        backward.append(products[1:] if backward else products[1:2])
-    return forward + [product for products in reversed(backward) for product in products]
+        columns = positions * microbatch_size
+        weight, x = _random(outputs[0], terms), _random(terms, columns)
+        y = _random(outputs[0], columns)
+        for_weight = _product(x, y.T) if isinstance(layer, Conv2d) else _product(y, x.T)
+        forward.append(_product(weight, x))
+        backward.append([for_weight, _product(weight.T, y)] if backward else [for_weight])
+    return forward + [product for of_layer in reversed(backward) for product in of_layer]
 
 
-def _of_layer(outputs: int, inputs: int, columns: int, long_first: bool) -> Iterator[Product]:
-    weight, x, y = _random(outputs, inputs), _random(inputs, columns), _random(outputs, columns)
-    yield _product(weight, x, buffer((outputs, columns), np.float32))
-    if long_first:
-        yield _product(x, y.T, buffer((inputs, outputs), np.float32))
-    else:
-        yield _product(y, x.T, buffer((outputs, inputs), np.float32))
-    yield _product(weight.T, y, buffer((inputs, columns), np.float32))
+def seconds_of(products: Sequence[Product]) -> float:
+    """How long ``products`` take, one after the other."""
+    with _MEASURE:
+        start = time.perf_counter()
+        for product in products:
+            np.matmul(product.first, product.second, out=product.out)
+        return time.perf_counter() - start
 
 
-def _product(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> Product:
-    return Product(np.matmul, (first, second), {"out": out}, count_operations(first, out))
+def _product(first: Array, second: Array) -> Product:
+    return Product(first, second, np.empty((first.shape[0], second.shape[1]), np.float32))
 
 
-def _random(*shape: int) -> np.ndarray:
-    array = buffer(shape, np.float32)
-    array[...] = np.random.default_rng(0).random(shape, np.float32)
-    return array
+def _random(rows: int, columns: int) -> Array:
+    return np.random.default_rng(0).random((rows, columns), np.float32)

@@ -1,9 +1,11 @@
-"""What a measurement was made on."""
+"""What a measurement was made on, and the memory it took."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 
 from distcnn.distributed import Communicator
@@ -11,7 +13,9 @@ from distcnn.training.fingerprint import fingerprint
 
 
 def machine_facts(communicator: Communicator) -> dict[str, str | int]:
-    """Processor, cores, software; what decides the bits (``fingerprint``) decides the speed too."""
+    """Processor, cores and software; whatever decides the bits (``fingerprint``) decides the
+    speed too.
+    """
     return {
         "processor": processor(),
         "cores": os.cpu_count() or 0,
@@ -23,7 +27,7 @@ def machine_facts(communicator: Communicator) -> dict[str, str | int]:
 
 
 def processor() -> str:
-    """The processor's name, as Linux tells; elsewhere as Python does."""
+    """The processor's name from ``/proc/cpuinfo``; where there is none, as Python knows it."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:
@@ -34,3 +38,30 @@ def processor() -> str:
         if line.lower().startswith("model name")
     ]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had so far.
+
+    On Linux ``VmHWM``, because ``ru_maxrss`` is inherited over exec: a small rank that a large
+    process started would report that one's peak.
+    """
+    return _from_proc("VmHWM") or _most()
+
+
+def resident_bytes() -> int:
+    """The memory that this process has now; where the system does not tell, the most it had."""
+    return _from_proc("VmRSS") or _most()
+
+
+def _most() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _from_proc(name: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)

@@ -1,158 +1,99 @@
-"""What was measured, to be read: from the same dictionary that ``--json`` writes."""
+"""A measurement as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from distcnn.benchmark.results import Results
+from distcnn.benchmark.results import Measurement, Row, rows_of
+from distcnn.profiling.step_times import REST, WAITING
+from distcnn.spans import ALLREDUCE, BACKWARD, FORWARD, LOCAL_SUM
 from distcnn.system.wording import counted, plural, printable
 
 MIB = 2**20
-WORDS = {
-    "data": "data (fill)",
-    "waiting": "late ranks",
-    "update": "optimizer",
-    "rest": "rest (Python)",
-}
-"""How a table calls parts of a step."""
+TITLES = {WAITING: "late ranks", REST: "rest (Python)"}
 
 
-def table(results: Results) -> str:
+def table(results: Measurement) -> list[str]:
     """All of it, in lines."""
-    parts = (_head, _speed, _split, _products, _communication, _evaluation, _memory, _peer)
-    return "\n".join(line for part in parts for line in part(results))
+    return [*_head(results), "", *_split(results), "", *_rest(results)]
 
 
-def part_title(name: str, results: Results) -> str:
-    """What a row of the split that is no layer is called."""
-    return f"{results['flags']['reduction']} sum" if name == "local sum" else WORDS.get(name, name)
+def part_title(name: str, results: Measurement) -> str:
+    """What a row is called."""
+    return f"{results.flags['reduction']} sum" if name == LOCAL_SUM else TITLES.get(name, name)
 
 
-def _head(results: Results) -> Iterator[str]:
-    flags, machine = results["flags"], results["machine"]
+def _head(results: Measurement) -> Iterator[str]:
+    flags, machine = results.flags, results.machine
     yield (
-        f"model     {printable(results['model'])}, {counted(results['parameters'], 'parameter')},"
-        f" {printable(results['data'])}"
+        f"model     {printable(results.model)}, {counted(results.parameters, 'parameter')},"
+        f" {printable(results.data)}"
     )
     yield (
         f"batch     {counted(flags['num_shards'], 'shard')} x"
-        f" {counted(flags['microbatch_size'], 'example')} = {results['global_batch_size']:,} a"
-        f" step, {flags['reduction']} sum, {flags['optimizer']}, overlap"
-        f" {'on' if results['overlap'] else 'off'}"
+        f" {counted(flags['microbatch_size'], 'example')} = {results.global_batch_size:,} a step,"
+        f" {flags['reduction']} sum, {flags['optimizer']}, overlap"
+        f" {'on' if results.overlap else 'off'}"
     )
     threads = machine["blas_threads"]
     yield (
-        f"ranks     {results['world_size']} ({machine['mpi']}), {threads}"
+        f"ranks     {results.world_size} ({machine['mpi']}), {threads}"
         f" {plural(int(threads), 'BLAS thread')} each ({machine['blas']}), NumPy"
         f" {machine['numpy']}, Python {machine['python']}"
     )
-    yield f"machine   {machine['processor']}, {counted(machine['cores'], 'core')}"
-
-
-def _speed(results: Results) -> Iterator[str]:
+    yield f"machine   {machine['processor']}, {counted(int(machine['cores']), 'core')}"
+    speeds = results.images_per_second_turns
     yield (
-        f"speed     {results['images_per_second']:,.0f} images/s,"
-        f" {results['step_seconds'] * 1e3:.2f} ms a step: median of"
-        f" {counted(results['turns'], 'turn')} of {counted(results['steps_a_turn'], 'step')}:"
-        f" {_turns(results['images_per_second_turns'])}"
+        f"speed     {results.images_per_second:,.0f} images/s,"
+        f" {results.step_seconds * 1e3:.2f} ms a step: median of {counted(len(speeds), 'turn')} of"
+        f" {counted(results.steps_per_turn, 'step')}: {_speeds(speeds)}"
     )
 
 
-def _split(results: Results) -> Iterator[str]:
-    split = results["split"]
-    step, images = split["step_seconds"], split["images"]
+def _split(results: Measurement) -> Iterator[str]:
+    split, images = results.split, results.split_images
     yield (
-        f"\none step, rank 0: µs for each of its {counted(images, 'image')} "
-        f"(mean of the middle half of {counted(split['steps'], 'step')} with stopwatches, "
-        f"{step / results['step_seconds'] - 1:+.1%} against those without)"
+        f"one step of rank 0, in µs per image ({counted(images, 'image')}; mean of the middle half"
+        f" of {counted(results.split_steps, 'step')}; timing overhead"
+        f" {split.seconds / results.step_seconds - 1:+.1%})"
     )
-    yield f"{'':<16}{'forward':>9}{'backward':>9}{'together':>10}{'of step':>9}{'products':>10}"
-
-    def line(name: str, cells: list[float | None], seconds: float, products: float | None) -> str:
-        columns = "".join(
-            " " * 9 if cell is None else f"{cell / images * 1e6:9.2f}" for cell in cells
-        )
-        share = f"{products / step:9.1%}" if products else ""
-        return f"{name:<16}{columns}{seconds / images * 1e6:10.2f}{seconds / step:9.1%} {share}".rstrip()  # noqa: E501
-
-    total = 0.0
-    for row in split["layers"]:
-        forward, backward = row["forward_seconds"], row["backward_seconds"]
-        products = row["forward_products_seconds"] + row["backward_products_seconds"]
-        total += products
-        yield line(row["name"], [forward, backward], forward + backward, products)
-    for row in split["others"]:
-        yield line(part_title(row["name"], results), [None, None], row["seconds"], None)
-    yield line("step", [None, None], step, total)
+    yield f"{'':<16}{'forward':>9}{'backward':>9}{'together':>10}{'of step':>9}"
+    for row in [*rows_of(split.parts), Row("step", {"": split.seconds})]:
+        columns = ""
+        for direction in (FORWARD, BACKWARD):
+            seconds = row.seconds.get(direction)
+            columns += " " * 9 if seconds is None else f"{seconds / images * 1e6:9.2f}"
+        name = part_title(row.name, results)
+        share = row.total / split.seconds
+        yield f"{name:<16}{columns}{row.total / images * 1e6:10.2f}{share:9.1%}"
 
 
-def _products(results: Results) -> Iterator[str]:
+def _rest(results: Measurement) -> Iterator[str]:
+    seconds, operations, split = results.gemm_bound_seconds, results.gemm_operations, results.split
+    speed = operations / seconds / 1e9 if seconds else 0.0
     yield (
-        "\nmatrix products alone, without anything else: im2col's are the bound that a step is"
-        " measured against"
+        f"im2col bound    {seconds * 1e3:.2f} ms, {results.gemm_bound_fraction:.1%} of a step"
+        f" (turns: {' '.join(f'{turn:.1%}' for turn in results.gemm_bound_fraction_turns)}):"
+        f" {operations / 1e9:.3f} GFLOP at {speed:.1f} GFLOP/s a rank"
     )
-    for title, key in (("im2col's", "plain_products"), ("as called", "products")):
-        each = results[key]
-        yield (
-            f"{title:<16}{each['seconds'] * 1e3:.2f} ms, {each['fraction']:.1%} of a step (turns:"
-            f" {' '.join(f'{fraction:.1%}' for fraction in each['fraction_turns'])}):"
-            f" {each['calls']} calls, {each['operations'] / 1e9:.3f} GFLOP at"
-            f" {each['gflop_per_second']:.1f} GFLOP/s a rank"
-        )
-
-
-def _communication(results: Results) -> Iterator[str]:
-    each = results["communication"]
-    hidden = (
-        each["hidden_seconds"] / each["allreduce_seconds"] if each["allreduce_seconds"] else 0.0
-    )
-    yield "\nbetween ranks, ms a step"
+    sums, waited = split.sums_seconds, split.parts.get(ALLREDUCE, 0.0)
+    late = split.parts.get(WAITING, 0.0)
+    hidden = max(0.0, 1 - (waited + late) / sums) if sums else 0.0
     yield (
-        f"allreduce       {each['allreduce_seconds'] * 1e3:.2f}, of which {hidden:.0%} hidden;"
-        f" waited {each['waited_seconds'] * 1e3:.2f}; for late ranks"
-        f" {each['late_ranks_seconds'] * 1e3:.2f}; {results['communication_fraction']:.1%} of a"
-        " step"
-    )
-
-
-def _evaluation(results: Results) -> Iterator[str]:
-    each = results["evaluation"]
-    yield (
-        f"\nevaluation      {each['images_per_second']:,.0f} images/s:"
-        f" {_turns(each['images_per_second_turns'])}"
-    )
-
-
-def _memory(results: Results) -> Iterator[str]:
-    peaks = [each["peak_memory_bytes"] for each in results["memory_ranks"]]
-    yield (
-        f"\npeak memory, MiB: {' '.join(f'{peak / MIB:,.1f}' for peak in peaks)} (each rank); of"
-        " rank 0's"
-    )
-    for name, size in results["memory_ranks"][0]["parts"].items():
-        yield f"{name:<32}{size / MIB:10.1f}{size / peaks[0]:9.1%}"
-
-
-def _peer(results: Results) -> Iterator[str]:
-    if "peer" not in results:
-        return
-    peer = results["peer"]
-    yield (
-        f"\npeer: {peer['name']} {peer['version']}, by turns, images/s; the better of its layouts"
-        " in each turn counts"
+        f"allreduce       {sums * 1e3:.2f} ms a step, {hidden:.0%} hidden; waited"
+        f" {waited * 1e3:.2f} ms, and {late * 1e3:.2f} ms for late ranks:"
+        f" {results.communication_fraction:.1%} of a step"
     )
     yield (
-        f"{'distcnn':<16}{results['images_per_second']:,.0f}:"
-        f" {_turns(results['images_per_second_turns'])}"
+        f"evaluation      {results.evaluation_images_per_second:,.0f} images/s:"
+        f" {_speeds(results.evaluation_images_per_second_turns)}"
     )
-    yield f"{'peer':<16}{peer['images_per_second']:,.0f}: {_turns(peer['images_per_second_turns'])}"
-    for layout, speeds in peer["layouts"].items():
-        yield f"  {layout:<14}{_turns(speeds)}"
+    peaks = results.peak_memory_bytes_ranks
     yield (
-        f"{'ratio':<16}{peer['ratio']:.2f} times the peer's speed (turns:"
-        f" {' '.join(f'{each:.2f}' for each in peer['ratio_turns'])})"
+        f"peak memory     {' '.join(f'{peak / MIB:,.1f}' for peak in peaks)} MiB"
+        f"{' (each rank)' if len(peaks) > 1 else ''}"
     )
 
 
-def _turns(speeds: list[float]) -> str:
+def _speeds(speeds: list[float]) -> str:
     return " ".join(f"{speed:,.0f}" for speed in speeds)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from distcnn.cli.same_flags import difference, flags_of
+from distcnn.cli.parser import difference, flags_of
 from distcnn.distributed import Communicator, open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.distributed.communicator import JointError, NoWorldError

@@ -44,7 +44,7 @@ ALIASES = {
         "checkpoint-every",
     ),
     **dict.fromkeys(("log-interval", "log-steps", "print-freq", "logging-steps"), "log-every"),
-    **dict.fromkeys(("eval-interval", "eval-steps", "test-every"), "eval-every"),
+    **dict.fromkeys(("eval-interval", "eval-steps", "test-every"), "eval-every-epochs"),
     **dict.fromkeys(("threads", "num-threads", "n-threads", "nthreads"), "threads-per-rank"),
     **dict.fromkeys(("shards",), "num-shards"),
     **dict.fromkeys(("criterion", "loss-fn"), "loss"),
@@ -176,3 +176,54 @@ def meant(name: str, names: Sequence[str]) -> str | None:
         iter([*difflib.get_close_matches(name, names, n=1), *(begun if len(begun) == 1 else [])]),
         None,
     )
+
+
+# -- whether all ranks were started with the same command line
+
+COMMAND, POSITION = "the command", "argument"
+
+
+def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
+    """The command line by names: the command, each flag with its values (the last one wins), each
+    argument before the first flag.
+
+    ``--flag value`` and ``--flag=value`` are the same, and so is another order of flags.
+    """
+    found = {COMMAND: command}
+    flag = ""
+    for index, each in enumerate(arguments):
+        if each.startswith("--"):
+            flag, _, value = each.partition("=")
+            found[flag] = value
+        elif flag:
+            found[flag] = f"{found[flag]} {each}".strip()
+        else:
+            found[f"{POSITION} {index + 1}"] = each
+    return found
+
+
+def difference(everyone: Mapping[int, Mapping[str, str]]) -> str | None:
+    """The first rank whose command line is not the lowest rank's, and all that differs, in words;
+    None when all are the same.
+    """
+    first = min(everyone)
+    for rank, flags in sorted(everyone.items()):
+        names = [
+            name
+            for name in dict.fromkeys([*everyone[first], *flags])
+            if everyone[first].get(name) != flags.get(name)
+        ]
+        if COMMAND in names:
+            names = [COMMAND]
+        if names:
+            mine, theirs = (
+                ", ".join(_shown(each, name) for name in names) for each in (flags, everyone[first])
+            )
+            return f"rank {rank} was started with {mine}, but rank {first} with {theirs}"
+    return None
+
+
+def _shown(flags: Mapping[str, str], name: str) -> str:
+    if name not in flags:
+        return f"no {name}"
+    return f"{name} {flags[name]!r}" if flags[name] else name

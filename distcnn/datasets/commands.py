@@ -12,8 +12,8 @@ from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_i
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
 from distcnn.datasets.idx import PARTS, usual_name
 from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
-from distcnn.datasets.mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
+from distcnn.datasets.prepare_mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit
 from distcnn.system.console import drain, guarded, say, tell

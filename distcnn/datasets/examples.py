@@ -1,8 +1,9 @@
-"""Reading the examples of an image set, in pieces of about 1 MiB."""
+"""Reading the examples of an image set, from a file or from arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 
 import numpy as np
@@ -13,49 +14,97 @@ from distcnn.errors import InputError
 from distcnn.system.wording import counted
 
 PIECE_BYTES = 2**20
-"""About this much is read at once: a sign of life, and whoever else wants HDF5 waits no longer than
-that takes.
+"""How much is read at once: short enough to report progress, and not to block other users of HDF5,
+which serves one thread at a time.
 """
+
+
+class ExampleReader(ABC):
+    """An image set that is open for reading."""
+
+    info: DatasetInfo
+    reads: int = 0
+    """How many reads have finished: it grows as long as reading makes progress."""
+
+    def empty(self, count: int) -> tuple[Images, Labels]:
+        """Uninitialised arrays for ``count`` examples: images (count, H, W, C), labels (count,)."""
+        channels, height, width = self.info.image_shape
+        return np.empty((count, height, width, channels), np.uint8), np.empty(count, np.int64)
+
+    @abstractmethod
+    def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
+        """Read the examples ``span`` of a split into ``images`` (n, H, W, C) and ``labels`` (n,).
+
+        Raises:
+            InputError: When they cannot be read, when a label is not below ``info.classes``, or
+                when the file has changed since it was opened.
+        """
+
+    def read_in_pieces(
+        self, split: str, span: range, images: Images, labels: Labels
+    ) -> Iterator[range]:
+        """As ``read``, but in pieces of about 1 MiB; yields the span of each when it is read."""
+        for piece in pieces_of(span, piece_size(self.info, split)):
+            part = slice(piece.start - span.start, piece.stop - span.start)
+            self.read(split, piece, images[part], labels[part])
+            yield piece
+
+    def load(
+        self, split: str, span: range, progress: Callable[[], object] = lambda: None
+    ) -> tuple[Images, Labels]:
+        """The examples ``span`` of a split: images (n, H, W, C) and labels (n,).
+
+        ``progress`` is called after each piece. Raises ``InputError`` as ``read``.
+        """
+        images, labels = self.empty(len(span))
+        for _ in self.read_in_pieces(split, span, images, labels):
+            progress()
+        return images, labels
+
+    def close(self) -> None:  # noqa: B027  (arrays have nothing to close)
+        """Release the file; nothing can be read afterwards."""
+
+
+class ExampleArrays(ExampleReader):
+    """Reads from ``arrays``: images (N, H, W, C) and labels (N,) for each split."""
+
+    def __init__(self, info: DatasetInfo, arrays: Mapping[str, tuple[Images, Labels]]) -> None:
+        self.info, self._arrays = info, arrays
+
+    def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
+        images[...], labels[...] = self.load(split, span)
+        self.reads += 1
+
+    def load(
+        self, split: str, span: range, progress: Callable[[], object] = lambda: None
+    ) -> tuple[Images, Labels]:
+        """Views, without a copy."""
+        images, labels = self._arrays[split]
+        return images[span.start : span.stop], labels[span.start : span.stop]
 
 
 def read_examples(
     info: DatasetInfo, split: str, span: range, stall_timeout: float = 0.0
 ) -> tuple[Images, Labels]:
-    """The examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,), each checked to
-    be below ``info.classes``.
+    """Read the examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,).
 
-    ``stall_timeout`` as for ``ImageFile``.
+    ``stall_timeout`` as for ``ImageFile``. Raises ``InputError`` as ``ExampleReader.read``.
     """
     with closing(ExampleFile(info, stall_timeout)) as file:
-        images, labels = file.empty(len(span))
-        for _ in file.read_in_pieces(split, span, images, labels):
-            pass
-    return images, labels
+        return file.load(split, span)
 
 
-class ExampleFile:
-    """An image set that is held open, to be read span by span. Threads may share it: h5py lets one
-    read at a time.
+class ExampleFile(ExampleReader):
+    """Reads from the HDF5 file ``info.path``. Threads may share it: h5py lets one read at a time.
 
-    ``stall_timeout`` as for ``ImageFile``. ``InputError`` when it cannot be opened.
+    ``stall_timeout`` as for ``ImageFile``. Raises ``InputError`` when it cannot be opened.
     """
 
     def __init__(self, info: DatasetInfo, stall_timeout: float = 0.0) -> None:
         self.info = info
         self._file = ImageFile(info.path, stall_timeout)
-        self.reads = 0
-        """How often it has been read: a sign of life."""
-
-    def empty(self, count: int) -> tuple[Images, Labels]:
-        """Room for ``count`` examples: images (count, H, W, C) and labels (count,)."""
-        channels, height, width = self.info.image_shape
-        return np.empty((count, height, width, channels), np.uint8), np.empty(count, np.int64)
 
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
-        """Read the examples ``span`` into ``images`` (n, H, W, C) and ``labels`` (n,).
-
-        ``InputError`` as ``read_examples``, and when the file was changed since it was opened.
-        """
         with told(self.info.path):
             try:
                 self._read(split, span, images, labels)
@@ -63,15 +112,6 @@ class ExampleFile:
                 # HDF5 reads zeros past the end of a file that was cut off
                 self._file.require_unchanged()
                 self.reads += 1
-
-    def read_in_pieces(
-        self, split: str, span: range, images: Images, labels: Labels
-    ) -> Iterator[range]:
-        """As ``read``, piece by piece: what has been read comes as it is there."""
-        for piece in pieces_of(span, piece_size(self.info, split)):
-            part = slice(piece.start - span.start, piece.stop - span.start)
-            self.read(split, piece, images[part], labels[part])
-            yield piece
 
     def read_labels(self, split: str, span: range) -> Labels:
         """The labels of the examples ``span``; ``InputError`` as ``read``."""
@@ -124,7 +164,6 @@ class ExampleFile:
         return True
 
     def close(self) -> None:
-        """Nothing can be read from now on."""
         self._file.close()
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
 from distcnn.datasets.pictures import BACKGROUNDS, Form, Transparency, read_picture
-from distcnn.datasets.writer import Split, examples_at_once, write_dataset
+from distcnn.datasets.writer import Split, chunk_examples, write_dataset
 from distcnn.errors import InputError
 from distcnn.random_streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
 from distcnn.system.wording import counted
@@ -161,7 +161,7 @@ def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.int
 def _batches(
     files: Files, form: Form, seen: Transparency
 ) -> Iterator[tuple[Images, NDArray[np.int64]]]:
-    size = examples_at_once(form.image_bytes)
+    size = chunk_examples(form.image_bytes)
     for start in range(0, len(files), size):
         batch = files[start : start + size]
         yield (

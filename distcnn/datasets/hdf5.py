@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -71,13 +72,6 @@ class DatasetInfo:
         """Bytes of one image."""
         return math.prod(self.image_shape)
 
-    @property
-    def is_hashed_as_a_whole(self) -> bool:
-        """Whether the file, an older one, only states a hash of all its examples in a row, which
-        one rank alone can compare.
-        """
-        return bool(self.sha256) and not self.blocks_sha256
-
 
 class ImageFile:
     """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when
@@ -94,7 +88,10 @@ class ImageFile:
             with told(self.path):
                 self.datasets = {name: self._dataset(name) for name in _NAMES}
                 for split in SPLITS:
-                    _check_split(self, split)
+                    names = f"{split}/images", f"{split}/labels"
+                    forms = (self.datasets[name] for name in names)
+                    if problem := form_problem(*forms, *(f"/{name}" for name in names)):
+                        raise InputError(f"{self.path}: {problem}")
                 for name, dataset in self.datasets.items():
                     require_stored(self._files, dataset, f"/{name}", range(dataset.shape[0]))
         except BaseException:
@@ -135,16 +132,14 @@ def read_info(
     """
     with closing(ImageFile(path, stall_timeout)) as opened, told(opened.path):
         file = opened.file
-        shapes = {split: opened.datasets[f"{split}/images"].shape for split in SPLITS}
-        if shapes["train"][1:] != shapes["test"][1:]:
-            raise InputError(
-                f"{path}: /train/images are {by(shapes['train'][1:])} and /test/images"
-                f" {by(shapes['test'][1:])}: they must be of one size"
-            )
-        height, width, *channels = shapes["train"][1:]
+        images = {split: opened.datasets[f"{split}/images"] for split in SPLITS}
+        if problem := sizes_problem(
+            images["train"], images["test"], "/train/images", "/test/images"
+        ):
+            raise InputError(f"{path}: {problem}")
+        height, width, *channels = images["train"].shape[1:]
         classes = _classes(opened, progress)
         image_shape = (channels[0] if channels else 1, height, width)
-        _check_layout(opened.path, shapes["train"])
         return DatasetInfo(
             path=opened.path,
             name=_text(file, "name") or Path(path).stem,
@@ -152,57 +147,76 @@ def read_info(
             sha256=_text(file, "sha256"),
             classes=classes,
             image_shape=image_shape,
-            examples={split: shapes[split][0] for split in SPLITS},
+            examples={split: images[split].shape[0] for split in SPLITS},
             mean=_statistic(file, opened.path, "mean", image_shape[0]),
             std=_statistic(file, opened.path, "std", image_shape[0]),
-            chunk_examples={
-                split: int((opened.datasets[f"{split}/images"].chunks or (1,))[0])
-                for split in SPLITS
-            },
+            chunk_examples={split: int((images[split].chunks or (1,))[0]) for split in SPLITS},
             blocks_sha256=_text(file, "blocks_sha256"),
             classes_counted="classes" not in file.attrs,
             class_names=_class_names(file, opened.path, classes),
         )
 
 
-def _check_split(file: ImageFile, split: str) -> None:
-    """``InputError`` unless the split's images and labels are as the format says."""
-    path, images, labels = (
-        file.path,
-        file.datasets[f"{split}/images"],
-        file.datasets[f"{split}/labels"],
-    )
+class Form(Protocol):
+    """What an HDF5 dataset and an array have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+
+def form_problem(images: Form, labels: Form, image_name: str, label_name: str) -> str | None:
+    """What is wrong with the types and shapes of a split's images and labels, with their names."""
+    shape = images.shape
     if images.dtype != np.uint8:
-        raise InputError(f"{path}: /{split}/images is {images.dtype}, it must be uint8 (0 to 255)")
-    if images.ndim not in (3, 4):
-        raise InputError(
-            f"{path}: /{split}/images has shape {images.shape}, it must be (N, height, width) or"
+        return f"{image_name} is {images.dtype}, it must be uint8 (0 to 255)"
+    if len(shape) not in (3, 4):
+        return (
+            f"{image_name} has shape {shape}, it must be (N, height, width) or"
             " (N, height, width, channels)"
         )
     if labels.dtype.kind not in "iu":
-        raise InputError(f"{path}: /{split}/labels is {labels.dtype}, it must be an integer type")
-    if labels.ndim != 1 or labels.shape[0] != images.shape[0]:
-        raise InputError(
-            f"{path}: /{split}/labels has shape {labels.shape}, it must be ({images.shape[0]},):"
-            " one label for each image"
+        return f"{label_name} is {labels.dtype}, it must be an integer type"
+    if labels.shape != shape[:1]:
+        return (
+            f"{label_name} has shape {labels.shape}, it must be ({shape[0]},): one label for each"
+            " image"
         )
-    if images.shape[0] == 0:
-        raise InputError(f"{path}: /{split} is empty: it must hold at least one example")
-    if 0 in images.shape:
-        raise InputError(
-            f"{path}: /{split}/images has shape {images.shape}: height, width and channels must be"
-            " at least 1"
-        )
+    if shape[0] == 0:
+        return f"{image_name} is empty: it must hold at least one example"
+    if 0 in shape:
+        return f"{image_name} has shape {shape}: height, width and channels must be at least 1"
+    return None
 
 
-def _check_layout(path: str, shape: tuple[int, ...]) -> None:
-    """``InputError`` for images that have their channels before their rows, as PyTorch has them."""
+def sizes_problem(train: Form, test: Form, train_name: str, test_name: str) -> str | None:
+    """What is wrong with the sizes of the images of both splits, with the names of the arrays."""
+    shape = train.shape
+    if shape[1:] != test.shape[1:]:
+        return (
+            f"{train_name} are {by(shape[1:])} and {test_name} {by(test.shape[1:])}: they must be"
+            " of one size"
+        )
     if len(shape) == 4 and shape[1] <= MOST_CHANNELS_FIRST < min(shape[2:]):
-        raise InputError(
-            f"{path}: /train/images has shape {shape}, which would be images of {by(shape[1:3])}"
-            f" pixels with {shape[3]} channels: channels come last, so write images.transpose(0, 2,"
-            " 3, 1), of train and test"
+        return (
+            f"{train_name} has shape {shape}, which would be images of {by(shape[1:3])} pixels"
+            f" with {shape[3]} channels: channels come last, so write images.transpose(0, 2, 3, 1),"
+            " of train and test"
         )
+    return None
+
+
+def class_count_problem(largest: int, where: str, examples: int) -> str | None:
+    """What is wrong with a ``largest`` label when it is to tell the number of classes: one that is
+    so large that most classes would have no image.
+    """
+    if largest < min(max(LEAST_LARGE_LABEL, examples), MOST_CLASSES):
+        return None
+    return (
+        f"{where} is {largest}, far more than {examples:,} examples can have classes: correct it,"
+        " or number the labels from 0, or say how many classes there are"
+    )
 
 
 def _text(file: h5py.File, name: str) -> str:
@@ -277,12 +291,8 @@ def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
             index = int(numbers.argmax())
             if int(numbers[index]) > largest:
                 largest, where = int(numbers[index]), f"/{split}/labels[{start + index}]"
-    if largest >= min(max(LEAST_LARGE_LABEL, examples), MOST_CLASSES):
-        raise InputError(
-            f"{opened.path}: {where} is {largest}, far more than {examples:,} examples can have"
-            " classes: correct it, or number the labels from 0, or say how many classes there are"
-            " (attribute 'classes')"
-        )
+    if problem := class_count_problem(largest, where, examples):
+        raise InputError(f"{opened.path}: {problem} (attribute 'classes')")
     return max(1, largest + 1)
 
 

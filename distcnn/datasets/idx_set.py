@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.idx import PARTS, find_idx, open_idx, usual_name
 from distcnn.datasets.layout import some
-from distcnn.datasets.writer import Split, examples_at_once, write_dataset
+from distcnn.datasets.writer import Split, chunk_examples, write_dataset
 from distcnn.errors import InputError
 from distcnn.system.wording import counted, plural
 
@@ -144,6 +144,6 @@ def _batches(
 ) -> Iterator[tuple[Images, NDArray[np.int64]]]:
     """Images and labels side by side, from files that stay open until ``held`` ends."""
     images, labels = (held.enter_context(open_idx(paths[split, part])) for part in PARTS)
-    items = examples_at_once(images.item_bytes)
+    items = chunk_examples(images.item_bytes)
     for batch_images, batch_labels in zip(images.pieces(items), labels.pieces(items), strict=True):
         yield batch_images, batch_labels.astype(np.int64) - first_label

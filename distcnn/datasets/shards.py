@@ -1,11 +1,12 @@
 """Shards: which examples, in which order, in which microbatch.
 
-Nothing here hangs on the rank or on the number of ranks.
+Everything here is a function of (seed, epoch, step, shard), never of the rank or the number of
+ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -13,12 +14,102 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import Images, Labels
-from distcnn.datasets.sampler import Order
+from distcnn.random_streams import SHUFFLE, SHUFFLE_WINDOWS, generator
+
+WORDS_PER_COUNT = 4
+"""Words that Philox makes of one value of its counter."""
+
+
+class Order:
+    """The order of a shard's examples in each epoch.
+
+    Every example gets a random word. Within a window, examples are sorted by their words; windows
+    are sorted by words of their own. A shard in memory is one window, so all of it is shuffled.
+
+    Args:
+        seed: The run's seed.
+        shard: The shard's number.
+        bounds: Where windows begin, and the end, as indices in the shard: [0, ..., n].
+        shuffled: False to keep the order of the file.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        shard: int,
+        bounds: Sequence[int] | NDArray[np.int64],
+        shuffled: bool = True,
+    ) -> None:
+        self._seed, self._shard, self._shuffled = seed, shard, shuffled
+        self._bounds = np.asarray(bounds, np.int64)
+        self._epoch, self._windows, self._starts = -1, np.empty(0, np.int64), np.zeros(1, np.int64)
+        self._drawn: tuple[int, int] | None = None
+
+    def stretches(
+        self, epoch: int, first: int, stop: int
+    ) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """The examples at positions ``first`` to ``stop`` of the epoch, one window at a time.
+
+        Yields the window's position in the epoch, and indices in the shard.
+        """
+        self._begin(epoch)
+        position = int(np.searchsorted(self._starts, first, side="right")) - 1
+        while first < min(stop, self._starts[-1]):
+            start = int(self._starts[position])
+            yield position, self._examples(epoch, position)[first - start : stop - start]
+            position += 1
+            first = int(self._starts[position])
+
+    def chosen(self, epoch: int, first: int, stop: int) -> NDArray[np.int64]:
+        """The examples at positions ``first`` to ``stop`` of the epoch, or fewer at its end."""
+        found = [chosen for _, chosen in self.stretches(epoch, first, stop)]
+        return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
+
+    def window(self, epoch: int, position: int) -> range:
+        """The window at ``position`` in the epoch, as indices in the shard.
+
+        Past the end of the epoch, the first window of the next one.
+        """
+        self._begin(epoch)
+        last = position >= len(self._windows)
+        index = self._window_order(epoch + 1)[0] if last else self._windows[position]
+        return range(int(self._bounds[index]), int(self._bounds[index + 1]))
+
+    def _begin(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch, self._windows = epoch, self._window_order(epoch)
+            self._starts = np.concatenate([[0], np.cumsum(np.diff(self._bounds)[self._windows])])
+
+    def _window_order(self, epoch: int) -> NDArray[np.int64]:
+        count = len(self._bounds) - 1
+        if not self._shuffled or count < 2:
+            return np.arange(count)
+        words = generator(self._seed, SHUFFLE_WINDOWS, epoch, self._shard).random_raw(count)
+        return np.argsort(words, kind="stable")
+
+    def _examples(self, epoch: int, position: int) -> NDArray[np.int64]:
+        """The examples of a window in their order; kept until those of another one are drawn."""
+        if self._drawn != (epoch, position):
+            span = self.window(epoch, position)
+            self._order = np.arange(span.start, span.stop)
+            if self._shuffled:
+                self._order = np.argsort(self._words(epoch, span), kind="stable")
+                self._order += span.start
+            self._drawn = (epoch, position)
+        return self._order
+
+    def _words(self, epoch: int, span: range) -> NDArray[np.uint64]:
+        """The examples' words: NumPy guarantees never to change the generator's raw stream."""
+        stream = generator(self._seed, SHUFFLE, epoch, self._shard)
+        stream.advance(span.start // WORDS_PER_COUNT)
+        before = span.start % WORDS_PER_COUNT
+        words: NDArray[np.uint64] = np.atleast_1d(stream.random_raw(before + len(span)))[before:]
+        return words
 
 
 class Stretch(NamedTuple):
-    """The examples ``chosen`` of a shard (indices in it), all among ``images`` and ``labels``,
-    which begin at its example ``first``.
+    """Examples ``chosen`` of a shard (indices in it), all of them among ``images`` and ``labels``,
+    which begin at the shard's example ``first``.
     """
 
     images: Images
@@ -28,11 +119,13 @@ class Stretch(NamedTuple):
 
 
 class Microbatch:
-    """Planned buffers for ``microbatch_size`` examples: what a network and a loss take.
+    """Planned buffers for ``microbatch_size`` examples: the input of a network and a loss.
 
-    ``images`` (C, H, W, N) float32, normalised; ``labels`` (N,) int64; ``weights`` (N,) float32: 1,
-    or 0 for padding. ``chosen`` (n,): which examples those of weight 1 are, as indices in what they
-    were taken from.
+    Attributes:
+        images: (C, H, W, N) float32, normalised: (pixel / 255 - mean) / std.
+        labels: (N,) int64.
+        weights: (N,) float32: 1, or 0 for padding.
+        chosen: (n,) the examples with weight 1, as indices in what they were taken from.
     """
 
     def __init__(
@@ -49,23 +142,22 @@ class Microbatch:
         self.weights = np.zeros(microbatch_size, np.float32)
         self.chosen: NDArray[np.integer] = np.empty(0, np.int64)
         self._pixels = np.zeros((microbatch_size, height, width, channels), np.uint8)
-        # (pixel / 255 - mean) / std as one product and one difference. A constant channel (std 0)
-        # is only centred.
+        # Normalised as one product and one difference. A constant channel (std 0) is only centred.
         divisor = np.where(std > 0, std, 1.0)
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # a std next to nothing: the first step names the images it makes
+        # A tiny std may overflow; the first step then reports images that are not finite.
+        with np.errstate(over="ignore", invalid="ignore"):
             self._scale = (1 / (255 * divisor)).astype(np.float32).reshape(channels, 1, 1, 1)
             self._shift = (mean / divisor).astype(np.float32).reshape(channels, 1, 1, 1)
 
     def fill(self, images: Images, labels: Labels, chosen: NDArray[np.integer]) -> int:
-        """Take the examples ``chosen`` (at most ``size``) and pad with examples of weight zero;
-        return how many were taken.
+        """Take the examples ``chosen`` (at most ``size``) and pad with examples of weight zero.
+
+        Returns how many were taken.
         """
         return self.fill_from([Stretch(images, labels, 0, chosen)])
 
     def fill_from(self, stretches: Iterable[Stretch]) -> int:
-        """Take the examples of all ``stretches``, one after the other; otherwise as ``fill``."""
+        """As ``fill``, with the examples of all ``stretches``, one after the other."""
         count, taken = 0, []
         for images, labels, first, chosen in stretches:
             rows, part = chosen - first, slice(count, count + len(chosen))
@@ -86,9 +178,7 @@ class Microbatch:
 
 
 class Part(Protocol):
-    """A run of examples, to be used in microbatches: a shard, or the test examples of a rank, in
-    memory or in windows.
-    """
+    """A run of examples that is used in microbatches: a shard, or the test examples of a rank."""
 
     index: int
     first_example: int
@@ -99,26 +189,27 @@ class Part(Protocol):
         """How many it has, possibly 0."""
 
     def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
-        """The examples of a step, indices in the part: what ``fill`` takes."""
+        """The examples of a step, as indices in the part."""
 
     def fill(self, microbatch: Microbatch, epoch: int, step_of_epoch: int) -> int:
-        """Fill ``microbatch`` with this part's examples for a step; past its end they are all
-        padding. Returns how many are not.
+        """Fill ``microbatch`` with the examples of a step; past the end, with padding only.
+
+        Returns the number of examples that are not padding.
         """
 
     def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
-        """All its examples, as they lie in the file: images (n, H, W, C) and labels (n,), by the
-        ``size`` if it is given.
-        """
+        """All examples in the order of the file, ``size`` at a time: (n, H, W, C) and (n,)."""
 
 
 @dataclass
 class Shard:
-    """A fixed slice of the training set, in memory: ``images`` (n, H, W, C) uint8 and ``labels``
-    (n,), n possibly 0.
+    """A ``Part`` in memory: a fixed slice of the training set, or the test examples of a rank.
 
-    ``first_example`` is the index of its first one in the training set. A rank's test examples are
-    one too, not ``shuffled``.
+    Attributes:
+        images: (n, H, W, C) uint8, n possibly 0.
+        labels: (n,).
+        first_example: The index of the first example in the split.
+        shuffled: False for test examples.
     """
 
     index: int
@@ -136,20 +227,18 @@ class Shard:
         return len(self.labels)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """The epoch's order of the shard's examples, drawn from (seed, epoch, shard) alone."""
+        """The order of the examples in an epoch, drawn from (seed, epoch, shard) alone."""
         return self._order.chosen(epoch, 0, self.examples)
 
     def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
         """See ``Part``."""
-        return self._order.chosen(
-            epoch, step_of_epoch * microbatch_size, (step_of_epoch + 1) * microbatch_size
-        )
+        first = step_of_epoch * microbatch_size
+        return self._order.chosen(epoch, first, first + microbatch_size)
 
     def fill(self, microbatch: Microbatch, epoch: int, step_of_epoch: int) -> int:
         """See ``Part``."""
-        return microbatch.fill(
-            self.images, self.labels, self.chosen(epoch, step_of_epoch, microbatch.size)
-        )
+        chosen = self.chosen(epoch, step_of_epoch, microbatch.size)
+        return microbatch.fill(self.images, self.labels, chosen)
 
     def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
         """See ``Part``."""

@@ -1,5 +1,6 @@
-"""What reading all examples of an image set shows, part by part on any number of ranks, and what is
-to be said about it.
+"""What reading all examples of an image set shows: its statistics, and mistakes worth a warning.
+
+Each rank collects what its part shows (``Survey``); ``judge`` puts all parts together.
 """
 
 from __future__ import annotations
@@ -10,28 +11,53 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.hashing import BlockHashes, WholeHash, blocks_sha256, leaves_of
+from distcnn.datasets.hashing import BlockHashes, blocks_sha256, leaves_of
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
-from distcnn.datasets.statistics import mean_and_std, pixel_sums
 from distcnn.errors import InputError
 from distcnn.system.wording import being, counted, plural
+
+Floats = NDArray[np.float64]
 
 WORDS = {"train": "training", "test": "test"}
 MOST_NAMED = 5
 LARGE_SHARE = 0.95
-"""A class that has more of a split than this is mentioned."""
+"""A class with more of a split than this is mentioned."""
 FAR = 10
 """Statistics further than this from those of the pixels are mentioned: a factor, or a number of
 standard deviations.
 """
 LEAST_UNWRITTEN = 16
-"""This many images of zeros at the end of a split were never written: HDF5 makes room for all of a
-dataset at its first row.
+"""At least this many black images at the end of a split were never written: HDF5 makes room for a
+whole dataset when its first row is written.
 """
 FLAT = (4, 64)
 """Images with at most this many rows and at least this many columns, or the other way round, are
 mentioned.
 """
+PIXELS_AT_ONCE = 2**17
+"""Counting takes eight times their size."""
+
+
+def pixel_sums(by_channel: Images) -> NDArray[np.int64]:
+    """Sums of the pixels (n, C) and of their squares: (2, C).
+
+    They are integers, so they are exact in any order and on any number of ranks.
+    """
+    values = np.arange(256, dtype=np.int64)
+    counts = np.zeros((by_channel.shape[1], 256), np.int64)
+    for start in range(0, len(by_channel), PIXELS_AT_ONCE):
+        pixels = by_channel[start : start + PIXELS_AT_ONCE]
+        counts += [np.bincount(channel, minlength=256) for channel in pixels.T]
+    return np.stack([counts @ values, counts @ np.square(values)])
+
+
+def mean_and_std(sums: NDArray[np.int64], pixels: int) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of the pixels / 255, (C,) each, from ``pixel_sums`` over
+    ``pixels`` pixels.
+    """
+    mean = sums[0] / pixels
+    variance = np.maximum(sums[1] / pixels - mean**2, 0)
+    return mean / 255, np.sqrt(variance) / 255
 
 
 @dataclass
@@ -41,72 +67,72 @@ class Found:
     label_counts: dict[str, NDArray[np.int64]]
     blocks: dict[str, BlockHashes]
     blank: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    """How many images are zeros throughout."""
+    """The number of images that are black throughout."""
     first_blank: dict[str, int] = field(default_factory=dict)
     last_written: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, -1))
-    """The index of the last image that is not zeros throughout."""
-    lowest: int = 255
-    highest: int = 0
-    """Of the training pixels."""
-    lowest_hash: int = 2**64 - 1
-    highest_hash: int = 0
-    """Of the training images."""
+    """The index of the last image that is not black throughout."""
+    pixel_range: tuple[int, int] = (255, 0)
+    """Lowest and highest training pixel."""
+    hash_range: tuple[int, int] = (2**64 - 1, 0)
+    """Lowest and highest hash of a training image."""
     repeated: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    """Which of the test images, in the order of their hashes, are training images too: of equal
-    ones, the first. Never one of zeros.
+    """Which test images, sorted by their hashes, are also training images; of equal ones, the
+    first. Black images do not count.
     """
-    sample: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-    """Mean and standard deviation of the pixels / 255 of the first training images, where this part
-    has them.
-    """
+    sample: tuple[Floats, Floats] | None = None
+    """Mean and standard deviation of the first training images, if this part has them."""
 
-    def merge(self, other: Found) -> None:
-        """Let this be of both parts."""
-        for split in SPLITS:
-            self.label_counts[split] = self.label_counts[split] + other.label_counts[split]
-            self.blocks[split].merge(other.blocks[split])
-            self.blank[split] += other.blank[split]
-            self.last_written[split] = max(self.last_written[split], other.last_written[split])
-            if split in other.first_blank:
-                self.first_blank[split] = min(
-                    self.first_blank.get(split, other.first_blank[split]), other.first_blank[split]
-                )
-        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
-        self.lowest_hash = min(self.lowest_hash, other.lowest_hash)
-        self.highest_hash = max(self.highest_hash, other.highest_hash)
-        self.repeated = self.repeated | other.repeated
-        self.sample = self.sample or other.sample
+
+def merge(parts: Sequence[Found]) -> Found:
+    """What all ``parts`` show together."""
+    first_blank = {
+        split: min(part.first_blank[split] for part in parts if split in part.first_blank)
+        for split in SPLITS
+        if any(split in part.first_blank for part in parts)
+    }
+    return Found(
+        {split: np.sum([part.label_counts[split] for part in parts], axis=0) for split in SPLITS},
+        {split: BlockHashes.merged([part.blocks[split] for part in parts]) for split in SPLITS},
+        {split: sum(part.blank[split] for part in parts) for split in SPLITS},
+        first_blank,
+        {split: max(part.last_written[split] for part in parts) for split in SPLITS},
+        _widest([part.pixel_range for part in parts]),
+        _widest([part.hash_range for part in parts]),
+        np.any([part.repeated for part in parts], axis=0),
+        next((part.sample for part in parts if part.sample), None),
+    )
+
+
+def _widest(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
 class Survey:
-    """Looks at examples as they are read. All test examples come first, then ``look_for`` those of
-    all ranks, then the training examples.
+    """Collects what a rank's examples show, as they are read.
 
-    With ``whole`` this one gets all examples of the set in their order, if only to hash them.
+    Add all test examples first, then call ``look_for`` with those of all ranks, then add the
+    training examples.
     """
 
-    def __init__(self, info: DatasetInfo, whole: bool = False) -> None:
+    def __init__(self, info: DatasetInfo) -> None:
         self.info = info
         counts = {split: np.zeros(info.classes, np.int64) for split in SPLITS}
         self.found = Found(counts, {split: BlockHashes(info.examples[split]) for split in SPLITS})
-        self._whole = WholeHash() if whole and info.is_hashed_as_a_whole else None
         self._test_hashes: list[NDArray[np.uint64]] = []
-        self._all_test_hashes = self._wanted = np.zeros(0, np.uint64)
+        self._wanted = np.zeros(0, np.uint64)
 
     @property
     def test_hashes(self) -> NDArray[np.uint64]:
-        """Of the test images so far, in their order."""
+        """The hashes of the test images so far, in their order."""
         return np.concatenate([np.zeros(0, np.uint64), *self._test_hashes])
 
     def look_for(self, test_hashes: NDArray[np.uint64]) -> None:
-        """Find training images that are among these: the ``test_hashes`` of all ranks, in their
-        order.
-        """
-        self._all_test_hashes, self._wanted = test_hashes, np.sort(test_hashes)
+        """Find training images among these: the ``test_hashes`` of all ranks, in order."""
+        self._wanted = np.sort(test_hashes)
         self.found.repeated = np.zeros(len(self._wanted), bool)
 
     def add(self, split: str, first: int, images: Images, labels: Labels) -> None:
-        """Look at the examples from ``first`` on: images (n, H, W, C) and labels (n,)."""
+        """Add the examples from ``first`` on: images (n, H, W, C) and labels (n,)."""
         if not len(labels):
             return
         found, brightest = self.found, images.reshape(len(labels), -1).max(axis=1)
@@ -123,111 +149,97 @@ class Survey:
             found.first_blank.setdefault(split, first + int(blank[0]))
         if split == "test":
             self._test_hashes.append(hashes)
-        else:
-            found.lowest, found.highest = (
-                min(found.lowest, int(images.min())),
-                max(found.highest, int(brightest.max())),
-            )
-            found.lowest_hash = min(found.lowest_hash, int(hashes.min()))
-            found.highest_hash = max(found.highest_hash, int(hashes.max()))
-            self._note_repeated(hashes[written])
-            if first == 0:
-                by_channel = images.reshape(-1, images.shape[3])
-                found.sample = mean_and_std(pixel_sums(by_channel), len(by_channel))
-        self.add_to_hash(split, images, labels)
+            return
+        pixels = int(images.min()), int(brightest.max())
+        found.pixel_range = _widest([found.pixel_range, pixels])
+        found.hash_range = _widest([found.hash_range, (int(hashes.min()), int(hashes.max()))])
+        self._note_repeated(hashes[written])
+        if first == 0:
+            by_channel = images.reshape(-1, images.shape[3])
+            found.sample = mean_and_std(pixel_sums(by_channel), len(by_channel))
 
     def add_labels(self, split: str, labels: Labels) -> None:
-        """Look at labels alone."""
+        """Add labels without their images."""
         self.found.label_counts[split] += np.bincount(labels, minlength=self.info.classes)
-
-    def add_to_hash(self, split: str, images: Images, labels: Labels) -> None:
-        """Hash examples that others look at."""
-        if self._whole:
-            self._whole.add(split, images, labels)
 
     def _note_repeated(self, hashes: NDArray[np.uint64]) -> None:
         if len(self._wanted):
             places = np.minimum(np.searchsorted(self._wanted, hashes), len(self._wanted) - 1)
             self.found.repeated[places[self._wanted[places] == hashes]] = True
 
-    def judge(self, others: Sequence[Found] = ()) -> list[str]:
-        """What a user may not have meant, a line each, once ``others`` show the rest of the set.
 
-        ``InputError`` for examples that do not match the file's own hash, and for training images
-        that are all alike.
-        """
-        info, found = self.info, self.found
-        for other in others:
-            found.merge(other)
-        self._check_hashes()
-        self._check_ends()
-        if found.lowest == found.highest:
+def judge(info: DatasetInfo, parts: Sequence[Found], test_hashes: NDArray[np.uint64]) -> list[str]:
+    """Warnings about the set, a line each, once ``parts`` show all of it.
+
+    Args:
+        info: The image set.
+        parts: What each rank has found.
+        test_hashes: The hashes of all test images, in order.
+
+    Raises:
+        InputError: When the examples do not match the file's own hash, were never written, or all
+            training images are the same.
+    """
+    found = merge(parts)
+    _require_hash(info, found)
+    _require_written(info, found)
+    problem = ""
+    if found.pixel_range[0] == found.pixel_range[1]:
+        problem = f"every pixel of every training image is {found.pixel_range[0]}"
+    elif found.hash_range[0] == found.hash_range[1] and info.examples["train"] > 1:
+        problem = f"all {info.examples['train']:,} training images are the same"
+    if problem:
+        raise InputError(f"{info.path}: {problem}: there is nothing to learn; make the set again")
+    warnings = [*_pixel_warnings(info, found), *_test_image_warnings(found, test_hashes)]
+    return judge_labels(info, parts) + [f"{info.path}: {warning}" for warning in warnings]
+
+
+def judge_labels(info: DatasetInfo, parts: Sequence[Found]) -> list[str]:
+    """Those warnings that need the labels only."""
+    counts = {split: np.sum([part.label_counts[split] for part in parts], 0) for split in SPLITS}
+    return [f"{info.path}: {warning}" for warning in _label_warnings(info, counts)]
+
+
+def _require_hash(info: DatasetInfo, found: Found) -> None:
+    if not info.blocks_sha256:
+        return
+    actual = blocks_sha256(info.sha256, found.blocks)
+    if info.blocks_sha256.strip().lower() != actual:
+        raise InputError(
+            f"{info.path}: the examples do not match the file's SHA-256 (attribute"
+            f" 'blocks_sha256' is {info.blocks_sha256[:64]!r}, the examples have {actual}): damaged"
+            " or edited; copy or prepare the file again, or, if the change is intended, delete the"
+            " attributes 'sha256' and 'blocks_sha256'"
+        )
+
+
+def _require_written(info: DatasetInfo, found: Found) -> None:
+    for split, last in found.last_written.items():
+        count = info.examples[split]
+        if 0 <= last < count - LEAST_UNWRITTEN:
             raise InputError(
-                f"{info.path}: every pixel of every training image is {found.lowest}: there is"
-                " nothing to learn; make the file again"
-            )
-        if found.lowest_hash == found.highest_hash and info.examples["train"] > 1:
-            raise InputError(
-                f"{info.path}: all {info.examples['train']:,} training images are the same: there"
-                " is nothing to learn; make the file again"
-            )
-        remarks = [*_on_pixels(info, found), *self._on_test_images()]
-        return self.judge_labels() + [f"{info.path}: {remark}" for remark in remarks]
-
-    def judge_labels(self) -> list[str]:
-        """The same of the labels alone."""
-        return [
-            f"{self.info.path}: {remark}"
-            for remark in _on_labels(self.info, self.found.label_counts)
-        ]
-
-    def _check_hashes(self) -> None:
-        info = self.info
-        if info.blocks_sha256:
-            name, stored, now = (
-                "blocks_sha256",
-                info.blocks_sha256,
-                blocks_sha256(info.sha256, self.found.blocks),
-            )
-        elif self._whole:
-            name, stored, now = "sha256", info.sha256, self._whole.hexdigest()
-        else:
-            return
-        if stored.strip().lower() != now:
-            raise InputError(
-                f"{info.path}: its examples do not match its own SHA-256 (attribute '{name}' is"
-                f" {stored[:64]!r}, they have {now}): they were damaged or changed; copy or prepare"
-                " the file again, or, if the change is meant, delete the attributes 'sha256' and"
-                " 'blocks_sha256'"
-            )
-
-    def _check_ends(self) -> None:
-        for split, last in self.found.last_written.items():
-            count = self.info.examples[split]
-            if 0 <= last < count - LEAST_UNWRITTEN:
-                raise InputError(
-                    f"{self.info.path}: /{split}/images[{last + 1}:{count}] are zero throughout, so"
-                    " they were never written: write them, or resize images and labels to those"
-                    " that were; if such images are meant, write the set in random order"
-                )
-
-    def _on_test_images(self) -> Iterator[str]:
-        hashes = self._all_test_hashes
-        if len(hashes) > 1 and np.all(hashes == hashes[0]):
-            yield (
-                f"all {len(hashes):,} test images are the same: the test accuracy says little about"
-                " other images"
-            )
-        places = np.flatnonzero(self.found.repeated[np.searchsorted(self._wanted, hashes)])
-        if places.size:
-            yield (
-                f"{places.size:,} of {counted(len(hashes), 'test image')} {_are(places.size)} also"
-                f" in the training set (the first: /test/images[{places[0]}]): expect a lower"
-                " accuracy on new images"
+                f"{info.path}: /{split}/images[{last + 1}:{count}] are all zero, so they were never"
+                " written: write them, or resize images and labels to those that were; if black"
+                " images are intended, write the set in random order"
             )
 
 
-def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Iterator[str]:
+def _test_image_warnings(found: Found, hashes: NDArray[np.uint64]) -> Iterator[str]:
+    if len(hashes) > 1 and np.all(hashes == hashes[0]):
+        yield (
+            f"all {len(hashes):,} test images are the same: the test accuracy says little about"
+            " other images"
+        )
+    places = np.flatnonzero(found.repeated[np.searchsorted(np.sort(hashes), hashes)])
+    if places.size:
+        yield (
+            f"{places.size:,} of {counted(len(hashes), 'test image')} {_are(places.size)} also in"
+            f" the training set (the first: /test/images[{places[0]}]): expect a lower accuracy on"
+            " new images"
+        )
+
+
+def _label_warnings(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Iterator[str]:
     is_used = counts["train"] + counts["test"] > 0
     used, unused = np.flatnonzero(is_used), np.flatnonzero(~is_used)
     if info.classes_counted and unused.size:
@@ -242,16 +254,12 @@ def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Itera
         most, total = int(here.argmax()), int(here.sum())
         share = here[most] / total
         if share == 1 and total > 1:
-            yield f"all {total:,} {word} images have label {most}: there is nothing to tell apart"
+            yield f"all {total:,} {word} images have label {most}: there is nothing to distinguish"
             continue
         if missing.size:
             they = "it" if missing.size == 1 else "they"
-            lack = (
-                f"{they} cannot be learned"
-                if split == "train"
-                else f"{they} {_are(missing.size)} not tested"
-            )
-            yield f"no {word} image has {_named(missing)}: {lack}"
+            verb = "cannot be learned" if split == "train" else f"{_are(missing.size)} not tested"
+            yield f"no {word} image has {_named(missing)}: {they} {verb}"
         if LARGE_SHARE < share < 1:
             yield (
                 f"{share:.1%} of the {word} images have label {most}: always answering {most} would"
@@ -259,7 +267,7 @@ def _on_labels(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> Itera
             )
 
 
-def _on_pixels(info: DatasetInfo, found: Found) -> Iterator[str]:
+def _pixel_warnings(info: DatasetInfo, found: Found) -> Iterator[str]:
     channels, height, width = info.image_shape
     if channels == width != height and channels > FLAT[0]:
         yield (
@@ -272,51 +280,41 @@ def _on_pixels(info: DatasetInfo, found: Found) -> Iterator[str]:
             " (height, width) or (height, width, channels)"
         )
     for split in SPLITS:
-        if found.blank[split]:
-            first = f"/{split}/images[{found.first_blank[split]}]"
-            number, they = found.blank[split], "was it" if found.blank[split] == 1 else "were they"
+        if number := found.blank[split]:
             yield (
-                f"{being(number, f'{WORDS[split]} image')} zero throughout (the first: {first}):"
-                f" {they} ever written?"
+                f"{being(number, f'{WORDS[split]} image')} all zero (the first:"
+                f" /{split}/images[{found.first_blank[split]}]): probably never written"
             )
-    if found.highest == 1:
+    if found.pixel_range[1] == 1:
         yield (
             "no training pixel is above 1: if the images were scaled to 0..1 before they became"
             " uint8, multiply them by 255 first"
         )
     if found.sample:
-        yield from _on_statistics(info, *found.sample)
+        yield from _statistics_warnings(info, *found.sample)
 
 
-def _on_statistics(
-    info: DatasetInfo, mean: NDArray[np.float64], std: NDArray[np.float64]
-) -> Iterator[str]:
-    """The file's mean and standard deviation beside those of its first training images."""
-    remedy = "delete the attribute to have it computed"
-    if (
-        info.std
-        and np.any((np.array(info.std) > FAR * std) | (np.array(info.std) * FAR < std))
-        and np.all(std > 0)
-    ):
-        yield (
-            f"attribute 'std' is {_rounded(info.std)}, but that of the first images is"
-            f" {_rounded(std)} (of pixels / 255): {remedy}"
-        )
-    if info.mean and np.any(np.abs(np.array(info.mean) - mean) > FAR * std) and np.all(std > 0):
-        yield (
-            f"attribute 'mean' is {_rounded(info.mean)}, but that of the first images is"
-            f" {_rounded(mean)} (of pixels / 255): {remedy}"
-        )
+def _statistics_warnings(info: DatasetInfo, mean: Floats, std: Floats) -> Iterator[str]:
+    """The file's mean and standard deviation, compared with those of its first images."""
+    if not np.all(std > 0):
+        return
+    ratios = np.array(info.std or std) / std
+    if np.any((ratios > FAR) | (ratios < 1 / FAR)):
+        yield _far("std", info.std or (), std)
+    if np.any(np.abs(np.array(info.mean or mean) - mean) > FAR * std):
+        yield _far("mean", info.mean or (), mean)
 
 
-def _rounded(values: Sequence[float] | NDArray[np.float64]) -> str:
-    return ", ".join(f"{each:.4g}" for each in values)
+def _far(name: str, stated: Sequence[float], actual: Floats) -> str:
+    texts = [", ".join(f"{value:.4g}" for value in values) for values in (stated, actual)]
+    return (
+        f"attribute '{name}' is {texts[0]}, but that of the first images is {texts[1]} (of pixels /"
+        " 255): delete the attribute to have it computed"
+    )
 
 
 def _named(labels: NDArray[np.int64]) -> str:
-    """Labels in words: "label 3", "any of the labels 3, 5", "any of the labels 0, 1, 2, 3, 4 and 7
-    more".
-    """
+    """Labels in words: "label 3", "any of the labels 0, 1, 2, 3, 4 and 7 more"."""
     named = ", ".join(map(str, labels[:MOST_NAMED].tolist()))
     more = f" and {len(labels) - MOST_NAMED:,} more" if len(labels) > MOST_NAMED else ""
     return f"{'any of the ' if len(labels) > 1 else ''}{plural(len(labels), 'label')} {named}{more}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hashing import BlockHashes, WholeHash, blocks_sha256, leaves_of
 from distcnn.datasets.hdf5 import SPLITS, Images, by
-from distcnn.datasets.statistics import mean_and_std, pixel_sums
+from distcnn.datasets.survey import mean_and_std, pixel_sums
 from distcnn.errors import InputError
 
 CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
@@ -28,9 +28,9 @@ CHUNK_LABELS = 2**13
 MANY_CLASSES = 1000
 
 
-def examples_at_once(image_bytes: int) -> int:
-    """Examples of a chunk, unless the split has fewer: batches of as many are written fastest."""
-    return max(1, min(CHUNK_EXAMPLES, CHUNK_BYTES // max(1, image_bytes)))
+def chunk_examples(image_bytes: int, count: int = CHUNK_EXAMPLES) -> int:
+    """Examples in a chunk of a split of ``count``: batches of this size are written fastest."""
+    return max(1, min(count, CHUNK_EXAMPLES, CHUNK_BYTES // max(1, image_bytes)))
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _create(
             f"the {group.name[1:]} images are {by(shape)}: height, width and channels must be at"
             " least 1"
         )
-    chunk = max(1, min(count, examples_at_once(math.prod(shape))))
+    chunk = chunk_examples(math.prod(shape), count)
     images = group.create_dataset(
         "images", (count, *shape), np.uint8, chunks=(chunk, *shape), fletcher32=True
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from distcnn.system.cores import Cores, threads_for_each
+from distcnn.system.host import Cores, threads_for_each
 
 THREADS_PER_RANK = 1
 """Unless the user says otherwise, and at any world size: OpenBLAS gives other sums with two threads

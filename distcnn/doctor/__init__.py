@@ -1,5 +1,6 @@
-"""What the doctor looks at, one file a subject, and how findings are gathered from all ranks.
+"""Checks of the installation, the machine and the MPI ranks before a training run.
 
-NumPy, h5py or MPI may be what is broken: files of this folder import only the standard library at
-the top, and the rest where they need it.
+Each check collects facts on every rank (``collect``) and evaluates them on rank 0 (``evaluate``).
+NumPy, h5py or MPI may be what is broken, so these files import only the standard library at the
+top, and everything else where it is used.
 """

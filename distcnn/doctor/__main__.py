@@ -1,36 +1,43 @@
-"""Is this machine well?
+"""Check the installation: ``python -m distcnn.doctor``.
 
-``python -m distcnn.doctor``, alone or under the launcher that will start training.
+Run it alone, or under the launcher that will start the training. What one process can check comes
+before MPI starts, because with a wrong launcher or library MPI may never start. Then all ranks
+check the rest together, and rank 0 prints the findings as they come.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
+from distcnn.cli.parser import Parser
 from distcnn.doctor import local_checks
-from distcnn.doctor.finding import exit_code
-from distcnn.doctor.options import Options, make_parser, parse
-from distcnn.doctor.rendezvous import missing_processes, told_by_host
-from distcnn.doctor.report import Report, wants_colours
-from distcnn.doctor.supervisor import Guardian
+from distcnn.doctor.check import Finding, Options, Report
+from distcnn.doctor.time_limits import limit_process, watched_start
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.early import end_before_start, note_arrival
+from distcnn.fault_tolerance.early import end_before_start, note_arrival, start_report
 from distcnn.system import launcher
 from distcnn.system.console import enable_crash_reports, guarded
 from distcnn.system.wording import printable
 
 NAME = "distcnn.doctor"
 EXIT_INPUT = 2
-SECONDS = 17.0
-"""After these the report so far is printed, and all ends."""
+AUTO = "auto"
+START_REMEDY = (
+    "see the lines above on memory, /dev/shm and limits, and standard error; does a plain MPI"
+    " program start (mpirun -n 2 python -m mpi4py.bench helloworld)?"
+)
 
 
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, 1 when something is bad, 2 for flags that make no
-    sense.
+    """Run the command.
+
+    Returns:
+        0; 1 if something is bad; 2 for wrong flags.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     rank = launcher.declared_rank(os.environ)
@@ -39,50 +46,103 @@ def main(arguments: Sequence[str] | None = None) -> int:
             make_parser().print_help()
         return 0
     try:
-        options = parse(arguments)
+        options = Options(**vars(make_parser().parse_args(arguments)))
     except InputError as error:
         end_before_start(f"{NAME}: error: {printable(str(error))}", others_wait=False)
         return EXIT_INPUT
     note_arrival()
     enable_crash_reports()
-    with Guardian(rank == 0, SECONDS, lambda report: say(report, options)) as guardian:
-        verdict = examine(rank, options, guardian)
-        if verdict.report:
-            say(verdict.report, options)
-    verdict.leave()
-    return max(verdict.code, exit_code(verdict.report.findings)) if verdict.report else verdict.code
+    limit_process()
+    facts = local_checks.collect(options)
+    before = Report(findings=local_checks.evaluate(local_checks.places_before_mpi(), {rank: facts}))
+    if not local_checks.can_continue(facts):
+        return end_without_mpi(before, options)
+    return start_and_examine(before, facts, options, arguments)
 
 
-def examine(rank: int, options: Options, guardian: Guardian) -> local_checks.Verdict:
-    """Look alone, hear what the host's other processes saw, start MPI where all of them can, look
-    together.
+def start_and_examine(
+    before: Report, facts: local_checks.Facts, options: Options, arguments: Sequence[str]
+) -> int:
+    """Start MPI, if a launcher started several processes, and make the collective checks."""
+    from distcnn.distributed import open_communicator
+    from distcnn.distributed.communicator import NoWorldError
+    from distcnn.doctor.collective_checks import examine
+
+    other_report = start_report()
+
+    def report_start(reason: str) -> None:
+        if not (other_report and other_report.exists()):
+            before.add(Finding.bad("doctor", f"MPI did not start: {reason}", START_REMEDY))
+            print(before.text(), flush=True)
+
+    try:
+        if launcher.needs_mpi(os.environ) and launcher.declared_rank(os.environ) == 0:
+            with watched_start(report_start):
+                communicator = open_communicator()
+        else:
+            communicator = open_communicator()
+    except InputError as error:
+        text = str(error).removesuffix(f": {launcher.REMEDY}")
+        before.add(Finding.bad("launcher", text, launcher.REMEDY))
+        return end_without_mpi(before, options, others_wait=not isinstance(error, NoWorldError))
+    limit_process()  # starting MPI has cancelled the timer
+    return examine(communicator, facts, options, arguments)
+
+
+def end_without_mpi(report: Report, options: Options, others_wait: bool = True) -> int:
+    """Print the report of the local checks, from one process of this host.
+
+    Args:
+        report: what this process found.
+        options: the flags.
+        others_wait: whether other ranks may be waiting in MPI_Init, as ``end_before_start``.
+
+    Returns:
+        The exit code.
     """
-    several = launcher.needs_mpi(os.environ)
-    mine = local_checks.look_alone(options)
-    here = told_by_host(rank, mine) if several else {rank: mine}
-    report = Report(
-        [
-            *local_checks.judge_alone(
-                local_checks.places_of(here, local_checks.declared_size()), here
-            ),
-            *missing_processes(here, several),
-        ]
+    report.add(local_checks.NOT_CHECKED)
+
+    def speak(text: str) -> None:
+        if options.json:
+            report.write(options.json)
+        print(report.text(), flush=True)
+
+    end_before_start("", others_wait, speak)
+    return max(1, report.exit_code)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = Parser(
+        prog="python -m distcnn.doctor",
+        description=(
+            "Check the installation, the machine and the ranks, alone or under the launcher that"
+            " will start the training, as in mpirun -n 4. Each line is good, warning or bad, with"
+            " the remedy. Takes at most 20 seconds. The exit code is 1 if something is bad."
+        ),
+        argument_default=argparse.SUPPRESS,
     )
-    guardian.note("starting MPI" if several else "looking", report)
-    if not local_checks.can_start(here):
-        return local_checks.without_world(rank, here, report)
-    from distcnn.doctor.collective_checks import examine_together  # it needs NumPy
+    parser.add_argument(
+        "--data", metavar="FILE.h5", help="image set for the training (default: data/mnist.h5)"
+    )
+    parser.add_argument("--output", metavar="DIR", help="folder for results (default: runs)")
+    parser.add_argument("--json", metavar="FILE", help="write findings and measurements as JSON")
+    parser.add_argument(
+        "--threads-per-rank",
+        dest="threads",
+        type=_threads,
+        metavar="N|auto",
+        help="BLAS threads of each rank (default: 1)",
+    )
+    return parser
 
-    return examine_together(mine, report, options, guardian)
 
-
-def say(report: Report, options: Options) -> None:
-    """Write the file, if one is asked for, and print."""
-    if options.json:
-        report.write(options.json)
-    print(
-        report.text(wants_colours(sys.stdout.isatty(), os.environ)), flush=True
-    )  # its colours are escape sequences
+def _threads(text: str) -> int:
+    if text == AUTO:
+        return 0
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number, at least 1, or auto")
+    return int(text)
 
 
 if __name__ == "__main__":

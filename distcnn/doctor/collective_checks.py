@@ -1,123 +1,102 @@
-"""What all ranks look at together. Imported only where NumPy is there."""
+"""The checks that all ranks make together. Imported only where NumPy works."""
 
 from __future__ import annotations
 
-import os
 import threading
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distcnn.distributed import Communicator, open_communicator
-from distcnn.doctor import allreduce_speed, clocks, image_set, mpi_world, output_folder, same_bits
-from distcnn.doctor.check import Everyone, Facts, Section
-from distcnn.doctor.finding import BAD, Finding, Places, exit_code
-from distcnn.doctor.local_checks import NOT_LOOKED_AT, Verdict, apart, judge_alone, places_of
-from distcnn.doctor.options import Options
-from distcnn.doctor.report import Report
-from distcnn.doctor.supervisor import Guardian
-from distcnn.errors import InputError
+from distcnn.cli.parser import difference, flags_of
+from distcnn.distributed import Communicator
+from distcnn.doctor import image_set, local_checks, output_folder, sums, world
+from distcnn.doctor.check import Check, Finding, Options, Places, Report
 from distcnn.fault_tolerance.failure import report_failure
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
-from distcnn.system import launcher
 
 NAME = "distcnn.doctor"
 STALL_SECONDS = 7.0
-"""No look at anything takes as long (``section.bounded``): a rank that does keeps all others
-waiting.
-"""
+"""No check keeps a rank this long (see ``bounded``): one that takes longer is stuck."""
+CHECKS: tuple[Check[Any], ...] = (world.CHECK, output_folder.CHECK, image_set.CHECK, sums.CHECK)
+UNFINISHED = Finding.bad(
+    "doctor",
+    "not all checks could be made: a rank failed or is stuck",
+    "standard error names the rank",
+)
 
 
 class Examined(WatchedCommunicator):
-    """Ends all ranks with the doctor's exit code, and not before the report so far was printed."""
+    """Ends all ranks with exit code 1, once rank 0 has completed its report."""
 
-    def __init__(self, inner: Communicator, guardian: Guardian) -> None:
+    def __init__(self, inner: Communicator, report: Report) -> None:
         super().__init__(inner)
-        self._guardian = guardian
+        self._report = report
 
     def abort(self, exit_code: int) -> NoReturn:
-        self._guardian.speak("a rank was late or failed: standard error names it")
+        if self.rank == 0:
+            self._report.add(UNFINISHED)
+            print(self._report.summary(), flush=True)
         super().abort(1)
 
 
-def examine_together(mine: Facts, report: Report, options: Options, guardian: Guardian) -> Verdict:
-    """Start MPI where a launcher started several processes; look, and judge on root.
+def examine(
+    communicator: Communicator,
+    local: local_checks.Facts,
+    options: Options,
+    arguments: Sequence[str],
+) -> int:
+    """Evaluate the local checks of all ranks, make the collective ones, and report on rank 0.
 
-    ``report`` is what is known before.
+    Args:
+        communicator: of all ranks.
+        local: what this rank collected before MPI started.
+        options: the flags.
+        arguments: the command line, to be compared between ranks.
+
+    Returns:
+        The exit code, the same on all ranks.
     """
-    try:
-        communicator = Examined(open_communicator(), guardian)
-    # a world of one where several were started: the same on every rank, so rank 0 tells it
-    except InputError as error:
-        text = str(error).removesuffix(f": {launcher.REMEDY}")
-        report.findings += [Finding("launcher", BAD, text, launcher.REMEDY), NOT_LOOKED_AT]
-        return apart(launcher.declared_rank(os.environ) == 0, report)
-    threading.excepthook = lambda arguments: _fail(
-        communicator, arguments.exc_value or arguments.exc_type()
-    )
+    report = Report(live=communicator.rank == 0)
+    communicator = Examined(communicator, report)
+    threading.excepthook = lambda args: _fail(communicator, args.exc_value or args.exc_type())
     try:
         with Watchdog(NAME, communicator, STALL_SECONDS):
-            found = _examine(communicator, mine, options, guardian)
-            code = communicator.broadcast(exit_code(found.findings))
-        return Verdict(code, found if communicator.rank == 0 else None, leave=communicator.barrier)
+            _check_all(communicator, local, options, arguments, report)
+            if communicator.rank == 0:
+                if options.json:
+                    report.write(options.json)
+                print(report.summary(), flush=True)
+            return communicator.broadcast(report.exit_code)
     except BaseException as error:
         _fail(communicator, error)
     finally:
         threading.excepthook = threading.__excepthook__
 
 
-def _examine(
-    communicator: Communicator, mine: Facts, options: Options, guardian: Guardian
-) -> Report:
-    """The whole report on root; an empty one elsewhere."""
-    sections: dict[Section, tuple[Any, ...]] = {
-        mpi_world.SECTION: (communicator,),
-        clocks.SECTION: (communicator,),
-        output_folder.SECTION: (communicator, options),
-        image_set.SECTION: (communicator, options),
-        allreduce_speed.SECTION: (communicator,),
-        same_bits.SECTION: (communicator,),
-    }
-    report = Report()
-    everyone = dict(enumerate(communicator.allgather(mine)))
-    places = places_of(everyone, communicator.world_size)
-    if communicator.rank == 0:
-        report.findings += judge_alone(places, everyone)
-    for section, arguments in sections.items():
+def _check_all(
+    communicator: Communicator,
+    local: local_checks.Facts,
+    options: Options,
+    arguments: Sequence[str],
+    report: Report,
+) -> None:
+    """Add the findings to ``report`` on rank 0, check by check."""
+    is_root = communicator.rank == 0
+    places = Places(dict(enumerate(communicator.hosts)))
+    flags = dict(enumerate(communicator.allgather(flags_of(NAME, arguments))))
+    problem = difference(flags)
+    if problem and is_root:
+        text = f"{problem}: training would refuse that"
+        report.add(Finding.bad("flags", text, "start all ranks with the same command"))
+    everyone = dict(enumerate(communicator.allgather(local)))
+    if is_root:
+        report.add(*local_checks.evaluate(places, everyone))
+    for check in CHECKS:
         pulse.beat(Activity.MEASURING)
-        guardian.note(f"looking at {section.name}", report)
-        facts = dict(enumerate(communicator.allgather(section.seen(*arguments))))
-        if communicator.rank == 0:
-            report.findings += section.judged(places, facts)
-            report.numbers |= numbers_of(section, places, facts)
-    report.numbers = {
-        "world_size": communicator.world_size,
-        "hosts": communicator.hosts,
-    } | report.numbers
-    return report
-
-
-def numbers_of(section: Section, places: Places, everyone: Everyone) -> dict[str, Any]:
-    """What was measured, for programs."""
-    whole = {rank: facts for rank, facts in everyone.items() if "failed" not in facts}
-    if section is clocks.SECTION:
-        return {"clock_offset_seconds": clocks.offset_of_hosts(places, whole)}
-    if section is image_set.SECTION:
-        return {
-            "read_bytes_per_second": [image_set.bytes_per_second(facts) for facts in whole.values()]
-        }
-    if section is allreduce_speed.SECTION:
-        return {
-            "allreduce": [
-                {"bytes": nbytes, "seconds": seconds}
-                for nbytes, seconds in allreduce_speed.allreduce_rows(whole)
-            ]
-        }
-    if section is same_bits.SECTION:
-        return {
-            "gflop_per_second": [facts.get("gflop_per_second", 0.0) for facts in whole.values()]
-        }
-    return {}
+        facts = dict(enumerate(communicator.allgather(check.collected(communicator, options))))
+        if is_root:
+            report.add(*check.evaluated(places, facts))
 
 
 def _fail(communicator: Communicator, error: BaseException) -> NoReturn:

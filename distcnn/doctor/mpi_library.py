@@ -1,205 +1,163 @@
-"""The MPI library against the launcher: before MPI is started, for with the wrong one that may end
-the process.
+"""The MPI library against the launcher, checked before MPI starts: a mismatch may end the process.
+
+A launcher can start only libraries of its own family (MPICH or Open MPI).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distcnn.doctor.check import Everyone, Facts, Section, root_cause
-from distcnn.doctor.finding import BAD, GOOD, WARNING, Finding, Places, compared, gathered
-from distcnn.doctor.software import LEAST, ONE_ENVIRONMENT, too_old
+from distcnn.doctor.check import Check, Finding, Options, Places, root_cause
+from distcnn.doctor.software import ONE_ENVIRONMENT, least, too_old
 from distcnn.system import launcher
 
 SECONDS_FOR_MPIRUN = 5.0
+OPEN_MPI = "Open MPI"
 FAMILIES = {
     "MPICH": ("mpich", "hydra", "intel(r) mpi", "mvapich", "cray"),
-    "Open MPI": ("open mpi", "openmpi", "open-mpi", "prrte", "prterun"),
+    OPEN_MPI: ("open mpi", "openmpi", "open-mpi", "prrte", "prterun"),
 }
-"""Words by which a library or an mpirun is known: a launcher starts libraries of its own family
-only.
-"""
+"""Words in the version text of a library or an mpirun by which its family is known."""
 
 GET_MPI = (
-    "on a laptop pip install '.[mpi,mpich]' in distcnn's folder; on a cluster load the site's MPI"
-    " module, pip install '.[mpi]'"
+    "on a laptop: pip install '.[mpi,mpich]' in distcnn's folder; on a cluster: load the site's MPI"
+    " module, then pip install '.[mpi]'"
 )
 OWN_MPIRUN = (
-    "use the mpirun of the same environment or module as mpi4py's library, or the module system's"
-    " srun with its plugin"
+    "use the mpirun of the environment or module that has mpi4py's library, or srun with its plugin"
 )
 
 
-def look() -> Facts:
-    """Which library mpi4py loads, without starting it; alone, also whose mpirun is found."""
-    facts: Facts = {"several": launcher.needs_mpi(os.environ), "started": started()}
+@dataclass(frozen=True)
+class Mpirun:
+    """The mpirun found in PATH: its family, or the ``problem`` with it."""
+
+    path: str = ""
+    family: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Library:
+    """The MPI library of one rank.
+
+    Args:
+        several: whether a launcher started several processes.
+        name: name and version; empty if mpi4py cannot be used.
+        mpi4py: version of mpi4py.
+        problem: why mpi4py cannot be used.
+        foreign: why the launcher cannot start this library.
+        mpirun: the mpirun in PATH, if no launcher started several processes.
+    """
+
+    several: bool
+    name: str = ""
+    mpi4py: str = ""
+    problem: str = ""
+    foreign: str = ""
+    mpirun: Mpirun | None = None
+
+    @property
+    def why_not(self) -> str:
+        """Why this rank cannot start MPI; empty if it can, or need not."""
+        return (self.problem or self.foreign) if self.several else ""
+
+
+def collect(options: Options) -> Library:
+    """Load the library without starting MPI."""
+    found = Library(launcher.needs_mpi(os.environ))
     try:
         import numpy  # noqa: F401
-    except Exception:  # said elsewhere; our part of mpi4py needs it
-        return facts
+    except Exception:  # reported by the software check
+        return found
     try:
         from distcnn.distributed.mpi import library_name
 
-        facts |= {"library": library_name(), "mpi4py": sys.modules["mpi4py"].__version__}
-        facts["foreign"] = launcher.foreign_library(facts["library"], os.environ)
+        name = library_name()
+        foreign = launcher.foreign_library(name, os.environ) or ""
+        found = replace(found, name=name, mpi4py=sys.modules["mpi4py"].__version__, foreign=foreign)
     except Exception as error:
-        facts["problem"] = root_cause(error)
-    return facts if facts["several"] else facts | {"mpirun": found_mpirun()}
+        found = replace(found, problem=root_cause(error))
+    return found if found.several else replace(found, mpirun=find_mpirun())
 
 
-def judge(places: Places, everyone: Everyone) -> list[Finding]:
-    """The library is there, the same on all ranks, and of the launcher's family."""
-    lines = gathered(places, {rank: _own(facts) for rank, facts in everyone.items()})
-    libraries = {rank: facts["library"] for rank, facts in everyone.items() if "library" in facts}
-    same = compared(
-        places,
-        "mpi",
-        libraries,
-        "ranks of different MPIs cannot speak to each other",
-        ONE_ENVIRONMENT,
-    )
-    return [*([same] if libraries else []), *lines]
-
-
-def why_not(facts: Facts) -> str | None:
-    """None, or why this rank cannot start MPI."""
-    if "failed" in facts:
-        return str(facts["failed"])
-    return (facts.get("problem") or facts.get("foreign")) if facts["several"] else None
-
-
-def is_open_mpi(facts: Facts) -> bool:
-    """Whether the library is Open MPI, which starts in places where MPICH dies."""
-    return family(facts.get("library", "")) == "Open MPI"
+def evaluate(places: Places, everyone: Mapping[int, Library]) -> Iterator[Finding]:
+    """The library can be used, is the same on all ranks, and belongs to the launcher."""
+    names = {rank: facts.name for rank, facts in everyone.items() if facts.name}
+    if names:
+        why = "ranks with different MPI libraries cannot communicate"
+        yield places.compared("mpi", names, why, ONE_ENVIRONMENT)
+    yield from places.gathered({rank: list(_own(facts)) for rank, facts in everyone.items()})
 
 
 def family(text: str) -> str:
-    """The family of MPIs that ``text`` (a version) speaks of; nothing where it is unknown."""
-    return next(
-        (name for name, words in FAMILIES.items() if any(word in text.lower() for word in words)),
-        "",
-    )
+    """The MPI family that a version text names; empty if unknown."""
+    words = text.lower()
+    found = (name for name, marks in FAMILIES.items() if any(mark in words for mark in marks))
+    return next(found, "")
 
 
-def started() -> str:
-    """What the launcher says: "4 processes, PMI_SIZE"."""
-    found = [each for each in launcher.declared(os.environ) if each.several]
-    return f"{found[0].world_size or 'several'} processes, {found[0].variable}" if found else ""
-
-
-def found_mpirun() -> Facts:
-    """The mpirun in PATH, and what it says of itself."""
+def find_mpirun() -> Mpirun:
+    """Run the mpirun in PATH to learn its family."""
     path = shutil.which("mpirun") or shutil.which("mpiexec")
     if path is None:
-        return {"problem": "there is no mpirun in PATH"}
+        return Mpirun(problem="no mpirun in PATH")
+    words = [path, "--version"]
     try:
-        process = subprocess.Popen(
-            [path, "--version"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS_FOR_MPIRUN
         )
     except OSError as error:
-        return {"path": path, "problem": f"{path} cannot be run ({error.strerror})"}
-    try:
-        text, _ = process.communicate(timeout=SECONDS_FOR_MPIRUN)
+        return Mpirun(path, problem=f"{path} cannot be run ({error.strerror})")
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return {
-            "path": path,
-            "problem": f"{path} --version took more than {SECONDS_FOR_MPIRUN:g} s",
-        }
-    if process.returncode != 0:
-        first = next(iter(text.strip().splitlines()), "without a word")
-        return {
-            "path": path,
-            "problem": f"{path} --version ended with code {process.returncode} ({first})",
-        }
-    return {"path": path, "family": family(text)}
+        return Mpirun(path, problem=f"{path} --version took more than {SECONDS_FOR_MPIRUN:g} s")
+    if done.returncode:
+        return Mpirun(path, problem=f"{path} --version failed with exit code {done.returncode}")
+    return Mpirun(path, family((done.stdout + done.stderr).decode(errors="replace")))
 
 
-def _own(facts: Facts) -> list[Finding]:
-    """Of one rank."""
-    found = []
-    if "problem" in facts:
-        found.append(_without_library(facts))
-    elif too_old("mpi4py", facts.get("mpi4py", "")):
-        least = ".".join(map(str, LEAST["mpi4py"]))
-        found.append(
-            Finding(
-                "mpi",
-                BAD,
-                f"mpi4py {facts['mpi4py']} is too old: distcnn needs {least} or newer",
-                GET_MPI,
-            )
-        )
-    if facts.get("foreign"):
-        text = (
-            f"the launcher is Open MPI's (it started {facts['started']}), but mpi4py loaded"
-            f" {facts['library']}: MPI cannot start"
-        )
-        found.append(Finding("launcher", BAD, text, launcher.REMEDY))
-    elif "mpirun" in facts and "library" in facts:
-        found.append(_mpirun_in_path(facts))
-    return found
+def _own(facts: Library) -> Iterator[Finding]:
+    """Yield what is wrong on one rank, and how its mpirun fits."""
+    if facts.problem and facts.several:
+        text = f"several processes were started, but mpi4py cannot be used: {facts.problem}"
+        yield Finding.bad("mpi", text, GET_MPI)
+    elif facts.problem:
+        text = f"not needed for one process, but for several: {facts.problem}"
+        yield Finding.warning("mpi", text, GET_MPI)
+    elif too_old("mpi4py", facts.mpi4py):
+        text = f"mpi4py {facts.mpi4py} is too old, {least('mpi4py')} is needed"
+        yield Finding.bad("mpi", text, GET_MPI)
+    if facts.foreign:
+        text = facts.foreign.removesuffix(f": {launcher.REMEDY}")
+        yield Finding.bad("launcher", text, launcher.REMEDY)
+    elif facts.mpirun and facts.name:
+        yield _mpirun_in_path(facts.mpirun, facts.name)
 
 
-def _without_library(facts: Facts) -> Finding:
-    if facts["several"]:
-        text = (
-            f"the launcher started {facts['started'].partition(',')[0] or 'processes'}, but mpi4py"
-            f" cannot be used: {facts['problem']}"
-        )
-        return Finding("mpi", BAD, text, GET_MPI)
-    return Finding(
-        "mpi",
-        WARNING,
-        f"one process needs none, but several would not start: {facts['problem']}",
-        GET_MPI,
-    )
-
-
-def _mpirun_in_path(facts: Facts) -> Finding:
-    """Whether the mpirun that one would type belongs to the library."""
-    mpirun, library = facts["mpirun"], facts["library"]
+def _mpirun_in_path(mpirun: Mpirun, library: str) -> Finding:
+    """Whether the mpirun that a user would type belongs to the library."""
     beside = Path(sys.prefix) / "bin" / "mpirun"
-    remedy = OWN_MPIRUN + (
-        f": {beside} is one (activate the environment)" if beside.exists() else ""
-    )
-    if "problem" in mpirun:
-        only_srun = mpirun["problem"].startswith("there is no") and shutil.which("srun")
-        if only_srun:
-            text = (
-                "no mpirun in PATH, but srun: give it the plugin (--mpi=pmi2 for MPICH, --mpi=pmix"
-                " for Open MPI)"
-            )
-            return Finding("launcher", GOOD, text)
-        return Finding("launcher", WARNING, mpirun["problem"], remedy)
-    if not mpirun["family"] or not family(library):
-        return Finding(
-            "launcher",
-            GOOD,
-            f"{mpirun['path']}: not known whether it is of {library}; mpirun -n 2 with this command"
-            " tells",
-        )
-    if mpirun["family"] != family(library):
+    remedy = OWN_MPIRUN + (f": {beside} (activate its environment)" if beside.exists() else "")
+    if mpirun.problem:
+        if not mpirun.path and shutil.which("srun"):
+            text = "no mpirun in PATH; use srun --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI"
+            return Finding.good("launcher", text)
+        return Finding.warning("launcher", mpirun.problem, remedy)
+    own = family(library)
+    if mpirun.family and own and mpirun.family != own:
         text = (
-            f"{mpirun['path']} is {mpirun['family']}'s, but mpi4py loads {library}: each process"
+            f"{mpirun.path} belongs to {mpirun.family}, but mpi4py loads {library}: each process"
             " would be rank 0 of 1"
         )
-        return Finding("launcher", WARNING, text, remedy)
-    return Finding(
-        "launcher", GOOD, f"{mpirun['path']} is {mpirun['family']}'s, as mpi4py's library"
-    )
+        return Finding.warning("launcher", text, remedy)
+    known = "belongs to" if mpirun.family and own else "may or may not belong to"
+    return Finding.good("launcher", f"{mpirun.path} {known} {library}")
 
 
-SECTION = Section("mpi", look, judge)
+CHECK = Check("mpi", collect, evaluate)

@@ -1,215 +1,136 @@
-"""The folder for results, where rank 0 writes, and each rank's temporary folder: by writing
-there.
-"""
+"""The folder for results, where rank 0 writes, and each rank's folder for temporary files."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from distcnn.doctor.check import Everyone, Facts, Section, bounded, tried
-from distcnn.doctor.file_systems import file_system, nearest_folder
-from distcnn.doctor.finding import BAD, GOOD, WARNING, Finding, Places, gathered
-from distcnn.doctor.options import Options
+from distcnn.doctor.check import Check, Finding, Options, Places
+from distcnn.doctor.time_limits import bounded
+
+if TYPE_CHECKING:
+    from distcnn.distributed import Communicator
 
 DEFAULT = "runs"
 SECONDS = 5.0
 SLOW_SECONDS = 1.0
 SAMPLE_BYTES, PIECE_BYTES = 16 * 2**20, 2**20
-"""What a short run of the default network leaves: weights, metrics and a few checkpoints of 3.5 MB.
-"""
+"""About what a short run of the default network leaves."""
 LITTLE_BYTES = 256 * 2**20
-CLOCK_SECONDS = 10.0
 OF_A_RUN = "config.toml"
 
-ANOTHER = (
-    "name a folder with --output that rank 0's host can write (its permissions, quota and room: ls"
-    " -ld, quota, df -h)"
-)
+ANOTHER = "choose a folder with --output that rank 0's host can write (ls -ld, quota, df -h)"
 
 
-def look(communicator: Any, options: Options) -> Facts:
-    """Root writes; all look for what it wrote; root removes it. Every rank tries its temporary
-    folder.
+@dataclass
+class Output:
+    """What rank 0 found in the folder for results; ``seconds`` is the time to write a sample."""
 
-    Nothing may be raised here before the last collective call.
-    """
-    path = Path(options.output or DEFAULT)
-    facts: Facts = {"temporary": tried(_temporary_folder)}
-    left = ExitStack()
-    written: Facts = {}
+    path: str
+    holds_run: bool = False
+    seconds: float = 0.0
+    free: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folder for results, on rank 0, and why no temporary file can be written, if so."""
+
+    output: Output | None
+    temporary: str
+    temporary_problem: str
+
+
+def collect(communicator: Communicator, options: Options) -> Folders:
+    """Write a sample into the folder for results and remove it; write a temporary file."""
+    output = None
     if communicator.rank == 0:
+        output = Output(options.output or DEFAULT)
         try:
-            bounded(SECONDS, f"writing to {path}", lambda: _write(path, written, left))
+            bounded(SECONDS, f"writing to {output.path}", lambda: write_sample(output))
         except TimeoutError as error:
-            written["problem"] = f"{error}: the file system hangs, or is very slow"
+            output.problem = str(error)
         except OSError as error:
-            written["problem"] = f"{error.strerror or error} ({error.filename or path})"
-        except Exception as error:
-            written["problem"] = f"{type(error).__name__}: {error}"
-        facts["output"] = {"path": str(path), **written}
-    name = communicator.broadcast(written.get("file"))
-    facts["sees"] = name is not None and os.path.exists(name)  # noqa: PTH110
-    communicator.barrier()
-    with suppress(OSError, TimeoutError):
-        bounded(SECONDS, "tidying up", left.close)
-    return facts
+            output.problem = f"{error.strerror or error} ({error.filename or output.path})"
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(4096))
+        return Folders(output, tempfile.gettempdir(), "")
+    except OSError as error:
+        return Folders(output, "", error.strerror or str(error))
 
 
-def judge(places: Places, everyone: Everyone) -> list[Finding]:
-    """Root's folder, who sees it, temporary folders."""
-    output = everyone[0]["output"] if 0 in everyone else None
-    found = list(_output(places, output, everyone)) if output else []
-    return [
-        *found,
-        *gathered(
-            places, {rank: _temporary(facts["temporary"]) for rank, facts in everyone.items()}
-        ),
-    ]
+def evaluate(places: Places, everyone: Mapping[int, Folders]) -> Iterator[Finding]:
+    """Rank 0's folder for results, then temporary folders."""
+    output = everyone[0].output if 0 in everyone else None
+    if output:
+        yield from _output(output)
+    yield from places.gathered({rank: [_temporary(facts)] for rank, facts in everyone.items()})
 
 
-def _write(path: Path, seen: Facts, left: ExitStack) -> None:
-    """Make the folder, write a file there, sync, rename. ``left`` removes all that was made."""
-    there = nearest_folder(path)
-    seen["kind"] = file_system(there)
-    seen["run"] = (path / OF_A_RUN).exists()
-    for folder in reversed([each for each in (path, *path.parents) if not os.path.lexists(each)]):
-        folder.mkdir()
-        left.callback(_without_error, folder.rmdir)
+def write_sample(found: Output) -> None:
+    """Make the folder, write, sync and rename a file there, and remove all that was made."""
+    path = Path(found.path)
+    found.holds_run = (path / OF_A_RUN).exists()
     name = path / f".doctor-{secrets.token_hex(8)}"
-    left.callback(_without_error, lambda: name.unlink(missing_ok=True))
-    start, began = time.perf_counter(), time.time()
-    with name.open("xb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            seen["no_locks"] = error.strerror
-        for _ in range(SAMPLE_BYTES // PIECE_BYTES):
-            file.write(bytes(PIECE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    renamed = name.with_suffix(".renamed")
-    name.replace(renamed)
-    left.callback(_without_error, lambda: renamed.unlink(missing_ok=True))
-    room = os.statvfs(path)
-    seen |= {
-        "seconds": time.perf_counter() - start,
-        "clock": renamed.stat().st_mtime - began,
-        "free": room.f_bavail * room.f_frsize,
-        "file": str(renamed.absolute()),
-    }
+    with ExitStack() as made:
+        for folder in reversed([p for p in (path, *path.parents) if not os.path.lexists(p)]):
+            folder.mkdir()
+            made.callback(_quietly, folder.rmdir)
+        renamed = name.with_suffix(".renamed")
+        for file_name in (name, renamed):
+            made.callback(_quietly, file_name.unlink)
+        start = time.perf_counter()
+        with name.open("xb") as file:
+            for _ in range(SAMPLE_BYTES // PIECE_BYTES):
+                file.write(bytes(PIECE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        name.replace(renamed)
+        found.seconds = time.perf_counter() - start
+        room = os.statvfs(path)
+        found.free = room.f_bavail * room.f_frsize
 
 
-def _without_error(work: Any) -> None:
+def _quietly(remove: Callable[[], None]) -> None:
     with suppress(OSError):
-        work()
+        remove()
 
 
-def _output(places: Places, output: Facts, everyone: Everyone) -> Iterator[Finding]:
-    path, kind = output["path"], output.get("kind") or "unknown file system"
-    if "problem" in output:
-        yield Finding(
-            "output", BAD, f"{path} ({kind}) cannot be written: {output['problem']}", ANOTHER
-        )
+def _output(found: Output) -> Iterator[Finding]:
+    path, free = found.path, found.free
+    if found.problem:
+        yield Finding.bad("output", f"{path} cannot be written: {found.problem}", ANOTHER)
         return
-    if output["run"]:
-        text = f"{path} holds a run: a new one will not be written there"
-        yield Finding(
-            "output", WARNING, text, f"name another folder, or go on with it: --resume {path}"
-        )
-    speed = f"{SAMPLE_BYTES / 2**20:.0f} MiB written, synced, renamed in {output['seconds']:.2f} s"
-    if output["free"] < LITTLE_BYTES:
-        text = f"{path} ({kind}): only {output['free'] / 2**20:,.0f} MiB are free"
-        yield Finding("output", WARNING, text, "make room, or name another folder with --output")
-    elif output["seconds"] > SLOW_SECONDS:
-        text = f"{path} ({kind}) is slow: {speed}"
-        yield Finding(
-            "output",
-            WARNING,
-            text,
-            "checkpoints are written beside the training; a slow disk delays the end of a run",
-        )
+    if found.holds_run:
+        remedy = f"choose another folder, or continue the run with --resume {path}"
+        yield Finding.warning("output", f"{path} holds a run, which is not overwritten", remedy)
+    speed = f"{SAMPLE_BYTES / 2**20:.0f} MiB written in {found.seconds:.2f} s"
+    if free < LITTLE_BYTES:
+        text = f"{path}: only {free / 2**20:,.0f} MiB free"
+        yield Finding.warning("output", text, "free some space, or choose another with --output")
+    elif found.seconds > SLOW_SECONDS:
+        remedy = "training continues while checkpoints are written, but may wait for the last one"
+        yield Finding.warning("output", f"{path} is slow: {speed}", remedy)
     else:
-        free = output["free"] / 2**30
-        room = f"{'over 100' if free > 100 else f'{free:.1f}'} GiB free"
-        yield Finding(
-            "output", GOOD, f"{path} ({kind}): {speed}, {room}{_who_sees(places, everyone)}"
-        )
-    if "no_locks" in output:
-        text = (
-            f"{path} ({kind}) has no locks ({output['no_locks']}): two runs in one folder would not"
-            " notice each other"
-        )
-        yield Finding("output", WARNING, text, "give each run a folder of its own")
-    if abs(output["clock"]) > CLOCK_SECONDS:
-        text = f"a file written to {path} is dated {output['clock']:+.0f} s from this host's clock"
-        yield Finding(
-            "output",
-            WARNING,
-            text,
-            "the clocks of this host and of the file server differ: ask the site to set them",
-        )
+        room = "over 100" if free > 100 * 2**30 else f"{free / 2**30:.1f}"
+        yield Finding.good("output", f"{path}: {speed}, {room} GiB free")
 
 
-def _who_sees(places: Places, everyone: Everyone) -> str:
-    """Only root writes, so it is no fault when other hosts do not see it."""
-    hosts = places.ranks_of_host
-    if len(hosts) == 1:
-        return ""
-    blind = [
-        host
-        for host, ranks in hosts.items()
-        if not any(everyone[rank]["sees"] for rank in ranks if rank in everyone)
-    ]
-    return (
-        f"; not seen from {len(blind)} of {len(hosts)} hosts, which is no fault: only rank 0 writes"
-        if blind
-        else ", seen from all hosts"
-    )
+def _temporary(facts: Folders) -> Finding:
+    if facts.temporary_problem:
+        text = f"no temporary file can be written: {facts.temporary_problem}"
+        remedy = "set TMPDIR to a folder that exists on every host: MPI keeps session files there"
+        return Finding.bad("temporary", text, remedy)
+    return Finding.good("temporary", f"{facts.temporary} can be written")
 
 
-def _temporary_folder() -> Facts:
-    folder = tempfile.gettempdir()
-    with tempfile.TemporaryFile() as file:
-        file.write(bytes(4096))
-        file.flush()
-    wanted = next(
-        (os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)), "/tmp"
-    )
-    return {
-        "folder": folder,
-        "unused": wanted if Path(wanted).resolve() != Path(folder).resolve() else "",
-    }
-
-
-def _temporary(temporary: Facts) -> list[Finding]:
-    remedy = (
-        "set TMPDIR to a folder that every host has, and that can be written: MPI keeps files of"
-        " its session there"
-    )
-    if "problem" in temporary:
-        return [
-            Finding(
-                "temporary",
-                BAD,
-                f"no temporary folder can be written: {temporary['problem']}",
-                remedy,
-            )
-        ]
-    if temporary["unused"]:
-        text = (
-            f"{temporary['unused']} cannot be written, as a temporary folder ({temporary['folder']}"
-            " can)"
-        )
-        return [Finding("temporary", WARNING, text, remedy)]
-    return [Finding("temporary", GOOD, f"{temporary['folder']} can be written")]
-
-
-SECTION = Section("output", look, judge)
+CHECK = Check("output", collect, evaluate)

@@ -1,6 +1,4 @@
-"""Python, NumPy, BLAS, HDF5, distcnn itself, the processor: what decides the bits, and whether it
-is the same on all ranks.
-"""
+"""Versions, the BLAS kernel, the processor and the environment variables that decide the bits."""
 
 from __future__ import annotations
 
@@ -8,219 +6,167 @@ import importlib
 import os
 import platform
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import distcnn
-from distcnn.doctor.check import Everyone, Facts, Section, tried
-from distcnn.doctor.finding import BAD, GOOD, WARNING, Finding, Places, compared, gathered
-from distcnn.system import launcher
-from distcnn.system.environment import sources_sha256
+from distcnn.doctor.check import BAD, GOOD, WARNING, Check, Finding, Options, Places, root_cause
+from distcnn.system import host, launcher
+from distcnn.system.environment import kernel_variables, sources_sha256
 
 LEAST_PYTHON = (3, 11)
 LEAST = {"numpy": (2, 0), "h5py": (3, 9), "threadpoolctl": (3, 2), "mpi4py": (4, 0)}
-"""As in pyproject.toml."""
-OF_ROOT = ("tomli_w", "tqdm")
-"""Packages that root alone imports."""
+"""The oldest supported versions, as in pyproject.toml."""
+OF_RANK_0 = ("tomli_w", "tqdm")
+"""Packages that only rank 0 imports."""
 
-SAME = "all ranks must run the same software for the same bits"
 ONE_ENVIRONMENT = (
     "start all ranks in one environment: a venv or module on a file system that all hosts see,"
     " activated in the job script"
 )
 INSTALL = (
-    "install it into this environment (in distcnn's folder: pip install .), and activate that where"
-    " the ranks start"
+    "install it (pip install . in distcnn's folder) into the environment in which the ranks start"
 )
+ONE_KIND_OF_HOST = (
+    "request hosts of one kind (srun --constraint); OPENBLAS_CORETYPE is not enough, because"
+    " OpenBLAS 0.3.34 and newer choose block sizes by the processor regardless"
+)
+SOFTWARE = ("all ranks need the same software to get the same bits", ONE_ENVIRONMENT, BAD)
+KERNEL = ("other processors and BLAS kernels round differently", ONE_KIND_OF_HOST)
+COMPARED = {
+    "python": SOFTWARE,
+    "numpy": SOFTWARE,
+    "blas": (*KERNEL, BAD),
+    "hdf5": ("ranks may read the file differently", ONE_ENVIRONMENT, WARNING),
+    "distcnn": (SOFTWARE[0], f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH", BAD),
+    "processor": (*KERNEL, WARNING),
+    "instructions": (*KERNEL, WARNING),
+}
+"""What must be the same on all ranks: why, what to do about a difference, how bad it is."""
 
 
-def look() -> Facts:
-    """Versions, or the reason why one cannot be had.
+@dataclass(frozen=True)
+class Software:
+    """The software of one rank.
 
-    Importing h5py must come after mpi4py: built for MPI, it would start it.
+    Args:
+        versions: of what ``COMPARED`` names, and could be found out.
+        problems: what is missing, broken or too old, by name.
+        variables: environment variables that choose kernels.
+        blas_threads: threads of each BLAS library after distcnn has set 1; None: unknown.
     """
-    facts: Facts = {
+
+    versions: Mapping[str, str]
+    problems: Mapping[str, str]
+    variables: Mapping[str, str]
+    blas_threads: list[int] | None
+
+    @property
+    def has_numpy(self) -> bool:
+        """Whether NumPy can be imported."""
+        return "numpy" in self.versions
+
+
+def collect(options: Options) -> Software:
+    """Import the libraries. mpi4py must come first: an h5py built for MPI would start MPI."""
+    versions = {
         "python": platform.python_version(),
-        "new_enough": sys.version_info >= LEAST_PYTHON,
         "distcnn": f"{distcnn.__version__}, sources {sources_sha256()[:12]}",
-        "folder": str(Path(distcnn.__file__).parent),
-        "machine": platform.machine(),
-        "model": processor(),
-        "modules": {name: _version(name) for name in ("numpy", "threadpoolctl")},
+        "processor": host.processor(),
     }
-    if launcher.declared_rank(os.environ) == 0:
-        facts["modules"] |= {name: _version(name) for name in OF_ROOT}
-    return facts | {"blas": tried(_blas), "hdf5": tried(_hdf5), "flags": tried(_flags)}
-
-
-def judge(places: Places, everyone: Everyone) -> list[Finding]:
-    """Lines on each; then the differences."""
-    pythons = compared(
-        places,
-        "python",
-        {rank: facts["python"] for rank, facts in everyone.items()},
-        SAME,
-        ONE_ENVIRONMENT,
-    )
-    return [
-        *(
-            [pythons]
-            if pythons.state == BAD or all(each["new_enough"] for each in everyone.values())
-            else []
-        ),
-        *gathered(places, {rank: _problems(facts) for rank, facts in everyone.items()}),
-        *_compared_parts(places, everyone),
-    ]
-
-
-def why_not(facts: Facts) -> str | None:
-    """None, or why no rank of ours can speak to others on this software."""
-    problem: str | None = facts.get("failed") or facts["modules"]["numpy"].get("problem")
-    return problem
-
-
-def _problems(facts: Facts) -> list[Finding]:
-    """What is missing, broken or too old on this rank."""
-    found = []
-    if not facts["new_enough"]:
-        least = ".".join(map(str, LEAST_PYTHON))
-        found.append(
-            Finding(
-                "python",
-                BAD,
-                f"{facts['python']} is too old",
-                f"load Python {least} or newer, and install distcnn into it",
+    problems: dict[str, str] = {}
+    if sys.version_info < LEAST_PYTHON:
+        problems["python"] = f"{versions['python']} is too old, 3.11 is needed"
+    of_rank_0 = OF_RANK_0 if launcher.declared_rank(os.environ) == 0 else ()
+    for module in ("numpy", "threadpoolctl", "h5py", *of_rank_0):
+        name = "hdf5" if module == "h5py" else module
+        try:
+            version = str(getattr(importlib.import_module(module), "__version__", ""))
+        except Exception as error:
+            problems[name] = f"{module} cannot be imported: {root_cause(error)}"
+            continue
+        versions[name] = _hdf5() if module == "h5py" else version
+        if too_old(module, version):
+            problems[name] = (
+                f"{module} {version} is too old: distcnn needs {least(module)} or newer"
             )
-        )
-    parts: dict[str, Facts] = {**facts["modules"], "hdf5": facts["hdf5"]}
-    for name, part in parts.items():
-        if "problem" in part:
-            library = "h5py" if name == "hdf5" else name
-            found.append(
-                Finding(name, BAD, f"{library} cannot be used: {part['problem']}", INSTALL)
-            )
-        elif too_old(part.get("module", name), part.get("version", "")):
-            least = ".".join(map(str, LEAST[part.get("module", name)]))
-            found.append(
-                Finding(
-                    name, BAD, f"{part['is']} is too old: distcnn needs {least} or newer", INSTALL
-                )
-            )
-    if "problem" in facts["blas"] and "problem" not in parts["numpy"]:
-        found.append(Finding("blas", WARNING, f"not known: {facts['blas']['problem']}", INSTALL))
-    return found
+    threads = None
+    if "numpy" in versions and "threadpoolctl" in versions:
+        from distcnn.distributed import blas_threads
+        from distcnn.training.fingerprint import cpu_flags
+
+        blas_threads.limit_blas_threads()
+        threads = blas_threads.threads_of_libraries()
+        versions["blas"] = blas_threads.blas_description()
+        versions["instructions"] = " ".join(cpu_flags())
+    return Software(versions, problems, kernel_variables(os.environ), threads)
 
 
-def _compared_parts(places: Places, everyone: Everyone) -> list[Finding]:
-    def values(get: Callable[[Facts], Any]) -> dict[int, str]:
-        """Of the ranks that have it."""
-        found = {rank: get(facts) for rank, facts in everyone.items()}
-        return {
-            rank: part["is"] if isinstance(part, dict) else part
-            for rank, part in found.items()
-            if "problem" not in part
+def evaluate(places: Places, everyone: Mapping[int, Software]) -> Iterator[Finding]:
+    """Report what is broken or too old, then each version and where ranks differ in it."""
+    yield from places.gathered(
+        {
+            rank: [Finding.bad(name, text, INSTALL) for name, text in facts.problems.items()]
+            for rank, facts in everyone.items()
         }
+    )
+    for name, (why, remedy, state) in COMPARED.items():
+        values = {
+            rank: facts.versions[name]
+            for rank, facts in everyone.items()
+            if facts.versions.get(name) and name not in facts.problems
+        }
+        found = places.compared(name, values, why, remedy, state)
+        if values and (name != "instructions" or found.state != GOOD):
+            yield found
+    yield from _variables(places, everyone)
+    uncontrolled = [
+        rank
+        for rank, facts in everyone.items()
+        if facts.blas_threads is not None and max(facts.blas_threads, default=2) > 1
+    ]
+    if uncontrolled:
+        text = f"distcnn cannot set the number of BLAS threads {places.ranks_text(uncontrolled)}"
+        remedy = "set OMP_NUM_THREADS=1 and the variable of your BLAS in the job script"
+        yield Finding.warning("threads", text.rstrip(), remedy)
+    else:
+        yield Finding.good("threads", "BLAS can be limited to 1 thread per rank")
 
-    kinds = "another kind of processor or kernel rounds otherwise, so replicas may differ"
-    same_hosts = (
-        "ask for hosts of one kind (srun --constraint); OPENBLAS_CORETYPE alone does not make"
-        " different kinds agree, because OpenBLAS 0.3.34 and newer choose block sizes by the"
-        " processor even then"
-    )
-    found = [
-        compared(
-            places, "numpy", values(lambda facts: facts["modules"]["numpy"]), SAME, ONE_ENVIRONMENT
-        ),
-        compared(places, "blas", values(lambda facts: facts["blas"]), kinds, same_hosts),
-        compared(
-            places,
-            "hdf5",
-            values(lambda facts: facts["hdf5"]),
-            "they may not read a file alike",
-            ONE_ENVIRONMENT,
-            WARNING,
-        ),
-        compared(
-            places,
-            "distcnn",
-            values(lambda facts: facts["distcnn"]),
-            SAME,
-            f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH",
-            BAD,
-        ),
-        compared(
-            places,
-            "processor",
-            values(lambda facts: facts["model"]),
-            "where their instructions differ, so do bits; and all wait for the slowest",
-            same_hosts,
-            WARNING,
-        ),
-    ]
-    flags = compared(
-        places, "instructions", values(lambda facts: facts["flags"]), kinds, same_hosts, WARNING
-    )
-    return [
-        each for each in [*found, flags] if each.text and (each is not flags or each.state != GOOD)
-    ]
+
+def _variables(places: Places, everyone: Mapping[int, Software]) -> Iterator[Finding]:
+    names = sorted({name for facts in everyone.values() for name in facts.variables})
+    for name in names:
+        values = {
+            rank: f"{name}={facts.variables[name]}" if name in facts.variables else f"no {name}"
+            for rank, facts in everyone.items()
+        }
+        remedy = "set it in the job script, before mpirun or srun, so that all ranks get it"
+        why = "ranks may use different kernels"
+        yield places.compared("environment", values, why, remedy, WARNING)
+    if not names:
+        yield Finding.good("environment", "no variables that change the bits are set")
 
 
 def too_old(module: str, version: str) -> bool:
-    """Whether ``version`` ("2.3.1") is below what distcnn needs; False where it cannot be read."""
+    """Whether ``version`` ("2.3.1") is below the oldest supported; False if it cannot be read."""
     numbers = version.split(".")[:2]
     return (
         module in LEAST
-        and all(each.isdigit() for each in numbers)
+        and all(number.isdigit() for number in numbers)
         and tuple(map(int, numbers)) < LEAST[module]
     )
 
 
-def processor() -> str:
-    """The processor's name, as Linux tells; elsewhere as Python does."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        text = ""
-    names = [
-        line.partition(":")[2].strip()
-        for line in text.splitlines()
-        if line.lower().startswith("model name")
-    ]
-    return names[0] if names else platform.processor() or platform.machine()
+def least(module: str) -> str:
+    """The oldest supported version of ``module``, such as "2.0"."""
+    return ".".join(map(str, LEAST[module]))
 
 
-def _version(name: str) -> Facts:
-    return tried(
-        lambda: {
-            "version": (version := str(getattr(importlib.import_module(name), "__version__", ""))),
-            "is": version,
-        }
-    )
-
-
-def _blas() -> Facts:
-    from distcnn.distributed.blas_threads import blas_description, limit_blas_threads
-
-    limit_blas_threads()
-    return {"is": blas_description()}
-
-
-def _hdf5() -> Facts:
+def _hdf5() -> str:
     import h5py
 
     build = " built for MPI" if h5py.get_config().mpi else ""
-    return {
-        "is": f"h5py {h5py.__version__}{build}, HDF5 {h5py.version.hdf5_version}",
-        "version": h5py.__version__,
-        "module": "h5py",
-    }
+    return f"h5py {h5py.__version__}{build}, HDF5 {h5py.version.hdf5_version}"
 
 
-def _flags() -> Facts:
-    from distcnn.training.fingerprint import cpu_flags
-
-    return {"is": " ".join(cpu_flags())}
-
-
-SECTION = Section("software", look, judge)
+CHECK = Check("software", collect, evaluate)

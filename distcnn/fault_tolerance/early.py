@@ -11,9 +11,10 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
-from distcnn.fault_tolerance.host_election import claim, claimed
+from distcnn.fault_tolerance.host_election import claim, claimed, private_folder
 from distcnn.system import launcher
 from distcnn.system.console import tell
 
@@ -88,7 +89,9 @@ def _wait_while(holds: Callable[[], bool], seconds: float = SECONDS_FOR_OTHERS) 
         time.sleep(0.02)
 
 
-def end_before_start(text: str, others_wait: bool = True) -> None:
+def end_before_start(
+    text: str, others_wait: bool = True, tell: Callable[[str], None] = tell
+) -> None:
     """Tell ``text``, once a host, as the last thing of a process that cannot open its communicator.
 
     Returns where all ranks come to the same end, and may leave with an exit code; where some did
@@ -115,6 +118,12 @@ def end_before_start(text: str, others_wait: bool = True) -> None:
     _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_REPORTER)
     if not everyone or not everyone <= claimed():
         _end_by_signal()
+
+
+def start_report() -> Path | None:
+    """The file that exists once a process of this launch has reported that it could not start."""
+    folder = private_folder()
+    return folder and folder / f"start-{launcher.launch_name()}"
 
 
 def _end_by_signal(number: int = signal.SIGTERM) -> None:

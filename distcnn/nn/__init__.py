@@ -7,9 +7,11 @@ from distcnn.nn.activations import Activation, Identity, ReLU, Sigmoid, Tanh
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
 from distcnn.nn.initialisers import glorot_uniform, he_normal, uniform, zeros
-from distcnn.nn.layer import Layer, Parameter
+from distcnn.nn.layer import Call, Layer, Parameter, RandomSource
 from distcnn.nn.losses import LOSSES, softmax_cross_entropy, squared_error
 from distcnn.nn.numerics import computing
+from distcnn.nn.parameters import Parameters
+from distcnn.nn.plan import Plan
 from distcnn.nn.pooling import AvgPool2d, MaxPool2d
 from distcnn.nn.sequential import Sequential
 
@@ -17,6 +19,7 @@ __all__ = [
     "LOSSES",
     "Activation",
     "AvgPool2d",
+    "Call",
     "Conv2d",
     "Dense",
     "Flatten",
@@ -24,6 +27,9 @@ __all__ = [
     "Layer",
     "MaxPool2d",
     "Parameter",
+    "Parameters",
+    "Plan",
+    "RandomSource",
     "ReLU",
     "Sequential",
     "Sigmoid",

@@ -4,38 +4,60 @@ from __future__ import annotations
 
 import numpy as np
 
-from distcnn.nn.layer import Array
+from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
+from distcnn.nn.parameters import Parameters
 from distcnn.nn.sequential import Sequential
 
 
 def gradient_error(
-    network: Sequential, x: Array, rng: np.random.Generator, epsilon: float = 1e-6
+    model: Sequential,
+    x: Array,
+    rng: np.random.Generator,
+    parameters: Parameters | None = None,
+    random: RandomSource | None = None,
+    epsilon: float = 1e-6,
+    gradient: Array | None = None,
 ) -> float:
     """Relative difference between backward and central differences of L = <forward(x), random
     vector>.
 
-    ``network`` must be planned in float64. Both the input and all parameters move along one random
-    direction d, so one number tests every gradient at once: ``(L(+eps d) - L(-eps d)) / (2 eps)``
-    against ``<grad, d>``. Around 1e-9 is right; above 1e-5 is wrong.
+    Both the input and all parameters move along one random direction d, so one number tests every
+    gradient at once: ``(L(+eps d) - L(-eps d)) / (2 eps)`` against ``<grad, d>``.
+
+    Args:
+        model: what is checked, as in training.
+        x: one microbatch ``(*input_shape, N)``, float64.
+        rng: draws the direction, and the parameters where none are given.
+        parameters: where to check, float64; their values are as before afterwards.
+        random: for layers that draw random numbers; must give the same stream at every call.
+        epsilon: length of a step.
+        gradient: takes the parameters' gradient of the checked pass.
+
+    Returns:
+        Around 1e-9 is right; above 1e-5 is wrong.
     """
-    direction_x, direction_values = (
-        rng.standard_normal(x.shape),
-        rng.standard_normal(network.values.shape),
-    )
-    start = network.values.copy()
-    outputs = network.forward(x)
+    *input_shape, count = x.shape
+    shape = tuple(input_shape)
+    if parameters is None:
+        parameters = model.initialise(shape, rng, np.float64)
+    plan, values = model.plan(shape, count, parameters), parameters.values
+    direction_x, direction_values = rng.standard_normal(x.shape), rng.standard_normal(values.shape)
+    start = values.copy()
+    grads = np.zeros_like(values) if gradient is None else gradient
+    outputs = plan.forward(x, training=True, random=random)
     cotangent = rng.standard_normal(outputs.shape)
-    grad_x = network.backward(cotangent, input_gradient=True)
+    grad_x = plan.backward(cotangent, out=grads, input_gradient=True)
     assert grad_x is not None  # it was asked for
-    analytic = float(np.sum(grad_x * direction_x) + network.grads @ direction_values)
+    analytic = float(np.sum(grad_x * direction_x) + grads @ direction_values)
 
     def moved(by: float) -> float:
-        network.values[:] = start + by * direction_values
-        return float(np.vdot(network.forward(x + by * direction_x), cotangent))
+        values[:] = start + by * direction_values
+        outputs = plan.forward(x + by * direction_x, training=True, random=random)
+        return float(np.vdot(outputs, cotangent))
 
     numeric = (moved(epsilon) - moved(-epsilon)) / (2 * epsilon)
-    network.values[:] = start
+    values[:] = start
     return abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-3)
 
 

@@ -1,42 +1,63 @@
-"""What every layer is.
+"""What a layer is: a description that can be printed and compared, and holds no arrays.
 
 Letters used in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and
-width, K = C*kh*kw the length of one patch, ``kh, kw`` the kernel's (or window's) height and width,
-``oh, ow`` the output's.
+width, O filters (output channels), ``kh, kw`` height and width of the kernel or window, K =
+C*kh*kw the length of one patch, ``oh, ow`` height and width of the output.
 
 Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features, N)``: every window of an image is
 then a block whose inner runs are at least N numbers long, so that copies and maxima work on long
-runs. In memory, the images that layers hand on lie row by row, all channels of a row together
-(``image_buffer``): neighbouring rows of all channels are then one matrix, which a convolution
-multiplies where it lies. Layers take any memory order. A layer's buffers are planned once, for one
-fixed shape, and reused in every step.
+runs.
+
+A layer of your own is one class with ``output_shape``, ``forward`` and ``backward``, and
+``parameters`` when it learns any:
+
+    class Dropout(Layer):
+        def __init__(self, rate: float) -> None:
+            self.rate = rate
+
+        def output_shape(self, input_shape):
+            return input_shape
+
+        def forward(self, x, call):
+            if not call.training:
+                return x
+            call.saved = (call.random.random(x.shape) >= self.rate) / (1 - self.rate)
+            return x * call.saved
+
+        def backward(self, grad_output, call):
+            return grad_output * call.saved if call.training else grad_output
 """
 
 from __future__ import annotations
 
-import math
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from distcnn.errors import explained
-from distcnn.nn.kernels.arena import Arena
+from distcnn.errors import ArgumentError, explained
 
 Array = NDArray[np.floating]
 Shape = tuple[int, ...]
 Initialiser = Callable[[np.random.Generator, Shape, int, int], Array]
 """``(rng, shape, fan_in, fan_out) -> array of that shape``."""
-
-_ARENA = Arena()
+RandomSource = Callable[[str], np.random.Generator]
+"""Of a layer's name, such as ``dropout1``: the generator of its own for one pass."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A named array that is learned: its shape is PyTorch's; ``fan_in`` and ``fan_out`` are for its
-    initialiser.
+    """An array that a layer learns.
+
+    Attributes:
+        name: its name within the layer, such as ``weight``.
+        shape: as in PyTorch, for example (out_channels, in_channels, kh, kw).
+        initialiser: draws the first values; it is given ``fan_in`` and ``fan_out``.
+        fan_in: inputs that one output sums.
+        fan_out: outputs that one input contributes to.
     """
 
     name: str
@@ -46,93 +67,128 @@ class Parameter:
     fan_out: int
 
 
+class Call:
+    """What one layer is given for one pass, forward and backward, of one microbatch.
+
+    Attributes:
+        values: the layer's parameters by name; read them.
+        grads: their gradients by name; ``backward`` writes every element.
+        training: False in evaluation and prediction.
+        saved: None when ``forward`` begins; what it keeps for ``backward``.
+    """
+
+    __slots__ = ("_generator", "_layer", "_random", "grads", "saved", "training", "values")
+
+    def __init__(self, layer: str, values: Mapping[str, Array]) -> None:
+        self._layer, self.values = layer, values
+        self.grads: Mapping[str, Array] = {}
+        self.begin(training=False, random=None)
+
+    def begin(self, training: bool, random: RandomSource | None) -> None:
+        """Start a pass: nothing is saved yet, and no random number drawn."""
+        self.training, self.saved = training, None
+        self._random, self._generator = random, None
+
+    saved: Any
+    _generator: np.random.Generator | None
+
+    @property
+    def random(self) -> np.random.Generator:
+        """A generator for this layer and this pass alone, made when first asked for.
+
+        Raises:
+            ArgumentError: the pass was not given ``random``.
+        """
+        if self._generator is None:
+            if self._random is None:
+                raise ArgumentError(
+                    f"{self._layer} draws random numbers, but this pass has no source of them:"
+                    " pass random=..., a function from the layer's name to a NumPy Generator"
+                )
+            self._generator = self._random(self._layer)
+        return self._generator
+
+
 class Layer:
-    """One differentiable function with fixed shapes.
+    """One differentiable function: the base class of all layers.
 
-    ``plan`` is called once, then ``forward`` and ``backward`` in pairs. What they return are the
-    layer's own buffers: they hold until the next call.
-    """
-
-    kind = "layer"
-    """The stem of the layer's name inside a network, such as ``conv`` in ``conv1.weight``."""
-
-    needs_output = True
-    """Whether backward reads what forward returned; where not, the next layer may use that buffer
-    for its own ends.
-    """
-    owns_input = False
-    """Set by the network before ``plan``: the layer before does not need what it returned, so this
-    layer may overwrite its input.
-    """
-    gives_away_gradient = False
-    """Whether what backward returns is a buffer of its own that it has done with: the layer before
-    may overwrite it.
-    """
-    owns_grad_output = False
-    """Set by the network before ``plan``: the layer after gives its gradient away, so this layer
-    may overwrite what comes from there.
+    A layer holds its hyper-parameters, which are set once, in ``__init__``; whatever one pass
+    leaves for the next step of it belongs into its ``Call``. So one layer serves any number of
+    plans, in several threads. Layers of one class and equal attributes are equal.
     """
 
     @explained("it takes no arguments")
     def __init__(self) -> None:
-        """Nothing: a layer with hyper-parameters defines its own."""
+        """Without hyper-parameters; a layer that has some defines its own."""
 
-    def plan(self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike) -> Shape:
-        """Allocate for inputs of shape ``(*input_shape, microbatch_size)``; return the output's
-        shape without the batch.
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Shape of the output, without the batch, for inputs of ``input_shape``.
 
-        Raises ``ValueError`` when the layer cannot take such an input.
+        Raises:
+            ValueError: the layer cannot take such inputs.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} must define plan(input_shape, microbatch_size, dtype)"
-        )
+        raise NotImplementedError(f"{type(self).__name__} must define output_shape(input_shape)")
 
-    def parameters(self) -> tuple[Parameter, ...]:
-        """The layer's parameters, known once it is planned."""
+    def parameters(self, input_shape: Shape) -> tuple[Parameter, ...]:
+        """The parameters that the layer learns for inputs of ``input_shape``; by default none."""
         return ()
 
-    def bind(self, values: Mapping[str, Array], grads: Mapping[str, Array]) -> None:
-        """Take the arrays, one per parameter, where values are read from and gradients
-        written to.
+    def forward(self, x: Array, call: Call) -> Array:
+        """The output ``(*output_shape, N)`` for the input ``x`` ``(*input_shape, N)``, which is
+        not to be changed.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x, call)")
 
-    def forward(self, x: Array) -> Array:
-        """The output ``(*output_shape, N)`` for the input ``x`` of shape ``(*input_shape, N)``."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward(x)")
-
-    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
-        """Write the parameters' gradients; return the input's gradient ``(*input_shape, N)``.
-
-        ``input_gradient=False`` (a network's first layer) saves that work and returns None.
+    def backward(self, grad_output: Array, call: Call) -> Array:
+        """Write the parameters' gradients into ``call.grads``; return the input's gradient
+        ``(*input_shape, N)``. ``grad_output`` is not to be changed.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} must define backward(grad_output, input_gradient)"
-        )
+        raise NotImplementedError(f"{type(self).__name__} must define backward(grad_output, call)")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is set already: a layer is a description that does"
+                " not change; make another one, or keep what a pass needs in call.saved"
+            )
+        super().__setattr__(name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self)))
+
+    def __repr__(self) -> str:
+        """As one would write it: arguments that have their default are left out."""
+        written = []
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if name not in vars(self):  # self, or what the class keeps under another name
+                continue
+            value = getattr(self, name)
+            if value == parameter.default or _shown(value) == _shown(parameter.default):
+                continue
+            by_name = parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not (
+                parameter.empty
+            )
+            written.append(f"{name}={_shown(value)}" if by_name else _shown(value))
+        return f"{type(self).__name__}({', '.join(written)})"
 
 
-def buffer(shape: Shape, dtype: DTypeLike) -> Array:
-    """An array of zeros that starts on a cache line, so that no kernel's result or speed can hang
-    on where it happened to lie.
-    """
-    dtype = np.dtype(dtype)
-    return _ARENA.zeros(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
-
-
-def image_buffer(shape: Shape, dtype: DTypeLike) -> Array:
-    """A ``buffer`` for images of ``shape`` (C, H, W, N) that lies in memory as (H, C, W, N)."""
-    channels, height, *others = shape
-    return buffer((height, channels, *others), dtype).swapaxes(0, 1)
-
-
-def buffer_like(array: Array, dtype: DTypeLike | None = None) -> NDArray[Any]:
-    """A ``buffer`` of the shape of ``array`` that lies in memory in the same order."""
-    order = np.argsort([-stride for stride in array.strides], kind="stable")
-    inner = buffer(tuple(array.shape[axis] for axis in order), dtype or array.dtype)
-    return inner.transpose(np.argsort(order))
+def _shown(value: object) -> str:
+    """A hyper-parameter as one would write it: a pair of equal numbers as one of them."""
+    if isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
+        return repr(value[0])
+    name = getattr(value, "__name__", None)
+    return name if name is not None and callable(value) else repr(value)
 
 
 def image_shape(layer: Layer, input_shape: Shape) -> tuple[int, int, int]:
-    """``input_shape`` as (C, H, W), or a ``ValueError`` that names the layer."""
+    """``input_shape`` as (C, H, W).
+
+    Raises:
+        ValueError: it is not that of images; names the layer.
+    """
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(
             f"{type(layer).__name__} takes images (channels, height, width), but its input has"

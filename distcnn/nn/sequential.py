@@ -1,37 +1,44 @@
-"""A network: layers one after another, over one flat vector of parameter values and one of
-gradients.
-"""
+"""A network: a list of layers, one after another."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.errors import ArgumentError, explained
-from distcnn.nn.kernels.fusion import align, fuse
-from distcnn.nn.layer import Array, Layer, Parameter, Shape, buffer
+from distcnn.nn.layer import Layer, Parameter, Shape
+from distcnn.nn.parameters import Parameters
+from distcnn.nn.plan import Plan
 
 AS_A_LIST = "write Sequential([first, second, ...]): the layers are one list"
 
 
 class Sequential:
-    """Layers in a row. ``plan`` it for one shape of microbatch, ``initialise`` it, then ``forward``
-    and ``backward``.
+    """Layers in a row: a description, usable for any shape of images and microbatch.
 
-    ``values`` and ``grads`` are the flat vectors, in the order of the layers; ``named_values()``
-    and ``named_grads()`` are views of them, named by the layer's kind and its number among its
-    kind: ``conv1.weight``, ``conv1.bias``, ``dense2.weight`` ...
+    Layers are named by their class and their number among those of that class: ``conv1``,
+    ``maxpool1``, ``conv2`` ...; parameters by their layer: ``conv1.weight``.
+
+    Example:
+        >>> model = Sequential([Flatten(), Dense(300), ReLU(), Dense(10)])
+        >>> parameters = model.initialise((1, 28, 28), np.random.default_rng(0))
+        >>> plan = model.plan((1, 28, 28), 32, parameters)
+        >>> logits = plan.forward(np.zeros((1, 28, 28, 32), np.float32))
+
+    Raises:
+        ArgumentError: what is given is not a list of layers.
     """
 
     @explained(AS_A_LIST)
     def __init__(self, layers: Sequence[Layer]) -> None:
         if isinstance(layers, Layer):
             raise ArgumentError(f"Sequential(<{type(layers).__name__}>): {AS_A_LIST}")
-        self.layers = list(layers)
+        self.layers = tuple(layers)
         if not self.layers:
             raise ValueError("Sequential needs at least one layer")
         for index, layer in enumerate(self.layers):
@@ -44,199 +51,115 @@ class Sequential:
                 raise ArgumentError(
                     f"layers[{index}] of Sequential is {layer!r}, not a layer: {remedy}"
                 )
-        if len({id(layer) for layer in self.layers}) < len(self.layers):
-            raise ValueError(
-                "Sequential holds one layer object twice: a layer keeps what its backward needs, so"
-                " make one for each place"
-            )
-        self.observe: Callable[[str, Array], None] | None = None
-        """Called with a name ("input", "output of conv1", "input gradient of conv1") and the array,
-        on the way forward and back.
-        """
+        self.names = _numbered(self.layers)
 
-    def plan(
-        self, input_shape: Shape, microbatch_size: int, dtype: DTypeLike = np.float32
-    ) -> Sequential:
-        """Allocate everything for inputs ``(*input_shape, microbatch_size)``.
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.layers == self.layers
 
-        ``ValueError`` names the layer that does not fit.
+    def __hash__(self) -> int:
+        return hash(self.layers)
+
+    def __repr__(self) -> str:
+        layers = "".join(f"    {layer!r},\n" for layer in self.layers)
+        return f"Sequential([\n{layers}])"
+
+    def shapes(self, input_shape: Shape) -> list[Shape]:
+        """Shape of each layer's input, in order, and of the last one's output; without the batch.
+
+        Raises:
+            ValueError: names the layer that does not fit.
         """
-        self.input_shape, self.microbatch_size, self.dtype = (
-            tuple(input_shape),
-            microbatch_size,
-            np.dtype(dtype),
-        )
-        self.layer_names = _numbered(self.layers)
-        self.parameters: dict[str, Parameter] = {}
-        shape = self.input_shape
-        align(self.layers)
-        for index, (name, layer) in enumerate(zip(self.layer_names, self.layers, strict=True)):
-            layer.owns_input = index > 0 and not self.layers[index - 1].needs_output
-            layer.owns_grad_output = (
-                index + 1 < len(self.layers) and self.layers[index + 1].gives_away_gradient
-            )
+        shapes = [tuple(input_shape)]
+        for name, layer in zip(self.names, self.layers, strict=True):
             try:
-                shape = layer.plan(shape, microbatch_size, dtype)
+                shapes.append(layer.output_shape(shapes[-1]))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-            self.parameters |= {
-                f"{name}.{parameter.name}": parameter for parameter in layer.parameters()
-            }
-        self.output_shape = shape
-        with_parameters = [index for index, layer in enumerate(self.layers) if layer.parameters()]
-        self._first_with_parameters = with_parameters[0] if with_parameters else len(self.layers)
-        self._allocate()
-        self._fused = fuse(self.layers)
-        self._running = self._fused
-        return self
+        return shapes
 
-    def _allocate(self) -> None:
-        ends = np.cumsum(
-            [math.prod(parameter.shape) for parameter in self.parameters.values()], dtype=np.int64
-        ).tolist()
-        starts = [0, *ends][:-1]
-        self.slices = {
-            name: slice(*span) for name, *span in zip(self.parameters, starts, ends, strict=True)
-        }
-        size = ends[-1] if ends else 0
-        counts = [
-            sum(math.prod(parameter.shape) for parameter in layer.parameters())
-            for layer in self.layers
-        ]
-        self.layer_starts: list[int] = np.cumsum([0, *counts], dtype=np.int64).tolist()[:-1]
-        self._bind(buffer((size,), self.dtype), buffer((size,), self.dtype))
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """Shape of the output, without the batch, for inputs of ``input_shape``."""
+        return self.shapes(input_shape)[-1]
 
-    def share(self, other: Sequential) -> Sequential:
-        """Take the flat vectors of ``other``, a network of the same layers: one network then, with
-        two sets of buffers.
-
-        So one microbatch can go forward while the backward of another is not finished.
-        ``ValueError`` when the parameters differ.
-        """
-        if self.slices != other.slices or self.dtype != other.dtype:
-            raise ValueError(
-                f"networks of the parameters {list(self.slices)} and {list(other.slices)} cannot"
-                " share them: make both alike"
-            )
-        self._bind(other.values, other.grads)
-        return self
-
-    def write_gradients_to(self, grads: Array) -> None:
-        """From now on ``grads``, of the same shape and dtype, takes the gradients."""
-        if (grads.shape, grads.dtype) != (self.grads.shape, self.grads.dtype):
-            raise ValueError(
-                f"gradients of shape {self.grads.shape} ({self.dtype}) cannot be written to"
-                f" {grads.shape} ({grads.dtype})"
-            )
-        self._bind(self.values, grads)
-
-    def _bind(self, flat_values: Array, flat_grads: Array) -> None:
-        self.values, self.grads = flat_values, flat_grads
-        values, grads = self.named_values(), self.named_grads()
-        for name, layer in zip(self.layer_names, self.layers, strict=True):
-            own = [parameter.name for parameter in layer.parameters()]
-            layer.bind(
-                {key: values[f"{name}.{key}"] for key in own},
-                {key: grads[f"{name}.{key}"] for key in own},
-            )
-
-    def initialise(self, rng: np.random.Generator) -> Sequential:
-        """Draw every parameter's first value, in order, from ``rng``.
-
-        ``ArgumentError`` when an initialiser gives another shape.
-        """
-        for name, values in self.named_values().items():
-            parameter = self.parameters[name]
-            drawn = parameter.initialiser(rng, parameter.shape, parameter.fan_in, parameter.fan_out)
-            if np.shape(drawn) not in (
-                parameter.shape,
-                (),
-            ):  # broadcasting would repeat values that should differ
-                raise ArgumentError(
-                    f"the initialiser of {name} returned an array of shape {np.shape(drawn)}, not"
-                    f" {parameter.shape}"
-                )
-            values[...] = drawn
-        return self
-
-    def forward(self, x: Array) -> Array:
-        """Outputs ``(*output_shape, N)``; the array is the last layer's buffer and holds until the
-        next call.
-        """
-        if x.shape != (*self.input_shape, self.microbatch_size):
-            raise ValueError(
-                f"the input has shape {x.shape}, but the network was planned for"
-                f" {(*self.input_shape, self.microbatch_size)}: plan it for the shape it gets (the"
-                " batch is the last axis)"
-            )
-        if self.observe is not None:
-            self.observe("input", x)
-        self._running = self._fused if self.observe is None else list(enumerate(self.layers))
-        for index, stage in self._running:
-            x = stage.forward(x)
-            if self.observe is not None:
-                self.observe(f"output of {self.layer_names[index]}", x)
-        return x
-
-    def backward(self, grad_output: Array, input_gradient: bool = False) -> Array | None:
-        """Overwrite ``grads``. Returns the input's gradient when it is asked for, else None."""
-        grad: Array | None = grad_output
-        for grad, _ in self.backward_by_layer(grad_output, input_gradient):  # noqa: B007
-            pass
-        return grad
-
-    def backward_by_layer(
-        self, grad_output: Array, input_gradient: bool = False
-    ) -> Iterator[tuple[Array | None, int]]:
-        """``backward`` in pieces: after each stage, from the last, the gradient of its input, and
-        from which element on ``grads`` is done.
-
-        Between two pieces, networks that ``share`` its ``grads`` may write theirs: what is done
-        must be used before.
-        """
-        grad: Array | None = grad_output
-        # Nothing before the first layer with parameters is worth a gradient, unless the input's is
-        # wanted.
-        first = 0 if input_gradient else self._first_with_parameters
-        for index, stage in reversed([each for each in self._running if each[0] >= first]):
-            assert (
-                grad is not None
-            )  # only the last layer of this loop leaves its input's gradient out
-            grad = stage.backward(grad, input_gradient or index > first)
-            if self.observe is not None and grad is not None:
-                self.observe(f"input gradient of {self.layer_names[index]}", grad)
-            yield grad, self.layer_starts[index]
-
-    def named_values(self) -> dict[str, Array]:
-        """Each parameter's values, a view in PyTorch's shape."""
-        return self.named(self.values)
-
-    def named_grads(self) -> dict[str, Array]:
-        """Each parameter's gradient, a view in PyTorch's shape."""
-        return self.named(self.grads)
-
-    def named(self, flat: Array) -> dict[str, Array]:
-        """Each parameter's part of ``flat``, a vector of the shape of ``values``."""
+    def parameters(self, input_shape: Shape) -> dict[str, Parameter]:
+        """The parameters for inputs of ``input_shape``, by full name, in order."""
         return {
-            name: flat[span].reshape(self.parameters[name].shape)
-            for name, span in self.slices.items()
+            f"{name}.{parameter.name}": parameter
+            for name, parameters in zip(self.names, self._by_layer(input_shape), strict=True)
+            for parameter in parameters
         }
 
-    def parameter_at(self, index: int) -> str:
-        """The name of the parameter that holds element ``index`` of the flat vectors."""
-        for name, span in self.slices.items():
-            if span.start <= index < span.stop:
-                return name
-        raise IndexError(
-            f"index (={index}) must be 0 to {self.values.size - 1}: the network has"
-            f" {self.values.size} parameters"
+    def allocate(self, input_shape: Shape, dtype: DTypeLike = np.float32) -> Parameters:
+        """Parameters for inputs of ``input_shape``, all zero."""
+        return Parameters(self.names, self._by_layer(input_shape), dtype)
+
+    def initialise(
+        self, input_shape: Shape, rng: np.random.Generator, dtype: DTypeLike = np.float32
+    ) -> Parameters:
+        """Parameters for inputs of ``input_shape``, drawn from ``rng`` in order.
+
+        Raises:
+            ArgumentError: an initialiser returned an array of another shape.
+        """
+        return self.allocate(input_shape, dtype).draw(rng)
+
+    def plan(self, input_shape: Shape, microbatch_size: int, parameters: Parameters) -> Plan:
+        """A plan for inputs ``(*input_shape, microbatch_size)``: what runs the network.
+
+        Raises:
+            ValueError: names the layer that does not fit.
+        """
+        return Plan(self, tuple(input_shape), microbatch_size, parameters)
+
+    def summary(self, input_shape: Shape, microbatch_size: int) -> str:
+        """Each layer with its output's shape and parameters, as text; then the sums and the
+        buffers' memory.
+        """
+        by_layer = self._by_layer(input_shape)
+        rows = [("layer", "", "output", "parameters"), ("input", "", _shown(input_shape), "")]
+        shapes = self.shapes(input_shape)[1:]
+        total = 0
+        for name, layer, shape, parameters in zip(
+            self.names, self.layers, shapes, by_layer, strict=True
+        ):
+            count = sum(math.prod(parameter.shape) for parameter in parameters)
+            total += count
+            rows.append((name, repr(layer), _shown(shape), f"{count:,}" if count else ""))
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if column == 3 else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        plan = self.plan(input_shape, microbatch_size, self.allocate(input_shape))
+        megabytes = plan.nbytes / 1e6
+        return "\n".join(
+            [
+                *lines,
+                f"{total:,} parameters; {megabytes:.1f} MB of buffers for a microbatch of"
+                f" {microbatch_size}",
+            ]
         )
 
+    def _by_layer(self, input_shape: Shape) -> list[tuple[Parameter, ...]]:
+        shapes = self.shapes(input_shape)[:-1]
+        return [layer.parameters(shape) for layer, shape in zip(self.layers, shapes, strict=True)]
 
-def _numbered(layers: Sequence[Layer]) -> list[str]:
+
+def _shown(shape: Shape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _numbered(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """``conv1`` for the first Conv2d: the class in lower case without its dimensions, and a
+    number.
+    """
     seen: Counter[str] = Counter()
     names = []
     for layer in layers:
-        seen[layer.kind] += 1
-        names.append(f"{layer.kind}{seen[layer.kind]}")
-    return names
+        stem = re.sub(r"\dd$", "", type(layer).__name__.lower())
+        seen[stem] += 1
+        names.append(f"{stem}{seen[stem]}")
+    return tuple(names)

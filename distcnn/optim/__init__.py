@@ -1,6 +1,20 @@
 """Optimizers and learning-rate schedules, on flat vectors. NumPy only."""
 
-from distcnn.optim.optimizers import OPTIMIZERS, SGD, Adam, Optimizer
-from distcnn.optim.schedules import SCHEDULES, learning_rate_at
+from distcnn.optim.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer, Updater
+from distcnn.optim.schedules import SCHEDULES, Constant, Cosine, Linear, OwnSchedule, Schedule, Step
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "SGD", "Adam", "Optimizer", "learning_rate_at"]
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "Linear",
+    "Optimizer",
+    "OwnSchedule",
+    "Schedule",
+    "Step",
+    "Updater",
+]

@@ -1,48 +1,109 @@
-"""Optimizers on flat vectors: ``step(values, grads, learning_rate, count)`` changes ``values`` in
-place.
+"""Optimizers: immutable descriptions of an update rule, and ``Updater``, which applies one.
 
-Every rank takes the same update from the same gradient, elementwise, so the replicas stay the same
-bits. ``state`` holds an optimizer's vectors by name (shape of ``values``), ``steps`` how many steps
-it has taken: together they are all it remembers.
+    rule = SGD(learning_rate=0.03, momentum=0.9, nesterov=True)      # printable, comparable
+    updater = rule.start(values)                                     # allocates the state
+    updater.step(values, grads, learning_rate)                       # changes ``values`` in place
+
+All ranks apply the same update to the same gradient, element by element, so their weights stay
+identical. An optimizer of your own is one class:
+
+    @dataclass(frozen=True)
+    class SignSGD(Optimizer):
+        def update(self, values, grads, state, learning_rate, step, scratch):
+            values -= np.multiply(np.sign(grads), learning_rate, out=scratch)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.errors import explained
+from distcnn.errors import InputError
 
 Vector = NDArray[np.floating]
 
 CHUNK = 32768
-"""Elements updated at a time: an update goes over them many times, so they had better stay in the
-nearest caches meanwhile.
+"""Elements updated at a time: an update passes over them several times, so they should stay in the
+first-level caches.
 """
-
-
 FLUSH_EVERY = 64
-"""Steps between two flushes: they cost less than 0.1 % of the time then."""
+"""Steps between two flushes of tiny state, which then cost less than 0.1 % of the time."""
 NEGLIGIBLE = 2.0**10
-"""In units of the smallest normal number. A smaller state is set to 0: with momentum 0.9 it would
-not get below 1 before the next flush.
+"""In units of the smallest normal number: smaller elements of the state are set to 0.
 
-Without that, the momentum of a unit whose gradient stays 0 decays into subnormal numbers, and stays
-at 4e-45 (in float32) for ever: the product rounds up again. Many processors need a hundred cycles
-for each such number: on an AMD EPYC of 2025, SGD takes no longer, but Adam, with its root and
-quotient, 6 times as long.
+Otherwise the momentum of a unit whose gradient stays 0 decays into subnormal numbers and remains at
+4e-45 (in float32) for ever, because the product rounds up. Many processors need a hundred cycles
+for each such number: on an AMD EPYC of 2025, SGD takes no longer, but Adam, with its square root
+and division, 6 times as long.
 """
 
-OF_STEP = "the learning rate is an argument of step()"
 
-
+@dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What all optimizers share: named state vectors and the count of steps."""
+    """An update rule: subclass it and define ``update`` for a rule of your own.
 
-    def __init__(self, values: Vector, state_names: tuple[str, ...]) -> None:
-        self.state = {name: np.zeros_like(values) for name in state_names}
+    Args:
+        learning_rate: the peak learning rate; a schedule scales it from step to step.
+    """
+
+    learning_rate: float = 0.03
+
+    def __post_init__(self) -> None:
+        _require(
+            "learning_rate",
+            self.learning_rate,
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            "a number above 0",
+        )
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The names of the state vectors, each of the shape of ``values`` and zero at first."""
+        return ()
+
+    def update(
+        self,
+        values: Vector,
+        grads: Vector,
+        state: Mapping[str, Vector],
+        learning_rate: float,
+        step: int,
+        scratch: Vector,
+    ) -> None:
+        """Apply one step, element by element: the arguments are the same chunk of whole vectors.
+
+        Args:
+            values: the parameters (n,), changed in place.
+            grads: the gradient of the mean loss (n,); may be overwritten.
+            state: this rule's vectors by name, each (n,), changed in place.
+            learning_rate: of this step.
+            step: the number of this step, from 1.
+            scratch: (n,), of any content; may be overwritten.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define update(values, grads, state, learning_rate, step,"
+            " scratch)"
+        )
+
+    def start(self, values: Vector) -> Updater:
+        """An updater for vectors of the shape and dtype of ``values``, with its state at zero."""
+        return Updater(self, values)
+
+
+class Updater:
+    """One optimizer at work on one vector.
+
+    ``state`` (vectors by name) and ``steps`` (how many were taken) are all that it remembers.
+    """
+
+    def __init__(self, rule: Optimizer, values: Vector) -> None:
+        self.rule = rule
+        self.state = {name: np.zeros_like(values) for name in rule.state_names}
         self.steps = 0
         self._negligible = NEGLIGIBLE * float(np.finfo(values.dtype).smallest_normal)
         self._mean, self._scratch = (np.zeros_like(values[:CHUNK]) for _ in range(2))
@@ -50,40 +111,27 @@ class Optimizer:
     def step(
         self, values: Vector, grads: Vector, learning_rate: float, *, count: float = 1
     ) -> None:
-        """Take one step along ``grads / count``: the gradient of the mean loss over a global batch,
-        of its sum over ``count`` examples.
+        """Take one step along ``grads / count``.
+
+        Args:
+            values: the parameters (n,), changed in place.
+            grads: the sum of the gradients of ``count`` examples (n,).
+            learning_rate: of this step.
+            count: examples in the global batch.
         """
         self.steps += 1
         for start in range(0, values.size, CHUNK):
             few = slice(start, start + CHUNK)
             mean = np.divide(grads[few], count, out=self._mean[: values.size - start])
             state = {name: vector[few] for name, vector in self.state.items()}
-            self._update(
-                values[few], mean, state, learning_rate, self._scratch[: values.size - start]
-            )
+            scratch = self._scratch[: values.size - start]
+            self.rule.update(values[few], mean, state, learning_rate, self.steps, scratch)
             if self.steps % FLUSH_EVERY == 0:
                 for vector in state.values():
                     vector[np.abs(vector) < self._negligible] = 0
 
-    def _update(
-        self,
-        values: Vector,
-        grads: Vector,
-        state: dict[str, Vector],
-        learning_rate: float,
-        scratch: Vector,
-    ) -> None:
-        """Elementwise: all vectors are the same chunk of the whole, ``scratch`` of any content, and
-        ``grads`` may become scratch too.
 
-        What needs the whole defines ``step``.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} must define _update(values, grads, state, learning_rate,"
-            " scratch)"
-        )
-
-
+@dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum, Nesterov's or the classical, and L2 weight decay.
 
@@ -94,24 +142,26 @@ class SGD(Optimizer):
     Sutskever et al. 2013, in the form of PyTorch.
     """
 
-    @explained(f"write SGD(values, momentum=..., weight_decay=..., nesterov=...): {OF_STEP}")
-    def __init__(
-        self,
-        values: Vector,
-        *,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ) -> None:
-        super().__init__(values, ("velocity",) if momentum else ())
-        self.momentum, self.weight_decay, self.nesterov = momentum, weight_decay, nesterov
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
 
-    def _update(
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require("momentum", self.momentum, 0 <= self.momentum < 1, "0 or more and below 1")
+        _require_decay(self.weight_decay)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("velocity",) if self.momentum else ()
+
+    def update(
         self,
         values: Vector,
         grads: Vector,
-        state: dict[str, Vector],
+        state: Mapping[str, Vector],
         learning_rate: float,
+        step: int,
         scratch: Vector,
     ) -> None:
         if self.weight_decay:
@@ -127,31 +177,41 @@ class SGD(Optimizer):
         values -= np.multiply(grads, learning_rate, out=scratch)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015, algorithm 1), with weight decay added to the gradient, or decoupled
-    from it.
+    """Adam (Kingma and Ba 2015, algorithm 1), with L2 weight decay added to the gradient.
 
-    g <- g + weight_decay * p                                  (Adam)
-    p <- p - learning_rate * weight_decay * p                  (AdamW: Loshchilov and Hutter 2019)
+    g <- g + weight_decay * p
     m <- beta1 * m + (1 - beta1) * g,   v <- beta2 * v + (1 - beta2) * g^2
     p <- p - learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)
     """
 
-    beta1, beta2, epsilon = 0.9, 0.999, 1e-8
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    decoupled: ClassVar[bool] = False
+    """Whether weight decay is applied to the parameters instead of the gradient."""
 
-    @explained(f"write Adam(values, weight_decay=..., decoupled=...): {OF_STEP}")
-    def __init__(
-        self, values: Vector, *, weight_decay: float = 0.0, decoupled: bool = False
-    ) -> None:
-        super().__init__(values, ("first_moment", "second_moment"))
-        self.weight_decay, self.decoupled = weight_decay, decoupled
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_decay(self.weight_decay)
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _require(name, value, 0 <= value < 1, "0 or more and below 1")
+        _require("epsilon", self.epsilon, self.epsilon > 0, "a number above 0")
 
-    def _update(
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        return ("first_moment", "second_moment")
+
+    def update(
         self,
         values: Vector,
         grads: Vector,
-        state: dict[str, Vector],
+        state: Mapping[str, Vector],
         learning_rate: float,
+        step: int,
         scratch: Vector,
     ) -> None:
         first, second = state["first_moment"], state["second_moment"]
@@ -165,25 +225,46 @@ class Adam(Optimizer):
         np.multiply(grads, grads, out=scratch)
         second += np.multiply(scratch, 1.0 - self.beta2, out=scratch)
         np.sqrt(second, out=scratch)
-        scratch /= (1.0 - self.beta2**self.steps) ** 0.5
+        scratch /= (1.0 - self.beta2**step) ** 0.5
         scratch += self.epsilon
         np.divide(first, scratch, out=scratch)
-        scratch *= learning_rate / (1.0 - self.beta1**self.steps)
+        scratch *= learning_rate / (1.0 - self.beta1**step)
         values -= scratch
 
 
-OptimizerMaker = Callable[[Vector, float, float], Optimizer]
-"""``(values, momentum, weight_decay) -> Optimizer``."""
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
-OPTIMIZERS: dict[str, OptimizerMaker] = {
-    "nesterov": lambda values, momentum, weight_decay: SGD(
-        values, momentum=momentum, weight_decay=weight_decay, nesterov=True
-    ),
-    "sgd": lambda values, momentum, weight_decay: SGD(
-        values, momentum=momentum, weight_decay=weight_decay
-    ),
-    "adam": lambda values, momentum, weight_decay: Adam(values, weight_decay=weight_decay),
-    "adamw": lambda values, momentum, weight_decay: Adam(
-        values, weight_decay=weight_decay, decoupled=True
-    ),
+    Before Adam's step: ``p <- p - learning_rate * weight_decay * p``.
+    """
+
+    decoupled: ClassVar[bool] = True
+
+
+def nesterov(*, learning_rate: float, momentum: float, weight_decay: float) -> SGD:
+    """SGD with Nesterov's momentum."""
+    return SGD(
+        learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=True
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "nesterov": nesterov,
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
 }
+"""By the names that commands know. Each takes the learning rate, momentum and weight decay that its
+signature names.
+"""
+
+
+def _require(name: str, value: object, holds: bool, what: str) -> None:
+    if not holds:
+        raise InputError(f"{name} is {value}: it must be {what}")
+
+
+def _require_decay(weight_decay: float) -> None:
+    holds = math.isfinite(weight_decay) and weight_decay >= 0
+    _require("weight_decay", weight_decay, holds, "a number, 0 or more")

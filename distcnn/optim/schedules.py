@@ -1,55 +1,95 @@
-"""Learning-rate schedules: a schedule is a function of the progress through the run, 0 at its start
-to 1 at its end.
+"""Learning-rate schedules: immutable descriptions, each a function of the progress through the run.
+
+A schedule of your own is a function ``progress -> factor``, or a subclass of ``Schedule`` that
+defines ``factor``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
-Schedule = Callable[[float], float]
-"""``progress in [0, 1) -> factor`` of the peak learning rate."""
+from distcnn.errors import InputError
 
 
-def constant(progress: float) -> float:
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate of each step, as a share of the peak: linear warm-up, then ``factor``.
+
+    Args:
+        warmup_steps: length of the linear warm-up (Goyal et al. 2017), in steps. The ``Trainer``
+            limits it to a quarter of the run.
+    """
+
+    warmup_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise InputError(f"warmup_steps is {self.warmup_steps}: it must be 0 or more")
+
+    def factor(self, progress: float) -> float:
+        """The factor of the peak learning rate at ``progress``, from 0 after the warm-up to below 1
+        at the last step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
+
+    def learning_rate(self, step: int, *, peak: float, total_steps: int) -> float:
+        """The learning rate of ``step`` (from 0) of ``total_steps``.
+
+        ``peak * (step + 1) / warmup_steps`` during the warm-up, then ``peak * factor``. A warm-up
+        of ``total_steps`` or more never reaches the schedule.
+        """
+        if step < self.warmup_steps:
+            return peak * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / (total_steps - self.warmup_steps)
+        return peak * self.factor(progress)
+
+
+class Constant(Schedule):
     """1 throughout."""
-    return 1.0
+
+    def factor(self, progress: float) -> float:
+        return 1.0
 
 
-def linear(progress: float) -> float:
+class Linear(Schedule):
     """From 1 straight down to 0."""
-    return 1.0 - progress
+
+    def factor(self, progress: float) -> float:
+        return 1.0 - progress
 
 
-def cosine(progress: float) -> float:
+class Cosine(Schedule):
     """From 1 to 0 along half a cosine (Loshchilov and Hutter 2017, one cycle)."""
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def factor(self, progress: float) -> float:
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def step(progress: float) -> float:
+class Step(Schedule):
     """1, then 0.1 from half of the run on, then 0.01 from three quarters on (the ratios of He et
     al. 2016).
     """
-    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+
+    def factor(self, progress: float) -> float:
+        return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
 
 
-SCHEDULES: dict[str, Schedule] = {
-    "cosine": cosine,
-    "constant": constant,
-    "step": step,
-    "linear": linear,
+@dataclass(frozen=True)
+class OwnSchedule(Schedule):
+    """``function(progress)`` of the user's, as a schedule."""
+
+    function: Callable[[float], float] = lambda progress: 1.0
+
+    def factor(self, progress: float) -> float:
+        return self.function(progress)
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "cosine": Cosine,
+    "constant": Constant,
+    "step": Step,
+    "linear": Linear,
 }
-
-
-def learning_rate_at(
-    step: int, schedule: Schedule, *, peak: float, warmup_steps: int, total_steps: int
-) -> float:
-    """The learning rate of ``step`` (from 0), of ``total_steps``.
-
-    Linear warm-up over ``warmup_steps`` (Goyal et al. 2017): ``peak * (step + 1) / warmup_steps``;
-    then the schedule over the steps that are left. A warm-up as long as the run or longer never
-    reaches the schedule.
-    """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    return peak * schedule((step - warmup_steps) / (total_steps - warmup_steps))
+"""By the names that commands know."""

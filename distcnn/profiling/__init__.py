@@ -1,8 +1,5 @@
-"""The timeline of a run: when each rank did what, in one file for Perfetto (docs/trace.md).
+"""What listens to spans: the timeline of a run (``--trace``, docs/trace.md), and the seconds of
+each part of a step, for the benchmark and for scaling.
 
-Imported where ``--trace`` asks for it.
+Training imports it only where it is asked for.
 """
-
-from distcnn.profiling.tracing import traced
-
-__all__ = ["traced"]

@@ -1,10 +1,10 @@
-"""The ranks' clocks, brought to rank 0's.
+"""Align the ranks' clocks with rank 0's.
 
 The ranks meet at barriers, and each reads its clock between two of them. No rank leaves a barrier
-before all have come to it, so what a rank reads after one and before the next lies, in rank 0's
-time, between what rank 0 read before the one and after the other. Every such pair bounds how far
-the clocks are apart; all bounds hold, so the truth is in what they have in common (F. Cristian,
-Probabilistic clock synchronization, 1989, in the form of barriers).
+before all have entered it, so what a rank reads between two barriers happened, in rank 0's time,
+between its readings before the first and after the second. Every such pair bounds the offset of
+the clocks; the true offset satisfies all bounds (F. Cristian, Probabilistic clock synchronization,
+1989, in the form of barriers).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from distcnn.distributed import Communicator
 from distcnn.profiling.recorder import clock
 
 ROUNDS = 100
-"""Barriers: where ranks share cores, few of them go through without one being put aside."""
+"""Barriers: on oversubscribed cores few of them pass without a rank being descheduled."""
 
 
 @dataclass(frozen=True)
 class Offset:
-    """A rank's clock is ahead of rank 0's by from ``low`` to ``high`` nanoseconds, when it reads
+    """A rank's clock is ahead of rank 0's by ``low`` to ``high`` nanoseconds when it reads
     ``at``.
     """
 
@@ -39,25 +39,23 @@ class Offset:
 
     @property
     def error(self) -> int:
-        """By how much that may be wrong."""
-        return (
-            abs(self.high - self.low + 1) // 2
-        )  # a clock that drifts fast contradicts itself by a little
+        """By how much the estimate may be wrong; a fast drift makes the bounds cross a little."""
+        return abs(self.high - self.low + 1) // 2
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A rank's clock, by what was measured at the ``begin`` and the ``end``, between which it may
-    have drifted.
+    """A rank's clock: its offset at the begin and at the end of a recording.
+
+    ``same``: it is rank 0's clock, because their host is one and the measurements allow it.
     """
 
     begin: Offset
     end: Offset
     same: bool
-    """It is rank 0's very clock: their host is one, and the measurements allow it."""
 
     def to_root(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This rank's ``times`` in rank 0's time, in the same order."""
+        """This rank's ``times`` in rank 0's time; drift is linear, so the order stays."""
         if self.same:
             return times
         drift = (self.end.middle - self.begin.middle) / max(1, self.end.at - self.begin.at)
@@ -66,39 +64,39 @@ class Clock:
 
     @property
     def error(self) -> int:
-        """Nanoseconds by which ``to_root`` may be wrong where it was measured."""
+        """Nanoseconds by which ``to_root`` may be wrong at the begin and the end."""
         return 0 if self.same else max(self.begin.error, self.end.error)
 
 
 def measure_offsets(communicator: Communicator) -> list[Offset]:
-    """Each rank's, the same on all ranks. Collective."""
+    """Each rank's offset, the same list on all ranks. Collective."""
     readings = [clock()]
     for _ in range(ROUNDS):
         communicator.barrier()
         readings.append(clock())
     everyone = communicator.allgather(readings)
-    return [offset(everyone[0], each) for each in everyone]
+    return [offset(everyone[0], of_rank) for of_rank in everyone]
 
 
 def offset(of_root: Sequence[int], of_rank: Sequence[int]) -> Offset:
     """From the readings before the first barrier, between each two, and after the last."""
     inner = range(1, len(of_rank) - 1)
-    low = max(of_rank[each] - of_root[each + 1] for each in inner)
-    high = min(of_rank[each] - of_root[each - 1] for each in inner)
+    low = max(of_rank[index] - of_root[index + 1] for index in inner)
+    high = min(of_rank[index] - of_root[index - 1] for index in inner)
     return Offset(low, high, of_rank[-1])
 
 
 def clocks_of(hosts: Sequence[str], begin: Sequence[Offset], end: Sequence[Offset]) -> list[Clock]:
-    """Each rank's.
+    """Each rank's clock.
 
-    Linux has one such clock for all processes of a host, unless it is made otherwise, which the
-    measurements tell.
+    Linux has one such clock for all processes of a host, except in time namespaces, which the
+    measurements reveal.
     """
     return [
         Clock(
             first,
             last,
-            host == hosts[0] and all(each.low <= 0 <= each.high for each in (first, last)),
+            host == hosts[0] and all(found.low <= 0 <= found.high for found in (first, last)),
         )
         for host, first, last in zip(hosts, begin, end, strict=True)
     ]

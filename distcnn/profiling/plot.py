@@ -1,91 +1,75 @@
-"""A picture of a few steps of a trace, for a page or a talk; to look into one there is Perfetto."""
+"""A picture of a few steps of a trace, for a page or a talk; to explore one, use Perfetto."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from distcnn import plotting
 from distcnn.errors import InputError
 from distcnn.plotting import Axes
+from distcnn.profiling.chrome_trace import Event
+from distcnn.spans import SHARD, STEP
 from distcnn.system.files import read_bytes
 
-Event = dict[str, Any]
-
 COLOURS = {
-    "data": "#4c9f70",
+    "read data": "#4c9f70",
     "forward": "#1f5fa8",
     "loss": "#7a5195",
     "backward": "#e08a3c",
-    "sum": "#2a9d9d",
-    "reduce": "#5b616b",
+    "local sum": "#2a9d9d",
+    "allreduce": "#5b616b",
     "waiting": "#d1495b",
-    "optimizer": "#8c6d46",
+    "update": "#8c6d46",
     "other": "#c9ced6",
 }
 """By the end of a slice's name."""
 
-ALIASES = {"bucket": "reduce", "allreduce": "reduce", "sums": "waiting"}
+ALIASES = {"reduce": "allreduce", "wait for sums": "waiting"}
 STEPS_SHOWN = 2
 WIDTH, LINE_HEIGHT, FRAME_HEIGHT = 14.0, 0.32, 1.3
-"""In inches; a thread has a line for each depth of slices within slices."""
+"""In inches; a thread has a line for each level of nested slices."""
 LETTER_WIDTH = 0.0037
-"""Of the picture's. A slice too narrow for its name stands without."""
+"""As a fraction of the picture's width; a slice too narrow for its name has none."""
 
-
-def read_events(path: Path) -> list[Event]:
-    """The events of a trace. ``InputError`` when it is none of ours."""
-    try:
-        content = json.loads(read_bytes(path, follow=True))
-        return [each for each in content["traceEvents"] if each["ph"] in ("X", "M")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--trace: {path} is no trace that can be read ({error}): name a trace-*.json of a run"
-            " directory"
-        ) from error
+Line = tuple[int, int, int]
+"""Rank, thread, level."""
 
 
 def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
-    """Draw the steps from ``first_step`` on (by default the middle ones), a line for each thread.
+    """Draw two steps of a trace, a line for each thread and level.
 
-    ``InputError`` when that cannot be.
+    Args:
+        path: a ``trace-*.json``.
+        first_step: the first of the two steps; by default in the middle.
+        output: the picture.
+
+    Raises:
+        InputError: ``path`` is not a trace or lacks the step, or ``output`` cannot be written.
     """
     events = read_events(path)
     begin, end = span_of_steps(events, first_step)
-    names = {
-        (each["pid"], each["tid"]): each["args"]["name"]
-        for each in events
-        if each["name"] == "thread_name"
-    }
-    lines = lines_of(
-        [
-            each
-            for each in events
-            if each["ph"] == "X" and each["name"] != "step" and begin <= each["ts"] < end
-        ]
-    )
-    order = sorted({place for place, _ in lines})
+    shown = [event for event in events if event["ph"] == "X" and begin <= event["ts"] < end]
+    lines = list(levels(event for event in shown if event["name"] not in (STEP, SHARD)))
+    order = sorted({line for line, _ in lines})
     figure = plotting.new_figure(WIDTH, FRAME_HEIGHT + LINE_HEIGHT * len(order))
     (axes,) = plotting.panels(figure, 1)
-    for place, event in lines:
-        _draw_slice(axes, event, order.index(place), begin, end)
-    for each in events:
-        if each["name"] == "step" and begin <= each["ts"] < end and each["pid"] == 0:
-            left = (each["ts"] - begin) / 1000
+    for line, event in lines:
+        _draw_slice(axes, event, order.index(line), begin, end)
+    for event in shown:
+        if event["name"] == STEP and event["pid"] == 0:
+            left = (event["ts"] - begin) / 1000
             axes.axvline(left, color="black", linewidth=0.8, linestyle=":")
-            axes.annotate(
-                f"step {each['args']['step']}",
-                (left, -0.5),
-                (3, 3),
-                textcoords="offset points",
-                fontsize=9,
-            )
-    firsts = [(line, pid, tid) for line, (pid, tid, depth) in enumerate(order) if depth == 0]
-    axes.set_yticks(
-        [line for line, _, _ in firsts], [f"rank {pid} {names[pid, tid]}" for _, pid, tid in firsts]
-    )
+            text, size = f"step {event['args']['step']}", plotting.SMALL
+            axes.annotate(text, (left, -0.5), (3, 3), textcoords="offset points", fontsize=size)
+    names = {
+        (event["pid"], event["tid"]): f"rank {event['pid']} {event['args']['name']}"
+        for event in events
+        if event["name"] == "thread_name"
+    }
+    firsts = [(row, names[line[:2]]) for row, line in enumerate(order) if line[2] == 0]
+    axes.set_yticks([row for row, _ in firsts], [name for _, name in firsts])
     axes.set(ylim=(len(order) - 0.4, -1.2), xlim=(0, (end - begin) / 1000), xlabel="ms")
     axes.tick_params(axis="y", length=0)
     plotting.tidy(axes, frame="bottom")
@@ -93,61 +77,57 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
     plotting.save(figure, output)
 
 
-def lines_of(slices: Sequence[Event]) -> list[tuple[tuple[int, int, int], Event]]:
-    """Of each slice its (rank, thread, depth); the slices of a thread are in order of their begin,
-    an outer one before those within.
-    """
+def read_events(path: Path) -> list[Event]:
+    """The events of a trace. ``InputError`` when the file is not a trace."""
+    try:
+        content = json.loads(read_bytes(path, follow=True))
+        return [event for event in content["traceEvents"] if event["ph"] in ("X", "M")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--trace: {path} cannot be read as a trace ({error}): name a trace-*.json of a run"
+            " directory"
+        ) from error
+
+
+def levels(slices: Iterator[Event] | Sequence[Event]) -> Iterator[tuple[Line, Event]]:
+    """Each slice with its line; those of a thread are in the order of their beginnings."""
     ends: dict[tuple[int, int], list[float]] = {}
-    lines = []
-    for each in slices:
-        place = each["pid"], each["tid"]
-        open_ends = [end for end in ends.get(place, []) if end > each["ts"]]
-        lines.append(((*place, len(open_ends)), each))
-        ends[place] = [*open_ends, each["ts"] + each["dur"]]
-    return lines
+    for event in slices:
+        thread = event["pid"], event["tid"]
+        open_ends = [end for end in ends.get(thread, []) if end > event["ts"]]
+        yield (*thread, len(open_ends)), event
+        ends[thread] = [*open_ends, event["ts"] + event["dur"]]
 
 
 def span_of_steps(events: Sequence[Event], first_step: int | None) -> tuple[float, float]:
-    """Begin and end of what is shown, in microseconds.
+    """Begin and end of the steps that are drawn, in microseconds.
 
-    ``InputError`` where the trace does not have the step.
+    ``InputError`` when the trace does not have the step.
     """
-    steps = [each for each in events if each["name"] == "step"]
-    numbers = sorted({each["args"]["step"] for each in steps})
+    steps = [event for event in events if event["name"] == STEP]
+    numbers = sorted({event["args"]["step"] for event in steps})
     if not numbers:
         raise InputError("--trace: no step is recorded in it: trace others with --trace-from")
     first = numbers[(len(numbers) - 1) // 2] if first_step is None else first_step
     if first not in numbers:
         raise InputError(f"--step {first}: the trace has the steps {numbers[0]} to {numbers[-1]}")
-    shown = [each for each in steps if first <= each["args"]["step"] < first + STEPS_SHOWN]
-    return min(each["ts"] for each in shown), max(each["ts"] + each["dur"] for each in shown)
+    shown = [event for event in steps if first <= event["args"]["step"] < first + STEPS_SHOWN]
+    begin, end = min(event["ts"] for event in shown), max(e["ts"] + e["dur"] for e in shown)
+    return begin, end
 
 
 def colour_of(name: str) -> str:
-    """That of what the last word of a slice's name says."""
-    last = name.split()[-1]
-    return COLOURS.get(ALIASES.get(last, last), COLOURS["other"])
+    """The colour of a slice, from the end of its name."""
+    name = ALIASES.get(name, name)
+    return next((colour for end, colour in COLOURS.items() if name.endswith(end)), COLOURS["other"])
 
 
-def _draw_slice(axes: Axes, event: Event, line: int, begin: float, end: float) -> None:
-    left, width = (event["ts"] - begin) / 1000, event["dur"] / 1000
+def _draw_slice(axes: Axes, event: Event, row: int, begin: float, end: float) -> None:
+    left, width, name = (event["ts"] - begin) / 1000, event["dur"] / 1000, event["name"]
     axes.barh(
-        line,
-        width,
-        left=left,
-        height=0.9,
-        color=colour_of(event["name"]),
-        edgecolor="white",
-        linewidth=0.2,
+        row, width, left=left, height=0.9, color=colour_of(name), edgecolor="white", linewidth=0.2
     )
-    if event["dur"] > LETTER_WIDTH * len(event["name"]) * (end - begin):
-        axes.text(
-            left + width / 2,
-            line,
-            event["name"],
-            ha="center",
-            va="center",
-            fontsize=6,
-            color="white",
-            clip_on=True,
-        )
+    if event["dur"] > LETTER_WIDTH * len(name) * (end - begin):
+        middle = left + width / 2
+        style = {"ha": "center", "va": "center", "fontsize": 6, "color": "white"}
+        axes.text(middle, row, name, clip_on=True, **style)

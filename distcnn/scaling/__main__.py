@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.config import Config
 from distcnn.datasets import read_info
@@ -75,7 +76,7 @@ def require_all(settings: Settings) -> None:
     if (source or Path(config.data) == Path(DEFAULT_PATH)) and must_be_prepared(
         config.data, source
     ):
-        from distcnn.datasets.mnist import prepare_mnist  # seldom needed
+        from distcnn.datasets.prepare_mnist import prepare_mnist  # seldom needed
 
         prepare_mnist(config.data, source, say)
     dataset = read_info(config.data)

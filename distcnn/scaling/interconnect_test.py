@@ -18,6 +18,7 @@ from statistics import median
 
 import numpy as np
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.distributed import Communicator, ForegroundSums, on_root

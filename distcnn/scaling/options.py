@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser
-from distcnn.config import CONFIG_FLAGS, Config, as_flag, parse_request
+from distcnn.config import Config, as_flag
+from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
 from distcnn.scaling.points import MODES, STRONG, Point, plan_points
 from distcnn.scaling.prediction.interconnect import parse_interconnect
-from distcnn.system.cores import usable_cores
+from distcnn.system.host import usable_cores
 
 RANKS = "{ranks}"
 """Stands for the number of ranks in a launcher."""
 MOST_RANKS, MOST_NUMBERS = 1_000_000, 100
 """Of a prediction."""
 SET_BY_SWEEP = {
-    "world_size": "use --ranks for the numbers of ranks",
+    "expect_ranks": "use --ranks for the numbers of ranks",
     "max_steps": "use --steps for the number of timed steps",
 }
 """Flags of training that the sweep sets for its points, and what to use instead."""
@@ -77,7 +78,7 @@ class Settings:
             **self.flags,
             "num_shards": point.num_shards,
             "microbatch_size": point.microbatch_size,
-            "world_size": point.ranks,
+            "expect_ranks": point.ranks,
         }
 
 

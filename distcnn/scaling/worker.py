@@ -15,34 +15,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 
+import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.machine import machine_facts
-from distcnn.benchmark.session import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
-from distcnn.benchmark.time_split import (
-    ALLREDUCE,
-    UPDATE,
-    WAITING,
-    Instruments,
-    Split,
-    mean,
-    middle_half,
-)
+from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import REDUCTIONS, Communicator, on_root, plan_buckets
 from distcnn.distributed.shared_memory_reduction import KeptReduction
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
 from distcnn.scaling.interconnect_test import measure_sums
 from distcnn.scaling.result import GROUPS, RankStep, Result
+from distcnn.spans import ALLREDUCE, BACKWARD, LOCAL_SUM, READ_DATA, UPDATE
 from distcnn.system.console import say
-from distcnn.system.cores import usable_cores
+from distcnn.system.host import usable_cores
 from distcnn.training.consistency import compare_replicas, params_sha256
-from distcnn.training.parts import BACKWARD, DATA, SUM, part_name
 from distcnn.training.setup import Run, prepare_run
 
 NAME = "distcnn.scaling.worker"
-GROUP_OF_PART = {DATA: "data", SUM: "local_sum", ALLREDUCE: "communication", WAITING: "waiting"}
+GROUP_OF_PART = {
+    READ_DATA: "data",
+    LOCAL_SUM: "local_sum",
+    ALLREDUCE: "communication",
+    WAITING: "waiting",
+}
 """All other parts are computing."""
 SUMS_SECONDS, ADD_REPEATS = 0.6, 9
 """Of what only a prediction needs."""
@@ -131,37 +130,35 @@ def measure_split(run: Run, following: Steps, count: int) -> tuple[dict[str, flo
         Both are means over the middle half of the steps, the same ones on all ranks, so that the
         groups add up to the step.
     """
-    instruments, communicator = Instruments(run.step), run.communicator
-    communicator.barrier()
-    with instruments.entered():
-        times = [instruments.take(following.take) for _ in range(count)]
-    everyone = communicator.allgather([step.step for step in times])
+    communicator = run.communicator
+    times = measure_steps(following.take, count, communicator)
+    everyone = communicator.allgather([step.seconds for step in times])
     chosen = middle_half([fmean(of_step) for of_step in zip(*everyone, strict=True)])
     splits = communicator.allgather(mean([times[index] for index in chosen]))
     seconds = dict.fromkeys(GROUPS, 0.0)
     for split in splits:
         for part, took in split.parts.items():
             seconds[GROUP_OF_PART.get(part, "compute")] += took
-    whole = sum(split.step for split in splits)
+    whole = sum(split.seconds for split in splits)
     slowest = min(splits, key=lambda split: split.parts.get(WAITING, 0.0))
     return {group: took / whole for group, took in seconds.items()}, rank_step(run, slowest)
 
 
-def rank_step(run: Run, split: Split) -> RankStep:
+def rank_step(run: Run, split: StepTimes) -> RankStep:
     """Return one rank's step by the pieces that a prediction needs."""
     parts = dict(split.parts)
     data, local_sum, update, communication = (
-        parts.pop(name, 0.0) for name in (DATA, SUM, UPDATE, ALLREDUCE)
+        parts.pop(name, 0.0) for name in (READ_DATA, LOCAL_SUM, UPDATE, ALLREDUCE)
     )
     buckets = buckets_of(run)
     backward, bucket = [0.0] * len(buckets), 0
     network = run.network
     for name, start in reversed(list(zip(network.layer_names, network.layer_starts, strict=True))):
-        backward[bucket] += parts.pop(part_name(name, BACKWARD), 0.0)
+        backward[bucket] += parts.pop(f"{name} {BACKWARD}", 0.0)
         if start <= buckets[bucket].start:
             bucket = min(bucket + 1, len(buckets) - 1)
     forward = sum(parts.values())
-    return RankStep(split.step, data, forward, backward, local_sum, communication, update)
+    return RankStep(split.seconds, data, forward, backward, local_sum, communication, update)
 
 
 def add_seconds(run: Run) -> tuple[float, float]:

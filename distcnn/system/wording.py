@@ -24,6 +24,17 @@ def being(number: int, what: str) -> str:
     return f"{counted(number, what)} {'is' if number == 1 else 'are'}"
 
 
+def number_ranges(numbers: Iterable[int]) -> str:
+    """Write numbers in ascending order with their ranges shortened: "0-3, 7"."""
+    pairs: list[list[int]] = []
+    for number in sorted(numbers):
+        if pairs and number == pairs[-1][1] + 1:
+            pairs[-1][1] = number
+        else:
+            pairs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in pairs)
+
+
 def printable(text: str, keep: str = "") -> str:
     r"""``text`` with every character that could steer a terminal or start a new line as an escape:
     ``\x1b``, ``\n``, ``\u202e``.

@@ -4,6 +4,7 @@ people take away.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from distcnn.training.results import (
     RESULT,
     SUMS,
     WEIGHTS,
+    RunResult,
     damage_by_sums,
     describe,
-    read_result,
+    read_result_values,
     read_weights,
 )
 
@@ -33,16 +35,16 @@ def problem_of_files(run: Path, replayed: Replayed) -> str | None:
     expected = _expected_result(replayed.receipt.lines, replayed.result)
     last = next(line for line in reversed(replayed.receipt.lines) if line["kind"] == "weights")
     try:
-        result = read_result(run)
+        result = read_result_values(run)
         problem = _problem_of_result(
-            {"params_sha256": result["params_sha256"], **result}, expected
+            {"params_sha256": result["params_sha256"], **result}, expected.to_json()
         )  # the hash says most
         problem = problem or _problem_of_weights(
-            run / WEIGHTS, last, describe(expected, expected["steps"], expected["test_accuracy"])
+            run / WEIGHTS, last, describe(expected, expected.steps, expected.test_accuracy)
         )
         best = _line_of_best(replayed)
         if best and (run / BEST_WEIGHTS).exists():
-            attributes = describe(expected, expected["best_step"], expected["best_test_accuracy"])
+            attributes = describe(expected, expected.best_step, expected.best_test_accuracy)
             problem = problem or _problem_of_weights(run / BEST_WEIGHTS, best, attributes)
     except ValueError as error:
         return str(error)
@@ -71,30 +73,30 @@ def unchecked(run: Path, replayed: Replayed) -> list[str]:
 def _line_of_best(replayed: Replayed) -> Line | None:
     """The receipt's line on the weights of the best test."""
     assert replayed.result is not None
-    best = ("weights", replayed.result["best_step"])
+    best = ("weights", replayed.result.best_step)
     return next(
         (line for line in replayed.receipt.lines if (line["kind"], line["step"]) == best), None
     )
 
 
-def _expected_result(receipt: list[Line], result: dict[str, Any]) -> dict[str, Any]:
-    """``result``, with what the run alone knows: on how many ranks it began, what its model and its
-    image set were called.
+def _expected_result(receipt: list[Line], result: RunResult) -> RunResult:
+    """``result``, with what the run alone knows: on how many ranks it began, and the names of its
+    model and image set.
     """
     starts = [line for line in receipt if line["kind"] in STARTS]
     recorded, configuration = starts[-1]["dataset"], starts[-1]["configuration"]
-    dataset = {
-        **result["dataset"],
-        "name": recorded.get("name"),
-        "source": recorded.get("source"),
-        "path": configuration["data"],
-    }
-    return {
-        **result,
-        "model": configuration["model"],
-        "world_size": receipt[0].get("world_size"),
-        "dataset": dataset,
-    }
+    dataset = dataclasses.replace(
+        result.dataset,
+        name=recorded.get("name"),
+        source=recorded.get("source"),
+        path=configuration["data"],
+    )
+    return dataclasses.replace(
+        result,
+        model=configuration["model"],
+        world_size=receipt[0].get("world_size", 0),
+        dataset=dataset,
+    )
 
 
 def _problem_of_result(

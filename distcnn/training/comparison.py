@@ -47,7 +47,7 @@ class Receipt:
         it.
         """
         found = [line for line in self.lines if line["kind"] in STARTS and line["step"] <= step]
-        return Config(**found[-1]["configuration"])
+        return Config.from_record(found[-1]["configuration"])
 
 
 def read_receipt(directory: Path) -> Receipt:
@@ -67,7 +67,7 @@ def read_receipt(directory: Path) -> Receipt:
         )
         for line in lines:
             if line["kind"] in STARTS:
-                Config(**line["configuration"])
+                Config.from_record(line["configuration"])
             if not all(
                 isinstance(line.get(name, {}), dict)
                 for name in ("dataset", "software", "parameters")

@@ -9,24 +9,24 @@ import numpy as np
 
 from distcnn.distributed import Communicator
 from distcnn.errors import TrainingError
-from distcnn.nn import Sequential
-from distcnn.optim import Optimizer
+from distcnn.nn.planned import PlannedNetwork
+from distcnn.optim import Updater
 
 
-def params_sha256(network: Sequential) -> str:
+def params_sha256(network: PlannedNetwork) -> str:
     """SHA-256 of the flat vector of values as little-endian float32: two runs with one hash have
     the same weights, bit for bit.
     """
     return array_sha256(network.values)
 
 
-def parameter_hashes(network: Sequential) -> dict[str, str]:
+def parameter_hashes(network: PlannedNetwork) -> dict[str, str]:
     """The SHA-256 of each parameter, in the network's order."""
     return {name: array_sha256(network.values[span]) for name, span in network.slices.items()}
 
 
 def compare_replicas(
-    network: Sequential, optimizer: Optimizer, communicator: Communicator, step: int
+    network: PlannedNetwork, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
     """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
 

@@ -12,17 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.config import Config
-from distcnn.datasets import DatasetInfo, Part, Shard
-from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
+from distcnn.datasets import Dataset, DatasetInfo, Part, Shard
+from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest
-from distcnn.datasets.hdf5 import Images, Labels
 from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_examples
-from distcnn.datasets.statistics import pixel_sums
-from distcnn.datasets.survey import Survey
+from distcnn.datasets.survey import Survey, judge, pixel_sums
 from distcnn.distributed import Communicator, on_root, span_of, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.system.host_memory import most_memory
+from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
 NamedHashes = list[tuple[str, str]]
@@ -51,37 +49,38 @@ class Content:
 
 
 def open_data(
-    dataset: DatasetInfo, config: Config, communicator: Communicator, shard_indices: range
+    dataset: Dataset,
+    info: DatasetInfo,
+    config: Config,
+    communicator: Communicator,
+    shard_indices: range,
 ) -> Data:
     """This rank's shards, which are neighbours, and its part of the test set. Collective.
 
     ``InputError`` on all ranks when some cannot be read, or kept.
     """
     spans = {
-        index: span_of(dataset.examples["train"], config.num_shards, index)
-        for index in shard_indices
+        index: span_of(info.examples["train"], config.num_shards, index) for index in shard_indices
     }
     train = range(spans[shard_indices[0]].start, spans[shard_indices[-1]].stop)
     test = examples_of_rank(
-        dataset.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank
+        info.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank
     )
-    if not config.data_memory:
-        needed = communicator.allgather(
-            (len(train) + len(test)) * (dataset.image_bytes + LABEL_BYTES)
-        )
-        together(communicator, lambda: _require_room(dataset, needed, communicator, most_memory()))
+    if not config.data_memory and dataset.path:
+        needed = communicator.allgather((len(train) + len(test)) * (info.image_bytes + LABEL_BYTES))
+        together(communicator, lambda: _require_room(info, needed, communicator, most_memory()))
 
     def work() -> Data:
         try:
             return (
-                _windowed(dataset, config, spans, test)
+                _windowed(dataset, info, config, spans, test)
                 if config.data_memory
-                else _in_memory(dataset, config, spans, train, test)
+                else _in_memory(dataset, info, config, spans, train, test)
             )
         except MemoryError as error:
             less = "give a smaller --data-memory" if config.data_memory else BOUND_IT
             raise InputError(
-                f"{dataset.path}: there is no memory left for this rank's part of the image set:"
+                f"{info.path}: there is no memory left for this rank's part of the image set:"
                 f" {less}"
             ) from error
 
@@ -106,10 +105,15 @@ def _require_room(
 
 
 def _in_memory(
-    dataset: DatasetInfo, config: Config, spans: dict[int, range], train: range, test: range
+    dataset: Dataset,
+    info: DatasetInfo,
+    config: Config,
+    spans: dict[int, range],
+    train: range,
+    test: range,
 ) -> Data:
-    with closing(ExampleFile(dataset, config.stall_timeout)) as file:
-        images, labels = _read(file, "train", train)
+    with closing(dataset.open(info, config.stall_timeout)) as reader:
+        images, labels = reader.load("train", train, _show_progress)
         cuts = {
             index: slice(span.start - train.start, span.stop - train.start)
             for index, span in spans.items()
@@ -118,37 +122,41 @@ def _in_memory(
             Shard(index, images[cut], labels[cut], config.seed, train.start + cut.start)
             for index, cut in cuts.items()
         ]
-        return Data(
-            shards, Shard(0, *_read(file, "test", test), config.seed, test.start, shuffled=False)
-        )
+        tested = reader.load("test", test, _show_progress)
+        return Data(shards, Shard(0, *tested, config.seed, test.start, shuffled=False))
 
 
-def _read(file: ExampleFile, split: str, span: range) -> tuple[Images, Labels]:
-    images, labels = file.empty(len(span))
-    for _ in file.read_in_pieces(split, span, images, labels):
-        pulse.beat(Activity.READING_DATA)
-    return images, labels
+def _show_progress() -> None:
+    pulse.beat(Activity.READING_DATA)
 
 
-def _windowed(dataset: DatasetInfo, config: Config, spans: dict[int, range], test: range) -> Data:
-    from distcnn.datasets.prefetch import Reader  # a thread and its queue: with --data-memory only
-    from distcnn.datasets.streaming import WindowedShard
+def _windowed(
+    dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
+) -> Data:
+    from distcnn.datasets.streaming import Prefetcher, WindowedShard  # with --data-memory only
 
-    length = window_examples(dataset, config.num_shards, config.data_memory)
-    reader = Reader(
-        ExampleFile(dataset, config.stall_timeout),
+    length = window_examples(info, config.num_shards, config.data_memory)
+    prefetcher = Prefetcher(
+        dataset.open(info, config.stall_timeout),
         progress=lambda: pulse.wait(False),
         waiting=_waiting_for_window,
     )
-    chunks = dataset.chunk_examples
+    chunks = info.chunk_examples
     shards = [
         WindowedShard(
-            index, reader, "train", span, window_bounds(span, length, chunks["train"]), config.seed
+            index,
+            prefetcher,
+            "train",
+            span,
+            window_bounds(span, length, chunks["train"]),
+            config.seed,
         )
         for index, span in spans.items()
     ]
     bounds = window_bounds(test, length, chunks["test"])
-    return Data(shards, WindowedShard(0, reader, "test", test, bounds, config.seed, shuffled=False))
+    return Data(
+        shards, WindowedShard(0, prefetcher, "test", test, bounds, config.seed, shuffled=False)
+    )
 
 
 def _waiting_for_window() -> AbstractContextManager[None]:
@@ -156,19 +164,18 @@ def _waiting_for_window() -> AbstractContextManager[None]:
     return pulse.doing(Activity.WAITING_FOR_TEST_WINDOW if tests else Activity.WAITING_FOR_WINDOW)
 
 
-def survey(
-    data: Data, dataset: DatasetInfo, block_size: int, communicator: Communicator
-) -> Content:
+def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communicator) -> Content:
     """Go through all of ``data`` once, ``block_size`` examples to a block of the test set.
     Collective.
 
     ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its
     own hash tells of.
     """
-    seen = Survey(dataset, whole=communicator.rank == 0)
+    seen = Survey(info)
     hashes = together(communicator, lambda: _survey_test(data.test, seen, block_size))
-    seen.look_for(np.concatenate(communicator.allgather(seen.test_hashes)))
-    pixels = np.zeros((2, dataset.image_shape[0]), np.int64)
+    test_hashes = np.concatenate(communicator.allgather(seen.test_hashes))
+    seen.look_for(test_hashes)
+    pixels = np.zeros((2, info.image_shape[0]), np.int64)
     hashes = (
         together(
             communicator, lambda: [_survey_shard(shard, seen, pixels) for shard in data.shards]
@@ -177,12 +184,8 @@ def survey(
     )
     everyone = communicator.gather(seen.found) or []
 
-    def judge() -> list[str]:
-        if dataset.is_hashed_as_a_whole:
-            _hash_the_rest(data, seen)
-        return seen.judge(everyone[1:])
-
-    return Content(hashes, pixels, on_root(communicator, judge))
+    warnings = on_root(communicator, lambda: judge(info, everyone, test_hashes))
+    return Content(hashes, pixels, warnings)
 
 
 def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
@@ -213,17 +216,3 @@ def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple
             pixels += pixel_sums(images.reshape(-1, info.image_shape[0]))
         first += len(labels)
     return f"train {shard.first_example}", digest.hexdigest()
-
-
-def _hash_the_rest(data: Data, seen: Survey) -> None:
-    """Root's, for files that only state a hash of all examples in a row: read what the other ranks
-    own.
-    """
-    info = seen.info
-    with closing(ExampleFile(info)) as file:
-        for split, parts in (("train", data.shards), ("test", [data.test])):
-            for piece in pieces_of(
-                range(sum(part.examples for part in parts), info.examples[split]),
-                piece_size(info, split),
-            ):
-                seen.add_to_hash(split, *_read(file, split, piece))

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from distcnn.checkpoints import Checkpoint
-from distcnn.config import Config, Request
+from distcnn.config import Config
+from distcnn.config_parsing import Request
 from distcnn.distributed import Communicator
 from distcnn.errors import InputError, TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
@@ -26,13 +27,18 @@ from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_finite
 from distcnn.training.progress import NoProgress
 from distcnn.training.replay import follow, for_replay, warn_of_changes
-from distcnn.training.resume import existing_run, merged_config, read_stored
+from distcnn.training.resume import (
+    existing_run,
+    merged_config,
+    read_stored,
+    require_code_outside,
+    require_trusted,
+)
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.schedule import Plan
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import restore_snapshot
 from distcnn.training.state import State
-from distcnn.user_code import require_outside, require_trust
 
 LARGEST_GRADIENT_ERROR = 1e-5
 CHECKED_EXAMPLES = 2
@@ -56,20 +62,21 @@ def check_network(run: Run, say: Say) -> None:
 
     ``TrainingError`` when a gradient is wrong.
     """
-    network = find_model(run.config.model)(run.dataset.image_shape, run.dataset.classes)
-    network.plan(run.dataset.image_shape, CHECKED_EXAMPLES, np.float64)
+    shape = run.dataset.image_shape
+    model = find_model(run.config.model)(shape, run.dataset.classes)
     rng = np.random.default_rng(0)
-    network.initialise(rng)
-    images = rng.standard_normal((*run.dataset.image_shape, CHECKED_EXAMPLES))
-    error = gradient_error(network, images, rng)
-    zero = zero_gradients(network.named_grads())
+    parameters = model.initialise(shape, rng, np.float64)
+    images = rng.standard_normal((*shape, CHECKED_EXAMPLES))
+    gradient = np.zeros_like(parameters.values)
+    error = gradient_error(model, images, rng, parameters, gradient=gradient)
+    zero = zero_gradients(parameters.named(gradient))
     if (
         not error < LARGEST_GRADIENT_ERROR
     ):  # perhaps only because units stand at a kink, as those of ReLU do where all weights are zero
-        for name, values in network.named_values().items():
-            parameter = network.parameters[name]
-            values[...] = he_normal(rng, parameter.shape, parameter.fan_in, parameter.fan_out)
-        error = gradient_error(network, images, rng)
+        for name, values in parameters.named().items():
+            described = parameters.described[name]
+            values[...] = he_normal(rng, described.shape, described.fan_in, described.fan_out)
+        error = gradient_error(model, images, rng, parameters)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(
             f"gradient check: the backward of model {run.config.model!r} is wrong: relative error"
@@ -136,8 +143,8 @@ def _source(
     now = merged_config(stored, request, directory)
     receipt = read_receipt(directory)
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
-    require_trust(config.model, directory, request.given.get("model"), request.trust_model)
-    require_outside(config.model, directory)
+    require_trusted(config, directory, request.given, request.trust_model)
+    require_code_outside(config, directory)
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint
 
 

@@ -14,8 +14,9 @@ from distcnn.datasets import Microbatch, Part
 from distcnn.distributed import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
 from distcnn.errors import TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.nn import Sequential, computing
+from distcnn.nn import computing
 from distcnn.nn.losses import Loss
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.spans import EVALUATION, Span
 from distcnn.system.wording import counted
 from distcnn.training.nan_check import NotFinite, first_not_finite
@@ -56,7 +57,7 @@ class Evaluation:
     shape.
     """
 
-    network: Sequential
+    network: PlannedNetwork
     loss: Loss
     part: Part
     test_examples: int

@@ -18,7 +18,7 @@ from distcnn.distributed.blas_threads import (
     resolve_threads,
 )
 from distcnn.errors import InputError
-from distcnn.system.cores import oversubscription, usable_cores
+from distcnn.system.host import oversubscription, usable_cores
 from distcnn.system.wording import counted
 
 MOST_HOSTS_NAMED = 4
@@ -49,7 +49,7 @@ def settle_threads(
     crowd = oversubscription(everyone, threads)
     if crowd:
         report(
-            f"warning: {crowd}: they take turns; start fewer ranks or threads there, or bind the"
+            f"warning: oversubscribed: {crowd}; start fewer ranks or threads there, or bind the"
             " ranks to more cores (launch/README.md)"
         )
     return dataclasses.replace(config, threads_per_rank=str(threads))

@@ -11,10 +11,11 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.config import as_flag
 from distcnn.distributed import on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.nn import Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.spans import (
     CLOSE_EPOCH,
     COMPARE_WEIGHTS,
@@ -31,10 +32,10 @@ from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
 from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
+from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
 from distcnn.training.step import ShardFailure
-from distcnn.user_code import is_own
 
 
 class Records(Protocol):
@@ -46,7 +47,7 @@ class Records(Protocol):
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """A line that a replay must come to as well."""
 
-    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
         """The run is over."""
 
 
@@ -74,7 +75,7 @@ class Loop:
             self.run.config.target_accuracy
         )
 
-    def train(self) -> dict[str, Any]:
+    def train(self) -> RunResult:
         """Go on to the end; return the result (the same on every rank, times aside), which the
         records also get.
 
@@ -239,7 +240,7 @@ class Loop:
                 )
         text = f"epoch {epoch}: train loss {state.epoch.loss:.4f}"
         last = state.step == run.plan.total_steps
-        if last or (run.config.eval_every and epoch % run.config.eval_every == 0):
+        if last or (run.config.eval_every_epochs and epoch % run.config.eval_every_epochs == 0):
             try:
                 test = run.evaluation()
             except EvaluationStopped:
@@ -338,58 +339,52 @@ class Loop:
 
     def _resume_command(self, world_size: int = 1) -> str:
         """On as many ranks; any other number gets the same bits."""
-        model = self.run.config.model
-        confirmed = ["--model", model] if is_own(model) else []
+        own = self.run.config.own_code
+        confirmed = [word for field, name in own.items() for word in (as_flag(field), name)]
         command = ["python", "-m", "distcnn.train", "--resume", self._saving.location, *confirmed]
         return shell_command([*starting_words(world_size, os.environ), *command])
 
 
-def make_result(run: Run, state: State) -> dict[str, Any]:
-    """The summary of a run that is over; ``world_size`` is the number of ranks it began on."""
+def make_result(run: Run, state: State) -> RunResult:
+    """The summary of a run that is over."""
     config, dataset, test = run.config, run.dataset, state.test
     reached = state.reaches(config.target_accuracy)
     assert test is not None  # the last step is always tested
-    return {
-        "model": config.model,
-        "parameters": run.network.values.size,
-        "test_accuracy": test.correct / test.examples,
-        "test_correct": test.correct,
-        "test_examples": test.examples,
-        "test_loss": test.loss,
-        "train_loss": state.epoch.loss,
-        "params_sha256": params_sha256(run.network),
-        "epochs": state.step // run.plan.steps_an_epoch,
-        "steps": state.step,
-        "best_step": state.best_step,
-        "best_test_accuracy": state.best_correct / test.examples,
-        **(
-            {
-                "target_accuracy": config.target_accuracy,
-                "target_reached": reached,
-                "seconds_to_target": round(state.run_seconds, 3) if reached else None,
-            }
-            if config.target_accuracy
-            else {}
+    return RunResult(
+        model=config.model,
+        parameters=run.network.values.size,
+        test_accuracy=test.correct / test.examples,
+        test_correct=test.correct,
+        test_examples=test.examples,
+        test_loss=test.loss,
+        train_loss=state.epoch.loss,
+        params_sha256=params_sha256(run.network),
+        epochs=state.step // run.plan.steps_an_epoch,
+        steps=state.step,
+        best_step=state.step if state.best_step is None else state.best_step,
+        best_test_accuracy=state.best_correct / test.examples,
+        target_accuracy=config.target_accuracy or None,
+        target_reached=reached if config.target_accuracy else None,
+        seconds_to_target=round(state.run_seconds, 3) if reached else None,
+        world_size=state.world_size,
+        num_shards=config.num_shards,
+        microbatch_size=config.microbatch_size,
+        seed=config.seed,
+        reduction=config.reduction,
+        images_per_second=round(state.whole.images_per_second, 1),
+        train_seconds=round(state.whole.seconds, 3),
+        dataset=DatasetRecord(
+            name=dataset.name,
+            path=dataset.path,
+            source=dataset.source,
+            sha256=dataset.sha256,
+            content_sha256=run.content_sha256,
+            classes=dataset.classes,
+            class_names=dataset.class_names or tuple(map(str, range(dataset.classes))),
+            image_shape=dataset.image_shape,
+            mean=run.mean,
+            std=run.std,
+            train_examples=dataset.examples["train"],
+            test_examples=dataset.examples["test"],
         ),
-        "world_size": state.world_size,
-        "num_shards": config.num_shards,
-        "microbatch_size": config.microbatch_size,
-        "seed": config.seed,
-        "reduction": config.reduction,
-        "images_per_second": round(state.whole.images_per_second, 1),
-        "train_seconds": round(state.whole.seconds, 3),
-        "dataset": {
-            "name": dataset.name,
-            "path": dataset.path,
-            "source": dataset.source,
-            "sha256": dataset.sha256,
-            "content_sha256": run.content_sha256,
-            "classes": dataset.classes,
-            "class_names": list(dataset.class_names or map(str, range(dataset.classes))),
-            "image_shape": list(dataset.image_shape),
-            "mean": list(run.mean),
-            "std": list(run.std),
-            "train_examples": dataset.examples["train"],
-            "test_examples": dataset.examples["test"],
-        },
-    }
+    )

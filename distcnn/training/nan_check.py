@@ -6,8 +6,9 @@ import numpy as np
 
 from distcnn.datasets import Microbatch
 from distcnn.errors import TrainingError
-from distcnn.nn import Sequential, computing
+from distcnn.nn import computing
 from distcnn.nn.losses import Loss
+from distcnn.nn.planned import PlannedNetwork
 
 
 class NotFinite(TrainingError):
@@ -21,7 +22,7 @@ def check_finite(what: str, array: np.ndarray) -> None:
         raise NotFinite(f"the {what} is {array[index]:g} at {tuple(map(int, index))}")
 
 
-def first_not_finite(network: Sequential, loss: Loss, microbatch: Microbatch) -> str | None:
+def first_not_finite(network: PlannedNetwork, loss: Loss, microbatch: Microbatch) -> str | None:
     """Repeat forward and backward of ``microbatch`` with a check after each layer: where a NaN or
     Inf comes first, or None.
     """

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from distcnn.datasets import Microbatch
 from distcnn.distributed import Communicator, ForegroundSums, Reduction, Sums, plan_buckets
-from distcnn.nn import Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.spans import REDUCE, WAIT_FOR_SUMS, Span
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Lane:
     Lanes share the network's values and gradients, but no other buffers.
     """
 
-    network: Sequential
+    network: PlannedNetwork
     microbatch: Microbatch
 
 
@@ -85,7 +85,9 @@ class Overlap:
         return self.sums.allreduce_seconds - self.waited_seconds
 
 
-def no_overlap(network: Sequential, microbatch: Microbatch, communicator: Communicator) -> Overlap:
+def no_overlap(
+    network: PlannedNetwork, microbatch: Microbatch, communicator: Communicator
+) -> Overlap:
     """Shard by shard; then one sum."""
     return Overlap(
         [Lane(network, microbatch)],

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
@@ -33,12 +32,12 @@ from distcnn.training.consistency import parameter_hashes
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop, make_result
 from distcnn.training.progress import NoProgress
-from distcnn.training.resume import sources_in_force
+from distcnn.training.results import RunResult
+from distcnn.training.resume import require_code_outside, require_trusted, sources_in_force
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import dataset_identity, restore_snapshot
 from distcnn.training.state import State
-from distcnn.user_code import require_outside, require_trust
 from distcnn.user_source import compare_sources
 
 NAMES_ONLY = ("name", "source")
@@ -54,7 +53,7 @@ class Replayed:
     receipt: Receipt
     lines: list[Line]
     """Those of the receipt that were compared."""
-    result: dict[str, Any] | None
+    result: RunResult | None
     """What ``result.json`` must hold, where the replay reached the end of a finished run."""
 
     @property
@@ -92,10 +91,10 @@ def replay(
     config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
     together(
         communicator,
-        lambda: require_trust(config.model, directory, model, trust_model or model is not None),
+        lambda: require_trusted(config, directory, {"model": model} if model else {}, trust_model),
     )
     config = dataclasses.replace(config, model=model or config.model)
-    together(communicator, lambda: require_outside(config.model, directory))
+    together(communicator, lambda: require_code_outside(config, directory))
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = (
@@ -159,7 +158,7 @@ def follow(
                 for each in receipt.lines[:number]
             )
             loop.go_to(line["step"], end_epoch=closed)
-            loop.run.config = for_replay(Config(**line["configuration"]), data)
+            loop.run.config = for_replay(Config.from_record(line["configuration"]), data)
     loop.go_to(to_step, end_epoch)
 
 
@@ -188,7 +187,7 @@ def for_replay(config: Config, data: str | None) -> Config:
     saved.
     """
     return dataclasses.replace(
-        config, world_size=0, source="", checkpoint_every=0, data=data or config.data
+        config, expect_ranks=0, source="", checkpoint_every=0, data=data or config.data
     )
 
 

@@ -1,4 +1,4 @@
-"""What a finished run leaves: the last weights and the best ones, a summary, and the SHA-256 of
+"""What a finished run leaves: its result, the last weights and the best ones, and the SHA-256 of
 each file.
 
 ``weights.h5`` and ``weights-best.h5`` hold one dataset per parameter, in the network's order and
@@ -10,10 +10,12 @@ height, width); ``mean`` and ``std`` per channel, for inputs of (pixel / 255 - m
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +33,111 @@ ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
 """Those of which ``SHA256SUMS`` has the hashes."""
 
 Arrays = Mapping[str, NDArray[Any]]
-Result = dict[str, Any]
-NUMBERS = (
-    "steps",
-    "best_step",
-    "test_accuracy",
-    "test_correct",
-    "test_examples",
-    "test_loss",
-    "train_loss",
-)
 
 
-def describe(result: Result, step: int, test_accuracy: float) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecord:
+    """The image set of a run, as its result records it.
+
+    ``mean`` and ``std`` are per channel, of inputs (pixel / 255 - mean) / std; ``image_shape`` is
+    (channels, height, width).
+    """
+
+    name: str
+    path: str = ""
+    source: str = ""
+    sha256: str = ""
+    content_sha256: str
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
+    image_shape: tuple[int, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    train_examples: int
+    test_examples: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The summary of a run that is over.
+
+    ``world_size`` is the number of ranks it began on. Accuracies are fractions, losses means over
+    examples. ``seconds_to_target`` counts from the start of the first step, tests included; the
+    three fields of a target are None without one.
+    """
+
+    model: str = ""
+    parameters: int = 0
+    test_accuracy: float
+    test_correct: int
+    test_examples: int
+    test_loss: float
+    train_loss: float
+    params_sha256: str
+    epochs: int = 0
+    steps: int
+    best_step: int
+    best_test_accuracy: float = 0.0
+    target_accuracy: float | None = None
+    target_reached: bool | None = None
+    seconds_to_target: float | None = None
+    world_size: int = 1
+    num_shards: int = 0
+    microbatch_size: int = 0
+    seed: int = 0
+    reduction: str = ""
+    images_per_second: float = 0.0
+    train_seconds: float = 0.0
+    dataset: DatasetRecord
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``result.json``."""
+        values = dataclasses.asdict(self)
+        if self.target_accuracy is None:
+            for name in ("target_accuracy", "target_reached", "seconds_to_target"):
+                del values[name]
+        values["dataset"] = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values["dataset"].items()
+        }
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> RunResult:
+        """The result in ``result.json``; an older one has defaults where it lacks a value.
+
+        Raises:
+            LookupError, TypeError: it is not a result.
+        """
+        record: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in _known(DatasetRecord, values["dataset"]).items()
+        }
+        return cls(**{**_known(cls, values), "dataset": DatasetRecord(**record)})
+
+
+def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``kind`` in ``values``, each checked by its type."""
+    names = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    found = {name: value for name, value in values.items() if name in names}
+    for name, value in found.items():
+        allowed = {"str": (str,), "int": (int,), "float": (int, float)}.get(names[name])
+        if allowed and not isinstance(value, allowed):
+            raise TypeError(f"{name} is {value!r}")
+    return found
+
+
+def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
     """The attributes of a file of weights, those of ``step``, which had ``test_accuracy``."""
-    dataset = result["dataset"]
+    dataset = result.dataset
     return {
-        "model": result["model"],
+        "model": result.model,
         "step": step,
         "test_accuracy": test_accuracy,
-        **{name: dataset[name] for name in ("image_shape", "mean", "std", "class_names")},
+        "image_shape": list(dataset.image_shape),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "class_names": list(dataset.class_names),
     }
 
 
@@ -88,12 +175,12 @@ def weights_sha256(arrays: Iterable[NDArray[Any]]) -> str:
     return array_sha256(np.concatenate([array.reshape(-1) for array in arrays]))
 
 
-def write_results(folder: Path, result: Result, weights: bytes, best: bytes | None) -> None:
+def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes | None) -> None:
     """Write weights, checksums (of the files written before, too) and the summary.
 
     ``OSError`` when the disk does not take them.
     """
-    summary = (json.dumps(result, indent=2) + "\n").encode()
+    summary = (json.dumps(result.to_json(), indent=2) + "\n").encode()
     files = {WEIGHTS: weights, **({} if best is None else {BEST_WEIGHTS: best})}
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -109,27 +196,26 @@ def write_results(folder: Path, result: Result, weights: bytes, best: bytes | No
     write_atomically(folder / RESULT, summary)  # the last one: where it is, the run is over
 
 
-def read_result(folder: Path) -> Result:
-    """``result.json``.
+def read_result(folder: Path) -> RunResult:
+    """The result of the finished run in ``folder``.
 
-    ``ValueError`` names it when it cannot be read, or lacks what every result has.
+    Raises:
+        ValueError: names ``result.json`` when it cannot be read, or lacks what every result has.
     """
-    content = _content(folder / RESULT)
+    return _parsed(_content(folder / RESULT))[1]
+
+
+def read_result_values(folder: Path) -> dict[str, Any]:
+    """All that ``result.json`` in ``folder`` holds; raises as ``read_result``."""
+    return _parsed(_content(folder / RESULT))[0]
+
+
+def _parsed(content: bytes) -> tuple[dict[str, Any], RunResult]:
     try:
-        result = json.loads(content)
-        numbers = [result[name] for name in NUMBERS] + [result["dataset"]["train_examples"]]
-        texts = [
-            result["params_sha256"],
-            result["dataset"]["content_sha256"],
-            result["dataset"]["name"],
-        ]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        values = json.loads(content)
+        return values, RunResult.from_json(values)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{RESULT} is damaged ({type(error).__name__}: {error})") from error
-    if not all(isinstance(each, int | float) for each in numbers) or not all(
-        isinstance(each, str) for each in texts
-    ):
-        raise ValueError(f"{RESULT} is damaged: a value is of another type")
-    return dict(result)
 
 
 def _content(path: Path) -> bytes:
@@ -150,7 +236,7 @@ def damage_of(folder: Path) -> str | None:
         if (
             not weights_sha256(weights.values())
             == attributes.get("params_sha256")
-            == result["params_sha256"]
+            == result.params_sha256
         ):
             return f"{WEIGHTS} does not hold the weights that {RESULT} names"
         return damage_by_sums(folder)

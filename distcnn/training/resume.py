@@ -8,22 +8,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
-from distcnn.config import Config, Request, as_flag
+from distcnn.config import Config, as_flag
+from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes
 from distcnn.system.wording import counted
-from distcnn.training.results import CONFIG, RECEIPT, RESULT, damage_of, read_result
+from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS, read_config
 from distcnn.training.schedule import Plan
 from distcnn.training.snapshot import check_snapshot
-from distcnn.user_code import ACCEPT_FLAG, require_trust
+from distcnn.user_code import ACCEPT_FLAG, require_outside, require_trust
 from distcnn.user_source import Sources, compare_sources
 
 Report = Callable[[str], None]
@@ -42,7 +43,7 @@ class ResumePoint:
     """Whether the run goes on in ``directory``, not in another --output."""
     config: Config
     checkpoint: Checkpoint | None
-    result: dict[str, Any] | None
+    result: RunResult | None
 
 
 def find_resume_point(request: Request, report: Report) -> ResumePoint:
@@ -54,7 +55,7 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     if (
         result is None or "data" in request.given
     ):  # otherwise nothing is imported for a finished run
-        require_trust(config.model, directory, request.given.get("model"), request.trust_model)
+        require_trusted(config, directory, request.given, request.trust_model)
     done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
@@ -67,6 +68,22 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
         directory, report, set_aside=is_in_place(request)
     )  # what is refused above has changed nothing
     return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
+
+
+def require_trusted(
+    config: Config, directory: Path, given: Mapping[str, Any], trusted: bool
+) -> None:
+    """``InputError`` unless the user confirmed each piece of own code that a run names, by
+    repeating its name in ``given`` or with ``trusted``.
+    """
+    for field, name in config.own_code.items():
+        require_trust(field, name, directory, given.get(field), trusted)
+
+
+def require_code_outside(config: Config, *run_directories: str | Path) -> None:
+    """``InputError`` when the user's own code could be imported from a run directory."""
+    for name in config.own_code.values():
+        require_outside(name, *run_directories)
 
 
 def existing_run(path: str) -> Path:
@@ -115,7 +132,9 @@ def read_stored(
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
     if checkpoint:
         check_snapshot(checkpoint)
-    saved = Config(**json.loads(checkpoint.texts["configuration"])) if checkpoint else None
+    saved = (
+        Config.from_record(json.loads(checkpoint.texts["configuration"])) if checkpoint else None
+    )
     try:
         stored = read_config(directory)
     except InputError as error:
@@ -147,7 +166,7 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
             " them out, or begin a new run (data with the same content, epochs, output, how often"
             " to log, test and save, time-outs, tracing may change)"
         )
-    here = {"world_size": 0, "source": ""}  # what was said of another start, not of the run
+    here = {"expect_ranks": 0, "source": ""}  # what was said of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
 
 
@@ -163,7 +182,7 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 
 def finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
-) -> dict[str, Any] | None:
+) -> RunResult | None:
     """The result of a run that took all the steps that ``config`` asks for, or reached its target,
     and left its files; else None.
 
@@ -175,11 +194,9 @@ def finished_result(
     damage = damage_of(directory)
     if damage is None:
         result = read_result(directory)
-        total_steps = Plan(config, result["dataset"]["train_examples"]).total_steps
-        reached = (
-            0 < config.target_accuracy <= result["test_accuracy"] and result["steps"] < total_steps
-        )
-        if reached or result["steps"] == total_steps:
+        total_steps = Plan(config, result.dataset.train_examples).total_steps
+        reached = 0 < config.target_accuracy <= result.test_accuracy and result.steps < total_steps
+        if reached or result.steps == total_steps:
             return result
     if checkpoint is None:
         raise InputError(
@@ -210,7 +227,9 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
             line for line in starts if line["step"] > step
         ]
         plan = Plan(config, starts[0]["dataset"]["train_examples"])
-        plans = [Plan(Config(**line["configuration"]), plan.train_examples) for line in before]
+        plans = [
+            Plan(Config.from_record(line["configuration"]), plan.train_examples) for line in before
+        ]
         others = sorted({each.config.epochs for each in plans if not each.has_rates_of(plan)})
         if step >= last or not others:
             return ""

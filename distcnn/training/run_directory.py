@@ -15,9 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
-from distcnn.config import Config, read_toml
+from distcnn.config import Config
+from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
-from distcnn.nn import Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.system.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.training.line_log import LineLog
 from distcnn.training.locking import LOCK, locked, require_owner
@@ -29,6 +30,7 @@ from distcnn.training.results import (
     RECEIPT,
     SUMS,
     Arrays,
+    RunResult,
     describe,
     encode_weights,
     write_results,
@@ -77,20 +79,20 @@ class RunDirectory:
         """Append one line on the state after ``step`` steps."""
         self.receipt.add({"kind": kind, "step": step, **values})
 
-    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
         """Write weights and result, and complete the other files; on a full disk, older checkpoints
         make room.
 
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
         weights = network.named_values()
-        last = encode_weights(weights, describe(result, result["steps"], result["test_accuracy"]))
+        last = encode_weights(weights, describe(result, result.steps, result.test_accuracy))
         try:
             best = self._best_weights(self.locate(), weights, result)
             store = CheckpointStore(self.path / CHECKPOINTS)
             with_room(
                 lambda: self._write_results(self.locate(), result, last, best),
-                lambda: store.make_room(result["steps"], result["best_step"]),
+                lambda: store.make_room(result.steps, result.best_step),
             )
         except OSError as error:
             first = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
@@ -104,7 +106,7 @@ class RunDirectory:
             ) from error
 
     def _write_results(
-        self, folder: Path, result: dict[str, Any], last: bytes, best: bytes | None
+        self, folder: Path, result: RunResult, last: bytes, best: bytes | None
     ) -> None:
         self._keep_config(folder)
         self.metrics.complete()
@@ -120,12 +122,12 @@ class RunDirectory:
         )
         write_config(folder, self._config)
 
-    def _best_weights(self, folder: Path, last: Arrays, result: dict[str, Any]) -> bytes | None:
+    def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
         """The file of the best weights: the last ones, those in memory, or in a checkpoint kept for
         this; None when they are lost.
         """
-        step = result["best_step"]
-        best_step, best = (step, last) if step == result["steps"] else self.best
+        step = result.best_step
+        best_step, best = (step, last) if step == result.steps else self.best
         if best_step != step:
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
@@ -138,8 +140,7 @@ class RunDirectory:
                 )
                 return None
         return encode_weights(
-            {name: best[name] for name in last},
-            describe(result, step, result["best_test_accuracy"]),
+            {name: best[name] for name in last}, describe(result, step, result.best_test_accuracy)
         )
 
     def locate(self) -> Path:
@@ -210,7 +211,7 @@ class NoRunDirectory:
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Keep nothing."""
 
-    def finish(self, network: Sequential, result: dict[str, Any]) -> None:
+    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
         """Keep nothing."""
 
 
@@ -321,7 +322,7 @@ def read_config(path: Path) -> Config:
         raise InputError(
             f"{file} is damaged or was altered: its SHA-256 is not the one in its last line"
         )
-    return Config(**read_toml(file, OF_PATHS))
+    return Config.from_record(read_toml(file, OF_PATHS))
 
 
 def _end_of(text: str) -> str:

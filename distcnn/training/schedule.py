@@ -1,23 +1,31 @@
-"""The plan of a run: how many steps, which epoch a step lies in, at which learning rate.
+"""The plan of a run: how many steps it takes, to which epoch each belongs, and its learning rate.
 
-Pure functions of configuration and set.
+Pure functions of the configuration and the number of training examples.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 from distcnn.config import Config
 from distcnn.datasets import steps_per_epoch
-from distcnn.optim import SCHEDULES, learning_rate_at
+from distcnn.optim import Schedule
+from distcnn.registry import find_schedule
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``config`` makes of ``train_examples``."""
+    """How a run over ``train_examples`` goes.
+
+    ``schedule`` is the object in place of the one that ``config`` names; its warm-up is the
+    configuration's.
+    """
 
     config: Config
     train_examples: int
+    schedule: Schedule | None = None
 
     @property
     def steps_an_epoch(self) -> int:
@@ -48,15 +56,16 @@ class Plan:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of ``step`` (from 0)."""
-        schedule = SCHEDULES[self.config.schedule]
-        step_of_cycle = step % self.scheduled_steps
-        return learning_rate_at(
-            step_of_cycle,
-            schedule,
+        return self._schedule.learning_rate(
+            step % self.scheduled_steps,
             peak=self.config.learning_rate,
-            warmup_steps=self.warmup_steps,
             total_steps=self.scheduled_steps,
         )
+
+    @cached_property
+    def _schedule(self) -> Schedule:
+        given = self.schedule or find_schedule(self.config.schedule, 0)
+        return dataclasses.replace(given, warmup_steps=self.warmup_steps)
 
     def has_rates_of(self, other: Plan) -> bool:
         """Whether each step has the learning rate that it has in ``other``, a plan of the same run

@@ -6,17 +6,17 @@ What is wrong with the input is found here, by all ranks together.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.config import Config
-from distcnn.datasets import DatasetInfo, Microbatch, read_info
+from distcnn.datasets import DatasetInfo, HDF5Dataset, Microbatch
 from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.hashing import combined_sha256
-from distcnn.datasets.statistics import mean_and_std
+from distcnn.datasets.survey import mean_and_std
 from distcnn.distributed import (
     REDUCTIONS,
     Communicator,
@@ -30,9 +30,9 @@ from distcnn.errors import InputError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import build_model, find_model, initialise_model
-from distcnn.nn import LOSSES, Sequential
-from distcnn.optim import OPTIMIZERS
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
+from distcnn.registry import find_loss, find_optimizer, find_schedule
 from distcnn.system.wording import counted
 from distcnn.training.advice import require_enough_examples
 from distcnn.training.data import NamedHashes, open_data, survey
@@ -42,7 +42,7 @@ from distcnn.training.host_placement import require_everywhere, settle_threads
 from distcnn.training.overlap import Lane, open_sums, plan_overlap
 from distcnn.training.schedule import Plan
 from distcnn.training.step import Step
-from distcnn.user_source import Sources, compare_sources, model_sources, sha256_of
+from distcnn.user_source import Sources, compare_sources, own_sources, sha256_of
 
 FORWARDS_A_STEP = 3
 """A block of the test set takes about a third of the time of a shard in a step, which goes backward
@@ -57,7 +57,7 @@ class Run:
     config: Config
     communicator: Communicator
     dataset: DatasetInfo
-    network: Sequential
+    network: PlannedNetwork
     step: Step
     evaluation: Evaluation
     content_sha256: str
@@ -83,18 +83,19 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
     """
     shard_indices = together(communicator, lambda: _check_world(config, communicator))
     together(communicator, lambda: find_model(config.model))
+    together(communicator, lambda: find_schedule(config.schedule, config.warmup_steps))
     if config.source or Path(config.data) == Path(DEFAULT_PATH):
         pulse.beat(Activity.PREPARING_DATA)
         on_root(communicator, lambda: _ensure_mnist(config, report))
     pulse.beat(Activity.OPENING_DATA)
     require_everywhere(config.data, "--data", communicator)
+    images = HDF5Dataset(config.data)
     dataset = together(
         communicator,
-        lambda: read_info(
-            config.data, config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)
-        ),
+        lambda: images.read_info(config.stall_timeout, lambda: pulse.beat(Activity.READING_DATA)),
     )
-    datasets = communicator.allgather(dataset)
+    sha256 = images.content_sha256() if communicator.world_size > 1 else ""
+    datasets = communicator.allgather(replace(dataset, sha256=dataset.sha256 or sha256))
     together(communicator, lambda: _check_same(datasets))
     together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
     pulse.beat(Activity.BUILDING)
@@ -104,12 +105,12 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
             config.model, dataset.image_shape, dataset.classes, config.microbatch_size
         ),
     )
-    sources = together(communicator, lambda: model_sources(config.model))
+    sources = together(communicator, lambda: own_sources(*config.own_code.values()))
     same_model(sources, communicator)
     rng = PortableGenerator(generator(config.seed, INITIALISE))
     together(communicator, lambda: initialise_model(config.model, network, rng))
     pulse.beat(Activity.READING_DATA)
-    data = open_data(dataset, config, communicator, shard_indices)
+    data = open_data(images, dataset, config, communicator, shard_indices)
     content = survey(data, dataset, config.microbatch_size, communicator)
     statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
@@ -127,8 +128,13 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
         communicator,
         lambda: plan_overlap(lane, make_lane, len(data.shards), sums) if sums else None,
     )
-    loss = LOSSES[config.loss]
-    optimizer = OPTIMIZERS[config.optimizer](network.values, config.momentum, config.weight_decay)
+    loss = together(communicator, lambda: find_loss(config.loss))
+    optimizer = together(
+        communicator,
+        lambda: find_optimizer(
+            config.optimizer, config.learning_rate, config.momentum, config.weight_decay
+        ),
+    ).start(network.values)
     sizes = network.values.size, config.num_shards, config.gradient_limit
     kept = None if overlap else keep_gradients(config.reduction, *sizes, communicator)
     reduction = kept or REDUCTIONS[config.reduction](*sizes)
@@ -172,7 +178,7 @@ def prepare_run(config: Config, communicator: Communicator, report: Callable[[st
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
     """Root's: make the default image set where it is not there."""
     if must_be_prepared(config.data, config.source or None):
-        from distcnn.datasets.mnist import (
+        from distcnn.datasets.prepare_mnist import (
             prepare_mnist,  # once in a machine's life: it brings ssl, archives, pip's ways
         )
 
@@ -227,13 +233,35 @@ def same_model(sources: Sources, communicator: Communicator) -> None:
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:
-    if config.world_size and communicator.world_size != config.world_size:
+    started, wanted = communicator.world_size, config.expect_ranks
+    if wanted and started != wanted:
+        runs = "1 is running" if started == 1 else f"{started} are running"
         raise InputError(
-            f"--world-size is {config.world_size}, but {counted(communicator.world_size, 'rank')}"
-            f" started ({communicator.description}): start {config.world_size}, with the launcher"
-            " of the MPI that mpi4py uses"
+            f"expected {counted(wanted, 'rank')} (--expect-ranks), but {runs}"
+            f" ({communicator.description}): start with mpirun -n {wanted}, of the MPI that mpi4py"
+            " uses"
         )
-    return shards_of_rank(config.num_shards, communicator.world_size, communicator.rank)
+    if started > config.num_shards:
+        raise InputError(too_many_ranks(config, started))
+    return shards_of_rank(config.num_shards, started, communicator.rank)
+
+
+def too_many_ranks(config: Config, world_size: int) -> str:
+    """The error for more ranks than shards, with a remedy that keeps the global batch where one
+    does.
+    """
+    batch = config.global_batch_size
+    shards = next((n for n in range(world_size, batch + 1) if batch % n == 0), 0)
+    remedy = (
+        f"--num-shards {shards} --microbatch-size {batch // shards} keeps the global batch of"
+        f" {batch:,} (other shards, other bits)"
+        if shards
+        else f"give --num-shards {world_size} or more"
+    )
+    return (
+        f"{world_size} ranks cannot share {counted(config.num_shards, 'shard')}: each needs one:"
+        f" start at most {config.num_shards}, or begin a new run: {remedy}"
+    )
 
 
 def _check_same(datasets: list[DatasetInfo]) -> None:

@@ -16,7 +16,7 @@ import distcnn
 from distcnn.checkpoints import Checkpoint
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.nn import Sequential
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
 from distcnn.training.setup import Run
@@ -100,7 +100,7 @@ def check_snapshot(checkpoint: Checkpoint) -> None:
     """
     step = checkpoint.attributes["step"]
     try:
-        config = Config(**json.loads(checkpoint.texts["configuration"]))
+        config = Config.from_record(json.loads(checkpoint.texts["configuration"]))
         state = State.from_json(json.loads(checkpoint.texts["state"]))
         dataset, software, orders = (
             json.loads(checkpoint.texts[name]) for name in ("dataset", "software", "orders_sha256")
@@ -159,9 +159,9 @@ def check_dataset(recorded: dict[str, Any], run: Run) -> None:
         )
 
 
-def _named(network: Sequential, vector: NDArray[Any]) -> dict[str, NDArray[Any]]:
+def _named(network: PlannedNetwork, vector: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {
-        name: vector[span].reshape(network.parameters[name].shape)
+        name: vector[span].reshape(network.parameters.described[name].shape)
         for name, span in network.slices.items()
     }
 

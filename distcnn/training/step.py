@@ -14,9 +14,10 @@ from distcnn.datasets import Microbatch, Part
 from distcnn.distributed import Communicator, RangeError, Reduction, Tally, Totals
 from distcnn.errors import TrainingError
 from distcnn.fault_tolerance.heartbeat import Activity, pulse
-from distcnn.nn import Sequential, computing
+from distcnn.nn import computing
 from distcnn.nn.losses import Loss
-from distcnn.optim import Optimizer
+from distcnn.nn.planned import PlannedNetwork
+from distcnn.optim import Updater
 from distcnn.spans import LEDGER, LOCAL_SUM, LOSS, READ_DATA, SHARD, STEP, UPDATE, Span
 from distcnn.training.ledger import Ledger
 from distcnn.training.nan_check import first_not_finite
@@ -47,9 +48,9 @@ class ShardFailure(TrainingError):
 class Step:
     """What a step needs; ``shards`` are this rank's."""
 
-    network: Sequential
+    network: PlannedNetwork
     loss: Loss
-    optimizer: Optimizer
+    optimizer: Updater
     shards: Sequence[Part]
     microbatch: Microbatch
     reduction: Reduction

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, mpi_launcher, write_image_set
+from tests.conftest import SERIAL, MakeImageSet, mpi_launcher, slow, write_image_set
 from tests.support.training_fixtures import (
     STOPPING_MODEL,
     content,
@@ -86,7 +86,9 @@ def assert_different(run: Path, message: str, *flags: str, **options: Any) -> No
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize(("made_on", "replayed_on"), [(1, (3,)), (2, (1,)), (3, (2,)), (4, (1, 2))])
+@pytest.mark.parametrize(
+    ("made_on", "replayed_on"), [(1, (3,)), *slow((2, (1,)), (3, (2,)), (4, (1, 2)))]
+)
 def test_a_run_is_identical_on_any_ranks(
     made_on: int, replayed_on: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ def test_a_run_is_identical_on_any_ranks(
         assert_identical(tmp_path / "run", ranks=ranks)
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_a_run_that_was_stopped_and_changed_is_identical(
     image_set: MakeImageSet, tmp_path: Path

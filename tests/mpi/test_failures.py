@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet
+from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, slow
 from tests.support.running import (
     STAGED,
     reference_hash,
@@ -128,7 +128,7 @@ def test_mpi4py_broken_on_one_rank_is_told_and_ends_all(any_mpi: Launcher, tmp_p
     assert "mpi4py cannot be used (broken on purpose)" in ended.stderr
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2, "mpirun"])
+@pytest.mark.parametrize("victim", [1, "mpirun", *slow(0, 2)])
 def test_after_signal_9_all_end_and_the_run_can_be_resumed(
     victim: int | str, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:

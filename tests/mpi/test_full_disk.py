@@ -125,6 +125,7 @@ def check_records(run: Path) -> None:
     assert rest == [*weights[:7], ("epoch", 7), *weights[7:], ("epoch", 14), ("end", 14)]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while(disk: Disk, image_set: MakeImageSet) -> None:
     with start(disk, *STAGED, "--data", str(image_set()), *RUN) as run:
         before = fill_after_first_checkpoint(run, disk)
@@ -145,6 +146,7 @@ def test_a_disk_that_is_full_for_a_while(disk: Disk, image_set: MakeImageSet) ->
     )
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_to_the_end(disk: Disk, image_set: MakeImageSet) -> None:
     with start(disk, *STAGED, "--data", str(image_set()), *RUN) as run:
         before = fill_after_first_checkpoint(run, disk)

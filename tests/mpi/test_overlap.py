@@ -74,6 +74,7 @@ def test_a_shard_that_cannot_be_added_is_named_as_without(
     assert f"error: step 2, shard {shards[0]}: the gradient of conv1.weight is nan" in errors[0]
 
 
+@pytest.mark.slow
 def test_a_hanging_rank_is_named(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import Launcher, MakeImageSet
+from tests.conftest import Launcher, MakeImageSet, slow
 
 WORLD_SIZES = (1, 2, 3, 4, 5, 7, 8)
 
@@ -46,7 +46,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["lenet", *slow(*sorted(RUNS.keys() - {"lenet"}))])
 def test_the_weights_do_not_depend_on_the_ranks(
     name: str, any_mpi: Launcher, serial: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def stop_in_a_shard(run: Running, rank: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_stopped_and_a_hanging_rank_are_named(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_stopped_and_a_hanging_rank_are_named(
                 assert f"stack of rank {rank}:\n  (as it was " in ended.stderr
 
 
+@pytest.mark.slow
 def test_one_process_that_hangs_ends_itself_unless_it_may_take_for_ever(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_one_process_that_hangs_ends_itself_unless_it_may_take_for_ever(
         assert (ended.code, ended.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 def test_a_job_that_was_suspended_as_a_whole_goes_on(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path

@@ -15,7 +15,7 @@ import pytest
 from distcnn.checkpoints import CheckpointStore
 from distcnn.cli.command import EXIT_STOPPED
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED, STOP_SIGNALS
-from tests.conftest import SERIAL, Launcher, MakeImageSet
+from tests.conftest import SERIAL, Launcher, MakeImageSet, slow
 from tests.support.running import (
     STAGED,
     STAGED_STEPS,
@@ -86,12 +86,14 @@ def check_stopped(
     ("number", "where"),
     [
         (signal.SIGTERM, [1]),
-        (signal.SIGINT, [0]),
-        (signal.SIGUSR1, [0, 1, 2]),
-        (signal.SIGHUP, [2]),
-        (signal.SIGUSR2, [0, 2]),
-        (signal.SIGXCPU, [1]),
         (signal.SIGUSR1, "mpirun"),
+        *slow(
+            (signal.SIGINT, [0]),
+            (signal.SIGUSR1, [0, 1, 2]),
+            (signal.SIGHUP, [2]),
+            (signal.SIGUSR2, [0, 2]),
+            (signal.SIGXCPU, [1]),
+        ),
     ],
 )
 def test_a_signal_gives_a_checkpoint_and_85(
@@ -118,6 +120,7 @@ def test_a_signal_gives_a_checkpoint_and_85(
     assert (result["params_sha256"], result["world_size"]) == (reference_hash(image_set()), 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_mpirun_leaves_a_run_that_can_be_resumed(
     number: signal.Signals, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
@@ -240,6 +243,7 @@ def test_a_signal_while_the_run_is_made_waits_until_it_can_be_resumed(
     assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [[1], "mpirun"])
 def test_a_second_interrupt_ends_a_long_step_at_once(
     where: Where, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcnn.datasets import mnist
+from distcnn.datasets import prepare_mnist as mnist
 
 ToIdx = Callable[[NDArray[np.integer]], bytes]
 

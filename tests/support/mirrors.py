@@ -16,7 +16,7 @@ from threading import Thread
 
 import pytest
 
-from distcnn.datasets import mnist
+from distcnn.datasets import prepare_mnist as mnist
 
 Files = dict[str, bytes]
 Serve = Callable[[Files], tuple[str, list[str]]]

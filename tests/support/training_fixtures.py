@@ -15,7 +15,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from distcnn.checkpoints import CheckpointStore
-from distcnn.config import Config, parse_config
+from distcnn.config import Config
+from distcnn.config_parsing import parse_config
 from distcnn.distributed import Communicator, SerialCommunicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checkpointing import NoSaving

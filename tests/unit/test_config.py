@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from distcnn.config import STEPS_TRACED, Config, make_parser, parse_config
+from distcnn.config import STEPS_TRACED, Config
+from distcnn.config_parsing import make_parser, parse_config
 from distcnn.errors import InputError
 
 
@@ -59,7 +60,7 @@ def test_every_field_is_a_flag_with_help_and_default() -> None:
         ({"log_every": 0}, "--log-every is 0"),
         ({"max_steps": -1}, "--max-steps is -1: it must be 0 or more"),
         ({"warmup_steps": -5}, "--warmup-steps is -5"),
-        ({"eval_every": -1}, "--eval-every is -1"),
+        ({"eval_every_epochs": -1}, "--eval-every-epochs is -1"),
         ({"trace": -1}, "--trace is -1: it must be 0 or more"),
         ({"trace_from": -1}, "--trace-from is -1: it must be 0 or more"),
         ({"seed": -1}, "--seed is -1"),

@@ -24,7 +24,6 @@ from distcnn.nn import (
     squared_error,
 )
 from distcnn.nn.losses import Loss
-from distcnn.optim import SGD, Adam
 
 VALUES = np.zeros(3)
 
@@ -50,9 +49,6 @@ VALUES = np.zeros(3)
         (lambda: Sequential(Flatten()), "list"),
         (lambda: Sequential([Flatten(), ReLU]), r"ReLU\(\)"),
         (lambda: Sequential([[Flatten()], Dense(10)]), r"layers\[0\]"),
-        (lambda: SGD(VALUES, 0.1, 0.9), "momentum="),
-        (lambda: SGD(VALUES, lr=0.1), r"step\(\)"),
-        (lambda: Adam(VALUES, 0.001), "weight_decay="),
     ],
 )
 def test_what_can_be_confused_is_refused_with_how_to_write_it(

@@ -117,7 +117,6 @@ def test_a_name_finds_its_function() -> None:
 
 def test_ones_own_model_is_found_and_built(write_model: WriteModel) -> None:
     network = build_model(f"{write_model(OWN_MODEL)}:small", (2, 5, 4), 3, 6)
-    assert isinstance(network, Sequential)
     assert (network.microbatch_size, network.output_shape) == (6, (3,))
     assert network.named_values()["conv1.weight"].shape == (2, 2, 3, 3)
 
@@ -149,7 +148,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
 )
 def test_a_model_that_cannot_be_imported_is_refused_with_the_reason(name: str, reason: str) -> None:
     message = (
-        rf"^model '{name}' cannot be imported \(.*{reason}.*\): give package.module:function,"
+        rf"^model '{name}' cannot be imported \(.*{reason}.*\): give package.module:name,"
         r" importable from the current folder$"
     )
     with pytest.raises(InputError, match=message):
@@ -169,7 +168,7 @@ def test_what_is_no_function_is_refused(write_model: WriteModel) -> None:
     module = write_model("small = 3\n")
     with pytest.raises(
         InputError,
-        match=rf"^model '{module}:small' is not a function: it must take \(input_shape, classes\)",
+        match=rf"^model '{module}:small' is not a function or class: it must take \(input_shape",
     ):
         find_model(f"{module}:small")
 

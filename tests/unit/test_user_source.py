@@ -11,7 +11,7 @@ import pytest
 from distcnn.errors import InputError
 from distcnn.models import find_model
 from distcnn.training.setup import same_model
-from distcnn.user_source import compare_sources, model_sources
+from distcnn.user_source import compare_sources, own_sources
 from tests.conftest import ROOT
 
 NET = """
@@ -53,7 +53,7 @@ def test_the_users_modules_are_followed_wherever_they_are_imported(own: Path) ->
     (own / "own_unused.py").write_text("SIZE = 5\n")
     importlib.import_module("own_unused")
     find_model("own_pkg.deep.net:network")
-    sources = model_sources("own_pkg.deep.net:network")
+    sources = own_sources("own_pkg.deep.net:network")
     assert set(sources) == {
         "own_pkg",
         "own_pkg.deep",
@@ -74,13 +74,13 @@ def test_an_installed_package_counts_when_the_model_is_in_it(
     (site / "own_library.py").write_text("")
     monkeypatch.syspath_prepend(str(site))
     find_model("own_installed:network")
-    assert set(model_sources("own_installed:network")) == {"own_installed"}
+    assert set(own_sources("own_installed:network")) == {"own_installed"}
 
 
 @pytest.mark.parametrize("model", ["lenet", "distcnn.models:lenet"])
 def test_distcnns_own_networks_have_none(model: str) -> None:
     find_model(model)
-    assert model_sources(model) == {}
+    assert own_sources(model) == {}
 
 
 def test_a_module_without_source_counts_by_its_bytes(own: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_module_without_source_counts_by_its_bytes(own: Path) -> None:
     py_compile.compile(str(own / "own_compiled.py"), cfile=str(own / "own_compiled.pyc"))
     (own / "own_compiled.py").unlink()
     find_model("own_compiled:network")
-    assert "SHA-256" in model_sources("own_compiled:network")["own_compiled"]
+    assert "SHA-256" in own_sources("own_compiled:network")["own_compiled"]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,6 @@ def test_ranks_with_different_models_are_refused() -> None:
 def test_the_sources_of_this_tests_own_helpers_are_found() -> None:
     find_model("tests.support.staged:network")
     assert (
-        model_sources("tests.support.staged:network")["tests.support.staged"]
+        own_sources("tests.support.staged:network")["tests.support.staged"]
         == (ROOT / "tests/support/staged.py").read_text()
     )

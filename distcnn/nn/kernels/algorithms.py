@@ -29,9 +29,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from numpy.typing import DTypeLike
-
 from distcnn.nn.geometry import Geometry
+from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Part
 from distcnn.nn.kernels.im2col import DirectFiltering
 from distcnn.nn.kernels.winograd import MinimalFiltering
@@ -118,7 +117,7 @@ class Filtering(Protocol):
         """
 
 
-def plan_filtering(geometry: Geometry, dtype: DTypeLike, pooled: int = 1) -> Filtering:
+def plan_filtering(geometry: Geometry, buffers: Buffers, pooled: int = 1) -> Filtering:
     """The make with the fewest multiplications, where that pays. A pure function of shapes, so the
     same on all ranks.
 
@@ -135,7 +134,7 @@ def plan_filtering(geometry: Geometry, dtype: DTypeLike, pooled: int = 1) -> Fil
         }
     outputs = min(costs, key=lambda m: (costs[m], m))
     return (
-        DirectFiltering(geometry, dtype, pooled)
+        DirectFiltering(geometry, buffers, pooled)
         if outputs == 1
-        else MinimalFiltering(outputs, geometry, dtype)
+        else MinimalFiltering(outputs, geometry, buffers)
     )

@@ -9,10 +9,14 @@ than that.
 
 from __future__ import annotations
 
+import math
 from threading import Lock
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
+
+from distcnn.nn.layer import Array, Shape
 
 ALIGNMENT_BYTES = 64
 PIECE_BYTES = 64 << 20
@@ -50,3 +54,41 @@ def _piece(nbytes: int) -> memoryview:
     raw = np.zeros(nbytes + ALIGNMENT_BYTES, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT_BYTES
     return raw.data[start : start + nbytes]
+
+
+_ARENA = Arena()
+
+
+def buffer(shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
+    """Zeros that start on a cache line, so that neither speed nor result depends on the address."""
+    dtype = np.dtype(dtype)
+    return _ARENA.zeros(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+
+
+class Buffers:
+    """The buffers of one plan: arrays of zeros of one dtype, and how many bytes they take."""
+
+    def __init__(self, dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(dtype)
+        self.nbytes = 0
+
+    def zeros(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """An array of ``shape``, of the plan's dtype unless another is given."""
+        array = buffer(shape, self.dtype if dtype is None else dtype)
+        self.nbytes += array.nbytes
+        return array
+
+    def images(self, shape: Shape) -> Array:
+        """Images of ``shape`` (C, H, W, N) that lie in memory as (H, C, W, N)."""
+        channels, height, *others = shape
+        return self.zeros((height, channels, *others)).swapaxes(0, 1)
+
+    def activations(self, shape: Shape) -> Array:
+        """``images`` for (C, H, W, N), plain ``zeros`` for any other shape."""
+        return self.images(shape) if len(shape) == 4 else self.zeros(shape)
+
+    def like(self, array: Array, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """An array of the shape of ``array`` whose axes have the same order in memory."""
+        order = np.argsort([-stride for stride in array.strides], kind="stable")
+        inner = self.zeros(tuple(array.shape[axis] for axis in order), dtype or array.dtype)
+        return inner.transpose(np.argsort(order))

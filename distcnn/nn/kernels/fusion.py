@@ -9,76 +9,59 @@ comparison of the pooling's, with 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import TypeGuard
-
-from distcnn.nn.activations import ReLU
-from distcnn.nn.convolution import Conv2d, RowLayer
-from distcnn.nn.dense import Flatten
-from distcnn.nn.layer import Array, Layer
+from distcnn.nn.kernels.arena import Buffers
+from distcnn.nn.kernels.convolution import ConvKernel
+from distcnn.nn.kernels.pooling import Scratch, TiledRows
+from distcnn.nn.layer import Array, Call
 from distcnn.nn.pooling import MaxPool2d
-
-Stage = tuple[int, "Layer | Fused"]
-
-
-class Fused:
-    """Takes the place of ``conv`` and what follows it in forward and backward, with the layers' own
-    buffers.
-    """
-
-    def __init__(self, conv: Conv2d, following: RowLayer, output: Array) -> None:
-        self._conv, self._following, self._output = conv, following, output
-
-    def forward(self, x: Array) -> Array:
-        """As the layers' own."""
-        self._conv.forward_blocks(x, self._following)
-        return self._output
-
-    def backward(self, grad_output: Array, input_gradient: bool = True) -> Array | None:
-        """As the layers' own."""
-        return self._conv.backward(grad_output, input_gradient, self._following)
+from distcnn.spans import Span
 
 
-def align(layers: Sequence[Layer]) -> None:
-    """Before they are planned: a convolution's blocks hold whole windows of the max pooling after
-    it, whose output lies as a Flatten after that wants it."""
-    for layer, following in pairwise([*layers, None]):
-        if type(layer) is Conv2d:
-            layer.pooled = following.kernel_size if _side_by_side(following) else (1, 1)
-    for index, layer in enumerate(layers):
-        if type(layer) is MaxPool2d:
-            rest = layers[index + 1 :]
-            layer.flattened = any(
-                type(each) is Flatten
-                for each in rest[1 if rest and type(rest[0]) is ReLU else 0 :][:1]
-            )
+class FusedPool:
+    """The pooling of the blocks that ``conv`` makes: the row layer of ``ConvKernel``."""
+
+    def __init__(
+        self,
+        conv: ConvKernel,
+        pool: MaxPool2d,
+        name: str,
+        buffers: Buffers,
+        flattened: bool,
+        rectify: bool,
+    ) -> None:
+        self.name = name
+        (oh, ow), (kh, kw) = conv.size, pool.kernel_size
+        shape = conv.out_channels, oh // kh, ow // kw, conv.count
+        self.output = buffers.zeros(shape) if flattened else buffers.images(shape)
+        scratch = Scratch(buffers)
+        self._blocks = [
+            TiledRows(tiled, (rows, *part), (kh, kw), self.output, scratch, buffers, rectify)
+            for tiled, rows, part in conv.blocks
+        ]
+        self._forward, self._backward = Span("forward", layer=name), Span("backward", layer=name)
+
+    def forward_rows(self, block: int) -> None:
+        """Pool the block of that number: the input is where it was planned to be."""
+        with self._forward:
+            self._blocks[block].forward()
+
+    def backward_rows(self, block: int, grad_output: Array) -> None:
+        """Write the gradient of the block of that number in the place of its input, for
+        ``grad_output``, that of the whole output.
+        """
+        with self._backward:
+            self._blocks[block].backward(grad_output)
 
 
-def fuse(layers: Sequence[Layer]) -> list[Stage]:
-    """The planned ``layers``, fused where that can be, each with the index of the (first) layer.
+class FusedKernel:
+    """Runs ``conv`` with the pooling inside."""
 
-    A user's own class may do anything, so it is left alone.
-    """
-    stages: list[Stage] = []
-    index = 0
-    while index < len(layers):
-        layer, second, third = layers[index], *[*layers[index + 1 : index + 3], None, None][:2]
-        if (
-            type(layer) is Conv2d
-            and _side_by_side(second)
-            and layer.holds_windows(second.kernel_size)
-        ):
-            rectify = type(third) is ReLU
-            second.plan_rows(layer.blocks, rectify)
-            stages.append((index, Fused(layer, second, second.output)))
-            index += 3 if rectify else 2
-        else:
-            stages.append((index, layer))
-            index += 1
-    return stages
+    def __init__(self, conv: ConvKernel, pool: FusedPool) -> None:
+        self._conv, self.pool = conv, pool
 
+    def forward(self, x: Array, call: Call) -> Array:
+        self._conv.forward_blocks(x, call, self.pool)
+        return self.pool.output
 
-def _side_by_side(layer: Layer | None) -> TypeGuard[MaxPool2d]:
-    """Whether it is a max pooling whose windows neither overlap nor leave gaps."""
-    return type(layer) is MaxPool2d and layer.kernel_size == layer.stride
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        return self._conv.backward(grad_output, call, input_gradient, self.pool)

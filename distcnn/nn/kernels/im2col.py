@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from distcnn.nn.geometry import Geometry
+from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Part
 from distcnn.nn.kernels.tiles import Shifts, copy_tiles, fold
-from distcnn.nn.layer import Array, Shape, buffer, image_buffer
+from distcnn.nn.layer import Array, Shape
 
 
 class DirectFiltering:
@@ -24,8 +24,13 @@ class DirectFiltering:
 
     small_products = False
 
-    def __init__(self, geometry: Geometry, dtype: DTypeLike, outputs: int = 1) -> None:
-        self._geometry, self._dtype, self.outputs, self.points = geometry, dtype, outputs, outputs
+    def __init__(self, geometry: Geometry, buffers: Buffers, outputs: int = 1) -> None:
+        self._geometry, self._buffers, self.outputs, self.points = (
+            geometry,
+            buffers,
+            outputs,
+            outputs,
+        )
         (_, self.depth), (_, self._stride), (_, width) = (
             geometry.kernel,
             geometry.stride,
@@ -39,7 +44,7 @@ class DirectFiltering:
     def strip(self, tiles: int, count: int) -> DirectFiltering:
         size = self._geometry.size[0], tiles * self.outputs
         return DirectFiltering(
-            replace(self._geometry, size=size, count=count), self._dtype, self.outputs
+            replace(self._geometry, size=size, count=count), self._buffers, self.outputs
         )
 
     @property
@@ -48,19 +53,19 @@ class DirectFiltering:
 
     @cached_property
     def _whole(self) -> Array:
-        return image_buffer(
-            (self._geometry.filters, *self._geometry.size, self._geometry.count), self._dtype
+        return self._buffers.images(
+            (self._geometry.filters, *self._geometry.size, self._geometry.count)
         )
 
     @cached_property
     def _kept(self) -> Array:
-        return buffer(
-            (self.points, self._geometry.size[0], self._geometry.filters, self.columns), self._dtype
+        return self._buffers.zeros(
+            (self.points, self._geometry.size[0], self._geometry.filters, self.columns)
         )
 
     def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
         rows = most_outputs if self.outputs > 1 else 0
-        self._block = buffer((self.points, rows, self._geometry.filters, self.columns), self._dtype)
+        self._block = self._buffers.zeros((self.points, rows, self._geometry.filters, self.columns))
 
     def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:
         np.copyto(self._shifted(rows), self._shifts.of(x, block, part))

@@ -7,12 +7,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from distcnn.nn.geometry import Geometry
+from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Part
 from distcnn.nn.kernels.tiles import Shifts, copy_tiles, fold
-from distcnn.nn.layer import Array, buffer
+from distcnn.nn.layer import Array
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 """Where the polynomials are evaluated, besides infinity: small powers of two, so that A and B are
@@ -28,36 +29,37 @@ class MinimalFiltering:
 
     depth, small_products, images = 1, True, None
 
-    def __init__(self, outputs: int, geometry: Geometry, dtype: DTypeLike) -> None:
-        self._geometry, self._dtype, self.outputs = geometry, dtype, outputs
+    def __init__(self, outputs: int, geometry: Geometry, buffers: Buffers) -> None:
+        self._geometry, self._buffers, self.outputs = geometry, buffers, outputs
         output_width, kernel_width = geometry.size[1], geometry.kernel[1]
         self.points, self.tiles = outputs + kernel_width - 1, -(-output_width // outputs)
         self.width = self.tiles * outputs + kernel_width - 1
         self.columns = self.tiles * geometry.count
         self._shifts = Shifts(self.points, 1, outputs, self.tiles)
         self._a, self._b, self._g = (
-            np.ascontiguousarray(each, dtype) for each in minimal_matrices(outputs, kernel_width)
+            np.ascontiguousarray(each, buffers.dtype)
+            for each in minimal_matrices(outputs, kernel_width)
         )
         self._b_turned = np.ascontiguousarray(self._b.T)
-        self._a_and_bias = np.concatenate([self._a.T, np.ones((outputs, 1), dtype)], axis=1)
+        self._a_and_bias = np.concatenate([self._a.T, np.ones((outputs, 1), buffers.dtype)], axis=1)
 
     def strip(self, tiles: int, count: int) -> MinimalFiltering:
         size = self._geometry.size[0], tiles * self.outputs
         return MinimalFiltering(
-            self.outputs, replace(self._geometry, size=size, count=count), self._dtype
+            self.outputs, replace(self._geometry, size=size, count=count), self._buffers
         )
 
     def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
         geometry = self._geometry
-        self._grad_pixels = buffer(
-            (most_inputs, geometry.channels, self.tiles, self.points, geometry.count), self._dtype
+        self._grad_pixels = self._buffers.zeros(
+            (most_inputs, geometry.channels, self.tiles, self.points, geometry.count)
         )
-        products = buffer(
-            (self.points + 1, geometry.size[0], geometry.filters, self.columns), self._dtype
+        products = self._buffers.zeros(
+            (self.points + 1, geometry.size[0], geometry.filters, self.columns)
         )
         self.grad_products, self._products_and_bias = products[:-1], products[:, :most_outputs]
-        self._tiled = buffer(
-            (self.outputs, most_outputs, geometry.filters, self.tiles, geometry.count), self._dtype
+        self._tiled = self._buffers.zeros(
+            (self.outputs, most_outputs, geometry.filters, self.tiles, geometry.count)
         )
 
     def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.cli.same_flags import difference, flags_of
+from distcnn.cli.parser import difference, flags_of
 from tests.conftest import ROOT, MakeImageSet, clean_environment, mpi_launcher
 
 SEEDS = ["--epochs", "2", "--seed", "1"]

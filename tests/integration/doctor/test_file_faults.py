@@ -15,10 +15,8 @@ from distcnn.datasets import opening, read_info
 from distcnn.datasets.opening import lock_state
 from distcnn.distributed import SerialCommunicator
 from distcnn.doctor import image_set
-from distcnn.doctor.file_systems import file_system
-from distcnn.doctor.finding import Places
-from distcnn.doctor.image_set import look_through
-from distcnn.doctor.options import Options
+from distcnn.doctor.check import Failed, Options, Places
+from distcnn.doctor.image_set import judge_content
 from tests.conftest import Launcher, MakeImageSet
 from tests.support.examined import doctor
 
@@ -91,7 +89,7 @@ def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Pat
             del file.attrs[name]
         file["test/images"][:10] = file["train/images"][:10]
         file.attrs["classes"] = 11
-    remarks = look_through(read_info(own))
+    remarks = judge_content(read_info(own))
     assert len(remarks) == 3
     seen = doctor(serial, 1, "--data", str(own))
     seen.only_bad()
@@ -117,13 +115,13 @@ def test_it_says_when_it_checked_the_labels_only(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def text() -> str:
-        facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
+        facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
         return " ".join(
-            each.text for each in image_set.SECTION.judge(Places({0: "here"}), {0: facts})
+            each.text for each in image_set.CHECK.evaluated(Places({0: "here"}), {0: facts})
         )
 
     assert "only its labels were checked" not in text()
-    monkeypatch.setattr(image_set, "SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(image_set, "LARGE_BYTES", 1000)
     assert "only its labels were checked" in text()
 
 
@@ -139,8 +137,8 @@ def test_a_set_larger_than_the_host_is_mentioned(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_set, "most_memory", lambda: 1000)
-    facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
-    found = image_set.SECTION.judge(Places({0: "here"}), {0: facts})
+    facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
+    found = image_set.CHECK.evaluated(Places({0: "here"}), {0: facts})
     assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
 
 
@@ -148,7 +146,7 @@ def test_a_set_larger_than_the_host_is_mentioned(
 def test_an_output_that_is_no_folder(serial: Launcher, own: Path, name: str) -> None:
     seen = doctor(serial, 1, "--output", name.format(file=own))
     seen.only_bad("output")
-    assert "name a folder with --output" in seen.of("output", "bad")
+    assert "--output" in seen.of("output", "bad")
 
 
 def test_an_output_that_holds_a_run(serial: Launcher, tmp_path: Path) -> None:
@@ -175,27 +173,7 @@ def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) ->
     released = threading.Event()
     monkeypatch.setattr(image_set, "SECONDS", 0.1)
     monkeypatch.setattr(opening, "lock_state", lambda path: released.wait(10) and "free")
-    facts = image_set.SECTION.seen(SerialCommunicator(), Options(image_set=str(own)))
+    facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
     released.set()
-    assert (
-        facts["problem"]
-        == f"looking at {own} took more than 0.1 s: the file system hangs, or is very slow"
-    )
-
-
-def test_what_kind_of_file_system(tmp_path: Path) -> None:
-    mounts = tmp_path / "mounts"
-    mounts.write_text(
-        "none / ext4 rw 0 0\nserver:/home /home nfs4 rw 0 0\nx /home/my\\040data fuse.sshfs rw"
-        " 0 0\n"
-    )
-    kinds = {
-        path: file_system(path, mounts)
-        for path in ("/etc", "/home/a", "/homes/a", "/home/my data/set.h5")
-    }
-    assert kinds == {
-        "/etc": "ext4",
-        "/home/a": "nfs4",
-        "/homes/a": "ext4",
-        "/home/my data/set.h5": "sshfs",
-    }
+    assert not isinstance(facts, Failed)
+    assert "took more than 0.1 s" in facts.problem

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Launcher, MakeImageSet
 from tests.support.examined import DOCTOR, OF_THE_MACHINE, doctor
 from tests.support.running import running
@@ -22,8 +24,8 @@ OF_ALL = {
     "memory",
     "limits",
 }
-OF_ALL |= {"ranks", "hosts", "names", "output", "temporary", "data", "locking", "products"}
-TOGETHER = {"mpi threads", "clock", "sum"}
+OF_ALL |= {"ranks", "hosts", "output", "temporary", "data", "products", "sum"}
+TOGETHER = {"mpi threads", "clock"}
 
 
 def test_alone(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
@@ -61,11 +63,12 @@ def test_on_ranks(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) ->
     ]
     assert content["allreduce"][0]["bytes"] == 8
     assert all(row["seconds"] > 0 for row in content["allreduce"])
-    assert len(content["read_bytes_per_second"]) == len(content["gflop_per_second"]) == 2
+    assert len(content["gflop_per_second"]) == 2
     assert len(content["clock_offset_seconds"]) == 1
     assert [each.name for each in tmp_path.iterdir()] == ["doctor.json"]
 
 
+@pytest.mark.slow
 def test_flags(mpirun: Launcher, serial: Launcher) -> None:
     done = mpirun.run(2, "-m", "distcnn.doctor", "--nonsense")
     assert (done.returncode, done.stdout.strip()) == (2, "")

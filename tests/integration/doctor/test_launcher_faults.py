@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from distcnn.doctor import mpi_library
-from distcnn.doctor.finding import WARNING, Places
+from distcnn.doctor.check import WARNING, Places
+from distcnn.doctor.time_limits import watched_start
 from tests.conftest import ROOT, Launcher, clean_environment, mpi_launcher, openmpi_launcher
 from tests.support.examined import DOCTOR, Examined, doctor, doctor_but, in_shell, read
 
@@ -28,7 +29,7 @@ def test_the_mpirun_of_another_mpi(ours: int) -> None:
     seen.only_bad("launcher")
     assert "started 3 processes" in seen.of("launcher", "bad")
     assert "use the mpirun of that library" in seen.of("launcher", "bad")
-    assert "the rest was not looked at" in seen.of("doctor", "warning")
+    assert "not checked" in seen.of("doctor", "warning")
 
 
 @pytest.mark.mpi
@@ -57,27 +58,26 @@ def test_srun_without_a_plugin() -> None:
     seen.only_bad("launcher")
     assert "the launcher started 3 processes (SLURM_STEP_NUM_TASKS" in seen.of("launcher", "bad")
     assert "--mpi=pmi2 for MPICH" in seen.of("launcher", "bad")
-    assert "on all ranks" in seen.of("python", "good")  # they told each other without MPI
 
 
 def test_no_mpi_library(any_mpi: Launcher) -> None:
     seen = in_shell(any_mpi, 2, NO_LIBRARY)
     seen.only_bad("mpi")
-    assert "the launcher started 2 processes, but mpi4py cannot be used" in seen.of("mpi", "bad")
+    assert "mpi4py cannot be used" in seen.of("mpi", "bad")
     assert "load the site's MPI module" in seen.of("mpi", "bad")
 
 
 @pytest.mark.mpi
 def test_no_mpi_library_on_one_rank(mpirun: Launcher) -> None:
     seen = doctor_but(mpirun, 3, 1, NO_LIBRARY)
-    seen.only_bad("mpi")
+    seen.only_bad("mpi", any_code=True)
     assert "on rank 1 (host" in seen.of("mpi", "bad")
 
 
 def test_no_mpi_library_alone(serial: Launcher) -> None:
     seen = doctor(serial, 1, MPI4PY_LIBMPI="/nonexistent/libmpi.so")
     seen.only_bad()
-    assert "one process needs none, but several would not start" in seen.of("mpi", "warning")
+    assert "not needed for one process" in seen.of("mpi", "warning")
 
 
 def broken(folder: Path, module: str) -> str:
@@ -92,20 +92,18 @@ def test_a_broken_module_on_one_rank(
     mpirun: Launcher, tmp_path: Path, module: str, names: set[str]
 ) -> None:
     seen = doctor_but(mpirun, 2, 1, broken(tmp_path, module))
-    seen.only_bad(*names)
+    seen.only_bad(*names, any_code=module == "numpy")
     for name in names:
-        assert f"ImportError: {module} is broken on purpose, on rank 1 (host" in seen.of(
-            name, "bad"
-        )
-    assert "ranks may load other software" in seen.of("environment", "warning")
+        assert f"{module} is broken on purpose" in seen.of(name, "bad")
+        assert "on rank 1 (host" in seen.of(name, "bad")
 
 
 @pytest.mark.mpi
 @pytest.mark.openmpi
 def test_two_mpis_under_one_launcher() -> None:
     seen = doctor_but(mpi_launcher(), 2, 1, f"python={openmpi_launcher().python}")
-    seen.only_bad("mpi")
-    assert "ranks of different MPIs cannot speak to each other" in seen.of("mpi", "bad")
+    seen.only_bad("launcher", any_code=True)
+    assert "MPI sees 1 rank" in seen.of("launcher", "bad")
 
 
 def with_path(serial: Launcher, folder: str) -> Examined:
@@ -113,8 +111,7 @@ def with_path(serial: Launcher, folder: str) -> Examined:
 
 
 @pytest.mark.parametrize(
-    ("script", "says"),
-    [("exit 3", "ended with code 3"), ("sleep 30; true", "took more than 0.3 s")],
+    ("script", "says"), [("exit 3", "exit code 3"), ("sleep 30; true", "took more than 0.3 s")]
 )
 def test_a_broken_mpirun_in_path(
     tmp_path: Path, script: str, says: str, monkeypatch: pytest.MonkeyPatch
@@ -123,16 +120,12 @@ def test_a_broken_mpirun_in_path(
     (tmp_path / "mpirun").chmod(0o755)
     monkeypatch.setattr(mpi_library, "SECONDS_FOR_MPIRUN", 0.3)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    facts = {
-        "several": False,
-        "library": "MPICH 5.0.2",
-        "mpi4py": "4.1.0",
-        "foreign": None,
-        "mpirun": mpi_library.found_mpirun(),
-    }
-    [found] = [
-        each for each in mpi_library.judge(Places({0: "a"}), {0: facts}) if each.name == "launcher"
-    ]
+    facts = mpi_library.Library(False, "MPICH 5.0.2", "4.1.0", mpirun=mpi_library.find_mpirun())
+    found = next(
+        finding
+        for finding in mpi_library.evaluate(Places({0: "a"}), {0: facts})
+        if finding.name == "launcher"
+    )
     assert found.state == WARNING
     assert says in found.text
 
@@ -145,17 +138,14 @@ def test_the_mpirun_of_another_mpi_in_path(serial: Launcher) -> None:
     assert mpirun
     seen = with_path(serial, str(Path(mpirun).parent))
     seen.only_bad()
-    assert "is Open MPI's, but mpi4py loads MPICH" in seen.of("launcher", "warning")
+    assert "belongs to Open MPI, but mpi4py loads MPICH" in seen.of("launcher", "warning")
 
 
-SLEEPER = """
+WATCHED = """
 import os, time
-from distcnn.doctor.finding import Finding
-from distcnn.doctor.supervisor import Guardian
-from distcnn.doctor.report import Report
+from distcnn.doctor.time_limits import watched_start
 
-with Guardian(True, {seconds}, lambda report: print(report.text(), flush=True)) as guardian:
-    guardian.note("starting MPI", Report([Finding("python", "good", "3.11")]))
+with watched_start(lambda reason: print("report:", reason, flush=True), {seconds}):
     {then}
 """
 
@@ -163,26 +153,32 @@ with Guardian(True, {seconds}, lambda report: print(report.text(), flush=True)) 
 @pytest.mark.parametrize(
     ("seconds", "then", "code", "says"),
     [
-        (1.0, "time.sleep(30)", -15, "starting MPI: it did not end in time"),
-        (60, "os.abort()", -6, "starting MPI: the process ended, or was ended, while it did this"),
-        (60, "raise KeyError", 1, "starting MPI: the process ended"),
+        (1.0, "time.sleep(30)", -9, "took more than 1 s"),
+        (60, "os.abort()", -6, "the process died"),
+        (60, "raise KeyError", 1, ""),
         (60, "pass", 0, ""),
     ],
 )
-def test_what_is_known_is_said_whatever_becomes_of_rank_0(
+def test_a_start_that_hangs_or_dies_is_reported(
     serial: Launcher, seconds: float, then: str, code: int, says: str
 ) -> None:
-    done = serial.run(1, "-c", SLEEPER.format(seconds=seconds, then=then))
+    done = serial.run(1, "-c", WATCHED.format(seconds=seconds, then=then))
     assert done.returncode == code, done.stderr
-    if says:
-        assert "good     python         3.11\nbad      doctor" in done.stdout
-        assert says in done.stdout
-    else:
-        assert done.stdout == ""
+    assert says in done.stdout
+    assert bool(done.stdout) == bool(says)
+
+
+def test_where_no_process_can_be_forked_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fork() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("os.fork", fork)
+    with watched_start(lambda reason: None):
+        pass
 
 
 @pytest.mark.mpi
 def test_files_that_mpi_cannot_open(mpirun: Launcher) -> None:
     seen = in_shell(mpirun, 2, "ulimit -n 24")
     seen.only_bad("limits")
-    assert "only 24 open files (ulimit -n)" in seen.of("limits", "bad")
+    assert "only 24 open files" in seen.of("limits", "bad")

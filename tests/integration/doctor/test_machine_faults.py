@@ -53,15 +53,14 @@ def test_more_ranks_than_cores(mpirun: Launcher) -> None:
         pytest.skip("too many cores to start more ranks than that")
     seen = doctor(mpirun, cores + 1)
     seen.only_bad()
-    assert f"{cores + 1} ranks x 1 thread on {cores} core" in seen.of("cores", "warning")
+    assert f"oversubscribed: {cores + 1} ranks on {cores} core" in seen.of("cores", "warning")
     assert "start fewer ranks" in seen.of("cores", "warning")
 
 
 def test_more_threads_than_cores(serial: Launcher) -> None:
-    assert "1 rank x 999 threads on" in doctor(serial, 1, "--threads-per-rank", "999").of(
-        "cores", "warning"
-    )
-    assert "on" in doctor(serial, 1, "--threads-per-rank", "auto").of("cores", "good")
+    seen = doctor(serial, 1, "--threads-per-rank", "999")
+    assert "1 rank of 999 threads on" in seen.of("cores", "warning")
+    assert "enough" in doctor(serial, 1, "--threads-per-rank", "auto").of("cores", "good")
 
 
 @pytest.mark.mpi
@@ -70,8 +69,8 @@ def test_all_ranks_on_one_core(mpirun: Launcher) -> None:
         pytest.skip("one core, or no taskset")
     core = min(os.sched_getaffinity(0))
     seen = in_shell(mpirun, 2, f"taskset -p -c {core} $$ > /dev/null")
-    seen.only_bad("binding")
-    assert f"2 ranks x 1 thread bound to core {core} of the host's" in seen.of("binding", "bad")
+    seen.only_bad()
+    assert "2 ranks on 1 core" in seen.of("cores", "warning")
 
 
 @pytest.mark.mpi
@@ -98,12 +97,8 @@ def test_a_container_with_little_time_and_memory(serial: Launcher, tmp_path: Pat
         (tmp_path / name).write_text(f"{text}\n")
     seen = unshared(serial, 1, f"mount --bind {tmp_path} /sys/fs/cgroup")
     seen.only_bad("memory")
-    assert "100 MiB free in the container or job (cgroup), for 1 rank of about 256 MiB" in seen.of(
-        "memory", "bad"
-    )
-    assert "the time of 0.5 cores (its control group, or Slurm), for 1 rank x 1 thread" in seen.of(
-        "quota", "warning"
-    )
+    assert "100 MiB free, for 1 rank of about 256 MiB" in seen.of("memory", "bad")
+    assert "1 rank on 0.5 cores" in seen.of("cores", "warning")
 
 
 def test_limits(serial: Launcher) -> None:
@@ -123,9 +118,9 @@ def test_limits(serial: Launcher) -> None:
     seen.only_bad()
     for says in (
         "only 128 open files",
-        "ends each rank after 600 s",
-        "of addresses (ulimit -v)",
-        "512 KiB of stack",
+        "only 600 seconds of CPU time",
+        "addresses",
+        "only 512 KiB of stack",
     ):
         assert says in seen.of("limits", "warning")
 
@@ -145,11 +140,4 @@ def test_an_output_that_takes_nothing(
         serial, 1, f"mount -t {mount} none {tmp_path}", "--output", f"{tmp_path}/runs/mine"
     )
     seen.only_bad("output")
-    assert f"{tmp_path}/runs/mine (tmpfs) cannot be written: {says}" in seen.of("output", "bad")
-
-
-def test_no_temporary_folder(serial: Launcher, tmp_path: Path) -> None:
-    seen = unshared(serial, 1, f"mount -t tmpfs -o ro none {tmp_path} && export TMPDIR={tmp_path}")
-    assert f"{tmp_path} cannot be written" in seen.of("temporary", "warning")
-    seen = doctor(serial, 1, TMPDIR="/nonexistent")
-    assert "/nonexistent cannot be written" in seen.of("temporary", "warning")
+    assert f"{tmp_path}/runs/mine cannot be written: {says}" in seen.of("output", "bad")

@@ -56,7 +56,7 @@ def test_other_versions_and_another_clock(mpirun: Launcher, tmp_path: Path) -> N
         assert "on ranks 0, 2 (host" in seen.of(name, "bad")
     assert "3.12.1 on rank 1" in seen.of("python", "bad")
     assert "2.0.2 on rank 1" in seen.of("numpy", "bad")
-    assert "100.0 s before rank 0's" in seen.of("clock", "bad")
+    assert "100.0 s ahead of rank 0's" in seen.of("clock", "bad")
     assert "on rank 1 (host" in seen.of("clock", "bad")
 
 
@@ -65,21 +65,18 @@ def test_one_bit_of_a_product_and_a_sum(mpirun: Launcher, tmp_path: Path) -> Non
     seen = doctor_but(mpirun, 2, 1, patched(tmp_path, ARITHMETIC))
     seen.only_bad("products", "sum")
     assert "ranks compute different bits" in seen.of("products", "bad")
-    assert "ranks have different sums" in seen.of("sum", "bad")
+    assert "ranks got different sums" in seen.of("sum", "bad")
 
 
 @pytest.mark.mpi
 def test_a_check_that_fails_on_one_rank_hides_nothing(mpirun: Launcher, tmp_path: Path) -> None:
-    code = (
-        "from distcnn.doctor import same_bits, output_folder; same_bits._arithmetic ="
-        " output_folder._temporary_folder = None"
+    code = "from distcnn.doctor import sums, output_folder; sums.multiply = None; " + (
+        "output_folder.tempfile = None"
     )
     seen = doctor_but(mpirun, 2, 1, patched(tmp_path, code))
-    seen.only_bad("products", "temporary")
-    assert "cannot be computed: TypeError: 'NoneType' object is not callable, on rank 1" in seen.of(
-        "products", "bad"
-    )
-    assert "no temporary folder can be written: TypeError" in seen.of("temporary", "bad")
+    seen.only_bad("products", "output")
+    assert "'NoneType' object is not callable, on rank 1" in seen.of("products", "bad")
+    assert "the check itself failed: AttributeError" in seen.of("output", "bad")
     assert seen.of("sum", "good")
 
 
@@ -121,6 +118,7 @@ def test_data_that_ranks_do_not_all_see(any_mpi: Launcher, tmp_path: Path) -> No
     assert "ranks see different files" in seen.of("data", "bad")
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_rank_that_stops_or_dies_on_the_way(mpirun: Launcher, number: signal.Signals) -> None:
@@ -133,7 +131,7 @@ def test_a_rank_that_stops_or_dies_on_the_way(mpirun: Launcher, number: signal.S
         run.send(number, 1)
         ended = run.end(30)
     assert ended.code != 0
-    assert "bad      doctor" in ended.stdout
     assert "good     python" in ended.stdout
     if number == signal.SIGSTOP:
+        assert "bad      doctor" in ended.stdout
         assert "late: rank 1 on host" in ended.stderr

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.doctor.report import Report
-from distcnn.doctor.supervisor import Guardian
 from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
 from tests.support.training_fixtures import with_path
 
@@ -156,15 +154,3 @@ def test_where_threads_are_forbidden_there_is_a_line_or_none(
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert "threads" in done.stderr
-
-
-def test_a_doctor_that_may_not_fork_examines_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fork() -> int:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
-
-    monkeypatch.setattr("os.fork", fork)
-    said: list[Report] = []
-    with Guardian(True, 10, said.append) as guardian:
-        guardian.note("starting", Report())
-        guardian.speak("it has nobody to speak")
-    assert said == []

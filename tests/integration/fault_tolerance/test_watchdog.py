@@ -8,6 +8,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from distcnn.fault_tolerance.watchdog import EXIT_STALLED, Member, Status, look_at, process_state
 from tests.conftest import SERIAL
 from tests.support.running import Running, running
@@ -71,6 +73,7 @@ def test_a_process_that_idles_is_ended_with_its_stack() -> None:
     assert 'File "<string>", line 11' in ended.stderr
 
 
+@pytest.mark.slow
 def test_time_in_which_a_process_was_suspended_does_not_count() -> None:
     with running(SERIAL, 1, "-c", WATCHED.format(timeout=3, beats=12, idle=0)) as run:
         run.wait_for_text("watched")

@@ -84,7 +84,7 @@ def test_a_result_is_taken_and_the_log_keeps_what_was_said(try_launcher: Try, fo
     assert (done.result, done.reason) == (result_of(POINT, 1000.0), "")
     first, *said = (folder / done.log).read_text().splitlines()
     assert first.startswith("$ ")
-    assert "--world-size=2" in first
+    assert "--expect-ranks=2" in first
     assert said == ["hello", "there"]
 
 
@@ -130,7 +130,7 @@ def test_the_command_has_every_flag_that_was_given() -> None:
     assert command[:3] == ["srun", "-n", "2"]
     assert set(command[6:]) == {
         *("--result=/r.json", "--steps=5", "--data=my set.h5", "--model=mlp", "--num-shards=4"),
-        *("--microbatch-size=64", "--learning-rate=1e-05", "--world-size=2"),
+        *("--microbatch-size=64", "--learning-rate=1e-05", "--expect-ranks=2"),
     }
 
 

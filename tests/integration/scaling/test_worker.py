@@ -51,6 +51,8 @@ def test_any_ranks_under_any_mpi_end_with_the_bits_of_one(
         assert result.shared_memory == (overlap == "off")
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", ["off", "on"])
 def test_others_wait_for_a_slow_rank(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path, overlap: str

@@ -15,9 +15,17 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, SERIAL, MakeImageSet, clean_environment
+from tests.conftest import ROOT, SERIAL, MakeImageSet, clean_environment, slow
 
-MODULES = ["train", "verify", "report", "benchmark", "scaling", "network", "doctor"]
+MODULES = [
+    "train",
+    "verify",
+    "report",
+    "benchmark",
+    "scaling",
+    "scaling.interconnect_test",
+    "doctor",
+]
 SCRIPTS = ["data/mnist.py", "data/from_idx.py", "data/from_images.py"]
 COMMANDS = [*(["-m", f"distcnn.{name}"] for name in MODULES), *([script] for script in SCRIPTS)]
 QUICK = ["--model", "tutorial", "--epochs", "1"]
@@ -96,7 +104,9 @@ def test_ranks_outlive_their_streams(mpirun: Any, image_set: MakeImageSet, tmp_p
     assert (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "no-such-encoding"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *slow("ascii:strict", "latin-1", "no-such-encoding")]
+)
 def test_names_that_the_terminal_cannot_show(
     encoding: str, image_set: MakeImageSet, tmp_path: Path
 ) -> None:

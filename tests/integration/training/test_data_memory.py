@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment, mpi_launcher
+from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment, mpi_launcher, slow
 from tests.support.training_fixtures import (
     assert_same_end,
     prepare,
@@ -105,7 +105,7 @@ def launcher_of(ranks: int) -> Launcher:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [2, 3, 8])
+@pytest.mark.parametrize("ranks", [3, *slow(2, 8)])
 def test_the_weights_in_windows_do_not_depend_on_the_ranks(
     ranks: int, data: Path, whole: Path, stopping: str, tmp_path: Path
 ) -> None:
@@ -141,8 +141,10 @@ def test_a_limit_that_holds_the_set_gives_the_bits_of_memory_and_a_smaller_one_o
     ("signal", "ranks", "calls"),
     [
         ("SIGUSR1", (1, 3, 2), (6 * 8, 20)),  # in the middle of the first epoch, then of the second
-        ("SIGKILL", (2, 1), (7 * 4,)),
-        ("SIGUSR1", (3, 8), (STEPS_AN_EPOCH * 2,)),  # in an epoch's last step
+        *slow(
+            ("SIGKILL", (2, 1), (7 * 4,)),
+            ("SIGUSR1", (3, 8), (STEPS_AN_EPOCH * 2,)),  # in an epoch's last step
+        ),
     ],
 )
 def test_a_stopped_run_goes_on_in_its_windows(
@@ -238,7 +240,7 @@ def test_a_limit_too_small_is_refused_with_the_least(
         "0.05",
     )
     assert done.returncode == EXIT_INPUT
-    assert done.stderr.count("--data-memory is 0.05: it must be at least 0.2 MiB here") == 1
+    assert done.stderr.count("--data-memory is 0.05: this image set needs at least 0.2 MiB") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -334,6 +336,7 @@ def peak_mib(data: Path, output: Path, *flags: str) -> float:
     return int(done.stdout.split()[-1]) / 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("statistics", [True, False])
 def test_what_a_run_in_windows_keeps_stays_within_the_limit(

@@ -30,20 +30,19 @@ from distcnn import nn
 
 
 class Wrong(nn.Tanh):
-    kind = "wrong"
-
     def derivative(self, x, y, out):
         super().derivative(x, y, out)
         out *= 1.01
 
 
 class Poison(nn.Identity):
-    kind, calls = "poison", 0
+    calls = []
 
     def function(self, x, out):
         super().function(x, out)
-        self.calls += 1
-        if self.calls == 2 * 8 + 4:  # in the third step, in the fourth shard
+        if x.dtype == np.float32:  # not in the gradient check
+            self.calls.append(x)
+        if len(self.calls) == 2 * 8 + 4:  # in the third step, in the fourth shard
             out[5, 3] = np.nan
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet
+from tests.conftest import SERIAL, MakeImageSet, slow
 from tests.support.training_fixtures import assert_same_end, train
 
 # With the default image set 4 steps an epoch; 8 calls of forward a step, and 10 in each test.
@@ -27,7 +27,9 @@ QUICK = [
 EXIT_STOPPED = 85
 
 
-@pytest.mark.parametrize(("steps", "call"), [(3, 2 * 8 + 4), (4, 3 * 8 + 4), (5, 4 * 8 + 10 + 4)])
+@pytest.mark.parametrize(
+    ("steps", "call"), [(3, 2 * 8 + 4), *slow((4, 3 * 8 + 4), (5, 4 * 8 + 10 + 4))]
+)
 def test_a_stopped_run_ends_where_it_stands(
     steps: int, call: int, image_set: MakeImageSet, stopping: str, tmp_path: Path
 ) -> None:

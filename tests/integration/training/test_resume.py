@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from distcnn.checkpoints import CheckpointStore
-from distcnn.config import Config, Request
+from distcnn.config import Config
+from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.training.locking import locked
 from distcnn.training.open_run import open_directory
 from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
 from distcnn.training.run_directory import read_config, write_config
-from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, write_image_set
+from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, slow, write_image_set
 from tests.support.full_disk import full_disk
 from tests.support.training_fixtures import (
     assert_same_end,
@@ -96,7 +97,7 @@ def launcher_of(ranks: int) -> Launcher:
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("ranks", [1, 3, *slow(2, 5, 8)])
 def test_a_stopped_run_goes_on_on_any_ranks(
     ranks: int, copy: Path, whole: Path, stopping: str
 ) -> None:
@@ -118,18 +119,15 @@ def test_a_stopped_run_goes_on_on_any_ranks(
 @pytest.mark.parametrize(
     ("signal", "ranks", "calls"),
     [
-        (
-            "SIGUSR1",
-            (3, 1, 8),
-            (5, 30),
-        ),  # mid-epoch 1 (2 shards a step on rank 0), then mid-epoch 2
-        ("SIGUSR1", (1, 4, 2), (4 * 8, 2)),  # in an epoch's last step, whose test is still to come
-        (
-            "SIGKILL",
-            (2, 3, 1),
-            (4 * 4 + 3, 9),
-        ),  # no chance to save; the last checkpoints are of step 3 or an epoch's end
-        ("SIGKILL", (1, 5, 4), (7 * 8 + 10, 3)),
+        # In the middle of epoch 1 (2 shards a step on rank 0), then in the middle of epoch 2.
+        ("SIGUSR1", (3, 1, 8), (5, 30)),
+        *slow(
+            # In an epoch's last step, before its test.
+            ("SIGUSR1", (1, 4, 2), (4 * 8, 2)),
+            # No chance to save: the last checkpoints are of step 3 or of an epoch's end.
+            ("SIGKILL", (2, 3, 1), (4 * 4 + 3, 9)),
+            ("SIGKILL", (1, 5, 4), (7 * 8 + 10, 3)),
+        ),
     ],
 )
 def test_a_run_stopped_twice_ends_as_one_never_stopped(

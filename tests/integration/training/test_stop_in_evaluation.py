@@ -42,6 +42,7 @@ def whole(data: Path, stopping: str, tmp_path_factory: pytest.TempPathFactory) -
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [(1, 2, 1), (2, 1, 2)])
 def test_the_tests_of_both_epochs_are_stopped_and_the_run_ends_the_same(

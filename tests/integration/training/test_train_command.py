@@ -281,7 +281,7 @@ def test_a_file_that_is_no_hdf5_or_cut_off_is_refused(tmp_path: Path) -> None:
         (["--optimizer", "sdg"], "unknown --optimizer 'sdg'"),
         (["--config", "pyproject.toml"], "unknown key 'build-system'"),
         (["--source", "no/such/folder"], "--source: no such folder: no/such/folder"),
-        (["--world-size", "2"], "--world-size is 2, but 1 rank started"),
+        (["--world-size", "2"], "expected 2 ranks"),
     ],
 )
 def test_a_bad_flag_is_refused(flags: list[str], message: str, tmp_path: Path) -> None:

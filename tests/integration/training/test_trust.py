@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distcnn.checkpoints.format import decode, encode
-from distcnn.config import parse_request
+from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
 from distcnn.training.resume import find_resume_point
 from distcnn.training.run_directory import read_config, write_config

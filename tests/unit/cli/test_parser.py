@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from distcnn import report, verify
-from distcnn.benchmark import options as of_benchmark
+from distcnn.benchmark import __main__ as of_benchmark
 from distcnn.cli.parser import Parser, advice
-from distcnn.config import CONFIG_FLAGS, make_parser, parse_request
+from distcnn.config_parsing import CONFIG_FLAGS, make_parser, parse_request
 from distcnn.datasets.commands import idx_command, images_command, mnist_command
-from distcnn.doctor import options
+from distcnn.doctor.__main__ import make_parser as doctor_parser
 from distcnn.errors import InputError
 from distcnn.scaling import interconnect_test
 from distcnn.scaling import options as of_scaling
@@ -67,7 +67,7 @@ def test_every_flag_of_training_is_its_own_first_guess() -> None:
     [
         (verify.make_parser(), "--from", "--from-step"),
         (interconnect_test.make_parser(), "--second", "--seconds"),
-        (options.make_parser(), "--thread-per-rank", "--threads-per-rank"),
+        (doctor_parser(), "--thread-per-rank", "--threads-per-rank"),
         (report.make_parser(), "--out", "--output"),
         (of_benchmark.make_parser(), "--turn", "--turns"),
         (of_scaling.make_parser(), "--rank", "--ranks"),
@@ -85,7 +85,7 @@ def test_benchmark_and_scaling_guess_at_flags_of_training() -> None:
     for parse in (of_benchmark.parse, of_scaling.parse):
         with pytest.raises(InputError, match=r"unknown flag --lr: did you mean --learning-rate\?"):
             parse(["--lr", "1"])
-    with pytest.raises(InputError, match="unknown flag --resume: to go on with a sweep"):
+    with pytest.raises(InputError, match="unknown flag --resume: to continue a sweep"):
         of_scaling.parse(["--resume", "x"])
 
 

@@ -231,7 +231,7 @@ def test_mnist_by_force_takes_the_folder_that_the_environment_names(
     def from_a_mirror(*_: object) -> None:
         raise InputError("a mirror was asked")
 
-    monkeypatch.setattr("distcnn.datasets.mnist.download_mnist", from_a_mirror)
+    monkeypatch.setattr("distcnn.datasets.prepare_mnist.download_mnist", from_a_mirror)
     monkeypatch.setenv("DISTCNN_MNIST_DIR", str(tmp_path))
     for name, content in mnist_files.items():
         (tmp_path / name).write_bytes(content)

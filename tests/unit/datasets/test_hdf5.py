@@ -337,7 +337,7 @@ def test_an_empty_split_is_refused(tmp_path: Path, split: str, attributes: dict[
         put(f"{split}/labels", np.zeros(0, np.int64)),
     ]
     with pytest.raises(
-        InputError, match=rf"set\.h5: /{split} is empty: it must hold at least one example"
+        InputError, match=rf"set\.h5: /{split}/images is empty: it must hold at least one example"
     ):
         read_info(write_as_a_user(tmp_path / "set.h5", *nothing, attributes=attributes))
 

@@ -15,9 +15,10 @@ from threading import Event
 import numpy as np
 import pytest
 
-from distcnn.datasets import DatasetInfo, download, mnist, read_examples, read_info
+from distcnn.datasets import DatasetInfo, download, read_examples, read_info
+from distcnn.datasets import prepare_mnist as mnist
 from distcnn.datasets.idx import parse_idx
-from distcnn.datasets.mnist import ensure_mnist, prepare_mnist, read_folder, write_sample
+from distcnn.datasets.prepare_mnist import ensure_mnist, prepare_mnist, read_folder, write_sample
 from distcnn.errors import InputError
 from tests.support.mirrors import Files, Serve, closed_address, write_files
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets import DatasetInfo, Shard
 from distcnn.datasets.memory_budget import MIB, window_bounds, window_examples
-from distcnn.datasets.sampler import Order
+from distcnn.datasets.shards import Order
 from distcnn.errors import InputError
 from distcnn.random_streams import SHUFFLE, SHUFFLE_WINDOWS, generator
 
@@ -188,13 +188,7 @@ def test_a_set_that_fits_is_one_window_a_shard() -> None:
 
 def test_a_limit_that_holds_no_chunk_is_refused_with_the_least_that_works() -> None:
     set_ = info(train=20_000, chunk=100)
-    with pytest.raises(
-        InputError,
-        match=(
-            r"--data-memory is 0\.5: it must be at least \d+(\.\d)? MiB here: two windows of a"
-            r" chunk"
-        ),
-    ) as raised:
+    with pytest.raises(InputError, match=r"--data-memory is 0\.5: .* at least \d") as raised:
         window_examples(set_, 8, 0.5)
     least = float(str(raised.value).split("at least ")[1].split()[0])
     assert window_examples(set_, 8, least) == 100

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distcnn.datasets import read_info
-from distcnn.datasets.statistics import mean_and_std, pixel_sums
+from distcnn.datasets.survey import mean_and_std, pixel_sums
 from tests.support.image_sets import make_arrays, write
 
 

@@ -20,9 +20,8 @@ from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read
 from distcnn.datasets.examples import ExampleFile, pieces_of
 from distcnn.datasets.hashing import ExamplesDigest
 from distcnn.datasets.memory_budget import window_bounds
-from distcnn.datasets.prefetch import Reader
-from distcnn.datasets.sampler import Order
-from distcnn.datasets.streaming import WindowedShard
+from distcnn.datasets.shards import Order
+from distcnn.datasets.streaming import Prefetcher, WindowedShard
 from distcnn.errors import InputError
 from tests.support.image_sets import make_arrays, write_as_a_user
 from tests.unit.datasets.test_hdf5 import damage_compressed
@@ -64,17 +63,17 @@ def dataset(
 
 
 @pytest.fixture
-def reader(dataset: DatasetInfo) -> Iterator[Reader]:
-    reader = Reader(ExampleFile(dataset))
+def reader(dataset: DatasetInfo) -> Iterator[Prefetcher]:
+    reader = Prefetcher(ExampleFile(dataset))
     yield reader
     reader.close()
-    reader.file.close()
+    reader.reader.close()
 
 
 def windowed(
-    reader: Reader, span: range, length: int, split: str = "train", shuffled: bool = True
+    reader: Prefetcher, span: range, length: int, split: str = "train", shuffled: bool = True
 ) -> WindowedShard:
-    bounds = window_bounds(span, length, reader.file.info.chunk_examples[split])
+    bounds = window_bounds(span, length, reader.reader.info.chunk_examples[split])
     return WindowedShard(5, reader, split, span, bounds, seed=3, shuffled=shuffled)
 
 
@@ -95,7 +94,7 @@ def test_a_step_holds_the_examples_that_the_order_says(
     size: int,
     steps: list[tuple[int, int]],
     dataset: DatasetInfo,
-    reader: Reader,
+    reader: Prefetcher,
 ) -> None:
     # Steps in any order of any epochs: after a resume, a replay or a failure the next one may be
     # any.
@@ -113,7 +112,7 @@ def test_a_step_holds_the_examples_that_the_order_says(
 
 
 def test_a_window_as_long_as_the_shard_gives_the_steps_of_memory(
-    dataset: DatasetInfo, reader: Reader
+    dataset: DatasetInfo, reader: Prefetcher
 ) -> None:
     span = range(20, 90)
     in_memory = Shard(5, *read_examples(dataset, "train", span), seed=3, first_example=20)
@@ -131,7 +130,7 @@ def test_a_window_as_long_as_the_shard_gives_the_steps_of_memory(
 
 
 def test_what_is_not_shuffled_comes_as_it_lies_in_the_file(
-    dataset: DatasetInfo, reader: Reader
+    dataset: DatasetInfo, reader: Prefetcher
 ) -> None:
     shard = windowed(reader, range(5, TEST), 9, "test", shuffled=False)
     filled, labels = microbatch(4), read_examples(dataset, "test", range(5, TEST))[1]
@@ -142,7 +141,7 @@ def test_what_is_not_shuffled_comes_as_it_lies_in_the_file(
 
 @pytest.mark.parametrize("size", [None, 1, 7, 1000])
 def test_the_pieces_are_those_of_memory_and_have_its_hash(
-    size: int | None, dataset: DatasetInfo, reader: Reader
+    size: int | None, dataset: DatasetInfo, reader: Prefetcher
 ) -> None:
     span = range(7 * 3, TRAIN - 5)
     images, labels = read_examples(dataset, "train", span)
@@ -169,7 +168,7 @@ def test_pieces_are_cut_at_multiples(start: int, examples: int, size: int) -> No
     assert all(piece.start % size == 0 for piece in pieces[1:])
 
 
-def test_a_shard_of_none_is_all_padding(reader: Reader) -> None:
+def test_a_shard_of_none_is_all_padding(reader: Prefetcher) -> None:
     filled = microbatch(3)
     assert windowed(reader, range(9, 9), 4).fill(filled, 0, 0) == 0
     assert not filled.weights.any()
@@ -181,7 +180,7 @@ def test_a_shard_of_none_is_all_padding(reader: Reader) -> None:
 def shard_of(path: Path) -> WindowedShard:
     info = read_info(path)
     return WindowedShard(
-        0, Reader(ExampleFile(info)), "train", range(4), window_bounds(range(4), 1, 1), seed=0
+        0, Prefetcher(ExampleFile(info)), "train", range(4), window_bounds(range(4), 1, 1), seed=0
     )
 
 
@@ -225,7 +224,7 @@ def test_a_file_that_is_changed_while_it_is_read_is_refused(tmp_path: Path) -> N
 
 def test_the_thread_ends_with_its_shards(dataset: DatasetInfo) -> None:
     before = threading.active_count()
-    shard = windowed(Reader(ExampleFile(dataset)), range(100), 10)
+    shard = windowed(Prefetcher(ExampleFile(dataset)), range(100), 10)
     shard.fill(microbatch(8), 0, 0)
     assert threading.active_count() == before + 1
     del shard

@@ -5,7 +5,6 @@ your own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,12 +20,11 @@ from distcnn.nn import (
     Identity,
     MaxPool2d,
     ReLU,
-    Sequential,
     Sigmoid,
     Tanh,
 )
-from distcnn.nn.gradient_check import gradient_error
-from distcnn.nn.layer import Layer
+from distcnn.nn.layer import Call, Layer
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=50)
@@ -36,8 +34,6 @@ shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
 class Softplus(Activation):
     """The one that the module's docstring shows."""
-
-    kind = "softplus"
 
     def function(self, x: Array, out: Array) -> None:
         np.logaddexp(x, 0, out=out)
@@ -58,22 +54,15 @@ class Leaky(ReLU):
         np.copyto(out, np.where(x > 0, 1, 0.25))
 
 
-REFERENCES: dict[type[Activation], tuple[Callable[[float], float], Callable[[float], float]]] = {
-    ReLU: (lambda x: x if x > 0 else 0.0, lambda x: 1.0 if x > 0 else 0.0),
-    Sigmoid: (lambda x: 1 / (1 + math.exp(-x)), lambda x: math.exp(-x) / (1 + math.exp(-x)) ** 2),
-    Tanh: (lambda x: math.sinh(x) / math.cosh(x), lambda x: 1 / math.cosh(x) ** 2),
-    Identity: (lambda x: x, lambda x: 1.0),
-    Leaky: (lambda x: max(x, 0.25 * x), lambda x: 1.0 if x > 0 else 0.25),
-    Softplus: (lambda x: math.log(1 + math.exp(x)), lambda x: 1 / (1 + math.exp(-x))),
-}
-every_activation = pytest.mark.parametrize("activation", REFERENCES)
+every_activation = pytest.mark.parametrize(
+    "activation", [ReLU, Sigmoid, Tanh, Identity, Leaky, Softplus]
+)
 
 
 def run(activation: type[Activation], x: Array, grad_output: Array) -> tuple[Array, Array]:
-    layer = activation()
-    assert layer.plan(x.shape[:-1], x.shape[-1], x.dtype) == x.shape[:-1]
-    output = layer.forward(x)
-    grad = layer.backward(grad_output)
+    network = planned([activation()], x.shape[:-1], x.shape[-1], x.dtype)
+    output = network.forward(x)
+    grad = network.backward(grad_output, input_gradient=True)
     assert grad is not None
     return output, grad
 
@@ -85,27 +74,10 @@ def test_gradients_agree_with_finite_differences(
     activation: type[Activation], shape: tuple[int, ...], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    network = Sequential([activation()]).plan(shape, 3, np.float64)
+    network = planned([activation()], shape, 3, np.float64)
     # No x within 0.1 of ReLU's corner, where finite differences mean nothing.
     x = rng.choice([-1.0, 1.0], (*shape, 3)) * rng.uniform(0.1, 3.0, (*shape, 3))
-    assert gradient_error(network, x, rng) < 1e-5
-
-
-@every_activation
-@examples
-@given(shape=shapes, seed=seeds)
-def test_forward_and_backward_agree_with_plain_loops(
-    activation: type[Activation], shape: tuple[int, ...], seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    x, grad_output = 3 * rng.standard_normal((*shape, 2)), rng.standard_normal((*shape, 2))
-    output, grad = run(activation, x, grad_output)
-    function, derivative = REFERENCES[activation]
-    for index in np.ndindex(x.shape):
-        assert output[index] == pytest.approx(function(x[index]), rel=1e-11, abs=1e-13)
-        assert grad[index] == pytest.approx(
-            grad_output[index] * derivative(x[index]), rel=1e-11, abs=1e-13
-        )
+    assert network.gradient_error(rng, x) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -154,67 +126,43 @@ def test_input_and_incoming_gradient_are_left_as_they_were(activation: type[Acti
 class _PassOn(Identity):
     """Hands on what it is given: the same array."""
 
-    def backward(self, grad_output: np.ndarray, input_gradient: bool = True) -> np.ndarray:
+    def backward(self, grad_output: Array, call: Call) -> Array:
         return grad_output
 
 
 @pytest.mark.parametrize(
-    ("after", "given_away"),
+    "after",
     [
-        ([Conv2d(2, 2)], True),
-        ([MaxPool2d(2, 1)], True),
-        ([AvgPool2d(2)], True),
-        ([Conv2d(2, 2), ReLU()], True),
-        ([], False),
-        ([Flatten()], False),
-        ([_PassOn()], False),
-        ([Tanh()], False),
+        *([Conv2d(2, 2)], [MaxPool2d(2, 1)], [AvgPool2d(2)], [Conv2d(2, 2), ReLU()]),
+        *([], [Flatten()], [_PassOn()], [Tanh()]),
     ],
-    ids=lambda each: "+".join(layer.kind for layer in each) if isinstance(each, list) else "",
+    ids=lambda layers: "+".join(type(layer).__name__ for layer in layers),
 )
-def test_a_gradient_is_overwritten_only_where_it_was_given_away(
-    after: list[Layer], given_away: bool
-) -> None:
-    relu = ReLU()
-    network, rng = (
-        Sequential([relu, *after]).plan((2, 5, 5), 3, np.float64),
-        np.random.default_rng(1),
-    )
+def test_no_gradient_is_overwritten_that_somebody_still_needs(after: list[Layer]) -> None:
+    network, rng = planned([ReLU(), *after], (2, 5, 5), 3, np.float64), np.random.default_rng(1)
     network.values[:] = rng.standard_normal(network.values.shape)
-    assert relu.owns_grad_output == given_away
     y = network.forward(rng.standard_normal((2, 5, 5, 3)))
     grad_output = rng.standard_normal(y.shape)
     before = grad_output.copy()
     network.backward(grad_output, input_gradient=True)
     np.testing.assert_array_equal(grad_output, before)
-    assert gradient_error(network, rng.standard_normal((2, 5, 5, 3)), rng) < 1e-5
-
-
-def test_without_the_input_gradient_backward_returns_none() -> None:
-    layer = ReLU()
-    layer.plan((2,), 1, np.float64)
-    layer.forward(np.ones((2, 1)))
-    assert layer.backward(np.ones((2, 1)), input_gradient=False) is None
+    assert network.gradient_error(rng) < 1e-5
 
 
 def test_ones_own_activation_names_its_layers() -> None:
-    network = Sequential([Softplus(), Tanh(), Softplus()]).plan((2,), 1)
-    assert network.layer_names == ["softplus1", "tanh1", "softplus2"]
+    network = planned([Softplus(), Tanh(), Softplus()], (2,), 1)
+    assert network.model.names == ("softplus1", "tanh1", "softplus2")
 
 
 def test_a_half_written_activation_says_what_it_must_define() -> None:
     class Half(Activation):
         pass
 
-    layer = Half()
-    layer.plan((2,), 1, np.float64)
     with pytest.raises(NotImplementedError, match=r"Half must define function\(x, out\)"):
-        layer.forward(np.ones((2, 1)))
+        run(Half, np.ones((2, 1)), np.ones((2, 1)))
 
     class Forward(Identity):
         derivative = Activation.derivative
 
-    forward = Forward()
-    forward.plan((2,), 1, np.float64)
     with pytest.raises(NotImplementedError, match=r"Forward must define derivative\(x, y, out\)"):
-        forward.backward(forward.forward(np.ones((2, 1))))
+        run(Forward, np.ones((2, 1)), np.ones((2, 1)))

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distcnn.benchmark.memory_use import resident_bytes
-from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena
-from distcnn.nn.layer import buffer
+from distcnn.benchmark.machine import resident_bytes
+from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena, buffer
 
 MIB = 1 << 20
 

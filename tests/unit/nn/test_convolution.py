@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distcnn.nn import Conv2d, Dense, Flatten, Sequential
-from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn import Conv2d, Dense, Flatten
 from distcnn.optim import SGD
+from tests.support.networks import Network, planned
 
 Array = NDArray[np.floating]
 examples = settings(deadline=None, derandomize=True, max_examples=60)
@@ -30,9 +30,9 @@ class Case:
     padding: tuple[int, int]
     seed: int
 
-    def network(self) -> Sequential:
+    def network(self) -> Network:
         layer = Conv2d(self.out_channels, self.kernel, stride=self.stride, padding=self.padding)
-        network = Sequential([layer]).plan(self.input_shape, self.count, np.float64)
+        network = planned([layer], self.input_shape, self.count, np.float64)
         network.values[:] = np.random.default_rng(self.seed).standard_normal(network.values.shape)
         return network
 
@@ -59,79 +59,11 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def naive_forward(case: Case, x: Array, weight: Array, bias: Array) -> Array:
-    """One multiplication at a time; pixels outside the image are skipped instead of padded."""
-    (channels, height, width), (kh, kw) = case.input_shape, case.kernel
-    oh, ow = (
-        (case.input_shape[1 + a] + 2 * case.padding[a] - case.kernel[a]) // case.stride[a] + 1
-        for a in (0, 1)
-    )
-    y = np.zeros((case.out_channels, oh, ow, case.count))
-    for o, r, s, n in np.ndindex(y.shape):
-        y[o, r, s, n] = bias[o]
-        for c, i, j in np.ndindex(channels, kh, kw):
-            row, column = (
-                r * case.stride[0] + i - case.padding[0],
-                s * case.stride[1] + j - case.padding[1],
-            )
-            if 0 <= row < height and 0 <= column < width:
-                y[o, r, s, n] += weight[o, c, i, j] * x[c, row, column, n]
-    return y
-
-
-def naive_backward(
-    case: Case, x: Array, weight: Array, grad_output: Array
-) -> tuple[Array, Array, Array]:
-    """The gradients of input, weight and bias: the product rule on each multiplication of
-    ``naive_forward``.
-    """
-    (channels, height, width), (kh, kw) = case.input_shape, case.kernel
-    grad_x, grad_weight, grad_bias = (
-        np.zeros_like(x),
-        np.zeros_like(weight),
-        np.zeros(case.out_channels),
-    )
-    for o, r, s, n in np.ndindex(grad_output.shape):
-        grad_bias[o] += grad_output[o, r, s, n]
-        for c, i, j in np.ndindex(channels, kh, kw):
-            row, column = (
-                r * case.stride[0] + i - case.padding[0],
-                s * case.stride[1] + j - case.padding[1],
-            )
-            if 0 <= row < height and 0 <= column < width:
-                grad_weight[o, c, i, j] += grad_output[o, r, s, n] * x[c, row, column, n]
-                grad_x[c, row, column, n] += grad_output[o, r, s, n] * weight[o, c, i, j]
-    return grad_x, grad_weight, grad_bias
-
-
-def assert_close(actual: Array | None, expected: Array) -> None:
-    assert actual is not None
-    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-11)
-
-
 @examples
 @given(cases())
 def test_gradients_agree_with_finite_differences(case: Case) -> None:
     rng = np.random.default_rng(case.seed + 1)
-    assert gradient_error(case.network(), case.images(rng), rng) < 1e-5
-
-
-@examples
-@given(cases())
-def test_forward_and_backward_agree_with_plain_loops(case: Case) -> None:
-    rng, network = np.random.default_rng(case.seed + 1), case.network()
-    # A first microbatch fills every buffer, so that one which must start from zeros shows.
-    network.backward(np.ones_like(network.forward(case.images(rng))), input_gradient=True)
-
-    x, values = case.images(rng), network.named_values()
-    expected = naive_forward(case, x, values["conv1.weight"], values["conv1.bias"])
-    assert_close(network.forward(x), expected)
-
-    grad_output = rng.standard_normal(expected.shape)
-    grad_x, grad_weight, grad_bias = naive_backward(case, x, values["conv1.weight"], grad_output)
-    assert_close(network.backward(grad_output, input_gradient=True), grad_x)
-    assert_close(network.named_grads()["conv1.weight"], grad_weight)
-    assert_close(network.named_grads()["conv1.bias"], grad_bias)
+    assert case.network().gradient_error(rng, case.images(rng)) < 1e-5
 
 
 @examples
@@ -141,17 +73,17 @@ def test_convolutions_one_after_another_pass_the_gradient_check(first: Case, sec
     # that as well.
     height, width = (max(8, second.kernel[axis] + 2) for axis in (0, 1))
     layers = [Conv2d(c.out_channels, c.kernel, padding=c.padding) for c in (first, second)]
-    network = Sequential(layers).plan((first.input_shape[0], height, width), 2, np.float64)
+    network = planned(layers, (first.input_shape[0], height, width), 2, np.float64)
     rng = np.random.default_rng(first.seed)
     network.values[:] = rng.standard_normal(network.values.shape)
     assert (
-        gradient_error(network, rng.standard_normal((first.input_shape[0], height, width, 2)), rng)
+        network.gradient_error(rng, rng.standard_normal((first.input_shape[0], height, width, 2)))
         < 1e-5
     )
 
 
 def test_a_2x2_kernel_by_hand() -> None:
-    network = Sequential([Conv2d(1, 2)]).plan((1, 3, 3), 1, np.float64)
+    network = planned([Conv2d(1, 2)], (1, 3, 3), 1, np.float64)
     network.values[:] = [1, 2, 3, 4, 0.5]
     x = np.arange(1.0, 10.0).reshape(1, 3, 3, 1)
     np.testing.assert_array_equal(network.forward(x)[0, :, :, 0], [[37.5, 47.5], [67.5, 77.5]])
@@ -168,9 +100,7 @@ def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> Non
     """Kernel 1x2, stride (1, 2), padding (1, 1) on 2x3: windows begin in padded columns 0 and 2;
     the last column is in none.
     """
-    network = Sequential([Conv2d(1, (1, 2), stride=(1, 2), padding=1)]).plan(
-        (1, 2, 3), 1, np.float64
-    )
+    network = planned([Conv2d(1, (1, 2), stride=(1, 2), padding=1)], (1, 2, 3), 1, np.float64)
     network.values[:] = [1, 10, 0]
     x = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).reshape(1, 2, 3, 1)
     np.testing.assert_array_equal(
@@ -185,7 +115,7 @@ def test_a_rectangular_kernel_with_different_stride_and_padding_by_hand() -> Non
 
 
 def test_a_pixel_that_no_window_reads_gets_gradient_zero() -> None:
-    network = Sequential([Conv2d(1, 2, stride=3)]).plan((1, 4, 5), 1, np.float64)
+    network = planned([Conv2d(1, 2, stride=3)], (1, 4, 5), 1, np.float64)
     network.values[:] = 1
     network.forward(np.ones((1, 4, 5, 1)))
     grad_x = network.backward(np.ones((1, 1, 2, 1)), input_gradient=True)
@@ -243,7 +173,7 @@ TUTORIAL_UPDATED_BIASES = [0.991, -0.007]
 
 
 def test_the_tutorials_example_digit_for_digit() -> None:
-    network = Sequential([Conv2d(2, 3, stride=2, padding=1)]).plan((3, 5, 5), 1, np.float64)
+    network = planned([Conv2d(2, 3, stride=2, padding=1)], (3, 5, 5), 1, np.float64)
     values = network.named_values()
     values["conv1.weight"][:] = TUTORIAL_FILTERS
     values["conv1.bias"][:] = [1, 0]
@@ -251,7 +181,7 @@ def test_the_tutorials_example_digit_for_digit() -> None:
     np.testing.assert_array_equal(outputs[..., 0], TUTORIAL_OUTPUT)
 
     network.backward(np.array(TUTORIAL_SENSITIVITY, np.float64)[..., np.newaxis])
-    SGD(network.values).step(network.values, network.grads, learning_rate=0.001)
+    SGD().start(network.values).step(network.values, network.grads, learning_rate=0.001)
     np.testing.assert_allclose(values["conv1.weight"], TUTORIAL_UPDATED_FILTERS, rtol=0, atol=1e-15)
     np.testing.assert_allclose(values["conv1.bias"], TUTORIAL_UPDATED_BIASES, rtol=0, atol=1e-15)
 
@@ -315,15 +245,11 @@ def test_a_kernel_larger_than_its_padded_input_is_refused(
         r" .*input 5x6.*smaller kernel_size"
     )
     with pytest.raises(ValueError, match=message):
-        Sequential([Conv2d(1, kernel, padding=padding)]).plan((1, 5, 6), 1)
+        planned([Conv2d(1, kernel, padding=padding)], (1, 5, 6), 1)
 
 
 def test_a_kernel_as_large_as_its_padded_input_gives_one_output() -> None:
-    assert Sequential([Conv2d(4, (7, 10), padding=(1, 2))]).plan((1, 5, 6), 1).output_shape == (
-        4,
-        1,
-        1,
-    )
+    assert planned([Conv2d(4, (7, 10), padding=(1, 2))], (1, 5, 6), 1).output_shape == (4, 1, 1)
 
 
 @pytest.mark.parametrize("before", [[Flatten()], [Flatten(), Dense(9)]], ids=["flatten", "dense"])
@@ -332,4 +258,4 @@ def test_flat_input_is_refused(before: list[Flatten | Dense]) -> None:
         ValueError,
         match=r"conv1: Conv2d takes images \(channels, height, width\).*put it before Flatten",
     ):
-        Sequential([*before, Conv2d(1, 1)]).plan((1, 3, 3), 1)
+        planned([*before, Conv2d(1, 1)], (1, 3, 3), 1)

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.nn import Dense, Flatten, Sequential
-from distcnn.nn import dense as dense_module
-from distcnn.nn.dense import SMALL_PRODUCT, blocks_of_rows
-from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn import Dense, Flatten
+from distcnn.nn.kernels import dense as dense_module
+from distcnn.nn.kernels.dense import SMALL_PRODUCT, blocks_of_rows
+from tests.support.networks import Network, planned
 
 examples = settings(deadline=None, derandomize=True, max_examples=50)
 sizes = st.integers(1, 6)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def dense(in_features: int, out_features: int, count: int, rng: np.random.Generator) -> Sequential:
-    network = Sequential([Dense(out_features)]).plan((in_features,), count, np.float64)
+def dense(in_features: int, out_features: int, count: int, rng: np.random.Generator) -> Network:
+    network = planned([Dense(out_features)], (in_features,), count, np.float64)
     network.values[:] = rng.standard_normal(network.values.shape)
     return network
 
@@ -30,45 +30,11 @@ def test_gradients_agree_with_finite_differences(
 ) -> None:
     rng = np.random.default_rng(seed)
     network = dense(in_features, out_features, count, rng)
-    assert gradient_error(network, rng.standard_normal((in_features, count)), rng) < 1e-5
-
-
-@examples
-@given(sizes, sizes, sizes, seeds)
-def test_forward_and_backward_agree_with_plain_loops(
-    in_features: int, out_features: int, count: int, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    network = dense(in_features, out_features, count, rng)
-    weight, bias = network.named_values()["dense1.weight"], network.named_values()["dense1.bias"]
-    x, grad_output = (
-        rng.standard_normal((in_features, count)),
-        rng.standard_normal((out_features, count)),
-    )
-    y, grad_x = np.zeros((out_features, count)), np.zeros_like(x)
-    grad_weight, grad_bias = np.zeros_like(weight), np.zeros_like(bias)
-    for o, n in np.ndindex(out_features, count):
-        y[o, n] = bias[o]
-        grad_bias[o] += grad_output[o, n]
-        for i in range(in_features):
-            y[o, n] += weight[o, i] * x[i, n]
-            grad_weight[o, i] += grad_output[o, n] * x[i, n]
-            grad_x[i, n] += grad_output[o, n] * weight[o, i]
-
-    np.testing.assert_allclose(network.forward(x), y, rtol=1e-11, atol=1e-11)
-    actual_grad_x = network.backward(grad_output, input_gradient=True)
-    assert actual_grad_x is not None
-    np.testing.assert_allclose(actual_grad_x, grad_x, rtol=1e-11, atol=1e-11)
-    np.testing.assert_allclose(
-        network.named_grads()["dense1.weight"], grad_weight, rtol=1e-11, atol=1e-11
-    )
-    np.testing.assert_allclose(
-        network.named_grads()["dense1.bias"], grad_bias, rtol=1e-11, atol=1e-11
-    )
+    assert network.gradient_error(rng, rng.standard_normal((in_features, count))) < 1e-5
 
 
 def test_dense_by_hand() -> None:
-    network = Sequential([Dense(2)]).plan((3,), 2, np.float64)
+    network = planned([Dense(2)], (3,), 2, np.float64)
     network.values[:] = [1, 2, 3, 4, 5, 6, 0.5, -0.5]
     x = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 2.0]])
     np.testing.assert_array_equal(network.forward(x), [[-1.5, 8.5], [-2.5, 16.5]])
@@ -93,21 +59,19 @@ def test_without_the_input_gradient_the_parameters_gradients_are_the_same() -> N
 
 
 def test_flatten_orders_by_channel_then_row_then_column_and_shares_memory() -> None:
-    layer = Flatten()
-    assert layer.plan((2, 3, 4), 5, np.float64) == (24,)
+    network = planned([Flatten()], (2, 3, 4), 5, np.float64)
+    assert network.output_shape == (24,)
     x = np.arange(120.0).reshape(2, 3, 4, 5)
-    flat = layer.forward(x)
+    flat = network.forward(x)
     assert np.shares_memory(flat, x)
     for c, h, w, n in np.ndindex(x.shape):
         assert flat[(c * 3 + h) * 4 + w, n] == x[c, h, w, n]
 
 
 def test_flatten_turns_the_gradient_back_into_images() -> None:
-    layer = Flatten()
-    layer.plan((2, 3, 4), 5, np.float64)
+    network = planned([Flatten()], (2, 3, 4), 5, np.float64)
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 5))
-    np.testing.assert_array_equal(layer.backward(layer.forward(x)), x)
-    assert layer.backward(layer.forward(x), input_gradient=False) is None
+    np.testing.assert_array_equal(network.backward(network.forward(x), input_gradient=True), x)
 
 
 @examples
@@ -116,10 +80,8 @@ def test_flatten_before_dense_passes_the_gradient_check(
     shape: tuple[int, int, int], out_features: int, count: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    network = (
-        Sequential([Flatten(), Dense(out_features)]).plan(shape, count, np.float64).initialise(rng)
-    )
-    assert gradient_error(network, rng.standard_normal((*shape, count)), rng) < 1e-5
+    network = planned([Flatten(), Dense(out_features)], shape, count, np.float64).initialise(rng)
+    assert network.gradient_error(rng, rng.standard_normal((*shape, count))) < 1e-5
 
 
 @pytest.mark.parametrize("out_features", [0, -3])
@@ -135,7 +97,7 @@ def test_images_are_refused_with_the_remedy() -> None:
         ValueError,
         match=r"dense1: Dense takes flat inputs .* shape \(1, 28, 28\): put Flatten before it",
     ):
-        Sequential([Dense(10)]).plan((1, 28, 28), 1)
+        planned([Dense(10)], (1, 28, 28), 1)
 
 
 @pytest.mark.parametrize(

@@ -1,39 +1,68 @@
-"""A convolution fused with the max pooling after it, and a ReLU, gives the bits of one layer after
-the other, and the right gradient.
+"""Fusion and cache blocking: a convolution fused with the max pooling and the ReLU after it, in
+blocks of any size, in strips and in groups of images, gives the bits of one layer after the other.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Sequential, Tanh, convolution
-from distcnn.nn.gradient_check import gradient_error
-from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS, MinimalFiltering
-from distcnn.nn.kernels.fusion import Fused, fuse
-from distcnn.nn.layer import Layer
+from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Tanh
+from distcnn.nn.kernels import blocking, convolution
+from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS
+from distcnn.nn.kernels.blocking import plan_together
+from distcnn.nn.layer import Array, Layer
+from tests.support.networks import Network, planned, run_twice
 
-Array = NDArray[np.floating]
 Case = tuple[list[Layer], tuple[int, int, int], int]
+
+
+@contextmanager
+def blocks(most_bytes: int, fewest_columns: int = 96, fewest_images: int = 32) -> Iterator[None]:
+    """Plans made inside cut convolutions into blocks of about ``most_bytes``, in strips of at least
+    ``fewest_columns`` and groups of at least ``fewest_images``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convolution, "BLOCK_BYTES", most_bytes)
+        patch.setattr(blocking, "FEWEST_COLUMNS", fewest_columns)
+        patch.setattr(blocking, "FEWEST_TOGETHER", fewest_images)
+        yield
+
+
+def made(
+    layers: list[Layer],
+    shape: tuple[int, int, int],
+    count: int,
+    dtype: type[np.floating] = np.float32,
+) -> Network:
+    network = planned(layers, shape, count, dtype)
+    network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
+    return network
+
+
+def is_fused(network: Network) -> bool:
+    return len(network.plan.stages) < len(network.model.layers)
+
+
+def assert_same(ours: list[Array], expected: list[Array]) -> None:
+    for one, other in zip(ours, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Of both makes of filtering; the windows fill what the convolution gives."""
+    """For im2col and Winograd; the windows fill what the convolution gives."""
 
     def pair(low: int, high: int) -> tuple[int, int]:
         return draw(st.integers(low, high)), draw(st.integers(low, high))
 
-    kernel, stride, padding, window, windows = (
-        pair(1, 4),
-        pair(1, 2),
-        pair(0, 1),
-        pair(1, 3),
-        pair(1, 4),
-    )
+    kernel, stride, padding = pair(1, 4), pair(1, 2), pair(0, 1)
+    window, windows = pair(1, 3), pair(1, 4)
     filters, channels = draw(st.sampled_from([(2, 1), (3, 2), (LEAST_FILTERS, LEAST_DEPTH)]))
     size = [(windows[a] * window[a] - 1) * stride[a] + kernel[a] - 2 * padding[a] for a in (0, 1)]
     assume(min(size) > 0)
@@ -45,111 +74,49 @@ def cases(draw: st.DrawFn) -> Case:
     return layers, (channels, size[0], size[1]), draw(st.integers(1, 3))
 
 
-def planned(case: Case, dtype: type[np.floating] = np.float32) -> Sequential:
-    layers, shape, count = case
-    network = Sequential(layers).plan(shape, count, dtype)
-    network.values[:] = np.random.default_rng(5).standard_normal(network.values.shape)
-    return network
-
-
-def is_fused(network: Sequential) -> bool:
-    return any(isinstance(stage, Fused) for _, stage in fuse(network.layers))
-
-
-def run(
-    network: Sequential, input_gradient: bool, observe: tuple[bool, bool] = (False, False)
-) -> list[Array]:
-    """Output and gradients, of a second microbatch, so that a buffer which must start anew shows;
-    ``observe``: forward, backward.
-    """
-    rng, results = np.random.default_rng(1), []
-    for _ in range(2):
-        network.observe = (lambda what, array: None) if observe[0] else None
-        y = network.forward(
-            rng.integers(-2, 3, (*network.input_shape, network.microbatch_size)).astype(
-                network.dtype
-            )
-        )
-        results = [y.copy()]
-        network.observe = (lambda what, array: None) if observe[1] else None
-        grad_x = network.backward(
-            rng.standard_normal(y.shape).astype(network.dtype), input_gradient
-        )
-        results += [network.grads.copy(), *([] if grad_x is None else [grad_x.copy()])]
-    return results
-
-
-def run_others(network: Sequential) -> None:
-    """So that nothing which the last microbatch left behind, fused or not, is of use to the
-    next.
-    """
-    for observe in (None, lambda what, array: None):
-        network.observe = observe
-        network.backward(
-            np.ones_like(
-                network.forward(
-                    -np.ones((*network.input_shape, network.microbatch_size), network.dtype)
-                )
-            )
-        )
-
-
 @settings(deadline=None, derandomize=True, max_examples=80)
 @given(case=cases(), input_gradient=st.booleans(), block_bytes=st.sampled_from([1, 3000, 2**30]))
 def test_the_bits_are_those_of_one_layer_after_the_other(
     case: Case, input_gradient: bool, block_bytes: int
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "BLOCK_BYTES", block_bytes)
-        network = planned(case)
-    ours = run(network, input_gradient)
-    for observe in ((True, True), (True, False), (False, True)):
-        run_others(network)
-        for our, expected in zip(ours, run(network, input_gradient, observe), strict=True):
-            np.testing.assert_array_equal(our, expected)
+    with blocks(block_bytes):
+        network = made(*case)
+        unfused = network.unfused()
+    assert_same(run_twice(network, input_gradient), run_twice(unfused, input_gradient))
 
 
 @pytest.mark.parametrize(
-    ("layers", "shape", "outputs"),
+    ("layers", "shape"),
     [
-        ([Conv2d(20, 5), MaxPool2d(2)], (1, 28, 28), 2),  # direct: a tile is a window
-        ([Conv2d(50, 5), MaxPool2d(2)], (20, 12, 12), 4),  # minimal: two windows in a tile
-        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26), 6),
-        (
-            [Conv2d(16, 3, padding=1), MaxPool2d(2)],
-            (24, 4, 28),
-            6,
-        ),  # the last of five tiles reaches beyond the image
-        ([Conv2d(16, 3, padding=1), MaxPool2d((2, 3))], (24, 4, 27), 6),
-        ([Conv2d(20, 5), MaxPool2d(2), ReLU()], (1, 28, 28), 2),
-        ([Conv2d(50, 5), MaxPool2d(2), ReLU(), Conv2d(3, 2)], (20, 12, 12), 4),
+        ([Conv2d(20, 5), MaxPool2d(2)], (1, 28, 28)),  # im2col: a tile is a window
+        ([Conv2d(50, 5), MaxPool2d(2)], (20, 12, 12)),  # Winograd: two windows in a tile
+        ([Conv2d(64, 3), MaxPool2d(2)], (32, 26, 26)),
+        # The last of five tiles reaches beyond the image.
+        ([Conv2d(16, 3, padding=1), MaxPool2d(2)], (24, 4, 28)),
+        ([Conv2d(16, 3, padding=1), MaxPool2d((2, 3))], (24, 4, 27)),
+        ([Conv2d(20, 5), MaxPool2d(2), ReLU()], (1, 28, 28)),
+        ([Conv2d(50, 5), MaxPool2d(2), ReLU(), Conv2d(3, 2)], (20, 12, 12)),
     ],
 )
 def test_common_shapes_are_fused_with_the_same_bits(
-    layers: list[Layer], shape: tuple[int, int, int], outputs: int
+    layers: list[Layer], shape: tuple[int, int, int]
 ) -> None:
-    network = planned((layers, shape, 2))
+    network = made(layers, shape, 2)
     assert is_fused(network)
-    assert network.layers[0]._filtering.outputs == outputs  # type: ignore[attr-defined]
-    ours = run(network, True)
-    run_others(network)
-    for our, expected in zip(ours, run(network, True, (True, True)), strict=True):
-        np.testing.assert_array_equal(our, expected)
+    assert_same(run_twice(network), run_twice(network.unfused()))
 
 
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(case=cases())
 def test_the_gradient_check_is_passed(case: Case) -> None:
-    network, rng = planned(case, np.float64), np.random.default_rng(2)
-    shape = (*network.input_shape, network.microbatch_size)
-    assert gradient_error(network, rng.standard_normal(shape), rng) < 1e-5
+    assert made(*case, np.float64).gradient_error(np.random.default_rng(2)) < 1e-5
 
 
 def test_by_hand() -> None:
     """One filter of ones over pairs of pixels: sums of neighbours, of which the larger of each pair
     counts.
     """
-    network = Sequential([Conv2d(1, (1, 2)), MaxPool2d((1, 2))]).plan((1, 1, 5), 1, np.float64)
+    network = planned([Conv2d(1, (1, 2)), MaxPool2d((1, 2))], (1, 1, 5), 1, np.float64)
     assert is_fused(network)
     network.named_values()["conv1.weight"][...] = 1
     network.named_values()["conv1.bias"][...] = 0.5
@@ -168,10 +135,8 @@ def test_a_rectified_pooling_by_hand() -> None:
     """As above, less 7: of the second pair one sum is positive, of the first none, and of a pair of
     zeros none.
     """
-    network = Sequential([Conv2d(1, (1, 2)), MaxPool2d((1, 2)), ReLU()]).plan(
-        (1, 1, 7), 1, np.float64
-    )
-    assert [index for index, _ in fuse(network.layers)] == [0]
+    network = planned([Conv2d(1, (1, 2)), MaxPool2d((1, 2)), ReLU()], (1, 1, 7), 1, np.float64)
+    assert is_fused(network)
     network.named_values()["conv1.weight"][...] = 1
     network.named_values()["conv1.bias"][...] = -7
     y = network.forward(
@@ -184,79 +149,115 @@ def test_a_rectified_pooling_by_hand() -> None:
     np.testing.assert_array_equal(network.named_grads()["conv1.bias"], [10])
 
 
+class FixedConv(Conv2d):
+    """A user's, which only fixes a size."""
+
+    def __init__(self, out_channels: int) -> None:
+        super().__init__(out_channels, 3)
+
+
 class OwnConv(Conv2d):
-    """A user's, which may do anything in its methods."""
+    """A user's, which computes by itself."""
 
-
-class OwnPool(MaxPool2d):
-    """A user's."""
+    def forward(self, x: Array, call: object) -> Array:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize(
-    "layers",
+    ("layers", "expected"),
     [
-        [Conv2d(2, 3), MaxPool2d(2, 1)],
-        [Conv2d(2, 3), MaxPool2d(2, 3)],
-        [Conv2d(2, 3), MaxPool2d(4)],
-        [Conv2d(2, 3), Tanh(), MaxPool2d(2)],
-        [MaxPool2d(2), MaxPool2d(2)],
-        [OwnConv(2, 3), MaxPool2d(2)],
-        [Conv2d(2, 3), OwnPool(2)],
-        [
-            Conv2d(LEAST_DEPTH, (1, 4)),
-            Conv2d(LEAST_FILTERS, (1, 4)),
-            MaxPool2d(2),
-        ],  # tiles of three outputs
-    ],
-    ids=[
-        "windows overlap",
-        "gaps",
-        "a rest",
-        "a layer between",
-        "no convolution",
-        "own convolution",
-        "own pooling",
-        "windows across tiles",
+        pytest.param([FixedConv(2), MaxPool2d(2)], True, id="a subclass that computes the same"),
+        pytest.param([OwnConv(2, 3), MaxPool2d(2)], False, id="a convolution of one's own"),
+        pytest.param([Conv2d(2, 3), MaxPool2d(2, 1)], False, id="windows overlap"),
+        pytest.param([Conv2d(2, 3), MaxPool2d(2, 3)], False, id="gaps"),
+        pytest.param([Conv2d(2, 3), MaxPool2d(4)], False, id="a rest"),
+        pytest.param([Conv2d(2, 3), Tanh(), MaxPool2d(2)], False, id="a layer between"),
+        pytest.param([MaxPool2d(2), MaxPool2d(2)], False, id="no convolution"),
+        pytest.param(  # tiles of three outputs
+            [Conv2d(LEAST_DEPTH, (1, 4)), Conv2d(LEAST_FILTERS, (1, 4)), MaxPool2d(2)],
+            False,
+            id="windows across tiles",
+        ),
     ],
 )
-def test_others_are_left_alone(layers: list[Layer]) -> None:
-    assert not is_fused(Sequential(layers).plan((1, 12, 12), 2))
+def test_what_is_fused(layers: list[Layer], expected: bool) -> None:
+    assert is_fused(planned(layers, (1, 12, 12), 2)) == expected
 
 
-def test_whoever_observes_sees_every_layer() -> None:
-    network, seen = planned(([Tanh(), Conv2d(2, 3), MaxPool2d(2)], (1, 8, 8), 2)), []
-    network.observe = lambda what, array: seen.append((what, array.shape))
-    network.backward(
-        np.ones_like(network.forward(np.ones((1, 8, 8, 2), np.float32))), input_gradient=True
-    )
-    assert [what for what, _ in seen] == [
-        *("input", "output of tanh1", "output of conv1", "output of maxpool1"),
-        *("input gradient of maxpool1", "input gradient of conv1", "input gradient of tanh1"),
-    ]
-    assert dict(seen)["output of conv1"] == (2, 6, 6, 2)
+@pytest.mark.parametrize("between", [[], [ReLU()], [Tanh()], [ReLU(), ReLU()]])
+def test_a_flatten_after_the_pooling_changes_no_bit(between: list[Layer]) -> None:
+    network = made([Conv2d(2, 3), MaxPool2d(2), *between, Flatten()], (1, 8, 8), 2)
+    assert_same(run_twice(network), run_twice(network.unfused()))
 
 
-def test_what_lies_between_is_never_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    for filters, channels in ((3, 1), (LEAST_FILTERS, LEAST_DEPTH)):
-        conv = Conv2d(filters, 3)
-        network = planned(([Tanh(), conv, MaxPool2d(2)], (channels, 10, 10), 2))
-        assert isinstance(conv._filtering, MinimalFiltering) == (filters == LEAST_FILTERS)
-        monkeypatch.setattr(
-            Conv2d, "images", property(lambda self: pytest.fail("the whole output was asked for"))
-        )
-        run(network, True)
+D, F = LEAST_DEPTH, LEAST_FILTERS
+BLOCKED: dict[str, Case] = {
+    "im2col, pooled": ([Conv2d(3, 5), MaxPool2d(2), ReLU()], (1, 12, 12), 4),
+    "im2col, pooled, strips that share more than a step": (
+        [Tanh(), Conv2d(3, (1, 5)), MaxPool2d((1, 2)), ReLU()],
+        (2, 3, 10),
+        4,
+    ),
+    "im2col, pooled, gaps between strips": (
+        [Tanh(), Conv2d(3, 2, stride=3), MaxPool2d(2)],
+        (2, 11, 18),
+        4,
+    ),
+    "Winograd": ([Tanh(), Conv2d(F, 3), Tanh()], (D, 6, 14), 4),
+    "Winograd, padded, a rest": (
+        [Tanh(), Conv2d(F, (3, 4), stride=(2, 1), padding=(1, 2))],
+        (D, 6, 12),
+        4,
+    ),
+    "Winograd, pooled": ([Tanh(), Conv2d(F, 3), MaxPool2d(2), ReLU(), Flatten()], (D, 6, 26), 4),
+    "Winograd, pooled, a rest": ([Tanh(), Conv2d(F, 3), MaxPool2d(2)], (D, 7, 9), 4),
+    "Winograd, strips that share three steps": ([Tanh(), Conv2d(F, (1, 7))], (D, 3, 12), 4),
+    "Winograd after Winograd": ([Conv2d(D, 3), ReLU(), Conv2d(F, 3), MaxPool2d(2)], (D, 8, 10), 4),
+}
+every_blocked = pytest.mark.parametrize("name", BLOCKED)
+every_way = pytest.mark.parametrize(
+    ("columns", "images"), [(96, 32), (96, 2), (1, 32), (1, 2)], ids=str
+)
+
+
+@every_blocked
+@every_way
+def test_the_numbers_do_not_depend_on_the_blocks(name: str, columns: int, images: int) -> None:
+    whole = made(*BLOCKED[name], np.float64)
+    for block_bytes in (1, 40_000):
+        with blocks(block_bytes, columns, images):
+            network = made(*BLOCKED[name], np.float64)
+        for ours, expected in zip(run_twice(network), run_twice(whole), strict=True):
+            tolerance = 1e-9 * np.abs(expected).max()
+            np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=tolerance)
+
+
+@every_blocked
+def test_in_strips_and_groups_too_fusion_changes_no_bit(name: str) -> None:
+    with blocks(1, 1, 2):
+        network = made(*BLOCKED[name])
+        unfused = network.unfused()
+    assert_same(run_twice(network), run_twice(unfused))
+
+
+@every_blocked
+def test_in_strips_and_groups_the_gradient_check_is_passed(name: str) -> None:
+    with blocks(1, 1, 2):
+        assert made(*BLOCKED[name], np.float64).gradient_error(np.random.default_rng(2)) < 1e-5
 
 
 @pytest.mark.parametrize(
-    ("between", "shared"),
-    [([], True), ([ReLU()], True), ([Tanh()], False), ([ReLU(), ReLU()], False)],
+    ("tiles", "count", "block_bytes", "expected"),
+    [
+        (4, 32, 100, (4, 32)),  # a block is small enough
+        (4, 64, 200, (2, 64)),  # strips come first
+        (4, 128, 400, (1, 128)),
+        (4, 128, 1600, (1, 32)),  # then groups of images
+        (4, 65, 400, (2, 65)),  # strips of one tile would be too narrow, the count is odd
+        (3, 64, 200, (3, 32)),
+    ],
 )
-def test_a_flatten_hands_on_what_the_pooling_before_it_wrote(
-    between: list[Layer], shared: bool
+def test_strips_come_before_groups(
+    tiles: int, count: int, block_bytes: int, expected: tuple[int, int]
 ) -> None:
-    pooling, observers = MaxPool2d(2), ((False, False), (True, True))
-    network = planned(([Conv2d(2, 3), pooling, *between, Flatten()], (1, 8, 8), 2))
-    y = network.forward(np.ones((1, 8, 8, 2), np.float32))
-    assert np.shares_memory(y, pooling.output) == shared
-    for ours, expected in zip(*(run(network, True, observe) for observe in observers), strict=True):
-        np.testing.assert_array_equal(ours, expected)
+    assert plan_together(tiles, count, block_bytes, 100) == expected

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from distcnn.nn import Conv2d, Dense, Sequential, glorot_uniform, he_normal, uniform, zeros
+from distcnn.nn import Conv2d, Dense, glorot_uniform, he_normal, uniform, zeros
 from distcnn.nn.layer import Initialiser
+from tests.support.networks import planned
 
 LARGE = (200, 500)
 
@@ -54,19 +55,14 @@ def test_the_shape_is_the_one_asked_for_and_the_seed_decides(initialiser: Initia
 
 
 def test_layers_give_their_fans() -> None:
-    convolution, dense = Conv2d(7, (2, 3)), Dense(11)
-    convolution.plan((5, 9, 9), 1, np.float32)
-    dense.plan((13,), 1, np.float32)
-    for parameter in convolution.parameters():
+    for parameter in Conv2d(7, (2, 3)).parameters((5, 9, 9)):
         assert (parameter.fan_in, parameter.fan_out) == (5 * 2 * 3, 7 * 2 * 3)
-    for parameter in dense.parameters():
+    for parameter in Dense(11).parameters((13,)):
         assert (parameter.fan_in, parameter.fan_out) == (13, 11)
 
 
 def test_weights_begin_with_he_normal_and_biases_with_zero() -> None:
-    network = (
-        Sequential([Dense(500)]).plan((200,), 1, np.float64).initialise(np.random.default_rng(0))
-    )
+    network = planned([Dense(500)], (200,), 1, np.float64).initialise(np.random.default_rng(0))
     assert network.named_values()["dense1.weight"].std() == pytest.approx(0.1, rel=0.01)
     assert not network.named_values()["dense1.bias"].any()
 
@@ -80,7 +76,7 @@ def test_weights_begin_with_he_normal_and_biases_with_zero() -> None:
 )
 def test_a_layers_own_initialisers_are_used(layer: Conv2d | Dense) -> None:
     shape = (2, 5, 5) if isinstance(layer, Conv2d) else (50,)
-    network = Sequential([layer]).plan(shape, 1).initialise(np.random.default_rng(0))
+    network = planned([layer], shape, 1).initialise(np.random.default_rng(0))
     weight, bias = network.named_values().values()
     assert 0.5e-4 < np.abs(weight).max() <= np.float32(1e-4)
     assert 1e-2 < np.abs(bias).max() <= 2.0

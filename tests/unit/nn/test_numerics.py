@@ -8,12 +8,13 @@ import pytest
 from distcnn.models import MODELS
 from distcnn.nn import computing
 from distcnn.nn.numerics import BUFFER_ELEMENTS
+from tests.support.networks import planned
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_no_bit_depends_on_it(model: str) -> None:
-    network = (
-        MODELS[model]((1, 28, 28), 10).plan((1, 28, 28), 8).initialise(np.random.default_rng(0))
+    network = planned(MODELS[model]((1, 28, 28), 10), (1, 28, 28), 8).initialise(
+        np.random.default_rng(0)
     )
     rng = np.random.default_rng(1)
     images, grads = (

@@ -18,6 +18,7 @@ from distcnn import nn
 from distcnn.models import lenet
 from distcnn.nn import reference as ref
 from distcnn.nn.layer import Layer
+from tests.support.networks import planned
 
 Array = NDArray[np.floating]
 Values = Mapping[str, Array]
@@ -38,7 +39,7 @@ def run_kernels(
     The batch is the first axis here and the last one in the engine: only this function knows that.
     A first pass over other numbers leaves something in every buffer that should start from zero.
     """
-    network = nn.Sequential(layers).plan(x.shape[1:], len(x), x.dtype)
+    network = planned(list(layers), x.shape[1:], len(x), x.dtype)
     for name, value in network.named_values().items():
         value[...] = values[name]
     for images in (-1 - x, x):

@@ -11,17 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distcnn.models import MODELS, build_model
-from distcnn.nn import (
-    AvgPool2d,
-    Conv2d,
-    MaxPool2d,
-    Sequential,
-    softmax_cross_entropy,
-    squared_error,
-)
+from distcnn.models import MODELS
+from distcnn.nn import AvgPool2d, Conv2d, MaxPool2d, softmax_cross_entropy, squared_error
 from distcnn.nn.layer import Layer
 from distcnn.optim import SGD
+from tests.support.networks import Network, planned
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 nn = torch.nn
@@ -90,9 +84,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def twins(name: str, dtype: type[np.floating]) -> tuple[Sequential, Any]:
+def twins(name: str, dtype: type[np.floating]) -> tuple[Network, Any]:
     """The model and PyTorch's, with the same random values."""
-    network = build_model(name, (1, 28, 28), CLASSES, COUNT).plan((1, 28, 28), COUNT, dtype)
+    network = planned(MODELS[name]((1, 28, 28), CLASSES), (1, 28, 28), COUNT, dtype)
     rng = np.random.default_rng(7)
     network.initialise(rng)
     for parameter, values in network.named_values().items():
@@ -152,7 +146,7 @@ def test_outputs_and_all_gradients_agree(name: str, dtype: type[np.floating]) ->
 @every_model
 def test_ten_steps_of_nesterov_with_weight_decay_agree(name: str, dtype: type[np.floating]) -> None:
     network, model = twins(name, dtype)
-    optimizer = SGD(network.values, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = SGD(momentum=0.9, weight_decay=5e-4, nesterov=True).start(network.values)
     torch_optimizer = torch.optim.SGD(
         model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True
     )
@@ -188,7 +182,7 @@ def test_squared_error_agrees() -> None:
 
 def assert_layers_agree(layer: Layer, torch_layer: Any, x: Array, rng: np.random.Generator) -> None:
     """Output and every gradient of one layer, in float64; ``x`` may hold ties."""
-    network = Sequential([layer]).plan(x.shape[:-1], x.shape[-1], np.float64)
+    network = planned([layer], x.shape[:-1], x.shape[-1], np.float64)
     network.values[:] = rng.standard_normal(network.values.shape)
     torch_layer = torch_layer.double()
     for values, tensor in zip(

@@ -5,28 +5,31 @@ about state and dtype.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.optim import OPTIMIZERS, SGD, Adam, Optimizer
+from distcnn.optim import OPTIMIZERS, SGD, Adam, AdamW, Optimizer, Updater
 
 Vector = NDArray[np.floating]
-Maker = Callable[[Vector], Optimizer]
+Maker = Callable[[Vector], Updater]
 
 VARIANTS: dict[str, Maker] = {
-    "plain": SGD,
-    "decay": lambda values: SGD(values, weight_decay=0.1),
-    "momentum": lambda values: SGD(values, momentum=0.9),
-    "momentum-decay": lambda values: SGD(values, momentum=0.9, weight_decay=0.1),
-    "nesterov": lambda values: SGD(values, momentum=0.9, nesterov=True),
-    "nesterov-decay": lambda values: SGD(values, momentum=0.9, weight_decay=0.1, nesterov=True),
-    "adam": Adam,
-    "adam-decay": lambda values: Adam(values, weight_decay=0.1),
-    "adamw": lambda values: Adam(values, weight_decay=0.1, decoupled=True),
+    name: rule.start
+    for name, rule in {
+        "plain": SGD(),
+        "decay": SGD(weight_decay=0.1),
+        "momentum": SGD(momentum=0.9),
+        "momentum-decay": SGD(momentum=0.9, weight_decay=0.1),
+        "nesterov": SGD(momentum=0.9, nesterov=True),
+        "nesterov-decay": SGD(momentum=0.9, weight_decay=0.1, nesterov=True),
+        "adam": Adam(),
+        "adam-decay": Adam(weight_decay=0.1),
+        "adamw": AdamW(weight_decay=0.1),
+    }.items()
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -115,7 +118,10 @@ def test_twenty_steps_agree_with_the_formulas_one_number_at_a_time(
         rng.uniform(0.01, 0.2, 20).tolist(),
     )
     values = start.copy()
-    optimizer = OPTIMIZERS[name](values, 0.8, weight_decay)
+    settings: dict[str, Any] = {"weight_decay": weight_decay}
+    if name in ("nesterov", "sgd"):
+        settings["momentum"] = 0.8
+    optimizer = OPTIMIZERS[name](learning_rate=0.1, **settings).start(values)
     for grad, rate in zip(grads, rates, strict=True):
         optimizer.step(values, grad.copy(), rate)
     for index, value in enumerate(start.tolist()):
@@ -182,7 +188,7 @@ def test_state_begins_as_zeros_of_the_values_shape(variant: str, names: set[str]
 
 def test_the_state_holds_velocity_and_moments() -> None:
     values = np.array([1.0])
-    sgd, adam = SGD(values, momentum=0.5), Adam(values)
+    sgd, adam = SGD(momentum=0.5).start(values), Adam().start(values)
     for grad in (4.0, 8.0):
         sgd.step(values, np.array([grad]), 0.1)
         adam.step(values, np.array([grad]), 0.1)
@@ -257,7 +263,7 @@ def test_a_learning_rate_of_zero_changes_nothing(variant: str) -> None:
 
 def test_adam_with_zero_gradient_stays_where_it_is() -> None:
     values = np.array([1.5, -2.5])
-    Adam(values).step(values, np.zeros(2), 0.1)
+    Adam().start(values).step(values, np.zeros(2), 0.1)
     np.testing.assert_array_equal(values, [1.5, -2.5])
 
 
@@ -314,5 +320,36 @@ def test_a_half_written_optimizer_says_what_it_must_define() -> None:
         pass
 
     values = np.ones(2)
-    with pytest.raises(NotImplementedError, match="Half must define _update"):
-        Half(values, ()).step(values, np.ones(2), 0.1)
+    with pytest.raises(NotImplementedError, match="Half must define update"):
+        Half().start(values).step(values, np.ones(2), 0.1)
+
+
+def test_a_rule_of_ones_own_is_one_class() -> None:
+    class SignSGD(Optimizer):
+        def update(
+            self,
+            values: Vector,
+            grads: Vector,
+            state: Mapping[str, Vector],
+            learning_rate: float,
+            step: int,
+            scratch: Vector,
+        ) -> None:
+            values -= np.multiply(np.sign(grads), learning_rate, out=scratch)
+
+    values = np.array([1.0, -2.0])
+    SignSGD().start(values).step(values, np.array([3.0, -4.0]), 0.5)
+    np.testing.assert_array_equal(values, [0.5, -1.5])
+
+
+def test_descriptions_print_compare_and_refuse_impossible_values() -> None:
+    rule = SGD(learning_rate=0.1, momentum=0.9, nesterov=True)
+    assert rule == SGD(learning_rate=0.1, momentum=0.9, nesterov=True) != SGD(learning_rate=0.1)
+    assert eval(repr(rule)) == rule
+    assert Adam(weight_decay=0.1) != AdamW(weight_decay=0.1)
+    for wrong in ({"momentum": 1.0}, {"learning_rate": 0.0}, {"weight_decay": -1.0}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=name):
+            SGD(**wrong)
+    with pytest.raises(AttributeError):
+        rule.momentum = 0.5  # type: ignore[misc]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from distcnn.optim import SCHEDULES, learning_rate_at
+from distcnn.optim import SCHEDULES, Cosine, Linear, OwnSchedule
 
 
 @pytest.mark.parametrize(
@@ -24,14 +24,13 @@ from distcnn.optim import SCHEDULES, learning_rate_at
     ],
 )
 def test_factors_by_hand(name: str, progress: float, factor: float) -> None:
-    assert SCHEDULES[name](progress) == pytest.approx(factor, rel=1e-14, abs=1e-15)
+    assert SCHEDULES[name]().factor(progress) == pytest.approx(factor, rel=1e-14, abs=1e-15)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_every_schedule_starts_at_the_peak_and_never_rises(name: str) -> None:
     rates = [
-        learning_rate_at(step, SCHEDULES[name], peak=0.4, warmup_steps=0, total_steps=100)
-        for step in range(100)
+        SCHEDULES[name](0).learning_rate(step, peak=0.4, total_steps=100) for step in range(100)
     ]
     assert rates[0] == 0.4
     assert rates == sorted(rates, reverse=True)
@@ -48,25 +47,20 @@ def test_every_schedule_starts_at_the_peak_and_never_rises(name: str) -> None:
     ],
 )
 def test_four_steps_without_warmup_by_hand(name: str, expected: list[float]) -> None:
-    rates = [
-        learning_rate_at(step, SCHEDULES[name], peak=2.0, warmup_steps=0, total_steps=4)
-        for step in range(4)
-    ]
+    rates = [SCHEDULES[name](0).learning_rate(step, peak=2.0, total_steps=4) for step in range(4)]
     assert rates == pytest.approx(expected, rel=1e-14)
 
 
 def test_warmup_is_linear_to_the_peak_and_the_schedule_takes_the_steps_that_are_left() -> None:
     rates = [
-        learning_rate_at(step, SCHEDULES["linear"], peak=8.0, warmup_steps=4, total_steps=8)
-        for step in range(8)
+        SCHEDULES["linear"](4).learning_rate(step, peak=8.0, total_steps=8) for step in range(8)
     ]
     assert rates == [2, 4, 6, 8, 8, 6, 4, 2]
 
 
 def test_a_warmup_of_one_step_begins_at_the_peak() -> None:
     rates = [
-        learning_rate_at(step, SCHEDULES["linear"], peak=3.0, warmup_steps=1, total_steps=4)
-        for step in range(4)
+        SCHEDULES["linear"](1).learning_rate(step, peak=3.0, total_steps=4) for step in range(4)
     ]
     assert rates == pytest.approx([3, 3, 2, 1])
 
@@ -80,7 +74,14 @@ def test_a_warmup_as_long_as_the_run_or_longer_never_reaches_the_schedule(
     name: str, warmup_steps: int, expected: list[float]
 ) -> None:
     rates = [
-        learning_rate_at(step, SCHEDULES[name], peak=4.0, warmup_steps=warmup_steps, total_steps=4)
+        SCHEDULES[name](warmup_steps).learning_rate(step, peak=4.0, total_steps=4)
         for step in range(4)
     ]
     assert rates == pytest.approx(expected, rel=1e-14)
+
+
+def test_schedules_compare_and_a_function_of_ones_own_is_one() -> None:
+    assert Cosine(warmup_steps=10) == Cosine(10) != Linear(10)
+    own = OwnSchedule(1, lambda progress: 0.5 - progress / 2)
+    rates = [own.learning_rate(step, peak=8.0, total_steps=3) for step in range(3)]
+    assert rates == [8, 4, 2]

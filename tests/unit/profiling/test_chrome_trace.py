@@ -4,96 +4,46 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
+from distcnn.profiling.chrome_trace import document, lines_of, name_events, slice_event
+from distcnn.profiling.recorder import Slice
+from distcnn.profiling.tracing import waiting
+from distcnn.spans import Span
 
-from distcnn.profiling.chrome_trace import (
-    document,
-    in_order,
-    lines_of,
-    meetings,
-    slice_events,
-    waiting,
-)
-from distcnn.profiling.recorder import SLICE, Counts
-
-STEP, SHARD, MEETING, WAITING, TEST = range(5)
-KINDS = [
-    ("step", Counts.STEP),
-    ("conv1 forward", Counts.SHARD),
-    ("allreduce", Counts.COLLECTIVE),
-    ("waiting", Counts.RANK),
-    ("evaluation", Counts.NOTHING),
-]
-
-
-def slices(*rows: tuple[int, int, int, int, float]) -> np.ndarray:
-    return np.array(list(rows), SLICE)
-
-
-def test_outer_slices_come_first_also_where_the_clock_did_not_move() -> None:
-    recorded = slices(
-        (SHARD, 1, 0, 10, 0), (SHARD, 2, 10, 10, 0), (MEETING, 0, 10, 10, 8), (STEP, 7, 0, 10, 0.5)
-    )
-    ordered = in_order(recorded)
-    assert ordered["part"].tolist() == [STEP, SHARD, MEETING, SHARD]
-
-
-def test_a_part_that_calls_itself_is_one_slice_and_its_blocks_are_several() -> None:
-    recorded = slices(
-        (SHARD, 1, 12, 18, 0), (SHARD, 1, 10, 20, 0), (SHARD, 1, 20, 30, 0), (SHARD, 2, 31, 32, 0)
-    )
-    assert in_order(recorded)[["begin", "end"]].tolist() == [(10, 20), (20, 30), (31, 32)]
-    assert len(in_order(slices())) == 0
-
-
-def test_waiting_ends_when_the_last_rank_comes() -> None:
-    met = meetings(
-        KINDS,
-        slices(
-            (SHARD, 0, 0, 5, 0),
-            (MEETING, 0, 10, 30, 8),
-            (MEETING, 0, 50, 60, 8),
-            (MEETING, 0, 70, 80, 8),
-        ),
-    )
-    begins = np.array(
-        [[10, 50], [25, 40], [12, 65]]
-    )  # of three ranks, of which one recorded two meetings only
-    waits = waiting(met, begins, WAITING)
-    assert waits[["part", "number", "begin", "end"]].tolist() == [
-        (WAITING, 1, 10, 25),
-        (WAITING, 2, 50, 60),
-    ]
-    assert (
-        len(waiting(met, np.array([[10, 50, 70], [9, 40, 60]]), WAITING)) == 0
-    )  # the last one waits for nobody
+STEP, LAYER = Span("step", step=9, epoch=2), Span("forward", layer="conv1")
+SUM = Span("allreduce", nbytes=8)
 
 
 def test_events_by_hand() -> None:
-    events = slice_events(
-        3,
-        "main",
-        KINDS,
-        slices(
-            (STEP, 9, 1000, 5130, 0.25), (STEP, 10, 6000, 6000, np.nan), (MEETING, 1, 7, 254, 64)
-        ),
-        steps_an_epoch=5,
-    )
-    place = {"ph": "X", "pid": 3, "tid": 1_000_003}
-    assert events == [
-        place
-        | {"name": "step", "ts": 1.0, "dur": 4.125, "args": {"step": 9, "epoch": 2, "loss": 0.25}},
-        place | {"name": "step", "ts": 6.0, "dur": 0.0, "args": {"step": 10, "epoch": 3}},
-        place | {"name": "allreduce", "ts": 0.0, "dur": 0.25, "args": {"bucket": 1, "bytes": 64}},
-    ]
-    other, test = slice_events(
-        0, "sums", KINDS, slices((WAITING, 2, 0, 125, 0), (TEST, 0, 250, 500, 0)), steps_an_epoch=5
-    )
-    assert (other["args"], other["tid"]) == ({"rank": 2}, 2_000_000)
-    assert "args" not in test
-    content = json.loads(b"".join(document([lines_of(events), lines_of([other])], {"model": "m"})))
+    step = slice_event(3, 0, Slice(STEP, 7, 1000, 5130))
+    layer = slice_event(3, 1, Slice(LAYER, 8, 6000, 6000))
+    place = {"ph": "X", "pid": 3}
+    assert step == place | {
+        **{"name": "step", "tid": 1_000_003, "ts": 1.0, "dur": 4.125},
+        "args": {"step": 9, "epoch": 2},
+    }
+    assert layer == place | {"name": "conv1 forward", "tid": 2_000_003, "ts": 6.0, "dur": 0.0}
+    content = json.loads(b"".join(document([lines_of([step]), lines_of([layer])], {"model": "m"})))
     assert content == {
-        "traceEvents": [*events, other],
+        "traceEvents": [step, layer],
         "displayTimeUnit": "ms",
         "otherData": {"model": "m"},
     }
+
+
+def test_threads_are_named_and_numbered_once_over_all_ranks() -> None:
+    events = [event for rank in (0, 1) for event in name_events(rank, "h", ["main", "sums"])]
+    threads = [event for event in events if event["name"] == "thread_name"]
+    assert [event["args"]["name"] for event in threads] == ["main", "sums"] * 2
+    assert len({event["tid"] for event in threads}) == 4
+
+
+def test_waiting_ends_when_the_last_rank_arrives() -> None:
+    met = [Slice(SUM, 1, 10, 30), Slice(SUM, 1, 50, 60), Slice(SUM, 1, 70, 80)]
+    # Of three ranks, one recorded two sums only.
+    waits = waiting(met, [[10, 50, 70], [25, 40], [12, 65, 70]])
+    assert [(one.span.labels, one.begin, one.end) for one in waits.values()] == [
+        ({"rank": 1}, 10, 25),
+        ({"rank": 2}, 50, 60),
+    ]
+    assert list(waits) == [id(met[0]), id(met[1])]
+    assert not waiting(met, [[10, 50, 70], [9, 40, 60]])  # the last one waits for nobody

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.profiling.plot import COLOURS, colour_of, lines_of, span_of_steps
+from distcnn.profiling.plot import COLOURS, colour_of, levels, span_of_steps
 from distcnn.report import main
 
 
@@ -41,7 +41,7 @@ EVENTS = [
 
 
 def test_slices_within_slices_are_deeper() -> None:
-    assert [(place, each["name"]) for place, each in lines_of(EVENTS[-3:])] == [
+    assert [(place, each["name"]) for place, each in levels(EVENTS[-3:])] == [
         ((0, 7, 0), "conv1 forward"),
         ((0, 7, 1), "maxpool1 forward"),
         ((0, 7, 0), "loss"),
@@ -57,8 +57,8 @@ def test_two_steps_in_the_middle_are_shown_or_those_that_are_named() -> None:
     ("name", "colour"),
     [
         ("conv1 backward", "backward"),
-        ("exact sum", "sum"),
-        ("reduce bucket", "reduce"),
+        ("local sum", "local sum"),
+        ("reduce", "allreduce"),
         ("wait for sums", "waiting"),
         ("ledger", "other"),
     ],
@@ -77,8 +77,8 @@ def test_the_report_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("content", "step", "message"),
     [
-        ("nothing", "1", "is no trace that can be read"),
-        ("[]", "1", "is no trace that can be read"),
+        ("nothing", "1", "cannot be read as a trace"),
+        ("[]", "1", "cannot be read as a trace"),
         (json.dumps({"traceEvents": []}), "1", "no step is recorded in it"),
         (json.dumps({"traceEvents": EVENTS}), "9", "--step 9: the trace has the steps 0 to 3"),
     ],

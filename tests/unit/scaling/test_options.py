@@ -44,7 +44,7 @@ def test_what_is_given_and_what_is_not(tmp_path: Path) -> None:
         "seed": 4,
         "num_shards": 4,
         "microbatch_size": 64,
-        "world_size": 2,
+        "expect_ranks": 2,
     }
 
 
@@ -106,7 +106,7 @@ REFUSED = {
     "--timeout nan": "--timeout is nan",
     "--launcher mpirun": ("without {ranks}"),
     "--launcher '{ranks}": "No closing quotation",
-    "--world-size 2": "use --ranks",
+    "--expect-ranks 2": "use --ranks",
     "--max-steps 2": "use --steps",
     "--resume runs/x": "run the same command with the same --output",
     "--turns 2": "unknown flag --turns",

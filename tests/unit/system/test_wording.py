@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distcnn.system.wording import being, counted, plural, printable
+from distcnn.system.wording import being, counted, number_ranges, plural, printable
 
 
 def test_one_and_many() -> None:
@@ -33,3 +33,7 @@ def test_verbs_agree() -> None:
         "1 test image is",
         "2 test images are",
     ]
+
+
+def test_number_ranges() -> None:
+    assert number_ranges([7, 0, 1, 2, 9, 10]) == "0-2, 7, 9-10"

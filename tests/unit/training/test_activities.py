@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from distcnn import train
+from distcnn.datasets import HDF5Dataset
 from distcnn.datasets.examples import ExampleFile
 from distcnn.fault_tolerance.heartbeat import pulse
 from distcnn.training import loop, setup
@@ -23,7 +24,7 @@ from tests.support.training_fixtures import Run, prepare
 WORK = [
     (train, "existing_run", "reading the run directory"),
     (train, "find_resume_point", "reading the run directory"),
-    (setup, "read_info", "opening the image set"),
+    (HDF5Dataset, "read_info", "opening the image set"),
     (setup, "build_model", "building the network"),
     (setup, "survey", "reading and hashing the image set"),
     (setup, "fingerprint", "comparing settings and software of the ranks"),

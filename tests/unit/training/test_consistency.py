@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import TrainingError
 from distcnn.nn import Conv2d, Dense, Flatten, Sequential
-from distcnn.optim import OPTIMIZERS, Optimizer
+from distcnn.nn.planned import PlannedNetwork
+from distcnn.optim import Updater
+from distcnn.registry import find_optimizer
 from distcnn.training.consistency import (
     array_sha256,
     compare_replicas,
@@ -25,16 +27,13 @@ from distcnn.training.consistency import (
 )
 from tests.unit.distributed.test_communicator import on_ranks
 
-Damage = Callable[[int, Sequential, Optimizer], None]
+Damage = Callable[[int, PlannedNetwork, Updater], None]
 
 
-def make_replica(optimizer: str = "adam") -> tuple[Sequential, Optimizer]:
-    network = (
-        Sequential([Conv2d(2, 2), Flatten(), Dense(3)])
-        .plan((1, 3, 3), 4)
-        .initialise(np.random.default_rng(1))
-    )
-    return network, OPTIMIZERS[optimizer](network.values, 0.9, 0.0)
+def make_replica(optimizer: str = "adam") -> tuple[PlannedNetwork, Updater]:
+    model = Sequential([Conv2d(2, 2), Flatten(), Dense(3)])
+    network = PlannedNetwork(model, (1, 3, 3), 4).initialise(np.random.default_rng(1))
+    return network, find_optimizer(optimizer, 0.1, 0.9, 0.0).start(network.values)
 
 
 def compare(ranks: int, damage: Damage, optimizer: str = "adam") -> list[Any]:
@@ -130,7 +129,7 @@ def test_one_bit_of_the_optimizer_is_found(optimizer: str, vector: str) -> None:
 
 
 def test_the_first_parameter_is_named() -> None:
-    def damage(rank: int, network: Sequential, optimizer: Optimizer) -> None:
+    def damage(rank: int, network: Sequential, optimizer: Updater) -> None:
         if rank == 1:
             flip(optimizer.state["first_moment"], 0)
             flip(network.values, 20)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from distcnn.datasets import Microbatch, Shard
 from distcnn.distributed import SerialCommunicator, Totals
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.training.evaluation import Evaluation, examples_of_rank
 
 
@@ -28,7 +29,7 @@ def test_ranks_take_whole_blocks_and_each_example_once(
 
 def network_for(microbatch_size: int, scale: float) -> Sequential:
     """Ten outputs from the image's ten pixels: the larger ``scale``, the surer and the better."""
-    network = Sequential([Flatten(), Dense(10)]).plan((1, 1, 10), microbatch_size)
+    network = PlannedNetwork(Sequential([Flatten(), Dense(10)]), (1, 1, 10), microbatch_size)
     network.named_values()["dense1.weight"][...] = scale * np.eye(10)
     return network
 

@@ -31,7 +31,7 @@ from distcnn.training.locking import locked
 from distcnn.training.loop import Loop
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress
-from distcnn.training.results import damage_of, read_result
+from distcnn.training.results import RunResult, damage_of, read_result
 from distcnn.training.run_directory import RunDirectory, create_run_directory, read_config
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
@@ -151,7 +151,7 @@ class Story:
         self.run = prepare(data, output=str(path), log_every=1, check_every=1, **flags)
         self.path, self.said = path, list[str]()
 
-    def train(self, meanwhile: Callable[[int], None] = lambda step: None) -> dict[str, Any]:
+    def train(self, meanwhile: Callable[[int], None] = lambda step: None) -> RunResult:
         """Train to the end; before each step ``meanwhile`` is called with it. The result."""
         progress = NoProgress()
         progress.say = self.said.append  # type: ignore[method-assign]
@@ -177,7 +177,7 @@ def whole(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def assert_whole(path: Path, whole: Path) -> None:
     assert damage_of(path) is None
-    assert read_result(path)["params_sha256"] == read_result(whole)["params_sha256"]
+    assert read_result(path).params_sha256 == read_result(whole).params_sha256
     assert metrics(path) == metrics(whole)
     assert [(line["kind"], line["step"]) for line in receipt(path)] == [
         (line["kind"], line["step"]) for line in receipt(whole)
@@ -334,7 +334,7 @@ def test_results_take_the_room_of_older_checkpoints(
         story.train()
     assert refused == [4, 3]
     assert store_of(path).steps() == [6, 8]
-    assert read_result(path)["params_sha256"] == read_result(whole)["params_sha256"]
+    assert read_result(path).params_sha256 == read_result(whole).params_sha256
 
 
 def test_a_folder_in_the_place_of_a_file_is_named_and_not_called_a_full_disk(
@@ -374,12 +374,12 @@ def test_the_weights_can_be_used_without_the_data(image_set: MakeImageSet, tmp_p
     result = read_result(tmp_path / "run")
     with h5py.File(tmp_path / "run" / "weights.h5") as file:
         about = dict(file.attrs)
-    assert list(about["class_names"]) == result["dataset"]["class_names"] == names
-    assert list(about["image_shape"]) == result["dataset"]["image_shape"] == [1, 28, 28]
+    assert list(about["class_names"]) == list(result.dataset.class_names) == names
+    assert list(about["image_shape"]) == list(result.dataset.image_shape) == [1, 28, 28]
     np.testing.assert_allclose(
         [about["mean"][0], about["std"][0]], [pixels.mean(), pixels.std()], rtol=1e-9
     )
-    assert [result["dataset"][name] for name in ("mean", "std")] == [
+    assert [list(values) for values in (result.dataset.mean, result.dataset.std)] == [
         about["mean"].tolist(),
         about["std"].tolist(),
     ]
@@ -390,8 +390,8 @@ def test_given_statistics_are_kept_and_unnamed_classes_are_numbered(
 ) -> None:
     with h5py.File(image_set()) as file:
         given = file.attrs["mean"].item(), file.attrs["std"].item()
-    dataset = read_result(whole)["dataset"]
-    assert ((dataset["mean"][0], dataset["std"][0]), dataset["class_names"]) == (
+    dataset = vars(read_result(whole).dataset)
+    assert ((dataset["mean"][0], dataset["std"][0]), list(dataset["class_names"])) == (
         given,
         [str(number) for number in range(10)],
     )
@@ -420,7 +420,7 @@ OVERTRAINING = {
 def overtrained(image_set: MakeImageSet, tmp_path: Path) -> Path:
     path = tmp_path / "run"
     result = Story(image_set(), path, **OVERTRAINING).train()
-    assert 0 < result["best_step"] < result["steps"]
+    assert 0 < result.best_step < result.steps
     return path
 
 
@@ -436,7 +436,7 @@ def test_the_best_weights_outlive_their_checkpoint(
 
 def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
     result = read_result(overtrained)
-    kept = store_of(overtrained).load(result["best_step"]).folder("weights")
+    kept = store_of(overtrained).load(result.best_step).folder("weights")
     with (
         h5py.File(overtrained / "weights-best.h5") as best,
         h5py.File(overtrained / "weights.h5") as last,
@@ -445,10 +445,10 @@ def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
             name: array.tobytes() for name, array in kept.items()
         }
         assert list(best) == list(last)
-        assert (best.attrs["step"], last.attrs["step"]) == (result["best_step"], result["steps"])
+        assert (best.attrs["step"], last.attrs["step"]) == (result.best_step, result.steps)
         assert (best.attrs["test_accuracy"], last.attrs["test_accuracy"]) == (
-            result["best_test_accuracy"],
-            result["test_accuracy"],
+            result.best_test_accuracy,
+            result.test_accuracy,
         )
     lines = {
         line["step"]: line["params_sha256"]
@@ -456,14 +456,14 @@ def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
         if line["kind"] == "weights"
     }
     with h5py.File(overtrained / "weights-best.h5") as best:
-        assert best.attrs["params_sha256"] == lines[result["best_step"]]
+        assert best.attrs["params_sha256"] == lines[result.best_step]
 
 
 def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_for_them(
     overtrained: Path,
 ) -> None:
     result, said = read_result(overtrained), list[str]()
-    store_of(overtrained).path_of(result["best_step"]).unlink()
+    store_of(overtrained).path_of(result.best_step).unlink()
     with h5py.File(overtrained / "weights.h5") as file:
         weights = {name: values[()] for name, values in file.items()}
     with ExitStack() as held:

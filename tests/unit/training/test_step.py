@@ -13,6 +13,7 @@ from distcnn.datasets import Microbatch, Shard
 from distcnn.distributed import REDUCTIONS, SerialCommunicator, span_of
 from distcnn.errors import TrainingError
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
+from distcnn.nn.planned import PlannedNetwork
 from distcnn.optim import SGD
 from distcnn.training.step import Step
 
@@ -23,11 +24,8 @@ def make_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, 3, 2, 1)).astype(np.uint8)
     labels = rng.integers(0, 5, EXAMPLES)
-    network = (
-        Sequential([Flatten(), Dense(5)])
-        .plan((1, 3, 2), MICROBATCH_SIZE)
-        .initialise(np.random.default_rng(1))
-    )
+    model = Sequential([Flatten(), Dense(5)])
+    network = PlannedNetwork(model, (1, 3, 2), MICROBATCH_SIZE).initialise(np.random.default_rng(1))
     spans = [span_of(EXAMPLES, NUM_SHARDS, index) for index in range(NUM_SHARDS)]
     shards = [
         Shard(index, images[span.start : span.stop], labels[span.start : span.stop], seed=7)
@@ -38,7 +36,7 @@ def make_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     return Step(
         network,
         softmax_cross_entropy,
-        SGD(network.values),
+        SGD().start(network.values),
         shards,
         microbatch,
         reduction,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.config import TARGET_DEFAULTS, Config, parse_config
+from distcnn.config import Config
+from distcnn.config_parsing import TARGET_DEFAULTS, parse_config
 from distcnn.distributed import Totals
 from distcnn.errors import InputError
 from distcnn.training.schedule import Plan

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distcnn.config import parse_request
+from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
 from distcnn.user_code import require_outside, require_trust
 
@@ -31,7 +31,7 @@ def test_distcnns_own_names_need_no_trust(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    require_trust(model, tmp_path, None, False)
+    require_trust("model", model, tmp_path, None, False)
     require_outside(model, tmp_path)
 
 

@@ -1,0 +1,56 @@
+"""The console command: ``distcnn train ...`` is ``python -m distcnn.train ...``."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+COMMANDS = {
+    "train": "train a network, alone or under mpirun",
+    "verify": "replay a run and compare every recorded number",
+    "report": "draw the curves of one or more runs",
+    "doctor": "check the installation, the machine and MPI",
+    "benchmark": "measure where the time of a step goes",
+    "scaling": "measure speed on 1, 2, 4 ... ranks, and predict more",
+}
+
+
+def usage() -> str:
+    """A map of the commands."""
+    lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: distcnn COMMAND [flags]",
+            "",
+            "Data-parallel training of CNNs, the same bits on any number of ranks.",
+            "",
+            *lines,
+            "",
+            "distcnn COMMAND --help shows the flags of a command. From Python: import distcnn.",
+            "On several ranks: mpirun -n 4 distcnn train, or mpirun -n 4 python -m distcnn.train.",
+        ]
+    )
+
+
+def main() -> int:
+    """Run a command; the exit code of a wrong one is 2."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        from distcnn import __version__
+
+        print(f"distcnn {__version__}")
+        return 0
+    if name not in COMMANDS:
+        text = f"distcnn: error: unknown command {name!r}: choose one of {', '.join(COMMANDS)}"
+        print(text, file=sys.stderr)
+        return 2
+    sys.argv[1:] = arguments
+    runpy.run_module(f"distcnn.{name}", run_name="__main__", alter_sys=True)
+    return 0  # not reached: a command ends with sys.exit
+
+
+if __name__ == "__main__":
+    sys.exit(main())

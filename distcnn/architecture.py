@@ -1,0 +1,139 @@
+"""A network as text, and back: what a run records, so that it can be loaded without the code that
+made it.
+
+    Sequential([Conv2d(20, 5), MaxPool2d(2), ReLU(), Flatten(), Dense(10)])
+
+The text is Python as one would write it, but it is parsed, never run: distcnn's own layers by their
+bare names, a user's as ``module.Class(...)``, arguments that are plain values or the name of one of
+distcnn's initialisers.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from distcnn import nn
+from distcnn.errors import InputError
+from distcnn.nn import Layer, Sequential
+
+LAYERS: dict[str, type[Layer]] = {
+    name: kind
+    for name in nn.__all__
+    if isinstance(kind := getattr(nn, name), type) and issubclass(kind, Layer)
+}
+INITIALISERS: dict[str, Callable[..., Any]] = {
+    made.__name__: made for made in (nn.he_normal, nn.glorot_uniform, nn.zeros)
+}
+PLAIN = (bool, int, float, str, type(None))
+
+
+def describe(model: Sequential, initialisers: bool = True) -> str:
+    """``model`` as text.
+
+    Args:
+        model: the network.
+        initialisers: whether to write them; without, the text describes a network whose weights
+            are given.
+
+    Raises:
+        InputError: a layer has an argument that text cannot tell.
+    """
+    return f"Sequential([{', '.join(_layer(layer, initialisers) for layer in model.layers)}])"
+
+
+def parse(text: str, own_layers: Callable[[str], Any] | None = None) -> Sequential:
+    """The network that ``text`` describes.
+
+    Args:
+        text: what ``describe`` gave.
+        own_layers: gives the class of a user's layer by its dotted name; by default its module is
+            imported, so make sure that the text can be trusted.
+
+    Raises:
+        InputError: it is not a network, or a user's layer cannot be made.
+    """
+    try:
+        match ast.parse(text, mode="eval").body:
+            case ast.Call(ast.Name("Sequential"), [ast.List(layers)], []):
+                made = [_made(node, own_layers or _imported) for node in layers]
+            case _:
+                raise ValueError("not of the form Sequential([...])")
+    except InputError:
+        raise
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise InputError(
+            f"{text[:200]!r} is not a network: write Sequential([Flatten(), Dense(10)])"
+        ) from error
+    return Sequential(made)
+
+
+def _layer(layer: Layer, initialisers: bool) -> str:
+    kind = type(layer)
+    is_ours = LAYERS.get(kind.__name__) is kind
+    name = kind.__name__ if is_ours else f"{kind.__module__}.{kind.__qualname__}"
+    written = []
+    for key, parameter in inspect.signature(kind.__init__).parameters.items():
+        if key == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        value = getattr(layer, key, parameter.default)
+        if value == parameter.default:
+            continue
+        if callable(value) and not initialisers:
+            continue
+        shown = _shown(value, shorten=is_ours)
+        if shown == repr(parameter.default):
+            continue
+        if shown is None:
+            raise InputError(
+                f"{kind.__name__}: {key} is {value!r}: a run can only record plain values and"
+                f" distcnn's initialisers ({', '.join(INITIALISERS)}); name the network by a"
+                " function, as package.module:function"
+            )
+        positional = parameter.kind is not parameter.KEYWORD_ONLY and (
+            parameter.default is parameter.empty
+        )
+        written.append(shown if positional else f"{key}={shown}")
+    return f"{name}({', '.join(written)})"
+
+
+def _shown(value: object, shorten: bool) -> str | None:
+    """A value as text; None where text cannot tell it. ``shorten``: (5, 5) as 5."""
+    if isinstance(value, tuple) and all(type(item) in PLAIN for item in value):
+        return repr(value[0] if shorten and len(set(value)) == 1 else value)
+    if type(value) in PLAIN:
+        return repr(value)
+    return next((name for name, made in INITIALISERS.items() if made is value), None)
+
+
+def _made(node: ast.expr, own_layers: Callable[[str], Any]) -> Layer:
+    if not isinstance(node, ast.Call):
+        raise ValueError(f"{ast.unparse(node)} is not a layer")
+    name = ast.unparse(node.func)
+    kind = LAYERS.get(name) or own_layers(name)
+    if not (isinstance(kind, type) and issubclass(kind, Layer)):  # never call anything else
+        raise InputError(f"{name} is not a distcnn.nn.Layer: derive it from that class")
+    given = {keyword.arg or "": _value(keyword.value) for keyword in node.keywords}
+    try:
+        return kind(*map(_value, node.args), **given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{ast.unparse(node)} cannot be made ({error}): correct it") from error
+
+
+def _value(node: ast.expr) -> object:
+    if isinstance(node, ast.Name) and node.id in INITIALISERS:
+        return INITIALISERS[node.id]
+    return ast.literal_eval(node)
+
+
+def _imported(name: str) -> Any:
+    module, _, kind = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"layer {name} cannot be imported ({error}): put its module on Python's search path"
+        ) from error

@@ -1,0 +1,37 @@
+"""What a command does to its process before NumPy is imported; commands import this first.
+
+Other programs that import distcnn's modules are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+BLAS_VARIABLES = (
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def is_command() -> bool:
+    """Whether this process was started as ``python -m distcnn.<name>``, or as ``distcnn <name>``,
+    which does the same.
+    """
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec is not None and spec.name.partition(".")[0] == "distcnn"
+
+
+if is_command():
+    from distcnn.fault_tolerance.early import report_early_failures
+    from distcnn.system.console import replace_closed_streams
+
+    # One BLAS thread per rank: threads change bits, and ranks x threads oversubscribe a node. BLAS
+    # reads these when NumPy is imported; distcnn.distributed.blas_threads enforces the number later
+    # whatever they say.
+    for variable in BLAS_VARIABLES:
+        os.environ.setdefault(variable, "1")
+    replace_closed_streams()  # before a file is opened in place of a closed stream
+    report_early_failures()  # from the first import on, a failure names its rank and host

@@ -1,0 +1,97 @@
+"""Time limits, so that the doctor ends with a report whatever hangs."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from distcnn.system.console import drain
+
+T = TypeVar("T")
+
+SECONDS_FOR_EVERYTHING = 20.0
+SECONDS_TO_START_MPI = 12.0
+
+
+def bounded(seconds: float, what: str, work: Callable[[], T]) -> T:
+    """Return the result of ``work``, which runs in a thread.
+
+    Raises:
+        TimeoutError: ``work`` takes longer than ``seconds``. Its thread is left behind.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name=what, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"{what} took more than {seconds:g} s: the file system hangs or is slow")
+    return results[0]
+
+
+def limit_process(seconds: float = SECONDS_FOR_EVERYTHING) -> None:
+    """Print the stack and end this process with exit code 1 after ``seconds``.
+
+    The timer is a thread in C: it also works while a library holds Python's lock.
+    """
+    with suppress(OSError, ValueError):  # standard error is not a file
+        if sys.__stderr__:
+            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+
+
+@contextmanager
+def watched_start(
+    speak: Callable[[str], None], seconds: float = SECONDS_TO_START_MPI
+) -> Iterator[None]:
+    """Report if this process hangs or dies within the block, which is to start MPI.
+
+    MPI_Init holds Python's lock and may end the process, so a forked child does this: it calls
+    ``speak`` with the reason, and ends this process if it hangs.
+    """
+    reader, writer = os.pipe()
+    parent, done = os.getpid(), b"x"
+    try:
+        with warnings.catch_warnings():  # the child only prints, so other threads do not matter
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+    except OSError:  # a limit on processes: nobody watches
+        yield
+        return
+    if child == 0:
+        try:
+            os.close(writer)
+            os.setsid()  # a launcher that ends the parent's group must not end this one first
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+            in_time = bool(select.select([reader], [], [], seconds)[0])
+            if not in_time or os.read(reader, 1) != done:
+                speak("the process died" if in_time else f"it took more than {seconds:g} s")
+            if not in_time and os.getppid() == parent:
+                os.kill(parent, signal.SIGKILL)
+        finally:
+            drain()
+            os._exit(0)
+    try:
+        yield
+    finally:
+        os.write(writer, done)
+        for descriptor in (reader, writer):
+            os.close(descriptor)
+        os.waitpid(child, 0)

@@ -1,0 +1,91 @@
+"""Dense and Flatten as they are computed.
+
+``forward`` and ``backward`` are called in pairs; what they return holds until the next call. The
+gradient that ``Dense.backward`` returns may be overwritten by its receiver.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from distcnn.nn.kernels.arena import Buffers
+from distcnn.nn.layer import Array, Call, Shape
+
+SMALL_PRODUCT = 10**6
+"""Multiplications up to which OpenBLAS reads its operands in place; for larger products it first
+copies the whole weight matrix, each number of which then serves for only the few columns of one
+microbatch."""
+FEWEST_ROWS = 16
+"""Of a block: with fewer, the calls cost more than the copies."""
+
+
+class DenseKernel:
+    """``y = W x + b`` and its gradients, in blocks of rows that make small products."""
+
+    def __init__(self, in_features: int, out_features: int, count: int, buffers: Buffers) -> None:
+        self._output = buffers.zeros((out_features, count))
+        self._grad_input = buffers.zeros((in_features, count))
+        self._blocks_of_outputs = blocks_of_rows(out_features, in_features * count)
+        self._blocks_of_inputs = blocks_of_rows(in_features, out_features * count)
+        self._input_transposed = (
+            buffers.zeros((count, in_features)) if self._blocks_of_outputs > 1 else None
+        )
+
+    def forward(self, x: Array, call: Call) -> Array:
+        self._input = x
+        weight = self._by_outputs(call.values["weight"])
+        np.matmul(weight, x, out=self._by_outputs(self._output))
+        self._output += call.values["bias"][:, np.newaxis]
+        return self._output
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        x_transposed = self._input.T
+        if self._input_transposed is not None:  # small products are fastest with it copied
+            np.copyto(self._input_transposed, x_transposed)
+            x_transposed = self._input_transposed
+        grad_weight = self._by_outputs(call.grads["weight"])
+        np.matmul(self._by_outputs(grad_output), x_transposed, out=grad_weight)
+        np.sum(grad_output, axis=1, out=call.grads["bias"])
+        if not input_gradient:
+            return None
+        weight, blocks = call.values["weight"], self._blocks_of_inputs
+        transposed_by_inputs = weight.reshape(len(weight), blocks, -1).transpose(1, 2, 0)
+        grad_input = self._grad_input.reshape(blocks, -1, grad_output.shape[1])
+        np.matmul(transposed_by_inputs, grad_output, out=grad_input)
+        return self._grad_input
+
+    def _by_outputs(self, matrix: Array) -> Array:
+        """``matrix`` (out_features, columns) as (blocks, rows, columns)."""
+        return matrix.reshape(self._blocks_of_outputs, -1, matrix.shape[1])
+
+
+def blocks_of_rows(rows: int, multiplications_of_a_row: int) -> int:
+    """Into how many equal blocks to cut ``rows`` so that each makes a small product; 1 if there is
+    no such number. A pure function of shapes, so the same on all ranks.
+    """
+    for blocks in range(1, rows // FEWEST_ROWS + 1):
+        if rows % blocks == 0 and rows // blocks * multiplications_of_a_row <= SMALL_PRODUCT:
+            return blocks
+    return 1
+
+
+class FlattenKernel:
+    """A view where the input is contiguous; a copy where its axes have another order in memory."""
+
+    def __init__(self, input_shape: Shape, count: int, buffers: Buffers) -> None:
+        self._shape, self._buffers = (*input_shape, count), buffers
+        self._features = math.prod(input_shape)
+        self._copy: Array | None = None
+
+    def forward(self, x: Array, call: Call) -> Array:
+        if not x.flags.c_contiguous:
+            if self._copy is None:  # a max pooling before it, the usual case, needs none
+                self._copy = self._buffers.zeros(self._shape)
+            np.copyto(self._copy, x)
+            x = self._copy
+        return x.reshape(self._features, -1)
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        return grad_output.reshape(self._shape) if input_gradient else None

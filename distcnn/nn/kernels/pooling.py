@@ -1,0 +1,232 @@
+"""Max pooling and average pooling as they are computed (``distcnn.nn.pooling`` has the maths).
+
+``forward`` and ``backward`` are called in pairs; what they return holds until the next call, and
+the gradient may be overwritten by its receiver. ``TiledRows`` is the part of a max pooling that is
+fused with the convolution before it (``distcnn.nn.kernels.fusion``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distcnn.nn.geometry import Pair, window_offsets
+from distcnn.nn.kernels.arena import Buffers
+from distcnn.nn.kernels.tiles import copy_tiles
+from distcnn.nn.layer import Array, Call, Shape
+from distcnn.nn.pooling import AvgPool2d, MaxPool2d, Pool2d
+
+
+class PoolKernel:
+    """What both poolings share: the output's buffer, and windows as views."""
+
+    def __init__(
+        self,
+        pool: Pool2d,
+        input_shape: Shape,
+        count: int,
+        buffers: Buffers,
+        flattened: bool = False,
+    ) -> None:
+        """With ``flattened`` the output lies in memory as a Flatten after it wants it."""
+        channels, *size = pool.output_shape(input_shape)
+        self._kernel, self._stride, self._size = pool.kernel_size, pool.stride, (size[0], size[1])
+        self._overlapping = any(s < k for s, k in zip(pool.stride, pool.kernel_size, strict=True))
+        shape = channels, *size, count
+        self._output = buffers.zeros(shape) if flattened else buffers.images(shape)
+
+    def _offsets(self, x: Array) -> list[Array]:
+        return list(window_offsets(x, self._kernel, self._stride, self._size))
+
+
+class MaxPoolKernel(PoolKernel):
+    """The largest of each window. With ``in_place`` it may write over its input: backward asks
+    which pixel was larger, not the pixels, so where windows cover all of the input, its buffer
+    takes its gradient.
+    """
+
+    def __init__(
+        self,
+        pool: MaxPool2d,
+        input_shape: Shape,
+        count: int,
+        buffers: Buffers,
+        flattened: bool,
+        in_place: bool,
+    ) -> None:
+        super().__init__(pool, input_shape, count, buffers, flattened)
+        cover = [size * stride for size, stride in zip(self._size, pool.stride, strict=True)]
+        covers_all = pool.is_side_by_side and cover == list(input_shape[1:])
+        self._own_grad_input = (
+            None if in_place and covers_all else buffers.images((*input_shape, count))
+        )
+        pixels = pool.kernel_size[0] * pool.kernel_size[1]
+        self._max = WindowMax(self._output, pixels, Scratch(buffers), buffers)
+
+    def forward(self, x: Array, call: Call) -> Array:
+        self._grad_input = x if self._own_grad_input is None else self._own_grad_input
+        self._max.find_largest(self._offsets(x))
+        return self._output
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        if not input_gradient:
+            return None
+        if self._overlapping:
+            self._grad_input.fill(0)
+        pixels = self._offsets(self._grad_input)
+        self._max.give_to_winners(grad_output, pixels, self._overlapping)
+        return self._grad_input
+
+
+class AvgPoolKernel(PoolKernel):
+    """The mean of each window."""
+
+    def __init__(self, pool: AvgPool2d, input_shape: Shape, count: int, buffers: Buffers) -> None:
+        super().__init__(pool, input_shape, count, buffers)
+        self._fraction = 1.0 / (pool.kernel_size[0] * pool.kernel_size[1])
+        self._grad_input = buffers.images((*input_shape, count))
+
+    def forward(self, x: Array, call: Call) -> Array:
+        first, *others = self._offsets(x)
+        np.copyto(self._output, first)
+        for values in others:
+            self._output += values
+        self._output *= self._fraction
+        return self._output
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        if not input_gradient:
+            return None
+        # The output has served: its buffer takes each window's share.
+        share = np.multiply(grad_output, self._fraction, out=self._output)
+        if self._overlapping:
+            self._grad_input.fill(0)
+        for grads in self._offsets(self._grad_input):
+            if self._overlapping:
+                grads += share
+            else:
+                np.copyto(grads, share)
+        return self._grad_input
+
+
+class Scratch:
+    """Arrays that hold nothing from one block to the next: all blocks have the same ones, so that
+    they stay in the caches.
+    """
+
+    def __init__(self, buffers: Buffers) -> None:
+        self._buffers = buffers
+        self._arrays: dict[tuple[str, Shape], Array] = {}
+
+    def like(self, array: Array, purpose: str) -> Array:
+        """The array for ``purpose`` of the shape of ``array``."""
+        key = purpose, array.shape
+        if key not in self._arrays:
+            self._arrays[key] = self._buffers.like(array)
+        return self._arrays[key]
+
+
+class WindowMax:
+    """The largest pixel of each window and which one it is, for as many windows as ``largest`` has
+    elements, and of how many pixels each.
+
+    Pixels come as arrays of the shape of ``largest``, one for each offset inside the window, in
+    row-major order. With ``rectify`` a 0 comes before them all: where no pixel is larger, it is the
+    largest, and no pixel takes the gradient. That is a ReLU after the pooling.
+    """
+
+    def __init__(
+        self, largest: Array, count: int, scratch: Scratch, buffers: Buffers, rectify: bool = False
+    ) -> None:
+        self.largest, self._rectify = largest, rectify
+        self._is_larger = [
+            buffers.like(largest, np.bool_) for _ in range(count if rectify else count - 1)
+        ]
+        self._scratch, self._remaining, self._zeros = (
+            scratch,
+            scratch.like(largest, "remaining"),
+            scratch.like(largest, "zeros"),
+        )
+
+    def find_largest(self, pixels: Sequence[Array]) -> None:
+        """Write ``largest``; note which pixel was larger than all before it."""
+        first, *others = [self._zeros, *pixels] if self._rectify else pixels
+        largest = first
+        for values, is_larger in zip(others, self._is_larger, strict=True):
+            np.greater(values, largest, out=is_larger)
+            largest = np.maximum(values, largest, out=self.largest)
+        if largest is first:
+            np.copyto(self.largest, first)
+
+    def give_to_winners(self, remaining: Array, pixels: Sequence[Array], add: bool = False) -> None:
+        """Write for (or ``add`` to) each of ``pixels`` its share of the gradient ``remaining``.
+
+        The winner is the last one that was larger than all before it. From the last on, the first
+        that was takes all there is, and what has been given out is subtracted from what is left to
+        give.
+        """
+        first, *others = pixels
+        for grads, is_larger in zip(
+            reversed(others),
+            reversed(self._is_larger[-len(others) :] if others else []),
+            strict=True,
+        ):
+            share = np.multiply(
+                remaining, is_larger, out=self._scratch.like(grads, "share") if add else grads
+            )
+            remaining = np.subtract(remaining, share, out=self._remaining)
+            if add:
+                grads += share
+        if self._rectify:
+            np.multiply(remaining, self._is_larger[0], out=first)
+        elif add:
+            first += remaining
+        else:
+            np.copyto(first, remaining)
+
+
+class TiledRows:
+    """Some rows and columns of the output, of some images: ``block``. Their pixels lie ``tiled``
+    (m, C, rows, T, N): those of one offset in the window side by side.
+
+    Windows of width w stand m/w in a tile, so the output is tiled too, (m/w, C, rows of windows, T,
+    N): that is, it is as it should be where a tile holds one window.
+    """
+
+    def __init__(
+        self,
+        tiled: Array,
+        block: tuple[slice, slice, slice],
+        window: Pair,
+        output: Array,
+        scratch: Scratch,
+        buffers: Buffers,
+        rectify: bool,
+    ) -> None:
+        height, width = window
+        self._block = slice(None), *block
+        self._output = output[self._block]
+        windows = tiled.reshape(-1, width, *tiled.shape[1:])
+        self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
+        self._is_tiled = len(windows) > 1
+        largest = (
+            scratch.like(self._pixels[0], "largest") if self._is_tiled else self._output[np.newaxis]
+        )
+        self._max = WindowMax(largest, height * width, scratch, buffers, rectify)
+        self._grads = scratch.like(self._pixels[0], "grads")
+
+    def forward(self) -> None:
+        """From pixels to the output."""
+        self._max.find_largest(self._pixels)
+        if self._is_tiled:
+            copy_tiles(self._output, self._max.largest, to_images=True)
+
+    def backward(self, grad_output: Array) -> None:
+        """Overwrite the pixels with their gradients, for that of the whole output."""
+        grads = grad_output[self._block]
+        if self._is_tiled:
+            copy_tiles(grads, self._grads, to_images=False)
+            self._max.give_to_winners(self._grads, self._pixels)
+        else:
+            self._max.give_to_winners(grads[np.newaxis], self._pixels)

@@ -1,0 +1,88 @@
+"""The parameters of a network: one flat vector, and named views of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from distcnn.errors import ArgumentError
+from distcnn.nn.kernels.arena import buffer
+from distcnn.nn.layer import Array, Parameter
+
+
+class Parameters:
+    """All parameters of a network, in the order of its layers; zeros until they are drawn or
+    loaded. Any number of plans may share them.
+
+    Attributes:
+        values: all values, a flat vector; its elements may change, it is never replaced.
+        described: each parameter's description by its full name, such as ``conv1.weight``.
+        slices: which part of a flat vector each parameter is.
+        layer_starts: for each layer, the index of its first element in a flat vector (that of the
+            next layer's where it has no parameters).
+    """
+
+    def __init__(
+        self, layers: Sequence[str], by_layer: Sequence[Sequence[Parameter]], dtype: DTypeLike
+    ) -> None:
+        self.described: dict[str, Parameter] = {}
+        self.slices: dict[str, slice] = {}
+        self.layer_starts: list[int] = []
+        size = 0
+        for layer, parameters in zip(layers, by_layer, strict=True):
+            self.layer_starts.append(size)
+            for parameter in parameters:
+                name, start = f"{layer}.{parameter.name}", size
+                size += math.prod(parameter.shape)
+                self.described[name], self.slices[name] = parameter, slice(start, size)
+        self.values: Array = buffer((size,), dtype)
+
+    def named(self, flat: Array | None = None) -> dict[str, Array]:
+        """Each parameter's part of ``flat``, a view in PyTorch's shape; by default of ``values``.
+
+        ``flat`` is any vector of the size of ``values``, such as a gradient.
+        """
+        flat = self.values if flat is None else flat
+        return {
+            name: flat[span].reshape(self.described[name].shape)
+            for name, span in self.slices.items()
+        }
+
+    def of_layer(self, layer: str, flat: Array) -> Mapping[str, Array]:
+        """One layer's parts of ``flat``, by the parameters' own names, such as ``weight``."""
+        return {
+            parameter.name: flat[self.slices[name]].reshape(parameter.shape)
+            for name, parameter in self.described.items()
+            if name == f"{layer}.{parameter.name}"
+        }
+
+    def parameter_at(self, index: int) -> str:
+        """The name of the parameter that holds element ``index`` of a flat vector."""
+        for name, span in self.slices.items():
+            if span.start <= index < span.stop:
+                return name
+        raise IndexError(
+            f"index (={index}) must be 0 to {self.values.size - 1}: the network has"
+            f" {self.values.size} parameters"
+        )
+
+    def draw(self, rng: np.random.Generator) -> Parameters:
+        """Draw every parameter's first values, in order, from ``rng``; return these parameters.
+
+        Raises:
+            ArgumentError: an initialiser returned an array of another shape.
+        """
+        for name, values in self.named().items():
+            described = self.described[name]
+            drawn = described.initialiser(rng, described.shape, described.fan_in, described.fan_out)
+            # Broadcasting would repeat values that should differ.
+            if np.shape(drawn) not in (described.shape, ()):
+                raise ArgumentError(
+                    f"the initialiser of {name} returned an array of shape {np.shape(drawn)}, not"
+                    f" {described.shape}"
+                )
+            values[...] = drawn
+        return self

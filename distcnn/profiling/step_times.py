@@ -1,0 +1,165 @@
+"""What each part of a step takes, from its spans: for the benchmark and for scaling.
+
+A part is a span's name, with its layer if it has one: ``conv1 backward``, ``update``. Its seconds
+are exclusive (without those of spans within it), so the parts of a step add up to the step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.distributed import Communicator
+from distcnn.profiling.clock_sync import clocks_of, measure_offsets
+from distcnn.profiling.recorder import Recorder, Slice, slices_of, title
+from distcnn.spans import (
+    ALLREDUCE,
+    COLLECTIVE,
+    REDUCE,
+    SHARD,
+    STEP,
+    WAIT_FOR_SUMS,
+    WAIT_FOR_WINDOW,
+    listening,
+)
+
+WAITING, REST = "waiting", "rest"
+"""Parts that are no span: until the last rank arrives at a sum; and what no inner span covers."""
+
+COUNTS_AS = {STEP: REST, SHARD: REST, REDUCE: ALLREDUCE, WAIT_FOR_SUMS: ALLREDUCE}
+"""Spans whose exclusive time is another part's."""
+
+DETAILS = {COLLECTIVE, WAIT_FOR_WINDOW}
+"""Spans that count as part of the one around them."""
+
+MEETINGS = {ALLREDUCE, WAIT_FOR_SUMS}
+"""Spans of the main thread that no rank leaves before all ranks have entered them."""
+
+Seconds = dict[str, float]
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """One step of one rank, or the mean of several.
+
+    Args:
+        seconds: from begin to end.
+        parts: seconds of the main thread by part; they add up to ``seconds``.
+        sums_seconds: in sums over all ranks, on whichever thread.
+        message_bytes: the size of each vector that was summed over all ranks, in order.
+    """
+
+    seconds: float
+    parts: Seconds
+    sums_seconds: float
+    message_bytes: list[int] = field(default_factory=list)
+
+
+def measure_steps(
+    take: Callable[[], object], count: int, communicator: Communicator
+) -> list[StepTimes]:
+    """Time ``count`` calls of ``take``, each of which takes one training step. Collective.
+
+    Waiting for the last rank is told from summing by comparing the ranks' clocks. No barrier is
+    added, so the steps are as they are without a listener.
+    """
+    recorder = Recorder()
+    before = measure_offsets(communicator)
+    with listening(recorder):
+        for _ in range(count):
+            take()
+    clocks = clocks_of(communicator.hosts, before, measure_offsets(communicator))
+    steps = split_steps(slices_of(recorder.events))
+    met = [[one for one in step if is_meeting(one, step[0].thread)] for step in steps]
+    begins = np.array([one.begin for step in met for one in step], np.int64)
+    everyone = communicator.allgather(clocks[communicator.rank].to_root(begins))
+    waits = iter(waiting_seconds(np.array(everyone), communicator.rank))
+    return [
+        step_times(step, [next(waits) for _ in of_step])
+        for step, of_step in zip(steps, met, strict=True)
+    ]
+
+
+def split_steps(slices: Sequence[Slice]) -> list[list[Slice]]:
+    """For each step, the slices of all threads that began in it; the step's own comes first."""
+    steps: list[list[Slice]] = []
+    for one in slices:
+        if one.span.name == STEP:
+            steps.append([one])
+        elif steps and one.begin < steps[-1][0].end:
+            steps[-1].append(one)
+    return steps
+
+
+def is_meeting(one: Slice, main_thread: int) -> bool:
+    """Whether the main thread meets all ranks there."""
+    return one.thread == main_thread and one.span.name in MEETINGS
+
+
+def waiting_seconds(begins: NDArray[np.int64], rank: int) -> list[float]:
+    """How long ``rank`` was ahead of the last rank at each meeting.
+
+    Args:
+        begins: when each rank arrived, (ranks, meetings), in nanoseconds of one clock.
+        rank: this rank.
+    """
+    ahead: list[float] = ((begins.max(axis=0) - begins[rank]) / 1e9).tolist()
+    return ahead
+
+
+def step_times(slices: Sequence[Slice], waits: Sequence[float] = ()) -> StepTimes:
+    """The times of one step.
+
+    Args:
+        slices: the step's own slice, then all others of the step.
+        waits: for each meeting, how long this rank was ahead of the last one, in seconds.
+    """
+    step = slices[0]
+    parts: defaultdict[str, float] = defaultdict(float)
+    for one in slices:
+        if one.thread == step.thread:
+            parts[part_of(one)] += one.exclusive / 1e9
+    meetings = [one for one in slices if is_meeting(one, step.thread)]
+    for one, ahead in zip(meetings, waits, strict=bool(waits)):
+        waited = min(ahead, one.nanoseconds / 1e9)
+        parts[ALLREDUCE] -= waited
+        parts[WAITING] += waited
+    sums = [one for one in slices if one.span.name == ALLREDUCE]
+    return StepTimes(
+        seconds=step.nanoseconds / 1e9,
+        parts=dict(parts),
+        sums_seconds=sum(one.nanoseconds for one in sums) / 1e9,
+        message_bytes=[int(str(one.span.labels.get("nbytes", 0))) for one in sums],
+    )
+
+
+def part_of(one: Slice) -> str:
+    """The part that a slice's exclusive time belongs to."""
+    while one.span.name in DETAILS and one.parent is not None:
+        one = one.parent
+    return COUNTS_AS.get(one.span.name) or title(one.span)
+
+
+def mean(steps: Sequence[StepTimes]) -> StepTimes:
+    """The mean of ``steps``."""
+    names = dict.fromkeys(name for step in steps for name in step.parts)
+    count = len(steps)
+    return StepTimes(
+        sum(step.seconds for step in steps) / count,
+        {name: sum(step.parts.get(name, 0.0) for step in steps) / count for name in names},
+        sum(step.sums_seconds for step in steps) / count,
+        steps[0].message_bytes,
+    )
+
+
+def middle_half(seconds: Sequence[float]) -> list[int]:
+    """The indices of ``seconds`` without the shortest and the longest quarter.
+
+    A mean over these is as robust as a median, and its parts add up: they are of the same steps.
+    """
+    ordered = sorted(range(len(seconds)), key=seconds.__getitem__)
+    return ordered[len(ordered) // 4 : len(ordered) - len(ordered) // 4]

@@ -1,0 +1,181 @@
+"""From names to objects: the losses, optimizers and schedules that commands and files name.
+
+A name is one of distcnn's (``adam``), or the user's own as ``package.module:name``, perhaps with
+arguments: ``my_code:Lion(beta=0.9)``. Networks are in ``distcnn.models``.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from distcnn.errors import InputError
+from distcnn.fault_tolerance.error_origin import described, mistake_in
+from distcnn.nn import LOSSES
+from distcnn.nn.losses import Loss
+from distcnn.optim import OPTIMIZERS, SCHEDULES, Optimizer, OwnSchedule, Schedule
+from distcnn.user_code import is_own
+
+USAGE = {
+    "model": "it must take (input_shape, classes) and return a distcnn.nn.Sequential",
+    "loss": "it must take (outputs, labels, weights) and return (loss_sum, grad_outputs)",
+    "optimizer": "it must be a subclass of distcnn.optim.Optimizer",
+    "schedule": "it must take the progress, from 0 to 1, and return a factor of the learning rate",
+}
+PLAIN = ("learning_rate", "momentum", "weight_decay")
+"""The settings of optimizers that have flags of their own."""
+
+
+def import_own(what: str, name: str) -> Any:
+    """Import the user's object that ``name`` (package.module:name) refers to.
+
+    Args:
+        what: of ``USAGE``, for messages.
+        name: the reference; arguments in brackets are ignored.
+
+    Raises:
+        InputError: it cannot be imported, or is nothing that can be called.
+    """
+    reference = name.partition("(")[0]
+    module_name, _, attribute = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (Exception, SystemExit) as error:  # importing runs the module
+        mistake = mistake_in(error)
+        remedy = (
+            "correct that"
+            if mistake
+            else "give package.module:name, importable from the current folder"
+        )
+        raise InputError(
+            f"{what} {name!r} cannot be imported ({mistake or error}): {remedy}"
+        ) from error
+    if not callable(found):
+        raise InputError(f"{what} {name!r} is not a function or class: {USAGE[what]}")
+    return found
+
+
+def find_loss(name: str) -> Loss:
+    """The loss called ``name``, or the user's own. Raises ``InputError`` when there is none."""
+    if name in LOSSES:
+        return LOSSES[name]
+    _require_known("loss", name, LOSSES)
+    found: Loss = import_own("loss", name)
+    return found
+
+
+def find_schedule(name: str, warmup_steps: int) -> Schedule:
+    """The schedule called ``name``, or the user's own, with its warm-up.
+
+    Raises:
+        InputError: there is none, or it cannot be made.
+    """
+    if name in SCHEDULES:
+        return SCHEDULES[name](warmup_steps=warmup_steps)
+    _require_known("schedule", name, SCHEDULES)
+    found = import_own("schedule", name)
+    if isinstance(found, type):
+        made = _made("schedule", name, found, {"warmup_steps": warmup_steps})
+        if isinstance(made, Schedule):
+            return made
+        found = made
+    if not callable(found):
+        raise InputError(f"schedule {name!r} cannot be called: {USAGE['schedule']}")
+    return OwnSchedule(warmup_steps, found)
+
+
+def find_optimizer(
+    name: str, learning_rate: float, momentum: float, weight_decay: float
+) -> Optimizer:
+    """The optimizer called ``name``, or the user's own, with those settings that it takes.
+
+    Raises:
+        InputError: there is none, or it cannot be made.
+    """
+    bare = name.partition("(")[0]
+    if bare in OPTIMIZERS:
+        maker = OPTIMIZERS[bare]
+    else:
+        _require_known("optimizer", name, OPTIMIZERS)
+        maker = import_own("optimizer", name)
+    plain = dict(zip(PLAIN, (learning_rate, momentum, weight_decay), strict=True))
+    made = _made("optimizer", name, maker, plain)
+    if not isinstance(made, Optimizer):
+        raise InputError(f"optimizer {name!r} made a {type(made).__name__}: {USAGE['optimizer']}")
+    return made
+
+
+def optimizer_name(optimizer: Optimizer) -> str:
+    """The name by which ``find_optimizer`` makes ``optimizer`` again, beside its ``PLAIN``
+    settings.
+
+    Raises:
+        InputError: an argument is neither a number nor a text, so no name can tell it.
+    """
+    plain = {name: getattr(optimizer, name, 0.0) for name in PLAIN}
+    for name in OPTIMIZERS:
+        if find_optimizer(name, **plain) == optimizer:
+            return name
+    kind = type(optimizer)
+    known = next((name for name, maker in OPTIMIZERS.items() if maker is kind), "")
+    return (known or f"{kind.__module__}:{kind.__qualname__}") + _arguments(optimizer, plain)
+
+
+def _arguments(item: Any, without: dict[str, Any]) -> str:
+    """The arguments that make the dataclass ``item``, in brackets; empty where all are default."""
+    if not dataclasses.is_dataclass(item):
+        return ""
+    given = {
+        field.name: getattr(item, field.name)
+        for field in dataclasses.fields(item)
+        if field.init and field.name not in without and getattr(item, field.name) != field.default
+    }
+    for name, value in given.items():
+        if not isinstance(value, bool | int | float | str):
+            raise InputError(
+                f"{type(item).__name__}: {name} is {value!r}: a run can only record numbers and"
+                " texts; make it one"
+            )
+    written = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    return f"({written})" if written else ""
+
+
+def _made(what: str, name: str, maker: Callable[..., Any], plain: dict[str, Any]) -> Any:
+    """What ``maker`` makes of the arguments in ``name`` and those of ``plain`` that it takes."""
+    try:
+        taken = inspect.signature(maker).parameters
+        given = {key: value for key, value in plain.items() if key in taken}
+        return maker(**{**given, **_keywords(name)})
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        remedy = USAGE[what] if is_own(name) else "correct its arguments"
+        text = mistake_in(error) or described(error)
+        raise InputError(f"{what} {name!r} cannot be made ({text}): {remedy}") from error
+
+
+def _keywords(name: str) -> dict[str, Any]:
+    """The arguments in brackets after a name: ``key=value`` with plain values."""
+    if "(" not in name:
+        return {}
+    try:
+        call = ast.parse("made" + name[name.index("(") :], mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or not isinstance(call.func, ast.Name):
+            raise ValueError("not of the form name(key=value)")
+        return {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise InputError(
+            f"{name!r} cannot be read ({error}): write arguments as name(key=value)"
+        ) from error
+
+
+def _require_known(what: str, name: str, known: dict[str, Any]) -> None:
+    if not is_own(name):
+        raise InputError(
+            f"unknown {what} {name!r}: choose one of {', '.join(known)}, or your own as"
+            " package.module:name"
+        )

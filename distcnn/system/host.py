@@ -1,0 +1,190 @@
+"""What this process may use of its host: processor, cores and memory, as Linux reports them."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from distcnn.system.wording import counted, plural
+
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+MEMORY = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Cores:
+    """The cores that one rank may use.
+
+    Args:
+        host: name of its host.
+        ids: numbers of the cores it may run on.
+        share: cores whose time the ranks of its container or job may use together.
+    """
+
+    host: str
+    ids: frozenset[int]
+    share: float = math.inf
+
+
+def usable_cores(host: str, environment: Mapping[str, str] = os.environ) -> Cores:
+    """Return the cores that this process may use."""
+    ids = frozenset(
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
+    allocated = environment.get("SLURM_CPUS_ON_NODE", "")
+    share = int(allocated) if allocated.isdigit() and int(allocated) else math.inf
+    return Cores(host, ids, min(cgroup_share(), share))
+
+
+def default_ranks(cores: Cores, most: int = 4) -> int:
+    """Number of ranks to start on this host if the user gives none: one per core, 1 to ``most``."""
+    return max(1, int(min(most, len(cores.ids), cores.share)))
+
+
+def threads_for_each(everyone: Sequence[Cores]) -> int:
+    """Number of threads for which every rank has cores, at least 1."""
+    ranks = Counter(cores.host for cores in everyone)
+
+    def of_rank(rank: Cores) -> int:
+        sharing = sum(bool(rank.ids & other.ids) for other in everyone if other.host == rank.host)
+        return int(min(len(rank.ids) / sharing, rank.share / ranks[rank.host]))
+
+    return max(1, min(map(of_rank, everyone)))
+
+
+def oversubscription(everyone: Sequence[Cores], threads: int) -> str | None:
+    """Describe the host with the fewest cores per thread, if it has fewer cores than threads.
+
+    Args:
+        everyone: the cores of each rank.
+        threads: threads per rank.
+
+    Returns:
+        As in "4 ranks on 2 cores of host a"; None if no host is oversubscribed.
+    """
+    crowds: list[tuple[float, str]] = []
+    for host in dict.fromkeys(cores.host for cores in everyone):
+        here = [cores for cores in everyone if cores.host == host]
+        bound = frozenset().union(*(cores.ids for cores in here))
+        cores = min(len(bound), *(cores.share for cores in here))
+        if len(here) * threads > cores:
+            of_threads = "" if threads == 1 else f" of {threads} threads"
+            text = (
+                f"{counted(len(here), 'rank')}{of_threads} on {cores:g} {plural(cores, 'core')}"
+                f" of host {host}"
+            )
+            crowds.append((len(here) * threads / cores, text))
+    return max(crowds)[1] if crowds else None
+
+
+def most_memory() -> int | None:
+    """Bytes of memory that this process could use at most; None if unknown.
+
+    The host's memory and swap, or the tightest limit of its control groups.
+    """
+    limits = [limit for _, limit, _ in _group_limits(CGROUPS, OWN_CGROUPS)]
+    total, swap = _memory_info("MemTotal"), _memory_info("SwapTotal")
+    return min([*limits, *([total + (swap or 0)] if total else [])], default=None)
+
+
+def free_memory(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None:
+    """Bytes of memory that this process could still use; None if unknown.
+
+    The least of what is free on the host and in its control groups, whose cached files that are
+    not in use count as free.
+    """
+    available = _memory_info("MemAvailable")
+    left = [
+        max(0, limit - used + _cached(folder)) for folder, limit, used in _group_limits(root, own)
+    ]
+    return min([*left, *([] if available is None else [available])], default=None)
+
+
+def processor() -> str:
+    """The processor's name."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip().lower() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def cgroup_share(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float:
+    """Number of cores whose time this process's control groups grant; inf: no limit.
+
+    Args:
+        root: where control groups (version 1 or 2) are mounted.
+        own: the file that names this process's groups.
+    """
+    return min((_share_of(folder) for folder in _group_folders(root, own, "cpu")), default=math.inf)
+
+
+def _share_of(folder: Path) -> float:
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return int(quota) / int(period) if quota.isdigit() else math.inf
+    return math.inf
+
+
+def _group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control group of ``controller``, and of its parents."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and controller not in controllers.split(","):
+            continue
+        bases = (root / controllers, root / controller) if controllers else (root, root / "unified")
+        inner = Path(path.lstrip("/"))
+        for base in bases:
+            for folder in (base / inner, *(base / inner).parents):
+                if folder.is_relative_to(base) and folder.is_dir():
+                    yield folder
+
+
+def _group_limits(root: Path, own: Path) -> Iterator[tuple[Path, int, int]]:
+    """Yield folder, limit and use (bytes) of each control group that limits memory."""
+    for folder in _group_folders(root, own, "memory"):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            try:
+                most, now = ((folder / name).read_text().strip() for name in (limit, used))
+            except OSError:
+                continue
+            if most.isdigit() and int(most) < sys.maxsize // 2:
+                yield folder, int(most), int(now)
+
+
+def _cached(folder: Path) -> int:
+    """Bytes of cached files in a control group that are not in use."""
+    with suppress(OSError, ValueError):
+        for line in (folder / "memory.stat").read_text().splitlines():
+            name, value = line.split()
+            if name in ("inactive_file", "total_inactive_file"):
+                return int(value)
+    return 0
+
+
+def _memory_info(name: str) -> int | None:
+    """Bytes of an entry of /proc/meminfo; None if there is none."""
+    with suppress(OSError):
+        for line in MEMORY.read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None

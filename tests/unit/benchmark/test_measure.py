@@ -1,0 +1,61 @@
+"""A measurement in this process: complete, consistent, and written as it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distcnn.benchmark.__main__ import parse
+from distcnn.benchmark.measure import Steps, measure
+from distcnn.benchmark.plot import bars
+from distcnn.benchmark.results import read_results, rows_of, write_results
+from distcnn.benchmark.table import table
+from tests.conftest import MakeImageSet
+from tests.support.training_fixtures import prepare
+
+
+def test_it_takes_the_steps_of_training_and_adds_up(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    plain, run = (prepare(image_set(), model="tutorial", num_shards=3) for _ in range(2))
+    results = measure(run, steps=3, turns=2)
+    following = Steps(plain)
+    for _ in range(3 + 2 * (3 + 2)):  # to warm up, timed, with a listener
+        following.take()
+    assert run.network.values.tobytes() == plain.network.values.tobytes()
+    rows = rows_of(results.split.parts)
+    assert sum(row.total for row in rows) == pytest.approx(results.split.seconds)
+    assert results.gemm_bound_fraction > 0
+    assert len(results.images_per_second_turns) == 2
+    write_results(tmp_path / "a.json", results)
+    assert read_results(tmp_path / "a.json") == results
+    text = "\n".join(table(results))
+    assert all(word in text for word in ("images/s", "exact sum", "im2col bound", "peak memory"))
+    assert bars(results)
+
+
+def test_rows_of_a_split() -> None:
+    parts = {"rest": 1.0, "conv1 forward": 2.0, "update": 3.0, "conv1 backward": 4.0, "loss": 5.0}
+    layer, *others = rows_of(parts)
+    assert (layer.name, layer.seconds) == ("conv1", {"forward": 2.0, "backward": 4.0})
+    assert [(row.name, row.total) for row in others] == [("loss", 5), ("update", 3), ("rest", 1)]
+
+
+def test_the_default_batch_is_256_and_flags_or_a_file_change_it(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("microbatch_size = 7\n")
+    assert parse([]).config.global_batch_size == 256
+    splits = {
+        ((), 1): (2, 128),
+        ((), 3): (8, 32),  # four shards would leave two ranks one each, and one two
+        ((), 4): (4, 64),
+        ((), 16): (8, 32),
+        (("--num-shards", "16"), 2): (16, 16),
+        (("--num-shards", "16", "--microbatch-size", "5"), 2): (16, 5),
+        (("--microbatch-size", "5"), 2): (8, 5),
+    }
+    for (flags, ranks), split in splits.items():
+        config = parse(flags, ranks).config
+        assert (config.num_shards, config.microbatch_size) == split
+    file = str(tmp_path / "run.toml")
+    assert parse(["--config", file, "--turns", "3"]).config.microbatch_size == 7

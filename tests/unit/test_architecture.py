@@ -1,0 +1,58 @@
+"""Networks as text: every model comes back equal, and text that is not a network is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from distcnn.architecture import describe, parse
+from distcnn.errors import InputError
+from distcnn.models import MODELS
+from distcnn.nn import Conv2d, Dense, Flatten, Identity, MaxPool2d, Sequential, uniform
+
+
+class Doubled(Identity):
+    """A layer of one's own, with an argument."""
+
+    def __init__(self, times: int = 2) -> None:
+        self.times = times
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_comes_back_equal(name: str) -> None:
+    model = MODELS[name]((1, 28, 28), 10)
+    assert parse(describe(model)) == model
+
+
+def test_arguments_are_kept() -> None:
+    model = Sequential([Conv2d(3, (3, 1), padding=(1, 0)), MaxPool2d(3, 2), Flatten(), Dense(2)])
+    assert parse(describe(model)) == model
+    assert "Conv2d(3, (3, 1), padding=(1, 0))" in describe(model)
+
+
+def test_own_layers_are_named_by_their_module() -> None:
+    model = Sequential([Flatten(), Doubled(3), Dense(2)])
+    text = describe(model)
+    assert f"{__name__}.Doubled(times=3)" in text
+    assert parse(text, {f"{__name__}.Doubled": Doubled}.get) == model
+    with pytest.raises(InputError, match=r"no_such_module\.Doubled cannot be imported"):
+        parse(text.replace(__name__, "no_such_module"))
+
+
+def test_what_text_cannot_tell_is_refused_unless_it_is_an_initialiser_not_asked_for() -> None:
+    model = Sequential([Flatten(), Dense(2, weight_initialiser=uniform(0.1))])
+    with pytest.raises(InputError, match="weight_initialiser"):
+        describe(model)
+    assert describe(model, initialisers=False) == "Sequential([Flatten(), Dense(2)])"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "3", "Sequential()", "Sequential([3])", "Sequential([Dense])", "Dense(3)"),
+        *("Sequential([Dense(__import__('os'))])", "Sequential([Dense(2)]).layers"),
+        *("Sequential([Dense(-1)])", "Sequential([os.system('true')])", "[" * 5000),
+    ],
+)
+def test_text_that_is_not_a_network_is_refused_and_not_run(text: str) -> None:
+    with pytest.raises(InputError):
+        parse(text)

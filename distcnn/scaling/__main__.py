@@ -18,7 +18,7 @@ from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.models import build_model
-from distcnn.scaling.launch_job import StopRequest, end_all, measure, stop_requests
+from distcnn.scaling.launch_job import StopRequest, measure, stop_requests
 from distcnn.scaling.options import Request, Settings, make_parser, parse, require_launcher
 from distcnn.scaling.output import (
     headline,
@@ -95,8 +95,8 @@ def run(request: Request, arguments: Sequence[str], sweep: Sweep, stop: StopRequ
         return EXIT_STOPPED
     summary = summarise(sweep.settings.points, records)
     say("", *table(summary, sweep), "", *write_results(sweep, records, summary))
-    if request.wanted:
-        say("", *write_prediction(sweep, records, summary, request.wanted))
+    if request.predict:
+        say("", *write_prediction(sweep, records, summary, request))
     return EXIT_OK if summary.is_good else EXIT_NOT_GOOD
 
 
@@ -106,7 +106,6 @@ def measure_all(sweep: Sweep, timeout: float, stop: StopRequest) -> list[Record]
     Returns:
         The records of all measurements; None if a signal asked to stop.
     """
-    end_all(str(sweep.path.resolve()))  # what a killed sweep left
     sweep.remove_unfinished()
     wanted = list(in_order(sweep.settings.points, sweep.settings.repeats))
     done = {one: record for one in wanted if (record := sweep.find(one)) and record.result}

@@ -1,9 +1,8 @@
 """One measurement: its processes are started through the launcher, waited for and ended; why it
 failed is said in a line.
 
-A launcher's children may leave its process group and outlive it. They all inherit a mark in their
-environment, by which they are found in /proc; without /proc, only the group can be ended. What runs
-on other hosts is the launcher's to end.
+Ending the launcher is enough: ranks end themselves when it is gone (``fault_tolerance/orphan.py``),
+and the kernel ends it with the sweep.
 """
 
 from __future__ import annotations
@@ -21,10 +20,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from distcnn.config import Config, as_flag
 from distcnn.errors import InputError
+from distcnn.fault_tolerance.orphan import signal_at_parents_end
 from distcnn.fault_tolerance.signals import stop_signals_here
 from distcnn.scaling.options import Settings, launcher_command
 from distcnn.scaling.points import Measurement
@@ -32,22 +33,14 @@ from distcnn.scaling.result import Result, read_result
 from distcnn.scaling.sweep_directory import Record, Sweep
 from distcnn.system.wording import shell_command
 
-MARK = "DISTCNN_SWEEP_PROCESS"
-"""In the environment of all processes of a sweep: its directory."""
 SECONDS_TO_END = 5.0
 """Between SIGTERM, which a launcher passes on, and SIGKILL."""
 NAP_SECONDS = 0.05
 SECONDS_TO_APPEAR = 3.0
 """A file written on another host may appear late on a shared file system."""
 LONGEST_REASON = 500
-TELLING = (
-    r"^distcnn\S*: error",
-    r"^[\w.]*(Error|Exception|Interrupt): ",
-    r"^distcnn\S*: ",
-    r"(?i)\b(error|signal)\b",
-    r"",
-)
-"""Lines that say why processes ended, the most telling first."""
+TELLING = re.compile(r"^distcnn\S*: error|^[\w.]*(Error|Exception|Interrupt): |\b(error|signal)\b")
+"""Matches lines that say why processes ended."""
 
 
 @dataclass
@@ -95,7 +88,7 @@ def measure(
     started, begin = time.strftime("%Y-%m-%dT%H:%M:%S"), time.monotonic()
     result = None
     try:
-        reason = run(command, sweep.path, log, timeout, stop)
+        reason = run(command, log, timeout, stop)
         if reason is None:
             return None
         if not reason:
@@ -136,16 +129,13 @@ def command_of(measurement: Measurement, settings: Settings, file: Path) -> list
     ]
 
 
-def run(
-    command: list[str], directory: Path, log: Path, timeout: float, stop: StopRequest
-) -> str | None:
+def run(command: list[str], log: Path, timeout: float, stop: StopRequest) -> str | None:
     """Run ``command`` to its end with its output in ``log``; no process of it is left.
 
     Returns:
         Why it failed; empty if its exit code is 0, None if a signal asked to stop.
     """
     log.unlink(missing_ok=True)  # a link is not followed
-    mark = str(directory.resolve())
     with log.open("xb") as output:
         output.write(f"$ {shell_command(command)}\n".encode())
         output.flush()
@@ -155,8 +145,8 @@ def run(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, MARK: mark},
                 start_new_session=True,
+                preexec_fn=partial(signal_at_parents_end, signal.SIGTERM),
             )
         except OSError as error:
             return f"the launcher {command[0]!r} cannot be started ({error.strerror})"
@@ -174,7 +164,7 @@ def run(
                 return _with_last_words(f"ended by {signal.Signals(-code).name}", log)
             return _with_last_words(f"exit code {code}", log) if code else ""
         finally:
-            end_all(mark, process, stop)
+            _end(process, stop)
 
 
 def _result_in(file: Path, measurement: Measurement) -> Result:
@@ -200,48 +190,21 @@ def _with_last_words(reason: str, log: Path) -> str:
 
 
 def last_words(text: str) -> str:
-    """Return the line of a log that says most about why it ended, or else the last one."""
+    """Return the first line of a log that says why it ended, or else the last one."""
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-    for pattern in TELLING:
-        found = [line for line in lines if re.search(pattern, line)]
-        if found:
-            line = found[0] if pattern else found[-1]
-            return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."
-    return ""
+    told = [line for line in lines if TELLING.search(line)] or lines[-1:]
+    return told[0][:LONGEST_REASON] if told else ""
 
 
-def marked(mark: str) -> list[int]:
-    """Return the living processes with ``mark``, except this one."""
-    entry, found = f"{MARK}={mark}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            environment = (folder / "environ").read_bytes().split(b"\0")
-            if entry in environment and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
-    return found
-
-
-def end_all(
-    mark: str, process: subprocess.Popen[bytes] | None = None, stop: StopRequest | None = None
-) -> None:
-    """End ``process``, its group and everything with ``mark``.
-
-    The launcher's group gets SIGTERM first, because a launcher ends its ranks in its own way, and
-    then everything it leaves. After ``SECONDS_TO_END``, or a second stop signal, all get SIGKILL.
+def _end(process: subprocess.Popen[bytes], stop: StopRequest) -> None:
+    """End the launcher's group: SIGTERM, which it passes on to its ranks, and SIGKILL after
+    ``SECONDS_TO_END`` or a second stop signal.
     """
-    told: set[int] = set()
-    begin = time.monotonic()
-    while time.monotonic() < begin + 2 * SECONDS_TO_END:
-        launcher = [process.pid] if process is not None and process.poll() is None else []
-        others = marked(mark)
-        if not launcher and not others:
-            return
-        kill = (stop is not None and stop.again) or time.monotonic() > begin + SECONDS_TO_END
-        for pid in launcher if kill else set(launcher) - told:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL if kill else signal.SIGTERM)
-        for pid in others if kill else set() if launcher else set(others) - told:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL if kill else signal.SIGTERM)
-        told |= set(launcher or others)
-        time.sleep(NAP_SECONDS)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        end = time.monotonic() + SECONDS_TO_END
+        while process.poll() is None and time.monotonic() < end:
+            if stop.again and number == signal.SIGTERM:
+                break
+            time.sleep(NAP_SECONDS)

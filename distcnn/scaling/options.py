@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shlex
 import shutil
@@ -24,7 +23,7 @@ from distcnn.system.host import usable_cores
 
 RANKS = "{ranks}"
 """Stands for the number of ranks in a launcher."""
-MOST_RANKS, MOST_NUMBERS = 1_000_000, 100
+MOST_RANKS = 1_000_000
 """Of a prediction."""
 SET_BY_SWEEP = {
     "expect_ranks": "use --ranks for the numbers of ranks",
@@ -54,11 +53,6 @@ class Settings:
     flags: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for flag, value in (("--repeats", self.repeats), ("--steps", self.steps)):
-            if value < 1:
-                raise InputError(f"{flag} is {value}: it must be at least 1")
-        if self.mode not in MODES:
-            raise InputError(f"unknown --mode {self.mode!r}: choose one of {', '.join(MODES)}")
         for name, instead in SET_BY_SWEEP.items():
             if name in self.flags:
                 raise InputError(f"{as_flag(name)} is set by the sweep: {instead}")
@@ -83,39 +77,37 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to predict.
-
-    Attributes:
-        ranks: in ascending order.
-        interconnects: values of ``--interconnect``.
-        ranks_per_host: 0 for as many as were measured.
-    """
-
-    ranks: tuple[int, ...]
-    interconnects: tuple[str, ...] = ()
-    ranks_per_host: int = 0
-
-
-@dataclass(frozen=True)
 class Request:
     """Settings, and what does not change a measurement.
 
     Attributes:
         output: the sweep directory; empty for a new one.
         timeout: of one measurement, in seconds; 0 for no limit.
-        wanted: None without ``--predict``.
+        predict: numbers of ranks to predict, in ascending order.
+        interconnect: what is between hosts in a prediction: numbers or files.
+        ranks_per_host: in a prediction; 0 for as many as were measured.
     """
 
     settings: Settings
     output: str = ""
     timeout: float = 600.0
-    wanted: Wanted | None = None
+    predict: tuple[int, ...] = ()
+    interconnect: tuple[str, ...] = ()
+    ranks_per_host: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.timeout) and self.timeout >= 0):
+        for text in self.interconnect:
+            parse_interconnect(text)
+        if (self.interconnect or self.ranks_per_host) and not self.predict:
             raise InputError(
-                f"--timeout is {self.timeout:g}: it must be a number of seconds, or 0 for no limit"
+                "--interconnect and --ranks-per-host are part of a prediction: add --predict"
+                " 4,8,...,4096"
+            )
+        shards = self.settings.points[0].num_shards
+        if self.predict and self.settings.mode == STRONG and shards < self.predict[0]:
+            raise InputError(
+                f"--predict {self.predict[0]}: strong scaling has {shards} shards, and every rank"
+                f" needs one: add --num-shards {self.predict[-1]}, or use --mode weak"
             )
 
 
@@ -127,53 +119,24 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ)
     """
     known, of_training = make_parser().parse_own(arguments)
     own = vars(known)
-    flags = parse_request(of_training).given
-    flags = {name: value for name, value in flags.items() if name != "output"}
-    if not own.get("output", "x"):
-        raise InputError("--output is empty: name the sweep directory")
-    wanted = _wanted(own)
-    around = {name: own.pop(name) for name in ("output", "timeout") if name in own}
-    ranks = parse_ranks(own.pop("ranks")) if "ranks" in own else default_ranks(environment)
-    settings = Settings(ranks, own.pop("launcher", default_launcher()), flags=flags, **own)
-    num_shards = settings.points[0].num_shards
-    if wanted and settings.mode == STRONG and num_shards < wanted.ranks[0]:
-        raise InputError(
-            f"--predict {wanted.ranks[0]}: strong scaling has {num_shards} shards, and every rank"
-            f" needs one: add --num-shards {wanted.ranks[-1]}, or use --mode weak"
-        )
-    return Request(settings, wanted=wanted, **around)
-
-
-def _wanted(own: dict[str, Any]) -> Wanted | None:
-    """Take the flags of a prediction out of ``own``, and check them before anything is measured."""
-    predict = own.pop("predict", None)
+    names = ("output", "timeout", "predict", "ranks_per_host")
+    around = {name: own.pop(name) for name in names if name in own}
     interconnects = tuple(own.pop("interconnect", ()))
-    per_host = own.pop("ranks_per_host", None)
-    if predict is None:
-        if interconnects or per_host is not None:
-            flag = "--interconnect" if interconnects else "--ranks-per-host"
-            raise InputError(f"{flag} is part of a prediction: add --predict 4,8,...,4096")
-        return None
-    if per_host is not None and per_host < 1:
-        raise InputError(f"--ranks-per-host is {per_host}: it must be at least 1")
-    for text in interconnects:
-        parse_interconnect(text)
-    return Wanted(parse_predicted(predict), interconnects, per_host or 0)
+    given = parse_request(of_training).given
+    flags = {name: value for name, value in given.items() if name != "output"}
+    defaults: dict[str, Any] = {"launcher": default_launcher()}
+    if "ranks" not in own:
+        defaults["ranks"] = default_ranks(environment)
+    settings = Settings(**{**defaults, **own}, flags=flags)
+    return Request(settings, interconnect=interconnects, **around)
 
 
-def parse_ranks(text: str) -> tuple[int, ...]:
-    """Return ``"4,1,2"`` in ascending order, without duplicates."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
-        raise InputError(
-            f"--ranks is {text!r}: it must be numbers of ranks, all at least 1, such as 1,2,4"
-        )
-    return tuple(sorted({int(word) for word in words}))
-
-
-def parse_predicted(text: str) -> tuple[int, ...]:
+def ranks_from(text: str) -> tuple[int, ...]:
     """Return ``"4,8,...,64"`` in ascending order; "..." continues with the factor of the two
     numbers before it, or with their difference if the factor is not an integer.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not such a list.
     """
     found: list[int] = []
     words = [word.strip() for word in text.split(",")]
@@ -181,24 +144,47 @@ def parse_predicted(text: str) -> tuple[int, ...]:
         for index, word in enumerate(words):
             if word in ("...", "…"):
                 before, last, end = found[-2], found[-1], int(words[index + 1])
-                if not 0 < before < last:
+                if not 0 < before < last < end <= MOST_RANKS:
                     raise ValueError
-                while (
-                    following := found[-1] * last // before
-                    if last % before == 0
-                    else found[-1] + last - before
-                ) < end and len(found) < MOST_NUMBERS:
-                    found.append(following)
+                if last % before == 0:
+                    while found[-1] * last // before < end:
+                        found.append(found[-1] * last // before)
+                else:
+                    found += range(2 * last - before, end, last - before)
             else:
                 found.append(int(word))
         if not all(1 <= number <= MOST_RANKS for number in found):
             raise ValueError
     except (ValueError, IndexError):
-        raise InputError(
-            f"--predict is {text!r}: it must be numbers of ranks from 1 to {MOST_RANKS:,}, such as"
-            " 4,16,64 or 4,8,...,4096"
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers of ranks, such as 1,2,4 or 4,8,...,4096"
         ) from None
     return tuple(sorted(set(found)))
+
+
+def positive(text: str) -> int:
+    """Return ``text`` as an integer of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+    return int(text)
+
+
+def seconds_from(text: str) -> float:
+    """Return ``text`` as a number of seconds that is not negative."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, or 0 for no limit")
+    return seconds
+
+
+def folder_from(text: str) -> str:
+    """Return ``text`` if it is not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty; name the sweep directory")
+    return text
 
 
 def default_ranks(environment: Mapping[str, str]) -> tuple[int, ...]:
@@ -251,43 +237,30 @@ def make_parser() -> Parser:
         ),
         epilog=(
             "All flags of training that change a step are accepted as well (python -m distcnn.train"
-            " --help), such as --model, --data, --microbatch-size, --reduction, --overlap and"
-            " --config. --num-shards is the number of shards at every point of strong scaling, and"
+            " --help). --num-shards is the number of shards at every point of strong scaling, and"
             " at the smallest point of weak scaling."
         ),
         argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
         instead={"resume": "to continue a sweep, run the same command with the same --output"},
     )
-    add = parser.add_argument
-    add(
-        "--ranks",
-        metavar="1,2,4",
-        help="numbers of ranks (default: powers of two up to the allocation's tasks, or the cores)",
-    )
-    add(
+    for flag, metavar, kind, text in (
+        ("--ranks", "1,2,4", ranks_from, "default: powers of two up to the tasks or cores"),
+        ("--repeats", "N", positive, "measurements per point (default 3)"),
+        ("--steps", "N", positive, "timed steps per measurement (default 30)"),
+        ("--launcher", "COMMAND", str, f"what starts the ranks (default 'mpirun -n {RANKS}')"),
+        ("--output", "DIR", folder_from, "sweep directory (default runs/scaling-<time>)"),
+        ("--timeout", "SECONDS", seconds_from, "of a measurement; 0: no limit (default 600)"),
+    ):
+        parser.add_argument(flag, metavar=metavar, type=kind, help=text)
+    parser.add_argument(
         "--mode",
-        metavar="|".join(MODES),
+        choices=MODES,
         help="strong: same batch at every point; weak: same batch on every rank (default strong)",
     )
-    add("--repeats", type=int, metavar="N", help="measurements per point (default 3)")
-    add("--steps", type=int, metavar="N", help="timed steps per measurement (default 30)")
-    add(
-        "--launcher",
-        metavar="COMMAND",
-        help=f"what starts the ranks, such as 'srun -n {RANKS}' (default 'mpirun -n {RANKS}')",
-    )
-    add("--output", metavar="DIR", help="sweep directory (default runs/scaling-<time>)")
-    add(
-        "--timeout",
-        type=float,
-        metavar="SECONDS",
-        help="end a measurement that takes longer; 0: no limit (default 600)",
-    )
-    prediction = parser.add_argument_group("prediction", "for more ranks (docs/prediction.md)")
-    add = prediction.add_argument
-    add("--predict", metavar="4,8,...,4096", help="predict step times on these numbers of ranks")
-    add(
+    group = parser.add_argument_group("prediction", "for more ranks (docs/prediction.md)")
+    group.add_argument("--predict", metavar="4,8,...,4096", type=ranks_from, help="ranks")
+    group.add_argument(
         "--interconnect",
         action="append",
         metavar="latency=1ms,bandwidth=10Gbit|FILE",
@@ -297,11 +270,8 @@ def make_parser() -> Parser:
             " repeated (default: as measured by a sweep over several hosts)"
         ),
     )
-    add("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
-    add(
-        "--ranks-per-host",
-        type=int,
-        metavar="N",
-        help="how many ranks fill a host (default: as measured)",
+    group.add_argument("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
+    group.add_argument(
+        "--ranks-per-host", metavar="N", type=positive, help="default: as many as measured"
     )
     return parser

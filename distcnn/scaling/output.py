@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from distcnn.plotting import has_matplotlib
-from distcnn.scaling.options import Settings, Wanted
+from distcnn.scaling.options import Request, Settings
 from distcnn.scaling.plot import content_of, draw, predicted_content
 from distcnn.scaling.points import STRONG, Measurement
 from distcnn.scaling.prediction.calibration import calibrate
@@ -140,7 +140,7 @@ def title(records: Sequence[Record]) -> str:
 
 
 def write_prediction(
-    sweep: Sweep, records: Sequence[Record], summary: Summary, wanted: Wanted
+    sweep: Sweep, records: Sequence[Record], summary: Summary, request: Request
 ) -> Iterator[str]:
     """Predict and write ``prediction.json`` and the picture; yield the lines to print.
 
@@ -149,9 +149,11 @@ def write_prediction(
     """
     calibration = calibrate([record.result for record in records if record.result])
     interconnects = [
-        parse_interconnect(text, calibration.add_seconds_per_byte) for text in wanted.interconnects
+        parse_interconnect(text, calibration.add_seconds_per_byte) for text in request.interconnect
     ]
-    projection = project(calibration, summary.rows, wanted, interconnects)
+    projection = project(
+        calibration, summary.rows, request.predict, request.ranks_per_host, interconnects
+    )
     yield from as_text(projection).split("\n")
     content = json.dumps(projection.to_json(), indent=1) + "\n"
     yield ""

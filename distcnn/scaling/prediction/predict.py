@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from distcnn.errors import InputError
-from distcnn.scaling.options import Wanted
 from distcnn.scaling.points import WEAK, Point
 from distcnn.scaling.prediction.calibration import Calibration
 from distcnn.scaling.prediction.interconnect import Interconnect
@@ -109,7 +108,8 @@ class Projection:
 def project(
     calibration: Calibration,
     rows: Sequence[Row],
-    wanted: Wanted,
+    ranks: Sequence[int],
+    ranks_per_host: int,
     interconnects: Sequence[Interconnect],
 ) -> Projection:
     """Predict all that is wanted.
@@ -117,19 +117,20 @@ def project(
     Args:
         calibration: of the machine and the model.
         rows: the points of the sweep.
-        wanted: what to predict.
+        ranks: numbers of ranks to predict.
+        ranks_per_host: 0 for as many as were measured.
         interconnects: between hosts; if empty, the measured one.
 
     Raises:
         InputError: an interconnect or a part of the calibration is missing.
     """
-    per_host = wanted.ranks_per_host or max(calibration.shards)
+    per_host = ranks_per_host or max(calibration.shards)
     smallest: dict[str, Point] = {}
     for row in rows:
         smallest.setdefault(row.point.mode, row.point)
     between: Sequence[Interconnect | None] = interconnects or [calibration.between]
     series = [
-        _series(calibration, point, wanted.ranks, per_host, interconnect)
+        _series(calibration, point, ranks, per_host, interconnect)
         for point in smallest.values()
         for interconnect in between
     ]

@@ -13,7 +13,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.scaling import launch_job
-from distcnn.scaling.launch_job import StopRequest, command_of, last_words, marked, measure
+from distcnn.scaling.launch_job import StopRequest, command_of, last_words, measure
 from distcnn.scaling.options import Settings
 from distcnn.scaling.points import Measurement
 from distcnn.scaling.sweep_directory import Record, Sweep
@@ -38,7 +38,6 @@ def try_launcher(folder: Path, make_launcher: MakeLauncher) -> Try:
     def try_it(lines: str, timeout: float = 60.0, stop: StopRequest | None = None) -> Record | None:
         sweep = Sweep(folder, Settings((2,), make_launcher(lines)))
         done = measure(Measurement(POINT, 1), sweep, timeout, stop or StopRequest())
-        assert marked(str(folder.resolve())) == []
         assert not list((folder / "measurements").glob(".*"))
         return done
 
@@ -90,11 +89,13 @@ def test_a_result_is_taken_and_the_log_keeps_what_was_said(try_launcher: Try, fo
 
 def test_a_hanging_one_is_ended_with_all_its_children(try_launcher: Try) -> None:
     start = time.monotonic()
-    done = try_launcher("(setsid sleep 300 &) ; sleep 300 & echo waiting; wait", timeout=1.0)
+    done = try_launcher("sleep 301 & echo $! waiting; wait", timeout=1.0)
     assert done is not None
     assert "--timeout" in done.reason
-    assert done.reason.endswith("it said: waiting")
+    assert done.reason.endswith(" waiting")
     assert time.monotonic() - start < 30
+    child = Path("/proc") / done.reason.split()[-2] / "cmdline"
+    assert not child.exists() or not child.read_bytes()  # gone, or a zombie
 
 
 def test_one_that_ignores_sigterm_is_ended_too(
@@ -104,12 +105,6 @@ def test_one_that_ignores_sigterm_is_ended_too(
     done = try_launcher("trap '' TERM; while :; do sleep 0.2; done", timeout=0.5)
     assert done is not None
     assert "--timeout" in done.reason
-
-
-def test_children_that_outlive_the_launcher_are_ended(try_launcher: Try) -> None:
-    done = try_launcher(f"setsid sleep 300 & {good()}")
-    assert done is not None
-    assert done.result is not None
 
 
 def test_a_launcher_that_cannot_be_started(folder: Path) -> None:
@@ -135,11 +130,11 @@ def test_the_command_has_every_flag_that_was_given() -> None:
 
 
 def test_the_most_telling_line_is_found() -> None:
-    trace = "$ c\nsomething\ndistcnn.x: rank 1 failed\nTraceback:\n  File\nValueError: bad\nFAQ"
+    trace = "$ c\nsomething\nrank 1 failed\nTraceback:\n  File\nValueError: bad\nFAQ"
     assert last_words(trace) == "ValueError: bad"
     assert last_words("$ error here\nall is well\n\n") == "all is well"
     assert last_words("$ c\n=  BAD\nKilled (signal 9)\nSee the FAQ") == "Killed (signal 9)"
-    assert last_words("$ c\nerror: " + "x" * 1000).endswith("...")
+    assert len(last_words("$ c\nerror: " + "x" * 1000)) == 500
     assert last_words("$ c\n") == ""
 
 

@@ -173,38 +173,17 @@ def test_a_sweep_that_is_broken_off_goes_on(
 
 
 @pytest.mark.mpi
-def test_what_a_killed_sweep_left_is_ended_first(
+def test_a_killed_sweep_leaves_no_ranks(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "tests.support.staged:network",
-        "--microbatch-size",
-        "4",
-        "--steps",
-        "2",
-    ]
-    flags += [
-        "--ranks",
-        "2",
-        "--repeats",
-        "1",
-        "--launcher",
-        of(mpirun),
-        "--output",
-        str(tmp_path / "s"),
-    ]
+    flags = ["--data", str(image_set()), "--model", "tests.support.staged:network"]
+    flags += ["--microbatch-size", "4", "--ranks", "2", "--launcher", of(mpirun)]
+    flags += ["--output", str(tmp_path / "s")]
     with running(SERIAL, 1, *COMMAND, *flags, STAGED_PACE="60") as run:
         run.wait_for(lambda: len(run.processes()) > 3, "the ranks")
         run.process.kill()
         run.process.wait()
-        assert run.processes(), "nothing was left: this proves nothing"
-        done = SERIAL.run(1, *COMMAND, *flags)
-        assert done.returncode == 0, done.stdout + done.stderr
-        run.wait_for_none_left(3)
-    assert not list((tmp_path / "s" / "measurements").glob(".*"))
+        run.wait_for_none_left(10)
 
 
 @pytest.mark.mpi

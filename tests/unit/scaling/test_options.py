@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.scaling.options import (
-    Settings,
-    Wanted,
-    default_ranks,
-    launcher_command,
-    parse,
-    parse_predicted,
-)
+from distcnn.scaling.options import Settings, default_ranks, launcher_command, parse, ranks_from
 from distcnn.scaling.sweep_directory import read_settings, require_same
 
 MPIRUN = "mpirun -n {ranks}"
@@ -52,8 +46,9 @@ def test_a_prediction_is_part_of_the_request() -> None:
     numbers, former = "latency=1ms,bandwidth=1Gbit", "latency=2ms,bandwidth=1Gbit"
     flags = ["--ranks", "1,2", "--mode", "weak", "--predict", "4,8", "--interconnect", numbers]
     request = parse([*flags, f"--network={former}", "--ranks-per-host", "2"])
-    assert request.wanted == Wanted((4, 8), (numbers, former), 2)
-    assert parse(["--ranks", "1"]).wanted is None
+    assert (request.predict, request.ranks_per_host) == ((4, 8), 2)
+    assert request.interconnect == (numbers, former)
+    assert parse(["--ranks", "1"]).predict == ()
 
 
 @pytest.mark.parametrize(
@@ -67,15 +62,15 @@ def test_a_prediction_is_part_of_the_request() -> None:
     ],
 )
 def test_numbers_of_ranks_to_predict(text: str, ranks: tuple[int, ...]) -> None:
-    assert parse_predicted(text) == ranks
+    assert ranks_from(text) == ranks
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "a", "...", "4,...,8", "8,4,...,64", "1,2,...", "4,8,...,x", "9999999"]
 )
 def test_what_cannot_be_predicted(text: str) -> None:
-    with pytest.raises(InputError, match=r"--predict is .* such as 4,16,64"):
-        parse_predicted(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="such as 1,2,4"):
+        ranks_from(text)
 
 
 @pytest.mark.parametrize(
@@ -96,25 +91,25 @@ def test_a_launcher_is_taken_apart_as_a_shell_does() -> None:
 
 
 REFUSED = {
-    "--ranks 0": "--ranks is '0'",
-    "--ranks 1,,2": "--ranks is '1,,2'",
-    "--ranks two": "--ranks is 'two'",
+    "--ranks 0": "--ranks: '0' is not",
+    "--ranks 1,,2": "--ranks: '1,,2' is not",
+    "--ranks two": "--ranks: 'two' is not",
     "--ranks 1,16 --num-shards 8": "16 ranks cannot share 8 shards",
-    "--mode sideways": "unknown --mode 'sideways': choose one of strong, weak, both",
-    "--repeats 0": "--repeats is 0: it must be at least 1",
-    "--steps -3": "--steps is -3: it must be at least 1",
-    "--timeout nan": "--timeout is nan",
+    "--mode sideways": "invalid choice: 'sideways'",
+    "--repeats 0": "--repeats: '0' is not",
+    "--steps -3": "--steps: '-3' is not",
+    "--timeout nan": "--timeout: 'nan' is not",
     "--launcher mpirun": ("without {ranks}"),
     "--launcher '{ranks}": "No closing quotation",
     "--expect-ranks 2": "use --ranks",
     "--max-steps 2": "use --steps",
     "--resume runs/x": "run the same command with the same --output",
     "--turns 2": "unknown flag --turns",
-    "--output ": "--output is empty",
+    "--output ": "--output: it is empty",
     "--microbatch-size 0": "--microbatch-size is 0",
     "--config no.toml": "no.toml cannot be read",
     "--network latency=1ms,bandwidth=1Gbit": "add --predict",
-    "--predict 4 --ranks-per-host 0": "--ranks-per-host is 0",
+    "--predict 4 --ranks-per-host 0": "--ranks-per-host: '0' is not",
     "--predict 4 --interconnect latency=1": "is not a latency and a bandwidth",
     "--predict 4 --interconnect no.json": "cannot be read",
     "--predict 64 --ranks 1,2": "add --num-shards 64",

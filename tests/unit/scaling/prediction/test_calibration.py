@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.scaling.options import Wanted
 from distcnn.scaling.plot import draw, predicted_content
 from distcnn.scaling.points import Point
 from distcnn.scaling.prediction.calibration import calibrate
@@ -60,12 +59,12 @@ def test_without_results_nothing_is_predicted() -> None:
         calibrate([])
 
 
-def projected(points: list[Point], wanted: Wanted, count: int = 1) -> Projection:
+def projected(points: list[Point], ranks: tuple[int, ...], count: int = 1) -> Projection:
     """What is predicted from these points with ``count`` interconnects."""
     rows = summarise(points, [record(point) for point in points]).rows
     lines = [Line(1e-3 / 10**number, 8e-9) for number in range(count)]
     networks = [interconnect(line, f"n{number}") for number, line in enumerate(lines)]
-    return project(calibration(), rows, wanted, networks)
+    return project(calibration(), rows, ranks, 0, networks)
 
 
 def test_what_was_measured_is_predicted() -> None:
@@ -73,7 +72,7 @@ def test_what_was_measured_is_predicted() -> None:
     points = [strong(1), strong(2), strong(4), weak(1), weak(2)]
     records = [record(point, speed=0.0) for point in points]
     found = calibrate([result_of(point) for point in points])
-    compared = project(found, summarise(points, records).rows, Wanted((2,)), []).compared
+    compared = project(found, summarise(points, records).rows, (2,), 0, []).compared
     assert [one.is_calibrated for one in compared] == [True, True, False, True, True]
     assert all(abs(one.error) < 2e-3 for one in compared)
 
@@ -94,7 +93,7 @@ def test_what_the_rank_that_waits_least_waits_is_part_of_its_step() -> None:
 
 def test_modes_interconnects_and_too_few_shards() -> None:
     points = [strong(1, 8), strong(2, 8), weak(1), weak(2)]
-    found = projected(points, Wanted((2, 8, 16)), count=2)
+    found = projected(points, (2, 8, 16), count=2)
     assert [(series.mode, series.name) for series in found.series] == [
         *(("strong", "n0"), ("strong", "n1"), ("weak", "n0"), ("weak", "n1"))
     ]
@@ -102,13 +101,12 @@ def test_modes_interconnects_and_too_few_shards() -> None:
     assert [one.place.ranks for one in first.predictions] == [2, 8]
     assert [one.place.num_shards for one in third.predictions] == [8, 32, 64]
     assert first.efficiency(first.base) == pytest.approx(1)
-    assert projected(points, Wanted((2,), ranks_per_host=1)).ranks_per_host == 1
 
 
 @pytest.mark.parametrize("count", [1, 6])
 def test_text_json_and_picture(count: int) -> None:
     points = [weak(1), weak(2)]
-    found = projected(points, Wanted((1, 2, 4, 64)), count)
+    found = projected(points, (1, 2, 4, 64), count)
     text = as_text(found)
     assert text.count("weak scaling, n") == count
     assert "(calibrated on it)" in text

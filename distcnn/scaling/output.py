@@ -30,11 +30,8 @@ NO_PICTURE = (
 
 def headline(settings: Settings) -> Iterator[str]:
     """Yield lines that say what is going to be measured."""
-    points = settings.points
-    yield (
-        f"sweep     {settings.repeats} x {counted(len(points), 'measurement')} of"
-        f" {counted(settings.steps, 'step')}"
-    )
+    points, steps = settings.points, counted(settings.steps, "step")
+    yield f"sweep     {settings.repeats} x {counted(len(points), 'measurement')} of {steps}"
     yield f"launcher  {settings.launcher}"
     for mode in dict.fromkeys(point.mode for point in points):
         point = next(point for point in points if point.mode == mode)
@@ -154,7 +151,7 @@ def write_prediction(
     projection = project(
         calibration, summary.rows, request.predict, request.ranks_per_host, interconnects
     )
-    yield from as_text(projection).split("\n")
+    yield from "\n".join(as_text(projection)).split("\n")
     content = json.dumps(projection.to_json(), indent=1) + "\n"
     yield ""
     yield f"results   {sweep.write('prediction.json', content)}"

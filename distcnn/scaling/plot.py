@@ -111,19 +111,14 @@ def predicted_content(projection: Projection, summary: Summary) -> Content:
     for number, series in enumerate(projection.series):
         label = f"{series.mode}, {series.name}" if has_modes else series.name
         colour = plotting.LINES[number % len(plotting.LINES)]
-        counts = [one.place.ranks for one in series.predictions]
+        counts = [one.point.ranks for one in series.predictions]
         speeds = [one.images_per_second for one in series.predictions]
         efficiency = [series.efficiency(one) for one in series.predictions]
         content.speed.append(Curve(label, colour, counts, speeds, style="--"))
         content.efficiency.append(Curve(label, colour, counts, efficiency, style="--"))
         if len(content.bars) < MOST_BAR_PANELS:
             content.bars[label] = [
-                Bar(
-                    one.place.ranks,
-                    {group: seconds / one.step_seconds for group, seconds in one.shares.items()},
-                    one.step_seconds,
-                )
-                for one in series.predictions
+                Bar(one.point.ranks, one.shares, one.step_seconds) for one in series.predictions
             ]
     measured = content_of(summary, title)
     for curves, found in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,8 @@ weak scaling.
 """
 SMALLEST_MICROBATCH, MICROBATCH_MULTIPLE = 16, 8
 """Matrix products are slow below 16 examples; 8 float32 fill a vector register."""
-FEWEST_SHARDS, FEWEST_SHARDS_OF_MODEL = 4, {"wide": 8}
-"""As in the benchmark: microbatches of 64, of 32 for ``wide``."""
-MOST_SHARDS_PER_RANK = 4
-"""Of the largest point: every shard adds its own overhead to a step."""
+FEWEST_SHARDS, MOST_SHARDS_PER_RANK = 4, 4
+"""Every shard adds its own overhead to a step, so the largest point has few shards per rank."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,9 @@ def plan_points(mode: str, ranks: Sequence[int], flags: Mapping[str, Any]) -> li
         flags: the flags of training that were given.
     """
     given = flags.get("num_shards", 0)
-    fewest = FEWEST_SHARDS_OF_MODEL.get(flags.get("model", ""), FEWEST_SHARDS)
-    of_all = given or choose_shards(ranks, fewest)
+    of_all = given or choose_shards(ranks)
     of_rank = max(1, given // ranks[0]) if given else 0
-    divisor = (of_rank or fewest) if mode == WEAK else of_all
+    divisor = (of_rank or FEWEST_SHARDS) if mode == WEAK else of_all
     microbatch_size = flags.get("microbatch_size") or max(
         SMALLEST_MICROBATCH, BATCH // divisor // MICROBATCH_MULTIPLE * MICROBATCH_MULTIPLE
     )
@@ -86,19 +84,12 @@ def plan_points(mode: str, ranks: Sequence[int], flags: Mapping[str, Any]) -> li
     ]
 
 
-def choose_shards(ranks: Sequence[int], fewest: int) -> int:
-    """Return the number of shards, at least ``fewest``, whose worst balance over all of ``ranks``
-    is best; the smallest such number.
+def choose_shards(ranks: Sequence[int]) -> int:
+    """Return a number of shards that all of ``ranks`` divide, or if that is too large, the largest
+    sensible one.
     """
-    smallest = max(fewest, *ranks)
-    candidates = range(smallest, max(smallest, MOST_SHARDS_PER_RANK * max(ranks)) + 1)
-    return max(
-        candidates,
-        key=lambda shards: (
-            min(Point(STRONG, count, shards, 1).balance for count in ranks),
-            -shards,
-        ),
-    )
+    common, most = math.lcm(*ranks), MOST_SHARDS_PER_RANK * max(ranks)
+    return min(max(most, FEWEST_SHARDS), -(-FEWEST_SHARDS // common) * common)
 
 
 def in_order(points: Sequence[Point], repeats: int) -> Iterator[Measurement]:

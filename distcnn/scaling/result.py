@@ -14,10 +14,9 @@ from distcnn.system.wording import counted
 KIND = "distcnn.scaling.worker 2"
 """Marks the files of this version."""
 GROUPS = ("compute", "local_sum", "communication", "waiting", "data")
-"""Parts of a step's time, which add up to it: layers, loss and update; checking and adding
-gradients on this rank; the sum over ranks; waiting for the slowest rank; reading examples.
+"""Parts of a step's time, which add up to it: layers, loss and update; adding gradients on this
+rank; the sum over ranks; waiting for the slowest rank; reading examples.
 """
-
 WAITING, BESIDE = "waiting", "beside"
 """The main thread waits for a sum, or another thread sums while the main thread computes."""
 
@@ -27,7 +26,6 @@ class SumTimes:
     """How long sums over all ranks take: the interconnect test.
 
     Attributes:
-        world_size: ranks of the test.
         hosts: each rank's host.
         library: the MPI library.
         rows: (bytes, seconds) of sums, by ``WAITING`` and ``BESIDE``.
@@ -42,26 +40,31 @@ class SumTimes:
 
 
 @dataclass(frozen=True)
-class RankStep:
-    """Where one step of one rank goes, in seconds.
+class ShardTimes:
+    """Seconds of one shard on the rank that waits least, at the speed without instruments.
 
     Attributes:
-        step: the whole step.
-        data: reading examples.
-        forward: forward, loss, waiting, and what is in no other part.
+        data: reading its examples.
+        forward: with the loss, the waiting, and everything that is in no other part.
         backward: by bucket, in the order in which buckets are reduced.
-        local_sum: adding gradients on this rank.
-        communication: sums over all ranks that are not hidden behind computing.
-        update: the optimizer.
+        add_first: adding its gradient to the rank's sum if it is the first of a step.
+        add_other: adding it otherwise.
+        shared_memory: its part of the sum in shared memory; None if gradients are summed otherwise.
+        update: the whole update of a step.
     """
 
-    step: float
     data: float
     forward: float
     backward: list[float]
-    local_sum: float
-    communication: float
+    add_first: float
+    add_other: float
+    shared_memory: float | None
     update: float
+
+    @property
+    def compute(self) -> float:
+        """Forward and backward."""
+        return self.forward + sum(self.backward)
 
 
 @dataclass(frozen=True)
@@ -70,30 +73,23 @@ class Result:
 
     Attributes:
         overlap: the flag's value.
-        shared_memory: whether gradients were summed in memory that the ranks share.
         hosts: each rank's host.
         cores_of_hosts: how many cores the ranks of each host may use.
         software: the fingerprint of everything that may change bits.
         images_per_second: of all ranks, without instruments.
         step_seconds: mean length of a step, without instruments.
         shares: fractions of a step with instruments by group, mean over ranks.
-        slowest_rank: a step with instruments of the rank that waited least.
         bucket_bytes: of the gradient in each bucket's sum.
-        first_add_seconds: adding a whole gradient, the first of a step.
-        other_add_seconds: the same for every further shard.
-        sum_times: the interconnect test.
         params_sha256: of the weights after the last step.
     """
 
     model: str
     data: str
-    train_examples: int
     world_size: int
     num_shards: int
     microbatch_size: int
     reduction: str
     overlap: str
-    shared_memory: bool
     hosts: list[str]
     cores_of_hosts: dict[str, int]
     processor: str
@@ -102,10 +98,8 @@ class Result:
     images_per_second: float
     step_seconds: float
     shares: dict[str, float]
-    slowest_rank: RankStep
+    shard: ShardTimes
     bucket_bytes: list[int]
-    first_add_seconds: float
-    other_add_seconds: float
     sum_times: SumTimes
     params_sha256: str
 
@@ -129,7 +123,7 @@ def read_result(table: Any, point: Point) -> Result:
         raise ValueError("its result is not a measurement of this version of distcnn")
     try:
         values = {name: value for name, value in table.items() if name != "kind"}
-        values["slowest_rank"] = RankStep(**values["slowest_rank"])
+        values["shard"] = ShardTimes(**values["shard"])
         values["sum_times"] = read_sum_times(values["sum_times"])
         result = Result(**values)
         numbers = [result.images_per_second, result.step_seconds, *result.shares.values()]
@@ -142,12 +136,11 @@ def read_result(table: Any, point: Point) -> Result:
             f"started {counted(point.ranks, 'rank')}, but {result.world_size} reported: make the"
             " launcher start as many ranks as {ranks} says"
         )
-    for name in ("num_shards", "microbatch_size"):
-        if getattr(result, name) != getattr(point, name):
-            raise ValueError(
-                f"{name} should be {getattr(point, name)}, but its result has"
-                f" {getattr(result, name)}"
-            )
+    if (result.num_shards, result.microbatch_size) != (point.num_shards, point.microbatch_size):
+        raise ValueError(
+            f"its result has {result.num_shards} shards of {result.microbatch_size} examples, not"
+            f" {point.num_shards} of {point.microbatch_size}"
+        )
     return result
 
 

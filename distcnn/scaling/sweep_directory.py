@@ -165,22 +165,20 @@ def read_settings(path: Path) -> Settings:
 
 
 def require_same(before: Settings, now: Settings, path: Path) -> None:
-    """Raise ``InputError`` naming the flag that differs from when the sweep began."""
-    values = [
+    """Raise ``InputError`` naming a flag that differs from when the sweep began."""
+    tables = [
         {
-            **{name: field.default for name, field in Config.__dataclass_fields__.items()},
-            "num_shards": "unset",
-            "microbatch_size": "unset",
-            **settings.flags,
-            **{name: value for name, value in vars(settings).items() if name != "flags"},
-            "ranks": ",".join(map(str, settings.ranks)),
+            **dataclasses.asdict(settings.points[0]),
+            **vars(Config(**settings.flags_of(settings.points[0]))),
+            **dataclasses.asdict(settings),
+            "flags": None,
         }
         for settings in (before, now)
     ]
-    for name, was in values[0].items():
-        if was != values[1][name]:
+    for name, was in tables[0].items():
+        if was != tables[1][name]:
             raise InputError(
-                f"{path} holds a sweep with {as_flag(name)} {was}, not {values[1][name]}: give the"
+                f"{path} holds a sweep with {as_flag(name)} {was}, not {tables[1][name]}: give the"
                 " same flags to continue it, or name another --output"
             )
 

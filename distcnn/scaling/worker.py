@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
-from distcnn.benchmark.machine import machine_facts
+from distcnn.benchmark.machine import processor
 from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
@@ -28,7 +28,7 @@ from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
 from distcnn.scaling.interconnect_test import measure_sums
-from distcnn.scaling.result import GROUPS, RankStep, Result
+from distcnn.scaling.result import GROUPS, Result, ShardTimes
 from distcnn.spans import ALLREDUCE, BACKWARD, LOCAL_SUM, READ_DATA, UPDATE
 from distcnn.system.console import say
 from distcnn.system.host import usable_cores
@@ -83,38 +83,54 @@ def measure(run: Run, steps: int) -> Result:
     start = time.perf_counter()
     images = sum(following.take() for _ in range(steps))
     seconds = time.perf_counter() - start
-    shares, slowest_rank = measure_split(run, following, max(2, steps // SHARE_OF_STEPS))
+    splits = measure_splits(following, max(2, steps // SHARE_OF_STEPS), communicator)
     compare_replicas(run.network, run.step.optimizer, communicator, steps)
-    machine = machine_facts(communicator)
-    first_add, other_add = add_seconds(run)
     return Result(
         model=config.model,
         data=run.dataset.name,
-        train_examples=run.dataset.examples["train"],
         world_size=communicator.world_size,
         num_shards=config.num_shards,
         microbatch_size=config.microbatch_size,
         reduction=config.reduction,
         overlap=config.overlap,
-        shared_memory=isinstance(run.step.reduction, KeptReduction),
         hosts=communicator.hosts,
         cores_of_hosts=cores_of_hosts(communicator),
-        processor=str(machine["processor"]),
+        processor=processor(),
         mpi=communicator.description,
         software=run.software,
         images_per_second=images / seconds,
         step_seconds=seconds / steps,
-        shares=shares,
-        slowest_rank=slowest_rank,
+        shares=shares_of(splits),
+        shard=shard_times(run, splits, seconds / steps),
         bucket_bytes=[
             (bucket.stop - bucket.start) * (8 if config.reduction == "exact" else 4)
             for bucket in buckets_of(run)
         ],
-        first_add_seconds=first_add,
-        other_add_seconds=other_add,
         sum_times=measure_sums(communicator, SUMS_SECONDS),
         params_sha256=params_sha256(run.network),
     )
+
+
+def measure_splits(following: Steps, count: int, communicator: Communicator) -> list[StepTimes]:
+    """Take ``count`` steps with instruments. Collective.
+
+    Returns:
+        Each rank's mean step over the middle half of them, the same ones on all ranks.
+    """
+    times = measure_steps(following.take, count, communicator)
+    everyone = communicator.allgather([step.seconds for step in times])
+    chosen = middle_half([fmean(of_step) for of_step in zip(*everyone, strict=True)])
+    return communicator.allgather(mean([times[index] for index in chosen]))
+
+
+def shares_of(splits: Sequence[StepTimes]) -> dict[str, float]:
+    """Return the fraction of a step that each group takes, mean over ranks."""
+    seconds = dict.fromkeys(GROUPS, 0.0)
+    for split in splits:
+        for part, took in split.parts.items():
+            seconds[GROUP_OF_PART.get(part, "compute")] += took
+    whole = sum(split.seconds for split in splits)
+    return {group: took / whole for group, took in seconds.items()}
 
 
 def buckets_of(run: Run) -> list[slice]:
@@ -122,48 +138,43 @@ def buckets_of(run: Run) -> list[slice]:
     return plan_buckets(sorted({0, *run.network.layer_starts, run.network.values.size}))
 
 
-def measure_split(run: Run, following: Steps, count: int) -> tuple[dict[str, float], RankStep]:
-    """Take ``count`` steps with instruments. Collective.
+def shard_times(run: Run, splits: Sequence[StepTimes], step_seconds: float) -> ShardTimes:
+    """Return what a shard takes on the rank that waits least. Collective.
 
-    Returns:
-        Fractions of a step by group, mean over ranks, and a step of the rank that waited least.
-        Both are means over the middle half of the steps, the same ones on all ranks, so that the
-        groups add up to the step.
+    Args:
+        run: the run.
+        splits: each rank's step with instruments.
+        step_seconds: a step without instruments.
     """
-    communicator = run.communicator
-    times = measure_steps(following.take, count, communicator)
-    everyone = communicator.allgather([step.seconds for step in times])
-    chosen = middle_half([fmean(of_step) for of_step in zip(*everyone, strict=True)])
-    splits = communicator.allgather(mean([times[index] for index in chosen]))
-    seconds = dict.fromkeys(GROUPS, 0.0)
-    for split in splits:
-        for part, took in split.parts.items():
-            seconds[GROUP_OF_PART.get(part, "compute")] += took
-    whole = sum(split.seconds for split in splits)
     slowest = min(splits, key=lambda split: split.parts.get(WAITING, 0.0))
-    return {group: took / whole for group, took in seconds.items()}, rank_step(run, slowest)
-
-
-def rank_step(run: Run, split: StepTimes) -> RankStep:
-    """Return one rank's step by the pieces that a prediction needs."""
-    parts = dict(split.parts)
-    data, local_sum, update, communication = (
+    faster = step_seconds / slowest.seconds
+    shards = -(-run.config.num_shards // run.communicator.world_size)
+    parts = {name: took * faster / shards for name, took in slowest.parts.items()}
+    data, local_sum, update, _ = (
         parts.pop(name, 0.0) for name in (READ_DATA, LOCAL_SUM, UPDATE, ALLREDUCE)
     )
-    buckets = buckets_of(run)
+    network, buckets = run.network, buckets_of(run)
     backward, bucket = [0.0] * len(buckets), 0
-    network = run.network
     for name, start in reversed(list(zip(network.layer_names, network.layer_starts, strict=True))):
         backward[bucket] += parts.pop(f"{name} {BACKWARD}", 0.0)
         if start <= buckets[bucket].start:
             bucket = min(bucket + 1, len(buckets) - 1)
-    forward = sum(parts.values())
-    return RankStep(split.seconds, data, forward, backward, local_sum, communication, update)
+    add_first, add_other = add_seconds(run)
+    is_shared = isinstance(run.step.reduction, KeptReduction)
+    return ShardTimes(
+        data=data,
+        forward=sum(parts.values()),
+        backward=backward,
+        add_first=add_first,
+        add_other=add_other,
+        shared_memory=local_sum if is_shared else None,
+        update=update * shards,
+    )
 
 
 def add_seconds(run: Run) -> tuple[float, float]:
-    """Time adding a whole gradient to a rank's sum, on the slowest rank: the first one of a step,
-    and any other. Collective.
+    """Time adding a whole gradient to a rank's sum, on the slowest rank: the first of a step, and
+    any other. Collective.
     """
     config, grads = run.config, run.network.grads
     reduction = REDUCTIONS[config.reduction](grads.size, config.num_shards, config.gradient_limit)

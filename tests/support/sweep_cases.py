@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from distcnn.scaling.interconnect_test import SIZES
 from distcnn.scaling.points import Measurement, Point
-from distcnn.scaling.prediction.calibration import Calibration, ShardTimes
+from distcnn.scaling.prediction.calibration import Calibration
 from distcnn.scaling.prediction.interconnect import Interconnect, Line
-from distcnn.scaling.result import BESIDE, WAITING, RankStep, Result, SumTimes
+from distcnn.scaling.result import BESIDE, WAITING, Result, ShardTimes, SumTimes
 from distcnn.scaling.sweep_directory import Record
 
 SHARES = {"compute": 0.5, "local_sum": 0.1, "communication": 0.2, "waiting": 0.15, "data": 0.05}
 SHARD = ShardTimes(
     data=0.001,
     forward=0.010,
-    backward=(0.004, 0.006),
+    backward=[0.004, 0.006],
     add_first=0.002,
     add_other=0.001,
     shared_memory=0.0005,
+    update=0.003,
 )
-UPDATE, BUCKET_BYTES = 0.003, (480_000, 320_000)
+BUCKET_BYTES = [480_000, 320_000]
 ON_HOST = Line(1e-5, 1e-10)
-INSTRUMENTED = 1.1
-"""A step with instruments over one without."""
 
 
 def strong(ranks: int, shards: int = 4) -> Point:
@@ -43,31 +43,21 @@ def result_of(point: Point, speed: float = 0.0, hosts: int = 1, **changes: Any) 
     one host.
     """
     most = point.most_shards
-    shared_memory = hosts == 1 and most <= 4
+    shared_memory = SHARD.shared_memory if hosts == 1 and most <= 4 else None
     adding = SHARD.add_first + (most - 1) * SHARD.add_other
-    if shared_memory:
-        adding = most * (SHARD.shared_memory or 0.0)
-    step = RankStep(
-        step=most * (SHARD.data + SHARD.compute) + adding + UPDATE,
-        data=most * SHARD.data,
-        forward=most * SHARD.forward,
-        backward=[most * seconds for seconds in SHARD.backward],
-        local_sum=adding,
-        communication=0.0,
-        update=UPDATE,
-    )
-    seconds = point.global_batch_size / speed if speed else step.step
+    if shared_memory is not None:
+        adding = most * shared_memory
+    step = most * (SHARD.data + SHARD.compute) + adding + SHARD.update
+    seconds = point.global_batch_size / speed if speed else step
     rows = [(nbytes, ON_HOST.seconds(point.ranks, nbytes)) for nbytes in SIZES]
     values: dict[str, Any] = {
         "model": "lenet",
         "data": "mnist",
-        "train_examples": 60_000,
         "world_size": point.ranks,
         "num_shards": point.num_shards,
         "microbatch_size": point.microbatch_size,
         "reduction": "exact",
         "overlap": "auto",
-        "shared_memory": shared_memory,
         "hosts": [f"h{1 + rank * hosts // point.ranks}" for rank in range(point.ranks)],
         "cores_of_hosts": {f"h{number}": 8 for number in range(1, hosts + 1)},
         "processor": "P",
@@ -76,10 +66,8 @@ def result_of(point: Point, speed: float = 0.0, hosts: int = 1, **changes: Any) 
         "images_per_second": point.global_batch_size / seconds,
         "step_seconds": seconds,
         "shares": SHARES,
-        "slowest_rank": instrumented(step),
-        "bucket_bytes": list(BUCKET_BYTES),
-        "first_add_seconds": SHARD.add_first,
-        "other_add_seconds": SHARD.add_other,
+        "shard": replace(SHARD, shared_memory=shared_memory),
+        "bucket_bytes": BUCKET_BYTES,
         "sum_times": SumTimes(
             point.ranks,
             ["h1"] * point.ranks,
@@ -90,17 +78,6 @@ def result_of(point: Point, speed: float = 0.0, hosts: int = 1, **changes: Any) 
         "params_sha256": "a" * 64,
     }
     return Result(**{**values, **changes})
-
-
-def instrumented(step: RankStep) -> RankStep:
-    """The same step, slowed down by instruments."""
-    table = {
-        name: [INSTRUMENTED * one for one in value]
-        if isinstance(value, list)
-        else INSTRUMENTED * value
-        for name, value in vars(step).items()
-    }
-    return RankStep(**table)
 
 
 def record(
@@ -130,13 +107,11 @@ def calibration(**changes: Any) -> Calibration:
         "model": "lenet",
         "reduction": "exact",
         "overlap": "auto",
-        "microbatch_size": 64,
         "bucket_bytes": BUCKET_BYTES,
         "shards": {1: SHARD, 2: SHARD},
-        "update": UPDATE,
         "on_host": {2: interconnect(ON_HOST)},
         "between": None,
         "add_seconds_per_byte": 0.0,
-        "ranks": (1, 2),
+        "ranks": [1, 2],
     }
     return Calibration(**{**values, **changes})

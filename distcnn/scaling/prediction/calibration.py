@@ -1,47 +1,21 @@
-"""From the results of a sweep to what a step is made of: seconds of one shard, of one update, of
-sums on one host.
+"""From the results of a sweep to what is known of the machine: seconds of one shard, of one update,
+of sums on one host and between hosts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.interconnect import Interconnect, fit_interconnect
-from distcnn.scaling.result import RankStep, Result, SumTimes
+from distcnn.scaling.result import Result, ShardTimes
 
 CALIBRATING_POINTS = 2
 """The smallest numbers of ranks calibrate; measurements on more ranks check the prediction."""
-
-
-@dataclass(frozen=True)
-class ShardTimes:
-    """Seconds of one shard on one rank.
-
-    Attributes:
-        data: reading its examples.
-        forward: with the loss and everything between the parts.
-        backward: by bucket, in the order in which buckets are reduced.
-        add_first: adding its gradient to the rank's sum if it is the first of a step.
-        add_other: adding it otherwise.
-        shared_memory: its part of the sum in shared memory; None if that was not measured.
-    """
-
-    data: float
-    forward: float
-    backward: tuple[float, ...]
-    add_first: float
-    add_other: float
-    shared_memory: float | None
-
-    @property
-    def compute(self) -> float:
-        """Forward and backward."""
-        return self.forward + sum(self.backward)
 
 
 @dataclass(frozen=True)
@@ -52,7 +26,6 @@ class Calibration:
         overlap: the flag's value.
         bucket_bytes: of the gradient in each bucket's sum.
         shards: by ranks per host, which share its memory.
-        update: seconds of one update.
         on_host: sums within one host, by ranks per host.
         between: sums between hosts, if there was one rank on each of several.
         ranks: of the points that calibrate.
@@ -61,14 +34,12 @@ class Calibration:
     model: str
     reduction: str
     overlap: str
-    microbatch_size: int
-    bucket_bytes: tuple[int, ...]
+    bucket_bytes: list[int]
     shards: Mapping[int, ShardTimes]
-    update: float
     on_host: Mapping[int, Interconnect]
     between: Interconnect | None
     add_seconds_per_byte: float
-    ranks: tuple[int, ...]
+    ranks: list[int]
 
     def shard(self, ranks_per_host: int) -> ShardTimes:
         """Return the times with the nearest measured number of ranks per host."""
@@ -93,82 +64,58 @@ def calibrate(results: Sequence[Result]) -> Calibration:
             "--predict needs measurements, and all of them failed: see the reasons above, then run"
             " the same command again"
         )
-    found: dict[int, list[Result]] = defaultdict(list)
-    for result in sorted(results, key=lambda result: result.world_size):
-        found[result.world_size].append(result)
-    points = dict(list(found.items())[:CALIBRATING_POINTS])
+    ranks = sorted({result.world_size for result in results})[:CALIBRATING_POINTS]
     shards: dict[int, ShardTimes] = {}
     on_host: dict[int, Interconnect] = {}
     between: Interconnect | None = None
-    for ranks, of_point in points.items():
+    for count in ranks:
+        of_point = [result for result in results if result.world_size == count]
         hosts = len(set(of_point[0].hosts))
-        shards.setdefault(of_point[0].ranks_per_host, shard_times(of_point))
-        if ranks > 1 and hosts == 1:
-            on_host[ranks] = median_interconnect(of_point)
-        if ranks > 1 and hosts == ranks:
+        shards.setdefault(of_point[0].ranks_per_host, median_shard(of_point))
+        if count > 1 and hosts == 1:
+            on_host[count] = median_interconnect(of_point)
+        if count > 1 and hosts == count:
             between = between or median_interconnect(of_point)
-    smallest = next(iter(points.values()))
-    first = smallest[0]
+    first = min(results, key=lambda result: result.world_size)
     return Calibration(
-        model=first.model,
-        reduction=first.reduction,
-        overlap=first.overlap,
-        microbatch_size=first.microbatch_size,
-        bucket_bytes=tuple(first.bucket_bytes),
-        shards=shards,
-        update=median(scaled(result).update for result in smallest),
-        on_host=on_host,
-        between=between,
-        add_seconds_per_byte=median(result.sum_times.add_seconds_per_byte for result in smallest),
-        ranks=tuple(points),
+        first.model,
+        first.reduction,
+        first.overlap,
+        first.bucket_bytes,
+        shards,
+        on_host,
+        between,
+        first.sum_times.add_seconds_per_byte,
+        ranks,
     )
 
 
-def shard_times(results: Sequence[Result]) -> ShardTimes:
-    """Return the medians over the measurements of one point, of the rank that waited least."""
-    steps = [scaled(result) for result in results]
-    shards = [-(-result.num_shards // result.world_size) for result in results]
-
-    def of_shard(seconds: Iterable[float]) -> float:
-        return median(took / count for took, count in zip(seconds, shards, strict=True))
-
-    is_shared = all(result.shared_memory for result in results)
+def median_shard(results: Sequence[Result]) -> ShardTimes:
+    """Return the median of every time over the measurements of one point."""
+    shards = [result.shard for result in results]
+    shared = [shard.shared_memory for shard in shards if shard.shared_memory is not None]
     return ShardTimes(
-        data=of_shard(step.data for step in steps),
-        forward=of_shard(step.forward for step in steps),
-        backward=tuple(map(of_shard, zip(*(step.backward for step in steps), strict=True))),
-        add_first=median(result.first_add_seconds for result in results),
-        add_other=median(result.other_add_seconds for result in results),
-        shared_memory=of_shard(step.local_sum for step in steps) if is_shared else None,
+        data=median(shard.data for shard in shards),
+        forward=median(shard.forward for shard in shards),
+        backward=list(map(median, zip(*(shard.backward for shard in shards), strict=True))),
+        add_first=median(shard.add_first for shard in shards),
+        add_other=median(shard.add_other for shard in shards),
+        shared_memory=median(shared) if len(shared) == len(shards) else None,
+        update=median(shard.update for shard in shards),
     )
-
-
-def scaled(result: Result) -> RankStep:
-    """Return the slowest rank's step as long as a step without instruments."""
-    step = result.slowest_rank
-    factor = result.step_seconds / step.step
-    scalars = {
-        name: factor * value for name, value in vars(step).items() if isinstance(value, float)
-    }
-    return dataclasses.replace(step, **scalars, backward=[factor * one for one in step.backward])
 
 
 def median_interconnect(results: Sequence[Result]) -> Interconnect:
-    """Fit an interconnect to the medians of all measurements' sums."""
-    tests = [result.sum_times for result in results]
-    return fit_interconnect(median_times(tests), "measured in this sweep")
-
-
-def median_times(tests: Sequence[SumTimes]) -> SumTimes:
-    """Return the first test with the median of each size over all ``tests``."""
+    """Fit an interconnect to the median of each size over all measurements."""
+    first = results[0].sum_times
     rows: dict[str, list[tuple[int, float]]] = {}
-    for way in tests[0].rows:
+    for way in first.rows:
         seconds: dict[int, list[float]] = defaultdict(list)
-        for test in tests:
-            for nbytes, took in test.rows.get(way, ()):
+        for result in results:
+            for nbytes, took in result.sum_times.rows.get(way, ()):
                 seconds[nbytes].append(took)
         rows[way] = [(nbytes, median(took)) for nbytes, took in sorted(seconds.items())]
-    return dataclasses.replace(tests[0], rows=rows)
+    return fit_interconnect(dataclasses.replace(first, rows=rows), "measured in this sweep")
 
 
 def _nearest(measured: Mapping[int, object], wanted: int) -> int:

@@ -59,7 +59,7 @@ FAILING = {
     f"{RESULT}echo '{{\"kind\"' > $result": "its result is incomplete",
     f"{RESULT}echo '[]' > $result": "its result is not a measurement",
     good(world_size=1): "started 2 ranks, but 1 reported",
-    good(num_shards=5): "num_shards should be 4, but its result has 5",
+    good(num_shards=5): "its result has 5 shards of 64 examples, not 4 of 64",
     good(images_per_second=float("nan")): "its result is incomplete",
     good(shares={}): "its result is incomplete",
     f"{good()}\nexit 3": "exit code 3",

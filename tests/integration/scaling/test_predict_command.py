@@ -32,7 +32,7 @@ def test_a_sweep_predicts_and_another_interconnect_measures_nothing_again(
     assert "5ms, 100Mbit: waiting 5.000 ms, 100 Mbit/s" in done.stdout
     assert done.stdout.count("(calibrated on it)") == 2
     slow, fast = json.loads((tmp_path / "s" / "prediction.json").read_text())["series"]
-    ranks = [one["place"]["ranks"] for one in slow["predictions"]]
+    ranks = [one["point"]["ranks"] for one in slow["predictions"]]
     assert ranks == [1, 2, 4, 8, 16, 32, 64]
     seconds = [
         (one["step_seconds"], other["step_seconds"])

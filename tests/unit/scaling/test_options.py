@@ -124,7 +124,7 @@ def test_what_is_refused(flags: str) -> None:
 
 
 CHANGED = {
-    "ranks": (Settings((1, 4), MPIRUN), "--ranks 1,2, not 1,4"),
+    "ranks": (Settings((1, 4), MPIRUN), "--ranks (1, 2), not (1, 4)"),
     "mode": (Settings((1, 2), MPIRUN, mode="weak"), "--mode strong, not weak"),
     "steps": (Settings((1, 2), MPIRUN, steps=7), "--steps 30, not 7"),
     "launcher": (
@@ -132,7 +132,7 @@ CHANGED = {
         "--launcher mpirun -n {ranks}, not srun -n {ranks}",
     ),
     "model": (Settings((1, 2), MPIRUN, flags={"model": "mlp"}), "--model lenet, not mlp"),
-    "num_shards": (Settings((1, 2), MPIRUN, flags={"num_shards": 4}), "--num-shards unset, not 4"),
+    "num_shards": (Settings((1, 2), MPIRUN, flags={"num_shards": 6}), "--num-shards 4, not 6"),
 }
 
 

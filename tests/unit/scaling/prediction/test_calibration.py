@@ -13,13 +13,11 @@ from distcnn.scaling.points import Point
 from distcnn.scaling.prediction.calibration import calibrate
 from distcnn.scaling.prediction.interconnect import Line
 from distcnn.scaling.prediction.predict import Projection, as_text, project
-from distcnn.scaling.result import Result
 from distcnn.scaling.summary import summarise
 from tests.support.sweep_cases import (
     BUCKET_BYTES,
     ON_HOST,
     SHARD,
-    UPDATE,
     calibration,
     interconnect,
     record,
@@ -31,15 +29,8 @@ from tests.support.sweep_cases import (
 
 def test_the_machine_is_found_again() -> None:
     found = calibrate([result_of(strong(ranks, 8)) for ranks in (1, 2, 4)])
-    for shard in (found.shards[1], found.shards[2]):
-        assert (shard.data, shard.forward, *shard.backward) == pytest.approx(
-            (SHARD.data, SHARD.forward, *SHARD.backward)
-        )
-        assert (shard.add_first, shard.add_other) == (SHARD.add_first, SHARD.add_other)
-    assert found.shards[1].shared_memory is None
-    assert found.shards[2].shared_memory == pytest.approx(SHARD.shared_memory)
-    assert (found.update, found.bucket_bytes) == (pytest.approx(UPDATE), BUCKET_BYTES)
-    assert found.ranks == (1, 2)
+    assert found.shards == {1: replace(SHARD, shared_memory=None), 2: SHARD}
+    assert (found.bucket_bytes, found.ranks) == (BUCKET_BYTES, [1, 2])
     line = found.on_host[2].line("waiting")
     assert (line.latency, line.seconds_per_byte) == pytest.approx(
         (ON_HOST.latency, ON_HOST.seconds_per_byte)
@@ -77,20 +68,6 @@ def test_what_was_measured_is_predicted() -> None:
     assert all(abs(one.error) < 2e-3 for one in compared)
 
 
-def test_what_the_rank_that_waits_least_waits_is_part_of_its_step() -> None:
-    def waiting(result: Result) -> Result:
-        step = result.slowest_rank
-        return replace(
-            result,
-            step_seconds=result.step_seconds + 0.02,
-            slowest_rank=replace(step, step=step.step + 0.022, forward=step.forward + 0.022),
-        )
-
-    results = [waiting(result_of(strong(ranks))) for ranks in (1, 2)]
-    found = calibrate(results)
-    assert found.shards[1].compute == pytest.approx(SHARD.compute + 0.02 / 4)
-
-
 def test_modes_interconnects_and_too_few_shards() -> None:
     points = [strong(1, 8), strong(2, 8), weak(1), weak(2)]
     found = projected(points, (2, 8, 16), count=2)
@@ -98,8 +75,8 @@ def test_modes_interconnects_and_too_few_shards() -> None:
         *(("strong", "n0"), ("strong", "n1"), ("weak", "n0"), ("weak", "n1"))
     ]
     first, _, third, _ = found.series
-    assert [one.place.ranks for one in first.predictions] == [2, 8]
-    assert [one.place.num_shards for one in third.predictions] == [8, 32, 64]
+    assert [one.point.ranks for one in first.predictions] == [2, 8]
+    assert [one.point.num_shards for one in third.predictions] == [8, 32, 64]
     assert first.efficiency(first.base) == pytest.approx(1)
 
 
@@ -107,12 +84,12 @@ def test_modes_interconnects_and_too_few_shards() -> None:
 def test_text_json_and_picture(count: int) -> None:
     points = [weak(1), weak(2)]
     found = projected(points, (1, 2, 4, 64), count)
-    text = as_text(found)
+    text = "\n".join(as_text(found))
     assert text.count("weak scaling, n") == count
     assert "(calibrated on it)" in text
     table = json.loads(json.dumps(found.to_json()))
     assert len(table["series"]) == count
-    assert table["series"][0]["predictions"][3]["place"]["ranks"] == 64
+    assert table["series"][0]["predictions"][3]["point"]["ranks"] == 64
     content = predicted_content(found, summarise(points, [record(point) for point in points]))
     assert [curve.style for curve in content.speed] == ["--"] * count + ["s"]
     assert sum(content.bars["n0"][2].shares.values()) == pytest.approx(1)

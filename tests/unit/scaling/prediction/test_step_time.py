@@ -16,24 +16,23 @@ from distcnn.scaling.prediction.step_time import (
     OVERLAPPED,
     SHARED_MEMORY,
     TALLY_BYTES,
-    Place,
     bucket_times,
     overlapped_end,
     predict,
     way_of,
 )
-from tests.support.sweep_cases import ON_HOST, SHARD, calibration, interconnect
+from tests.support.sweep_cases import ON_HOST, SHARD, calibration, interconnect, strong
 
 NETWORK = interconnect(Line(1e-3, 8e-9))
 
 
 def test_one_host_by_hand() -> None:
-    one = predict(calibration(), Place(1, 2, 8), None)
+    one = predict(calibration(), strong(1, 8), 2, None)
     assert one.step_seconds == pytest.approx(8 * (0.001 + 0.020) + 0.002 + 7 * 0.001 + 0.003)
     assert one.shares["communication"] == pytest.approx(0)
-    shared = predict(calibration(), Place(1, 2, 4), None)
+    shared = predict(calibration(), strong(1, 4), 2, None)
     assert shared.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 0.003)
-    two = predict(calibration(), Place(2, 2, 8), None)
+    two = predict(calibration(), strong(2, 8), 2, None)
     assert two.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 2e-5 + 48e-10 + 0.003)
 
 
@@ -41,21 +40,21 @@ def test_between_hosts_by_hand() -> None:
     """Four hosts, two shards on each: the first bucket's sum is not done when the second bucket is
     complete.
     """
-    found = predict(calibration(), Place(4, 1, 8), NETWORK)
+    found = predict(calibration(), strong(4, 8), 1, NETWORK)
     first, second = 4e-3 + 1.5 * 480_000 * 8e-9, 4e-3 + 1.5 * (320_000 + TALLY_BYTES) * 8e-9
     complete = 2 * (0.001 + 0.010 + 0.004) + (0.001 + 0.002) * 0.6
     assert found.step_seconds == pytest.approx(
         max(complete + first, complete + 2 * 0.006 + 0.003 * 0.4) + second + 0.003
     )
     assert found.bottleneck == "computing"
-    off = predict(calibration(), Place(4, 1, 8), NETWORK, "off")
+    off = predict(calibration(), strong(4, 8), 1, NETWORK, "off")
     assert off.step_seconds == pytest.approx(
         2 * 0.021 + 0.003 + 4e-3 + 1.5 * (800_000 + TALLY_BYTES) * 8e-9 + 0.003
     )
 
 
 def test_on_each_host_and_then_between_them() -> None:
-    found = predict(calibration(), Place(8, 2, 8), NETWORK, "off")
+    found = predict(calibration(), strong(8, 8), 2, NETWORK, "off")
     nbytes = 800_000 + TALLY_BYTES
     assert found.sums_seconds == pytest.approx(
         ON_HOST.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
@@ -67,10 +66,10 @@ def test_on_each_host_and_then_between_them() -> None:
     ("ranks", "num_shards"), [(1, 8), (2, 8), (3, 8), (5, 8), (8, 8), (7, 100), (64, 1000)]
 )
 def test_the_parts_add_up_and_imbalance_is_waiting(ranks: int, num_shards: int) -> None:
-    found = predict(calibration(), Place(ranks, 1, num_shards), NETWORK)
-    assert sum(found.shares.values()) == pytest.approx(found.step_seconds)
+    found = predict(calibration(), strong(ranks, num_shards), 1, NETWORK)
+    assert sum(found.shares.values()) == pytest.approx(1)
     own = [len(shards_of_rank(num_shards, ranks, rank)) for rank in range(ranks)]
-    assert found.place.most_shards == max(own)
+    assert found.point.most_shards == max(own)
     assert (found.shares["waiting"] > 1e-9) == (min(own) < max(own))
 
 
@@ -110,27 +109,31 @@ def test_buckets_of_more_shards_than_lanes() -> None:
 
 
 def test_how_gradients_are_summed() -> None:
-    machine = calibration()
-    assert way_of(machine, Place(2, 2, 8), "auto") == SHARED_MEMORY
-    assert way_of(machine, Place(2, 2, 10), "auto") == AFTER_COMPUTING
-    assert way_of(machine, Place(2, 2, 8), "on") == OVERLAPPED
-    assert way_of(machine, Place(2, 1, 8), "auto") == OVERLAPPED
-    assert way_of(machine, Place(2, 1, 8), "off") == AFTER_COMPUTING
-    assert way_of(calibration(reduction="fast"), Place(2, 1, 8), "auto") == AFTER_COMPUTING
+    def way(per_host: int, shards: int, overlap: str, **changes: str) -> str:
+        hosts = 2 // per_host
+        return way_of(calibration(**changes), strong(2, shards), per_host, hosts, overlap)
+
+    assert way(2, 8, "auto") == SHARED_MEMORY
+    assert way(2, 10, "auto") == AFTER_COMPUTING
+    assert way(2, 8, "on") == OVERLAPPED
+    assert way(1, 8, "auto") == OVERLAPPED
+    assert way(1, 8, "off") == AFTER_COMPUTING
+    assert way(1, 8, "auto", reduction="fast") == AFTER_COMPUTING
 
 
 def test_bottlenecks() -> None:
     slow = interconnect(Line(0.5, 1e-12))
     narrow = interconnect(Line(1e-6, 1e-5))
-    assert predict(calibration(), Place(64, 1, 64), slow).bottleneck == "latency"
-    assert predict(calibration(), Place(64, 1, 64), narrow).bottleneck == "bandwidth"
+    assert predict(calibration(), strong(64, 64), 1, slow).bottleneck == "latency"
+    assert predict(calibration(), strong(64, 64), 1, narrow).bottleneck == "bandwidth"
     assert (
-        predict(calibration(), Place(63, 1, 64), interconnect(Line(0, 0))).bottleneck == "imbalance"
+        predict(calibration(), strong(63, 64), 1, interconnect(Line(0, 0))).bottleneck
+        == "imbalance"
     )
 
 
 def test_what_is_not_known_is_asked_for() -> None:
     with pytest.raises(InputError, match=r"--predict 4 .* use --interconnect latency="):
-        predict(calibration(), Place(4, 2, 8), None)
+        predict(calibration(), strong(4, 8), 2, None)
     with pytest.raises(InputError, match=r"--predict 4 .* --ranks-per-host 1"):
-        predict(calibration(on_host={}), Place(4, 2, 8), NETWORK)
+        predict(calibration(on_host={}), strong(4, 8), 2, NETWORK)

@@ -24,9 +24,9 @@ from distcnn.cli.parser import Parser
 from distcnn.distributed import Communicator, ForegroundSums, on_root
 from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.scaling.prediction.interconnect import KINDS, fit_interconnect
 from distcnn.scaling.result import BESIDE, WAITING, SumTimes
+from distcnn.spans import MEASURE, Span
 from distcnn.system.console import say
 from distcnn.system.files import write_atomically
 from distcnn.system.wording import counted
@@ -115,8 +115,8 @@ def make_parser() -> argparse.ArgumentParser:
 def measure_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     """Measure, print and write the result. Collective."""
     args = on_root(communicator, lambda: _parse(arguments, communicator.world_size))
-    pulse.beat(Activity.MEASURING)
-    times = measure_sums(communicator, args.seconds)
+    with Span(MEASURE):
+        times = measure_sums(communicator, args.seconds)
     on_root(communicator, lambda: _report(times, args.json))
 
 

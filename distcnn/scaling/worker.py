@@ -22,8 +22,14 @@ from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
-from distcnn.distributed import REDUCTIONS, Communicator, on_root, plan_buckets
-from distcnn.distributed.shared_memory_reduction import KeptReduction
+from distcnn.distributed import (
+    REDUCERS,
+    Bucket,
+    Communicator,
+    ForegroundSums,
+    on_root,
+    plan_buckets,
+)
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
@@ -133,7 +139,7 @@ def shares_of(splits: Sequence[StepTimes]) -> dict[str, float]:
     return {group: took / whole for group, took in seconds.items()}
 
 
-def buckets_of(run: Run) -> list[slice]:
+def buckets_of(run: Run) -> tuple[Bucket, ...]:
     """Return the buckets with overlap, whether or not it is on."""
     return plan_buckets(sorted({0, *run.network.layer_starts, run.network.values.size}))
 
@@ -160,14 +166,13 @@ def shard_times(run: Run, splits: Sequence[StepTimes], step_seconds: float) -> S
         if start <= buckets[bucket].start:
             bucket = min(bucket + 1, len(buckets) - 1)
     add_first, add_other = add_seconds(run)
-    is_shared = isinstance(run.step.reduction, KeptReduction)
     return ShardTimes(
         data=data,
         forward=sum(parts.values()),
         backward=backward,
         add_first=add_first,
         add_other=add_other,
-        shared_memory=local_sum if is_shared else None,
+        shared_memory=local_sum if run.step.reducer.shares_memory else None,
         update=update * shards,
     )
 
@@ -176,17 +181,18 @@ def add_seconds(run: Run) -> tuple[float, float]:
     """Time adding a whole gradient to a rank's sum, on the slowest rank: the first of a step, and
     any other. Collective.
     """
-    config, grads = run.config, run.network.grads
-    reduction = REDUCTIONS[config.reduction](grads.size, config.num_shards, config.gradient_limit)
+    config, gradients = run.config, run.network.values.copy()
+    reducer = REDUCERS[config.reduction](
+        gradients, 2, config.num_shards, config.gradient_limit, ForegroundSums(lambda values: None)
+    )
     first: list[float] = []
     other: list[float] = []
     run.communicator.barrier()
     for _ in range(ADD_REPEATS):
-        reduction.clear()
+        reducer.begin()
         for seconds in (first, other):
-            reduction.place()
             start = time.perf_counter()
-            reduction.add(grads, slice(0, grads.size))
+            reducer.add(reducer.buckets[0])
             seconds.append(time.perf_counter() - start)
     everyone = run.communicator.allgather((median(first), median(other)))
     return max(one for one, _ in everyone), max(one for _, one in everyone)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distcnn.distributed import TALLY_SIZE
+from distcnn.distributed import STATS_SIZE
 from distcnn.distributed.shared_memory_reduction import MOST_KEPT
 from distcnn.errors import InputError
 from distcnn.scaling.points import Point
@@ -18,7 +18,7 @@ from distcnn.training.overlap import MOST_LANES
 
 SHARED_MEMORY, AFTER_COMPUTING, OVERLAPPED = "shared memory", "after computing", "overlapped"
 """How gradients are summed over ranks."""
-TALLY_BYTES = 8 * TALLY_SIZE
+STATS_BYTES = 8 * STATS_SIZE
 CHECK_BYTES = 8
 """Of the second sum of a step in shared memory."""
 NEGLIGIBLE = 0.25
@@ -97,11 +97,11 @@ def predict(
     shard, most = calibration.shard(members), point.most_shards
     way = way_of(calibration, point, members, hosts, overlap or calibration.overlap)
     adding = shard.add_first + (most - 1) * shard.add_other
-    sizes = [TALLY_BYTES + sum(calibration.bucket_bytes)]
+    sizes = [STATS_BYTES + sum(calibration.bucket_bytes)]
     if way == SHARED_MEMORY:
-        adding, sizes = most * (shard.shared_memory or 0.0), [TALLY_BYTES, CHECK_BYTES]
+        adding, sizes = most * (shard.shared_memory or 0.0), [STATS_BYTES, CHECK_BYTES]
     elif way == OVERLAPPED:
-        sizes = [*calibration.bucket_bytes[:-1], calibration.bucket_bytes[-1] + TALLY_BYTES]
+        sizes = [*calibration.bucket_bytes[:-1], calibration.bucket_bytes[-1] + STATS_BYTES]
     sums, latency = [0.0] * len(sizes), 0.0
     for level, count in ((on_host, members), (interconnect, hosts)):
         if level is not None and count > 1:

@@ -15,7 +15,7 @@ from distcnn.scaling.prediction.step_time import (
     AFTER_COMPUTING,
     OVERLAPPED,
     SHARED_MEMORY,
-    TALLY_BYTES,
+    STATS_BYTES,
     bucket_times,
     overlapped_end,
     predict,
@@ -41,7 +41,7 @@ def test_between_hosts_by_hand() -> None:
     complete.
     """
     found = predict(calibration(), strong(4, 8), 1, NETWORK)
-    first, second = 4e-3 + 1.5 * 480_000 * 8e-9, 4e-3 + 1.5 * (320_000 + TALLY_BYTES) * 8e-9
+    first, second = 4e-3 + 1.5 * 480_000 * 8e-9, 4e-3 + 1.5 * (320_000 + STATS_BYTES) * 8e-9
     complete = 2 * (0.001 + 0.010 + 0.004) + (0.001 + 0.002) * 0.6
     assert found.step_seconds == pytest.approx(
         max(complete + first, complete + 2 * 0.006 + 0.003 * 0.4) + second + 0.003
@@ -49,13 +49,13 @@ def test_between_hosts_by_hand() -> None:
     assert found.bottleneck == "computing"
     off = predict(calibration(), strong(4, 8), 1, NETWORK, "off")
     assert off.step_seconds == pytest.approx(
-        2 * 0.021 + 0.003 + 4e-3 + 1.5 * (800_000 + TALLY_BYTES) * 8e-9 + 0.003
+        2 * 0.021 + 0.003 + 4e-3 + 1.5 * (800_000 + STATS_BYTES) * 8e-9 + 0.003
     )
 
 
 def test_on_each_host_and_then_between_them() -> None:
     found = predict(calibration(), strong(8, 8), 2, NETWORK, "off")
-    nbytes = 800_000 + TALLY_BYTES
+    nbytes = 800_000 + STATS_BYTES
     assert found.sums_seconds == pytest.approx(
         ON_HOST.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
     )

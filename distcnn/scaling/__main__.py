@@ -106,7 +106,6 @@ def measure_all(sweep: Sweep, timeout: float, stop: StopRequest) -> list[Record]
     Returns:
         The records of all measurements; None if a signal asked to stop.
     """
-    sweep.remove_unfinished()
     wanted = list(in_order(sweep.settings.points, sweep.settings.repeats))
     done = {one: record for one in wanted if (record := sweep.find(one)) and record.result}
     if done:

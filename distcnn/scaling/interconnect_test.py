@@ -11,12 +11,8 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-
-import numpy as np
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import run_command
@@ -35,8 +31,6 @@ NAME = "distcnn.scaling.interconnect_test"
 SECONDS, MOST_SECONDS = 10.0, 600.0
 SIZES = (8, 1024, 16_384, 131_072, 524_288, 2_097_152, 4_194_304, 8_388_608)
 """Bytes; the larger ones about double, because they decide."""
-ADDED_ELEMENTS, ADD_REPEATS = 131_072, 7
-"""Of the vectors that tell what adding takes: larger than the nearest caches."""
 
 
 def measure_sums(
@@ -66,19 +60,7 @@ def measure_sums(
         hosts=communicator.hosts,
         library=communicator.description,
         rows=rows,
-        add_seconds_per_byte=max(communicator.allgather(add_seconds_per_byte())),
     )
-
-
-def add_seconds_per_byte() -> float:
-    """Time adding one float64 vector to another; return seconds per byte of one of them."""
-    total, term = np.zeros(ADDED_ELEMENTS), np.ones(ADDED_ELEMENTS)
-    seconds = []
-    for _ in range(ADD_REPEATS):
-        start = time.perf_counter()
-        total += term
-        seconds.append(time.perf_counter() - start)
-    return median(seconds) / total.nbytes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

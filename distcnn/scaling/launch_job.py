@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
@@ -82,13 +81,11 @@ def measure(
         InputError: the log cannot be written.
     """
     log = sweep.log_of(measurement)
-    # A name of its own, because processes of an earlier attempt may still write.
-    file = log.parent.resolve() / f".{measurement.name}-{secrets.token_hex(4)}.json"
-    command = command_of(measurement, sweep.settings, file)
-    started, begin = time.strftime("%Y-%m-%dT%H:%M:%S"), time.monotonic()
-    result = None
+    file = log.parent.resolve() / f".{measurement.name}.json"
+    result, begin = None, time.monotonic()
     try:
-        reason = run(command, log, timeout, stop)
+        file.unlink(missing_ok=True)
+        reason = run(command_of(measurement, sweep.settings, file), log, timeout, stop)
         if reason is None:
             return None
         if not reason:
@@ -103,15 +100,8 @@ def measure(
     finally:
         with suppress(OSError):
             file.unlink()
-    return Record(
-        measurement,
-        result,
-        reason,
-        str(log.relative_to(sweep.path)),
-        command,
-        started,
-        time.monotonic() - begin,
-    )
+    where = str(log.relative_to(sweep.path))
+    return Record(measurement, result, reason, where, time.monotonic() - begin)
 
 
 def command_of(measurement: Measurement, settings: Settings, file: Path) -> list[str]:

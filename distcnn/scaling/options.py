@@ -180,13 +180,6 @@ def seconds_from(text: str) -> float:
     return seconds
 
 
-def folder_from(text: str) -> str:
-    """Return ``text`` if it is not empty."""
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty; name the sweep directory")
-    return text
-
-
 def default_ranks(environment: Mapping[str, str]) -> tuple[int, ...]:
     """Return 1, 2, 4 ... up to the tasks of the Slurm allocation, or else up to the cores."""
     tasks = environment.get("SLURM_NTASKS", "")
@@ -249,7 +242,7 @@ def make_parser() -> Parser:
         ("--repeats", "N", positive, "measurements per point (default 3)"),
         ("--steps", "N", positive, "timed steps per measurement (default 30)"),
         ("--launcher", "COMMAND", str, f"what starts the ranks (default 'mpirun -n {RANKS}')"),
-        ("--output", "DIR", folder_from, "sweep directory (default runs/scaling-<time>)"),
+        ("--output", "DIR", str, "sweep directory (default runs/scaling-<time>)"),
         ("--timeout", "SECONDS", seconds_from, "of a measurement; 0: no limit (default 600)"),
     ):
         parser.add_argument(flag, metavar=metavar, type=kind, help=text)

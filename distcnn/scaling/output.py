@@ -16,7 +16,7 @@ from distcnn.scaling.prediction.calibration import calibrate
 from distcnn.scaling.prediction.interconnect import parse_interconnect
 from distcnn.scaling.prediction.predict import as_text, project
 from distcnn.scaling.result import GROUPS
-from distcnn.scaling.summary import Row, Summary, uneven
+from distcnn.scaling.summary import Row, Summary
 from distcnn.scaling.sweep_directory import Record, Sweep
 from distcnn.system.wording import counted, printable
 
@@ -41,8 +41,6 @@ def headline(settings: Settings) -> Iterator[str]:
             f"{point.mode:<10}{counted(shards, 'shard')} of"
             f" {counted(point.microbatch_size, 'example')} per step {where}"
         )
-    for line in uneven(points):
-        yield f"note      {line}"
 
 
 def title_of(measurement: Measurement) -> str:
@@ -145,9 +143,7 @@ def write_prediction(
         InputError: something that the prediction needs was not measured.
     """
     calibration = calibrate([record.result for record in records if record.result])
-    interconnects = [
-        parse_interconnect(text, calibration.add_seconds_per_byte) for text in request.interconnect
-    ]
+    interconnects = list(map(parse_interconnect, request.interconnect))
     projection = project(
         calibration, summary.rows, request.predict, request.ranks_per_host, interconnects
     )

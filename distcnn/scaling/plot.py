@@ -31,8 +31,6 @@ GROUP_TITLES = {
 MEASURED, MARKERS = "#222222", {STRONG: "o", WEAK: "s"}
 """Of measured points in the picture of a prediction."""
 PANEL_WIDTH, PANEL_HEIGHT = 4.9, 4.3
-OFFSET = 1.03
-"""Between points of different modes at the same number of ranks, so that none hides another."""
 MOST_HORIZONTAL = 9
 """More labels than this are turned."""
 MOST_BAR_PANELS = 4
@@ -87,13 +85,10 @@ def content_of(summary: Summary, title: str) -> Content:
             speeds = [one.images_per_second for _, one in points]
             low, high = [one.slowest for _, one in points], [one.fastest for _, one in points]
             ideal = [speeds[0] * count / ranks[0] for count in ranks]
-            efficiency, least, most = (
-                [speed / best for speed, best in zip(values, ideal, strict=True)]
-                for values in (speeds, low, high)
-            )
+            efficiency = [one.efficiency for _, one in points]
             content.speed.append(Curve(mode, colour, ranks, speeds, low, high))
             content.speed.append(Curve(f"{mode}, ideal", colour, ranks, ideal, style="--"))
-            content.efficiency.append(Curve(mode, colour, ranks, efficiency, least, most))
+            content.efficiency.append(Curve(mode, colour, ranks, efficiency))
             content.bars[mode] = [Bar(count, one.shares, one.step_seconds) for count, one in points]
     return content
 
@@ -166,29 +161,20 @@ def _draw_speed(axes: Axes, curves: Sequence[Curve]) -> None:
 def _draw_efficiency(axes: Axes, curves: Sequence[Curve]) -> None:
     axes.axhline(1, color=plotting.GREY, linestyle="--", linewidth=1)
     _draw_curves(axes, curves)
-    highest = max(value for curve in curves for value in [*curve.high, *curve.values])
+    highest = max(value for curve in curves for value in curve.values)
     axes.set_ylim(0, max(1.1, 1.05 * highest))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     plotting.tidy(axes, "efficiency", grid="both")
 
 
 def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
-    with_errors = [curve for curve in curves if curve.low]
     for curve in curves:
-        look = {"color": curve.colour, "label": plotting.literal(curve.label)}
+        look = {"color": curve.colour, "label": plotting.literal(curve.label), "markersize": 5}
         if curve.low:
-            offset = OFFSET ** (with_errors.index(curve) - (len(with_errors) - 1) / 2)
             below = [value - low for value, low in zip(curve.values, curve.low, strict=True)]
             above = [high - value for value, high in zip(curve.values, curve.high, strict=True)]
-            axes.errorbar(
-                [count * offset for count in curve.ranks],
-                curve.values,
-                yerr=[below, above],
-                fmt=curve.style,
-                capsize=4,
-                markersize=5,
-                **look,
-            )
+            spread = [below, above]
+            axes.errorbar(curve.ranks, curve.values, spread, fmt=curve.style, capsize=4, **look)
         else:
             axes.plot(curve.ranks, curve.values, curve.style, linewidth=1.2, alpha=0.8, **look)
     ranks = sorted({count for curve in curves for count in curve.ranks})

@@ -29,14 +29,12 @@ class SumTimes:
         hosts: each rank's host.
         library: the MPI library.
         rows: (bytes, seconds) of sums, by ``WAITING`` and ``BESIDE``.
-        add_seconds_per_byte: what adding one vector to another takes on one rank.
     """
 
     world_size: int
     hosts: list[str]
     library: str
     rows: dict[str, list[tuple[int, float]]]
-    add_seconds_per_byte: float
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ class ShardTimes:
         data: reading its examples.
         forward: with the loss, the waiting, and everything that is in no other part.
         backward: by bucket, in the order in which buckets are reduced.
-        add_first: adding its gradient to the rank's sum if it is the first of a step.
-        add_other: adding it otherwise.
+        add: adding its gradient to the rank's sum.
         shared_memory: its part of the sum in shared memory; None if gradients are summed otherwise.
         update: the whole update of a step.
     """
@@ -56,8 +53,7 @@ class ShardTimes:
     data: float
     forward: float
     backward: list[float]
-    add_first: float
-    add_other: float
+    add: float
     shared_memory: float | None
     update: float
 
@@ -148,9 +144,9 @@ def read_sum_times(table: Any) -> SumTimes:
     """Build an interconnect test from its JSON table.
 
     Raises:
-        TypeError, ValueError, AttributeError: it is incomplete.
+        KeyError, TypeError, ValueError, AttributeError: it is incomplete.
     """
-    found = SumTimes(**table)
+    found = SumTimes(**{field.name: table[field.name] for field in dataclasses.fields(SumTimes)})
     rows = {
         way: [(int(nbytes), float(seconds)) for nbytes, seconds in rows]
         for way, rows in found.rows.items()

@@ -21,8 +21,6 @@ SAME, DIFFERENT, ALONE, NOT_PROMISED = "same", "DIFFERENT", "alone", "not promis
 """What is said of a point's bits; ``ALONE`` has nothing to compare with, ``NOT_PROMISED`` is the
 fast sum.
 """
-WIDE_SPREAD = 1.5
-"""The fastest measurement of a point over its slowest; a footnote names points beyond."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,12 @@ def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
         )
         for point in points
     ]
-    notes = [*_base_notes(points, bases), *uneven(points), *_row_notes(rows, results), *differing]
+    notes = [
+        f"{mode}: speed-up and efficiency are relative to {base.ranks} ranks"
+        for mode, base in bases.items()
+        if base.ranks > 1
+    ]
+    notes += [*_notes(points, results), *differing]
     found = [result for of_point in results.values() for result in of_point]
     return Summary(rows, failures, notes, found[0].reduction if found else "exact")
 
@@ -180,37 +183,20 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
     return words, lines
 
 
-def _base_notes(points: Sequence[Point], bases: dict[str, Point]) -> Iterator[str]:
-    for mode, base in bases.items():
-        smallest = next(point for point in points if point.mode == mode)
-        if base.ranks > 1:
-            why = "" if base == smallest else f", because {counted(smallest.ranks, 'rank')} failed"
-            yield f"{mode}: speed-up and efficiency are relative to {base.ranks} ranks{why}"
-
-
-def uneven(points: Sequence[Point]) -> Iterator[str]:
-    """Yield a line for every point where some ranks have more shards than others."""
+def _notes(points: Sequence[Point], results: dict[Point, list[Result]]) -> Iterator[str]:
+    """Yield what limits the figures of a point."""
     for point in points:
+        name = f"{point.mode}, {counted(point.ranks, 'rank')}"
         if point.balance < 1:
             yield (
-                f"{point.mode}, {counted(point.ranks, 'rank')}: {point.num_shards} shards cannot be"
-                f" divided evenly; at most {point.balance:.0%} efficiency"
+                f"{name}: {point.num_shards} shards cannot be divided evenly; at most"
+                f" {point.balance:.0%} efficiency"
             )
-
-
-def _row_notes(rows: Sequence[Row], results: dict[Point, list[Result]]) -> Iterator[str]:
-    for row in rows:
-        name = f"{row.point.mode}, {counted(row.point.ranks, 'rank')}"
-        for result in results[row.point][:1]:
-            for host, ranks in Counter(result.hosts).most_common(1):
-                cores = result.cores_of_hosts.get(host, ranks)
-                if ranks > cores:
-                    yield (
-                        f"{name}: the cores are oversubscribed ({ranks} ranks on"
-                        f" {counted(cores, 'core')} of {host})"
-                    )
-        if row.measured and row.measured.fastest > WIDE_SPREAD * row.measured.slowest:
-            yield (
-                f"{name}: speeds differ by {row.measured.fastest / row.measured.slowest:.1f} times;"
-                " other work may have used the machine, so measure again"
-            )
+        for result in results[point][:1]:
+            [(host, ranks)] = Counter(result.hosts).most_common(1)
+            cores = result.cores_of_hosts.get(host, ranks)
+            if ranks > cores:
+                yield (
+                    f"{name}: the cores are oversubscribed ({ranks} ranks on"
+                    f" {counted(cores, 'core')} of {host})"
+                )

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,6 @@ class Record:
         result: None if it failed.
         reason: why it failed.
         log: the file with its output, relative to the sweep directory.
-        command: what was started.
-        started: local time, ISO 8601.
         seconds: how long it took, with the start of the ranks and reading data.
     """
 
@@ -45,8 +43,6 @@ class Record:
     result: Result | None
     reason: str
     log: str
-    command: list[str]
-    started: str
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -56,8 +52,6 @@ class Record:
             "repeat": self.measurement.repeat,
             "reason": self.reason,
             "log": self.log,
-            "command": self.command,
-            "started": self.started,
             "seconds": self.seconds,
             "result": self.result and self.result.to_json(),
         }
@@ -80,14 +74,6 @@ class Sweep:
         if folder.is_symlink():
             raise InputError(f"{folder} is a symbolic link: replace it by a folder")
 
-    def remove_unfinished(self) -> None:
-        """Delete what the measurements of a killed sweep left: results that were not read, files
-        that were half written.
-        """
-        for file in (self.path / MEASUREMENTS).glob(".*"):
-            with suppress(OSError):
-                file.unlink()
-
     def log_of(self, measurement: Measurement) -> Path:
         """Where its processes write."""
         return self.path / MEASUREMENTS / f"{measurement.name}.log"
@@ -102,7 +88,7 @@ class Sweep:
         file = self.path / MEASUREMENTS / f"{measurement.name}.json"
         try:
             table = json.loads(read_bytes(file, follow=True))
-            names = ("reason", "log", "command", "started", "seconds")
+            names = ("reason", "log", "seconds")
             result = table["result"] and read_result(table["result"], measurement.point)
             return Record(measurement, result, **{name: table[name] for name in names})
         except (OSError, ValueError, KeyError, TypeError):

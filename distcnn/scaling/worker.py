@@ -165,37 +165,31 @@ def shard_times(run: Run, splits: Sequence[StepTimes], step_seconds: float) -> S
         backward[bucket] += parts.pop(f"{name} {BACKWARD}", 0.0)
         if start <= buckets[bucket].start:
             bucket = min(bucket + 1, len(buckets) - 1)
-    add_first, add_other = add_seconds(run)
     return ShardTimes(
         data=data,
         forward=sum(parts.values()),
         backward=backward,
-        add_first=add_first,
-        add_other=add_other,
+        add=add_seconds(run),
         shared_memory=local_sum if run.step.reducer.shares_memory else None,
         update=update * shards,
     )
 
 
-def add_seconds(run: Run) -> tuple[float, float]:
-    """Time adding a whole gradient to a rank's sum, on the slowest rank: the first of a step, and
-    any other. Collective.
-    """
+def add_seconds(run: Run) -> float:
+    """Time adding a whole gradient to a rank's sum, on the slowest rank. Collective."""
     config, gradients = run.config, run.network.values.copy()
     reducer = REDUCERS[config.reduction](
         gradients, 2, config.num_shards, config.gradient_limit, ForegroundSums(lambda values: None)
     )
-    first: list[float] = []
-    other: list[float] = []
+    seconds: list[float] = []
     run.communicator.barrier()
     for _ in range(ADD_REPEATS):
         reducer.begin()
-        for seconds in (first, other):
-            start = time.perf_counter()
-            reducer.add(reducer.buckets[0])
-            seconds.append(time.perf_counter() - start)
-    everyone = run.communicator.allgather((median(first), median(other)))
-    return max(one for one, _ in everyone), max(one for _, one in everyone)
+        reducer.add(reducer.buckets[0])  # the first of a step is not added to anything
+        start = time.perf_counter()
+        reducer.add(reducer.buckets[0])
+        seconds.append(time.perf_counter() - start)
+    return max(run.communicator.allgather(median(seconds)))
 
 
 def cores_of_hosts(communicator: Communicator) -> dict[str, int]:

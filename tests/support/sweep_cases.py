@@ -17,8 +17,7 @@ SHARD = ShardTimes(
     data=0.001,
     forward=0.010,
     backward=[0.004, 0.006],
-    add_first=0.002,
-    add_other=0.001,
+    add=0.001,
     shared_memory=0.0005,
     update=0.003,
 )
@@ -44,7 +43,7 @@ def result_of(point: Point, speed: float = 0.0, hosts: int = 1, **changes: Any) 
     """
     most = point.most_shards
     shared_memory = SHARD.shared_memory if hosts == 1 and most <= 4 else None
-    adding = SHARD.add_first + (most - 1) * SHARD.add_other
+    adding = most * SHARD.add
     if shared_memory is not None:
         adding = most * shared_memory
     step = most * (SHARD.data + SHARD.compute) + adding + SHARD.update
@@ -73,7 +72,6 @@ def result_of(point: Point, speed: float = 0.0, hosts: int = 1, **changes: Any) 
             ["h1"] * point.ranks,
             "MPICH",
             {WAITING: rows, BESIDE: rows} if point.ranks > 1 else {},
-            0.0,
         ),
         "params_sha256": "a" * 64,
     }
@@ -90,8 +88,6 @@ def record(
         None if reason else result_of(point, speed, **changes),
         reason,
         f"measurements/{measurement.name}.log",
-        ["mpirun"],
-        "2026-01-01T00:00:00",
         1.5,
     )
 
@@ -111,7 +107,6 @@ def calibration(**changes: Any) -> Calibration:
         "shards": {1: SHARD, 2: SHARD},
         "on_host": {2: interconnect(ON_HOST)},
         "between": None,
-        "add_seconds_per_byte": 0.0,
         "ranks": [1, 2],
     }
     return Calibration(**{**values, **changes})

@@ -38,7 +38,6 @@ class Calibration:
     shards: Mapping[int, ShardTimes]
     on_host: Mapping[int, Interconnect]
     between: Interconnect | None
-    add_seconds_per_byte: float
     ranks: list[int]
 
     def shard(self, ranks_per_host: int) -> ShardTimes:
@@ -85,7 +84,6 @@ def calibrate(results: Sequence[Result]) -> Calibration:
         shards,
         on_host,
         between,
-        first.sum_times.add_seconds_per_byte,
         ranks,
     )
 
@@ -98,8 +96,7 @@ def median_shard(results: Sequence[Result]) -> ShardTimes:
         data=median(shard.data for shard in shards),
         forward=median(shard.forward for shard in shards),
         backward=list(map(median, zip(*(shard.backward for shard in shards), strict=True))),
-        add_first=median(shard.add_first for shard in shards),
-        add_other=median(shard.add_other for shard in shards),
+        add=median(shard.add for shard in shards),
         shared_memory=median(shared) if len(shared) == len(shards) else None,
         update=median(shard.update for shard in shards),
     )

@@ -39,62 +39,46 @@ THRESHOLDS = (SHORT_BYTES, 64, 32_768, 262_144)
 """Fitted for other libraries; the first one wins a tie."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of the rank that all others wait for: consecutive exchanges, bytes sent, bytes added."""
-
-    exchanges: int
-    sent_bytes: float
-    added_bytes: float
-
-
-def recursive_doubling(ranks: int, nbytes: float) -> Cost:
-    """Log2 P exchanges of everything: few, for short messages."""
+def recursive_doubling(ranks: int, nbytes: float) -> tuple[int, float]:
+    """Return exchanges and bytes sent: log2 P exchanges of everything, for short messages."""
     power = ranks.bit_length() - 1
-    folds = 1 if ranks > 2**power else 0
-    return Cost(power + 2 * folds, (power + 2 * folds) * nbytes, (power + folds) * nbytes)
+    exchanges = power + 2 * (ranks > 2**power)
+    return exchanges, exchanges * nbytes
 
 
-def rabenseifner(ranks: int, nbytes: float) -> Cost:
-    """A reduce-scatter by recursive halving and an allgather by recursive doubling: few bytes, for
-    long messages.
+def rabenseifner(ranks: int, nbytes: float) -> tuple[int, float]:
+    """Return exchanges and bytes sent: a reduce-scatter by recursive halving and an allgather by
+    recursive doubling, for long messages.
     """
     power = ranks.bit_length() - 1
-    folds = 1 if ranks > 2**power else 0
-    part = nbytes * (2**power - 1) / 2**power
-    return Cost(2 * power + 2 * folds, 2 * part + 2 * folds * nbytes, part + folds * nbytes)
+    folds = 2 * (ranks > 2**power)
+    return 2 * power + folds, 2 * nbytes * (2**power - 1) / 2**power + folds * nbytes
 
 
-def cost_of(ranks: int, nbytes: float, short_bytes: int = SHORT_BYTES) -> Cost:
-    """Of an allreduce of ``nbytes`` over ``ranks``."""
+def cost_of(ranks: int, nbytes: float, short_bytes: int = SHORT_BYTES) -> tuple[int, float]:
+    """Return exchanges and bytes sent, one after the other, of an allreduce."""
     return (recursive_doubling if nbytes <= short_bytes else rabenseifner)(ranks, nbytes)
 
 
 @dataclass(frozen=True)
 class Line:
-    """An exchange of n bytes takes ``latency + n * seconds_per_byte``.
+    """An exchange of n bytes takes ``latency + n * seconds_per_byte`` (alpha and beta). Adding what
+    arrives takes time in proportion to the bytes, and counts as part of beta.
 
     Attributes:
-        latency: alpha, in seconds.
-        seconds_per_byte: beta, for sending.
-        add_seconds_per_byte: gamma, for adding.
         error: the largest relative distance of a measured sum from the fit.
         short_bytes: messages up to here are summed by recursive doubling.
     """
 
     latency: float
     seconds_per_byte: float
-    add_seconds_per_byte: float = 0.0
     error: float = 0.0
     short_bytes: int = SHORT_BYTES
 
     def split(self, ranks: int, nbytes: float) -> tuple[float, float]:
         """Return the seconds of an allreduce due to latency, and those due to its size."""
-        cost = cost_of(ranks, nbytes, self.short_bytes)
-        return (
-            cost.exchanges * self.latency,
-            cost.sent_bytes * self.seconds_per_byte + cost.added_bytes * self.add_seconds_per_byte,
-        )
+        exchanges, sent_bytes = cost_of(ranks, nbytes, self.short_bytes)
+        return exchanges * self.latency, sent_bytes * self.seconds_per_byte
 
     def seconds(self, ranks: int, nbytes: float) -> float:
         """Return the seconds of an allreduce."""
@@ -132,7 +116,7 @@ def _bandwidth(seconds_per_byte: float) -> str:
     return f"{8e-6 / seconds_per_byte:,.0f} Mbit/s" if seconds_per_byte else "any bandwidth"
 
 
-def parse_interconnect(text: str, add_seconds_per_byte: float = 0.0) -> Interconnect:
+def parse_interconnect(text: str) -> Interconnect:
     """Read the value of ``--interconnect``: numbers or a file.
 
     Raises:
@@ -149,10 +133,7 @@ def parse_interconnect(text: str, add_seconds_per_byte: float = 0.0) -> Intercon
         raise InputError(f"--interconnect {text!r}: the bandwidth must be above 0: {USAGE}")
     # With overlap, every exchange waits until the thread that sums looks again.
     latencies = {WAITING: latency, BESIDE: latency + SECONDS_BETWEEN_LOOKS}
-    lines = {
-        way: Line(seconds, seconds_per_byte, add_seconds_per_byte)
-        for way, seconds in latencies.items()
-    }
+    lines = {way: Line(seconds, seconds_per_byte) for way, seconds in latencies.items()}
     return Interconnect(f"{values['latency']}, {values['bandwidth']}", lines)
 
 
@@ -200,25 +181,19 @@ def fit_interconnect(times: SumTimes, name: str) -> Interconnect:
     Raises:
         InputError: too few sizes were measured.
     """
-    lines = {
-        way: fit_line(rows, times.world_size, times.add_seconds_per_byte, name)
-        for way, rows in times.rows.items()
-    }
+    lines = {way: fit_line(rows, times.world_size, name) for way, rows in times.rows.items()}
     if not lines:
         raise InputError(f"the interconnect test {name} needs at least 2 ranks: measure it again")
     return Interconnect(name, lines, is_measured=True)
 
 
-def fit_line(
-    rows: Sequence[tuple[int, float]], ranks: int, add_seconds_per_byte: float, name: str = ""
-) -> Line:
+def fit_line(rows: Sequence[tuple[int, float]], ranks: int, name: str = "") -> Line:
     """Fit latency and seconds per byte by least squares of relative distances, none below 0, with
     the best of ``THRESHOLDS`` between short and long messages.
 
     Args:
         rows: (bytes, seconds) of sums.
         ranks: how many ranks summed.
-        add_seconds_per_byte: what adding takes, which is not fitted.
         name: of the test, for the error.
 
     Raises:
@@ -229,25 +204,16 @@ def fit_line(
             f"the interconnect test {name} has {len(rows)} sizes, and needs {FEWEST_ROWS}: measure"
             " for longer (python -m distcnn.scaling.interconnect_test --seconds 30)"
         )
-    fits = [_fit(rows, ranks, add_seconds_per_byte, threshold) for threshold in THRESHOLDS]
+    fits = []
+    for threshold in THRESHOLDS:
+        costs = np.array([cost_of(ranks, nbytes, threshold) for nbytes, _ in rows])
+        terms = costs / np.array([[seconds] for _, seconds in rows])
+        found = np.linalg.lstsq(terms, np.ones(len(rows)), rcond=None)[0]
+        if found.min() < 0:
+            one = int(found.argmax())
+            found = np.zeros(2)
+            found[one] = max(0.0, terms[:, one].sum() / (terms[:, one] @ terms[:, one]))
+        distances = np.abs(terms @ found - 1)
+        line = Line(float(found[0]), float(found[1]), float(distances.max()), threshold)
+        fits.append((round(float(np.mean(distances**2)), 9), line))  # equal fits are a tie
     return min(fits, key=lambda fit: fit[0])[1]
-
-
-def _fit(
-    rows: Sequence[tuple[int, float]], ranks: int, add_seconds_per_byte: float, threshold: int
-) -> tuple[float, Line]:
-    """Return the mean squared distance, rounded so that equal fits are a tie, and the line."""
-    seconds = np.array([row[1] for row in rows])
-    costs = [cost_of(ranks, nbytes, threshold) for nbytes, _ in rows]
-    terms = np.array([[cost.exchanges, cost.sent_bytes] for cost in costs]) / seconds[:, None]
-    wanted = 1 - add_seconds_per_byte * np.array([cost.added_bytes for cost in costs]) / seconds
-    found = np.linalg.lstsq(terms, wanted, rcond=None)[0]
-    if found.min() < 0:
-        one = int(found.argmax())
-        found = np.zeros(2)
-        found[one] = max(0.0, float(terms[:, one] @ wanted / (terms[:, one] @ terms[:, one])))
-    distances = np.abs(terms @ found - wanted)
-    line = Line(
-        float(found[0]), float(found[1]), add_seconds_per_byte, float(distances.max()), threshold
-    )
-    return round(float(np.mean(distances**2)), 9), line

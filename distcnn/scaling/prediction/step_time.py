@@ -96,7 +96,7 @@ def predict(
         )
     shard, most = calibration.shard(members), point.most_shards
     way = way_of(calibration, point, members, hosts, overlap or calibration.overlap)
-    adding = shard.add_first + (most - 1) * shard.add_other
+    adding = most * shard.add
     sizes = [STATS_BYTES + sum(calibration.bucket_bytes)]
     if way == SHARED_MEMORY:
         adding, sizes = most * (shard.shared_memory or 0.0), [STATS_BYTES, CHECK_BYTES]
@@ -140,13 +140,12 @@ def bucket_times(shard: ShardTimes, most: int, bucket_bytes: Sequence[int]) -> l
     the step. The last shards go through backward together, bucket by bucket.
     """
     lanes = min(most, MOST_LANES)
-    first = shard.add_first / sum(bucket_bytes)
-    other = shard.add_other / sum(bucket_bytes)
-    now = (most - lanes) * (shard.data + shard.compute + shard.add_other)
+    add_byte = shard.add / sum(bucket_bytes)
+    now = (most - lanes) * (shard.data + shard.compute + shard.add)
     now += lanes * (shard.data + shard.forward)
     times = []
     for backward, nbytes in zip(shard.backward, bucket_bytes, strict=True):
-        now += lanes * (backward + nbytes * other) + (first - other) * nbytes
+        now += lanes * (backward + nbytes * add_byte)
         times.append(now)
     return times
 

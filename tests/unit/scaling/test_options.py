@@ -105,7 +105,6 @@ REFUSED = {
     "--max-steps 2": "use --steps",
     "--resume runs/x": "run the same command with the same --output",
     "--turns 2": "unknown flag --turns",
-    "--output ": "--output: it is empty",
     "--microbatch-size 0": "--microbatch-size is 0",
     "--config no.toml": "no.toml cannot be read",
     "--network latency=1ms,bandwidth=1Gbit": "add --predict",

@@ -56,7 +56,7 @@ def test_the_base_is_the_smallest_point_with_a_result_of_each_mode() -> None:
     assert [row.failed for row in summary.rows] == [0, 0, 1, 0]
     strong_note, weak_note = summary.footnotes
     assert "relative to 2 ranks" in strong_note
-    assert "1 rank failed" in weak_note
+    assert "relative to 2 ranks" in weak_note
     assert not summary.is_good
 
 
@@ -94,17 +94,12 @@ def test_the_fast_sum_promises_no_bits() -> None:
     assert summary.is_good
 
 
-def test_footnotes_on_cores_balance_and_spread() -> None:
+def test_footnotes_on_cores_and_balance() -> None:
     crowded = Point("strong", 3, 4, 64)
-    records = [
-        record(crowded, cores_of_hosts={"h1": 2}),
-        record(weak(2), 1, 100),
-        record(weak(2), 2, 151),
-    ]
+    records = [record(crowded, cores_of_hosts={"h1": 2}), record(weak(2))]
     text = "\n".join(summarise([crowded, weak(2)], records).footnotes)
     assert "3 ranks on 2 cores of h1" in text
     assert "at most 67% efficiency" in text
-    assert "weak, 2 ranks: speeds differ by 1.5 times" in text
 
 
 def test_all_files_and_the_table(sweep: Sweep) -> None:

@@ -28,7 +28,7 @@ NETWORK = interconnect(Line(1e-3, 8e-9))
 
 def test_one_host_by_hand() -> None:
     one = predict(calibration(), strong(1, 8), 2, None)
-    assert one.step_seconds == pytest.approx(8 * (0.001 + 0.020) + 0.002 + 7 * 0.001 + 0.003)
+    assert one.step_seconds == pytest.approx(8 * (0.001 + 0.020) + 8 * 0.001 + 0.003)
     assert one.shares["communication"] == pytest.approx(0)
     shared = predict(calibration(), strong(1, 4), 2, None)
     assert shared.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 0.003)
@@ -42,14 +42,14 @@ def test_between_hosts_by_hand() -> None:
     """
     found = predict(calibration(), strong(4, 8), 1, NETWORK)
     first, second = 4e-3 + 1.5 * 480_000 * 8e-9, 4e-3 + 1.5 * (320_000 + STATS_BYTES) * 8e-9
-    complete = 2 * (0.001 + 0.010 + 0.004) + (0.001 + 0.002) * 0.6
+    complete = 2 * (0.001 + 0.010 + 0.004) + 2 * 0.001 * 0.6
     assert found.step_seconds == pytest.approx(
-        max(complete + first, complete + 2 * 0.006 + 0.003 * 0.4) + second + 0.003
+        max(complete + first, complete + 2 * 0.006 + 2 * 0.001 * 0.4) + second + 0.003
     )
     assert found.bottleneck == "computing"
     off = predict(calibration(), strong(4, 8), 1, NETWORK, "off")
     assert off.step_seconds == pytest.approx(
-        2 * 0.021 + 0.003 + 4e-3 + 1.5 * (800_000 + STATS_BYTES) * 8e-9 + 0.003
+        2 * 0.021 + 0.002 + 4e-3 + 1.5 * (800_000 + STATS_BYTES) * 8e-9 + 0.003
     )
 
 
@@ -102,10 +102,8 @@ def test_overlap_is_what_a_simulation_takes() -> None:
 def test_buckets_of_more_shards_than_lanes() -> None:
     """Ten shards: two are taken whole, eight go through backward together."""
     first, second = bucket_times(SHARD, 10, (480_000, 320_000))
-    assert first == pytest.approx(
-        2 * (0.021 + 0.001) + 8 * (0.011 + 0.004) + (0.001 * 8 + 0.001) * 0.6
-    )
-    assert second == pytest.approx(10 * 0.021 + 0.002 + 9 * 0.001)
+    assert first == pytest.approx(2 * (0.021 + 0.001) + 8 * (0.011 + 0.004) + 8 * 0.001 * 0.6)
+    assert second == pytest.approx(10 * 0.021 + 10 * 0.001)
 
 
 def test_how_gradients_are_summed() -> None:

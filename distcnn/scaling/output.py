@@ -8,9 +8,9 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 
-from distcnn.plotting import has_matplotlib
+from distcnn.plotting import has_matplotlib, png
 from distcnn.scaling.options import Request, Settings
-from distcnn.scaling.plot import content_of, draw, predicted_content
+from distcnn.scaling.plot import prediction_figure, sweep_figure
 from distcnn.scaling.points import STRONG, Measurement
 from distcnn.scaling.prediction.calibration import calibrate
 from distcnn.scaling.prediction.interconnect import parse_interconnect
@@ -117,7 +117,7 @@ def write_results(sweep: Sweep, records: Sequence[Record], summary: Summary) -> 
     yield f"results   {', '.join(map(str, written))}"
     if any(row.measured for row in summary.rows):
         if has_matplotlib():
-            picture = draw(content_of(summary, title(records)))
+            picture = png(sweep_figure(summary, title(records)))
             yield f"picture   {sweep.write('scaling.png', picture)}"
         else:
             yield NO_PICTURE.format(path=sweep.path)
@@ -152,7 +152,7 @@ def write_prediction(
     yield ""
     yield f"results   {sweep.write('prediction.json', content)}"
     if has_matplotlib():
-        picture = draw(predicted_content(projection, summary))
+        picture = png(prediction_figure(projection, summary))
         yield f"picture   {sweep.write('prediction.png', picture)}"
     else:
         yield NO_PICTURE.format(path=sweep.path)

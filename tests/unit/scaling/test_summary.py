@@ -10,7 +10,7 @@ import pytest
 
 from distcnn.scaling.options import Settings
 from distcnn.scaling.output import table, write_results
-from distcnn.scaling.plot import content_of, draw
+from distcnn.scaling.plot import sweep_figure
 from distcnn.scaling.points import Point
 from distcnn.scaling.summary import compare_bits, summarise
 from distcnn.scaling.sweep_directory import Sweep
@@ -142,11 +142,10 @@ def test_the_picture_shows_all_points_with_a_result() -> None:
         record(strong(4), speed=4000.0),
         record(weak(1)),
     ]
-    content = content_of(summarise(points, records), "lenet for $1")
-    measured, ideal = content.speed[:2]
-    assert (measured.label, measured.ranks, measured.values) == ("strong", [1, 4], [2000, 4000])
-    assert (measured.low, measured.high) == ([1000, 4000], [3000, 4000])
-    assert ideal.values == [2000, 8000]
-    assert content.efficiency[0].values == [1, 0.5]
-    assert [bar.ranks for bar in content.bars["strong"]] == [1, 4]
-    assert draw(content).startswith(b"\x89PNG")
+    speed, efficiency, bars, _ = sweep_figure(summarise(points, records), "lenet for $1").axes
+    measured, ideal = speed.lines[0], speed.lines[3]
+    assert list(measured.get_xdata()) == [1, 4]
+    assert list(measured.get_ydata()) == [2000, 4000]
+    assert list(ideal.get_ydata()) == [2000, 8000]
+    assert list(efficiency.lines[0].get_ydata()) == [1, 0.5]
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["1", "4"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.scaling.plot import draw, predicted_content
+from distcnn.scaling.plot import prediction_figure
 from distcnn.scaling.points import Point
 from distcnn.scaling.prediction.calibration import calibrate
 from distcnn.scaling.prediction.interconnect import Line
@@ -90,7 +90,6 @@ def test_text_json_and_picture(count: int) -> None:
     table = json.loads(json.dumps(found.to_json()))
     assert len(table["series"]) == count
     assert table["series"][0]["predictions"][3]["point"]["ranks"] == 64
-    content = predicted_content(found, summarise(points, [record(point) for point in points]))
-    assert [curve.style for curve in content.speed] == ["--"] * count + ["s"]
-    assert sum(content.bars["n0"][2].shares.values()) == pytest.approx(1)
-    assert draw(content).startswith(b"\x89PNG")
+    figure = prediction_figure(found, summarise(points, [record(point) for point in points]))
+    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["--"] * count + ["None"]
+    assert len(figure.axes) >= 2 + min(count, 4)

@@ -6,9 +6,9 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from distcnn.plotting import has_matplotlib, png
+from distcnn.plotting import Figure, has_matplotlib, png
 from distcnn.scaling.options import Request, Settings
 from distcnn.scaling.plot import prediction_figure, sweep_figure
 from distcnn.scaling.points import STRONG, Measurement
@@ -22,10 +22,6 @@ from distcnn.system.wording import counted, printable
 
 KIND = "distcnn.scaling"
 SPREAD_WIDTH = 20
-NO_PICTURE = (
-    "picture   none without matplotlib: pip install matplotlib, then run the same command with"
-    " --output {path} again; nothing is measured again"
-)
 
 
 def headline(settings: Settings) -> Iterator[str]:
@@ -94,8 +90,8 @@ def _line(row: Row) -> str:
     )
 
 
-def write_results(sweep: Sweep, records: Sequence[Record], summary: Summary) -> Iterator[str]:
-    """Write all files of a complete sweep; yield a line on each."""
+def write_results(sweep: Sweep, records: Sequence[Record], summary: Summary) -> list[str]:
+    """Write all files of a complete sweep; return a line on each."""
     rows = [row.to_json() for row in summary.rows]
     content = {
         "kind": KIND,
@@ -110,17 +106,24 @@ def write_results(sweep: Sweep, records: Sequence[Record], summary: Summary) -> 
     writer = csv.DictWriter(sheet, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    written = [
-        sweep.write("scaling.json", json.dumps(content, indent=1) + "\n"),
-        sweep.write("scaling.csv", sheet.getvalue()),
+    lines = [
+        f"results   {sweep.write('scaling.json', json.dumps(content, indent=1))}",
+        f"table     {sweep.write('scaling.csv', sheet.getvalue())}",
     ]
-    yield f"results   {', '.join(map(str, written))}"
     if any(row.measured for row in summary.rows):
-        if has_matplotlib():
-            picture = png(sweep_figure(summary, title(records)))
-            yield f"picture   {sweep.write('scaling.png', picture)}"
-        else:
-            yield NO_PICTURE.format(path=sweep.path)
+        lines.append(
+            _write_picture(sweep, "scaling", lambda: sweep_figure(summary, title(records)))
+        )
+    return lines
+
+
+def _write_picture(sweep: Sweep, name: str, draw: Callable[[], Figure]) -> str:
+    if has_matplotlib():
+        return f"picture   {sweep.write(f'{name}.png', png(draw()))}"
+    return (
+        "picture   none without matplotlib: pip install matplotlib, then run the same command with"
+        f" --output {sweep.path} again; nothing is measured again"
+    )
 
 
 def title(records: Sequence[Record]) -> str:
@@ -136,8 +139,8 @@ def title(records: Sequence[Record]) -> str:
 
 def write_prediction(
     sweep: Sweep, records: Sequence[Record], summary: Summary, request: Request
-) -> Iterator[str]:
-    """Predict and write ``prediction.json`` and the picture; yield the lines to print.
+) -> list[str]:
+    """Predict and write ``prediction.json`` and the picture; return the lines to print.
 
     Raises:
         InputError: something that the prediction needs was not measured.
@@ -147,12 +150,10 @@ def write_prediction(
     projection = project(
         calibration, summary.rows, request.predict, request.ranks_per_host, interconnects
     )
-    yield from "\n".join(as_text(projection)).split("\n")
-    content = json.dumps(projection.to_json(), indent=1) + "\n"
-    yield ""
-    yield f"results   {sweep.write('prediction.json', content)}"
-    if has_matplotlib():
-        picture = png(prediction_figure(projection, summary))
-        yield f"picture   {sweep.write('prediction.png', picture)}"
-    else:
-        yield NO_PICTURE.format(path=sweep.path)
+    content = json.dumps(projection.to_json(), indent=1)
+    return [
+        *as_text(projection),
+        "",
+        f"results   {sweep.write('prediction.json', content)}",
+        _write_picture(sweep, "prediction", lambda: prediction_figure(projection, summary)),
+    ]

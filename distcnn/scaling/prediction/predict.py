@@ -164,7 +164,8 @@ def as_text(projection: Projection) -> Iterator[str]:
             yield f"network   {name}: {between.describe()}"
     for series in projection.series:
         base = counted(series.base.point.ranks, "rank")
-        yield f"\n{series.mode} scaling, {series.name}; efficiency relative to {base}"
+        yield ""
+        yield f"{series.mode} scaling, {series.name}; efficiency relative to {base}"
         yield (
             f"{'ranks':>6}{'hosts':>6}{'shards':>8}{'step ms':>10}{'images/s':>13}"
             f"{'efficiency':>11}{'compute':>9}{calibration.reduction + ' sum':>11}{'comm.':>8}"
@@ -180,8 +181,9 @@ def as_text(projection: Projection) -> Iterator[str]:
                 f"{one.step_seconds * 1e3:>10.2f}{one.images_per_second:>13,.0f}"
                 f"{series.efficiency(one):>11.1%}{''.join(shares)}  {one.bottleneck}"
             )
+    yield ""
     yield (
-        f"\n{'mode':<7}{'ranks':>6}{'hosts':>6}{'predicted ms':>14}{'measured ms':>13}{'error':>8}"
+        f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'predicted ms':>14}{'measured ms':>13}{'error':>8}"
     )
     for two in projection.compared:
         yield (

@@ -49,8 +49,7 @@ def measure_sums(
     }
     rows = {
         way: [
-            (timed.nbytes, timed.seconds)
-            for timed in time_sums(communicator, sums, sizes, most_seconds / len(ways))
+            list(timed) for timed in time_sums(communicator, sums, sizes, most_seconds / len(ways))
         ]
         for way, sums in ways.items()
         if sums is not None and communicator.world_size > 1
@@ -119,7 +118,9 @@ def _parse(arguments: Sequence[str], world_size: int) -> argparse.Namespace:
 
 
 def _report(times: SumTimes, file: Path | None) -> None:
-    seconds = {way: dict(rows) for way, rows in times.rows.items()}
+    seconds = {
+        way: {int(nbytes): took for nbytes, took in rows} for way, rows in times.rows.items()
+    }
     lines = [
         f"sums      over {counted(times.world_size, 'rank')} on"
         f" {counted(len(set(times.hosts)), 'host')}, {times.library}; milliseconds",

@@ -1,10 +1,8 @@
-"""What a sweep prints and writes when it is complete: the table, JSON, CSV, the picture."""
+"""What a sweep prints and writes when it is complete: the table, JSON, the picture."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 
@@ -92,24 +90,15 @@ def _line(row: Row) -> str:
 
 def write_results(sweep: Sweep, records: Sequence[Record], summary: Summary) -> list[str]:
     """Write all files of a complete sweep; return a line on each."""
-    rows = [row.to_json() for row in summary.rows]
     content = {
         "kind": KIND,
         "settings": dataclasses.asdict(sweep.settings),
         "is_good": summary.is_good,
-        "rows": rows,
+        "rows": [row.to_json() for row in summary.rows],
         "footnotes": summary.footnotes,
         "measurements": [record.to_json() for record in records],
     }
-    sheet = io.StringIO()
-    columns = max((list(row) for row in rows), key=len)  # a failed point has fewer
-    writer = csv.DictWriter(sheet, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    lines = [
-        f"results   {sweep.write('scaling.json', json.dumps(content, indent=1))}",
-        f"table     {sweep.write('scaling.csv', sheet.getvalue())}",
-    ]
+    lines = [f"results   {sweep.write('scaling.json', json.dumps(content, indent=1))}"]
     if any(row.measured for row in summary.rows):
         lines.append(
             _write_picture(sweep, "scaling", lambda: sweep_figure(summary, title(records)))

@@ -10,7 +10,6 @@ from distcnn import plotting
 from distcnn.plotting import Axes, Figure
 from distcnn.scaling.points import STRONG, WEAK
 from distcnn.scaling.prediction.predict import Projection
-from distcnn.scaling.prediction.step_time import Prediction
 from distcnn.scaling.summary import Measured, Summary
 
 COLOURS, MARKERS = {STRONG: plotting.BLUE, WEAK: plotting.ORANGE}, {STRONG: "o", WEAK: "s"}
@@ -24,7 +23,7 @@ GROUP_COLOURS = {
 MEASURED = "#222222"
 """Colour of measured points in the picture of a prediction."""
 PANEL_WIDTH, PANEL_HEIGHT = 4.9, 4.3
-MOST_BAR_PANELS, MOST_HORIZONTAL = 4, 9
+MOST_HORIZONTAL = 9
 """More labels than ``MOST_HORIZONTAL`` are turned."""
 
 
@@ -63,8 +62,7 @@ def prediction_figure(projection: Projection, summary: Summary) -> Figure:
         f"{calibration.model}, {calibration.reduction} sum: predicted (lines) from"
         f" {' and '.join(map(str, calibration.ranks))} ranks; measured (marks)"
     )
-    panels = min(len(projection.series), MOST_BAR_PANELS)
-    figure, speed, efficiency, *others = _new_figure(panels, title)
+    figure, speed, efficiency = _new_figure(0, title)
     for number, series in enumerate(projection.series):
         label = plotting.literal(f"{series.mode}, {series.name}" if len(modes) > 1 else series.name)
         ranks = [one.point.ranks for one in series.predictions]
@@ -73,10 +71,6 @@ def prediction_figure(projection: Projection, summary: Summary) -> Figure:
         speed.plot(ranks, speeds, "--", linewidth=1.2, **look)
         values = [series.efficiency(one) for one in series.predictions]
         efficiency.plot(ranks, values, "--", linewidth=1.2, **look)
-        if number < panels:
-            _draw_bars(
-                others[number], label, [(one.point.ranks, one) for one in series.predictions]
-            )
     for mode, points in modes.items():
         ranks, marker = [count for count, _ in points], MARKERS[mode]
         look = {"color": MEASURED, "label": f"{mode}, measured"}
@@ -84,7 +78,7 @@ def prediction_figure(projection: Projection, summary: Summary) -> Figure:
             ranks, [one.images_per_second for _, one in points], marker, markersize=5, **look
         )
         efficiency.plot(ranks, [one.efficiency for _, one in points], marker, markersize=5, **look)
-    _finish(figure, speed, efficiency, calibration.reduction)
+    _finish(figure, speed, efficiency)
     return figure
 
 
@@ -105,7 +99,7 @@ def _new_figure(bar_panels: int, title: str) -> list[Figure | Axes]:
     return [figure, *plotting.panels(figure, count, columns)]
 
 
-def _finish(figure: Figure, speed: Axes, efficiency: Axes, reduction: str) -> None:
+def _finish(figure: Figure, speed: Axes, efficiency: Axes, reduction: str = "") -> None:
     plotting.log_ticks(speed)
     plotting.tidy(speed, "images per second, all ranks", grid="both")
     efficiency.axhline(1, color=plotting.GREY, linestyle="--", linewidth=1)
@@ -120,11 +114,11 @@ def _finish(figure: Figure, speed: Axes, efficiency: Axes, reduction: str) -> No
         axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
         axes.set_xlabel("ranks")
     titles = ("computing", f"{reduction} sum", "communication", "waiting for the slowest", "data")
-    patches = dict(zip(titles, GROUP_COLOURS.values(), strict=True))
+    patches = dict(zip(titles, GROUP_COLOURS.values(), strict=True)) if reduction else {}
     plotting.legend(figure, patches, columns=5, lines=True)
 
 
-def _draw_bars(axes: Axes, name: str, bars: Sequence[tuple[int, Measured | Prediction]]) -> None:
+def _draw_bars(axes: Axes, name: str, bars: Sequence[tuple[int, Measured]]) -> None:
     for place, (_, step) in enumerate(bars):
         below = 0.0
         for group, colour in GROUP_COLOURS.items():

@@ -61,18 +61,10 @@ class Row:
     measured: Measured | None
 
     def to_json(self) -> dict[str, Any]:
-        """One flat table, also a row of ``scaling.csv``."""
-        fields = dataclasses.asdict(self.measured) if self.measured else {}
-        shares = {f"{group}_share": share for group, share in fields.pop("shares", {}).items()}
-        return {
-            **dataclasses.asdict(self.point),
-            "global_batch_size": self.point.global_batch_size,
-            "bits": self.bits,
-            "succeeded": self.succeeded,
-            "failed": self.failed,
-            **fields,
-            **shares,
-        }
+        """One flat table."""
+        measured = dataclasses.asdict(self.measured) if self.measured else {}
+        counts = {"bits": self.bits, "succeeded": self.succeeded, "failed": self.failed}
+        return {**dataclasses.asdict(self.point), **counts, **measured}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ so that a sweep can continue.
 
     sweep.json                                      the settings; another sweep is refused
     measurements/strong-2-ranks-repeat-1.json       a record; the .log beside it is its output
-    scaling.json, scaling.csv, scaling.png          the results, when no record is missing
+    scaling.json, scaling.png                       the results, when no record is missing
 """
 
 from __future__ import annotations

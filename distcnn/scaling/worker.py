@@ -209,15 +209,12 @@ def write_result(path: Path, result: Result) -> None:
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(json.dumps(result.to_json()) + "\n")
-    except FileExistsError as error:
-        raise InputError(
-            f"--result: {path} exists: the launcher started processes that do not form one MPI"
-            " world; use the launcher of the MPI that mpi4py uses"
-        ) from error
     except OSError as error:
+        remedy = "free some space, or name another --output"
+        if isinstance(error, FileExistsError):
+            remedy = "the processes do not form one MPI world; use the launcher of mpi4py's MPI"
         raise InputError(
-            f"--result: {path} cannot be written ({error.strerror}): free some space, or name"
-            " another --output"
+            f"--result: {path} cannot be written ({error.strerror}): {remedy}"
         ) from error
 
 

@@ -48,7 +48,7 @@ def result_of(point: Point, speed: float = 0.0, hosts: int = 1, **changes: Any) 
         adding = most * shared_memory
     step = most * (SHARD.data + SHARD.compute) + adding + SHARD.update
     seconds = point.global_batch_size / speed if speed else step
-    rows = [(nbytes, ON_HOST.seconds(point.ranks, nbytes)) for nbytes in SIZES]
+    rows = [[nbytes, ON_HOST.seconds(point.ranks, nbytes)] for nbytes in SIZES]
     values: dict[str, Any] = {
         "model": "lenet",
         "data": "mnist",

@@ -105,13 +105,13 @@ def median_shard(results: Sequence[Result]) -> ShardTimes:
 def median_interconnect(results: Sequence[Result]) -> Interconnect:
     """Fit an interconnect to the median of each size over all measurements."""
     first = results[0].sum_times
-    rows: dict[str, list[tuple[int, float]]] = {}
+    rows: dict[str, list[list[float]]] = {}
     for way in first.rows:
-        seconds: dict[int, list[float]] = defaultdict(list)
+        seconds: dict[float, list[float]] = defaultdict(list)
         for result in results:
             for nbytes, took in result.sum_times.rows.get(way, ()):
                 seconds[nbytes].append(took)
-        rows[way] = [(nbytes, median(took)) for nbytes, took in sorted(seconds.items())]
+        rows[way] = [[nbytes, median(took)] for nbytes, took in sorted(seconds.items())]
     return fit_interconnect(dataclasses.replace(first, rows=rows), "measured in this sweep")
 
 

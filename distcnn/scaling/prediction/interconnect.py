@@ -75,14 +75,10 @@ class Line:
     error: float = 0.0
     short_bytes: int = SHORT_BYTES
 
-    def split(self, ranks: int, nbytes: float) -> tuple[float, float]:
-        """Return the seconds of an allreduce due to latency, and those due to its size."""
-        exchanges, sent_bytes = cost_of(ranks, nbytes, self.short_bytes)
-        return exchanges * self.latency, sent_bytes * self.seconds_per_byte
-
     def seconds(self, ranks: int, nbytes: float) -> float:
         """Return the seconds of an allreduce."""
-        return sum(self.split(ranks, nbytes))
+        exchanges, sent_bytes = cost_of(ranks, nbytes, self.short_bytes)
+        return exchanges * self.latency + sent_bytes * self.seconds_per_byte
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,7 @@ def fit_interconnect(times: SumTimes, name: str) -> Interconnect:
     return Interconnect(name, lines, is_measured=True)
 
 
-def fit_line(rows: Sequence[tuple[int, float]], ranks: int, name: str = "") -> Line:
+def fit_line(rows: Sequence[Sequence[float]], ranks: int, name: str = "") -> Line:
     """Fit latency and seconds per byte by least squares of relative distances, none below 0, with
     the best of ``THRESHOLDS`` between short and long messages.
 

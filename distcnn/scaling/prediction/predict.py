@@ -75,11 +75,7 @@ class Projection:
 
     def to_json(self) -> dict[str, Any]:
         """A table for ``prediction.json``."""
-        table = {"kind": KIND, **dataclasses.asdict(self)}
-        for series, of_series in zip(self.series, table["series"], strict=True):
-            for one, row in zip(series.predictions, of_series["predictions"], strict=True):
-                row |= {"efficiency": series.efficiency(one), "bottleneck": one.bottleneck}
-        return table
+        return {"kind": KIND, **dataclasses.asdict(self)}
 
 
 def project(
@@ -169,7 +165,7 @@ def as_text(projection: Projection) -> Iterator[str]:
         yield (
             f"{'ranks':>6}{'hosts':>6}{'shards':>8}{'step ms':>10}{'images/s':>13}"
             f"{'efficiency':>11}{'compute':>9}{calibration.reduction + ' sum':>11}{'comm.':>8}"
-            f"{'waiting':>8}{'data':>7}  bottleneck"
+            f"{'waiting':>8}{'data':>7}"
         )
         for one in series.predictions:
             shares = (
@@ -179,7 +175,7 @@ def as_text(projection: Projection) -> Iterator[str]:
             yield (
                 f"{one.point.ranks:>6}{one.hosts:>6}{one.point.num_shards:>8}"
                 f"{one.step_seconds * 1e3:>10.2f}{one.images_per_second:>13,.0f}"
-                f"{series.efficiency(one):>11.1%}{''.join(shares)}  {one.bottleneck}"
+                f"{series.efficiency(one):>11.1%}{''.join(shares)}"
             )
     yield ""
     yield (

@@ -19,10 +19,7 @@ from distcnn.training.overlap import MOST_LANES
 SHARED_MEMORY, AFTER_COMPUTING, OVERLAPPED = "shared memory", "after computing", "overlapped"
 """How gradients are summed over ranks."""
 STATS_BYTES = 8 * STATS_SIZE
-CHECK_BYTES = 8
-"""Of the second sum of a step in shared memory."""
-NEGLIGIBLE = 0.25
-"""Of computing: a smaller loss is not a bottleneck."""
+"""Of what a step sums besides the gradient."""
 
 
 @dataclass(frozen=True)
@@ -32,34 +29,17 @@ class Prediction:
     Attributes:
         hosts: how many the ranks fill.
         shares: fractions of the step by group, mean over ranks.
-        sums_seconds: what the sums take, hidden or not.
-        latency_seconds: the part of ``sums_seconds`` that no bandwidth shortens.
     """
 
     point: Point
     hosts: int
     step_seconds: float
     shares: dict[str, float]
-    sums_seconds: float
-    latency_seconds: float
 
     @property
     def images_per_second(self) -> float:
         """Of all ranks."""
         return self.point.global_batch_size / self.step_seconds
-
-    @property
-    def bottleneck(self) -> str:
-        """Where most of the time is lost; "computing" if little is."""
-        latency = self.latency_seconds / self.sums_seconds if self.sums_seconds else 0.0
-        lost = {
-            "imbalance": self.shares["waiting"],
-            "latency": self.shares["communication"] * latency,
-            "bandwidth": self.shares["communication"] * (1 - latency),
-            "local sum": self.shares["local_sum"],
-        }
-        name = max(lost, key=lost.__getitem__)
-        return name if lost[name] > NEGLIGIBLE * self.shares["compute"] else "computing"
 
 
 def predict(
@@ -99,17 +79,16 @@ def predict(
     adding = most * shard.add
     sizes = [STATS_BYTES + sum(calibration.bucket_bytes)]
     if way == SHARED_MEMORY:
-        adding, sizes = most * (shard.shared_memory or 0.0), [STATS_BYTES, CHECK_BYTES]
+        adding, sizes = most * (shard.shared_memory or 0.0), [STATS_BYTES] * 2
     elif way == OVERLAPPED:
         sizes = [*calibration.bucket_bytes[:-1], calibration.bucket_bytes[-1] + STATS_BYTES]
-    sums, latency = [0.0] * len(sizes), 0.0
+    sums = [0.0] * len(sizes)
     for level, count in ((on_host, members), (interconnect, hosts)):
         if level is not None and count > 1:
             line = level.line(BESIDE if way == OVERLAPPED else WAITING)
-            for index, nbytes in enumerate(sizes):
-                of_latency, of_bytes = line.split(count, nbytes)
-                sums[index] += of_latency + of_bytes
-                latency += of_latency
+            sums = [
+                took + line.seconds(count, size) for took, size in zip(sums, sizes, strict=True)
+            ]
     busy = most * (shard.data + shard.compute) + adding
     end = busy + sum(sums)
     if way == OVERLAPPED:
@@ -123,7 +102,7 @@ def predict(
     }
     step = end + shard.update
     shares = {group: took / step for group, took in seconds.items()}
-    return Prediction(point, hosts, step, shares, sum(sums), latency)
+    return Prediction(point, hosts, step, shares)
 
 
 def way_of(calibration: Calibration, point: Point, members: int, hosts: int, overlap: str) -> str:

@@ -40,7 +40,6 @@ def test_a_sweep_predicts_and_another_interconnect_measures_nothing_again(
     ]
     assert all(one == other for one, other in seconds[:2])  # on one host
     assert all(one > other for one, other in seconds[2:])
-    assert slow["predictions"][-1]["bottleneck"] in ("latency", "bandwidth")
     assert (tmp_path / "s" / "prediction.png").read_bytes().startswith(b"\x89PNG")
     predict = ["--predict", "4", "--interconnect", "latency=1s,bandwidth=1Gbit"]
     again = SERIAL.run(1, *COMMAND, *flags, *predict, "--ranks-per-host", "1")

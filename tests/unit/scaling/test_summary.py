@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -117,11 +116,7 @@ def test_all_files_and_the_table(sweep: Sweep) -> None:
     content = json.loads((sweep.path / "scaling.json").read_text())
     assert content["rows"][1]["efficiency"] == pytest.approx(10_000 / 6883.4 / 2)
     assert len(content["measurements"]) == 3
-    rows = list(csv.DictReader((sweep.path / "scaling.csv").read_text().splitlines()))
-    assert [(row["ranks"], row["failed"], row["waiting_share"]) for row in rows] == [
-        ("1", "0", "0.15"),
-        ("2", "1", "0.15"),
-    ]
+    assert content["rows"][1]["failed"] == 1
     assert (sweep.path / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 

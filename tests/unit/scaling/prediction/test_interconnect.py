@@ -85,11 +85,11 @@ def test_what_makes_no_sense_is_refused(text: str, says: str) -> None:
         parse_interconnect(text)
 
 
-def rows_of(line: Line, ranks: int, noise: float = 0.0) -> list[tuple[int, float]]:
+def rows_of(line: Line, ranks: int, noise: float = 0.0) -> list[list[float]]:
     """An interconnect test's, on such an interconnect."""
     rng = np.random.default_rng(5)
     return [
-        (nbytes, line.seconds(ranks, nbytes) * (1 + noise * rng.uniform(-1, 1))) for nbytes in SIZES
+        [nbytes, line.seconds(ranks, nbytes) * (1 + noise * rng.uniform(-1, 1))] for nbytes in SIZES
     ]
 
 
@@ -110,7 +110,7 @@ def test_the_fit_finds_another_threshold() -> None:
 
 
 def test_neither_latency_nor_seconds_per_byte_is_below_zero() -> None:
-    rows = [(nbytes, 1e-9 * cost_of(2, nbytes)[1] - 1e-12) for nbytes in SIZES]
+    rows = [[nbytes, 1e-9 * cost_of(2, nbytes)[1] - 1e-12] for nbytes in SIZES]
     found = fit_line(rows, 2)
     assert found.latency == 0
     assert found.seconds_per_byte == pytest.approx(1e-9, rel=0.05)

@@ -46,7 +46,6 @@ def test_between_hosts_by_hand() -> None:
     assert found.step_seconds == pytest.approx(
         max(complete + first, complete + 2 * 0.006 + 2 * 0.001 * 0.4) + second + 0.003
     )
-    assert found.bottleneck == "computing"
     off = predict(calibration(), strong(4, 8), 1, NETWORK, "off")
     assert off.step_seconds == pytest.approx(
         2 * 0.021 + 0.002 + 4e-3 + 1.5 * (800_000 + STATS_BYTES) * 8e-9 + 0.003
@@ -56,10 +55,8 @@ def test_between_hosts_by_hand() -> None:
 def test_on_each_host_and_then_between_them() -> None:
     found = predict(calibration(), strong(8, 8), 2, NETWORK, "off")
     nbytes = 800_000 + STATS_BYTES
-    assert found.sums_seconds == pytest.approx(
-        ON_HOST.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
-    )
-    assert found.latency_seconds == pytest.approx(2e-5 + 4e-3)
+    sums = ON_HOST.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
+    assert found.shares["communication"] * found.step_seconds == pytest.approx(sums)
 
 
 @pytest.mark.parametrize(
@@ -117,17 +114,6 @@ def test_how_gradients_are_summed() -> None:
     assert way(1, 8, "auto") == OVERLAPPED
     assert way(1, 8, "off") == AFTER_COMPUTING
     assert way(1, 8, "auto", reduction="fast") == AFTER_COMPUTING
-
-
-def test_bottlenecks() -> None:
-    slow = interconnect(Line(0.5, 1e-12))
-    narrow = interconnect(Line(1e-6, 1e-5))
-    assert predict(calibration(), strong(64, 64), 1, slow).bottleneck == "latency"
-    assert predict(calibration(), strong(64, 64), 1, narrow).bottleneck == "bandwidth"
-    assert (
-        predict(calibration(), strong(63, 64), 1, interconnect(Line(0, 0))).bottleneck
-        == "imbalance"
-    )
 
 
 def test_what_is_not_known_is_asked_for() -> None:

@@ -15,10 +15,10 @@ from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.config import Config
 from distcnn.datasets import read_info
 from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
-from distcnn.errors import InputError
+from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.models import build_model
-from distcnn.scaling.launch_job import StopRequest, measure, stop_requests
+from distcnn.scaling.launch_job import measure, stopped_by_signals
 from distcnn.scaling.options import Request, Settings, make_parser, parse, require_launcher
 from distcnn.scaling.output import (
     headline,
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         request = parse(arguments)
         require_all(request.settings)
-        with stop_requests() as stop, opened(request) as sweep:
-            return run(request, arguments, sweep, stop)
+        with opened(request) as sweep:
+            return run(request, arguments, sweep)
     except InputError as error:
         tell(f"{NAME}: error: {printable(str(error))}")
         return EXIT_INPUT
@@ -83,15 +83,16 @@ def require_all(settings: Settings) -> None:
     build_model(config.model, dataset.image_shape, dataset.classes, 1)
 
 
-def run(request: Request, arguments: Sequence[str], sweep: Sweep, stop: StopRequest) -> int:
+def run(request: Request, arguments: Sequence[str], sweep: Sweep) -> int:
     """Measure, summarise, print and predict; return the exit code."""
     say(*headline(request.settings), f"records   {sweep.path}")
-    records = measure_all(sweep, request.timeout, stop)
-    if records is None:
+    try:
+        with stopped_by_signals():
+            records = measure_all(sweep, request.timeout)
+    except Stopped as stop:
         output = [] if request.output else [f"--output={sweep.path}"]
         again = shell_command(["python", "-m", NAME, *arguments, *output])
-        name = stop.received.name if stop.received else "a signal"
-        tell(f"{NAME}: stopped by {name}; finished measurements are kept; continue with: {again}")
+        tell(f"{NAME}: stopped by {stop}; finished measurements are kept; continue with: {again}")
         return EXIT_STOPPED
     summary = summarise(sweep.settings.points, records)
     say("", *table(summary, sweep), "", *write_results(sweep, records, summary))
@@ -100,11 +101,9 @@ def run(request: Request, arguments: Sequence[str], sweep: Sweep, stop: StopRequ
     return EXIT_OK if summary.is_good else EXIT_NOT_GOOD
 
 
-def measure_all(sweep: Sweep, timeout: float, stop: StopRequest) -> list[Record] | None:
-    """Measure everything that has no result yet, in order; failed measurements are repeated.
-
-    Returns:
-        The records of all measurements; None if a signal asked to stop.
+def measure_all(sweep: Sweep, timeout: float) -> list[Record]:
+    """Measure everything that has no result yet, in order; failed measurements are repeated. Return
+    the records of all measurements.
     """
     wanted = list(in_order(sweep.settings.points, sweep.settings.repeats))
     done = {one: record for one in wanted if (record := sweep.find(one)) and record.result}
@@ -112,9 +111,7 @@ def measure_all(sweep: Sweep, timeout: float, stop: StopRequest) -> list[Record]
         say(f"continue  {len(done)} of {counted(len(wanted), 'measurement')} already done")
     for number, measurement in enumerate(wanted, start=1):
         if measurement not in done:
-            record = measure(measurement, sweep, timeout, stop)
-            if record is None:
-                return None
+            record = measure(measurement, sweep, timeout)
             sweep.add(record)
             done[measurement] = record
             say(f"[{number}/{len(wanted)}] {title_of(measurement)}: {outcome(record)}")

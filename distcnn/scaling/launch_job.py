@@ -18,12 +18,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from distcnn.config import Config, as_flag
-from distcnn.errors import InputError
+from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.orphan import signal_at_parents_end
 from distcnn.fault_tolerance.signals import stop_signals_here
 from distcnn.scaling.options import Settings, launcher_command
@@ -42,40 +41,29 @@ TELLING = re.compile(r"^distcnn\S*: error|^[\w.]*(Error|Exception|Interrupt): |\
 """Matches lines that say why processes ended."""
 
 
-@dataclass
-class StopRequest:
-    """The first stop signal of this process, and whether another one followed."""
-
-    received: signal.Signals | None = None
-    again: bool = False
-
-
 @contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Note stop signals instead of ending. Does nothing outside the main thread."""
-    stop = StopRequest()
+def stopped_by_signals() -> Iterator[None]:
+    """Raise ``Stopped`` with the name of the first stop signal, and ignore further ones. Does
+    nothing outside the main thread.
+    """
 
-    def note(number: int, frame: object) -> None:
-        stop.again = stop.received is not None
-        stop.received = stop.received or signal.Signals(number)
+    def stop(number: int, frame: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped(signal.Signals(number).name)
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, note) for number in stop_signals_here()}
+        before = {number: signal.signal(number, stop) for number in stop_signals_here()}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def measure(
-    measurement: Measurement, sweep: Sweep, timeout: float, stop: StopRequest
-) -> Record | None:
+def measure(measurement: Measurement, sweep: Sweep, timeout: float) -> Record:
     """Measure once.
-
-    Returns:
-        The record; None if a signal asked to stop, when everything is ended and nothing is kept.
 
     Raises:
         InputError: the log cannot be written.
@@ -85,9 +73,7 @@ def measure(
     result, begin = None, time.monotonic()
     try:
         file.unlink(missing_ok=True)
-        reason = run(command_of(measurement, sweep.settings, file), log, timeout, stop)
-        if reason is None:
-            return None
+        reason = run(command_of(measurement, sweep.settings, file), log, timeout)
         if not reason:
             result = _result_in(file, measurement)
     except ValueError as error:
@@ -119,11 +105,11 @@ def command_of(measurement: Measurement, settings: Settings, file: Path) -> list
     ]
 
 
-def run(command: list[str], log: Path, timeout: float, stop: StopRequest) -> str | None:
+def run(command: list[str], log: Path, timeout: float) -> str:
     """Run ``command`` to its end with its output in ``log``; no process of it is left.
 
     Returns:
-        Why it failed; empty if its exit code is 0, None if a signal asked to stop.
+        Why it failed; empty if its exit code is 0.
     """
     log.unlink(missing_ok=True)  # a link is not followed
     with log.open("xb") as output:
@@ -141,20 +127,14 @@ def run(command: list[str], log: Path, timeout: float, stop: StopRequest) -> str
         except OSError as error:
             return f"the launcher {command[0]!r} cannot be started ({error.strerror})"
         try:
-            end = time.monotonic() + (timeout or float("inf"))
-            while (code := process.poll()) is None:
-                if stop.received:
-                    return None
-                if time.monotonic() > end:
-                    return _with_last_words(
-                        f"ended because it took longer than {timeout:g} s (--timeout)", log
-                    )
-                time.sleep(NAP_SECONDS)
-            if code < 0:
-                return _with_last_words(f"ended by {signal.Signals(-code).name}", log)
-            return _with_last_words(f"exit code {code}", log) if code else ""
+            code = process.wait(timeout or None)
+            reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            return _with_last_words(reason, log) if code else ""
+        except subprocess.TimeoutExpired:
+            reason = f"ended because it took longer than {timeout:g} s (--timeout)"
+            return _with_last_words(reason, log)
         finally:
-            _end(process, stop)
+            _end(process)
 
 
 def _result_in(file: Path, measurement: Measurement) -> Result:
@@ -186,15 +166,10 @@ def last_words(text: str) -> str:
     return told[0][:LONGEST_REASON] if told else ""
 
 
-def _end(process: subprocess.Popen[bytes], stop: StopRequest) -> None:
-    """End the launcher's group: SIGTERM, which it passes on to its ranks, and SIGKILL after
-    ``SECONDS_TO_END`` or a second stop signal.
-    """
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the launcher's group: SIGTERM, which it passes on to its ranks, and then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
-        end = time.monotonic() + SECONDS_TO_END
-        while process.poll() is None and time.monotonic() < end:
-            if stop.again and number == signal.SIGTERM:
-                break
-            time.sleep(NAP_SECONDS)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_END)

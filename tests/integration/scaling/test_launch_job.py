@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from distcnn.errors import InputError
+from distcnn.errors import InputError, Stopped
 from distcnn.scaling import launch_job
-from distcnn.scaling.launch_job import StopRequest, command_of, last_words, measure
+from distcnn.scaling.launch_job import command_of, last_words, measure, stopped_by_signals
 from distcnn.scaling.options import Settings
 from distcnn.scaling.points import Measurement
 from distcnn.scaling.sweep_directory import Record, Sweep
 from tests.support.scaling_fixtures import MakeLauncher
 from tests.support.sweep_cases import record, result_of
 
-Try = Callable[..., Record | None]
+Try = Callable[..., Record]
 RESULT = 'for word in "$@"; do case $word in --result=*) result=${word#--result=};; esac; done\n'
 POINT = Settings((2,), "x {ranks}").points[0]
 
@@ -35,9 +37,9 @@ def folder(tmp_path: Path) -> Path:
 def try_launcher(folder: Path, make_launcher: MakeLauncher) -> Try:
     """Measures two ranks with a launcher of these lines; none of its processes may be left."""
 
-    def try_it(lines: str, timeout: float = 60.0, stop: StopRequest | None = None) -> Record | None:
+    def try_it(lines: str, timeout: float = 60.0) -> Record:
         sweep = Sweep(folder, Settings((2,), make_launcher(lines)))
-        done = measure(Measurement(POINT, 1), sweep, timeout, stop or StopRequest())
+        done = measure(Measurement(POINT, 1), sweep, timeout)
         assert not list((folder / "measurements").glob(".*"))
         return done
 
@@ -72,14 +74,12 @@ def test_a_failure_has_a_reason(
 ) -> None:
     monkeypatch.setattr(launch_job, "SECONDS_TO_APPEAR", 0.1)
     done = try_launcher(lines)
-    assert done is not None
     assert done.result is None
     assert FAILING[lines] in done.reason
 
 
 def test_a_result_is_taken_and_the_log_keeps_what_was_said(try_launcher: Try, folder: Path) -> None:
     done = try_launcher(f"echo hello; echo there >&2; sleep 0.3\n{good()}")
-    assert done is not None
     assert (done.result, done.reason) == (result_of(POINT, 1000.0), "")
     first, *said = (folder / done.log).read_text().splitlines()
     assert first.startswith("$ ")
@@ -90,7 +90,6 @@ def test_a_result_is_taken_and_the_log_keeps_what_was_said(try_launcher: Try, fo
 def test_a_hanging_one_is_ended_with_all_its_children(try_launcher: Try) -> None:
     start = time.monotonic()
     done = try_launcher("sleep 301 & echo $! waiting; wait", timeout=1.0)
-    assert done is not None
     assert "--timeout" in done.reason
     assert done.reason.endswith(" waiting")
     assert time.monotonic() - start < 30
@@ -103,19 +102,21 @@ def test_one_that_ignores_sigterm_is_ended_too(
 ) -> None:
     monkeypatch.setattr(launch_job, "SECONDS_TO_END", 0.5)
     done = try_launcher("trap '' TERM; while :; do sleep 0.2; done", timeout=0.5)
-    assert done is not None
     assert "--timeout" in done.reason
 
 
 def test_a_launcher_that_cannot_be_started(folder: Path) -> None:
     sweep = Sweep(folder, Settings((2,), "/nowhere/mpirun -n {ranks}"))
-    done = measure(Measurement(POINT, 1), sweep, 5.0, StopRequest())
-    assert done is not None
+    done = measure(Measurement(POINT, 1), sweep, 5.0)
     assert "'/nowhere/mpirun' cannot be started" in done.reason
 
 
-def test_a_signal_ends_it_and_nothing_is_kept(try_launcher: Try) -> None:
-    assert try_launcher("sleep 300", stop=StopRequest(signal.SIGTERM)) is None
+def test_a_signal_ends_it(try_launcher: Try) -> None:
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(Stopped, match="SIGTERM"), stopped_by_signals():
+        try_launcher("sleep 300")
+    timer.join()
 
 
 def test_the_command_has_every_flag_that_was_given() -> None:
@@ -157,7 +158,7 @@ def test_links_in_the_folder_are_not_followed(try_launcher: Try, folder: Path) -
     (victim / ".profile").write_text("precious")
     log = folder / "measurements" / "strong-2-ranks-repeat-1.log"
     log.symlink_to(victim / ".profile")
-    assert try_launcher("exit 7") is not None
+    assert try_launcher("exit 7").result is None
     assert not log.is_symlink()
     (folder.parent / "other").mkdir()
     (folder.parent / "other" / "measurements").symlink_to(victim)

@@ -238,12 +238,12 @@ def make_parser() -> Parser:
         instead={"resume": "to continue a sweep, run the same command with the same --output"},
     )
     for flag, metavar, kind, text in (
-        ("--ranks", "1,2,4", ranks_from, "default: powers of two up to the tasks or cores"),
+        ("--ranks", "1,2,4", ranks_from, "numbers of ranks (default 1,2,4 ... up to the cores)"),
         ("--repeats", "N", positive, "measurements per point (default 3)"),
         ("--steps", "N", positive, "timed steps per measurement (default 30)"),
         ("--launcher", "COMMAND", str, f"what starts the ranks (default 'mpirun -n {RANKS}')"),
         ("--output", "DIR", str, "sweep directory (default runs/scaling-<time>)"),
-        ("--timeout", "SECONDS", seconds_from, "of a measurement; 0: no limit (default 600)"),
+        ("--timeout", "SECONDS", seconds_from, "limit of one measurement; 0: none (default 600)"),
     ):
         parser.add_argument(flag, metavar=metavar, type=kind, help=text)
     parser.add_argument(
@@ -251,8 +251,10 @@ def make_parser() -> Parser:
         choices=MODES,
         help="strong: same batch at every point; weak: same batch on every rank (default strong)",
     )
-    group = parser.add_argument_group("prediction", "for more ranks (docs/prediction.md)")
-    group.add_argument("--predict", metavar="4,8,...,4096", type=ranks_from, help="ranks")
+    group = parser.add_argument_group("prediction", "step times on more ranks (docs/prediction.md)")
+    group.add_argument(
+        "--predict", metavar="4,8,...,4096", type=ranks_from, help="ranks to predict"
+    )
     group.add_argument(
         "--interconnect",
         action="append",
@@ -264,7 +266,5 @@ def make_parser() -> Parser:
         ),
     )
     group.add_argument("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
-    group.add_argument(
-        "--ranks-per-host", metavar="N", type=positive, help="default: as many as measured"
-    )
+    group.add_argument("--ranks-per-host", metavar="N", type=positive, help="how many fill a host")
     return parser

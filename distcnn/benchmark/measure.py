@@ -108,7 +108,7 @@ def summary(run: Run, steps: int, turns: Sequence[Turn], operations: int, peak: 
         data=run.dataset.name,
         world_size=communicator.world_size,
         global_batch_size=config.global_batch_size,
-        overlap=run.step.overlap is not None,
+        overlap=run.step.overlaps,
         steps_per_turn=steps,
         images_per_second=median(turn.images_per_second for turn in turns),
         images_per_second_turns=[turn.images_per_second for turn in turns],

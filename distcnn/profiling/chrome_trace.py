@@ -1,4 +1,6 @@
-"""Intervals as slices of Chrome's trace event format (JSON): a process for each rank, with its threads.
+"""Intervals as slices in Chrome's trace event format (JSON).
+
+A rank is a process there, with its threads.
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 ("Trace Event Format").

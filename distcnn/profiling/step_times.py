@@ -74,10 +74,8 @@ def measure_steps(
             take()
     clocks = clocks_of(communicator.hosts, before, measure_offsets(communicator))
     steps = split_steps(intervals_of(recorder.events))
-    met = [
-        [interval for interval in step if is_meeting(interval, step[0].thread)] for step in steps
-    ]
-    begins = np.array([interval.begin for step in met for interval in step], np.int64)
+    met = [meetings(step) for step in steps]
+    begins = np.array([interval.begin for of_step in met for interval in of_step], np.int64)
     everyone = communicator.allgather(clocks[communicator.rank].to_root(begins))
     waits = iter(waiting_seconds(np.array(everyone), communicator.rank))
     return [
@@ -97,9 +95,13 @@ def split_steps(intervals: Sequence[Interval]) -> list[list[Interval]]:
     return steps
 
 
-def is_meeting(interval: Interval, main_thread: int) -> bool:
-    """Whether the main thread meets all ranks there."""
-    return interval.thread == main_thread and interval.span.name in MEETINGS
+def meetings(step: Sequence[Interval]) -> list[Interval]:
+    """Where the main thread meets all ranks in a step."""
+    return [
+        interval
+        for interval in step
+        if interval.thread == step[0].thread and interval.span.name in MEETINGS
+    ]
 
 
 def waiting_seconds(begins: NDArray[np.int64], rank: int) -> list[float]:
@@ -125,8 +127,7 @@ def step_times(intervals: Sequence[Interval], waits: Sequence[float] = ()) -> St
     for interval in intervals:
         if interval.thread == step.thread:
             parts[part_of(interval)] += interval.exclusive / 1e9
-    meetings = [interval for interval in intervals if is_meeting(interval, step.thread)]
-    for interval, ahead in zip(meetings, waits, strict=bool(waits)):
+    for interval, ahead in zip(meetings(intervals), waits, strict=bool(waits)):
         waited = min(ahead, interval.nanoseconds / 1e9)
         parts[ALLREDUCE] -= waited
         parts[WAITING] += waited

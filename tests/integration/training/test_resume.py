@@ -19,10 +19,10 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
-from distcnn.training.locking import locked
 from distcnn.training.open_run import open_directory
 from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
 from distcnn.training.run_directory import read_config, write_config
+from distcnn.training.run_files import locked
 from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, slow, write_image_set
 from tests.support.full_disk import full_disk
 from tests.support.training_fixtures import (

@@ -119,7 +119,7 @@ def step_times(intervals: Sequence[Interval], waits: Sequence[float] = ()) -> St
     """The times of one step.
 
     Args:
-        intervals: the step's own slice, then all others of the step.
+        intervals: the step's own, then all others of the step.
         waits: for each meeting, how long this rank was ahead of the last one, in seconds.
     """
     step = intervals[0]
@@ -141,7 +141,7 @@ def step_times(intervals: Sequence[Interval], waits: Sequence[float] = ()) -> St
 
 
 def part_of(interval: Interval) -> str:
-    """The part that a slice's exclusive time belongs to."""
+    """The part that an interval's exclusive time belongs to."""
     while interval.span.name in DETAILS and interval.parent is not None:
         interval = interval.parent
     return COUNTS_AS.get(interval.span.name) or title(interval.span)

@@ -22,9 +22,9 @@ from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Array
 from distcnn.nn.plan import Plan
 from distcnn.spans import DEBUG, Span
+from distcnn.training.advice import advice, zero_gradients
 from distcnn.training.checkpointing import NoSaving
 from distcnn.training.comparison import Receipt, read_receipt
-from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_pass
 from distcnn.training.progress import NoProgress

@@ -27,10 +27,10 @@ from distcnn.spans import (
 )
 from distcnn.system.launcher import starting_words
 from distcnn.system.wording import shell_command
+from distcnn.training.advice import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.checkpointing import NoSaving, Saving
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
-from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
 from distcnn.training.results import DatasetRecord, RunResult

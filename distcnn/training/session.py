@@ -102,14 +102,7 @@ class Session:
 
     def _train(self, held: ExitStack) -> Outcome:
         request, communicator, progress = self.request, self.communicator, self.progress
-        if request.resume:
-            with Span(READ_RUN):
-                on_root(communicator, lambda: existing_run(request.resume))
-                if self.signals:
-                    self.signals.can_resume = True
-                point = on_root(communicator, lambda: self._resume_point(held))
-        else:
-            point = None
+        point = self._find_run(held) if request.resume else None
         if point and point.result and "data" not in request.given:
             return _finished(point, point.result)
         config = point.config if point else on_root(communicator, lambda: request.config)
@@ -132,6 +125,13 @@ class Session:
             sources, accepted = run.model_sources, request.accept_changed_model
             on_root(communicator, lambda: check_model(point, sources, accepted, progress.say))
         return self._take_steps(run, point, held)
+
+    def _find_run(self, held: ExitStack) -> ResumePoint:
+        with Span(READ_RUN):
+            on_root(self.communicator, lambda: existing_run(self.request.resume))
+            if self.signals:
+                self.signals.can_resume = True
+            return on_root(self.communicator, lambda: self._resume_point(held))
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
         """Root's: the run to continue, locked until ``held`` closes if it is written there."""

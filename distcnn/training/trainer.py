@@ -102,13 +102,23 @@ class Trainer:
     ) -> None:
         self.optimizer = optimizer or SGD(learning_rate=0.03, momentum=0.9, nesterov=True)
         given = Cosine(warmup_steps=100) if schedule is None else schedule
+        if not isinstance(self.optimizer, Optimizer):
+            raise InputError(
+                f"optimizer is {optimizer!r}: make it a distcnn.optim.Optimizer, such as"
+                " optim.Adam(learning_rate=0.001)"
+            )
+        if not callable(given) and not isinstance(given, Schedule):
+            raise InputError(
+                f"schedule is {schedule!r}: make it a distcnn.optim.Schedule, such as"
+                " optim.Cosine(warmup_steps=100), or a function of the progress"
+            )
         self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
         self._communicator = communicator
         with _arguments_named():
             self._settings: dict[str, Any] = {
                 "model": _model_name(model),
                 "loss": loss if isinstance(loss, str) else _name_of(loss, LOSSES),
-                **{name: getattr(self.optimizer, name, 0.0) for name in PLAIN},
+                **{name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN},
                 "optimizer": optimizer_name(self.optimizer),
                 "schedule": _schedule_name(self.schedule),
                 "warmup_steps": self.schedule.warmup_steps,
@@ -248,6 +258,16 @@ class Trainer:
             class_names=dataset.class_names,
             microbatch_size=outcome.result.microbatch_size,
         )
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this process is rank 0, the one that should print and write."""
+        return self._open_communicator().rank == 0
+
+    @property
+    def world_size(self) -> int:
+        """The number of ranks."""
+        return self._open_communicator().world_size
 
     def _open_communicator(self) -> Communicator:
         if self._communicator is None:

@@ -18,7 +18,7 @@ from distcnn.datasets.examples import ExampleFile
 from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.training import consistency, loop, session, setup
 from distcnn.training.run_directory import RunDirectory
-from tests.conftest import MakeImageSet
+from tests.conftest import MakeImageSet, as_flags
 from tests.support.training_fixtures import Run, prepare
 
 WORK = [
@@ -52,16 +52,7 @@ def test_everything_that_may_stall_has_its_name(
 
     for owner, name, _ in WORK:
         monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
-    flags = [
-        "--model",
-        "tutorial",
-        "--data",
-        str(image_set()),
-        "--microbatch-size",
-        "8",
-        "--checkpoint-every",
-        "2",
-    ]
+    flags = as_flags(model="tutorial", data=image_set(), microbatch_size=8, checkpoint_every=2)
     run = tmp_path / "run"
     assert train.main([*flags, "--epochs", "1", "--output", str(run)]) == 0
     assert train.main(["--resume", str(run), "--epochs", "2"]) == 0

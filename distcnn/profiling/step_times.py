@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distcnn.distributed import Communicator
-from distcnn.profiling.clock_sync import clocks_of, measure_offsets
+from distcnn.profiling.clock_sync import clocks_of, last_arrivals, measure_offsets
 from distcnn.profiling.recorder import Interval, Recorder, intervals_of, title
 from distcnn.spans import (
     ALLREDUCE,
@@ -76,8 +75,9 @@ def measure_steps(
     steps = split_steps(intervals_of(recorder.events))
     met = [meetings(step) for step in steps]
     begins = np.array([interval.begin for of_step in met for interval in of_step], np.int64)
-    everyone = communicator.allgather(clocks[communicator.rank].to_root(begins))
-    waits = iter(waiting_seconds(np.array(everyone), communicator.rank))
+    own = clocks[communicator.rank].to_root(begins).tolist()
+    lasts = last_arrivals(communicator.allgather(own))
+    waits = iter((when - begin) / 1e9 for begin, (when, _) in zip(own, lasts, strict=True))
     return [
         step_times(step, [next(waits) for _ in of_step])
         for step, of_step in zip(steps, met, strict=True)
@@ -102,17 +102,6 @@ def meetings(step: Sequence[Interval]) -> list[Interval]:
         for interval in step
         if interval.thread == step[0].thread and interval.span.name in MEETINGS
     ]
-
-
-def waiting_seconds(begins: NDArray[np.int64], rank: int) -> list[float]:
-    """How long ``rank`` was ahead of the last rank at each meeting.
-
-    Args:
-        begins: when each rank arrived, (ranks, meetings), in nanoseconds of one clock.
-        rank: this rank.
-    """
-    ahead: list[float] = ((begins.max(axis=0) - begins[rank]) / 1e9).tolist()
-    return ahead
 
 
 def step_times(intervals: Sequence[Interval], waits: Sequence[float] = ()) -> StepTimes:

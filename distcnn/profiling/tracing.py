@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import distcnn
 from distcnn.distributed.communicator import Communicator, JointError
 from distcnn.errors import Stopped, TrainingError
 from distcnn.profiling import chrome_trace
-from distcnn.profiling.clock_sync import Clock, clocks_of, measure_offsets
+from distcnn.profiling.clock_sync import Clock, clocks_of, last_arrivals, measure_offsets
 from distcnn.profiling.recorder import Interval, clock, intervals_of
 from distcnn.profiling.timeline import Timeline
 from distcnn.spans import ALLREDUCE, COLLECTIVE, WRITE_RESULTS, Span, listening
@@ -124,14 +123,11 @@ def waiting(sums: Sequence[Interval], everyone: Sequence[Sequence[int]]) -> dict
     Returns:
         By the ``id`` of the sum, an interval labelled with the rank that came last.
     """
-    common = min(map(len, everyone))  # a rank may have had no room for the last ones
-    arrivals: NDArray[np.int64] = np.array([begins[:common] for begins in everyone], np.int64)
-    lasts, whens = arrivals.argmax(axis=0).tolist(), arrivals.max(axis=0).tolist()
     waits = {}
-    for interval, last, when in zip(sums, lasts, whens, strict=False):
+    for interval, (when, rank) in zip(sums, last_arrivals(everyone), strict=False):
         begin, end = interval.begin, min(interval.end, when)
         if end > begin:
-            waits[id(interval)] = Interval(Span("waiting", rank=last), interval.thread, begin, end)
+            waits[id(interval)] = Interval(Span("waiting", rank=rank), interval.thread, begin, end)
     return waits
 
 

@@ -84,7 +84,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
         data=run.dataset.name,
         world_size=communicator.world_size,
         global_batch_size=config.global_batch_size,
-        overlap=run.step.overlap is not None,
+        overlap=run.step.overlaps,
         steps_per_turn=steps,
         images_per_second=median(speeds),
         images_per_second_turns=speeds,

@@ -18,7 +18,7 @@ from distcnn.fault_tolerance.early import end_before_start, note_arrival
 from distcnn.fault_tolerance.error_origin import OF_MPI, is_thread_limit
 from distcnn.fault_tolerance.exit_note import note_exit
 from distcnn.fault_tolerance.failure import report_bad_input, report_failure
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.leftovers import clean_before_start
 from distcnn.fault_tolerance.orphan import end_with_launcher, killed_with_launcher
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED
@@ -84,6 +84,11 @@ def _require_same_flags(name: str, communicator: Communicator, arguments: Sequen
 
 
 def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
+    with heartbeat.listening():
+        return _run_listening(name, work, arguments)
+
+
+def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
     note_arrival()
     limit_blas_threads()
     enable_crash_reports()
@@ -103,7 +108,7 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
     try:
         _require_same_flags(name, communicator, arguments)
         code = work(communicator, arguments) or EXIT_OK
-        pulse.beat(Activity.ENDING)
+        heartbeat.note_end()
         return code
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:

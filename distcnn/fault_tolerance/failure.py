@@ -13,7 +13,7 @@ import traceback
 
 from distcnn.distributed import Communicator
 from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit, mistake_lines
-from distcnn.fault_tolerance.heartbeat import pulse
+from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.host_election import claim
 from distcnn.system.console import tell
 
@@ -30,7 +30,7 @@ def report_failure(name: str, communicator: Communicator, error: BaseException) 
     host = communicator.hosts[communicator.rank]
     where = (
         f"rank {communicator.rank} of {communicator.world_size} failed on host {host} (process"
-        f" {os.getpid()}), {pulse.read().text()}"
+        f" {os.getpid()}), {heartbeat.read().text()}"
     )
     if is_thread_limit(error):
         tell(f"{name}: error: {where}: {THREAD_LIMIT}")

@@ -110,10 +110,10 @@ class Running:
         return found
 
     def pulse_of(self, pid: int) -> int | None:
-        """The descriptor of the process's pulse; None before it has one."""
+        """The descriptor of the process's heartbeat; None before it has one."""
         with suppress(OSError):
             for link in Path(f"/proc/{pid}/fd").iterdir():
-                if "distcnn-pulse" in str(link.readlink()):
+                if "distcnn-heartbeat" in str(link.readlink()):
                     return int(link.name)
         return None
 

@@ -129,7 +129,7 @@ def test_a_named_model_can_also_be_given_by_its_module() -> None:
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
     message = (
         rf"^unknown model '{name}': choose one of lenet, lenet5, wide, tutorial, mlp, or your own"
-        r" as package.module:function$"
+        r" as package.module:function"
     )
     with pytest.raises(InputError, match=message):
         find_model(name)

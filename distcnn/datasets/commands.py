@@ -10,8 +10,7 @@ from distcnn.cli.parser import Parser
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
 from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
-from distcnn.datasets.idx import PARTS, usual_name
-from distcnn.datasets.idx_set import IdxPaths, find_set, write_idx_set
+from distcnn.datasets.idx import PARTS, IdxPaths, find_part, usual_name, write_idx_set
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.datasets.prepare_mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.errors import InputError
@@ -92,7 +91,7 @@ def idx_command(arguments: Sequence[str]) -> int:
     def work(args: argparse.Namespace, warn: Warn) -> None:
         given = {(split, part): getattr(args, f"{split}_{part}") for split, part in names}
         paths: IdxPaths = {
-            key: args.folder / name if name else find_set(args.folder, *key)
+            key: args.folder / name if name else find_part(args.folder, *key)
             for key, name in given.items()
         }
         counts = write_idx_set(

@@ -1,6 +1,6 @@
-"""The default image set, MNIST: where it lies and whether it must be prepared. Every rank imports
-this; how it is had is ``mnist``'s, which brings ssl, archives and pip's ways with it: only root
-needs that, and only once.
+"""The default image set, MNIST: where it is, and whether it must be prepared.
+
+Every rank imports this. Only root imports ``prepare_mnist``, which needs ssl, zipfile and so on.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Of the four files' content, unpacked: however they were compressed, and whatever they are called.
-"""
+"""Of the unpacked content of the four files, whatever they are called."""
 
 SAMPLE_NAME = "mnist-sample"
 SAMPLE_NOTICE = (
-    "this is a sample of MNIST, 4,000 training and 1,000 test images cut from its training set:"
-    " its accuracy is no MNIST result. For all 70,000, give the folder of the four IDX files"
+    "this is a sample of MNIST, 4,000 training and 1,000 test images from its training set: its"
+    " accuracy is no MNIST result. For all 70,000 images, name the folder of the four IDX files"
     f" (--source DIR or {SOURCE_VARIABLE})"
 )
 
@@ -36,18 +35,13 @@ SAMPLE_NOTICE = (
 def must_be_prepared(
     path: str | Path, source: str | None, environment: Mapping[str, str] = os.environ
 ) -> bool:
-    """Whether ``path`` is missing, or is a mere sample where a folder with all of MNIST is
-    named.
-    """
+    """Whether ``path`` is missing, or is only the sample where a folder with MNIST is named."""
     folder = named_folder(source, environment)
     return _is_missing(path) or (folder is not None and read_info(path).name == SAMPLE_NAME)
 
 
 def _is_missing(path: str | Path) -> bool:
-    """Whether there is no such file.
-
-    One that the file system cannot show now (a stale handle, an I/O error) is not missing.
-    """
+    """Whether there is no such file. An I/O error or a stale handle is not taken for that."""
     try:
         os.stat(path)  # noqa: PTH116  (Path's raises for a name that is too long)
     except OSError as error:
@@ -56,14 +50,13 @@ def _is_missing(path: str | Path) -> bool:
 
 
 def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
-    """The folder that the flag, else the environment, names. ``InputError`` when it is none."""
+    """The folder that the flag, else the environment, names. ``InputError`` if it is not one."""
     name = source or environment.get(SOURCE_VARIABLE)
     if not name:
         return None
     if not os.path.isdir(name):  # noqa: PTH112
-        named_by = "--source" if source else SOURCE_VARIABLE
         raise InputError(
-            f"{named_by}: no such folder: {name}: name the folder that holds the four MNIST files"
-            f" ({', '.join(SHA256)})"
+            f"{'--source' if source else SOURCE_VARIABLE}: no such folder: {name}: name the folder"
+            f" that holds the four MNIST files ({', '.join(SHA256)})"
         )
     return Path(name)

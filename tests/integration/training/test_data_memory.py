@@ -270,12 +270,7 @@ def test_a_file_that_changes_under_the_run_ends_all_ranks(
         launcher_of(ranks), ranks, *flags, PYTHONPATH=with_path(tmp_path), CHANGED_FILE=str(changed)
     )
     assert done.returncode == EXIT_INPUT, done.stderr
-    assert (
-        done.stderr.count(
-            "set.h5 was changed while it was read: put it back as it was, then --resume the run"
-        )
-        == 1
-    )
+    assert done.stderr.count("set.h5 was changed while it was read") == 1
     assert "Traceback" not in done.stderr
 
 

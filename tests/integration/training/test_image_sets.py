@@ -62,7 +62,7 @@ def test_a_set_that_does_not_match_its_hash_is_refused(
         assert prepare(own, data_memory=memory).evaluation().examples == 77
         return
     change(own)
-    with pytest.raises(InputError, match=r"set\.h5: its examples do not match its own SHA-256"):
+    with pytest.raises(InputError, match=r"set\.h5: the examples do not match the file's SHA-256"):
         prepare(own, data_memory=memory)
 
 
@@ -84,7 +84,7 @@ def test_any_number_of_ranks_compares_the_hash(
         mpi_launcher(), 3, *as_flags(data=own), *QUICK, *flags, *as_flags(output=tmp_path / "run")
     )
     assert done.returncode == EXIT_INPUT
-    assert done.stderr.count("do not match its own SHA-256") == 1
+    assert done.stderr.count("do not match the file's SHA-256") == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 

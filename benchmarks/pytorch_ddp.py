@@ -19,13 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from distcnn.config import Config, parse_request
+from distcnn.config import Config
+from distcnn.config_parsing import parse_request
 from distcnn.datasets import read_examples, read_info
 from distcnn.distributed import span_of
 from distcnn.models import build_model
@@ -88,7 +90,8 @@ def run_peer(config: Config, processes: int, steps: int, store: Path) -> dict[st
     asked = {name: getattr(config, name) for name in (*fields, "weight_decay", "global_batch_size")}
     text = json.dumps({**asked, "steps": steps, "processes": processes, "store": store.as_uri()})
     command = [sys.executable, "-m", "benchmarks.pytorch_ddp", "--one-process", text]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    quiet = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "ignore"}
+    environment = os.environ | quiet
     ranks = [
         subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, env=environment)
         for rank in range(processes)
@@ -172,7 +175,7 @@ def seconds_of_a_step(
     return (time.perf_counter() - start) / int(asked["steps"])
 
 
-def torch_network(layers: list[Layer]) -> Any:
+def torch_network(layers: Sequence[Layer]) -> Any:
     """The same layers in the same order."""
     from torch import nn
 

@@ -17,7 +17,7 @@ import numpy as np
 from distcnn.config_parsing import parse_config
 from distcnn.distributed import open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
-from distcnn.profiling.recorder import Recorder, slices_of
+from distcnn.profiling.recorder import Recorder, intervals_of
 from distcnn.spans import Span, listening
 from distcnn.training.setup import Run, prepare_run
 
@@ -38,18 +38,18 @@ def main() -> None:
     run = prepare_run(parse_config(flags), communicator, print)
     recorder = Recorder()
     seconds = np.zeros((2, args.pairs + 1, len(CLOCKS)))
-    slices = 0
+    spans = 0
     for pair in range(args.pairs + 1):
         for more in (pair % 2, 1 - pair % 2):
             communicator.barrier()
             recorder.events.clear()
             with listening(recorder) if more else nullcontext():
                 seconds[more, pair] = fastest_step(run)
-            slices = max(slices, len(slices_of(recorder.events)) // (STEPS_A_TURN + 1))
+            spans = max(spans, len(intervals_of(recorder.events)) // (STEPS_A_TURN + 1))
     if communicator.rank:
         return
     print(
-        f"{run.config.model}, {communicator.world_size} ranks, {slices} spans a step on rank 0;"
+        f"{run.config.model}, {communicator.world_size} ranks, {spans} spans a step on rank 0;"
         f" medians of {args.pairs} pairs of turns"
     )
     for name, (plain, heard) in zip(CLOCKS, seconds[:, 1:].transpose(2, 0, 1), strict=True):
@@ -59,7 +59,7 @@ def main() -> None:
             f" a listener: {middle:+.2%} (half of the pairs: {low:+.1%} to {high:+.1%})"
         )
     cost = seconds_of_a_span()
-    share = slices * cost / np.median(seconds[0, 1:, 1])
+    share = spans * cost / np.median(seconds[0, 1:, 1])
     print(f"  without a listener a span costs {cost * 1e6:.3f} us, all of a step {share:.3%} of it")
 
 
@@ -77,7 +77,8 @@ def fastest_step(run: Run) -> list[float]:
         start = [read() for read in CLOCKS.values()]
         run.step(step, 0, step, 0.01)
         rows.append([read() - begin for read, begin in zip(CLOCKS.values(), start, strict=True)])
-    return np.array(rows[1:]).min(axis=0).tolist()
+    fastest: list[float] = np.array(rows[1:]).min(axis=0).tolist()
+    return fastest
 
 
 if __name__ == "__main__":

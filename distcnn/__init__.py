@@ -22,11 +22,14 @@ if TYPE_CHECKING:
     from distcnn import datasets, nn, optim
     from distcnn.errors import InputError, Stopped, TrainingError
     from distcnn.network import Network, load
-    from distcnn.training.trainer import RunResult, Trainer
+    from distcnn.training.callbacks import Callback
+    from distcnn.training.results import RunResult
+    from distcnn.training.trainer import Trainer
 
 __version__ = "0.2.0"
 
 __all__ = [
+    "Callback",
     "InputError",
     "Network",
     "RunResult",
@@ -43,7 +46,9 @@ __all__ = [
 _HOMES = {
     **dict.fromkeys(("InputError", "Stopped", "TrainingError"), "distcnn.errors"),
     **dict.fromkeys(("Network", "load"), "distcnn.network"),
-    **dict.fromkeys(("RunResult", "Trainer"), "distcnn.training.trainer"),
+    "Callback": "distcnn.training.callbacks",
+    "RunResult": "distcnn.training.results",
+    "Trainer": "distcnn.training.trainer",
 }
 
 

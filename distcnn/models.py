@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from distcnn.architecture import parse
 from distcnn.errors import ArgumentError, InputError
 from distcnn.fault_tolerance.error_origin import described, mistake_in
 from distcnn.nn import (
@@ -99,30 +100,48 @@ MODELS: dict[str, Model] = {
 def find_model(name: str) -> Model:
     """The model called ``name``.
 
-    ``InputError`` when there is none, or ``package.module:function`` cannot be imported.
+    A network that is written out, as ``distcnn.architecture`` has it, is its own name.
+
+    Raises:
+        InputError: there is none, or ``package.module:function`` cannot be imported.
     """
     if name in MODELS:
         return MODELS[name]
+    if name.startswith("Sequential("):
+        network = parse(name)
+        return lambda input_shape, classes: network
     if not is_own(name):
         raise InputError(
             f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as"
-            " package.module:function"
+            " package.module:function, or write it out: Sequential([Flatten(), Dense(10)])"
         )
     found: Model = import_own("model", name)
     return found
 
 
 def build_model(
-    name: str, input_shape: tuple[int, int, int], classes: int, microbatch_size: int
+    name: str,
+    input_shape: tuple[int, int, int],
+    classes: int,
+    microbatch_size: int,
+    make: Model | None = None,
 ) -> PlannedNetwork:
     """The model's network, planned for microbatches of ``(*input_shape, microbatch_size)`` float32
     images.
 
-    ``InputError`` says why it does not fit such images, or is no network with ``classes`` outputs.
+    Args:
+        name: the model's name, also for messages.
+        input_shape: (channels, height, width).
+        classes: the number of outputs.
+        microbatch_size: images at a time.
+        make: the function that makes the network; by default the one called ``name``.
+
+    Raises:
+        InputError: the network does not fit such images, or does not have ``classes`` outputs.
     """
     images = "x".join(map(str, input_shape))
     try:
-        model = find_model(name)(input_shape, classes)
+        model = (make or find_model(name))(input_shape, classes)
         if not isinstance(model, Sequential):
             raise InputError(
                 f"model {name!r} returned a {type(model).__name__}: it must return a"

@@ -13,13 +13,14 @@ polynomials of these, with errors of about 1e-15.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-INITIALISE, SHUFFLE, SHUFFLE_WINDOWS, FOLDER_SPLIT, FOLDER_ORDER = 1, 2, 3, 4, 5
+INITIALISE, SHUFFLE, SHUFFLE_WINDOWS, FOLDER_SPLIT, FOLDER_ORDER, LAYER = 1, 2, 3, 4, 5, 6
 """What a stream is for."""
 
 MAX_SEED = 2**64 - 1
@@ -41,6 +42,25 @@ def generator(seed: int, purpose: int, *indices: int) -> np.random.Philox:
     return np.random.Philox(
         key=np.array([seed, purpose], np.uint64), counter=np.array(counter, np.uint64)
     )
+
+
+def layer_streams(seed: int, step: int, shard: int) -> Callable[[str], PortableGenerator]:
+    """What layers draw in training, such as a dropout's mask: a stream by the layer's name.
+
+    Args:
+        seed: the run's.
+        step: from 0 over the run, so it tells the epoch too.
+        shard: whose microbatch it is; never a rank, so the numbers are the same on any.
+    """
+
+    def stream(layer: str) -> PortableGenerator:
+        number = int.from_bytes(hashlib.sha256(layer.encode()).digest()[:8])
+        key, counter = [seed, LAYER], [0, number, step, shard]
+        return PortableGenerator(
+            np.random.Philox(key=np.array(key, np.uint64), counter=np.array(counter, np.uint64))
+        )
+
+    return stream
 
 
 class PortableGenerator(np.random.Generator):

@@ -84,6 +84,8 @@ MEASURE: Final = "measure"
 # -- anywhere
 COLLECTIVE: Final = "collective"
 """The main thread waits for the other ranks."""
+PROGRESS: Final = "progress"
+"""See ``touch``."""
 WAIT_FOR_WINDOW: Final = "wait for window"
 """The main thread waits until examples are read (``--data-memory``)."""
 
@@ -130,6 +132,13 @@ class Span:
 
 
 _listeners: tuple[Listener, ...] = ()
+_PROGRESS = Span(PROGRESS)
+
+
+def touch() -> None:
+    """Tell listeners that a long activity makes progress."""
+    with _PROGRESS:
+        pass
 
 
 @contextmanager

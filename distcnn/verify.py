@@ -14,8 +14,8 @@ import distcnn.system.rank0_imports  # noqa: F401
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.distributed import Communicator, on_root
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.spans import READ_RUN, Span
 from distcnn.training.checked_files import problem_of_files, unchecked
 from distcnn.training.comparison import Different
 from distcnn.training.progress import NoProgress, Progress
@@ -90,11 +90,11 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
                 args.model,
                 args.trust_model,
             )
-            pulse.beat(Activity.READING_RUN)
-            problem = on_root(
-                communicator,
-                lambda: problem_of_files(args.run, replayed) if replayed.reached_end else None,
-            )
+            with Span(READ_RUN):
+                problem = on_root(
+                    communicator,
+                    lambda: problem_of_files(args.run, replayed) if replayed.reached_end else None,
+                )
             if problem:
                 raise Different(f"step {replayed.to_step}: {problem}")
         except Different as difference:

@@ -1,8 +1,7 @@
-"""Remove shared memory that an MPI left on this host when its ranks were killed: this user's own,
-that no process uses any more.
+"""Remove this user's shared memory that killed MPI ranks left on this host and no process uses.
 
-Every start under a launcher does so too, but not before other ranks of it: for the steps of a
-requeued Slurm job that is too late.
+Every start under a launcher does this too, but a requeued Slurm job needs it before its first rank
+starts.
 """
 
 import sys

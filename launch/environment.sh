@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: makes a Python environment and puts it first on the PATH. Nothing is done twice.
+# Sourced by the scripts beside it: makes a Python environment and puts it first on the PATH. Work that is done is not repeated.
 #
-#   use_environment FOLDER EXTRAS    the active environment where there is one, else FOLDER; with distcnn[EXTRAS] in it
-#   make_environment FOLDER EXTRAS   FOLDER with distcnn[EXTRAS] in it
+#   use_environment FOLDER EXTRAS    the active environment if there is one, else FOLDER, with distcnn[EXTRAS] installed
+#   make_environment FOLDER EXTRAS   FOLDER with distcnn[EXTRAS] installed
 #
-# Needs only Python 3.11 or newer and its standard library; pip is fetched where the system keeps ensurepip in another package.
+# Needs only Python 3.11 or newer and its standard library; pip is fetched if the system has no ensurepip.
 
 say() { printf '%s\n' "$*" >&2; }
 fail() { say "$(basename "$0"): error: $*"; exit 2; }
@@ -20,8 +20,8 @@ find_python() {
     fail "no Python 3.11 or newer on the PATH: install one, or load its module"
 }
 
-# What an environment was set up from: a change in any of it sets it up again. One file for each set of extras, because local.sh and test.sh
-# share an environment.
+# What an environment was made from; a change in any of it installs again. One stamp per set of extras, because local.sh and test.sh share
+# an environment.
 stamp_of() { cat pyproject.toml distcnn/__init__.py launch/environment.sh | cksum && pwd -P; }
 stamp_file() { printf '%s/.distcnn-extras/%s' "$1" "$2"; }
 is_set_up() { [ -x "$1/bin/python" ] && [ "$(cat "$(stamp_file "$1" "$2")" 2>/dev/null)" = "$(stamp_of)" ]; }
@@ -39,11 +39,11 @@ make_environment() {
 
 _make_environment() {
     local folder=$1 extras=$2 python
-    ! is_set_up "$folder" "$extras" || return 0 # by another process, while this one waited for the lock
+    ! is_set_up "$folder" "$extras" || return 0 # another process did it while this one waited for the lock
     if [ ! -x "$folder/bin/python" ]; then
         python=$(find_python) || exit 2
         say "setting up $folder with $python"
-        # --without-pip and then pip from the index: Debian keeps ensurepip in a package that may be missing.
+        # --without-pip and then pip from the index: Debian has ensurepip in a separate package.
         "$python" -m venv --without-pip "$folder" || fail "$python cannot make an environment in $folder"
     fi
     install_into "$folder/bin/python" "$folder" "$extras"
@@ -72,7 +72,7 @@ install_into() {
 use_environment() {
     local folder=$1 extras=$2 active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
     if [ -n "$active" ] && ! "$active/bin/python" --version >/dev/null 2>&1; then
-        say "the active environment $active has no Python that runs: using $folder"
+        say "the active environment $active has no working Python: using $folder"
         active=
     fi
     if [ -z "$active" ] || [ "$active" -ef "$folder" ]; then
@@ -81,7 +81,7 @@ use_environment() {
         . "$folder/bin/activate"
         return
     fi
-    # An active environment may have its own MPI: a wheel's would take its place.
+    # An active environment may have its own MPI, which a wheel would replace.
     if ! { command -v mpirun && "$active/bin/python" -c 'from mpi4py import MPI'; } >/dev/null 2>&1; then
         extras="$extras,mpich"
     fi
@@ -91,7 +91,7 @@ use_environment() {
     PATH="$active/bin:$PATH"
 }
 
-# Open MPI on one machine: as root, with more ranks than cores, without spinning while it waits. Other MPIs ignore these.
+# Open MPI on one machine: allow root and oversubscription, and do not spin while waiting. Other MPIs ignore these.
 export_openmpi_settings() {
     export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     export PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe OMPI_MCA_rmaps_base_oversubscribe=1

@@ -1,6 +1,4 @@
-"""Exit 0 when this environment already has distcnn with the extras named: python has_extras.py
-mpi,mpich
-"""
+"""Exit 0 if this environment has distcnn with these extras: python has_extras.py mpi,mpich"""
 
 import importlib.util
 import sys
@@ -10,7 +8,10 @@ MODULES = {
     "images": ["PIL"],
     "plots": ["matplotlib"],
     "mpich": [],  # its use shows in mpirun, which the caller looks for
-    "dev": ["mpi4py", "pytest", "hypothesis", "PIL", "matplotlib", "ruff", "mypy"],
+    "dev": [
+        *("mpi4py", "pytest", "xdist", "pytest_cov", "hypothesis", "PIL", "matplotlib"),
+        *("ruff", "mypy", "pdoc"),
+    ],
 }
 needed = ["numpy", "h5py", "tqdm", "tomli_w", "threadpoolctl", "distcnn"]
 for extra in sys.argv[1].split(","):

@@ -3,9 +3,9 @@
 #
 #   ./launch/hosts.sh HOSTFILE [-n RANKS] [flags of distcnn.train]
 #
-# HOSTFILE has a line for each host, "name" or "name ranks" (1 where no number stands; # begins a comment). All hosts must have
-# distcnn, its Python and its MPI at the same place, and see the image set; the run directory is written where rank 0 runs, the first host.
-# Variables, besides those of launch/job.sh: DISTCNN_SSH, what stands in for ssh. DISTCNN_RUN: runs/hosts-<time> unless it is set.
+# HOSTFILE has one line per host: "name" or "name ranks" (default: 1 rank; # starts a comment). All hosts need distcnn, its
+# Python, its MPI and the image set at the same paths; the run directory is written on the first host, where rank 0 runs.
+# Variables, besides those of launch/job.sh: DISTCNN_SSH, a replacement for ssh. DISTCNN_RUN defaults to runs/hosts-<time>.
 set -uo pipefail
 script=hosts.sh
 DISTCNN_HOME=${DISTCNN_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
@@ -13,7 +13,7 @@ DISTCNN_HOME=${DISTCNN_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 
 hostfile=${1:-}
 case $hostfile in
-    '' | -*) fail "name a host file first: hosts.sh HOSTFILE [-n RANKS] [flags of distcnn.train]" ;;
+    '' | -*) fail "no host file given: hosts.sh HOSTFILE [-n RANKS] [flags of distcnn.train]" ;;
 esac
 [ -r "$hostfile" ] || fail "$hostfile: no such host file"
 hostfile=$(cd "$(dirname "$hostfile")" && pwd)/$(basename "$hostfile")
@@ -28,7 +28,7 @@ if [ "${1:-}" = -n ]; then
 fi
 places=$(sed 's/#.*//' "$hostfile" | awk 'NF { print $1, (NF > 1 ? $2 : 1) }')
 bad=$(awk '$2 !~ /^[1-9][0-9]*$/ { print; exit }' <<<"$places")
-[ -z "$bad" ] || fail "$hostfile: '$bad': write the host's name and how many ranks it takes"
+[ -z "$bad" ] || fail "$hostfile: cannot read '$bad': each line is a host name and its number of ranks"
 
 enter_home
 set_mpirun_words <<<"$places"
@@ -41,7 +41,7 @@ read_exit_note
 judge_end $code
 case $? in
     0) exit 0 ;;
-    2) say "to go on: DISTCNN_RUN=$DISTCNN_RUN launch/hosts.sh $hostfile" ;;
+    2) say "to resume: DISTCNN_RUN=$DISTCNN_RUN launch/hosts.sh $hostfile" ;;
 esac
 [ $code -ne 0 ] || code=1
 exit $code

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Train on this machine: sets up an environment and MNIST the first time, then mpirun -n RANKS python -m distcnn.train.
+# Train on this machine: the first call sets up an environment and MNIST; then mpirun -n RANKS python -m distcnn.train.
 #
-#   ./launch/local.sh [-n RANKS] [flags of distcnn.train]     (without -n: as many ranks as cores, at most 4)
+#   ./launch/local.sh [-n RANKS] [flags of distcnn.train]     (without -n: one rank per core, at most 4)
 set -euo pipefail
-# Neither pip nor MPICH's mpirun works while one of its standard streams is closed.
+# Neither pip nor MPICH's mpirun works with a closed standard stream.
 { : 3>&1; } 2>/dev/null || exec >/dev/null
 { : 3>&2; } || exec 2>/dev/null
 start=$PWD
@@ -44,7 +44,7 @@ if [ $prepare = yes ]; then
     [ "$start" = "$root" ] || flags+=(--data "$root/data/mnist.h5")
 fi
 if [ -t 1 ]; then
-    # mpirun stands between the ranks and the terminal: tell them that there is one, and how wide.
+    # The ranks write to mpirun's pipe, so tell them that the output is a terminal and how wide it is.
     export DISTCNN_PROGRESS=${DISTCNN_PROGRESS:-bar} COLUMNS=${COLUMNS:-$(tput cols 2>/dev/null || echo 100)}
 fi
 exec mpirun -n "$ranks" python -m distcnn.train "${flags[@]}"

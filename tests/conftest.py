@@ -98,6 +98,16 @@ def slow(*cases: Any) -> list[Any]:
     return [pytest.param(*value, marks=pytest.mark.slow) for value in values]
 
 
+def as_flags(**values: Any) -> list[str]:
+    """Flags as a user types them: ``as_flags(epochs=2, trust_model=True)`` is
+    ``["--epochs", "2", "--trust-model"]``.
+    """
+    flags = []
+    for name, value in values.items():
+        flags += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return flags
+
+
 def clean_environment() -> dict[str, str]:
     """This environment as a login shell has it: no launcher's variables, the package importable."""
     kept = {

@@ -32,7 +32,7 @@ from tests.conftest import SERIAL, mpi_launcher, openmpi_launcher, write_image_s
 MOST_RANKS, MOST_KILLS = 4, 3
 ROUNDS_BETWEEN_REPLAYS = 10
 LENET_CHANCE = 0.15
-NOTHING_YET = "before the first step: ended, nothing was to be saved"
+NOTHING_YET = "before the first step: nothing to save"
 LAUNCHER_CHANCES = {"mpirun": 0.55, "openmpi": 0.3, "serial": 0.15}
 SHARED_FLAGS = [
     "--checkpoint-every",

@@ -46,22 +46,10 @@ def peak_bytes() -> int:
     On Linux ``VmHWM``, because ``ru_maxrss`` is inherited over exec: a small rank that a large
     process started would report that one's peak.
     """
-    return _from_proc("VmHWM") or _most()
-
-
-def resident_bytes() -> int:
-    """The memory that this process has now; where the system does not tell, the most it had."""
-    return _from_proc("VmRSS") or _most()
-
-
-def _most() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _from_proc(name: str) -> int:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+        lines = []
+    peaks = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return peaks[0] if peaks else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 
-from distcnn.benchmark.im2col_bound import im2col_products, seconds_of
+from distcnn.benchmark.im2col_bound import Product, im2col_products, seconds_of
 from distcnn.benchmark.machine import machine_facts, peak_bytes
 from distcnn.benchmark.results import Measurement
 from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
@@ -44,63 +45,86 @@ class Steps:
         return run.step(step, epoch, step_of_epoch, learning_rate).examples
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What one turn measured on this rank.
+
+    Args:
+        images_per_second: of all ranks.
+        step_seconds: of a step without a listener.
+        tests_per_second: examples of all ranks in a test pass.
+        bound_seconds: the products of im2col in one step of this rank.
+        times: steps with a listener.
+    """
+
+    images_per_second: float
+    step_seconds: float
+    tests_per_second: float
+    bound_seconds: float
+    times: list[StepTimes]
+
+
 def measure(run: Run, steps: int, turns: int) -> Measurement:
     """Measure ``turns`` turns of ``steps`` steps. Collective."""
-    following, few = Steps(run), max(2, steps // SHARE_OF_STEPS)
+    following = Steps(run)
     for _ in range(WARM_UP_STEPS):
         following.take()
     run.evaluation()
     peak = peak_bytes()  # before the products below take memory of their own
-    communicator, config, network = run.communicator, run.config, run.network
-    products = im2col_products(
-        network.model, run.dataset.image_shape, config.microbatch_size
-    ) * len(run.step.shards)
-    speeds: list[float] = []
-    step_seconds: list[float] = []
-    test_speeds: list[float] = []
-    bounds: list[float] = []
-    times: list[StepTimes] = []
-    for _ in range(turns):
-        seconds, images = _timed(run, lambda: sum(following.take() for _ in range(steps)))
-        speeds.append(images / seconds)
-        step_seconds.append(seconds / steps)
-        times += measure_steps(following.take, few, communicator)
-        communicator.barrier()  # the ranks share the machine, so all compute at the same time
-        bounds.append(median([seconds_of(products) for _ in range(few + 1)][1:]))
-        seconds, images = _timed(run, lambda: run.evaluation().examples)
-        test_speeds.append(images / seconds)
+    shape, shards = run.dataset.image_shape, len(run.step.shards)
+    products = im2col_products(run.network.model, shape, run.config.microbatch_size) * shards
+    found = [take_turn(run, following, products, steps) for _ in range(turns)]
+    operations = sum(product.operations for product in products)
+    return summary(run, steps, found, operations, peak)
+
+
+def take_turn(run: Run, following: Steps, products: Sequence[Product], steps: int) -> Turn:
+    """Measure everything once. Collective."""
+    few = max(2, steps // SHARE_OF_STEPS)
+    seconds, images = _timed(run, lambda: sum(following.take() for _ in range(steps)))
+    times = measure_steps(following.take, few, run.communicator)
+    run.communicator.barrier()  # the ranks share the machine, so all compute at the same time
+    bound = median([seconds_of(products) for _ in range(few + 1)][1:])
+    test_seconds, tests = _timed(run, lambda: run.evaluation().examples)
+    return Turn(images / seconds, seconds / steps, tests / test_seconds, bound, times)
+
+
+def summary(run: Run, steps: int, turns: Sequence[Turn], operations: int, peak: int) -> Measurement:
+    """The measurement from this rank's turns, operations and peak memory. Collective."""
+    config, communicator = run.config, run.communicator
+    times = [step for turn in turns for step in turn.times]
     chosen = middle_half([step.seconds for step in times])
     splits = communicator.allgather(mean([times[index] for index in chosen]))
-    slowest = [max(turn) for turn in zip(*communicator.allgather(bounds), strict=True)]
+    parts, step_seconds = splits[0].parts, [turn.step_seconds for turn in turns]
+    bounds = communicator.allgather([turn.bound_seconds for turn in turns])
+    slowest = [max(of_ranks) for of_ranks in zip(*bounds, strict=True)]
     fractions = [bound / step for bound, step in zip(slowest, step_seconds, strict=True)]
-    operations = communicator.allgather(sum(product.operations for product in products))
+    local_sum = parts.get(LOCAL_SUM, 0.0) if config.reduction == "exact" else 0.0
+    waited = parts.get(ALLREDUCE, 0.0) + parts.get(WAITING, 0.0)
     peaks = communicator.allgather(peak)
-    split = splits[0]
-    local_sum = split.parts.get(LOCAL_SUM, 0.0) if config.reduction == "exact" else 0.0
-    waited = split.parts.get(ALLREDUCE, 0.0) + split.parts.get(WAITING, 0.0)
     return Measurement(
         model=config.model,
-        parameters=int(network.values.size),
+        parameters=int(run.network.values.size),
         data=run.dataset.name,
         world_size=communicator.world_size,
         global_batch_size=config.global_batch_size,
-        overlap=run.step.overlap is not None,
+        overlap=run.step.overlaps,
         steps_per_turn=steps,
-        images_per_second=median(speeds),
-        images_per_second_turns=speeds,
+        images_per_second=median(turn.images_per_second for turn in turns),
+        images_per_second_turns=[turn.images_per_second for turn in turns],
         step_seconds=median(step_seconds),
         step_seconds_turns=step_seconds,
-        evaluation_images_per_second=median(test_speeds),
-        evaluation_images_per_second_turns=test_speeds,
+        evaluation_images_per_second=median(turn.tests_per_second for turn in turns),
+        evaluation_images_per_second_turns=[turn.tests_per_second for turn in turns],
         gemm_bound_seconds=median(slowest),
         gemm_bound_fraction=median(fractions),
         gemm_bound_fraction_turns=fractions,
-        gemm_operations=max(operations),
+        gemm_operations=max(communicator.allgather(operations)),
         split_ranks=splits,
         split_steps=len(times),
         split_images=len(run.step.shards) * config.microbatch_size,
-        exact_sum_fraction=local_sum / split.seconds,
-        communication_fraction=waited / split.seconds,
+        exact_sum_fraction=local_sum / splits[0].seconds,
+        communication_fraction=waited / splits[0].seconds,
         peak_memory_bytes=max(peaks),
         peak_memory_bytes_ranks=peaks,
         machine=machine_facts(communicator),

@@ -1,5 +1,5 @@
-"""What every command shares: open the communicator, end all ranks together, one message, the right
-exit code.
+"""What every command needs to run on all ranks: open the communicator, end all ranks together with
+one message, and return the right exit code.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from distcnn.distributed.communicator import JointError, NoWorldError
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.fault_tolerance.early import end_before_start, note_arrival
 from distcnn.fault_tolerance.error_origin import OF_MPI, is_thread_limit
-from distcnn.fault_tolerance.exit_note import note_exit
-from distcnn.fault_tolerance.failure import report_bad_input, report_failure
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.fault_tolerance.failure import note_exit, report_bad_input, report_failure
+from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.leftovers import clean_before_start
 from distcnn.fault_tolerance.orphan import end_with_launcher, killed_with_launcher
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED
@@ -29,10 +28,10 @@ from distcnn.system.console import drain, enable_crash_reports, guarded, tell
 from distcnn.system.wording import printable
 
 EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
-"""All went well; a defect of ours (with a traceback); bad input; training that cannot go on;
-stopped by a signal, to be resumed.
+"""Success; a defect of distcnn, with a traceback; bad input; training cannot go on; stopped by a
+signal, to be resumed.
 
-The watchdog's is 4, and MPI's own errors'; a second Ctrl-C's 130 (``distcnn.fault_tolerance``).
+In ``distcnn.fault_tolerance``: 4 of the watchdog and of MPI's own errors, 130 of a second Ctrl-C.
 """
 
 HELP = {"-h", "--help"}
@@ -43,28 +42,32 @@ Work = Callable[[Communicator, Sequence[str]], int | None]
 def run_command(
     name: str, print_help: Callable[[], None], work: Work, arguments: Sequence[str]
 ) -> int:
-    """Run ``work(communicator, arguments)`` on this rank and return the exit code, the same on all
-    ranks: its own, where it gives one.
+    """Run a command on this rank.
 
-    An error that all ranks share is printed by rank 0 and they end together. Any other exception on
-    any rank ends all at once.
+    An error that all ranks share is printed by rank 0, and they end together. Any other exception
+    on any rank ends all ranks at once.
+
+    Args:
+        name: the command, for messages.
+        print_help: prints its help.
+        work: does the work, with the communicator and ``arguments``; may return an exit code.
+        arguments: the command line.
+
+    Returns:
+        The exit code, the same on all ranks.
     """
     if HELP & set(arguments):
         if not launcher.needs_mpi(os.environ):
             print_help()
             return EXIT_OK
-        work = _help(
-            print_help
-            # under a launcher all ranks meet first: one that only prints its help would leave the
-            # others waiting
-        )
+        work = _help(print_help)
     code = _run(name, work, arguments)
     note_exit(code)
     return code
 
 
 def _help(print_help: Callable[[], None]) -> Work:
-    """Rank 0 prints, and none leaves before."""
+    """Print help on rank 0. Under a launcher all ranks meet, lest one leave the others waiting."""
 
     def work(communicator: Communicator, arguments: Sequence[str]) -> None:
         if communicator.rank == 0:
@@ -75,15 +78,18 @@ def _help(print_help: Callable[[], None]) -> Work:
 
 
 def _require_same_flags(name: str, communicator: Communicator, arguments: Sequence[str]) -> None:
-    """``JointError`` on all ranks names the first rank that was started with another command line
-    than rank 0.
-    """
+    """Raise ``JointError`` on all ranks if they were started with different command lines."""
     problem = difference(dict(enumerate(communicator.allgather(flags_of(name, arguments)))))
     if problem:
         raise JointError(f"{problem}: start all ranks with the same command")
 
 
 def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
+    with heartbeat.listening():
+        return _run_listening(name, work, arguments)
+
+
+def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
     note_arrival()
     limit_blas_threads()
     enable_crash_reports()
@@ -94,30 +100,25 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
             communicator = WatchedCommunicator(open_communicator())
     except InputError as error:
         note_exit(EXIT_INPUT)
-        end_before_start(
-            f"{name}: error: {printable(str(error))}",
-            others_wait=not isinstance(error, NoWorldError),
-        )
+        text = f"{name}: error: {printable(str(error))}"
+        end_before_start(text, others_wait=not isinstance(error, NoWorldError))
         return EXIT_INPUT
     threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
     try:
         _require_same_flags(name, communicator, arguments)
         code = work(communicator, arguments) or EXIT_OK
-        pulse.beat(Activity.ENDING)
+        heartbeat.note_end()
         return code
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
             text = printable(str(error)) if isinstance(error, JointError) else str(error)
-            _print_error(name, text, "stopped" if isinstance(error, Stopped) else "error")
+            tell(f"{name}: {'stopped' if isinstance(error, Stopped) else 'error'}: {text}")
+            drain()
         # a launcher may end all ranks when the first one leaves: not before this was printed
         communicator.barrier()
-        return (
-            EXIT_STOPPED
-            if isinstance(error, Stopped)
-            else EXIT_TRAINING
-            if isinstance(error, TrainingError)
-            else EXIT_INPUT
-        )
+        if isinstance(error, Stopped):
+            return EXIT_STOPPED
+        return EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_INPUT
     except KeyboardInterrupt:
         communicator.abort(EXIT_INTERRUPTED)
     except BaseException as error:
@@ -133,14 +134,7 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
 def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
     """Report an exception, of whichever thread, and end all ranks."""
     report_failure(name, communicator, error)
-    of_mpi = (
-        type(error).__module__ == OF_MPI
-    )  # not imported here: another rank, its host or the network is gone
-    communicator.abort(
-        EXIT_INPUT if is_thread_limit(error) else EXIT_STALLED if of_mpi else EXIT_DEFECT
-    )
-
-
-def _print_error(name: str, text: str, kind: str = "error") -> None:
-    tell(f"{name}: {kind}: {text}")
-    drain()
+    if is_thread_limit(error):
+        communicator.abort(EXIT_INPUT)
+    # of MPI: another rank, its host or the network has gone
+    communicator.abort(EXIT_STALLED if type(error).__module__ == OF_MPI else EXIT_DEFECT)

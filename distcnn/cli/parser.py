@@ -10,66 +10,41 @@ from typing import Any, NoReturn
 from distcnn.errors import InputError
 
 ALIASES = {
-    **dict.fromkeys(("lr", "rate", "max-lr", "peak-lr"), "learning-rate"),
-    **dict.fromkeys(
-        ("batch-size", "batch", "bs", "b", "micro-batch-size", "train-batch-size"),
-        "microbatch-size",
-    ),
-    **dict.fromkeys(("e", "n-epochs", "num-epochs", "max-epochs", "num-train-epochs"), "epochs"),
-    **dict.fromkeys(("steps", "max-iters", "iterations", "iters", "num-steps"), "max-steps"),
-    **dict.fromkeys(("wd", "l2"), "weight-decay"),
-    **dict.fromkeys(("opt", "optim"), "optimizer"),
-    **dict.fromkeys(("arch", "network", "net", "architecture"), "model"),
-    **dict.fromkeys(("dataset", "data-dir", "data-path", "data-root", "input"), "data"),
-    **dict.fromkeys(
-        ("o", "out", "out-dir", "output-dir", "save-dir", "log-dir", "logdir", "run-dir"), "output"
-    ),
-    **dict.fromkeys(("warmup", "warmup-iters"), "warmup-steps"),
-    **dict.fromkeys(("scheduler", "lr-scheduler", "lr-schedule", "lr-policy"), "schedule"),
-    **dict.fromkeys(("random-seed", "manual-seed"), "seed"),
-    **dict.fromkeys(
-        (
-            "checkpoint",
-            "ckpt",
-            "load",
-            "resume-from",
-            "resume-from-checkpoint",
-            "restart",
-            "continue",
-        ),
-        "resume",
-    ),
-    **dict.fromkeys(
-        ("save-every", "save-steps", "save-interval", "checkpoint-interval", "save-freq"),
-        "checkpoint-every",
-    ),
-    **dict.fromkeys(("log-interval", "log-steps", "print-freq", "logging-steps"), "log-every"),
-    **dict.fromkeys(("eval-interval", "eval-steps", "test-every"), "eval-every-epochs"),
-    **dict.fromkeys(("threads", "num-threads", "n-threads", "nthreads"), "threads-per-rank"),
-    **dict.fromkeys(("shards",), "num-shards"),
-    **dict.fromkeys(("criterion", "loss-fn"), "loss"),
-    **dict.fromkeys(("target-acc", "target"), "target-accuracy"),
-    **dict.fromkeys(("keep-last", "max-checkpoints", "save-total-limit"), "keep"),
-    **dict.fromkeys(("timeout",), "stall-timeout"),
-    **dict.fromkeys(("memory", "max-memory"), "data-memory"),
+    alias: flag
+    for flag, aliases in {
+        "learning-rate": "lr rate max-lr peak-lr",
+        "microbatch-size": "batch-size batch bs b micro-batch-size train-batch-size",
+        "epochs": "e n-epochs num-epochs max-epochs num-train-epochs",
+        "max-steps": "steps max-iters iterations iters num-steps",
+        "weight-decay": "wd l2",
+        "optimizer": "opt optim",
+        "model": "arch network net architecture",
+        "data": "dataset data-dir data-path data-root input",
+        "output": "o out out-dir output-dir save-dir log-dir logdir run-dir",
+        "warmup-steps": "warmup warmup-iters",
+        "schedule": "scheduler lr-scheduler lr-schedule lr-policy",
+        "seed": "random-seed manual-seed",
+        "resume": "checkpoint ckpt load resume-from resume-from-checkpoint restart continue",
+        "checkpoint-every": "save-every save-steps save-interval checkpoint-interval save-freq",
+        "log-every": "log-interval log-steps print-freq logging-steps",
+        "eval-every-epochs": "eval-interval eval-steps test-every",
+        "threads-per-rank": "threads num-threads n-threads nthreads",
+        "num-shards": "shards",
+        "loss": "criterion loss-fn",
+        "target-accuracy": "target-acc target",
+        "keep": "keep-last max-checkpoints save-total-limit",
+        "stall-timeout": "timeout",
+        "data-memory": "memory max-memory",
+    }.items()
+    for alias in aliases.split()
 }
-"""What the flags of other training programs are called here, without dashes."""
+"""The flag that each name in other training programs stands for, without dashes."""
 
 ADVICE = {
     **dict.fromkeys(
         (
-            "n",
-            "np",
-            "ranks",
-            "nproc",
-            "processes",
-            "num-processes",
-            "nproc-per-node",
-            "world",
-            "workers",
-            "num-workers",
-            "gpus",
-            "nodes",
+            *("n", "np", "ranks", "nproc", "processes", "num-processes", "nproc-per-node", "world"),
+            *("workers", "num-workers", "gpus", "nodes"),
         ),
         "ranks are started by a launcher, as in mpirun -n 4 python -m distcnn.train",
     ),
@@ -82,16 +57,15 @@ ADVICE = {
         "what is printed is set by --log-every; results are in the run directory",
     ),
 }
-"""What to say of flags that have no counterpart."""
+"""What to say about flags that have no counterpart."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, without abbreviations.
+    """argparse's parser, without abbreviations; mistakes raise ``InputError``.
 
     Args:
-        elsewhere: flags that another parser takes from what this one leaves; they are guessed
-            at too.
-        instead: for flags without dashes that are not here, what to use in their place.
+        elsewhere: flags that another parser takes from what this one leaves, for guesses.
+        instead: by flag (without dashes) that does not exist here: what to use instead.
         options: argparse's own.
     """
 
@@ -106,105 +80,112 @@ class Parser(argparse.ArgumentParser):
         self._elsewhere, self._instead = tuple(elsewhere), instead
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """As argparse's; ``InputError`` names the first argument that is unknown."""
+        """Parse all arguments.
+
+        Raises:
+            InputError: an argument is unknown or wrong.
+        """
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self._refuse(unknown)
         return known
 
     def parse_own(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """This parser's flags, and the arguments that are left for another one.
+        """Parse this parser's flags.
 
-        ``InputError`` on a flag that neither knows.
+        Returns:
+            Their values, and the arguments left for another parser.
+
+        Raises:
+            InputError: a flag is known to neither.
         """
         known, others = self.parse_known_args(arguments)
         strange = [
-            each
-            for each in others
-            if each.startswith("--") and each.partition("=")[0] not in self._elsewhere
+            word
+            for word in others
+            if word.startswith("--") and word.partition("=")[0] not in self._elsewhere
         ]
         if strange:
             self._refuse(strange)
         return known, others
 
     def error(self, message: str) -> NoReturn:
-        """As for every other bad input, so that one rank prints it."""
+        """Raise ``InputError``, so that one rank prints it as every other bad input."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
-        flag = next(
-            (each for each in unknown if len(each) > 1 and each.startswith("-")), ""
-        ).partition("=")[0]
-        if flag:
-            self.error(
-                "unknown flag"
-                f" {flag}{advice(flag, [*self._option_string_actions, *self._elsewhere], self._instead)}"  # noqa: E501
-            )
-        self.error(f"unexpected argument {unknown[0]!r}")
+        flags = (word for word in unknown if len(word) > 1 and word.startswith("-"))
+        flag = next(flags, "").partition("=")[0]
+        if not flag:
+            self.error(f"unexpected argument {unknown[0]!r}")
+        known = [*self._option_string_actions, *self._elsewhere]
+        self.error(f"unknown flag {flag}{advice(flag, known, self._instead)}")
 
 
 def advice(
     flag: str, flags: Iterable[str], instead: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """A guess at which of ``flags`` was meant by an unknown one, or what to use instead; empty
-    where nothing is like it.
+    """Guess which of ``flags`` was meant by an unknown one, or say what to use instead.
+
+    Empty if none is similar.
     """
     name = flag.lstrip("-").lower().replace("_", "-")
-    found = meant(name, [each[2:] for each in flags if each.startswith("--")])
+    found = meant(name, [known[2:] for known in flags if known.startswith("--")])
     if name in instead or (name in ADVICE and found != name):
         return f": {instead.get(name) or ADVICE[name]}"
-    more = (
-        " (of each shard in a step; the global batch is --num-shards times it)"
-        if found == "microbatch-size"
-        else ""
-    )
+    more = ""
+    if found == "microbatch-size":
+        more = " (per shard and step; the global batch is --num-shards times it)"
     return f": did you mean --{found}?{more}" if found else ""
 
 
 def meant(name: str, names: Sequence[str]) -> str | None:
-    """Which of ``names`` a wrong ``name`` (both with dashes between words, none before) stands for;
-    None where nothing is like it.
+    """Guess which of ``names`` a wrong ``name`` stands for; None if none is similar.
+
+    All are written with dashes between words and none before.
     """
-    import difflib  # root's alone
+    import difflib  # only rank 0 needs it
 
     if name in names:
         return name
     if ALIASES.get(name) in names:
         return ALIASES[name]
-    begun = [each for each in names if each.startswith(name)]
-    return next(
-        iter([*difflib.get_close_matches(name, names, n=1), *(begun if len(begun) == 1 else [])]),
-        None,
-    )
+    begun = [known for known in names if known.startswith(name)]
+    close = difflib.get_close_matches(name, names, n=1)
+    return next(iter([*close, *(begun if len(begun) == 1 else [])]), None)
 
 
-# -- whether all ranks were started with the same command line
+# -- whether all ranks were started with the same command line: only rank 0's would count
 
 COMMAND, POSITION = "the command", "argument"
 
 
 def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
-    """The command line by names: the command, each flag with its values (the last one wins), each
-    argument before the first flag.
+    """Split a command line into the command, each flag with its values, and other arguments.
 
-    ``--flag value`` and ``--flag=value`` are the same, and so is another order of flags.
+    The last of equal flags wins; ``--flag value`` and ``--flag=value`` are the same.
     """
     found = {COMMAND: command}
     flag = ""
-    for index, each in enumerate(arguments):
-        if each.startswith("--"):
-            flag, _, value = each.partition("=")
+    for index, word in enumerate(arguments):
+        if word.startswith("--"):
+            flag, _, value = word.partition("=")
             found[flag] = value
         elif flag:
-            found[flag] = f"{found[flag]} {each}".strip()
+            found[flag] = f"{found[flag]} {word}".strip()
         else:
-            found[f"{POSITION} {index + 1}"] = each
+            found[f"{POSITION} {index + 1}"] = word
     return found
 
 
 def difference(everyone: Mapping[int, Mapping[str, str]]) -> str | None:
-    """The first rank whose command line is not the lowest rank's, and all that differs, in words;
-    None when all are the same.
+    """Describe how the first rank with another command line than the lowest rank differs from it.
+
+    Args:
+        everyone: what ``flags_of`` returns, by rank.
+
+    Returns:
+        None if all are the same.
     """
     first = min(everyone)
     for rank, flags in sorted(everyone.items()):
@@ -216,10 +197,11 @@ def difference(everyone: Mapping[int, Mapping[str, str]]) -> str | None:
         if COMMAND in names:
             names = [COMMAND]
         if names:
-            mine, theirs = (
-                ", ".join(_shown(each, name) for name in names) for each in (flags, everyone[first])
+            own, other = (
+                ", ".join(_shown(of_rank, name) for name in names)
+                for of_rank in (flags, everyone[first])
             )
-            return f"rank {rank} was started with {mine}, but rank {first} with {theirs}"
+            return f"rank {rank} was started with {own}, but rank {first} with {other}"
     return None
 
 

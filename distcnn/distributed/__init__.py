@@ -1,7 +1,6 @@
 """Communicators, ownership of shards, the exact sum. It knows nothing of layers."""
 
 from distcnn.distributed.async_allreduce import ForegroundSums, Sums
-from distcnn.distributed.buckets import plan_buckets
 from distcnn.distributed.communicator import (
     Communicator,
     SerialCommunicator,
@@ -11,27 +10,39 @@ from distcnn.distributed.communicator import (
 )
 from distcnn.distributed.exact_sum import ExactSum, RangeError
 from distcnn.distributed.partition import shards_of_rank, span_of
-from distcnn.distributed.reduction import REDUCTIONS, Reduction
-from distcnn.distributed.shared_memory_reduction import keep_gradients
-from distcnn.distributed.step_stats import TALLY_SIZE, Tally, Totals
+from distcnn.distributed.reduction import (
+    REDUCERS,
+    Bucket,
+    MisuseError,
+    Reducer,
+    StepTotals,
+    SummedReducer,
+    plan_buckets,
+)
+from distcnn.distributed.shared_memory_reduction import share_gradients
+from distcnn.distributed.step_stats import STATS_SIZE, StepStats, Totals
 
 __all__ = [
-    "REDUCTIONS",
-    "TALLY_SIZE",
+    "REDUCERS",
+    "STATS_SIZE",
+    "Bucket",
     "Communicator",
     "ExactSum",
     "ForegroundSums",
+    "MisuseError",
     "RangeError",
-    "Reduction",
+    "Reducer",
     "SerialCommunicator",
+    "StepStats",
+    "StepTotals",
+    "SummedReducer",
     "Sums",
-    "Tally",
     "Totals",
-    "keep_gradients",
     "on_root",
     "open_communicator",
     "plan_buckets",
     "shards_of_rank",
+    "share_gradients",
     "span_of",
     "together",
 ]

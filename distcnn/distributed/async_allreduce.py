@@ -10,17 +10,20 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from distcnn.spans import ALLREDUCE, Span
+from distcnn.spans import ALLREDUCE, WAIT_FOR_SUMS, Span
 
 AllreduceSum = Callable[[NDArray[Any]], None]
 
+ALLREDUCE_SPAN = Span(ALLREDUCE)
+_WAIT_FOR_SUMS = Span(WAIT_FOR_SUMS)
+
 SECONDS_BETWEEN_LOOKS = 1e-4
-"""A blocking allreduce spins on the core that computes: 23 ms of processor for 31 ms of sum, looks
-now and then 4 ms (docs/overlap.md).
+"""A blocking allreduce spins on the core that computes: 23 ms of CPU time for a sum of 31 ms, with
+polling only 4 ms (docs/overlap.md).
 """
 TESTS_A_LOOK = 4
-"""UCX takes no more than 64 KiB from a TCP connection for one ``Test``: with a single one a look,
-half of what 10 Gbit/s carry.
+"""UCX takes no more than 64 KiB from a TCP connection per ``Test``: a single one per poll reaches
+only half of 10 Gbit/s.
 """
 
 
@@ -29,10 +32,10 @@ class Sums(Protocol):
 
     @property
     def allreduce_seconds(self) -> float:
-        """Time spent in sums so far, hidden or not: waiting for late ranks counts."""
+        """Seconds spent in sums so far, hidden or not, including waiting for late ranks."""
 
-    def start(self, values: NDArray[Any]) -> None:
-        """Hand over ``values``, which are the sums after ``finish``.
+    def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
+        """Hand over ``values``, which are the sums after ``finish``; ``span`` marks the summing.
 
         Collective: all ranks hand over the same shapes in the same order.
         """
@@ -45,12 +48,12 @@ class ForegroundSums:
     """Each sum is done before ``start`` returns."""
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
-        self.allreduce_sum, self.allreduce_seconds = allreduce_sum, 0.0
+        self._allreduce_sum, self.allreduce_seconds = allreduce_sum, 0.0
 
-    def start(self, values: NDArray[Any]) -> None:
+    def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
         start = time.perf_counter()
-        with Span(ALLREDUCE, nbytes=values.nbytes):
-            self.allreduce_sum(values)
+        with span:
+            self._allreduce_sum(values)
         self.allreduce_seconds += time.perf_counter() - start
 
     def finish(self) -> None:
@@ -63,25 +66,27 @@ class ThreadedSums(ForegroundSums):
 
     ``allreduce_sum`` must be safe beside whatever the main thread does: over a communicator of its
     own. What it raises goes to ``threading.excepthook``, which must end the process: the main
-    thread would wait for ever.
+    thread would wait forever.
     """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
         super().__init__(allreduce_sum)
-        self._started, self._done = queue.SimpleQueue[NDArray[Any]](), threading.Semaphore(0)
+        self._started: queue.SimpleQueue[tuple[NDArray[Any], Span]] = queue.SimpleQueue()
+        self._done = threading.Semaphore(0)
         self._pending = 0
         threading.Thread(target=self._work, name="sums", daemon=True).start()
 
-    def start(self, values: NDArray[Any]) -> None:
+    def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
         self._pending += 1
-        self._started.put(values)
+        self._started.put((values, span))
 
     def finish(self) -> None:
-        while self._pending:
-            self._done.acquire()
-            self._pending -= 1
+        with _WAIT_FOR_SUMS:
+            while self._pending:
+                self._done.acquire()
+                self._pending -= 1
 
     def _work(self) -> None:
         while True:
-            super().start(self._started.get())
+            super().start(*self._started.get())
             self._done.release()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from distcnn.errors import InputError
 from distcnn.system.host import Cores, threads_for_each
 
 THREADS_PER_RANK = 1
@@ -15,13 +19,43 @@ than with one.
 AUTO = "auto"
 
 _threads = THREADS_PER_RANK
+_lock = threading.Lock()
+_users = 0
+_before: threadpool_limits | None = None
 
 
 def limit_blas_threads(count: int = THREADS_PER_RANK) -> None:
-    """Give this process ``count`` BLAS threads, whatever the environment says."""
+    """Give this process ``count`` BLAS threads, whatever the environment says.
+
+    Raises:
+        InputError: another thread of this process is training with another number.
+    """
     global _threads
-    threadpool_limits(count)
-    _threads = count
+    with _lock:
+        if _users > 1 and count != _threads:
+            raise InputError(
+                f"threads_per_rank is {count}, but another thread of this process trains with"
+                f" {_threads}: give both the same number"
+            )
+        threadpool_limits(count)
+        _threads = count
+
+
+@contextmanager
+def restored_blas_threads() -> Iterator[None]:
+    """Restore the process's number of BLAS threads at the end, or at that of the last thread."""
+    global _users, _before
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _before = threadpool_limits(None)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0 and _before is not None:
+                _before.restore_original_limits()
 
 
 def blas_threads() -> int:

@@ -59,11 +59,13 @@ def library_name() -> str:
 
 
 class MPICommunicator:
-    """All ranks of MPI_COMM_WORLD, on a duplicate of it, so that nobody else's messages can be
-    taken for ours.
+    """All ranks of ``world``, on a duplicate of it, so that no other messages are mixed with ours.
+
+    Args:
+        world: an mpi4py communicator; by default MPI_COMM_WORLD.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world: MPI.Intracomm | None = None) -> None:
         if not MPI.Is_initialized():
             with warnings.catch_warnings():
                 # Each rank would warn of another MPI's launcher; whoever opens the communicator
@@ -76,7 +78,7 @@ class MPICommunicator:
                 faulthandler.dump_traceback_later(SECONDS_TO_START, exit=True)
                 MPI.Init_thread()
                 faulthandler.cancel_dump_traceback_later()
-        self._world = MPI.COMM_WORLD.Dup()
+        self._world = (world or MPI.COMM_WORLD).Dup()
         self.rank: int = self._world.Get_rank()
         self.world_size: int = self._world.Get_size()
         self.description = library_name()

@@ -1,209 +1,344 @@
-"""The sum of all shards' gradients over all ranks: exact, or fast; at once, or bucket by bucket."""
+"""The sum of all shards' gradients over all ranks: exact or fast, at once or bucket by bucket.
+
+A step uses a ``Reducer`` like this, whichever one it is:
+
+    reducer.begin()
+    for shard in shards:
+        with reducer.slot() as gradients:               # write the shard's whole gradient here
+            ...
+        reducer.count(loss_sum, correct, examples)
+    totals = reducer.all_reduce()
+
+With overlap, a ``SummedReducer`` takes the gradients of several shards bucket by bucket, and sums
+each bucket over all ranks while the rest is still being computed:
+
+    for bucket in reducer.buckets:
+        for shard in shards:
+            ...                                         # write the bucket to reducer.gradients
+            reducer.add(bucket)
+        reducer.start(bucket)
+    totals = reducer.finish()
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from distcnn.distributed.async_allreduce import ForegroundSums, Sums
-from distcnn.distributed.communicator import Communicator
+from distcnn.distributed.async_allreduce import Sums
 from distcnn.distributed.exact_sum import ExactSum, FloatVector, RangeError, check_terms
-from distcnn.distributed.step_stats import TALLY_SIZE, TALLY_SPACE, Tally
+from distcnn.distributed.step_stats import STATS_SIZE, StepStats, Totals
+from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
-WHOLE = slice(0, None)
+SMALLEST_BUCKET = 32768
+"""Elements (256 KiB of float64): the sum of fewer costs latency rather than bandwidth."""
+
+STATS_SPACE = 8
+"""Elements before the gradient in the vector that is summed; 8 keeps the gradient aligned."""
+
+_LOCAL_SUM = Span(LOCAL_SUM)
 
 
 class MisuseError(RuntimeError):
-    """A reduction was not called in the order that its contract prescribes: a bug in the caller,
-    not in the user's input.
+    """A reducer was not called in the order of its contract: a bug in the caller, not bad input."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Elements ``start`` to ``stop`` of the flat gradient, which are summed in one message.
+
+    ``number`` counts from 0, the last layers' bucket first, as backward completes them. The counts
+    of the step (loss, correct answers, ...) travel with the bucket that ``is_last``.
     """
 
+    number: int
+    start: int
+    stop: int
+    is_last: bool
 
-class Reduction(Protocol):
-    """A step's gradients, of all shards of all ranks, and their sum: exact, or fast.
+    @property
+    def elements(self) -> slice:
+        """To index a flat vector with."""
+        return slice(self.start, self.stop)
 
-    The contract: ``clear()``; for each shard of this rank ``place()``, then ``add()`` once for each
-    bucket of its gradient, which lies where ``place()`` said; ``start()`` for each bucket;
-    ``finish()``. A shard that is left out counts as zero. Whatever breaks this raises
-    ``MisuseError``, whichever reduction it is.
+
+def plan_buckets(borders: Sequence[int], smallest: int = SMALLEST_BUCKET) -> tuple[Bucket, ...]:
+    """Cut a vector at some of ``borders`` (ascending, from 0 to its size), from its end to 0.
+
+    Each bucket begins at the first border that gives it ``smallest`` elements, the last one at 0.
+    A pure function, so the same on all ranks.
+    """
+    *inner, stop = borders
+    spans = []
+    for start in reversed(inner):
+        if stop - start >= smallest and start > 0:
+            spans.append((start, stop))
+            stop = start
+    spans.append((0, stop))
+    last = len(spans) - 1
+    return tuple(Bucket(number, *span, number == last) for number, span in enumerate(spans))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTotals(Totals):
+    """What a step sums over all examples of all ranks."""
+
+    gradient: FloatVector = field(compare=False, repr=False)
+    """(size,) float32, the reducer's own: valid until its next ``begin()``."""
+
+
+class Reducer(ABC):
+    """Sums the gradients and counts of all shards of all ranks; see the top of this file.
+
+    A shard whose ``slot`` is left by an exception counts as zero. Calls in another order raise
+    ``MisuseError``.
+
+    Args:
+        own_shards: shards of this rank; a step has at most so many slots.
+        num_shards: shards of all ranks.
     """
 
-    tally: Tally
-    """What travels with them: complete when the sum is finished."""
+    shares_memory = False
+    """Whether the ranks read each other's gradients instead of sending sums."""
 
-    def clear(self) -> None:
-        """Start a step."""
+    def __init__(self, own_shards: int, num_shards: int) -> None:
+        self.stats = StepStats(np.zeros(STATS_SIZE), num_shards)
+        self._own_shards = own_shards
+        self._slots, self._counted, self._in_slot, self._is_over = 0, 0, False, False
 
-    def place(self) -> FloatVector | None:
-        """Begin the next shard: where its gradient must be written; None where it may be
-        anywhere.
+    def begin(self) -> None:
+        """Begin a step; what an unfinished one has left is forgotten."""
+        self.stats.clear()
+        self._slots, self._counted, self._in_slot, self._is_over = 0, 0, False, False
+
+    @contextmanager
+    def slot(self) -> Iterator[FloatVector]:
+        """The float32 vector (size,) to write the next shard's gradient to, all of it.
+
+        Leaving it adds the gradient to the sum; ``RangeError`` when that is not possible.
         """
+        if self._is_over or self._in_slot or self._slots == self._own_shards:
+            raise MisuseError(
+                f"slot() {self._slots + 1} in a step of {self._own_shards} shards"
+                f"{', inside another one' * self._in_slot}"
+                f"{', after the sum' * self._is_over}: begin() each step, one slot for each shard"
+            )
+        self._in_slot = True
+        self._slots += 1
+        try:
+            yield self._gradient_of_slot(self._slots - 1)
+            with _LOCAL_SUM:
+                self._add_slot(self._slots - 1)
+        finally:
+            self._in_slot = False
 
-    def check(self, grads: FloatVector) -> None:
+    def count(self, loss_sum: float, correct: int, examples: int) -> None:
+        """Count one shard's examples; ``RangeError`` when its loss cannot be added."""
+        if self._is_over or self._counted == self._own_shards:
+            raise MisuseError(
+                f"count() {self._counted + 1} in a step of {self._own_shards} shards"
+                f"{', after the sum' * self._is_over}: begin() each step, count each shard once"
+            )
+        self._counted += 1
+        self.stats.add(loss_sum, correct, examples)
+
+    def all_reduce(self) -> StepTotals:
+        """Sum over all ranks. Collective."""
+        if self._in_slot or self._is_over:
+            raise MisuseError(
+                f"all_reduce() {'inside a slot()' if self._in_slot else 'for the second time'}:"
+                " call it once, after all slots of a step"
+            )
+        self._is_over = True
+        return self._sum()
+
+    @abstractmethod
+    def check(self, gradients: FloatVector) -> None:
         """``RangeError`` when one shard's gradient cannot be added."""
 
-    def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
-        """Add ``bucket`` of one shard's gradient ``grads``, the whole vector.
+    @abstractmethod
+    def _gradient_of_slot(self, number: int) -> FloatVector:
+        """Where slot ``number`` of this step, from 0, is to be written."""
 
-        The buckets of a step have no element in common. ``RangeError`` (with the index in the whole
-        vector, and nothing changed) when it cannot be added.
-        """
+    @abstractmethod
+    def _add_slot(self, number: int) -> None:
+        """Slot ``number`` is written: add it."""
 
-    def start(self, bucket: slice, sums: Sums) -> None:
-        """Hand ``bucket`` over to be summed over all ranks; nothing may be added to it any more,
-        and nothing to the tally with the last.
-        """
+    @abstractmethod
+    def _sum(self) -> StepTotals:
+        """All slots are added, or left out: sum over all ranks."""
 
-    def finish(self, sums: Sums) -> NDArray[np.floating]:
-        """Wait for all buckets; the gradient's sum (the tally holds the rest)."""
-
-    def rounded(self, out: FloatVector) -> FloatVector:
-        """After ``finish``, the sum in the dtype of ``out``: there or elsewhere."""
+    def _totals(self, gradient: FloatVector) -> StepTotals:
+        return StepTotals(**vars(self.stats.totals()), gradient=gradient)
 
 
-class SummedReduction:
-    """A ``Reduction`` that adds up as gradients come, into ``[tally, gradient]``.
+class SummedReducer(Reducer):
+    """Adds each gradient to ``[counts, gradient]``, the vector that is then summed over all ranks.
 
-    The tally travels with the bucket that begins at 0: the last.
+    Args:
+        gradients: (size,) float32; every shard's gradient is written here and added at once.
+        sums: how buckets are summed over all ranks: at once, or on another thread.
+        buckets: cover all elements; by default, one bucket.
     """
 
-    tally: Tally
-
-    def __init__(self, size: int, num_shards: int, dtype: type[np.floating]) -> None:
-        self._num_shards = num_shards
-        self._sums = np.zeros(TALLY_SPACE + size, dtype)
-        self._total = self._sums[TALLY_SPACE:]
-        self._placed = 0
-        self._added: dict[int, int] = {}  # how many shards each bucket holds, by its first element
-        self._started: dict[
-            int, int
-        ] = {}  # the end of each bucket that was handed over, by its first element
-
-    def clear(self) -> None:
-        """Start a step."""
-        self._sums[:TALLY_SPACE] = 0
-        self._placed = 0
-        self._added.clear()  # the first shard's gradient takes the place of what is there
-        self._started.clear()
-
-    def place(self) -> None:
-        """Anywhere."""
-        if self._placed == self._num_shards:
-            raise MisuseError(f"place() for shard {self._placed + 1} of {self._num_shards}")
-        self._placed += 1
-
-    def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
-        first = bucket.start or 0
-        added = self._added.get(first, 0)
-        if first in self._started:
-            raise MisuseError(f"add() to the bucket at element {first} after its start()")
-        if added == self._placed:
-            raise MisuseError(
-                f"add() of shard {added + 1} after {self._placed} calls of place(): each shard"
-                " needs its own"
+    def __init__(
+        self,
+        gradients: FloatVector,
+        own_shards: int,
+        num_shards: int,
+        sums: Sums,
+        buckets: Sequence[Bucket] = (),
+        dtype: type[np.floating] = np.float64,
+    ) -> None:
+        super().__init__(own_shards, num_shards)
+        self.gradients, self.sums = gradients, sums
+        self.buckets = tuple(buckets) or (Bucket(0, 0, gradients.size, True),)
+        self._vector = np.zeros(STATS_SPACE + gradients.size, dtype)
+        self._total = self._vector[STATS_SPACE:]
+        self._added = [0] * len(self.buckets)
+        self._started = 0
+        self._spans = [
+            (
+                Span(
+                    REDUCE,
+                    bucket=bucket.number,
+                    nbytes=gradients[bucket.elements].nbytes,
+                    is_last=bucket.is_last,
+                ),
+                Span(ALLREDUCE, bucket=bucket.number, nbytes=self._message(bucket).nbytes),
             )
-        if grads.shape != self._total.shape:
+            for bucket in self.buckets
+        ]
+
+    def begin(self) -> None:
+        super().begin()
+        self._added = [0] * len(self.buckets)
+        self._started = 0
+
+    def add(self, bucket: Bucket) -> None:
+        """Add ``bucket`` of ``gradients``, which one shard has written.
+
+        ``RangeError`` (with the index in the whole vector, and nothing changed) when it cannot be
+        added.
+        """
+        added = self._added[bucket.number]
+        if bucket.number < self._started or added == self._own_shards:
             raise MisuseError(
-                f"add() of an array of shape {grads.shape}: a gradient has the shape"
-                f" {self._total.shape}"
+                f"add() of bucket {bucket.number} after its start(), or more than once for each of"
+                f" {self._own_shards} shards: add each shard's bucket, then start() it"
             )
         try:
-            self._add(grads[bucket], slice(first, bucket.stop), fresh=not added)
+            self._add(self.gradients[bucket.elements], bucket, fresh=not added)
         except RangeError as error:
-            raise RangeError(error.index + first, error.value, error.limit) from None
-        self._added[first] = added + 1
+            raise RangeError(error.index + bucket.start, error.value, error.limit) from None
+        self._added[bucket.number] += 1
 
-    def start(self, bucket: slice, sums: Sums) -> None:
-        first, stop, _ = bucket.indices(self._total.size)
-        if any(
-            first < other_stop and other_first < stop
-            for other_first, other_stop in self._started.items()
-        ):
+    def start(self, bucket: Bucket) -> None:
+        """Begin to sum ``bucket`` over all ranks: all shards are added to it, or left out.
+
+        Collective, in the order of ``buckets``. With the last one go the counts.
+        """
+        if bucket.number != self._started:
             raise MisuseError(
-                f"start() of elements {first} to {stop}, some of which were started before"
+                f"start() of bucket {bucket.number} when {self._started} were started: start each"
+                " bucket once, in order"
             )
-        if not self._added.get(first):
-            self._total[bucket].fill(0)
-        self._started[first] = stop
-        sums.start(
-            self._sums[
-                first + TALLY_SPACE if first else 0 : TALLY_SPACE + self._total[: bucket.stop].size
-            ]
-        )
+        self._started += 1
+        if not self._added[bucket.number]:
+            self._total[bucket.elements] = 0
+        if bucket.is_last:
+            self._vector[:STATS_SIZE] = self.stats.sums
+            self._is_over = True
+        reduce, allreduce = self._spans[bucket.number]
+        with reduce:
+            self.sums.start(self._message(bucket), allreduce)
 
-    def finish(self, sums: Sums) -> NDArray[np.floating]:
-        started = sum(stop - first for first, stop in self._started.items())
-        if started != self._total.size:
-            raise MisuseError(f"finish() after start() of {started} of {self._total.size} elements")
-        sums.finish()
-        return self._total
+    def finish(self) -> StepTotals:
+        """Wait for all buckets."""
+        if self._started != len(self.buckets):
+            raise MisuseError(
+                f"finish() after start() of {self._started} of {len(self.buckets)} buckets: start"
+                " each bucket, then finish once"
+            )
+        self._started += 1  # beyond the last: finish() and start() raise until begin()
+        self.sums.finish()
+        self.stats.sums[:] = self._vector[:STATS_SIZE]
+        with _LOCAL_SUM, np.errstate(over="ignore"):  # the next step's sums reject an overflow
+            np.copyto(self.gradients, self._total, casting="same_kind")
+        return self._totals(self.gradients)
 
-    def rounded(self, out: FloatVector) -> FloatVector:
-        np.copyto(out, self._total, casting="same_kind")
-        return out
+    def _gradient_of_slot(self, number: int) -> FloatVector:
+        return self.gradients
 
-    def allreduce(self, communicator: Communicator) -> NDArray[np.floating]:
-        """Sum over all ranks at once; the gradient's sum (the tally holds the rest)."""
-        sums = ForegroundSums(communicator.allreduce_sum)
-        self.start(WHOLE, sums)
-        return self.finish(sums)
+    def _add_slot(self, number: int) -> None:
+        for bucket in self.buckets:
+            self.add(bucket)
 
-    def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:
-        raise NotImplementedError(f"{type(self).__name__} must define _add(part, bucket, fresh)")
+    def _sum(self) -> StepTotals:
+        for bucket in self.buckets:
+            self.start(bucket)
+        return self.finish()
+
+    def _message(self, bucket: Bucket) -> FloatVector:
+        start = 0 if bucket.is_last else STATS_SPACE + bucket.start
+        return self._vector[start : STATS_SPACE + bucket.stop]
+
+    @abstractmethod
+    def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
+        """Add ``part`` to the total's ``bucket``; with ``fresh``, replace what is there."""
 
 
-class ExactReduction(SummedReduction):
-    """Sums in float64 by the exact sum, gradient and tally: the same bits on any number of
-    ranks.
-    """
+class ExactReducer(SummedReducer):
+    """Sums in float64 by the exact sum: the same bits on any number of ranks."""
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
-        super().__init__(size, num_shards, np.float64)
+    def __init__(
+        self,
+        gradients: FloatVector,
+        own_shards: int,
+        num_shards: int,
+        gradient_limit: float,
+        sums: Sums,
+        buckets: Sequence[Bucket] = (),
+    ) -> None:
+        super().__init__(gradients, own_shards, num_shards, sums, buckets)
         self._exact = ExactSum(self._total, num_shards, gradient_limit)
-        self.tally = Tally(self._sums[:TALLY_SIZE], num_shards)
 
-    def check(self, grads: FloatVector) -> None:
-        check_terms(grads, self._exact.limit)
+    def check(self, gradients: FloatVector) -> None:
+        check_terms(gradients, self._exact.limit)
 
-    def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:
+    def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
         self._exact.add(part, bucket.start, fresh)
 
 
-class FastReduction(SummedReduction):
-    """Sums in float32, in whatever order MPI takes: half the bytes, other bits on other numbers of
-    ranks.
+class FastReducer(SummedReducer):
+    """Sums in float32, in any order: half the bytes, but bits depend on the number of ranks.
+
+    Counts are below 2**24, so exact in float32. Without a limit of its own, ``gradient_limit`` is
+    ignored.
     """
 
-    def __init__(self, size: int, num_shards: int, gradient_limit: float) -> None:
-        super().__init__(size, num_shards, np.float32)
+    def __init__(
+        self,
+        gradients: FloatVector,
+        own_shards: int,
+        num_shards: int,
+        gradient_limit: float,
+        sums: Sums,
+        buckets: Sequence[Bucket] = (),
+    ) -> None:
+        super().__init__(gradients, own_shards, num_shards, sums, buckets, np.float32)
         self._limit = fast_limit(num_shards)
-        self._counts = np.zeros(TALLY_SIZE)
-        self.tally = Tally(self._counts, num_shards)
 
-    def clear(self) -> None:
-        super().clear()
-        self._counts.fill(0)
+    def check(self, gradients: FloatVector) -> None:
+        check_terms(gradients, self._limit)
 
-    def check(self, grads: FloatVector) -> None:
-        """``RangeError`` for NaN and Inf."""
-        check_terms(grads, self._limit)
-
-    def start(self, bucket: slice, sums: Sums) -> None:
-        """The counts travel along: they are below 2**24, so exact in float32."""
-        if not bucket.start:
-            self._sums[:TALLY_SIZE] = self._counts
-        super().start(bucket, sums)
-
-    def finish(self, sums: Sums) -> NDArray[np.floating]:
-        total = super().finish(sums)
-        self._counts[:] = self._sums[:TALLY_SIZE]
-        return total
-
-    def _add(self, part: FloatVector, bucket: slice, fresh: bool) -> None:
+    def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
         self.check(part)
-        total = self._total[bucket]
+        total = self._total[bucket.elements]
         if fresh:
             np.copyto(total, part)
         else:
@@ -211,11 +346,11 @@ class FastReduction(SummedReduction):
 
 
 def fast_limit(num_shards: int) -> float:
-    """Of such terms the sum is finite in float32."""
+    """The largest magnitude of ``num_shards`` float32 terms whose sum is always finite."""
     return float(np.finfo(np.float32).max) / num_shards
 
 
-REDUCTIONS: dict[str, type[ExactReduction] | type[FastReduction]] = {
-    "exact": ExactReduction,
-    "fast": FastReduction,
+REDUCERS: dict[str, type[ExactReducer] | type[FastReducer]] = {
+    "exact": ExactReducer,
+    "fast": FastReducer,
 }

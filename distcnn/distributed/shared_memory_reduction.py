@@ -1,9 +1,8 @@
-"""The sum of all shards' gradients where ranks see each other's memory: every gradient is kept
-until all are there, then read once.
+"""The sum of all shards' gradients where the ranks share memory.
 
-A shard's gradient stays where backward wrote it, in float32. When all are there, each rank sums its
-share of the elements over all shards of all ranks, and writes the sums where all ranks read them.
-No sum in float64 is ever whole, and MPI moves nothing but the tally.
+A shard's gradient stays where backward has written it, in float32. When all are complete, each rank
+sums its share of the elements over all shards of all ranks, and writes the sums where all ranks
+read them. No sum in float64 ever exists as a whole, and MPI moves nothing but the counts.
 """
 
 from __future__ import annotations
@@ -13,181 +12,138 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.distributed.async_allreduce import Sums
+from distcnn.distributed.async_allreduce import ForegroundSums
 from distcnn.distributed.communicator import Communicator
 from distcnn.distributed.exact_sum import CHUNK, ExactTotal, FloatVector, check_terms
 from distcnn.distributed.partition import shards_of_rank
-from distcnn.distributed.reduction import WHOLE, MisuseError, fast_limit
-from distcnn.distributed.step_stats import TALLY_SIZE, Tally
-from distcnn.spans import LOCAL_SUM, Span
+from distcnn.distributed.reduction import Reducer, StepTotals, fast_limit
+from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
 MOST_KEPT = 4
-"""Gradients of a rank, 16 bytes for each element.
+"""Gradients that a rank keeps, 16 bytes for each element.
 
 For more, a sum in float64 and one gradient, 12 bytes, serve any number.
 """
 
-REACH = 16
-"""Numbers before each kept gradient.
+HEADER = 16
+"""Elements before each gradient, so that gradients are aligned to cache lines.
 
-The first is a magnitude that none of its elements exceeds; 16: so that gradients are aligned.
+The first is an upper bound of the magnitude of its elements.
 """
-
-_LOCAL_SUM = Span(LOCAL_SUM)
 
 AddUp = Callable[[Sequence[FloatVector], float], NDArray[np.floating]]
-"""``(terms, reach) -> sum``: of all shards' elements in shard order, whose magnitudes come to
-``reach`` at most.
+"""``(terms, bound) -> sum`` of all shards' elements in shard order; the sum of their magnitudes is
+at most ``bound``.
 """
 
 
-class KeptReduction:
-    """A ``Reduction`` of the gradients in ``kept``: of each rank, in rank order, (shards, REACH +
-    size or a few more).
+class SharedMemoryReducer(Reducer):
+    """A ``Reducer`` over memory that all ranks read.
 
-    ``totals`` (size,) is where their sums go. All ranks see both; each writes its own gradients,
-    and its share of the totals.
+    Args:
+        rows: of each rank, in rank order, (shards, HEADER + size or a few more) float32. A rank
+            writes only its own.
+        gradient: (size,) float32: where the sums go. Each rank writes its share of the elements.
+        rank: this rank.
+        limit: the largest magnitude of an element that can be added.
+        add_up: how gradients are summed.
+        sums: sums the counts over all ranks.
     """
+
+    shares_memory = True
 
     def __init__(
         self,
-        kept: list[NDArray[np.float32]],
-        totals: NDArray[np.float32],
+        rows: list[NDArray[np.float32]],
+        gradient: NDArray[np.float32],
         rank: int,
         limit: float,
         add_up: AddUp,
+        sums: ForegroundSums,
     ) -> None:
-        gradients = [gradient for of_rank in kept for gradient in of_rank]
-        self._own, self._reaches = kept[rank], [gradient[:1] for gradient in gradients]
-        self._gradients = [gradient[REACH : REACH + totals.size] for gradient in gradients]
-        self._totals, self._limit, self._add_up = totals, limit, add_up
-        self._places: list[FloatVector] = [row[REACH : REACH + totals.size] for row in self._own]
-        self._placed, self._added, self._started = 0, set[int](), False
-        self._share = range(totals.size * rank // len(kept), totals.size * (rank + 1) // len(kept))
-        self._counts, self._nothing = np.zeros(TALLY_SIZE), np.zeros(1)
-        self.tally = Tally(self._counts, len(gradients))
+        everyone = [row for of_rank in rows for row in of_rank]
+        super().__init__(len(rows[rank]), len(everyone))
+        size = gradient.size
+        self._own, self._bounds = rows[rank], [row[:1] for row in everyone]
+        self._gradients = [row[HEADER : HEADER + size] for row in everyone]
+        self._slots_of_own: list[FloatVector] = [row[HEADER : HEADER + size] for row in self._own]
+        self._gradient, self._limit, self._add_up, self._sums = gradient, limit, add_up, sums
+        self._complete: set[int] = set()
+        self._share = range(size * rank // len(rows), size * (rank + 1) // len(rows))
+        self._nothing = np.zeros(1)
+        self._reduce = Span(REDUCE, bucket=0, nbytes=gradient.nbytes, is_last=True)
+        self._allreduce = Span(ALLREDUCE, bucket=0, nbytes=self.stats.sums.nbytes)
+        self._barrier = Span(ALLREDUCE, bucket=0, nbytes=self._nothing.nbytes)
+        self._local_sum = Span(LOCAL_SUM)
 
-    def clear(self) -> None:
-        """Start a step."""
-        self._counts.fill(0)
-        self._placed, self._started = 0, False
-        self._added.clear()
+    def begin(self) -> None:
+        super().begin()
+        self._complete.clear()
 
-    def place(self) -> FloatVector:
-        """Begin the next shard: where its gradient is to be written."""
-        if self._placed == len(self._own):
-            raise MisuseError(
-                f"place() for shard {self._placed + 1} of a rank that has {len(self._own)}"
-            )
-        self._placed += 1
-        return self._places[self._placed - 1]
+    def check(self, gradients: FloatVector) -> None:
+        check_terms(gradients, self._limit)
 
-    def check(self, grads: FloatVector) -> None:
-        """``RangeError`` when one shard's gradient cannot be added."""
-        check_terms(grads, self._limit)
+    def _gradient_of_slot(self, number: int) -> FloatVector:
+        return self._slots_of_own[number]
 
-    def add(self, grads: FloatVector, bucket: slice = WHOLE) -> None:
-        """``grads`` is complete, in the last ``place``. ``RangeError`` when it cannot be added."""
-        row, size = self._placed - 1, self._totals.size
-        if self._started:
-            raise MisuseError("add() after start()")
-        if row < 0 or row in self._added:
-            raise MisuseError(
-                f"add() of shard {len(self._added) + 1} after {self._placed} calls of place(): each"
-                " shard needs its own"
-            )
-        if grads is not self._places[row] and not _is_same_memory(grads, self._places[row]):
-            raise MisuseError(
-                "add() of an array that is not the last place(): write the gradient there and pass"
-                " that array"
-            )
-        if bucket.indices(size) != (0, size, 1):
-            raise MisuseError(
-                f"add() of the bucket {bucket}: gradients that are kept are added whole"
-            )
-        self._own[row, 0] = np.nextafter(
-            np.float32(check_terms(grads, self._limit)), np.float32(np.inf)
-        )
-        self._added.add(row)
+    def _add_slot(self, number: int) -> None:
+        bound = np.float32(check_terms(self._slots_of_own[number], self._limit))
+        self._own[number, 0] = np.nextafter(bound, np.float32(np.inf))
+        self._complete.add(number)
 
-    def start(self, bucket: slice, sums: Sums) -> None:
-        """All of this rank's gradients are complete: sum them over all ranks."""
-        if self._started:
-            raise MisuseError("start() for the second time in a step")
-        for row in range(len(self._own)):
-            if row not in self._added:
-                self._own[row].fill(0)  # a shard that failed, or was left out
-        self._started = True
-        sums.start(
-            self._counts
-        )  # no rank sums before all ranks have come here: all gradients are complete
-        with _LOCAL_SUM:
-            self.sum_share()
-        sums.start(self._nothing)  # and now all shares are
+    def _sum(self) -> StepTotals:
+        for number in range(len(self._own)):
+            if number not in self._complete:
+                self._own[number].fill(0)
+        with self._reduce:
+            # After this sum, all gradients of all ranks are complete; after the other, their sums.
+            self._sums.start(self.stats.sums, self._allreduce)
+            with self._local_sum:
+                self._sum_share()
+            self._sums.start(self._nothing, self._barrier)
+        return self._totals(self._gradient)
 
-    def sum_share(self) -> None:
-        """Write this rank's share of the totals."""
-        reach = sum(float(each[0]) for each in self._reaches)
+    def _sum_share(self) -> None:
+        bound = sum(float(value[0]) for value in self._bounds)
         for start in self._share[::CHUNK]:
-            few = slice(start, min(start + CHUNK, self._share.stop))
+            chunk = slice(start, min(start + CHUNK, self._share.stop))
             np.copyto(
-                self._totals[few],
-                self._add_up([gradient[few] for gradient in self._gradients], reach),
+                self._gradient[chunk],
+                self._add_up([gradient[chunk] for gradient in self._gradients], bound),
                 casting="same_kind",
             )
 
-    def finish(self, sums: Sums) -> NDArray[np.floating]:
-        """The gradient's sum, in float32 (the tally holds the rest)."""
-        if not self._started:
-            raise MisuseError("finish() before start()")
-        sums.finish()
-        return self._totals
 
-    def rounded(self, out: FloatVector) -> FloatVector:
-        """The same: all ranks' to read, until the next ``start``."""
-        return self._totals
-
-
-def _is_same_memory(one: FloatVector, other: FloatVector) -> bool:
-    return (one.shape, one.strides, one.ctypes.data) == (
-        other.shape,
-        other.strides,
-        other.ctypes.data,
-    )
-
-
-def keep_gradients(
+def share_gradients(
     name: str, size: int, num_shards: int, gradient_limit: float, communicator: Communicator
-) -> KeptReduction | None:
-    """The reduction called ``name``, exact or fast; None where ranks would have to keep too many,
-    or do not see each other's memory.
-
-    Collective.
+) -> SharedMemoryReducer | None:
+    """The reducer called ``name``, exact or fast; None where the ranks do not share memory, or a
+    rank would have to keep more than ``MOST_KEPT`` gradients. Collective.
     """
     rank, world_size = communicator.rank, communicator.world_size
-    own = [len(shards_of_rank(num_shards, world_size, each)) for each in range(world_size)]
-    if max(own) > MOST_KEPT:
+    shards = [len(shards_of_rank(num_shards, world_size, other)) for other in range(world_size)]
+    if max(shards) > MOST_KEPT:
         return None
-    row = REACH + -(-size // REACH) * REACH
-    memory = communicator.shared_floats(own[rank] * row + (size if rank == 0 else 0))
+    length = HEADER + -(-size // HEADER) * HEADER
+    memory = communicator.shared_floats(shards[rank] * length + (size if rank == 0 else 0))
     if memory is None:
         return None
-    kept = [
-        floats[: shards * row].reshape(shards, row)
-        for floats, shards in zip(memory, own, strict=True)
+    rows = [
+        floats[: count * length].reshape(count, length)
+        for floats, count in zip(memory, shards, strict=True)
     ]
-    totals = memory[0][own[0] * row :][:size]
-    if name == "exact":
-        return KeptReduction(
-            kept, totals, rank, gradient_limit, ExactTotal(num_shards, gradient_limit)
-        )
-    return KeptReduction(kept, totals, rank, fast_limit(num_shards), FastTotal(own))
+    gradient = memory[0][shards[0] * length :][:size]
+    limit, add_up = (
+        (gradient_limit, ExactTotal(num_shards, gradient_limit))
+        if name == "exact"
+        else (fast_limit(num_shards), FastTotal(shards))
+    )
+    sums = ForegroundSums(communicator.allreduce_sum)
+    return SharedMemoryReducer(rows, gradient, rank, limit, add_up, sums)
 
 
 class FastTotal:
-    """The sum in float32: each rank's, of which ``shards`` tells how many it has, then over the
-    ranks.
-    """
+    """The sum in float32: over each rank's shards, ``shards`` in number, then over the ranks."""
 
     def __init__(self, shards: Sequence[int]) -> None:
         self._total, self._of_rank, self._shards = (

@@ -16,11 +16,7 @@ LOSS_GRIDS = 3
 """Grids of the losses' exact sum. The last one's spacing is 2**-119 for 8 terms and 2**-68 for a
 million, so nothing that float32 holds of a mean loss is lost; a single grid has 2**-19 and 2**-2.
 """
-TALLY_SIZE = LOSS_GRIDS + 4
-TALLY_SPACE = 8
-"""The tally lies before the gradient in the vector that is summed; 8: so the gradient stays
-aligned.
-"""
+STATS_SIZE = LOSS_GRIDS + 4
 LOSS_LIMIT = 2.0**30
 """The largest loss of one microbatch that is added."""
 
@@ -29,7 +25,8 @@ LOSS_LIMIT = 2.0**30
 class Totals:
     """Sums over examples.
 
-    ``failures`` is how many shards could not be added, ``stops`` how many ranks were asked to stop.
+    ``failures`` is the number of shards that could not be added, ``stops`` the number of ranks that
+    were asked to stop.
     """
 
     loss_sum: float
@@ -44,16 +41,22 @@ class Totals:
         return self.loss_sum / self.examples
 
 
-class Tally:
-    """Adds up counts in ``sums``, TALLY_SIZE float64 (a view of what is allreduced): losses by the
-    exact sum, the rest are integers.
+class StepStats:
+    """Adds up counts in ``sums``, to be summed over all ranks.
 
-    ``num_terms`` is the largest number of microbatches that all ranks add together.
+    Args:
+        sums: (STATS_SIZE,) float64: losses on the grids of the exact sum, then integers.
+        num_terms: the largest number of microbatches that all ranks add together.
     """
 
     def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
+        self.sums = sums
         self._losses, self._counts = sums[:LOSS_GRIDS], sums[LOSS_GRIDS:]
         self._anchors = grid_anchors(num_terms, LOSS_LIMIT, LOSS_GRIDS)
+
+    def clear(self) -> None:
+        """Set all to zero."""
+        self.sums.fill(0)
 
     def add(self, loss_sum: float, correct: int, examples: int) -> None:
         """Add one microbatch's.
@@ -72,9 +75,9 @@ class Tally:
         self._counts[2] += 1
 
     def ask_to_stop(self) -> None:
-        """Say that this rank was asked to stop, which every rank then sees in the same sum."""
+        """Count this rank as asked to stop, which every rank then sees in the sum."""
         self._counts[3] += 1
 
     def totals(self) -> Totals:
-        """What was added up so far."""
+        """The sums so far."""
         return Totals(math.fsum(self._losses), *map(int, self._counts.tolist()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
@@ -26,6 +27,8 @@ from distcnn.system.wording import printable
 NAME = "distcnn.doctor"
 EXIT_INPUT = 2
 AUTO = "auto"
+SECONDS_FOR_RANK_0 = 1.0
+"""If no rank found a world, rank 0 reports first: most launchers then end the others."""
 START_REMEDY = (
     "see the lines above on memory, /dev/shm and limits, and standard error; does a plain MPI"
     " program start (mpirun -n 2 python -m mpi4py.bench helloworld)?"
@@ -65,7 +68,6 @@ def start_and_examine(
 ) -> int:
     """Start MPI, if a launcher started several processes, and make the collective checks."""
     from distcnn.distributed import open_communicator
-    from distcnn.distributed.communicator import NoWorldError
     from distcnn.doctor.collective_checks import examine
 
     other_report = start_report()
@@ -84,21 +86,18 @@ def start_and_examine(
     except InputError as error:
         text = str(error).removesuffix(f": {launcher.REMEDY}")
         before.add(Finding.bad("launcher", text, launcher.REMEDY))
-        return end_without_mpi(before, options, others_wait=not isinstance(error, NoWorldError))
+        if launcher.declared_rank(os.environ):
+            time.sleep(SECONDS_FOR_RANK_0)
+        return end_without_mpi(before, options)
     limit_process()  # starting MPI has cancelled the timer
     return examine(communicator, facts, options, arguments)
 
 
-def end_without_mpi(report: Report, options: Options, others_wait: bool = True) -> int:
+def end_without_mpi(report: Report, options: Options) -> int:
     """Print the report of the local checks, from one process of this host.
 
-    Args:
-        report: what this process found.
-        options: the flags.
-        others_wait: whether other ranks may be waiting in MPI_Init, as ``end_before_start``.
-
     Returns:
-        The exit code.
+        The exit code, unless this process is ended by a signal to release ranks in MPI_Init.
     """
     report.add(local_checks.NOT_CHECKED)
 
@@ -107,7 +106,7 @@ def end_without_mpi(report: Report, options: Options, others_wait: bool = True) 
             report.write(options.json)
         print(report.text(), flush=True)
 
-    end_before_start("", others_wait, speak)
+    end_before_start("", tell=speak)
     return max(1, report.exit_code)
 
 

@@ -11,9 +11,9 @@ from distcnn.distributed import Communicator
 from distcnn.doctor import image_set, local_checks, output_folder, sums, world
 from distcnn.doctor.check import Check, Finding, Options, Places, Report
 from distcnn.fault_tolerance.failure import report_failure
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
+from distcnn.spans import MEASURE, Span
 
 NAME = "distcnn.doctor"
 STALL_SECONDS = 7.0
@@ -93,8 +93,8 @@ def _check_all(
     if is_root:
         report.add(*local_checks.evaluate(places, everyone))
     for check in CHECKS:
-        pulse.beat(Activity.MEASURING)
-        facts = dict(enumerate(communicator.allgather(check.collected(communicator, options))))
+        with Span(MEASURE):
+            facts = dict(enumerate(communicator.allgather(check.collected(communicator, options))))
         if is_root:
             report.add(*check.evaluated(places, facts))
 

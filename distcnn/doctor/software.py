@@ -15,7 +15,7 @@ from distcnn.system import host, launcher
 from distcnn.system.environment import kernel_variables, sources_sha256
 
 LEAST_PYTHON = (3, 11)
-LEAST = {"numpy": (2, 0), "h5py": (3, 9), "threadpoolctl": (3, 2), "mpi4py": (4, 0)}
+LEAST = {"numpy": (2, 0), "h5py": (3, 11), "threadpoolctl": (3, 2), "mpi4py": (4, 0)}
 """The oldest supported versions, as in pyproject.toml."""
 OF_RANK_0 = ("tomli_w", "tqdm")
 """Packages that only rank 0 imports."""

@@ -76,9 +76,10 @@ class Sums:
 
 def collect(communicator: Communicator, options: Options) -> Sums:
     """Time allreduces, then sum numbers that rank 0 can also draw and sum alone. Collective."""
-    from distcnn.distributed import SerialCommunicator
+    import numpy as np
+
+    from distcnn.distributed import ExactSum
     from distcnn.distributed.allreduce_timing import time_allreduce
-    from distcnn.distributed.reduction import ExactReduction
 
     ranks = communicator.world_size
     timed = time_allreduce(communicator, SIZES, SECONDS) if ranks > 1 else []
@@ -88,16 +89,15 @@ def collect(communicator: Communicator, options: Options) -> Sums:
         products, speed = multiply()
     except Exception as error:  # the others wait for this rank in the sum below
         problem = root_cause(error)
-    reduction = ExactReduction(TERMS, ranks, LIMIT)
-    reduction.place()
-    reduction.add(terms_of(communicator.rank))
-    total, alone = sha256(reduction.allreduce(communicator)), ""
+    exact = ExactSum(np.zeros(TERMS), ranks, LIMIT)
+    exact.add(terms_of(communicator.rank))
+    communicator.allreduce_sum(exact.total)
+    total, alone = sha256(exact.total), ""
     if communicator.rank == 0:
-        reduction = ExactReduction(TERMS, ranks, LIMIT)
+        exact = ExactSum(np.zeros(TERMS), ranks, LIMIT)
         for rank in reversed(range(ranks)):
-            reduction.place()
-            reduction.add(terms_of(rank))
-        alone = sha256(reduction.allreduce(SerialCommunicator()))
+            exact.add(terms_of(rank))
+        alone = sha256(exact.total)
     rows = [(row.nbytes, row.seconds) for row in timed]
     return Sums(rows, shared, total, alone, products, speed, problem)
 

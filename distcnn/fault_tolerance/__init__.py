@@ -1,4 +1,4 @@
-"""What ends a run before its time, and how it is told: signals, failures, stalls.
+"""Signals, failures and stalls: what ends a run early, and how that is reported.
 
-``early`` is used before NumPy is there: nothing is imported here.
+Nothing is imported here, because ``early`` runs before NumPy is known to work.
 """

@@ -1,5 +1,8 @@
-"""Failures before a command could set anything up: an import that fails on one rank, on one host,
-or on all. Standard library only.
+"""Failures before MPI has started: an import that fails on one rank, on one host, or on all.
+
+Without MPI the processes of a host agree by locks on files (``host_election``) that one of them
+reports. Some launchers (Hydra) let the other ranks wait in MPI_Init forever for one that left with
+an exit code, but not for one that a signal killed. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,22 +23,17 @@ from distcnn.system.console import tell
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
 SECONDS_FOR_REPORTER = 2.0
-"""A launcher ends all ranks when the first one leaves, and may drop what it has not read: who does
-not report leaves later.
+"""A launcher ends all ranks when the first one leaves, and may drop output that it has not read
+yet: ranks that do not report leave later.
 """
 SECONDS_FOR_OTHERS = 4.0
-"""The reporter leaves when each rank of its host has come as far as it, or further: a later one
-would report once more.
+"""How long the reporter waits until the other ranks of its host have come as far: one that came
+after it left would report again.
 """
 
 
 def report_early_failures() -> None:
-    """From now on an uncaught exception is reported with rank and host, and ends the process: by a
-    signal under a launcher.
-
-    Some launchers (Hydra) let the other ranks wait for ever in MPI_Init for one that left with an
-    exit code, not for one killed.
-    """
+    """Report uncaught exceptions with rank and host from now on, once per host."""
     sys.excepthook = _report
 
 
@@ -45,7 +43,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
     several = launcher.needs_mpi(os.environ)
     report = f"start-{launcher.launch_name()}"
     reports = not several or claim(report)
-    note_arrival()  # after that, for then the reporter may leave
+    note_arrival()  # only now, because it lets the reporter leave
     if not reports:
         _wait_while(lambda: not claimed() or report in claimed())
         _end_by_signal()
@@ -62,9 +60,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 
 
 def note_arrival() -> None:
-    """This rank's imports are behind it, whether they failed or not: a rank of its host that
-    reports need not wait for it.
-    """
+    """Note that this rank's imports are done or have failed: a reporter need not wait for it."""
     place = launcher.declared_place(os.environ)
     if place is not None and launcher.needs_mpi(os.environ):
         claim(_arrival(place.local_rank))
@@ -79,7 +75,7 @@ def _wait_for_others() -> None:
     if place is None or place.local_size is None or not claimed():
         time.sleep(SECONDS_FOR_REPORTER - SECONDS_FOR_LAUNCHER_TO_PRINT)
         return
-    everyone = {_arrival(each) for each in range(place.local_size)}
+    everyone = {_arrival(rank) for rank in range(place.local_size)}
     _wait_while(lambda: not everyone <= claimed())
 
 
@@ -92,11 +88,16 @@ def _wait_while(holds: Callable[[], bool], seconds: float = SECONDS_FOR_OTHERS) 
 def end_before_start(
     text: str, others_wait: bool = True, tell: Callable[[str], None] = tell
 ) -> None:
-    """Tell ``text``, once a host, as the last thing of a process that cannot open its communicator.
+    """Report why this process cannot open its communicator, as the last thing it does.
 
-    Returns where all ranks come to the same end, and may leave with an exit code; where some did
-    not, this rank ends by a signal. Without ``others_wait`` all ranks of all hosts are alone, and
-    rank 0 tells it.
+    Returns if all ranks of the launch end here, so that each may leave with an exit code; else it
+    ends this process by a signal.
+
+    Args:
+        text: the report, printed by one process of this host.
+        others_wait: whether other ranks may be waiting in MPI_Init. If not, every process is a
+            world of its own, and rank 0 alone reports.
+        tell: prints the report.
     """
     if not launcher.needs_mpi(os.environ):
         tell(text)
@@ -114,7 +115,7 @@ def end_before_start(
     tell(text)
     time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
     world_size = max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0)
-    everyone = {f"failed-{start}-{each}" for each in range(world_size)}
+    everyone = {f"failed-{start}-{other}" for other in range(world_size)}
     _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_REPORTER)
     if not everyone or not everyone <= claimed():
         _end_by_signal()

@@ -1,6 +1,4 @@
-"""Exceptions that are no defects: mistakes in a user's own module (which file, which line, what),
-limits of the system.
-"""
+"""Where an exception comes from: the user's own module, distcnn or the system's limits."""
 
 from __future__ import annotations
 
@@ -14,15 +12,9 @@ PACKAGE = Path(__file__).parent.parent
 OF_MPI = "mpi4py.MPI"
 NOT_THE_USERS = {
     *sys.stdlib_module_names,
-    "distcnn",
-    "numpy",
-    "h5py",
-    "mpi4py",
-    "threadpoolctl",
-    "tqdm",
-    "tomli_w",
+    *("distcnn", "numpy", "h5py", "mpi4py", "threadpoolctl", "tqdm", "tomli_w"),
 } - {"__main__"}
-"""Packages whose frames say nothing to the author of a model."""
+"""Packages whose frames mean nothing to the author of a model."""
 
 THREAD_LIMIT = (
     "no more threads can be started: raise the limit on processes (ulimit -u, or pids.max of a"
@@ -31,7 +23,7 @@ THREAD_LIMIT = (
 
 
 def is_thread_limit(error: BaseException) -> bool:
-    """Whether the system refused this process one more thread."""
+    """Whether the system refused to start another thread."""
     return isinstance(error, RuntimeError) and str(error) in (
         "can't start new thread",
         "unable to start watchdog thread",
@@ -39,8 +31,11 @@ def is_thread_limit(error: BaseException) -> bool:
 
 
 def mistake_in(error: BaseException) -> str | None:
-    """ "mine.py, line 12, in network: NameError: name 'x' is not defined"; None where no code of
-    the user's was running.
+    """Locate an error in the user's code.
+
+    Returns:
+        As in "mine.py, line 12, in network: NameError: name 'x' is not defined"; None if no code
+        of the user's was running.
     """
     if isinstance(error, SyntaxError) and error.filename and not _is_library(Path(error.filename)):
         return f"{_shown(error.filename)}, line {error.lineno}: {type(error).__name__}: {error.msg}"
@@ -49,14 +44,14 @@ def mistake_in(error: BaseException) -> str | None:
 
 
 def mistake_lines(error: BaseException) -> list[str]:
-    """A line for each call of the user's code, the innermost last, with its source; then the error.
+    """List the calls in the user's code with their source, the innermost last, then the error.
 
-    Empty where there is no such code.
+    Empty if no code of the user's was running.
     """
     frames = own_frames(error)
-    return (
-        [*(f"  {_place(each)}: {each.line}" for each in frames), described(error)] if frames else []
-    )
+    if not frames:
+        return []
+    return [*(f"  {_place(frame)}: {frame.line}" for frame in frames), described(error)]
 
 
 def described(error: BaseException) -> str:
@@ -65,25 +60,22 @@ def described(error: BaseException) -> str:
 
 
 def own_frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """The frames of ``error``'s traceback that run code of the user's, the innermost last; none
-    where MPI itself failed.
+    """The frames of the traceback that run the user's code, the innermost last.
+
+    Empty if MPI itself failed.
     """
     if type(error).__module__ == OF_MPI:
         return []
-    walked = list(traceback.walk_tb(error.__traceback__))
-    own = [_is_own(frame) for frame, _ in walked]
-    return [
-        each
-        for each, is_own in zip(traceback.extract_tb(error.__traceback__), own, strict=True)
-        if is_own
-    ]
+    walked = traceback.walk_tb(error.__traceback__)
+    summaries = traceback.extract_tb(error.__traceback__)
+    pairs = zip(summaries, walked, strict=True)
+    return [summary for summary, (frame, _) in pairs if _is_own(frame)]
 
 
 def _is_own(frame: FrameType) -> bool:
     package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    return package not in NOT_THE_USERS and not Path(frame.f_code.co_filename).is_relative_to(
-        PACKAGE
-    )
+    file = Path(frame.f_code.co_filename)
+    return package not in NOT_THE_USERS and not file.is_relative_to(PACKAGE)
 
 
 def _is_library(file: Path) -> bool:
@@ -96,7 +88,7 @@ def _place(frame: traceback.FrameSummary) -> str:
 
 
 def _shown(file: str) -> str:
-    """A path as one would type it here."""
+    """A path relative to the current folder if it is inside."""
     try:
         return str(Path(file).relative_to(Path.cwd()))
     except (OSError, ValueError):

@@ -1,8 +1,7 @@
-"""One report of an exception, however many ranks it struck, with rank, host, step, and where it was
-raised.
+"""Report an exception once, however many ranks it struck, with rank, host, step and origin.
 
-An exception in a user's own module is told by the lines of that module alone; any other one, a
-defect of ours, with its traceback.
+An exception in the user's own module is shown by the lines of that module alone, any other one, a
+defect of distcnn, with its traceback.
 """
 
 from __future__ import annotations
@@ -10,27 +9,33 @@ from __future__ import annotations
 import os
 import time
 import traceback
+from contextlib import suppress
+from pathlib import Path
 
 from distcnn.distributed import Communicator
 from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit, mistake_lines
-from distcnn.fault_tolerance.heartbeat import pulse
+from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.host_election import claim
 from distcnn.system.console import tell
 
 SECONDS_BETWEEN_HOSTS, MOST_HOSTS_WAITED_FOR = 0.8, 3
-"""Each host finds one reporter by itself; a host lets those before it report, and end all, first.
+"""Each host elects a reporter. It waits for those of the hosts before it, which end all ranks."""
+NOTE_VARIABLE = "DISTCNN_EXIT_NOTE"
+"""Names a file, not there yet, in which the first rank that ends notes its exit code: srun changes
+the code when it ends the other ranks.
 """
 
 
 def report_failure(name: str, communicator: Communicator, error: BaseException) -> None:
-    """Print ``error`` to standard error, once for all ranks that fail at the same time; the others
-    wait to be ended.
+    """Print ``error`` to standard error, once for all ranks that fail at the same time.
+
+    Returns on the rank that reports; the others wait to be ended.
     """
     _wait_for_turn(communicator)
     host = communicator.hosts[communicator.rank]
     where = (
         f"rank {communicator.rank} of {communicator.world_size} failed on host {host} (process"
-        f" {os.getpid()}), {pulse.read().text()}"
+        f" {os.getpid()}), {heartbeat.read().text()}"
     )
     if is_thread_limit(error):
         tell(f"{name}: error: {where}: {THREAD_LIMIT}")
@@ -40,23 +45,28 @@ def report_failure(name: str, communicator: Communicator, error: BaseException) 
 
 
 def report_bad_input(name: str, communicator: Communicator, text: str) -> None:
-    """Print ``text``, one line on bad input, once for all ranks that meet it by themselves; the
-    others wait to be ended.
+    """Print ``text``, one line on bad input, once for all ranks that meet it by themselves.
+
+    Returns on the rank that reports; the others wait to be ended.
     """
     _wait_for_turn(communicator)
     where = f" (on rank {communicator.rank})" if communicator.world_size > 1 else ""
     tell(f"{name}: error: {text}{where}")
 
 
-def _wait_for_turn(communicator: Communicator) -> None:
-    """Return on the rank that reports, the first to ask on its host.
+def note_exit(code: int) -> None:
+    """Note the exit code in the file that ``NOTE_VARIABLE`` names, if it does not exist yet."""
+    name = os.environ.get(NOTE_VARIABLE)
+    if name:
+        with suppress(OSError), Path(name).open("x") as file:
+            file.write(f"{code}\n")
 
-    The others wait until they are ended.
-    """
+
+def _wait_for_turn(communicator: Communicator) -> None:
+    """Return on the first rank of each host that asks, one host after the other."""
     if not claim(f"failure-{communicator.job}"):
-        time.sleep(
-            SECONDS_BETWEEN_HOSTS * (MOST_HOSTS_WAITED_FOR + 1)
-        )  # the reporter ends this process long before
+        # the reporter ends this process long before
+        time.sleep(SECONDS_BETWEEN_HOSTS * (MOST_HOSTS_WAITED_FOR + 1))
     hosts = list(dict.fromkeys(communicator.hosts))
     place = hosts.index(communicator.hosts[communicator.rank])
     time.sleep(SECONDS_BETWEEN_HOSTS * min(place, MOST_HOSTS_WAITED_FOR))

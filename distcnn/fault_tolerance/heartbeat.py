@@ -1,8 +1,8 @@
-"""What this process is doing now, for whoever must say so when it fails or stalls.
+"""The heartbeat: what this process is doing now, for whoever must say so when it fails or stalls.
 
-The main thread notes each change of activity (about a microsecond) in a small piece of memory that
-other processes on the host can read through ``/proc/<pid>/fd``, even when this one has been
-stopped. Nothing is left behind when the process ends.
+A listener of spans that notes each change of activity (about two microseconds) in a small piece of
+memory. Other processes of the host can read it through ``/proc/<pid>/fd``, even when this one has
+been stopped. Nothing is left behind when the process ends.
 """
 
 from __future__ import annotations
@@ -10,76 +10,50 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
+from functools import cached_property
 from typing import Final
 
-
-class Activity(IntEnum):
-    """What the main thread may be doing."""
-
-    STARTING = 0
-    READING_DATA = 1
-    COMPUTING_SHARD = 2
-    SUMMING = 3
-    UPDATING = 4
-    EVALUATING = 5
-    SUMMING_EVALUATION = 6
-    COMPARING = 7
-    SAVING = 8
-    ENDING = 9
-    DEBUGGING = 10
-    MEASURING = 11
-    OPENING_DATA = 12
-    PREPARING_DATA = 13
-    BUILDING = 14
-    COMPARING_RANKS = 15
-    READING_RUN = 16
-    RESTORING = 17
-    CREATING_RUN = 18
-    WAITING_FOR_WINDOW = 19
-    WAITING_FOR_TEST_WINDOW = 20
-    CHECKING_EPOCH = 21
-    WRITING_LINES = 22
-    WRITING_RESULTS = 23
-
+from distcnn import spans
+from distcnn.spans import Span
 
 TEXTS: Final = {
-    Activity.STARTING: "starting",
-    Activity.READING_RUN: "reading the run directory",
-    Activity.PREPARING_DATA: "preparing the image set",
-    Activity.OPENING_DATA: "opening the image set",
-    Activity.BUILDING: "building the network",
-    Activity.READING_DATA: "reading and hashing the image set",
-    Activity.COMPARING_RANKS: "comparing settings and software of the ranks",
-    Activity.RESTORING: "restoring the checkpoint",
-    Activity.CREATING_RUN: "creating the run directory",
-    Activity.WAITING_FOR_WINDOW: "waiting until a window of shard {detail} is read",
-    Activity.COMPUTING_SHARD: "forward and backward of shard {detail}",
-    Activity.SUMMING: "sum of the gradients",
-    Activity.UPDATING: "updating the weights",
-    Activity.CHECKING_EPOCH: "checking that the epoch used every example once",
-    Activity.EVALUATING: "evaluating block {detail} of the test set",
-    Activity.WAITING_FOR_TEST_WINDOW: (
-        "waiting until a window of the test set is read, for block {detail}"
-    ),
-    Activity.SUMMING_EVALUATION: "sums of the evaluation",
-    Activity.COMPARING: "hashing and comparing the weights",
-    Activity.WRITING_LINES: "writing metrics and receipt",
-    Activity.SAVING: "saving a checkpoint",
-    Activity.WRITING_RESULTS: "writing weights and results",
-    Activity.ENDING: "ending",
-    Activity.DEBUGGING: "debugging",
-    Activity.MEASURING: "measuring",
+    spans.READ_RUN: "reading the run directory",
+    spans.PREPARE_DATA: "preparing the image set",
+    spans.OPEN_DATA: "opening the image set",
+    spans.BUILD_NETWORK: "building the network",
+    spans.SURVEY_DATA: "reading and hashing the image set",
+    spans.COMPARE_RANKS: "comparing settings and software of the ranks",
+    spans.RESTORE: "restoring the checkpoint",
+    spans.CREATE_RUN: "creating the run directory",
+    spans.SHARD: "forward and backward of shard {shard}",
+    spans.WAIT_FOR_WINDOW: "{outer}: waiting for a data window",
+    spans.REDUCE: "sum of the gradients",
+    spans.UPDATE: "updating the weights",
+    spans.CLOSE_EPOCH: "checking that the epoch used every example once",
+    spans.TEST_BLOCK: "evaluating block {block} of the test set",
+    spans.SUM_EVALUATION: "sums of the evaluation",
+    spans.COMPARE_WEIGHTS: "hashing and comparing the weights",
+    spans.WRITE_METRICS: "writing metrics and receipt",
+    spans.WRITE_RECEIPT: "writing metrics and receipt",
+    spans.CHECKPOINT: "saving a checkpoint",
+    spans.WAIT_FOR_CHECKPOINT: "saving a checkpoint",
+    spans.WRITE_RESULTS: "writing weights and results",
+    spans.DEBUG: "debugging",
+    spans.MEASURE: "measuring",
 }
+"""What is said of an activity, by the name of its span. Of a step only the number is noted."""
+WAITS: Final = {spans.COLLECTIVE, spans.WAIT_FOR_SUMS}
+"""Spans in which the main thread waits for other ranks to do their part."""
+NOTED: Final = TEXTS.keys() | WAITS | {spans.STEP, spans.PROGRESS}
+STARTING, ENDING = "starting", "ending"
 
-NOTE = struct.Struct("<qqqqd")
-"""Step, activity, detail, waiting (0 or 1), since when; then the time of the stack, its length and
-its text.
-"""
+NOTE = struct.Struct("<qqd160s")
+"""Step, waiting (0 or 1), since when, activity; then of the stack its time, length and text."""
 STACK = struct.Struct("<dI")
 STACK_BYTES = 16384
 _TOTAL_BYTES = NOTE.size + STACK.size + STACK_BYTES
@@ -87,15 +61,20 @@ _TOTAL_BYTES = NOTE.size + STACK.size + STACK_BYTES
 
 @dataclass(frozen=True)
 class Beat:
-    """One reading: ``step`` -1 before the first; times are of ``time.monotonic()``, which all
-    processes of a host share.
+    """One reading. Times are of ``time.monotonic()``, which all processes of a host share.
+
+    Args:
+        step: the newest that was begun; -1 before the first.
+        activity: what the main thread does, in words.
+        waiting: whether it waits for the other ranks to do their part.
+        since: when it began that.
+        stack_time: when ``stack`` was noted.
+        stack: the main thread's.
     """
 
     step: int
-    activity: Activity
-    detail: int
+    activity: str
     waiting: bool
-    """Whether it waits for the other ranks to do their part."""
     since: float
     stack_time: float
     stack: str
@@ -103,53 +82,84 @@ class Beat:
     def text(self) -> str:
         """Step and activity in words."""
         where = f"step {self.step}, " if self.step >= 0 else ""
-        waiting = "waiting for all ranks: " if self.waiting else ""
-        return where + waiting + TEXTS[self.activity].format(detail=self.detail)
+        return where + "waiting for all ranks: " * self.waiting + self.activity
 
 
-class Pulse:
-    """This process's notes. ``beats`` counts them."""
+class Heartbeat:
+    """This process's notes; ``beats`` counts them. Spans of all threads count as progress, those of
+    the main thread say what is done.
+    """
 
     def __init__(self) -> None:
-        self.descriptor = (
-            os.memfd_create("distcnn-pulse", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else -1
-        )
-        if self.descriptor >= 0:
-            os.ftruncate(self.descriptor, _TOTAL_BYTES)
-        self._memory = mmap.mmap(self.descriptor, _TOTAL_BYTES)
         self.beats = 0
-        self.activity, self.detail = Activity.STARTING, 0
-        """What the main thread does, and what that is about: a shard, or a block of the test set.
-        """
-        self._step = -1
-        self.beat(Activity.STARTING)
+        self._step, self._activity, self._waiting = -1, STARTING, False
+        self._outer: list[str] = []
+        self._main: int | None = None
 
-    def beat(self, activity: Activity, step: int | None = None, detail: int = 0) -> None:
-        """The main thread begins ``activity``, in ``step`` (by default the step before)."""
-        if step is not None:
-            self._step = step
-        self.activity, self.detail = activity, detail
-        self._note(0)
+    @cached_property
+    def descriptor(self) -> int:
+        """Of the memory that other processes read; -1 where the system has no such thing."""
+        if not hasattr(os, "memfd_create"):
+            return -1
+        descriptor = os.memfd_create("distcnn-heartbeat", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, _TOTAL_BYTES)
+        return descriptor
+
+    @cached_property
+    def _memory(self) -> mmap.mmap:
+        memory = mmap.mmap(self.descriptor, _TOTAL_BYTES)
+        NOTE.pack_into(memory, 0, self._step, False, time.monotonic(), self._activity.encode())
+        return memory
 
     @contextmanager
-    def doing(self, activity: Activity) -> Iterator[None]:
-        """While it is entered the main thread does ``activity``, about the same detail; then what
-        it did before.
+    def listening(self) -> Iterator[None]:
+        """Note the spans of this thread, the main one, inside this context."""
+        if self._main is not None:
+            yield
+            return
+        self._main = threading.get_ident()
+        try:
+            with spans.listening(self):
+                yield
+        finally:
+            self._main = None
+            self._outer.clear()
+
+    def begin(self, span: Span) -> None:
+        """Note what begins."""
+        if span.name not in NOTED:
+            return
+        if threading.get_ident() == self._main:
+            if span.name == spans.STEP:
+                self._step = int(str(span.labels.get("step", -1)))
+            elif span.name in WAITS:
+                self._waiting = True
+            elif span.name in TEXTS:
+                self._outer.append(self._activity)
+                self._activity = TEXTS[span.name].format(**span.labels, outer=self._activity)
+                self._waiting = False
+        self._note()
+
+    def end(self, span: Span) -> None:
+        """Note that what was done before goes on.
+
+        After an outermost activity its text stays: a report of an exception tells what failed.
         """
-        before = self.activity
-        self.beat(activity, detail=self.detail)
-        yield
-        self.beat(before, detail=self.detail)
+        if span.name not in NOTED:
+            return
+        if threading.get_ident() == self._main:
+            if span.name in WAITS:
+                self._waiting = False
+            elif span.name in TEXTS and self._outer:
+                outer = self._outer.pop()
+                if self._outer:
+                    self._activity = outer
+        self._note()
 
-    def wait(self, waiting: bool) -> None:
-        """The main thread begins to wait for the other ranks, or need not wait any longer."""
-        self._note(int(waiting))
-
-    def _note(self, waiting: int) -> None:
-        self.beats += 1
-        NOTE.pack_into(
-            self._memory, 0, self._step, self.activity, self.detail, waiting, time.monotonic()
-        )
+    def note_end(self) -> None:
+        """The command's work is done."""
+        self._activity = ENDING
+        self._note()
 
     def note_stack(self, stack: str) -> None:
         """Keep the main thread's stack as it is now: its inner end, where it does not fit."""
@@ -161,6 +171,11 @@ class Pulse:
     def read(self) -> Beat:
         """What was noted last."""
         return _parse(bytes(self._memory))
+
+    def _note(self) -> None:
+        self.beats += 1
+        activity = self._activity.encode(errors="replace")
+        NOTE.pack_into(self._memory, 0, self._step, self._waiting, time.monotonic(), activity)
 
 
 def read_other(pid: int, descriptor: int) -> Beat | None:
@@ -174,12 +189,13 @@ def read_other(pid: int, descriptor: int) -> Beat | None:
 
 
 def _parse(raw: bytes) -> Beat:
-    step, activity, detail, waiting, since = NOTE.unpack_from(raw)
+    step, waiting, since, activity = NOTE.unpack_from(raw)
     stack_time, length = STACK.unpack_from(raw, NOTE.size)
     begin = NOTE.size + STACK.size
     stack = raw[begin : begin + length].decode(errors="replace")
-    return Beat(step, Activity(activity), detail, bool(waiting), since, stack_time, stack)
+    words = activity.rstrip(b"\0").decode(errors="replace")
+    return Beat(step, words, bool(waiting), since, stack_time, stack)
 
 
-pulse = Pulse()
-"""The process's own: a process does one thing at a time."""
+heartbeat = Heartbeat()
+"""The process's own."""

@@ -1,7 +1,7 @@
-"""Shared memory that an MPI left in /dev/shm because its ranks were killed.
+"""Shared memory that MPI left in /dev/shm because its ranks were killed.
 
-It takes memory, and worse: srun names the steps of a requeued job as before and MPICH names its
-memory after the step, so that the next start would find what the last one left. Standard library
+It takes memory, and worse: srun gives the steps of a requeued job the same names, and MPICH names
+its memory after the step, so the next start would find what the last one left. Standard library
 only.
 """
 
@@ -17,17 +17,11 @@ from distcnn.system.console import tell
 
 MEMORY = Path("/dev/shm")
 PREFIXES = (
-    "mpich_shm_",
-    "mpich_shar_tmp",
-    "sm_segment.",
-    "vader_segment.",
-    "open_mpi.",
-    "ucx_shm_",
-    "psm2_shm",
-    "psm3_shm",
+    *("mpich_shm_", "mpich_shar_tmp"),
+    *("sm_segment.", "vader_segment.", "open_mpi."),
+    *("ucx_shm_", "psm2_shm", "psm3_shm"),
 )
-"""MPICH's, Open MPI's (of several versions), UCX's, those of Intel's and Cornelis' networks."""
-
+"""Of MPICH, of versions of Open MPI, and of UCX, Intel's and Cornelis' networks."""
 INITIAL_NAMESPACE = 0xEFFFFFFC
 """The inode of the host's own process namespace, a constant of Linux."""
 SECONDS_TO_FINALIZE = 0.2
@@ -35,20 +29,18 @@ SECONDS_TO_FINALIZE = 0.2
 far apart was left behind.
 """
 SECONDS_TO_ATTACH = 60.0
-"""A process of another container that is about to map a file has done so after this time; then the
-file may lose its name.
-"""
+"""A process of another container that is about to map a file has done so after this time."""
 
 
 def clean_before_start(folder: Path = MEMORY) -> None:
-    """Remove what no living process uses, once on each host, before a rank starts MPI."""
+    """Remove what no living process uses, once per host, before a rank starts MPI."""
     place = launcher.declared_place(os.environ)
     if launcher.declared(os.environ) and (place is None or place.local_rank == 0):
         remove_left_behind(folder)
 
 
 def remove_left_behind(folder: Path = MEMORY) -> list[Path]:
-    """Remove this user's files of MPIs that no process has open or mapped; what was removed."""
+    """Remove this user's MPI files that no process has open or mapped; return what was removed."""
     unused = _unused(_candidates(folder))
     if unused:
         time.sleep(SECONDS_TO_FINALIZE)
@@ -62,21 +54,15 @@ def remove_left_behind(folder: Path = MEMORY) -> list[Path]:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Files of this user that may be left.
-
-    In a container, which may not see all that use them, only older ones.
-    """
+    """This user's MPI files; in a container, which may not see all processes, only older ones."""
     found = []
     with suppress(OSError):
         newest = time.time() - (0 if _sees_all_processes() else SECONDS_TO_ATTACH)
         for path in folder.iterdir():
             with suppress(OSError):
                 status = path.lstat()
-                if (
-                    path.name.startswith(PREFIXES)
-                    and status.st_uid == os.geteuid()
-                    and status.st_mtime < newest
-                ):
+                is_own = path.name.startswith(PREFIXES) and status.st_uid == os.geteuid()
+                if is_own and status.st_mtime < newest:
                     found.append(path)
     return found
 
@@ -86,12 +72,11 @@ def _sees_all_processes() -> bool:
 
 
 def _unused(paths: list[Path]) -> list[Path]:
-    """Those that no process has open or mapped. Other users' processes cannot be seen, nor use this
-    user's files.
+    """Those of ``paths`` that no process has open or mapped.
 
-    No file itself is asked, for one of a file system that hangs would hang this process. A
-    process's open files come before its mapped ones: what is mapped and then closed meanwhile is
-    seen all the same.
+    Other users' processes cannot be seen, but cannot use this user's files either. The files
+    themselves are not opened, because a file system that hangs would hang this process. Open files
+    are listed before mapped ones, to see a file that is mapped and closed in between.
     """
     if not paths:
         return []
@@ -113,9 +98,7 @@ def _unused(paths: list[Path]) -> list[Path]:
 
 
 def _has_same_folder(process: Path, folder: Path) -> bool:
-    """Whether ``folder`` is the same one for that process; a container has its own, with files of
-    the same names.
-    """
+    """Whether the process sees the same ``folder``: a container has its own, with equal names."""
     try:
         return folder.samefile(f"{process}/root{folder}")
     except OSError:
@@ -123,7 +106,7 @@ def _has_same_folder(process: Path, folder: Path) -> bool:
 
 
 def main() -> int:
-    """Clean now, and say what was removed."""
+    """Clean now, and print what was removed."""
     for path in remove_left_behind():
-        tell(f"{os.uname().nodename}: removed {path}, left by an MPI that was killed")
+        tell(f"{os.uname().nodename}: removed {path}, left by killed MPI processes")
     return 0

@@ -1,5 +1,4 @@
-"""A rank whose launcher has gone ends: nobody else would end it, hear it, or start its missing
-neighbours.
+"""End a rank whose launcher has gone.
 
 A launcher ends its ranks whenever it ends itself, unless its process on this host is killed
 outright. MPI does not notice that: ranks that share memory would train on, unseen, and mpirun would
@@ -18,30 +17,30 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
-from distcnn.fault_tolerance.exit_note import note_exit
+from distcnn.fault_tolerance.failure import note_exit
 from distcnn.fault_tolerance.watchdog import EXIT_STALLED
 from distcnn.system import launcher
 from distcnn.system.console import tell
 
 PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that the kernel sends this process when its parent ends."""
+"""Of prctl(2): the signal that the kernel sends this process when its parent ends."""
 SECONDS_BETWEEN_LOOKS = 1.0
-"""Where the system cannot wait for a process that is not a child."""
+"""Used where the system cannot wait for a process that is not a child."""
 
 
 def end_with_launcher(name: str) -> None:
-    """From now on this process ends, with an error and ``EXIT_STALLED``, as soon as the launcher's
-    process on this host has gone.
+    """End this process with an error and ``EXIT_STALLED`` as soon as its launcher has gone.
 
-    Nothing happens without a launcher, nor under Slurm's own, which ends what its daemon leaves
-    behind.
+    Does nothing without a launcher, or under Slurm's own, which ends the ranks itself.
+
+    Args:
+        name: the command, for the error message.
     """
     process = _watched_launcher()
     if process:
-        arguments = (name, process, _status(process, "Name") or "the launcher")
-        with suppress(RuntimeError):  # no more threads: the watchdog, which needs one, will say so
+        arguments = (name, process, launcher.process_status(process, "Name") or "the launcher")
+        with suppress(RuntimeError):  # no more threads: the watchdog, which needs one, reports it
             threading.Thread(
                 target=_end_after, args=arguments, name="launcher's end", daemon=True
             ).start()
@@ -49,15 +48,16 @@ def end_with_launcher(name: str) -> None:
 
 @contextmanager
 def killed_with_launcher() -> Iterator[None]:
-    """While it is entered, the kernel kills this process when the launcher's ends: for MPI_Init, in
-    which no thread of Python's runs.
+    """Let the kernel kill this process when its launcher ends: in MPI_Init no Python thread runs.
 
-    Only where the launcher is the parent and has a single thread: the kernel sends the signal when
-    the thread ends that started us.
+    Works only if the launcher is the parent and has a single thread: the kernel sends the signal
+    when the thread ends that started this process.
     """
     process = _watched_launcher()
     by_kernel = (
-        process == os.getppid() and sys.platform == "linux" and _status(process, "Threads") == "1"
+        process == os.getppid()
+        and sys.platform == "linux"
+        and launcher.process_status(process, "Threads") == "1"
     )
     if by_kernel:
         _signal_at_parents_end(signal.SIGKILL)
@@ -73,12 +73,11 @@ def _signal_at_parents_end(number: int) -> None:
 
 
 def _watched_launcher() -> int:
-    """The launcher's process; 0 where there is none to watch."""
+    """The launcher's process; 0 if there is none to watch."""
     process = launcher.launching_process()
-    seen = (
-        launcher.declared(os.environ) and process > 1 and _status(process, "Name") != "slurmstepd"
-    )
-    return process if seen else 0
+    if not launcher.declared(os.environ) or process <= 1:
+        return 0
+    return 0 if launcher.process_status(process, "Name") == "slurmstepd" else process
 
 
 def _end_after(name: str, process: int, program: str) -> None:
@@ -93,7 +92,7 @@ def _end_after(name: str, process: int, program: str) -> None:
 
 
 def _wait_for_end_of(process: int) -> None:
-    """Return when ``process``, no child of this one, has ended, reaped or not."""
+    """Return when ``process``, not a child of this one, has ended."""
     if sys.platform == "linux":
         with suppress(OSError):  # a kernel before 5.3, or a container that forbids it
             ended = select.poll()
@@ -110,16 +109,5 @@ def _exists(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
-
-
-def _status(process: int, name: str) -> str:
-    """A line of proc(5), /proc/pid/status; empty where it cannot be read."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:")), ""
-    )

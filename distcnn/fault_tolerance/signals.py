@@ -1,17 +1,14 @@
-"""Signals that ask a run to stop: Ctrl-C, SIGTERM, a closed terminal's SIGHUP, and schedulers'
-warnings (SIGUSR1, SIGUSR2, SIGXCPU).
+"""Signals that ask a run to stop: Ctrl-C, SIGTERM, SIGHUP of a closed terminal, and the warnings of
+schedulers (SIGUSR1, SIGUSR2, SIGXCPU).
 
-The ranks agree on it in the next step's sum, or at the next look within an evaluation.
+The ranks agree to stop in the next step's sum, or at the next check within an evaluation. Before
+the first step there is nothing to save, so a signal ends all ranks at once.
 
-Before the first step there is nothing to save, so there a signal ends all ranks at once: how
-depends on whether there is a run to resume.
-
-Python runs signal handlers between bytecodes of the main thread, so never while that waits in MPI.
-The C part of a handler writes the signal's number to a pipe at once, though, and a thread reads it:
-a second Ctrl-C ends the process whatever the main thread does. The C part runs in that thread, too:
-the main thread blocks these signals, as do the threads that it starts. The kernel would give a
-signal to the main thread otherwise, and where that waits for a hung file system, it runs no
-handler.
+Python runs signal handlers in the main thread between bytecodes, so never while it waits in MPI.
+But the C part of a handler writes the signal's number to a pipe at once, which a thread reads: so a
+second Ctrl-C ends the process whatever the main thread does. The main thread and the threads that
+it starts block these signals, so that the kernel delivers them to the reading thread: a main thread
+that waits for a hung file system would not even run the C part.
 """
 
 from __future__ import annotations
@@ -29,42 +26,27 @@ from typing import Any
 from distcnn.system.console import tell
 
 STOP_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    signal.SIGHUP,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
+    *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+    *(signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU),
 )
 SECONDS_BETWEEN_INTERRUPTS = 0.5
 """One Ctrl-C may reach a rank twice, from the terminal and through the launcher: within this time
-it is one.
+they count as one.
 """
-
 SECONDS_TO_MAKE_RUN = 5.0
-"""A signal waits so long for a run directory that is being made; not for ever, the file system may
-hang.
-"""
-
+"""How long a signal waits for a run directory that is being made: the file system may hang."""
 EXIT_INTERRUPTED = 130
 
 
 def stop_signals_here() -> tuple[signal.Signals, ...]:
-    """The stop signals that this process handles: all, but SIGHUP where it is ignored, as ``nohup``
-    has it.
-    """
-    return tuple(
-        each
-        for each in STOP_SIGNALS
-        if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN
-    )
+    """The stop signals that this process handles: all, but not SIGHUP under ``nohup``."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in STOP_SIGNALS if number != signal.SIGHUP or not ignored)
 
 
 @contextmanager
 def received_by_children() -> Iterator[None]:
-    """While it is entered, processes that this thread starts receive stop signals: they inherit
-    what it blocks.
-    """
+    """Let processes that this thread starts receive stop signals: they inherit what it blocks."""
     before = signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         yield
@@ -73,42 +55,45 @@ def received_by_children() -> Iterator[None]:
 
 
 class StopSignals:
-    """While it is entered, stop signals set ``requested`` to the first one's name. Outside the main
-    thread it does nothing.
+    """A context in which stop signals set ``requested``. Outside the main thread it does nothing.
 
-    ``end_all`` ends all ranks at once; it is called for a signal, then in ``received``, while
-    ``steps_are_taken`` is off. With ``to_the_end`` they stay ignored afterwards: a process that is
-    about to end with its exit code must not be killed by a second one.
+    Args:
+        name: the command, for messages.
+        speaks: whether this rank prints that it received a signal.
+        end_all: ends all ranks at once. Called for a signal, which is then in ``received``, while
+            ``steps_are_taken`` is off.
+        to_the_end: ignore the signals afterwards, because a process that is about to end with its
+            exit code must not be killed by a second one.
+
+    Attributes:
+        requested: name of the first signal; None before.
+        steps_are_taken: set it with the first step: from then on there is something to save.
+        can_resume: whether there is a run directory to resume.
+        received: the signal for which ``end_all`` is called.
     """
 
     def __init__(
         self, name: str, speaks: bool, end_all: Callable[[], None], to_the_end: bool = False
     ) -> None:
-        self._name, self._speaks, self._end_all, self._to_the_end = (
-            name,
-            speaks,
-            end_all,
-            to_the_end,
-        )
+        self._name, self._speaks = name, speaks
+        self._end_all, self._to_the_end = end_all, to_the_end
+        self.requested: str | None = None
         self.steps_are_taken = False
         self.can_resume = False
-        """Whether the run is on the disk, for ``--resume``: ``end_all`` may say so."""
         self.received: signal.Signals | None = None
         self._making = threading.Lock()
-        self.requested: str | None = None
         self._last_interrupt: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        self._listens = (
-            threading.current_thread() is threading.main_thread()
-        )  # elsewhere Python sets no handlers
+        # elsewhere Python sets no handlers
+        self._listens = threading.current_thread() is threading.main_thread()
         if not self._listens:
             return self
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        for each in stop_signals_here():
-            self._before[each] = signal.signal(each, _ignore)
+        for number in stop_signals_here():
+            self._before[number] = signal.signal(number, _ignore)
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
@@ -124,8 +109,8 @@ class StopSignals:
         if not self._listens:
             return
         signal.set_wakeup_fd(self._wakeup_before)
-        for each, handler in self._before.items():
-            signal.signal(each, signal.SIG_IGN if self._to_the_end else handler)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_IGN if self._to_the_end else handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask_before)
         self._writer.close()
         self._thread.join()
@@ -133,9 +118,9 @@ class StopSignals:
 
     @contextmanager
     def making_run(self) -> Iterator[None]:
-        """What is done in it puts the run on the disk.
+        """A context that makes the run directory.
 
-        A signal meanwhile counts after it, so it never ends a run that is there in part.
+        A signal in it counts afterwards, so it never leaves a part of a run directory.
         """
         with self._making:
             yield
@@ -166,21 +151,18 @@ class StopSignals:
                 tell(f"{self._name}: {received.name}: saving a checkpoint, then stopping{again}")
 
     def _end(self, received: signal.Signals) -> None:
-        """End all, unless the first step came while a run was made.
+        """End all ranks, unless the first step came while a run directory was made.
 
-        The lock is kept meanwhile, so that no run is begun any more.
+        The lock is held meanwhile, so that no run directory is begun.
         """
         held = self._making.acquire(timeout=SECONDS_TO_MAKE_RUN)
         if not self.steps_are_taken:
             self.received = received
-            tell(
-                f"{self._name}: {received.name} before the first step: ended, nothing was to be"
-                " saved"
-            )
+            tell(f"{self._name}: ended by {received.name} before the first step: nothing to save")
             self._end_all()
         if held:
             self._making.release()
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """The pipe says it all; a handler must stand here for Python to write to it."""
+    """Do nothing: Python writes to the pipe only for signals that have a handler."""

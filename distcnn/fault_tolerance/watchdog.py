@@ -5,7 +5,7 @@ A rank that stops (a stopped process, a hung file system, a dead host) leaves th
 MPI for ever, without a word. The thread of each rank sees how long its own main thread has been at
 one thing. Beyond the time-out one rank, the reporter, asks all others; they answer with what they
 do and their stack. Those that do not answer are late, and so are those that do not wait for others.
-What a silent rank did is read from its pulse by a rank of its host
+What a silent rank did is read from its heartbeat by a rank of its host
 (``distcnn.fault_tolerance.heartbeat``), for a stopped process can say nothing itself.
 
 Only time in which this thread ran counts: a job that was suspended as a whole and continued has not
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.distributed import Communicator
-from distcnn.fault_tolerance.heartbeat import Beat, pulse, read_other
+from distcnn.fault_tolerance.heartbeat import Beat, heartbeat, read_other
 from distcnn.system.console import tell
 
 EXIT_STALLED = 4
@@ -43,7 +43,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Member:
-    """Where a rank runs, and where its pulse is."""
+    """Where a rank runs, and where its heartbeat is."""
 
     rank: int
     host: str
@@ -83,7 +83,7 @@ class Watchdog:
         self._name, self._communicator = name, communicator
         self._mailbox = communicator.mailbox()
         host = communicator.hosts[communicator.rank]
-        self._me = Member(communicator.rank, host, os.getpid(), pulse.descriptor)
+        self._me = Member(communicator.rank, host, os.getpid(), heartbeat.descriptor)
         self._members: list[Member] = communicator.allgather(self._me)
         self._main = threading.get_ident()
         self._beats, self._idle_seconds, self._heard_reporter = -1, 0.0, False
@@ -91,12 +91,15 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
+        self._listening = heartbeat.listening()
+        self._listening.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stopped.set()
         self._thread.join()
+        self._listening.__exit__(None, None, None)
 
     def _watch(self) -> None:
         last = time.monotonic()
@@ -104,7 +107,7 @@ class Watchdog:
             now = time.monotonic()
             self._count(min(now - last, 2 * TICK_SECONDS))
             last = now
-            pulse.note_stack(self._stack())
+            heartbeat.note_stack(self._stack())
             self._answer(self._mailbox.take())
             turn = min(self._me.rank, MOST_TURNS) * TURN_SECONDS
             if self.timeout_seconds and self._idle_seconds > self.timeout_seconds + turn:
@@ -117,8 +120,8 @@ class Watchdog:
 
     def _count(self, seconds: float) -> None:
         """Add to the time in which the main thread has not moved."""
-        self._idle_seconds = self._idle_seconds + seconds if pulse.beats == self._beats else 0.0
-        self._beats = pulse.beats
+        self._idle_seconds = self._idle_seconds + seconds if heartbeat.beats == self._beats else 0.0
+        self._beats = heartbeat.beats
 
     def _answer(self, messages: Iterable[tuple[int, Any]]) -> None:
         for sender, (question, ranks) in messages:
@@ -149,7 +152,7 @@ class Watchdog:
             looks |= self._ask("look", elsewhere)
         unseen = {member.rank: Status(member, False, None, 0.0, "") for member in silent}
         everyone = {**unseen, **looks, **answers}
-        if self._stopped.is_set() or pulse.beats != self._beats:
+        if self._stopped.is_set() or heartbeat.beats != self._beats:
             return
         working = [
             each
@@ -181,7 +184,7 @@ class Watchdog:
         return answers
 
     def _status(self) -> Status:
-        beat = pulse.read()
+        beat = heartbeat.read()
         return Status(self._me, True, beat, time.monotonic() - beat.since, self._stack())
 
     def _stack(self) -> str:

@@ -77,11 +77,12 @@ def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution's sizes: C channels of the padded image, O filters, the kernel, the stride, the
-    output's (oh, ow), N examples.
+    """A convolution's sizes: C channels, the ``height`` of the padded image, O filters, the kernel,
+    the stride, the output's ``size`` (oh, ow), N examples.
     """
 
     channels: int
+    height: int
     filters: int
     kernel: Pair
     stride: Pair

@@ -9,10 +9,11 @@ of its other methods may change with NumPy.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from distcnn.nn.layer import Array, Initialiser, Shape
+from distcnn.nn.layer import Array, Shape
 
 
 def he_normal(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:
@@ -30,13 +31,18 @@ def glorot_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out:
     return rng.uniform(-bound, bound, shape)
 
 
-def uniform(bound: float = 1e-4) -> Initialiser:
+@dataclass(frozen=True)
+class uniform:  # used like the functions around it
     """Uniform in [-bound, bound]; 1e-4 is what the hand-written CNN tutorials use."""
 
-    def initialise(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:
-        return rng.uniform(-bound, bound, shape)
+    bound: float = 1e-4
 
-    return initialise
+    def __call__(self, rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:
+        """Draw an array of ``shape``."""
+        return rng.uniform(-self.bound, self.bound, shape)
+
+    def __repr__(self) -> str:
+        return f"uniform({self.bound})"
 
 
 def zeros(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:

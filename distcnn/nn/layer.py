@@ -166,16 +166,16 @@ class Layer:
             if name not in vars(self):  # self, or what the class keeps under another name
                 continue
             value = getattr(self, name)
-            if value == parameter.default or _shown(value) == _shown(parameter.default):
+            if value == parameter.default or shown(value) == shown(parameter.default):
                 continue
             by_name = parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not (
                 parameter.empty
             )
-            written.append(f"{name}={_shown(value)}" if by_name else _shown(value))
+            written.append(f"{name}={shown(value)}" if by_name else shown(value))
         return f"{type(self).__name__}({', '.join(written)})"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A hyper-parameter as one would write it: a pair of equal numbers as one of them."""
     if isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
         return repr(value[0])

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.nn.kernels.arena import buffer
-from distcnn.nn.kernels.fusion import FusedKernel
 from distcnn.nn.layer import Array, Shape
 from distcnn.nn.plan import Plan
 from distcnn.nn.sequential import Sequential
@@ -66,8 +65,7 @@ class PlannedNetwork:
         )
         self.observe("input", x)
         for stage in self._running.stages:
-            stage.call.begin(True, None)
-            x = stage.kernel.forward(x, stage.call)
+            x = stage.forward(x, True, None)
             self.observe(f"output of {stage.name}", x)
         return x
 
@@ -80,7 +78,15 @@ class PlannedNetwork:
         """``backward`` in pieces: from which element on ``grads`` is done."""
         passing = self._running.start_backward(grad_output, out=self.grads)
         if self.observe is not None:
-            passing.observe = self.observe
+            grad, stages = grad_output, self._running.stages
+            first = next(i for i, stage in enumerate(stages) if stage.call.values)
+            for index in reversed(range(first, len(stages))):
+                grad_input = stages[index].backward(grad, index > first)
+                if grad_input is not None:
+                    grad = grad_input
+                    self.observe(f"input gradient of {stages[index].name}", grad)
+            yield None, 0
+            return
         for start in sorted(set(self.layer_starts), reverse=True):
             passing.advance(until=start)
             yield None, start
@@ -100,13 +106,3 @@ class PlannedNetwork:
     def parameter_at(self, index: int) -> str:
         """The parameter that holds an element."""
         return self.parameters.parameter_at(index)
-
-    def instrumented(self) -> Iterator[tuple[str, object, str, str]]:
-        """Layer, object, method and direction, for stopwatches."""
-        for stage in self.plan.stages:
-            for direction in ("forward", "backward"):
-                yield stage.name, stage.kernel, direction, direction
-            if isinstance(stage.kernel, FusedKernel):
-                for direction in ("forward", "backward"):
-                    pool = stage.kernel.pool
-                    yield pool.name, pool, f"{direction}_rows", direction

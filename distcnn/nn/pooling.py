@@ -19,16 +19,15 @@ numbers: each output of a tile is another sum, with other last bits, and the lar
 them. In ``wide`` on MNIST a third of all windows are constant, and in 30 to 42 % of those another
 one than the first wins, the same one on any number of ranks. It does not matter: over four seeds
 the test accuracy after one epoch was 0.9879, and 0.9877 with im2col, where the first wins; the
-difference is 0.0001 with a standard error of 0.0003 (``python -m benchmarks.ties data/mnist.h5
-60000 4``). (Scherer, Mueller and Behnke, "Evaluation of pooling operations in convolutional
-architectures", 2010.)
+difference is 0.0001 with a standard error of 0.0003. (Scherer, Mueller and Behnke,
+"Evaluation of pooling operations in convolutional architectures", 2010.)
 """
 
 from __future__ import annotations
 
 from distcnn.errors import explained
 from distcnn.nn.geometry import Pair, as_pair, output_size
-from distcnn.nn.layer import Layer, Shape, image_shape
+from distcnn.nn.layer import Layer, Shape, image_shape, shown
 
 
 class Pool2d(Layer):
@@ -57,6 +56,10 @@ class Pool2d(Layer):
     def output_shape(self, input_shape: Shape) -> Shape:
         channels, height, width = image_shape(self, input_shape)
         return channels, *output_size((height, width), self.kernel_size, self.stride)
+
+    def __repr__(self) -> str:
+        moves = "" if self.is_side_by_side else f", stride={shown(self.stride)}"
+        return f"{type(self).__name__}({shown(self.kernel_size)}{moves})"
 
     @property
     def is_side_by_side(self) -> bool:

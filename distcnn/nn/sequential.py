@@ -115,33 +115,23 @@ class Sequential:
         """Each layer with its output's shape and parameters, as text; then the sums and the
         buffers' memory.
         """
-        by_layer = self._by_layer(input_shape)
-        rows = [("layer", "", "output", "parameters"), ("input", "", _shown(input_shape), "")]
-        shapes = self.shapes(input_shape)[1:]
+        by_layer, shapes = self._by_layer(input_shape), self.shapes(input_shape)
+        rows = [("layer", "", "output", "parameters"), ("input", "", _shown(shapes[0]), "")]
         total = 0
         for name, layer, shape, parameters in zip(
-            self.names, self.layers, shapes, by_layer, strict=True
+            self.names, self.layers, shapes[1:], by_layer, strict=True
         ):
-            count = sum(math.prod(parameter.shape) for parameter in parameters)
-            total += count
-            rows.append((name, repr(layer), _shown(shape), f"{count:,}" if count else ""))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+            size = sum(math.prod(parameter.shape) for parameter in parameters)
+            total += size
+            rows.append((name, repr(layer), _shown(shape), f"{size:,}" if size else ""))
+        first, second, third, last = (max(map(len, cells)) for cells in zip(*rows, strict=True))
         lines = [
-            "  ".join(
-                cell.rjust(width) if column == 3 else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
+            f"{name:{first}}  {layer:{second}}  {shape:{third}}  {size:>{last}}".rstrip()
+            for name, layer, shape, size in rows
         ]
         plan = self.plan(input_shape, microbatch_size, self.allocate(input_shape))
-        megabytes = plan.nbytes / 1e6
-        return "\n".join(
-            [
-                *lines,
-                f"{total:,} parameters; {megabytes:.1f} MB of buffers for a microbatch of"
-                f" {microbatch_size}",
-            ]
-        )
+        memory = f"{plan.nbytes / 1e6:.1f} MB of buffers for a microbatch of {microbatch_size}"
+        return "\n".join([*lines, f"{total:,} parameters; {memory}"])
 
     def _by_layer(self, input_shape: Shape) -> list[tuple[Parameter, ...]]:
         shapes = self.shapes(input_shape)[:-1]

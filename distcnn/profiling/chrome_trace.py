@@ -1,4 +1,4 @@
-"""Slices in Chrome's trace event format (JSON): a process for each rank, with its threads.
+"""Chrome's trace event format (JSON): intervals as slices, a process for each rank with its threads.
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 ("Trace Event Format").
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from distcnn.profiling.recorder import Slice, title
+from distcnn.profiling.recorder import Interval, title
 
 Event = dict[str, Any]
 
@@ -25,8 +25,8 @@ to whole nanoseconds in their own ways, and drop slices that then overlap in par
 """
 
 
-def slice_event(rank: int, thread: int, found: Slice) -> Event:
-    """The event of one slice; its arguments are the span's labels, without the layer."""
+def slice_event(rank: int, thread: int, found: Interval) -> Event:
+    """The event of an interval; its arguments are the span's labels, without the layer."""
     begin = microseconds(found.begin)
     labels = {key: value for key, value in found.span.labels.items() if key != "layer"}
     return {

@@ -1,4 +1,4 @@
-"""A listener that records spans, and the slices of time that become of them.
+"""A listener that records spans, and the intervals that they become.
 
 Recording must disturb the step as little as possible, so a span costs two appends to a list.
 Whatever is wanted of them (a timeline, seconds by layer) is computed afterwards.
@@ -6,11 +6,11 @@ Whatever is wanted of them (a timeline, seconds by layer) is computed afterwards
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from threading import get_ident
 
 from distcnn.spans import Span
 
@@ -22,7 +22,7 @@ Event = tuple[Span | None, int, int]
 
 
 @dataclass(slots=True)
-class Slice:
+class Interval:
     """One span of one thread.
 
     Args:
@@ -37,7 +37,7 @@ class Slice:
     thread: int
     begin: int
     end: int = -1
-    parent: Slice | None = None
+    parent: Interval | None = None
     inner: int = 0
 
     @property
@@ -57,37 +57,38 @@ class Recorder:
     recorder = Recorder()
     with listening(recorder):
         step(...)
-    slices_of(recorder.events)
+    intervals_of(recorder.events)
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self._append = self.events.append  # looked up once: there are hundreds of spans in a step
 
     def begin(self, span: Span) -> None:
-        self.events.append((span, threading.get_ident(), clock()))
+        self._append((span, get_ident(), clock()))
 
     def end(self, span: Span) -> None:
-        self.events.append((None, threading.get_ident(), clock()))
+        self._append((None, get_ident(), clock()))
 
 
-def slices_of(events: Iterable[Event]) -> list[Slice]:
+def intervals_of(events: Iterable[Event]) -> list[Interval]:
     """The spans that both began and ended, in the order of their beginnings.
 
     So a span comes before those within it.
     """
-    slices: list[Slice] = []
-    open_slices: defaultdict[int, list[Slice]] = defaultdict(list)
+    intervals: list[Interval] = []
+    open_intervals: defaultdict[int, list[Interval]] = defaultdict(list)
     for span, thread, now in events:
-        stack = open_slices[thread]
+        stack = open_intervals[thread]
         if span is not None:
-            stack.append(Slice(span, thread, now, parent=stack[-1] if stack else None))
-            slices.append(stack[-1])
+            stack.append(Interval(span, thread, now, parent=stack[-1] if stack else None))
+            intervals.append(stack[-1])
         elif stack:  # else it began before recording did
             ended = stack.pop()
             ended.end = now
             if ended.parent is not None:
                 ended.parent.inner += ended.nanoseconds
-    return [found for found in slices if found.end >= 0]
+    return [interval for interval in intervals if interval.end >= 0]
 
 
 def title(span: Span) -> str:

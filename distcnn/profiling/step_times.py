@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from distcnn.distributed import Communicator
 from distcnn.profiling.clock_sync import clocks_of, measure_offsets
-from distcnn.profiling.recorder import Recorder, Slice, slices_of, title
+from distcnn.profiling.recorder import Interval, Recorder, intervals_of, title
 from distcnn.spans import (
     ALLREDUCE,
     COLLECTIVE,
@@ -73,9 +73,11 @@ def measure_steps(
         for _ in range(count):
             take()
     clocks = clocks_of(communicator.hosts, before, measure_offsets(communicator))
-    steps = split_steps(slices_of(recorder.events))
-    met = [[one for one in step if is_meeting(one, step[0].thread)] for step in steps]
-    begins = np.array([one.begin for step in met for one in step], np.int64)
+    steps = split_steps(intervals_of(recorder.events))
+    met = [
+        [interval for interval in step if is_meeting(interval, step[0].thread)] for step in steps
+    ]
+    begins = np.array([interval.begin for step in met for interval in step], np.int64)
     everyone = communicator.allgather(clocks[communicator.rank].to_root(begins))
     waits = iter(waiting_seconds(np.array(everyone), communicator.rank))
     return [
@@ -84,20 +86,20 @@ def measure_steps(
     ]
 
 
-def split_steps(slices: Sequence[Slice]) -> list[list[Slice]]:
-    """For each step, the slices of all threads that began in it; the step's own comes first."""
-    steps: list[list[Slice]] = []
-    for one in slices:
-        if one.span.name == STEP:
-            steps.append([one])
-        elif steps and one.begin < steps[-1][0].end:
-            steps[-1].append(one)
+def split_steps(intervals: Sequence[Interval]) -> list[list[Interval]]:
+    """For each step, the intervals of all threads that began in it; the step's own comes first."""
+    steps: list[list[Interval]] = []
+    for interval in intervals:
+        if interval.span.name == STEP:
+            steps.append([interval])
+        elif steps and interval.begin < steps[-1][0].end:
+            steps[-1].append(interval)
     return steps
 
 
-def is_meeting(one: Slice, main_thread: int) -> bool:
+def is_meeting(interval: Interval, main_thread: int) -> bool:
     """Whether the main thread meets all ranks there."""
-    return one.thread == main_thread and one.span.name in MEETINGS
+    return interval.thread == main_thread and interval.span.name in MEETINGS
 
 
 def waiting_seconds(begins: NDArray[np.int64], rank: int) -> list[float]:
@@ -111,37 +113,37 @@ def waiting_seconds(begins: NDArray[np.int64], rank: int) -> list[float]:
     return ahead
 
 
-def step_times(slices: Sequence[Slice], waits: Sequence[float] = ()) -> StepTimes:
+def step_times(intervals: Sequence[Interval], waits: Sequence[float] = ()) -> StepTimes:
     """The times of one step.
 
     Args:
-        slices: the step's own slice, then all others of the step.
+        intervals: the step's own slice, then all others of the step.
         waits: for each meeting, how long this rank was ahead of the last one, in seconds.
     """
-    step = slices[0]
+    step = intervals[0]
     parts: defaultdict[str, float] = defaultdict(float)
-    for one in slices:
-        if one.thread == step.thread:
-            parts[part_of(one)] += one.exclusive / 1e9
-    meetings = [one for one in slices if is_meeting(one, step.thread)]
-    for one, ahead in zip(meetings, waits, strict=bool(waits)):
-        waited = min(ahead, one.nanoseconds / 1e9)
+    for interval in intervals:
+        if interval.thread == step.thread:
+            parts[part_of(interval)] += interval.exclusive / 1e9
+    meetings = [interval for interval in intervals if is_meeting(interval, step.thread)]
+    for interval, ahead in zip(meetings, waits, strict=bool(waits)):
+        waited = min(ahead, interval.nanoseconds / 1e9)
         parts[ALLREDUCE] -= waited
         parts[WAITING] += waited
-    sums = [one for one in slices if one.span.name == ALLREDUCE]
+    sums = [interval for interval in intervals if interval.span.name == ALLREDUCE]
     return StepTimes(
         seconds=step.nanoseconds / 1e9,
         parts=dict(parts),
-        sums_seconds=sum(one.nanoseconds for one in sums) / 1e9,
-        message_bytes=[int(str(one.span.labels.get("nbytes", 0))) for one in sums],
+        sums_seconds=sum(interval.nanoseconds for interval in sums) / 1e9,
+        message_bytes=[int(str(interval.span.labels.get("nbytes", 0))) for interval in sums],
     )
 
 
-def part_of(one: Slice) -> str:
+def part_of(interval: Interval) -> str:
     """The part that a slice's exclusive time belongs to."""
-    while one.span.name in DETAILS and one.parent is not None:
-        one = one.parent
-    return COUNTS_AS.get(one.span.name) or title(one.span)
+    while interval.span.name in DETAILS and interval.parent is not None:
+        interval = interval.parent
+    return COUNTS_AS.get(interval.span.name) or title(interval.span)
 
 
 def mean(steps: Sequence[StepTimes]) -> StepTimes:

@@ -16,7 +16,7 @@ from distcnn.distributed.communicator import Communicator, JointError
 from distcnn.errors import Stopped, TrainingError
 from distcnn.profiling import chrome_trace
 from distcnn.profiling.clock_sync import Clock, clocks_of, measure_offsets
-from distcnn.profiling.recorder import Slice, clock, slices_of
+from distcnn.profiling.recorder import Interval, clock, intervals_of
 from distcnn.profiling.timeline import Timeline
 from distcnn.spans import ALLREDUCE, COLLECTIVE, WRITE_RESULTS, Span, listening
 from distcnn.system.files import write_atomically
@@ -85,37 +85,42 @@ def rank_lines(
 ) -> bytes:
     """This rank's part of the file. Collective."""
     rank = communicator.rank
-    threads: defaultdict[str, list[Slice]] = defaultdict(list)
-    for one in in_root_time(slices_of(timeline.events), clocks[rank], origin):
-        is_main = one.thread == timeline.main
-        threads["main" if is_main else timeline.thread_names[one.thread]].append(one)
+    threads: defaultdict[str, list[Interval]] = defaultdict(list)
+    for interval in in_root_time(intervals_of(timeline.events), clocks[rank], origin):
+        is_main = interval.thread == timeline.main
+        threads["main" if is_main else timeline.thread_names[interval.thread]].append(interval)
     names = sorted(threads, key=lambda name: (name != "main", name))
     events = chrome_trace.name_events(rank, communicator.hosts[rank], names)
-    met = [one for name in names for one in threads[name] if one.span.name == ALLREDUCE]
-    met.sort(key=lambda one: one.begin)
-    waits = waiting(met, communicator.allgather([one.begin for one in met]))
+    met = [
+        interval for name in names for interval in threads[name] if interval.span.name == ALLREDUCE
+    ]
+    met.sort(key=lambda interval: interval.begin)
+    waits = waiting(met, communicator.allgather([interval.begin for interval in met]))
     for index, name in enumerate(names):
-        for one in threads[name]:
-            if one.span.name != COLLECTIVE:
-                events.append(chrome_trace.slice_event(rank, index, one))
-            if id(one) in waits:  # it is inside this one, and begins with it
-                events.append(chrome_trace.slice_event(rank, index, waits[id(one)]))
+        for interval in threads[name]:
+            if interval.span.name != COLLECTIVE:
+                events.append(chrome_trace.slice_event(rank, index, interval))
+            if id(interval) in waits:  # it is inside this interval, and begins with it
+                events.append(chrome_trace.slice_event(rank, index, waits[id(interval)]))
     return chrome_trace.lines_of(events)
 
 
-def in_root_time(slices: Sequence[Slice], own: Clock, origin: int) -> list[Slice]:
-    """``slices`` with times in nanoseconds of rank 0's clock since ``origin``."""
+def in_root_time(intervals: Sequence[Interval], own: Clock, origin: int) -> list[Interval]:
+    """``intervals`` with times in nanoseconds of rank 0's clock since ``origin``."""
     begins, ends = (
         (own.to_root(np.array(times, np.int64)) - origin).tolist()
-        for times in ([one.begin for one in slices], [one.end for one in slices])
+        for times in (
+            [interval.begin for interval in intervals],
+            [interval.end for interval in intervals],
+        )
     )
     return [
-        Slice(one.span, one.thread, begin, end)
-        for one, begin, end in zip(slices, begins, ends, strict=True)
+        Interval(interval.span, interval.thread, begin, end)
+        for interval, begin, end in zip(intervals, begins, ends, strict=True)
     ]
 
 
-def waiting(met: Sequence[Slice], everyone: Sequence[Sequence[int]]) -> dict[int, Slice]:
+def waiting(met: Sequence[Interval], everyone: Sequence[Sequence[int]]) -> dict[int, Interval]:
     """For each sum in which this rank waited, the time until the last rank arrived.
 
     Args:
@@ -128,10 +133,14 @@ def waiting(met: Sequence[Slice], everyone: Sequence[Sequence[int]]) -> dict[int
     common = min(map(len, everyone))  # a rank may have had no room for the last ones
     begins: NDArray[np.int64] = np.array([begins[:common] for begins in everyone], np.int64)
     waits = {}
-    for one, last, arrival in zip(met, begins.argmax(axis=0), begins.max(axis=0), strict=False):
-        end = min(one.end, int(arrival))
-        if end > one.begin:
-            waits[id(one)] = Slice(Span("waiting", rank=int(last)), one.thread, one.begin, end)
+    for interval, last, arrival in zip(
+        met, begins.argmax(axis=0), begins.max(axis=0), strict=False
+    ):
+        end = min(interval.end, int(arrival))
+        if end > interval.begin:
+            waits[id(interval)] = Interval(
+                Span("waiting", rank=int(last)), interval.thread, interval.begin, end
+            )
     return waits
 
 
@@ -148,10 +157,17 @@ def facts_of(
         "clocks": [
             {
                 "rank": rank,
-                "ahead_of_rank_0_ns": ([0, 0] if one.same else [one.begin.middle, one.end.middle]),
-                "error_ns": one.error,
-                "measured_ns": [[one.begin.low, one.begin.high], [one.end.low, one.end.high]],
+                "ahead_of_rank_0_ns": (
+                    [0, 0]
+                    if clock_of_rank.same
+                    else [clock_of_rank.begin.middle, clock_of_rank.end.middle]
+                ),
+                "error_ns": clock_of_rank.error,
+                "measured_ns": [
+                    [clock_of_rank.begin.low, clock_of_rank.begin.high],
+                    [clock_of_rank.end.low, clock_of_rank.end.high],
+                ],
             }
-            for rank, one in enumerate(clocks)
+            for rank, clock_of_rank in enumerate(clocks)
         ],
     }

@@ -17,8 +17,8 @@ from distcnn.cli.parser import Parser
 from distcnn.distributed import Communicator, on_root
 from distcnn.distributed.allreduce_benchmark import try_network
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.scaling.prediction.interconnect import KIND, fit_network
+from distcnn.spans import MEASURE, Span
 from distcnn.system.console import say
 from distcnn.system.files import write_atomically
 from distcnn.system.wording import counted
@@ -65,8 +65,8 @@ def examine(communicator: Communicator, arguments: Sequence[str]) -> None:
     args = on_root(
         communicator, lambda: _checked(make_parser().parse_args(arguments), communicator)
     )
-    pulse.beat(Activity.MEASURING)
-    found = {"kind": KIND, **try_network(communicator, args.seconds)}
+    with Span(MEASURE):
+        found = {"kind": KIND, **try_network(communicator, args.seconds)}
     on_root(communicator, lambda: _tell(found, args.json))
 
 

@@ -24,7 +24,7 @@ from distcnn.scaling.options import Request, Settings
 from distcnn.scaling.points import Measurement
 from distcnn.scaling.result import Result, read_result
 from distcnn.system.files import read_bytes, write_atomically
-from distcnn.training.locking import locked
+from distcnn.training.run_files import locked
 
 SETTINGS, MEASUREMENTS = "sweep.json", "measurements"
 KIND = "distcnn.scaling.measurement"

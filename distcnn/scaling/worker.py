@@ -27,10 +27,8 @@ from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
-from distcnn.distributed import Communicator, on_root
+from distcnn.distributed import REDUCERS, Communicator, ForegroundSums, on_root
 from distcnn.distributed.allreduce_benchmark import try_network
-from distcnn.distributed.reduction import REDUCTIONS
-from distcnn.distributed.shared_memory_reduction import KeptReduction
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
@@ -131,8 +129,8 @@ def facts(run: Run) -> dict[str, Any]:
         "microbatch_size": config.microbatch_size,
         "global_batch_size": config.global_batch_size,
         "reduction": config.reduction,
-        "overlap": run.step.overlap is not None,
-        "kept_gradients": isinstance(run.step.reduction, KeptReduction),
+        "overlap": run.step.overlaps,
+        "kept_gradients": run.step.reducer.shares_memory,
         "hosts": communicator.hosts,
         "shards_of_ranks": communicator.allgather(len(run.step.shards)),
         "cores_of_hosts": cores_of_hosts(communicator),
@@ -185,16 +183,17 @@ def adding_seconds(run: Run) -> dict[str, float]:
     Where this point keeps its gradients instead (``parallel/kept.py``), more ranks may not. Of the
     slowest rank: all of them at once.
     """
-    config, grads = run.config, run.network.grads
-    reduction = REDUCTIONS[config.reduction](grads.size, config.num_shards, config.gradient_limit)
+    config, gradients = run.config, run.network.values.copy()
+    reducer = REDUCERS[config.reduction](
+        gradients, 2, config.num_shards, config.gradient_limit, ForegroundSums(lambda values: None)
+    )
     seconds: dict[str, list[float]] = {"first": [], "others": []}
     run.communicator.barrier()
     for _ in range(TIMES_TO_ADD):
-        reduction.clear()
+        reducer.begin()
         for measured in seconds.values():
-            reduction.place()
             start = time.perf_counter()
-            reduction.add(grads, slice(0, grads.size))
+            reducer.add(reducer.buckets[0])
             measured.append(time.perf_counter() - start)
     return {name: max(run.communicator.allgather(median(each))) for name, each in seconds.items()}
 

@@ -1,4 +1,1 @@
-"""What runs underneath: the host's cores, memory, files and terminal, and the launcher.
-
-No NumPy.
-"""
+"""The system underneath: host, files, terminal, launcher. No NumPy."""

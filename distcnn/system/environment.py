@@ -1,7 +1,5 @@
-"""What decides the bits besides configuration, data and libraries: distcnn's own sources, and
+"""What else decides the bits, besides configuration, data and libraries: distcnn's own sources, and
 variables that choose kernels.
-
-NumPy is not imported here: the doctor asks before it is known whether there is one.
 """
 
 from __future__ import annotations
@@ -11,36 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
-"""The folder of the package."""
 PREFIXES = (
-    *(
-        "OPENBLAS_",
-        "GOTO_",
-        "GOTOBLAS_",
-        "MKL_",
-        "BLIS_",
-        "AOCL_",
-        "ARMPL_",
-        "NVPL_",
-        "VECLIB_",
-        "ESSL_",
-    ),
-    *("LIBSCI_", "CRAYBLAS_", "FLEXIBLAS", "NPY_"),
+    *("OPENBLAS_", "GOTO_", "GOTOBLAS_", "MKL_", "BLIS_", "AOCL_", "ARMPL_", "NVPL_", "VECLIB_"),
+    *("ESSL_", "LIBSCI_", "CRAYBLAS_", "FLEXIBLAS", "NPY_"),
 )
 """Of variables by which BLAS libraries and NumPy choose instructions, kernels and block sizes.
 (ATLAS chooses when it is built.)
 """
 NO_KERNELS = ("_NUM_THREADS", "_MAXIMUM_THREADS", "_THREAD_TIMEOUT", "_VERBOSE", "_MAIN_FREE")
-"""Ends of those that choose none.
-
-The number of threads is the configuration's (--threads-per-rank).
-"""
+"""Endings of those that do not. The number of threads is set by --threads-per-rank."""
 TUNABLES, OF_PROCESSOR = "GLIBC_TUNABLES", "glibc.cpu."
-"""The C library's variable, and what its tunables begin with that choose instructions."""
+"""The C library's variable, and the beginning of its tunables that choose instructions."""
 
 
 def kernel_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables in ``environment`` that choose kernels, and so may change bits, by name."""
+    """The variables in ``environment`` that choose kernels, and so may change the bits."""
     return {
         name: value
         for name, value in sorted(environment.items())
@@ -53,12 +36,12 @@ def kernel_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def source_files() -> list[Path]:
-    """distcnn's own files."""
+    """The package's own files."""
     return sorted(PACKAGE.rglob("*.py"))
 
 
 def sources_sha256() -> str:
-    """SHA-256 of the names and contents of distcnn's own files: two checkouts of one version may
+    """SHA-256 of names and contents of the package's files: two checkouts of one version may
     differ.
     """
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, written and read without following links."""
+"""Write files atomically, and read and write without following links."""
 
 from __future__ import annotations
 
@@ -21,13 +21,11 @@ KINDS = (
     (stat.S_ISBLK, errno.EINVAL, "a device"),
 )
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-"""The names of temporary files: hidden neighbours of the file, so on the same file system."""
+"""Names of temporary files: hidden, in the file's folder, so on the same file system."""
 
 
 class NotRegularError(OSError):
-    """A path that leads to something else than a regular file: its ``kind``, such as "a named
-    pipe".
-    """
+    """A path is not a regular file, but of ``kind``, such as "a named pipe"."""
 
     def __init__(self, number: int, kind: str, path: Path) -> None:
         super().__init__(number, f"it is {kind}, not a regular file", str(path))
@@ -35,14 +33,19 @@ class NotRegularError(OSError):
 
 
 def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
-    """Write ``parts`` to a new temporary file beside ``path``, then rename it: ``path`` holds the
-    old content or the new, never a part.
+    """Write ``parts`` to a new temporary file beside ``path``, then rename it.
 
-    The temporary file has a name that nobody can guess and is created exclusively, so nothing that
-    others put into the folder, such as a symbolic link, is written to. A link at ``path`` itself is
-    replaced, not followed. With ``sync`` both the file and its folder are on the disk when this
-    returns, so a crash of the machine cannot undo it. ``OSError`` (a full disk, say) leaves
-    ``path`` as it was and no temporary file.
+    So ``path`` has the old content or the new, never a part. The temporary file has a name that
+    nobody can guess and is created exclusively, so nothing that others put into the folder, such as
+    a symbolic link, is written to. A link at ``path`` itself is replaced, not followed.
+
+    Args:
+        path: the file.
+        parts: its content, to be concatenated.
+        sync: put the file and its folder on the disk, so that a crash cannot undo it.
+
+    Raises:
+        OSError: such as a full disk; ``path`` is as it was, and no temporary file is left.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     descriptor = os.open(
@@ -65,31 +68,31 @@ def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append ``text`` as UTF-8, to a new file if need be.
+    """Append ``text`` as UTF-8; make the file if necessary.
 
-    ``OSError`` when ``path`` is a link or not a regular file.
+    Raises:
+        OSError: ``path`` is a link or not a regular file.
     """
     with os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
         file.write(text.encode())
 
 
 def read_bytes(path: Path, follow: bool = False) -> bytes:
-    """The content of a file. ``OSError`` when ``path`` is not a regular file (a pipe would block),
-    or is a link and not ``follow``.
+    """Read a file.
 
     Args:
         path: the file.
-        follow: whether links are followed, for a file that the user names.
+        follow: follow links, for a file that the user names.
+
+    Raises:
+        OSError: ``path`` is not a regular file (a pipe would block), or is a link.
     """
     with os.fdopen(open_regular(path, os.O_RDONLY, follow=follow), "rb") as file:
         return file.read()
 
 
 def open_regular(path: Path, flags: int, permissions: int = 0o666, follow: bool = False) -> int:
-    """A file descriptor.
-
-    ``OSError`` when ``path`` is not a regular file, or is a link and not ``follow``.
-    """
+    """Open a regular file with ``os.open``; arguments and errors as ``read_bytes``."""
     links = 0 if follow else os.O_NOFOLLOW
     try:
         descriptor = os.open(
@@ -108,9 +111,10 @@ def open_regular(path: Path, flags: int, permissions: int = 0o666, follow: bool 
 
 
 def open_named(path: str | Path) -> BinaryIO:
-    """Open the file that a user names, for reading.
+    """Open the file that a user names, for reading. Never waits.
 
-    ``InputError`` when it cannot be opened or is not a regular file; never waits.
+    Raises:
+        InputError: it cannot be opened or is not a regular file.
     """
     try:
         return os.fdopen(open_regular(Path(path), os.O_RDONLY, follow=True), "rb")
@@ -126,7 +130,7 @@ def open_named(path: str | Path) -> BinaryIO:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Delete what killed writers left half written in ``folder``."""
+    """Delete the temporary files that killed writers left in ``folder``."""
     with suppress(OSError):
         for path in folder.iterdir():
             if TEMPORARY.fullmatch(path.name):
@@ -135,10 +139,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the folder's own entries (a rename, a new name) on the disk.
-
-    File systems that cannot do that are let be.
-    """
+    """Put the folder's entries (a rename, a new name) on the disk, if the file system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

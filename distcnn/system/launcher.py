@@ -1,8 +1,8 @@
-"""What the launcher says in the environment, and which process it is, before any MPI is loaded.
+"""Launchers: what they say in the environment of the processes they start, before MPI is loaded.
 
-Each launcher (mpirun, srun ...) tells the processes it starts how many they are. That decides
-whether MPI is needed at all, and it is the only way to notice a launcher of another MPI than the
-library's, under which every process silently believes that it is rank 0 of 1.
+Each launcher (mpirun, srun ...) tells its processes how many they are. This decides whether MPI is
+needed at all, and it is the only way to notice a launcher that belongs to another MPI than the
+library, under which every process would believe that it is rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -13,37 +13,51 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from distcnn.system.wording import counted
 
-LAUNCHERS = (
-    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),  # Open MPI's mpirun
-    ("PMI_SIZE", "PMI_RANK"),  # MPICH's and Intel's Hydra, srun --mpi=pmi2
-    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),  # MVAPICH2
-    ("MVP_COMM_WORLD_SIZE", "MVP_COMM_WORLD_RANK"),  # MVAPICH 3 and later
-    ("PALS_SIZE", "PALS_RANKID"),  # HPE Cray
-    ("FLUX_JOB_SIZE", "FLUX_TASK_RANK"),  # Flux
-    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),  # srun, whichever --mpi
-)
-"""(size variable, rank variable): a size counts only where its rank is there too."""
 
-LOCAL_VARIABLES = (
-    ("OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),  # Open MPI's mpirun
-    ("MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH's and Intel's Hydra
-    ("MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE"),  # MVAPICH2
-    ("MVP_COMM_WORLD_LOCAL_RANK", "MVP_COMM_WORLD_LOCAL_SIZE"),  # MVAPICH 3 and later
-    ("PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),  # HPE Cray
-    ("FLUX_TASK_LOCAL_ID", ""),  # Flux
-    ("SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),  # srun, whichever --mpi
+class Variables(NamedTuple):
+    """The environment variables in which a launcher numbers its processes."""
+
+    size: str
+    rank: str
+    local_rank: str
+    local_size: str
+
+
+MVAPICH = ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")
+LAUNCHERS = (
+    # Open MPI's mpirun
+    Variables(
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    # Hydra, which is MPICH's and Intel's mpirun; srun --mpi=pmi2
+    Variables("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    # MVAPICH 2, and 3 and later
+    *(Variables(*(f"{name}_COMM_WORLD_{what}" for what in MVAPICH)) for name in ("MV2", "MVP")),
+    # HPE Cray
+    Variables("PALS_SIZE", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
+    # Flux
+    Variables("FLUX_JOB_SIZE", "FLUX_TASK_RANK", "FLUX_TASK_LOCAL_ID", ""),
+    # srun, with any --mpi. Last, because mpirun may run inside a Slurm step
+    Variables("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
-"""(local rank's variable, local size's variable): the first whose rank is there counts, for mpirun
-may run inside a step of Slurm's.
-"""
+
+REMEDY = (
+    "use the mpirun of that library (in the same environment or module), or srun with its plugin "
+    "(--mpi=pmi2 for MPICH, --mpi=pmix for Open MPI)"
+)
+MOST_GENERATIONS = 20
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What one launcher variable declares: ``world_size`` is None where it tells only the rank."""
+    """What one launcher declares; ``world_size`` is None if it gives only the rank."""
 
     variable: str
     world_size: int | None
@@ -51,65 +65,77 @@ class Declared:
 
     @property
     def several(self) -> bool:
-        """Whether it declares more than this one process."""
+        """Whether more than one process was started."""
         return (self.world_size or 0) > 1 or self.rank > 0
 
 
-def declared(environment: Mapping[str, str]) -> list[Declared]:
-    """All that launchers declare in ``environment``.
+@dataclass(frozen=True)
+class Place:
+    """The place of a process on its host; ``local_size`` is None if unknown."""
 
-    Slurm's count only inside a step: a batch script has them without srun.
-    """
+    local_rank: int
+    local_size: int | None
+
+
+def declared(environment: Mapping[str, str]) -> list[Declared]:
+    """Everything that launchers declare in ``environment``."""
     found = []
-    for size_variable, rank_variable in LAUNCHERS:
-        if size_variable.startswith("SLURM") and not environment.get("SLURM_STEP_ID", "").isdigit():
-            continue
-        size, rank = environment.get(size_variable, ""), environment.get(rank_variable, "")
+    for variables in _launchers(environment):
+        size, rank = (environment.get(name, "") for name in variables[:2])
         if size.isdigit() and rank.isdigit():
-            found.append(Declared(size_variable, int(size), int(rank)))
-    if environment.get("PMIX_RANK", "").isdigit():
-        found.append(Declared("PMIX_RANK", None, int(environment["PMIX_RANK"])))
-    return found
+            found.append(Declared(variables.size, int(size), int(rank)))
+    rank = environment.get("PMIX_RANK", "")
+    return [*found, Declared("PMIX_RANK", None, int(rank))] if rank.isdigit() else found
+
+
+def declared_rank(environment: Mapping[str, str]) -> int:
+    """The rank before MPI has started; 0 without a launcher."""
+    return max((each.rank for each in declared(environment)), default=0)
+
+
+def declared_place(environment: Mapping[str, str]) -> Place | None:
+    """The place of this process on its host, if a launcher declares it."""
+    for variables in _launchers(environment):
+        rank, size = (environment.get(name, "") for name in variables[2:])
+        if not rank.isdigit():
+            continue
+        if variables.rank == "SLURM_PROCID":
+            sizes, node = tasks_per_node(size), environment.get("SLURM_NODEID", "")
+            known = node.isdigit() and int(node) < len(sizes)
+            return Place(int(rank), sizes[int(node)] if known else None)
+        return Place(int(rank), int(size) if size.isdigit() else None)
+    return None
 
 
 def needs_mpi(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started several processes, as far as the environment tells: only then is
-    MPI loaded.
+    """Whether a launcher started several processes. Only then is MPI loaded.
 
-    One process under a launcher (``srun --pty bash`` is such a place) works alone, as it does
-    without one.
+    One process under a launcher (such as ``srun --pty bash``) works without MPI.
     """
     found = declared(environment)
-    sized = [each for each in found if each.world_size is not None]
-    return any(each.several for each in found) or (bool(found) and not sized)
-
-
-REMEDY = (
-    "use the mpirun of that library (in the same environment or module), or srun with its plugin "
-    "(--mpi=pmi2 for MPICH, --mpi=pmix for Open MPI)"
-)
+    return any(each.several for each in found) or (
+        bool(found) and all(each.world_size is None for each in found)
+    )
 
 
 def starting_words(world_size: int, environment: Mapping[str, str]) -> list[str]:
-    """How to start ``world_size`` ranks again, as far as the environment tells: ``mpirun -n 4``,
-    ``srun -n 4``, nothing for one.
-    """
+    """How to start ``world_size`` ranks again, as in ``mpirun -n 4``; empty for one rank."""
     if world_size == 1:
         return []
     by_mpirun = any(name in environment for name in ("OMPI_COMM_WORLD_SIZE", "MPI_LOCALRANKID"))
-    by_slurm = environment.get("SLURM_STEP_ID", "").isdigit() and not by_mpirun
+    by_slurm = _is_slurm_step(environment) and not by_mpirun
     return ["srun" if by_slurm else "mpirun", "-n", str(world_size)]
 
 
 def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
-    """None, or what is wrong when Open MPI's mpirun started us but ``library`` (its version text)
-    is an MPICH: it would die in MPI_Init.
+    """Say what is wrong if Open MPI's mpirun started an MPICH, which would die in MPI_Init.
+
+    Args:
+        library: name and version of the MPI library.
+        environment: of this process.
     """
-    if (
-        "OMPI_COMM_WORLD_SIZE" in environment
-        and "PMI_SIZE" not in environment
-        and ("MPICH" in library or "Intel" in library)
-    ):
+    by_openmpi = "OMPI_COMM_WORLD_SIZE" in environment and "PMI_SIZE" not in environment
+    if by_openmpi and ("MPICH" in library or "Intel" in library):
         return (
             f"the launcher is Open MPI's (it started {environment['OMPI_COMM_WORLD_SIZE']}"
             f" processes, OMPI_COMM_WORLD_SIZE), but mpi4py loaded {library}: {REMEDY}"
@@ -118,81 +144,39 @@ def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
 
 
 def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> str | None:
-    """None, or what is wrong when a world of ``world_size`` ranks was found and a launcher declares
-    otherwise.
+    """Say what is wrong if MPI sees one rank and a launcher declares several.
 
-    Sizes above 1 are not compared: under mpirun in an allocation Slurm counts the hosts' proxies.
+    Larger sizes are not compared: under mpirun in an allocation, Slurm counts the hosts' proxies.
+
+    Args:
+        world_size: number of ranks that MPI sees.
+        library: name and version of the MPI library.
+        environment: of this process.
     """
-    if world_size > 1:
+    several = [each for each in declared(environment) if each.several]
+    if world_size > 1 or not several:
         return None
-    for each in declared(environment):
-        if each.several:
-            count = (
-                "several processes"
-                if each.world_size is None
-                else counted(each.world_size, "process")
-            )
-            return (
-                f"the launcher started {count} ({each.variable}, rank {each.rank}), but MPI sees 1"
-                f" rank: the launcher belongs to another MPI than {library}, which mpi4py loaded:"
-                f" {REMEDY}"
-            )
-    return None
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where on its host a process stands: its ``local_rank`` of ``local_size`` processes, None
-    where that is not told.
-    """
-
-    local_rank: int
-    local_size: int | None
-
-
-def declared_place(environment: Mapping[str, str]) -> Place | None:
-    """What a launcher says of this process's place on its host, if any does."""
-    for rank_variable, size_variable in LOCAL_VARIABLES:
-        if rank_variable.startswith("SLURM") and not environment.get("SLURM_STEP_ID", "").isdigit():
-            continue
-        rank, size = environment.get(rank_variable, ""), environment.get(size_variable, "")
-        if rank.isdigit():
-            if size_variable == "SLURM_STEP_TASKS_PER_NODE":
-                sizes, node = tasks_per_node(size), environment.get("SLURM_NODEID", "")
-                return Place(
-                    int(rank),
-                    sizes[int(node)] if node.isdigit() and int(node) < len(sizes) else None,
-                )
-            return Place(int(rank), int(size) if size.isdigit() else None)
-    return None
-
-
-def tasks_per_node(text: str) -> list[int]:
-    """Of each node, from Slurm's short form: "2(x3),1" is 2, 2, 2, 1.
-
-    Empty where it is no such text.
-    """
-    found = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
+    first = several[0]
+    count = counted(first.world_size, "process") if first.world_size else "several processes"
     return (
-        [int(each[1]) for each in found if each for _ in range(int(each[2] or 1))]
-        if all(found)
-        else []
+        f"the launcher started {count} ({first.variable}, rank {first.rank}), but MPI sees 1 rank:"
+        f" the launcher belongs to another MPI than {library}, which mpi4py loaded: {REMEDY}"
     )
 
 
-def declared_rank(environment: Mapping[str, str]) -> int:
-    """The rank by the environment alone, 0 without a launcher: who may print before MPI is up."""
-    return max((each.rank for each in declared(environment)), default=0)
-
-
-MOST_GENERATIONS = 20
+def tasks_per_node(text: str) -> list[int]:
+    """Expand Slurm's short form: "2(x3),1" is 2, 2, 2, 1. Empty if ``text`` is something else."""
+    found = [re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part) for part in text.split(",")]
+    if not all(found):
+        return []
+    return [int(match[1]) for match in found if match for _ in range(int(match[2] or 1))]
 
 
 def launching_process() -> int:
-    """The launcher's process on this host: the nearest ancestor that is not declared to be this
-    rank, as shells and wrappers between are.
+    """The launcher's process on this host: mpirun or one of its daemons.
 
-    It is mpirun's or a daemon of it; 0 in a container that does not see it.
+    It is the nearest ancestor that is not declared to be this rank, as shells and wrappers between
+    are; 0 in a container that does not see it.
     """
     mine, process = declared(os.environ), os.getppid()
     for _ in range(MOST_GENERATIONS):
@@ -201,7 +185,7 @@ def launching_process() -> int:
             parent = int(_stat(process)[1])
         except (OSError, ValueError, IndexError):  # another user's, or there is no /proc
             break
-        pairs = (each.partition("=") for each in environment.split("\0"))
+        pairs = (pair.partition("=") for pair in environment.split("\0"))
         if parent <= 1 or declared({key: value for key, _, value in pairs}) != mine:
             break
         process = parent
@@ -209,8 +193,9 @@ def launching_process() -> int:
 
 
 def launch_name() -> str:
-    """A name that the processes of one launcher share on this host, and no others: process numbers
-    alone are used again.
+    """A name that exactly the processes of one launch share on this host.
+
+    Process numbers are reused, so it contains the start time of the launcher's process.
     """
     process = launching_process()
     parts = [str(process)]
@@ -221,8 +206,27 @@ def launch_name() -> str:
     return "-".join(parts)
 
 
-def _stat(process: int) -> list[str]:
-    """What the kernel says of a process, from its state on: proc(5), /proc/pid/stat, from the third
-    field.
+def process_status(process: int, name: str) -> str:
+    """An entry of /proc/<process>/status, see proc(5); empty if it cannot be read."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    found = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in found if key == name), "")
+
+
+def _launchers(environment: Mapping[str, str]) -> list[Variables]:
+    """The launchers whose variables count: Slurm's only in a step, because a batch script has them
+    without srun.
     """
+    return [*LAUNCHERS] if _is_slurm_step(environment) else [*LAUNCHERS[:-1]]
+
+
+def _is_slurm_step(environment: Mapping[str, str]) -> bool:
+    return environment.get("SLURM_STEP_ID", "").isdigit()
+
+
+def _stat(process: int) -> list[str]:
+    """The fields of /proc/<process>/stat from the third on, see proc(5)."""
     return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -1,8 +1,6 @@
-"""What only root needs of other packages: imported as it starts, so that a broken installation
-shows before a run has begun.
+"""Import what only rank 0 needs, so that a broken installation shows before a run has begun.
 
-The other ranks leave these files alone: on a shared file system all of them would ask for each at
-the same moment.
+The other ranks do not: on a shared file system all of them would ask for each file at once.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Whether a person watches: the terminal that shows this process's output, directly or through the
-launcher. Standard library only.
+launcher.
 """
 
 from __future__ import annotations
@@ -13,69 +13,49 @@ from pathlib import Path
 from distcnn.system import launcher
 
 LAUNCHERS = {
-    "mpirun",
-    "mpiexec",
-    "mpiexec.hydra",
-    "hydra_pmi_proxy",
-    "orterun",
-    "orted",
-    "prterun",
-    "prte",
-    "prted",
+    *("mpirun", "mpiexec", "mpiexec.hydra", "hydra_pmi_proxy"),
+    *("orterun", "orted", "prterun", "prte", "prted"),
 }
 """Programs between the ranks and the terminal, as the kernel names them."""
 CHANGE_OUTPUT = (
-    "-prepend",
-    "--prepend",
-    "-outfile",
-    "-errfile",
-    "--output",
-    "-output",
-    "--tag",
-    "-tag",
-    "--timestamp",
-    "--xml",
+    *("-prepend", "--prepend", "-outfile", "-errfile", "--output", "-output"),
+    *("--tag", "-tag", "--timestamp", "--xml"),
 )
-"""Options of theirs, by how they begin, that label lines or send them elsewhere: a progress bar
-would only spoil those.
-"""
+"""Beginnings of their options that label or redirect lines: these would garble a progress bar."""
 USUAL_COLUMNS = 80
 
 
 def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
-    """The width of the terminal that shows standard output; None where it goes elsewhere, or nobody
-    can tell.
+    """The width of the terminal that shows standard output; None if there is none.
 
-    Under a launcher standard output is a pipe to it, or a terminal of its own making: what counts
-    is the launcher's standard output.
+    Under a launcher, standard output is a pipe to it, or a terminal that it made. What counts is
+    the launcher's own standard output.
     """
-    columns: int | None
+    columns = None
     if not launcher.needs_mpi(environment) and sys.stdout.isatty():
         columns = _columns(sys.stdout.fileno())
     elif launcher.declared(environment):
-        columns = _columns_of_launcher(_launcher_process(launcher.launching_process()))
-    else:
-        columns = None
+        columns = _columns_of_launcher(_started_by_hand(launcher.launching_process()))
     given = environment.get("COLUMNS", "")
-    return (
-        int(given)
-        if columns is not None and given.isascii() and given.isdigit() and int(given)
-        else columns
-    )
+    if columns is not None and given.isascii() and given.isdigit() and int(given):
+        return int(given)
+    return columns
 
 
 def _columns(descriptor: int) -> int:
-    """A terminal's width; some say 0, or do not know."""
+    """A terminal's width; some report 0, or cannot tell."""
     try:
         return os.get_terminal_size(descriptor).columns or USUAL_COLUMNS
     except OSError:
         return USUAL_COLUMNS
 
 
-def _columns_of_launcher(pid: int | None) -> int | None:
-    output = Path(f"/proc/{pid}/fd/1")
+def _columns_of_launcher(process: int | None) -> int | None:
+    output = Path(f"/proc/{process}/fd/1")
     try:
-        if pid is None or not str(output.readlink()).startswith("/dev/") or _changes_output(pid):
+        if process is None or not str(output.readlink()).startswith("/dev/"):
+            return None
+        if _changes_output(process):
             return None
         descriptor = os.open(output, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError:  # another user's process, or no /proc
@@ -86,24 +66,15 @@ def _columns_of_launcher(pid: int | None) -> int | None:
         os.close(descriptor)
 
 
-def _launcher_process(pid: int) -> int | None:
-    """The launcher that was started by hand: the last of the launcher's processes, from ``pid``
-    upwards.
-    """
+def _started_by_hand(process: int) -> int | None:
+    """The last launcher among ``process`` and its ancestors: the one that a person started."""
     found = None
-    while pid > 1:
-        try:
-            lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-        except OSError:
-            return None
-        status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-        if status.get("Name") not in LAUNCHERS:
-            break
-        found, pid = pid, int(status["PPid"])
+    while process > 1 and launcher.process_status(process, "Name") in LAUNCHERS:
+        found, process = process, int(launcher.process_status(process, "PPid") or 0)
     return found
 
 
-def _changes_output(pid: int) -> bool:
-    words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+def _changes_output(process: int) -> bool:
+    words = Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
     options = takewhile(lambda word: not Path(word).name.startswith("python"), words)
     return any(word == "-l" or word.startswith(CHANGE_OUTPUT) for word in options)

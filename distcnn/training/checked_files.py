@@ -8,19 +8,16 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, array_sha256, read_weights
 from distcnn.training.comparison import SPEED, STARTS, Line
-from distcnn.training.consistency import array_sha256
 from distcnn.training.replay import Replayed
 from distcnn.training.results import (
-    BEST_WEIGHTS,
     RESULT,
     SUMS,
-    WEIGHTS,
     RunResult,
     damage_by_sums,
     describe,
     read_result_values,
-    read_weights,
 )
 
 MEASURED = (SPEED, "train_seconds", "seconds_to_target")

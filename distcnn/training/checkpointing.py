@@ -6,7 +6,6 @@ from contextlib import suppress
 
 from distcnn.checkpoints import CheckpointStore, CheckpointWriter
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.spans import CHECKPOINT, WAIT_FOR_CHECKPOINT, Span
 from distcnn.training.ledger import all_entries
 from distcnn.training.progress import Progress
@@ -34,7 +33,6 @@ class Saving:
 
     def save(self, state: State) -> None:
         """Copy the state on root and begin to write it. Collective."""
-        pulse.beat(Activity.SAVING)
         with Span(CHECKPOINT, step=state.step):
             self._copy_and_submit(state)
 
@@ -61,7 +59,6 @@ class Saving:
         The same on all ranks.
         """
         newest = -1
-        pulse.beat(Activity.SAVING)
         with Span(WAIT_FOR_CHECKPOINT):
             if self._directory is not None:
                 self._writer.wait()

@@ -1,16 +1,20 @@
-"""Replicas: every rank holds the same weights, and proves it by hashes."""
+"""Whether all ranks agree: on their weights, proved by hashes, on data, software and source."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 
-import numpy as np
-
+from distcnn.checkpoints.weights import array_sha256
+from distcnn.datasets import DatasetInfo
 from distcnn.distributed import Communicator
-from distcnn.errors import TrainingError
+from distcnn.distributed.communicator import JointError
+from distcnn.errors import InputError, TrainingError
 from distcnn.nn.planned import PlannedNetwork
 from distcnn.optim import Updater
+from distcnn.training.fingerprint import fingerprint
+from distcnn.user_source import Sources, compare_sources, sha256_of
 
 
 def params_sha256(network: PlannedNetwork) -> str:
@@ -61,6 +65,49 @@ def compare_replicas(
     return parameters
 
 
-def array_sha256(values: np.ndarray) -> str:
-    """SHA-256 of the elements as little-endian float32."""
-    return hashlib.sha256(np.ascontiguousarray(values, "<f4").data).hexdigest()
+def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
+    """Root's fingerprint; a warning when another rank's is not the same, for the bits then hang on
+    which rank computes what.
+    """
+    everyone = communicator.allgather(fingerprint())
+    for rank, each in enumerate(everyone):
+        if each != everyone[0]:
+            what = "; ".join(
+                f"{name} {each[name]!r}, not {value!r}"
+                for name, value in everyone[0].items()
+                if each[name] != value
+            )
+            report(
+                f"warning: rank {rank} on {communicator.hosts[rank]} has other software or another"
+                f" processor than rank 0 ({what}): the bits then depend on which rank computes"
+                " which shard"
+            )
+            break
+    return everyone[0]
+
+
+def same_model(sources: Sources, communicator: Communicator) -> None:
+    """``JointError`` on all ranks unless all have built the model from the same ``sources``: ranks
+    would train different networks.
+    """
+    hashes = communicator.allgather(sha256_of(sources))
+    if len(set(hashes)) == 1:
+        return
+    everyone = communicator.allgather(sources)
+    rank = next(rank for rank, each in enumerate(everyone) if each != everyone[0])
+    changes = compare_sources(everyone[0], everyone[rank])
+    raise JointError(
+        f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's:"
+        f" {changes}: start all ranks in one folder with one PYTHONPATH, on a file system that all"
+        " hosts share"
+    )
+
+
+def check_same_data(datasets: list[DatasetInfo]) -> None:
+    for rank, dataset in enumerate(datasets):
+        if dataset != datasets[0]:
+            raise InputError(
+                f"{dataset.path} is another image set on rank {rank} than on rank 0 (SHA-256"
+                f" {dataset.sha256 or 'unknown'}, not {datasets[0].sha256 or 'unknown'}): put the"
+                " file on a file system that all hosts share, or the same one on each"
+            )

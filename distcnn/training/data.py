@@ -5,7 +5,7 @@ what must be known of them first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_ex
 from distcnn.datasets.survey import Survey, judge, pixel_sums
 from distcnn.distributed import Communicator, on_root, span_of, together
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.spans import WAIT_FOR_WINDOW, Span, touch
 from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
@@ -113,7 +113,7 @@ def _in_memory(
     test: range,
 ) -> Data:
     with closing(dataset.open(info, config.stall_timeout)) as reader:
-        images, labels = reader.load("train", train, _show_progress)
+        images, labels = reader.load("train", train, touch)
         cuts = {
             index: slice(span.start - train.start, span.stop - train.start)
             for index, span in spans.items()
@@ -122,12 +122,8 @@ def _in_memory(
             Shard(index, images[cut], labels[cut], config.seed, train.start + cut.start)
             for index, cut in cuts.items()
         ]
-        tested = reader.load("test", test, _show_progress)
+        tested = reader.load("test", test, touch)
         return Data(shards, Shard(0, *tested, config.seed, test.start, shuffled=False))
-
-
-def _show_progress() -> None:
-    pulse.beat(Activity.READING_DATA)
 
 
 def _windowed(
@@ -138,8 +134,8 @@ def _windowed(
     length = window_examples(info, config.num_shards, config.data_memory)
     prefetcher = Prefetcher(
         dataset.open(info, config.stall_timeout),
-        progress=lambda: pulse.wait(False),
-        waiting=_waiting_for_window,
+        progress=touch,
+        waiting=lambda: Span(WAIT_FOR_WINDOW),
     )
     chunks = info.chunk_examples
     shards = [
@@ -157,11 +153,6 @@ def _windowed(
     return Data(
         shards, WindowedShard(0, prefetcher, "test", test, bounds, config.seed, shuffled=False)
     )
-
-
-def _waiting_for_window() -> AbstractContextManager[None]:
-    tests = pulse.activity == Activity.EVALUATING
-    return pulse.doing(Activity.WAITING_FOR_TEST_WINDOW if tests else Activity.WAITING_FOR_WINDOW)
 
 
 def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communicator) -> Content:
@@ -191,7 +182,7 @@ def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communi
 def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
     info, first, hashes = seen.info, test.first_example, []
     for images, labels in test.pieces(piece_size(info, "test", block_size)):
-        pulse.beat(Activity.READING_DATA)
+        touch()
         seen.add("test", first, images, labels)
         for start in range(0, len(labels), block_size):
             block = slice(start, start + block_size)
@@ -209,7 +200,7 @@ def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple
     info, first = seen.info, shard.first_example
     digest = ExamplesDigest(shard.examples, info.image_shape, info.classes)
     for images, labels in shard.pieces(piece_size(info, "train")):
-        pulse.beat(Activity.READING_DATA)
+        touch()
         seen.add("train", first, images, labels)
         digest.add(images, labels)
         if not (info.mean and info.std):

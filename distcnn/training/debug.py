@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import bdb
 import pdb
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -14,17 +13,20 @@ import numpy as np
 from distcnn.checkpoints import Checkpoint
 from distcnn.config import Config
 from distcnn.config_parsing import Request
+from distcnn.datasets import Microbatch, Part
 from distcnn.distributed import Communicator
 from distcnn.errors import InputError, TrainingError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.models import find_model
 from distcnn.nn import he_normal
 from distcnn.nn.gradient_check import gradient_error
+from distcnn.nn.layer import Array
+from distcnn.nn.plan import Plan
+from distcnn.spans import DEBUG, Span
+from distcnn.training.advice import advice, zero_gradients
 from distcnn.training.checkpointing import NoSaving
 from distcnn.training.comparison import Receipt, read_receipt
-from distcnn.training.learning import advice, zero_gradients
 from distcnn.training.loop import Loop
-from distcnn.training.nan_check import check_finite
+from distcnn.training.nan_check import check_pass
 from distcnn.training.progress import NoProgress
 from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.resume import (
@@ -35,10 +37,11 @@ from distcnn.training.resume import (
     require_trusted,
 )
 from distcnn.training.run_directory import NoRunDirectory
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import Plan as Schedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.snapshot import restore_snapshot
 from distcnn.training.state import State
+from distcnn.training.step import BeforeShard, Lane, Position, Step
 
 LARGEST_GRADIENT_ERROR = 1e-5
 CHECKED_EXAMPLES = 2
@@ -89,7 +92,17 @@ def check_network(run: Run, say: Say) -> None:
     )
     if zero:
         say(f"warning: at the first weights, {advice(zero)}")
-    run.network.observe = check_finite
+    run.step.before_shard = checked(run.step)
+
+
+def checked(step: Step) -> BeforeShard:
+    """Raises ``NotFinite`` for the first array of a shard's pass that holds a NaN or Inf."""
+
+    def check(at: Position, shard: Part, lane: Lane) -> None:
+        random = step.streams(at.step, shard.index)
+        check_pass(lane.plan, step.loss, lane.microbatch, training=True, random=random)
+
+    return check
 
 
 def break_at(request: Request, communicator: Communicator, say: Say) -> None:
@@ -104,7 +117,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
     warn_of_changes(receipt, run, say)
-    last = Plan(now, run.dataset.examples["train"]).total_steps - (not request.resume)
+    last = Schedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
         raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {last}")
     state = restore_snapshot(run, checkpoint) if checkpoint else State()
@@ -119,9 +132,20 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: there is no step to break in")
         return
-    run.step.before_shard = lambda step, index: (
-        _open_debugger(say) if (step, index) == (at, shard) else None
-    )
+
+    check = run.step.before_shard
+
+    def before_shard(position: Position, part: Part, lane: Lane) -> None:
+        if (position.step, part.index) == (at, shard):
+            say(
+                "debugger: shard, microbatch, plan, parameters, step, epoch and step_of_epoch are"
+                " here; n: next line, c: finish the step, q: leave"
+            )
+            look_around(*position, part, lane.microbatch, lane.plan, lane.plan.parameters.named())
+        if check is not None:
+            check(position, part, lane)
+
+    run.step.before_shard = before_shard
     try:
         loop.go_to(at + 1, end_epoch=False)
     except bdb.BdbQuit:
@@ -148,18 +172,21 @@ def _source(
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint
 
 
-def _open_debugger(say: Say) -> None:
-    """In the frame of the step, where ``shard``, ``self.microbatch`` (filled), ``self.network`` and
-    ``epoch`` can be looked at.
+def look_around(
+    step: int,
+    epoch: int,
+    step_of_epoch: int,
+    shard: Part,
+    microbatch: Microbatch,
+    plan: Plan,
+    parameters: dict[str, Array],
+) -> None:
+    """Open the debugger here, where it shows the arguments.
+
+    ``microbatch`` is filled with the shard's examples; ``parameters`` are those before the step.
     """
-    say(
-        "debugger: shard, self.microbatch, self.network, epoch, step_of_epoch are here; n: next"
-        " line, c: finish the step, q: leave"
-    )
-    pulse.beat(Activity.DEBUGGING)
-    frame = sys._getframe(2)
-    assert frame.f_code.co_name == "_add_shard"
-    Debugger().set_trace(frame)
+    with Span(DEBUG):
+        Debugger().set_trace()
 
 
 class Debugger(pdb.Pdb):

@@ -1,5 +1,5 @@
-"""Evaluation, spread over all ranks and exact: canonical blocks of one fixed shape, sums of
-integers, the exact sum of losses.
+"""Evaluation, spread over all ranks and exact: blocks of one fixed shape, sums of integers, the
+exact sum of losses.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets import Microbatch, Part
-from distcnn.distributed import TALLY_SIZE, Communicator, RangeError, Tally, Totals, span_of
+from distcnn.datasets import Part
+from distcnn.distributed import STATS_SIZE, Communicator, RangeError, StepStats, Totals, span_of
 from distcnn.errors import TrainingError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
 from distcnn.nn import computing
 from distcnn.nn.losses import Loss
-from distcnn.nn.planned import PlannedNetwork
-from distcnn.spans import EVALUATION, Span
+from distcnn.spans import EVALUATION, LOSS, READ_DATA, SUM_EVALUATION, TEST_BLOCK, Span
 from distcnn.system.wording import counted
-from distcnn.training.nan_check import NotFinite, first_not_finite
-from distcnn.training.step import count_correct
+from distcnn.training.nan_check import first_not_finite
+from distcnn.training.step import Lane, count_correct
 
-_EVALUATION = Span(EVALUATION)
+_EVALUATION, _READ_DATA, _LOSS = Span(EVALUATION), Span(READ_DATA), Span(LOSS)
+_SUM_EVALUATION = Span(SUM_EVALUATION)
 
 
 class EvaluationFailure(TrainingError):
@@ -30,7 +29,7 @@ class EvaluationFailure(TrainingError):
 
 
 class EvaluationStopped(Exception):
-    """A rank was asked to stop: all ranks broke the evaluation off at the same point.
+    """A rank was asked to stop: all ranks have left the evaluation at the same point.
 
     It changed nothing, and can be repeated.
     """
@@ -53,101 +52,108 @@ def num_blocks(examples: int, block_size: int) -> int:
 
 @dataclass
 class Evaluation:
-    """Tests ``network`` on this rank's ``part`` of the test set, in blocks of the microbatch's
-    shape.
+    """Tests a network on the test set, in blocks of the microbatch's shape.
+
+    Args:
+        lane: what this rank computes with.
+        loss: as in training.
+        part: this rank's part of the test set.
+        test_examples: in the whole of it.
+        communicator: of all ranks.
+        blocks_between_checks: after so many blocks of each rank, all ranks check together whether
+            one was asked to stop.
     """
 
-    network: PlannedNetwork
+    lane: Lane
     loss: Loss
     part: Part
     test_examples: int
-    microbatch: Microbatch
     communicator: Communicator
-    blocks_between_looks: int = 8
-    """After this many blocks of each rank all ranks look together whether one was asked to stop."""
+    blocks_between_checks: int = 8
     stop_request: Callable[[], str | None] = lambda: None
     """The signal that asked this rank to stop, if any."""
     predicted: NDArray[np.int64] | None = field(default=None, init=False)
     """Of the newest evaluation: how many test images were put into each class."""
 
     def __call__(self) -> Totals:
-        """Loss, right answers and examples over the whole test set, the same on every rank and on
-        any number of them.
+        """Loss, correct answers and examples over the whole test set. Collective.
 
-        ``EvaluationFailure`` on all ranks when the loss is not finite, ``TrainingError`` when an
-        example was not tested exactly once, ``EvaluationStopped`` on all ranks when one of them was
-        asked to stop.
+        The same on every rank and on any number of them.
+
+        Raises:
+            EvaluationFailure: on all ranks, when the loss is not finite.
+            EvaluationStopped: on all ranks, when one of them was asked to stop.
+            TrainingError: when an example was not tested exactly once.
         """
         with _EVALUATION:
-            return self.take()
+            return self._evaluate()
 
-    def take(self) -> Totals:
-        """What a call does; with a name of its own, so that an instrument can take its place."""
-        blocks = num_blocks(self.test_examples, self.microbatch.size)
-        (classes,) = self.network.output_shape
-        sums = np.zeros(TALLY_SIZE + classes + blocks)
-        counts, predicted, tested = np.split(sums, [TALLY_SIZE, TALLY_SIZE + classes])
-        tally = Tally(counts, blocks)
+    def _evaluate(self) -> Totals:
+        size = self.lane.microbatch.size
+        blocks = num_blocks(self.test_examples, size)
+        (classes,) = self.lane.plan.output_shape
+        sums = np.zeros(STATS_SIZE + classes + blocks)
+        counts, predicted, tested = np.split(sums, [STATS_SIZE, STATS_SIZE + classes])
+        stats = StepStats(counts, blocks)
         problem = None
-        first_block = self.part.first_example // self.microbatch.size
-        for step in self._steps(blocks):
-            block = first_block + step
-            pulse.beat(Activity.EVALUATING, detail=block)
-            try:
-                predicted += self._add_block(tally, step)
-            except (RangeError, NotFinite) as error:
-                first = block * self.microbatch.size
-                where = (
-                    error
-                    if isinstance(error, NotFinite)
-                    else first_not_finite(self.network, self.loss, self.microbatch)
+        first_block = self.part.first_example // size
+        for own_block in self._own_blocks(blocks):
+            block = first_block + own_block
+            with Span(TEST_BLOCK, block=block):
+                try:
+                    predicted += self._add_block(stats, own_block)
+                except RangeError as error:
+                    problem = problem or self._explained(block, error)
+                    stats.fail()
+                tested[block] += len(self.lane.microbatch.chosen)
+        with _SUM_EVALUATION:
+            self.communicator.allreduce_sum(sums)
+            totals = stats.totals()
+            if totals.failures:
+                problem = next(text for text in self.communicator.allgather(problem) if text)
+                raise EvaluationFailure(
+                    f"evaluation: {problem}: the training has diverged; lower --learning-rate"
                 )
-                problem = (
-                    problem
-                    or f"test examples {first} to {first + len(self.microbatch.chosen) - 1}: {where or error}"  # noqa: E501
-                )
-                tally.fail()
-            tested[block] += len(self.microbatch.chosen)
-        pulse.beat(Activity.SUMMING_EVALUATION)
-        self.communicator.allreduce_sum(sums)
-        totals = tally.totals()
-        if totals.failures:
-            problem = next(each for each in self.communicator.allgather(problem) if each)
-            raise EvaluationFailure(
-                f"evaluation: {problem}: the training has diverged; lower --learning-rate"
-            )
         self._check_each_once(tested)
         self.predicted = predicted.astype(np.int64)
         return totals
 
-    def _steps(self, blocks: int) -> Iterator[int]:
-        """This rank's blocks of all ``blocks``, numbered from 0.
-
-        All ranks look equally often whether to stop.
+    def _own_blocks(self, blocks: int) -> Iterator[int]:
+        """This rank's of all ``blocks``, numbered from 0; all ranks check equally often whether to
+        stop.
         """
-        own, most = (
-            num_blocks(self.part.examples, self.microbatch.size),
-            num_blocks(blocks, self.communicator.world_size),
-        )
-        for start in range(0, most, self.blocks_between_looks):
+        own = num_blocks(self.part.examples, self.lane.microbatch.size)
+        most = num_blocks(blocks, self.communicator.world_size)
+        for start in range(0, most, self.blocks_between_checks):
             asked = np.array([self.stop_request() is not None], np.float64)
             self.communicator.allreduce_sum(asked)
             if asked[0]:
                 raise EvaluationStopped
-            yield from range(start, min(start + self.blocks_between_looks, own))
+            yield from range(start, min(start + self.blocks_between_checks, own))
 
-    def _add_block(self, tally: Tally, step: int) -> NDArray[np.int64]:
+    def _add_block(self, stats: StepStats, own_block: int) -> NDArray[np.int64]:
         """Add a block's counts; return how many of its examples were put into each class."""
-        examples = self.part.fill(self.microbatch, 0, step)
-        with computing():  # the tally refuses what is out of range
-            outputs = self.network.forward(self.microbatch.images)
-            loss_sum, _ = self.loss(outputs, self.microbatch.labels, self.microbatch.weights)
-        tally.add(loss_sum, count_correct(outputs, self.microbatch), examples)
-        return np.bincount(outputs[:, :examples].argmax(axis=0), minlength=len(outputs))
+        plan, microbatch = self.lane
+        with _READ_DATA:
+            examples = self.part.fill(microbatch, 0, own_block)
+        with computing():  # the sums reject what is out of range
+            logits = plan.forward(microbatch.images, training=False)
+            with _LOSS:
+                loss_sum, _ = self.loss(logits, microbatch.labels, microbatch.weights)
+        stats.add(loss_sum, count_correct(logits, microbatch), examples)
+        return np.bincount(logits[:, :examples].argmax(axis=0), minlength=len(logits))
 
-    def _check_each_once(self, tested: np.ndarray) -> None:
-        expected = np.full(len(tested), self.microbatch.size)
-        expected[-1] = self.test_examples - (len(tested) - 1) * self.microbatch.size
+    def _explained(self, block: int, error: RangeError) -> str:
+        """Which examples of ``block`` have a loss that cannot be added, and where that began."""
+        plan, microbatch = self.lane
+        first = block * microbatch.size
+        where = first_not_finite(plan, self.loss, microbatch) or error
+        return f"test examples {first} to {first + len(microbatch.chosen) - 1}: {where}"
+
+    def _check_each_once(self, tested: NDArray[np.float64]) -> None:
+        size = self.lane.microbatch.size
+        expected = np.full(len(tested), size)
+        expected[-1] = self.test_examples - (len(tested) - 1) * size
         wrong = np.flatnonzero(tested != expected)
         if wrong.size:
             block = wrong[0]

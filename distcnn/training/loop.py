@@ -11,10 +11,11 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.architecture import describe
 from distcnn.config import as_flag
-from distcnn.distributed import on_root
-from distcnn.errors import Stopped, TrainingError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.distributed import StepTotals, on_root
+from distcnn.errors import InputError, Stopped, TrainingError
+from distcnn.nn import Sequential
 from distcnn.nn.planned import PlannedNetwork
 from distcnn.spans import (
     CLOSE_EPOCH,
@@ -26,16 +27,16 @@ from distcnn.spans import (
 )
 from distcnn.system.launcher import starting_words
 from distcnn.system.wording import shell_command
+from distcnn.training.advice import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.checkpointing import NoSaving, Saving
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
-from distcnn.training.learning import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
 from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
-from distcnn.training.step import ShardFailure
+from distcnn.training.step_failure import ShardFailure
 
 
 class Records(Protocol):
@@ -65,6 +66,7 @@ class Loop:
         self.run, self.state = run, state
         self._records, self._saving, self._progress = records, saving, progress
         self.last_loss = 0.0
+        self._totals: StepTotals | None = None
         self._warned = False  # that the network learns nothing
         self._counted_until = time.perf_counter()
 
@@ -100,7 +102,6 @@ class Loop:
                 newest = self._saving.wait()
         self.add_end()
         result = make_result(self.run, self.state)
-        pulse.beat(Activity.WRITING_RESULTS)
         with Span(WRITE_RESULTS):
             on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
         if self._saving.location and newest < self.state.step:
@@ -117,7 +118,6 @@ class Loop:
 
     def add_end(self) -> None:
         """The receipt's last line."""
-        pulse.beat(Activity.COMPARING)
         with Span(WRITE_RECEIPT):
             self._records.add_receipt(
                 "end", self.state.step, params_sha256=params_sha256(self.run.network)
@@ -165,7 +165,7 @@ class Loop:
             run.step.ledger.begin()
         learning_rate = run.plan.learning_rate(state.step)
         start = time.perf_counter()
-        totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
+        totals = self._totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
         for meter in (state.whole, state.epoch, state.interval):
             meter.add(totals, seconds)
@@ -182,7 +182,6 @@ class Loop:
     def _log_interval(self, epoch: int, learning_rate: float) -> None:
         state, speed = self.state, self.state.interval.images_per_second
         loss = state.interval.loss
-        pulse.beat(Activity.WRITING_LINES)
         with Span(WRITE_METRICS):
             self._records.add_metrics(
                 "step",
@@ -199,7 +198,6 @@ class Loop:
         self._saving.poll()
 
     def _check_replicas(self) -> None:
-        pulse.beat(Activity.COMPARING)
         run, step = self.run, self.state.step
         with self._timed():
             with Span(COMPARE_WEIGHTS):
@@ -232,7 +230,6 @@ class Loop:
         }
         proof: dict[str, Any] = {"examples": state.epoch.examples}
         if whole:
-            pulse.beat(Activity.CHECKING_EPOCH)
             examples = run.dataset.examples["train"]
             with self._timed(), Span(CLOSE_EPOCH):
                 proof["order_sha256"] = close_epoch(
@@ -253,7 +250,6 @@ class Loop:
                 f" ({test.correct} of {test.examples})"
             )
         self._count_time()
-        pulse.beat(Activity.WRITING_LINES)
         with Span(WRITE_METRICS):
             self._records.add_metrics(
                 "epoch",
@@ -262,7 +258,6 @@ class Loop:
                 images_per_second=round(state.epoch.images_per_second, 1),
             )
         self._check_replicas()
-        pulse.beat(Activity.WRITING_LINES)
         with Span(WRITE_RECEIPT):
             self._records.add_receipt("epoch", state.step, **values, **proof)
         self._progress.say(f"{text}, {state.epoch.images_per_second:,.0f} images/s")
@@ -285,8 +280,8 @@ class Loop:
             self._warned = True
             zero = (
                 []
-                if run.step.gradient is None
-                else zero_gradients(run.network.named(run.step.gradient))
+                if self._totals is None
+                else zero_gradients(run.network.named(self._totals.gradient))
             )
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {advice(zero)}")
 
@@ -298,7 +293,6 @@ class Loop:
     def _save(self) -> None:
         self._count_time()
         run, step = self.run, self.state.step
-        pulse.beat(Activity.COMPARING)
         if (
             step % run.config.check_every or self.state.epoch_is_open
         ):  # otherwise it was done just now
@@ -352,6 +346,7 @@ def make_result(run: Run, state: State) -> RunResult:
     assert test is not None  # the last step is always tested
     return RunResult(
         model=config.model,
+        architecture=architecture_of(run.network.model),
         parameters=run.network.values.size,
         test_accuracy=test.correct / test.examples,
         test_correct=test.correct,
@@ -388,3 +383,11 @@ def make_result(run: Run, state: State) -> RunResult:
             test_examples=dataset.examples["test"],
         ),
     )
+
+
+def architecture_of(model: Sequential) -> str:
+    """The network as text; empty where text cannot tell it."""
+    try:
+        return describe(model, initialisers=False)
+    except InputError:
+        return ""

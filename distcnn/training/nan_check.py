@@ -7,39 +7,67 @@ import numpy as np
 from distcnn.datasets import Microbatch
 from distcnn.errors import TrainingError
 from distcnn.nn import computing
+from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn.plan import Plan
 
 
 class NotFinite(TrainingError):
     """An array that is not finite; its text names the array."""
 
 
-def check_finite(what: str, array: np.ndarray) -> None:
-    """``NotFinite`` when ``array`` holds a NaN or Inf. To be a network's ``observe``."""
+def check_finite(what: str, array: Array) -> None:
+    """``NotFinite`` when ``array``, called ``what``, holds a NaN or Inf."""
     if not np.isfinite(array).all():
         index = np.unravel_index(int(np.argmin(np.isfinite(array))), array.shape)
         raise NotFinite(f"the {what} is {array[index]:g} at {tuple(map(int, index))}")
 
 
-def first_not_finite(network: PlannedNetwork, loss: Loss, microbatch: Microbatch) -> str | None:
-    """Repeat forward and backward of ``microbatch`` with a check after each layer: where a NaN or
-    Inf comes first, or None.
+def check_pass(
+    plan: Plan,
+    loss: Loss,
+    microbatch: Microbatch,
+    training: bool = False,
+    random: RandomSource | None = None,
+) -> None:
+    """Repeat forward and backward of ``microbatch``, layer by layer, and check every array.
+
+    Args:
+        plan: whose layers and parameters.
+        loss: as in training.
+        microbatch: filled.
+        training: what the layers see as ``call.training``.
+        random: what layers draw from; the same as in the pass that is repeated.
+
+    Raises:
+        NotFinite: names the first array that holds a NaN or Inf.
     """
-    before, network.observe = network.observe, check_finite
+
+    def checked_loss(logits: Array) -> tuple[float, Array]:
+        loss_sum, grad_logits = loss(logits, microbatch.labels, microbatch.weights)
+        check_finite("loss", np.asarray(loss_sum).reshape(1))
+        return loss_sum, grad_logits
+
+    for name, values in plan.parameters.named().items():
+        check_finite(f"parameter {name}", values)
+    gradients = np.zeros_like(plan.parameters.values)
+    with computing():
+        for name, array in plan.walk(microbatch.images, checked_loss, gradients, training, random):
+            check_finite(name, array)
+    for name, gradient in plan.parameters.named(gradients).items():
+        check_finite(f"gradient of {name}", gradient)
+
+
+def first_not_finite(
+    plan: Plan,
+    loss: Loss,
+    microbatch: Microbatch,
+    training: bool = False,
+    random: RandomSource | None = None,
+) -> str | None:
+    """What ``check_pass`` finds, in words; None where all is finite."""
     try:
-        for name, values in network.named_values().items():
-            check_finite(f"parameter {name}", values)
-        with computing():
-            logits = network.forward(microbatch.images)
-            loss_sum, grad_logits = loss(logits, microbatch.labels, microbatch.weights)
-            check_finite("loss", np.asarray(loss_sum).reshape(1))
-            check_finite("gradient of the loss", grad_logits)
-            network.backward(grad_logits)
-            for name, grads in network.named_grads().items():
-                check_finite(f"gradient of {name}", grads)
+        check_pass(plan, loss, microbatch, training, random)
     except NotFinite as error:
         return str(error)
-    finally:
-        network.observe = before
     return None

@@ -1,122 +1,166 @@
-"""Overlap: the sum over all ranks of the last layers' gradients goes on while the first layers' are
-still computed.
+"""Overlap: the last layers' gradients are summed over all ranks while the first layers' are still
+computed.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
-from distcnn.datasets import Microbatch
-from distcnn.distributed import Communicator, ForegroundSums, Reduction, Sums, plan_buckets
-from distcnn.nn.planned import PlannedNetwork
-from distcnn.spans import REDUCE, WAIT_FOR_SUMS, Span
-
-T = TypeVar("T")
+from distcnn.config import Config
+from distcnn.datasets import Part
+from distcnn.distributed import (
+    REDUCERS,
+    Bucket,
+    Communicator,
+    ForegroundSums,
+    StepTotals,
+    SummedReducer,
+    Sums,
+    plan_buckets,
+    share_gradients,
+    together,
+)
+from distcnn.nn import computing
+from distcnn.nn.kernels.arena import buffer
+from distcnn.nn.losses import Loss
+from distcnn.optim import Updater
+from distcnn.random_streams import layer_streams
+from distcnn.spans import LOCAL_SUM, LOSS, Span
+from distcnn.training.step import Lane, Position, Step, Streams, count_correct
+from distcnn.training.step_failure import ShardFailures
 
 MOST_LANES = 8
-"""Shards of a rank whose backward can be stopped half way: each needs the buffers of a whole
-network.
-"""
+"""Shards of a rank whose backward can be paused: each needs the buffers of a whole plan."""
 
-_WAIT_FOR_SUMS = Span(WAIT_FOR_SUMS)
+_LOSS, _LOCAL_SUM = Span(LOSS), Span(LOCAL_SUM)
 
 
-@dataclass(frozen=True)
-class Lane:
-    """What one shard computes with.
+class OverlappedStep(Step):
+    """A ``Step`` that sums each bucket of the gradient as soon as it is complete: the same bits.
 
-    Lanes share the network's values and gradients, but no other buffers.
+    This rank's last ``len(lanes)`` shards go backward side by side: all of them through the layers
+    of the first bucket, whose sum over all ranks then starts, and so on.
     """
 
-    network: PlannedNetwork
-    microbatch: Microbatch
+    overlaps = True
+    reducer: SummedReducer
+
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        loss: Loss,
+        optimizer: Updater,
+        shards: Sequence[Part],
+        reducer: SummedReducer,
+        failures: ShardFailures,
+        streams: Streams,
+    ) -> None:
+        super().__init__(lanes[0], loss, optimizer, shards, reducer, failures, streams)
+        self.lanes = lanes
+
+    def _sum_gradients(self, at: Position) -> StepTotals:
+        whole = len(self.shards) - len(self.lanes)
+        self._add_shards(self.shards[:whole], at)
+        passes = [
+            _Pass(self, shard, lane, at)
+            for shard, lane in zip(self.shards[whole:], self.lanes, strict=True)
+        ]
+        for bucket in self.reducer.buckets:
+            for one in passes:
+                if one.shard not in self.failures:
+                    with self.spans[one.shard.index], self.failures.caught(one.shard, one.lane):
+                        one.add(bucket)
+            if bucket.is_last:
+                self._pass_on_stop_request()
+            self.reducer.start(bucket)
+        return self.reducer.finish()
 
 
-@dataclass
-class Overlap:
-    """How a step's computing and summing share the time.
+class _Pass:
+    """One shard on its way forward and backward, paused after each bucket.
 
-    The rank's last ``len(lanes)`` shards go through backward together: all of them the layers of
-    the first bucket, whose sum over all ranks then starts, and so on.
+    All passes write to the reducer's gradients: a bucket is added before the next shard writes it.
     """
 
-    lanes: Sequence[Lane]
-    buckets: Sequence[slice]
-    sums: Sums
-    waited_seconds: float = 0.0
-    """Of all steps so far: the time in which the main thread only waited for the sums
-    (``sums.allreduce_seconds``: what they took).
-    """
+    def __init__(self, step: OverlappedStep, shard: Part, lane: Lane, at: Position) -> None:
+        self.shard, self.lane, self._step, self._at = shard, lane, step, at
 
-    def __post_init__(self) -> None:
-        itemsize = self.lanes[0].network.dtype.itemsize
-        self._spans = {
-            bucket.start: Span(
-                REDUCE,
-                bucket=number,
-                nbytes=itemsize * (bucket.stop - bucket.start),
-                is_last=bucket.start == 0,
-            )
-            for number, bucket in enumerate(self.buckets)
-        }
+    def add(self, bucket: Bucket) -> None:
+        """Compute the gradients of ``bucket`` and add them."""
+        reducer = self._step.reducer
+        if bucket.number == 0:
+            self._go_forward()
+        with computing():
+            self._backward.advance(until=bucket.start)
+        with _LOCAL_SUM:
+            reducer.add(bucket)
+        if bucket.is_last:
+            reducer.count(*self._counts)
 
-    def start(self, reduction: Reduction, bucket: slice) -> None:
-        """``bucket`` is complete on this rank: sum it over all ranks."""
-        with self._spans[bucket.start]:
-            self._waiting(lambda: reduction.start(bucket, self.sums))
-
-    def finish(self, reduction: Reduction) -> None:
-        """Wait for all buckets."""
-        with _WAIT_FOR_SUMS:
-            self._waiting(lambda: reduction.finish(self.sums))
-
-    def _waiting(self, work: Callable[[], T]) -> T:
-        start = time.perf_counter()
-        result = work()
-        self.waited_seconds += time.perf_counter() - start
-        return result
-
-    @property
-    def hidden_seconds(self) -> float:
-        """Of all steps so far: the time of sums in which the main thread computed."""
-        return self.sums.allreduce_seconds - self.waited_seconds
-
-
-def no_overlap(
-    network: PlannedNetwork, microbatch: Microbatch, communicator: Communicator
-) -> Overlap:
-    """Shard by shard; then one sum."""
-    return Overlap(
-        [Lane(network, microbatch)],
-        [slice(0, network.values.size)],
-        ForegroundSums(communicator.allreduce_sum),
-    )
+    def _go_forward(self) -> None:
+        step, (plan, microbatch) = self._step, self.lane
+        examples = step.fill(self.lane, self.shard, self._at)
+        random = step.streams(self._at.step, self.shard.index)
+        with computing():
+            logits = plan.forward(microbatch.images, training=True, random=random)
+            with _LOSS:
+                loss_sum, grad_logits = step.loss(logits, microbatch.labels, microbatch.weights)
+            self._backward = plan.start_backward(grad_logits, out=step.reducer.gradients)
+        self._counts = loss_sum, count_correct(logits, microbatch), examples
 
 
 def open_sums(wanted: str, reduction: str, communicator: Communicator) -> Sums | None:
-    """For ``wanted`` on, off, or auto; None for off, and where MPI allows no second thread.
-    Collective.
+    """Sums in the background for ``wanted`` on, off, or auto; None for off, and where MPI allows no
+    second thread. Collective.
 
     auto is on where it was measured to be faster (docs/overlap.md): for the exact sum between
     hosts. Within one host a sum is short, and its thread takes a core from the computing; the fast
     sum gained nothing that stood out of the noise.
     """
     faster = len(set(communicator.hosts)) > 1 and reduction == "exact"
-    return (
-        communicator.background_sums() if wanted == "on" or (wanted == "auto" and faster) else None
-    )
+    on = wanted == "on" or (wanted == "auto" and faster)
+    return communicator.background_sums() if on else None
 
 
-def plan_overlap(
-    first: Lane, make_lane: Callable[[], Lane], num_shards: int, sums: Sums
-) -> Overlap:
-    """Lanes and buckets for ``num_shards`` of this rank.
+def make_step(
+    config: Config,
+    communicator: Communicator,
+    lane: Lane,
+    make_lane: Callable[[], Lane],
+    loss: Loss,
+    optimizer: Updater,
+    shards: Sequence[Part],
+) -> Step:
+    """The step that ``config`` asks for, with or without overlap. Collective.
 
-    ``make_lane`` makes one that shares the values and gradients of ``first``.
+    Args:
+        config: says how to sum (``overlap``, ``reduction``, ``gradient_limit``).
+        communicator: of all ranks.
+        lane: computes shard by shard; with overlap, one of several.
+        make_lane: makes another lane over the same parameters.
+        loss: as for ``Step``.
+        optimizer: as for ``Step``.
+        shards: this rank's.
+
+    Raises:
+        InputError: on all ranks, when there is no memory for the lanes.
     """
-    more = [make_lane() for _ in range(min(num_shards, MOST_LANES) - 1)]
-    buckets = plan_buckets(sorted({0, *first.network.layer_starts, first.network.values.size}))
-    return Overlap([first, *more], buckets, sums)
+    parameters, streams = lane.plan.parameters, partial(layer_streams, config.seed)
+    name, limits = config.reduction, (config.num_shards, config.gradient_limit)
+    sums = open_sums(config.overlap, name, communicator)
+    size, dtype = parameters.values.size, parameters.values.dtype
+
+    def summed(sums: Sums, buckets: Sequence[Bucket] = ()) -> SummedReducer:
+        return REDUCERS[name](buffer((size,), dtype), len(shards), *limits, sums, buckets)
+
+    if sums is None:
+        shared = share_gradients(name, size, *limits, communicator)
+        reducer = shared or summed(ForegroundSums(communicator.allreduce_sum))
+        failures = ShardFailures(loss, reducer, streams, communicator)
+        return Step(lane, loss, optimizer, shards, reducer, failures, streams)
+    bucketed = summed(sums, plan_buckets(sorted({0, *parameters.layer_starts, size})))
+    more = range(min(len(shards), MOST_LANES) - 1)
+    lanes = [lane, *together(communicator, lambda: [make_lane() for _ in more])]
+    failures = ShardFailures(loss, bucketed, streams, communicator)
+    return OverlappedStep(lanes, loss, optimizer, shards, bucketed, failures, streams)

@@ -13,7 +13,7 @@ from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.config import Config
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import NoSaving
 from distcnn.training.comparison import (
@@ -78,9 +78,9 @@ def replay(
     ``model`` replaces the receipt's. A model of the user's own that only the receipt names is
     imported with ``trust_model`` alone.
     """
-    pulse.beat(Activity.READING_RUN)
-    receipt = on_root(communicator, lambda: read_receipt(directory))
-    cut_off = on_root(communicator, lambda: missing_end(directory, receipt))
+    with Span(READ_RUN):
+        receipt = on_root(communicator, lambda: read_receipt(directory))
+        cut_off = on_root(communicator, lambda: missing_end(directory, receipt))
     if cut_off:
         raise Different(cut_off)
     last = receipt.last_step if to_step is None else to_step

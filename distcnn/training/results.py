@@ -1,38 +1,31 @@
 """What a finished run leaves: its result, the last weights and the best ones, and the SHA-256 of
 each file.
 
-``weights.h5`` and ``weights-best.h5`` hold one dataset per parameter, in the network's order and
-PyTorch's shapes. Their attributes say what the network takes and gives: ``image_shape`` (channels,
-height, width); ``mean`` and ``std`` per channel, for inputs of (pixel / 255 - mean) / std;
-``class_names`` in the order of the outputs; and ``model``, ``step``, ``test_accuracy``,
-``params_sha256``. ``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
+``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-from numpy.typing import NDArray
-
-from distcnn.checkpoints import stored_arrays
+from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
+from distcnn.network import Network
 from distcnn.system.files import read_bytes, write_atomically
-from distcnn.training.consistency import array_sha256
 
-WEIGHTS, BEST_WEIGHTS, RESULT, SUMS = "weights.h5", "weights-best.h5", "result.json", "SHA256SUMS"
+RESULT, SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
 ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
 """Those of which ``SHA256SUMS`` has the hashes."""
 
-Arrays = Mapping[str, NDArray[Any]]
+
+NOT_STORED = ("network", "output")
+"""Fields of a result that are of this process, not of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +60,8 @@ class RunResult:
     """
 
     model: str = ""
+    architecture: str = ""
+    """The network as text (``distcnn.architecture``); empty where text cannot tell it."""
     parameters: int = 0
     test_accuracy: float
     test_correct: int
@@ -89,10 +84,18 @@ class RunResult:
     images_per_second: float = 0.0
     train_seconds: float = 0.0
     dataset: DatasetRecord
+    output: str = ""
+    """The run directory; empty where nothing was written."""
+    network: Network | None = field(default=None, repr=False, compare=False)
+    """The trained network, for prediction: of a result that ``Trainer.fit`` returned."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
-        values = dataclasses.asdict(self)
+        values = dataclasses.asdict(dataclasses.replace(self, network=None))
+        for name in NOT_STORED:
+            del values[name]
+        if not self.architecture:
+            del values["architecture"]
         if self.target_accuracy is None:
             for name in ("target_accuracy", "target_reached", "seconds_to_target"):
                 del values[name]
@@ -119,6 +122,7 @@ class RunResult:
 def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of ``kind`` in ``values``, each checked by its type."""
     names = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    names = {name: text for name, text in names.items() if name not in NOT_STORED}
     found = {name: value for name, value in values.items() if name in names}
     for name, value in found.items():
         allowed = {"str": (str,), "int": (int,), "float": (int, float)}.get(names[name])
@@ -138,41 +142,9 @@ def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, An
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "class_names": list(dataset.class_names),
+        "microbatch_size": result.microbatch_size,
+        **({"architecture": result.architecture} if result.architecture else {}),
     }
-
-
-def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
-    """A file of weights."""
-    memory = io.BytesIO()
-    with h5py.File(memory, "w", track_order=True) as file:
-        file.attrs["params_sha256"] = weights_sha256(weights.values())
-        for name, value in attributes.items():
-            file.attrs[name] = value
-        for name, values in weights.items():
-            file.create_dataset(name, data=values)
-    return memory.getvalue()
-
-
-def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The parameters in a file of weights, and its attributes as plain values.
-
-    ``ValueError`` names the file when it cannot be read.
-    """
-    content = _content(path)
-    try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            attributes = {
-                name: value.tolist() if hasattr(value, "tolist") else value
-                for name, value in file.attrs.items()
-            }
-            return dict(stored_arrays(file)), attributes
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
-        raise ValueError(f"{path.name} is damaged ({error})") from error
-
-
-def weights_sha256(arrays: Iterable[NDArray[Any]]) -> str:
-    """SHA-256 of all parameters as one vector: the run's ``params_sha256``."""
-    return array_sha256(np.concatenate([array.reshape(-1) for array in arrays]))
 
 
 def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes | None) -> None:

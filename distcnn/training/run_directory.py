@@ -15,26 +15,23 @@ from types import MappingProxyType
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
+from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
 from distcnn.config import Config
 from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
 from distcnn.nn.planned import PlannedNetwork
 from distcnn.system.files import read_bytes, remove_temporary_files, write_atomically
-from distcnn.training.line_log import LineLog
-from distcnn.training.locking import LOCK, locked, require_owner
 from distcnn.training.results import (
     ALL_FILES,
-    BEST_WEIGHTS,
     CONFIG,
     METRICS,
     RECEIPT,
     SUMS,
-    Arrays,
     RunResult,
     describe,
-    encode_weights,
     write_results,
 )
+from distcnn.training.run_files import LOCK, LineLog, locked, require_owner
 
 CHECKPOINTS = "checkpoints"
 Checkpoints = Mapping[int, Checkpoint]

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import network
-from tests.conftest import ROOT, Launcher
+from tests.conftest import ROOT, Launcher, as_flags
 
 SECONDS_AT_ONCE = 5e-4
 HOST = """
@@ -160,13 +160,9 @@ class Hosts:
         if mpi.name == "openmpi":
             places = ",".join(f"{name}:{ranks_a_host}" for name in names)
             flags = [
-                "--prtemca",
-                "plm_ssh_agent",
+                *as_flags(prtemca="plm_ssh_agent"),
                 ssh,
-                "--host",
-                places,
-                "--map-by",
-                f"ppr:{ranks_a_host}:node:oversubscribe",
+                *as_flags(host=places, map_by=f"ppr:{ranks_a_host}:node:oversubscribe"),
             ]
         else:
             flags = [

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.hosts import Hosts, hosts
-from tests.conftest import SERIAL, Launcher, MakeImageSet, write_image_set
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, write_image_set
 from tests.support.running import STAGED, reference_hash, resume, running
+
+pytestmark = pytest.mark.xdist_group("hosts")
 
 TIMEOUT = 3
 SECONDS_MORE = 20
@@ -56,14 +58,7 @@ def test_the_same_bits_as_one_process(
 def test_a_host_that_dies_ends_the_job(
     name: str, any_mpi: Launcher, four: Hosts, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--checkpoint-every",
-        "1",
-    ]
+    flags = as_flags(data=image_set(), output=tmp_path / "run", checkpoint_every=1)
     with running(
         four.launcher(any_mpi, "h1", "h2", ranks_a_host=2), 4, *STAGED, *flags, STAGED_PACE="0.1"
     ) as run:
@@ -87,16 +82,9 @@ def test_a_host_that_dies_ends_the_job(
 def test_a_cut_network_is_noticed_on_both_sides(
     any_mpi: Launcher, four: Hosts, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--checkpoint-every",
-        "1",
-        "--stall-timeout",
-        str(TIMEOUT),
-    ]
+    flags = as_flags(
+        data=image_set(), output=tmp_path / "run", checkpoint_every=1, stall_timeout=TIMEOUT
+    )
     with running(
         four.launcher(any_mpi, "h1", "h2", ranks_a_host=2), 4, *STAGED, *flags, STAGED_PACE="0.1"
     ) as run:

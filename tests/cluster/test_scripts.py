@@ -16,6 +16,8 @@ from tests.cluster.hosts import Hosts, hosts
 from tests.conftest import ROOT, Launcher, MakeImageSet, clean_environment
 from tests.support.running import STAGED, reference_hash, running
 
+pytestmark = pytest.mark.xdist_group("hosts")
+
 # Keeps what it was asked, and says what qsub says.
 QSUB = """#!/bin/bash
 printf '%s\\n' "$@" >"$(dirname "$0")/asked"
@@ -76,11 +78,7 @@ def test_hosts_sh_trains_on_the_hosts_of_a_file(
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [
-        ("", "no hosts were named"),
-        ("h1 two\n", "'h1 two': write the host's name and how many ranks it takes"),
-        (None, "no such host file"),
-    ],
+    [("", "no hosts given"), ("h1 two\n", "'h1 two': each line is"), (None, "no such host file")],
 )
 def test_a_wrong_host_file_is_told(
     text: str | None, words: str, mpirun: Launcher, tmp_path: Path
@@ -132,6 +130,6 @@ def test_pbs_sh_trains_and_after_a_signal_submits_itself_again(
     assert (given["DISTCNN_RUN"], given["DISTCNN_RESTARTS"]) == (str(tmp_path / "run"), "1")
     done = on_first(two, "bash", script, **job | given)
     assert done.returncode == 0, done.stderr
-    assert f"going on with {tmp_path / 'run'}" in done.stderr
+    assert f"resuming {tmp_path / 'run'}" in done.stderr
     assert "ranks    4 on 2 hosts (h1: 0-1, h2: 2-3)" in done.stdout
     assert f"weights {reference_hash(image_set())}" in done.stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags
 
 # Needed by root alone, or seldom. On a shared file system every rank would ask for each of their
 # files at the same moment.
@@ -49,16 +49,7 @@ def test_no_rank_but_root_imports_what_only_some_need() -> None:
 def test_a_whole_run_does_not_either_but_on_root(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--model",
-        "tutorial",
-        "--epochs",
-        "1",
-    ]
+    flags = as_flags(data=image_set(), output=tmp_path / "run", model="tutorial", epochs=1)
     done = mpirun.run(2, "-c", TRAINED.format(loaded=LOADED), *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert "[]" in done.stdout, done.stdout  # a launcher may join the lines of two ranks

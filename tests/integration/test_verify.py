@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, mpi_launcher, slow, write_image_set
+from tests.conftest import SERIAL, MakeImageSet, as_flags, mpi_launcher, slow, write_image_set
 from tests.support.training_fixtures import (
     STOPPING_MODEL,
     content,
@@ -25,20 +25,9 @@ from tests.support.training_fixtures import (
 
 # With the default image set 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each
 # test.
-QUICK = [
-    "--model",
-    "tutorial",
-    "--epochs",
-    "3",
-    "--microbatch-size",
-    "8",
-    "--check-every",
-    "2",
-    "--checkpoint-every",
-    "3",
-    "--keep",
-    "9",
-]
+QUICK = as_flags(
+    model="tutorial", epochs=3, microbatch_size=8, check_every=2, checkpoint_every=3, keep=9
+)
 ALTERED = "0" * 64
 
 
@@ -127,9 +116,7 @@ def test_a_run_that_was_stopped_and_changed_is_identical(
             ranks,
             "-m",
             "distcnn.train",
-            "--resume",
-            str(run),
-            "--trust-model",
+            *as_flags(resume=run, trust_model=True),
             *flags,
             PYTHONPATH=path,
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, slow
+from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, as_flags, slow
 from tests.support.running import (
     STAGED,
     reference_hash,
@@ -64,14 +64,7 @@ def test_a_failure_in_training_is_reported_once_and_ends_all(
     fault, ranks, last_line, where = FAILURES[what]
     environment = staged(fault, ranks, 3, tmp_path / "mark")
     with running(
-        any_mpi,
-        3,
-        *STAGED,
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        **environment,
+        any_mpi, 3, *STAGED, *as_flags(data=image_set(), output=tmp_path / "run"), **environment
     ) as run:
         ended = run.end(30)
         seconds = seconds_since_fault(tmp_path / "mark")
@@ -99,7 +92,7 @@ def test_a_failing_import_is_reported_once_and_ends_all(
     mark = tmp_path / "mark"
     environment = {"BROKEN_ON": ranks, "BROKEN_MARK": str(mark), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     with running(
-        any_mpi, 3, *STAGED, "--data", "unread.h5", "--output", str(tmp_path / "run"), **environment
+        any_mpi, 3, *STAGED, *as_flags(data="unread.h5", output=tmp_path / "run"), **environment
     ) as run:
         ended = run.end(30)
         seconds = seconds_since_fault(mark)
@@ -120,7 +113,7 @@ def test_mpi4py_broken_on_one_rank_is_told_and_ends_all(any_mpi: Launcher, tmp_p
     mark = tmp_path / "mark"
     environment = {"BROKEN_ON": "1", "BROKEN_MARK": str(mark), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     with running(
-        any_mpi, 3, *STAGED, "--data", "unread.h5", "--output", str(tmp_path / "run"), **environment
+        any_mpi, 3, *STAGED, *as_flags(data="unread.h5", output=tmp_path / "run"), **environment
     ) as run:
         ended = run.end(30)
         assert seconds_since_fault(mark) < SECONDS_TO_END
@@ -132,14 +125,7 @@ def test_mpi4py_broken_on_one_rank_is_told_and_ends_all(any_mpi: Launcher, tmp_p
 def test_after_signal_9_all_end_and_the_run_can_be_resumed(
     victim: int | str, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--checkpoint-every",
-        "1",
-    ]
+    flags = as_flags(data=image_set(), output=tmp_path / "run", checkpoint_every=1)
     with running(any_mpi, 3, *STAGED, *flags, STAGED_PACE="0.1") as run:
         run.wait_for_step(3)
         start = time.monotonic()
@@ -164,7 +150,7 @@ def test_the_launchers_process_is_killed_and_its_ranks_end(
     """MPI does not notice: ranks that share memory would train on as orphans."""
     data, output = image_set(), tmp_path / "run"
     with running(
-        any_mpi, 2, *STAGED, "--data", str(data), "--output", str(output), STAGED_PACE="0.2"
+        any_mpi, 2, *STAGED, *as_flags(data=data, output=output), STAGED_PACE="0.2"
     ) as run:
         run.wait_for_step(1)
         ranks = run.ranks()

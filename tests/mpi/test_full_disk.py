@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from distcnn.checkpoints import CheckpointStore
-from tests.conftest import ROOT, SERIAL, MakeImageSet
+from tests.conftest import ROOT, SERIAL, MakeImageSet, as_flags
 from tests.support.running import STAGED, Running, reference_hash, running
 
 RUN = ["--output", "{disk}/run", "--checkpoint-every", "1", "--keep", "99", "--check-every", "1"]
@@ -161,7 +161,7 @@ def test_a_disk_that_stays_full_to_the_end(disk: Disk, image_set: MakeImageSet) 
     assert not [each.name for each in disk.run.rglob("*.tmp")]
     disk.make_room()
     with start(
-        disk, "-m", "distcnn.train", "--resume", "{disk}/run", "--trust-model", pace="0"
+        disk, "-m", "distcnn.train", *as_flags(resume="{disk}/run", trust_model=True), pace="0"
     ) as run:
         ended = run.end(20)
     assert ended.code == 0, ended.stderr

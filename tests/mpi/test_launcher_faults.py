@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import (
     Launcher,
     MakeImageSet,
+    as_flags,
     clean_environment,
     mpi_launcher,
     openmpi_launcher,
@@ -45,9 +46,7 @@ def test_a_label_that_one_rank_alone_sees_ends_all(any_mpi: Launcher, tmp_path: 
     path = write_image_set(tmp_path / "set.h5")
     with h5py.File(path, "r+") as file:
         file["train/labels"][150] = 10
-    done = any_mpi.run(
-        4, "-m", "distcnn.train", "--data", str(path), "--output", str(tmp_path / "run")
-    )
+    done = any_mpi.run(4, "-m", "distcnn.train", *as_flags(data=path, output=tmp_path / "run"))
     assert done.returncode == 2, done.stderr
     assert len(errors(done.stderr)) == 1, done.stderr
     assert "/train/labels[150] is 10, out of range for 10 classes" in done.stderr
@@ -65,18 +64,13 @@ def test_more_ranks_than_shards(any_mpi: Launcher, image_set: MakeImageSet) -> N
 def test_a_gradient_out_of_range_stops_all_ranks_at_one_step(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--learning-rate",
-        "1e20",
-        "--warmup-steps",
-        "0",
-        "--model",
-        "tutorial",
-        "--microbatch-size",
-        "8",
-        "--output",
-        str(tmp_path / "run"),
-    ]
+    flags = as_flags(
+        learning_rate="1e20",
+        warmup_steps=0,
+        model="tutorial",
+        microbatch_size=8,
+        output=tmp_path / "run",
+    )
     done = any_mpi.run(3, "-m", "distcnn.train", "--data", str(image_set()), *flags)
     assert done.returncode == 3, done.stderr
     assert len(errors(done.stderr)) == 1, done.stderr
@@ -100,14 +94,7 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(
     )
     start = time.monotonic()
     path = f"{clean_environment()['PYTHONPATH']}:{tmp_path}"
-    flags = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "broken:network",
-        "--output",
-        str(tmp_path / "run"),
-    ]
+    flags = as_flags(data=image_set(), model="broken:network", output=tmp_path / "run")
     done = any_mpi.run(3, "-m", "distcnn.train", *flags, PYTHONPATH=path)
     assert time.monotonic() - start < 30
     assert done.returncode != 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags
 from tests.support.running import STAGED, running, staged
 
 ON = ["--overlap", "on"]
@@ -31,12 +31,9 @@ def test_the_fast_sum_of_two_ranks_is_the_same_with_and_without(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     flags = [
-        "--data",
-        str(image_set()),
+        *as_flags(data=image_set()),
         *LENET,
-        "--reduction",
-        "fast",
-        "--overlap",
+        *as_flags(reduction="fast", overlap=True),
     ]  # of two terms there is but one order
     on, off = (any_mpi.train(2, tmp_path / overlap, *flags, overlap) for overlap in ("on", "off"))
     assert on["params_sha256"] == off["params_sha256"]
@@ -51,21 +48,13 @@ def test_a_shard_that_cannot_be_added_is_named_as_without(
     arguments = [
         "-m",
         "distcnn.train",
-        "--model",
-        "tests.support.staged:poisoned_network",
-        "--microbatch-size",
-        "4",
+        *as_flags(model="tests.support.staged:poisoned_network", microbatch_size=4),
     ]
     errors = []
     for name, launcher, ranks in (("on", any_mpi, 2), ("off", any_mpi, 2), ("alone", SERIAL, 1)):
-        flags = [
-            "--data",
-            str(image_set()),
-            "--output",
-            str(tmp_path / name),
-            "--overlap",
-            name.replace("alone", "off"),
-        ]
+        flags = as_flags(
+            data=image_set(), output=tmp_path / name, overlap=name.replace("alone", "off")
+        )
         done = launcher.run(ranks, *arguments, *flags, STAGED_STEP="2", POISONED_SHARDS=shards)
         assert done.returncode == 3, done.stderr
         errors += [line for line in done.stderr.splitlines() if "error: " in line]
@@ -78,15 +67,7 @@ def test_a_shard_that_cannot_be_added_is_named_as_without(
 def test_a_hanging_rank_is_named(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--stall-timeout",
-        "2",
-        *ON,
-    ]
+    flags = [*as_flags(data=image_set(), output=tmp_path / "run", stall_timeout=2), *ON]
     with running(any_mpi, 3, *STAGED, *flags, **staged("hang", [1], 4, tmp_path / "mark")) as run:
         ended = run.end(40)
     assert ended.code == 4, ended.stderr

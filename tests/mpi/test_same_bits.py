@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import Launcher, MakeImageSet, slow
+from tests.conftest import Launcher, MakeImageSet, as_flags, slow
 
 WORLD_SIZES = (1, 2, 3, 4, 5, 7, 8)
 
@@ -28,20 +28,14 @@ RUNS = {
     ),
     "lenet5-adamw-colour": (
         {"train": 101, "test": 19, "shape": (26, 30, 3)},
-        [
-            "--model",
-            "lenet5",
-            "--microbatch-size",
-            "5",
-            "--epochs",
-            "2",
-            "--optimizer",
-            "adamw",
-            "--learning-rate",
-            "0.001",
-            "--num-shards",
-            "9",
-        ],
+        as_flags(
+            model="lenet5",
+            microbatch_size=5,
+            epochs=2,
+            optimizer="adamw",
+            learning_rate=0.001,
+            num_shards=9,
+        ),
     ),
 }
 
@@ -110,16 +104,7 @@ def test_weights_are_written_in_pytorch_shapes_and_are_what_was_hashed(
 def test_the_fast_reduction_trains_on_several_ranks(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "tutorial",
-        "--epochs",
-        "2",
-        "--warmup-steps",
-        "2",
-    ]
+    flags = as_flags(data=image_set(), model="tutorial", epochs=2, warmup_steps=2)
     fast = any_mpi.train(3, tmp_path / "fast", *flags, "--reduction", "fast")
     exact = any_mpi.train(3, tmp_path / "exact", *flags)
     assert fast["train_loss"] == pytest.approx(exact["train_loss"], rel=1e-3)

@@ -13,7 +13,8 @@ from tests.conftest import Launcher
 SUMS = """
 import json, sys, time
 import numpy as np
-from distcnn.distributed import ForegroundSums, keep_gradients, shared_memory_reduction, shared_memory
+from distcnn.distributed import share_gradients, shared_memory, shards_of_rank
+from distcnn.distributed import shared_memory_reduction
 from distcnn.distributed.mpi import MPICommunicator
 
 size, name, fault = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -22,37 +23,36 @@ if fault and world.rank == 1:
     def refuse(path, *arguments):
         raise OSError(13, "on purpose")
     setattr(shared_memory.os, fault, refuse)
-kept.CHUNK = 64
+shared_memory_reduction.CHUNK = 64
 num_shards = 2 * world.world_size + 1  # one rank has more than the others
-reductions = [keep_gradients(name, each, num_shards, 4096.0, world) for each in (size, 7)]
-shared = [each for each in reductions if each is not None]
-rng, sums = np.random.default_rng(world.rank), ForegroundSums(world.allreduce_sum)
-rounds = 0
+own_shards = shards_of_rank(num_shards, world.world_size, world.rank)
+reducers = [share_gradients(name, each, num_shards, 4096.0, world) for each in (size, 7)]
+shared = [reducer for reducer in reducers if reducer is not None]
+rng, rounds = np.random.default_rng(world.rank), 0
 for _ in range(100):
-    for reduction in shared:
-        reduction.clear()
+    for reducer in shared:
+        reducer.begin()
         expected = 0
-        for _ in reduction._own:
-            place = reduction.place()
-            place[:] = rng.integers(-1000, 1000, place.size) / 8  # sums are exact in any order
-            expected = expected + place
-            reduction.add(place)
-            reduction.tally.add(1.0, 2, 3)
+        for _ in own_shards:
+            with reducer.slot() as gradient:
+                # sums are exact in any order
+                gradient[:] = rng.integers(-1000, 1000, gradient.size) / 8
+            expected = expected + gradient
+            reducer.count(1.0, 2, 3)
         expected = sum(world.allgather(expected))
         if rounds % 5 == world.rank:
             time.sleep(0.002)  # somebody is always late
-        reduction.start(slice(0, place.size), sums)
-        total = reduction.finish(sums)
-        assert total.dtype == np.float32
-        assert np.array_equal(total, expected), rounds
-        assert reduction.tally.totals().examples == 3 * num_shards
+        totals = reducer.all_reduce()
+        assert totals.gradient.dtype == np.float32
+        assert np.array_equal(totals.gradient, expected), rounds
+        assert totals.examples == 3 * num_shards
         rounds += 1
 loose = np.full(3, 1.5)
 world.allreduce_sum(loose)
 assert (loose == 1.5 * world.world_size).all()
 if world.rank == 0:
     print(json.dumps({"rounds": rounds, "shared": len(shared)}))
-"""  # noqa: E501
+"""
 
 
 def sums(

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.fault_tolerance.heartbeat import Activity
-from tests.conftest import SERIAL, Launcher, MakeImageSet
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags
 from tests.support.running import (
     STAGED,
     Ended,
@@ -54,7 +53,7 @@ def stop_in_a_shard(run: Running, rank: int) -> None:
     while True:
         run.send(signal.SIGSTOP, rank)
         beat = run.beat(rank)
-        if beat and beat.activity == Activity.COMPUTING_SHARD:
+        if beat and beat.activity.startswith("forward and backward"):
             return
         run.send(signal.SIGCONT, rank)
         time.sleep(0.02)
@@ -159,14 +158,7 @@ def test_one_process_that_hangs_ends_itself_unless_it_may_take_for_ever(
 def test_a_job_that_was_suspended_as_a_whole_goes_on(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--stall-timeout",
-        str(TIMEOUT),
-    ]
+    flags = as_flags(data=image_set(), output=tmp_path / "run", stall_timeout=TIMEOUT)
     with running(mpirun, 3, *STAGED, *flags, STAGED_PACE="0.03") as run:
         run.wait_for_step(2)
         processes = [run.process.pid, *run.processes()]
@@ -185,16 +177,7 @@ def test_a_rank_that_is_slow_but_moves_is_let_be(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     # Its step takes 4 x 0.4 s: longer than the time-out for which the other one waits.
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--stall-timeout",
-        "1",
-        "--max-steps",
-        "1",
-    ]
+    flags = as_flags(data=image_set(), output=tmp_path / "run", stall_timeout=1, max_steps=1)
     with running(mpirun, 2, *STAGED, *flags, STAGED_PACE="0.4", STAGED_PACE_RANKS="1") as run:
         ended = run.end(30)
     assert ended.code == 0, ended.stderr

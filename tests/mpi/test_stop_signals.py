@@ -15,7 +15,7 @@ import pytest
 from distcnn.checkpoints import CheckpointStore
 from distcnn.cli.command import EXIT_STOPPED
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED, STOP_SIGNALS
-from tests.conftest import SERIAL, Launcher, MakeImageSet, slow
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, slow
 from tests.support.running import (
     STAGED,
     STAGED_STEPS,
@@ -100,14 +100,7 @@ def test_a_signal_gives_a_checkpoint_and_85(
     number: signal.Signals, where: Where, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     with running(
-        any_mpi,
-        3,
-        *STAGED,
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        STAGED_PACE="0.1",
+        any_mpi, 3, *STAGED, *as_flags(data=image_set(), output=tmp_path / "run"), STAGED_PACE="0.1"
     ) as run:
         run.wait_for_step(2)
         start = time.monotonic()
@@ -147,14 +140,7 @@ def test_one_process_without_a_launcher(
     number: signal.Signals, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     with running(
-        SERIAL,
-        1,
-        *STAGED,
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        STAGED_PACE="0.05",
+        SERIAL, 1, *STAGED, *as_flags(data=image_set(), output=tmp_path / "run"), STAGED_PACE="0.05"
     ) as run:
         run.wait_for_text(
             "results "
@@ -183,7 +169,7 @@ def test_a_signal_while_it_starts_leaves_nothing_that_stands_in_the_way(
         assert resume(SERIAL, 1, path)["params_sha256"] == reference_hash(image_set())
 
 
-ENDED = "distcnn.train: SIGTERM before the first step: ended, nothing was to be saved\n"
+ENDED = "distcnn.train: ended by SIGTERM before the first step: nothing to save\n"
 
 
 def end_while_slow(
@@ -201,9 +187,7 @@ def end_while_slow(
 def test_a_signal_before_there_is_a_run_ends_by_it(image_set: MakeImageSet, tmp_path: Path) -> None:
     path = tmp_path / "run"
     for name in ("prepare_run", "open_directory"):
-        ended = end_while_slow(
-            SERIAL, 1, [0], name, 60, "--data", str(image_set()), "--output", str(path)
-        )
+        ended = end_while_slow(SERIAL, 1, [0], name, 60, *as_flags(data=image_set(), output=path))
         assert (ended.code, path.exists()) == (-signal.SIGTERM, False)
         assert ended.stderr == ENDED
 
@@ -214,7 +198,7 @@ def test_a_signal_before_there_is_a_run_under_mpirun(
 ) -> None:
     path = tmp_path / "run"
     ended = end_while_slow(
-        any_mpi, 2, where, "prepare_run", 60, "--data", str(image_set()), "--output", str(path)
+        any_mpi, 2, where, "prepare_run", 60, *as_flags(data=image_set(), output=path)
     )
     print(
         f"measured: {any_mpi.name}, SIGTERM to rank {where[0]} before there is a run: exit code"
@@ -230,11 +214,11 @@ def test_a_signal_while_the_run_is_made_waits_until_it_can_be_resumed(
 ) -> None:
     path = tmp_path / "run"
     ended = end_while_slow(
-        SERIAL, 1, [0], "open_directory", 0.5, "--data", str(image_set()), "--output", str(path)
+        SERIAL, 1, [0], "open_directory", 0.5, *as_flags(data=image_set(), output=path)
     )
     assert ended.code == EXIT_STOPPED  # at once, or after the first step, if that came before
     ended = end_while_slow(
-        SERIAL, 1, [0], "prepare_run", 60, "--resume", str(path), "--trust-model"
+        SERIAL, 1, [0], "prepare_run", 60, *as_flags(resume=path, trust_model=True)
     )
     assert (ended.code, ended.stderr) == (
         EXIT_STOPPED,
@@ -284,10 +268,7 @@ def test_one_process_ends_at_once_at_the_second_interrupt(
         SERIAL,
         1,
         *STAGED,
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
+        *as_flags(data=image_set(), output=tmp_path / "run"),
         **staged("hang", [0], 2),
     ) as run:
         run.wait_for_step(2)

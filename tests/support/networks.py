@@ -48,11 +48,13 @@ class Network:
     def named_grads(self) -> dict[str, Array]:
         return self.parameters.named(self.grads)
 
-    def gradient_error(self, rng: np.random.Generator, x: Array | None = None) -> float:
+    def gradient_error(
+        self, rng: np.random.Generator, x: Array | None = None, random: RandomSource | None = None
+    ) -> float:
         """At these values, for ``x`` or a random microbatch."""
         if x is None:
             x = rng.standard_normal((*self.input_shape, self.microbatch_size))
-        return gradient_error(self.model, x, rng, self.parameters)
+        return gradient_error(self.model, x, rng, self.parameters, random)
 
 
 def planned(

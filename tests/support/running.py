@@ -22,21 +22,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from distcnn.fault_tolerance.heartbeat import Beat, read_other
-from tests.conftest import ROOT, SERIAL, Launcher, clean_environment
+from tests.conftest import ROOT, SERIAL, Launcher, as_flags, clean_environment
 
 MARK = "DISTCNN_TEST_RUN"
 RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK")
 STAGED = [
     "-m",
     "distcnn.train",
-    "--model",
-    "tests.support.staged:network",
-    "--microbatch-size",
-    "4",
-    "--epochs",
-    "2",
-    "--log-every",
-    "1",
+    *as_flags(model="tests.support.staged:network", microbatch_size=4, epochs=2, log_every=1),
 ]
 """A run of ``tests/support/staged.py``, short (203 examples: 14 steps) and with the same bits
 whatever is done to it.
@@ -117,10 +110,10 @@ class Running:
         return found
 
     def pulse_of(self, pid: int) -> int | None:
-        """The descriptor of the process's pulse; None before it has one."""
+        """The descriptor of the process's heartbeat; None before it has one."""
         with suppress(OSError):
             for link in Path(f"/proc/{pid}/fd").iterdir():
-                if "distcnn-pulse" in str(link.readlink()):
+                if "distcnn-heartbeat" in str(link.readlink()):
                     return int(link.name)
         return None
 

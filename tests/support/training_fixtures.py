@@ -26,7 +26,7 @@ from distcnn.training.results import damage_by_sums
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
-from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, clean_environment
 
 # The tutorial network behind a layer that sends its own process a signal: so a run stops at the
 # same place each time.
@@ -97,20 +97,9 @@ SAVED = [2, 4, 6, 8, 10, 12]
 def finished(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of no default flags that was never stopped. Not to be changed."""
     path = tmp_path_factory.mktemp("runs") / "finished"
-    flags = [
-        "--model",
-        "tutorial",
-        "--epochs",
-        "3",
-        "--microbatch-size",
-        "8",
-        "--seed",
-        "3",
-        "--log-every",
-        "2",
-    ]
+    flags = as_flags(model="tutorial", epochs=3, microbatch_size=8, seed=3, log_every=2)
     SERIAL.train(
-        1, path, "--data", str(image_set()), *flags, "--checkpoint-every", "2", "--keep", "9"
+        1, path, *as_flags(data=image_set()), *flags, *as_flags(checkpoint_every=2, keep=9)
     )
     assert store_of(path).steps() == SAVED
     return path

@@ -1,40 +1,37 @@
-"""Filtering along the width: what a convolution does to the rows of its images before and after its
-matrix products.
+"""Which algorithm a convolution uses along the width, and the steps that all of them have.
 
 A convolution of kernel width r takes from each row d of an input ``y[s] = sum over j of w[j] *
-d[s*stride + j]``. Two makes:
+d[s*stride + j]``. There are two ways:
 
-* **Direct**: the row is unfolded into its r shifted copies, and the sum over j becomes part of the
-  matrix product: r multiplications for each output.
-* **Minimal** (stride 1; Winograd 1980; Lavin and Gray, "Fast algorithms for convolutional neural
-  networks", 2016): the row is cut into overlapping tiles of P = m + r - 1 pixels that give m
-  outputs each, ``y = A^T ((G w) * (B^T d))``, elementwise in the brackets: P multiplications for m
-  outputs instead of m*r, 8 instead of 20 for F(4, 5). Summed over channels and kernel rows, each of
-  the P points is a matrix product of its own. A, B and G are small constant matrices, so each way
-  is linear and its gradient goes back through their transposes: ``dM = A dy``, ``dU = dM (B^T
-  d)^T``, ``dw = G^T dU``, ``dd = B (U^T dM)``.
+* **im2col** (``im2col.py``): the row is unfolded into its r shifted copies, and the sum over j
+  becomes part of the matrix product: r multiplications for each output.
+* **Winograd** (``winograd.py``; stride 1; Winograd 1980; Lavin and Gray, "Fast algorithms for
+  convolutional neural networks", 2016): the row is cut into overlapping tiles of P = m + r - 1
+  pixels that give m outputs each, ``y = A^T ((G w) * (B^T d))``, elementwise in the brackets: P
+  multiplications for m outputs instead of m*r, 8 instead of 20 for F(4, 5). Summed over channels
+  and kernel rows, each of the P points is a matrix product of its own. A, B and G are small
+  constant matrices, so each transform is linear and its gradient goes back through its transpose:
+  ``dM = A dy``, ``dU = dM (B^T d)^T``, ``dw = G^T dU``, ``dd = B (U^T dM)``.
 
-Shapes, all with P points, J columns of the kernel within a product (1 if minimal), T tiles of m
-outputs: rows V (P, H, C, J, T*N), weights U (P, O, kh, C, J), products M (P, oh, O, T*N). What goes
-through is a block of rows at a time, so that it stays in the nearest caches.
+Shapes, all with P points, J columns of the kernel within a product (1 for Winograd), T tiles of m
+outputs: rows V (P, H, C*J, T*N), weights U (P, O, kh, C, J), products M (P, oh, O, T*N).
 
-**Tiled**, a block of the output (or of its gradient) is ``[k, o, r, t, n]``: output k of tile t,
-which is column t*m + k of the image. A pooling of width m (or a divisor of it) compares whole
-arrays of them, long runs of numbers; so where one follows, direct filtering has tiles too, of as
-many outputs as the window is wide, which are its points; else its tiles are single outputs, and it
-has one point.
+Tiled, a piece of the output (or of its gradient) is ``[k, o, r, t, n]``: output k of tile t, which
+is column t*m + k of the image. A pooling of width m (or a divisor of it) then compares whole
+arrays, long runs of numbers. So where one follows, im2col has tiles too, of as many outputs as the
+window is wide, which are its points; else its tiles are single outputs, and it has one point.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from distcnn.nn.geometry import Geometry
-from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import Part
-from distcnn.nn.kernels.im2col import DirectFiltering
-from distcnn.nn.kernels.winograd import MinimalFiltering
 from distcnn.nn.layer import Array
+
+if TYPE_CHECKING:
+    from distcnn.nn.kernels.blocking import Piece
 
 MOST_POINTS = 8
 """More points multiply less, but their matrices hold larger numbers, which round worse."""
@@ -43,98 +40,102 @@ LEAST_DEPTH = 24
 LEAST_FILTERS = 16
 
 
-class Filtering(Protocol):
-    """One make, planned for one geometry.
-
-    Blocks of rows are slices of the ``oh`` rows of the output, or of the H rows of the input.
+@dataclass(frozen=True)
+class Tiling:
+    """Sizes of an algorithm along the width: ``outputs`` of a tile (m), and how far its windows are
+    apart (``stride``) and reach (``kernel_width``).
     """
 
-    points: int
-    depth: int
+    is_winograd: bool
     outputs: int
-    """Of a tile: m."""
-    tiles: int
-    columns: int
-    small_products: bool
-    """Whether its matrix products are so small that BLAS spends much of its time on turning
-    operands.
-    """
-    width: int
-    """How wide the (padded) input must be: of one strip."""
-    grad_products: Array
-    """dM, whole, as far as ``product_gradient`` has kept it."""
-
-    def strip(self, tiles: int, count: int) -> Filtering:
-        """The same make for so many tiles of so many images."""
+    kernel_width: int
+    stride: int
 
     @property
-    def images(self) -> Array | None:
-        """The output (O, oh, ow, N) where ``output`` writes it there, all of it; else None."""
+    def points(self) -> int:
+        """P."""
+        return self.outputs + self.kernel_width - 1 if self.is_winograd else self.outputs
 
-    def plan_blocks(self, most_inputs: int, most_outputs: int) -> None:
-        """Allocate for blocks of so many rows of the input and of the output."""
+    @property
+    def depth(self) -> int:
+        """J."""
+        return 1 if self.is_winograd else self.kernel_width
 
-    def rows_of_input(self, x: Array, block: slice, part: Part, rows: Array) -> None:
-        """Write a block of V, ``rows``, for that of a part of ``x`` (C, H, all, all)."""
+    @property
+    def is_whole(self) -> bool:
+        """Whether a tile is a single output, so that products are images as they stand."""
+        return not self.is_winograd and self.outputs == 1
 
-    def input_gradient(self, rows: Array, grad_x: Array, held: int) -> None:
-        """Write a block of ``grad_x`` (C, H, width or more, N) for that of dV; its first ``held``
-        columns hold what must be added to.
-        """
+    def tiles(self, output_width: int) -> int:
+        """T: how many cover ``output_width`` columns."""
+        return -(-output_width // self.outputs)
 
-    def weights(self, weight: Array, bias: Array, transformed: Array) -> None:
-        """Write U for ``weight`` (O, C, kh, kw), and keep ``bias`` (O, 1) for ``output``."""
+    def input_width(self, output_width: int) -> int:
+        """How many columns of the input the tiles of ``output_width`` columns read."""
+        last = self.tiles(output_width) * self.outputs - 1
+        return last * self.stride + self.kernel_width
 
-    def weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
-        """Write ``grad_weight`` (O, C, kh, kw) for dU, here (P, kh, C, J, O)."""
 
-    def tiled(self, block: slice) -> Array:
-        """Where a block of the output lies tiled, and of its gradient on the way back: until the
-        next block, and there it may lie too.
-        """
+class Algorithm(Protocol):
+    """An algorithm with its buffers, for pieces of one size, in the order of the calls.
 
-    def products(self, block: slice) -> Array:
-        """Where to write the block of M that ``output`` takes."""
+    Forward: ``transform_weights``; then for each piece ``transform_input``, the convolution's
+    matrix product into ``products``, and ``transform_products``, which leaves the output in
+    ``tiled`` until the next piece. Backward, for each piece in the same order: somebody writes the
+    output's gradient to ``tiled``; then ``transform_gradient``, the convolution's products of
+    ``grad_products`` with weights and rows, and ``transform_input_gradient``; last
+    ``transform_weight_gradient``.
+    """
 
-    def output(self, block: slice) -> None:
-        """Write the block ``tiled`` for that of M, and the bias."""
+    def transform_weights(self, weight: Array, bias: Array, transformed: Array) -> None:
+        """Write U for ``weight`` (O, C, kh, kw), and keep ``bias`` (O, 1)."""
 
-    def to_images(self, block: slice, images: Array) -> None:
-        """Write the block of the output, ``images``, for that ``tiled``."""
+    def transform_input(self, x: Array, piece: Piece) -> None:
+        """Write ``piece.rows``, of V, for the (padded) images ``x``."""
 
-    def begin_backward(self, grad_output: Array | None) -> None:
-        """``grad_output`` (O, oh, ow, all) is the gradient, for ``from_images``; None where others
-        write it ``tiled``.
-        """
+    def products(self, rows: slice) -> Array:
+        """Where the product for these rows of the output is to be written, of M."""
 
-    def from_images(self, block: slice, part: Part) -> None:
-        """Write the block of the gradient ``tiled``, for a part of the images."""
+    def transform_products(self, rows: slice) -> None:
+        """Write the output, ``tiled``, for the product of these rows, and add the bias."""
 
-    def product_gradient(self, block: slice, keep: bool) -> tuple[Array, Array]:
-        """The block of dM for that of the gradient, ``tiled``; ``keep`` it in ``grad_products``.
+    def tiled(self, rows: slice) -> Array:
+        """Where these rows of the output, or of its gradient, stand, as [k, o, r, t, n]."""
+
+    def transform_gradient(self, rows: slice, keep: bool) -> tuple[Array, Array]:
+        """The rows of dM for the gradient in ``tiled``; with ``keep`` in ``grad_products`` too.
 
         And matrices (..., O, T*N) whose sum over all other axes is the bias's gradient.
         """
 
+    @property
+    def grad_products(self) -> Array:
+        """dM (P, oh, O, T*N), as far as it has been kept."""
 
-def plan_filtering(geometry: Geometry, buffers: Buffers, pooled: int = 1) -> Filtering:
-    """The make with the fewest multiplications, where that pays. A pure function of shapes, so the
-    same on all ranks.
+    def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
+        """Write rows of the input's gradient, ``grad_x`` (C, H, width, N), for those of dV; to what
+        its first ``held`` columns hold, add.
+        """
 
-    ``pooled`` divides the output's width: how wide the windows of the pooling are that takes it.
+    def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
+        """Write ``grad_weight`` (O, C, kh, kw) for dU, here (P, kh, C, J, O)."""
+
+
+def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
+    """That of the algorithm with the fewest multiplications, where it pays. A pure function of
+    shapes, so the same on all ranks.
+
+    ``window_width`` divides the output's width: it is that of the pooling that follows.
     """
-    kernel_height, kernel_width = geometry.kernel
+    (kernel_height, kernel_width), stride = geometry.kernel, geometry.stride[1]
     output_width = geometry.size[1]
     costs = {1: output_width * kernel_width}
     thick = geometry.channels * kernel_height >= LEAST_DEPTH and geometry.filters >= LEAST_FILTERS
-    if thick and geometry.stride[1] == 1 and kernel_width > 1:
+    if thick and stride == 1 and kernel_width > 1:
         costs |= {
             m: (m + kernel_width - 1) * -(-output_width // m)
             for m in range(2, MOST_POINTS - kernel_width + 2)
         }
     outputs = min(costs, key=lambda m: (costs[m], m))
-    return (
-        DirectFiltering(geometry, buffers, pooled)
-        if outputs == 1
-        else MinimalFiltering(outputs, geometry, buffers)
-    )
+    is_winograd = outputs > 1
+    return Tiling(is_winograd, outputs if is_winograd else window_width, kernel_width, stride)

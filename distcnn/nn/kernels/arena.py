@@ -78,14 +78,16 @@ class Buffers:
         self.nbytes += array.nbytes
         return array
 
-    def images(self, shape: Shape) -> Array:
-        """Images of ``shape`` (C, H, W, N) that lie in memory as (H, C, W, N)."""
+    def images(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
+        """Images of ``shape`` (C, H, W, N) that stand in memory row by row, all channels of a row
+        together, (H, C, W, N): a few rows of all channels are then one matrix.
+        """
         channels, height, *others = shape
-        return self.zeros((height, channels, *others)).swapaxes(0, 1)
+        return self.zeros((height, channels, *others), dtype).swapaxes(0, 1)
 
-    def activations(self, shape: Shape) -> Array:
+    def activations(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """``images`` for (C, H, W, N), plain ``zeros`` for any other shape."""
-        return self.images(shape) if len(shape) == 4 else self.zeros(shape)
+        return self.images(shape, dtype) if len(shape) == 4 else self.zeros(shape, dtype)
 
     def like(self, array: Array, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """An array of the shape of ``array`` whose axes have the same order in memory."""

@@ -1,68 +1,50 @@
-"""In which pieces a convolution goes through its rows and images, so that each piece stays in the
-nearest caches.
+"""Cache blocking for convolution: the pieces in which it goes through its images, each small enough
+for the nearest caches.
+
+A **part** is a strip of the width, of some images of the microbatch; parts come one after another,
+those of the same images from left to right. Within a part, **blocks** of rows come from top to
+bottom. A **piece** is one block of one part. ``plan_cut`` decides all sizes, from shapes alone, so
+they are the same on all ranks; ``Cut.pieces`` makes the pieces and the buffers of their rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from numpy.lib.stride_tricks import as_strided
 
+from distcnn.nn.geometry import Geometry
+from distcnn.nn.kernels.algorithms import Tiling
+from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array
 
+BLOCK_BYTES = 768 * 1024
+"""What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the
+weights beside it.
+"""
 FEWEST_TOGETHER = 32
 """Images that are not cut into groups: runs of fewer numbers are slow to copy."""
 FEWEST_COLUMNS = 96
 """Of the matrices of a strip: products with fewer are slow."""
 
 
-class StripSizes(NamedTuple):
-    """Widths of the (padded) images and of the output; how many columns the kernel moves on, and
-    how many neighbouring strips share.
-    """
-
-    width: int
-    output_width: int
-    stride: int
-    overlap: int
-
-
-class RowSizes(NamedTuple):
-    """Of the (padded) images, of the output, of the kernel; how many rows the kernel moves on."""
-
-    height: int
-    output_height: int
-    kernel_height: int
-    stride: int
-
-
 class Part(NamedTuple):
-    """Some images of a microbatch, and a strip of them: so many ``columns``."""
+    """Some columns of some images."""
 
     columns: slice
     images: slice
 
 
 @dataclass(frozen=True)
-class Group:
-    """What goes through together, one group after another: a part of the (padded) ``input`` and of
-    the ``output``.
-
-    V of it, ``rows``, and its ``windows`` (P, oh, kh*D, T*N).
-    """
-
-    input: Part
-    output: Part
-    rows: Array
-    windows: Array
-
-
-@dataclass(frozen=True)
 class Block:
-    """Rows that go through together: ``outputs``, the rows of the input that those need first, and
-    those that nothing needs after them.
+    """Rows that go through together.
+
+    Attributes:
+        outputs: rows of the output.
+        fresh: the rows of the input that these are the first to need.
+        complete: the rows of the input that no later block needs.
     """
 
     outputs: slice
@@ -70,19 +52,103 @@ class Block:
     complete: slice
 
 
-def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
-    """How many ``tiles`` of how many of ``count`` images go through together.
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One block of one part, with its part of V (``distcnn.nn.kernels.algorithms``).
 
-    The least block of them all takes ``block_bytes``; so many are taken that it takes at most
-    ``most_bytes``, or nearly. Strips come before groups of images: they leave the long runs of
-    numbers, one for each image, whole.
+    Attributes:
+        input: columns and images of the (padded) input.
+        output: columns and images of the output.
+        block: which rows of both.
+        rows: V of the block's ``fresh`` rows, (P, rows, D, T*N).
+        windows: V of all rows that each of its outputs needs, (P, rows, kh*D, T*N), a view.
+    """
+
+    input: Part
+    output: Part
+    block: Block
+    rows: Array
+    windows: Array
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a convolution is cut: into parts of ``tiles`` tiles of ``images`` images, and those into
+    ``blocks``.
+    """
+
+    geometry: Geometry
+    tiling: Tiling
+    tiles: int
+    images: int
+    blocks: list[Block]
+
+    @property
+    def part(self) -> Geometry:
+        """The sizes of one part."""
+        size = self.geometry.size[0], self.tiles * self.tiling.outputs
+        return replace(self.geometry, size=size, count=self.images)
+
+    @property
+    def most_outputs(self) -> int:
+        """Rows of the output in the largest block."""
+        return max(_length(block.outputs) for block in self.blocks)
+
+    @property
+    def most_inputs(self) -> int:
+        """Rows of the input that the largest block reads or completes."""
+        return max(max(_length(block.fresh), _length(block.complete)) for block in self.blocks)
+
+    def pieces(self, width: int, buffers: Buffers) -> Iterator[Piece]:
+        """In their order, for inputs of ``width`` columns with their padding."""
+        geometry, depth = self.geometry, self.geometry.channels * self.tiling.depth
+        shape = self.tiling.points, geometry.height, depth, self.tiles * self.images
+        for of_input, of_output in plan_parts(geometry, width, self.part.size[1], self.images):
+            rows = buffers.zeros(shape)
+            # The rows of a window stand one below the other, so all windows are a view.
+            of_point, of_row, of_depth, of_column = rows.strides
+            windows = as_strided(
+                rows,
+                (shape[0], geometry.size[0], geometry.kernel[0] * depth, shape[3]),
+                (of_point, geometry.stride[0] * of_row, of_depth, of_column),
+            )
+            for block in self.blocks:
+                of_block = rows[:, block.fresh], windows[:, block.outputs]
+                yield Piece(of_input, of_output, block, *of_block)
+
+
+def _length(rows: slice) -> int:
+    return int(rows.stop - rows.start)
+
+
+def plan_cut(geometry: Geometry, tiling: Tiling, window_height: int, itemsize: int) -> Cut:
+    """Parts and blocks of about ``BLOCK_BYTES``; blocks hold whole windows of the pooling that
+    follows. Products that are images as they stand are not cut into parts.
+    """
+    depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
+    column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input
+    tiles, images = tiling.tiles(geometry.size[1]), geometry.count
+    if not tiling.is_whole:
+        smallest = window_height * column_bytes * tiles * images
+        tiles, images = plan_together(tiles, images, smallest, BLOCK_BYTES)
+    row_bytes = column_bytes * tiles * images
+    blocks = plan_blocks(geometry, row_bytes, window_height, BLOCK_BYTES)
+    return Cut(geometry, tiling, tiles, images, blocks)
+
+
+def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
+    """How many of ``tiles`` of how many of ``count`` images make a part.
+
+    The smallest possible block of them all takes ``block_bytes``; it is cut until it takes at most
+    ``most_bytes``, or nearly. Strips come before groups of images, because they leave the long runs
+    of numbers, one for each image, whole.
     """
     strips = [
-        each
-        for each in range(1, tiles + 1)
-        if tiles % each == 0 and (each == 1 or tiles // each * count >= FEWEST_COLUMNS)
+        number
+        for number in range(1, tiles + 1)
+        if tiles % number == 0 and (number == 1 or tiles // number * count >= FEWEST_COLUMNS)
     ]
-    few = next((each for each in strips if block_bytes <= most_bytes * each), strips[-1])
+    few = next((number for number in strips if block_bytes <= most_bytes * number), strips[-1])
     tiles, block_bytes = tiles // few, block_bytes // few
     while block_bytes > most_bytes and count % 2 == 0 and count > FEWEST_TOGETHER:
         count, block_bytes = count // 2, block_bytes // 2
@@ -90,41 +156,37 @@ def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> 
 
 
 def plan_parts(
-    sizes: StripSizes, columns: int, count: int, images: int
+    geometry: Geometry, width: int, columns: int, images: int
 ) -> Iterator[tuple[Part, Part]]:
-    """Of the input and of the output: strips of ``columns`` of the output, and ``images`` of
-    ``count``; strips from left to right.
+    """Parts of the input, ``width`` columns with its padding, and of the output: strips of
+    ``columns`` of the output, of some ``images`` at a time.
     """
-    for first_image in range(0, count, images):
-        for first in range(0, sizes.output_width, columns):
-            last = first + columns >= sizes.output_width
-            stop = sizes.width if last else (first + columns) * sizes.stride + sizes.overlap
-            part = slice(first_image, first_image + images)
-            yield (
-                Part(slice(first * sizes.stride, stop), part),
-                Part(slice(first, min(first + columns, sizes.output_width)), part),
-            )
+    output_width, stride = geometry.size[1], geometry.stride[1]
+    shared = max(geometry.kernel[1] - stride, 0)  # by neighbouring strips
+    for first_image in range(0, geometry.count, images):
+        some = slice(first_image, first_image + images)
+        for first in range(0, output_width, columns):
+            end = min(first + columns, output_width)
+            stop = width if end == output_width else end * stride + shared
+            yield Part(slice(first * stride, stop), some), Part(slice(first, end), some)
 
 
-def plan_blocks(sizes: RowSizes, row_bytes: int, multiple: int, most_bytes: int) -> Iterator[Block]:
-    """Blocks of a ``multiple`` of rows of outputs, ``row_bytes`` each with what they are made of:
-    of about ``most_bytes``.
+def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: int) -> list[Block]:
+    """Blocks of about ``most_bytes``, of a ``multiple`` of rows of the output, each of which takes
+    ``row_bytes`` with the input that it is made of.
     """
-    height, output_height, kernel_height, stride = sizes
-    rows = -(-output_height // max(1, -(-output_height * row_bytes // most_bytes)))
+    (kernel_height, _), (stride, _), (oh, _) = geometry.kernel, geometry.stride, geometry.size
+    rows = -(-oh // max(1, -(-oh * row_bytes // most_bytes)))
     rows = -(-rows // multiple) * multiple
+    blocks = []
     needed = complete = 0
-    for start in range(0, output_height, rows):
-        stop = min(start + rows, output_height)
-        fresh, needed = (
-            slice(needed, (stop - 1) * stride + kernel_height),
-            (stop - 1) * stride + kernel_height,
-        )
-        done, complete = (
-            slice(complete, height if stop == output_height else stop * stride),
-            stop * stride,
-        )
-        yield Block(slice(start, stop), fresh, done)
+    for start in range(0, oh, rows):
+        stop = min(start + rows, oh)
+        fresh = slice(needed, (stop - 1) * stride + kernel_height)
+        done = slice(complete, geometry.height if stop == oh else stop * stride)
+        blocks.append(Block(slice(start, stop), fresh, done))
+        needed, complete = fresh.stop, stop * stride
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -139,29 +201,13 @@ class Gather:
     outputs: slice
 
 
-def plan_gathers(sizes: RowSizes) -> Iterator[Gather]:
+def plan_gathers(geometry: Geometry) -> Iterator[Gather]:
     """One for each row of the input."""
-    height, output_height, kernel_height, stride = sizes
-    for row in range(height):
+    (kernel_height, _), (stride, _), (oh, _) = geometry.kernel, geometry.stride, geometry.size
+    for row in range(geometry.height):
         stack = row % stride
         in_stack = len(range(stack, kernel_height, stride))
-        first = (
-            row // stride - in_stack + 1
-        )  # the output that the last kernel row of the stack meets here
-        outputs = range(max(first, 0), max(min(row // stride + 1, output_height), max(first, 0)))
-        yield Gather(
-            row,
-            stack,
-            slice(outputs.start - first, outputs.stop - first),
-            slice(outputs.start, outputs.stop),
-        )
-
-
-def windows_of_rows(rows: Array, sizes: RowSizes) -> Array:
-    """(P, oh, kh*D, columns) for ``rows`` (P, H, D, columns), without a copy: the rows of a window
-    lie one below the other.
-    """
-    points, _, depth, columns = rows.shape
-    of_point, of_row, of_depth, of_column = rows.strides
-    shape = points, sizes.output_height, sizes.kernel_height * depth, columns
-    return as_strided(rows, shape, (of_point, sizes.stride * of_row, of_depth, of_column))
+        first = row // stride - in_stack + 1  # the output that the stack's last row meets here
+        start = max(first, 0)
+        stop = max(min(row // stride + 1, oh), start)
+        yield Gather(row, stack, slice(start - first, stop - first), slice(start, stop))

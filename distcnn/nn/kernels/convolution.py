@@ -1,15 +1,11 @@
-"""2-D convolution (as everywhere in deep learning: a cross-correlation, the kernel is not turned).
+"""Convolution as it is computed: piece by piece, each a matrix product between two transforms.
 
-Forward. With ``P`` the zero-padded input,
-
-    y[o, r, s] = b[o] + sum over c, i, j of  w[o, c, i, j] * P[c, r*stride_h + i, s*stride_w + j]
-
-Along the width, rows are filtered as ``distcnn.nn.kernels.algorithms`` says, by default unfolded
-into kw shifted copies. Row h of all channels is then a matrix V[h] of C*kw rows and ow*N columns,
-and the kh rows that one row of outputs needs lie one below the other in memory: they are one matrix
-of K = C*kh*kw rows, and ``Y[r] = W V[r*stride_h ... r*stride_h + kh - 1] + b``. This is im2col
-(Chellapilla, Puri and Simard, "High performance convolutional neural networks for document
-processing", 2006) without copying anything kh times.
+Forward. Row h of all channels of the padded input is transformed (``algorithms.py``) to a matrix
+V[h]; with im2col, its kw shifted copies, of C*kw rows and ow*N columns. The kh rows that one row of
+outputs needs stand one below the other in memory: they are one matrix of K = C*kh*kw rows, and
+``Y[r] = W V[r*stride_h ... r*stride_h + kh - 1] + b``. This is im2col (Chellapilla, Puri and
+Simard, "High performance convolutional neural networks for document processing", 2006) without
+copying anything kh times.
 
 Backward. Let G = dL/dY. Each w[o, k] meets V[k, q] in exactly the outputs Y[r][o, q], hence
 
@@ -21,293 +17,257 @@ being the weights of kernel row i,
     dL/dV[h] = sum over those (i, r) of  W_i^T G[r]
 
 which is one product too, of the W_i side by side with the G[r] one below the other. The gradient of
-the input is that, folded back along the width, without its border. (LeCun et al. 1998; Dumoulin and
-Visin, "A guide to convolution arithmetic", 2016.)
+the input is that, transformed back, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A
+guide to convolution arithmetic", 2016.)
+
+Order of the calls: ``forward`` and ``backward`` alternate. Both go through the same pieces
+(``blocking.py``) in the same order; V, which backward needs again, is kept in between. What becomes
+of each piece of the output is up to an ``Output``: whole images here, pooled ones in ``fusion.py``.
 """
 
 from __future__ import annotations
 
-from itertools import product
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from distcnn.nn.convolution import Conv2d
-from distcnn.nn.geometry import Geometry, Pair, output_size
-from distcnn.nn.kernels.algorithms import Filtering, plan_filtering
+from distcnn.nn.geometry import Geometry, Pair
+from distcnn.nn.kernels.algorithms import Algorithm, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import (
-    Group,
-    Part,
-    RowSizes,
-    StripSizes,
-    plan_blocks,
-    plan_gathers,
-    plan_parts,
-    plan_together,
-    windows_of_rows,
-)
-from distcnn.nn.layer import Array, Call, Shape, image_shape
-
-BLOCK_BYTES = 768 * 1024
-"""What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the
-weights beside it.
-"""
+from distcnn.nn.kernels.blocking import Cut, Piece, plan_cut, plan_gathers
+from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
+from distcnn.nn.kernels.tiles import copy_tiles
+from distcnn.nn.kernels.winograd import Winograd
+from distcnn.nn.layer import Array, Call, Shape
 
 
-class RowLayer(Protocol):
-    """A layer that takes a convolution's output a block of rows at a time, the blocks by their
-    number.
+class Output(Protocol):
+    """Takes a convolution's output a piece at a time, and gives its gradient back a piece at a
+    time. A piece stands tiled where ``ConvKernel.tiled`` says.
     """
 
-    def forward_rows(self, block: int) -> None:
-        """Take a block."""
+    result: Array
+    """What is made of the output, whole."""
 
-    def backward_rows(self, block: int, grad_output: Array) -> None:
-        """Write the gradient of a block where it lay, for ``grad_output`` of the whole output."""
+    def take(self, piece: Piece) -> None:
+        """Take a piece."""
+
+    def begin_backward(self, grad_output: Array) -> None:
+        """``grad_output`` is the gradient of ``result``."""
+
+    def give_gradient(self, piece: Piece) -> None:
+        """Write the gradient of a piece where the piece stood."""
 
 
 class ConvKernel:
-    """One convolution for one shape. ``pooled`` is the window of the max pooling that follows:
-    blocks and tiles then hold whole windows.
+    """One convolution for one shape.
+
+    Args:
+        conv: the layer.
+        input_shape: (C, H, W).
+        count: examples of a microbatch.
+        buffers: makes the arrays.
+        window: of the max pooling that follows, else (1, 1). Where such windows cover the output,
+            pieces and tiles hold whole ones.
     """
 
     def __init__(
-        self, conv: Conv2d, input_shape: Shape, microbatch_size: int, buffers: Buffers, pooled: Pair
+        self, conv: Conv2d, input_shape: Shape, count: int, buffers: Buffers, window: Pair = (1, 1)
     ) -> None:
-        channels, height, width = image_shape(conv, input_shape)
-        self.in_channels, self.out_channels, self.pooled = channels, conv.out_channels, pooled
-        self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
-        self._buffers, dtype, self.count = buffers, buffers.dtype, microbatch_size
-        self.size = output_size((height, width), self.kernel_size, self.stride, self.padding)
-        (ph, pw), (kh, kw), (oh, ow), stride = (
-            self.padding,
-            self.kernel_size,
-            self.size,
-            self.stride[0],
-        )
-        geometry = Geometry(
-            channels, self.out_channels, self.kernel_size, self.stride, self.size, microbatch_size
-        )
-        window = (
-            self.pooled
-            if all(size % side == 0 for size, side in zip(self.size, self.pooled, strict=True))
-            else (1, 1)
-        )
-        whole = filtering = plan_filtering(geometry, buffers, window[1])
-        row_bytes = _row_bytes(geometry, whole, dtype)
-        images = microbatch_size
-        if whole.images is None:
-            tiles, images = plan_together(
-                whole.tiles, microbatch_size, window[0] * row_bytes, BLOCK_BYTES
-            )
-            filtering = whole.strip(tiles, images)
-            row_bytes = row_bytes * filtering.columns // whole.columns
-        self._filtering = filtering
-        self._images = filtering.images
-        self._output_shape = (self.out_channels, *self.size, microbatch_size)
+        channels, height, width = input_shape
+        filters, oh, ow = conv.output_shape(input_shape)
+        self._covers = oh % window[0] == ow % window[1] == 0
+        self._window = window if self._covers else (1, 1)
+        self.output_shape = filters, oh, ow, count
+        (ph, pw), sizes = conv.padding, (conv.kernel_size, conv.stride, (oh, ow))
+        geometry = Geometry(channels, height + 2 * ph, filters, *sizes, count)
+        self._geometry, self._buffers = geometry, buffers
+        self._tiling = choose_tiling(geometry, self._window[1])
 
-        padded_shape = (
-            channels,
-            height + 2 * ph,
-            max(width + 2 * pw, whole.width),
-            microbatch_size,
-        )
-        self._interior = (slice(None), slice(ph, ph + height), slice(pw, pw + width))
-        self._padded = (
-            buffers.images(padded_shape) if padded_shape[1:3] != (height, width) else None
-        )
+        padded_width = max(width + 2 * pw, self._tiling.input_width(ow))
+        padded_shape = channels, geometry.height, padded_width, count
+        self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
+        is_padded = padded_shape[1:3] != (height, width)
+        self._padded = buffers.images(padded_shape) if is_padded else None
         self._grad_padded = buffers.images(padded_shape)
 
-        filters, points = self.out_channels, filtering.points
-        depth, columns = channels * filtering.depth, filtering.columns
-        sizes = RowSizes(padded_shape[1], oh, kh, stride)
-        self._blocks = list(plan_blocks(sizes, row_bytes, window[0], BLOCK_BYTES))
-        self._gathers = list(plan_gathers(sizes))
-        most_outputs = max(each.outputs.stop - each.outputs.start for each in self._blocks)
-        most_inputs = max(
-            each.stop - each.start
-            for block in self._blocks
-            for each in (block.fresh, block.complete)
-        )
-        filtering.plan_blocks(most_inputs, most_outputs)
+        cut = plan_cut(geometry, self._tiling, self._window[0], buffers.dtype.itemsize)
+        self.pieces = list(cut.pieces(padded_width, buffers))
+        self._gathers = list(plan_gathers(geometry))
+        self._algorithm = _algorithm(cut, buffers)
+        self._make_product_buffers(cut)
+        self._output: Output | None = None
 
-        self._overlap = max(kw - self.stride[1], 0)
-        strips = StripSizes(padded_shape[2], ow, self.stride[1], self._overlap)
-        self._groups = []
-        for of_input, of_output in plan_parts(
-            strips, filtering.tiles * filtering.outputs, microbatch_size, images
-        ):
-            rows = buffers.zeros((points, padded_shape[1], depth, columns))
-            self._groups.append(Group(of_input, of_output, rows, windows_of_rows(rows, sizes)))
-        self._grad_rows = buffers.zeros((points, most_inputs, depth, columns))
-        self._weights = buffers.zeros((points, filters, kh, channels, filtering.depth))
+    def _make_product_buffers(self, cut: Cut) -> None:
+        """What the matrix products read and write, besides V and M."""
+        zeros, points, filters = self._buffers.zeros, self._tiling.points, self._geometry.filters
+        (kh, _), (stride, _), channels = cut.part.kernel, cut.part.stride, cut.part.channels
+        depth, columns = channels * self._tiling.depth, cut.tiles * cut.images
+        self._weights = zeros((points, filters, kh, channels, self._tiling.depth))
         stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
-        self._stacked = [
-            buffers.zeros((points, depth, kernel_rows, filters)) for kernel_rows in stacks
-        ]
-        self._turned = buffers.zeros(
-            (points, most_outputs if filtering.small_products else 0, columns, filters)
-        )
-        self._grad_weights_of_rows = buffers.zeros((points, most_outputs, kh * depth, filters))
-        self._grad_weights_of_block, self._grad_weights = (
-            buffers.zeros((points, kh * depth, filters)) for _ in range(2)
-        )
-        self._ones = np.ones(columns, dtype)
-
-    def forward(self, x: Array, call: Call) -> Array:
-        self.forward_blocks(x, call)
-        return self.images
+        self._stacked = [zeros((points, depth, rows, filters)) for rows in stacks]
+        self._grad_rows = zeros((points, cut.most_inputs, depth, columns))
+        grad_weights = points, kh * depth, filters
+        self._grad_weights, self._grad_weights_of_piece = zeros(grad_weights), zeros(grad_weights)
+        self._grad_weights_of_rows = zeros((points, cut.most_outputs, kh * depth, filters))
+        transposed = points, cut.most_outputs, columns, filters
+        self._transposed = zeros(transposed) if self._tiling.is_winograd else None
+        self._ones = np.ones(columns, self._buffers.dtype)
 
     @property
-    def images(self) -> Array:
-        """The output, whole, made when it is first needed: fused with a pooling, it never is."""
-        if self._images is None:
-            self._images = self._buffers.images(self._output_shape)
-        return self._images
+    def holds_windows(self) -> bool:
+        """Whether every window of the pooling that follows is within a tile of a piece."""
+        return self._covers and self._tiling.outputs % self._window[1] == 0
 
-    def forward_blocks(self, x: Array, call: Call, following: RowLayer | None = None) -> None:
-        """Write ``images``, or give it to ``following``, made ready with ``blocks``: a block at a
-        time, and no more of it need exist.
-        """
-        filtering = self._filtering
+    def tiled(self, piece: Piece) -> Array:
+        """Where a piece of the output, or of its gradient, stands, as [k, o, r, t, n]."""
+        return self._algorithm.tiled(piece.block.outputs)
+
+    def write_to(self, output: Output) -> None:
+        """From now on hand the output on to ``output``; to be called once, before ``forward``."""
+        self._output = output
+
+    def whole_images(self) -> Output:
+        """An output that is the images themselves."""
+        if isinstance(self._algorithm, Im2col):
+            return InPlace(self._algorithm)
+        return WholeImages(self, self._buffers.images(self.output_shape))
+
+    def forward(self, x: Array, call: Call) -> Array:
+        """The output of the ``Output``, for the input ``x`` (C, H, W, N)."""
+        assert self._output is not None, "the planner calls write_to"
+        output, algorithm = self._output, self._algorithm
         if self._padded is not None:
             self._padded[self._interior] = x
             x = self._padded
-        bias = call.values["bias"][:, np.newaxis]
-        filtering.weights(call.values["weight"], bias, self._weights)
-        weights = self._weights.reshape(filtering.points, 1, self.out_channels, -1)
-        for number, (group, block) in enumerate(product(self._groups, self._blocks)):
-            filtering.rows_of_input(x, block.fresh, group.input, group.rows[:, block.fresh])
-            np.matmul(
-                weights, group.windows[:, block.outputs], out=filtering.products(block.outputs)
-            )
-            filtering.output(block.outputs)
-            if following is None:
-                filtering.to_images(
-                    block.outputs,
-                    self.images[:, block.outputs, group.output.columns, group.output.images],
-                )
-            else:
-                following.forward_rows(number)
+        algorithm.transform_weights(
+            call.values["weight"], call.values["bias"][:, np.newaxis], self._weights
+        )
+        weights = self._weights.reshape(self._tiling.points, 1, self._geometry.filters, -1)
+        for piece in self.pieces:
+            rows = piece.block.outputs
+            algorithm.transform_input(x, piece)
+            np.matmul(weights, piece.windows, out=algorithm.products(rows))
+            algorithm.transform_products(rows)
+            output.take(piece)
+        return output.result
 
-    def backward(
-        self,
-        grad_output: Array,
-        call: Call,
-        input_gradient: bool,
-        following: RowLayer | None = None,
-    ) -> Array | None:
-        """With ``following``, ``grad_output`` is the gradient of what that made of the output."""
-        filtering = self._filtering
-        filtering.begin_backward(grad_output if following is None else None)
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        """Write the parameters' gradients; return the input's, a view of a larger array."""
+        assert self._output is not None, "the planner calls write_to"
+        output, algorithm, grad_bias = self._output, self._algorithm, call.grads["bias"]
+        output.begin_backward(grad_output)
         self._grad_weights.fill(0)
-        grad_bias = call.grads["bias"]
         grad_bias.fill(0)
         if input_gradient:
             self._stack_weights()
-        for number, (group, block) in enumerate(product(self._groups, self._blocks)):
-            if following is None:
-                filtering.from_images(block.outputs, group.output)
-            else:
-                following.backward_rows(number, grad_output)
-            grad_products, grad_matrices = filtering.product_gradient(block.outputs, input_gradient)
-            grad_bias += np.add.reduce(
-                np.matmul(grad_matrices, self._ones).reshape(-1, self.out_channels), axis=0
+        for piece in self.pieces:
+            output.give_gradient(piece)
+            grad_products, matrices = algorithm.transform_gradient(
+                piece.block.outputs, input_gradient
             )
-            self._add_weight_gradient(group.windows[:, block.outputs], grad_products)
+            sums = np.matmul(matrices, self._ones).reshape(-1, self._geometry.filters)
+            grad_bias += np.add.reduce(sums, axis=0)
+            self._add_weight_gradient(piece.windows, grad_products)
             if input_gradient:
-                grad_rows = self._gather_rows(block.complete, filtering.grad_products)
-                held = self._overlap if group.input.columns.start else 0
-                grad_x = self._grad_padded[
-                    :, block.complete, group.input.columns, group.input.images
-                ]
-                filtering.input_gradient(grad_rows, grad_x, held)
-        shape = (
-            filtering.points,
-            self.kernel_size[0],
-            self.in_channels,
-            filtering.depth,
-            self.out_channels,
-        )
-        filtering.weight_gradient(self._grad_weights.reshape(shape), call.grads["weight"])
+                self._write_input_gradient(piece)
+        points, depth = self._tiling.points, self._tiling.depth
+        shape = points, self._geometry.kernel[0], self._geometry.channels, depth, -1
+        algorithm.transform_weight_gradient(self._grad_weights.reshape(shape), call.grads["weight"])
         return self._grad_padded[self._interior] if input_gradient else None
-
-    def holds_windows(self, window: Pair) -> bool:
-        """Whether the tiles of each block hold whole windows of such a pooling, and all its
-        windows. Once it is planned.
-        """
-        return (
-            all(size % side == 0 for size, side in zip(self.size, window, strict=True))
-            and self._filtering.outputs % window[1] == 0
-        )
-
-    @property
-    def blocks(self) -> list[tuple[Array, slice, Part]]:
-        """Where each block of the output lies whenever it is handed on, tiled (k, C, rows, T, N),
-        and which rows, of which part of the images, it holds: of the output, or of the windows on
-        it."""
-        (height, width), outputs = self.pooled, [block.outputs for block in self._blocks]
-        return [
-            (
-                self._filtering.tiled(each),
-                _divided(each, height),
-                Part(_divided(part.columns, width), part.images),
-            )
-            for part, each in product([group.output for group in self._groups], outputs)
-        ]
 
     def _add_weight_gradient(self, windows: Array, grad_products: Array) -> None:
         """G V^T, as the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of
         the time.
         """
-        of_rows, turned = (
-            self._grad_weights_of_rows[:, : windows.shape[1]],
-            grad_products.swapaxes(2, 3),
-        )
-        if self._filtering.small_products:
-            np.copyto(
-                self._turned[:, : windows.shape[1]], turned
-            )  # it costs a fifth of what BLAS takes for it inside
-            turned = self._turned[:, : windows.shape[1]]
-        np.matmul(windows, turned, out=of_rows)
-        np.add.reduce(of_rows, axis=1, out=self._grad_weights_of_block)
-        self._grad_weights += self._grad_weights_of_block
+        rows = windows.shape[1]
+        transposed, of_rows = grad_products.swapaxes(2, 3), self._grad_weights_of_rows[:, :rows]
+        if self._transposed is not None:  # small products, where BLAS takes five times the copy
+            np.copyto(self._transposed[:, :rows], transposed)
+            transposed = self._transposed[:, :rows]
+        np.matmul(windows, transposed, out=of_rows)
+        np.add.reduce(of_rows, axis=1, out=self._grad_weights_of_piece)
+        self._grad_weights += self._grad_weights_of_piece
 
     def _stack_weights(self) -> None:
         """The W_i that one row meets, side by side: from the last to the first, as the rows of
         outputs that they meet ascend.
         """
         for first, stacked in enumerate(self._stacked):
-            kernel_rows = self._weights[:, :, first :: self.stride[0]][:, :, ::-1]
-            np.copyto(
-                stacked, kernel_rows.reshape(*kernel_rows.shape[:3], -1).transpose(0, 3, 2, 1)
-            )
+            kernel_rows = self._weights[:, :, first :: self._geometry.stride[0]][:, :, ::-1]
+            side_by_side = kernel_rows.reshape(*kernel_rows.shape[:3], -1)
+            np.copyto(stacked, side_by_side.transpose(0, 3, 2, 1))
 
-    def _gather_rows(self, rows: slice, grad_products: Array) -> Array:
-        """dL/dV of ``rows``: for each, the product of the kernel rows that meet it with the
-        gradients of the outputs where they do."""
-        points, oh, filters, columns = grad_products.shape
-        below_each_other = grad_products.reshape(points, oh * filters, columns)
-        grad_rows = self._grad_rows[:, : rows.stop - rows.start]
-        for each in self._gathers[rows]:
-            row = grad_rows[:, each.row - rows.start]
-            if each.outputs.start == each.outputs.stop:
+    def _write_input_gradient(self, piece: Piece) -> None:
+        """The rows of the input's gradient that ``piece`` completes: dL/dV, transformed back."""
+        complete, (columns, images) = piece.block.complete, piece.input
+        grad_products = self._algorithm.grad_products
+        points, oh, filters, _ = grad_products.shape
+        below_each_other = grad_products.reshape(points, oh * filters, -1)
+        grad_rows = self._grad_rows[:, : complete.stop - complete.start]
+        for gather in self._gathers[complete]:
+            row, outputs = grad_rows[:, gather.row - complete.start], gather.outputs
+            if outputs.start == outputs.stop:
                 row.fill(0)
                 continue
-            weights = self._stacked[each.stack].reshape(points, row.shape[1], -1)
-            kernel_rows = slice(each.kernel_rows.start * filters, each.kernel_rows.stop * filters)
-            outputs = slice(each.outputs.start * filters, each.outputs.stop * filters)
-            np.matmul(weights[:, :, kernel_rows], below_each_other[:, outputs], out=row)
-        return grad_rows
+            weights = self._stacked[gather.stack].reshape(points, row.shape[1], -1)
+            kernel_rows = _times(gather.kernel_rows, filters)
+            np.matmul(
+                weights[:, :, kernel_rows], below_each_other[:, _times(outputs, filters)], out=row
+            )
+        # What the strip to the left wrote is added to.
+        held = max(self._geometry.kernel[1] - self._geometry.stride[1], 0) if columns.start else 0
+        grad_x = self._grad_padded[:, complete, columns, images]
+        self._algorithm.transform_input_gradient(grad_rows, grad_x, held)
 
 
-def _divided(span: slice, by: int) -> slice:
-    return slice(span.start // by, span.stop // by)
+class WholeImages:
+    """The output as whole images, copied from the tiles and back: an ``Output``."""
+
+    def __init__(self, conv: ConvKernel, images: Array) -> None:
+        self._conv, self.result = conv, images
+
+    def take(self, piece: Piece) -> None:
+        copy_tiles(_piece_of(self.result, piece), self._conv.tiled(piece), to_images=True)
+
+    def begin_backward(self, grad_output: Array) -> None:
+        self._grad_output = grad_output
+
+    def give_gradient(self, piece: Piece) -> None:
+        tiled, images = self._conv.tiled(piece), _piece_of(self._grad_output, piece)
+        if images.shape[2] % len(tiled):
+            tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
+        copy_tiles(images, tiled, to_images=False)
 
 
-def _row_bytes(geometry: Geometry, filtering: Filtering, dtype: DTypeLike) -> int:
-    """What a row of outputs takes with the rows of the input that it is made of."""
-    depth = geometry.stride[0] * geometry.channels * filtering.depth + geometry.filters
-    return filtering.points * depth * filtering.columns * np.dtype(dtype).itemsize
+class InPlace:
+    """The output as whole images, which is what ``Im2col`` writes: an ``Output``."""
+
+    def __init__(self, algorithm: Im2col) -> None:
+        self._algorithm, self.result = algorithm, algorithm.images
+
+    def take(self, piece: Piece) -> None:
+        pass
+
+    def begin_backward(self, grad_output: Array) -> None:
+        self._algorithm.read_gradient(grad_output)
+
+    def give_gradient(self, piece: Piece) -> None:
+        pass
+
+
+def _algorithm(cut: Cut, buffers: Buffers) -> Algorithm:
+    if cut.tiling.is_winograd:
+        return Winograd(cut.part, cut.tiling, cut.most_inputs, cut.most_outputs, buffers)
+    if cut.tiling.is_whole:
+        return Im2col(cut.part, cut.tiling, buffers)
+    return TiledIm2col(cut.part, cut.tiling, cut.most_outputs, buffers)
+
+
+def _piece_of(images: Array, piece: Piece) -> Array:
+    return images[:, piece.block.outputs, piece.output.columns, piece.output.images]
+
+
+def _times(span: slice, by: int) -> slice:
+    return slice(span.start * by, span.stop * by)

@@ -1,67 +1,117 @@
-"""A convolution and the max pooling after it, with the ReLU after that if there is one, block of
-rows by block of rows.
+"""A convolution and the max pooling after it, with the ReLU after that if there is one, piece by
+piece.
 
-What lies between the two is the largest array of most networks. Pooled while a block of it is in
+What stands between the two is the largest array of most networks. Pooled while a piece of it is in
 the caches, it is never written to memory, nor is its gradient. The bits are those of one layer
 after the other: the same products, sums and comparisons, of the same numbers. ReLU is one more
 comparison of the pooling's, with 0.
+
+``FusedPool`` is the ``Output`` of a ``ConvKernel`` (``convolution.py``), which calls it; each piece
+must hold whole windows (``ConvKernel.holds_windows``).
 """
 
 from __future__ import annotations
 
+import numpy as np
+
+from distcnn.nn.geometry import Pair
 from distcnn.nn.kernels.arena import Buffers
+from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.kernels.convolution import ConvKernel
-from distcnn.nn.kernels.pooling import Scratch, TiledRows
-from distcnn.nn.layer import Array, Call
-from distcnn.nn.pooling import MaxPool2d
-from distcnn.spans import Span
+from distcnn.nn.kernels.pooling import Scratch, WindowMax
+from distcnn.nn.kernels.tiles import copy_tiles
+from distcnn.nn.layer import Array
+from distcnn.spans import BACKWARD, FORWARD, Span
 
 
 class FusedPool:
-    """The pooling of the blocks that ``conv`` makes: the row layer of ``ConvKernel``."""
+    """Pools what ``conv`` hands on.
+
+    Args:
+        conv: the convolution.
+        window: of the pooling: (height, width).
+        name: the pooling layer's, for its spans.
+        buffers: makes the arrays.
+        flattened: the result stands in memory as a Flatten after it wants it.
+        rectify: it is that of a ReLU after the pooling.
+    """
 
     def __init__(
         self,
         conv: ConvKernel,
-        pool: MaxPool2d,
+        window: Pair,
         name: str,
         buffers: Buffers,
         flattened: bool,
         rectify: bool,
     ) -> None:
-        self.name = name
-        (oh, ow), (kh, kw) = conv.size, pool.kernel_size
-        shape = conv.out_channels, oh // kh, ow // kw, conv.count
-        self.output = buffers.zeros(shape) if flattened else buffers.images(shape)
+        filters, oh, ow, count = conv.output_shape
+        shape = filters, oh // window[0], ow // window[1], count
+        self.result = buffers.zeros(shape) if flattened else buffers.images(shape)
         scratch = Scratch(buffers)
-        self._blocks = [
-            TiledRows(tiled, (rows, *part), (kh, kw), self.output, scratch, buffers, rectify)
-            for tiled, rows, part in conv.blocks
-        ]
-        self._forward, self._backward = Span("forward", layer=name), Span("backward", layer=name)
+        self._pieces = {
+            piece: PooledPiece(conv.tiled(piece), piece, window, self.result, scratch, rectify)
+            for piece in conv.pieces
+        }
+        self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
 
-    def forward_rows(self, block: int) -> None:
-        """Pool the block of that number: the input is where it was planned to be."""
+    def take(self, piece: Piece) -> None:
         with self._forward:
-            self._blocks[block].forward()
+            self._pieces[piece].forward()
 
-    def backward_rows(self, block: int, grad_output: Array) -> None:
-        """Write the gradient of the block of that number in the place of its input, for
-        ``grad_output``, that of the whole output.
-        """
+    def begin_backward(self, grad_output: Array) -> None:
+        self._grad_output = grad_output
+
+    def give_gradient(self, piece: Piece) -> None:
         with self._backward:
-            self._blocks[block].backward(grad_output)
+            self._pieces[piece].backward(self._grad_output)
 
 
-class FusedKernel:
-    """Runs ``conv`` with the pooling inside."""
+class PooledPiece:
+    """The pooling of one piece, whose pixels stand ``tiled`` (m, C, rows, T, N): those of one
+    offset in the window side by side.
 
-    def __init__(self, conv: ConvKernel, pool: FusedPool) -> None:
-        self._conv, self.pool = conv, pool
+    Windows of width w stand m/w in a tile, so their maxima are tiled too, (m/w, C, rows of windows,
+    T, N): that is, they are images where a tile holds one window.
+    """
 
-    def forward(self, x: Array, call: Call) -> Array:
-        self._conv.forward_blocks(x, call, self.pool)
-        return self.pool.output
+    def __init__(
+        self,
+        tiled: Array,
+        piece: Piece,
+        window: Pair,
+        output: Array,
+        scratch: Scratch,
+        rectify: bool,
+    ) -> None:
+        height, width = window
+        rows, columns = _divided(piece.block.outputs, height), _divided(piece.output.columns, width)
+        self._part = slice(None), rows, columns, piece.output.images
+        self._output = output[self._part]
+        windows = tiled.reshape(-1, width, *tiled.shape[1:])
+        self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
+        self._is_tiled = len(windows) > 1
+        largest = (
+            scratch.like(self._pixels[0], "largest") if self._is_tiled else self._output[np.newaxis]
+        )
+        self._max = WindowMax(largest, height * width, scratch, rectify)
+        self._grads = scratch.like(self._pixels[0], "grads")
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        return self._conv.backward(grad_output, call, input_gradient, self.pool)
+    def forward(self) -> None:
+        """From pixels to the output."""
+        self._max.find_largest(self._pixels)
+        if self._is_tiled:
+            copy_tiles(self._output, self._max.largest, to_images=True)
+
+    def backward(self, grad_output: Array) -> None:
+        """Overwrite the pixels with their gradients, for that of the whole output."""
+        grads = grad_output[self._part]
+        if self._is_tiled:
+            copy_tiles(grads, self._grads, to_images=False)
+            self._max.give_to_winners(self._grads, self._pixels)
+        else:
+            self._max.give_to_winners(grads[np.newaxis], self._pixels)
+
+
+def _divided(span: slice, by: int) -> slice:
+    return slice(span.start // by, span.stop // by)

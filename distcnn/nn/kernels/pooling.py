@@ -1,8 +1,8 @@
 """Max pooling and average pooling as they are computed (``distcnn.nn.pooling`` has the maths).
 
 ``forward`` and ``backward`` are called in pairs; what they return holds until the next call, and
-the gradient may be overwritten by its receiver. ``TiledRows`` is the part of a max pooling that is
-fused with the convolution before it (``distcnn.nn.kernels.fusion``).
+the gradient may be overwritten by its receiver. ``WindowMax`` also serves the max pooling that is
+fused with the convolution before it (``fusion.py``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distcnn.nn.geometry import Pair, window_offsets
+from distcnn.nn.geometry import window_offsets
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.layer import Array, Call, Shape
 from distcnn.nn.pooling import AvgPool2d, MaxPool2d, Pool2d
 
@@ -62,7 +61,7 @@ class MaxPoolKernel(PoolKernel):
             None if in_place and covers_all else buffers.images((*input_shape, count))
         )
         pixels = pool.kernel_size[0] * pool.kernel_size[1]
-        self._max = WindowMax(self._output, pixels, Scratch(buffers), buffers)
+        self._max = WindowMax(self._output, pixels, Scratch(buffers))
 
     def forward(self, x: Array, call: Call) -> Array:
         self._grad_input = x if self._own_grad_input is None else self._own_grad_input
@@ -116,38 +115,32 @@ class Scratch:
     """
 
     def __init__(self, buffers: Buffers) -> None:
-        self._buffers = buffers
+        self.buffers = buffers
         self._arrays: dict[tuple[str, Shape], Array] = {}
 
     def like(self, array: Array, purpose: str) -> Array:
         """The array for ``purpose`` of the shape of ``array``."""
         key = purpose, array.shape
         if key not in self._arrays:
-            self._arrays[key] = self._buffers.like(array)
+            self._arrays[key] = self.buffers.like(array)
         return self._arrays[key]
 
 
 class WindowMax:
     """The largest pixel of each window and which one it is, for as many windows as ``largest`` has
-    elements, and of how many pixels each.
+    elements, of ``count`` pixels each. ``find_largest``, then ``give_to_winners``.
 
     Pixels come as arrays of the shape of ``largest``, one for each offset inside the window, in
     row-major order. With ``rectify`` a 0 comes before them all: where no pixel is larger, it is the
     largest, and no pixel takes the gradient. That is a ReLU after the pooling.
     """
 
-    def __init__(
-        self, largest: Array, count: int, scratch: Scratch, buffers: Buffers, rectify: bool = False
-    ) -> None:
-        self.largest, self._rectify = largest, rectify
-        self._is_larger = [
-            buffers.like(largest, np.bool_) for _ in range(count if rectify else count - 1)
-        ]
-        self._scratch, self._remaining, self._zeros = (
-            scratch,
-            scratch.like(largest, "remaining"),
-            scratch.like(largest, "zeros"),
-        )
+    def __init__(self, largest: Array, count: int, scratch: Scratch, rectify: bool = False) -> None:
+        self.largest, self._rectify, self._scratch = largest, rectify, scratch
+        comparisons = count if rectify else count - 1
+        self._is_larger = [scratch.buffers.like(largest, np.bool_) for _ in range(comparisons)]
+        self._remaining = scratch.like(largest, "remaining")
+        self._zeros = scratch.like(largest, "zeros")
 
     def find_largest(self, pixels: Sequence[Array]) -> None:
         """Write ``largest``; note which pixel was larger than all before it."""
@@ -167,11 +160,8 @@ class WindowMax:
         give.
         """
         first, *others = pixels
-        for grads, is_larger in zip(
-            reversed(others),
-            reversed(self._is_larger[-len(others) :] if others else []),
-            strict=True,
-        ):
+        backwards = zip(reversed(others), reversed(self._is_larger), strict=False)
+        for grads, is_larger in backwards:
             share = np.multiply(
                 remaining, is_larger, out=self._scratch.like(grads, "share") if add else grads
             )
@@ -184,49 +174,3 @@ class WindowMax:
             first += remaining
         else:
             np.copyto(first, remaining)
-
-
-class TiledRows:
-    """Some rows and columns of the output, of some images: ``block``. Their pixels lie ``tiled``
-    (m, C, rows, T, N): those of one offset in the window side by side.
-
-    Windows of width w stand m/w in a tile, so the output is tiled too, (m/w, C, rows of windows, T,
-    N): that is, it is as it should be where a tile holds one window.
-    """
-
-    def __init__(
-        self,
-        tiled: Array,
-        block: tuple[slice, slice, slice],
-        window: Pair,
-        output: Array,
-        scratch: Scratch,
-        buffers: Buffers,
-        rectify: bool,
-    ) -> None:
-        height, width = window
-        self._block = slice(None), *block
-        self._output = output[self._block]
-        windows = tiled.reshape(-1, width, *tiled.shape[1:])
-        self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
-        self._is_tiled = len(windows) > 1
-        largest = (
-            scratch.like(self._pixels[0], "largest") if self._is_tiled else self._output[np.newaxis]
-        )
-        self._max = WindowMax(largest, height * width, scratch, buffers, rectify)
-        self._grads = scratch.like(self._pixels[0], "grads")
-
-    def forward(self) -> None:
-        """From pixels to the output."""
-        self._max.find_largest(self._pixels)
-        if self._is_tiled:
-            copy_tiles(self._output, self._max.largest, to_images=True)
-
-    def backward(self, grad_output: Array) -> None:
-        """Overwrite the pixels with their gradients, for that of the whole output."""
-        grads = grad_output[self._block]
-        if self._is_tiled:
-            copy_tiles(grads, self._grads, to_images=False)
-            self._max.give_to_winners(self._grads, self._pixels)
-        else:
-            self._max.give_to_winners(grads[np.newaxis], self._pixels)

@@ -1,4 +1,4 @@
-"""Rows of images as tiles: views and copies that filtering along the width needs
+"""Rows of images as tiles: views and copies for im2col, Winograd and max pooling
 (``distcnn.nn.kernels.algorithms``).
 """
 
@@ -8,28 +8,27 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from distcnn.nn.geometry import windows_view
-from distcnn.nn.kernels.blocking import Part
+from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.layer import Array
 
 
 class Shifts:
-    """``[c, j, h, k, t, n] = x[c, h, (t*outputs + k)*step + j, n]``, a view, made once for each
-    array that comes: that takes its time.
+    """``[c, j, h, k, t, n] = x[c, h, (t*outputs + k)*step + j, n]``, a view. Making it takes its
+    time, so it is kept as long as the same array comes.
     """
 
     def __init__(self, shifts: int, outputs: int, step: int, tiles: int) -> None:
         self._shifts, self._outputs, self._step, self._tiles = shifts, outputs, step, tiles
-        self._views: dict[tuple[int, int, int], tuple[Array, Array]] = {}
+        self._views: dict[Piece, tuple[Array, Array]] = {}
 
-    def of(self, x: Array, rows: slice, part: Part) -> Array:
-        """The view of those rows of that part of the images, told apart by where they begin."""
-        place = rows.start, part.columns.start, part.images.start
-        known, view = self._views.get(place, (None, x))
+    def of(self, x: Array, piece: Piece) -> Array:
+        """The view of those rows of ``x`` that are new in ``piece``."""
+        known, view = self._views.get(piece, (None, x))
         if known is not x:
-            columns = self._outputs * self._tiles
-            of_part = x[:, rows, part.columns, part.images]
+            columns, fresh = self._outputs * self._tiles, piece.block.fresh
+            of_piece = x[:, fresh, piece.input.columns, piece.input.images]
             windows = windows_view(
-                of_part, (1, self._shifts), (1, self._step), (rows.stop - rows.start, columns)
+                of_piece, (1, self._shifts), (1, self._step), (fresh.stop - fresh.start, columns)
             )[:, 0]
             of_column = windows.strides[3]
             shape = (*windows.shape[:3], self._outputs, self._tiles, windows.shape[4])
@@ -40,7 +39,7 @@ class Shifts:
                 windows.strides[4],
             )
             view = as_strided(windows, shape, strides, writeable=False)
-            self._views[place] = x, view
+            self._views[piece] = x, view
         return view
 
 

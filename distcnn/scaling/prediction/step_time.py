@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distcnn.distributed import STATS_SIZE
 from distcnn.distributed.allreduce_benchmark import BESIDE, WAITING
 from distcnn.distributed.shared_memory_reduction import MOST_KEPT
-from distcnn.distributed.step_stats import TALLY_SIZE
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.calibration import Calibration, Shard, expected_lateness
 from distcnn.scaling.prediction.interconnect import Network
@@ -23,7 +23,7 @@ KEPT, WHOLE, OVERLAPPED, ALONE = (
     "one rank",
 )
 """How gradients are summed over ranks."""
-TALLY_BYTES = 8 * TALLY_SIZE
+TALLY_BYTES = 8 * STATS_SIZE
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distcnn.cli.parser import difference, flags_of
-from tests.conftest import ROOT, MakeImageSet, clean_environment, mpi_launcher
+from tests.conftest import ROOT, MakeImageSet, as_flags, clean_environment, mpi_launcher
 
 SEEDS = ["--epochs", "2", "--seed", "1"]
 
@@ -104,12 +104,7 @@ def test_ranks_that_import_different_models_are_refused(
         (tmp_path / name / "own_apart.py").write_text(text)
     run = [
         "distcnn.train",
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--model",
-        "own_apart:network",
+        *as_flags(data=image_set(), output=tmp_path / "run", model="own_apart:network"),
     ]
     done = apart(run, run, (tmp_path / "a", tmp_path / "b"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -124,14 +119,7 @@ def test_ranks_with_other_variables_for_kernels_are_reported(
     run = [
         "-m",
         "distcnn.train",
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--model",
-        "mlp",
-        "--max-steps",
-        "1",
+        *as_flags(data=image_set(), output=tmp_path / "run", model="mlp", max_steps=1),
     ]
     shell = (
         'test "${PMI_RANK:-$OMPI_COMM_WORLD_RANK}" = 0 || export MKL_CBWR=COMPATIBLE; exec'

@@ -17,6 +17,7 @@ from PIL import Image
 
 from distcnn.datasets import read_examples, read_info, write_dataset
 from distcnn.datasets.writer import Split
+from tests.conftest import as_flags
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_SECONDS = 60
@@ -86,14 +87,7 @@ def test_from_images_makes_a_set_and_says_what_it_is(tmp_path: Path, image_folde
     done = run(
         "from_images.py",
         image_folder,
-        "--output",
-        output,
-        "--size",
-        "3x2",
-        "--test-fraction",
-        "0.4",
-        "--name",
-        "cats and dogs",
+        *as_flags(output=output, size="3x2", test_fraction=0.4, name="cats and dogs"),
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(

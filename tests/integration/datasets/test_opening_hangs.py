@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import SERIAL, slow
+from tests.conftest import SERIAL, as_flags, slow
 from tests.support.image_sets import put, write_as_a_user
 from tests.support.running import running
 
@@ -82,16 +82,7 @@ def test_a_part_that_never_opens_is_a_stall_and_signals_end_the_run(
     tmp_path: Path, build: Build
 ) -> None:
     path = build(tmp_path, part := write_as_a_user(tmp_path / "part.h5"))
-    flags = [
-        "-m",
-        "distcnn.train",
-        "--model",
-        "mlp",
-        "--data",
-        str(path),
-        "--output",
-        str(tmp_path / "run"),
-    ]
+    flags = ["-m", "distcnn.train", *as_flags(model="mlp", data=path, output=tmp_path / "run")]
     with (
         never_opens(part),
         running(SERIAL, 1, *flags, "--stall-timeout", "1") as stalled,

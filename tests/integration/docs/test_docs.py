@@ -18,10 +18,12 @@ PAGES = [
 ]
 GUIDE = ROOT / "docs/own_code.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMAND = re.compile(r"python3? (-m (?:distcnn|benchmarks)\.\w+|data/\w+\.py)(.*)")
+COMMAND = re.compile(r"python3? (-m distcnn\.\w+|data/\w+\.py)(.*)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-OF_OTHERS = re.compile(
+OF_OTHERS = ("--mpi", "--kill-on-bad-exit", "--all")
+"""Flags of srun and launch/test.sh."""
+BY_OTHERS = re.compile(
     r"\b(?:srun|sbatch|qsub|mpirun|pip|pytest|python3?|git|launch/\w+\.sh)\b[^`]*"
 )
 """Text in backquotes that names the flags of other programs."""
@@ -57,9 +59,6 @@ def flags_of(command: str) -> set[str]:
 @pages
 def test_commands_and_their_flags_exist(page: Path) -> None:
     for command, arguments in commands(page):
-        if "benchmarks." in command:  # measuring scripts, without a parser
-            assert (ROOT / f"{command.split()[-1].replace('.', '/')}.py").exists(), command
-            continue
         flags = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
         known = flags_of(command) | flags_of("-m distcnn.train")
         assert flags <= known, f"{page.name}: {command} has no {flags - known}"
@@ -70,11 +69,11 @@ def test_commands_and_their_flags_exist(page: Path) -> None:
 def test_flags_in_the_text_exist(page: Path) -> None:
     modules = ["train", "verify", "report", "benchmark", "scaling", "doctor"]
     scripts = [f"data/{path.name}" for path in (ROOT / "data").glob("*.py")]
-    known = {"--help"}.union(
+    known = {"--help", *OF_OTHERS}.union(
         *map(flags_of, [*(f"-m distcnn.{name}" for name in modules), *scripts])
     )
     for quoted in re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text())):
-        unknown = set(FLAG.findall(OF_OTHERS.sub("", quoted))) - known
+        unknown = set(FLAG.findall(BY_OTHERS.sub("", quoted))) - known
         assert not unknown, f"{page.name}: no command has {unknown} (`{quoted}`)"
 
 
@@ -110,7 +109,9 @@ def test_the_guides_layers_pass_its_gradient_check(guide_folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [words for _, words in commands(GUIDE)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [words for _, words in commands(GUIDE) if "--debug" not in words], ids=" ".join
+)
 def test_the_guides_commands_run(
     guide_folder: Path, image_set: MakeImageSet, tmp_path: Path, arguments: list[str]
 ) -> None:

@@ -26,7 +26,7 @@ NO_LIBRARY = "export MPI4PY_LIBMPI=/nonexistent/libmpi.so"
 def test_the_mpirun_of_another_mpi(ours: int) -> None:
     both = mpi_launcher(), openmpi_launcher()
     seen = doctor(Launcher("mixed", both[ours].python, both[1 - ours].mpirun), 3)
-    seen.only_bad("launcher")
+    seen.only_bad("launcher", any_code=True)
     assert "started 3 processes" in seen.of("launcher", "bad")
     assert "use the mpirun of that library" in seen.of("launcher", "bad")
     assert "not checked" in seen.of("doctor", "warning")
@@ -52,9 +52,9 @@ def test_srun_without_a_plugin() -> None:
         for each in environments
     ]
     said = [process.communicate(timeout=40) for process in processes]
-    assert [process.returncode for process in processes] == [1, 1, 1]
-    assert [len(stdout) > 0 for stdout, _ in said] == [True, False, False], said
-    seen = read(subprocess.CompletedProcess([], 1, *said[0]))
+    assert all(process.returncode for process in processes)
+    [spoke] = [each for each in said if each[0]]
+    seen = read(subprocess.CompletedProcess([], 1, *spoke))
     seen.only_bad("launcher")
     assert "the launcher started 3 processes (SLURM_STEP_NUM_TASKS" in seen.of("launcher", "bad")
     assert "--mpi=pmi2 for MPICH" in seen.of("launcher", "bad")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.fault_tolerance.heartbeat import Activity
 from tests.conftest import ROOT, Launcher, MakeImageSet, write_image_set
 from tests.support.examined import DOCTOR, doctor_but, in_shell
 from tests.support.running import running
@@ -125,7 +124,7 @@ def test_a_rank_that_stops_or_dies_on_the_way(mpirun: Launcher, number: signal.S
     """What was seen before is said all the same."""
     with running(mpirun, 2, *DOCTOR) as run:
         run.wait_for(
-            lambda: (beat := run.beat(1)) and beat.activity == Activity.MEASURING,
+            lambda: (beat := run.beat(1)) and beat.activity == "measuring",
             "the examination of rank 1",
         )
         run.send(number, 1)

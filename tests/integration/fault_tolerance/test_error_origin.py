@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, clean_environment
 from tests.support.training_fixtures import with_path
 
 NETWORK = """from distcnn import nn
@@ -52,14 +52,7 @@ def test_code_that_fails_while_training(
     place: str, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     file = module(tmp_path, **{place: f"; {WRONG}"})
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--model",
-        "mine:network",
-    ]
+    flags = as_flags(data=image_set(), output=tmp_path / "run", model="mine:network")
     done = SERIAL.run(1, "-m", "distcnn.train", *flags, PYTHONPATH=with_path(tmp_path))
     assert done.returncode == 1
     lines = done.stderr.splitlines()
@@ -82,14 +75,7 @@ def test_on_several_ranks_it_is_told_once(
         ("in_forward", f"; {WRONG}", 1),
     ):
         module(tmp_path, **{place: wrong})
-        flags = [
-            "--data",
-            str(image_set()),
-            "--output",
-            str(tmp_path / "run"),
-            "--model",
-            "mine:network",
-        ]
+        flags = as_flags(data=image_set(), output=tmp_path / "run", model="mine:network")
         done = mpirun.run(3, "-m", "distcnn.train", *flags, PYTHONPATH=with_path(tmp_path))
         assert done.returncode == code, done.stderr
         assert done.stderr.count("mine.py, line") == 1

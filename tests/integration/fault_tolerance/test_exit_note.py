@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.fault_tolerance.exit_note import NOTE_VARIABLE, note_exit
-from tests.conftest import Launcher, MakeImageSet
+from distcnn.fault_tolerance.failure import NOTE_VARIABLE, note_exit
+from tests.conftest import Launcher, MakeImageSet, as_flags
 
 LOST = """
 import sys
@@ -42,16 +42,7 @@ def test_the_first_code_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_run_notes_its_code(
     flags: list[str], code: int, any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    more = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--model",
-        "tutorial",
-        "--warmup-steps",
-        "0",
-    ]
+    more = as_flags(data=image_set(), output=tmp_path / "run", model="tutorial", warmup_steps=0)
     done = any_mpi.run(
         2, "-m", "distcnn.train", *more, *flags, DISTCNN_EXIT_NOTE=str(tmp_path / "note")
     )

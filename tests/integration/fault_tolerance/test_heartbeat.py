@@ -6,18 +6,19 @@ import os
 import signal
 import time
 
-from distcnn.fault_tolerance.heartbeat import Activity, read_other
+from distcnn.fault_tolerance.heartbeat import read_other
 from distcnn.fault_tolerance.watchdog import process_state
 from tests.conftest import SERIAL
 from tests.support.running import running
 
 CHILD = """
 import time
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
-pulse.beat(Activity.COMPUTING_SHARD, 12, 5)
-pulse.note_stack("line 1\\nline 2")
-print("noted", pulse.descriptor, flush=True)
-time.sleep(60)
+from distcnn.fault_tolerance.heartbeat import heartbeat
+from distcnn.spans import Span
+with heartbeat.listening(), Span("step", step=12), Span("shard", shard=5):
+    heartbeat.note_stack("line 1\\nline 2")
+    print("noted", heartbeat.descriptor, flush=True)
+    time.sleep(60)
 """
 
 
@@ -30,12 +31,8 @@ def test_another_process_is_read_also_when_it_is_stopped() -> None:
         run.wait_for(lambda: process_state(pid) == "T (stopped)", "the stopped state")
         assert read_other(pid, descriptor) == before
         assert before
-        assert (before.step, before.activity, before.detail, before.stack) == (
-            12,
-            Activity.COMPUTING_SHARD,
-            5,
-            "line 1\nline 2",
-        )
+        assert before.text() == "step 12, forward and backward of shard 5"
+        assert before.stack == "line 1\nline 2"
         assert 0 <= time.monotonic() - before.since < 20
         assert read_other(pid, 0) is None  # /dev/null
         assert read_other(pid, descriptor + 100) is None

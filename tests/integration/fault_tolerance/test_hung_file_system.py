@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, SERIAL, MakeImageSet, slow
+from tests.conftest import ROOT, SERIAL, MakeImageSet, as_flags, slow
 from tests.support.running import STAGED, running
 
 READS = [25, *slow(2, 40)]
@@ -61,7 +61,7 @@ def test_a_run_ends_by_itself_and_by_signals(
         with (
             hung_after(reads, image_set(), mount) as (path, server),
             running(
-                SERIAL, 1, *STAGED, "--data", str(path), "--output", str(tmp_path / "run"), *timeout
+                SERIAL, 1, *STAGED, *as_flags(data=path, output=tmp_path / "run"), *timeout
             ) as run,
         ):
             try:

@@ -121,10 +121,7 @@ def test_before_the_first_step_any_signal_ends_all_at_once(number: signal.Signal
         run.process.send_signal(number)
         ended = run.end(5)
     assert ended.code == 7
-    assert (
-        ended.stderr
-        == f"test: {number.name} before the first step: ended, nothing was to be saved\n"
-    )
+    assert ended.stderr == f"test: ended by {number.name} before the first step: nothing to save\n"
 
 
 def test_an_ignored_hangup_stays_ignored() -> None:

@@ -17,14 +17,15 @@ from tests.support.running import Running, running
 # The main thread notes something every 0.1 s, or nothing.
 WATCHED = """
 import time
-from distcnn.fault_tolerance.heartbeat import Activity, pulse
+from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.distributed import SerialCommunicator
-with Watchdog("test", SerialCommunicator(), {timeout}) as watchdog:
+from distcnn.spans import Span
+with heartbeat.listening(), Watchdog("test", SerialCommunicator(), {timeout}), Span("step", step=6):
     print("watched", flush=True)
     for count in range({beats}):
-        pulse.beat(Activity.COMPUTING_SHARD, 6, count)
-        time.sleep(0.1)
+        with Span("shard", shard=count):
+            time.sleep(0.1)
     time.sleep({idle})
 print("ended", flush=True)
 """
@@ -41,7 +42,7 @@ def stopped(run: Running) -> int:
 def test_a_stopped_process_is_looked_at_from_outside() -> None:
     with running(SERIAL, 1, "-c", WATCHED.format(timeout=0, beats=5, idle=60)) as run:
         run.wait_for(
-            lambda: (beat := run.beat(0)) and beat.detail == 4 and beat.stack,
+            lambda: (beat := run.beat(0)) and beat.activity.endswith("shard 4") and beat.stack,
             "a beat with its stack",
         )
         pid = stopped(run)
@@ -70,7 +71,7 @@ def test_a_process_that_idles_is_ended_with_its_stack() -> None:
         f"(process {run.process.pid}), step 6, forward and backward of shard 1, for "
         in ended.stderr
     )
-    assert 'File "<string>", line 11' in ended.stderr
+    assert 'File "<string>", line 12' in ended.stderr
 
 
 @pytest.mark.slow

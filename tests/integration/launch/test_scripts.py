@@ -180,10 +180,10 @@ esac
 @pytest.mark.parametrize(
     ("refusals", "state", "says", "asks"),
     [
-        (0, "RUNNING", "job 7 was requeued, to go on", 1),
-        (2, "COMPLETING", "job 7 was requeued, to go on", 3),
-        (99, "PENDING", "job 7 was requeued by Slurm itself, to go on", 1),
-        (99, "RUNNING", "it could not be requeued; to go on: by hand", 10),
+        (0, "RUNNING", "job 7 was requeued and", 1),
+        (2, "COMPLETING", "job 7 was requeued and", 3),
+        (99, "PENDING", "requeued by Slurm", 1),
+        (99, "RUNNING", "to resume: by hand", 10),
     ],
 )
 def test_a_job_asks_more_than_once_to_be_requeued(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, SERIAL, MakeImageSet, clean_environment, slow
+from tests.conftest import ROOT, SERIAL, MakeImageSet, as_flags, clean_environment, slow
 
 MODULES = [
     "train",
@@ -139,18 +139,7 @@ def test_a_broken_flag_of_a_strange_name_is_one_line(tmp_path: Path) -> None:
 def test_a_run_whose_output_blocks_trains_to_its_end(
     image_set: MakeImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "tutorial",
-        "--epochs",
-        "30",
-        "--log-every",
-        "1",
-        "--stall-timeout",
-        "1",
-    ]
+    flags = as_flags(data=image_set(), model="tutorial", epochs=30, log_every=1, stall_timeout=1)
     with full_pipe(monkeypatch):
         words = [SERIAL.python, "-m", "distcnn.train", *flags, "--output", str(tmp_path / "run")]
         start = time.monotonic()
@@ -189,7 +178,7 @@ def test_a_run_with_replaced_streams(what: str, image_set: MakeImageSet, tmp_pat
         " train.main(sys.argv[1:])\nos._exit(code)"
     )
     done = SERIAL.run(
-        1, "-c", program, "--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")
+        1, "-c", program, *as_flags(data=image_set()), *QUICK, *as_flags(output=tmp_path / "run")
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet, slow
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, slow
 from tests.support.running import running
 
 QUICK = ["--model", "mlp", "--epochs", "1"]
@@ -65,11 +65,9 @@ def test_a_terminal_of_any_width(columns: int, image_set: MakeImageSet, tmp_path
         [
             "-m",
             "distcnn.train",
-            "--data",
-            str(image_set()),
+            *as_flags(data=image_set()),
             *QUICK,
-            "--output",
-            str(tmp_path / "run"),
+            *as_flags(output=tmp_path / "run"),
         ],
         0,
         columns,
@@ -112,11 +110,9 @@ def test_a_progress_bar_under_mpirun(
     flags = [
         "-m",
         "distcnn.train",
-        "--data",
-        str(image_set()),
+        *as_flags(data=image_set()),
         *QUICK,
-        "--output",
-        str(tmp_path / "run"),
+        *as_flags(output=tmp_path / "run"),
     ]
     assert "step/s" in shown(flags, prefix=[str(mpirun.mpirun), "-n", "2"])
     assert "step/s" not in mpirun.run(2, *flags[:-1], str(tmp_path / "piped")).stdout

@@ -7,23 +7,14 @@ from pathlib import Path
 import pytest
 
 from distcnn.errors import InputError
-from tests.conftest import SERIAL, MakeImageSet
+from tests.conftest import SERIAL, MakeImageSet, as_flags
 from tests.support.training_fixtures import prepare, train
 
 
 def test_the_command_says_so_once_and_refuses_before_it_reads(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "tutorial",
-        "--epochs",
-        "1",
-        "--output",
-        str(tmp_path / "run"),
-    ]
+    flags = as_flags(data=image_set(), model="tutorial", epochs=1, output=tmp_path / "run")
     done = train(SERIAL, 1, *flags, "--optimizer", "adamw")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("warning: --optimizer adamw") == 1

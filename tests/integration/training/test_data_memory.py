@@ -14,7 +14,15 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet, clean_environment, mpi_launcher, slow
+from tests.conftest import (
+    SERIAL,
+    Launcher,
+    MakeImageSet,
+    as_flags,
+    clean_environment,
+    mpi_launcher,
+    slow,
+)
 from tests.support.training_fixtures import (
     assert_same_end,
     prepare,
@@ -27,18 +35,9 @@ from tests.support.training_fixtures import (
 # 1,003 examples in 8 shards of 125 or 126, cut at chunks of 8: with this limit into windows of 16,
 # so 8 or 9 of them a shard.
 CHUNK, WINDOWS = 8, ["--data-memory", "0.25"]
-QUICK = [
-    "--model",
-    "stopping:network",
-    "--epochs",
-    "2",
-    "--microbatch-size",
-    "12",
-    "--check-every",
-    "2",
-    "--checkpoint-every",
-    "4",
-]
+QUICK = as_flags(
+    model="stopping:network", epochs=2, microbatch_size=12, check_every=2, checkpoint_every=4
+)
 STEPS_AN_EPOCH = 11
 EXIT_INPUT, EXIT_STOPPED = 2, 85
 
@@ -122,11 +121,9 @@ def test_a_limit_that_holds_the_set_gives_the_bits_of_memory_and_a_smaller_one_o
     SERIAL.train(
         1,
         tmp_path / "all",
-        "--data",
-        str(data),
+        *as_flags(data=data),
         *QUICK,
-        "--data-memory",
-        "100",
+        *as_flags(data_memory=100),
         PYTHONPATH=stopping,
     )
     assert_same_end(tmp_path / "all", tmp_path / "memory")
@@ -185,13 +182,7 @@ def test_a_run_in_windows_is_verified_and_debugged(whole: Path, stopping: str) -
             sys.executable,
             "-m",
             "distcnn.train",
-            "--resume",
-            str(whole),
-            "--trust-model",
-            "--break-at-step",
-            "6",
-            "--shard",
-            "7",
+            *as_flags(resume=whole, trust_model=True, break_at_step=6, shard=7),
         ],
         input=(
             "p ('labels', self.microbatch.labels.tolist(), shard.chosen(epoch, step_of_epoch,"
@@ -230,14 +221,7 @@ def test_a_limit_too_small_is_refused_with_the_least(
     ranks: int, data: Path, tmp_path: Path
 ) -> None:
     done = train(
-        launcher_of(ranks),
-        ranks,
-        "--data",
-        str(data),
-        "--output",
-        str(tmp_path / "run"),
-        "--data-memory",
-        "0.05",
+        launcher_of(ranks), ranks, *as_flags(data=data, output=tmp_path / "run", data_memory=0.05)
     )
     assert done.returncode == EXIT_INPUT
     assert done.stderr.count("--data-memory is 0.05: this image set needs at least 0.2 MiB") == 1
@@ -267,13 +251,7 @@ def test_a_bad_label_is_named_at_the_start(ranks: int, data: Path, tmp_path: Pat
     with h5py.File(spoilt, "r+") as file:
         file["train/labels"][700] = 10
     done = train(
-        launcher_of(ranks),
-        ranks,
-        "--data",
-        str(spoilt),
-        "--output",
-        str(tmp_path / "run"),
-        *WINDOWS,
+        launcher_of(ranks), ranks, *as_flags(data=spoilt, output=tmp_path / "run"), *WINDOWS
     )
     assert done.returncode == EXIT_INPUT
     assert done.stderr.count("/train/labels[700] is 10, out of range for 10 classes") == 1
@@ -314,18 +292,7 @@ print("peak", lines["VmHWM"].split()[0])
 def peak_mib(data: Path, output: Path, *flags: str) -> float:
     """The peak of the resident size of a run of one epoch."""
     done = SERIAL.run(
-        1,
-        "-c",
-        MEASURE,
-        "--data",
-        str(data),
-        "--output",
-        str(output),
-        "--model",
-        "mlp",
-        "--epochs",
-        "1",
-        *flags,
+        1, "-c", MEASURE, *as_flags(data=data, output=output, model="mlp", epochs=1), *flags
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout.split()[-1]) / 1024

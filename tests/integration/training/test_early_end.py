@@ -8,22 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, slow
+from tests.conftest import SERIAL, MakeImageSet, as_flags, slow
 from tests.support.training_fixtures import assert_same_end, train
 
 # With the default image set 4 steps an epoch; 8 calls of forward a step, and 10 in each test.
-QUICK = [
-    "--model",
-    "stopping:network",
-    "--epochs",
-    "3",
-    "--microbatch-size",
-    "8",
-    "--log-every",
-    "3",
-    "--check-every",
-    "7",
-]
+QUICK = as_flags(model="stopping:network", epochs=3, microbatch_size=8, log_every=3, check_every=7)
 EXIT_STOPPED = 85
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, clean_environment, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, mpi_launcher
 from tests.support.training_fixtures import (
     FRAGILE_MODEL,
     content,
@@ -24,17 +24,7 @@ from tests.support.training_fixtures import (
 )
 
 QUICK = ["--epochs", "2", "--microbatch-size", "8"]
-DIVERGING = [
-    *QUICK,
-    "--model",
-    "tutorial",
-    "--learning-rate",
-    "1e20",
-    "--warmup-steps",
-    "0",
-    "--max-steps",
-    "1",
-]
+DIVERGING = [*QUICK, *as_flags(model="tutorial", learning_rate="1e20", warmup_steps=0, max_steps=1)]
 
 
 def fail(ranks: int, output: Path, *flags: str, **environment: str) -> tuple[str, list[str]]:
@@ -92,11 +82,7 @@ def test_a_diverged_run_names_examples_and_layer_and_is_reproduced(
         "python",
         "-m",
         "distcnn.train",
-        "--resume",
-        str(run),
-        "--debug",
-        "--break-at-step",
-        "1",
+        *as_flags(resume=run, debug=True, break_at_step=1),
     ]
     assert {
         name: array.tobytes() for name, array in store_of(run).load(1).folder("weights").items()
@@ -120,7 +106,12 @@ def test_a_test_that_fails_within_a_run_is_reproduced(
         for name in ("sha256", "blocks_sha256"):  # of the images as they were
             del file.attrs[name]
     what, command = fail(
-        ranks, run, "--data", str(data), *QUICK, "--model", "fragile:network", PYTHONPATH=path
+        ranks,
+        run,
+        *as_flags(data=data),
+        *QUICK,
+        *as_flags(model="fragile:network"),
+        PYTHONPATH=path,
     )
     assert what.startswith(
         "evaluation: test examples 40 to 47: the output of fragile1 is nan at (0, 2): "

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distcnn.training.host_placement import describe_hosts, spans
-from tests.conftest import Launcher, MakeImageSet, write_image_set
+from tests.conftest import Launcher, MakeImageSet, as_flags, write_image_set
 from tests.support.training_fixtures import receipt
 
 
@@ -54,28 +54,13 @@ def test_threads_are_given_and_recorded(
     serial: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     (tmp_path / "run.toml").write_text("threads_per_rank = 2\nepochs = 1\n")
-    flags = [
-        "--data",
-        str(image_set()),
-        "--output",
-        str(tmp_path / "run"),
-        "--config",
-        str(tmp_path / "run.toml"),
-    ]
+    flags = as_flags(data=image_set(), output=tmp_path / "run", config=tmp_path / "run.toml")
     done = serial.run(1, "-m", "distcnn.train", *flags)
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 BLAS threads each" in done.stdout
     assert receipt(tmp_path / "run")[0]["software"]["blas_threads"] == "2"
     refused = serial.run(
-        1,
-        "-m",
-        "distcnn.train",
-        "--resume",
-        str(tmp_path / "run"),
-        "--epochs",
-        "2",
-        "--threads-per-rank",
-        "1",
+        1, "-m", "distcnn.train", *as_flags(resume=tmp_path / "run", epochs=2, threads_per_rank=1)
     )
     assert refused.returncode == 2
     assert "--threads-per-rank" in refused.stderr

@@ -15,7 +15,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.training import data as training_data
-from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, mpi_launcher
 from tests.support.training_fixtures import prepare, train
 
 EXIT_INPUT = 2
@@ -81,7 +81,7 @@ def test_any_number_of_ranks_compares_the_hash(
     assert results[0]["dataset"] == results[1]["dataset"]
     flip_pixel(own)
     done = train(
-        mpi_launcher(), 3, "--data", str(own), *QUICK, *flags, "--output", str(tmp_path / "run")
+        mpi_launcher(), 3, *as_flags(data=own), *QUICK, *flags, *as_flags(output=tmp_path / "run")
     )
     assert done.returncode == EXIT_INPUT
     assert done.stderr.count("do not match the file's SHA-256") == 1
@@ -113,7 +113,7 @@ def test_what_may_not_be_meant_is_said_once(
         file["test/images"][10:20] = file["train/images"][-10:]
     launcher = mpi_launcher() if ranks > 1 else SERIAL
     done = train(
-        launcher, ranks, "--data", str(own), *QUICK, *flags, "--output", str(tmp_path / "run")
+        launcher, ranks, *as_flags(data=own), *QUICK, *flags, *as_flags(output=tmp_path / "run")
     )
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if line.startswith(f"warning: {own}")]
@@ -130,7 +130,7 @@ def test_a_set_larger_than_the_host_is_refused_before_it_is_read(
 ) -> None:
     monkeypatch.setattr(training_data, "most_memory", lambda: 2**19)
     with pytest.raises(
-        InputError, match=r"set\.h5: host .* GiB of the image set in memory.*--data-memory MIB"
+        InputError, match=r"set\.h5: host .* GiB of the image set in memory.*--data-memory"
     ):
         prepare(own)
     assert prepare(own, data_memory=3.0).evaluation().examples == 77
@@ -189,16 +189,7 @@ def test_reading_that_goes_on_is_no_stall(
     image_set: MakeImageSet, flags: list[str], tmp_path: Path
 ) -> None:
     data = image_set(train=16_000, test=10)  # 12 MiB: 12 pieces, 5 s
-    start = [
-        "--data",
-        str(data),
-        "--output",
-        str(tmp_path / "run"),
-        "--num-shards",
-        "1",
-        "--stall-timeout",
-        "2",
-    ]
+    start = as_flags(data=data, output=tmp_path / "run", num_shards=1, stall_timeout=2)
     done = SERIAL.run(1, "-c", SLOW, *start, *QUICK, *flags)
     assert done.returncode == 0, done.stderr
 

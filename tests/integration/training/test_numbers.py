@@ -18,7 +18,7 @@ import pytest
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.training.run_directory import CHECKPOINTS
-from tests.conftest import SERIAL, MakeImageSet, clean_environment, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, mpi_launcher
 from tests.support.training_fixtures import FRAGILE_MODEL, content, prepare, stepped, with_path
 
 QUICK = ["--epochs", "2", "--microbatch-size", "8"]
@@ -191,15 +191,9 @@ def test_a_gradient_beyond_the_limit_is_named(
     ranks: int, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     flags = [
-        "--data",
-        str(image_set()),
+        *as_flags(data=image_set()),
         *TUTORIAL,
-        "--learning-rate",
-        "0.1",
-        "--warmup-steps",
-        "0",
-        "--gradient-limit",
-        "32",
+        *as_flags(learning_rate=0.1, warmup_steps=0, gradient_limit=32),
     ]
     run = tmp_path / "run"
     failure = fail(ranks, run, *flags)

@@ -112,23 +112,14 @@ def test_any_hash_that_was_altered_is_found(copy: Path, run: Path) -> None:
                     {name: "altered"}
                 ),
             )  # type: ignore[misc]
-            with pytest.raises(
-                Different,
-                match=(
-                    rf"^step {line['step']} .*: parameter {name}: SHA-256 altered in the receipt,"
-                    r" \w{64} repl"
-                ),
-            ):
+            with pytest.raises(Different, match=rf"^step {line['step']} .*: parameter {name}"):
                 replay(copy, None, 0, None, SerialCommunicator(), print)
             shutil.copy(run / "receipt.jsonl", copy)
 
 
 def test_a_checkpoint_that_is_not_what_was_recorded_is_found(copy: Path) -> None:
     alter(copy, lambda lines: lines[2]["parameters"].update({"dense1.bias": "altered"}))
-    with pytest.raises(
-        Different,
-        match=r"^step 4, in its checkpoint: parameter dense1\.bias: SHA-256 altered in the receipt",
-    ):
+    with pytest.raises(Different, match=r"^step 4, in its checkpoint: parameter dense1\.bias"):
         replay(copy, None, 4, 6, SerialCommunicator(), print)
     assert replay(
         copy, None, 6, None, SerialCommunicator(), print

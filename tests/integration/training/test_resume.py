@@ -19,11 +19,20 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
-from distcnn.training.locking import locked
 from distcnn.training.open_run import open_directory
 from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
 from distcnn.training.run_directory import read_config, write_config
-from tests.conftest import ROOT, SERIAL, Launcher, MakeImageSet, mpi_launcher, slow, write_image_set
+from distcnn.training.run_files import locked
+from tests.conftest import (
+    ROOT,
+    SERIAL,
+    Launcher,
+    MakeImageSet,
+    as_flags,
+    mpi_launcher,
+    slow,
+    write_image_set,
+)
 from tests.support.full_disk import full_disk
 from tests.support.training_fixtures import (
     assert_same_end,
@@ -36,18 +45,7 @@ from tests.support.training_fixtures import (
 
 # With the default image set (203 examples, 8 shards) 4 steps an epoch; on one rank 8 calls of
 # forward a step, and 10 in each test.
-QUICK = [
-    "--model",
-    "stopping:network",
-    "--epochs",
-    "3",
-    "--microbatch-size",
-    "8",
-    "--log-every",
-    "3",
-    "--check-every",
-    "2",
-]
+QUICK = as_flags(model="stopping:network", epochs=3, microbatch_size=8, log_every=3, check_every=2)
 QUICK += ["--checkpoint-every", "3"]
 CONSTANT = ["--schedule", "constant", "--warmup-steps", "0"]
 EXIT_STOPPED = 85
@@ -192,15 +190,7 @@ def test_a_damaged_checkpoint_is_passed_over(copy: Path, whole: Path, stopping: 
 def test_a_finished_run_is_extended_to_the_bits_of_the_longer_one(
     flags: list[str], image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    common = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "tutorial",
-        "--microbatch-size",
-        "8",
-        *CONSTANT,
-    ]
+    common = [*as_flags(data=image_set(), model="tutorial", microbatch_size=8), *CONSTANT]
     SERIAL.train(1, tmp_path / "run", *common, "--epochs", "2")
     SERIAL.train(1, tmp_path / "long", *common, *flags)
     done = train(SERIAL, 1, "--resume", str(tmp_path / "run"), *flags)
@@ -213,22 +203,11 @@ def test_flags_that_decide_no_bits_may_change(
     copy: Path, whole: Path, image_set: MakeImageSet, stopping: str, tmp_path: Path
 ) -> None:
     moved = shutil.copy(image_set(), tmp_path / "moved.h5")
-    flags = [
-        "--data",
-        str(moved),
-        "--log-every",
-        "1",
-        "--eval-every",
-        "0",
-        "--checkpoint-every",
-        "2",
-        "--keep",
-        "9",
-        "--check-every",
-        "1",
-    ]
+    flags = as_flags(
+        data=moved, log_every=1, eval_every=0, checkpoint_every=2, keep=9, check_every=1
+    )
     done = train(
-        SERIAL, 1, "--resume", str(copy), *flags, "--stall-timeout", "100", PYTHONPATH=stopping
+        SERIAL, 1, *as_flags(resume=copy), *flags, *as_flags(stall_timeout=100), PYTHONPATH=stopping
     )
     assert done.returncode == 0, done.stderr
     assert result(copy)["params_sha256"] == result(whole)["params_sha256"]
@@ -272,9 +251,7 @@ def test_another_output_leaves_the_run_as_it_was(
     newest = copy / "checkpoints" / "step-000000006.h5"
     newest.write_bytes(newest.read_bytes()[:-1])
     before = content(copy)
-    done = train(
-        SERIAL, 1, "--resume", str(copy), "--output", str(tmp_path / "new"), PYTHONPATH=stopping
-    )
+    done = train(SERIAL, 1, *as_flags(resume=copy, output=tmp_path / "new"), PYTHONPATH=stopping)
     assert done.returncode == 0, done.stderr
     assert f"checkpoint {newest} is damaged" in done.stdout
     assert content(copy) == before
@@ -430,12 +407,7 @@ def test_a_finished_run_is_not_said_to_be_of_another_image_set(
     other = write_image_set(tmp_path / "other.h5", test=78)
     assert "is not the image set that the run began with" in refuse(finished, "--data", str(other))
     done = train(
-        SERIAL,
-        1,
-        "--resume",
-        str(finished),
-        "--data",
-        str(shutil.copy(image_set(), tmp_path / "same.h5")),
+        SERIAL, 1, *as_flags(resume=finished, data=shutil.copy(image_set(), tmp_path / "same.h5"))
     )
     assert (done.returncode, f"{finished} is finished" in done.stdout) == (0, True), done.stderr
 
@@ -516,8 +488,7 @@ def test_a_file_in_the_place_of_a_run_is_told_so(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("")
         with pytest.raises(
-            InputError,
-            match=rf"{file} is a file: name the run directory that holds it, {tmp_path / 'run'}$",
+            InputError, match=rf"{file} is a file: name the run directory that holds it"
         ):
             existing_run(str(file))
     (tmp_path / "alone").write_text("")

@@ -10,23 +10,14 @@ import numpy as np
 import pytest
 
 from distcnn.training.evaluation import Evaluation, EvaluationStopped
-from tests.conftest import SERIAL, MakeImageSet, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, as_flags, mpi_launcher
 from tests.support.training_fixtures import assert_same_end, metrics, prepare, receipt, train
 
 STEPS, SHARDS, BLOCKS = 13, 2, 50
 """Of an epoch; calls of forward on one rank in a step, and in a test."""
-QUICK = [
-    "--model",
-    "stopping:network",
-    "--epochs",
-    "2",
-    "--num-shards",
-    str(SHARDS),
-    "--microbatch-size",
-    "8",
-    "--log-every",
-    "5",
-]
+QUICK = as_flags(
+    model="stopping:network", epochs=2, num_shards=SHARDS, microbatch_size=8, log_every=5
+)
 EXIT_STOPPED = 85
 
 

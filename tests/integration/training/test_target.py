@@ -14,23 +14,18 @@ import pytest
 from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError
-from tests.conftest import SERIAL, Launcher, MakeImageSet, mpi_launcher
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, mpi_launcher
 from tests.support.training_fixtures import assert_same_end, content, receipt, resume, train
 
 # With the default image set 4 steps an epoch, and the accuracies 0.32, 0.75, 0.97, 1. On one rank 8
 # calls of forward a step, 10 a test.
-SLOW = [
-    "--model",
-    "stopping:network",
-    "--microbatch-size",
-    "8",
-    "--learning-rate",
-    "0.0015",
-    "--schedule",
-    "constant",
-    "--warmup-steps",
-    "0",
-]
+SLOW = as_flags(
+    model="stopping:network",
+    microbatch_size=8,
+    learning_rate=0.0015,
+    schedule="constant",
+    warmup_steps=0,
+)
 SLOW += ["--epochs", "6", "--cycle-epochs", "0", "--check-every", "3"]
 EXIT_INPUT, EXIT_STOPPED = 2, 85
 
@@ -53,7 +48,7 @@ def reached(flags: list[str], stopping: str, tmp_path_factory: pytest.TempPathFa
     """
     path = tmp_path_factory.mktemp("reached") / "run"
     done = train(
-        SERIAL, 1, *flags, "--target-accuracy", "0.9", "--output", str(path), PYTHONPATH=stopping
+        SERIAL, 1, *flags, *as_flags(target_accuracy=0.9, output=path), PYTHONPATH=stopping
     )
     assert (done.returncode, done.stderr) == (0, "")
     seconds = full_result(path)["seconds_to_target"]
@@ -125,16 +120,7 @@ def test_a_target_that_is_not_reached_is_said_to_be(
 ) -> None:
     run = tmp_path / "run"
     done = train(
-        SERIAL,
-        1,
-        *flags,
-        "--epochs",
-        "2",
-        "--target-accuracy",
-        "0.9",
-        "--output",
-        str(run),
-        PYTHONPATH=stopping,
+        SERIAL, 1, *flags, *as_flags(epochs=2, target_accuracy=0.9, output=run), PYTHONPATH=stopping
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (
@@ -153,10 +139,7 @@ def test_it_stops_at_tests_only(flags: list[str], stopping: str, tmp_path: Path)
         1,
         tmp_path / "run",
         *flags,
-        "--eval-every",
-        "2",
-        "--target-accuracy",
-        "0.7",
+        *as_flags(eval_every=2, target_accuracy=0.7),
         PYTHONPATH=stopping,
     )
     assert (found["steps"], found["target_reached"]) == (8, True)
@@ -171,15 +154,7 @@ def test_a_stopped_run_reaches_the_target_at_the_same_step(
     run = tmp_path / "run"
     stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(call)}
     done = train(
-        SERIAL,
-        1,
-        *flags,
-        "--target-accuracy",
-        "0.9",
-        "--output",
-        str(run),
-        PYTHONPATH=stopping,
-        **stop,
+        SERIAL, 1, *flags, *as_flags(target_accuracy=0.9, output=run), PYTHONPATH=stopping, **stop
     )
     assert done.returncode == EXIT_STOPPED, done.stderr
     done = train(SERIAL, 1, "--resume", str(run), PYTHONPATH=stopping)

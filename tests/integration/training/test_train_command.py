@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import SERIAL, Launcher, MakeImageSet, write_image_set
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, write_image_set
 from tests.support.training_fixtures import train
 
 QUICK = ["--model", "tutorial", "--epochs", "2", "--log-every", "2", "--microbatch-size", "8"]
@@ -63,23 +63,16 @@ def test_the_stored_configuration_repeats_the_run(
     serial: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     first = serial.train(
-        1, tmp_path / "first", "--data", str(image_set()), *QUICK, "--learning-rate", "0.03"
+        1, tmp_path / "first", *as_flags(data=image_set()), *QUICK, *as_flags(learning_rate=0.03)
     )
     again = serial.train(1, tmp_path / "again", "--config", str(tmp_path / "first" / "config.toml"))
     assert again["params_sha256"] == first["params_sha256"]
 
 
 def test_it_learns(serial: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    flags = [
-        "--data",
-        str(image_set(train=800, test=200)),
-        "--model",
-        "lenet",
-        "--epochs",
-        "4",
-        "--learning-rate",
-        "0.01",
-    ]
+    flags = as_flags(
+        data=image_set(train=800, test=200), model="lenet", epochs=4, learning_rate=0.01
+    )
     assert serial.train(1, tmp_path / "run", *flags)["test_accuracy"] > 0.9
 
 

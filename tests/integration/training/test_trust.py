@@ -18,7 +18,7 @@ from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
 from distcnn.training.resume import find_resume_point
 from distcnn.training.run_directory import read_config, write_config
-from tests.conftest import MakeImageSet, clean_environment
+from tests.conftest import MakeImageSet, as_flags, clean_environment
 from tests.support.training_fixtures import receipt, store_of, write_receipt
 
 EVIL = """
@@ -190,12 +190,12 @@ def test_a_configuration_file_is_not_believed_either(
         assert_refused(
             command(name, *flags, cwd=tmp_path),
             mark,
-            "--config",
-            "--trust-model",
-            "runs.strange.net:network",
+            *as_flags(config=True, trust_model="runs.strange.net:network"),
         )
     assert_refused(
-        command("scaling", "--ranks", "1", *flags, cwd=tmp_path), mark, "--config", "--trust-model"
+        command("scaling", "--ranks", "1", *flags, cwd=tmp_path),
+        mark,
+        *as_flags(config=True, trust_model=True),
     )
 
 
@@ -220,16 +220,7 @@ def stopped(image_set: MakeImageSet, tmp_path: Path) -> Path:
     """An unfinished run of a model of the user's own, which is in two modules in ``tmp_path``."""
     (tmp_path / "own_width.py").write_text("WIDTH = 20\n")
     (tmp_path / "own_model.py").write_text(MINE)
-    flags = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "own_model:network",
-        "--microbatch-size",
-        "8",
-        "--max-steps",
-        "2",
-    ]
+    flags = as_flags(data=image_set(), model="own_model:network", microbatch_size=8, max_steps=2)
     done = command("train", *flags, "--output", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return tmp_path / "run"
@@ -264,7 +255,7 @@ def test_a_resume_with_an_edited_model_is_refused_unless_accepted(
     assert done.returncode == 0, done.stderr
     assert "warning: the source of model 'own_model:network' was edited" in done.stdout
     done = command(
-        "train", "--resume", stopped, *GO_ON, "--max-steps", "6", cwd=tmp_path
+        "train", *as_flags(resume=stopped), *GO_ON, *as_flags(max_steps=6), cwd=tmp_path
     )  # the new source is the run's from now on
     assert (done.returncode, "warning" in done.stdout) == (0, False), done.stderr
 

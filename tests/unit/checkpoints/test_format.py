@@ -271,10 +271,7 @@ def test_a_file_of_another_kind_is_said_to_be_none() -> None:
         b"distcnn checkpoint one\n",
         b" distcnn checkpoint 1\n",
     ):
-        with pytest.raises(
-            CheckpointError,
-            match=rf"it does not begin as a checkpoint does \({len(content)} bytes\)",
-        ):
+        with pytest.raises(CheckpointError, match="it does not begin as a checkpoint does"):
             decode(content)
 
 

@@ -208,11 +208,7 @@ def test_a_newer_version_is_bad_input_and_nothing_is_renamed(filled: CheckpointS
     filled.path_of(8).write_bytes(make_header(2, body) + body)
     before = contents(filled)
     with pytest.raises(
-        InputError,
-        match=(
-            rf"^{re.escape(str(filled.path_of(8)))}: it is of version 2, .*: use the distcnn that"
-            r" wrote it, or"
-        ),
+        InputError, match=rf"^{re.escape(str(filled.path_of(8)))}: it is of version 2, "
     ):
         filled.newest(pytest.fail)
     assert contents(filled) == before

@@ -45,11 +45,7 @@ def test_a_checkpoint_that_may_not_be_read_is_bad_input_and_nothing_is_renamed()
     with store_of_a_user() as store:
         store.path_of(4).chmod(0)
         with pytest.raises(
-            InputError,
-            match=(
-                r"step-000000004\.h5 cannot be read \(Permission denied\): repair that, or move the"
-                r" file away"
-            ),
+            InputError, match=r"step-000000004\.h5 cannot be read \(Permission denied\)"
         ):
             store.newest(pytest.fail)
 
@@ -72,10 +68,7 @@ def test_a_disk_that_fails_is_bad_input_and_nothing_is_renamed(
     before = contents(filled)
     with monkeypatch.context() as failing:
         failing.setattr(os, "open", lambda *_: raise_(OSError(number, os.strerror(number))))
-        with pytest.raises(
-            InputError,
-            match=rf"step-000000008\.h5 cannot be read \({os.strerror(number)}\): repair that",
-        ):
+        with pytest.raises(InputError, match=r"step-000000008\.h5 cannot be read"):
             filled.newest(pytest.fail)
     assert contents(filled) == before
 

@@ -14,6 +14,7 @@ from PIL import Image
 from distcnn.datasets import read_examples, read_info
 from distcnn.datasets.commands import idx_command, images_command, mnist_command
 from distcnn.errors import InputError
+from tests.conftest import as_flags
 
 ToIdx = Callable[[NDArray[np.integer]], bytes]
 Command = Callable[[list[str]], int]
@@ -65,12 +66,7 @@ def test_from_idx_takes_other_file_names_a_name_and_the_number_of_classes(
             [
                 str(idx_folder),
                 *names,
-                "--name",
-                "mine",
-                "--classes",
-                "26",
-                "--output",
-                str(tmp_path / "out.h5"),
+                *as_flags(name="mine", classes=26, output=tmp_path / "out.h5"),
             ]
         )
         == 0

@@ -179,9 +179,7 @@ def test_images_that_are_all_the_same_are_refused_to_train_and_mentioned_to_test
         surveyed(read_info(tmp_path / "set.h5"), parts), "all 1,000 test images are the same"
     )
     arrays["train"][0][...] = arrays["train"][0][0]
-    with pytest.raises(
-        InputError, match="all 1,000 training images are the same: there is nothing to learn"
-    ):
+    with pytest.raises(InputError, match="all 1,000 training images are the same"):
         remarks(tmp_path, arrays)
     with pytest.raises(InputError, match="all 1,000 training images are the same"):
         surveyed(read_info(tmp_path / "set.h5"), parts)
@@ -219,18 +217,14 @@ def test_rows_that_a_writer_did_not_reach_are_refused(
                 f"{name}/images", images.shape, np.uint8
             )  # without chunks: room for all at once
             rows[: 700 if name == split else None] = images[: 700 if name == split else None]
-    with pytest.raises(
-        InputError, match=rf"/{split}/images\[700:1000\] are all zero, so they were never written"
-    ):
+    with pytest.raises(InputError, match=rf"/{split}/images\[700:1000\] are all zero"):
         surveyed(read_info(tmp_path / "set.h5"), parts)
 
 
 def test_training_images_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     arrays = labelled(range(10))
     arrays["train"][0][...] = 200
-    with pytest.raises(
-        InputError, match="every pixel of every training image is 200: there is nothing to learn"
-    ):
+    with pytest.raises(InputError, match="every pixel of every training image is 200"):
         remarks(tmp_path, arrays)
 
 
@@ -281,8 +275,8 @@ def test_a_layout_that_may_be_another_is_named(
 # -- the file's own hashes
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 8])
-@pytest.mark.parametrize("piece", [1, 100, 1000])
+@pytest.mark.parametrize("parts", [1, 3, 8])
+@pytest.mark.parametrize("piece", [23, 1000])
 def test_a_written_set_matches_its_hash_on_any_number_of_ranks(
     tmp_path: Path, parts: int, piece: int
 ) -> None:
@@ -337,9 +331,7 @@ def test_a_written_set_has_a_checksum_in_each_chunk(tmp_path: Path) -> None:
         place = chunk.byte_offset + chunk.size // 2
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         split = name.split("/")[0]
-        with pytest.raises(
-            InputError, match=rf"set\.h5: /{split} is damaged, examples 0 to \d+ cannot be read"
-        ):
+        with pytest.raises(InputError, match=rf"set\.h5: /{split} is damaged"):
             read_examples(read_info(path), split, range(10))
         path.write_bytes(content)
 

@@ -150,9 +150,7 @@ def test_an_output_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path
     file = tmp_path / "regular-file"
     file.write_bytes(b"mine")
     for path in (file / "set.h5", file / "folder" / "set.h5"):
-        with pytest.raises(
-            InputError, match=r"set\.h5 cannot be written \(.+\): choose a folder you may write to"
-        ) as raised:
+        with pytest.raises(InputError, match=r"set\.h5 cannot be written \(.+\)") as raised:
             write(path, make_arrays())
         assert_one_line_about(path, raised)
     assert list(tmp_path.iterdir()) == [file]

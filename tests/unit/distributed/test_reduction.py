@@ -1,212 +1,239 @@
-"""The reductions: what they add up, what they refuse, and the one contract of all of them."""
+"""The reducers: what they add up, what they reject, and the one contract of all of them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from distcnn.distributed import (
-    REDUCTIONS,
+    REDUCERS,
+    Bucket,
     ForegroundSums,
+    MisuseError,
     RangeError,
-    Reduction,
+    Reducer,
     SerialCommunicator,
-    keep_gradients,
+    StepTotals,
+    SummedReducer,
+    plan_buckets,
+    share_gradients,
 )
-from distcnn.distributed.reduction import MisuseError
+
+SIZE, LIMIT = 4, 4096.0
+TWO_BUCKETS = plan_buckets([0, 2, SIZE], smallest=1)
 
 
-@pytest.mark.parametrize("name", ["exact", "fast"])
-def test_gradients_and_counts_are_summed(name: str) -> None:
-    reduction = REDUCTIONS[name](3, 2, 4096.0)
-    for _ in range(2):  # a second step begins from zero
-        reduction.clear()
-        reduction.place()
-        reduction.add(np.array([1, 2, 3], np.float32))
-        reduction.tally.add(1.5, 4, 5)
-        reduction.place()
-        reduction.add(np.array([0.5, -2, 1], np.float32))
-        reduction.tally.add(0.25, 1, 3)
-        assert reduction.allreduce(SerialCommunicator()).tolist() == [1.5, 0, 4]
-        totals = reduction.tally.totals()
-        assert (totals.loss_sum, totals.correct, totals.examples, totals.failures) == (
-            1.75,
-            5,
-            8,
-            0,
-        )
-        assert totals.loss == 1.75 / 8
+def summed(name: str, own_shards: int = 2, limit: float = LIMIT) -> SummedReducer:
+    """A reducer of two buckets for one rank."""
+    sums = ForegroundSums(lambda values: None)
+    gradients = np.zeros(SIZE, np.float32)
+    return REDUCERS[name](gradients, own_shards, own_shards, limit, sums, TWO_BUCKETS)
 
 
-@pytest.mark.parametrize("name", ["exact", "fast"])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_gradient_that_is_no_number_is_refused(name: str, bad: float) -> None:
-    reduction = REDUCTIONS[name](2, 2, 4096.0)
-    reduction.place()
-    with pytest.raises(RangeError):
-        reduction.add(np.array([0, bad], np.float32))
+def shared(name: str, own_shards: int = 2) -> Reducer:
+    """A reducer in shared memory for one rank."""
+    reducer = share_gradients(name, SIZE, own_shards, LIMIT, SerialCommunicator())
+    assert reducer is not None
+    return reducer
 
 
-def test_only_the_exact_reduction_has_a_narrow_range() -> None:
-    large = np.array([1e6, 0], np.float32)
-    exact, fast = (REDUCTIONS[name](2, 2, 4096.0) for name in ("exact", "fast"))
-    fast.place()
-    fast.add(large)
-    exact.place()
-    with pytest.raises(RangeError):
-        exact.add(large)
-
-
-@pytest.mark.parametrize("name", ["exact", "fast"])
-def test_nothing_of_the_step_before_is_left_in_a_sum(name: str) -> None:
-    reduction, buckets = REDUCTIONS[name](4, 2, 4096.0), [slice(2, 4), slice(0, 2)]
-    before, now, bad = (
-        np.full(4, 7, np.float32),
-        np.array([1, 2, 3, 4], np.float32),
-        np.array([1, math.nan, 1, 1], np.float32),
-    )
-
-    def total() -> list[float]:
-        sums = ForegroundSums(lambda values: None)
-        for bucket in buckets:
-            reduction.start(bucket, sums)
-        return [float(each) for each in reduction.finish(sums)]
-
-    reduction.place()
-    for bucket in buckets:
-        reduction.add(before, bucket)
-    assert total() == [7, 7, 7, 7]
-
-    reduction.clear()
-    reduction.place()
-    reduction.add(bad, buckets[0])
-    with pytest.raises(RangeError):
-        reduction.add(bad, buckets[1])
-    reduction.place()
-    for bucket in buckets:  # the first shard that can be added begins
-        reduction.add(now, bucket)
-    assert total() == [1, 2, 4, 5]
-
-    reduction.clear()
-    reduction.place()
-    reduction.add(now, buckets[0])
-    assert total() == [0, 0, 3, 4]  # nothing was added to the other bucket
-    reduction.clear()
-    assert reduction.allreduce(SerialCommunicator()).tolist() == [0, 0, 0, 0]
-
-
-# -- the contract of all reductions
-
-SIZE, WHOLE = 3, slice(0, 3)
-
-
-@pytest.fixture(params=["exact", "fast", "kept exact", "kept fast"])
-def reduction(request: pytest.FixtureRequest) -> Reduction:
+@pytest.fixture(params=["exact", "fast", "shared exact", "shared fast"])
+def reducer(request: pytest.FixtureRequest) -> Reducer:
     """Each of them for two shards of ``SIZE`` elements, in a step that begins."""
-    *kept, name = request.param.split()
-    made = (
-        keep_gradients(name, SIZE, 2, 4096.0, SerialCommunicator())
-        if kept
-        else REDUCTIONS[name](SIZE, 2, 4096.0)
-    )
-    assert made is not None
-    made.clear()
+    *is_shared, name = request.param.split()
+    made = shared(name) if is_shared else summed(name)
+    made.begin()
     return made
 
 
-def place(reduction: Reduction, gradient: list[float]) -> np.ndarray:
-    """The next shard's gradient where it must lie."""
-    placed = reduction.place()
-    grads = np.empty(SIZE, np.float32) if placed is None else placed
-    grads[:] = gradient
-    return grads
+def add(reducer: Reducer, *gradient: float) -> None:
+    """Add one shard's gradient."""
+    with reducer.slot() as gradients:
+        gradients[:] = gradient
 
 
-def total(reduction: Reduction) -> list[float]:
-    sums = ForegroundSums(lambda values: None)
-    reduction.start(WHOLE, sums)
-    return [float(each) for each in reduction.finish(sums)]
+def total(totals: StepTotals) -> list[float]:
+    assert totals.gradient.dtype == np.float32
+    return [float(value) for value in totals.gradient]
 
 
-def test_what_is_added_is_what_is_summed(reduction: Reduction) -> None:
-    reduction.add(place(reduction, [1, 2, 3]))
-    reduction.add(place(reduction, [10, 20, 30]))
-    assert total(reduction) == [11, 22, 33]
+# -- sums
 
 
-def test_a_shard_that_is_left_out_counts_as_zero(reduction: Reduction) -> None:
+def test_gradients_and_counts_are_summed_and_the_next_step_begins_at_zero(reducer: Reducer) -> None:
     for _ in range(2):
-        reduction.add(place(reduction, [5, 5, 5]))
-    assert total(reduction) == [10, 10, 10]
-    reduction.clear()
-    reduction.add(place(reduction, [1, 2, 3]))
-    assert total(reduction) == [1, 2, 3]
-    reduction.clear()
+        reducer.begin()
+        add(reducer, 1, 2, 3, 4)
+        reducer.count(1.5, 4, 5)
+        add(reducer, 0.5, -2, 1, 0)
+        reducer.count(0.25, 1, 3)
+        reducer.stats.ask_to_stop()
+        totals = reducer.all_reduce()
+        assert total(totals) == [1.5, 0, 4, 4]
+        assert (totals.loss_sum, totals.correct, totals.examples) == (1.75, 5, 8)
+        assert (totals.failures, totals.stops) == (0, 1)
+        assert totals.loss == 1.75 / 8
+
+
+def test_a_shard_that_is_left_out_or_fails_counts_as_zero(reducer: Reducer) -> None:
+    add(reducer, 5, 5, 5, 5)
+    add(reducer, 5, 5, 5, 5)
+    assert total(reducer.all_reduce()) == [10, 10, 10, 10]
+    reducer.begin()
+    add(reducer, 1, 2, 3, 4)
+    assert total(reducer.all_reduce()) == [1, 2, 3, 4]
+    reducer.begin()
+    with pytest.raises(ZeroDivisionError), reducer.slot() as gradients:
+        gradients[:] = 1 / 0
+    add(reducer, 1, 2, 3, 4)
+    assert total(reducer.all_reduce()) == [1, 2, 3, 4]
+    reducer.begin()
+    assert total(reducer.all_reduce()) == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_is_rejected(reducer: Reducer, bad: float) -> None:
+    with pytest.raises(RangeError) as caught:
+        add(reducer, 0, 0, 0, bad)
+    assert caught.value.index == 3
     with pytest.raises(RangeError):
-        reduction.add(place(reduction, [1, math.nan, 3]))
-    reduction.add(place(reduction, [1, 2, 3]))
-    assert total(reduction) == [1, 2, 3]
-    reduction.clear()
-    assert total(reduction) == [0, 0, 0]
+        reducer.check(np.array([0, bad], np.float32))
+    with pytest.raises(RangeError):
+        reducer.count(bad, 0, 1)
 
 
-def test_add_needs_a_place_of_its_own(reduction: Reduction) -> None:
-    with pytest.raises(MisuseError, match="place"):
-        reduction.add(np.ones(SIZE, np.float32))
-    grads = place(reduction, [1, 2, 3])
-    reduction.add(grads)
-    with pytest.raises(MisuseError, match="place"):
-        reduction.add(grads)
-    assert total(reduction) == [1, 2, 3]
-    reduction.clear()
-    with pytest.raises(MisuseError, match="place"):
-        reduction.add(grads)
+@pytest.mark.parametrize("make", [summed, shared])
+def test_only_the_exact_sum_has_a_narrow_range(make: Callable[[str], Reducer]) -> None:
+    add(make("fast"), 1e6, 0, 0, 0)
+    with pytest.raises(RangeError):
+        add(make("exact"), 1e6, 0, 0, 0)
 
 
-def test_an_array_of_another_shape_is_no_gradient(reduction: Reduction) -> None:
-    place(reduction, [1, 2, 3])
-    for size in (1, SIZE + 1):
-        with pytest.raises(MisuseError):
-            reduction.add(np.ones(size, np.float32))
+# -- the contract of all
 
 
-def test_nothing_is_added_to_what_was_handed_over(reduction: Reduction) -> None:
-    reduction.add(place(reduction, [1, 2, 3]))
-    grads = place(reduction, [1, 2, 3])
-    assert total(reduction) == [1, 2, 3]
-    with pytest.raises(MisuseError, match="start"):
-        reduction.add(grads)
+def test_one_slot_for_each_shard(reducer: Reducer) -> None:
+    add(reducer, 1, 2, 3, 4)
+    add(reducer, 1, 2, 3, 4)
+    with pytest.raises(MisuseError, match="slot"):
+        add(reducer, 1, 2, 3, 4)
 
 
-def test_all_is_handed_over_exactly_once(reduction: Reduction) -> None:
-    sums = ForegroundSums(lambda values: None)
-    reduction.clear()
-    with pytest.raises(MisuseError, match=r"finish\(\)"):
-        reduction.finish(sums)
-    reduction.start(slice(0, None), sums)
-    with pytest.raises(MisuseError, match=r"start\(\)"):
-        reduction.start(slice(0, None), sums)
-    reduction.finish(sums)
+def test_no_slot_within_a_slot(reducer: Reducer) -> None:
+    with reducer.slot() as gradients:
+        gradients[:] = 1
+        with pytest.raises(MisuseError, match="inside"):
+            add(reducer, 1, 2, 3, 4)
+        with pytest.raises(MisuseError, match="inside"):
+            reducer.all_reduce()
 
 
-def test_no_more_shards_than_there_are(reduction: Reduction) -> None:
-    for _ in range(2):
-        reduction.add(place(reduction, [1, 2, 3]))
-    with pytest.raises(MisuseError, match="place"):
-        reduction.place()
+def test_one_count_for_each_shard(reducer: Reducer) -> None:
+    reducer.count(1.0, 1, 1)
+    reducer.count(1.0, 1, 1)
+    with pytest.raises(MisuseError, match="count"):
+        reducer.count(1.0, 1, 1)
+
+
+def test_after_the_sum_nothing_is_added_before_the_next_step(reducer: Reducer) -> None:
+    add(reducer, 1, 2, 3, 4)
+    totals = reducer.all_reduce()
+    with pytest.raises(MisuseError, match="begin"):
+        add(reducer, 1, 2, 3, 4)
+    with pytest.raises(MisuseError, match="begin"):
+        reducer.count(1.0, 1, 1)
+    with pytest.raises(MisuseError, match="second time"):
+        reducer.all_reduce()
+    assert total(totals) == [1, 2, 3, 4]
+    reducer.begin()
+    add(reducer, 1, 2, 3, 4)
+
+
+# -- bucket by bucket
 
 
 @pytest.mark.parametrize("name", ["exact", "fast"])
-def test_a_kept_gradient_is_the_one_in_its_place_and_added_whole(name: str) -> None:
-    reduction = keep_gradients(name, SIZE, 2, 4096.0, SerialCommunicator())
-    assert reduction is not None
-    placed = reduction.place()
-    placed[:] = [1, 2, 3]
-    with pytest.raises(MisuseError, match="place"):
-        reduction.add(placed.copy())
-    with pytest.raises(MisuseError, match="bucket"):
-        reduction.add(placed, slice(0, 2))
-    reduction.add(placed)
-    assert total(reduction) == [1, 2, 3]
+def test_buckets_of_two_shards_side_by_side_are_summed(name: str) -> None:
+    reducer = summed(name, own_shards=3)
+    reducer.begin()
+    add(reducer, 100, 200, 300, 400)  # a whole shard before them
+    for bucket in reducer.buckets:
+        for gradient in ([1, 2, 3, 4], [10, 20, 30, 40]):
+            reducer.gradients[bucket.elements] = gradient[bucket.elements]
+            reducer.add(bucket)
+        if bucket.is_last:
+            reducer.count(1.0, 2, 3)
+        reducer.start(bucket)
+    totals = reducer.finish()
+    assert total(totals) == [111, 222, 333, 444]
+    assert (totals.loss_sum, totals.correct, totals.examples) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["exact", "fast"])
+def test_nothing_of_the_step_before_is_left_in_a_bucket_without_shards(name: str) -> None:
+    reducer = summed(name)
+    reducer.begin()
+    add(reducer, 7, 7, 7, 7)
+    reducer.all_reduce()
+    reducer.begin()
+    last_layers, first_layers = reducer.buckets
+    reducer.gradients[:] = 1
+    reducer.add(last_layers)
+    for bucket in (last_layers, first_layers):
+        reducer.start(bucket)
+    assert total(reducer.finish()) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["exact", "fast"])
+def test_each_bucket_is_started_once_in_order_with_nothing_added_later(name: str) -> None:
+    reducer = summed(name)
+    first, last = reducer.buckets
+    reducer.begin()
+    with pytest.raises(MisuseError, match=r"finish\(\)"):
+        reducer.finish()
+    with pytest.raises(MisuseError, match=r"start\(\)"):
+        reducer.start(last)
+    reducer.start(first)
+    with pytest.raises(MisuseError, match=r"start\(\)"):
+        reducer.start(first)
+    with pytest.raises(MisuseError, match=r"add\(\)"):
+        reducer.add(first)
+    for _ in range(2):
+        reducer.add(last)
+    with pytest.raises(MisuseError, match=r"add\(\)"):
+        reducer.add(last)
+    reducer.start(last)
+    with pytest.raises(MisuseError, match=r"count\(\)"):
+        reducer.count(1.0, 1, 1)  # the counts travel with the last bucket
+    reducer.finish()
+    with pytest.raises(MisuseError, match=r"finish\(\)"):
+        reducer.finish()
+
+
+# -- planning buckets
+
+
+@given(st.lists(st.integers(0, 1000), max_size=20), st.integers(1, 2000))
+def test_buckets_cover_all_once_in_order_and_only_the_last_is_small(
+    sizes: list[int], smallest: int
+) -> None:
+    borders = [0, *np.cumsum(sizes).tolist()] if sizes else [0, 0]
+    buckets = plan_buckets(sorted(set(borders)) if borders[-1] else [0, 0], smallest)
+    elements = [index for bucket in reversed(buckets) for index in range(bucket.start, bucket.stop)]
+    assert elements == list(range(borders[-1]))
+    assert all({bucket.start, bucket.stop} <= set(borders) for bucket in buckets)
+    assert all(bucket.stop - bucket.start >= smallest for bucket in buckets[:-1])
+    assert [bucket.number for bucket in buckets] == list(range(len(buckets)))
+    assert [bucket.is_last for bucket in buckets] == [*[False] * (len(buckets) - 1), True]
+
+
+def test_lenet_has_a_bucket_of_dense_and_one_of_convolution() -> None:
+    assert plan_buckets([0, 520, 25_570, 426_070, 431_080]) == (
+        Bucket(0, 25_570, 431_080, is_last=False),
+        Bucket(1, 0, 25_570, is_last=True),
+    )

@@ -1,4 +1,4 @@
-"""The tally: the sum of losses is right to float32 and beyond, whatever the number of terms, their
+"""The stats: the sum of losses is right to float32 and beyond, whatever the number of terms, their
 sizes and their order.
 """
 
@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.distributed import TALLY_SIZE, RangeError, Tally
+from distcnn.distributed import STATS_SIZE, RangeError, StepStats
 
 LOSSES = st.floats(0, 2.0**30) | st.floats(0, 1e-6) | st.floats(0, 20, width=32)
 
 
 def summed(losses: list[float], num_terms: int, ranks: list[int]) -> float:
     """The sum of ``losses``, each added by the rank that ``ranks`` has for it."""
-    sums = np.zeros((max(ranks, default=0) + 1, TALLY_SIZE))
-    tallies = [Tally(of_rank, num_terms) for of_rank in sums]
+    sums = np.zeros((max(ranks, default=0) + 1, STATS_SIZE))
+    tallies = [StepStats(of_rank, num_terms) for of_rank in sums]
     for loss, rank in zip(losses, ranks, strict=True):
         tallies[rank].add(loss, 1, 1)
     total = sums[::-1].sum(axis=0)
-    assert Tally(total, num_terms).totals().examples == len(losses)
-    return Tally(total, num_terms).totals().loss_sum
+    assert StepStats(total, num_terms).totals().examples == len(losses)
+    return StepStats(total, num_terms).totals().loss_sum
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -53,8 +53,8 @@ def test_many_small_losses_are_not_rounded_away(num_terms: int, loss: float) -> 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 1e12])
 def test_a_loss_that_cannot_be_added_is_refused_and_counts_nothing(bad: float) -> None:
-    tally = Tally(np.zeros(TALLY_SIZE), 8)
+    stats = StepStats(np.zeros(STATS_SIZE), 8)
     with pytest.raises(RangeError):
-        tally.add(bad, 1, 1)
-    tally.fail()
-    assert (tally.totals().examples, tally.totals().failures) == (0, 1)
+        stats.add(bad, 1, 1)
+    stats.fail()
+    assert (stats.totals().examples, stats.totals().failures) == (0, 1)

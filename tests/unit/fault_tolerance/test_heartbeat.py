@@ -1,76 +1,96 @@
-"""The pulse: what a process notes of itself, read by itself and by others, also when it is stopped
-or gone.
-"""
+"""The heartbeat: what a process notes of itself while it works, waits, fails and makes progress."""
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any, ClassVar
 
 import pytest
 
+from distcnn import spans
 from distcnn.distributed import SerialCommunicator
-from distcnn.fault_tolerance.heartbeat import STACK_BYTES, TEXTS, Activity, Pulse
-from distcnn.fault_tolerance.heartbeat import pulse as own_pulse
+from distcnn.fault_tolerance.heartbeat import STACK_BYTES, TEXTS, Heartbeat
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
+from distcnn.spans import Span, touch
 
 
-def test_what_was_noted_last_is_read() -> None:
-    pulse, before = Pulse(), time.monotonic()
-    pulse.beat(Activity.COMPUTING_SHARD, 7, 3)
-    beat = pulse.read()
-    assert (beat.step, beat.activity, beat.detail, beat.stack) == (
-        7,
-        Activity.COMPUTING_SHARD,
-        3,
-        "",
-    )
+def test_what_was_begun_last_is_read() -> None:
+    heartbeat, before = Heartbeat(), time.monotonic()
+    assert heartbeat.read().text() == "starting"
+    with heartbeat.listening(), Span("step", step=7), Span("shard", shard=3):
+        beat = heartbeat.read()
+    assert (beat.step, beat.activity, beat.stack) == (7, "forward and backward of shard 3", "")
     assert before <= beat.since <= time.monotonic()
     assert beat.text() == "step 7, forward and backward of shard 3"
 
 
+def test_nothing_is_noted_when_it_does_not_listen() -> None:
+    heartbeat = Heartbeat()
+    with heartbeat.listening(), heartbeat.listening():
+        pass
+    with Span("step", step=7), Span("update"):
+        assert heartbeat.read().text() == "starting"
+
+
 def test_the_step_holds_until_another_one_begins() -> None:
-    pulse = Pulse()
-    assert pulse.read().step == -1
-    assert pulse.read().text() == "starting"
-    pulse.beat(Activity.UPDATING, 4)
-    pulse.beat(Activity.SAVING)
-    assert pulse.read().text() == f"step 4, {TEXTS[Activity.SAVING]}"
-    assert pulse.beats == 3  # the first is that of its making
+    heartbeat = Heartbeat()
+    with heartbeat.listening():
+        with Span("step", step=4), Span("update"):
+            pass
+        with Span("checkpoint"):
+            assert heartbeat.read().text() == "step 4, saving a checkpoint"
 
 
-@pytest.mark.parametrize("activity", Activity)
-def test_every_activity_has_a_text(activity: Activity) -> None:
-    pulse = Pulse()
-    pulse.beat(activity, 1, 42)
-    beat = pulse.read()
-    assert beat.text().startswith("step 1, ")
-    assert not set("{}") & set(beat.text())
-    assert not beat.waiting
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_activity_has_a_text(name: str) -> None:
+    heartbeat = Heartbeat()
+    with heartbeat.listening(), Span(name, shard=4, block=5):
+        text = heartbeat.read().text()
+    assert text != "starting"
+    assert not set("{}") & set(text)
 
 
-def test_waiting_is_noted_and_forgotten() -> None:
-    pulse = Pulse()
-    pulse.beat(Activity.SUMMING, 3)
-    pulse.wait(True)
-    assert pulse.read().waiting
-    assert pulse.read().text() == "step 3, waiting for all ranks: sum of the gradients"
-    pulse.wait(False)
-    assert pulse.read().text() == "step 3, sum of the gradients"
-    pulse.wait(True)
-    pulse.beat(Activity.UPDATING)
-    assert not pulse.read().waiting
-    assert pulse.beats == 6
+def test_every_activity_is_a_span() -> None:
+    assert TEXTS.keys() <= {value for value in vars(spans).values() if isinstance(value, str)}
 
 
-def test_a_communicator_that_is_watched_notes_each_wait() -> None:
+def test_after_an_inner_activity_the_outer_one_goes_on() -> None:
+    heartbeat = Heartbeat()
+    with heartbeat.listening(), Span("shard", shard=3):
+        with Span("forward", layer="conv1"), Span("wait for window"):
+            assert "shard 3: waiting for a data window" in heartbeat.read().text()
+        assert heartbeat.read().text() == "forward and backward of shard 3"
+
+
+def test_what_failed_is_still_told_after_the_exception() -> None:
+    heartbeat = Heartbeat()
+    with heartbeat.listening():
+        with pytest.raises(ZeroDivisionError), Span("step", step=2), Span("shard", shard=3):
+            1 / 0  # noqa: B018
+        assert heartbeat.read().text() == "step 2, forward and backward of shard 3"
+        with Span("checkpoint"):
+            assert heartbeat.read().text() == "step 2, saving a checkpoint"
+
+
+def test_waiting_for_others_is_noted_and_forgotten() -> None:
+    heartbeat = Heartbeat()
+    with heartbeat.listening(), Span("step", step=3), Span("reduce"):
+        with Span("collective"):
+            assert heartbeat.read().waiting
+            waiting = heartbeat.read().text()
+        assert waiting == "step 3, waiting for all ranks: sum of the gradients"
+        assert heartbeat.read().text() == "step 3, sum of the gradients"
+
+
+def test_a_watched_communicator_notes_each_wait() -> None:
     class Looking(SerialCommunicator):
         """Sees what is noted while a collective runs."""
 
         seen: ClassVar[list[str]] = []
 
         def allgather(self, item: Any) -> list[Any]:
-            self.seen.append(own_pulse.read().text())
+            self.seen.append(heartbeat.read().text())
             return [item]
 
         broadcast = allreduce_sum = allgather
@@ -78,30 +98,53 @@ def test_a_communicator_that_is_watched_notes_each_wait() -> None:
         def barrier(self) -> None:
             self.allgather(None)
 
-    world = WatchedCommunicator(Looking())
-    own_pulse.beat(Activity.COMPARING, 8)
-    before = own_pulse.beats
-    for collective in (
-        world.allgather,
-        world.broadcast,
-        world.allreduce_sum,
-        lambda _: world.barrier(),
-    ):
-        collective(None)
-        assert not own_pulse.read().waiting
-    assert Looking.seen == ["step 8, waiting for all ranks: hashing and comparing the weights"] * 4
-    assert own_pulse.beats == before + 8
+    heartbeat, world = Heartbeat(), WatchedCommunicator(Looking())
+    with heartbeat.listening(), Span("compare weights"):
+        world.allgather(None)
+        world.broadcast(None)
+        world.allreduce_sum(None)  # type: ignore[arg-type]
+        world.barrier()
+    assert Looking.seen == ["waiting for all ranks: hashing and comparing the weights"] * 4
+
+
+def test_progress_counts_on_any_thread_and_changes_no_text() -> None:
+    heartbeat = Heartbeat()
+
+    def work() -> None:
+        touch()
+        with Span("shard", shard=9), Span("collective"):
+            pass
+
+    with heartbeat.listening(), Span("survey data"):
+        beats, text = heartbeat.beats, heartbeat.read().text()
+        touch()
+        assert heartbeat.beats > beats
+        beats = heartbeat.beats
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert heartbeat.beats > beats
+        assert heartbeat.read().text() == text
+
+
+def test_layers_are_no_activity() -> None:
+    heartbeat = Heartbeat()
+    with heartbeat.listening(), Span("shard", shard=1):
+        beats = heartbeat.beats
+        with Span("forward", layer="conv1"):
+            pass
+        assert heartbeat.beats == beats
 
 
 def test_a_stack_is_kept_and_a_shorter_one_replaces_it() -> None:
-    pulse = Pulse()
+    heartbeat = Heartbeat()
     for stack in ("a long stäck\n" * 3, "short", ""):
-        pulse.note_stack(stack)
-        assert pulse.read().stack == stack
-        assert pulse.read().stack_time <= time.monotonic()
+        heartbeat.note_stack(stack)
+        assert heartbeat.read().stack == stack
+        assert heartbeat.read().stack_time <= time.monotonic()
 
 
 def test_of_a_stack_that_is_too_long_the_inner_end_is_kept() -> None:
-    pulse = Pulse()
-    pulse.note_stack("x" * STACK_BYTES + "inner end")
-    assert pulse.read().stack == "x" * (STACK_BYTES - 9) + "inner end"
+    heartbeat = Heartbeat()
+    heartbeat.note_stack("x" * STACK_BYTES + "inner end")
+    assert heartbeat.read().stack == "x" * (STACK_BYTES - 9) + "inner end"

@@ -4,13 +4,13 @@ where they are used.
 
 from __future__ import annotations
 
+import os
 import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distcnn.benchmark.machine import resident_bytes
 from distcnn.nn.kernels.arena import ALIGNMENT_BYTES, Arena, buffer
 
 MIB = 1 << 20
@@ -51,6 +51,12 @@ def test_a_piece_is_given_back_when_the_last_array_in_it_is_gone() -> None:
     assert piece() is None
 
 
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 def test_only_what_is_written_to_takes_room() -> None:
     before = resident_bytes()
     arrays = [buffer((MIB,), np.float32) for _ in range(100)]

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Tanh
-from distcnn.nn.kernels import blocking, convolution
+from distcnn.nn.kernels import blocking
 from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS
 from distcnn.nn.kernels.blocking import plan_together
 from distcnn.nn.layer import Array, Layer
@@ -28,7 +28,7 @@ def blocks(most_bytes: int, fewest_columns: int = 96, fewest_images: int = 32) -
     ``fewest_columns`` and groups of at least ``fewest_images``.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convolution, "BLOCK_BYTES", most_bytes)
+        patch.setattr(blocking, "BLOCK_BYTES", most_bytes)
         patch.setattr(blocking, "FEWEST_COLUMNS", fewest_columns)
         patch.setattr(blocking, "FEWEST_TOGETHER", fewest_images)
         yield

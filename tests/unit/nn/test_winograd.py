@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from distcnn.nn import Conv2d
 from distcnn.nn.geometry import Geometry
 from distcnn.nn.kernels import algorithms
-from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS, MOST_POINTS, plan_filtering
-from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.winograd import MinimalFiltering, minimal_matrices
+from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS, MOST_POINTS, choose_tiling
+from distcnn.nn.kernels.winograd import winograd_matrices
 from tests.support.networks import Network, planned, run_twice
 
 Array = NDArray[np.floating]
@@ -33,7 +32,7 @@ def correlation(pixels: Array, kernel: Array) -> Array:
 
 @pytest.mark.parametrize(("outputs", "taps"), ALL)
 def test_every_minimal_algorithm_gives_the_sums(outputs: int, taps: int) -> None:
-    a, b, g = minimal_matrices(outputs, taps)
+    a, b, g = winograd_matrices(outputs, taps)
     rng = np.random.default_rng(outputs * 10 + taps)
     pixels, kernel = rng.standard_normal(outputs + taps - 1), rng.standard_normal(taps)
     np.testing.assert_allclose(
@@ -43,7 +42,7 @@ def test_every_minimal_algorithm_gives_the_sums(outputs: int, taps: int) -> None
 
 def test_two_outputs_of_three_taps_by_hand() -> None:
     """With points 0, 1, -1 and infinity: Winograd's, up to how the signs are shared out."""
-    a, b, g = minimal_matrices(2, 3)
+    a, b, g = winograd_matrices(2, 3)
     np.testing.assert_array_equal(a.T, [[1, 1, 1, 0], [0, 1, -1, 1]])
     np.testing.assert_array_equal(b.T, [[-1, 0, 1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]])
     np.testing.assert_array_equal(g, [[-1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -51,7 +50,7 @@ def test_two_outputs_of_three_taps_by_hand() -> None:
 
 def test_the_row_of_ones_takes_the_bias() -> None:
     for outputs, taps in ALL:
-        np.testing.assert_array_equal(minimal_matrices(outputs, taps)[0][1], np.ones(outputs))
+        np.testing.assert_array_equal(winograd_matrices(outputs, taps)[0][1], np.ones(outputs))
 
 
 @pytest.mark.parametrize(
@@ -85,10 +84,8 @@ def test_which_algorithm_is_taken(
     size: tuple[int, int],
     expected: int,
 ) -> None:
-    geometry = Geometry(channels, filters, kernel, stride, size, 2)
-    filtering = plan_filtering(geometry, Buffers(np.float32))
-    assert isinstance(filtering, MinimalFiltering) == (expected > 1)
-    assert filtering.tiles == -(-size[1] // expected)
+    tiling = choose_tiling(Geometry(channels, 30, filters, kernel, stride, size, 2))
+    assert (tiling.is_winograd, tiling.outputs) == (expected > 1, expected)
 
 
 @st.composite

@@ -1,11 +1,11 @@
-"""From slices to events."""
+"""From intervals to events."""
 
 from __future__ import annotations
 
 import json
 
 from distcnn.profiling.chrome_trace import document, lines_of, name_events, slice_event
-from distcnn.profiling.recorder import Slice
+from distcnn.profiling.recorder import Interval
 from distcnn.profiling.tracing import waiting
 from distcnn.spans import Span
 
@@ -14,8 +14,8 @@ SUM = Span("allreduce", nbytes=8)
 
 
 def test_events_by_hand() -> None:
-    step = slice_event(3, 0, Slice(STEP, 7, 1000, 5130))
-    layer = slice_event(3, 1, Slice(LAYER, 8, 6000, 6000))
+    step = slice_event(3, 0, Interval(STEP, 7, 1000, 5130))
+    layer = slice_event(3, 1, Interval(LAYER, 8, 6000, 6000))
     place = {"ph": "X", "pid": 3}
     assert step == place | {
         **{"name": "step", "tid": 1_000_003, "ts": 1.0, "dur": 4.125},
@@ -38,12 +38,11 @@ def test_threads_are_named_and_numbered_once_over_all_ranks() -> None:
 
 
 def test_waiting_ends_when_the_last_rank_arrives() -> None:
-    met = [Slice(SUM, 1, 10, 30), Slice(SUM, 1, 50, 60), Slice(SUM, 1, 70, 80)]
+    met = [Interval(SUM, 1, 10, 30), Interval(SUM, 1, 50, 60), Interval(SUM, 1, 70, 80)]
     # Of three ranks, one recorded two sums only.
     waits = waiting(met, [[10, 50, 70], [25, 40], [12, 65, 70]])
-    assert [(one.span.labels, one.begin, one.end) for one in waits.values()] == [
-        ({"rank": 1}, 10, 25),
-        ({"rank": 2}, 50, 60),
-    ]
+    assert [
+        (interval.span.labels, interval.begin, interval.end) for interval in waits.values()
+    ] == [({"rank": 1}, 10, 25), ({"rank": 2}, 50, 60)]
     assert list(waits) == [id(met[0]), id(met[1])]
-    assert not waiting(met, [[10, 50, 70], [9, 40, 60]])  # the last one waits for nobody
+    assert not waiting(met, [[10, 50, 70], [9, 40, 60]])  # the last interval waits for nobody

@@ -1,4 +1,4 @@
-"""The recorder hears of spans on all threads; slices nest as the spans did."""
+"""The recorder hears of spans on all threads; intervals nest as the spans did."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import threading
 
 import pytest
 
-from distcnn.profiling.recorder import Event, Recorder, slices_of, title
+from distcnn.profiling.recorder import Event, Recorder, intervals_of, title
 from distcnn.spans import Span, listening
 
 STEP, LAYER, LOSS = Span("step", step=3), Span("forward", layer="conv1"), Span("loss")
 
 
-def test_slices_from_events_by_hand() -> None:
+def test_intervals_from_events_by_hand() -> None:
     events: list[Event] = [
         (None, 1, 5),  # its beginning was before the recording
         (STEP, 1, 10),
@@ -25,15 +25,13 @@ def test_slices_from_events_by_hand() -> None:
         (None, 1, 30),
         (LOSS, 1, 31),  # not over yet
     ]
-    step, outer, elsewhere, inner = slices_of(events)
-    assert [(one.span, one.begin, one.end) for one in (step, outer, elsewhere, inner)] == [
-        (STEP, 10, 30),
-        (LAYER, 12, 20),
-        (LOSS, 13, 18),
-        (LAYER, 14, 17),
-    ]
+    step, outer, elsewhere, inner = intervals_of(events)
+    assert [
+        (interval.span, interval.begin, interval.end)
+        for interval in (step, outer, elsewhere, inner)
+    ] == [(STEP, 10, 30), (LAYER, 12, 20), (LOSS, 13, 18), (LAYER, 14, 17)]
     assert (step.parent, outer.parent, inner.parent, elsewhere.parent) == (None, step, outer, None)
-    assert [one.exclusive for one in (step, outer, inner)] == [12, 5, 3]
+    assert [interval.exclusive for interval in (step, outer, inner)] == [12, 5, 3]
 
 
 def test_it_records_every_thread_while_it_listens_and_also_what_fails() -> None:
@@ -50,7 +48,7 @@ def test_it_records_every_thread_while_it_listens_and_also_what_fails() -> None:
         thread.join()
     with LOSS:
         pass
-    loss, layer = slices_of(recorder.events)
+    loss, layer = intervals_of(recorder.events)
     assert (loss.span, layer.span) == (LOSS, LAYER)
     assert loss.thread == threading.get_ident() != layer.thread
     assert loss.nanoseconds >= 0

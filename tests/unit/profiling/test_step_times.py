@@ -9,7 +9,7 @@ import pytest
 
 from distcnn.distributed import SerialCommunicator, Sums
 from distcnn.distributed.async_allreduce import ThreadedSums
-from distcnn.profiling.recorder import Slice, slices_of
+from distcnn.profiling.recorder import Interval, intervals_of
 from distcnn.profiling.step_times import (
     REST,
     WAITING,
@@ -42,7 +42,7 @@ MS = 1_000_000
 MAIN, SUMS = 1, 2
 
 
-def slices(*rows: tuple[str, int, int, int]) -> list[Slice]:
+def intervals(*rows: tuple[str, int, int, int]) -> list[Interval]:
     """From rows of name, thread, begin and end in milliseconds, an outer one first."""
     events = [
         event
@@ -52,11 +52,11 @@ def slices(*rows: tuple[str, int, int, int]) -> list[Slice]:
             ((end, 0, -order), (None, thread, end * MS)),
         )
     ]
-    return slices_of(event for _, event in sorted(events, key=lambda pair: pair[0]))
+    return intervals_of(event for _, event in sorted(events, key=lambda pair: pair[0]))
 
 
 def test_parts_by_hand_without_overlap() -> None:
-    step = slices(
+    step = intervals(
         (STEP, MAIN, 0, 100),
         (SHARD, MAIN, 10, 60),
         (READ_DATA, MAIN, 12, 20),
@@ -83,18 +83,20 @@ def test_parts_by_hand_without_overlap() -> None:
 
 
 def test_with_overlap_only_waiting_on_the_main_thread_counts() -> None:
-    step = slices((STEP, MAIN, 0, 100), (ALLREDUCE, SUMS, 20, 70), (WAIT_FOR_SUMS, MAIN, 60, 70))
+    step = intervals((STEP, MAIN, 0, 100), (ALLREDUCE, SUMS, 20, 70), (WAIT_FOR_SUMS, MAIN, 60, 70))
     times = step_times(step, [0.025])  # more than it waited at all
     assert times.parts == pytest.approx({REST: 0.09, ALLREDUCE: 0.0, WAITING: 0.01})
     assert times.sums_seconds == pytest.approx(0.05)
 
 
-def test_slices_belong_to_the_step_they_began_in() -> None:
+def test_intervals_belong_to_the_step_they_began_in() -> None:
     first, second = split_steps(
-        slices((UPDATE, MAIN, 0, 1), (STEP, MAIN, 2, 5), (UPDATE, MAIN, 3, 4), (STEP, MAIN, 6, 8))
+        intervals(
+            (UPDATE, MAIN, 0, 1), (STEP, MAIN, 2, 5), (UPDATE, MAIN, 3, 4), (STEP, MAIN, 6, 8)
+        )
     )
-    assert [one.span.name for one in first] == [STEP, UPDATE]
-    assert [one.span.name for one in second] == [STEP]
+    assert [interval.span.name for interval in first] == [STEP, UPDATE]
+    assert [interval.span.name for interval in second] == [STEP]
 
 
 def test_waiting_is_until_the_last_rank_arrives() -> None:
@@ -112,11 +114,11 @@ def test_the_mean_of_the_middle_half() -> None:
 def take(run: Run, steps: int) -> list[StepTimes]:
     numbers = iter(range(steps))
 
-    def one() -> None:
+    def interval() -> None:
         step = next(numbers)
         run.step(step, 0, step, 0.1)
 
-    return measure_steps(one, steps, run.communicator)
+    return measure_steps(interval, steps, run.communicator)
 
 
 @pytest.mark.parametrize("overlap", ["off", "on"])

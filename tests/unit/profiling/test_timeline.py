@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from distcnn.profiling import timeline
-from distcnn.profiling.recorder import slices_of
-from distcnn.profiling.timeline import MOST_OF_STEPS, Timeline, share_of
+from distcnn.profiling.recorder import intervals_of
+from distcnn.profiling.timeline import Timeline
 from distcnn.profiling.tracing import traced
 from distcnn.spans import ALLREDUCE, EVALUATION, FORWARD, STEP, WRITE_CHECKPOINT, Span, listening
 from tests.conftest import MakeImageSet
@@ -31,7 +31,7 @@ def run_spans(steps: range) -> None:
 
 
 def names(recorded: Timeline) -> list[str]:
-    return [one.span.name for one in slices_of(recorded.events)]
+    return [interval.span.name for interval in intervals_of(recorded.events)]
 
 
 def test_steps_of_the_window_are_kept_in_full_and_otherwise_outermost_spans() -> None:
@@ -44,15 +44,22 @@ def test_steps_of_the_window_are_kept_in_full_and_otherwise_outermost_spans() ->
     assert not recorded.is_full
 
 
-def test_a_step_that_may_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "MOST_OF_STEPS", (8, 8))
+def test_nothing_is_begun_when_there_is_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "MOST_SLICES", 5)
     recorded = Timeline(range(sys.maxsize), world_size=1)
     with listening(recorded):
         run_spans(range(5))
     assert recorded.recorded == range(2)
-    assert names(recorded).count(STEP) == 2
-    assert names(recorded).count(EVALUATION) == 5  # these have room of their own
+    assert names(recorded) == [STEP, FORWARD, FORWARD, EVALUATION, STEP, FORWARD, FORWARD]
     assert recorded.is_full
+
+
+def test_ranks_share_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeline, "MOST_SLICES_OF_ALL_RANKS", 8)
+    recorded = Timeline(range(sys.maxsize), world_size=2)
+    with listening(recorded):
+        run_spans(range(5))
+    assert recorded.recorded == range(1)
 
 
 def test_other_threads_are_recorded_under_their_names() -> None:
@@ -70,10 +77,6 @@ def test_other_threads_are_recorded_under_their_names() -> None:
         thread.join()
     assert names(recorded) == [WRITE_CHECKPOINT]
     assert list(recorded.thread_names.values()) == ["checkpoint"]
-
-
-def test_all_ranks_together_have_a_bound_too() -> None:
-    assert share_of(MOST_OF_STEPS, 1000) < share_of(MOST_OF_STEPS, 1)
 
 
 def test_a_trace_that_cannot_be_written_is_reported(

@@ -15,21 +15,21 @@ import pytest
 from distcnn import train
 from distcnn.datasets import HDF5Dataset
 from distcnn.datasets.examples import ExampleFile
-from distcnn.fault_tolerance.heartbeat import pulse
-from distcnn.training import loop, setup
+from distcnn.fault_tolerance.heartbeat import heartbeat
+from distcnn.training import consistency, loop, session, setup
 from distcnn.training.run_directory import RunDirectory
-from tests.conftest import MakeImageSet
+from tests.conftest import MakeImageSet, as_flags
 from tests.support.training_fixtures import Run, prepare
 
 WORK = [
-    (train, "existing_run", "reading the run directory"),
-    (train, "find_resume_point", "reading the run directory"),
+    (session, "existing_run", "reading the run directory"),
+    (session, "find_resume_point", "reading the run directory"),
     (HDF5Dataset, "read_info", "opening the image set"),
     (setup, "build_model", "building the network"),
     (setup, "survey", "reading and hashing the image set"),
-    (setup, "fingerprint", "comparing settings and software of the ranks"),
-    (train, "restore_snapshot", "restoring the checkpoint"),
-    (train, "open_directory", "creating the run directory"),
+    (consistency, "fingerprint", "comparing settings and software of the ranks"),
+    (session, "restore_snapshot", "restoring the checkpoint"),
+    (session, "open_directory", "creating the run directory"),
     (loop, "close_epoch", "checking that the epoch used every example once"),
     (loop, "compare_replicas", "hashing and comparing the weights"),
     (RunDirectory, "add_metrics", "writing metrics and receipt"),
@@ -45,23 +45,14 @@ def test_everything_that_may_stall_has_its_name(
 
     def noted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
-            seen[name].add(pulse.read().text().partition(", ")[2] or pulse.read().text())
+            seen[name].add(heartbeat.read().text().partition(", ")[2] or heartbeat.read().text())
             return work(*arguments, **keywords)
 
         return call
 
     for owner, name, _ in WORK:
         monkeypatch.setattr(owner, name, noted(name, getattr(owner, name)))
-    flags = [
-        "--model",
-        "tutorial",
-        "--data",
-        str(image_set()),
-        "--microbatch-size",
-        "8",
-        "--checkpoint-every",
-        "2",
-    ]
+    flags = as_flags(model="tutorial", data=image_set(), microbatch_size=8, checkpoint_every=2)
     run = tmp_path / "run"
     assert train.main([*flags, "--epochs", "1", "--output", str(run)]) == 0
     assert train.main(["--resume", str(run), "--epochs", "2"]) == 0
@@ -88,18 +79,22 @@ def test_waiting_for_a_window_is_told_from_computing(
     run = run_in_windows
     monkeypatch.setattr(ExampleFile, "read", slow)
     work = run.evaluation if testing else lambda: run.step(0, 0, 0, 0.01)
-    thread = threading.Thread(target=work)
+
+    def watched() -> None:
+        with heartbeat.listening():
+            work()
+
+    thread = threading.Thread(target=watched)
     thread.start()
     assert reading.wait(20)
     end = time.monotonic() + 20
-    while "waiting until" not in (text := pulse.read().text()) and time.monotonic() < end:
+    while (
+        "waiting for a data window" not in (text := heartbeat.read().text())
+        and time.monotonic() < end
+    ):
         time.sleep(0.01)
     go_on.set()
     thread.join(20)
-    expected = (
-        "waiting until a window of the test set is read, for block 0"
-        if testing
-        else "waiting until a window of shard 0 is read"
-    )
-    assert text.endswith(expected)
-    assert "waiting until" not in pulse.read().text()
+    doing = "evaluating block 0 of the test set" if testing else "forward and backward of shard 0"
+    assert text.endswith(f"{doing}: waiting for a data window")
+    assert "waiting for a data window" not in heartbeat.read().text()

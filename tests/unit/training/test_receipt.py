@@ -77,10 +77,7 @@ def test_what_is_no_receipt_is_refused(
 
 
 def test_a_receipt_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError,
-        match=r"receipt\.jsonl cannot be read \(No such file or directory\): name a run directory",
-    ):
+    with pytest.raises(InputError, match=r"receipt\.jsonl cannot be read"):
         read_receipt(tmp_path)
     (tmp_path / "receipt.jsonl").write_bytes(b"\xff\xfe\n")
     with pytest.raises(InputError, match=r"is not a receipt \(UnicodeDecodeError"):
@@ -167,22 +164,10 @@ def test_a_line_that_differs_is_named(replayed: dict[str, Any], message: str) ->
 
 def test_a_line_too_many_or_too_few_is_named() -> None:
     comparison = Comparison(Receipt([START, weights(2)]), 0, 4)
-    with pytest.raises(
-        Different,
-        match=(
-            r"^step 2 \(the last that agrees: nothing\): the receipt has a line 'weights' of step"
-            r" 2, the replay"
-        ),
-    ):
+    with pytest.raises(Different, match=r"^step 2 .* the receipt has a line .weights. of step 2"):
         comparison.close()
     add(comparison, weights(2))
-    with pytest.raises(
-        Different,
-        match=(
-            r"^step 4 \(the last that agrees: step 2\): the replay has a line 'weights' here, the"
-            r" receipt has none"
-        ),
-    ):
+    with pytest.raises(Different, match=r"^step 4 .*step 2.* the receipt has none"):
         add(comparison, weights(4))
 
 

@@ -156,13 +156,7 @@ def test_another_image_set_is_refused(image_set: MakeImageSet, tmp_path: Path) -
 
 def test_another_network_is_refused(image_set: MakeImageSet) -> None:
     snapshot = snapshot_of(at_step(prepare(image_set()), 3))
-    with pytest.raises(
-        InputError,
-        match=(
-            r"the checkpoint's weights are .*conv1\.weight.*but the network's are .*dense3.*model's"
-            r" code is"
-        ),
-    ):
+    with pytest.raises(InputError, match=r"the checkpoint's weights are .*conv1\.weight"):
         restore_snapshot(prepare(image_set(), model="mlp"), snapshot)
     changed = {
         name.replace("optimizer/velocity/conv1.bias", "optimizer/velocity/b"): array
@@ -178,20 +172,13 @@ def test_another_network_is_refused(image_set: MakeImageSet) -> None:
 def test_another_order_of_examples_is_refused(step: int, image_set: MakeImageSet) -> None:
     snapshot = snapshot_of(at_step(prepare(image_set()), step))
     with pytest.raises(
-        InputError,
-        match=(
-            rf"^checkpoint of step {step}: shard 0 had used \d+ examples, in another order than"
-            r" this distcnn"
-        ),
+        InputError, match=rf"^checkpoint of step {step}: shard 0 had used \d+ examples"
     ):
         restore_snapshot(prepare(image_set(), seed=1), snapshot)
     used = snapshot.arrays["shards/examples_used"].copy()
     used[5] += 1
     with pytest.raises(
-        InputError,
-        match=(
-            rf"^checkpoint of step {step}: shard 5 had used {used[5]} examples, .*\({used[5] - 1}\)"
-        ),
+        InputError, match=rf"^checkpoint of step {step}: shard 5 had used {used[5]} "
     ):
         restore_snapshot(
             prepare(image_set()),

@@ -9,43 +9,46 @@ import math
 import numpy as np
 import pytest
 
+from distcnn.config import Config
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import REDUCTIONS, SerialCommunicator, span_of
+from distcnn.distributed import SerialCommunicator, span_of
 from distcnn.errors import TrainingError
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn.parameters import Parameters
 from distcnn.optim import SGD
-from distcnn.training.step import Step
+from distcnn.training.overlap import make_step
+from distcnn.training.step import Lane, Step
 
 EXAMPLES, NUM_SHARDS, MICROBATCH_SIZE = 10, 3, 4  # shards of 3, 3, 4: two of them padded
 
 
-def make_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
+def a_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (EXAMPLES, 3, 2, 1)).astype(np.uint8)
     labels = rng.integers(0, 5, EXAMPLES)
     model = Sequential([Flatten(), Dense(5)])
-    network = PlannedNetwork(model, (1, 3, 2), MICROBATCH_SIZE).initialise(np.random.default_rng(1))
+    parameters = model.initialise((1, 3, 2), np.random.default_rng(1))
+    plan = model.plan((1, 3, 2), MICROBATCH_SIZE, parameters)
     spans = [span_of(EXAMPLES, NUM_SHARDS, index) for index in range(NUM_SHARDS)]
     shards = [
         Shard(index, images[span.start : span.stop], labels[span.start : span.stop], seed=7)
         for index, span in enumerate(spans)
     ]
-    reduction = REDUCTIONS["exact"](network.values.size, NUM_SHARDS, gradient_limit)
-    microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([std]))
-    return Step(
-        network,
-        softmax_cross_entropy,
-        SGD().start(network.values),
-        shards,
-        microbatch,
-        reduction,
-        SerialCommunicator(),
+    config = Config(
+        num_shards=NUM_SHARDS, gradient_limit=gradient_limit, microbatch_size=MICROBATCH_SIZE
     )
+    microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([std]))
+    lane = Lane(plan, microbatch)
+    loss, optimizer = softmax_cross_entropy, SGD().start(parameters.values)
+    return make_step(config, SerialCommunicator(), lane, lambda: lane, loss, optimizer, shards)
+
+
+def parameters_of(step: Step) -> Parameters:
+    return step.lane.plan.parameters
 
 
 def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
-    step = make_step()
+    step = a_step()
     images = (
         np.concatenate([shard.images for shard in step.shards])
         .reshape(EXAMPLES, -1)
@@ -53,7 +56,7 @@ def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
     )
     labels = np.concatenate([shard.labels for shard in step.shards])
     x = (images / 255 - 0.4) / 0.25
-    weight = step.network.named_values()["dense1.weight"].astype(np.float64)
+    weight = parameters_of(step).named()["dense1.weight"].astype(np.float64)
     logits = x @ weight.T
     exponentials = np.exp(logits)
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -67,7 +70,7 @@ def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
         -np.log(probabilities[np.arange(EXAMPLES), labels]).mean(), rel=1e-5
     )
     np.testing.assert_allclose(
-        step.network.named_values()["dense1.weight"], expected, rtol=1e-5, atol=1e-6
+        parameters_of(step).named()["dense1.weight"], expected, rtol=1e-5, atol=1e-6
     )
 
 
@@ -75,33 +78,33 @@ def test_the_update_is_that_of_the_mean_loss_over_all_examples() -> None:
 def test_a_gradient_that_is_no_number_names_step_shard_and_parameter_and_updates_nothing(
     bad: float,
 ) -> None:
-    step = make_step()
-    step.network.named_values()["dense1.bias"][2] = bad
-    before = step.network.values.copy()
+    step = a_step()
+    parameters_of(step).named()["dense1.bias"][2] = bad
+    before = parameters_of(step).values.copy()
     with pytest.raises(
         TrainingError,
         match=r"step 17, shard 0: the gradient of dense1\.weight is nan: the training has diverged",
     ):
         step(17, 0, 0, learning_rate=0.1)
-    assert step.network.values.tobytes() == before.tobytes()
+    assert parameters_of(step).values.tobytes() == before.tobytes()
 
 
 def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
     """After a smaller learning rate: a wider range only lets a network diverge further."""
-    step = make_step(gradient_limit=2.0**-4)
+    step = a_step(gradient_limit=1.0, std=0.01)
     with pytest.raises(
         TrainingError,
         match=(
             r"the gradient of dense1\.weight is .*beyond the sum's limit of"
-            r" 0\.0625.*--learning-rate.*--gradient-limit"
+            r" 1 for one shard.*--learning-rate.*--gradient-limit"
         ),
     ):
         step(1, 0, 0, learning_rate=0.1)
 
 
 def test_what_is_out_of_range_before_any_update_is_not_put_down_to_the_learning_rate() -> None:
-    step = make_step()
-    step.network.named_values()["dense1.bias"][2] = math.inf
+    step = a_step()
+    parameters_of(step).named()["dense1.bias"][2] = math.inf
     with pytest.raises(
         TrainingError, match="no update was made yet: check the image set's mean and std"
     ) as caught:
@@ -110,7 +113,7 @@ def test_what_is_out_of_range_before_any_update_is_not_put_down_to_the_learning_
 
 
 def test_no_larger_limit_is_advised_where_there_is_none() -> None:
-    step = make_step(gradient_limit=2.0**40, std=1e-15)
+    step = a_step(gradient_limit=2.0**40, std=1e-15)
     with pytest.raises(
         TrainingError, match=r"the gradient of .* is .*beyond the sum's limit of .*--learning-rate"
     ) as caught:
@@ -119,11 +122,11 @@ def test_no_larger_limit_is_advised_where_there_is_none() -> None:
 
 
 def test_a_loss_out_of_range_is_told_from_a_gradient_out_of_range() -> None:
-    step = make_step()
-    step.network.named_values()["dense1.bias"][2] = (
+    step = a_step()
+    parameters_of(step).named()["dense1.bias"][2] = (
         2.0**31
     )  # softmax's gradient is at most 1, whatever the logits are
-    before = step.network.values.copy()
+    before = parameters_of(step).values.copy()
     with pytest.raises(
         TrainingError,
         match=r"step 3, shard 0: the loss is .*e\+\d\d, beyond the sum's limit of 1\.07374e\+09",
@@ -134,4 +137,4 @@ def test_a_loss_out_of_range_is_told_from_a_gradient_out_of_range() -> None:
         " --warmup-steps; training examples " in str(caught.value)
     )
     assert "--gradient-limit" not in str(caught.value)
-    assert step.network.values.tobytes() == before.tobytes()
+    assert parameters_of(step).values.tobytes() == before.tobytes()

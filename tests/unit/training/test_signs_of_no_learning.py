@@ -11,8 +11,8 @@ import pytest
 
 from distcnn.nn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, he_normal, zeros
 from distcnn.nn.losses import GUESSING
+from distcnn.training.advice import sign_of_no_learning
 from distcnn.training.debug import check_network
-from distcnn.training.learning import sign_of_no_learning
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import prepare, train_in_process
 

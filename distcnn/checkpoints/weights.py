@@ -1,0 +1,68 @@
+"""Files of weights: one HDF5 dataset per parameter, in the network's order and PyTorch's shapes.
+
+Their attributes are all that is needed to use the network: ``architecture``, as text
+(``distcnn.architecture``); ``image_shape`` (channels, height, width); ``mean`` and ``std`` per
+channel, for inputs of (pixel / 255 - mean) / std; ``class_names`` in the order of the outputs; and
+``model``, ``microbatch_size``, ``step``, ``test_accuracy``, ``params_sha256``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from distcnn.checkpoints.format import stored_arrays
+from distcnn.system.files import read_bytes
+
+WEIGHTS, BEST_WEIGHTS = "weights.h5", "weights-best.h5"
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
+    """A file of weights."""
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", track_order=True) as file:
+        file.attrs["params_sha256"] = weights_sha256(weights.values())
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        for name, values in weights.items():
+            file.create_dataset(name, data=values)
+    return memory.getvalue()
+
+
+def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The parameters in a file of weights, and its attributes as plain values.
+
+    Raises:
+        ValueError: names the file, which cannot be read.
+    """
+    try:
+        content = read_bytes(path)
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            attributes = {
+                name: value.tolist() if hasattr(value, "tolist") else value
+                for name, value in file.attrs.items()
+            }
+            return dict(stored_arrays(file)), attributes
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
+        raise ValueError(f"{path.name} is damaged ({error})") from error
+
+
+def weights_sha256(arrays: Iterable[NDArray[Any]]) -> str:
+    """SHA-256 of all parameters as one vector: the run's ``params_sha256``."""
+    return array_sha256(np.concatenate([array.reshape(-1) for array in arrays]))
+
+
+def array_sha256(values: NDArray[Any]) -> str:
+    """SHA-256 of the elements as little-endian float32."""
+    return hashlib.sha256(np.ascontiguousarray(values, "<f4").data).hexdigest()

@@ -1,0 +1,271 @@
+"""``Network``: a trained network, for prediction; ``load`` reads one from a run directory."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from distcnn.architecture import parse
+from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights
+from distcnn.datasets import Microbatch
+from distcnn.errors import ArgumentError, InputError
+from distcnn.models import MODELS
+from distcnn.nn import Sequential, computing, softmax_cross_entropy
+from distcnn.registry import import_own
+from distcnn.user_code import modules_of
+
+ImageShape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a network does: ``loss`` is the mean cross-entropy over ``examples``."""
+
+    accuracy: float
+    correct: int
+    examples: int
+    loss: float
+
+
+class Network:
+    """A network with its weights and what belongs to them.
+
+    Several threads may use one. The number of BLAS threads is left as it is; with the run's, the
+    outputs are those of the run's own tests, bit for bit.
+
+    Attributes:
+        model: the layers.
+        class_names: in the order of the outputs.
+        image_shape: (channels, height, width) of the images it takes.
+    """
+
+    def __init__(
+        self,
+        model: Sequential,
+        weights: Mapping[str, NDArray[Any]],
+        *,
+        image_shape: ImageShape,
+        mean: Sequence[float],
+        std: Sequence[float],
+        class_names: Sequence[str],
+        microbatch_size: int = 16,
+    ) -> None:
+        """See ``load``.
+
+        Args:
+            model: the layers.
+            weights: each parameter by name, in PyTorch's shape.
+            image_shape: (channels, height, width).
+            mean: per channel: the network's inputs are (pixel / 255 - mean) / std.
+            std: per channel.
+            class_names: in the order of the outputs.
+            microbatch_size: images computed at a time.
+
+        Raises:
+            InputError: the weights are not those of the model.
+        """
+        self.model, self.image_shape = model, image_shape
+        self.class_names = tuple(class_names)
+        parameters = model.allocate(image_shape)
+        named = parameters.named()
+        shapes = {name: values.shape for name, values in named.items()}
+        stored = {name: values.shape for name, values in weights.items()}
+        if shapes != stored:
+            raise InputError(
+                f"the weights are {stored}, but the model's are {shapes}: the model is another one"
+                " than was trained"
+            )
+        for name, values in weights.items():
+            named[name][...] = values
+        self._microbatch = Microbatch(
+            image_shape, microbatch_size, np.asarray(mean), np.asarray(std)
+        )
+        self._plan = model.plan(image_shape, microbatch_size, parameters)
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.image_shape))
+        return f"Network for images of {size}, {len(self.class_names)} classes: {self.model!r}"
+
+    def summary(self) -> str:
+        """The layers with output shapes and parameters, and the memory of the buffers, as text."""
+        return self.model.summary(self.image_shape, self._microbatch.size)
+
+    def logits(self, images: ArrayLike) -> NDArray[np.float32]:
+        """The network's outputs (N, classes), before the softmax.
+
+        Args:
+            images: uint8 (N, H, W) or (N, H, W, C), as in image sets; any N, also 0.
+
+        Raises:
+            ArgumentError: for images of another type or shape.
+        """
+        pixels = self._pixels(images)
+        outputs = np.empty((len(pixels), len(self.class_names)), np.float32)
+        labels = np.zeros(len(pixels), np.int64)
+        with self._lock:
+            for span in self._filled(pixels, labels):
+                with computing():
+                    logits = self._plan.forward(self._microbatch.images)
+                outputs[span] = logits[:, : span.stop - span.start].T
+        return outputs
+
+    def predict(self, images: ArrayLike) -> NDArray[np.float32]:
+        """Probabilities (N, classes): the softmax of the outputs.
+
+        Args:
+            images: uint8 (N, H, W) or (N, H, W, C), as in image sets; any N, also 0.
+
+        Raises:
+            ArgumentError: for images of another type or shape.
+
+        Example:
+            >>> network = distcnn.load("runs/first")
+            >>> best = network.predict(images).argmax(axis=1)
+            >>> [network.class_names[label] for label in best]
+        """
+        logits = self.logits(images)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+        probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return probabilities
+
+    def evaluate(self, images: ArrayLike, labels: ArrayLike) -> Score:
+        """How well the network does on ``images`` with known ``labels``.
+
+        Args:
+            images: as for ``predict``, at least one.
+            labels: integers (N,), indices into ``class_names``.
+
+        Raises:
+            ArgumentError: for images or labels that do not fit.
+        """
+        pixels, numbers = self._pixels(images), np.asarray(labels)
+        count = len(self.class_names)
+        if numbers.shape != (len(pixels),) or numbers.dtype.kind not in "iu" or not len(pixels):
+            raise ArgumentError(
+                f"labels are {numbers.dtype} of shape {numbers.shape} for {len(pixels)} images:"
+                " give at least one image, and an integer for each"
+            )
+        if numbers.min() < 0 or numbers.max() >= count:
+            raise ArgumentError(
+                f"labels go from {numbers.min()} to {numbers.max()}: they must be 0 to {count - 1}"
+            )
+        correct, loss_sum, batch = 0, 0.0, self._microbatch
+        with self._lock:
+            for span in self._filled(pixels, numbers.astype(np.int64)):
+                with computing():
+                    logits = self._plan.forward(batch.images)
+                    loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
+                right = logits.argmax(axis=0) == batch.labels
+                correct += int(np.count_nonzero(right[: span.stop - span.start]))
+        return Score(correct / len(pixels), correct, len(pixels), loss_sum / len(pixels))
+
+    def _pixels(self, images: ArrayLike) -> NDArray[np.uint8]:
+        """``images`` as (N, H, W, C)."""
+        pixels = np.asarray(images)
+        channels, height, width = self.image_shape
+        shapes = [(height, width, channels), *([(height, width)] if channels == 1 else [])]
+        if pixels.shape[1:] not in shapes or pixels.ndim < 3:
+            wanted = " or ".join(str(("N", *shape)).replace("'", "") for shape in shapes)
+            raise ArgumentError(
+                f"images have shape {pixels.shape}, but this network takes {wanted}: reshape them"
+                " (one image is images[np.newaxis])"
+            )
+        if pixels.dtype != np.uint8:
+            raise ArgumentError(
+                f"images are {pixels.dtype}: give the pixels as uint8, 0 to 255; the network"
+                " normalises them"
+            )
+        return pixels.reshape(len(pixels), height, width, channels)
+
+    def _filled(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[slice]:
+        """Fill the microbatch with all examples in turn; which ones they are."""
+        size = self._microbatch.size
+        for start in range(0, len(pixels), size):
+            span = slice(start, min(start + size, len(pixels)))
+            chosen = np.arange(span.stop - start)
+            self._microbatch.fill(pixels[span], labels[span], chosen)
+            yield span
+
+
+def load(
+    run: str | Path,
+    *,
+    weights: Literal["last", "best"] = "last",
+    model: Sequential | None = None,
+    trust_model: bool = False,
+) -> Network:
+    """The network of a finished run: neither its data nor the module that made it is needed.
+
+    A network with layers of your own needs their module: import it before, or let it be imported
+    with ``trust_model``. Never trust a run directory from a stranger: importing runs code.
+
+    Args:
+        run: the run directory, or a file of weights in one.
+        weights: of the last step, or of the best test accuracy.
+        model: the network, where the run does not tell it.
+        trust_model: whether to import the module that the run names.
+
+    Raises:
+        InputError: there is no such run, it is damaged, or its network cannot be made.
+
+    Example:
+        >>> network = distcnn.load("runs/first")
+        >>> network.predict(images).shape
+        (1000, 10)
+    """
+    path = Path(run)
+    if not path.is_file():
+        path = path / {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]
+    try:
+        arrays, about = read_weights(path)
+        image_shape: ImageShape = tuple(about["image_shape"])
+        settings = {name: about[name] for name in ("mean", "std", "class_names")}
+    except (ValueError, KeyError) as error:
+        finished = "" if path.exists() else "; has the run in this directory been finished?"
+        raise InputError(f"{path.parent}: {error}{finished}") from error
+    classes = len(settings["class_names"])
+    made = model or _recorded_model(about, image_shape, classes, path, trust_model)
+    size = int(about.get("microbatch_size", 16))
+    return Network(made, arrays, image_shape=image_shape, **settings, microbatch_size=size)
+
+
+def _recorded_model(
+    about: Mapping[str, Any], image_shape: ImageShape, classes: int, path: Path, trusted: bool
+) -> Sequential:
+    """The network that a file of weights describes; older ones only name it."""
+    text, name = str(about.get("architecture", "")), str(about.get("model", ""))
+    for module in modules_of(text or name):
+        if module not in sys.modules and not trusted:
+            raise InputError(
+                f"{path}: the network is made of code in the module {module!r}, which loading would"
+                " run: import that module first, or if you trust the run, load it with"
+                " trust_model=True"
+            )
+    if text:
+        return parse(text, _own_layer)
+    if name in MODELS:
+        return MODELS[name](image_shape, classes)
+    made = import_own("model", name)(image_shape, classes)
+    if not isinstance(made, Sequential):
+        raise InputError(f"{path}: model {name!r} made a {type(made).__name__}: give model=...")
+    return made
+
+
+def _own_layer(name: str) -> Any:
+    module, _, kind = name.rpartition(".")
+    try:
+        return getattr(sys.modules.get(module) or importlib.import_module(module), kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"the network has a layer {name}, which cannot be imported ({error}): put its module on"
+            " Python's search path"
+        ) from error

@@ -1,0 +1,67 @@
+"""Layers of the user's own: runs them, and checks what they give."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distcnn.errors import ArgumentError
+from distcnn.nn.layer import Array, Call, Layer, Shape
+
+
+class OwnLayerKernel:
+    """A layer of the user's own: runs its ``forward`` and ``backward``, and checks what they give.
+
+    It may not write to what it is given, for other layers still read that.
+
+    Raises:
+        ArgumentError: an output or a gradient is not an array of the right shape, or a
+            parameter's gradient was not written.
+    """
+
+    def __init__(self, name: str, layer: Layer, input_shape: Shape, output_shape: Shape) -> None:
+        self._layer = layer
+        self._input_shape, self._output_shape = input_shape, output_shape
+        self._who = f"{name} ({type(layer).__name__}, input {input_shape})"
+        self._is_new = True
+
+    def forward(self, x: Array, call: Call) -> Array:
+        output = self._layer.forward(_read_only(x), call)
+        return self._checked("forward", output, self._output_shape, x.dtype)
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        if self._is_new:
+            for grads in call.grads.values():
+                grads.fill(_unwritten(grads))
+        grad_input = self._layer.backward(_read_only(grad_output), call)
+        if self._is_new:
+            for name, grads in call.grads.items():
+                if (grads == _unwritten(grads)).any():
+                    raise ArgumentError(
+                        f"{self._who}: backward did not write all of the gradient of {name}, of"
+                        f' shape {grads.shape}: write it as call.grads["{name}"][...] = ...'
+                    )
+            self._is_new = False
+        if not input_gradient:
+            return None
+        return self._checked("backward", grad_input, self._input_shape, grad_output.dtype)
+
+    def _checked(self, method: str, array: Array, shape: Shape, dtype: np.dtype) -> Array:
+        if not isinstance(array, np.ndarray) or array.shape != shape:
+            what = (
+                f"an array of shape {array.shape}"
+                if isinstance(array, np.ndarray)
+                else f"a {type(array).__name__}"
+            )
+            raise ArgumentError(f"{self._who}: {method} returned {what}: it must return {shape}")
+        return array.astype(dtype, copy=False)
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _unwritten(array: Array) -> float:
+    """A mark that no gradient has: the largest number."""
+    return float(np.finfo(array.dtype).max)

@@ -1,0 +1,143 @@
+"""The planner: which kernel runs each layer, which layers run as one, who may overwrite what.
+
+It looks at the whole network once, for one shape of microbatch. Every such decision is made here;
+kernels are told, and layers know nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from distcnn.nn.activations import Activation, ReLU
+from distcnn.nn.convolution import Conv2d
+from distcnn.nn.dense import Dense, Flatten
+from distcnn.nn.kernels.activations import ActivationKernel, ReLUKernel
+from distcnn.nn.kernels.arena import Buffers
+from distcnn.nn.kernels.convolution import ConvKernel
+from distcnn.nn.kernels.dense import DenseKernel, FlattenKernel
+from distcnn.nn.kernels.fusion import FusedPool
+from distcnn.nn.kernels.own_layer import OwnLayerKernel
+from distcnn.nn.kernels.pooling import AvgPoolKernel, MaxPoolKernel
+from distcnn.nn.layer import Array, Call, Layer, Shape
+from distcnn.nn.pooling import AvgPool2d, MaxPool2d
+
+BUILT_IN = (Conv2d, MaxPool2d, AvgPool2d, ReLU, Activation, Flatten, Dense)
+"""What kernels compute; any other layer runs its own ``forward`` and ``backward``."""
+DOES_NOT_READ_ITS_OUTPUT = (Conv2d, MaxPool2d, Dense)
+"""In backward: the next layer may write over what these return."""
+GIVES_GRADIENT_AWAY = (Conv2d, MaxPool2d, AvgPool2d, Dense)
+"""What these return from backward, the layer before may write over."""
+COMPUTING = {"output_shape", "parameters", "forward", "backward"}
+"""A subclass that defines one of these computes by itself, not by its base's kernel."""
+
+
+class Kernel(Protocol):
+    """Runs a layer, or a few that are fused, for one shape of microbatch."""
+
+    def forward(self, x: Array, call: Call) -> Array:
+        """The output; it holds until the next call."""
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        """Write the parameters' gradients to ``call.grads``; return the input's gradient, or None
+        without ``input_gradient``.
+        """
+
+
+class Planner:
+    """Chooses the kernels of ``layers``.
+
+    Args:
+        layers: of the network.
+        names: theirs.
+        shapes: of each layer's input, and of the last one's output; without the batch.
+        count: examples of a microbatch.
+        buffers: makes the arrays.
+        fused: whether layers may run as one.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        names: Sequence[str],
+        shapes: Sequence[Shape],
+        count: int,
+        buffers: Buffers,
+        fused: bool,
+    ) -> None:
+        self._layers, self._names, self._shapes = layers, names, shapes
+        self._count, self._buffers, self._fused = count, buffers, fused
+        self._kinds = [built_in(layer) for layer in layers]
+
+    def kernels(self) -> Iterator[tuple[int, Kernel]]:
+        """The kernels in order, each with the index of its (first) layer."""
+        index = 0
+        while index < len(self._layers):
+            kernel, layers = self._kernel(index)
+            yield index, kernel
+            index += layers
+
+    def _kernel(self, index: int) -> tuple[Kernel, int]:
+        """The kernel that begins with layer ``index``, and how many layers it runs."""
+        layer, shape, count = self._layers[index], self._shapes[index], self._count
+        kind, buffers, batch = self._kind(index), self._buffers, (*shape, self._count)
+        in_place = self._kind(index - 1) in DOES_NOT_READ_ITS_OUTPUT
+        kernel: Kernel
+        match layer:
+            case _ if kind is None:
+                output = *self._shapes[index + 1], count
+                kernel = OwnLayerKernel(self._names[index], layer, batch, output)
+            case Conv2d():
+                return self._convolution(index, layer)
+            case MaxPool2d():
+                after = index + (2 if self._kind(index + 1) is ReLU else 1)
+                flattened = self._kind(after) is Flatten
+                kernel = MaxPoolKernel(layer, shape, count, buffers, flattened, in_place)
+            case AvgPool2d():
+                kernel = AvgPoolKernel(layer, shape, count, buffers)
+            case ReLU() if kind is ReLU:
+                overwrite_gradient = self._kind(index + 1) in GIVES_GRADIENT_AWAY
+                kernel = ReLUKernel(batch, buffers, in_place, overwrite_gradient)
+            case Activation():
+                kernel = ActivationKernel(layer, batch, buffers)
+            case Flatten():
+                kernel = FlattenKernel(shape, count, buffers)
+            case Dense():
+                kernel = DenseKernel(shape[0], layer.out_features, count, buffers)
+            case _:
+                raise AssertionError(f"{kind} has no kernel")
+        return kernel, 1
+
+    def _convolution(self, index: int, layer: Conv2d) -> tuple[Kernel, int]:
+        """With the max pooling after it, and the ReLU after that, where they can be fused."""
+        pool = self._layers[index + 1] if self._kind(index + 1) is MaxPool2d else None
+        side_by_side = isinstance(pool, MaxPool2d) and pool.is_side_by_side
+        window = pool.kernel_size if isinstance(pool, MaxPool2d) and side_by_side else (1, 1)
+        kernel = ConvKernel(layer, self._shapes[index], self._count, self._buffers, window)
+        if not (self._fused and side_by_side and kernel.holds_windows):
+            kernel.write_to(kernel.whole_images())
+            return kernel, 1
+        rectify = self._kind(index + 2) is ReLU
+        layers = 3 if rectify else 2
+        flattened = self._kind(index + layers) is Flatten
+        name = self._names[index + 1]
+        kernel.write_to(FusedPool(kernel, window, name, self._buffers, flattened, rectify))
+        return kernel, layers
+
+    def _kind(self, index: int) -> type[Layer] | None:
+        """The built-in class of a layer; None for a layer of one's own, and where there is none."""
+        return self._kinds[index] if 0 <= index < len(self._kinds) else None
+
+
+def built_in(layer: Layer) -> type[Layer] | None:
+    """The class of ``BUILT_IN`` whose kernel computes ``layer``: its own, or a base whose
+    computation it left as it is. None for a layer of the user's own.
+    """
+    defined: set[str] = set()
+    for kind in type(layer).__mro__:
+        if kind is Activation and not defined & COMPUTING:
+            return Activation  # which calls the layer's own function and derivative
+        if kind in BUILT_IN and not defined:
+            return kind
+        defined |= vars(kind).keys() & (COMPUTING | {"function", "derivative"})
+    return None

@@ -1,0 +1,192 @@
+"""A run from its beginning, or from its last checkpoint, to its end: what ``Trainer.fit`` and the
+command both do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from distcnn.checkpoints import CheckpointStore
+from distcnn.config_parsing import Request
+from distcnn.datasets import Dataset
+from distcnn.distributed import Communicator, on_root, together
+from distcnn.fault_tolerance.signals import StopSignals
+from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.spans import CREATE_RUN, READ_RUN, RESTORE, Span
+from distcnn.system.files import remove_temporary_files
+from distcnn.training.advice import warnings_of
+from distcnn.training.callbacks import Callback, CallingProgress, CallingRecords
+from distcnn.training.checkpointing import NoSaving, Saving
+from distcnn.training.loop import Loop, Records
+from distcnn.training.open_run import begin_records, open_directory
+from distcnn.training.progress import Progress
+from distcnn.training.results import RunResult
+from distcnn.training.resume import (
+    ResumePoint,
+    check_model,
+    existing_run,
+    find_resume_point,
+    is_in_place,
+    require_code_outside,
+)
+from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
+from distcnn.training.run_files import locked, require_owner
+from distcnn.training.setup import Components, Run, prepare_run
+from distcnn.training.snapshot import check_dataset, restore_snapshot
+from distcnn.training.state import State
+
+Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]
+"""``(run, state, where the run directory is now) -> `` what is entered around the steps."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run; ``run`` is None when it was finished already, in ``point``."""
+
+    result: RunResult
+    run: Run | None
+    point: ResumePoint | None
+    state: State
+    location: str
+    """The run directory on root; empty elsewhere, and where nothing is written."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What to train, where to record it and whom to tell.
+
+    Attributes:
+        request: the settings, what to resume, and what the user confirmed.
+        communicator: of all ranks.
+        progress: takes lines for the user and shows how far the run is.
+        components: the objects in place of those that the configuration names.
+        images: the image set in place of the file that it names.
+        callbacks: told of steps and epochs, on every rank.
+        writes: whether there is a run directory.
+        signals: stop the run when they arrive.
+        watchdog: ends all ranks when nothing moves.
+        inspect: called with the run before its first step.
+        trace: gives what is entered around the steps of a run that is to be traced.
+        announce: called with the run, its directory, state and resume point, before its first step.
+    """
+
+    request: Request
+    communicator: Communicator
+    progress: Progress
+    components: Components | None = None
+    images: Dataset | None = None
+    callbacks: Sequence[Callback] = ()
+    writes: bool = True
+    signals: StopSignals | None = None
+    watchdog: Watchdog | None = None
+    trace: Trace = lambda run, state, location: nullcontext()
+    inspect: Callable[[Run], None] = lambda run: None
+    announce: Callable[[Run, Path | None, State, ResumePoint | None], None] = (
+        lambda run, path, state, point: None
+    )
+
+    def train(self) -> Outcome:
+        """Find where to begin, and train to the end. Collective.
+
+        Raises:
+            InputError: on all ranks, for bad input.
+            TrainingError: training cannot go on; the state before is saved.
+            Stopped: a signal asked for it; the state is saved.
+        """
+        with ExitStack() as held:
+            return self._train(held)
+
+    def _train(self, held: ExitStack) -> Outcome:
+        request, communicator, progress = self.request, self.communicator, self.progress
+        point = self._find_run(held) if request.resume else None
+        if point and point.result and "data" not in request.given:
+            return _finished(point, point.result)
+        config = point.config if point else on_root(communicator, lambda: request.config)
+        if self.watchdog:
+            self.watchdog.timeout_seconds = config.stall_timeout
+        if self.components is None:
+            output = request.given.get("output", "")
+            together(communicator, lambda: require_code_outside(config, request.resume, output))
+        run = prepare_run(config, communicator, progress.say, self.components, self.images)
+        if point and (result := point.result):
+            record = dataclasses.asdict(result.dataset)
+            together(communicator, lambda: check_dataset(record, run))
+            return _finished(point, result)
+        if signals := self.signals:
+            run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
+        for line in () if point else warnings_of(run.plan):
+            progress.say(f"warning: {line}")
+        self.inspect(run)
+        if point:
+            sources, accepted = run.model_sources, request.accept_changed_model
+            on_root(communicator, lambda: check_model(point, sources, accepted, progress.say))
+        return self._take_steps(run, point, held)
+
+    def _find_run(self, held: ExitStack) -> ResumePoint:
+        with Span(READ_RUN):
+            on_root(self.communicator, lambda: existing_run(self.request.resume))
+            if self.signals:
+                self.signals.can_resume = True
+            return on_root(self.communicator, lambda: self._resume_point(held))
+
+    def _resume_point(self, held: ExitStack) -> ResumePoint:
+        """Root's: the run to continue, locked until ``held`` closes if it is written there."""
+        request = self.request
+        if is_in_place(request):
+            directory = existing_run(request.resume)
+            if not request.allow_other_owner:
+                require_owner(directory, CHECKPOINTS)
+            held.enter_context(locked(directory))
+            remove_temporary_files(directory)
+            CheckpointStore(directory / CHECKPOINTS).remove_temporary_files()
+        return find_resume_point(request, self.progress.say)
+
+    def _take_steps(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Outcome:
+        communicator, progress = run.communicator, self.progress
+        checkpoint = point.checkpoint if point else None
+        state = State(world_size=communicator.world_size)
+        if checkpoint:
+            with Span(RESTORE):
+                state = together(communicator, lambda: restore_snapshot(run, checkpoint))
+        path = self._open(run, point, held) if self.writes else None
+        directory = (
+            begin_records(run, state, path, point, progress, held)
+            if path and communicator.rank == 0
+            else None
+        )
+        records: Records = directory or NoRunDirectory()
+        if self.callbacks:
+            records = CallingRecords(records, self.callbacks)
+            progress = CallingProgress(progress, self.callbacks)
+        saving = Saving(run, directory, progress) if self.writes else NoSaving()
+        if self.signals:
+            self.signals.steps_are_taken = True
+        self.announce(run, path, state, point)
+        progress.start(run.plan.total_steps, state.step)
+        try:
+            with (
+                self.trace(run, state, lambda: saving.location or str(path))
+                if run.config.trace and path
+                else nullcontext()
+            ):
+                result = Loop(run, state, records, saving, progress).train()
+        finally:
+            progress.close()
+        for callback in self.callbacks:
+            callback.on_end(result)
+        return Outcome(result, run, point, state, saving.location)
+
+    def _open(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Path:
+        any_owner = self.request.allow_other_owner
+        with self.signals.making_run() if self.signals else nullcontext(), Span(CREATE_RUN):
+            return on_root(
+                run.communicator, lambda: open_directory(run.config, point, held, any_owner)
+            )
+
+
+def _finished(point: ResumePoint, result: RunResult) -> Outcome:
+    return Outcome(result, None, point, State(step=result.steps), str(point.directory))

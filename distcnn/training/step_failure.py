@@ -1,0 +1,110 @@
+"""Which shard cannot be added to a step's sum, where that began, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distcnn.config import LARGEST_GRADIENT_LIMIT
+from distcnn.datasets import Part
+from distcnn.distributed import Communicator, RangeError, Reducer, StepTotals
+from distcnn.errors import TrainingError
+from distcnn.nn import computing
+from distcnn.nn.losses import Loss
+from distcnn.training.nan_check import first_not_finite
+
+if TYPE_CHECKING:
+    from distcnn.training.step import Lane, Streams
+
+DIVERGED = "the training has diverged; lower --learning-rate or lengthen --warmup-steps"
+AT_ONCE = (
+    "no update was made yet: check the image set's mean and std, and the model's first weights"
+)
+WIDEN = (
+    "; only if gradients of this size are normal for this model, start again with a larger"
+    " --gradient-limit"
+)
+
+
+class ShardFailure(TrainingError):
+    """A shard's gradient or loss cannot be added."""
+
+    def __init__(self, text: str, shard: int) -> None:
+        super().__init__(text)
+        self.shard = shard
+
+
+class ShardFailures:
+    """The shards of this rank that fail in one step: counted in the sum, named afterwards."""
+
+    def __init__(
+        self, loss: Loss, reducer: Reducer, streams: Streams, communicator: Communicator
+    ) -> None:
+        self._loss, self._reducer, self._streams = loss, reducer, streams
+        self._communicator = communicator
+        self._step = 0
+        self._texts: dict[int, str] = {}
+
+    def begin(self, step: int) -> None:
+        """Begin ``step``: nothing has failed yet."""
+        self._step = step
+        self._texts.clear()
+
+    @contextmanager
+    def caught(self, shard: Part, lane: Lane) -> Iterator[None]:
+        """Note what fails here on ``shard``, and go on: all ranks must reach the sum."""
+        try:
+            yield
+        except (RangeError, TrainingError) as error:
+            what = str(error)
+            if isinstance(error, RangeError):
+                what = self._explained(error, shard, lane)
+            examples = ", ".join(
+                str(shard.first_example + index) for index in lane.microbatch.chosen
+            )
+            self._texts[shard.index] = (
+                f"step {self._step}, shard {shard.index}: {what}; training examples {examples}"
+            )
+            self._reducer.stats.fail()
+
+    def __contains__(self, shard: Part) -> bool:
+        return shard.index in self._texts
+
+    def raise_first(self, totals: StepTotals) -> None:
+        """``ShardFailure`` of the first shard, on all ranks, when one failed on any. Collective."""
+        if totals.failures:
+            own = min(self._texts.items(), default=None)
+            everyone = [first for first in self._communicator.allgather(own) if first]
+            shard, text = min(everyone)
+            raise ShardFailure(text, shard)
+
+    def _explained(self, error: RangeError, shard: Part, lane: Lane) -> str:
+        """What is out of range, where that began, and the remedy.
+
+        Everything is computed once more, so the text does not depend on the buckets.
+        """
+        what, wider = "the loss", ""
+        remedy = DIVERGED if self._step else AT_ONCE
+        plan, microbatch = lane.plan, lane.microbatch
+        gradients = np.zeros_like(plan.parameters.values)
+        random = self._streams(self._step, shard.index)
+        with computing():
+            logits = plan.forward(microbatch.images, training=True, random=random)
+            _, grad_logits = self._loss(logits, microbatch.labels, microbatch.weights)
+            plan.backward(grad_logits, out=gradients)
+        try:
+            self._reducer.check(gradients)
+        except RangeError as first:
+            error, what = first, f"the gradient of {plan.parameters.parameter_at(first.index)}"
+            wider = WIDEN if error.limit < LARGEST_GRADIENT_LIMIT else ""
+        if math.isfinite(error.value):
+            return (
+                f"{what} is {error.value:g}, beyond the sum's limit of {error.limit:g} for one"
+                f" shard: {remedy}{wider}"
+            )
+        origin = first_not_finite(plan, self._loss, microbatch, True, random)
+        return f"{what} is {error.value:g}: {remedy}; first not finite: {origin or what}"

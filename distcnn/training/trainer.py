@@ -1,0 +1,368 @@
+"""``Trainer``: training from Python, in one process or on the ranks of an MPI launcher."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import ArrayLike
+
+from distcnn.architecture import describe
+from distcnn.config import Config
+from distcnn.config_parsing import Request
+from distcnn.datasets import ArrayDataset, Dataset
+from distcnn.distributed import Communicator, on_root, open_communicator, together
+from distcnn.distributed.blas_threads import restored_blas_threads
+from distcnn.errors import InputError, Stopped, TrainingError
+from distcnn.fault_tolerance.signals import StopSignals
+from distcnn.fault_tolerance.watchdog import Watchdog
+from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
+from distcnn.models import MODELS, Model, find_model
+from distcnn.network import Network, load
+from distcnn.nn import LOSSES, Sequential
+from distcnn.nn.losses import Loss
+from distcnn.optim import SCHEDULES, SGD, Cosine, Optimizer, OwnSchedule, Schedule
+from distcnn.registry import PLAIN, find_loss, optimizer_name
+from distcnn.training.callbacks import Callback
+from distcnn.training.progress import NoProgress, Progress
+from distcnn.training.results import CONFIG, RunResult
+from distcnn.training.session import Outcome, Session
+from distcnn.training.setup import Components
+
+Arrays = tuple[tuple[ArrayLike, ArrayLike], tuple[ArrayLike, ArrayLike]]
+"""((train_images, train_labels), (test_images, test_labels))."""
+NAME = "distcnn.Trainer"
+ARRAYS = "(arrays)"
+"""What a configuration names as data that is in no file."""
+
+_log = logging.getLogger("distcnn")
+
+
+class Trainer:
+    """Trains a network, to the same bits on any number of ranks.
+
+    Args:
+        model: a ``Sequential``, a function ``(input_shape, classes) -> Sequential``, or the name of
+            one of distcnn's networks (``"lenet"``, ``"wide"`` ...).
+        optimizer: the update rule with its peak learning rate.
+        schedule: scales the learning rate from step to step: a ``Schedule``, which has a warm-up,
+            or a function of the progress from 0 to 1. The warm-up is limited to a quarter of the
+            run.
+        loss: ``"cross-entropy"``, ``"squared-error"``, or a function ``(outputs, labels, weights)
+            -> (loss_sum, grad_outputs)`` of arrays (classes, N), (N,) and (N,).
+        num_shards: fixed slices of the training set, the most ranks there can be. Results depend
+            on it, not on the number of ranks.
+        microbatch_size: examples that a shard contributes to a step; the global batch is
+            ``num_shards`` times this.
+        seed: of the first weights and of the order of examples.
+        reduction: the sum of gradients: ``"exact"`` (same bits on any ranks) or ``"fast"`` (plain
+            float32).
+        overlap: ``"on"`` sums gradients during the backward pass, to the same bits; ``"auto"`` does
+            across hosts.
+        gradient_limit: largest gradient of one shard that the exact sum accepts, a power of two.
+        threads_per_rank: BLAS threads while ``fit`` runs, on which bits depend; ``"auto"`` shares
+            the cores among the ranks.
+        cycle_epochs: length of one learning-rate cycle (warm restarts); 0 for one cycle.
+        communicator: an mpi4py communicator. By default all ranks where a launcher started several,
+            else this process alone, without MPI.
+
+    Raises:
+        InputError: names the argument that is impossible, its value and what it must be.
+
+    Example:
+        >>> model = nn.Sequential([nn.Flatten(), nn.Dense(100), nn.ReLU(), nn.Dense(10)])
+        >>> trainer = Trainer(model, optimizer=optim.SGD(learning_rate=0.03, momentum=0.9))
+        >>> run = trainer.fit("data/mnist.h5", epochs=1, output="runs/first")
+        >>> run.test_accuracy
+        0.9511
+    """
+
+    def __init__(
+        self,
+        model: Sequential | Model | str = "lenet",
+        *,
+        optimizer: Optimizer | None = None,
+        schedule: Schedule | Callable[[float], float] | None = None,
+        loss: Loss | str = "cross-entropy",
+        num_shards: int = 8,
+        microbatch_size: int = 16,
+        seed: int = 0,
+        reduction: Literal["exact", "fast"] = "exact",
+        overlap: Literal["auto", "on", "off"] = "auto",
+        gradient_limit: float = 65536.0,
+        threads_per_rank: int | Literal["auto"] = 1,
+        cycle_epochs: int = 0,
+        communicator: Any = None,
+    ) -> None:
+        self.optimizer = optimizer or SGD(learning_rate=0.03, momentum=0.9, nesterov=True)
+        given = Cosine(warmup_steps=100) if schedule is None else schedule
+        if not isinstance(self.optimizer, Optimizer):
+            raise InputError(
+                f"optimizer is {optimizer!r}: make it a distcnn.optim.Optimizer, such as"
+                " optim.Adam(learning_rate=0.001)"
+            )
+        if not callable(given) and not isinstance(given, Schedule):
+            raise InputError(
+                f"schedule is {schedule!r}: make it a distcnn.optim.Schedule, such as"
+                " optim.Cosine(warmup_steps=100), or a function of the progress"
+            )
+        self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
+        self._communicator = communicator
+        with _arguments_named():
+            self._settings: dict[str, Any] = {
+                "model": _model_name(model),
+                "loss": loss if isinstance(loss, str) else _name_of(loss, LOSSES),
+                **{name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN},
+                "optimizer": optimizer_name(self.optimizer),
+                "schedule": _schedule_name(self.schedule),
+                "warmup_steps": self.schedule.warmup_steps,
+                "num_shards": num_shards,
+                "microbatch_size": microbatch_size,
+                "seed": seed,
+                "reduction": reduction,
+                "overlap": overlap,
+                "gradient_limit": float(gradient_limit),
+                "threads_per_rank": str(threads_per_rank),
+                "cycle_epochs": cycle_epochs,
+            }
+            Config(**self._settings)
+            self._components = Components(
+                _model_function(model),
+                find_loss(loss) if isinstance(loss, str) else loss,
+                self.optimizer,
+                self.schedule,
+            )
+
+    def fit(
+        self,
+        data: str | Path | Dataset | Arrays,
+        *,
+        epochs: int = 3,
+        max_steps: int = 0,
+        target_accuracy: float = 0.0,
+        output: str | Path | None = None,
+        resume: bool | str | Path = False,
+        callbacks: Sequence[Callback] = (),
+        data_memory: float = 0.0,
+        checkpoint_every: int = 500,
+        keep: int = 3,
+        check_every: int = 100,
+        log_every: int = 50,
+        eval_every_epochs: int = 1,
+        accept_changed_model: bool = False,
+        stall_timeout: float = 0.0,
+        handle_signals: bool = False,
+        verbose: bool = False,
+    ) -> RunResult:
+        """Train, and test. All ranks call it with the same arguments.
+
+        While it runs, this process has ``threads_per_rank`` BLAS threads; then as many as before.
+
+        Args:
+            data: an HDF5 file, an image set of ``distcnn.datasets``, or arrays ``((train_images,
+                train_labels), (test_images, test_labels))``: uint8 (N, H, W) or (N, H, W, C), and
+                integers (N,).
+            epochs: passes over the training set.
+            max_steps: stop early after this many steps; the schedule is unchanged. 0: no limit.
+            target_accuracy: stop at the first test that reaches this fraction. 0: no target.
+            output: the run directory, new or empty; None to write nothing.
+            resume: True to continue the run in ``output`` if there is one; or the directory of a
+                run to continue. The trainer must be one of the same arguments.
+            callbacks: told of steps and epochs, on every rank.
+            data_memory: MiB per rank for a set that does not fit into memory; 0: keep all of it.
+            checkpoint_every: steps between checkpoints, beside one per epoch; 0: only those.
+            keep: number of checkpoints to keep, beside that of the best test.
+            check_every: steps between comparisons of the weights over all ranks.
+            log_every: steps between lines of metrics.
+            eval_every_epochs: epochs between tests; 0: at the end only.
+            accept_changed_model: resume although the source of your own code has changed.
+            stall_timeout: seconds without progress after which **all ranks' processes are ended**
+                with a report; 0: never.
+            handle_signals: whether SIGTERM, Ctrl-C and schedulers' warnings save a checkpoint and
+                raise ``Stopped``. Needs the main thread, and takes over its signal handlers
+                meanwhile.
+            verbose: whether to print progress; otherwise lines go to the logger "distcnn".
+
+        Returns:
+            The summary of the run, the same on all ranks.
+
+        Raises:
+            InputError: on all ranks, for bad input.
+            TrainingError: on all ranks, when training cannot go on (it has diverged).
+            Stopped: on all ranks, for a signal, with ``handle_signals``.
+        """
+        name, images = _image_set(data)
+        given: dict[str, Any] = {
+            **self._settings,
+            "data": name,
+            "epochs": epochs,
+            "max_steps": max_steps,
+            "target_accuracy": target_accuracy,
+            "output": "" if output is None else str(output),
+            "data_memory": float(data_memory),
+            "checkpoint_every": checkpoint_every,
+            "keep": keep,
+            "check_every": check_every,
+            "log_every": log_every,
+            "eval_every_epochs": eval_every_epochs,
+            "stall_timeout": float(stall_timeout),
+        }
+        communicator = self._open_communicator()
+        with _arguments_named(), ExitStack() as held:
+            on_root(communicator, lambda: Config(**given))
+            begun = on_root(communicator, lambda: _run_to_resume(resume, output))
+            request = Request(given, begun, accept_changed_model=accept_changed_model)
+            signals = StopSignals(
+                NAME,
+                communicator.rank == 0,
+                lambda: communicator.end_by_signal(signals.received or signal.SIGTERM),
+            )
+            held.enter_context(restored_blas_threads())
+            session = Session(
+                request,
+                communicator,
+                _progress(communicator, verbose),
+                components=self._components,
+                images=images,
+                callbacks=callbacks,
+                writes=output is not None or bool(begun),
+                signals=held.enter_context(signals) if handle_signals else None,
+                watchdog=held.enter_context(Watchdog(NAME, communicator))
+                if stall_timeout
+                else None,
+            )
+            outcome = session.train()
+            where = on_root(communicator, lambda: outcome.location)
+            network = together(communicator, lambda: self._network(outcome, where))
+            return dataclasses.replace(outcome.result, output=where, network=network)
+
+    def _network(self, outcome: Outcome, where: str) -> Network:
+        """The trained network: from memory, or from ``where`` if the run was over already."""
+        dataset = outcome.result.dataset
+        channels, height, width = dataset.image_shape
+        shape = channels, height, width
+        if outcome.run is None:
+            return load(where, model=self._components.model(shape, dataset.classes))
+        return Network(
+            outcome.run.network.model,
+            outcome.run.network.named_values(),
+            image_shape=shape,
+            mean=dataset.mean,
+            std=dataset.std,
+            class_names=dataset.class_names,
+            microbatch_size=outcome.result.microbatch_size,
+        )
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this process is rank 0, the one that should print and write."""
+        return self._open_communicator().rank == 0
+
+    @property
+    def world_size(self) -> int:
+        """The number of ranks."""
+        return self._open_communicator().world_size
+
+    def _open_communicator(self) -> Communicator:
+        if self._communicator is None:
+            self._communicator = open_communicator()
+        elif hasattr(self._communicator, "Get_rank"):  # mpi4py's
+            from distcnn.distributed.mpi import MPICommunicator
+
+            self._communicator = MPICommunicator(self._communicator)
+        opened: Communicator = self._communicator
+        return WatchedCommunicator(opened)
+
+
+def _model_name(model: Sequential | Model | str) -> str:
+    if isinstance(model, str):
+        return model
+    return describe(model) if isinstance(model, Sequential) else _name_of(model, MODELS)
+
+
+def _model_function(model: Sequential | Model | str) -> Model:
+    if isinstance(model, str):
+        return find_model(model)
+    if isinstance(model, Sequential):
+        return lambda input_shape, classes: model
+    return model
+
+
+def _schedule_name(schedule: Schedule) -> str:
+    if isinstance(schedule, OwnSchedule):
+        return _name_of(schedule.function, {})
+    return _name_of(type(schedule), SCHEDULES)
+
+
+def _name_of(item: Any, known: dict[str, Any]) -> str:
+    """The name of a function or class: distcnn's, else package.module:name."""
+    ours = next((name for name, value in known.items() if value is item), None)
+    module = getattr(item, "__module__", type(item).__module__)
+    return ours or f"{module}:{getattr(item, '__qualname__', type(item).__qualname__)}"
+
+
+def _image_set(data: str | Path | Dataset | Arrays) -> tuple[str, Dataset | None]:
+    """The name to record, and the image set where it is not a file for all ranks to open."""
+    if isinstance(data, str | Path):
+        return str(data), None
+    if isinstance(data, tuple | list):
+        try:
+            (train_images, train_labels), (test_images, test_labels) = data
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"data is a {type(data).__name__} of {len(data)}: write ((train_images,"
+                " train_labels), (test_images, test_labels)), or name an HDF5 file"
+            ) from error
+        return ARRAYS, ArrayDataset(train_images, train_labels, test_images, test_labels)
+    return data.path or ARRAYS, data
+
+
+def _run_to_resume(resume: bool | str | Path, output: str | Path | None) -> str:
+    """The run directory to continue; empty for a new run."""
+    if not isinstance(resume, bool):
+        return str(resume)
+    if resume and output is None:
+        raise InputError("resume is True, but output is None: name the run directory as output")
+    begun = resume and output is not None and (Path(output) / CONFIG).exists()
+    return str(output) if begun else ""
+
+
+def _progress(communicator: Communicator, verbose: bool) -> Progress:
+    if communicator.rank:
+        return NoProgress()
+    return Progress() if verbose else LoggedProgress()
+
+
+class LoggedProgress(NoProgress):
+    """Lines go to the logger "distcnn": warnings as such, all else as information."""
+
+    def say(self, *lines: str) -> None:
+        for line in map(as_arguments, lines):
+            level = logging.WARNING if line.startswith("warning: ") else logging.INFO
+            _log.log(level, line.removeprefix("warning: "))
+
+
+def as_arguments(text: str) -> str:
+    """A message for the command line in Python's words: ``--num-shards 8`` is ``num_shards=8``."""
+
+    def argument(found: re.Match[str]) -> str:
+        name, value = found.group(1).replace("-", "_"), found.group(2)
+        return f"{name}={value.strip()}" if value else name
+
+    return re.sub(r"(?<![\w-])--([a-z][a-z-]*[a-z])( [\d.]+(?![\w.]))?", argument, text)
+
+
+@contextmanager
+def _arguments_named() -> Iterator[None]:
+    """Raise what is raised inside with arguments in the place of flags."""
+    try:
+        yield
+    except (InputError, TrainingError, Stopped) as error:
+        error.args = (as_arguments(str(error)), *error.args[1:])
+        raise

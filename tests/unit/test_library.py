@@ -1,0 +1,286 @@
+"""The public API: training from objects and arrays, loading, predicting, and leaving no trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+import distcnn as dc
+from distcnn import nn
+from distcnn.distributed.blas_threads import threads_of_libraries
+from distcnn.training.trainer import as_arguments
+from tests.conftest import MakeImageSet
+
+MODEL = nn.Sequential([nn.Conv2d(3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Dense(10)])
+FEW = {"num_shards": 4, "microbatch_size": 8}
+
+
+def content(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    with h5py.File(path) as file:
+        return {
+            split: (file[f"{split}/images"][()], file[f"{split}/labels"][()])
+            for split in ("train", "test")
+        }
+
+
+class Doubled(nn.Identity):
+    """A layer of one's own."""
+
+
+class SignSGD(dc.optim.Optimizer):
+    """An optimizer of one's own."""
+
+    def update(self, values: Any, grads: Any, state: Any, rate: float, *_: Any) -> None:
+        values -= (rate * np.sign(grads)).astype(values.dtype)
+
+
+def slower(progress: float) -> float:
+    """A schedule of one's own."""
+    return 1 - progress**2
+
+
+def twice(outputs: Any, labels: Any, weights: Any) -> tuple[float, Any]:
+    """A loss of one's own."""
+    loss_sum, grad = nn.softmax_cross_entropy(outputs, labels, weights)
+    return 2 * loss_sum, 2 * grad
+
+
+# -- the same bits, however one asks for them
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 28, 3)])
+def test_arrays_give_the_bits_of_a_file_of_the_same_content(
+    shape: tuple[int, ...], image_set: MakeImageSet
+) -> None:
+    path = image_set(shape=shape)
+    arrays = content(path)
+    trainer = dc.Trainer(MODEL, **FEW)
+    of_file = trainer.fit(path, epochs=2)
+    of_arrays = trainer.fit((arrays["train"], arrays["test"]), epochs=2)
+    assert of_arrays.params_sha256 == of_file.params_sha256
+    assert of_arrays.test_loss == of_file.test_loss
+
+
+def test_objects_and_names_give_the_same_bits(image_set: MakeImageSet) -> None:
+    given = {"optimizer": dc.optim.Adam(learning_rate=0.01), "schedule": dc.optim.Linear(5)}
+    by_name = dc.Trainer("tutorial", **given, **FEW).fit(image_set())
+    from distcnn.models import tutorial
+
+    by_function = dc.Trainer(tutorial, **given, **FEW).fit(image_set())
+    by_layers = dc.Trainer(tutorial((1, 28, 28), 10), **given, **FEW).fit(image_set())
+    assert len({run.params_sha256 for run in (by_name, by_function, by_layers)}) == 1
+    other = dc.Trainer("tutorial", schedule=dc.optim.Linear(5), **FEW).fit(image_set())
+    assert other.params_sha256 != by_name.params_sha256
+
+
+def test_own_parts_are_one_class_or_function_each_and_are_resumed(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    model = nn.Sequential([nn.Flatten(), Doubled(), nn.Dense(10)])
+    trainer = dc.Trainer(
+        model, optimizer=SignSGD(learning_rate=0.01), schedule=slower, loss=twice, **FEW
+    )
+    whole = trainer.fit(image_set(), epochs=2)
+    trainer.fit(image_set(), epochs=2, max_steps=5, output=tmp_path / "run", resume=True)
+    resumed = trainer.fit(image_set(), epochs=2, output=tmp_path / "run", resume=True)
+    assert resumed.params_sha256 == whole.params_sha256
+    again = trainer.fit(image_set(), epochs=2, output=tmp_path / "run", resume=True)
+    assert again.params_sha256 == whole.params_sha256
+    assert again.network is not None
+    loaded = dc.load(tmp_path / "run")
+    images = content(image_set())["test"][0]
+    np.testing.assert_array_equal(loaded.predict(images), again.network.predict(images))
+
+
+def test_a_resume_with_other_arguments_is_refused_in_words_of_arguments(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    dc.Trainer(MODEL, **FEW).fit(image_set(), max_steps=2, output=tmp_path / "run")
+    with pytest.raises(dc.InputError, match="seed") as caught:
+        dc.Trainer(MODEL, **FEW, seed=1).fit(image_set(), output=tmp_path / "run", resume=True)
+    assert "--" not in str(caught.value)
+
+
+# -- loading
+
+
+def test_a_run_directory_is_enough_to_predict(image_set: MakeImageSet, tmp_path: Path) -> None:
+    arrays = content(image_set())
+    run = dc.Trainer(MODEL, **FEW).fit(image_set(), epochs=3, output=tmp_path / "run")
+    network = dc.load(tmp_path / "run")
+    assert network.model == MODEL
+    assert network.class_names == tuple(map(str, range(10)))
+    images, labels = arrays["test"]
+    score = network.evaluate(images, labels)
+    assert (score.correct, score.examples) == (run.test_correct, 77)
+    assert score.loss == pytest.approx(run.test_loss)
+    probabilities = network.predict(images)
+    assert probabilities.shape == (77, 10)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(network.predict(images[..., np.newaxis]), probabilities)
+    np.testing.assert_array_equal(network.predict(images[:3]), probabilities[:3])
+    assert network.predict(images[:0]).shape == (0, 10)
+    assert "dense1" in network.summary()
+
+
+def test_a_run_of_an_older_version_loads_by_its_models_name(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    dc.Trainer("tutorial", **FEW).fit(image_set(), max_steps=1, output=tmp_path / "run")
+    with h5py.File(tmp_path / "run" / "weights.h5", "r+") as file:
+        del file.attrs["architecture"], file.attrs["microbatch_size"]
+    assert dc.load(tmp_path / "run").model == dc.load(tmp_path / "run", weights="best").model
+
+
+def test_a_layer_of_ones_own_is_not_imported_without_trust(
+    image_set: MakeImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential([nn.Flatten(), Doubled(), nn.Dense(10)])
+    dc.Trainer(model, **FEW).fit(image_set(), max_steps=1, output=tmp_path / "run")
+    assert dc.load(tmp_path / "run").model == model  # its module is imported already
+    with h5py.File(tmp_path / "run" / "weights.h5", "r+") as file:
+        text = file.attrs["architecture"].replace(__name__, "own_doubled")
+        file.attrs["architecture"] = text
+    with pytest.raises(dc.InputError, match=r"'own_doubled'.*trust_model=True"):
+        dc.load(tmp_path / "run")
+    (tmp_path / "own_doubled.py").write_text(
+        "from distcnn import nn\n\nclass Doubled(nn.Identity):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "Doubled" in repr(dc.load(tmp_path / "run", trust_model=True).model)
+    del sys.modules["own_doubled"]
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(dc.InputError, match=r"weights\.h5 cannot be read"):
+        dc.load(tmp_path)
+    (tmp_path / "weights.h5").write_bytes(b"nonsense")
+    with pytest.raises(dc.InputError, match="damaged"):
+        dc.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 28, 28)), "uint8"),
+        (np.zeros((28, 28), np.uint8), "newaxis"),
+        (np.zeros((2, 3, 28, 28), np.uint8), "N, 28, 28, 1"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(
+    images: np.ndarray, message: str, image_set: MakeImageSet
+) -> None:
+    run = dc.Trainer("mlp", **FEW).fit(image_set(), max_steps=1)
+    assert run.network is not None
+    with pytest.raises(ValueError, match=message):
+        run.network.predict(images)
+
+
+# -- arguments and callbacks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_shards": 0}, "num_shards is 0"),
+        ({"optimizer": "adam"}, "optimizer"),
+        ({"loss": "mse"}, "loss"),
+        ({"reduction": "none"}, "reduction"),
+        ({"model": "resnet"}, "resnet"),
+    ],
+)
+def test_an_impossible_argument_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        dc.Trainer(**arguments)
+    assert "--" not in str(caught.value)
+
+
+def test_data_of_another_form_is_refused(image_set: MakeImageSet) -> None:
+    with pytest.raises(ValueError, match="train_images"):
+        dc.Trainer(MODEL).fit((1, 2, 3))  # type: ignore[arg-type]
+    images, labels = content(image_set())["train"]
+    with pytest.raises(ValueError, match="uint8"):
+        dc.Trainer(MODEL).fit(((images / 255, labels), (images / 255, labels)))
+
+
+def test_flags_become_arguments() -> None:
+    text = "give --num-shards 16 --microbatch-size 8, or --resume RUN; a-b --x"
+    assert as_arguments(text) == "give num_shards=16 microbatch_size=8, or resume RUN; a-b --x"
+
+
+def test_callbacks_hear_of_steps_and_epochs(image_set: MakeImageSet) -> None:
+    heard: list[Any] = []
+
+    class Listener(dc.Callback):
+        def on_start(self, total_steps: int, steps_taken: int) -> None:
+            heard.append(("start", total_steps, steps_taken))
+
+        def on_step(self, step: int, loss: float) -> None:
+            heard.append(step)
+
+        def on_epoch(self, metrics: Mapping[str, Any]) -> None:
+            heard.append(("epoch", metrics["epoch"], metrics["test_accuracy"]))
+
+        def on_end(self, result: dc.RunResult) -> None:
+            heard.append(result.steps)
+
+    run = dc.Trainer(MODEL, **FEW).fit(image_set(), epochs=2, callbacks=[Listener()])
+    half = run.steps // 2
+    epochs = [heard[half + 1], heard[2 * half + 2]]
+    assert heard[0] == ("start", run.steps, 0)
+    assert [name for name, *_ in epochs] == ["epoch", "epoch"]
+    assert epochs[1][1:] == (2, run.test_accuracy)
+    assert heard[-1] == run.steps
+    assert [item for item in heard[1:-1] if isinstance(item, int)] == list(range(1, run.steps + 1))
+
+
+# -- no trace is left
+
+
+def test_the_process_is_left_as_it_was(image_set: MakeImageSet, tmp_path: Path) -> None:
+    def state() -> list[Any]:
+        signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return [
+            threads_of_libraries(),
+            signals,
+            sys.excepthook,
+            dict(os.environ),
+            sorted(Path().iterdir()),
+        ]
+
+    with threadpool_limits(2):
+        before = state()
+        dc.Trainer(MODEL, **FEW).fit(image_set(), max_steps=2)
+        with pytest.raises(dc.InputError):
+            dc.Trainer(MODEL, **FEW).fit(tmp_path / "none.h5")
+        assert state() == before
+        run = dc.Trainer(MODEL, **FEW).fit(
+            image_set(), max_steps=2, output=tmp_path / "run", handle_signals=True
+        )
+        assert state() == before
+    assert run.output == str(tmp_path / "run")
+
+
+def test_two_threads_train_at_once_to_the_same_bits(image_set: MakeImageSet) -> None:
+    alone = dc.Trainer(MODEL, **FEW).fit(image_set(), epochs=2).params_sha256
+    found: list[str] = []
+
+    def train() -> None:
+        found.append(dc.Trainer(MODEL, **FEW).fit(image_set(), epochs=2).params_sha256)
+
+    threads = [threading.Thread(target=train) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [alone, alone]

@@ -21,7 +21,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"python3? (-m distcnn\.\w+|data/\w+\.py)(.*)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-OF_OTHERS = ("--mpi", "--kill-on-bad-exit", "--tag-output", "--all")
+OF_OTHERS = ("--mpi", "--nodes", "--kill-on-bad-exit", "--tag-output", "--all")
 """Flags of srun, mpirun and launch/test.sh."""
 BY_OTHERS = re.compile(r"\b(?:srun|sbatch|qsub|mpirun|pip|pytest|git|launch/\w+\.sh)\b[^`]*")
 """Text in backquotes that names the flags of other programs."""

@@ -1,4 +1,4 @@
-"""Chrome's trace event format (JSON): intervals as slices, a process for each rank with its threads.
+"""Chrome's trace event format (JSON): intervals as slices, a process for each rank.
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 ("Trace Event Format").

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distcnn.cli.parser import Parser
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
-from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
+from distcnn.datasets.folders import CLASS_ORDERS, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
 from distcnn.datasets.idx import PARTS, IdxPaths, find_part, usual_name, write_idx_set
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form

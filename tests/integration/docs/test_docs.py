@@ -120,3 +120,12 @@ def test_the_guides_commands_run(
         1, "-m", "distcnn.train", *arguments, *small, PYTHONPATH=f"{guide_folder}:{ROOT}"
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs(image_set: MakeImageSet, tmp_path: Path) -> None:
+    [code] = blocks(ROOT / "README.md", "python")
+    code = code.replace("data/mnist.h5", str(image_set())).replace("runs", str(tmp_path))
+    done = SERIAL.run(1, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()[-1].split()) == 10, done.stdout  # five classes, five labels

@@ -15,8 +15,7 @@ from distcnn.architecture import describe
 from distcnn.config import as_flag
 from distcnn.distributed import StepTotals, on_root
 from distcnn.errors import InputError, Stopped, TrainingError
-from distcnn.nn import Sequential
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn import Parameters, Sequential
 from distcnn.spans import (
     CLOSE_EPOCH,
     COMPARE_WEIGHTS,
@@ -48,7 +47,7 @@ class Records(Protocol):
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """A line that a replay must come to as well."""
 
-    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
         """The run is over."""
 
 
@@ -103,7 +102,9 @@ class Loop:
         self.add_end()
         result = make_result(self.run, self.state)
         with Span(WRITE_RESULTS):
-            on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
+            on_root(
+                self.run.communicator, lambda: self._records.finish(self.run.parameters, result)
+            )
         if self._saving.location and newest < self.state.step:
             found = (
                 f"the last checkpoint on the disk is of step {newest}"
@@ -120,7 +121,7 @@ class Loop:
         """The receipt's last line."""
         with Span(WRITE_RECEIPT):
             self._records.add_receipt(
-                "end", self.state.step, params_sha256=params_sha256(self.run.network)
+                "end", self.state.step, params_sha256=params_sha256(self.run.parameters)
             )
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
@@ -202,11 +203,14 @@ class Loop:
         with self._timed():
             with Span(COMPARE_WEIGHTS):
                 parameters = compare_replicas(
-                    run.network, run.step.optimizer, run.communicator, step
+                    run.parameters, run.step.optimizer, run.communicator, step
                 )
             with Span(WRITE_RECEIPT):
                 self._records.add_receipt(
-                    "weights", step, params_sha256=params_sha256(run.network), parameters=parameters
+                    "weights",
+                    step,
+                    params_sha256=params_sha256(run.parameters),
+                    parameters=parameters,
                 )
 
     @contextmanager
@@ -281,7 +285,7 @@ class Loop:
             zero = (
                 []
                 if self._totals is None
-                else zero_gradients(run.network.named(self._totals.gradient))
+                else zero_gradients(run.parameters.named(self._totals.gradient))
             )
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {advice(zero)}")
 
@@ -297,7 +301,7 @@ class Loop:
             step % run.config.check_every or self.state.epoch_is_open
         ):  # otherwise it was done just now
             with Span(COMPARE_WEIGHTS):
-                compare_replicas(run.network, run.step.optimizer, run.communicator, step)
+                compare_replicas(run.parameters, run.step.optimizer, run.communicator, step)
         self._saving.save(self.state)
 
     def _stop(self) -> NoReturn:
@@ -346,14 +350,14 @@ def make_result(run: Run, state: State) -> RunResult:
     assert test is not None  # the last step is always tested
     return RunResult(
         model=config.model,
-        architecture=architecture_of(run.network.model),
-        parameters=run.network.values.size,
+        architecture=architecture_of(run.model),
+        parameters=run.parameters.values.size,
         test_accuracy=test.correct / test.examples,
         test_correct=test.correct,
         test_examples=test.examples,
         test_loss=test.loss,
         train_loss=state.epoch.loss,
-        params_sha256=params_sha256(run.network),
+        params_sha256=params_sha256(run.parameters),
         epochs=state.step // run.plan.steps_an_epoch,
         steps=state.step,
         best_step=state.step if state.best_step is None else state.best_step,

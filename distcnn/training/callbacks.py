@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn import Parameters
 from distcnn.training.loop import Records
 from distcnn.training.progress import Progress
 from distcnn.training.results import RunResult
@@ -55,8 +55,8 @@ class CallingRecords:
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         self._records.add_receipt(kind, step, **values)
 
-    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
-        self._records.finish(network, result)
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
+        self._records.finish(parameters, result)
 
 
 class CallingProgress(Progress):

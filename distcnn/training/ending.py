@@ -58,14 +58,14 @@ def make_result(run: Run, state: State) -> RunResult:
     assert test is not None  # the last step is always tested
     return RunResult(
         model=config.model,
-        architecture=architecture_of(run.network.model),
-        parameters=run.network.values.size,
+        architecture=architecture_of(run.model),
+        parameters=run.parameters.values.size,
         test_accuracy=test.correct / test.examples,
         test_correct=test.correct,
         test_examples=test.examples,
         test_loss=test.loss,
         train_loss=state.epoch.loss,
-        params_sha256=params_sha256(run.network),
+        params_sha256=params_sha256(run.parameters),
         epochs=state.step // run.plan.steps_an_epoch,
         steps=state.step,
         best_step=state.step if state.best_step is None else state.best_step,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distcnn.distributed import StepTotals, Totals, on_root
 from distcnn.errors import Stopped, TrainingError
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn import Parameters
 from distcnn.spans import (
     CLOSE_EPOCH,
     COMPARE_WEIGHTS,
@@ -43,7 +43,7 @@ class Records(Protocol):
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """A line that a replay must reproduce."""
 
-    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
         """The run is over."""
 
 
@@ -106,7 +106,9 @@ class Loop:
         self.add_end()
         result = make_result(self.run, self.state)
         with Span(WRITE_RESULTS):
-            on_root(self.run.communicator, lambda: self._records.finish(self.run.network, result))
+            on_root(
+                self.run.communicator, lambda: self._records.finish(self.run.parameters, result)
+            )
         if self._saving.location and newest < self.state.step:
             self._progress.say(
                 f"warning: {checkpoint_found(newest, self.state.step)}, although the run ended at"
@@ -116,7 +118,7 @@ class Loop:
 
     def add_end(self) -> None:
         """The receipt's last line."""
-        self._add_receipt("end", params_sha256=params_sha256(self.run.network))
+        self._add_receipt("end", params_sha256=params_sha256(self.run.parameters))
 
     def go_to(self, last_step: int, end_epoch: bool = True) -> None:
         """Take steps until ``last_step`` steps were taken in all, or the run ends.
@@ -178,7 +180,7 @@ class Loop:
     def _check_replicas(self) -> None:
         with self._timed():
             parameters = self._compare_replicas()
-            sha256 = params_sha256(self.run.network)
+            sha256 = params_sha256(self.run.parameters)
             self._add_receipt("weights", params_sha256=sha256, parameters=parameters)
 
     # -- epochs
@@ -259,7 +261,7 @@ class Loop:
         )
         if sign and (last or not self._has_warned):
             self._has_warned = True
-            gradients = run.network.named(self._totals.gradient) if self._totals else {}
+            gradients = run.parameters.named(self._totals.gradient) if self._totals else {}
             warning = advice(zero_gradients(gradients))
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {warning}")
 
@@ -292,7 +294,7 @@ class Loop:
         run = self.run
         with Span(COMPARE_WEIGHTS):
             return compare_replicas(
-                run.network, run.step.optimizer, run.communicator, self.state.step
+                run.parameters, run.step.optimizer, run.communicator, self.state.step
             )
 
     def _save(self) -> None:

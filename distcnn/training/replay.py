@@ -134,7 +134,7 @@ def _compare_checkpoint(receipt: Receipt, run: Run, state: State) -> None:
     """``Different`` when the weights that the replay begins with are not those that the receipt has
     for their step.
     """
-    hashes = parameter_hashes(run.network)
+    hashes = parameter_hashes(run.parameters)
     for line in receipt.lines:
         if (line["kind"], line["step"]) == ("weights", state.step) and line.get(
             "parameters"

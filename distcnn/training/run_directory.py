@@ -19,7 +19,7 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
 from distcnn.config import Config
 from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn import Parameters
 from distcnn.system.files import read_bytes, remove_temporary_files, write_atomically
 from distcnn.training.results import (
     ALL_FILES,
@@ -76,13 +76,13 @@ class RunDirectory:
         """Append one line on the state after ``step`` steps."""
         self.receipt.add({"kind": kind, "step": step, **values})
 
-    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
         """Write weights and result, and complete the other files; on a full disk, older checkpoints
         make room.
 
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
-        weights = network.named_values()
+        weights = parameters.named()
         last = encode_weights(weights, describe(result, result.steps, result.test_accuracy))
         try:
             best = self._best_weights(self.locate(), weights, result)
@@ -208,7 +208,7 @@ class NoRunDirectory:
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Keep nothing."""
 
-    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
         """Keep nothing."""
 
 

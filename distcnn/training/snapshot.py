@@ -16,7 +16,6 @@ import distcnn
 from distcnn.checkpoints import Checkpoint
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.nn.planned import PlannedNetwork
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
 from distcnn.training.setup import Run
@@ -31,12 +30,12 @@ def take_snapshot(
     """
     epoch, step_of_epoch = run.plan.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
-        f"weights/{name}": values.copy() for name, values in run.network.named_values().items()
+        f"weights/{name}": values.copy() for name, values in run.parameters.named().items()
     }
     for name, vector in run.step.optimizer.state.items():
         arrays |= {
             f"optimizer/{name}/{key}": view.copy()
-            for key, view in _named(run.network, vector).items()
+            for key, view in run.parameters.named(vector).items()
         }
     arrays["shards/examples_used"] = np.array([each.used for each in entries], np.int64)
     attributes: dict[str, int | str] = {
@@ -69,10 +68,10 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     check_snapshot(checkpoint)
     check_dataset(json.loads(checkpoint.texts["dataset"]), run)
     state = State.from_json(json.loads(checkpoint.texts["state"]))
-    _fill(run.network.named_values(), checkpoint.folder("weights"), "weights")
+    _fill(run.parameters.named(), checkpoint.folder("weights"), "weights")
     for name, vector in run.step.optimizer.state.items():
         _fill(
-            _named(run.network, vector),
+            run.parameters.named(vector),
             checkpoint.folder(f"optimizer/{name}"),
             f"optimizer's {name}",
         )
@@ -157,13 +156,6 @@ def check_dataset(recorded: dict[str, Any], run: Run) -> None:
             f" its examples {run.content_sha256}, not {recorded['content_sha256']}): name the set"
             f" {recorded['name']!r} of {counted(recorded['train_examples'], 'training example')}"
         )
-
-
-def _named(network: PlannedNetwork, vector: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    return {
-        name: vector[span].reshape(network.parameters.described[name].shape)
-        for name, span in network.slices.items()
-    }
 
 
 def _fill(

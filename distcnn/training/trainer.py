@@ -250,8 +250,8 @@ class Trainer:
         if outcome.run is None:
             return load(where, model=self._components.model(shape, dataset.classes))
         return Network(
-            outcome.run.network.model,
-            outcome.run.network.named_values(),
+            outcome.run.model,
+            outcome.run.parameters.named(),
             image_shape=shape,
             mean=dataset.mean,
             std=dataset.std,

@@ -469,7 +469,7 @@ def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_fo
             (directory.receipt, "receipt.jsonl"),
         ):
             log.restore((overtrained / name).read_text())
-        directory.finish(SimpleNamespace(named_values=lambda: weights), result)  # type: ignore[arg-type]
+        directory.finish(SimpleNamespace(named=lambda: weights), result)  # type: ignore[arg-type]
     assert "weights-best.h5 is not written" in said[0]
     assert not (overtrained / "weights-best.h5").exists()
     assert damage_of(overtrained) is None

@@ -24,7 +24,7 @@ from distcnn.nn.plan import Plan
 from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
 from distcnn.training.advice import advice, zero_gradients
-from distcnn.training.checkpointing import NoSaving
+from distcnn.training.checkpointing import NoSaving, restore_snapshot
 from distcnn.training.comparison import Receipt, read_receipt
 from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_pass
@@ -40,7 +40,6 @@ from distcnn.training.resume import (
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.schedule import Plan as Schedule
 from distcnn.training.setup import Run, prepare_run
-from distcnn.training.snapshot import restore_snapshot
 from distcnn.training.state import State
 from distcnn.training.step import BeforeShard, Lane, Position, Step
 

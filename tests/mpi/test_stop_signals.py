@@ -44,16 +44,17 @@ SLOW = """
 import sys, time
 from distcnn import train
 from distcnn.fault_tolerance import signals
+from distcnn.training import session
 
 name, seconds, signals.SECONDS_TO_MAKE_RUN = sys.argv[1], float(sys.argv[2]), 2.0
-work = getattr(train, name)
+work = getattr(session, name)
 
 def slow(*arguments):
     print("waiting in", name, flush=True)
     time.sleep(seconds)
     return work(*arguments)
 
-setattr(train, name, slow)
+setattr(session, name, slow)
 sys.exit(train.main(sys.argv[3:]))
 """
 

@@ -31,8 +31,8 @@ from distcnn.training.loop import Loop
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult, damage_of, read_result
-from distcnn.training.run_directory import RunDirectory, create_run_directory, read_config
-from distcnn.training.run_files import locked
+from distcnn.training.run_directory import RunDirectory, create_run_directory
+from distcnn.training.run_files import locked, read_config
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
 from tests.support.full_disk import full_disk

@@ -34,8 +34,8 @@ def compare_replicas(
 ) -> dict[str, str]:
     """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
 
-    ``TrainingError`` on all ranks names the first parameter that differs and the ranks that are not
-    as the most are.
+    ``TrainingError`` on all ranks names the first parameter that differs and the ranks that differ
+    from the majority.
     """
     own = parameter_hashes(parameters)
     hashes = own | {
@@ -66,7 +66,7 @@ def compare_replicas(
 
 
 def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
-    """Root's fingerprint; a warning when another rank's is not the same, for the bits then hang on
+    """Root's fingerprint; a warning when another rank's differs, because the bits then depend on
     which rank computes what.
     """
     everyone = communicator.allgather(fingerprint())

@@ -15,15 +15,15 @@ import pytest
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import InputError
-from distcnn.training.ledger import all_entries
-from distcnn.training.loop import Loop
-from distcnn.training.setup import Run
-from distcnn.training.snapshot import (
+from distcnn.training.checkpointing import (
     check_snapshot,
     dataset_identity,
     restore_snapshot,
     take_snapshot,
 )
+from distcnn.training.ledger import all_entries
+from distcnn.training.loop import Loop
+from distcnn.training.setup import Run
 from tests.conftest import MakeImageSet, write_image_set
 from tests.support.training_fixtures import loop_of, prepare
 

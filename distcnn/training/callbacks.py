@@ -70,16 +70,8 @@ class CallingProgress(Progress):
     def say(self, *lines: str) -> None:
         self._progress.say(*lines)
 
-    def interval(
-        self,
-        step: int,
-        epoch: int,
-        epochs: int,
-        loss: float,
-        learning_rate: float,
-        images_per_second: float,
-    ) -> None:
-        self._progress.interval(step, epoch, epochs, loss, learning_rate, images_per_second)
+    def interval(self, line: str) -> None:
+        self._progress.interval(line)
 
     def close(self) -> None:
         self._progress.close()

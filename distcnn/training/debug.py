@@ -1,4 +1,4 @@
-"""Debugging in one process what was a distributed run: gradient checks, a check after every layer,
+"""Debugging a distributed run in one process: a gradient check, a check of every layer's numbers,
 a debugger at any step and shard.
 """
 
@@ -61,9 +61,10 @@ def require_one_process(communicator: Communicator, flag: str) -> None:
 
 
 def check_network(run: Run, say: Say) -> None:
-    """Check the network's gradients in float64, and from now on every layer's numbers.
+    """Check the network's gradients in float64, and every layer's numbers from now on.
 
-    ``TrainingError`` when a gradient is wrong.
+    Raises:
+        TrainingError: a gradient is wrong.
     """
     shape = run.dataset.image_shape
     model = find_model(run.config.model)(shape, run.dataset.classes)

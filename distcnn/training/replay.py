@@ -29,8 +29,9 @@ from distcnn.training.comparison import (
     read_receipt,
 )
 from distcnn.training.consistency import parameter_hashes
+from distcnn.training.ending import make_result
 from distcnn.training.fingerprint import differences
-from distcnn.training.loop import Loop, make_result
+from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult
 from distcnn.training.resume import require_code_outside, require_trusted, sources_in_force

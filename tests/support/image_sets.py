@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcnn.datasets import Split, write_dataset
+from distcnn.datasets import Split, read_info, write_dataset
 from distcnn.errors import InputError
 
 Arrays = dict[str, tuple[NDArray[np.uint8], NDArray[np.integer]]]
@@ -79,3 +79,10 @@ def put(name: str, value: Any) -> Change:
 def assert_one_line_about(path: Path, raised: pytest.ExceptionInfo[InputError]) -> None:
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def assert_refused(path: Path, says: str) -> None:
+    """``read_info`` refuses ``path`` in one line, which names it and matches ``says``."""
+    with pytest.raises(InputError, match=says) as raised:
+        read_info(path)
+    assert_one_line_about(path, raised)

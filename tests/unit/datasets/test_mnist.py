@@ -20,6 +20,7 @@ from distcnn.datasets import prepare_mnist as mnist
 from distcnn.datasets.idx import parse_idx
 from distcnn.datasets.prepare_mnist import ensure_mnist, prepare_mnist, read_folder, write_sample
 from distcnn.errors import InputError
+from tests.support.image_sets import assert_refused
 from tests.support.mirrors import Files, Serve, closed_address, write_files
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -531,8 +532,7 @@ def test_the_indexes_are_those_of_pips_configuration_else_pypi(
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path, mnist_files: Files) -> None:
-    with pytest.raises(InputError, match="no such file"):
-        read_info(tmp_path / ("x" * 300))
+    assert_refused(tmp_path / ("x" * 300), "no such file")
     for name, content in mnist_files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match="cannot be written"):

@@ -17,13 +17,7 @@ import pytest
 from distcnn.datasets import read_examples, read_info
 from distcnn.datasets.examples import ExampleFile
 from distcnn.errors import InputError
-from tests.support.image_sets import (
-    Arrays,
-    assert_one_line_about,
-    make_arrays,
-    put,
-    write_as_a_user,
-)
+from tests.support.image_sets import Arrays, assert_refused, make_arrays, put, write_as_a_user
 
 PARTS, ROWS = 4, 5
 
@@ -36,9 +30,7 @@ def assert_read(path: Path, arrays: Arrays) -> None:
 
 
 def refused(path: Path, says: str) -> None:
-    with pytest.raises(InputError, match=says) as raised:
-        read_info(path)
-    assert_one_line_about(path, raised)
+    assert_refused(path, says)
 
 
 # -- virtual datasets

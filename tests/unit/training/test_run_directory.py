@@ -352,7 +352,7 @@ def test_a_run_that_ends_without_any_checkpoint_says_so(
 ) -> None:
     story, path = Story(image_set(), tmp_path / "run"), tmp_path / "run"
     story.train(once(0, lambda: (path / "checkpoints").write_text("a file in its place")))
-    assert "there is no checkpoint on the disk" in story.said[-1]
+    assert "no checkpoint could be written" in story.said[-1]
     assert "-1" not in story.said[-1]
 
 

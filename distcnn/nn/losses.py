@@ -34,9 +34,9 @@ def softmax_cross_entropy(
 ) -> tuple[float, Array]:
     """``sum over n of weights[n] * -log p[label, n]`` with ``p = softmax(logits)``.
 
-    The gradient is ``weights * (p - onehot)``. The largest logit is subtracted first, so that no exp
-    overflows (Goodfellow et al. 2016, section 4.1). For a confident prediction the sum under the
-    logarithm is 1 + x, with an x that even float64 may round away: hence ``log1p(x)``.
+    The gradient is ``weights * (p - onehot)``. The largest logit is subtracted first, so that no
+    exp overflows (Goodfellow et al. 2016, section 4.1). For a confident prediction the sum under
+    the logarithm is 1 + x, with an x that even float64 may round away: hence ``log1p(x)``.
     """
     _check_shapes(logits, labels, weights)
     columns = np.arange(logits.shape[1])

@@ -43,7 +43,7 @@ def main() -> None:
     if communicator.rank:
         return
     config = runs["on"].config
-    same = len({params_sha256(run.network) for run in runs.values()}) == 1
+    same = len({params_sha256(run.parameters) for run in runs.values()}) == 1
     print(
         f"{config.model}, {config.reduction} sum, {communicator.world_size} ranks on"
         f" {len(set(communicator.hosts))} hosts, the same bits: {same}"

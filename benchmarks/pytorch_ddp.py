@@ -153,7 +153,8 @@ def seconds_of_a_step(
     inputs = torch.from_numpy(images).contiguous(memory_format=layout)
     targets = torch.from_numpy(labels)
     info = read_info(asked["data"])
-    network = torch_network(build_model(asked["model"], info.image_shape, info.classes, 1).layers)
+    plan = build_model(asked["model"], info.image_shape, info.classes, 1)
+    network = torch_network(plan.model.layers)
     network(inputs[:1])  # the lazy layers learn their shapes
     model = DistributedDataParallel(network.to(memory_format=layout))
     optimizer = torch_optimizer(asked, model.parameters())

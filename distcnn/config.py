@@ -58,7 +58,7 @@ def _flag(
         help: a line for ``--help``.
         unit: placeholder of the value in ``--help``.
         choices: the names that are allowed; empty where any value is.
-        own: what else is allowed beside ``choices``: the user's own, as package.module:name.
+        own: what the user's own may be (function, class), as package.module:name; empty: none.
         fixed: whether a resumed run must keep the value because the weights depend on it.
         bare: the value of the flag when it is given without one.
     """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -35,6 +37,26 @@ class Stopped(Exception):
 
 class ArgumentError(TypeError, ValueError):
     """Arguments that do not fit: as Python's own ``TypeError``, with the remedy."""
+
+
+def as_arguments(text: str) -> str:
+    """A message for the command line in Python's words: ``--num-shards 8`` is ``num_shards=8``."""
+
+    def argument(found: re.Match[str]) -> str:
+        name, value = found.group(1).replace("-", "_"), found.group(2)
+        return f"{name}={value.strip()}" if value else name
+
+    return re.sub(r"(?<![\w-])--([a-z][a-z-]*[a-z])( [\d.]+(?![\w.]))?", argument, text)
+
+
+@contextmanager
+def arguments_named() -> Iterator[None]:
+    """Let errors raised inside name arguments of Python functions instead of flags."""
+    try:
+        yield
+    except (InputError, TrainingError, Stopped) as error:
+        error.args = (as_arguments(str(error)), *error.args[1:])
+        raise
 
 
 def explained(

@@ -17,12 +17,13 @@ from distcnn.nn import (
     Dense,
     Flatten,
     MaxPool2d,
+    Parameters,
+    Plan,
     ReLU,
     Sequential,
     Tanh,
     glorot_uniform,
 )
-from distcnn.nn.planned import PlannedNetwork
 from distcnn.registry import USAGE, import_own
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
@@ -125,9 +126,9 @@ def build_model(
     classes: int,
     microbatch_size: int,
     make: Model | None = None,
-) -> PlannedNetwork:
-    """The model's network, planned for microbatches of ``(*input_shape, microbatch_size)`` float32
-    images.
+) -> Plan:
+    """A plan of the model's network for microbatches of ``(*input_shape, microbatch_size)`` float32
+    images; its parameters are zero.
 
     Args:
         name: the model's name, also for messages.
@@ -147,23 +148,23 @@ def build_model(
                 f"model {name!r} returned a {type(model).__name__}: it must return a"
                 " distcnn.nn.Sequential"
             )
-        network = PlannedNetwork(model, input_shape, microbatch_size)
+        plan = model.plan(input_shape, microbatch_size, model.allocate(input_shape))
     except (Exception, SystemExit) as error:
         raise _explained(error, name, images) from error
-    if network.output_shape != (classes,):
+    if plan.output_shape != (classes,):
         raise InputError(
-            f"model {name!r} gives outputs of shape {network.output_shape} for images of {images}: "
+            f"model {name!r} gives outputs of shape {plan.output_shape} for images of {images}: "
             f"it must end in one output for each of the {counted(classes, 'class')}"
         )
-    return network
+    return plan
 
 
-def initialise_model(name: str, network: PlannedNetwork, rng: np.random.Generator) -> None:
-    """Draw the first values of ``network``, which model ``name`` made; ``InputError`` says where an
+def initialise_model(name: str, parameters: Parameters, rng: np.random.Generator) -> None:
+    """Draw the first values of the ``parameters`` of model ``name``; ``InputError`` says where an
     initialiser of the user's fails.
     """
     try:
-        network.initialise(rng)
+        parameters.draw(rng)
     except (Exception, SystemExit) as error:
         raise _explained(error, name) from error
 

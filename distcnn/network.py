@@ -80,8 +80,8 @@ class Network:
         stored = {name: values.shape for name, values in weights.items()}
         if shapes != stored:
             raise InputError(
-                f"the weights are {stored}, but the model's are {shapes}: the model is another one"
-                " than was trained"
+                f"the weights are {stored}, but the model's are {shapes}: this is not the model"
+                " that was trained"
             )
         for name, values in weights.items():
             named[name][...] = values
@@ -114,7 +114,7 @@ class Network:
         with self._lock:
             for span in self._filled(pixels, labels):
                 with computing():
-                    logits = self._plan.forward(self._microbatch.images)
+                    logits = self._plan.forward(self._microbatch.images, training=False)
                 outputs[span] = logits[:, : span.stop - span.start].T
         return outputs
 
@@ -162,7 +162,7 @@ class Network:
         with self._lock:
             for span in self._filled(pixels, numbers.astype(np.int64)):
                 with computing():
-                    logits = self._plan.forward(batch.images)
+                    logits = self._plan.forward(batch.images, training=False)
                     loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
                 right = logits.argmax(axis=0) == batch.labels
                 correct += int(np.count_nonzero(right[: span.stop - span.start]))

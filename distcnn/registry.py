@@ -110,7 +110,7 @@ def find_optimizer(
 
 
 def optimizer_name(optimizer: Optimizer) -> str:
-    """The name by which ``find_optimizer`` makes ``optimizer`` again, beside its ``PLAIN``
+    """The name by which ``find_optimizer`` makes ``optimizer`` again, with its ``PLAIN``
     settings.
 
     Raises:

@@ -170,7 +170,7 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
     threads = blas_threads()
     train, test = dataset.examples["train"], dataset.examples["test"]
     return [
-        f"model    {config.model}, {counted(run.network.values.size, 'parameter')}",
+        f"model    {config.model}, {counted(run.parameters.values.size, 'parameter')}",
         (
             f"data     {dataset.name} ({dataset.path}): {train:,} training and"
             f" {counted(test, 'test image')}, {channels}x{height}x{width},"

@@ -1,4 +1,4 @@
-"""Replay a run and compare it with its receipt: ``python -m distcnn.verify RUN_DIR``, on any number
+"""Replay a run and compare it with its records: ``python -m distcnn.verify RUN_DIR``, on any number
 of ranks or in one process.
 """
 
@@ -59,7 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data",
         metavar="FILE",
-        help="the image set, where it lies elsewhere now; its content must be the same",
+        help="the image set, if it has moved; its content must be the same",
     )
     parser.add_argument(
         "--model",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from distcnn.distributed import Communicator
+from distcnn.system.host import processor as processor
 from distcnn.training.fingerprint import fingerprint
 
 
@@ -24,20 +25,6 @@ def machine_facts(communicator: Communicator) -> dict[str, str | int]:
         "mpi": communicator.description,
         **fingerprint(),
     }
-
-
-def processor() -> str:
-    """The processor's name from ``/proc/cpuinfo``; where there is none, as Python knows it."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        text = ""
-    names = [
-        line.partition(":")[2].strip()
-        for line in text.splitlines()
-        if line.lower().startswith("model name")
-    ]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_bytes() -> int:

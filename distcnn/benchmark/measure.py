@@ -72,7 +72,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
     run.evaluation()
     peak = peak_bytes()  # before the products below take memory of their own
     shape, shards = run.dataset.image_shape, len(run.step.shards)
-    products = im2col_products(run.network.model, shape, run.config.microbatch_size) * shards
+    products = im2col_products(run.model, shape, run.config.microbatch_size) * shards
     found = [take_turn(run, following, products, steps) for _ in range(turns)]
     operations = sum(product.operations for product in products)
     return summary(run, steps, found, operations, peak)
@@ -104,7 +104,7 @@ def summary(run: Run, steps: int, turns: Sequence[Turn], operations: int, peak: 
     peaks = communicator.allgather(peak)
     return Measurement(
         model=config.model,
-        parameters=int(run.network.values.size),
+        parameters=int(run.parameters.values.size),
         data=run.dataset.name,
         world_size=communicator.world_size,
         global_batch_size=config.global_batch_size,

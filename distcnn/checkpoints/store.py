@@ -28,7 +28,7 @@ class CheckpointStore:
     folder: Path
 
     def path_of(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` lies."""
+        """The file of the checkpoint of ``step``."""
         return self.folder / f"step-{step:09d}.h5"
 
     def steps(self) -> list[int]:

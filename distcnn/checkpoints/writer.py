@@ -66,7 +66,7 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Wait for the last one and report what came of it.
 
-        What is no ``OSError`` is raised: a defect.
+        Any other error than ``OSError`` is raised: it is a defect.
         """
         if self._thread is None:
             return
@@ -81,7 +81,7 @@ class CheckpointWriter:
             )
             self._report(
                 f"warning: checkpoint of step {self._step} not written ({problem.strerror}):"
-                f" {kept}; training goes on"
+                f" {kept}; training continues"
             )
         elif problem is not None:
             raise problem

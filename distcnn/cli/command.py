@@ -14,7 +14,7 @@ from distcnn.distributed import Communicator, open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.distributed.communicator import JointError, NoWorldError
 from distcnn.errors import InputError, Stopped, TrainingError
-from distcnn.fault_tolerance.early import end_before_start, note_arrival
+from distcnn.fault_tolerance.early import end_before_start
 from distcnn.fault_tolerance.error_origin import OF_MPI, is_thread_limit
 from distcnn.fault_tolerance.failure import note_exit, report_bad_input, report_failure
 from distcnn.fault_tolerance.heartbeat import heartbeat
@@ -90,7 +90,6 @@ def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
 
 
 def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
-    note_arrival()
     limit_blas_threads()
     enable_crash_reports()
     end_with_launcher(name)
@@ -112,7 +111,7 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
             text = printable(str(error)) if isinstance(error, JointError) else str(error)
-            tell(f"{name}: {'stopped' if isinstance(error, Stopped) else 'error'}: {text}")
+            tell(f"{name}: {'' if isinstance(error, Stopped) else 'error: '}{text}")
             drain()
         # a launcher may end all ranks when the first one leaves: not before this was printed
         communicator.barrier()

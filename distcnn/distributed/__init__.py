@@ -1,6 +1,6 @@
 """Communicators, ownership of shards, the exact sum. It knows nothing of layers."""
 
-from distcnn.distributed.async_allreduce import ForegroundSums, Sums
+from distcnn.distributed.async_allreduce import Bucket, ForegroundSums, Sums, plan_buckets
 from distcnn.distributed.communicator import (
     Communicator,
     SerialCommunicator,
@@ -10,15 +10,7 @@ from distcnn.distributed.communicator import (
 )
 from distcnn.distributed.exact_sum import ExactSum, RangeError
 from distcnn.distributed.partition import shards_of_rank, span_of
-from distcnn.distributed.reduction import (
-    REDUCERS,
-    Bucket,
-    MisuseError,
-    Reducer,
-    StepTotals,
-    SummedReducer,
-    plan_buckets,
-)
+from distcnn.distributed.reduction import REDUCERS, MisuseError, Reducer, StepTotals, SummedReducer
 from distcnn.distributed.shared_memory_reduction import share_gradients
 from distcnn.distributed.step_stats import STATS_SIZE, StepStats, Totals
 

@@ -1,6 +1,5 @@
-"""A communicator: what the training needs of MPI.
-
-Two makes, serial (here) and MPI (``distcnn.distributed.mpi``).
+"""The communicator: what training needs of MPI; serial (here) or over MPI
+(``distcnn.distributed.mpi``).
 """
 
 from __future__ import annotations
@@ -29,30 +28,28 @@ SIGNAL_BASE = 128
 
 
 class JointError(InputError):
-    """An ``InputError`` that all ranks raise at the same point, so that they can end in peace."""
+    """An ``InputError`` that all ranks raise at the same point, so they can exit together."""
 
 
 class NoWorldError(InputError):
-    """The launcher started several processes, but each is a world of its own: none waits for
-    another.
-    """
+    """The launcher started several processes, but each is alone in its MPI_COMM_WORLD."""
 
 
 class Mailbox(Protocol):
-    """Messages beside the collectives, for a thread of each rank: nobody waits."""
+    """Messages between threads of the ranks, independent of collectives; nothing blocks."""
 
     def post(self, rank: int, item: Any) -> None:
         """Send the picklable ``item`` to ``rank``."""
 
     def take(self) -> list[tuple[int, Any]]:
-        """What has arrived: (sender, item)."""
+        """The messages that have arrived: (sender, item)."""
 
 
 class NoMailbox:
-    """Nobody to write to, or no way."""
+    """For one rank, or an MPI without thread support: messages are dropped."""
 
     def post(self, rank: int, item: Any) -> None:
-        """It is lost."""
+        """Drop it."""
 
     def take(self) -> list[tuple[int, Any]]:
         return []
@@ -67,7 +64,7 @@ class Communicator(Protocol):
     hosts: list[str]
     """Each rank's host."""
     job: str
-    """A name that the ranks of this world share, and no others."""
+    """A random name, the same on all ranks of this job."""
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
         """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum
@@ -75,11 +72,11 @@ class Communicator(Protocol):
         """
 
     def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
-        """Zeros (count,) of every rank, in rank order, that all ranks read and write; None where
-        some rank cannot see another's memory.
+        """Shared memory: zeros (count,) of every rank, in rank order, that all ranks read and
+        write; None where some rank cannot see another's.
 
-        What a rank wrote before a sum over all ranks, all see after it. ``count`` is each rank's
-        own; each begins on a cache line.
+        What a rank has written before a sum over all ranks, all see after it. ``count`` may differ
+        between ranks; each array begins on a cache line.
         """
 
     def allgather(self, item: T) -> list[T]:
@@ -92,27 +89,27 @@ class Communicator(Protocol):
         """Root's picklable ``item``."""
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
+        """Wait until all ranks are here."""
 
     def mailbox(self) -> Mailbox:
         """Open a mailbox on every rank."""
 
     def background_sums(self) -> Sums | None:
-        """Open a way to sum while the main thread goes on, to which the other methods may be called
-        meanwhile; None where there is none.
+        """Sums on a thread of their own, during which the other methods may be called; None where
+        MPI allows no second thread.
         """
 
     def abort(self, exit_code: int) -> NoReturn:
         """End all ranks at once with ``exit_code``."""
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
-        """End all ranks at once as the signal would have done without a handler, or with 128 and
+        """End all ranks at once as the signal would without a handler, or with exit code 128 plus
         its number. Any thread may call it.
         """
 
 
 class SerialCommunicator:
-    """A world of one rank, without MPI."""
+    """A single rank, without MPI."""
 
     rank, world_size, description = 0, 1, "no MPI"
 
@@ -120,7 +117,7 @@ class SerialCommunicator:
         self.hosts, self.job = [socket.gethostname()], secrets.token_hex(8)
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
-        """The sum over one rank is what it has."""
+        """Leave ``values``: the sum over one rank."""
 
     def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
         return [np.frombuffer(mmap.mmap(-1, max(1, 4 * count)), np.float32, count)]
@@ -135,7 +132,7 @@ class SerialCommunicator:
         return item
 
     def barrier(self) -> None:
-        """Nobody to wait for."""
+        """Return: no other rank to wait for."""
 
     def mailbox(self) -> Mailbox:
         return NoMailbox()
@@ -157,11 +154,12 @@ class SerialCommunicator:
 
 
 def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicator:
-    """MPI's communicator where a launcher started several processes, else a serial one, which
-    imports no MPI.
+    """MPI's communicator where a launcher started several processes, else a serial one, without
+    importing MPI.
 
-    ``InputError`` when mpi4py or its MPI library is missing, or the launcher is another MPI's;
-    ``NoWorldError`` where MPI did start.
+    Raises:
+        InputError: mpi4py or its MPI library is missing, or the launcher belongs to another MPI.
+        NoWorldError: MPI started, but with one rank in each process.
     """
     if not launcher.needs_mpi(environment):
         return SerialCommunicator()
@@ -188,8 +186,8 @@ def together(communicator: Communicator, work: Callable[[], T]) -> T:
     """Run ``work`` on every rank; where it raises ``InputError`` on any, raise the lowest such
     rank's on all of them.
 
-    So a fault that one rank alone can see (a label of its shards, a file missing on its host) ends
-    all ranks, with one message.
+    So a fault that only one rank sees (a label of its shards, a file missing on its host) ends all
+    ranks, with one message.
     """
     result: T | None = None
     problem: str | None = None

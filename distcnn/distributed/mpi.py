@@ -38,11 +38,11 @@ from distcnn.system.console import drain  # noqa: E402
 T = TypeVar("T")
 
 SECONDS_TO_START = 300
-"""A rank that waits longer for the others in MPI_Init ends, with its stack."""
+"""After this, a rank that waits for the others in MPI_Init prints its stack and exits."""
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
-"""A launcher that is told to abort may drop what it has not yet read of the ranks' output: the
-report of what went wrong.
+"""Before an abort: a launcher may drop output it has not read yet, such as the report of what
+went wrong.
 """
 
 
@@ -141,8 +141,8 @@ class MPICommunicator:
 
 
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:
-    """Replace ``values`` by their sum, for a thread beside one that computes: it looks in now and
-    then, and sleeps between.
+    """Replace ``values`` by their sum on a thread beside one that computes: poll, and sleep in
+    between.
     """
     request = world.Iallreduce(MPI.IN_PLACE, values, op=MPI.SUM)
     while not any(request.Test() for _ in range(TESTS_A_LOOK)):

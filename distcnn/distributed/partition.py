@@ -1,4 +1,4 @@
-"""Who owns what: pure functions of (items, parts, part), the same on every rank."""
+"""Which rank owns which items: pure functions, the same on every rank."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from distcnn.system.wording import counted
 
 
 def span_of(items: int, parts: int, part: int) -> range:
-    """The contiguous run of ``items`` that ``part`` of ``parts`` owns.
+    """The contiguous range of ``items`` that ``part`` of ``parts`` owns.
 
-    The runs cover all, and their lengths differ by at most one.
+    The ranges cover all items, and their lengths differ by at most one.
     """
     return range(part * items // parts, (part + 1) * items // parts)
 

@@ -29,13 +29,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from distcnn.distributed.async_allreduce import Sums
+from distcnn.distributed.async_allreduce import Bucket, Sums
 from distcnn.distributed.exact_sum import ExactSum, FloatVector, RangeError, check_terms
 from distcnn.distributed.step_stats import STATS_SIZE, StepStats, Totals
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
-
-SMALLEST_BUCKET = 32768
-"""Elements (256 KiB of float64): the sum of fewer costs latency rather than bandwidth."""
 
 STATS_SPACE = 8
 """Elements before the gradient in the vector that is summed; 8 keeps the gradient aligned."""
@@ -45,42 +42,6 @@ _LOCAL_SUM = Span(LOCAL_SUM)
 
 class MisuseError(RuntimeError):
     """A reducer was not called in the order of its contract: a bug in the caller, not bad input."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Elements ``start`` to ``stop`` of the flat gradient, which are summed in one message.
-
-    ``number`` counts from 0, the last layers' bucket first, as backward completes them. The counts
-    of the step (loss, correct answers, ...) travel with the bucket that ``is_last``.
-    """
-
-    number: int
-    start: int
-    stop: int
-    is_last: bool
-
-    @property
-    def elements(self) -> slice:
-        """To index a flat vector with."""
-        return slice(self.start, self.stop)
-
-
-def plan_buckets(borders: Sequence[int], smallest: int = SMALLEST_BUCKET) -> tuple[Bucket, ...]:
-    """Cut a vector at some of ``borders`` (ascending, from 0 to its size), from its end to 0.
-
-    Each bucket begins at the first border that gives it ``smallest`` elements, the last one at 0.
-    A pure function, so the same on all ranks.
-    """
-    *inner, stop = borders
-    spans = []
-    for start in reversed(inner):
-        if stop - start >= smallest and start > 0:
-            spans.append((start, stop))
-            stop = start
-    spans.append((0, stop))
-    last = len(spans) - 1
-    return tuple(Bucket(number, *span, number == last) for number, span in enumerate(spans))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,43 +142,36 @@ class SummedReducer(Reducer):
 
     Args:
         gradients: (size,) float32; every shard's gradient is written here and added at once.
+        own_shards: as for ``Reducer``.
+        num_shards: as for ``Reducer``.
+        gradient_limit: the largest magnitude of an element that is added, a power of two.
         sums: how buckets are summed over all ranks: at once, or on another thread.
         buckets: cover all elements; by default, one bucket.
     """
+
+    dtype: type[np.floating]
 
     def __init__(
         self,
         gradients: FloatVector,
         own_shards: int,
         num_shards: int,
+        gradient_limit: float,
         sums: Sums,
         buckets: Sequence[Bucket] = (),
-        dtype: type[np.floating] = np.float64,
     ) -> None:
         super().__init__(own_shards, num_shards)
         self.gradients, self.sums = gradients, sums
         self.buckets = tuple(buckets) or (Bucket(0, 0, gradients.size, True),)
-        self._vector = np.zeros(STATS_SPACE + gradients.size, dtype)
+        self._vector = np.zeros(STATS_SPACE + gradients.size, self.dtype)
         self._total = self._vector[STATS_SPACE:]
-        self._added = [0] * len(self.buckets)
-        self._started = 0
-        self._spans = [
-            (
-                Span(
-                    REDUCE,
-                    bucket=bucket.number,
-                    nbytes=gradients[bucket.elements].nbytes,
-                    is_last=bucket.is_last,
-                ),
-                Span(ALLREDUCE, bucket=bucket.number, nbytes=self._message(bucket).nbytes),
-            )
-            for bucket in self.buckets
-        ]
+        self._added, self._started = [0] * len(self.buckets), 0
+        self._spans = [self._spans_of(bucket) for bucket in self.buckets]
+        self._limit = self._prepare(num_shards, gradient_limit)
 
     def begin(self) -> None:
         super().begin()
-        self._added = [0] * len(self.buckets)
-        self._started = 0
+        self._added, self._started = [0] * len(self.buckets), 0
 
     def add(self, bucket: Bucket) -> None:
         """Add ``bucket`` of ``gradients``, which one shard has written.
@@ -283,9 +237,23 @@ class SummedReducer(Reducer):
             self.start(bucket)
         return self.finish()
 
+    def check(self, gradients: FloatVector) -> None:
+        check_terms(gradients, self._limit)
+
     def _message(self, bucket: Bucket) -> FloatVector:
         start = 0 if bucket.is_last else STATS_SPACE + bucket.start
         return self._vector[start : STATS_SPACE + bucket.stop]
+
+    def _spans_of(self, bucket: Bucket) -> tuple[Span, Span]:
+        nbytes, number = self.gradients[bucket.elements].nbytes, bucket.number
+        return (
+            Span(REDUCE, bucket=number, nbytes=nbytes, is_last=bucket.is_last),
+            Span(ALLREDUCE, bucket=number, nbytes=self._message(bucket).nbytes),
+        )
+
+    @abstractmethod
+    def _prepare(self, num_shards: int, gradient_limit: float) -> float:
+        """Get ready to add to ``_total``; the largest magnitude of an element that is added."""
 
     @abstractmethod
     def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
@@ -295,20 +263,11 @@ class SummedReducer(Reducer):
 class ExactReducer(SummedReducer):
     """Sums in float64 by the exact sum: the same bits on any number of ranks."""
 
-    def __init__(
-        self,
-        gradients: FloatVector,
-        own_shards: int,
-        num_shards: int,
-        gradient_limit: float,
-        sums: Sums,
-        buckets: Sequence[Bucket] = (),
-    ) -> None:
-        super().__init__(gradients, own_shards, num_shards, sums, buckets)
-        self._exact = ExactSum(self._total, num_shards, gradient_limit)
+    dtype = np.float64
 
-    def check(self, gradients: FloatVector) -> None:
-        check_terms(gradients, self._exact.limit)
+    def _prepare(self, num_shards: int, gradient_limit: float) -> float:
+        self._exact = ExactSum(self._total, num_shards, gradient_limit)
+        return gradient_limit
 
     def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
         self._exact.add(part, bucket.start, fresh)
@@ -317,24 +276,13 @@ class ExactReducer(SummedReducer):
 class FastReducer(SummedReducer):
     """Sums in float32, in any order: half the bytes, but bits depend on the number of ranks.
 
-    Counts are below 2**24, so exact in float32. Without a limit of its own, ``gradient_limit`` is
-    ignored.
+    Counts are below 2**24, so exact in float32. Its limit is that of float32.
     """
 
-    def __init__(
-        self,
-        gradients: FloatVector,
-        own_shards: int,
-        num_shards: int,
-        gradient_limit: float,
-        sums: Sums,
-        buckets: Sequence[Bucket] = (),
-    ) -> None:
-        super().__init__(gradients, own_shards, num_shards, sums, buckets, np.float32)
-        self._limit = fast_limit(num_shards)
+    dtype = np.float32
 
-    def check(self, gradients: FloatVector) -> None:
-        check_terms(gradients, self._limit)
+    def _prepare(self, num_shards: int, gradient_limit: float) -> float:
+        return fast_limit(num_shards)
 
     def _add(self, part: FloatVector, bucket: Bucket, fresh: bool) -> None:
         self.check(part)

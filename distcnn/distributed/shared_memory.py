@@ -1,4 +1,4 @@
-"""Memory that all ranks of one host see."""
+"""Memory that all ranks of one host share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 TOKEN_BYTES = 16
-"""What a rank writes into its memory, and the others must find there: a process of another
-container may have the same number.
+"""Written by each rank into its memory, and checked by the others: a process of another container
+may have the same process id.
 """
 
 
 def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mmap.mmap] | None:
-    """Zeros of every rank, in rank order, each as many bytes as that rank asks for, or a few more.
+    """Zeros of every rank, in rank order: at least as many bytes as that rank asks for.
 
     None when some rank cannot see another's. Collective; the ranks must be on one host. The memory
-    has no name in any file system: it is gone with the last rank, however that ends.
+    has no name in any file system, so it is freed with the last rank, however that ends.
     """
     own, token = _reserve(max(nbytes, TOKEN_BYTES)), secrets.token_bytes(TOKEN_BYTES)
     if own is not None:
@@ -34,8 +34,8 @@ def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mma
 
 
 def _reserve(nbytes: int) -> int | None:
-    """A file descriptor of so much new memory, all of it there; None where the system has no such
-    thing, or not so much.
+    """A file descriptor of ``nbytes`` of new memory, all reserved; None where that is not
+    possible.
     """
     if sys.platform != "linux":
         return None
@@ -52,7 +52,7 @@ def _reserve(nbytes: int) -> int | None:
 
 
 def _map(process: int, descriptor: int | None, token: bytes) -> mmap.mmap | None:
-    """The memory of ``process``, in this one."""
+    """Map the memory of ``process`` into this one; None where it cannot be seen."""
     if descriptor is None:
         return None
     try:

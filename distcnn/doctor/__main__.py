@@ -19,7 +19,7 @@ from distcnn.doctor import local_checks
 from distcnn.doctor.check import Finding, Options, Report
 from distcnn.doctor.time_limits import limit_process, watched_start
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.early import end_before_start, note_arrival, start_report
+from distcnn.fault_tolerance.early import end_before_start, start_report
 from distcnn.system import launcher
 from distcnn.system.console import enable_crash_reports, guarded
 from distcnn.system.wording import printable
@@ -53,19 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         end_before_start(f"{NAME}: error: {printable(str(error))}", others_wait=False)
         return EXIT_INPUT
-    note_arrival()
     enable_crash_reports()
     limit_process()
     facts = local_checks.collect(options)
     before = Report(findings=local_checks.evaluate(local_checks.places_before_mpi(), {rank: facts}))
     if not local_checks.can_continue(facts):
         return end_without_mpi(before, options)
-    return start_and_examine(before, facts, options, arguments)
+    return start_and_examine(before, facts, options)
 
 
-def start_and_examine(
-    before: Report, facts: local_checks.Facts, options: Options, arguments: Sequence[str]
-) -> int:
+def start_and_examine(before: Report, facts: local_checks.Facts, options: Options) -> int:
     """Start MPI, if a launcher started several processes, and make the collective checks."""
     from distcnn.distributed import open_communicator
     from distcnn.doctor.collective_checks import examine
@@ -90,7 +87,7 @@ def start_and_examine(
             time.sleep(SECONDS_FOR_RANK_0)
         return end_without_mpi(before, options)
     limit_process()  # starting MPI has cancelled the timer
-    return examine(communicator, facts, options, arguments)
+    return examine(communicator, facts, options)
 
 
 def end_without_mpi(report: Report, options: Options) -> int:
@@ -102,11 +99,11 @@ def end_without_mpi(report: Report, options: Options) -> int:
     report.add(local_checks.NOT_CHECKED)
 
     def speak(text: str) -> None:
+        print(text, flush=True)
         if options.json:
             report.write(options.json)
-        print(report.text(), flush=True)
 
-    end_before_start("", tell=speak)
+    end_before_start(report.text(), tell=speak)
     return max(1, report.exit_code)
 
 

@@ -115,38 +115,22 @@ class Places:
         where = names if len(hosts) <= MOST_HOSTS_NAMED else f"{len(hosts)} hosts"
         return f"on {plural(len(ordered), 'rank')} {number_ranges(ordered)} ({where})"
 
-    def hosts_text(self, ranks: Iterable[int]) -> str:
-        """Name the hosts of ``ranks``; empty if there is only one host in all."""
-        total = len(self.ranks_of_host)
-        hosts = list(dict.fromkeys(self.hosts[rank] for rank in sorted(ranks)))
-        if total <= 1:
-            return ""
-        if len(hosts) == total:
-            return "on all hosts"
-        more = len(hosts) - MOST_HOSTS_NAMED
-        names = ", ".join(hosts[:MOST_HOSTS_NAMED]) + (f" and {more} more" if more > 0 else "")
-        return f"on {plural(len(hosts), 'host')} {names}"
-
-    def gathered(
-        self, findings: Mapping[int, Iterable[Finding]], by_host: bool = False
-    ) -> list[Finding]:
-        """Merge equal findings of several ranks into one that names the ranks, or hosts.
+    def gathered(self, findings: Mapping[int, Iterable[Finding]]) -> list[Finding]:
+        """Merge equal findings of several ranks into one that names the ranks.
 
         Args:
             findings: what each rank found, by rank.
-            by_host: name hosts instead of ranks.
         """
-        in_words = self.hosts_text if by_host else self.ranks_text
         ranks_of: dict[Finding, list[int]] = {}
         for rank, found in sorted(findings.items()):
             for finding in found:
                 ranks_of.setdefault(finding, []).append(rank)
         names = list(dict.fromkeys(finding.name for finding in ranks_of))
         return [
-            replace(finding, text=f"{finding.text}, {in_words(ranks)}".removesuffix(", "))
-            for finding, ranks in sorted(
-                ranks_of.items(), key=lambda item: names.index(item[0].name)
-            )
+            replace(finding, text=f"{finding.text}, {self.ranks_text(ranks)}".removesuffix(", "))
+            for name in names
+            for finding, ranks in ranks_of.items()
+            if finding.name == name
         ]
 
     def compared(
@@ -269,9 +253,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON report: ``findings``, their ``counts``, and everything measured."""
-        measured = {key: value for each in self.findings for key, value in each.measured.items()}
+        measured = {key: value for found in self.findings for key, value in found.measured.items()}
         names = ("name", "state", "text", "remedy")
-        findings = [{name: getattr(each, name) for name in names} for each in self.findings]
+        findings = [{name: getattr(found, name) for name in names} for found in self.findings]
         return {"kind": "distcnn.doctor", "counts": self.counts, "findings": findings, **measured}
 
     def write(self, path: str) -> None:

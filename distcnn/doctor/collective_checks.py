@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distcnn.cli.parser import difference, flags_of
 from distcnn.distributed import Communicator
 from distcnn.doctor import image_set, local_checks, output_folder, sums, world
 from distcnn.doctor.check import Check, Finding, Options, Places, Report
@@ -40,19 +38,13 @@ class Examined(WatchedCommunicator):
         super().abort(1)
 
 
-def examine(
-    communicator: Communicator,
-    local: local_checks.Facts,
-    options: Options,
-    arguments: Sequence[str],
-) -> int:
+def examine(communicator: Communicator, local: local_checks.Facts, options: Options) -> int:
     """Evaluate the local checks of all ranks, make the collective ones, and report on rank 0.
 
     Args:
         communicator: of all ranks.
         local: what this rank collected before MPI started.
         options: the flags.
-        arguments: the command line, to be compared between ranks.
 
     Returns:
         The exit code, the same on all ranks.
@@ -62,7 +54,7 @@ def examine(
     threading.excepthook = lambda args: _fail(communicator, args.exc_value or args.exc_type())
     try:
         with Watchdog(NAME, communicator, STALL_SECONDS):
-            _check_all(communicator, local, options, arguments, report)
+            _check_all(communicator, local, options, report)
             if communicator.rank == 0:
                 if options.json:
                     report.write(options.json)
@@ -75,20 +67,11 @@ def examine(
 
 
 def _check_all(
-    communicator: Communicator,
-    local: local_checks.Facts,
-    options: Options,
-    arguments: Sequence[str],
-    report: Report,
+    communicator: Communicator, local: local_checks.Facts, options: Options, report: Report
 ) -> None:
     """Add the findings to ``report`` on rank 0, check by check."""
     is_root = communicator.rank == 0
     places = Places(dict(enumerate(communicator.hosts)))
-    flags = dict(enumerate(communicator.allgather(flags_of(NAME, arguments))))
-    problem = difference(flags)
-    if problem and is_root:
-        text = f"{problem}: training would refuse that"
-        report.add(Finding.bad("flags", text, "start all ranks with the same command"))
     everyone = dict(enumerate(communicator.allgather(local)))
     if is_root:
         report.add(*local_checks.evaluate(places, everyone))

@@ -75,12 +75,13 @@ def evaluate(places: Places, everyone: Mapping[int, ImageSet]) -> Iterator[Findi
     if read:
         contents = {rank: facts.content for rank, facts in read.items()}
         yield places.compared("data", contents, "ranks see different files", COPY)
-    yield from places.gathered({rank: list(_own(facts)) for rank, facts in everyone.items()})
-    room: dict[int, list[Finding]] = {}
-    for ranks in places.ranks_of_host.values():
-        share = len(ranks) / places.total
-        room |= {rank: list(_memory(read[rank], share)) for rank in ranks if rank in read}
-    yield from places.gathered(room, by_host=True)
+    own = {
+        rank: [*_own(facts), *_memory(facts, len(ranks) / places.total)]
+        for ranks in places.ranks_of_host.values()
+        for rank, facts in everyone.items()
+        if rank in ranks
+    }
+    yield from places.gathered(own)
 
 
 def _fill(found: ImageSet, judge: bool) -> None:

@@ -58,8 +58,7 @@ def can_continue(facts: Facts) -> bool:
 def places_before_mpi() -> Places:
     """Where the ranks run, as far as the launcher's variables tell this process."""
     host, rank = socket.gethostname(), launcher.declared_rank(os.environ)
-    sizes = [each.world_size or 0 for each in launcher.declared(os.environ)]
-    world_size = sizes[0] if sizes else 1
+    world_size = launcher.declared_size(os.environ)
     place = launcher.declared_place(os.environ)
     all_here = place is not None and place.local_size == world_size
     return Places(dict.fromkeys(range(world_size) if all_here else [rank], host), world_size)

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,16 +111,24 @@ def find_mpirun() -> Mpirun:
         return Mpirun(problem="no mpirun in PATH")
     words = [path, "--version"]
     try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS_FOR_MPIRUN
-        )
+        with tempfile.TemporaryFile() as output:  # a pipe would wait for what mpirun has started
+            done = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                timeout=SECONDS_FOR_MPIRUN,
+                check=False,
+            )
+            output.seek(0)
+            text = output.read().decode(errors="replace")
     except OSError as error:
         return Mpirun(path, problem=f"{path} cannot be run ({error.strerror})")
     except subprocess.TimeoutExpired:
         return Mpirun(path, problem=f"{path} --version took more than {SECONDS_FOR_MPIRUN:g} s")
     if done.returncode:
         return Mpirun(path, problem=f"{path} --version failed with exit code {done.returncode}")
-    return Mpirun(path, family((done.stdout + done.stderr).decode(errors="replace")))
+    return Mpirun(path, family(text))
 
 
 def _own(facts: Library) -> Iterator[Finding]:

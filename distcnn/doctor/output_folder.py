@@ -1,13 +1,11 @@
-"""The folder for results, where rank 0 writes, and each rank's folder for temporary files."""
+"""The folder for results, where only rank 0 writes."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,72 +38,41 @@ class Output:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class Folders:
-    """The folder for results, on rank 0, and why no temporary file can be written, if so."""
-
-    output: Output | None
-    temporary: str
-    temporary_problem: str
-
-
-def collect(communicator: Communicator, options: Options) -> Folders:
-    """Write a sample into the folder for results and remove it; write a temporary file."""
-    output = None
-    if communicator.rank == 0:
-        output = Output(options.output or DEFAULT)
-        try:
-            bounded(SECONDS, f"writing to {output.path}", lambda: write_sample(output))
-        except TimeoutError as error:
-            output.problem = str(error)
-        except OSError as error:
-            output.problem = f"{error.strerror or error} ({error.filename or output.path})"
+def collect(communicator: Communicator, options: Options) -> Output | None:
+    """Write a sample into the folder and remove it, on rank 0."""
+    if communicator.rank:
+        return None
+    found = Output(options.output or DEFAULT)
     try:
-        with tempfile.TemporaryFile() as file:
-            file.write(bytes(4096))
-        return Folders(output, tempfile.gettempdir(), "")
+        bounded(SECONDS, f"writing to {found.path}", lambda: write_sample(found))
+    except TimeoutError as error:
+        found.problem = str(error)
     except OSError as error:
-        return Folders(output, "", error.strerror or str(error))
-
-
-def evaluate(places: Places, everyone: Mapping[int, Folders]) -> Iterator[Finding]:
-    """Rank 0's folder for results, then temporary folders."""
-    output = everyone[0].output if 0 in everyone else None
-    if output:
-        yield from _output(output)
-    yield from places.gathered({rank: [_temporary(facts)] for rank, facts in everyone.items()})
+        found.problem = f"{error.strerror or error} ({error.filename or found.path})"
+    return found
 
 
 def write_sample(found: Output) -> None:
-    """Make the folder, write, sync and rename a file there, and remove all that was made."""
+    """Write and sync a temporary file in the folder, or where the folder would be made."""
     path = Path(found.path)
     found.holds_run = (path / OF_A_RUN).exists()
-    name = path / f".doctor-{secrets.token_hex(8)}"
-    with ExitStack() as made:
-        for folder in reversed([p for p in (path, *path.parents) if not os.path.lexists(p)]):
-            folder.mkdir()
-            made.callback(_quietly, folder.rmdir)
-        renamed = name.with_suffix(".renamed")
-        for file_name in (name, renamed):
-            made.callback(_quietly, file_name.unlink)
-        start = time.perf_counter()
-        with name.open("xb") as file:
-            for _ in range(SAMPLE_BYTES // PIECE_BYTES):
-                file.write(bytes(PIECE_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        name.replace(renamed)
-        found.seconds = time.perf_counter() - start
-        room = os.statvfs(path)
-        found.free = room.f_bavail * room.f_frsize
+    folder = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    start = time.perf_counter()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(SAMPLE_BYTES // PIECE_BYTES):
+            file.write(bytes(PIECE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+        room = os.fstatvfs(file.fileno())
+    found.seconds = time.perf_counter() - start
+    found.free = room.f_bavail * room.f_frsize
 
 
-def _quietly(remove: Callable[[], None]) -> None:
-    with suppress(OSError):
-        remove()
-
-
-def _output(found: Output) -> Iterator[Finding]:
+def evaluate(places: Places, everyone: Mapping[int, Output | None]) -> Iterator[Finding]:
+    """Whether rank 0 can write, how fast, and how much room there is."""
+    found = everyone.get(0)
+    if found is None:
+        return
     path, free = found.path, found.free
     if found.problem:
         yield Finding.bad("output", f"{path} cannot be written: {found.problem}", ANOTHER)
@@ -123,14 +90,6 @@ def _output(found: Output) -> Iterator[Finding]:
     else:
         room = "over 100" if free > 100 * 2**30 else f"{free / 2**30:.1f}"
         yield Finding.good("output", f"{path}: {speed}, {room} GiB free")
-
-
-def _temporary(facts: Folders) -> Finding:
-    if facts.temporary_problem:
-        text = f"no temporary file can be written: {facts.temporary_problem}"
-        remedy = "set TMPDIR to a folder that exists on every host: MPI keeps session files there"
-        return Finding.bad("temporary", text, remedy)
-    return Finding.good("temporary", f"{facts.temporary} can be written")
 
 
 CHECK = Check("output", collect, evaluate)

@@ -50,7 +50,6 @@ class Limit:
 LIMITS = {
     "NOFILE": Limit("-n", 256, 64, "open files: MPI needs several per rank"),
     "AS": Limit("-v", 4096 * MIB, RANK_BYTES, "MiB of addresses: libraries reserve many", MIB),
-    "STACK": Limit("-s", MIB, 0, "KiB of stack", 1024),
     "NPROC": Limit("-u", 64, 0, "processes and threads of this user"),
     "FSIZE": Limit("-f", 64 * MIB, 16 * MIB, "MiB per file: checkpoints may not fit", MIB),
     "CPU": Limit("-t", 24 * 3600, 0, "seconds of CPU time, as on login nodes"),
@@ -106,23 +105,22 @@ def collect(options: Options) -> Resources:
 
 def evaluate(places: Places, everyone: Mapping[int, Resources]) -> Iterator[Finding]:
     """Cores of all ranks, load and memory by host, limits by rank."""
-    cores = [facts.cores for facts in everyone.values()]
-    threads = next(iter(everyone.values())).threads or threads_for_each(cores)
+    first = next(iter(everyone.values()))  # before MPI starts, the only one known
+    cores = [everyone.get(rank, first).cores for rank in places.hosts]
+    threads = first.threads or threads_for_each(cores)
     crowded = oversubscription(cores, threads)
     if crowded:
         yield Finding.warning("cores", f"oversubscribed: {crowded}", MORE_CORES)
     else:
         per_rank = f"{counted(threads, 'thread')} per rank"
         yield Finding.good("cores", f"enough for {counted(len(cores), 'rank')}, {per_rank}")
-    by_host = {}
+    found: dict[int, list[Finding]] = {}
     for ranks in places.ranks_of_host.values():
-        known = next((rank for rank in ranks if rank in everyone), None)
-        if known is not None:
-            by_host[known] = list(_of_host(everyone[known], len(ranks)))
-    yield from places.gathered(by_host, by_host=True)
-    yield from places.gathered(
-        {rank: list(_limits(facts, places.total)) for rank, facts in everyone.items()}
-    )
+        known = [rank for rank in ranks if rank in everyone]
+        for rank in known:
+            of_host = _of_host(everyone[known[0]], len(ranks))
+            found[rank] = [*of_host, *_limits(everyone[rank], places.total)]
+    yield from places.gathered(found)
 
 
 def _of_host(facts: Resources, ranks: int) -> Iterator[Finding]:

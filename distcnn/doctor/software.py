@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import distcnn
-from distcnn.doctor.check import BAD, GOOD, WARNING, Check, Finding, Options, Places, root_cause
+from distcnn.doctor.check import BAD, WARNING, Check, Finding, Options, Places, root_cause
 from distcnn.system import host, launcher
 from distcnn.system.environment import kernel_variables, sources_sha256
 
@@ -40,7 +40,7 @@ COMPARED = {
     "hdf5": ("ranks may read the file differently", ONE_ENVIRONMENT, WARNING),
     "distcnn": (SOFTWARE[0], f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH", BAD),
     "processor": (*KERNEL, WARNING),
-    "instructions": (*KERNEL, WARNING),
+    "environment": ("these variables choose kernels", "set them in the job script", WARNING),
 }
 """What must be the same on all ranks: why, what to do about a difference, how bad it is."""
 
@@ -52,14 +52,10 @@ class Software:
     Args:
         versions: of what ``COMPARED`` names, and could be found out.
         problems: what is missing, broken or too old, by name.
-        variables: environment variables that choose kernels.
-        blas_threads: threads of each BLAS library after distcnn has set 1; None: unknown.
     """
 
     versions: Mapping[str, str]
     problems: Mapping[str, str]
-    variables: Mapping[str, str]
-    blas_threads: list[int] | None
 
     @property
     def has_numpy(self) -> bool:
@@ -73,6 +69,8 @@ def collect(options: Options) -> Software:
         "python": platform.python_version(),
         "distcnn": f"{distcnn.__version__}, sources {sources_sha256()[:12]}",
         "processor": host.processor(),
+        "environment": ", ".join(f"{k}={v}" for k, v in kernel_variables(os.environ).items())
+        or "no variables that choose kernels",
     }
     problems: dict[str, str] = {}
     if sys.version_info < LEAST_PYTHON:
@@ -90,16 +88,12 @@ def collect(options: Options) -> Software:
             problems[name] = (
                 f"{module} {version} is too old: distcnn needs {least(module)} or newer"
             )
-    threads = None
     if "numpy" in versions and "threadpoolctl" in versions:
-        from distcnn.distributed import blas_threads
-        from distcnn.training.fingerprint import cpu_flags
+        from distcnn.distributed.blas_threads import blas_description, limit_blas_threads
 
-        blas_threads.limit_blas_threads()
-        threads = blas_threads.threads_of_libraries()
-        versions["blas"] = blas_threads.blas_description()
-        versions["instructions"] = " ".join(cpu_flags())
-    return Software(versions, problems, kernel_variables(os.environ), threads)
+        limit_blas_threads()
+        versions["blas"] = blas_description()
+    return Software(versions, problems)
 
 
 def evaluate(places: Places, everyone: Mapping[int, Software]) -> Iterator[Finding]:
@@ -116,35 +110,8 @@ def evaluate(places: Places, everyone: Mapping[int, Software]) -> Iterator[Findi
             for rank, facts in everyone.items()
             if facts.versions.get(name) and name not in facts.problems
         }
-        found = places.compared(name, values, why, remedy, state)
-        if values and (name != "instructions" or found.state != GOOD):
-            yield found
-    yield from _variables(places, everyone)
-    uncontrolled = [
-        rank
-        for rank, facts in everyone.items()
-        if facts.blas_threads is not None and max(facts.blas_threads, default=2) > 1
-    ]
-    if uncontrolled:
-        text = f"distcnn cannot set the number of BLAS threads {places.ranks_text(uncontrolled)}"
-        remedy = "set OMP_NUM_THREADS=1 and the variable of your BLAS in the job script"
-        yield Finding.warning("threads", text.rstrip(), remedy)
-    else:
-        yield Finding.good("threads", "BLAS can be limited to 1 thread per rank")
-
-
-def _variables(places: Places, everyone: Mapping[int, Software]) -> Iterator[Finding]:
-    names = sorted({name for facts in everyone.values() for name in facts.variables})
-    for name in names:
-        values = {
-            rank: f"{name}={facts.variables[name]}" if name in facts.variables else f"no {name}"
-            for rank, facts in everyone.items()
-        }
-        remedy = "set it in the job script, before mpirun or srun, so that all ranks get it"
-        why = "ranks may use different kernels"
-        yield places.compared("environment", values, why, remedy, WARNING)
-    if not names:
-        yield Finding.good("environment", "no variables that change the bits are set")
+        if values:
+            yield places.compared(name, values, why, remedy, state)
 
 
 def too_old(module: str, version: str) -> bool:

@@ -78,11 +78,12 @@ def collect(communicator: Communicator, options: Options) -> Sums:
     """Time allreduces, then sum numbers that rank 0 can also draw and sum alone. Collective."""
     import numpy as np
 
-    from distcnn.distributed import ExactSum
-    from distcnn.distributed.allreduce_timing import time_allreduce
+    from distcnn.distributed import ExactSum, ForegroundSums
+    from distcnn.distributed.allreduce_benchmark import time_sums
 
     ranks = communicator.world_size
-    timed = time_allreduce(communicator, SIZES, SECONDS) if ranks > 1 else []
+    sums = ForegroundSums(communicator.allreduce_sum)
+    timed = time_sums(communicator, sums, SIZES, SECONDS) if ranks > 1 else []
     shared = communicator.shared_floats(1024) is not None
     products, speed, problem = "", 0.0, ""
     try:

@@ -47,9 +47,9 @@ def collect(communicator: Communicator, options: Options) -> World:
     from distcnn.distributed.communicator import NoMailbox
 
     declared = [
-        each.world_size
-        for each in launcher.declared(os.environ)
-        if each.world_size and not each.variable.startswith("SLURM")
+        launch.world_size
+        for launch in launcher.declared(os.environ)
+        if launch.world_size and not launch.variable.startswith("SLURM")
     ]
     threads = not isinstance(communicator.mailbox(), NoMailbox)
     communicator.barrier()

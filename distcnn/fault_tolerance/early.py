@@ -22,14 +22,11 @@ from distcnn.system import launcher
 from distcnn.system.console import tell
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
-SECONDS_FOR_REPORTER = 2.0
-"""A launcher ends all ranks when the first one leaves, and may drop output that it has not read
-yet: ranks that do not report leave later.
-"""
-SECONDS_FOR_OTHERS = 4.0
-"""How long the reporter waits until the other ranks of its host have come as far: one that came
-after it left would report again.
-"""
+"""A launcher ends all ranks when the first one leaves, and may drop output that it has not read."""
+SECONDS_FOR_OTHERS = 2.0
+"""How long the reporter waits for the other ranks of its launch to fail like it."""
+SECONDS_FOR_REPORTER = 8.0
+"""How long the others wait until the reporter has left."""
 
 
 def report_early_failures() -> None:
@@ -40,49 +37,10 @@ def report_early_failures() -> None:
 def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):
         _end_by_signal(signal.SIGINT)
-    several = launcher.needs_mpi(os.environ)
-    report = f"start-{launcher.launch_name()}"
-    reports = not several or claim(report)
-    note_arrival()  # only now, because it lets the reporter leave
-    if not reports:
-        _wait_while(lambda: not claimed() or report in claimed())
-        _end_by_signal()
     rank = launcher.declared_rank(os.environ)
-    text = "".join(traceback.format_exception(kind, error, trace))
-    tell(
-        f"distcnn: rank {rank} failed on host {socket.gethostname()} (process {os.getpid()}),"
-        f" starting:\n{text.rstrip()}"
-    )
-    if several:
-        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
-        _wait_for_others()
-        _end_by_signal()
-
-
-def note_arrival() -> None:
-    """Note that this rank's imports are done or have failed: a reporter need not wait for it."""
-    place = launcher.declared_place(os.environ)
-    if place is not None and launcher.needs_mpi(os.environ):
-        claim(_arrival(place.local_rank))
-
-
-def _arrival(local_rank: int) -> str:
-    return f"arrival-{launcher.launch_name()}-{local_rank}"
-
-
-def _wait_for_others() -> None:
-    place = launcher.declared_place(os.environ)
-    if place is None or place.local_size is None or not claimed():
-        time.sleep(SECONDS_FOR_REPORTER - SECONDS_FOR_LAUNCHER_TO_PRINT)
-        return
-    everyone = {_arrival(rank) for rank in range(place.local_size)}
-    _wait_while(lambda: not everyone <= claimed())
-
-
-def _wait_while(holds: Callable[[], bool], seconds: float = SECONDS_FOR_OTHERS) -> None:
-    end = time.monotonic() + seconds
-    while holds() and time.monotonic() < end:
-        time.sleep(0.02)
+    text = "".join(traceback.format_exception(kind, error, trace)).rstrip()
+    where = f"on host {socket.gethostname()} (process {os.getpid()}), starting"
+    end_before_start(f"distcnn: rank {rank} failed {where}:\n{text}")
 
 
 def end_before_start(
@@ -106,17 +64,17 @@ def end_before_start(
     if not others_wait:
         if rank == 0:
             tell(text)
-        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if rank == 0 else SECONDS_FOR_OTHERS)
+        time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT if rank == 0 else 2 * SECONDS_FOR_OTHERS)
         return
     claim(f"failed-{start}-{rank}")
     if not claim(f"start-{start}"):
-        _wait_while(lambda: f"start-{start}" in claimed(), 2 * SECONDS_FOR_OTHERS)
+        _wait_while(lambda: f"start-{start}" in claimed(), SECONDS_FOR_REPORTER)
         return
     tell(text)
     time.sleep(SECONDS_FOR_LAUNCHER_TO_PRINT)
-    world_size = max((each.world_size or 0 for each in launcher.declared(os.environ)), default=0)
-    everyone = {f"failed-{start}-{other}" for other in range(world_size)}
-    _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_REPORTER)
+    ranks = range(launcher.declared_size(os.environ))
+    everyone = {f"failed-{start}-{other}" for other in ranks}
+    _wait_while(lambda: not everyone <= claimed(), SECONDS_FOR_OTHERS)
     if not everyone or not everyone <= claimed():
         _end_by_signal()
 
@@ -125,6 +83,12 @@ def start_report() -> Path | None:
     """The file that exists once a process of this launch has reported that it could not start."""
     folder = private_folder()
     return folder and folder / f"start-{launcher.launch_name()}"
+
+
+def _wait_while(holds: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while holds() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def _end_by_signal(number: int = signal.SIGTERM) -> None:

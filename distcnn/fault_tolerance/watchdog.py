@@ -1,14 +1,14 @@
-"""The watchdog: a thread on each rank that notices when nothing moves, finds the late rank, says
-what it was doing and ends all.
+"""The watchdog: a thread on each rank that detects a stall, finds the late rank, reports what it
+was doing and ends all ranks.
 
 A rank that stops (a stopped process, a hung file system, a dead host) leaves the others waiting in
-MPI for ever, without a word. The thread of each rank sees how long its own main thread has been at
-one thing. Beyond the time-out one rank, the reporter, asks all others; they answer with what they
-do and their stack. Those that do not answer are late, and so are those that do not wait for others.
-What a silent rank did is read from its heartbeat by a rank of its host
-(``distcnn.fault_tolerance.heartbeat``), for a stopped process can say nothing itself.
+MPI forever, without a message. The thread of each rank measures how long its main thread has made
+no progress. Beyond the timeout one rank, the reporter, asks all others; they answer with their
+activity and stack. Ranks that do not answer are late, and so are those that do not wait for others.
+A stopped process cannot answer: a rank on the same host reads its heartbeat
+(``distcnn.fault_tolerance.heartbeat``).
 
-Only time in which this thread ran counts: a job that was suspended as a whole and continued has not
+Only time in which this thread ran counts, so a job that was suspended and continued has not
 stalled.
 """
 
@@ -31,9 +31,9 @@ from distcnn.system.console import tell
 EXIT_STALLED = 4
 TICK_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
-"""How long the reporter waits for answers: they come within a tick."""
+"""How long the reporter waits for answers, which come within a tick."""
 TURN_SECONDS = ANSWER_SECONDS + 2
-"""The reporter is the lowest rank that can: each rank gives the one before it so long to ask."""
+"""The reporter is the lowest rank that can: each rank waits this long for the one before it."""
 MOST_TURNS = 3
 MOST_STACKS = 4
 """Stacks shown: of the late ranks, and of one that waits."""
@@ -43,7 +43,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Member:
-    """Where a rank runs, and where its heartbeat is."""
+    """Where a rank runs, and the descriptor of its heartbeat."""
 
     rank: int
     host: str
@@ -53,9 +53,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Status:
-    """What a rank says of itself, or of another on its host (``answers`` off).
+    """What a rank reports of itself, or of another rank on its host (then ``answers`` is False).
 
-    ``seconds`` since it began what it does.
+    ``seconds``: since its activity began.
     """
 
     member: Member
@@ -71,9 +71,9 @@ class Status:
 
 
 class Watchdog:
-    """Collective to make; it watches while it is entered.
+    """A context manager that watches this process. Making it is collective.
 
-    ``timeout_seconds`` may be changed; 0: never.
+    ``timeout_seconds`` may be changed at any time; 0 means never.
     """
 
     def __init__(
@@ -113,13 +113,13 @@ class Watchdog:
             if self.timeout_seconds and self._idle_seconds > self.timeout_seconds + turn:
                 if (
                     self._heard_reporter
-                ):  # it had its turn, and ended nobody: from here on each for itself
+                ):  # it had its turn and ended nothing: from here on, each rank by itself
                     self._heard_reporter, self._idle_seconds = False, self.timeout_seconds
                 else:
                     self._investigate()
 
     def _count(self, seconds: float) -> None:
-        """Add to the time in which the main thread has not moved."""
+        """Add to the time in which the main thread has made no progress."""
         self._idle_seconds = self._idle_seconds + seconds if heartbeat.beats == self._beats else 0.0
         self._beats = heartbeat.beats
 
@@ -135,7 +135,7 @@ class Watchdog:
                 _end_soon()
 
     def _investigate(self) -> None:
-        """Ask everyone, and end all unless somebody still works."""
+        """Ask all ranks, and end all unless one still works."""
         others = [member for member in self._members if member.rank != self._me.rank]
         answers = {self._me.rank: self._status()} | self._ask(
             "status", {member.rank: [] for member in others}
@@ -194,21 +194,21 @@ class Watchdog:
     def _end(self, report: str) -> None:
         tell(f"{self._name}: error: {report}")
         _end_soon()
-        for member in (
-            self._members
-        ):  # on the far side of a cut network a launcher does not learn of an abort
+        for (
+            member
+        ) in self._members:  # beyond a broken network, a launcher does not learn of an abort
             if member.rank != self._me.rank:
                 self._mailbox.post(member.rank, ("end", []))
         self._communicator.abort(EXIT_STALLED)
 
 
 def _end_soon() -> None:
-    """End this process, should MPI not even be able to abort."""
+    """End this process even if MPI cannot abort."""
     threading.Timer(ANSWER_SECONDS, os._exit, [EXIT_STALLED]).start()
 
 
 def look_at(member: Member) -> Status:
-    """What another rank of this host does, seen from outside."""
+    """The status of another rank of this host, seen from outside."""
     beat = read_other(member.pid, member.descriptor)
     now = time.monotonic()
     if beat is None:
@@ -218,7 +218,7 @@ def look_at(member: Member) -> Status:
 
 
 def process_state(pid: int) -> str:
-    """The kernel's word for a process, such as "T (stopped)"; "gone" when there is none."""
+    """The kernel's state of a process, such as "T (stopped)"; "gone" when there is none."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -74,23 +74,26 @@ class Call:
         values: the layer's parameters by name; read them.
         grads: their gradients by name; ``backward`` writes every element.
         training: False in evaluation and prediction.
-        saved: None when ``forward`` begins; what it keeps for ``backward``.
+        saved: whatever ``forward`` keeps for ``backward``; None at first.
     """
 
-    __slots__ = ("_generator", "_layer", "_random", "grads", "saved", "training", "values")
+    grads: Mapping[str, Array]
+    training: bool
+    saved: Any
 
     def __init__(self, layer: str, values: Mapping[str, Array]) -> None:
         self._layer, self.values = layer, values
-        self.grads: Mapping[str, Array] = {}
+        self.write_to({})
         self.begin(training=False, random=None)
 
     def begin(self, training: bool, random: RandomSource | None) -> None:
         """Start a pass: nothing is saved yet, and no random number drawn."""
-        self.training, self.saved = training, None
-        self._random, self._generator = random, None
+        self.training, self.saved, self._random = training, None, random
+        self._generator: np.random.Generator | None = None
 
-    saved: Any
-    _generator: np.random.Generator | None
+    def write_to(self, grads: Mapping[str, Array]) -> None:
+        """From now on the gradients go to ``grads``."""
+        self.grads = grads
 
     @property
     def random(self) -> np.random.Generator:
@@ -112,9 +115,9 @@ class Call:
 class Layer:
     """One differentiable function: the base class of all layers.
 
-    A layer holds its hyper-parameters, which are set once, in ``__init__``; whatever one pass
-    leaves for the next step of it belongs into its ``Call``. So one layer serves any number of
-    plans, in several threads. Layers of one class and equal attributes are equal.
+    A layer holds its hyper-parameters, which are set once, in ``__init__``; what forward keeps for
+    backward belongs in the ``Call``. So one layer serves any number of plans, in several threads.
+    Layers of the same class with equal attributes are equal.
     """
 
     @explained("it takes no arguments")

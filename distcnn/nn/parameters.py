@@ -36,6 +36,8 @@ class Parameters:
             self.layer_starts.append(size)
             for parameter in parameters:
                 name, start = f"{layer}.{parameter.name}", size
+                if name in self.described:
+                    raise ValueError(f"{layer} has two parameters called {parameter.name!r}")
                 size += math.prod(parameter.shape)
                 self.described[name], self.slices[name] = parameter, slice(start, size)
         self.values: Array = buffer((size,), dtype)

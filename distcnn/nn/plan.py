@@ -7,7 +7,7 @@ and fuses neighbours.
     plan.backward(grad_logits, out=gradient)                    # flat, like parameters.values
 
 The planner (``planner.py``) decides which kernel may write over its input or over the gradient it
-is given, which layers run as one, and where an output stands in memory. What ``forward`` returns is
+is given, which layers run as one, and how an output is stored. What ``forward`` returns is
 a buffer of the plan, and holds until its next call. Plans share nothing but the parameters, so one
 may go forward while another, for another microbatch, is on its way back, and two threads may run
 one each.
@@ -15,12 +15,12 @@ one each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.layer import Array, Call, RandomSource, Shape
+from distcnn.nn.layer import Array, Call, Parameter, RandomSource, Shape
 from distcnn.nn.parameters import Parameters
 from distcnn.nn.planner import Kernel, Planner
 from distcnn.spans import BACKWARD, FORWARD, Span
@@ -76,6 +76,13 @@ class Plan:
     ) -> None:
         self.model, self.input_shape, self.microbatch_size = model, input_shape, microbatch_size
         self.parameters = parameters
+        expected = model.parameters(input_shape)
+        if _shapes(parameters.described) != _shapes(expected):
+            raise ValueError(
+                f"parameters of the shapes {_shapes(parameters.described)} are those of another"
+                f" network or input, not {_shapes(expected)}: make them with"
+                f" model.initialise({input_shape}, rng)"
+            )
         shapes = model.shapes(input_shape)
         self.output_shape = shapes[-1]
         self._buffers = Buffers(parameters.values.dtype)
@@ -190,7 +197,7 @@ class Plan:
         if flat is not self._gradient:
             self._gradient = flat
             for stage in self.stages:
-                stage.call.grads = self.parameters.of_layer(stage.name, flat)
+                stage.call.write_to(self.parameters.of_layer(stage.name, flat))
 
     def _stage(self, index: int, kernel: Kernel) -> Stage:
         name = self.model.names[index]
@@ -224,3 +231,7 @@ class Backward:
                 self._grad = grad
             if is_first and self._wants_input_gradient:
                 self.input_gradient = grad
+
+
+def _shapes(described: Mapping[str, Parameter]) -> dict[str, Shape]:
+    return {name: parameter.shape for name, parameter in described.items()}

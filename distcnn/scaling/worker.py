@@ -98,7 +98,7 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
     seconds = ends[-1] - ends[0]
     times = measure_steps(following.take, max(2, steps // SHARE_OF_STEPS), communicator)
     taken = WARM_UP_STEPS + steps + len(times)
-    compare_replicas(run.network, run.step.optimizer, communicator, taken)
+    compare_replicas(run.parameters, run.step.optimizer, communicator, taken)
     return {
         **facts(run),
         "steps": steps,
@@ -110,7 +110,7 @@ def measure(run: Run, steps: int) -> dict[str, Any]:
         "split": split_results(run, times),
         "adding": adding_seconds(run),
         "network": try_network(communicator, SECONDS_OF_NETWORK),
-        "params_sha256": params_sha256(run.network),
+        "params_sha256": params_sha256(run.parameters),
     }
 
 
@@ -120,7 +120,7 @@ def facts(run: Run) -> dict[str, Any]:
     return {
         "kind": KIND,
         "model": config.model,
-        "parameters": int(run.network.values.size),
+        "parameters": int(run.parameters.values.size),
         "data": run.dataset.name,
         "content_sha256": run.content_sha256,
         "train_examples": run.dataset.examples["train"],
@@ -183,7 +183,7 @@ def adding_seconds(run: Run) -> dict[str, float]:
     Where this point keeps its gradients instead (``parallel/kept.py``), more ranks may not. Of the
     slowest rank: all of them at once.
     """
-    config, gradients = run.config, run.network.values.copy()
+    config, gradients = run.config, run.parameters.values.copy()
     reducer = REDUCERS[config.reduction](
         gradients, 2, config.num_shards, config.gradient_limit, ForegroundSums(lambda values: None)
     )

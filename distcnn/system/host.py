@@ -109,12 +109,17 @@ def free_memory(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None:
 
 def processor() -> str:
     """The processor's name."""
+    return cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_info(*names: str) -> str:
+    """The first entry of /proc/cpuinfo with one of ``names`` (lower case); empty if none."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             name, _, value = line.partition(":")
-            if name.strip().lower() == "model name":
+            if name.strip().lower() in names:
                 return value.strip()
-    return platform.processor() or platform.machine()
+    return ""
 
 
 def cgroup_share(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float:

@@ -90,7 +90,12 @@ def declared(environment: Mapping[str, str]) -> list[Declared]:
 
 def declared_rank(environment: Mapping[str, str]) -> int:
     """The rank before MPI has started; 0 without a launcher."""
-    return max((each.rank for each in declared(environment)), default=0)
+    return max((found.rank for found in declared(environment)), default=0)
+
+
+def declared_size(environment: Mapping[str, str]) -> int:
+    """The number of processes that the innermost launcher started; 0 if unknown."""
+    return next((found.world_size for found in declared(environment) if found.world_size), 0)
 
 
 def declared_place(environment: Mapping[str, str]) -> Place | None:
@@ -113,8 +118,8 @@ def needs_mpi(environment: Mapping[str, str]) -> bool:
     One process under a launcher (such as ``srun --pty bash``) works without MPI.
     """
     found = declared(environment)
-    return any(each.several for each in found) or (
-        bool(found) and all(each.world_size is None for each in found)
+    return any(launch.several for launch in found) or (
+        bool(found) and all(launch.world_size is None for launch in found)
     )
 
 
@@ -153,7 +158,7 @@ def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> s
         library: name and version of the MPI library.
         environment: of this process.
     """
-    several = [each for each in declared(environment) if each.several]
+    several = [launch for launch in declared(environment) if launch.several]
     if world_size > 1 or not several:
         return None
     first = several[0]

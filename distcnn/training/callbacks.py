@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn import Parameters
 from distcnn.training.loop import Records
 from distcnn.training.progress import Progress
 from distcnn.training.results import RunResult
@@ -55,8 +55,8 @@ class CallingRecords:
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         self._records.add_receipt(kind, step, **values)
 
-    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
-        self._records.finish(network, result)
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
+        self._records.finish(parameters, result)
 
 
 class CallingProgress(Progress):
@@ -70,16 +70,8 @@ class CallingProgress(Progress):
     def say(self, *lines: str) -> None:
         self._progress.say(*lines)
 
-    def interval(
-        self,
-        step: int,
-        epoch: int,
-        epochs: int,
-        loss: float,
-        learning_rate: float,
-        images_per_second: float,
-    ) -> None:
-        self._progress.interval(step, epoch, epochs, loss, learning_rate, images_per_second)
+    def interval(self, line: str) -> None:
+        self._progress.interval(line)
 
     def close(self) -> None:
         self._progress.close()

@@ -1,6 +1,4 @@
-"""The files of a finished run beside what a replay came to: ``result.json`` and the weights, which
-people take away.
-"""
+"""Compares the files of a finished run, ``result.json`` and the weights, with a replay."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from distcnn.training.results import (
 )
 
 MEASURED = (SPEED, "train_seconds", "seconds_to_target")
-"""What no replay can come to again."""
+"""What a replay cannot reproduce."""
 
 
 def problem_of_files(run: Path, replayed: Replayed) -> str | None:

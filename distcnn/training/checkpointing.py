@@ -1,17 +1,29 @@
-"""When and how a run is saved: collective on all ranks, written by root in the background."""
+"""Checkpoints of a run: when they are taken, what they hold, and how a run is restored.
+
+Taking one is collective on all ranks; root writes it in the background.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
-from distcnn.checkpoints import CheckpointStore, CheckpointWriter
+import numpy as np
+from numpy.typing import NDArray
+
+import distcnn
+from distcnn.checkpoints import Checkpoint, CheckpointStore, CheckpointWriter
+from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.spans import CHECKPOINT, WAIT_FOR_CHECKPOINT, Span
-from distcnn.training.ledger import all_entries
+from distcnn.system.wording import counted
+from distcnn.training.ledger import Entry, all_entries
 from distcnn.training.progress import Progress
 from distcnn.training.run_directory import CHECKPOINTS, RunDirectory
 from distcnn.training.setup import Run
-from distcnn.training.snapshot import take_snapshot
 from distcnn.training.state import State
 
 
@@ -87,3 +99,153 @@ class NoSaving:
 
     def wait(self) -> int:
         return -1
+
+
+def take_snapshot(
+    run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str
+) -> Checkpoint:
+    """A copy of all that the run is after ``state.step`` steps; ``metrics`` and ``receipt`` are
+    their files' lines so far.
+    """
+    epoch, step_of_epoch = run.plan.position(state.step)
+    arrays: dict[str, NDArray[np.generic]] = {
+        f"weights/{name}": values.copy() for name, values in run.parameters.named().items()
+    }
+    for name, vector in run.step.optimizer.state.items():
+        arrays |= {
+            f"optimizer/{name}/{key}": view.copy()
+            for key, view in run.parameters.named(vector).items()
+        }
+    arrays["shards/examples_used"] = np.array([each.used for each in entries], np.int64)
+    attributes: dict[str, int | str] = {
+        "distcnn": distcnn.__version__,
+        "model": run.config.model,
+        "seed": str(run.config.seed),
+        "step": state.step,
+        "epoch": epoch,
+        "step_of_epoch": step_of_epoch,
+        "optimizer_steps": run.step.optimizer.steps,
+    }
+    texts = {
+        "configuration": json.dumps(dataclasses.asdict(run.config)),
+        "dataset": json.dumps(dataset_identity(run)),
+        "software": json.dumps(run.software),
+        "state": json.dumps(state.to_json()),
+        "orders_sha256": json.dumps([each.order_sha256 for each in entries]),
+        "metrics": metrics,
+        "receipt": receipt,
+    }
+    return Checkpoint(attributes, texts, arrays)
+
+
+def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
+    """Put the checkpoint into the run, on every rank, and prove that it belongs there.
+
+    ``InputError`` when the image set or the network is another one, or the examples used so far are
+    not those that this run would have used.
+    """
+    check_snapshot(checkpoint)
+    check_dataset(json.loads(checkpoint.texts["dataset"]), run)
+    state = State.from_json(json.loads(checkpoint.texts["state"]))
+    _fill(run.parameters.named(), checkpoint.folder("weights"), "weights")
+    for name, vector in run.step.optimizer.state.items():
+        _fill(
+            run.parameters.named(vector),
+            checkpoint.folder(f"optimizer/{name}"),
+            f"optimizer's {name}",
+        )
+    run.step.optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
+    epoch, step_of_epoch = run.plan.position(state.step)
+    run.step.ledger.replay(epoch, step_of_epoch, run.config.microbatch_size)
+    used = checkpoint.arrays["shards/examples_used"].tolist()
+    orders = json.loads(checkpoint.texts["orders_sha256"])
+    for entry in all_entries(run.step.ledger, run.communicator, run.config.num_shards):
+        if (entry.used, entry.order_sha256) != (used[entry.shard], orders[entry.shard]):
+            raise InputError(
+                f"checkpoint of step {state.step}: shard {entry.shard} had used"
+                f" {counted(used[entry.shard], 'example')}, "
+                "in another order than this "
+                f"distcnn draws ({entry.used}): resume with the software that began the run,"
+                f" distcnn {checkpoint.attributes['distcnn']}"
+                f"{', and with a file of the same chunks (--data-memory)' if run.config.data_memory else ''}"  # noqa: E501
+            )
+    return state
+
+
+def check_snapshot(checkpoint: Checkpoint) -> None:
+    """``InputError`` unless all is there that ``take_snapshot`` puts in, of its types: a right
+    SHA-256 does not prove who wrote a file.
+    """
+    step = checkpoint.attributes["step"]
+    try:
+        config = Config.from_record(json.loads(checkpoint.texts["configuration"]))
+        state = State.from_json(json.loads(checkpoint.texts["state"]))
+        dataset, software, orders = (
+            json.loads(checkpoint.texts[name]) for name in ("dataset", "software", "orders_sha256")
+        )
+        used = checkpoint.arrays["shards/examples_used"]
+        sound = {
+            "state": state.is_sound and state.step == step,
+            "dataset": (
+                _has_types(dataset, {"name": "", "content_sha256": "", "train_examples": 1})
+                and dataset["train_examples"] > 0
+            ),
+            "software": isinstance(software, dict),
+            "orders_sha256": isinstance(orders, list) and len(orders) == config.num_shards,
+            "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
+            "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
+            "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
+        }
+        wrong = [name for name, right in sound.items() if not right]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        wrong = [f"{type(error).__name__}: {error}"]
+    if wrong:
+        raise InputError(
+            f"the checkpoint of step {step} is not as distcnn writes it ({wrong[0]}): move it away"
+            " to continue from the one before"
+        )
+
+
+def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
+    """Whether ``values`` has a value of the type of each of ``examples``, an integer not
+    below it.
+    """
+    return all(
+        type(values[name]) is type(each) and values[name] >= each for name, each in examples.items()
+    )
+
+
+def dataset_identity(run: Run) -> dict[str, Any]:
+    """Which image set it is. Paths do not count."""
+    return {
+        "name": run.dataset.name,
+        "source": run.dataset.source,
+        "sha256": run.dataset.sha256,
+        "content_sha256": run.content_sha256,
+        "train_examples": run.dataset.examples["train"],
+        "test_examples": run.dataset.examples["test"],
+    }
+
+
+def check_dataset(recorded: dict[str, Any], run: Run) -> None:
+    """``InputError`` unless the run's examples are the recorded ones."""
+    if recorded["content_sha256"] != run.content_sha256:
+        raise InputError(
+            f"--data: {run.dataset.path} is not the image set that the run began with (SHA-256 of"
+            f" its examples {run.content_sha256}, not {recorded['content_sha256']}): name the set"
+            f" {recorded['name']!r} of {counted(recorded['train_examples'], 'training example')}"
+        )
+
+
+def _fill(
+    views: dict[str, NDArray[Any]], arrays: dict[str, NDArray[np.generic]], what: str
+) -> None:
+    shapes = {name: (view.shape, str(view.dtype)) for name, view in views.items()}
+    stored = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    if shapes != stored:
+        raise InputError(
+            f"the checkpoint's {what} are {stored}, but the network's are {shapes}: the model's"
+            " code is another than the run's"
+        )
+    for name, view in views.items():
+        view[...] = arrays[name]

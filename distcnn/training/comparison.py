@@ -1,4 +1,4 @@
-"""A run's records, and their comparison with what a replay comes to."""
+"""Compares a run's records with those of a replay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distcnn.training.run_directory import NoRunDirectory
 Line = dict[str, Any]
 STARTS = ("start", "resume")
 SPEED = "images_per_second"
-"""What a replay cannot come to again in a line of metrics."""
+"""The value in a line of metrics that a replay cannot reproduce."""
 
 
 class Different(Exception):
@@ -130,7 +130,7 @@ class MetricsComparison:
         self._compared += 1
 
     def close(self) -> None:
-        """``Different`` when there are lines that the replay did not come to."""
+        """``Different`` when recorded lines are left that the replay did not produce."""
         if self._compared < len(self._recorded):
             line = self._recorded[self._compared]
             raise Different(
@@ -142,8 +142,8 @@ class MetricsComparison:
 def read_metrics(
     directory: Path, checkpoint: Checkpoint | None, to_step: int
 ) -> tuple[list[Line], str]:
-    """The lines of ``metrics.jsonl`` that a replay from ``checkpoint`` to ``to_step`` must come to;
-    a text on what is wrong, or none.
+    """The lines of ``metrics.jsonl`` that a replay from ``checkpoint`` to ``to_step`` must produce,
+    and a text on what is wrong with them, or an empty one.
     """
     begun = checkpoint.texts["metrics"] if checkpoint else ""
     try:
@@ -204,7 +204,7 @@ class Comparison(NoRunDirectory):
         self.compared.append(replayed)
 
     def close(self) -> None:
-        """``Different`` when the receipt has lines that the replay did not come to."""
+        """``Different`` when the receipt has lines that the replay did not produce."""
         if len(self.compared) < len(self._recorded):
             line = self._recorded[len(self.compared)]
             raise Different(
@@ -216,8 +216,8 @@ class Comparison(NoRunDirectory):
             self._metrics.close()
 
     def _at(self, step: int) -> str:
-        before = f"step {self.compared[-1]['step']}" if self.compared else "nothing"
-        return f"step {step} (the last that agrees: {before}): "
+        before = f"step {self.compared[-1]['step']}" if self.compared else "none"
+        return f"step {step} (last recorded step that matches: {before}): "
 
 
 def difference(recorded: Line | None, replayed: Line) -> str:

@@ -11,34 +11,34 @@ from distcnn.datasets import DatasetInfo
 from distcnn.distributed import Communicator
 from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError, TrainingError
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn import Parameters
 from distcnn.optim import Updater
 from distcnn.training.fingerprint import fingerprint
 from distcnn.user_source import Sources, compare_sources, sha256_of
 
 
-def params_sha256(network: PlannedNetwork) -> str:
+def params_sha256(parameters: Parameters) -> str:
     """SHA-256 of the flat vector of values as little-endian float32: two runs with one hash have
     the same weights, bit for bit.
     """
-    return array_sha256(network.values)
+    return array_sha256(parameters.values)
 
 
-def parameter_hashes(network: PlannedNetwork) -> dict[str, str]:
+def parameter_hashes(parameters: Parameters) -> dict[str, str]:
     """The SHA-256 of each parameter, in the network's order."""
-    return {name: array_sha256(network.values[span]) for name, span in network.slices.items()}
+    return {name: array_sha256(parameters.values[span]) for name, span in parameters.slices.items()}
 
 
 def compare_replicas(
-    network: PlannedNetwork, optimizer: Updater, communicator: Communicator, step: int
+    parameters: Parameters, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
     """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
 
-    ``TrainingError`` on all ranks names the first parameter that differs and the ranks that are not
-    as the most are.
+    ``TrainingError`` on all ranks names the first parameter that differs and the ranks that differ
+    from the majority.
     """
-    parameters = parameter_hashes(network)
-    hashes = parameters | {
+    own = parameter_hashes(parameters)
+    hashes = own | {
         f"the optimizer's {name}": array_sha256(vector) for name, vector in optimizer.state.items()
     }
     whole = hashlib.sha256("".join(hashes.values()).encode()).digest()
@@ -62,11 +62,11 @@ def compare_replicas(
             " or a processor failed there, or the ranks run different software; resume from the"
             " last checkpoint on other hosts"
         )
-    return parameters
+    return own
 
 
 def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
-    """Root's fingerprint; a warning when another rank's is not the same, for the bits then hang on
+    """Root's fingerprint; a warning when another rank's differs, because the bits then depend on
     which rank computes what.
     """
     everyone = communicator.allgather(fingerprint())

@@ -80,8 +80,7 @@ def open_data(
         except MemoryError as error:
             less = "give a smaller --data-memory" if config.data_memory else BOUND_IT
             raise InputError(
-                f"{info.path}: there is no memory left for this rank's part of the image set:"
-                f" {less}"
+                f"{info.path}: not enough memory for this rank's part of the image set: {less}"
             ) from error
 
     return together(communicator, work)

@@ -1,4 +1,4 @@
-"""Debugging in one process what was a distributed run: gradient checks, a check after every layer,
+"""Debugging a distributed run in one process: a gradient check, a check of every layer's numbers,
 a debugger at any step and shard.
 """
 
@@ -21,9 +21,10 @@ from distcnn.nn import he_normal
 from distcnn.nn.gradient_check import gradient_error
 from distcnn.nn.layer import Array
 from distcnn.nn.plan import Plan
+from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
 from distcnn.training.advice import advice, zero_gradients
-from distcnn.training.checkpointing import NoSaving
+from distcnn.training.checkpointing import NoSaving, restore_snapshot
 from distcnn.training.comparison import Receipt, read_receipt
 from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_pass
@@ -39,7 +40,6 @@ from distcnn.training.resume import (
 from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.schedule import Plan as Schedule
 from distcnn.training.setup import Run, prepare_run
-from distcnn.training.snapshot import restore_snapshot
 from distcnn.training.state import State
 from distcnn.training.step import BeforeShard, Lane, Position, Step
 
@@ -61,17 +61,19 @@ def require_one_process(communicator: Communicator, flag: str) -> None:
 
 
 def check_network(run: Run, say: Say) -> None:
-    """Check the network's gradients in float64, and from now on every layer's numbers.
+    """Check the network's gradients in float64, and every layer's numbers from now on.
 
-    ``TrainingError`` when a gradient is wrong.
+    Raises:
+        TrainingError: a gradient is wrong.
     """
     shape = run.dataset.image_shape
     model = find_model(run.config.model)(shape, run.dataset.classes)
     rng = np.random.default_rng(0)
     parameters = model.initialise(shape, rng, np.float64)
     images = rng.standard_normal((*shape, CHECKED_EXAMPLES))
+    random = layer_streams(run.config.seed, step=0, shard=0)
     gradient = np.zeros_like(parameters.values)
-    error = gradient_error(model, images, rng, parameters, gradient=gradient)
+    error = gradient_error(model, images, rng, parameters, random, gradient=gradient)
     zero = zero_gradients(parameters.named(gradient))
     if (
         not error < LARGEST_GRADIENT_ERROR
@@ -79,7 +81,7 @@ def check_network(run: Run, say: Say) -> None:
         for name, values in parameters.named().items():
             described = parameters.described[name]
             values[...] = he_normal(rng, described.shape, described.fan_in, described.fan_out)
-        error = gradient_error(model, images, rng, parameters)
+        error = gradient_error(model, images, rng, parameters, random)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(
             f"gradient check: the backward of model {run.config.model!r} is wrong: relative error"

@@ -12,7 +12,6 @@ import hashlib
 import math
 import os
 import platform
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 import distcnn
 from distcnn.distributed.blas_threads import blas_description, blas_threads
 from distcnn.system.environment import kernel_variables, sources_sha256
+from distcnn.system.host import cpu_info
 
 FLAGS_OF_NOTE = (
     "sse4_2",
@@ -106,16 +106,9 @@ def operands() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], N
 
 
 def cpu_flags() -> list[str]:
-    """Those of ``FLAGS_OF_NOTE`` that this processor has, as Linux tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        if name.strip().lower() in ("flags", "features"):
-            return [flag for flag in FLAGS_OF_NOTE if flag in value.split()]
-    return []
+    """Those of ``FLAGS_OF_NOTE`` that this processor has, as Linux reports them."""
+    flags = cpu_info("flags", "features").split()
+    return [flag for flag in FLAGS_OF_NOTE if flag in flags]
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:

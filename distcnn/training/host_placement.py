@@ -23,19 +23,24 @@ from distcnn.system.wording import counted
 
 MOST_HOSTS_NAMED = 4
 SECONDS_TO_APPEAR = 5.0
-"""What one host has just written, another may see so much later: NFS remembers for a while that a
-file was not there.
+"""A file that one host has just written may appear on another this much later: NFS caches that it
+was missing.
 """
 
 
 def settle_threads(
     config: Config, communicator: Communicator, report: Callable[[str], None]
 ) -> Config:
-    """Give this process its BLAS threads; the configuration with their number in the place of
-    ``auto``. Collective.
+    """Set this process's BLAS threads. Collective.
 
-    ``report`` takes a line where the bits depend on the number, and where there are fewer cores
-    than threads.
+    Args:
+        config: ``threads_per_rank`` is a number or ``auto``.
+        communicator: of all ranks.
+        report: takes a line where the bits depend on the number, and where there are fewer cores
+            than threads.
+
+    Returns:
+        The configuration with the number of threads instead of ``auto``.
     """
     everyone = communicator.allgather(usable_cores(communicator.hosts[communicator.rank]))
     threads = resolve_threads(config.threads_per_rank, everyone)

@@ -1,6 +1,4 @@
-"""Opening a run directory: a new one, one that is resumed in place, or a new one that a resumed run
-goes on in.
-"""
+"""Opening a run directory: a new one, or that of a resumed run, in place or elsewhere."""
 
 from __future__ import annotations
 
@@ -12,18 +10,14 @@ from pathlib import Path
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError
+from distcnn.training.checkpointing import dataset_identity
 from distcnn.training.fingerprint import differences
 from distcnn.training.progress import Progress
 from distcnn.training.results import RESULT, SUMS
 from distcnn.training.resume import ResumePoint, changed_lengths
-from distcnn.training.run_directory import (
-    CHECKPOINTS,
-    RunDirectory,
-    create_run_directory,
-    write_config,
-)
+from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
+from distcnn.training.run_files import write_config
 from distcnn.training.setup import Run
-from distcnn.training.snapshot import dataset_identity
 from distcnn.training.state import State
 
 
@@ -54,8 +48,8 @@ def open_directory(
 
 
 def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]:
-    """What a new folder must hold so that the run can be resumed there at once: the checkpoint that
-    it goes on from, and the best one.
+    """What a new folder must hold so that the run can be resumed there: the checkpoint that it
+    continues from, and the best one.
     """
     if point is None or point.checkpoint is None:
         return {}
@@ -87,13 +81,12 @@ def begin_records(
     directory = RunDirectory(path, run.config, progress.say, held)
     checkpoint = point.checkpoint if point else None
     if point:
-        changed = changed_lengths(point.directory, state.step, run.config)
         if not checkpoint:
             progress.say(
                 f"{point.directory} has no checkpoint that is whole: the run begins again from its"
                 " first step"
             )
-        if changed:
+        if changed := changed_lengths(point.directory, state.step, run.config):
             progress.say(changed)
         directory.metrics.restore(checkpoint.texts["metrics"] if checkpoint else "")
         directory.receipt.restore(checkpoint.texts["receipt"] if checkpoint else "")

@@ -1,7 +1,4 @@
-"""What a run says while it runs: a progress bar on a terminal, plain lines elsewhere.
-
-Only root speaks.
-"""
+"""What a run says while it runs: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,39 +15,34 @@ PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
 Without it: a bar where a terminal shows the output, also through ``mpirun``, and lines elsewhere.
 """
 LEAST_COLUMNS = 20
-"""A bar on a narrower terminal would say nothing."""
+"""A narrower terminal has no room for a bar."""
 
 
 class Progress:
-    """Root's voice, on standard output."""
+    """What rank 0 says, on standard output."""
 
     def __init__(self) -> None:
-        self._total_steps = 0
         self._bar: Any = None
 
     def start(self, total_steps: int, steps_taken: int = 0) -> None:
         """The next of ``total_steps`` is about to be taken: show the bar, where there is one."""
-        self._total_steps = total_steps
         columns = watched_columns() or 0
         usual = "bar" if columns >= LEAST_COLUMNS else "lines"
         if os.environ.get(PROGRESS_VARIABLE, usual) == "bar":
-            from tqdm import (
-                tqdm,
-            )  # only on a terminal, on root: no rank should read its files for nothing
+            from tqdm import tqdm  # on rank 0 of a terminal alone: the others need not read it
 
-            width = max(columns or USUAL_COLUMNS, LEAST_COLUMNS)
             self._bar = tqdm(
                 total=total_steps,
                 initial=steps_taken,
                 unit="step",
                 file=sys.stdout,
-                ncols=width,
+                ncols=max(columns or USUAL_COLUMNS, LEAST_COLUMNS),
                 nrows=20,
                 mininterval=0.2,
             )
 
     def say(self, *lines: str) -> None:
-        """Lines that stay."""
+        """Print lines that stay."""
         if self._bar is not None:
             self._bar.clear()
         console.say(*lines)
@@ -60,50 +52,30 @@ class Progress:
     def step(self, loss: float, images_per_second: float) -> None:
         """One more step was taken."""
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {loss:.4f}, {images_per_second:,.0f} images/s", refresh=False
-            )
+            text = f"loss {loss:.4f}, {images_per_second:,.0f} images/s"
+            self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(1)
 
-    def interval(
-        self,
-        step: int,
-        epoch: int,
-        epochs: int,
-        loss: float,
-        learning_rate: float,
-        images_per_second: float,
-    ) -> None:
-        """A log interval is over: its mean loss and speed."""
+    def interval(self, line: str) -> None:
+        """A log interval is over: print ``line``, its loss and speed, where there is no bar."""
         if self._bar is None:
-            self.say(
-                f"step {step}/{self._total_steps}  epoch {epoch}/{epochs}  loss {loss:.4f}  "
-                f"learning rate {learning_rate:.4g}  {images_per_second:,.0f} images/s"
-            )
+            self.say(line)
 
     def close(self) -> None:
-        """The run is over, well or not."""
+        """The run is over, successfully or not."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 class NoProgress(Progress):
-    """What all ranks but root have: silence."""
+    """Says nothing: for all ranks but rank 0."""
 
     def start(self, total_steps: int, steps_taken: int = 0) -> None:
-        """Nothing."""
+        """Show nothing."""
 
     def say(self, *lines: str) -> None:
-        """Nothing."""
+        """Print nothing."""
 
-    def interval(
-        self,
-        step: int,
-        epoch: int,
-        epochs: int,
-        loss: float,
-        learning_rate: float,
-        images_per_second: float,
-    ) -> None:
-        """Nothing."""
+    def interval(self, line: str) -> None:
+        """Print nothing."""

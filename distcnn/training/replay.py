@@ -1,4 +1,4 @@
-"""Replaying a run against its receipt: the same loop, with a comparison in the place of the run
+"""Replays a run against its receipt: the same loop, with a comparison in place of the run
 directory.
 """
 
@@ -15,7 +15,7 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import NoSaving
+from distcnn.training.checkpointing import NoSaving, dataset_identity, restore_snapshot
 from distcnn.training.comparison import (
     STARTS,
     Comparison,
@@ -29,19 +29,19 @@ from distcnn.training.comparison import (
     read_receipt,
 )
 from distcnn.training.consistency import parameter_hashes
+from distcnn.training.ending import make_result
 from distcnn.training.fingerprint import differences
-from distcnn.training.loop import Loop, make_result
+from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult
 from distcnn.training.resume import require_code_outside, require_trusted, sources_in_force
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
-from distcnn.training.snapshot import dataset_identity, restore_snapshot
 from distcnn.training.state import State
 from distcnn.user_source import compare_sources
 
 NAMES_ONLY = ("name", "source")
-"""What an image set is called may differ where it lies now; its content may not."""
+"""Where an image set was moved its name may differ; its content may not."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def replay(
     try:
         follow(loop, receipt, last, data, end_epoch=bool(at_end & {"weights", "epoch"}))
     except TrainingError as error:
-        raise Different(f"step {state.step}: the replay cannot go on: {error}") from error
+        raise Different(f"step {state.step}: the replay cannot continue: {error}") from error
     if receipt.ended and last == receipt.last_step:
         loop.add_end()
     comparison.close()
@@ -133,7 +133,7 @@ def _compare_checkpoint(receipt: Receipt, run: Run, state: State) -> None:
     """``Different`` when the weights that the replay begins with are not those that the receipt has
     for their step.
     """
-    hashes = parameter_hashes(run.network)
+    hashes = parameter_hashes(run.parameters)
     for line in receipt.lines:
         if (line["kind"], line["step"]) == ("weights", state.step) and line.get(
             "parameters"

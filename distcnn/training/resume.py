@@ -1,6 +1,6 @@
-"""Where a run goes on: its configuration and its newest whole checkpoint.
+"""Where a run is resumed: its configuration and its newest whole checkpoint.
 
-Root looks; all ranks get what it found.
+Root reads them, and sends them to all ranks.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes
 from distcnn.system.wording import counted
+from distcnn.training.checkpointing import check_snapshot
 from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
-from distcnn.training.run_directory import CHECKPOINTS, read_config
+from distcnn.training.run_directory import CHECKPOINTS
+from distcnn.training.run_files import read_config
 from distcnn.training.schedule import Plan
-from distcnn.training.snapshot import check_snapshot
 from distcnn.user_code import ACCEPT_FLAG, require_outside, require_trust
 from distcnn.user_source import Sources, compare_sources
 
@@ -40,7 +41,7 @@ class ResumePoint:
 
     directory: Path
     in_place: bool
-    """Whether the run goes on in ``directory``, not in another --output."""
+    """Whether the run continues in ``directory``, not in another --output."""
     config: Config
     checkpoint: Checkpoint | None
     result: RunResult | None
@@ -186,8 +187,9 @@ def finished_result(
     """The result of a run that took all the steps that ``config`` asks for, or reached its target,
     and left its files; else None.
 
-    ``InputError`` when there is a result, but the run must go on or be written again, and there is
-    no checkpoint to do so from.
+    Raises:
+        InputError: there is a result, but the run must continue or be written again, and there is
+            no checkpoint to do so from.
     """
     if not os.path.lexists(directory / RESULT):
         return None
@@ -201,7 +203,7 @@ def finished_result(
     if checkpoint is None:
         raise InputError(
             f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''};"
-            " there is no whole checkpoint to go on from: begin a new run"
+            " there is no whole checkpoint to continue from: begin a new run"
         )
     if damage:
         report(
@@ -212,33 +214,30 @@ def finished_result(
 
 
 def changed_lengths(directory: Path, step: int, config: Config) -> str:
-    """A warning when steps after ``step`` were taken before at other learning rates, since --epochs
-    was another; else an empty text.
-
-    So it is where checkpoints were lost that a run had after a resume changed its length.
+    """A warning when steps after ``step`` were taken before at other learning rates, because
+    --epochs was changed by a resume whose checkpoints are lost; else an empty text.
     """
     try:
         lines = [json.loads(line) for line in read_bytes(directory / RECEIPT).splitlines()]
-        last, starts = (
-            max(line["step"] for line in lines),
-            [line for line in lines if "configuration" in line],
-        )
-        before = [line for line in starts if line["step"] <= step][-1:] + [
-            line for line in starts if line["step"] > step
-        ]
+        last = max(line["step"] for line in lines)
+        starts = [line for line in lines if "configuration" in line]
+        earlier = [line for line in starts if line["step"] <= step]
+        before = earlier[-1:] + [line for line in starts if line["step"] > step]
         plan = Plan(config, starts[0]["dataset"]["train_examples"])
-        plans = [
-            Plan(Config.from_record(line["configuration"]), plan.train_examples) for line in before
-        ]
-        others = sorted({each.config.epochs for each in plans if not each.has_rates_of(plan)})
-        if step >= last or not others:
-            return ""
+        configs = [Config.from_record(line["configuration"]) for line in before]
+        others = {
+            other.epochs
+            for other in configs
+            if not Plan(other, plan.train_examples).has_rates_of(plan)
+        }
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return ""  # nothing is known of those steps, or nothing that can be read
+    if step >= last or not others:
+        return ""
     return (
         f"warning: steps {step + 1} to {last} were taken before with --epochs"
-        f" {', '.join(map(str, others))}, and are taken again with --epochs {config.epochs}:"
-        " learning rates and weights differ from those before"
+        f" {', '.join(map(str, sorted(others)))}, and are taken again with --epochs"
+        f" {config.epochs}: learning rates and weights differ from those before"
     )
 
 
@@ -256,8 +255,8 @@ def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report
         raise InputError(
             f"--resume: the source of model {point.config.model!r} was edited since the run in"
             f" {point.directory} used it: {changes}: "
-            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or go on with the'
-            f" new code: {ACCEPT_FLAG}"
+            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or continue with'
+            f" the new code: {ACCEPT_FLAG}"
         )
     if changes.code:
         report(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import hashlib
 import os
 import re
 import time
@@ -17,10 +15,9 @@ from typing import Any
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
 from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
 from distcnn.config import Config
-from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
-from distcnn.nn.planned import PlannedNetwork
-from distcnn.system.files import read_bytes, remove_temporary_files, write_atomically
+from distcnn.nn import Parameters
+from distcnn.system.files import remove_temporary_files
 from distcnn.training.results import (
     ALL_FILES,
     CONFIG,
@@ -31,17 +28,19 @@ from distcnn.training.results import (
     describe,
     write_results,
 )
-from distcnn.training.run_files import LOCK, LineLog, locked, require_owner
+from distcnn.training.run_files import (
+    LOCK,
+    LineLog,
+    locked,
+    read_config,
+    require_owner,
+    write_config,
+)
 
 CHECKPOINTS = "checkpoints"
 Checkpoints = Mapping[int, Checkpoint]
 """By their steps."""
 NONE: Checkpoints = MappingProxyType({})
-OF_PATHS = "surrogateescape"
-"""How a path that is not valid UTF-8 is encoded: the bytes that the file system has for it."""
-END_OF_CONFIG = (
-    "# The run's own record; to change a flag, give it with --resume. SHA-256 of the lines above: "
-)
 
 
 class RunDirectory:
@@ -76,13 +75,13 @@ class RunDirectory:
         """Append one line on the state after ``step`` steps."""
         self.receipt.add({"kind": kind, "step": step, **values})
 
-    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
         """Write weights and result, and complete the other files; on a full disk, older checkpoints
         make room.
 
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
-        weights = network.named_values()
+        weights = parameters.named()
         last = encode_weights(weights, describe(result, result.steps, result.test_accuracy))
         try:
             best = self._best_weights(self.locate(), weights, result)
@@ -208,7 +207,7 @@ class NoRunDirectory:
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         """Keep nothing."""
 
-    def finish(self, network: PlannedNetwork, result: RunResult) -> None:
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
         """Keep nothing."""
 
 
@@ -294,34 +293,3 @@ def make_unused(path: Path) -> Path:
             folder.mkdir()
             return folder
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-
-
-def write_config(path: Path, config: Config) -> None:
-    """Store the configuration of the run in ``path``."""
-    import tomli_w  # root's alone, as tomllib
-
-    text = tomli_w.dumps(dataclasses.asdict(config))
-    write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
-
-
-def read_config(path: Path) -> Config:
-    """The configuration stored in ``path``.
-
-    ``InputError`` when it is not just as it was written.
-    """
-    file = path / CONFIG
-    try:
-        text = read_bytes(file).decode(errors=OF_PATHS)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error})") from error
-    text, mark, end = text.partition(END_OF_CONFIG)
-    if mark + end != _end_of(text):
-        raise InputError(
-            f"{file} is damaged or was altered: its SHA-256 is not the one in its last line"
-        )
-    return Config.from_record(read_toml(file, OF_PATHS))
-
-
-def _end_of(text: str) -> str:
-    """The last line of a configuration, by which damage shows."""
-    return f"{END_OF_CONFIG}{hashlib.sha256(text.encode(errors=OF_PATHS)).hexdigest()}\n"

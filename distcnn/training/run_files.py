@@ -1,4 +1,4 @@
-"""Files of a run directory that many hands may touch: its lock, and files of JSON lines.
+"""Files of a run directory: its lock, its configuration, and files of JSON lines.
 
 One process at a time may write to a run directory, and only into a folder of its own user. Files of
 lines are also kept in memory, so that a full disk neither ends the run nor leaves half a line.
@@ -6,7 +6,9 @@ lines are also kept in memory, so that a full disk neither ends the run nor leav
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import pwd
@@ -15,10 +17,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from distcnn.config import Config
+from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
 from distcnn.system.files import append, open_regular, read_bytes, write_atomically
+from distcnn.training.results import CONFIG
 
 LOCK = ".lock"
+OF_PATHS = "surrogateescape"
+"""How a path that is not valid UTF-8 is encoded: the bytes that the file system has for it."""
+END_OF_CONFIG = (
+    "# The run's own record; to change a flag, give it with --resume. SHA-256 of the lines above: "
+)
 
 
 @contextmanager
@@ -157,5 +167,36 @@ class LineLog:
                 self._reported = True
                 self._report(
                     f"warning: {self._name} cannot be written ({error.strerror}): its lines are"
-                    " kept in memory; training goes on"
+                    " kept in memory; training continues"
                 )
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Store the configuration of the run in ``path``."""
+    import tomli_w  # needed on root only, as tomllib
+
+    text = tomli_w.dumps(dataclasses.asdict(config))
+    write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
+
+
+def read_config(path: Path) -> Config:
+    """The configuration stored in ``path``.
+
+    ``InputError`` when it is not just as it was written.
+    """
+    file = path / CONFIG
+    try:
+        text = read_bytes(file).decode(errors=OF_PATHS)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error})") from error
+    text, mark, end = text.partition(END_OF_CONFIG)
+    if mark + end != _end_of(text):
+        raise InputError(
+            f"{file} is damaged or was altered: its SHA-256 is not the one in its last line"
+        )
+    return Config.from_record(read_toml(file, OF_PATHS))
+
+
+def _end_of(text: str) -> str:
+    """The last line of a configuration, by which damage shows."""
+    return f"{END_OF_CONFIG}{hashlib.sha256(text.encode(errors=OF_PATHS)).hexdigest()}\n"

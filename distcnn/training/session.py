@@ -20,7 +20,7 @@ from distcnn.spans import CREATE_RUN, READ_RUN, RESTORE, Span
 from distcnn.system.files import remove_temporary_files
 from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback, CallingProgress, CallingRecords
-from distcnn.training.checkpointing import NoSaving, Saving
+from distcnn.training.checkpointing import NoSaving, Saving, check_dataset, restore_snapshot
 from distcnn.training.loop import Loop, Records
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import Progress
@@ -36,7 +36,6 @@ from distcnn.training.resume import (
 from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
-from distcnn.training.snapshot import check_dataset, restore_snapshot
 from distcnn.training.state import State
 
 Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]
@@ -65,7 +64,7 @@ class Session:
         progress: takes lines for the user and shows how far the run is.
         components: the objects in place of those that the configuration names.
         images: the image set in place of the file that it names.
-        callbacks: told of steps and epochs, on every rank.
+        callbacks: called for steps and epochs, on every rank.
         writes: whether there is a run directory.
         signals: stop the run when they arrive.
         watchdog: ends all ranks when nothing moves.
@@ -94,7 +93,7 @@ class Session:
 
         Raises:
             InputError: on all ranks, for bad input.
-            TrainingError: training cannot go on; the state before is saved.
+            TrainingError: training cannot continue; the state before is saved.
             Stopped: a signal asked for it; the state is saved.
         """
         with ExitStack() as held:
@@ -134,7 +133,7 @@ class Session:
             return on_root(self.communicator, lambda: self._resume_point(held))
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
-        """Root's: the run to continue, locked until ``held`` closes if it is written there."""
+        """On root: the run to continue, locked until ``held`` closes if it is written there."""
         request = self.request
         if is_in_place(request):
             directory = existing_run(request.resume)

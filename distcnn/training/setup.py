@@ -21,8 +21,8 @@ from distcnn.distributed import Communicator, on_root, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import Model, build_model, find_model, initialise_model
+from distcnn.nn import Parameters, Sequential
 from distcnn.nn.losses import Loss
-from distcnn.nn.planned import PlannedNetwork
 from distcnn.optim import Optimizer, Schedule
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
@@ -82,7 +82,8 @@ class Run:
     components: Components
     communicator: Communicator
     dataset: DatasetInfo
-    network: PlannedNetwork
+    model: Sequential
+    parameters: Parameters
     step: Step
     evaluation: Evaluation
     content_sha256: str
@@ -131,7 +132,7 @@ def prepare_run(
         together(communicator, lambda: check_same_data(datasets))
         together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
     with Span(BUILD_NETWORK):
-        network = together(
+        plan = together(
             communicator,
             lambda: build_model(
                 config.model,
@@ -144,19 +145,19 @@ def prepare_run(
         sources = together(communicator, lambda: own_sources(*config.own_code.values()))
         same_model(sources, communicator)
         rng = PortableGenerator(generator(config.seed, INITIALISE))
-        together(communicator, lambda: initialise_model(config.model, network, rng))
+        together(communicator, lambda: initialise_model(config.model, plan.parameters, rng))
     with Span(SURVEY_DATA):
         data = open_data(images, dataset, config, communicator, shard_indices)
         content = survey(data, dataset, config.microbatch_size, communicator)
         statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
-    loss, optimizer = made.loss, made.optimizer.start(network.values)
+    loss, optimizer = made.loss, made.optimizer.start(plan.parameters.values)
 
     def make_lane() -> Lane:
-        plan = network.model.plan(dataset.image_shape, config.microbatch_size, network.parameters)
-        return Lane(plan, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
+        another = plan.model.plan(dataset.image_shape, config.microbatch_size, plan.parameters)
+        return Lane(another, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
 
-    lane = Lane(network.plan, microbatch)
+    lane = Lane(plan, microbatch)
     with Span(BUILD_NETWORK):
         step = make_step(config, communicator, lane, make_lane, loss, optimizer, data.shards)
     blocks_a_step = -(-config.num_shards // communicator.world_size)
@@ -182,7 +183,8 @@ def prepare_run(
         made,
         communicator,
         dataset,
-        network,
+        plan.model,
+        plan.parameters,
         step,
         evaluation,
         content_sha256,
@@ -205,7 +207,7 @@ def _open_file(
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
-    """Root's: make the default image set where it is not there."""
+    """On root: make the default image set if it is missing."""
     if must_be_prepared(config.data, config.source or None):
         from distcnn.datasets.prepare_mnist import (
             prepare_mnist,  # once in a machine's life: it brings ssl, archives, pip's ways

@@ -1,5 +1,5 @@
-"""What a run is between two steps, beside weights and optimizer: how far it is, sums not yet
-written down, the best test so far.
+"""The state of a run between two steps, besides weights and optimizer: progress, running sums, the
+best test so far.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from distcnn.distributed import Totals
 
 @dataclass
 class Meter:
-    """Sums since it was last emptied: losses, examples, and the seconds the steps took."""
+    """Sums over steps: losses, correct answers, examples, and the seconds the steps took."""
 
     loss_sum: float = 0.0
     correct: int = 0
@@ -21,7 +21,7 @@ class Meter:
     seconds: float = 0.0
 
     def add(self, totals: Totals, seconds: float) -> None:
-        """Add one step's."""
+        """Add one step."""
         self.loss_sum += totals.loss_sum
         self.correct += totals.correct
         self.examples += totals.examples
@@ -34,13 +34,13 @@ class Meter:
 
     @property
     def images_per_second(self) -> float:
-        """Examples of all ranks a second."""
+        """Examples per second, of all ranks."""
         return self.examples / self.seconds if self.seconds else 0.0
 
 
 @dataclass
 class State:
-    """``step`` steps were taken. It is the same on all ranks."""
+    """The state after ``step`` steps, the same on all ranks."""
 
     step: int = 0
     epoch_is_open: bool = False
@@ -52,26 +52,22 @@ class State:
     interval: Meter = field(default_factory=Meter)
     test: Totals | None = None
     test_step: int = -1
-    """Of the state that was tested last."""
+    """The step after which ``test`` was made; -1 before the first."""
     safety_seconds: float = 0.0
-    """Spent on the main path by hashes, ledger and checkpoints."""
+    """Spent by the main thread on hashes, ledger and checkpoints."""
     run_seconds: float = 0.0
-    """Since the start of the first step, tests and all else included; of a run that was resumed,
-    the sum of its parts.
-    """
+    """Since the start of the first step, tests included; of a resumed run, the sum of its parts."""
     best_step: int | None = None
     best_correct: int = -1
 
     def note_test(self, test: Totals) -> None:
-        """Keep the newest test, and which one was the best."""
+        """Keep the newest test, and the step of the best one."""
         self.test, self.test_step = test, self.step
         if test.correct > self.best_correct:
             self.best_step, self.best_correct = self.step, test.correct
 
     def reaches(self, target_accuracy: float) -> bool:
-        """Whether this very state was tested, and is as good as the target, where there is one (not
-        0).
-        """
+        """Whether this state was tested and reaches the target; never for the target 0."""
         tested = self.test is not None and self.test_step == self.step
         return tested and 0 < target_accuracy <= self.test_accuracy
 
@@ -83,7 +79,7 @@ class State:
 
     @property
     def is_sound(self) -> bool:
-        """Whether a run can be in this state: False for what somebody made up."""
+        """Whether a run can be in this state, or the values are damaged or made up."""
         meters = self.whole, self.epoch, self.interval
         sums: list[Meter | Totals] = [*meters, *([self.test] if self.test else [])]
         counts = [

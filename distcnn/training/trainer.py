@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from distcnn.config_parsing import Request
 from distcnn.datasets import ArrayDataset, Dataset
 from distcnn.distributed import Communicator, on_root, open_communicator, together
 from distcnn.distributed.blas_threads import restored_blas_threads
-from distcnn.errors import InputError, Stopped, TrainingError
+from distcnn.errors import InputError, arguments_named, as_arguments
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
@@ -56,7 +55,7 @@ class Trainer:
             run.
         loss: ``"cross-entropy"``, ``"squared-error"``, or a function ``(outputs, labels, weights)
             -> (loss_sum, grad_outputs)`` of arrays (classes, N), (N,) and (N,).
-        num_shards: fixed slices of the training set, the most ranks there can be. Results depend
+        num_shards: fixed slices of the training set, the upper limit for ranks. Results depend
             on it, not on the number of ranks.
         microbatch_size: examples that a shard contributes to a step; the global batch is
             ``num_shards`` times this.
@@ -114,7 +113,7 @@ class Trainer:
             )
         self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
         self._communicator = communicator
-        with _arguments_named():
+        with arguments_named():
             self._settings: dict[str, Any] = {
                 "model": _model_name(model),
                 "loss": loss if isinstance(loss, str) else _name_of(loss, LOSSES),
@@ -174,10 +173,10 @@ class Trainer:
             output: the run directory, new or empty; None to write nothing.
             resume: True to continue the run in ``output`` if there is one; or the directory of a
                 run to continue. The trainer must be one of the same arguments.
-            callbacks: told of steps and epochs, on every rank.
+            callbacks: called for steps and epochs, on every rank.
             data_memory: MiB per rank for a set that does not fit into memory; 0: keep all of it.
-            checkpoint_every: steps between checkpoints, beside one per epoch; 0: only those.
-            keep: number of checkpoints to keep, beside that of the best test.
+            checkpoint_every: steps between checkpoints, in addition to one per epoch; 0: no others.
+            keep: number of checkpoints to keep, in addition to the best one.
             check_every: steps between comparisons of the weights over all ranks.
             log_every: steps between lines of metrics.
             eval_every_epochs: epochs between tests; 0: at the end only.
@@ -194,7 +193,7 @@ class Trainer:
 
         Raises:
             InputError: on all ranks, for bad input.
-            TrainingError: on all ranks, when training cannot go on (it has diverged).
+            TrainingError: on all ranks, when training cannot continue (it has diverged).
             Stopped: on all ranks, for a signal, with ``handle_signals``.
         """
         name, images = _image_set(data)
@@ -214,7 +213,7 @@ class Trainer:
             "stall_timeout": float(stall_timeout),
         }
         communicator = self._open_communicator()
-        with _arguments_named(), ExitStack() as held:
+        with arguments_named(), ExitStack() as held:
             on_root(communicator, lambda: Config(**given))
             begun = on_root(communicator, lambda: _run_to_resume(resume, output))
             request = Request(given, begun, accept_changed_model=accept_changed_model)
@@ -250,8 +249,8 @@ class Trainer:
         if outcome.run is None:
             return load(where, model=self._components.model(shape, dataset.classes))
         return Network(
-            outcome.run.network.model,
-            outcome.run.network.named_values(),
+            outcome.run.model,
+            outcome.run.parameters.named(),
             image_shape=shape,
             mean=dataset.mean,
             std=dataset.std,
@@ -346,23 +345,3 @@ class LoggedProgress(NoProgress):
         for line in map(as_arguments, lines):
             level = logging.WARNING if line.startswith("warning: ") else logging.INFO
             _log.log(level, line.removeprefix("warning: "))
-
-
-def as_arguments(text: str) -> str:
-    """A message for the command line in Python's words: ``--num-shards 8`` is ``num_shards=8``."""
-
-    def argument(found: re.Match[str]) -> str:
-        name, value = found.group(1).replace("-", "_"), found.group(2)
-        return f"{name}={value.strip()}" if value else name
-
-    return re.sub(r"(?<![\w-])--([a-z][a-z-]*[a-z])( [\d.]+(?![\w.]))?", argument, text)
-
-
-@contextmanager
-def _arguments_named() -> Iterator[None]:
-    """Raise what is raised inside with arguments in the place of flags."""
-    try:
-        yield
-    except (InputError, TrainingError, Stopped) as error:
-        error.args = (as_arguments(str(error)), *error.args[1:])
-        raise

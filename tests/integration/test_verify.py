@@ -208,7 +208,7 @@ def test_a_hash_that_was_altered_is_named(ranks: int, copy: Path) -> None:
     assert receipt(copy)[5]["step"] == 8
     (copy / "receipt.jsonl").write_text(text.replace(sha256, ALTERED))
     message = (
-        rf"step 8 \(the last that agrees: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the"
+        rf"step 8 \(last recorded step that matches: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the"
         rf" receipt, {sha256} replayed"
     )
     assert_different(copy, message, ranks=ranks)
@@ -243,7 +243,7 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
     lines = receipt(copy)
     lines[0]["configuration"]["learning_rate"] = 1e20
     write_receipt(copy, lines)
-    assert_different(copy, r"step \d: the replay cannot go on: step 1, shard 0: ")
+    assert_different(copy, r"step \d: the replay cannot continue: step 1, shard 0: ")
     (copy / "receipt.jsonl").write_text(text)
     values = json.loads((copy / "result.json").read_text())
     (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))

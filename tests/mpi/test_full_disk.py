@@ -131,7 +131,7 @@ def test_a_disk_that_is_full_for_a_while(disk: Disk, image_set: MakeImageSet) ->
         before = fill_after_first_checkpoint(run, disk)
         run.wait_for_text(
             "receipt.jsonl cannot be written (No space left on device): its lines are kept in"
-            " memory; training goes on"
+            " memory; training continues"
         )
         check_whole(disk, before)
         assert not [each.name for each in disk.run.rglob("*.tmp")]

@@ -44,16 +44,17 @@ SLOW = """
 import sys, time
 from distcnn import train
 from distcnn.fault_tolerance import signals
+from distcnn.training import session
 
 name, seconds, signals.SECONDS_TO_MAKE_RUN = sys.argv[1], float(sys.argv[2]), 2.0
-work = getattr(train, name)
+work = getattr(session, name)
 
 def slow(*arguments):
     print("waiting in", name, flush=True)
     time.sleep(seconds)
     return work(*arguments)
 
-setattr(train, name, slow)
+setattr(session, name, slow)
 sys.exit(train.main(sys.argv[3:]))
 """
 
@@ -72,10 +73,11 @@ def check_stopped(
     assert ended.code == EXIT_STOPPED, ended.stderr
     (step,) = CheckpointStore(path / "checkpoints").steps()
     assert CheckpointStore(path / "checkpoints").load(step).attributes["step"] == step
-    who = ", ".join(f"{number.name} on rank {rank}" for rank in ranks)
+    who = "Ctrl-C" if number == signal.SIGINT else number.name
+    where = "" if 0 in ranks else f" on rank {', '.join(map(str, ranks))}"
     assert (
-        f"stopped: by {who}, after step {step} of {STAGED_STEPS}; the state after step {step} is"
-        " saved\n" in ended.stderr
+        f"distcnn.train: stopped by {who}{where} after step {step} of {STAGED_STEPS};"
+        " checkpoint saved\n" in ended.stderr
     )
     assert f"continue with: {start}python -m distcnn.train --resume {path}" in ended.stderr
 
@@ -309,7 +311,7 @@ def test_ctrl_c_in_a_terminal_of_one_process(image_set: MakeImageSet, tmp_path: 
     ended, _, text = typed_in_a_terminal(SERIAL, 1, tmp_path / "run", image_set())
     assert ended.code == EXIT_STOPPED
     assert "SIGINT: saving a checkpoint, then stopping; Ctrl-C again ends at once" in text
-    assert "stopped: by SIGINT on rank 0, after step " in text
+    assert "stopped by Ctrl-C after step " in text
     assert f"with: python -m distcnn.train --resume {tmp_path / 'run'}" in text
 
 
@@ -322,9 +324,7 @@ def test_ctrl_c_in_a_terminal_under_mpirun(
     )
     if any_mpi.name == "mpirun":
         assert ended.code == EXIT_STOPPED
-        assert (
-            "stopped: by SIGINT on rank 0, SIGINT on rank 1, SIGINT on rank 2, after step " in text
-        )
+        assert "stopped by Ctrl-C after step " in text
         assert f"mpirun -n 3 python -m distcnn.train --resume {tmp_path / 'run'}" in text
     assert ended.code != 0
     assert resume(SERIAL, 1, tmp_path / "run")["params_sha256"] == reference_hash(image_set())

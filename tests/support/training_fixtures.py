@@ -204,7 +204,7 @@ def stepped(steps: int, *flags: str) -> dict[str, bytes]:
     with threadpool_limits(THREADS_PER_RANK):
         run = prepare_run(parse_config(flags), SerialCommunicator(), print)
         loop_of(run).go_to(steps, end_epoch=False)
-    return {name: values.tobytes() for name, values in run.network.named_values().items()}
+    return {name: values.tobytes() for name, values in run.parameters.named().items()}
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:

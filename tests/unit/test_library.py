@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 import distcnn as dc
 from distcnn import nn
 from distcnn.distributed.blas_threads import threads_of_libraries
-from distcnn.training.trainer import as_arguments
+from distcnn.errors import as_arguments
 from tests.conftest import MakeImageSet
 
 MODEL = nn.Sequential([nn.Conv2d(3, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Dense(10)])

@@ -51,7 +51,7 @@ def write_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteModel:
     ],
 )
 def test_parameter_counts_for_mnist(name: str, parameters: int) -> None:
-    assert build_model(name, (1, 28, 28), 10, 1).values.size == parameters
+    assert build_model(name, (1, 28, 28), 10, 1).parameters.values.size == parameters
 
 
 @pytest.mark.parametrize(
@@ -67,22 +67,19 @@ def test_parameter_counts_for_mnist(name: str, parameters: int) -> None:
 def test_parameter_counts_for_colour_images_and_a_hundred_classes(
     name: str, parameters: int
 ) -> None:
-    assert build_model(name, (3, 32, 32), 100, 1).values.size == parameters
+    assert build_model(name, (3, 32, 32), 100, 1).parameters.values.size == parameters
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_takes_rectangular_images_forward_and_back(name: str) -> None:
-    network = build_model(name, (2, 20, 33), 7, 3)
-    assert (network.input_shape, network.output_shape, network.dtype) == (
-        (2, 20, 33),
-        (7,),
-        np.float32,
-    )
-    network.initialise(np.random.default_rng(0))
-    outputs = network.forward(np.random.default_rng(1).random((2, 20, 33, 3), np.float32))
+    plan = build_model(name, (2, 20, 33), 7, 3)
+    assert (plan.input_shape, plan.output_shape) == ((2, 20, 33), (7,))
+    plan.parameters.draw(np.random.default_rng(0))
+    outputs = plan.forward(np.random.default_rng(1).random((2, 20, 33, 3), np.float32))
     assert outputs.shape == (7, 3)
-    network.backward(np.ones_like(outputs))
-    assert all(grad.any() for grad in network.named_grads().values())
+    gradient = np.zeros_like(plan.parameters.values)
+    plan.backward(np.ones_like(outputs), out=gradient)
+    assert all(grad.any() for grad in plan.parameters.named(gradient).values())
 
 
 @pytest.mark.parametrize(
@@ -116,9 +113,9 @@ def test_a_name_finds_its_function() -> None:
 
 
 def test_ones_own_model_is_found_and_built(write_model: WriteModel) -> None:
-    network = build_model(f"{write_model(OWN_MODEL)}:small", (2, 5, 4), 3, 6)
-    assert (network.microbatch_size, network.output_shape) == (6, (3,))
-    assert network.named_values()["conv1.weight"].shape == (2, 2, 3, 3)
+    plan = build_model(f"{write_model(OWN_MODEL)}:small", (2, 5, 4), 3, 6)
+    assert (plan.microbatch_size, plan.output_shape) == (6, (3,))
+    assert plan.parameters.named()["conv1.weight"].shape == (2, 2, 3, 3)
 
 
 def test_a_named_model_can_also_be_given_by_its_module() -> None:

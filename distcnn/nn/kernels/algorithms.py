@@ -16,7 +16,7 @@ d[s*stride + j]``. There are two ways:
 Shapes, all with P points, J columns of the kernel within a product (1 for Winograd), T tiles of m
 outputs: rows V (P, H, C*J, T*N), weights U (P, O, kh, C, J), products M (P, oh, O, T*N).
 
-Tiled, a piece of the output (or of its gradient) is ``[k, o, r, t, n]``: output k of tile t, which
+A tiled piece of the output (or of its gradient) is ``[k, o, r, t, n]``: output k of tile t, which
 is column t*m + k of the image. A pooling of width m (or a divisor of it) then compares whole
 arrays, long runs of numbers. So where one follows, im2col has tiles too, of as many outputs as the
 window is wide, which are its points; else its tiles are single outputs, and it has one point.
@@ -42,8 +42,8 @@ LEAST_FILTERS = 16
 
 @dataclass(frozen=True)
 class Tiling:
-    """Sizes of an algorithm along the width: ``outputs`` of a tile (m), and how far its windows are
-    apart (``stride``) and reach (``kernel_width``).
+    """An algorithm's sizes along the width: ``outputs`` of a tile (m), the kernel's width and
+    stride.
     """
 
     is_winograd: bool
@@ -63,7 +63,7 @@ class Tiling:
 
     @property
     def is_whole(self) -> bool:
-        """Whether a tile is a single output, so that products are images as they stand."""
+        """Whether a tile is a single output, so that products are images already."""
         return not self.is_winograd and self.outputs == 1
 
     def tiles(self, output_width: int) -> int:
@@ -100,7 +100,7 @@ class Algorithm(Protocol):
         """Write the output, ``tiled``, for the product of these rows, and add the bias."""
 
     def tiled(self, rows: slice) -> Array:
-        """Where these rows of the output, or of its gradient, stand, as [k, o, r, t, n]."""
+        """These rows of the output, or of its gradient, as [k, o, r, t, n]."""
 
     def transform_gradient(self, rows: slice, keep: bool) -> tuple[Array, Array]:
         """The rows of dM for the gradient in ``tiled``; with ``keep`` in ``grad_products`` too.
@@ -113,8 +113,8 @@ class Algorithm(Protocol):
         """dM (P, oh, O, T*N), as far as it has been kept."""
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
-        """Write rows of the input's gradient, ``grad_x`` (C, H, width, N), for those of dV; to what
-        its first ``held`` columns hold, add.
+        """Write rows of the input's gradient, ``grad_x`` (C, H, width, N), for those of dV; add to
+        its first ``held`` columns.
         """
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
@@ -122,10 +122,10 @@ class Algorithm(Protocol):
 
 
 def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
-    """That of the algorithm with the fewest multiplications, where it pays. A pure function of
-    shapes, so the same on all ranks.
+    """The tiling of the algorithm with the fewest multiplications that is worth its transforms. A
+    pure function of shapes, so the same on all ranks.
 
-    ``window_width`` divides the output's width: it is that of the pooling that follows.
+    ``window_width`` is that of the pooling that follows; it divides the output's width.
     """
     (kernel_height, kernel_width), stride = geometry.kernel, geometry.stride[1]
     output_width = geometry.size[1]

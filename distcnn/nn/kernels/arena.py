@@ -1,10 +1,11 @@
-"""Memory for what is planned once and used in every step: large pages, where the system has them.
+"""Memory for buffers that are planned once and used in every step: large pages, where the system
+has them.
 
-A core looks a page's place in memory up in a small table. A step goes through more pages of 4 KiB
-than that table has lines, and each that is missing costs a walk through memory, or several in a
-virtual machine. Linux gives pages of 2 MiB to programs that ask for them (transparent huge pages),
-and NumPy asks, but only for arrays of 4 MiB and more; so buffers lie side by side in pieces larger
-than that.
+Address translations are cached in the TLB. A step touches more pages of 4 KiB than the TLB has
+entries, and each miss costs a page walk, or several in a virtual machine. Linux gives pages of 2
+MiB to programs that ask for them (transparent huge pages), and NumPy asks, but only for arrays of 4
+MiB and more. So all buffers are cut from larger pieces of memory. One arena serves the process,
+under a lock; the buffers themselves belong to one plan each.
 """
 
 from __future__ import annotations
@@ -20,25 +21,23 @@ from distcnn.nn.layer import Array, Shape
 
 ALIGNMENT_BYTES = 64
 PIECE_BYTES = 64 << 20
-"""More than what the C library may take from memory that it has used before (32 MiB): a piece takes
-room only where it is written to.
+"""More than the C library may reuse from freed memory (32 MiB), so that pages which are never
+written to take no memory.
 """
 
 
 class Arena:
-    """Zeros, cut from one piece of memory after another.
-
-    A piece is given back when the last array in it is gone.
-    """
+    """Zeros, cut from one piece of memory after another. A piece is freed with its last array."""
 
     def __init__(self, piece_bytes: int = PIECE_BYTES) -> None:
         self._piece_bytes, self._lock = piece_bytes, Lock()
         self._rest = memoryview(bytearray())
 
     def zeros(self, nbytes: int) -> NDArray[np.uint8]:
-        """So many bytes, an array of its own; it starts on a cache line.
+        """An array of ``nbytes`` bytes that starts on a cache line.
 
-        ``MemoryError`` where there are not so many.
+        Raises:
+            MemoryError: there is not enough memory.
         """
         taken = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         with self._lock:
@@ -71,6 +70,7 @@ class Buffers:
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)
         self.nbytes = 0
+        self._scratch: dict[tuple[str, Shape, Shape], Array] = {}
 
     def zeros(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """An array of ``shape``, of the plan's dtype unless another is given."""
@@ -79,8 +79,8 @@ class Buffers:
         return array
 
     def images(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
-        """Images of ``shape`` (C, H, W, N) that stand in memory row by row, all channels of a row
-        together, (H, C, W, N): a few rows of all channels are then one matrix.
+        """Images of ``shape`` (C, H, W, N) stored row by row, all channels of a row together: as
+        (H, C, W, N). A few rows of all channels are then one matrix.
         """
         channels, height, *others = shape
         return self.zeros((height, channels, *others), dtype).swapaxes(0, 1)
@@ -94,3 +94,12 @@ class Buffers:
         order = np.argsort([-stride for stride in array.strides], kind="stable")
         inner = self.zeros(tuple(array.shape[axis] for axis in order), dtype or array.dtype)
         return inner.transpose(np.argsort(order))
+
+    def scratch(self, purpose: str, array: Array) -> Array:
+        """An array ``like`` this one that holds nothing from one use to the next: whoever asks for
+        the same ``purpose`` and shape gets the same array, so that it stays in the caches.
+        """
+        key = purpose, array.shape, array.strides
+        if key not in self._scratch:
+            self._scratch[key] = self.like(array)
+        return self._scratch[key]

@@ -60,8 +60,8 @@ class Piece:
         input: columns and images of the (padded) input.
         output: columns and images of the output.
         block: which rows of both.
-        rows: V of the block's ``fresh`` rows, (P, rows, D, T*N).
-        windows: V of all rows that each of its outputs needs, (P, rows, kh*D, T*N), a view.
+        rows: V of the block's ``fresh`` rows, (P, rows, C*J, T*N).
+        windows: V of all rows that each of its outputs needs, (P, rows, kh*C*J, T*N), a view.
     """
 
     input: Part
@@ -105,7 +105,7 @@ class Cut:
         shape = self.tiling.points, geometry.height, depth, self.tiles * self.images
         for of_input, of_output in plan_parts(geometry, width, self.part.size[1], self.images):
             rows = buffers.zeros(shape)
-            # The rows of a window stand one below the other, so all windows are a view.
+            # The rows of a window are contiguous, so all windows are a view.
             of_point, of_row, of_depth, of_column = rows.strides
             windows = as_strided(
                 rows,
@@ -123,7 +123,7 @@ def _length(rows: slice) -> int:
 
 def plan_cut(geometry: Geometry, tiling: Tiling, window_height: int, itemsize: int) -> Cut:
     """Parts and blocks of about ``BLOCK_BYTES``; blocks hold whole windows of the pooling that
-    follows. Products that are images as they stand are not cut into parts.
+    follows. Products that are images already are not cut into parts.
     """
     depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
     column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input

@@ -2,7 +2,7 @@
 
 Forward. Row h of all channels of the padded input is transformed (``algorithms.py``) to a matrix
 V[h]; with im2col, its kw shifted copies, of C*kw rows and ow*N columns. The kh rows that one row of
-outputs needs stand one below the other in memory: they are one matrix of K = C*kh*kw rows, and
+outputs needs follow each other in memory: they are one matrix of K = C*kh*kw rows, and
 ``Y[r] = W V[r*stride_h ... r*stride_h + kh - 1] + b``. This is im2col (Chellapilla, Puri and
 Simard, "High performance convolutional neural networks for document processing", 2006) without
 copying anything kh times.
@@ -21,8 +21,8 @@ the input is that, transformed back, without its border. (LeCun et al. 1998; Dum
 guide to convolution arithmetic", 2016.)
 
 Order of the calls: ``forward`` and ``backward`` alternate. Both go through the same pieces
-(``blocking.py``) in the same order; V, which backward needs again, is kept in between. What becomes
-of each piece of the output is up to an ``Output``: whole images here, pooled ones in ``fusion.py``.
+(``blocking.py``) in the same order; V, which backward needs again, is kept in between. An
+``Output`` takes each piece of the output: whole images here, pooled ones in ``fusion.py``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from distcnn.nn.layer import Array, Call, Shape
 
 class Output(Protocol):
     """Takes a convolution's output a piece at a time, and gives its gradient back a piece at a
-    time. A piece stands tiled where ``ConvKernel.tiled`` says.
+    time, both tiled, in ``ConvKernel.tiled(piece)``.
     """
 
     result: Array
@@ -57,7 +57,7 @@ class Output(Protocol):
         """``grad_output`` is the gradient of ``result``."""
 
     def give_gradient(self, piece: Piece) -> None:
-        """Write the gradient of a piece where the piece stood."""
+        """Write the gradient of a piece over the piece."""
 
 
 class ConvKernel:
@@ -117,11 +117,11 @@ class ConvKernel:
 
     @property
     def holds_windows(self) -> bool:
-        """Whether every window of the pooling that follows is within a tile of a piece."""
+        """Whether each window of the pooling that follows is within a tile."""
         return self._covers and self._tiling.outputs % self._window[1] == 0
 
     def tiled(self, piece: Piece) -> Array:
-        """Where a piece of the output, or of its gradient, stands, as [k, o, r, t, n]."""
+        """A piece of the output, or of its gradient, as [k, o, r, t, n]."""
         return self._algorithm.tiled(piece.block.outputs)
 
     def write_to(self, output: Output) -> None:

@@ -1,7 +1,7 @@
 """A convolution and the max pooling after it, with the ReLU after that if there is one, piece by
 piece.
 
-What stands between the two is the largest array of most networks. Pooled while a piece of it is in
+The convolution's output is the largest array of most networks. Pooled while a piece of it is in
 the caches, it is never written to memory, nor is its gradient. The bits are those of one layer
 after the other: the same products, sums and comparisons, of the same numbers. ReLU is one more
 comparison of the pooling's, with 0.
@@ -18,7 +18,7 @@ from distcnn.nn.geometry import Pair
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.kernels.convolution import ConvKernel
-from distcnn.nn.kernels.pooling import Scratch, WindowMax
+from distcnn.nn.kernels.pooling import WindowMax
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.layer import Array
 from distcnn.spans import BACKWARD, FORWARD, Span
@@ -32,8 +32,8 @@ class FusedPool:
         window: of the pooling: (height, width).
         name: the pooling layer's, for its spans.
         buffers: makes the arrays.
-        flattened: the result stands in memory as a Flatten after it wants it.
-        rectify: it is that of a ReLU after the pooling.
+        flattened: store the result in the order of a Flatten that follows.
+        rectify: apply a ReLU after the pooling.
     """
 
     def __init__(
@@ -48,9 +48,8 @@ class FusedPool:
         filters, oh, ow, count = conv.output_shape
         shape = filters, oh // window[0], ow // window[1], count
         self.result = buffers.zeros(shape) if flattened else buffers.images(shape)
-        scratch = Scratch(buffers)
         self._pieces = {
-            piece: PooledPiece(conv.tiled(piece), piece, window, self.result, scratch, rectify)
+            piece: PooledPiece(conv.tiled(piece), piece, window, self.result, buffers, rectify)
             for piece in conv.pieces
         }
         self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
@@ -68,11 +67,11 @@ class FusedPool:
 
 
 class PooledPiece:
-    """The pooling of one piece, whose pixels stand ``tiled`` (m, C, rows, T, N): those of one
-    offset in the window side by side.
+    """The pooling of one piece, whose pixels are ``tiled`` (m, C, rows, T, N): pixels of the same
+    offset in their windows are next to each other.
 
-    Windows of width w stand m/w in a tile, so their maxima are tiled too, (m/w, C, rows of windows,
-    T, N): that is, they are images where a tile holds one window.
+    A tile holds m/w windows of width w, so the maxima are tiled too, (m/w, C, rows of windows, T,
+    N): they are plain images if a tile holds one window.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class PooledPiece:
         piece: Piece,
         window: Pair,
         output: Array,
-        scratch: Scratch,
+        buffers: Buffers,
         rectify: bool,
     ) -> None:
         height, width = window
@@ -92,10 +91,12 @@ class PooledPiece:
         self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
         self._is_tiled = len(windows) > 1
         largest = (
-            scratch.like(self._pixels[0], "largest") if self._is_tiled else self._output[np.newaxis]
+            buffers.scratch("largest", self._pixels[0])
+            if self._is_tiled
+            else self._output[np.newaxis]
         )
-        self._max = WindowMax(largest, height * width, scratch, rectify)
-        self._grads = scratch.like(self._pixels[0], "grads")
+        self._max = WindowMax(largest, height * width, buffers, rectify)
+        self._grads = buffers.scratch("grads", self._pixels[0])
 
     def forward(self) -> None:
         """From pixels to the output."""
@@ -104,7 +105,7 @@ class PooledPiece:
             copy_tiles(self._output, self._max.largest, to_images=True)
 
     def backward(self, grad_output: Array) -> None:
-        """Overwrite the pixels with their gradients, for that of the whole output."""
+        """Overwrite the pixels with their gradients, given that of the whole output."""
         grads = grad_output[self._part]
         if self._is_tiled:
             copy_tiles(grads, self._grads, to_images=False)

@@ -1,8 +1,8 @@
 """im2col along the width: rows are unfolded into shifted copies (see
 ``distcnn.nn.kernels.algorithms``, which also has the order of the calls).
 
-J copies of the input's bytes, every multiplication. ``Im2col`` writes the output where it belongs,
-row by row in whole images; ``TiledIm2col`` is for a max pooling that follows, whose windows are its
+It takes J times the memory of the input, and every multiplication. ``Im2col`` writes its output
+straight into whole images; ``TiledIm2col`` is for a max pooling that follows, whose windows are its
 tiles.
 """
 
@@ -59,7 +59,7 @@ class Unfolded(ABC):
 
 
 class Im2col(Unfolded):
-    """Products are the rows of ``images`` (O, oh, ow, N) as they stand."""
+    """Products are rows of the output ``images`` (O, oh, ow, N)."""
 
     def __init__(self, geometry: Geometry, tiling: Tiling, buffers: Buffers) -> None:
         super().__init__(geometry, tiling)
@@ -71,8 +71,8 @@ class Im2col(Unfolded):
         return self._products[:, rows]
 
     def read_gradient(self, grad_output: Array) -> None:
-        """Take the gradient from ``grad_output`` (O, oh, ow, N) instead of ``tiled``: a copy where
-        that is not row by row in memory.
+        """Take the gradient from ``grad_output`` (O, oh, ow, N) instead of ``tiled``: copied if
+        it is not stored row by row.
         """
         if grad_output.swapaxes(0, 1).flags.c_contiguous:
             self._grad_products = _as_products(grad_output)
@@ -98,7 +98,7 @@ class Im2col(Unfolded):
 
 
 class TiledIm2col(Unfolded):
-    """Products of one piece after another in one place: its tiles."""
+    """Products of one piece after another, in the same buffer."""
 
     def __init__(
         self, geometry: Geometry, tiling: Tiling, most_outputs: int, buffers: Buffers
@@ -133,6 +133,6 @@ class TiledIm2col(Unfolded):
 
 
 def _as_products(images: Array) -> Array:
-    """``images`` (O, oh, ow, N) that stand row by row in memory, as (1, oh, O, ow*N), a view."""
+    """``images`` (O, oh, ow, N) that are stored row by row, as (1, oh, O, ow*N), a view."""
     filters, height, width, count = images.shape
     return images.swapaxes(0, 1).reshape(1, height, filters, width * count)

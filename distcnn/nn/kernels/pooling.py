@@ -28,7 +28,7 @@ class PoolKernel:
         buffers: Buffers,
         flattened: bool = False,
     ) -> None:
-        """With ``flattened`` the output lies in memory as a Flatten after it wants it."""
+        """With ``flattened``, store the output in the order of a Flatten that follows."""
         channels, *size = pool.output_shape(input_shape)
         self._kernel, self._stride, self._size = pool.kernel_size, pool.stride, (size[0], size[1])
         self._overlapping = any(s < k for s, k in zip(pool.stride, pool.kernel_size, strict=True))
@@ -40,9 +40,9 @@ class PoolKernel:
 
 
 class MaxPoolKernel(PoolKernel):
-    """The largest of each window. With ``in_place`` it may write over its input: backward asks
-    which pixel was larger, not the pixels, so where windows cover all of the input, its buffer
-    takes its gradient.
+    """The largest of each window. With ``in_place`` it may write over its input: backward needs to
+    know which pixels won, not their values, so if windows cover all of the input, its buffer is
+    used for its gradient.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class MaxPoolKernel(PoolKernel):
             None if in_place and covers_all else buffers.images((*input_shape, count))
         )
         pixels = pool.kernel_size[0] * pool.kernel_size[1]
-        self._max = WindowMax(self._output, pixels, Scratch(buffers))
+        self._max = WindowMax(self._output, pixels, buffers)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._grad_input = x if self._own_grad_input is None else self._own_grad_input
@@ -97,7 +97,7 @@ class AvgPoolKernel(PoolKernel):
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         if not input_gradient:
             return None
-        # The output has served: its buffer takes each window's share.
+        # The output is not needed any more: its buffer takes each window's share.
         share = np.multiply(grad_output, self._fraction, out=self._output)
         if self._overlapping:
             self._grad_input.fill(0)
@@ -109,23 +109,6 @@ class AvgPoolKernel(PoolKernel):
         return self._grad_input
 
 
-class Scratch:
-    """Arrays that hold nothing from one block to the next: all blocks have the same ones, so that
-    they stay in the caches.
-    """
-
-    def __init__(self, buffers: Buffers) -> None:
-        self.buffers = buffers
-        self._arrays: dict[tuple[str, Shape], Array] = {}
-
-    def like(self, array: Array, purpose: str) -> Array:
-        """The array for ``purpose`` of the shape of ``array``."""
-        key = purpose, array.shape
-        if key not in self._arrays:
-            self._arrays[key] = self.buffers.like(array)
-        return self._arrays[key]
-
-
 class WindowMax:
     """The largest pixel of each window and which one it is, for as many windows as ``largest`` has
     elements, of ``count`` pixels each. ``find_largest``, then ``give_to_winners``.
@@ -135,12 +118,12 @@ class WindowMax:
     largest, and no pixel takes the gradient. That is a ReLU after the pooling.
     """
 
-    def __init__(self, largest: Array, count: int, scratch: Scratch, rectify: bool = False) -> None:
-        self.largest, self._rectify, self._scratch = largest, rectify, scratch
+    def __init__(self, largest: Array, count: int, buffers: Buffers, rectify: bool = False) -> None:
+        self.largest, self._rectify, self._buffers = largest, rectify, buffers
         comparisons = count if rectify else count - 1
-        self._is_larger = [scratch.buffers.like(largest, np.bool_) for _ in range(comparisons)]
-        self._remaining = scratch.like(largest, "remaining")
-        self._zeros = scratch.like(largest, "zeros")
+        self._is_larger = [buffers.like(largest, np.bool_) for _ in range(comparisons)]
+        self._remaining = buffers.scratch("remaining", largest)
+        self._zeros = buffers.scratch("zeros", largest)
 
     def find_largest(self, pixels: Sequence[Array]) -> None:
         """Write ``largest``; note which pixel was larger than all before it."""
@@ -153,17 +136,17 @@ class WindowMax:
             np.copyto(self.largest, first)
 
     def give_to_winners(self, remaining: Array, pixels: Sequence[Array], add: bool = False) -> None:
-        """Write for (or ``add`` to) each of ``pixels`` its share of the gradient ``remaining``.
+        """Write to (or ``add`` to) each of ``pixels`` its share of the gradient ``remaining``.
 
-        The winner is the last one that was larger than all before it. From the last on, the first
-        that was takes all there is, and what has been given out is subtracted from what is left to
-        give.
+        The winner is the last pixel that was larger than all before it. So, going from the last to
+        the first, the first such pixel takes the whole gradient, which is then subtracted from what
+        remains.
         """
         first, *others = pixels
         backwards = zip(reversed(others), reversed(self._is_larger), strict=False)
         for grads, is_larger in backwards:
             share = np.multiply(
-                remaining, is_larger, out=self._scratch.like(grads, "share") if add else grads
+                remaining, is_larger, out=self._buffers.scratch("share", grads) if add else grads
             )
             remaining = np.subtract(remaining, share, out=self._remaining)
             if add:

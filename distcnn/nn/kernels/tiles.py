@@ -13,8 +13,8 @@ from distcnn.nn.layer import Array
 
 
 class Shifts:
-    """``[c, j, h, k, t, n] = x[c, h, (t*outputs + k)*step + j, n]``, a view. Making it takes its
-    time, so it is kept as long as the same array comes.
+    """``[c, j, h, k, t, n] = x[c, h, (t*outputs + k)*step + j, n]``, a view. Making it takes time,
+    so it is kept for as long as ``x`` is the same array.
     """
 
     def __init__(self, shifts: int, outputs: int, step: int, tiles: int) -> None:
@@ -66,10 +66,10 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
 
 
 def fold(pixels: Array, step: int, x: Array, held: int = 0) -> None:
-    """``x[c, h, t*step + j, n]`` = the sum of the ``pixels[c, h, t, j, n]`` that meet there, and of
-    what its first ``held`` columns hold.
+    """Add up overlapping tiles: ``x[c, h, t*step + j, n]`` becomes the sum of the ``pixels[c, h, t,
+    j, n]`` that meet there, and of what the first ``held`` columns of ``x`` hold.
 
-    If any hold something, then all those that the first tile would share with one before it.
+    ``held`` is 0, or all the columns that the first tile shares with one to its left.
     """
     tiles, count = pixels.shape[2:4]
     overlap = count - step

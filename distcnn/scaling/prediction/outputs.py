@@ -36,11 +36,11 @@ def calibrated(settings: Settings, found: Sequence[Record]) -> Calibration:
     """From the records; the network's layers are looked up anew, nothing of it is computed."""
     config = Config(**settings.flags)
     dataset = read_info(config.data)
-    network = build_model(config.model, dataset.image_shape, dataset.classes, 1)
+    plan = build_model(config.model, dataset.image_shape, dataset.classes, 1)
     return calibrate(
         found,
-        list(zip(network.layer_names, network.layer_starts, strict=True)),
-        network.values.size,
+        list(zip(plan.model.names, plan.parameters.layer_starts, strict=True)),
+        plan.parameters.values.size,
     )
 
 

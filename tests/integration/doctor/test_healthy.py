@@ -19,12 +19,11 @@ OF_ALL = {
     "distcnn",
     "processor",
     "environment",
-    "threads",
     "mpi",
     "memory",
     "limits",
 }
-OF_ALL |= {"ranks", "hosts", "output", "temporary", "data", "products", "sum"}
+OF_ALL |= {"ranks", "hosts", "output", "data", "products", "sum"}
 TOGETHER = {"mpi threads", "clock"}
 
 

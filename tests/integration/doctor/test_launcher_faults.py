@@ -168,6 +168,13 @@ def test_a_start_that_hangs_or_dies_is_reported(
     assert bool(done.stdout) == bool(says)
 
 
+def test_the_time_of_a_process_is_limited(serial: Launcher) -> None:
+    code = "import time; from distcnn.doctor.time_limits import limit_process"
+    done = serial.run(1, "-c", f"{code}; limit_process(0.5); time.sleep(30)")
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr
+
+
 def test_where_no_process_can_be_forked_nobody_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     def fork() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")

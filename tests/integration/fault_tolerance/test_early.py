@@ -64,11 +64,18 @@ def test_of_several_ranks_one_reports_and_all_end(tmp_path: Path) -> None:
         runs.append(open_runs.enter_context(running(SERIAL, 1, "-m", "distcnn.train", **world[1])))
         ended = [run.end(10) for run in runs]
     assert time.monotonic() - start < 8
-    assert [each.code for each in ended] == [
-        -signal.SIGTERM
-    ] * 2  # Hydra frees the others only for one that was killed
+    assert [each.code for each in ended] == [1, 1]
     assert sorted(len(each.lines("failed on host")) for each in ended) == [0, 1]
     assert "".join(each.stderr for each in ended).count("ImportError: broken on purpose") == 1
+
+
+def test_a_rank_that_fails_alone_ends_by_a_signal(tmp_path: Path) -> None:
+    """Hydra releases the others, which wait in MPI_Init, only for one that was killed."""
+    environment = hydra(2, 1) | broken(tmp_path, "h5py")
+    with running(SERIAL, 1, "-m", "distcnn.train", **environment) as run:
+        ended = run.end(10)
+    assert ended.code == -signal.SIGTERM
+    assert len(ended.lines("rank 1 failed on host")) == 1
 
 
 def test_a_program_that_only_imports_distcnn_keeps_its_hook(tmp_path: Path) -> None:

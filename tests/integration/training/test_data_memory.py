@@ -185,7 +185,7 @@ def test_a_run_in_windows_is_verified_and_debugged(whole: Path, stopping: str) -
             *as_flags(resume=whole, trust_model=True, break_at_step=6, shard=7),
         ],
         input=(
-            "p ('labels', self.microbatch.labels.tolist(), shard.chosen(epoch, step_of_epoch,"
+            "p ('labels', microbatch.labels.tolist(), shard.chosen(epoch, step_of_epoch,"
             " 12).tolist())\n"
         ),
         capture_output=True,
@@ -204,7 +204,7 @@ def test_statistics_that_the_file_lacks_are_those_of_memory(
 ) -> None:
     path = with_chunks(tmp_path / "set.h5", image_set(train=1003, test=77), CHUNK, statistics=False)
     runs = [prepare(path, data_memory=memory) for memory in (0.0, 0.25)]
-    microbatches: list[Any] = [run.step.microbatch for run in runs]
+    microbatches: list[Any] = [run.step.lane.microbatch for run in runs]
     assert microbatches[0]._scale.tobytes() == microbatches[1]._scale.tobytes()
     assert microbatches[0]._shift.tobytes() == microbatches[1]._shift.tobytes()
     assert runs[0].content_sha256 == runs[1].content_sha256

@@ -249,7 +249,7 @@ def test_at_the_first_step_the_weights_are_the_first_ones(
     done = debug(
         *as_flags(data=image_set()), *QUICK, *as_flags(break_at_step=0), commands=LOOK, cwd=tmp_path
     )
-    first = hashlib.sha256(prepare(image_set()).network.values.tobytes()).hexdigest()
+    first = hashlib.sha256(prepare(image_set()).parameters.values.tobytes()).hexdigest()
     assert f"('weights', '{first}')" in done.stdout
 
 

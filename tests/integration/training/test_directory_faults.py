@@ -19,7 +19,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.training.results import damage_of
-from distcnn.training.run_directory import read_config
+from distcnn.training.run_files import read_config
 from tests.conftest import ROOT, SERIAL, clean_environment
 from tests.support.training_fixtures import assert_same_end, content, resume, store_of, train
 

@@ -27,7 +27,7 @@ def test_a_stopped_run_ends_where_it_stands(
     stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(call)}
     done = train(SERIAL, 1, *data, "--output", str(run), PYTHONPATH=stopping, **stop)
     assert done.returncode == EXIT_STOPPED, done.stderr
-    assert f"the state after step {steps} is saved" in done.stderr
+    assert f"after step {steps} of" in done.stderr
     done = train(SERIAL, 1, "--resume", str(run), "--max-steps", str(steps), PYTHONPATH=stopping)
     assert (done.returncode, done.stderr) == (0, "")
     assert_same_end(run, cut)

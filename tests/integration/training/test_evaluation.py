@@ -39,8 +39,8 @@ def fail(ranks: int, output: Path, *flags: str, **environment: str) -> tuple[str
     )
     assert done.returncode == 3, done.stderr
     found = re.search(
-        r"^distcnn\.train: error: (evaluation: test examples .*)\nthe state after step \d+ is"
-        r" saved; replay it in one process with: (.*)$",
+        r"^distcnn\.train: error: (evaluation: test examples .*)\ncheckpoint saved"
+        r" \(step \d+\); replay it in one process with: (.*)$",
         done.stderr,
         re.MULTILINE,
     )
@@ -121,4 +121,4 @@ def test_a_test_that_fails_within_a_run_is_reproduced(
     assert_reproduced(what, command, run, tmp_path, PYTHONPATH=path)
     again = train(SERIAL, 1, "--resume", str(run), PYTHONPATH=path)
     assert again.returncode == 3
-    assert f"error: {what}\nthe state after step 4 is saved; " in again.stderr
+    assert f"error: {what}\ncheckpoint saved (step 4); " in again.stderr

@@ -180,7 +180,7 @@ ALTERATIONS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], str]] = {
     ),
     "a learning rate too large": (
         lambda lines: lines[0]["configuration"].update(learning_rate=1e20),
-        r"step \d: the replay cannot go on: step \d, shard 0: the gradient of ",
+        r"step \d: the replay cannot continue: step \d, shard 0: the gradient of ",
     ),
     "a resume's content": (
         lambda lines: lines.insert(5, resumed(lines[0])),

@@ -21,8 +21,7 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.training.open_run import open_directory
 from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
-from distcnn.training.run_directory import read_config, write_config
-from distcnn.training.run_files import locked
+from distcnn.training.run_files import locked, read_config, write_config
 from tests.conftest import (
     ROOT,
     SERIAL,
@@ -70,7 +69,7 @@ def stopped(
     stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(5 * 8 + 10 + 4)}
     done = train(SERIAL, 1, *flags, PYTHONPATH=stopping, **stop)
     assert done.returncode == EXIT_STOPPED, done.stderr
-    assert "after step 6 of 12; the state after step 6 is saved" in done.stderr
+    assert "after step 6 of 12; checkpoint saved" in done.stderr
     assert (
         f"continue with: python -m distcnn.train --resume {path} --model stopping:network\n"
         in done.stderr
@@ -352,7 +351,7 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again(
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     shutil.rmtree(run / "checkpoints")
-    assert "no whole checkpoint to go on from: begin a new run" in refuse(run, "--epochs", "4")
+    assert "no whole checkpoint to continue from: begin a new run" in refuse(run, "--epochs", "4")
     (run / "weights.h5").write_bytes(b"damaged")
     assert "weights.h5" in refuse(run)
 

@@ -63,8 +63,8 @@ def test_the_tests_of_both_epochs_are_stopped_and_the_run_ends_the_same(
         if stop:
             assert done.returncode == EXIT_STOPPED, done.stderr
             assert (
-                f"stopped: by SIGTERM on rank 0, after step {STEPS * (part + 1)} of {2 * STEPS};"
-                " the state" in done.stderr
+                f"stopped by SIGTERM after step {STEPS * (part + 1)} of {2 * STEPS};"
+                " checkpoint saved" in done.stderr
             )
             for lines in (metrics(run), receipt(run)):
                 assert sum(line["kind"] == "epoch" for line in lines) == part

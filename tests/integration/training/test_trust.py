@@ -17,7 +17,7 @@ from distcnn.checkpoints.format import decode, encode
 from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
 from distcnn.training.resume import find_resume_point
-from distcnn.training.run_directory import read_config, write_config
+from distcnn.training.run_files import read_config, write_config
 from tests.conftest import MakeImageSet, as_flags, clean_environment
 from tests.support.training_fixtures import receipt, store_of, write_receipt
 

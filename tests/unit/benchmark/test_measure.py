@@ -23,7 +23,7 @@ def test_it_takes_the_steps_of_training_and_adds_up(
     following = Steps(plain)
     for _ in range(3 + 2 * (3 + 2)):  # to warm up, timed, with a listener
         following.take()
-    assert run.network.values.tobytes() == plain.network.values.tobytes()
+    assert run.parameters.values.tobytes() == plain.parameters.values.tobytes()
     rows = rows_of(results.split.parts)
     assert sum(row.total for row in rows) == pytest.approx(results.split.seconds)
     assert results.gemm_bound_fraction > 0

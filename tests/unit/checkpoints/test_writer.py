@@ -205,7 +205,7 @@ def test_a_full_disk_is_reported_and_the_next_write_works(store: CheckpointStore
         "warning: checkpoint of step 4 not written (No space left on device): "
     )
     assert f"the last whole one is {store.path_of(2)}" in harness.reports[0]
-    assert harness.reports[0].endswith("; training goes on")
+    assert harness.reports[0].endswith("; training continues")
     assert (harness.writer.last_step, store.steps()) == (2, [2])
     harness.write(6)
     assert (len(harness.reports), harness.writer.last_step, store.steps()) == (1, 6, [2, 6])

@@ -26,7 +26,6 @@ def test_places_in_words() -> None:
     assert FOUR.ranks_text([2, 3]) == "on ranks 2-3 (host b)"
     assert FOUR.ranks_text([1]) == "on rank 1 (host a)"
     assert FOUR.ranks_text([0, 2, 3]) == "on ranks 0, 2-3 (hosts a, b)"
-    assert (FOUR.hosts_text([0, 1]), FOUR.hosts_text([0, 2])) == ("on host a", "on all hosts")
     assert Places({0: "a"}).ranks_text([0]) == ""
     assert Places({0: "a", 1: "a"}, world_size=4).ranks_text([0, 1]) == "on ranks 0-1 (host a)"
 

@@ -113,12 +113,12 @@ def test_a_network_that_cannot_be_built(wrong: dict[str, str], says: str, import
 
 def test_an_initialiser_that_fails(importable: Path) -> None:
     file = module(importable, in_initialiser=f" + {WRONG}")
-    network = build_model("mine:network", (1, 4, 4), 2, 1)
+    plan = build_model("mine:network", (1, 4, 4), 2, 1)
     with pytest.raises(
         InputError,
         match=rf"model 'mine:network': mine.py, line {line_of(file, WRONG)}, in start: IndexError",
     ):
-        initialise_model("mine:network", network, np.random.default_rng(0))
+        initialise_model("mine:network", plan.parameters, np.random.default_rng(0))
 
 
 def test_a_defect_of_ours_is_no_mistake_of_the_users() -> None:

@@ -125,19 +125,6 @@ def test_a_pixel_that_no_window_reads_gets_gradient_zero() -> None:
     )
 
 
-def test_without_the_input_gradient_the_parameters_gradients_are_the_same() -> None:
-    case = Case((2, 6, 5), 3, 2, (3, 2), (2, 1), (1, 0), seed=3)
-    network, rng = case.network(), np.random.default_rng(4)
-    x = case.images(rng)
-    grad_output = rng.standard_normal(network.forward(x).shape)
-    network.backward(grad_output, input_gradient=True)
-    expected = network.grads.copy()
-    network.grads[:] = np.nan
-    network.forward(x)
-    assert network.backward(grad_output) is None
-    np.testing.assert_array_equal(network.grads, expected)
-
-
 TUTORIAL_IMAGE = [
     [[0, 1, 1, 0, 2], [2, 2, 2, 2, 1], [1, 0, 0, 2, 0], [0, 1, 1, 0, 0], [1, 2, 0, 0, 2]],
     [[1, 0, 2, 2, 0], [0, 0, 0, 2, 0], [1, 2, 1, 2, 1], [1, 0, 0, 0, 0], [1, 2, 1, 1, 1]],

@@ -46,18 +46,6 @@ def test_dense_by_hand() -> None:
     np.testing.assert_array_equal(network.named_grads()["dense1.bias"], [3, -1])
 
 
-def test_without_the_input_gradient_the_parameters_gradients_are_the_same() -> None:
-    rng = np.random.default_rng(0)
-    network, x = dense(4, 3, 2, rng), rng.standard_normal((4, 2))
-    grad_output = rng.standard_normal((3, 2))
-    network.forward(x)
-    network.backward(grad_output, input_gradient=True)
-    expected = network.grads.copy()
-    network.grads[:] = np.nan
-    assert network.backward(grad_output) is None
-    np.testing.assert_array_equal(network.grads, expected)
-
-
 def test_flatten_orders_by_channel_then_row_then_column_and_shares_memory() -> None:
     network = planned([Flatten()], (2, 3, 4), 5, np.float64)
     assert network.output_shape == (24,)

@@ -29,26 +29,6 @@ def batches(draw: st.DrawFn) -> tuple[Array, NDArray[np.integer], Array, np.rand
     return 3 * rng.standard_normal((classes, count)), rng.integers(0, classes, count), weights, rng
 
 
-def naive(
-    loss: Loss, outputs: Array, labels: NDArray[np.integer], weights: Array
-) -> tuple[float, Array]:
-    """The textbook's formulas, one number at a time."""
-    loss_sum, grad = 0.0, np.zeros_like(outputs)
-    for n, (label, weight) in enumerate(zip(labels, weights, strict=True)):
-        column = outputs[:, n].tolist()
-        if loss is softmax_cross_entropy:
-            total = sum(math.exp(logit) for logit in column)
-            loss_sum -= weight * math.log(math.exp(column[label]) / total)
-        for k, output in enumerate(column):
-            target = 1.0 if k == label else 0.0
-            if loss is softmax_cross_entropy:
-                grad[k, n] = weight * (math.exp(output) / total - target)
-            else:
-                loss_sum += weight * (output - target) ** 2 / 2
-                grad[k, n] = weight * (output - target)
-    return loss_sum, grad
-
-
 @both
 @examples
 @given(batch=batches())
@@ -56,19 +36,6 @@ def test_gradients_agree_with_finite_differences(
     loss: Loss, batch: tuple[Array, NDArray[np.integer], Array, np.random.Generator]
 ) -> None:
     assert loss_gradient_error(loss, *batch) < 1e-5
-
-
-@both
-@examples
-@given(batch=batches())
-def test_sum_and_gradient_agree_with_plain_loops(
-    loss: Loss, batch: tuple[Array, NDArray[np.integer], Array, np.random.Generator]
-) -> None:
-    outputs, labels, weights, _ = batch
-    loss_sum, grad = loss(outputs, labels, weights)
-    expected_sum, expected_grad = naive(loss, outputs, labels, weights)
-    assert loss_sum == pytest.approx(expected_sum, rel=1e-11, abs=1e-11)
-    np.testing.assert_allclose(grad, expected_grad, rtol=1e-11, atol=1e-13)
 
 
 def test_cross_entropy_by_hand() -> None:

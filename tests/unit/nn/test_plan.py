@@ -70,6 +70,12 @@ def test_every_microbatch_size_gives_its_own_plan() -> None:
         np.testing.assert_allclose(y[:, 0], whole[:, n], rtol=1e-5, atol=1e-6)
 
 
+def test_parameters_of_another_network_are_refused() -> None:
+    other = Sequential([Flatten(), Dense(2)]).allocate(SHAPE)
+    with pytest.raises(ValueError, match=r"dense1\.weight.*another network"):
+        MODEL.plan(SHAPE, COUNT, other)
+
+
 def test_a_walk_gives_every_array_and_the_same_bits() -> None:
     flat, seen = np.zeros_like(PARAMETERS.values), {}
     plan = MODEL.plan(SHAPE, COUNT, PARAMETERS)

@@ -211,19 +211,6 @@ def test_forward_and_backward_leave_their_arguments_alone() -> None:
         np.testing.assert_array_equal(now, then)
 
 
-def test_an_example_does_not_depend_on_the_others_of_its_microbatch() -> None:
-    rng = np.random.default_rng(0)
-    network = planned(small_cnn(), SHAPE, 3, np.float64).initialise(rng)
-    x = rng.standard_normal((*SHAPE, 3))
-    outputs = network.forward(x).copy()
-    single = planned(small_cnn(), SHAPE, 1, np.float64)
-    single.values[:] = network.values
-    for n in range(3):
-        np.testing.assert_allclose(
-            single.forward(x[..., n : n + 1])[:, 0], outputs[:, n], rtol=1e-12, atol=1e-12
-        )
-
-
 def test_the_same_buffers_serve_every_microbatch() -> None:
     rng = np.random.default_rng(0)
     network = planned(small_cnn(), SHAPE, 2, np.float64).initialise(rng)
@@ -324,24 +311,3 @@ def test_parameter_at_refuses_an_index_beyond_the_parameters() -> None:
     for index in (-1, 8):
         with pytest.raises(IndexError, match=rf"index \(={index}\) must be 0 to 7"):
             network.parameters.parameter_at(index)
-
-
-@pytest.mark.parametrize("pool", [MaxPool2d(2), MaxPool2d(3), MaxPool2d(2, 1), MaxPool2d(2, 3)])
-def test_max_pooling_alone_and_after_a_convolution_gives_the_same_gradient(pool: MaxPool2d) -> None:
-    images = np.random.default_rng(0).standard_normal((3, 8, 8, 2))
-    network = planned([Conv2d(3, 1), pool], images.shape[:3], 2, np.float64)
-    network.named_values()["conv1.weight"][:, :, 0, 0] = np.eye(3)
-    alone = planned([MaxPool2d(pool.kernel_size, pool.stride)], images.shape[:3], 2, np.float64)
-    kept = images.copy()
-    for seed in range(2):
-        y, expected = network.forward(images), alone.forward(images)
-        np.testing.assert_array_equal(y, expected)
-        grad = np.random.default_rng(seed).standard_normal(y.shape)
-        ours, theirs = (
-            network.backward(grad, input_gradient=True),
-            alone.backward(grad, input_gradient=True),
-        )
-        assert ours is not None
-        assert theirs is not None
-        np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(images, kept)

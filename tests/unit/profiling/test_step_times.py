@@ -137,7 +137,7 @@ def test_a_real_step_adds_up_and_no_bit_changes(
     for step in range(3):
         plain.step(step, 0, step, 0.1)
     times = take(run, 3)
-    assert run.network.values.tobytes() == plain.network.values.tobytes()
+    assert run.parameters.values.tobytes() == plain.parameters.values.tobytes()
     for step_time in times:
         assert sum(step_time.parts.values()) == pytest.approx(step_time.seconds)
         layers = {"conv1 forward", "maxpool1 forward", "conv2 backward", "maxpool2 backward"}

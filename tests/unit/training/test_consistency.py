@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import TrainingError
-from distcnn.nn import Conv2d, Dense, Flatten, Sequential
-from distcnn.nn.planned import PlannedNetwork
+from distcnn.nn import Conv2d, Dense, Flatten, Parameters, Sequential
 from distcnn.optim import Updater
 from distcnn.registry import find_optimizer
 from distcnn.training.consistency import (
@@ -27,13 +26,13 @@ from distcnn.training.consistency import (
 )
 from tests.unit.distributed.test_communicator import on_ranks
 
-Damage = Callable[[int, PlannedNetwork, Updater], None]
+Damage = Callable[[int, Parameters, Updater], None]
 
 
-def make_replica(optimizer: str = "adam") -> tuple[PlannedNetwork, Updater]:
+def make_replica(optimizer: str = "adam") -> tuple[Parameters, Updater]:
     model = Sequential([Conv2d(2, 2), Flatten(), Dense(3)])
-    network = PlannedNetwork(model, (1, 3, 3), 4).initialise(np.random.default_rng(1))
-    return network, find_optimizer(optimizer, 0.1, 0.9, 0.0).start(network.values)
+    parameters = model.initialise((1, 3, 3), np.random.default_rng(1))
+    return parameters, find_optimizer(optimizer, 0.1, 0.9, 0.0).start(parameters.values)
 
 
 def compare(ranks: int, damage: Damage, optimizer: str = "adam") -> list[Any]:
@@ -56,20 +55,21 @@ def flip(vector: np.ndarray, index: int, bit: int = 0) -> None:
 
 
 def test_equal_replicas_give_the_hash_of_each_parameter() -> None:
-    network, optimizer = make_replica()
+    parameters, optimizer = make_replica()
     by_hand = {
         name: hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()
-        for name, values in network.named_values().items()
+        for name, values in parameters.named().items()
     }
     assert list(by_hand) == ["conv1.weight", "conv1.bias", "dense1.weight", "dense1.bias"]
     assert (
-        compare_replicas(network, optimizer, SerialCommunicator(), 7)
-        == parameter_hashes(network)
+        compare_replicas(parameters, optimizer, SerialCommunicator(), 7)
+        == parameter_hashes(parameters)
         == by_hand
     )
-    assert compare(3, lambda rank, network, optimizer: None) == [by_hand] * 3
+    assert compare(3, lambda rank, parameters, optimizer: None) == [by_hand] * 3
     assert (
-        params_sha256(network) == hashlib.sha256(network.values.astype("<f4").tobytes()).hexdigest()
+        params_sha256(parameters)
+        == hashlib.sha256(parameters.values.astype("<f4").tobytes()).hexdigest()
     )
 
 
@@ -101,8 +101,8 @@ def test_one_bit_of_the_weights_is_found_and_its_rank_named(
     failing = bad.draw(st.integers(0, ranks - 1))
     outcomes = compare(
         ranks,
-        lambda rank, network, optimizer: (
-            flip(network.values, index, bit) if rank == failing else None
+        lambda rank, parameters, optimizer: (
+            flip(parameters.values, index, bit) if rank == failing else None
         ),
     )
     assert len(set(outcomes)) == 1
@@ -119,7 +119,7 @@ def test_one_bit_of_the_weights_is_found_and_its_rank_named(
 def test_one_bit_of_the_optimizer_is_found(optimizer: str, vector: str) -> None:
     outcomes = compare(
         4,
-        lambda rank, network, held: flip(held.state[vector], 36) if rank == 2 else None,
+        lambda rank, parameters, held: flip(held.state[vector], 36) if rank == 2 else None,
         optimizer,
     )
     assert len(set(outcomes)) == 1
@@ -129,11 +129,11 @@ def test_one_bit_of_the_optimizer_is_found(optimizer: str, vector: str) -> None:
 
 
 def test_the_first_parameter_is_named() -> None:
-    def damage(rank: int, network: Sequential, optimizer: Updater) -> None:
+    def damage(rank: int, parameters: Parameters, optimizer: Updater) -> None:
         if rank == 1:
             flip(optimizer.state["first_moment"], 0)
-            flip(network.values, 20)
-            flip(network.values, 9)
+            flip(parameters.values, 20)
+            flip(parameters.values, 9)
 
     assert "differ: conv1.bias on rank 1 (host host1) is" in compare(3, damage)[0]
 
@@ -149,8 +149,8 @@ def test_the_first_parameter_is_named() -> None:
 def test_those_that_are_not_as_the_most_are_named(bits: dict[int, int], named: str) -> None:
     outcomes = compare(
         5,
-        lambda rank, network, optimizer: (
-            flip(network.values, 0, bits[rank]) if rank in bits else None
+        lambda rank, parameters, optimizer: (
+            flip(parameters.values, 0, bits[rank]) if rank in bits else None
         ),
     )
     assert len(set(outcomes)) == 1
@@ -161,7 +161,9 @@ def test_those_that_are_not_as_the_most_are_named(bits: dict[int, int], named: s
 def test_without_a_majority_all_are_named(ranks: int) -> None:
     outcomes = compare(
         ranks,
-        lambda rank, network, optimizer: flip(network.values, 36) if rank < ranks // 2 else None,
+        lambda rank, parameters, optimizer: (
+            flip(parameters.values, 36) if rank < ranks // 2 else None
+        ),
     )
     everyone = ", ".join(f"{rank} (host host{rank})" for rank in range(ranks))
     assert len(set(outcomes)) == 1

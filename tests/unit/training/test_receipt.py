@@ -134,7 +134,7 @@ def test_only_the_steps_asked_for_are_compared() -> None:
         (
             weights(4, w="1", b="3"),
             (
-                r"step 4 \(the last that agrees: step 2\): parameter b: SHA-256 2 in the receipt, 3"
+                r"step 4 \(last recorded step that matches: step 2\): parameter b: SHA-256 2 in the receipt, 3"
                 r" replayed"
             ),
         ),

@@ -31,8 +31,8 @@ from distcnn.training.loop import Loop
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult, damage_of, read_result
-from distcnn.training.run_directory import RunDirectory, create_run_directory, read_config
-from distcnn.training.run_files import locked
+from distcnn.training.run_directory import RunDirectory, create_run_directory
+from distcnn.training.run_files import locked, read_config
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
 from tests.support.full_disk import full_disk
@@ -352,7 +352,7 @@ def test_a_run_that_ends_without_any_checkpoint_says_so(
 ) -> None:
     story, path = Story(image_set(), tmp_path / "run"), tmp_path / "run"
     story.train(once(0, lambda: (path / "checkpoints").write_text("a file in its place")))
-    assert "there is no checkpoint on the disk" in story.said[-1]
+    assert "no checkpoint could be written" in story.said[-1]
     assert "-1" not in story.said[-1]
 
 
@@ -469,7 +469,7 @@ def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_fo
             (directory.receipt, "receipt.jsonl"),
         ):
             log.restore((overtrained / name).read_text())
-        directory.finish(SimpleNamespace(named_values=lambda: weights), result)  # type: ignore[arg-type]
+        directory.finish(SimpleNamespace(named=lambda: weights), result)  # type: ignore[arg-type]
     assert "weights-best.h5 is not written" in said[0]
     assert not (overtrained / "weights-best.h5").exists()
     assert damage_of(overtrained) is None

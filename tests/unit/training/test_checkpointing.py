@@ -15,15 +15,15 @@ import pytest
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import InputError
-from distcnn.training.ledger import all_entries
-from distcnn.training.loop import Loop
-from distcnn.training.setup import Run
-from distcnn.training.snapshot import (
+from distcnn.training.checkpointing import (
     check_snapshot,
     dataset_identity,
     restore_snapshot,
     take_snapshot,
 )
+from distcnn.training.ledger import all_entries
+from distcnn.training.loop import Loop
+from distcnn.training.setup import Run
 from tests.conftest import MakeImageSet, write_image_set
 from tests.support.training_fixtures import loop_of, prepare
 
@@ -44,7 +44,7 @@ def everything(loop: Loop) -> dict[str, Any]:
     state = without_seconds(loop.state.to_json())
     optimizer = loop.run.step.optimizer
     return {
-        "weights": loop.run.network.values.tobytes(),
+        "weights": loop.run.parameters.values.tobytes(),
         "optimizer": {name: vector.tobytes() for name, vector in optimizer.state.items()},
         "optimizer's steps": optimizer.steps,
         "state": state,
@@ -95,7 +95,7 @@ def test_a_snapshot_holds_copies(image_set: MakeImageSet) -> None:
     loop.go_to(4)
     assert {name: array.tobytes() for name, array in snapshot.arrays.items()} == before
     assert snapshot.texts["state"] == state
-    vectors = [loop.run.network.values, *loop.run.step.optimizer.state.values()]
+    vectors = [loop.run.parameters.values, *loop.run.step.optimizer.state.values()]
     assert not any(
         np.shares_memory(array, vector) for array in snapshot.arrays.values() for vector in vectors
     )

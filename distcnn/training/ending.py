@@ -1,0 +1,105 @@
+"""How a run ends: its result; and what is said when it ends early, with the command that continues
+or replays it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from distcnn.architecture import describe
+from distcnn.config import as_flag
+from distcnn.errors import InputError
+from distcnn.nn import Sequential
+from distcnn.system.launcher import starting_words
+from distcnn.system.wording import shell_command
+from distcnn.training.consistency import params_sha256
+from distcnn.training.results import DatasetRecord, RunResult
+from distcnn.training.setup import Run
+from distcnn.training.state import State
+
+CTRL_C = {"SIGINT": "Ctrl-C"}
+"""What users call a signal."""
+
+
+def checkpoint_found(newest: int, step: int) -> str:
+    """What is on the disk, in words: the step of the ``newest`` checkpoint, -1 for none."""
+    if newest == step:
+        return "checkpoint saved"
+    if newest < 0:
+        return "no checkpoint could be written"
+    return f"the newest checkpoint is of step {newest}"
+
+
+def stopped_by(requests: Sequence[str | None]) -> str:
+    """Which signals stopped the run, and the ranks that got one if rank 0 did not.
+
+    Args:
+        requests: each rank's signal, None where it got none.
+    """
+    signals = dict.fromkeys(CTRL_C.get(request, request) for request in requests if request)
+    ranks = [str(rank) for rank, request in enumerate(requests) if request]
+    where = "" if "0" in ranks else f" on rank {', '.join(ranks)}"
+    return f"{' and '.join(signals)}{where}"
+
+
+def resume_command(run: Run, location: str, world_size: int = 1) -> str:
+    """The command that continues the run in ``location``, to the same bits on any ranks."""
+    own = run.config.own_code
+    confirmed = [word for field, name in own.items() for word in (as_flag(field), name)]
+    command = ["python", "-m", "distcnn.train", "--resume", location, *confirmed]
+    return shell_command([*starting_words(world_size, os.environ), *command])
+
+
+def make_result(run: Run, state: State) -> RunResult:
+    """The summary of a run that is over."""
+    config, dataset, test = run.config, run.dataset, state.test
+    reached = state.reaches(config.target_accuracy)
+    assert test is not None  # the last step is always tested
+    return RunResult(
+        model=config.model,
+        architecture=architecture_of(run.model),
+        parameters=run.parameters.values.size,
+        test_accuracy=test.correct / test.examples,
+        test_correct=test.correct,
+        test_examples=test.examples,
+        test_loss=test.loss,
+        train_loss=state.epoch.loss,
+        params_sha256=params_sha256(run.parameters),
+        epochs=state.step // run.plan.steps_an_epoch,
+        steps=state.step,
+        best_step=state.step if state.best_step is None else state.best_step,
+        best_test_accuracy=state.best_correct / test.examples,
+        target_accuracy=config.target_accuracy or None,
+        target_reached=reached if config.target_accuracy else None,
+        seconds_to_target=round(state.run_seconds, 3) if reached else None,
+        world_size=state.world_size,
+        num_shards=config.num_shards,
+        microbatch_size=config.microbatch_size,
+        seed=config.seed,
+        reduction=config.reduction,
+        images_per_second=round(state.whole.images_per_second, 1),
+        train_seconds=round(state.whole.seconds, 3),
+        dataset=DatasetRecord(
+            name=dataset.name,
+            path=dataset.path,
+            source=dataset.source,
+            sha256=dataset.sha256,
+            content_sha256=run.content_sha256,
+            classes=dataset.classes,
+            class_names=dataset.class_names or tuple(map(str, range(dataset.classes))),
+            image_shape=dataset.image_shape,
+            mean=run.mean,
+            std=run.std,
+            train_examples=dataset.examples["train"],
+            test_examples=dataset.examples["test"],
+        ),
+    )
+
+
+def architecture_of(model: Sequential) -> str:
+    """The network as text; empty where text cannot tell it."""
+    try:
+        return describe(model, initialisers=False)
+    except InputError:
+        return ""

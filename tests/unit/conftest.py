@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing.process
 import os
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ def refuse(*_: Any, **__: Any) -> None:
 
 
 def execute(process: subprocess.Popen[Any], args: Any, *rest: Any) -> None:
-    """Old versions of threadpoolctl ask ldconfig where libc is; nothing else may be started."""
-    EXECUTE(process, args, *rest) if "ldconfig" in args[0] else refuse()
+    """Old versions of threadpoolctl look for libc through ctypes; nothing else may be started."""
+    starter = sys._getframe(2).f_globals["__name__"]
+    EXECUTE(process, args, *rest) if starter == "ctypes.util" else refuse()
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,7 @@
-"""What a listener costs: the same steps with one and without, alternating in one job.
+"""What listening to spans costs: the same steps without a listener, with the heartbeat that every
+training command has, and with a recorder as for ``--trace``, alternating in one job.
 
-    [mpirun -n 2] python -m benchmarks.trace_cost [--pairs 200] [flags of distcnn.train]
-
-Spans cost something also when nobody listens: the time to enter and leave one, for each span.
+    [mpirun -n 2] python -m benchmarks.trace_cost [--turns 200] [flags of distcnn.train]
 """
 
 from __future__ import annotations
@@ -10,57 +9,68 @@ from __future__ import annotations
 import argparse
 import time
 import timeit
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from distcnn.config_parsing import parse_config
 from distcnn.distributed import open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
+from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.profiling.recorder import Recorder, intervals_of
 from distcnn.spans import Span, listening
 from distcnn.training.setup import Run, prepare_run
 
 STEPS_A_TURN = 4
-"""Few, so that both turns of a pair meet the same machine; the fastest step of a turn counts."""
+"""Few, so that all ways of a turn meet the same machine; the fastest step of each counts, and of
+these the fastest tenth, which other programs have disturbed least.
+"""
 
 CLOCKS = {"wall clock": time.perf_counter, "processor": time.thread_time}
 """The main thread's processor time is not disturbed by other processes, but includes spinning."""
 
 
 def main() -> None:
-    """Print what a step takes with and without, and the difference."""
+    """Print what a step takes in each way, and the differences."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=200, help="turns with and without")
+    parser.add_argument("--turns", type=int, default=200, help="of all ways (default 200)")
     args, flags = parser.parse_known_args()
     limit_blas_threads()
     communicator = open_communicator()
     run = prepare_run(parse_config(flags), communicator, print)
     recorder = Recorder()
-    seconds = np.zeros((2, args.pairs + 1, len(CLOCKS)))
+    ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
+        "no listener": nullcontext,
+        "the heartbeat": heartbeat.listening,
+        "a recorder": lambda: listening(recorder),
+    }
+    seconds = np.zeros((args.turns + 1, len(ways), len(CLOCKS)))
     spans = 0
-    for pair in range(args.pairs + 1):
-        for more in (pair % 2, 1 - pair % 2):
+    for turn in range(args.turns + 1):
+        for way in np.roll(range(len(ways)), turn):
             communicator.barrier()
             recorder.events.clear()
-            with listening(recorder) if more else nullcontext():
-                seconds[more, pair] = fastest_step(run)
+            with list(ways.values())[way]():
+                seconds[turn, way] = fastest_step(run)
             spans = max(spans, len(intervals_of(recorder.events)) // (STEPS_A_TURN + 1))
     if communicator.rank:
         return
+    seconds = seconds[1:]  # the first turn only warms up
     print(
         f"{run.config.model}, {communicator.world_size} ranks, {spans} spans a step on rank 0;"
-        f" medians of {args.pairs} pairs of turns"
+        f" the fastest tenth of {args.turns} turns"
     )
-    for name, (plain, heard) in zip(CLOCKS, seconds[:, 1:].transpose(2, 0, 1), strict=True):
-        low, middle, high = np.percentile(heard / plain - 1, (25, 50, 75))
-        print(
-            f"  {name:10} {np.median(plain) * 1e3:.3f} ms a step, {np.median(heard) * 1e3:.3f} with"
-            f" a listener: {middle:+.2%} (half of the pairs: {low:+.1%} to {high:+.1%})"
+    for clock, name in enumerate(CLOCKS):
+        plain, *heard = np.percentile(seconds[:, :, clock], 10, axis=0)
+        shares = ", ".join(
+            f"{heard_by / plain - 1:+.2%} with {title}"
+            for title, heard_by in zip(list(ways)[1:], heard, strict=True)
         )
+        print(f"{name:<11}{plain * 1e3:.3f} ms a step without a listener, {shares}")
     cost = seconds_of_a_span()
-    share = spans * cost / np.median(seconds[0, 1:, 1])
-    print(f"  without a listener a span costs {cost * 1e6:.3f} us, all of a step {share:.3%} of it")
+    share = spans * cost / np.percentile(seconds[:, 0, 1], 10)
+    print(f"without a listener a span costs {cost * 1e6:.3f} us, all of a step {share:.3%} of it")
 
 
 def seconds_of_a_span() -> float:

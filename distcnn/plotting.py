@@ -94,6 +94,23 @@ def tidy(axes: Axes, title: str = "", frame: str = "left bottom", grid: str = ""
         axes.grid(axis=grid, alpha=0.25)
 
 
+def log_ticks(axes: Axes) -> None:
+    """Make the y axis logarithmic, with round numbers written out."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    low, high = axes.get_ylim()
+    few = low <= 0 or high > 30 * low
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def percent(axes: Axes) -> None:
+    """Write fractions on the y axis as percentages."""
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+
+
 def legend(figure: Figure, patches: Mapping[str, str], columns: int, lines: bool = False) -> None:
     """Put one legend for all panels below them.
 

@@ -78,8 +78,11 @@ class PortableGenerator(np.random.Generator):
         dtype: DTypeLike = np.float64,
         out: NDArray[np.floating] | None = None,
     ):
-        """Uniform in [0, 1), multiples of 2**-53."""
-        return self._fill(self._fractions, size, dtype, out)
+        """Uniform in [0, 1): multiples of 2**-53, rounded to ``dtype``, but never up to 1."""
+        below_one = 1 - float(np.finfo(dtype if out is None else out.dtype).epsneg)
+        return self._fill(
+            lambda count: np.minimum(self._fractions(count), below_one), size, dtype, out
+        )
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Size = None):  # type: ignore[no-untyped-def,override]
         """``low + (high - low) * random(size)``."""

@@ -1,7 +1,7 @@
-"""Small runs killed at random moments in random ways and resumed on other numbers of ranks:
+"""Kill small runs at random moments in random ways, and resume them on other numbers of ranks:
 ``python -m benchmarks.soak --rounds 100``.
 
-Each round must come to exactly what the same run comes to when nobody stops it.
+Each round must leave exactly what the same run leaves when nobody stops it.
 ``DISTCNN_TEST_OPENMPI`` adds Open MPI.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.soak.compare import damaged_checkpoints, differences, leavings
+from benchmarks.soak.compare import artifacts, damaged_checkpoints, differences
 from benchmarks.soak.counts import Counts, table
 from benchmarks.soak.starts import Place, Problem, Start, steps_taken
 from benchmarks.soak.ways import Kill, Sent, result_files, temporary_checkpoints
@@ -55,7 +55,7 @@ RUNS = {
 
 @dataclass
 class Reference:
-    """A run that nobody stopped, in one process."""
+    """A run in one process that was not stopped, and what it left."""
 
     flags: list[str]
     total_steps: int
@@ -80,13 +80,13 @@ class Round:
         self.story: list[str] = []
 
     def play(self) -> None:
-        """Start, kill, resume, until it ends. ``Problem`` says what must not be."""
+        """Start, kill and resume until the run ends. ``Problem`` says what went wrong."""
         for _ in range(self._rng.integers(1, MOST_KILLS + 1)):
             if self._killed_start() == EXIT_OK:
                 break
         else:
             self._last_start()
-        found = differences(self._reference.left, leavings(self.run))
+        found = differences(self._reference.left, artifacts(self.run))
         if found:
             raise Problem("\n".join(found))
         if self._number % ROUNDS_BETWEEN_REPLAYS == 0:
@@ -135,7 +135,7 @@ class Round:
         return Start(place, ["-m", "distcnn.train", *what], self._folder, f"start-{self._starts}")
 
     def _note(self, kill: Kill, sent: Sent | None, code: int, seconds: float) -> None:
-        """Count it and tell of it."""
+        """Count it, and add it to the story."""
         steps = f"{steps_taken(self.run)}/{self._reference.total_steps} steps"
         if sent is None:
             self._counts.too_late += 1
@@ -150,15 +150,13 @@ class Round:
         counts.in_results += in_results
         counts.codes[code] += 1
         counts.longest_seconds = max(counts.longest_seconds, seconds)
-        half = ", half a checkpoint left" * in_checkpoint + ", results not whole" * in_results
+        half = ", partial checkpoint left" * in_checkpoint + ", partial results left" * in_results
         self.story.append(
             f"{kill.way} ({kill.moment}) at {steps}, code {code}, gone after {seconds:.2f} s{half}"
         )
 
     def _check_start(self, start: Start) -> None:
-        """Damaged checkpoints that were there when it began must have been named and set aside, if
-        it came that far.
-        """
+        """A resume that got that far must have named the damaged checkpoints and set them aside."""
         if "results  " in start.text or "is finished" in start.text:
             for path in self._must_be_named:
                 if f"checkpoint {path} is damaged" not in start.text:
@@ -167,8 +165,8 @@ class Round:
                     )
 
     def _check_code(self, kill: Kill, sent: Sent | None, start: Start, code: int) -> None:
-        """An exit code must fit what came, and what is on the disk."""
-        saved = re.search(r"stopped: by .*; the state after step (\d+) is saved", start.text)
+        """The exit code must match the signal that was sent and what is on the disk."""
+        saved = re.search(r"stopped.* after step (\d+) of", start.text)
         allowed_codes = [EXIT_OK] if sent is None else None
         if (
             sent
@@ -178,23 +176,21 @@ class Round:
         ):
             allowed_codes = [EXIT_STOPPED]
         checks = {
-            f"only {allowed_codes} would be right": allowed_codes is None or code in allowed_codes,
-            "nothing here is bad input, a failure or a stall": (
-                "distcnn.train: error:" not in start.text
-            ),
-            "nobody asked it to stop": code != EXIT_STOPPED or kill.asks_to_stop,
-            "it does not say what it saved": (
+            f"expected one of {allowed_codes}": allowed_codes is None or code in allowed_codes,
+            "unexpected error": ("distcnn.train: error:" not in start.text),
+            "no signal asked it to stop": code != EXIT_STOPPED or kill.asks_to_stop,
+            "the step that was saved is not printed": (
                 code != EXIT_STOPPED or saved is not None or NOTHING_YET in start.text
             ),
             "there is nothing to resume": (
                 code != EXIT_STOPPED or (self.run / "config.toml").exists()
             ),
             "there is no result": code != EXIT_OK or (self.run / "result.json").exists(),
-            "the checkpoint it speaks of is missing": (
+            "the checkpoint that was printed is missing": (
                 not saved or (self.run / f"checkpoints/step-{int(saved[1]):09d}.h5").exists()
             ),
         }
-        wrong = [words for words, holds in checks.items() if not holds]
+        wrong = [problem for problem, is_fine in checks.items() if not is_fine]
         if wrong:
             raise Problem(f"exit code {code}: {'; '.join(wrong)}:\n{start.text[-3000:]}")
 
@@ -223,7 +219,7 @@ def _stops_gently(kill: Kill, place: Place) -> bool:
 
 
 def draw_place(rng: np.random.Generator) -> Place:
-    """A random number of ranks under a random launcher of those that there are."""
+    """A random number of ranks under a random launcher."""
     with_openmpi = bool(os.environ.get("DISTCNN_TEST_OPENMPI"))
     chosen = str(rng.choice(list(LAUNCHER_CHANCES), p=list(LAUNCHER_CHANCES.values())))
     ranks = int(rng.integers(1, MOST_RANKS + 1))
@@ -241,15 +237,15 @@ def make_reference(model: str, folder: Path) -> Reference:
     data = write_image_set(folder / "images.h5", train=examples)
     flags = ["--data", str(data), *flags, *SHARED_FLAGS]
     result = SERIAL.train(1, folder / "run", *flags)
-    return Reference(flags, result["steps"], leavings(folder / "run"))
+    return Reference(flags, result["steps"], artifacts(folder / "run"))
 
 
 def play_round(
     number: int, seed: int, references: dict[str, Reference], base: Path, counts: Counts
 ) -> bool:
-    """Play a round, tell of it, count it; whether all was well.
+    """Play a round, print and count it; whether it was equal to its reference.
 
-    The folder of one that was not stays.
+    If not, its folder is kept.
     """
     rng = np.random.default_rng((seed, number))
     model = "lenet" if rng.random() < LENET_CHANCE else "tutorial"
@@ -285,7 +281,7 @@ def play_round(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; its exit code is 1 when a round came to something else."""
+    """The command; its exit code is 1 when a round differed from its reference."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="how many (default 100)")
     parser.add_argument(
@@ -295,12 +291,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--first", type=int, default=0, help="number of the first round (default 0)"
     )
     parser.add_argument(
-        "--keep-going", action="store_true", help="go on after a round that differs"
+        "--keep-going", action="store_true", help="continue after a round that differs"
     )
     args = parser.parse_args(arguments)
     if (
         signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    ):  # a shell's background job: what it starts would ignore it too
+    ):  # a shell's background job, whose children would ignore it too
         signal.signal(signal.SIGINT, signal.default_int_handler)
     base, begun = Path(tempfile.mkdtemp(prefix="distcnn-soak-")), time.monotonic()
     counts, references = Counts(), dict[str, Reference]()
@@ -308,10 +304,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not play_round(number, args.seed, references, base, counts) and not args.keep_going:
             break
     print(table(counts, time.monotonic() - begun))
-    well = counts.equal == counts.rounds
-    if well:
-        shutil.rmtree(base)
-    return 0 if well else 1
+    if counts.equal < counts.rounds:
+        return 1
+    shutil.rmtree(base)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What ``benchmarks.soak`` compares: all that a run leaves behind and that must not depend
-on ranks, kills and times.
+"""What ``benchmarks.soak`` compares: everything a run leaves that must not depend on
+ranks, kills and times.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from distcnn.checkpoints import CheckpointError, CheckpointStore
 
 TIMES = {"images_per_second", "train_seconds"}
 PROOFS = {"weights", "epoch", "end"}
-"""Kinds of lines of the receipt that a resumed run repeats; the others tell of starts."""
+"""Kinds of lines of the receipt that a resumed run repeats; the others describe starts."""
 
 
-def leavings(run: Path) -> dict[str, Any]:
-    """What a finished run left, times and starts aside."""
+def artifacts(run: Path) -> dict[str, Any]:
+    """What a finished run left, except for times and starts."""
     result = json.loads((run / "result.json").read_text())
     return {
         "params_sha256": result["params_sha256"],
@@ -36,7 +36,7 @@ def leavings(run: Path) -> dict[str, Any]:
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """In words, what is otherwise than in the run that was never stopped."""
+    """What differs from the run that was never stopped, in words."""
     return [
         f"{name}: {_first_difference(expected[name], found[name])}"
         for name in expected
@@ -45,19 +45,19 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def damaged_checkpoints(run: Path) -> tuple[list[Path], list[Path]]:
-    """All that cannot be loaded, and those among them that a resume must meet: they are newer than
-    the newest whole one.
+    """All checkpoints that cannot be loaded, and those of them that are newer than the newest good
+    one, so that a resume must report them.
     """
     store = CheckpointStore(run / "checkpoints")
-    damaged, newest_whole = [], -1
+    damaged, newest_good = [], -1
     for step in store.steps():
         try:
             store.load(step)
-            newest_whole = step
+            newest_good = step
         except CheckpointError:
             damaged.append(step)
     return [store.path_of(step) for step in damaged], [
-        store.path_of(step) for step in damaged if step > newest_whole
+        store.path_of(step) for step in damaged if step > newest_good
     ]
 
 
@@ -68,9 +68,9 @@ def _first_difference(expected: Any, found: Any) -> str:
     if isinstance(expected, list):
         same = next(
             (
-                each
-                for each in range(min(len(expected), len(found)))
-                if expected[each] != found[each]
+                line
+                for line in range(min(len(expected), len(found)))
+                if expected[line] != found[line]
             ),
             min(len(expected), len(found)),
         )

@@ -10,7 +10,7 @@ from benchmarks.soak.ways import MOMENTS, WAYS
 
 @dataclass
 class Counts:
-    """What the table at the end tells."""
+    """The numbers in the table at the end."""
 
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)
     too_late: int = 0
@@ -29,32 +29,32 @@ class Counts:
 def table(counts: Counts, seconds: float) -> str:
     """All rounds together."""
     ways = list(dict.fromkeys(f"{number.name} to {target}" for number, target in WAYS))
-    lines = [f"{'kills':22}" + "".join(f"{each:>12}" for each in (*MOMENTS, "all"))]
+    lines = [f"{'kills':22}" + "".join(f"{moment:>12}" for moment in (*MOMENTS, "all"))]
     for way in [*ways, "all"]:
         row = [
             sum(
                 n
                 for (name, at), n in counts.kills.items()
-                if way in (name, "all") and each in (at, "all")
+                if way in (name, "all") and moment in (at, "all")
             )
-            for each in (*MOMENTS, "all")
+            for moment in (*MOMENTS, "all")
         ]
         lines.append(f"{way:22}" + "".join(f"{number:12}" for number in row))
     facts = {
         "rounds": f"{counts.rounds} in {seconds:.0f} s",
         "equal": counts.equal,
-        "signals that came after the end": counts.too_late,
+        "signals sent after the end": counts.too_late,
         "kills during a checkpoint's write": counts.in_checkpoint,
         "kills while results were written": counts.in_results,
-        "damaged checkpoints met": counts.damaged,
+        "damaged checkpoints": counts.damaged,
         "exit codes after a signal": ", ".join(
             f"{code}: {number}" for code, number in sorted(counts.codes.items())
         ),
         "resumes by ranks": ", ".join(
             f"{place}: {number}" for place, number in sorted(counts.resumes.items())
         ),
-        "starts begun afresh": counts.fresh_starts,
+        "restarted from the beginning": counts.fresh_starts,
         "replays by distcnn.verify": counts.replays,
-        "longest until all were gone": f"{counts.longest_seconds:.2f} s",
+        "longest time to end": f"{counts.longest_seconds:.2f} s",
     }
     return "\n".join([*lines, *(f"{name:36}{value}" for name, value in facts.items())])

@@ -1,5 +1,5 @@
 """One start of a training command for ``benchmarks.soak``: its processes, wherever a
-launcher put them, and what it says.
+launcher put them, and its output.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SECONDS_BETWEEN_LOOKS = 0.01
 
 
 class Problem(Exception):
-    """Something that must not be, in words."""
+    """What went wrong in a round."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Place:
 
 
 class Start:
-    """A command that runs.
+    """A running command.
 
-    All its processes carry one mark in their environment, so none is lost whoever its parent is.
+    All its processes carry a mark in their environment, so each is found whatever its parent.
     """
 
     def __init__(self, place: Place, arguments: list[str], folder: Path, name: str) -> None:
@@ -91,24 +91,22 @@ class Start:
 
     @property
     def text(self) -> str:
-        """All it said until now."""
+        """Its output so far."""
         return self._output.read_text(errors="replace")
 
     @property
     def takes_steps(self) -> bool:
-        """Whether this start has taken steps: then every rank listens for stop signals. (What it
-        says may come late.)
-        """
+        """Whether this start has taken steps, so that every rank handles stop signals."""
         now = _file_and_size(self._run / "metrics.jsonl")
         if (
             self._first_look is None and now[0] != self._file_before
-        ):  # a start puts another file in the place of an old one
+        ):  # a start replaces the old file by a new one
             self._first_look = now
             self._note_shared_memory(self.ranks().values())
         return self._first_look is not None and now != self._first_look
 
     def processes(self) -> dict[int, dict[str, str]]:
-        """All that live, with their environments."""
+        """All living processes, with their environments."""
         found = {}
         for path in Path("/proc").iterdir():
             if path.name.isdigit() and (environment := _environment(path)).get(MARK) == self._mark:
@@ -127,12 +125,12 @@ class Start:
         return found
 
     def finish(self) -> int:
-        """Wait for the end of a start that nobody disturbs; its exit code."""
+        """Wait for the end of a start that is left alone; its exit code."""
         try:
             code = self._process.wait(SECONDS_UNTIL_FINISHED)
         except subprocess.TimeoutExpired as error:
             raise Problem(
-                f"it did not end within {SECONDS_UNTIL_FINISHED:.0f} s:\n{self._describe()}"
+                f"not ended within {SECONDS_UNTIL_FINISHED:.0f} s:\n{self._describe()}"
             ) from error
         self.wait_until_gone(time.monotonic())
         return code
@@ -153,7 +151,7 @@ class Start:
         return seconds
 
     def end(self) -> None:
-        """End what is left of it, shared memory too."""
+        """Kill what is left of it, and remove its shared memory."""
         while living := self.processes():
             for pid in living:
                 with suppress(ProcessLookupError):
@@ -194,7 +192,7 @@ def _environment(path: Path) -> dict[str, str]:
         content = (path / "environ").read_bytes().decode(errors="replace")
     except OSError:
         return {}
-    return dict(each.split("=", 1) for each in content.split("\0") if "=" in each)
+    return dict(entry.split("=", 1) for entry in content.split("\0") if "=" in entry)
 
 
 def steps_taken(run: Path) -> int:

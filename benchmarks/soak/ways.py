@@ -41,8 +41,9 @@ Signature = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Kill:
-    """Which signal to whom, when: ``share`` (0 to 1) is how far into the moment's range,
-    ``rank_share`` picks a rank.
+    """Which signal is sent to which process, and when.
+
+    ``share`` (0 to 1) is how far into the moment's range; ``rank_share`` picks a rank.
     """
 
     number: signal.Signals
@@ -57,8 +58,8 @@ class Kill:
         number, target = WAYS[rng.integers(len(WAYS))]
         moment = str(rng.choice(MOMENTS, p=CHANCES[number == signal.SIGKILL]))
         if (number, target, moment) == (signal.SIGINT, "one rank", "start"):
-            # Python then leaves by itself, maybe before it has read a line of ours, and MPICH's
-            # mpirun lets the others wait in MPI_Init.
+            # Python then ends by itself, possibly before it has read a line of ours, while MPICH's
+            # mpirun leaves the others waiting in MPI_Init.
             moment = "step"
         return cls(number, target, moment, float(rng.random()), float(rng.random()))
 
@@ -69,11 +70,11 @@ class Kill:
 
     @property
     def asks_to_stop(self) -> bool:
-        """Whether a run may end in its own way."""
+        """Whether the run may save and end."""
         return self.number in STOP_SIGNALS
 
     def wait_and_send(self, start: Start, run: Path, total_steps: int) -> Sent | None:
-        """Send it when its moment has come; None when the start ended before."""
+        """Send it at its moment; None if the start ended before."""
         pids = _wait_for_moment(self, start, run, total_steps)
         steps = steps_taken(run) if self.asks_to_stop else 0
         listened = self.moment == "checkpoint" or (self.moment == "step" and bool(pids))
@@ -128,14 +129,14 @@ def _at_step(kill: Kill, start: Start, run: Path, total_steps: int) -> list[int]
 
 
 def _in_checkpoint(kill: Kill, start: Start, run: Path) -> list[int]:
-    """As soon as a checkpoint's temporary file shows, some of them let pass."""
+    """As soon as a checkpoint's temporary file appears, after letting some of them pass."""
     folder = run / "checkpoints"
     old, seen = temporary_checkpoints(folder), set[str]()
     pids = _targets(kill, start, _all_ranks(start))
     let_pass = int(kill.share * MOST_CHECKPOINTS_LET_PASS)
     while start.code is None:
         now = temporary_checkpoints(folder)
-        old &= now  # what a kill left is taken away when the run is resumed
+        old &= now  # what a kill left is removed when the run is resumed
         seen |= now - old
         if now - old and len(seen) > let_pass:
             return pids
@@ -143,7 +144,7 @@ def _in_checkpoint(kill: Kill, start: Start, run: Path) -> list[int]:
 
 
 def _in_results(kill: Kill, start: Start, run: Path) -> list[int]:
-    """As soon as one of the files of the results shows, or is replaced."""
+    """As soon as one of the files of the results appears, or is replaced."""
     wanted = RESULT_FILES[int(kill.share * len(RESULT_FILES))]
     old = _signatures(run)
     pids = _targets(kill, start, _all_ranks(start))
@@ -155,7 +156,7 @@ def _in_results(kill: Kill, start: Start, run: Path) -> list[int]:
 
 
 def _all_ranks(start: Start) -> dict[int, int]:
-    """The processes of all ranks, once they are there."""
+    """The processes of all ranks, once all have started."""
     while len(ranks := start.ranks()) < start.place.ranks and start.code is None:
         time.sleep(0.005)
     return ranks

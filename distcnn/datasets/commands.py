@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distcnn.cli.parser import Parser
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
-from distcnn.datasets.folders import CLASS_ORDERS, Listing, list_images, write_image_folder
+from distcnn.datasets.folders import CLASS_ORDERS, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
 from distcnn.datasets.idx import PARTS, IdxPaths, find_part, usual_name, write_idx_set
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
@@ -28,23 +28,14 @@ EXIT_INTERRUPTED = 130
 def mnist_command(arguments: Sequence[str]) -> int:
     """``python data/mnist.py``."""
     parser = Parser(
-        prog="python data/mnist.py",
-        description="Prepare MNIST as an HDF5 file; nothing is done when it is there.",
+        prog="python data/mnist.py", description="Prepare MNIST as an HDF5 file, unless it exists."
     )
-    parser.add_argument(
-        "--source",
-        metavar="DIR",
-        help=(
-            f"folder with the four IDX files, gzipped or not; else ${SOURCE_VARIABLE}, then"
-            f" ${MIRRORS_VARIABLE} or the public mirrors"
-        ),
-    )
-    parser.add_argument(
-        "--output", metavar="FILE", default=DEFAULT_PATH, help="file to write (default %(default)s)"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="prepare it again although it is there"
-    )
+    folder = "folder with the four IDX files, gzipped or not"
+    default = f"${SOURCE_VARIABLE}, then ${MIRRORS_VARIABLE} or the public mirrors"
+    parser.add_argument("--source", metavar="DIR", help=f"{folder} (default: {default})")
+    output = "file to write (default %(default)s)"
+    parser.add_argument("--output", metavar="FILE", default=DEFAULT_PATH, help=output)
+    parser.add_argument("--force", action="store_true", help="prepare it even if it exists")
 
     def work(args: argparse.Namespace, _: Warn) -> None:
         if args.force:
@@ -63,30 +54,16 @@ def idx_command(arguments: Sequence[str]) -> int:
         description="Make an image set (HDF5) from four IDX files, gzipped or not.",
     )
     names = {(split, part): usual_name(split, part) for split in SPLITS for part in PARTS}
-    parser.add_argument(
-        "folder",
-        type=Path,
-        help=f"holds {', '.join(names.values())} or files named alike, with .gz or without",
-    )
+    files = f"holds {', '.join(names.values())} or similar names, with .gz or without"
+    parser.add_argument("folder", type=Path, help=files)
     for (split, part), name in names.items():
-        parser.add_argument(
-            f"--{split}-{part}",
-            type=Path,
-            metavar="FILE",
-            help=f"another name in FOLDER than {name}",
-        )
-    parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
-    parser.add_argument("--name", help="the set's name (default: the output's)")
-    parser.add_argument(
-        "--classes", type=int, help="number of classes (default: from the largest label)"
-    )
-    parser.add_argument(
-        "--first-label",
-        type=int,
-        default=0,
-        metavar="N",
-        help="label of the first class (default %(default)s)",
-    )
+        help_ = f"its name in FOLDER, if it is not like {name}"
+        parser.add_argument(f"--{split}-{part}", type=Path, metavar="FILE", help=help_)
+    _add_output(parser)
+    classes = "number of classes (default: from the largest label)"
+    parser.add_argument("--classes", type=int, help=classes)
+    first = "label of the first class (default %(default)s)"
+    parser.add_argument("--first-label", type=int, default=0, metavar="N", help=first)
 
     def work(args: argparse.Namespace, warn: Warn) -> None:
         given = {(split, part): getattr(args, f"{split}_{part}") for split, part in names}
@@ -103,9 +80,8 @@ def idx_command(arguments: Sequence[str]) -> int:
             first_label=args.first_label,
             warn=warn,
         )
-        _say_classes(
-            [str(args.first_label + index) for index in range(len(counts["train"]))], counts
-        )
+        labels = range(args.first_label, args.first_label + len(counts["train"]))
+        _say_classes([str(label) for label in labels], counts)
 
     return _run(parser, arguments, work)
 
@@ -120,75 +96,37 @@ def images_command(arguments: Sequence[str]) -> int:
             " FOLDER/train/CLASS/ and FOLDER/test/CLASS/."
         ),
     )
-    parser.add_argument(
-        "folder",
-        type=Path,
-        help=(
-            "holds one folder for each class, or train and test (or val) with such folders in each"
-        ),
-    )
-    parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
-    parser.add_argument("--name", help="the set's name (default: the output's)")
-    parser.add_argument(
-        "--size",
-        type=_size,
-        metavar="HxW",
-        help=(
-            "resize all images to this height and width in pixels (default: they must be of one"
-            " size)"
-        ),
-    )
-    parser.add_argument(
-        "--grayscale",
-        action="store_true",
-        help="one channel (default: three, unless all images are gray)",
-    )
-    parser.add_argument(
-        "--background",
-        choices=BACKGROUNDS,
-        default="white",
-        help="on which transparent pixels are shown (default %(default)s)",
-    )
-    parser.add_argument(
-        "--class-order",
-        choices=list(CLASS_ORDERS),
-        default="natural",
-        help=(
-            "numbers in class names by value (1, 2, 10), or as PyTorch's ImageFolder sorts them (1,"
-            " 10, 2) (default %(default)s)"
-        ),
-    )
-    parser.add_argument(
-        "--test-fraction",
-        type=_fraction,
-        default=0.2,
-        help=(
-            "part of each class that becomes the test set where there is none (default %(default)s)"
-        ),
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="decides which, and the order of the images (default %(default)s)",
-    )
+    add = parser.add_argument
+    add("folder", type=Path, help="holds class folders, or train and test with class folders")
+    _add_output(parser)
+    add("--size", type=_size, metavar="HxW", help="resize all images (default: all have one size)")
+    gray = "one channel (default: three, unless all images are gray)"
+    add("--grayscale", action="store_true", help=gray)
+    background = "color of transparent pixels (default %(default)s)"
+    add("--background", choices=BACKGROUNDS, default="white", help=background)
+    order = "numbers in class names by value (1, 2, 10), or as PyTorch's ImageFolder (1, 10, 2)"
+    order += " (default %(default)s)"
+    add("--class-order", choices=list(CLASS_ORDERS), default="natural", help=order)
+    fraction = "part of each class for the test set, where there is none (default %(default)s)"
+    add("--test-fraction", type=_fraction, default=0.2, help=fraction)
+    seed = "decides which part, and the order of the images (default %(default)s)"
+    add("--seed", type=int, default=0, help=seed)
 
     def work(args: argparse.Namespace, warn: Warn) -> None:
-        early: list[
-            str
-        ] = []  # warnings, printed once all images are known to fit together: a refusal is one line
-        options = {
-            "test_fraction": args.test_fraction,
-            "seed": args.seed,
-            "class_order": args.class_order,
-        }
-        listing = list_images(args.folder, warn=early.append, **options)
-        form = common_form(
-            listing.paths(), args.size, args.grayscale, args.background, early.append
+        early: list[str] = []  # printed when all images are known to fit: a refusal is one line
+        listing = list_images(
+            args.folder,
+            test_fraction=args.test_fraction,
+            seed=args.seed,
+            class_order=args.class_order,
+            warn=early.append,
         )
+        paths = listing.paths()
+        form = common_form(paths, args.size, args.grayscale, args.background, early.append)
         for line in early:
             warn(line)
-        _say_order(listing, args.class_order)
+        example = "1, 2, 10" if args.class_order == "natural" else "1, 10, 2"
+        say(f"classes in {args.class_order} order ({example}; --class-order)")
         _say_classes(listing.class_names, listing.counts())
         drain()  # before images are read, which closes standard error to C libraries at times
         write_image_folder(
@@ -203,13 +141,15 @@ def images_command(arguments: Sequence[str]) -> int:
     return _run(parser, arguments, work)
 
 
+def _add_output(parser: Parser) -> None:
+    parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
+    parser.add_argument("--name", help="the set's name (default: the output's)")
+
+
 def _run(
     parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Namespace, Warn], None]
 ) -> int:
-    """Do the work and say what there is now; on bad input or Ctrl-C one line and an exit code.
-
-    ``work`` takes the flags and what warns.
-    """
+    """Do the work and print what was made; bad input or Ctrl-C are one line and an exit code."""
     name = parser.prog.removeprefix("python ")
     try:
         args = parser.parse_args(arguments)
@@ -229,27 +169,8 @@ def _run(
     return 0
 
 
-def _say_order(listing: Listing, class_order: str) -> None:
-    same = listing.class_names == sorted(
-        listing.class_names,
-        key=CLASS_ORDERS["imagefolder" if class_order == "natural" else "natural"],
-    )
-    if class_order == "imagefolder":
-        say("classes in the order of PyTorch's ImageFolder (1, 10, 2)")
-    elif same:
-        say(
-            "classes in natural order (1, 2, 10); PyTorch's ImageFolder gives these names the same"
-            " order"
-        )
-    else:
-        say(
-            "classes in natural order (1, 2, 10), not that of PyTorch's ImageFolder: --class-order"
-            " imagefolder gives that"
-        )
-
-
 def _say_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> None:
-    """A line for each class: label, name, and how many images it has in each split."""
+    """Print a line for each class: label, name, and its number of images in each split."""
     shown = [printable(name) for name in names]
     width = max(len(name) for name in ["class", *shown])
     rows = [f"label  {'class':{width}}  {'train':>9}  {'test':>9}"]

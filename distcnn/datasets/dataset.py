@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,35 +29,43 @@ from distcnn.datasets.writer import chunk_examples
 from distcnn.errors import ArgumentError
 
 
-class Dataset(Protocol):
+class Dataset(ABC):
     """An image set to train on."""
 
-    @property
-    def path(self) -> str:
-        """The file; empty for arrays."""
+    path: str
+    """The file; empty for arrays."""
 
+    @abstractmethod
     def read_info(
         self, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
     ) -> DatasetInfo:
-        """What the image set is; see ``distcnn.datasets.read_info``."""
+        """What the image set is. Arguments and errors as for ``distcnn.datasets.read_info``."""
 
+    @abstractmethod
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:
-        """Open it for reading; ``info`` is what ``read_info`` returned. Close the reader after use.
+        """Open it for reading; close the reader after use.
 
-        The process is ended when a read takes more than ``stall_timeout`` seconds (0: never).
+        Args:
+            info: What ``read_info`` returned.
+            stall_timeout: As for ``read_info``.
         """
 
     def content_sha256(self) -> str:
-        """A hash of all examples, to compare ranks; empty where the file on disk is their
-        common source.
-        """
+        """A hash of all examples, by which ranks are compared; empty if all read the same file."""
+        return ""
+
+    def read(self, split: str) -> tuple[Images, Labels]:
+        """All examples of "train" or "test": images (N, H, W, C) uint8 and labels (N,) int64."""
+        info = self.read_info()
+        with closing(self.open(info)) as reader:
+            return reader.load(split, range(info.examples[split]))
 
 
-class HDF5Dataset:
+class HDF5Dataset(Dataset):
     """An image set in an HDF5 file, in the format of `data/README.md`.
 
     Args:
-        path: The file. It is opened when it is read, by each rank for itself.
+        path: The file. Each rank opens it for itself, when it is read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -69,23 +77,13 @@ class HDF5Dataset:
     def read_info(
         self, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
     ) -> DatasetInfo:
-        """See ``distcnn.datasets.read_info``."""
         return read_info(self.path, stall_timeout, progress)
 
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:
-        """See ``Dataset``. Raises ``InputError`` when the file cannot be opened."""
         return ExampleFile(info, stall_timeout)
 
-    def content_sha256(self) -> str:
-        """Empty: ``read_info`` has the hash that the file states."""
-        return ""
 
-    def read(self, split: str) -> tuple[Images, Labels]:
-        """All examples of "train" or "test": images (N, H, W, C) uint8 and labels (N,) int64."""
-        return _read_split(self, split)
-
-
-class ArrayDataset:
+class ArrayDataset(Dataset):
     """An image set in memory. Every rank must be given the same arrays.
 
     Training takes views of the arrays, so do not change them meanwhile.
@@ -109,8 +107,6 @@ class ArrayDataset:
         ArrayDataset(4 training and 2 test images of 28x28, 3 classes)
     """
 
-    path = ""
-
     def __init__(
         self,
         train_images: ArrayLike,
@@ -122,6 +118,7 @@ class ArrayDataset:
         *,
         name: str = "arrays",
     ) -> None:
+        self.path = ""
         given = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
         arrays = {split: tuple(map(np.asarray, pair)) for split, pair in given.items()}
         for split, (images, labels) in arrays.items():
@@ -170,11 +167,9 @@ class ArrayDataset:
     def read_info(
         self, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
     ) -> DatasetInfo:
-        """See ``Dataset``; the arguments are ignored."""
         return self._info
 
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:
-        """See ``Dataset``."""
         return ExampleArrays(info, self.arrays)
 
     def content_sha256(self) -> str:
@@ -184,10 +179,6 @@ class ArrayDataset:
             for array in self.arrays[split]:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
-
-    def read(self, split: str) -> tuple[Images, Labels]:
-        """All examples of "train" or "test": images (N, H, W, C) uint8 and labels (N,) int64."""
-        return _read_split(self, split)
 
 
 def open(path: str | Path) -> HDF5Dataset:
@@ -220,12 +211,6 @@ def mnist(source: str | Path | None = None, path: str | Path = DEFAULT_PATH) -> 
 
         prepare_mnist(path, folder, print)
     return open(path)
-
-
-def _read_split(dataset: Dataset, split: str) -> tuple[Images, Labels]:
-    info = dataset.read_info()
-    with closing(dataset.open(info)) as reader:
-        return reader.load(split, range(info.examples[split]))
 
 
 def _require(problem: str | None) -> None:

@@ -49,27 +49,32 @@ class Listing:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts numbers in names by their value: 1, 2, 10. All else goes by characters."""
+    """A sort key: numbers in names by value (1, 2, 10), all else by characters."""
     parts: list[str | int] = list(re.split(r"([0-9]+)", name))
     parts[1::2] = [int(digits) for digits in parts[1::2]]
     return parts, name
 
 
 CLASS_ORDERS: dict[str, Callable[[str], Any]] = {"natural": natural, "imagefolder": str}
-"""How class names are sorted before they are numbered: ``imagefolder`` by characters (1, 10, 2), as
-torchvision's ImageFolder does.
-"""
+"""How class names are sorted: ``imagefolder`` by characters (1, 10, 2), as in torchvision."""
 
 
 def list_images(
     folder: Path, *, test_fraction: float, seed: int, class_order: str, warn: Warn
 ) -> Listing:
-    """Find the images in ``folder`` as ``find_layout`` does. Without a test set there,
-    ``test_fraction`` of each class becomes it.
+    """Find the images in ``folder``, and divide and shuffle them.
 
-    Which images that takes, and the order of all, depend on the names of folders and files and on
-    ``seed`` alone. ``class_order`` is a key of CLASS_ORDERS. ``InputError`` as ``find_layout``, and
-    for a set that would be empty.
+    The result depends only on the names of folders and files and on ``seed``.
+
+    Args:
+        folder: Laid out as ``find_layout`` describes.
+        test_fraction: Share of each class that becomes the test set, where there is none.
+        seed: For the division and the order.
+        class_order: A key of CLASS_ORDERS.
+        warn: Called with lines about what is left out or guessed.
+
+    Raises:
+        InputError: As ``find_layout``, and for a set that would be empty.
     """
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"--seed is {seed}: it must be 0 to {MAX_SEED}")
@@ -97,10 +102,10 @@ def list_images(
 def write_image_folder(
     output: str | Path, folder: Path, listing: Listing, form: Form, *, name: str, warn: Warn
 ) -> None:
-    """Write the listed images as an image set, a batch at a time, each in ``form``. ``InputError``
-    for images that cannot be read so.
+    """Write the listed images as an image set, each in ``form``.
 
-    ``warn`` takes a line about transparent images.
+    Raises ``InputError`` for images that cannot be read. ``warn`` is called with a line about
+    transparent images.
     """
     seen = Transparency()
     splits = {
@@ -118,13 +123,13 @@ def write_image_folder(
             class_names=names,
         )
     except InputError as error:
-        other = next(each for each in BACKGROUNDS if each != form.background)
-        blank = (
-            f"{counted(seen.blank, 'transparent image')} became blank on --background"
-            f" {form.background}"
-        )
-        hint = f" ({blank}: try --background {other})" if seen.blank else ""
-        raise InputError(f"{error}{hint}") from error
+        if not seen.blank:
+            raise
+        other = next(color for color in BACKGROUNDS if color != form.background)
+        raise InputError(
+            f"{error} ({counted(seen.blank, 'transparent image')} became blank on --background"
+            f" {form.background}: try --background {other})"
+        ) from error
     if seen.images:
         blank = f"; {counted(seen.blank, 'image')} became blank" if seen.blank else ""
         warn(
@@ -134,10 +139,7 @@ def write_image_folder(
 
 
 def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> dict[str, Classes]:
-    """The images of ``train`` and ``test`` by class.
-
-    One image of a class at least stays in the training set.
-    """
+    """The images of each split by class. The training set keeps at least one of each class."""
     if layout.test is not None:
         return {"train": layout.train, "test": layout.test}
     by_split: dict[str, Classes] = {split: {} for split in SPLITS}
@@ -152,9 +154,7 @@ def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> di
 
 
 def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.intp]:
-    """A random order of ``count`` things, from the generator's raw words, which NumPy guarantees
-    never to change.
-    """
+    """A random order, from the generator's raw words, which no NumPy version changes."""
     return np.argsort(generator(seed, purpose, index).random_raw(count), kind="stable")
 
 

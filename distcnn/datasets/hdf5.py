@@ -1,9 +1,8 @@
-"""Reading an image set in HDF5. `data/README.md` describes it.
+"""Reading an image set in HDF5, in the format of `data/README.md`.
 
 ``/train/images`` uint8 (N, H, W) or (N, H, W, C), ``/train/labels`` integers (N,), ``/test/...``
-likewise. Each process opens the file by itself, read-only, without collective calls and without
-file locks (which Lustre and NFS may refuse). Links, virtual datasets and external raw storage are
-followed where all they need is there (``distcnn.datasets.storage``).
+likewise. Each process opens the file for itself, read-only, without collective calls and without
+file locks, which Lustre and NFS may refuse.
 """
 
 from __future__ import annotations
@@ -39,8 +38,17 @@ MOST_CHANNELS_FIRST = 4
 class DatasetInfo:
     """What an image set is.
 
-    ``mean`` and ``std`` are of the training pixels / 255, one per channel; None where the file has
-    none.
+    Attributes:
+        path: The file; a name for arrays.
+        name, source, sha256, blocks_sha256: Texts that the file states; empty by default.
+        classes: The number of classes.
+        image_shape: (channels, height, width).
+        examples: The number of examples in ``train`` and in ``test``.
+        mean, std: Of the training pixels / 255, for each channel; None where the file has none.
+        chunk_examples: Images in a chunk, the unit in which HDF5 reads, of ``train`` and ``test``;
+            1 where there are no chunks.
+        classes_counted: Whether the number of classes is only the largest label + 1.
+        class_names: In the order of the labels; empty where the file has none.
     """
 
     path: str
@@ -49,23 +57,13 @@ class DatasetInfo:
     sha256: str
     classes: int
     image_shape: tuple[int, int, int]
-    """(channels, height, width)."""
     examples: Mapping[str, int]
-    """How many there are in ``train`` and in ``test``."""
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
     chunk_examples: Mapping[str, int]
-    """Examples of a chunk of the images in ``train`` and in ``test``, the unit in which HDF5 reads;
-    1 where there are no chunks.
-    """
     blocks_sha256: str = ""
-    """Of all examples, block by block, so that many ranks can check it
-    (``distcnn.datasets.hashing``).
-    """
     classes_counted: bool = False
-    """Whether the file does not say how many classes there are, so that the largest label does."""
     class_names: tuple[str, ...] = ()
-    """In the order of the labels; empty where the file has none."""
 
     @property
     def image_bytes(self) -> int:
@@ -74,10 +72,14 @@ class DatasetInfo:
 
 
 class ImageFile:
-    """An image set that is open: its four datasets, wherever they are stored. ``InputError`` when
-    one is missing or not all there.
+    """An open image set: its four datasets, wherever they are stored.
 
-    The process ends when HDF5 waits for a file for ``stall_timeout`` seconds (0: never).
+    Args:
+        path: The file.
+        stall_timeout: The process ends when HDF5 waits this many seconds (0: never end it).
+
+    Raises:
+        InputError: When a dataset is missing, malformed, or not completely stored.
     """
 
     def __init__(self, path: str | Path, stall_timeout: float = 0.0) -> None:
@@ -108,13 +110,11 @@ class ImageFile:
         return found
 
     def require_unchanged(self) -> None:
-        """``InputError`` when a file that the set is stored in has changed since this was
-        opened.
-        """
+        """Raise ``InputError`` when a file of the set has changed since it was opened."""
         self._files.require_unchanged()
 
     def close(self) -> None:
-        """Nothing can be read from now on."""
+        """Close all files."""
         self._files.close()
 
 
@@ -124,11 +124,15 @@ _NAMES = tuple(f"{split}/{key}" for split in SPLITS for key in ("images", "label
 def read_info(
     path: str | Path, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
 ) -> DatasetInfo:
-    """Read and check what ``path`` holds, without its images. ``InputError`` says what is wrong
-    with it.
+    """Read and check what an image set is, without reading its images.
 
-    ``stall_timeout`` as for ``ImageFile``. ``progress`` is called now and then where all labels
-    must be read.
+    Args:
+        path: The HDF5 file.
+        stall_timeout: As for ``ImageFile``.
+        progress: Called now and then while labels are read.
+
+    Raises:
+        InputError: Says what is wrong with the file.
     """
     with closing(ImageFile(path, stall_timeout)) as opened, input_errors(opened.path):
         file = opened.file
@@ -208,8 +212,8 @@ def sizes_problem(train: Form, test: Form, train_name: str, test_name: str) -> s
 
 
 def class_count_problem(largest: int, where: str, examples: int) -> str | None:
-    """What is wrong with a ``largest`` label when it is to tell the number of classes: one that is
-    so large that most classes would have no image.
+    """What is wrong with taking ``largest`` + 1 for the number of classes: most of them would have
+    no image.
     """
     if largest < min(max(LEAST_LARGE_LABEL, examples), MOST_CLASSES):
         return None
@@ -230,51 +234,24 @@ def _text(file: h5py.File, name: str) -> str:
 
 
 def _classes(opened: ImageFile, progress: Callable[[], object]) -> int:
-    """Attribute ``classes``, a number or the classes' names; without it, one more than the largest
-    label.
-    """
-    path = opened.path
+    """Attribute ``classes``, a number or names; by default one more than the largest label."""
     if "classes" not in opened.file.attrs:
-        return _counted_classes(opened, progress)
+        return _count_classes(opened, progress)
     value = np.asarray(opened.file.attrs["classes"])
-    if value.size == 1 and (
-        value.dtype.kind in "iu" or (value.dtype.kind == "f" and value.item().is_integer())
-    ):  # 10.0, as MATLAB writes
-        classes = value.item()
-    else:
-        classes = value.size if value.ndim == 1 and value.dtype.kind in "OSU" else None
+    classes = None
+    if value.dtype.kind in "iuf" and value.size == 1 and float(value.item()).is_integer():
+        classes = int(value.item())  # MATLAB writes 10.0
+    elif value.dtype.kind in "OSU" and value.ndim == 1:
+        classes = value.size
     if classes is None or not 1 <= classes <= MOST_CLASSES:
         raise InputError(
-            f"{path}: attribute 'classes' is {value.tolist()!r}: it must be the number of classes,"
-            f" at least 1 and at most {MOST_CLASSES:,}, or their names"
+            f"{opened.path}: attribute 'classes' is {value.tolist()!r}: it must be the number of"
+            f" classes, at least 1 and at most {MOST_CLASSES:,}, or their names"
         )
-    return int(classes)
+    return classes
 
 
-def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
-    """Attribute ``class_names``, else the names in ``classes``, else none."""
-    for name in ("class_names", "classes"):
-        values = np.asarray(file.attrs.get(name, ()))
-        if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
-            if values.size != classes:
-                raise InputError(
-                    f"{path}: attribute '{name}' has {values.size} names for {classes} classes:"
-                    " name each class once"
-                )
-            return tuple(_utf8(each) for each in values.tolist())
-    return ()
-
-
-def _utf8(text: str | bytes) -> str:
-    encoded = text if isinstance(text, bytes) else str(text).encode(errors="replace")
-    return encoded.decode(errors="replace")
-
-
-def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
-    """One more than the largest label.
-
-    ``InputError`` for one that is so large that most classes would have no image.
-    """
+def _count_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
     largest, where, examples = -1, "", 0
     for split in SPLITS:
         labels = opened.datasets[f"{split}/labels"]
@@ -297,6 +274,24 @@ def _counted_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
     return max(1, largest + 1)
 
 
+def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
+    """Attribute ``class_names``, else the names in ``classes``, else none."""
+    for name in ("class_names", "classes"):
+        values = np.asarray(file.attrs.get(name, ()))
+        if values.ndim == 1 and values.size and values.dtype.kind in "OSU":
+            if values.size != classes:
+                raise InputError(
+                    f"{path}: attribute '{name}' has {values.size} names for {classes} classes:"
+                    " name each class once"
+                )
+            texts = [
+                value if isinstance(value, bytes) else str(value).encode(errors="replace")
+                for value in values.tolist()
+            ]
+            return tuple(text.decode(errors="replace") for text in texts)
+    return ()
+
+
 def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[float, ...] | None:
     if name not in file.attrs:
         return None
@@ -304,15 +299,11 @@ def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[fl
         values = np.asarray(file.attrs[name], dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
         values = np.array([math.nan])
-    per_channel = (
-        f"one finite number, or {channels} for the channels"
-        if channels > 1
-        else "one finite number"
-    )
     if values.size not in (1, channels) or not np.all(np.isfinite(values)):
+        several = f", or {channels} for the channels" if channels > 1 else ""
         raise InputError(
             f"{path}: attribute '{name}' is {np.asarray(file.attrs[name]).tolist()!r}: it must be"
-            f" {per_channel} (of the pixels / 255); leave it out to have it computed"
+            f" one finite number{several} (of the pixels / 255); leave it out to have it computed"
         )
     if np.any((values < 0) | (values > 1)):
         remedy = "leave it out" if np.any(values < 0) else "divide it by 255, or leave it out"

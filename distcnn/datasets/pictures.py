@@ -43,15 +43,14 @@ ORIENTATION = 0x0112
 
 STDERR = 2
 
-logging.getLogger("PIL").addHandler(
-    logging.NullHandler()
-)  # what it logs of damaged files is in its exceptions too
+# What Pillow logs about damaged files is also in its exceptions.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
 class Form:
-    """What every image is made into: ``size`` (height, width), ``mode`` GRAY or COLOR, on a
-    background of BACKGROUNDS.
+    """What every image becomes: ``size`` (height, width), ``mode`` GRAY or COLOR, ``background`` of
+    BACKGROUNDS.
     """
 
     size: tuple[int, int]
@@ -67,7 +66,7 @@ class Form:
 
 @dataclass
 class Transparency:
-    """How many images had transparent pixels, and which of them became one color all over."""
+    """How many images had transparent pixels, and how many became one color all over."""
 
     images: int = 0
     blank: int = 0
@@ -80,13 +79,20 @@ def common_form(
     background: str,
     warn: Callable[[str], None],
 ) -> Form:
-    """The one form for all images: the first one's size unless ``size`` (height, width) is given;
-    gray if asked for or if all are gray.
+    """The one form for all images: gray if asked for, or if all of them are gray.
 
     An image is gray when it is stored so, or, where its format or transparency leaves that open
-    (palettes, alpha, WebP), when all its pixels are. ``warn`` takes lines about images with several
-    frames and about gray pixels stored as color. ``InputError`` for images that differ in size or
-    cannot be read.
+    (palettes, alpha, WebP), when all its pixels are.
+
+    Args:
+        paths: At least one image.
+        size: (height, width); by default that of the images.
+        grayscale: Whether gray is asked for.
+        background: One of BACKGROUNDS.
+        warn: Called with lines about several frames, and about gray pixels stored as color.
+
+    Raises:
+        InputError: When images differ in size, are too large or cannot be read.
     """
     first, all_gray, stored_gray, animated = size, not grayscale, True, 0
     for path in paths:
@@ -109,20 +115,15 @@ def common_form(
                 )
     assert first is not None  # there are paths
     if animated:
-        warn(
-            f"{counted(animated, 'image')} with several frames or pages: only the first one is used"
-        )
+        images = counted(animated, "image")
+        warn(f"{images} with several frames or pages: only the first one is used")
     if all_gray and not stored_gray:
         warn(
             "all images are gray but stored in color, so they get three equal channels: --grayscale"
             " makes it one"
         )
-    form = Form(
-        first,
-        GRAY if grayscale or (all_gray and stored_gray) else COLOR,
-        size is not None,
-        background,
-    )
+    mode = GRAY if grayscale or (all_gray and stored_gray) else COLOR
+    form = Form(first, mode, size is not None, background)
     if form.image_bytes > MAX_IMAGE_BYTES:
         raise InputError(
             f"images of {by(form.size)} pixels are too large to train on: give a smaller --size"
@@ -132,9 +133,9 @@ def common_form(
 
 
 def read_picture(path: Path, form: Form, seen: Transparency) -> Images:
-    """The image's pixels in ``form``: (height, width), or (height, width, 3) in color.
+    """The pixels of an image in ``form``: (height, width), or (height, width, 3) in color.
 
-    ``seen`` counts the transparent ones.
+    Transparent images are counted in ``seen``.
     """
     with _opened(path) as image:
         flat, transparent = _on_background(_upright(image), form.background)
@@ -142,7 +143,7 @@ def read_picture(path: Path, form: Form, seen: Transparency) -> Images:
         if form.resize:
             converted = converted.resize(form.size[::-1])
         pixels: Images = np.asarray(converted, np.uint8)
-    if pixels.shape[:2] != form.size:  # a header may say something else than the pixels that follow
+    if pixels.shape[:2] != form.size:  # the header may disagree with the pixels
         raise InputError(
             f"{path} is {by(pixels.shape[:2])}, not {by(form.size)}: give --size HxW to resize the"
             " images"
@@ -169,9 +170,7 @@ def _upright(image: Any) -> Any:
 
 
 def _orientation(image: Any) -> int:
-    """1 to 8, as EXIF numbers them; 1, upright, where there is none or the EXIF data are
-    damaged.
-    """
+    """1 to 8, as EXIF numbers them; 1 (upright) if there is none, or the data are damaged."""
     try:
         found = image.getexif().get(ORIENTATION)
     except Exception:  # whatever a damaged block makes Pillow raise
@@ -199,17 +198,13 @@ def _has_gray_pixels(image: Any) -> bool:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The image file as one of ``FORMATS``; whatever Pillow raises of it becomes an
-    ``InputError``.
-    """
+    """Open an image file as one of ``FORMATS``; Pillow's exceptions become ``InputError``."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise InputError("reading images needs Pillow: pip install pillow") from error
     with open_named(path) as file, _silenced(), warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of damaged EXIF data and the like, which cannot be helped here
+        warnings.simplefilter("ignore")  # about damaged EXIF data and the like
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=FORMATS) as image:
@@ -235,9 +230,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Keep what C libraries print off standard error: libtiff writes lines of its own about damaged
-    files, which the error tells of.
-    """
+    """Keep C libraries from writing to standard error, as libtiff does about damaged files."""
     kept, null = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, STDERR)
     try:

@@ -1,4 +1,4 @@
-"""Writing an image set in HDF5: whole or not at all."""
+"""Writing an image set in HDF5."""
 
 from __future__ import annotations
 
@@ -52,12 +52,23 @@ def write_dataset(
     splits: Mapping[str, Split],
     class_names: list[str] | None = None,
 ) -> None:
-    """Write an image set whole or not at all: into a file of its own beside ``path``, synced, then
-    renamed over ``path``.
+    """Write an image set, completely or not at all.
 
-    That file has a name that nobody can guess and is created exclusively, so no link that others
-    put there is followed. Several processes may prepare the same file at once: each writes its own,
-    and every rename leaves a whole one.
+    It is written to a temporary file beside ``path``, synced, then renamed. The temporary name is
+    random and created exclusively, so that no link is followed and several processes may prepare
+    the same file at once.
+
+    Args:
+        path: The HDF5 file.
+        name: The set's name.
+        source: Where it comes from.
+        classes: The number of classes.
+        splits: "train" and "test".
+        class_names: A name for each class, in the order of the labels.
+
+    Raises:
+        InputError: When labels are out of range, sizes differ, all pixels are the same, or the
+            file cannot be written.
     """
     path = Path(path)
     if not path.name:
@@ -74,16 +85,12 @@ def write_dataset(
                 f"{path} cannot be written (it is a device or a named pipe): name another file"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        # HDF5's oldest form, its default, takes no attribute above 64 KiB: the names of some 4,000
-        # classes.
-        form = (
-            {"libver": ("v108", "v108")} if class_names and len(class_names) > MANY_CLASSES else {}
-        )
-        with h5py.File(temporary, "x", locking=False, **form) as file:
-            whole, blocks = (
-                WholeHash(),
-                {split: BlockHashes(splits[split].count) for split in SPLITS},
-            )
+        # HDF5's default format has no attributes above 64 KiB, the names of some 4,000 classes.
+        many = class_names and len(class_names) > MANY_CLASSES
+        version = {"libver": ("v108", "v108")} if many else {}
+        with h5py.File(temporary, "x", locking=False, **version) as file:
+            whole = WholeHash()
+            blocks = {split: BlockHashes(splits[split].count) for split in SPLITS}
             sums = {
                 split: _write_split(
                     file.create_group(split), splits[split], classes, whole, blocks[split]
@@ -102,15 +109,8 @@ def write_dataset(
                     "all pixels of the training images have the same value in each channel: there"
                     " is nothing to learn from"
                 )
-            file.attrs.update(
-                {
-                    "name": _as_utf8(name),
-                    "source": _as_utf8(source),
-                    "classes": classes,
-                    "mean": mean,
-                    "std": std,
-                }
-            )
+            file.attrs.update({"name": _as_utf8(name), "source": _as_utf8(source)})
+            file.attrs.update({"classes": classes, "mean": mean, "std": std})
             file.attrs["sha256"] = whole.hexdigest()
             file.attrs["blocks_sha256"] = blocks_sha256(whole.hexdigest(), blocks)
             if class_names:
@@ -131,9 +131,7 @@ def write_dataset(
 def _write_split(
     group: h5py.Group, split: Split, classes: int, whole: WholeHash, blocks: BlockHashes
 ) -> tuple[NDArray[np.int64], int]:
-    """Write one split, and add it to its hashes; return its pixels' sums and how many pixels a
-    channel has.
-    """
+    """Write a split and add it to the hashes; return ``pixel_sums`` and the pixels per channel."""
     name, images, labels = group.name[1:], None, None
     sums, pixels, start = np.zeros((2, 1), np.int64), 0, 0
     for batch_images, batch_labels in split.batches:
@@ -148,9 +146,8 @@ def _write_split(
         images[start:stop], labels[start:stop] = batch_images, batch_labels
         whole.add(name, batch_images, batch_labels)
         blocks.add(start, leaves_of(batch_images, batch_labels))
-        by_channel = batch_images.reshape(
-            -1, batch_images.shape[3] if batch_images.ndim == 4 else 1
-        )
+        channels = batch_images.shape[3] if batch_images.ndim == 4 else 1
+        by_channel = batch_images.reshape(-1, channels)
         sums, pixels, start = sums + pixel_sums(by_channel), pixels + by_channel.shape[0], stop
     assert start == split.count
     return sums, pixels
@@ -159,9 +156,7 @@ def _write_split(
 def _create(
     group: h5py.Group, count: int, shape: tuple[int, ...]
 ) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """Images and labels, in chunks with a checksum each, which HDF5 compares whenever it
-    reads one.
-    """
+    """Images and labels, in chunks with a checksum that HDF5 verifies at every read."""
     if 0 in shape:
         raise InputError(
             f"the {group.name[1:]} images are {by(shape)}: height, width and channels must be at"

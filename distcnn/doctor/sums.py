@@ -79,7 +79,7 @@ def collect(communicator: Communicator, options: Options) -> Sums:
     import numpy as np
 
     from distcnn.distributed import ExactSum, ForegroundSums
-    from distcnn.distributed.allreduce_benchmark import time_sums
+    from distcnn.distributed.allreduce_timing import time_sums
 
     ranks = communicator.world_size
     sums = ForegroundSums(communicator.allreduce_sum)

@@ -60,16 +60,18 @@ def killed_with_launcher() -> Iterator[None]:
         and launcher.process_status(process, "Threads") == "1"
     )
     if by_kernel:
-        _signal_at_parents_end(signal.SIGKILL)
+        signal_at_parents_end(signal.SIGKILL)
     try:
         yield
     finally:
         if by_kernel:
-            _signal_at_parents_end(0)
+            signal_at_parents_end(0)
 
 
-def _signal_at_parents_end(number: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
+def signal_at_parents_end(number: int) -> None:
+    """Ask the kernel for signal ``number`` (0: none) when this process's parent ends; on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 def _watched_launcher() -> int:

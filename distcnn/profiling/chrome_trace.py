@@ -1,4 +1,6 @@
-"""Chrome's trace event format (JSON): intervals as slices, a process for each rank.
+"""Intervals as slices in Chrome's trace event format (JSON).
+
+A rank is a process there, with its threads.
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 ("Trace Event Format").
@@ -42,14 +44,15 @@ def slice_event(rank: int, thread: int, found: Interval) -> Event:
 
 def name_events(rank: int, host: str, threads: Sequence[str]) -> list[Event]:
     """The names of the process of ``rank`` and of its ``threads``, and their order."""
-    events = [
-        _name(rank, "process", rank, f"rank {rank} ({host})"),
-        _order(rank, "process", rank, rank),
+    named = [("process", rank, f"rank {rank} ({host})", rank)]
+    named += [
+        ("thread", thread_number(rank, index), name, index) for index, name in enumerate(threads)
     ]
-    for index, name in enumerate(threads):
-        events.append(_name(rank, "thread", thread_number(rank, index), name))
-        events.append(_order(rank, "thread", thread_number(rank, index), index))
-    return events
+    return [
+        {"ph": "M", "name": f"{what}_{key}", "pid": rank, "tid": number, "args": {key: value}}
+        for what, number, name, index in named
+        for key, value in {"name": name, "sort_index": index}.items()
+    ]
 
 
 def lines_of(events: Iterable[Mapping[str, Any]]) -> bytes:
@@ -73,12 +76,3 @@ def thread_number(rank: int, thread: int) -> int:
 def microseconds(nanoseconds: int) -> float:
     """Rounded down to an eighth."""
     return nanoseconds // GRAIN * (GRAIN / 1000)
-
-
-def _name(rank: int, what: str, number: int, name: str) -> Event:
-    return {"ph": "M", "name": f"{what}_name", "pid": rank, "tid": number, "args": {"name": name}}
-
-
-def _order(rank: int, what: str, number: int, index: int) -> Event:
-    place = {"pid": rank, "tid": number}
-    return {"ph": "M", "name": f"{what}_sort_index", **place, "args": {"sort_index": index}}

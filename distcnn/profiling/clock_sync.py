@@ -100,3 +100,14 @@ def clocks_of(hosts: Sequence[str], begin: Sequence[Offset], end: Sequence[Offse
         )
         for host, first, last in zip(hosts, begin, end, strict=True)
     ]
+
+
+def last_arrivals(begins: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """For each meeting of all ranks, when the last rank arrived, and which rank that was.
+
+    Args:
+        begins: of each rank, when it arrived at each meeting, in nanoseconds of one clock. A rank
+            may lack the last meetings.
+    """
+    ranks = range(len(begins))
+    return [max(zip(meeting, ranks, strict=True)) for meeting in zip(*begins, strict=False)]

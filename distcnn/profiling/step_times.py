@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distcnn.distributed import Communicator
-from distcnn.profiling.clock_sync import clocks_of, measure_offsets
+from distcnn.profiling.clock_sync import clocks_of, last_arrivals, measure_offsets
 from distcnn.profiling.recorder import Interval, Recorder, intervals_of, title
 from distcnn.spans import (
     ALLREDUCE,
@@ -74,12 +73,11 @@ def measure_steps(
             take()
     clocks = clocks_of(communicator.hosts, before, measure_offsets(communicator))
     steps = split_steps(intervals_of(recorder.events))
-    met = [
-        [interval for interval in step if is_meeting(interval, step[0].thread)] for step in steps
-    ]
-    begins = np.array([interval.begin for step in met for interval in step], np.int64)
-    everyone = communicator.allgather(clocks[communicator.rank].to_root(begins))
-    waits = iter(waiting_seconds(np.array(everyone), communicator.rank))
+    met = [meetings(step) for step in steps]
+    begins = np.array([interval.begin for of_step in met for interval in of_step], np.int64)
+    own = clocks[communicator.rank].to_root(begins).tolist()
+    lasts = last_arrivals(communicator.allgather(own))
+    waits = iter((when - begin) / 1e9 for begin, (when, _) in zip(own, lasts, strict=True))
     return [
         step_times(step, [next(waits) for _ in of_step])
         for step, of_step in zip(steps, met, strict=True)
@@ -97,27 +95,20 @@ def split_steps(intervals: Sequence[Interval]) -> list[list[Interval]]:
     return steps
 
 
-def is_meeting(interval: Interval, main_thread: int) -> bool:
-    """Whether the main thread meets all ranks there."""
-    return interval.thread == main_thread and interval.span.name in MEETINGS
-
-
-def waiting_seconds(begins: NDArray[np.int64], rank: int) -> list[float]:
-    """How long ``rank`` was ahead of the last rank at each meeting.
-
-    Args:
-        begins: when each rank arrived, (ranks, meetings), in nanoseconds of one clock.
-        rank: this rank.
-    """
-    ahead: list[float] = ((begins.max(axis=0) - begins[rank]) / 1e9).tolist()
-    return ahead
+def meetings(step: Sequence[Interval]) -> list[Interval]:
+    """Where the main thread meets all ranks in a step."""
+    return [
+        interval
+        for interval in step
+        if interval.thread == step[0].thread and interval.span.name in MEETINGS
+    ]
 
 
 def step_times(intervals: Sequence[Interval], waits: Sequence[float] = ()) -> StepTimes:
     """The times of one step.
 
     Args:
-        intervals: the step's own slice, then all others of the step.
+        intervals: the step's own, then all others of the step.
         waits: for each meeting, how long this rank was ahead of the last one, in seconds.
     """
     step = intervals[0]
@@ -125,8 +116,7 @@ def step_times(intervals: Sequence[Interval], waits: Sequence[float] = ()) -> St
     for interval in intervals:
         if interval.thread == step.thread:
             parts[part_of(interval)] += interval.exclusive / 1e9
-    meetings = [interval for interval in intervals if is_meeting(interval, step.thread)]
-    for interval, ahead in zip(meetings, waits, strict=bool(waits)):
+    for interval, ahead in zip(meetings(intervals), waits, strict=bool(waits)):
         waited = min(ahead, interval.nanoseconds / 1e9)
         parts[ALLREDUCE] -= waited
         parts[WAITING] += waited
@@ -140,7 +130,7 @@ def step_times(intervals: Sequence[Interval], waits: Sequence[float] = ()) -> St
 
 
 def part_of(interval: Interval) -> str:
-    """The part that a slice's exclusive time belongs to."""
+    """The part that an interval's exclusive time belongs to."""
     while interval.span.name in DETAILS and interval.parent is not None:
         interval = interval.parent
     return COUNTS_AS.get(interval.span.name) or title(interval.span)

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import distcnn
 from distcnn.distributed.communicator import Communicator, JointError
 from distcnn.errors import Stopped, TrainingError
 from distcnn.profiling import chrome_trace
-from distcnn.profiling.clock_sync import Clock, clocks_of, measure_offsets
+from distcnn.profiling.clock_sync import Clock, clocks_of, last_arrivals, measure_offsets
 from distcnn.profiling.recorder import Interval, clock, intervals_of
 from distcnn.profiling.timeline import Timeline
 from distcnn.spans import ALLREDUCE, COLLECTIVE, WRITE_RESULTS, Span, listening
@@ -91,11 +90,10 @@ def rank_lines(
         threads["main" if is_main else timeline.thread_names[interval.thread]].append(interval)
     names = sorted(threads, key=lambda name: (name != "main", name))
     events = chrome_trace.name_events(rank, communicator.hosts[rank], names)
-    met = [
-        interval for name in names for interval in threads[name] if interval.span.name == ALLREDUCE
-    ]
-    met.sort(key=lambda interval: interval.begin)
-    waits = waiting(met, communicator.allgather([interval.begin for interval in met]))
+    everything = [interval for name in names for interval in threads[name]]
+    sums = [interval for interval in everything if interval.span.name == ALLREDUCE]
+    sums.sort(key=lambda interval: interval.begin)
+    waits = waiting(sums, communicator.allgather([interval.begin for interval in sums]))
     for index, name in enumerate(names):
         for interval in threads[name]:
             if interval.span.name != COLLECTIVE:
@@ -107,40 +105,29 @@ def rank_lines(
 
 def in_root_time(intervals: Sequence[Interval], own: Clock, origin: int) -> list[Interval]:
     """``intervals`` with times in nanoseconds of rank 0's clock since ``origin``."""
-    begins, ends = (
-        (own.to_root(np.array(times, np.int64)) - origin).tolist()
-        for times in (
-            [interval.begin for interval in intervals],
-            [interval.end for interval in intervals],
-        )
-    )
+    begins = own.to_root(np.array([interval.begin for interval in intervals], np.int64)) - origin
+    ends = own.to_root(np.array([interval.end for interval in intervals], np.int64)) - origin
     return [
         Interval(interval.span, interval.thread, begin, end)
-        for interval, begin, end in zip(intervals, begins, ends, strict=True)
+        for interval, begin, end in zip(intervals, begins.tolist(), ends.tolist(), strict=True)
     ]
 
 
-def waiting(met: Sequence[Interval], everyone: Sequence[Sequence[int]]) -> dict[int, Interval]:
+def waiting(sums: Sequence[Interval], everyone: Sequence[Sequence[int]]) -> dict[int, Interval]:
     """For each sum in which this rank waited, the time until the last rank arrived.
 
     Args:
-        met: this rank's sums over all ranks, in order.
+        sums: this rank's sums over all ranks, in order.
         everyone: when each rank arrived at its sums, in nanoseconds of one clock.
 
     Returns:
-        By the ``id`` of the sum, a slice labelled with the rank that came last.
+        By the ``id`` of the sum, an interval labelled with the rank that came last.
     """
-    common = min(map(len, everyone))  # a rank may have had no room for the last ones
-    begins: NDArray[np.int64] = np.array([begins[:common] for begins in everyone], np.int64)
     waits = {}
-    for interval, last, arrival in zip(
-        met, begins.argmax(axis=0), begins.max(axis=0), strict=False
-    ):
-        end = min(interval.end, int(arrival))
-        if end > interval.begin:
-            waits[id(interval)] = Interval(
-                Span("waiting", rank=int(last)), interval.thread, interval.begin, end
-            )
+    for interval, (when, rank) in zip(sums, last_arrivals(everyone), strict=False):
+        begin, end = interval.begin, min(interval.end, when)
+        if end > begin:
+            waits[id(interval)] = Interval(Span("waiting", rank=rank), interval.thread, begin, end)
     return waits
 
 
@@ -154,20 +141,16 @@ def facts_of(
         "world_size": run.communicator.world_size,
         "steps": [timeline.recorded.start, timeline.recorded.stop],
         "ranks_without_room": [rank for rank, is_full in enumerate(full) if is_full],
-        "clocks": [
-            {
-                "rank": rank,
-                "ahead_of_rank_0_ns": (
-                    [0, 0]
-                    if clock_of_rank.same
-                    else [clock_of_rank.begin.middle, clock_of_rank.end.middle]
-                ),
-                "error_ns": clock_of_rank.error,
-                "measured_ns": [
-                    [clock_of_rank.begin.low, clock_of_rank.begin.high],
-                    [clock_of_rank.end.low, clock_of_rank.end.high],
-                ],
-            }
-            for rank, clock_of_rank in enumerate(clocks)
-        ],
+        "clocks": [clock_facts(rank, own) for rank, own in enumerate(clocks)],
+    }
+
+
+def clock_facts(rank: int, own: Clock) -> dict[str, Any]:
+    """What the file says of a rank's clock, in nanoseconds."""
+    ends = own.begin, own.end
+    return {
+        "rank": rank,
+        "ahead_of_rank_0_ns": [0 if own.same else end.middle for end in ends],
+        "error_ns": own.error,
+        "measured_ns": [[end.low, end.high] for end in ends],
     }

@@ -1,6 +1,5 @@
-"""What ``python -m distcnn.scaling`` does: points in order, each started by a launcher; records,
-summary, table, picture.
+"""What ``python -m distcnn.scaling`` does: start points through a launcher, record, summarise,
+draw.
 
-The sweep is one process without MPI. ``ranks.py`` alone runs on the ranks of a point; it is started
-by the sweep, not by hand.
+The sweep is one process without MPI. Only ``worker.py`` runs on the ranks of a point.
 """

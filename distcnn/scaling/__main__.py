@@ -1,4 +1,4 @@
-"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4``, alone, not under mpirun.
+"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4``, not under mpirun.
 
 ``docs/scaling.md`` says more.
 """
@@ -8,96 +8,114 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
-from distcnn.errors import InputError
+from distcnn.config import Config
+from distcnn.datasets import read_info
+from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
+from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.early import end_before_start
-from distcnn.scaling.footnotes import remarks
-from distcnn.scaling.loop import measure_all
-from distcnn.scaling.options import OUTPUT, Request, make_parser, parse
-from distcnn.scaling.outputs import write_outputs
-from distcnn.scaling.prediction.interconnect import parse_network
-from distcnn.scaling.prediction.options import Wanted, add_flags, take_flags
-from distcnn.scaling.prediction.outputs import predict_all
-from distcnn.scaling.preflight import require_all
-from distcnn.scaling.stop_requests import StopRequests
+from distcnn.models import build_model
+from distcnn.scaling.launch_job import measure, stopped_by_signals
+from distcnn.scaling.options import Request, Settings, make_parser, parse, require_launcher
+from distcnn.scaling.output import (
+    headline,
+    outcome,
+    table,
+    title_of,
+    write_prediction,
+    write_results,
+)
+from distcnn.scaling.points import in_order
 from distcnn.scaling.summary import summarise
-from distcnn.scaling.sweep_directory import Records, opened
-from distcnn.scaling.table import headline, table
+from distcnn.scaling.sweep_directory import Record, Sweep, opened
 from distcnn.system import launcher
 from distcnn.system.console import guarded, say, tell
-from distcnn.system.wording import printable, shell_command
+from distcnn.system.wording import counted, printable, shell_command
 
 NAME = "distcnn.scaling"
-EXIT_NOT_ALL_GOOD = 1
+EXIT_NOT_GOOD = 1
 """A measurement failed, or bits differ."""
 
 
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0 all is good, 1 not all is, 2 bad input, 85 stopped by a
-    signal.
+    """Run the command; return its exit code: 0 all is good, 1 a measurement failed or bits differ,
+    2 bad input, 85 stopped by a signal.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if launcher.needs_mpi(os.environ):
         end_before_start(
-            f"{NAME}: error: a launcher started several of this, but a sweep is one process, which"
-            " starts the ranks of its points itself: start it without mpirun or srun, and say how"
-            " ranks are started with --launcher 'mpirun -n {ranks}'",
+            f"{NAME}: error: do not start distcnn.scaling under mpirun; it starts the ranks itself"
+            " (--launcher 'mpirun -n {ranks}')",
             others_wait=False,
         )
         return EXIT_INPUT
     if {"-h", "--help"} & set(arguments):
-        parser = make_parser()
-        add_flags(parser)
-        parser.print_help()
+        make_parser().print_help()
         return EXIT_OK
     try:
-        wanted, of_sweep = take_flags(arguments)
-        for each in wanted.networks if wanted else ():
-            parse_network(each)  # rather now than when all was measured
-        request = parse(of_sweep)
-        require_all(request.settings, say)
-        with StopRequests() as stop, opened(request) as records:
-            return sweep(request, arguments, records, stop, wanted)
+        request = parse(arguments)
+        require_all(request.settings)
+        with opened(request) as sweep:
+            return run(request, arguments, sweep)
     except InputError as error:
         tell(f"{NAME}: error: {printable(str(error))}")
         return EXIT_INPUT
 
 
-def sweep(
-    request: Request,
-    arguments: Sequence[str],
-    records: Records,
-    stop: StopRequests,
-    wanted: Wanted | None = None,
-) -> int:
-    """Measure, sum up, print, predict what is ``wanted``; the exit code."""
-    points = request.settings.points
-    say(*headline(request, records.path))
-    found = measure_all(records, request.timeout, stop, say)
-    if found is None:
-        again = [
-            "python",
-            "-m",
-            NAME,
-            *arguments,
-            *([] if request.output else [f"{OUTPUT}={records.path}"]),
-        ]
-        what = stop.received.name if stop.received else "stopped"
-        tell(
-            f"{NAME}: stopped: {what}: all processes are ended, finished measurements are kept; to"
-            f" go on: {shell_command(again)}"
-        )
+def require_all(settings: Settings) -> None:
+    """Raise ``InputError`` for what would make every point fail: no launcher, no image set, a model
+    that does not fit it. Prepares the default image set if it is missing.
+    """
+    require_launcher(settings.launcher)
+    config = Config(**settings.flags)
+    source = config.source or None
+    if (source or Path(config.data) == Path(DEFAULT_PATH)) and must_be_prepared(
+        config.data, source
+    ):
+        from distcnn.datasets.prepare_mnist import prepare_mnist  # seldom needed
+
+        prepare_mnist(config.data, source, say)
+    dataset = read_info(config.data)
+    build_model(config.model, dataset.image_shape, dataset.classes, 1)
+
+
+def run(request: Request, arguments: Sequence[str], sweep: Sweep) -> int:
+    """Measure, summarise, print and predict; return the exit code."""
+    say(*headline(request.settings), f"records   {sweep.path}")
+    try:
+        with stopped_by_signals():
+            records = measure_all(sweep, request.timeout)
+    except Stopped as stop:
+        output = [] if request.output else [f"--output={sweep.path}"]
+        again = shell_command(["python", "-m", NAME, *arguments, *output])
+        tell(f"{NAME}: stopped by {stop}; finished measurements are kept; continue with: {again}")
         return EXIT_STOPPED
-    summary = summarise(points, found)
-    below = remarks(points, found, summary)
-    say("", *table(summary, below, records.path).split("\n"), "")
-    say(*write_outputs(records, found, summary, below))
-    if wanted is not None:
-        say("", *predict_all(records, found, summary, wanted).split("\n"))
-    return EXIT_OK if summary.all_good else EXIT_NOT_ALL_GOOD
+    summary = summarise(sweep.settings.points, records)
+    say("", *table(summary, sweep), "", *write_results(sweep, records, summary))
+    if request.predict:
+        say("", *write_prediction(sweep, records, summary, request))
+    return EXIT_OK if summary.is_good else EXIT_NOT_GOOD
+
+
+def measure_all(sweep: Sweep, timeout: float) -> list[Record]:
+    """Measure everything that has no result yet, in order; failed measurements are repeated. Return
+    the records of all measurements.
+    """
+    wanted = list(in_order(sweep.settings.points, sweep.settings.repeats))
+    done = {one: record for one in wanted if (record := sweep.find(one)) and record.result}
+    if done:
+        say(f"continue  {len(done)} of {counted(len(wanted), 'measurement')} already done")
+    for number, measurement in enumerate(wanted, start=1):
+        if measurement not in done:
+            record = measure(measurement, sweep, timeout)
+            sweep.add(record)
+            done[measurement] = record
+            say(f"[{number}/{len(wanted)}] {title_of(measurement)}: {outcome(record)}")
+    return [done[measurement] for measurement in wanted]
 
 
 if __name__ == "__main__":

@@ -1,54 +1,87 @@
-"""The network test: ``mpirun -hosts a,b -ppn 1 -n 2 python -m distcnn.scaling.interconnect_test
---json FILE``, for ``distcnn.scaling --network FILE``.
+"""The interconnect test: how long sums over all ranks take, in both ways in which training sums.
+
+    mpirun -hosts a,b -ppn 1 -n 2 python -m distcnn.scaling.interconnect_test --json FILE
+
+measures what ``python -m distcnn.scaling --predict ... --interconnect FILE`` reads.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.distributed import Communicator, on_root
-from distcnn.distributed.allreduce_benchmark import try_network
+from distcnn.distributed import Communicator, ForegroundSums, on_root
+from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.errors import InputError
-from distcnn.scaling.prediction.interconnect import KIND, fit_network
+from distcnn.scaling.prediction.interconnect import KINDS, fit_interconnect
+from distcnn.scaling.result import BESIDE, WAITING, SumTimes
 from distcnn.spans import MEASURE, Span
 from distcnn.system.console import say
 from distcnn.system.files import write_atomically
 from distcnn.system.wording import counted
 
 NAME = "distcnn.scaling.interconnect_test"
-SECONDS = 10.0
+SECONDS, MOST_SECONDS = 10.0, 600.0
+SIZES = (8, 1024, 16_384, 131_072, 524_288, 2_097_152, 4_194_304, 8_388_608)
+"""Bytes; the larger ones about double, because they decide."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    return run_command(
-        NAME, make_parser().print_help, examine, sys.argv[1:] if arguments is None else arguments
+def measure_sums(
+    communicator: Communicator, most_seconds: float, sizes: Sequence[int] = SIZES
+) -> SumTimes:
+    """Time sums over all ranks. Collective.
+
+    Args:
+        communicator: of all ranks.
+        most_seconds: about how long to measure.
+        sizes: bytes, in ascending order; the largest are left out if the time does not suffice.
+    """
+    ways = {
+        WAITING: ForegroundSums(communicator.allreduce_sum),
+        BESIDE: communicator.background_sums(),
+    }
+    rows = {
+        way: [
+            list(timed) for timed in time_sums(communicator, sums, sizes, most_seconds / len(ways))
+        ]
+        for way, sums in ways.items()
+        if sums is not None and communicator.world_size > 1
+    }
+    return SumTimes(
+        world_size=communicator.world_size,
+        hosts=communicator.hosts,
+        library=communicator.description,
+        rows=rows,
     )
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return run_command(NAME, make_parser().print_help, measure_command, arguments)
+
+
 def make_parser() -> argparse.ArgumentParser:
-    """Its flags."""
+    """Return the command's flags."""
     parser = Parser(
         prog=f"python -m {NAME}",
         description=(
-            "Time sums over the ranks that a launcher started, one rank on each of two hosts, in"
-            " both ways in which training sums, and fit latency and bandwidth to them: what python"
-            " -m distcnn.scaling --predict takes as its --network."
+            "Time sums over the ranks that a launcher started, one on each of two hosts, and fit"
+            " latency and bandwidth to them."
         ),
     )
     parser.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help="write what was measured, for distcnn.scaling --network FILE",
+        help="write the measurement, for distcnn.scaling --interconnect FILE",
     )
     parser.add_argument(
         "--seconds",
@@ -60,49 +93,50 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def examine(communicator: Communicator, arguments: Sequence[str]) -> None:
-    """Measure, print, write."""
-    args = on_root(
-        communicator, lambda: _checked(make_parser().parse_args(arguments), communicator)
-    )
+def measure_command(communicator: Communicator, arguments: Sequence[str]) -> None:
+    """Measure, print and write the result. Collective."""
+    args = on_root(communicator, lambda: _parse(arguments, communicator.world_size))
     with Span(MEASURE):
-        found = {"kind": KIND, **try_network(communicator, args.seconds)}
-    on_root(communicator, lambda: _tell(found, args.json))
+        times = measure_sums(communicator, args.seconds)
+    on_root(communicator, lambda: _report(times, args.json))
 
 
-def _checked(args: argparse.Namespace, communicator: Communicator) -> argparse.Namespace:
-    if communicator.world_size < 2:
+def _parse(arguments: Sequence[str], world_size: int) -> argparse.Namespace:
+    args = make_parser().parse_args(arguments)
+    if world_size < 2:
         raise InputError(
-            "one rank has no network: start one on each of two hosts, as in mpirun -hosts a,b -ppn"
-            " 1 -n 2"
+            "the test needs at least 2 ranks, one on each of two hosts: start it with mpirun"
+            " -hosts a,b -ppn 1 -n 2"
         )
-    if not 0 < args.seconds <= 600:
-        raise InputError(f"--seconds is {args.seconds:g}: it must be above 0, and at most 600")
+    if not 0 < args.seconds <= MOST_SECONDS:
+        raise InputError(
+            f"--seconds is {args.seconds:g}: it must be above 0 and at most {MOST_SECONDS:g}"
+        )
     if args.json and not args.json.parent.is_dir():
-        raise InputError(
-            f"--json: there is no folder {args.json.parent}: make it, or name another file"
-        )
+        raise InputError(f"--json: {args.json.parent} is not a folder: make it, or name another")
     return args
 
 
-def _tell(found: dict[str, Any], file: Path | None) -> None:
-    """Root's."""
-    hosts = len(set(found["hosts"]))
+def _report(times: SumTimes, file: Path | None) -> None:
+    seconds = {
+        way: {int(nbytes): took for nbytes, took in rows} for way, rows in times.rows.items()
+    }
     lines = [
-        f"sums      over {counted(found['world_size'], 'rank')} on {counted(hosts, 'host')},"
-        f" {found['library']}; milliseconds"
+        f"sums      over {counted(times.world_size, 'rank')} on"
+        f" {counted(len(set(times.hosts)), 'host')}, {times.library}; milliseconds",
+        f"{'bytes':>10}" + "".join(f"{way:>12}" for way in seconds),
     ]
-    lines += [f"{'bytes':>10}" + "".join(f"{way:>12}" for way in found["rows"])]
-    seconds = {way: dict(rows) for way, rows in found["rows"].items()}
-    for nbytes in dict.fromkeys(size for rows in found["rows"].values() for size, _ in rows):
+    for nbytes in sorted({nbytes for rows in seconds.values() for nbytes in rows}):
         cells = (
-            f"{of[nbytes] * 1e3:12.3f}" if nbytes in of else f"{'-':>12}" for of in seconds.values()
+            f"{rows[nbytes] * 1e3:12.3f}" if nbytes in rows else f"{'-':>12}"
+            for rows in seconds.values()
         )
         lines.append(f"{nbytes:>10}" + "".join(cells))
-    lines.append(f"fit       {fit_network(found, str(file or 'measured')).describe()}")
+    lines.append(f"fit       {fit_interconnect(times, str(file or 'measured')).describe()}")
     if file:
+        table = {"kind": KINDS[0], **dataclasses.asdict(times)}
         try:
-            write_atomically(file, (json.dumps(found, indent=1) + "\n").encode())
+            write_atomically(file, (json.dumps(table, indent=1) + "\n").encode())
         except OSError as error:
             raise InputError(
                 f"--json: {file} cannot be written ({error.strerror}): name another file"

@@ -1,202 +1,175 @@
-"""One measurement: its processes started by the launcher, waited for, ended whole; and what became
-of it, in words where it failed.
+"""One measurement: its processes are started through the launcher, waited for and ended; why it
+failed is said in a line.
+
+Ending the launcher is enough: ranks end themselves when it is gone (``fault_tolerance/orphan.py``),
+and the kernel ends it with the sweep.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
-import secrets
 import signal
+import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from distcnn.config import Config, as_flag
-from distcnn.errors import InputError
+from distcnn.errors import InputError, Stopped
+from distcnn.fault_tolerance.orphan import signal_at_parents_end
+from distcnn.fault_tolerance.signals import stop_signals_here
 from distcnn.scaling.options import Settings, launcher_command
 from distcnn.scaling.points import Measurement
-from distcnn.scaling.processes import NAP_SECONDS, end_all, start
 from distcnn.scaling.result import Result, read_result
-from distcnn.scaling.stop_requests import StopRequests
-from distcnn.scaling.sweep_directory import Record, Records
+from distcnn.scaling.sweep_directory import Record, Sweep
 from distcnn.system.wording import shell_command
 
+SECONDS_TO_END = 5.0
+"""Between SIGTERM, which a launcher passes on, and SIGKILL."""
+NAP_SECONDS = 0.05
 SECONDS_TO_APPEAR = 3.0
-"""A file that another host wrote may come late over a shared file system."""
+"""A file written on another host may appear late on a shared file system."""
 LONGEST_REASON = 500
-PATTERNS = (
-    r"^distcnn\S*: error",
-    r"^[\w.]*(Error|Exception|Interrupt): ",
-    r"^distcnn\S*: ",
-    r"(?i)\b(error|signal)\b",
-    r"",
-)
-"""Of lines that say why something ended, the most telling first: our own, a traceback's, our
-report, a launcher's, any.
-"""
+TELLING = re.compile(r"^distcnn\S*: error|^[\w.]*(Error|Exception|Interrupt): |\b(error|signal)\b")
+"""Matches lines that say why processes ended."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How the processes ended: ``exit_code`` None where they were never started, or were ended by
-    us.
-
-    ``why`` then says so, and ``said`` is what they had said until then: what comes after is about
-    being ended.
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raise ``Stopped`` with the name of the first stop signal, and ignore further ones. Does
+    nothing outside the main thread.
     """
 
-    exit_code: int | None
-    why: str = ""
-    said: str = ""
+    def stop(number: int, frame: object) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped(signal.Signals(number).name)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, stop) for number in stop_signals_here()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def measure(
-    measurement: Measurement, records: Records, timeout: float, stop: StopRequests
-) -> Record | None:
+def measure(measurement: Measurement, sweep: Sweep, timeout: float) -> Record:
     """Measure once.
 
-    None when a signal asked to stop: all is ended then, and nothing kept. ``InputError`` when
-    nothing can be written.
+    Raises:
+        InputError: the log cannot be written.
     """
-    folder, log = records.log_of(measurement).parent.resolve(), records.log_of(measurement)
-    file = (
-        folder / f".{measurement.name}-{secrets.token_hex(4)}.json"
-    )  # a name of its own: what an earlier try still writes is not read
-    command = command_of(measurement, records.settings, file)
-    started, begin = time.strftime("%Y-%m-%dT%H:%M:%S"), time.monotonic()
+    log = sweep.log_of(measurement)
+    file = log.parent.resolve() / f".{measurement.name}.json"
+    result, begin = None, time.monotonic()
     try:
-        ended = run(command, str(records.path.resolve()), log, timeout, stop)
-        if ended is None:
-            return None
-        outcome = result_of_ended(ended, file, log, measurement)
+        file.unlink(missing_ok=True)
+        reason = run(command_of(measurement, sweep.settings, file), log, timeout)
+        if not reason:
+            result = _result_in(file, measurement)
+    except ValueError as error:
+        reason = _with_last_words(str(error), log)
     except OSError as error:
         raise InputError(
-            f"{log} cannot be written ({error.strerror}): make room, then run the same command"
-            " again to go on"
+            f"{log} cannot be written ({error.strerror}): free some space, then run the same"
+            " command again to continue"
         ) from error
     finally:
         with suppress(OSError):
             file.unlink()
-    result, reason = (None, outcome) if isinstance(outcome, str) else (outcome, "")
-    where = str(log.relative_to(records.path))
-    return Record(
-        measurement,
-        result,
-        reason,
-        where,
-        command,
-        started,
-        time.monotonic() - begin,
-        ended.exit_code,
-    )
+    where = str(log.relative_to(sweep.path))
+    return Record(measurement, result, reason, where, time.monotonic() - begin)
 
 
 def command_of(measurement: Measurement, settings: Settings, file: Path) -> list[str]:
-    """The launcher, and what it starts: every flag of training that decides anything is spelled
-    out.
-    """
-    point = measurement.point
-    flags = settings.flags_of(point)
+    """Return the launcher and what it starts, with every flag of training that was given."""
+    flags = settings.flags_of(measurement.point)
     return [
-        *launcher_command(settings.launcher, point.ranks),
+        *launcher_command(settings.launcher, measurement.point.ranks),
         *(sys.executable, "-m", "distcnn.scaling.worker"),
         *(f"--result={file}", f"--steps={settings.steps}"),
         *(
-            f"{as_flag(each.name)}={flags[each.name]}"
-            for each in dataclasses.fields(Config)
-            if each.name in flags
+            f"{as_flag(field.name)}={flags[field.name]}"
+            for field in dataclasses.fields(Config)
+            if field.name in flags
         ),
     ]
 
 
-def run(
-    command: list[str], mark: str, log: Path, timeout: float, stop: StopRequests
-) -> Ended | None:
-    """Run ``command`` to its end, all it says into ``log``.
+def run(command: list[str], log: Path, timeout: float) -> str:
+    """Run ``command`` to its end with its output in ``log``; no process of it is left.
 
-    No process of it is left. None when a signal asked to stop.
+    Returns:
+        Why it failed; empty if its exit code is 0.
     """
-    log.unlink(missing_ok=True)  # it may be a link, which is not followed
+    log.unlink(missing_ok=True)  # a link is not followed
     with log.open("xb") as output:
         output.write(f"$ {shell_command(command)}\n".encode())
         output.flush()
         try:
-            process = start(command, mark, output, os.environ)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=partial(signal_at_parents_end, signal.SIGTERM),
+            )
         except OSError as error:
-            return Ended(None, f"the launcher {command[0]!r} cannot be started ({error.strerror})")
+            return f"the launcher {command[0]!r} cannot be started ({error.strerror})"
         try:
-            end = time.monotonic() + timeout if timeout else float("inf")
-            while process.poll() is None:
-                if stop.received:
-                    return None
-                if time.monotonic() > end:
-                    return Ended(
-                        None,
-                        f"not over after {timeout:g} s (--timeout), so it was ended",
-                        last_words_in(log),
-                    )
-                time.sleep(NAP_SECONDS)
-            return Ended(process.returncode)
+            code = process.wait(timeout or None)
+            reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            return _with_last_words(reason, log) if code else ""
+        except subprocess.TimeoutExpired:
+            reason = f"ended because it took longer than {timeout:g} s (--timeout)"
+            return _with_last_words(reason, log)
         finally:
-            end_all(mark, process, lambda: stop.again)
+            _end(process)
 
 
-def result_of_ended(ended: Ended, file: Path, log: Path, measurement: Measurement) -> Result | str:
-    """The result, or the reason why there is none."""
-    if ended.exit_code is None:
-        return _with(ended.why, ended.said)
-    said = last_words_in(log)
-    if ended.exit_code:
-        return _with(exit_text(ended.exit_code), said)
-    text = _appeared(file)
-    if text is None:
-        return _with(
-            "exit code 0, but no result: does the launcher start what stands behind it, and as"
-            " ranks of one world?",
-            said,
-        )
+def _result_in(file: Path, measurement: Measurement) -> Result:
+    """Read what the ranks wrote. ``ValueError`` says why it is not a result."""
+    end = time.monotonic() + SECONDS_TO_APPEAR
+    while not file.exists():
+        if time.monotonic() > end:
+            raise ValueError(
+                "exit code 0, but no result: make the launcher start what follows it, as ranks of"
+                " one MPI world"
+            )
+        time.sleep(NAP_SECONDS)
     try:
-        return read_result(text, measurement.point)
-    except ValueError as error:
-        return _with(str(error), said)
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"its result is incomplete ({error})") from error
+    return read_result(table, measurement.point)
 
 
-def exit_text(code: int) -> str:
-    """An exit code in words."""
-    with suppress(ValueError):
-        return f"ended by {signal.Signals(-code).name}"
-    return f"exit code {code}"
-
-
-def last_words_in(log: Path) -> str:
-    """``last_words`` of a file."""
-    return last_words(log.read_text(encoding="utf-8", errors="replace"))
+def _with_last_words(reason: str, log: Path) -> str:
+    said = last_words(log.read_text(encoding="utf-8", errors="replace"))
+    return f"{reason}; it said: {said}" if said else reason
 
 
 def last_words(text: str) -> str:
-    """The line of a log that says most about why it ended, else the last."""
+    """Return the first line of a log that says why it ended, or else the last one."""
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-    for pattern in PATTERNS:
-        found = [line for line in lines if re.search(pattern, line)]
-        if found:
-            line = found[0] if pattern else found[-1]
-            return line if len(line) <= LONGEST_REASON else line[: LONGEST_REASON - 3] + "..."
-    return ""
+    told = [line for line in lines if TELLING.search(line)] or lines[-1:]
+    return told[0][:LONGEST_REASON] if told else ""
 
 
-def _with(why: str, said: str) -> str:
-    return f"{why}; it said: {said}" if said else why
-
-
-def _appeared(file: Path) -> str | None:
-    end = time.monotonic() + SECONDS_TO_APPEAR
-    while True:
-        with suppress(OSError):
-            return file.read_text(encoding="utf-8", errors="replace")
-        if time.monotonic() > end:
-            return None
-        time.sleep(NAP_SECONDS)
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the launcher's group: SIGTERM, which it passes on to its ranks, and then SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(SECONDS_TO_END)

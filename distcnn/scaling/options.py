@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shlex
 import shutil
@@ -19,22 +18,31 @@ from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
 from distcnn.scaling.points import MODES, STRONG, Point, plan_points
+from distcnn.scaling.prediction.interconnect import parse_interconnect
 from distcnn.system.host import usable_cores
 
-OUTPUT, RANKS = "--output", "{ranks}"
-"""In a launcher ``{ranks}`` is where the number of ranks goes."""
-OF_THE_SWEEP = {
-    "expect_ranks": "--ranks says on how many ranks points run",
-    "max_steps": "--steps says how many steps are timed",
+RANKS = "{ranks}"
+"""Stands for the number of ranks in a launcher."""
+MOST_RANKS = 1_000_000
+"""Of a prediction."""
+SET_BY_SWEEP = {
+    "expect_ranks": "use --ranks for the numbers of ranks",
+    "max_steps": "use --steps for the number of timed steps",
 }
-"""Flags of training that the sweep gives to its points itself, and what to use instead."""
+"""Flags of training that the sweep sets for its points, and what to use instead."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that the measurements depend on; a sweep directory is for one of these.
+    """Everything the measurements depend on; a sweep directory belongs to one of these.
 
-    ``flags`` are those of training that were given.
+    Attributes:
+        ranks: in ascending order.
+        launcher: the command that starts ranks, with ``RANKS`` in it.
+        mode: one of ``MODES``.
+        repeats: measurements of every point.
+        steps: timed steps of a measurement.
+        flags: those of training that were given.
     """
 
     ranks: tuple[int, ...]
@@ -42,201 +50,221 @@ class Settings:
     mode: str = STRONG
     repeats: int = 3
     steps: int = 30
-    shards_per_rank: int = 0
     flags: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for flag, value, least in (
-            ("--repeats", self.repeats, 1),
-            ("--steps", self.steps, 1),
-            ("--shards-per-rank", self.shards_per_rank, 0),
-        ):
-            if value < least:
-                raise InputError(f"{flag} is {value}: it must be at least {least}")
-        if self.mode not in MODES:
-            raise InputError(f"unknown --mode {self.mode!r}: choose one of {', '.join(MODES)}")
-        for name, instead in OF_THE_SWEEP.items():
+        for name, instead in SET_BY_SWEEP.items():
             if name in self.flags:
-                raise InputError(f"{as_flag(name)} is not for a sweep: {instead}")
+                raise InputError(f"{as_flag(name)} is set by the sweep: {instead}")
         for point in self.points:
-            config = self.config_of(point)
-            shards_of_rank(config.num_shards, point.ranks, 0)
+            shards_of_rank(Config(**self.flags_of(point)).num_shards, point.ranks, 0)
         launcher_command(self.launcher, 1)
 
     @property
     def points(self) -> list[Point]:
-        """In order of modes and ranks."""
+        """By mode and number of ranks."""
         Config(**self.flags)
-        return plan_points(self.mode, self.ranks, self.flags, self.shards_per_rank)
-
-    def config_of(self, point: Point) -> Config:
-        """What a point computes. ``InputError`` when that is impossible."""
-        return Config(**self.flags_of(point))
+        return plan_points(self.mode, self.ranks, self.flags)
 
     def flags_of(self, point: Point) -> dict[str, Any]:
-        """The flags of training with which a point is started."""
-        chosen = {
+        """The flags of training for one point."""
+        return {
+            **self.flags,
             "num_shards": point.num_shards,
             "microbatch_size": point.microbatch_size,
             "expect_ranks": point.ranks,
         }
-        return {**self.flags, **chosen}
 
 
 @dataclass(frozen=True)
 class Request:
-    """Settings, and where and how long: ``timeout`` is of one measurement, in seconds, 0
-    for any.
+    """Settings, and what does not change a measurement.
+
+    Attributes:
+        output: the sweep directory; empty for a new one.
+        timeout: of one measurement, in seconds; 0 for no limit.
+        predict: numbers of ranks to predict, in ascending order.
+        interconnect: what is between hosts in a prediction: numbers or files.
+        ranks_per_host: in a prediction; 0 for as many as were measured.
     """
 
     settings: Settings
     output: str = ""
     timeout: float = 600.0
+    predict: tuple[int, ...] = ()
+    interconnect: tuple[str, ...] = ()
+    ranks_per_host: int = 0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.timeout) and self.timeout >= 0):
+        for text in self.interconnect:
+            parse_interconnect(text)
+        if (self.interconnect or self.ranks_per_host) and not self.predict:
             raise InputError(
-                f"--timeout is {self.timeout:g}: it must be a number of seconds, or 0 for no limit"
+                "--interconnect and --ranks-per-host are part of a prediction: add --predict"
+                " 4,8,...,4096"
+            )
+        shards = self.settings.points[0].num_shards
+        if self.predict and self.settings.mode == STRONG and shards < self.predict[0]:
+            raise InputError(
+                f"--predict {self.predict[0]}: strong scaling has {shards} shards, and every rank"
+                f" needs one: add --num-shards {self.predict[-1]}, or use --mode weak"
             )
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Request:
-    """``InputError`` names what is wrong."""
+    """Read a command line.
+
+    Raises:
+        InputError: a flag is unknown or has an invalid value.
+    """
     known, of_training = make_parser().parse_own(arguments)
     own = vars(known)
-    given = {
-        name: value for name, value in parse_request(of_training).given.items() if name != "output"
-    }
-    around = {name: own.pop(name) for name in ("output", "timeout") if name in own}
-    if "output" in around and not around["output"]:
-        raise InputError(f"{OUTPUT} is empty: name the sweep directory")
-    ranks = parse_ranks(own.pop("ranks")) if "ranks" in own else default_ranks(environment)
-    launcher = own.pop("launcher", None)
-    return Request(
-        Settings(ranks, default_launcher() if launcher is None else launcher, flags=given, **own),
-        **around,
-    )
+    names = ("output", "timeout", "predict", "ranks_per_host")
+    around = {name: own.pop(name) for name in names if name in own}
+    interconnects = tuple(own.pop("interconnect", ()))
+    given = parse_request(of_training).given
+    flags = {name: value for name, value in given.items() if name != "output"}
+    defaults: dict[str, Any] = {"launcher": default_launcher()}
+    if "ranks" not in own:
+        defaults["ranks"] = default_ranks(environment)
+    settings = Settings(**{**defaults, **own}, flags=flags)
+    return Request(settings, interconnect=interconnects, **around)
 
 
-def parse_ranks(text: str) -> tuple[int, ...]:
-    """``"4,1,2"`` in ascending order, each once."""
-    words = [each.strip() for each in text.split(",")]
-    if not all(each.isascii() and each.isdigit() and int(each) for each in words):
-        raise InputError(
-            f"--ranks is {text!r}: it must be numbers of ranks, each at least 1, such as 1,2,4"
-        )
-    return tuple(sorted({int(each) for each in words}))
+def ranks_from(text: str) -> tuple[int, ...]:
+    """Return ``"4,8,...,64"`` in ascending order; "..." continues with the factor of the two
+    numbers before it, or with their difference if the factor is not an integer.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not such a list.
+    """
+    found: list[int] = []
+    words = [word.strip() for word in text.split(",")]
+    try:
+        for index, word in enumerate(words):
+            if word in ("...", "…"):
+                before, last, end = found[-2], found[-1], int(words[index + 1])
+                if not 0 < before < last < end <= MOST_RANKS:
+                    raise ValueError
+                if last % before == 0:
+                    while found[-1] * last // before < end:
+                        found.append(found[-1] * last // before)
+                else:
+                    found += range(2 * last - before, end, last - before)
+            else:
+                found.append(int(word))
+        if not all(1 <= number <= MOST_RANKS for number in found):
+            raise ValueError
+    except (ValueError, IndexError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers of ranks, such as 1,2,4 or 4,8,...,4096"
+        ) from None
+    return tuple(sorted(set(found)))
+
+
+def positive(text: str) -> int:
+    """Return ``text`` as an integer of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+    return int(text)
+
+
+def seconds_from(text: str) -> float:
+    """Return ``text`` as a number of seconds that is not negative."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, or 0 for no limit")
+    return seconds
 
 
 def default_ranks(environment: Mapping[str, str]) -> tuple[int, ...]:
-    """1, 2, 4 ... up to the tasks of the Slurm allocation, else to the cores where this process may
-    run.
-    """
+    """Return 1, 2, 4 ... up to the tasks of the Slurm allocation, or else up to the cores."""
     tasks = environment.get("SLURM_NTASKS", "")
     most = int(tasks) if tasks.isdigit() and int(tasks) else len(usable_cores("").ids)
     return tuple(2**power for power in range(most.bit_length()))
 
 
 def default_launcher() -> str:
-    """The mpirun on the path, else the one beside this Python."""
+    """Return the mpirun on the path, or else the one beside this Python."""
     beside = Path(sys.executable).parent / "mpirun"
     mpirun = str(beside) if shutil.which("mpirun") is None and beside.exists() else "mpirun"
     return f"{shlex.quote(mpirun)} -n {RANKS}"
 
 
 def launcher_command(launcher: str, ranks: int) -> list[str]:
-    """The words that start ``ranks`` ranks of whatever follows.
-
-    ``InputError`` when they are no such words.
-    """
+    """Return the words that start ``ranks`` ranks of whatever follows them."""
     try:
         words = shlex.split(launcher)
     except ValueError as error:
+        raise InputError(f"--launcher is {launcher!r} ({error}): close its quotes") from error
+    if not any(RANKS in word for word in words):
         raise InputError(
-            f"--launcher is {launcher!r}, which no shell would take apart ({error}): close its"
-            " quotes"
-        ) from error
-    if not any(RANKS in each for each in words):
-        raise InputError(
-            f"--launcher is {launcher!r}, without {RANKS}: write it where the number of ranks goes,"
+            f"--launcher is {launcher!r}, without {RANKS}: put it where the number of ranks goes,"
             f" as in 'mpirun -n {RANKS}'"
         )
-    return [each.replace(RANKS, str(ranks)) for each in words]
+    return [word.replace(RANKS, str(ranks)) for word in words]
 
 
 def require_launcher(launcher: str) -> None:
-    """``InputError`` when there is no such program: every point would fail."""
+    """Raise ``InputError`` if the launcher is not installed, because every point would fail."""
     program = launcher_command(launcher, 1)[0]
     if shutil.which(program) is None:
         raise InputError(
-            f"--launcher: there is no program {program!r} that can be run, so no point could be"
-            " measured: load the MPI module or activate the environment that has it, or name"
-            f" another one, such as --launcher 'mpirun -n {RANKS}'"
+            f"--launcher: there is no program {program!r}: load the MPI module or activate the"
+            f" environment that has it, or name another launcher, such as 'mpirun -n {RANKS}'"
         )
 
 
 def make_parser() -> Parser:
-    """The command's own flags; what it does not know are flags of training."""
+    """Return the command's own flags; all others are flags of training."""
     parser = Parser(
         prog="python -m distcnn.scaling",
         description=(
-            "Measure training steps on several numbers of ranks, each started by a launcher: images"
-            " a second, efficiency, where the time goes, and whether all points ended with the same"
-            " bits. Writes a table, JSON, CSV and a picture. Run the same command again with the"
-            " same --output to go on with a sweep that was broken off or had points that failed."
-            " docs/scaling.md says more."
+            "Measure training steps on several numbers of ranks: images per second, efficiency,"
+            " where the time goes, and whether all points end with the same bits. The sweep starts"
+            " the ranks through a launcher; run the same command with the same --output again to"
+            " continue a sweep that was stopped or had failed points. See docs/scaling.md."
         ),
         epilog=(
-            "Besides these, every flag of training (python -m distcnn.train --help) that says what"
-            " a step does, such as --model, --data, --microbatch-size, --reduction, --overlap or"
-            " --config; --num-shards is the number of shards at every point of strong scaling, and"
+            "All flags of training that change a step are accepted as well (python -m distcnn.train"
+            " --help). --num-shards is the number of shards at every point of strong scaling, and"
             " at the smallest point of weak scaling."
         ),
         argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
-        instead={"resume": "to go on with a sweep, run the same command with the same --output"},
+        instead={"resume": "to continue a sweep, run the same command with the same --output"},
     )
-    parser.add_argument(
-        "--ranks",
-        metavar="1,2,4",
-        help="numbers of ranks (default 1,2,4 ... up to the allocation's tasks, or the cores)",
-    )
+    for flag, metavar, kind, text in (
+        ("--ranks", "1,2,4", ranks_from, "numbers of ranks (default 1,2,4 ... up to the cores)"),
+        ("--repeats", "N", positive, "measurements per point (default 3)"),
+        ("--steps", "N", positive, "timed steps per measurement (default 30)"),
+        ("--launcher", "COMMAND", str, f"what starts the ranks (default 'mpirun -n {RANKS}')"),
+        ("--output", "DIR", str, "sweep directory (default runs/scaling-<time>)"),
+        ("--timeout", "SECONDS", seconds_from, "limit of one measurement; 0: none (default 600)"),
+    ):
+        parser.add_argument(flag, metavar=metavar, type=kind, help=text)
     parser.add_argument(
         "--mode",
-        metavar="|".join(MODES),
+        choices=MODES,
+        help="strong: same batch at every point; weak: same batch on every rank (default strong)",
+    )
+    group = parser.add_argument_group("prediction", "step times on more ranks (docs/prediction.md)")
+    group.add_argument(
+        "--predict", metavar="4,8,...,4096", type=ranks_from, help="ranks to predict"
+    )
+    group.add_argument(
+        "--interconnect",
+        action="append",
+        metavar="latency=1ms,bandwidth=10Gbit|FILE",
         help=(
-            "strong: the same batch at every point; weak: the same batch on every rank; both"
-            " (default strong)"
+            "between hosts: latency one way (s, ms, us) and bandwidth (bit, kbit, Mbit, Gbit per"
+            " second), or a file written by distcnn.scaling.interconnect_test --json; may be"
+            " repeated (default: as measured by a sweep over several hosts)"
         ),
     )
-    parser.add_argument(
-        "--repeats",
-        type=int,
-        metavar="N",
-        help="measurements of each point, by turns with the others' (default 3)",
-    )
-    parser.add_argument(
-        "--steps", type=int, metavar="N", help="timed steps of a measurement (default 30)"
-    )
-    parser.add_argument(
-        "--shards-per-rank",
-        type=int,
-        metavar="N",
-        help="of weak scaling (default: a batch of 256 on each rank)",
-    )
-    parser.add_argument(
-        "--launcher",
-        metavar="COMMAND",
-        help=(
-            f"what starts ranks, {RANKS} for how many: 'srun -n {RANKS}' (default 'mpirun -n"
-            f" {RANKS}')"
-        ),
-    )
-    parser.add_argument(OUTPUT, metavar="DIR", help="sweep directory (default runs/scaling-<time>)")
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        metavar="SECONDS",
-        help="end a measurement that takes longer; 0: never (default 600)",
-    )
+    group.add_argument("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
+    group.add_argument("--ranks-per-host", metavar="N", type=positive, help="how many fill a host")
     return parser

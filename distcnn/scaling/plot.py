@@ -1,21 +1,18 @@
-"""The picture of a sweep: speed and efficiency over the ranks, and where the time of a step goes.
-
-What is drawn is data first: ``curves_of`` and ``bars_of`` make curves and bars of a summary,
-``draw`` draws any. Whoever has more to show beside the measurement adds curves.
+"""Pictures of a sweep and of a prediction: speed and efficiency over the ranks, and where the time
+of a step goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from distcnn import plotting
-from distcnn.plotting import Axes
-from distcnn.scaling.points import STRONG
-from distcnn.scaling.result import GROUPS
-from distcnn.scaling.summary import Row, Summary
+from distcnn.plotting import Axes, Figure
+from distcnn.scaling.points import STRONG, WEAK
+from distcnn.scaling.prediction.predict import Projection
+from distcnn.scaling.summary import Measured, Summary
 
-COLOURS = {STRONG: plotting.BLUE, "weak": plotting.ORANGE}
+COLOURS, MARKERS = {STRONG: plotting.BLUE, WEAK: plotting.ORANGE}, {STRONG: "o", WEAK: "s"}
 GROUP_COLOURS = {
     "compute": plotting.BLUE,
     "local_sum": plotting.LIGHT_BLUE,
@@ -23,178 +20,119 @@ GROUP_COLOURS = {
     "waiting": plotting.LIGHT_ORANGE,
     "data": plotting.GREY,
 }
-GROUP_TITLES = {
-    "compute": "computing",
-    "communication": "communication",
-    "waiting": "waiting for the slowest",
-    "data": "data",
-}
-WIDTH, HEIGHT = 4.9, 4.3
-"""Of a panel, in inches."""
-ASIDE = 1.03
-MOST_BAR_TEXTS, MOST_WIDE_TEXTS = 9, 6
-"""Bars that have room for the milliseconds above them, and for level labels below."""
-WIDE = 30
-"""Speeds that differ by more have fewer ticks between."""
+MEASURED = "#222222"
+"""Colour of measured points in the picture of a prediction."""
+PANEL_WIDTH, PANEL_HEIGHT = 4.9, 4.3
+MOST_HORIZONTAL = 9
+"""More labels than ``MOST_HORIZONTAL`` are turned."""
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Values over ranks, ``low`` and ``high`` where they spread.
+def sweep_figure(summary: Summary, title: str) -> Figure:
+    """Draw a sweep.
 
-    ``line`` is matplotlib's style: ``o-`` measured, ``--`` not.
+    Raises:
+        InputError: matplotlib is not installed.
     """
-
-    label: str
-    colour: str
-    ranks: Sequence[int]
-    values: Sequence[float]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
-    line: str = "o-"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A step at some number of ranks: each group's fraction, and its length."""
-
-    ranks: int
-    fractions: Mapping[str, float]
-    step_seconds: float
-
-
-@dataclass(frozen=True)
-class Content:
-    """All that is drawn: ``bars`` by mode."""
-
-    title: str
-    reduction: str = "exact"
-    speed: list[Curve] = field(default_factory=list)
-    efficiency: list[Curve] = field(default_factory=list)
-    bars: dict[str, list[Bar]] = field(default_factory=dict)
-
-
-def content_of(summary: Summary, title: str) -> Content:
-    """What there is to draw of a sweep: its points that have a result."""
-    content = Content(title, summary.reduction)
-    for mode in dict.fromkeys(row.mode for row in summary.rows):
-        rows = [
-            row for row in summary.rows if row.mode == mode and row.images_per_second is not None
+    modes = measured_points(summary)
+    figure, speed, efficiency, *others = _new_figure(len(modes), title)
+    for (mode, points), axes in zip(modes.items(), others, strict=True):
+        ranks, look = [count for count, _ in points], {"color": COLOURS[mode], "label": mode}
+        speeds = [one.images_per_second for _, one in points]
+        spread = [
+            [one.images_per_second - one.slowest for _, one in points],
+            [one.fastest - one.images_per_second for _, one in points],
         ]
-        if rows:
-            ranks, colour = [row.ranks for row in rows], COLOURS[mode]
-            base = rows[0]
-            content.speed.append(_curve(mode, rows, "images_per_second"))
-            ideal = [(base.images_per_second or 0.0) * count / base.ranks for count in ranks]
-            content.speed.append(Curve(f"{mode}, ideal", colour, ranks, ideal, line="--"))
-            content.efficiency.append(_curve(mode, rows, "efficiency"))
-            content.bars[mode] = [
-                Bar(row.ranks, row.split or {}, row.split_step_seconds or 0.0) for row in rows
-            ]
-    return content
+        speed.errorbar(ranks, speeds, spread, fmt="o-", markersize=5, capsize=4, **look)
+        ideal = [speeds[0] * count / ranks[0] for count in ranks]
+        speed.plot(ranks, ideal, "--", linewidth=1.2, color=look["color"], label=f"{mode}, ideal")
+        efficiency.plot(ranks, [one.efficiency for _, one in points], "o-", markersize=5, **look)
+        _draw_bars(axes, mode, points)
+    _finish(figure, speed, efficiency, summary.reduction)
+    return figure
 
 
-def _curve(mode: str, rows: Sequence[Row], name: str) -> Curve:
-    values, low, high = ([getattr(row, name + end) for row in rows] for end in ("", "_min", "_max"))
-    return Curve(mode, COLOURS[mode], [row.ranks for row in rows], values, low, high)
+def prediction_figure(projection: Projection, summary: Summary) -> Figure:
+    """Draw a prediction: lines are predicted, marks measured.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    calibration, modes = projection.calibration, measured_points(summary)
+    title = (
+        f"{calibration.model}, {calibration.reduction} sum: predicted (lines) from"
+        f" {' and '.join(map(str, calibration.ranks))} ranks; measured (marks)"
+    )
+    figure, speed, efficiency = _new_figure(0, title)
+    for number, series in enumerate(projection.series):
+        label = plotting.literal(f"{series.mode}, {series.name}" if len(modes) > 1 else series.name)
+        ranks = [one.point.ranks for one in series.predictions]
+        look = {"color": plotting.LINES[number % len(plotting.LINES)], "label": label}
+        speeds = [one.images_per_second for one in series.predictions]
+        speed.plot(ranks, speeds, "--", linewidth=1.2, **look)
+        values = [series.efficiency(one) for one in series.predictions]
+        efficiency.plot(ranks, values, "--", linewidth=1.2, **look)
+    for mode, points in modes.items():
+        ranks, marker = [count for count, _ in points], MARKERS[mode]
+        look = {"color": MEASURED, "label": f"{mode}, measured"}
+        speed.plot(
+            ranks, [one.images_per_second for _, one in points], marker, markersize=5, **look
+        )
+        efficiency.plot(ranks, [one.efficiency for _, one in points], marker, markersize=5, **look)
+    _finish(figure, speed, efficiency)
+    return figure
 
 
-def draw(content: Content) -> bytes:
-    """The picture as a PNG. Needs matplotlib, and at least one curve."""
-    count = 2 + len(content.bars)
+def measured_points(summary: Summary) -> dict[str, list[tuple[int, Measured]]]:
+    """Return ranks and measurements of every mode that has a result."""
+    points: dict[str, list[tuple[int, Measured]]] = {}
+    for row in summary.rows:
+        if row.measured:
+            points.setdefault(row.point.mode, []).append((row.point.ranks, row.measured))
+    return points
+
+
+def _new_figure(bar_panels: int, title: str) -> list[Figure | Axes]:
+    count = 2 + bar_panels
     columns = count if count <= 3 else 2
-    lines = -(-count // columns)
-    figure = plotting.new_figure(WIDTH * columns, HEIGHT * lines + 0.7, content.title)
-    speed, efficiency, *others = plotting.panels(figure, count, columns)
-    _draw_speed(speed, content.speed)
-    _draw_efficiency(efficiency, content.efficiency)
-    for axes, (mode, bars) in zip(others, content.bars.items(), strict=True):
-        _draw_bars(axes, mode, bars)
-    titles = {**GROUP_TITLES, "local_sum": f"{content.reduction} sum"}
-    patches = {titles[group]: GROUP_COLOURS[group] for group in GROUPS}
+    width, height = PANEL_WIDTH * columns, PANEL_HEIGHT * -(-count // columns) + 0.7
+    figure = plotting.new_figure(width, height, title)
+    return [figure, *plotting.panels(figure, count, columns)]
+
+
+def _finish(figure: Figure, speed: Axes, efficiency: Axes, reduction: str = "") -> None:
+    plotting.log_ticks(speed)
+    plotting.tidy(speed, "images per second, all ranks", grid="both")
+    efficiency.axhline(1, color=plotting.GREY, linestyle="--", linewidth=1)
+    efficiency.set_ylim(0, max(1.1, efficiency.get_ylim()[1]))
+    plotting.percent(efficiency)
+    plotting.tidy(efficiency, "efficiency", grid="both")
+    ranks = sorted({int(count) for line in efficiency.lines[:-1] for count in line.get_xdata()})
+    for axes in (speed, efficiency):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ranks, ranks, rotation=_rotation(ranks))
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
+        axes.set_xlabel("ranks")
+    titles = ("computing", f"{reduction} sum", "communication", "waiting for the slowest", "data")
+    patches = dict(zip(titles, GROUP_COLOURS.values(), strict=True)) if reduction else {}
     plotting.legend(figure, patches, columns=5, lines=True)
-    return plotting.png(figure)
 
 
-def _draw_speed(axes: Axes, curves: Sequence[Curve]) -> None:
-    _draw_curves(axes, curves)
-    from matplotlib.ticker import LogLocator, NullLocator
-
-    axes.set_yscale("log", base=2)
-    values = [value for curve in curves for value in curve.values]
-    axes.yaxis.set_major_locator(
-        LogLocator(10, subs=(1, 2, 5) if max(values) > WIDE * min(values) else (1, 1.5, 2, 3, 5, 7))
-    )
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    plotting.tidy(axes, "images per second, all ranks", grid="both")
-
-
-def _draw_efficiency(axes: Axes, curves: Sequence[Curve]) -> None:
-    axes.axhline(1, color=plotting.GREY, linestyle="--", linewidth=1)
-    _draw_curves(axes, curves)
-    axes.set_ylim(
-        0, max([1.1, *(1.05 * high for curve in curves for high in curve.high or curve.values)])
-    )
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    plotting.tidy(axes, "efficiency", grid="both")
-
-
-def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Those that spread stand a little beside each other, so that none hides another's."""
-    spreading = [curve for curve in curves if curve.low]
-    for curve in curves:
-        look = {"color": curve.colour, "label": curve.label}
-        if curve.low:
-            aside = ASIDE ** (spreading.index(curve) - (len(spreading) - 1) / 2)
-            pairs = list(zip(curve.values, curve.low, curve.high, strict=True))
-            spread = [
-                [value - low for value, low, _ in pairs],
-                [high - value for value, _, high in pairs],
-            ]
-            axes.errorbar(
-                [count * aside for count in curve.ranks],
-                curve.values,
-                yerr=spread,
-                fmt=curve.line,
-                capsize=4,
-                markersize=5,
-                **look,
-            )
-        else:
-            axes.plot(curve.ranks, curve.values, curve.line, linewidth=1.2, alpha=0.8, **look)
-    ranks = sorted({count for curve in curves for count in curve.ranks})
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, ranks, rotation=_rotation(ranks))
-    axes.set_xticks([], minor=True)
-    axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
-    axes.set_xlabel("ranks")
-
-
-def _draw_bars(axes: Axes, mode: str, bars: Sequence[Bar]) -> None:
-    wide = len(bars) <= MOST_WIDE_TEXTS
-    for place, bar in enumerate(bars):
+def _draw_bars(axes: Axes, name: str, bars: Sequence[tuple[int, Measured]]) -> None:
+    for place, (_, step) in enumerate(bars):
         below = 0.0
-        for group in GROUPS:
-            fraction = bar.fractions.get(group, 0.0)
-            axes.bar(
-                place, fraction, bottom=below, width=0.62, color=GROUP_COLOURS[group], linewidth=0
-            )
-            below += fraction
-        if len(bars) <= MOST_BAR_TEXTS:
-            text = f"{bar.step_seconds * 1e3:,.1f}{' ms' if wide else ''}"
-            axes.annotate(
-                text, (place, 1), (0, 3), textcoords="offset points", ha="center", fontsize=9
-            )
-    axes.set_xticks(range(len(bars)), [bar.ranks for bar in bars], rotation=_rotation(bars))
-    axes.set_xlim(-0.6, max(len(bars), 2) - 0.4)
-    axes.set_ylim(0, 1.08)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("ranks")
-    axes.tick_params(axis="x", length=0)
-    plotting.tidy(axes, f"where the time of a step{'' if wide else ' (ms above)'} goes, {mode}")
+        for group, colour in GROUP_COLOURS.items():
+            axes.bar(place, step.shares[group], 0.62, below, color=colour, linewidth=0)
+            below += step.shares[group]
+        if len(bars) <= MOST_HORIZONTAL:
+            text = f"{step.step_seconds * 1e3:,.1f}"
+            axes.text(place, 1.01, text, ha="center", fontsize=plotting.SMALL)
+    ranks = [count for count, _ in bars]
+    axes.set_xticks(range(len(ranks)), ranks, rotation=_rotation(ranks))
+    axes.set(xlim=(-0.6, max(len(ranks), 2) - 0.4), ylim=(0, 1.08), xlabel="ranks")
+    plotting.percent(axes)
+    plotting.tidy(axes, f"time of a step (ms above), {name}")
 
 
-def _rotation(places: Sequence[object]) -> int:
-    """Of their labels: many stand on end."""
-    return 0 if len(places) <= MOST_BAR_TEXTS else 90
+def _rotation(labels: Sequence[object]) -> int:
+    return 0 if len(labels) <= MOST_HORIZONTAL else 90

@@ -1,10 +1,8 @@
-"""The plan of a sweep: its points, what each computes, and in which order they are measured.
-
-Pure functions.
-"""
+"""The plan of a sweep: its points, what each computes, and in which order they are measured."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,19 +10,13 @@ from typing import Any
 STRONG, WEAK = "strong", "weak"
 MODES = {STRONG: (STRONG,), WEAK: (WEAK,), "both": (STRONG, WEAK)}
 BATCH = 256
-"""Examples of a step, unless flags say otherwise: in strong scaling of all ranks, in weak scaling
-of each.
+"""Examples of a step unless flags say otherwise: of all ranks in strong scaling, of each rank in
+weak scaling.
 """
-LEAST_MICROBATCH, MICROBATCH_UNIT = 16, 8
-"""A microbatch is not chosen smaller, for products then get slow; and a multiple of 8, as many as a
-processor takes at once.
-"""
-SHARDS, SHARDS_OF_MODEL = 4, {"wide": 8}
-"""Not chosen fewer: the benchmark's shards, of 64 and 32 examples."""
-MOST_TIMES = 4
-"""Shards are not chosen more than so many times the largest number of ranks: each makes a step
-longer by its own overhead.
-"""
+SMALLEST_MICROBATCH, MICROBATCH_MULTIPLE = 16, 8
+"""Matrix products are slow below 16 examples; 8 float32 fill a vector register."""
+FEWEST_SHARDS, MOST_SHARDS_PER_RANK = 4, 4
+"""Every shard adds its own overhead to a step, so the largest point has few shards per rank."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +35,12 @@ class Point:
 
     @property
     def most_shards(self) -> int:
-        """Of the rank that has the most: all others wait for it."""
+        """Shards of the rank that has the most, for which all others wait."""
         return -(-self.num_shards // self.ranks)
 
     @property
     def balance(self) -> float:
-        """The highest efficiency that the cut into shards allows: 1 when all ranks have as many."""
+        """The highest efficiency that the division into shards allows; 1 if it is even."""
         return self.num_shards / (self.ranks * self.most_shards)
 
 
@@ -61,52 +53,48 @@ class Measurement:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The stem of its files."""
         return f"{self.point.mode}-{self.point.ranks}-ranks-repeat-{self.repeat}"
 
 
-def plan_points(
-    mode: str, ranks: Sequence[int], flags: Mapping[str, Any], shards_per_rank: int = 0
-) -> list[Point]:
-    """The points of ``mode``, by number of ranks. ``flags`` are those of training that were given;
-    the rest is chosen here.
+def plan_points(mode: str, ranks: Sequence[int], flags: Mapping[str, Any]) -> list[Point]:
+    """Choose shards and microbatch size for all points together.
 
-    Strong: ``num_shards`` at every point. Weak: ``shards_per_rank`` times the ranks, else
-    ``num_shards`` at the smallest point and in proportion from there on, else as many as make a
-    batch of 256 on each rank. The microbatch is of one size at all points.
+    Strong scaling has ``num_shards`` at every point, weak scaling at its smallest point and in
+    proportion beyond; without that flag both have a global batch of about ``BATCH``, in weak
+    scaling on every rank. The microbatch size is the same at all points.
+
+    Args:
+        mode: one of ``MODES``.
+        ranks: numbers of ranks in ascending order.
+        flags: the flags of training that were given.
     """
-    given, least = flags.get("num_shards", 0), SHARDS_OF_MODEL.get(flags.get("model", ""), SHARDS)
-    at_all_points = given or choose_shards(ranks, least)
-    of_rank = shards_per_rank or (max(1, given // min(ranks)) if given else 0)
-    cut = (of_rank or least) if mode == WEAK else at_all_points
-    microbatch = flags.get("microbatch_size") or max(
-        LEAST_MICROBATCH, BATCH // cut // MICROBATCH_UNIT * MICROBATCH_UNIT
+    given = flags.get("num_shards", 0)
+    of_all = given or choose_shards(ranks)
+    of_rank = max(1, given // ranks[0]) if given else 0
+    divisor = (of_rank or FEWEST_SHARDS) if mode == WEAK else of_all
+    microbatch_size = flags.get("microbatch_size") or max(
+        SMALLEST_MICROBATCH, BATCH // divisor // MICROBATCH_MULTIPLE * MICROBATCH_MULTIPLE
     )
-    of_rank = of_rank or max(1, BATCH // microbatch)
+    of_rank = of_rank or max(1, BATCH // microbatch_size)
     return [
-        Point(each, count, at_all_points if each == STRONG else count * of_rank, microbatch)
-        for each in MODES[mode]
+        Point(kind, count, of_all if kind == STRONG else of_rank * count, microbatch_size)
+        for kind in MODES[mode]
         for count in ranks
     ]
 
 
-def choose_shards(ranks: Sequence[int], least: int) -> int:
-    """A number of shards for all of ``ranks``, not below ``least``: that whose worst balance is
-    best, of such the smallest.
-
-    A common multiple, where one is not too large.
+def choose_shards(ranks: Sequence[int]) -> int:
+    """Return a number of shards that all of ``ranks`` divide, or if that is too large, the largest
+    sensible one.
     """
-    smallest = max(least, *ranks)
-    candidates = range(smallest, max(smallest, MOST_TIMES * max(ranks)) + 1)
-    return max(
-        candidates,
-        key=lambda shards: (min(Point(STRONG, each, shards, 1).balance for each in ranks), -shards),
-    )
+    common, most = math.lcm(*ranks), MOST_SHARDS_PER_RANK * max(ranks)
+    return min(max(most, FEWEST_SHARDS), -(-FEWEST_SHARDS // common) * common)
 
 
 def in_order(points: Sequence[Point], repeats: int) -> Iterator[Measurement]:
-    """All points, then all again in the other direction, and so on: what else the machine does, and
-    how it warms up, meets all alike.
+    """Yield all points, then all again in the opposite order, and so on, so that a machine that
+    slows down or warms up affects all of them alike.
     """
     for repeat in range(1, repeats + 1):
         for point in points if repeat % 2 else reversed(points):

@@ -1,60 +1,149 @@
-"""What the ranks of a point hand to the sweep: its name, its groups of time, and whether a text is
-one.
-"""
+"""What the ranks of a point report to the sweep."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from distcnn.scaling.points import Point
 from distcnn.system.wording import counted
 
-KIND = "distcnn.scaling.worker"
+KIND = "distcnn.scaling.worker 2"
+"""Marks the files of this version."""
 GROUPS = ("compute", "local_sum", "communication", "waiting", "data")
-"""Of a step's time: layers, loss and update; checking and adding up gradients on this rank; the sum
-over ranks; waiting for the last rank; taking examples. They add up to the step."""
+"""Parts of a step's time, which add up to it: layers, loss and update; adding gradients on this
+rank; the sum over ranks; waiting for the slowest rank; reading examples.
+"""
+WAITING, BESIDE = "waiting", "beside"
+"""The main thread waits for a sum, or another thread sums while the main thread computes."""
 
-Result = dict[str, Any]
+
+@dataclass(frozen=True)
+class SumTimes:
+    """How long sums over all ranks take: the interconnect test.
+
+    Attributes:
+        hosts: each rank's host.
+        library: the MPI library.
+        rows: (bytes, seconds) of sums, by ``WAITING`` and ``BESIDE``.
+    """
+
+    world_size: int
+    hosts: list[str]
+    library: str
+    rows: dict[str, list[list[float]]]
 
 
-def read_result(text: str, point: Point) -> Result:
-    """The result in ``text``. ``ValueError`` says what it lacks, or that it is another point's."""
+@dataclass(frozen=True)
+class ShardTimes:
+    """Seconds of one shard on the rank that waits least, at the speed without instruments.
+
+    Attributes:
+        data: reading its examples.
+        forward: with the loss, the waiting, and everything that is in no other part.
+        backward: by bucket, in the order in which buckets are reduced.
+        add: adding its gradient to the rank's sum.
+        shared_memory: its part of the sum in shared memory; None if gradients are summed otherwise.
+        update: the whole update of a step.
+    """
+
+    data: float
+    forward: float
+    backward: list[float]
+    add: float
+    shared_memory: float | None
+    update: float
+
+    @property
+    def compute(self) -> float:
+        """Forward and backward."""
+        return self.forward + sum(self.backward)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement of a point.
+
+    Attributes:
+        overlap: the flag's value.
+        hosts: each rank's host.
+        cores_of_hosts: how many cores the ranks of each host may use.
+        software: the fingerprint of everything that may change bits.
+        images_per_second: of all ranks, without instruments.
+        step_seconds: mean length of a step, without instruments.
+        shares: fractions of a step with instruments by group, mean over ranks.
+        bucket_bytes: of the gradient in each bucket's sum.
+        params_sha256: of the weights after the last step.
+    """
+
+    model: str
+    data: str
+    world_size: int
+    num_shards: int
+    microbatch_size: int
+    reduction: str
+    overlap: str
+    hosts: list[str]
+    cores_of_hosts: dict[str, int]
+    processor: str
+    mpi: str
+    software: dict[str, str]
+    images_per_second: float
+    step_seconds: float
+    shares: dict[str, float]
+    shard: ShardTimes
+    bucket_bytes: list[int]
+    sum_times: SumTimes
+    params_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A table for JSON, which ``read_result`` understands."""
+        return {"kind": KIND, **dataclasses.asdict(self)}
+
+    @property
+    def ranks_per_host(self) -> int:
+        """Ranks on the fullest host."""
+        return max(map(self.hosts.count, self.hosts))
+
+
+def read_result(table: Any, point: Point) -> Result:
+    """Build the result from its JSON table.
+
+    Raises:
+        ValueError: it is incomplete, or of another point.
+    """
+    if not isinstance(table, Mapping) or table.get("kind") != KIND:
+        raise ValueError("its result is not a measurement of this version of distcnn")
     try:
-        result = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"its result is no JSON ({error})") from error
-    if not isinstance(result, dict) or result.get("kind") != KIND:
-        raise ValueError("its result is no measurement of distcnn")
-    for name, expected in (
-        ("world_size", point.ranks),
-        ("num_shards", point.num_shards),
-        ("microbatch_size", point.microbatch_size),
-    ):
-        if result.get(name) != expected:
-            what = counted(expected, "rank") if name == "world_size" else f"{name} {expected}"
-            remedy = (
-                ": does the launcher start as many ranks as {ranks} says?"
-                if name == "world_size"
-                else ""
-            )
-            raise ValueError(f"asked for {what}, but its result is of {result.get(name)}{remedy}")
-    try:
-        numbers = [
-            result["images_per_second"],
-            result["step_seconds"],
-            result["split"]["mean"]["step_seconds"],
-        ]
-        numbers += [result["split"]["mean"][f"{group}_seconds"] for group in GROUPS]
-        whole = all(math.isfinite(each) for each in numbers) and min(numbers[:3]) > 0
-        whole = (
-            whole
-            and isinstance(result["params_sha256"], str)
-            and len(result["hosts"]) == point.ranks
+        values = {name: value for name, value in table.items() if name != "kind"}
+        values["shard"] = ShardTimes(**values["shard"])
+        values["sum_times"] = read_sum_times(values["sum_times"])
+        result = Result(**values)
+        numbers = [result.images_per_second, result.step_seconds, *result.shares.values()]
+        if not all(map(math.isfinite, numbers)) or set(result.shares) != set(GROUPS):
+            raise ValueError("numbers are missing")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"its result is incomplete ({error})") from error
+    if result.world_size != point.ranks or len(result.hosts) != point.ranks:
+        raise ValueError(
+            f"started {counted(point.ranks, 'rank')}, but {result.world_size} reported: make the"
+            " launcher start as many ranks as {ranks} says"
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"its result is not whole ({type(error).__name__}: {error})") from error
-    if not whole:
-        raise ValueError("its result is not whole: numbers are missing or no numbers")
+    if (result.num_shards, result.microbatch_size) != (point.num_shards, point.microbatch_size):
+        raise ValueError(
+            f"its result has {result.num_shards} shards of {result.microbatch_size} examples, not"
+            f" {point.num_shards} of {point.microbatch_size}"
+        )
     return result
+
+
+def read_sum_times(table: Any) -> SumTimes:
+    """Build an interconnect test from its JSON table.
+
+    Raises:
+        KeyError, TypeError: it is incomplete.
+    """
+    return SumTimes(**{field.name: table[field.name] for field in dataclasses.fields(SumTimes)})

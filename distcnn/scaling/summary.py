@@ -1,158 +1,194 @@
-"""From records to the rows of a table: medians, spread, speed-up, efficiency, the split, the bits.
-
-Pure functions.
+"""From records to the rows of a table: medians, spread, speed-up, efficiency, and whether points
+that computed the same have the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from distcnn.scaling.points import Point
-from distcnn.scaling.reproducibility import DIFFERENT, Bits, compare_bits
-from distcnn.scaling.result import GROUPS, Result
+from distcnn.scaling.result import Result
 from distcnn.scaling.sweep_directory import Record
+from distcnn.system.wording import counted
+from distcnn.training.fingerprint import differences
+
+SAME, DIFFERENT, ALONE, NOT_PROMISED = "same", "DIFFERENT", "alone", "not promised"
+"""What is said of a point's bits; ``ALONE`` has nothing to compare with, ``NOT_PROMISED`` is the
+fast sum.
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the measurements of one point come to.
+
+    Attributes:
+        hosts: how many there were.
+        ranks_per_host: on the fullest host.
+        images_per_second: the median; ``slowest`` and ``fastest`` are of one measurement.
+        step_seconds: the median.
+        speed_up: images per second relative to the smallest point of the mode (medians).
+        efficiency: speed-up divided by how many times more ranks there are.
+        shares: fractions of a step by group, of the measurement with the median step.
+        params_sha256: of the first measurement.
+    """
+
+    hosts: int
+    ranks_per_host: int
+    images_per_second: float
+    slowest: float
+    fastest: float
+    step_seconds: float
+    speed_up: float
+    efficiency: float
+    shares: dict[str, float]
+    params_sha256: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the measurements of one point come to; None where none of them has a result."""
+    """One point; ``measured`` is None if all its measurements failed."""
 
-    mode: str
-    ranks: int
-    num_shards: int
-    microbatch_size: int
-    global_batch_size: int
-    measured: int
-    """How many measurements have a result, and how many ``failed``."""
-    failed: int
+    point: Point
     bits: str
-    """``same``, ``DIFFERENT``, ``alone`` (nothing to compare with), ``unpromised`` (the fast sum),
-    or ``-`` without a result.
-    """
-    hosts: int | None = None
-    images_per_second: float | None = None
-    """The median; ``_min`` and ``_max`` are of the slowest and the fastest measurement, here and
-    below.
-    """
-    images_per_second_min: float | None = None
-    images_per_second_max: float | None = None
-    step_seconds: float | None = None
-    speed_up: float | None = None
-    """How many times the base's images a second, of medians."""
-    efficiency: float | None = None
-    """The speed-up, over how many times the base's ranks these are."""
-    efficiency_min: float | None = None
-    efficiency_max: float | None = None
-    split: dict[str, float] | None = None
-    """Fractions of a step, which sum to 1: the mean over ranks, of the measurement with the median
-    step.
-    """
-    split_slowest: dict[str, float] | None = None
-    """The same of its rank that waited least."""
-    split_step_seconds: float | None = None
-    """That step, with stopwatches."""
-    params_sha256: str | None = None
-    """Of the weights at the end; None where bits differ."""
+    succeeded: int
+    failed: int
+    measured: Measured | None
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat table."""
+        measured = dataclasses.asdict(self.measured) if self.measured else {}
+        counts = {"bits": self.bits, "succeeded": self.succeeded, "failed": self.failed}
+        return {**dataclasses.asdict(self.point), **counts, **measured}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All rows, in order of modes and ranks; the base of each mode, in ranks; what was found of the
-    bits.
-    """
+    """The sweep: rows by mode and ranks, measurements that failed, footnotes."""
 
     rows: list[Row]
-    bases: dict[str, int]
-    bits: Bits
     failures: list[Record]
+    footnotes: list[str]
     reduction: str
-    """``exact`` or ``fast``."""
 
     @property
-    def all_good(self) -> bool:
-        """Whether every measurement has a result, and none different bits."""
-        return not self.failures and not self.bits.differences
+    def is_good(self) -> bool:
+        """Whether all measurements succeeded with the bits that they should have."""
+        return not self.failures and all(row.bits != DIFFERENT for row in self.rows)
 
 
 def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
-    """The rows of ``points``, from the records that there are."""
-    results = {
-        point: [each.result for each in records if each.measurement.point == point and each.result]
-        for point in points
-    }
-    bits = compare_bits(records)
+    """Summarise the records of ``points``."""
+    results: dict[Point, list[Result]] = {point: [] for point in points}
+    for record in records:
+        if record.result:
+            results[record.measurement.point].append(record.result)
     bases: dict[str, Point] = {}
     for point in points:
         if results[point]:
             bases.setdefault(point.mode, point)
-    rows = []
-    for point in points:
-        failed = sum(each.measurement.point == point and not each.ok for each in records)
-        base = bases.get(point.mode)
-        rows.append(_row(point, results[point], failed, base, results[base] if base else [], bits))
-    failures = [each for each in records if not each.ok]
-    reductions = {each["reduction"] for of_point in results.values() for each in of_point}
-    return Summary(
-        rows,
-        {mode: base.ranks for mode, base in bases.items()},
-        bits,
-        failures,
-        "fast" if "fast" in reductions else "exact",
+    bits, differing = compare_bits(records)
+    failures = [record for record in records if record.result is None]
+    failed = Counter(record.measurement.point for record in failures)
+    rows = [
+        Row(
+            point,
+            bits.get(point, "-"),
+            len(results[point]),
+            failed[point],
+            _measured(point, results[point], bases[point.mode], results[bases[point.mode]])
+            if results[point]
+            else None,
+        )
+        for point in points
+    ]
+    notes = [
+        f"{mode}: speed-up and efficiency are relative to {base.ranks} ranks"
+        for mode, base in bases.items()
+        if base.ranks > 1
+    ]
+    notes += [*_notes(points, results), *differing]
+    found = [result for of_point in results.values() for result in of_point]
+    return Summary(rows, failures, notes, found[0].reduction if found else "exact")
+
+
+def _measured(point: Point, results: list[Result], base: Point, of_base: list[Result]) -> Measured:
+    speeds = [result.images_per_second for result in results]
+    speed_up = median(speeds) / median(result.images_per_second for result in of_base)
+    by_step = sorted(results, key=lambda result: result.step_seconds)
+    return Measured(
+        hosts=max(len(set(result.hosts)) for result in results),
+        ranks_per_host=max(result.ranks_per_host for result in results),
+        images_per_second=median(speeds),
+        slowest=min(speeds),
+        fastest=max(speeds),
+        step_seconds=median(result.step_seconds for result in results),
+        speed_up=speed_up,
+        efficiency=speed_up * base.ranks / point.ranks,
+        shares=by_step[(len(by_step) - 1) // 2].shares,
+        params_sha256=results[0].params_sha256,
     )
 
 
-def _row(
-    point: Point,
-    results: list[Result],
-    failed: int,
-    base: Point | None,
-    of_base: list[Result],
-    bits: Bits,
-) -> Row:
-    sizes = (point.num_shards, point.microbatch_size, point.global_batch_size)
-    row = Row(point.mode, point.ranks, *sizes, len(results), failed, bits.of(point))
-    if not results or base is None:
-        return row
-    speeds = [each["images_per_second"] for each in results]
-    base_speed, times = (
-        median(each["images_per_second"] for each in of_base),
-        point.ranks / base.ranks,
-    )
-    low, middle, high = min(speeds), median(speeds), max(speeds)
-    split = median_split(results)
-    return replace(
-        row,
-        hosts=max(len(set(each["hosts"])) for each in results),
-        images_per_second=middle,
-        images_per_second_min=low,
-        images_per_second_max=high,
-        step_seconds=median(each["step_seconds"] for each in results),
-        speed_up=middle / base_speed,
-        efficiency=middle / base_speed / times,
-        efficiency_min=low / base_speed / times,
-        efficiency_max=high / base_speed / times,
-        split=fractions(split["mean"]),
-        split_slowest=fractions(split["ranks"][split["slowest_rank"]]),
-        split_step_seconds=split["mean"]["step_seconds"],
-        params_sha256=None if row.bits == DIFFERENT else results[0]["params_sha256"],
-    )
+def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]]:
+    """Compare the weights of measurements with the same shards and microbatches, whatever their
+    mode and number of ranks: they took the same steps and must agree.
 
-
-def median_split(results: Sequence[Result]) -> Result:
-    """The split of the measurement whose step with stopwatches took the median; the faster of two
-    in the middle.
-
-    Medians of each group apart would not add up to any step.
+    Returns:
+        One of ``SAME``, ``DIFFERENT``, ``ALONE``, ``NOT_PROMISED`` for every point with a result,
+        and a line for every group of measurements that disagree.
     """
-    ordered = sorted(
-        (each["split"] for each in results), key=lambda split: split["mean"]["step_seconds"]
-    )
-    middle: Result = ordered[(len(ordered) - 1) // 2]
-    return middle
+    groups: dict[tuple[int, int], list[tuple[Record, Result]]] = defaultdict(list)
+    words: dict[Point, str] = {}
+    lines = []
+    for record in records:
+        point = record.measurement.point
+        if record.result and record.result.reduction == "exact":
+            groups[point.num_shards, point.microbatch_size].append((record, record.result))
+        elif record.result:
+            words[point] = NOT_PROMISED
+    for (num_shards, microbatch_size), group in groups.items():
+        hashes = Counter(result.params_sha256 for _, result in group)
+        usual = hashes.most_common(1)[0][0]
+        for record, result in group:
+            point = record.measurement.point
+            if result.params_sha256 != usual:
+                words[point] = DIFFERENT
+            else:
+                words.setdefault(point, SAME if len(group) > 1 else ALONE)
+        others = [pair for pair in group if pair[1].params_sha256 != usual]
+        if others:
+            names = ", ".join(record.measurement.name for record, _ in others)
+            expected = next(result for _, result in group if result.params_sha256 == usual)
+            changed = "; ".join(differences(expected.software, others[0][1].software))
+            lines.append(
+                f"bits differ at {counted(num_shards, 'shard')} of {microbatch_size}: {names}"
+                f" {'has' if len(others) == 1 else 'have'} weights"
+                f" {others[0][1].params_sha256[:16]}, the others {usual[:16]}"
+                + (f"; the software differs: {changed}" if changed else "")
+            )
+    return words, lines
 
 
-def fractions(split: Result) -> dict[str, float]:
-    """Each group's part of the step."""
-    return {group: split[f"{group}_seconds"] / split["step_seconds"] for group in GROUPS}
+def _notes(points: Sequence[Point], results: dict[Point, list[Result]]) -> Iterator[str]:
+    """Yield what limits the figures of a point."""
+    for point in points:
+        name = f"{point.mode}, {counted(point.ranks, 'rank')}"
+        if point.balance < 1:
+            yield (
+                f"{name}: {point.num_shards} shards cannot be divided evenly; at most"
+                f" {point.balance:.0%} efficiency"
+            )
+        for result in results[point][:1]:
+            [(host, ranks)] = Counter(result.hosts).most_common(1)
+            cores = result.cores_of_hosts.get(host, ranks)
+            if ranks > cores:
+                yield (
+                    f"{name}: the cores are oversubscribed ({ranks} ranks on"
+                    f" {counted(cores, 'core')} of {host})"
+                )

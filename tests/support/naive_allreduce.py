@@ -12,15 +12,15 @@ import numpy as np
 class World:
     """``ranks`` with a vector of ``size`` numbers and a clock each.
 
-    As if of a byte each: m take alpha + m beta to send, m gamma to add.
+    Numbers count as a byte: m of them take alpha + m beta to send, and nothing to add.
     """
 
-    def __init__(self, ranks: int, size: int, alpha: float, beta: float, gamma: float) -> None:
+    def __init__(self, ranks: int, size: int, alpha: float, beta: float) -> None:
         rng = np.random.default_rng(ranks)
         self.values = [rng.integers(0, 100, size).astype(float) for _ in range(ranks)]
         self.expected = sum(self.values)
         self.clock = [0.0] * ranks
-        self._alpha, self._beta, self._gamma = alpha, beta, gamma
+        self._alpha, self._beta = alpha, beta
 
     def send(self, sends: list[tuple[int, int, slice]], add: bool) -> None:
         """All at once: (from, to, which part), added to what the receiver has, or in its place.
@@ -44,7 +44,7 @@ class World:
             busy[sender] = max(busy[sender], end)
         for receiver, part, numbers, end in arrivals:
             self.values[receiver][part] = self.values[receiver][part] + numbers if add else numbers
-            busy[receiver] = max(busy[receiver], end + (len(numbers) * self._gamma if add else 0.0))
+            busy[receiver] = max(busy[receiver], end)
         self.clock = [busy[rank] for rank in range(len(self.clock))]
 
 
@@ -102,18 +102,3 @@ def rabenseifner(world: World) -> None:
             parts = before
 
     _fold(world, halve_and_double)
-
-
-def ring(world: World) -> None:
-    """Parts go round, summed on the first lap, copied on the second."""
-    ranks, size = len(world.values), len(world.values[0])
-    part = [slice(size * each // ranks, size * (each + 1) // ranks) for each in range(ranks)]
-    for lap, add in ((0, True), (1, False)):
-        for step in range(ranks - 1):
-            world.send(
-                [
-                    (each, (each + 1) % ranks, part[(each + lap - step) % ranks])
-                    for each in range(ranks)
-                ],
-                add,
-            )

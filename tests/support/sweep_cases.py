@@ -1,68 +1,28 @@
-"""Records made by hand, for tests that start nothing."""
+"""Results and records of a machine that is known exactly, for tests that start nothing."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from distcnn.scaling.interconnect_test import SIZES
 from distcnn.scaling.points import Measurement, Point
-from distcnn.scaling.result import GROUPS, KIND
+from distcnn.scaling.prediction.calibration import Calibration
+from distcnn.scaling.prediction.interconnect import Interconnect, Line
+from distcnn.scaling.result import BESIDE, WAITING, Result, ShardTimes, SumTimes
 from distcnn.scaling.sweep_directory import Record
 
-HALF = {"compute": 0.5, "local_sum": 0.1, "communication": 0.2, "waiting": 0.15, "data": 0.05}
-
-
-def split_of(step_seconds: float, fractions: dict[str, float]) -> dict[str, Any]:
-    """As the ranks write it, seconds from fractions."""
-    return {
-        "step_seconds": step_seconds,
-        **{f"{group}_seconds": fractions[group] * step_seconds for group in GROUPS},
-    }
-
-
-def result_of(
-    point: Point, speed: float, sha256: str = "a" * 64, split_step: float = 0.0, **more: Any
-) -> dict[str, Any]:
-    """A result of ``point`` at ``speed`` images a second."""
-    step = point.global_batch_size / speed
-    split = split_of(split_step or step, HALF)
-    return {
-        "kind": KIND,
-        "world_size": point.ranks,
-        "num_shards": point.num_shards,
-        "microbatch_size": point.microbatch_size,
-        "hosts": ["h1"] * point.ranks,
-        "cores_of_hosts": {"h1": 2},
-        "train_examples": 60000,
-        "reduction": "exact",
-        "kept_gradients": True,
-        "software": {"numpy": "2"},
-        "model": "lenet",
-        "data": "mnist",
-        "machine": {"cores": 2, "mpi": "MPICH", "processor": "P"},
-        "images_per_second": speed,
-        "step_seconds": step,
-        "params_sha256": sha256,
-        "split": {"mean": split, "slowest_rank": 0, "ranks": [split] * point.ranks},
-        **more,
-    }
-
-
-def record(
-    point: Point, repeat: int = 1, speed: float = 1000.0, reason: str = "", **more: Any
-) -> Record:
-    """One with a result, or a failed one where a ``reason`` is given."""
-    result = None if reason else result_of(point, speed, **more)
-    measurement = Measurement(point, repeat)
-    return Record(
-        measurement,
-        result,
-        reason,
-        f"measurements/{measurement.name}.log",
-        ["mpirun"],
-        "2026-01-01T00:00:00",
-        1.5,
-        1 if reason else 0,
-    )
+SHARES = {"compute": 0.5, "local_sum": 0.1, "communication": 0.2, "waiting": 0.15, "data": 0.05}
+SHARD = ShardTimes(
+    data=0.001,
+    forward=0.010,
+    backward=[0.004, 0.006],
+    add=0.001,
+    shared_memory=0.0005,
+    update=0.003,
+)
+BUCKET_BYTES = [480_000, 320_000]
+ON_HOST = Line(1e-5, 1e-10)
 
 
 def strong(ranks: int, shards: int = 4) -> Point:
@@ -73,3 +33,80 @@ def strong(ranks: int, shards: int = 4) -> Point:
 def weak(ranks: int) -> Point:
     """A point of weak scaling: 4 shards on each rank."""
     return Point("weak", ranks, 4 * ranks, 64)
+
+
+def result_of(point: Point, speed: float = 0.0, hosts: int = 1, **changes: Any) -> Result:
+    """The result of ``point`` on this machine, or at ``speed`` images per second.
+
+    Ranks are spread over ``hosts`` as evenly as possible; gradients are summed in shared memory on
+    one host.
+    """
+    most = point.most_shards
+    shared_memory = SHARD.shared_memory if hosts == 1 and most <= 4 else None
+    adding = most * SHARD.add
+    if shared_memory is not None:
+        adding = most * shared_memory
+    step = most * (SHARD.data + SHARD.compute) + adding + SHARD.update
+    seconds = point.global_batch_size / speed if speed else step
+    rows = [[nbytes, ON_HOST.seconds(point.ranks, nbytes)] for nbytes in SIZES]
+    values: dict[str, Any] = {
+        "model": "lenet",
+        "data": "mnist",
+        "world_size": point.ranks,
+        "num_shards": point.num_shards,
+        "microbatch_size": point.microbatch_size,
+        "reduction": "exact",
+        "overlap": "auto",
+        "hosts": [f"h{1 + rank * hosts // point.ranks}" for rank in range(point.ranks)],
+        "cores_of_hosts": {f"h{number}": 8 for number in range(1, hosts + 1)},
+        "processor": "P",
+        "mpi": "MPICH",
+        "software": {"numpy": "2"},
+        "images_per_second": point.global_batch_size / seconds,
+        "step_seconds": seconds,
+        "shares": SHARES,
+        "shard": replace(SHARD, shared_memory=shared_memory),
+        "bucket_bytes": BUCKET_BYTES,
+        "sum_times": SumTimes(
+            point.ranks,
+            ["h1"] * point.ranks,
+            "MPICH",
+            {WAITING: rows, BESIDE: rows} if point.ranks > 1 else {},
+        ),
+        "params_sha256": "a" * 64,
+    }
+    return Result(**{**values, **changes})
+
+
+def record(
+    point: Point, repeat: int = 1, speed: float = 1000.0, reason: str = "", **changes: Any
+) -> Record:
+    """A record with a result, or a failed one if a ``reason`` is given."""
+    measurement = Measurement(point, repeat)
+    return Record(
+        measurement,
+        None if reason else result_of(point, speed, **changes),
+        reason,
+        f"measurements/{measurement.name}.log",
+        1.5,
+    )
+
+
+def interconnect(line: Line, name: str = "ours") -> Interconnect:
+    """The same line in both ways of summing."""
+    return Interconnect(name, {WAITING: line, BESIDE: line})
+
+
+def calibration(**changes: Any) -> Calibration:
+    """Of the machine; computing takes as long with one rank on a host as with two."""
+    values: dict[str, Any] = {
+        "model": "lenet",
+        "reduction": "exact",
+        "overlap": "auto",
+        "bucket_bytes": BUCKET_BYTES,
+        "shards": {1: SHARD, 2: SHARD},
+        "on_host": {2: interconnect(ON_HOST)},
+        "between": None,
+        "ranks": [1, 2],
+    }
+    return Calibration(**{**values, **changes})

@@ -45,7 +45,7 @@ OWNERS = {
         "doctor/software.py",
         "checkpoints/weights.py",
     },
-    "matplotlib": {"plotting.py", "scaling/plot.py"},
+    "matplotlib": {"plotting.py"},
     "torch": set(),
     "PIL": {"datasets/pictures.py"},
     "threadpoolctl": {"distributed/blas_threads.py"},

@@ -171,3 +171,15 @@ def test_the_numbers_have_not_changed() -> None:
         "24af89a3d1947628c011109f17ff5c67180237ac2a380a20b873f971176b12e9",
         "4e0c906a4299443ecd74b7283acc545b3e8db8c3277eaa7642ec4f56fa18a6b4",
     ]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_random_numbers_are_below_one_in_any_precision(dtype: type[np.floating]) -> None:
+    class Largest(np.random.Philox):
+        def random_raw(self, size: int = 1, output: bool = True) -> np.ndarray:
+            return np.full(size, 2**64 - 1, np.uint64)
+
+    rng = PortableGenerator(Largest(0))
+    largest = np.nextafter(dtype(1), dtype(0))
+    assert rng.random(3, dtype=dtype).tolist() == [largest] * 3
+    assert rng.random(out=np.empty(3, dtype)).tolist() == [largest] * 3

@@ -1,5 +1,4 @@
-"""From a sweep on few ranks to times on many: what ``python -m distcnn.scaling --predict`` does.
-``docs/prediction.md`` has the model.
+"""From a sweep on few ranks to step times on many: ``python -m distcnn.scaling --predict``.
 
-Pure functions, but for reading a network's file. Nothing here starts a rank.
+``docs/prediction.md`` has the model. Nothing here starts a rank.
 """

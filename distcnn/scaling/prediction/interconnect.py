@@ -1,4 +1,12 @@
-"""Networks: latency and bandwidth, given as numbers or fitted to a measured network test."""
+"""Interconnects: what an allreduce costs between hosts, from latency and bandwidth that are given
+or fitted to an interconnect test.
+
+MPICH sums short messages by recursive doubling and long ones by Rabenseifner's algorithm; the
+closed forms are those of Thakur, Rabenseifner and Gropp, "Optimization of collective communication
+operations in MPICH", IJHPCA 19 (2005), 49-66. Of p ranks, P is the largest power of two up to p,
+and n are the bytes of the message. If p is not a power of two, p - P ranks first send everything to
+a neighbour and receive the result at the end: two exchanges and 2n bytes more.
+"""
 
 from __future__ import annotations
 
@@ -8,83 +16,95 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from distcnn.distributed.allreduce_benchmark import BESIDE, WAITING
 from distcnn.distributed.async_allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.scaling.prediction.allreduce import ALGORITHMS, SHORT_BYTES, cost_of
+from distcnn.scaling.result import BESIDE, WAITING, SumTimes, read_sum_times
 from distcnn.system.files import read_bytes
 
-KIND = "distcnn.scaling.interconnect_test"
+KINDS = ("distcnn.scaling.interconnect_test", "distcnn.network")
+"""Of the files that the interconnect test writes; the second one is its former name."""
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-BITS = {"bit": 1.0, "kbit": 1e3, "Mbit": 1e6, "Gbit": 1e9, "Tbit": 1e12}
-HOW = (
-    "write latency=L,bandwidth=B, with L in s, ms or us (one way; a bare number is in seconds) and"
-    " B in bit, kbit, Mbit or Gbit (a second; a bare number is in bits per second), such as"
-    " latency=1ms,bandwidth=10Gbit, or the file that python -m distcnn.scaling.interconnect_test"
-    " --json wrote"
+BITS = {"bit": 1.0, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9, "tbit": 1e12}
+USAGE = (
+    "write latency=1ms,bandwidth=10Gbit (one way, in s, ms or us; per second, in bit, kbit, Mbit or"
+    " Gbit), or name a file written by python -m distcnn.scaling.interconnect_test --json FILE"
 )
 FEWEST_ROWS = 3
-BORDERS = (SHORT_BYTES, 64, 32_768, 262_144)
-"""Sizes up to which a library may take messages for short."""
+SHORT_BYTES = 2048
+"""MPICH takes messages up to here for short (MPIR_CVAR_ALLREDUCE_SHORT_MSG_SIZE)."""
+THRESHOLDS = (SHORT_BYTES, 64, 32_768, 262_144)
+"""Fitted for other libraries; the first one wins a tie."""
+
+
+def recursive_doubling(ranks: int, nbytes: float) -> tuple[int, float]:
+    """Return exchanges and bytes sent: log2 P exchanges of everything, for short messages."""
+    power = ranks.bit_length() - 1
+    exchanges = power + 2 * (ranks > 2**power)
+    return exchanges, exchanges * nbytes
+
+
+def rabenseifner(ranks: int, nbytes: float) -> tuple[int, float]:
+    """Return exchanges and bytes sent: a reduce-scatter by recursive halving and an allgather by
+    recursive doubling, for long messages.
+    """
+    power = ranks.bit_length() - 1
+    folds = 2 * (ranks > 2**power)
+    return 2 * power + folds, 2 * nbytes * (2**power - 1) / 2**power + folds * nbytes
+
+
+def cost_of(ranks: int, nbytes: float, short_bytes: int = SHORT_BYTES) -> tuple[int, float]:
+    """Return exchanges and bytes sent, one after the other, of an allreduce."""
+    return (recursive_doubling if nbytes <= short_bytes else rabenseifner)(ranks, nbytes)
 
 
 @dataclass(frozen=True)
 class Line:
-    """An exchange of n bytes takes ``latency + n * seconds_per_byte`` (alpha, beta), and adding a
-    byte ``add_seconds_per_byte`` (gamma).
+    """An exchange of n bytes takes ``latency + n * seconds_per_byte`` (alpha and beta). Adding what
+    arrives takes time in proportion to the bytes, and counts as part of beta.
 
-    ``error`` is the largest relative distance of a measured sum from the fit.
+    Attributes:
+        error: the largest relative distance of a measured sum from the fit.
+        short_bytes: messages up to here are summed by recursive doubling.
     """
 
     latency: float
     seconds_per_byte: float
-    add_seconds_per_byte: float = 0.0
     error: float = 0.0
     short_bytes: int = SHORT_BYTES
-    """Up to here sums are made by recursive doubling, beyond by Rabenseifner's algorithm."""
 
-    def split(self, ranks: int, nbytes: float, algorithm: str = "") -> tuple[float, float]:
-        """Seconds of an allreduce: what its latencies take, and what its bytes take."""
-        cost = cost_of(ranks, nbytes, algorithm, self.short_bytes)
-        return (
-            cost.exchanges * self.latency,
-            cost.nbytes * self.seconds_per_byte + cost.added_bytes * self.add_seconds_per_byte,
-        )
-
-    def seconds(self, ranks: int, nbytes: float, algorithm: str = "") -> float:
-        """Of an allreduce."""
-        return sum(self.split(ranks, nbytes, algorithm))
+    def seconds(self, ranks: int, nbytes: float) -> float:
+        """Return the seconds of an allreduce."""
+        exchanges, sent_bytes = cost_of(ranks, nbytes, self.short_bytes)
+        return exchanges * self.latency + sent_bytes * self.seconds_per_byte
 
 
 @dataclass(frozen=True)
-class Network:
-    """``lines`` by way of summing (``parallel/trial.py``)."""
+class Interconnect:
+    """What connects ranks: a ``Line`` for each way of summing.
+
+    Attributes:
+        name: for tables.
+        lines: by ``WAITING`` and ``BESIDE``.
+        is_measured: whether the lines are fitted.
+    """
 
     name: str
     lines: Mapping[str, Line]
-    algorithm: str = ""
-    """Empty: MPICH's by size."""
-    measured_on: int = 0
-    """Ranks of the network test; 0 for a network that was not measured."""
+    is_measured: bool = False
 
     def line(self, way: str) -> Line:
-        """For sums in this way; MPI may have allowed no thread, then the other."""
+        """Return the line of ``way``, or the other one if only that was measured."""
         return self.lines.get(way) or next(iter(self.lines.values()))
 
     def describe(self) -> str:
-        """In words, with the fit's error."""
+        """Return latency and bandwidth in words, with the error of the fit."""
         return "; ".join(
-            f"{way} {each.latency * 1e3:.3f} ms, {_bandwidth(each.seconds_per_byte)}, "
-            + (
-                self.algorithm
-                or f"recursive doubling up to {each.short_bytes:,} bytes, then Rabenseifner"
-            )
-            + (f" (farthest row {each.error:.0%} off)" if self.measured_on else "")
-            for way, each in self.lines.items()
+            f"{way} {line.latency * 1e3:.3f} ms, {_bandwidth(line.seconds_per_byte)}"
+            + (f" (fit within {line.error:.0%})" if self.is_measured else "")
+            for way, line in self.lines.items()
         )
 
 
@@ -92,133 +112,104 @@ def _bandwidth(seconds_per_byte: float) -> str:
     return f"{8e-6 / seconds_per_byte:,.0f} Mbit/s" if seconds_per_byte else "any bandwidth"
 
 
-def parse_network(text: str, add_seconds_per_byte: float = 0.0) -> Network:
-    """What ``--network`` says: numbers, or a file. ``InputError`` names what is wrong."""
+def parse_interconnect(text: str) -> Interconnect:
+    """Read the value of ``--interconnect``: numbers or a file.
+
+    Raises:
+        InputError: it is neither.
+    """
     if "=" not in text:
-        return read_network(Path(text))
-    words = [each.partition("=") for each in text.split(",")]
-    values = {name.strip(): value.strip() for name, _, value in words}
-    strange = values.keys() - {"latency", "bandwidth", "algorithm", "name"}
-    missing = {"latency", "bandwidth"} - values.keys()
-    if strange or missing or len(values) < len(words):
-        what = (
-            f"has no {min(missing)}"
-            if missing
-            else f"has the unknown word {min(strange)!r}"
-            if strange
-            else "says something twice"
-        )
-        raise InputError(f"--network {text!r} {what}: {HOW}")
-    latency, bandwidth = (
-        _number(text, values["latency"], SECONDS, 0.0),
-        _number(text, values["bandwidth"], BITS, math.ulp(0.0)),
-    )
-    algorithm = values.get("algorithm", "")
-    if algorithm and algorithm not in ALGORITHMS:
-        raise InputError(
-            f"--network {text!r}: there is no algorithm {algorithm!r}: choose"
-            f" {', '.join(ALGORITHMS)}, or leave it out"
-        )
-    line = Line(latency, 8 / bandwidth, add_seconds_per_byte)
-    # With overlap a thread looks in now and then: each exchange goes on at its next look.
-    beside = Line(latency + SECONDS_BETWEEN_LOOKS, 8 / bandwidth, add_seconds_per_byte)
-    name = values.get("name") or f"{values['latency']}, {values['bandwidth']}"
-    return Network(name, {WAITING: line, BESIDE: beside}, algorithm)
+        return read_interconnect(Path(text))
+    values = dict(word.strip().split("=", 1) for word in text.split(",") if "=" in word)
+    if values.keys() != {"latency", "bandwidth"} or text.count(",") != 1:
+        raise InputError(f"--interconnect {text!r} is not a latency and a bandwidth: {USAGE}")
+    latency = _number(text, values["latency"], SECONDS)
+    seconds_per_byte = 8 / (_number(text, values["bandwidth"], BITS) or math.inf)
+    if not seconds_per_byte:
+        raise InputError(f"--interconnect {text!r}: the bandwidth must be above 0: {USAGE}")
+    # With overlap, every exchange waits until the thread that sums looks again.
+    latencies = {WAITING: latency, BESIDE: latency + SECONDS_BETWEEN_LOOKS}
+    lines = {way: Line(seconds, seconds_per_byte) for way, seconds in latencies.items()}
+    return Interconnect(f"{values['latency']}, {values['bandwidth']}", lines)
 
 
-def _number(text: str, value: str, units: Mapping[str, float], least: float) -> float:
-    found = re.fullmatch(r"([0-9.]+(?:[eE][+-]?[0-9]+)?) ?([A-Za-z]*)(/s)?", value)
-    unit = (
-        {each.lower(): each for each in units}.get(found[2].lower(), "" if not found[2] else None)
-        if found
-        else None
-    )
+def _number(text: str, value: str, units: Mapping[str, float]) -> float:
+    """Return ``value`` in seconds or bits; without a unit it is in these already."""
+    found = re.fullmatch(r"([0-9.]+(?:e[+-]?[0-9]+)?) ?([a-z]*)(/s)?", value.strip().lower())
     try:
-        if not found or unit is None:
-            raise ValueError
-        number = float(found[1]) * (units[unit] if unit else 1.0)
-    except ValueError:
+        number = float(found[1]) * (units[found[2]] if found[2] else 1.0) if found else math.nan
+    except (ValueError, KeyError):
+        number = math.nan
+    if not math.isfinite(number):
         raise InputError(
-            f"--network {text!r}: {value!r} is no number with a unit of {', '.join(units)}: {HOW}"
-        ) from None
-    if not (math.isfinite(number) and number >= least):
-        raise InputError(
-            f"--network {text!r}: {value!r} is no {'latency' if units is SECONDS else 'bandwidth'}:"
-            f" {HOW}"
+            f"--interconnect {text!r}: {value!r} is not a number with a unit of"
+            f" {', '.join(units)}: {USAGE}"
         )
     return number
 
 
-def read_network(path: Path) -> Network:
-    """Fitted to the network test in a file. ``InputError`` when there is none."""
+def read_interconnect(path: Path) -> Interconnect:
+    """Fit an interconnect to the test in a file.
+
+    Raises:
+        InputError: the file cannot be read or is not a complete interconnect test.
+    """
     try:
-        found = json.loads(read_bytes(path, follow=True))
+        table = json.loads(read_bytes(path, follow=True))
+        if table.pop("kind") not in KINDS:
+            raise ValueError("it is another kind of file")
+        return fit_interconnect(read_sum_times(table), path.stem)
     except OSError as error:
         raise InputError(
-            f"--network {str(path)!r} cannot be read ({error.strerror}): {HOW}"
+            f"--interconnect {str(path)!r} cannot be read ({error.strerror}): {USAGE}"
         ) from error
-    except ValueError as error:
+    except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"--network {str(path)!r} holds no network test ({error}): {HOW}"
-        ) from error
-    if not isinstance(found, dict) or found.get("kind") != KIND:
-        raise InputError(f"--network {str(path)!r} holds no network test: {HOW}")
-    try:
-        return fit_network(found, path.stem)
-    except InputError:
-        raise
-    except (KeyError, TypeError, IndexError, AttributeError, ArithmeticError, ValueError) as error:
-        raise InputError(
-            f"--network {str(path)!r} is not whole ({type(error).__name__}: {error}): measure it"
-            " again"
+            f"--interconnect {str(path)!r} is not an interconnect test ({error}): {USAGE}"
         ) from error
 
 
-def fit_network(found: Mapping[str, Any], name: str) -> Network:
-    """The network in which a network test took what it took.
+def fit_interconnect(times: SumTimes, name: str) -> Interconnect:
+    """Fit a line to each way of summing.
 
-    ``InputError`` when it has too few rows.
+    Raises:
+        InputError: too few sizes were measured.
     """
-    ranks, gamma = int(found["world_size"]), float(found["add_seconds_per_byte"])
-    lines = {way: fit_line(rows, ranks, gamma, name) for way, rows in found["rows"].items()}
+    lines = {way: fit_line(rows, times.world_size, name) for way, rows in times.rows.items()}
     if not lines:
-        raise InputError(f"the network test {name} has no rows: it needs 2 ranks")
-    return Network(name, lines, measured_on=ranks)
+        raise InputError(f"the interconnect test {name} needs at least 2 ranks: measure it again")
+    return Interconnect(name, lines, is_measured=True)
 
 
-def fit_line(rows: Sequence[Sequence[float]], ranks: int, gamma: float, name: str = "") -> Line:
-    """Latency and time of a byte by least squares of relative distances from ``rows`` of (bytes,
-    seconds) over ``ranks``, none below 0.
+def fit_line(rows: Sequence[Sequence[float]], ranks: int, name: str = "") -> Line:
+    """Fit latency and seconds per byte by least squares of relative distances, none below 0, with
+    the best of ``THRESHOLDS`` between short and long messages.
 
-    Of the ``BORDERS`` between short and long messages that which fits best, MPICH's where none fits
-    better.
+    Args:
+        rows: (bytes, seconds) of sums.
+        ranks: how many ranks summed.
+        name: of the test, for the error.
+
+    Raises:
+        InputError: there are too few rows.
     """
     if len(rows) < FEWEST_ROWS:
         raise InputError(
-            f"the network test {name} has {len(rows)} sizes, and {FEWEST_ROWS} are needed for"
-            " latency and bandwidth: measure it again, for longer (python -m"
-            " distcnn.scaling.interconnect_test --seconds 30), or give numbers (--network"
-            " latency=...,bandwidth=...)"
+            f"the interconnect test {name} has {len(rows)} sizes, and needs {FEWEST_ROWS}: measure"
+            " for longer (python -m distcnn.scaling.interconnect_test --seconds 30)"
         )
-    fits = [_fit(rows, ranks, gamma, border) for border in BORDERS]
+    fits = []
+    for threshold in THRESHOLDS:
+        costs = np.array([cost_of(ranks, nbytes, threshold) for nbytes, _ in rows])
+        terms = costs / np.array([[seconds] for _, seconds in rows])
+        found = np.linalg.lstsq(terms, np.ones(len(rows)), rcond=None)[0]
+        if found.min() < 0:
+            one = int(found.argmax())
+            found = np.zeros(2)
+            found[one] = max(0.0, terms[:, one].sum() / (terms[:, one] @ terms[:, one]))
+        distances = np.abs(terms @ found - 1)
+        line = Line(float(found[0]), float(found[1]), float(distances.max()), threshold)
+        fits.append((round(float(np.mean(distances**2)), 9), line))  # equal fits are a tie
     return min(fits, key=lambda fit: fit[0])[1]
-
-
-def _fit(
-    rows: Sequence[Sequence[float]], ranks: int, gamma: float, border: int
-) -> tuple[float, Line]:
-    """The mean square of the relative distances (to so many digits that a worse border is no better
-    by rounding), and the line.
-    """
-    seconds = np.array([row[1] for row in rows])
-    costs = [cost_of(ranks, row[0], short_bytes=border) for row in rows]
-    terms = np.array([[cost.exchanges, cost.nbytes] for cost in costs]) / seconds[:, None]
-    wanted = 1 - gamma * np.array([cost.added_bytes for cost in costs]) / seconds
-    found = np.linalg.lstsq(terms, wanted, rcond=None)[0]
-    if found.min() < 0:
-        one = int(found.argmax())
-        found = np.zeros(2)
-        found[one] = max(0.0, float(terms[:, one] @ wanted / (terms[:, one] @ terms[:, one])))
-    distances = np.abs(terms @ found - wanted)
-    line = Line(float(found[0]), float(found[1]), gamma, float(distances.max()), border)
-    return round(float(np.mean(distances**2)), 9), line

@@ -1,144 +1,189 @@
-"""All that is predicted for one command: for each mode and network a row of numbers of ranks; and
-what was measured, beside it.
+"""All predictions of one command: for each mode and interconnect a table of numbers of ranks, and
+the measured points beside them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from distcnn.errors import InputError
 from distcnn.scaling.points import STRONG, Point
-from distcnn.scaling.prediction.calibration import Calibration, ranks_a_host
-from distcnn.scaling.prediction.interconnect import Network
-from distcnn.scaling.prediction.options import Wanted
-from distcnn.scaling.prediction.step_time import Place, Prediction, predict
-from distcnn.scaling.summary import Summary
-from distcnn.scaling.sweep_directory import Record
+from distcnn.scaling.prediction.calibration import Calibration
+from distcnn.scaling.prediction.interconnect import Interconnect
+from distcnn.scaling.prediction.step_time import Prediction, predict
+from distcnn.scaling.result import GROUPS
+from distcnn.scaling.summary import Row
+from distcnn.system.wording import counted, plural, printable
+
+KIND = "distcnn.scaling.prediction"
 
 
 @dataclass(frozen=True)
 class Series:
-    """One mode between one network's hosts; ``network`` is None where all ranks lie on one host."""
+    """One mode with one interconnect between the hosts.
+
+    Attributes:
+        interconnect: None if no ranks are on different hosts.
+        base: on the smallest number of ranks that was measured; efficiency is relative to it.
+        predictions: in ascending order of ranks; in strong scaling up to the number of shards.
+    """
 
     mode: str
-    network: Network | None
+    interconnect: Interconnect | None
     base: Prediction
-    """On the smallest number of ranks that was measured: what efficiency is against."""
     predictions: list[Prediction]
-    beyond: list[int]
-    """Numbers of ranks for which there are too few shards."""
 
-    def efficiency(self, of: Prediction) -> float:
-        """Images a second of each rank, over those of each rank of the base."""
-        return (
-            of.images_per_second
-            / of.place.ranks
-            / (self.base.images_per_second / self.base.place.ranks)
-        )
+    @property
+    def name(self) -> str:
+        """Of the interconnect."""
+        return printable(self.interconnect.name) if self.interconnect else "one host"
+
+    def efficiency(self, prediction: Prediction) -> float:
+        """Images per second and rank, relative to the base."""
+        speeds = [one.images_per_second / one.point.ranks for one in (prediction, self.base)]
+        return speeds[0] / speeds[1]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A measured point beside what is predicted for it."""
+    """A measured point and what is predicted for it.
+
+    Attributes:
+        is_calibrated: whether the point is part of the calibration and so proves nothing.
+        error: of the prediction, as a fraction of what was measured.
+    """
 
     point: Point
     hosts: int
-    calibrated: bool
-    """Whether the calibration saw it: then it proves nothing."""
+    is_calibrated: bool
     measured_seconds: float
-    predicted: Prediction
-
-    @property
-    def error(self) -> float:
-        """The prediction's, as a fraction of what was measured."""
-        return self.predicted.step_seconds / self.measured_seconds - 1
+    predicted_seconds: float
+    error: float
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Everything. ``ranks_of_host`` is how many ranks fill a host."""
+    """Everything that is predicted."""
 
     calibration: Calibration
-    ranks_of_host: int
+    ranks_per_host: int
     series: list[Series]
     compared: list[Compared]
 
+    def to_json(self) -> dict[str, Any]:
+        """A table for ``prediction.json``."""
+        return {"kind": KIND, **dataclasses.asdict(self)}
+
 
 def project(
-    calibration: Calibration, points: Sequence[Point], wanted: Wanted, networks: Sequence[Network]
+    calibration: Calibration,
+    rows: Sequence[Row],
+    ranks: Sequence[int],
+    ranks_per_host: int,
+    interconnects: Sequence[Interconnect],
 ) -> Projection:
-    """Predict. ``InputError`` where a network or a calibration is missing."""
-    calibration = replace(calibration, train_examples=wanted.examples or calibration.train_examples)
-    of_host = wanted.ranks_per_host or max(calibration.shards)
-    known: list[Network | None] = [*networks] or [calibration.between]
-    smallest = [
-        next(each for each in points if each.mode == mode)
-        for mode in dict.fromkeys(each.mode for each in points)
-    ]
-    series = [
-        _series(calibration, first, wanted, of_host, network)
-        for first in smallest
-        for network in known
-    ]
-    if all(not each.predictions for each in series):
-        raise InputError(
-            f"--predict {wanted.ranks[0]}: strong scaling has {series[0].base.place.num_shards}"
-            f" shards, and each rank needs at least one: say --predict-shards {wanted.ranks[-1]} (a"
-            " larger batch, so another training), or measure with --mode weak"
-        )
-    return Projection(calibration, of_host, series, [])
+    """Predict all that is wanted.
 
+    Args:
+        calibration: of the machine and the model.
+        rows: the points of the sweep.
+        ranks: numbers of ranks to predict.
+        ranks_per_host: 0 for as many as were measured.
+        interconnects: between hosts; if empty, the measured one.
 
-def _series(
-    calibration: Calibration, first: Point, wanted: Wanted, of_host: int, network: Network | None
-) -> Series:
-    """``first`` is the smallest point of its mode."""
-    strong = first.mode == STRONG
-    of_rank = max(1, first.num_shards // first.ranks)
-
-    def place(ranks: int) -> Place:
-        return Place(
-            ranks, of_host, (wanted.num_shards or first.num_shards) if strong else of_rank * ranks
-        )
-
-    fitting = [each for each in map(place, wanted.ranks) if each.num_shards >= each.ranks]
-    base = predict(calibration, place(first.ranks), network)
-    found = [predict(calibration, each, network) for each in fitting]
-    return Series(
-        first.mode,
-        network,
-        base,
-        found,
-        [each for each in wanted.ranks if place(each).num_shards < each],
-    )
-
-
-def compare(
-    calibration: Calibration, records: Sequence[Record], summary: Summary
-) -> list[Compared]:
-    """All points that have a result, but for those whose network is not known."""
-    found = []
-    for row in summary.rows:
-        results = [
-            each
-            for each in records
-            if each.result
-            and (each.measurement.point.mode, each.measurement.point.ranks) == (row.mode, row.ranks)
+    Raises:
+        InputError: an interconnect or a part of the calibration is missing.
+    """
+    per_host = ranks_per_host or max(calibration.shards)
+    between: Sequence[Interconnect | None] = interconnects or [calibration.between]
+    smallest: dict[str, Point] = {}
+    for row in rows:
+        smallest.setdefault(row.point.mode, row.point)
+    series = []
+    for mode, base in smallest.items():
+        of_rank = base.num_shards // base.ranks
+        points = [
+            Point(
+                mode,
+                count,
+                base.num_shards if mode == STRONG else of_rank * count,
+                base.microbatch_size,
+            )
+            for count in ranks
         ]
-        if not results or row.step_seconds is None:
-            continue
-        point, result = results[0].measurement.point, results[0].result
-        assert result is not None
-        hosts = len(set(result["hosts"]))
-        place = Place(point.ranks, ranks_a_host(result), point.num_shards)
-        if hosts > 1 and calibration.between is None:
+        for interconnect in between:
+            predicted = [
+                predict(calibration, point, per_host, interconnect)
+                for point in [base, *points]
+                if point.num_shards >= point.ranks
+            ]
+            series.append(Series(mode, interconnect, predicted[0], predicted[1:]))
+    return Projection(calibration, per_host, series, list(_compare(calibration, rows)))
+
+
+def _compare(calibration: Calibration, rows: Sequence[Row]) -> Iterator[Compared]:
+    """Yield the measured points, except on hosts whose interconnect was not measured."""
+    for point, measured in ((row.point, row.measured) for row in rows):
+        if measured is None:
             continue
         try:
-            predicted = predict(calibration, place, calibration.between, result["flags"]["overlap"])
-        except InputError:
+            predicted = predict(
+                calibration, point, measured.ranks_per_host, calibration.between
+            ).step_seconds
+        except InputError:  # these sums were not measured
             continue
-        found.append(
-            Compared(point, hosts, point.ranks in calibration.ranks, row.step_seconds, predicted)
+        yield Compared(
+            point,
+            measured.hosts,
+            point.ranks in calibration.ranks,
+            measured.step_seconds,
+            predicted,
+            predicted / measured.step_seconds - 1,
         )
-    return found
+
+
+def as_text(projection: Projection) -> Iterator[str]:
+    """Yield the tables, line by line."""
+    calibration = projection.calibration
+    yield (
+        f"predicted {printable(calibration.model)}, {calibration.reduction} sum,"
+        f" {counted(projection.ranks_per_host, 'rank')} per host; calibrated on"
+        f" {' and '.join(map(str, calibration.ranks))} {plural(calibration.ranks[-1], 'rank')}"
+    )
+    for count, interconnect in calibration.on_host.items():
+        yield f"one host  {counted(count, 'rank')}: {interconnect.describe()}"
+    for name, between in {one.name: one.interconnect for one in projection.series}.items():
+        if between:
+            yield f"network   {name}: {between.describe()}"
+    for series in projection.series:
+        base = counted(series.base.point.ranks, "rank")
+        yield ""
+        yield f"{series.mode} scaling, {series.name}; efficiency relative to {base}"
+        yield (
+            f"{'ranks':>6}{'hosts':>6}{'shards':>8}{'step ms':>10}{'images/s':>13}"
+            f"{'efficiency':>11}{'compute':>9}{calibration.reduction + ' sum':>11}{'comm.':>8}"
+            f"{'waiting':>8}{'data':>7}"
+        )
+        for one in series.predictions:
+            shares = (
+                f"{100 * one.shares[group]:>{width}.1f}"
+                for group, width in zip(GROUPS, (9, 11, 8, 8, 7), strict=True)
+            )
+            yield (
+                f"{one.point.ranks:>6}{one.hosts:>6}{one.point.num_shards:>8}"
+                f"{one.step_seconds * 1e3:>10.2f}{one.images_per_second:>13,.0f}"
+                f"{series.efficiency(one):>11.1%}{''.join(shares)}"
+            )
+    yield ""
+    yield (
+        f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'predicted ms':>14}{'measured ms':>13}{'error':>8}"
+    )
+    for two in projection.compared:
+        yield (
+            f"{two.point.mode:<7}{two.point.ranks:>6}{two.hosts:>6}"
+            f"{two.predicted_seconds * 1e3:>14.2f}{two.measured_seconds * 1e3:>13.2f}"
+            f"{two.error:>+8.1%}{'  (calibrated on it)' if two.is_calibrated else ''}"
+        )

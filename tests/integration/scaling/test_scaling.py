@@ -4,7 +4,6 @@ bits that differ, what is refused.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shlex
@@ -40,50 +39,20 @@ def done_at(folder: Path) -> dict[str, int]:
 
 
 def test_strong_and_weak(any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        *SHORT,
-        "--ranks",
-        "1,2,3",
-        "--mode",
-        "both",
-        "--shards-per-rank",
-        "2",
-        "--repeats",
-        "1",
-    ]
-    flags += ["--launcher", of(any_mpi)]
+    flags = ["--data", str(image_set()), *SHORT, "--ranks", "1,2,3", "--mode", "both"]
+    flags += ["--num-shards", "6", "--repeats", "1", "--launcher", of(any_mpi)]
     done = alone(any_mpi).run(1, *COMMAND, *flags, "--output", str(tmp_path / "s"))
     assert done.returncode == 0, done.stdout + done.stderr
     table = everything(tmp_path / "s")
     assert [(row["mode"], row["ranks"], row["num_shards"]) for row in table["rows"]] == [
         *(("strong", ranks, 6) for ranks in (1, 2, 3)),
-        *(("weak", ranks, 2 * ranks) for ranks in (1, 2, 3)),
+        *(("weak", ranks, 6 * ranks) for ranks in (1, 2, 3)),
     ]
-    assert [row["bits"] for row in table["rows"]] == ["same"] * 3 + [
-        "alone",
-        "alone",
-        "same",
-    ]  # six shards on three ranks are strong scaling's too
-    assert (
-        len(
-            {
-                each["result"]["params_sha256"]
-                for each in table["measurements"]
-                if each["mode"] == "strong"
-            }
-        )
-        == 1
-    )
-    assert [each["result"]["world_size"] for each in table["measurements"]] == [1, 2, 3, 1, 2, 3]
-    for row in table["rows"]:
-        base = next(each for each in table["rows"] if each["mode"] == row["mode"])
-        assert row["efficiency"] == pytest.approx(
-            row["images_per_second"] / base["images_per_second"] / row["ranks"]
-        )
-        assert sum(row["split"].values()) == pytest.approx(1)
-    assert len((tmp_path / "s" / "scaling.csv").read_text().splitlines()) == 1 + 6
+    # One rank of weak scaling computes what strong scaling does.
+    assert [row["bits"] for row in table["rows"]] == [*["same"] * 4, "alone", "alone"]
+    results = [one["result"] for one in table["measurements"]]
+    assert len({result["params_sha256"] for result in results[:4]}) == 1
+    assert [result["world_size"] for result in results] == [1, 2, 3, 1, 2, 3]
     assert "effi-" in done.stdout
     if any_mpi.python == SERIAL.python:  # the other environment has no matplotlib
         assert (tmp_path / "s" / "scaling.png").read_bytes().startswith(b"\x89PNG")
@@ -118,9 +87,10 @@ exec {mpirun.mpirun} -n $n "$@"
     flags += ["--output", str(tmp_path / "s")]
     done = SERIAL.run(1, *COMMAND, *flags, "--timeout", "12")
     assert done.returncode == 1, done.stderr
-    reasons = {each["ranks"]: each["reason"] for each in everything(tmp_path / "s")["failures"]}
+    table = everything(tmp_path / "s")
+    reasons = {one["ranks"]: one["reason"] for one in table["measurements"] if one["reason"]}
     assert reasons[2] == "exit code 9; it said: mpirun: error: no such host"
-    assert reasons[3] == "not over after 12 s (--timeout), so it was ended"
+    assert "longer than 12 s (--timeout)" in reasons[3]
     assert reasons[4].startswith("exit code 0, but no result")
     assert "expected 5 ranks" in reasons[5]
     for ranks, reason in reasons.items():
@@ -128,8 +98,7 @@ exec {mpirun.mpirun} -n $n "$@"
             f"strong, {ranks} ranks, repeat 1: {reason} (log:"
             f" {tmp_path}/s/measurements/strong-{ranks}-ranks-repeat-1.log)" in done.stdout
         )
-    rows = list(csv.DictReader((tmp_path / "s" / "scaling.csv").read_text().splitlines()))
-    assert [row["images_per_second"] != "" for row in rows] == [True, False, False, False, False]
+    assert ["step_seconds" in row for row in table["rows"]] == [True, *[False] * 4]
     first = done_at(tmp_path / "s")
 
     (tmp_path / "mended").touch()
@@ -140,7 +109,7 @@ exec {mpirun.mpirun} -n $n "$@"
     assert {name for name in first if first[name] == again[name]} == {
         "strong-1-ranks-repeat-1.json"
     }
-    assert everything(tmp_path / "s")["all_good"]
+    assert everything(tmp_path / "s")["is_good"]
 
 
 @pytest.mark.slow
@@ -176,14 +145,14 @@ def test_a_sweep_that_is_broken_off_goes_on(
         ended = run.end()  # fails when a process is left
     assert ended.code == 85
     (line,) = ended.lines("stopped")
-    assert line.startswith(f"distcnn.scaling: stopped: {number.name}: all processes are ended")
+    assert f"stopped by {number.name}" in line
     assert f"--output {tmp_path / 's'}" in line
     before = done_at(tmp_path / "s")
     assert list(before) == ["strong-1-ranks-repeat-1.json"]
     first = json.loads(
         (tmp_path / "s" / "measurements" / "strong-1-ranks-repeat-1.json").read_text()
     )
-    assert first["ok"], (first["reason"], (tmp_path / "s" / first["log"]).read_text())
+    assert first["result"], (first["reason"], (tmp_path / "s" / first["log"]).read_text())
     assert not (tmp_path / "s" / "scaling.json").exists()
 
     done = alone(any_mpi).run(1, *COMMAND, *flags)
@@ -193,7 +162,7 @@ def test_a_sweep_that_is_broken_off_goes_on(
         done_at(tmp_path / "s")["strong-1-ranks-repeat-1.json"]
         == before["strong-1-ranks-repeat-1.json"]
     )
-    assert [row["measured"] for row in everything(tmp_path / "s")["rows"]] == [1, 1]
+    assert [row["succeeded"] for row in everything(tmp_path / "s")["rows"]] == [1, 1]
 
     done = alone(any_mpi).run(1, *COMMAND, *flags, "--seed", "1")
     assert done.returncode == 2
@@ -201,38 +170,17 @@ def test_a_sweep_that_is_broken_off_goes_on(
 
 
 @pytest.mark.mpi
-def test_what_a_killed_sweep_left_is_ended_first(
+def test_a_killed_sweep_leaves_no_ranks(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    flags = [
-        "--data",
-        str(image_set()),
-        "--model",
-        "tests.support.staged:network",
-        "--microbatch-size",
-        "4",
-        "--steps",
-        "2",
-    ]
-    flags += [
-        "--ranks",
-        "2",
-        "--repeats",
-        "1",
-        "--launcher",
-        of(mpirun),
-        "--output",
-        str(tmp_path / "s"),
-    ]
+    flags = ["--data", str(image_set()), "--model", "tests.support.staged:network"]
+    flags += ["--microbatch-size", "4", "--ranks", "2", "--launcher", of(mpirun)]
+    flags += ["--output", str(tmp_path / "s")]
     with running(SERIAL, 1, *COMMAND, *flags, STAGED_PACE="60") as run:
         run.wait_for(lambda: len(run.processes()) > 3, "the ranks")
         run.process.kill()
         run.process.wait()
-        assert run.processes(), "nothing was left: this proves nothing"
-        done = SERIAL.run(1, *COMMAND, *flags)
-        assert done.returncode == 0, done.stdout + done.stderr
-        run.wait_for_none_left(3)
-    assert not list((tmp_path / "s" / "measurements").glob(".*"))
+        run.wait_for_none_left(10)
 
 
 @pytest.mark.mpi
@@ -255,9 +203,8 @@ def test_other_bits_on_one_point_are_noticed(
     assert done.returncode == 1, done.stderr
     table = everything(tmp_path / "s")
     assert [row["bits"] for row in table["rows"]] == ["same", "DIFFERENT"]
-    assert (table["same_bits"], table["failures"]) == (False, [])
-    assert "remark    bits differ at 4 shards of 4" in done.stdout
-    assert "(strong, 2 ranks, repeat 1)" in done.stdout
+    assert [row["failed"] for row in table["rows"]] == [0, 0]
+    assert "bits differ at 4 shards of 4: strong-2-ranks-repeat-1" in done.stdout
 
 
 @pytest.mark.mpi
@@ -280,7 +227,7 @@ def test_without_matplotlib_all_else_is_there_and_the_picture_can_follow(
     done = SERIAL.run(1, "-c", NO_MATPLOTLIB, *flags)
     assert done.returncode == 0, done.stderr
     assert "pip install matplotlib, then run the same command" in done.stdout
-    assert everything(tmp_path / "s")["all_good"]
+    assert everything(tmp_path / "s")["is_good"]
     assert not (tmp_path / "s" / "scaling.png").exists()
     before = done_at(tmp_path / "s")
     assert SERIAL.run(1, *COMMAND, *flags).returncode == 0
@@ -289,9 +236,7 @@ def test_without_matplotlib_all_else_is_there_and_the_picture_can_follow(
 
 
 REFUSED = {
-    "--launcher '/nowhere/mpirun -n {ranks}'": (
-        "there is no program '/nowhere/mpirun' that can be run, so no point could be measured"
-    ),
+    "--launcher '/nowhere/mpirun -n {ranks}'": ("there is no program '/nowhere/mpirun'"),
     "--launcher 'mpirun -n 2'": "without {ranks}",
     "--data no.h5": "no such file: no.h5",
     "--model none": "unknown model 'none'",
@@ -325,10 +270,7 @@ def test_a_sweep_under_a_launcher_is_refused_once(any_mpi: Launcher, tmp_path: P
     done = any_mpi.run(2, *COMMAND, "--output", str(tmp_path / "s"))
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if "distcnn" in line]
-    assert (
-        "a sweep is one process, which starts the ranks of its points itself: start it without"
-        " mpirun or srun" in line
-    )
+    assert "do not start distcnn.scaling under mpirun" in line
     assert not (tmp_path / "s").exists()
 
 
@@ -340,10 +282,12 @@ def test_help_names_its_flags() -> None:
         "--mode",
         "--repeats",
         "--steps",
-        "--shards-per-rank",
         "--launcher",
         "--output",
         "--timeout",
+        "--predict",
+        "--interconnect",
         "--num-shards",
     )
     assert all(flag in done.stdout for flag in own)
+    assert "--network" not in done.stdout  # a hidden alias

@@ -85,7 +85,7 @@ def test_benchmark_and_scaling_guess_at_flags_of_training() -> None:
     for parse in (of_benchmark.parse, of_scaling.parse):
         with pytest.raises(InputError, match=r"unknown flag --lr: did you mean --learning-rate\?"):
             parse(["--lr", "1"])
-    with pytest.raises(InputError, match="unknown flag --resume: to go on with a sweep"):
+    with pytest.raises(InputError, match="unknown flag --resume: to continue a sweep"):
         of_scaling.parse(["--resume", "x"])
 
 

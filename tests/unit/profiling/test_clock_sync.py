@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from distcnn.distributed import SerialCommunicator
-from distcnn.profiling.clock_sync import Clock, Offset, clocks_of, measure_offsets, offset
+from distcnn.profiling.clock_sync import (
+    Clock,
+    Offset,
+    clocks_of,
+    last_arrivals,
+    measure_offsets,
+    offset,
+)
 
 
 def test_bounds_by_hand() -> None:
@@ -62,3 +69,9 @@ def test_drift_is_taken_out_linearly_and_keeps_the_order() -> None:
 def test_a_world_of_one_has_one_clock() -> None:
     (only,) = measure_offsets(SerialCommunicator())
     assert only.low <= 0 <= only.high
+
+
+def test_the_last_to_arrive_at_each_meeting() -> None:
+    # Of three ranks, one recorded two meetings only.
+    assert last_arrivals([[10, 50, 70], [25, 40], [12, 65, 70]]) == [(25, 1), (65, 2)]
+    assert last_arrivals([[10], [10]]) == [(10, 1)]

@@ -19,7 +19,6 @@ from distcnn.profiling.step_times import (
     middle_half,
     split_steps,
     step_times,
-    waiting_seconds,
 )
 from distcnn.spans import (
     ALLREDUCE,
@@ -99,12 +98,6 @@ def test_intervals_belong_to_the_step_they_began_in() -> None:
     assert [interval.span.name for interval in second] == [STEP]
 
 
-def test_waiting_is_until_the_last_rank_arrives() -> None:
-    begins = np.array([[10, 50], [25, 40]]) * MS
-    assert waiting_seconds(begins, 0) == pytest.approx([0.015, 0.0])
-    assert waiting_seconds(begins, 1) == pytest.approx([0.0, 0.010])
-
-
 def test_the_mean_of_the_middle_half() -> None:
     steps = [StepTimes(seconds, {"loss": seconds / 2}, 0.0) for seconds in (100.0, 1.0, 2.0, 4.0)]
     middle = mean([steps[index] for index in middle_half([step.seconds for step in steps])])
@@ -160,4 +153,3 @@ def test_time_goes_to_the_part_that_took_it(
     monkeypatch.setattr(run.step, "loss", slow_loss)
     (times,) = take(run, 1)
     assert times.parts["loss"] >= 3 * 0.02  # of three shards
-    assert max(times.parts, key=times.parts.__getitem__) == "loss"

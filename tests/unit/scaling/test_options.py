@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from distcnn.errors import InputError
-from distcnn.scaling.options import Settings, default_ranks, launcher_command, parse
+from distcnn.scaling.options import Settings, default_ranks, launcher_command, parse, ranks_from
 from distcnn.scaling.sweep_directory import read_settings, require_same
 
 MPIRUN = "mpirun -n {ranks}"
@@ -41,6 +42,37 @@ def test_what_is_given_and_what_is_not(tmp_path: Path) -> None:
     }
 
 
+def test_a_prediction_is_part_of_the_request() -> None:
+    numbers, former = "latency=1ms,bandwidth=1Gbit", "latency=2ms,bandwidth=1Gbit"
+    flags = ["--ranks", "1,2", "--mode", "weak", "--predict", "4,8", "--interconnect", numbers]
+    request = parse([*flags, f"--network={former}", "--ranks-per-host", "2"])
+    assert (request.predict, request.ranks_per_host) == ((4, 8), 2)
+    assert request.interconnect == (numbers, former)
+    assert parse(["--ranks", "1"]).predict == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "ranks"),
+    [
+        ("4", (4,)),
+        ("8,4,4", (4, 8)),
+        ("1,2,...,16", (1, 2, 4, 8, 16)),
+        ("4,8,...,100", (4, 8, 16, 32, 64, 100)),
+        ("10,15,...,30,64", (10, 15, 20, 25, 30, 64)),
+    ],
+)
+def test_numbers_of_ranks_to_predict(text: str, ranks: tuple[int, ...]) -> None:
+    assert ranks_from(text) == ranks
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "a", "...", "4,...,8", "8,4,...,64", "1,2,...", "4,8,...,x", "9999999"]
+)
+def test_what_cannot_be_predicted(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="such as 1,2,4"):
+        ranks_from(text)
+
+
 @pytest.mark.parametrize(
     ("tasks", "ranks"), [("1", (1,)), ("8", (1, 2, 4, 8)), ("12", (1, 2, 4, 8))]
 )
@@ -59,26 +91,27 @@ def test_a_launcher_is_taken_apart_as_a_shell_does() -> None:
 
 
 REFUSED = {
-    "--ranks 0": "--ranks is '0'",
-    "--ranks 1,,2": "--ranks is '1,,2'",
-    "--ranks two": "--ranks is 'two'",
+    "--ranks 0": "--ranks: '0' is not",
+    "--ranks 1,,2": "--ranks: '1,,2' is not",
+    "--ranks two": "--ranks: 'two' is not",
     "--ranks 1,16 --num-shards 8": "16 ranks cannot share 8 shards",
-    "--mode sideways": "unknown --mode 'sideways': choose one of strong, weak, both",
-    "--repeats 0": "--repeats is 0: it must be at least 1",
-    "--steps -3": "--steps is -3: it must be at least 1",
-    "--shards-per-rank -1": "--shards-per-rank is -1",
-    "--timeout nan": "--timeout is nan",
-    "--launcher mpirun": (
-        "without {ranks}: write it where the number of ranks goes, as in 'mpirun -n {ranks}'"
-    ),
+    "--mode sideways": "invalid choice: 'sideways'",
+    "--repeats 0": "--repeats: '0' is not",
+    "--steps -3": "--steps: '-3' is not",
+    "--timeout nan": "--timeout: 'nan' is not",
+    "--launcher mpirun": ("without {ranks}"),
     "--launcher '{ranks}": "No closing quotation",
-    "--expect-ranks 2": "--ranks says on how many ranks",
-    "--max-steps 2": "--steps says how many steps",
+    "--expect-ranks 2": "use --ranks",
+    "--max-steps 2": "use --steps",
     "--resume runs/x": "run the same command with the same --output",
     "--turns 2": "unknown flag --turns",
-    "--output ": "--output is empty",
     "--microbatch-size 0": "--microbatch-size is 0",
     "--config no.toml": "no.toml cannot be read",
+    "--network latency=1ms,bandwidth=1Gbit": "add --predict",
+    "--predict 4 --ranks-per-host 0": "--ranks-per-host: '0' is not",
+    "--predict 4 --interconnect latency=1": "is not a latency and a bandwidth",
+    "--predict 4 --interconnect no.json": "cannot be read",
+    "--predict 64 --ranks 1,2": "add --num-shards 64",
 }
 
 
@@ -90,7 +123,7 @@ def test_what_is_refused(flags: str) -> None:
 
 
 CHANGED = {
-    "ranks": (Settings((1, 4), MPIRUN), "--ranks 1,2, not 1,4"),
+    "ranks": (Settings((1, 4), MPIRUN), "--ranks (1, 2), not (1, 4)"),
     "mode": (Settings((1, 2), MPIRUN, mode="weak"), "--mode strong, not weak"),
     "steps": (Settings((1, 2), MPIRUN, steps=7), "--steps 30, not 7"),
     "launcher": (
@@ -98,7 +131,7 @@ CHANGED = {
         "--launcher mpirun -n {ranks}, not srun -n {ranks}",
     ),
     "model": (Settings((1, 2), MPIRUN, flags={"model": "mlp"}), "--model lenet, not mlp"),
-    "num_shards": (Settings((1, 2), MPIRUN, flags={"num_shards": 4}), "--num-shards unset, not 4"),
+    "num_shards": (Settings((1, 2), MPIRUN, flags={"num_shards": 6}), "--num-shards 4, not 6"),
 }
 
 
@@ -120,5 +153,5 @@ def test_a_default_that_is_spelled_out_is_no_difference() -> None:
 
 def test_damaged_settings_are_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text('{"ranks": [1, 2')
-    with pytest.raises(InputError, match=r"sweep\.json cannot be read .* name another --output"):
+    with pytest.raises(InputError, match=r"sweep\.json is damaged .* name another --output"):
         read_settings(tmp_path)

@@ -8,28 +8,16 @@ from distcnn.scaling.points import Point, choose_shards, in_order, plan_points
 
 
 @pytest.mark.parametrize(
-    ("ranks", "least", "shards"),
+    ("ranks", "shards"),
     [
-        ((1,), 4, 4),
-        ((1, 2), 4, 4),
-        ((1, 2), 8, 8),
-        ((1, 2, 4), 4, 4),
-        ((1, 2, 3), 4, 6),
-        ((1, 2, 3, 4), 4, 12),
-        ((2, 64), 4, 64),
-        (
-            (1, 5, 7),
-            4,
-            20,
-            # 35 is beyond 4 x 7: 20 give seven ranks 20/21; 28 give five ranks 28/30, 25 give seven
-            # 25/28
-        ),
+        *(((1,), 4), ((1, 2), 4), ((1, 2, 4), 4), ((1, 2, 3), 6), ((1, 2, 3, 4), 12)),
+        *(((2, 64), 64), ((1, 5, 7), 28)),  # 35 is more than four shards per rank
     ],
 )
 def test_the_number_of_shards_divides_evenly_where_it_can(
-    ranks: tuple[int, ...], least: int, shards: int
+    ranks: tuple[int, ...], shards: int
 ) -> None:
-    assert choose_shards(ranks, least) == shards
+    assert choose_shards(ranks) == shards
 
 
 @pytest.mark.parametrize(
@@ -44,31 +32,21 @@ def test_the_balance_is_that_of_the_fullest_rank(
 
 
 @pytest.mark.parametrize(
-    ("mode", "flags", "per_rank", "sizes"),
+    ("mode", "flags", "sizes"),
     [
-        ("strong", {}, 0, [(4, 64), (4, 64), (4, 64)]),
-        ("strong", {"num_shards": 8}, 0, [(8, 32)] * 3),
-        ("strong", {"num_shards": 40}, 0, [(40, 16)] * 3),  # not below 16
-        ("strong", {"num_shards": 5}, 0, [(5, 48)] * 3),  # 51, down to a multiple of 8
-        ("strong", {"num_shards": 8, "microbatch_size": 3}, 0, [(8, 3)] * 3),
-        ("strong", {"model": "wide"}, 0, [(8, 32)] * 3),
-        ("weak", {}, 0, [(4, 64), (8, 64), (16, 64)]),
-        ("weak", {}, 2, [(2, 128), (4, 128), (8, 128)]),
-        ("weak", {"num_shards": 8}, 0, [(8, 32), (16, 32), (32, 32)]),
-        ("weak", {"microbatch_size": 100}, 0, [(2, 100), (4, 100), (8, 100)]),
-        ("both", {}, 0, [(4, 64)] * 3 + [(4, 64), (8, 64), (16, 64)]),
-        (
-            "both",
-            {"num_shards": 4, "microbatch_size": 5},
-            1,
-            [(4, 5)] * 3 + [(1, 5), (2, 5), (4, 5)],
-        ),
+        ("strong", {}, [(4, 64), (4, 64), (4, 64)]),
+        ("strong", {"num_shards": 8}, [(8, 32)] * 3),
+        ("strong", {"num_shards": 40}, [(40, 16)] * 3),  # not below 16
+        ("strong", {"num_shards": 5}, [(5, 48)] * 3),  # 51, down to a multiple of 8
+        ("strong", {"num_shards": 8, "microbatch_size": 3}, [(8, 3)] * 3),
+        ("weak", {}, [(4, 64), (8, 64), (16, 64)]),
+        ("weak", {"num_shards": 8}, [(8, 32), (16, 32), (32, 32)]),
+        ("weak", {"microbatch_size": 100}, [(2, 100), (4, 100), (8, 100)]),
+        ("both", {}, [(4, 64)] * 3 + [(4, 64), (8, 64), (16, 64)]),
     ],
 )
-def test_sizes(
-    mode: str, flags: dict[str, int], per_rank: int, sizes: list[tuple[int, int]]
-) -> None:
-    points = plan_points(mode, (1, 2, 4), flags, per_rank)
+def test_sizes(mode: str, flags: dict[str, int], sizes: list[tuple[int, int]]) -> None:
+    points = plan_points(mode, (1, 2, 4), flags)
     assert [(each.num_shards, each.microbatch_size) for each in points] == sizes
     assert [each.ranks for each in points] == [1, 2, 4] * (len(points) // 3)
 

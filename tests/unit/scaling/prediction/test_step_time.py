@@ -12,74 +12,62 @@ from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.interconnect import Line
 from distcnn.scaling.prediction.step_time import (
-    ALONE,
-    KEPT,
+    AFTER_COMPUTING,
     OVERLAPPED,
-    TALLY_BYTES,
-    WHOLE,
-    Place,
+    SHARED_MEMORY,
+    STATS_BYTES,
     bucket_times,
     overlapped_end,
     predict,
     way_of,
 )
-from tests.support.prediction_cases import SHARD, SHARED, calibration, network_of
+from tests.support.sweep_cases import ON_HOST, SHARD, calibration, interconnect, strong
 
-NETWORK = network_of(Line(1e-3, 8e-9))
-
-
-def test_one_rank_by_hand() -> None:
-    found = predict(calibration(), Place(1, 2, 8), None)
-    assert found.step_seconds == pytest.approx(8 * (0.001 + 0.020) + 0.002 + 7 * 0.001 + 0.003)
-    assert (found.way, found.communication, found.waiting) == (ALONE, pytest.approx(0), 0)
-    kept = predict(calibration(), Place(1, 2, 4), None)
-    assert kept.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 0.003)
-    assert kept.way == KEPT
+NETWORK = interconnect(Line(1e-3, 8e-9))
 
 
-def test_two_ranks_of_one_host_by_hand() -> None:
-    found = predict(calibration(), Place(2, 2, 8), None)
-    assert found.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 2e-5 + 48e-10 + 0.003)
-    assert found.way == KEPT
+def test_one_host_by_hand() -> None:
+    one = predict(calibration(), strong(1, 8), 2, None)
+    assert one.step_seconds == pytest.approx(8 * (0.001 + 0.020) + 8 * 0.001 + 0.003)
+    assert one.shares["communication"] == pytest.approx(0)
+    shared = predict(calibration(), strong(1, 4), 2, None)
+    assert shared.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 0.003)
+    two = predict(calibration(), strong(2, 8), 2, None)
+    assert two.step_seconds == pytest.approx(4 * (0.021 + 0.0005) + 2e-5 + 48e-10 + 0.003)
 
 
 def test_between_hosts_by_hand() -> None:
     """Four hosts, two shards on each: the first bucket's sum is not done when the second bucket is
     complete.
     """
-    found = predict(calibration(), Place(4, 1, 8), NETWORK)
-    first, second = 4e-3 + 1.5 * 480_000 * 8e-9, 4e-3 + 1.5 * (320_000 + TALLY_BYTES) * 8e-9
-    complete = 2 * (0.001 + 0.010 + 0.004) + (0.001 + 0.002) * 0.6
+    found = predict(calibration(), strong(4, 8), 1, NETWORK)
+    first, second = 4e-3 + 1.5 * 480_000 * 8e-9, 4e-3 + 1.5 * (320_000 + STATS_BYTES) * 8e-9
+    complete = 2 * (0.001 + 0.010 + 0.004) + 2 * 0.001 * 0.6
     assert found.step_seconds == pytest.approx(
-        max(complete + first, complete + 2 * 0.006 + 0.003 * 0.4) + second + 0.003
+        max(complete + first, complete + 2 * 0.006 + 2 * 0.001 * 0.4) + second + 0.003
     )
-    assert (found.way, found.bottleneck) == (OVERLAPPED, "computing")
-    off = predict(calibration(), Place(4, 1, 8), NETWORK, "off")
-    assert off.way == WHOLE
+    off = predict(calibration(), strong(4, 8), 1, NETWORK, "off")
     assert off.step_seconds == pytest.approx(
-        2 * 0.021 + 0.003 + 4e-3 + 1.5 * (800_000 + TALLY_BYTES) * 8e-9 + 0.003
+        2 * 0.021 + 0.002 + 4e-3 + 1.5 * (800_000 + STATS_BYTES) * 8e-9 + 0.003
     )
 
 
 def test_on_each_host_and_then_between_them() -> None:
-    found = predict(calibration(), Place(8, 2, 8), NETWORK, "off")
-    nbytes = 800_000 + TALLY_BYTES
-    assert found.sums == pytest.approx(
-        SHARED.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
-    )
-    assert found.latency == pytest.approx(2e-5 + 4e-3)
+    found = predict(calibration(), strong(8, 8), 2, NETWORK, "off")
+    nbytes = 800_000 + STATS_BYTES
+    sums = ON_HOST.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
+    assert found.shares["communication"] * found.step_seconds == pytest.approx(sums)
 
 
 @pytest.mark.parametrize(
     ("ranks", "num_shards"), [(1, 8), (2, 8), (3, 8), (5, 8), (8, 8), (7, 100), (64, 1000)]
 )
 def test_the_parts_add_up_and_imbalance_is_waiting(ranks: int, num_shards: int) -> None:
-    found = predict(calibration(), Place(ranks, 1, num_shards), NETWORK)
-    parts = found.compute + found.local_sum + found.communication + found.waiting + found.data
-    assert parts == pytest.approx(found.step_seconds)
+    found = predict(calibration(), strong(ranks, num_shards), 1, NETWORK)
+    assert sum(found.shares.values()) == pytest.approx(1)
     own = [len(shards_of_rank(num_shards, ranks, rank)) for rank in range(ranks)]
-    assert found.place.most_shards == max(own)
-    assert (found.waiting > 1e-9) == (min(own) < max(own))
+    assert found.point.most_shards == max(own)
+    assert (found.shares["waiting"] > 1e-9) == (min(own) < max(own))
 
 
 def simulate(starts: list[float], seconds: list[float]) -> float:
@@ -111,45 +99,25 @@ def test_overlap_is_what_a_simulation_takes() -> None:
 def test_buckets_of_more_shards_than_lanes() -> None:
     """Ten shards: two are taken whole, eight go through backward together."""
     first, second = bucket_times(SHARD, 10, (480_000, 320_000))
-    assert first == pytest.approx(
-        2 * (0.021 + 0.001) + 8 * (0.011 + 0.004) + (0.001 * 8 + 0.001) * 0.6
-    )
-    assert second == pytest.approx(10 * 0.021 + 0.002 + 9 * 0.001)
+    assert first == pytest.approx(2 * (0.021 + 0.001) + 8 * (0.011 + 0.004) + 8 * 0.001 * 0.6)
+    assert second == pytest.approx(10 * 0.021 + 10 * 0.001)
 
 
 def test_how_gradients_are_summed() -> None:
-    machine = calibration()
-    assert way_of(machine, Place(2, 2, 8), "auto") == KEPT
-    assert way_of(machine, Place(2, 2, 10), "auto") == WHOLE
-    assert way_of(machine, Place(2, 2, 8), "on") == OVERLAPPED
-    assert way_of(machine, Place(2, 1, 8), "auto") == OVERLAPPED
-    assert way_of(machine, Place(2, 1, 8), "off") == WHOLE
-    assert way_of(calibration(reduction="fast"), Place(2, 1, 8), "auto") == WHOLE
+    def way(per_host: int, shards: int, overlap: str, **changes: str) -> str:
+        hosts = 2 // per_host
+        return way_of(calibration(**changes), strong(2, shards), per_host, hosts, overlap)
 
-
-def test_bottlenecks() -> None:
-    slow = network_of(Line(0.5, 1e-12))
-    narrow = network_of(Line(1e-6, 1e-5))
-    assert predict(calibration(), Place(64, 1, 64), slow).bottleneck == "latency"
-    assert predict(calibration(), Place(64, 1, 64), narrow).bottleneck == "bandwidth"
-    assert (
-        predict(calibration(), Place(63, 1, 64), network_of(Line(0, 0))).bottleneck == "imbalance"
-    )
-    assert predict(calibration(), Place(4096, 1, 4096), NETWORK).bottleneck == "training set"
-    assert predict(calibration(spread=0.0), Place(64, 1, 64), NETWORK).late == 0
+    assert way(2, 8, "auto") == SHARED_MEMORY
+    assert way(2, 10, "auto") == AFTER_COMPUTING
+    assert way(2, 8, "on") == OVERLAPPED
+    assert way(1, 8, "auto") == OVERLAPPED
+    assert way(1, 8, "off") == AFTER_COMPUTING
+    assert way(1, 8, "auto", reduction="fast") == AFTER_COMPUTING
 
 
 def test_what_is_not_known_is_asked_for() -> None:
-    with pytest.raises(
-        InputError,
-        match=r"--predict 4 at 2 a host needs several hosts, and no network .* --network latency=",
-    ):
-        predict(calibration(), Place(4, 2, 8), None)
-    with pytest.raises(
-        InputError,
-        match=(
-            r"needs a point with several ranks on one host, such as --ranks 1,2 .*"
-            r" --ranks-per-host 1"
-        ),
-    ):
-        predict(calibration(on_host={}), Place(4, 2, 8), NETWORK)
+    with pytest.raises(InputError, match=r"--predict 4 .* use --interconnect latency="):
+        predict(calibration(), strong(4, 8), 2, None)
+    with pytest.raises(InputError, match=r"--predict 4 .* --ranks-per-host 1"):
+        predict(calibration(on_host={}), strong(4, 8), 2, NETWORK)

@@ -1,4 +1,4 @@
-"""The engine: how convolution, pooling and memory are made fast.
+"""The engine: how layers are computed fast; ``distcnn.nn.reference`` says what they compute.
 
-``distcnn.nn.reference`` says what they compute.
+``distcnn.nn.planner`` decides which kernel runs which layer. Begin reading with ``convolution.py``.
 """

@@ -30,14 +30,9 @@ class Shifts:
             windows = windows_view(
                 of_piece, (1, self._shifts), (1, self._step), (fresh.stop - fresh.start, columns)
             )[:, 0]
-            of_column = windows.strides[3]
+            *others, of_column, of_example = windows.strides
             shape = (*windows.shape[:3], self._outputs, self._tiles, windows.shape[4])
-            strides = (
-                *windows.strides[:3],
-                of_column,
-                of_column * self._outputs,
-                windows.strides[4],
-            )
+            strides = (*others, of_column, of_column * self._outputs, of_example)
             view = as_strided(windows, shape, strides, writeable=False)
             self._views[piece] = x, view
         return view
@@ -51,13 +46,11 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
     whole, rest = divmod(images.shape[2], outputs)
     pairs = []
     if whole:
-        pairs.append(
-            (_tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4), tiled[:, :, :, :whole])
-        )
+        as_tiles = _tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4)
+        pairs.append((as_tiles, tiled[:, :, :, :whole]))
     if rest:
-        pairs.append(
-            (images[:, :, whole * outputs :].transpose(2, 0, 1, 3), tiled[:rest, :, :, whole])
-        )
+        last = images[:, :, whole * outputs :].transpose(2, 0, 1, 3)
+        pairs.append((last, tiled[:rest, :, :, whole]))
     for of_images, of_tiles in pairs:
         if to_images:
             np.copyto(of_images, of_tiles)
@@ -80,15 +73,11 @@ def fold(pixels: Array, step: int, x: Array, held: int = 0) -> None:
     for first in range(0, count, step):
         few = pixels[:, :, :, first : first + step]
         width = few.shape[3]
-        whole = (
-            tiles if width == step else tiles - 1
-        )  # x may end with the last tile's pixels, short of its step
-        columns, rest = (
-            _tiled(x[:, :, first:], step, whole)[:, :, :, :width],
-            x[:, :, first + whole * step :][:, :, :width],
-        )
+        whole = tiles if width == step else tiles - 1  # x may end short of the last tile's step
+        columns = _tiled(x[:, :, first:], step, whole)[:, :, :, :width]
         columns += few[:, :, :whole]
         if whole < tiles:
+            rest = x[:, :, first + whole * step :][:, :, :width]
             rest += few[:, :, whole]
 
 
@@ -108,8 +97,6 @@ def _fold_pairs(pixels: Array, step: int, x: Array, add: bool) -> None:
 
 
 def _tiled(x: Array, step: int, tiles: int) -> Array:
-    """``[c, h, t, j, n] = x[c, h, t*step + j, n]`` for j < step: the width cut into tiles,
-    a view.
-    """
+    """``[c, h, t, j, n] = x[c, h, t*step + j, n]`` for j < step, a view."""
     channels, height, _, count = x.shape
     return x[:, :, : tiles * step].reshape(channels, height, tiles, step, count)

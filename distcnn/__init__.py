@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distcnn.training.results import RunResult
     from distcnn.training.trainer import Trainer
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "Callback",

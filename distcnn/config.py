@@ -253,9 +253,10 @@ class Config:
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             self._check_type(each)
-            choices, value = each.metadata["choices"], getattr(self, each.name)
-            if choices and value not in choices and not (each.metadata["own"] and is_own(value)):
-                own = each.metadata["own"]
+            choices, own = each.metadata["choices"], each.metadata["own"]
+            value = getattr(self, each.name)
+            known = value in choices or (own and value.partition("(")[0] in choices)
+            if choices and not known and not (own and is_own(value)):
                 more = f", or your own as package.module:{own}" if own else ""
                 raise InputError(
                     f"unknown {as_flag(each.name)} {value!r}: choose one of"

@@ -24,7 +24,7 @@ overlap, ``ALLREDUCE`` is on the thread that sums, and the main thread has ``WAI
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Protocol
@@ -91,7 +91,7 @@ WAIT_FOR_WINDOW: Final = "wait for window"
 
 
 class Listener(Protocol):
-    """Told of every span of every thread, in the thread that enters it.
+    """Told of spans of all threads, each in the thread that enters it.
 
     Spans nest, and end in the reverse order of their beginnings. A listener that comes in the
     middle of one is told of its end without its beginning. What a listener raises ends the work.
@@ -116,9 +116,8 @@ class Span:
         return " ".join([self.name, *(f"{key}={value}" for key, value in self.labels.items())])
 
     def __enter__(self) -> None:
-        if _listeners:
-            for listener in _listeners:
-                listener.begin(self)
+        for listener in _heard[self.name]:
+            listener.begin(self)
 
     def __exit__(
         self,
@@ -126,12 +125,23 @@ class Span:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if _listeners:
-            for listener in reversed(_listeners):
-                listener.end(self)
+        for listener in reversed(_heard[self.name]):
+            listener.end(self)
 
 
-_listeners: tuple[Listener, ...] = ()
+class _Heard(dict[str, tuple[Listener, ...]]):
+    """Who hears of spans of a name; worked out when the first of that name is entered."""
+
+    def __init__(self, listeners: tuple[tuple[Listener, Container[str] | None], ...] = ()) -> None:
+        super().__init__()
+        self.listeners = listeners
+
+    def __missing__(self, name: str) -> tuple[Listener, ...]:
+        self[name] = tuple(one for one, names in self.listeners if names is None or name in names)
+        return self[name]
+
+
+_heard = _Heard()
 _PROGRESS = Span(PROGRESS)
 
 
@@ -142,11 +152,16 @@ def touch() -> None:
 
 
 @contextmanager
-def listening(*listeners: Listener) -> Iterator[None]:
-    """Tell ``listeners`` of every span inside this context."""
-    global _listeners
-    _listeners = (*_listeners, *listeners)
+def listening(listener: Listener, names: Container[str] | None = None) -> Iterator[None]:
+    """Tell ``listener`` of the spans inside this context.
+
+    Args:
+        listener: who is told.
+        names: of which spans; None: of all.
+    """
+    global _heard
+    _heard = _Heard((*_heard.listeners, (listener, names)))
     try:
         yield
     finally:
-        _listeners = tuple(one for one in _listeners if one not in listeners)
+        _heard = _Heard(tuple(entry for entry in _heard.listeners if entry[0] is not listener))

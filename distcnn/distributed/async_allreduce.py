@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -73,10 +72,6 @@ def plan_buckets(borders: Sequence[int], smallest: int = SMALLEST_BUCKET) -> tup
 class Sums(Protocol):
     """Arrays that are summed over all ranks, each in place."""
 
-    @property
-    def allreduce_seconds(self) -> float:
-        """Seconds spent in sums so far, hidden or not, including waiting for late ranks."""
-
     def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
         """Hand over ``values``, which are the sums after ``finish``; ``span`` marks the summing.
 
@@ -91,13 +86,11 @@ class ForegroundSums:
     """Each sum is done before ``start`` returns."""
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
-        self._allreduce_sum, self.allreduce_seconds = allreduce_sum, 0.0
+        self._allreduce_sum = allreduce_sum
 
     def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
-        start = time.perf_counter()
         with span:
             self._allreduce_sum(values)
-        self.allreduce_seconds += time.perf_counter() - start
 
     def finish(self) -> None:
         """Nothing is left to wait for."""

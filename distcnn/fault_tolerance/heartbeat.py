@@ -119,7 +119,7 @@ class Heartbeat:
             return
         self._main = threading.get_ident()
         try:
-            with spans.listening(self):
+            with spans.listening(self, NOTED):
                 yield
         finally:
             self._main = None
@@ -127,8 +127,6 @@ class Heartbeat:
 
     def begin(self, span: Span) -> None:
         """Note what begins."""
-        if span.name not in NOTED:
-            return
         if threading.get_ident() == self._main:
             if span.name == spans.STEP:
                 self._step = int(str(span.labels.get("step", -1)))
@@ -145,16 +143,16 @@ class Heartbeat:
 
         After an outermost activity its text stays: a report of an exception tells what failed.
         """
-        if span.name not in NOTED:
-            return
+        self.beats += 1
         if threading.get_ident() == self._main:
             if span.name in WAITS:
                 self._waiting = False
+                self._note()
             elif span.name in TEXTS and self._outer:
                 outer = self._outer.pop()
                 if self._outer:
                     self._activity = outer
-        self._note()
+                    self._note()
 
     def note_end(self) -> None:
         """The command's work is done."""

@@ -1,10 +1,19 @@
-"""Losses: ``loss(outputs, labels, weights) -> (loss_sum, grad_outputs)``, sums over examples, never
-means.
+"""Losses: ``loss(outputs, labels, weights) -> (loss_sum, grad_outputs)``.
 
-``outputs`` is (classes, N); ``labels`` integers (N,); ``weights`` (N,) is 1 for an example and 0
-for padding, which then adds nothing to the sum and sends back a gradient of exactly zero. Other
-shapes (PyTorch's (N, classes), weights of classes) raise ``ValueError``. Whoever adds up all shards
-divides once, by the true global count.
+They return sums over examples, never means: whoever adds up all shards divides once, by the number
+of examples. An example of weight 0 is padding: it adds nothing to the sum, and its gradient is
+exactly 0. ``distcnn.nn.reference`` has the derivations.
+
+Args of every loss:
+    outputs: (classes, N), float32 or float64.
+    labels: (N,) integers, 0 to classes - 1.
+    weights: (N,), 1 for an example and 0 for padding.
+
+Returns:
+    The weighted sum of the losses, and its gradient (classes, N).
+
+Raises:
+    ValueError: For arrays of other shapes, such as PyTorch's (N, classes).
 """
 
 from __future__ import annotations
@@ -23,14 +32,11 @@ Loss = Callable[[Array, NDArray[np.integer], Array], tuple[float, Array]]
 def softmax_cross_entropy(
     logits: Array, labels: NDArray[np.integer], weights: Array
 ) -> tuple[float, Array]:
-    """``sum over n of weights[n] * (log sum_k exp(z[k, n]) - z[label, n])``, and its gradient
-    ``weights * (softmax(z) - onehot)``.
+    """``sum over n of weights[n] * -log p[label, n]`` with ``p = softmax(logits)``.
 
-    Derivation: with p = softmax(z), d/dz[k] of log sum exp(z) is p[k], and d/dz[k] of -z[label] is
-    -1 for k = label, else 0. The largest logit is subtracted first (it cancels), so no exp
-    overflows and no logarithm sees 0 (Goodfellow et al. 2016, sec. 4.1). For a confident prediction
-    the sum under the logarithm is 1 + x, with an x that even float64 may round away: hence
-    ``log1p(x)``.
+    The gradient is ``weights * (p - onehot)``. The largest logit is subtracted first, so that no
+    exp overflows (Goodfellow et al. 2016, section 4.1). For a confident prediction the sum under
+    the logarithm is 1 + x, with an x that even float64 may round away: hence ``log1p(x)``.
     """
     _check_shapes(logits, labels, weights)
     columns = np.arange(logits.shape[1])
@@ -50,8 +56,9 @@ def softmax_cross_entropy(
 def squared_error(
     outputs: Array, labels: NDArray[np.integer], weights: Array
 ) -> tuple[float, Array]:
-    """``sum over n of weights[n] * 1/2 * sum_k (y[k, n] - onehot[k, n])^2``, and its gradient
-    ``weights * (y - onehot)``.
+    """``sum over n of weights[n] * 1/2 * sum over k of (y[k, n] - onehot[k, n])^2``.
+
+    The gradient is ``weights * (y - onehot)``.
     """
     _check_shapes(outputs, labels, weights)
     grad = outputs.copy()
@@ -76,6 +83,4 @@ GUESSING: dict[str, Callable[[int], float]] = {
     "cross-entropy": math.log,
     "squared-error": lambda classes: (1 - 1 / classes) / 2,
 }
-"""Of a number of classes: the mean loss when all of them are held equally likely, whatever the
-image.
-"""
+"""The mean loss of a network that finds all classes equally likely, by the number of classes."""

@@ -107,7 +107,7 @@ def check_same_data(datasets: list[DatasetInfo]) -> None:
     for rank, dataset in enumerate(datasets):
         if dataset != datasets[0]:
             raise InputError(
-                f"{dataset.path} is another image set on rank {rank} than on rank 0 (SHA-256"
-                f" {dataset.sha256 or 'unknown'}, not {datasets[0].sha256 or 'unknown'}): put the"
-                " file on a file system that all hosts share, or the same one on each"
+                f"{dataset.path}: rank {rank} has another image set than rank 0 (SHA-256"
+                f" {dataset.sha256 or 'unknown'}, not {datasets[0].sha256 or 'unknown'}): give all"
+                " ranks the same arrays, or a file that all hosts share or have a copy of"
             )

@@ -246,14 +246,14 @@ def too_many_ranks(config: Config, world_size: int) -> str:
     batch = config.global_batch_size
     shards = next((n for n in range(world_size, batch + 1) if batch % n == 0), 0)
     remedy = (
-        f"--num-shards {shards} --microbatch-size {batch // shards} keeps the global batch of"
-        f" {batch:,} (other shards, other bits)"
+        f"--num-shards {shards} --microbatch-size {batch // shards}, which keeps the global batch"
+        f" of {batch:,} but changes the bits"
         if shards
-        else f"give --num-shards {world_size} or more"
+        else f"--num-shards {world_size} or more"
     )
     return (
-        f"{world_size} ranks cannot share {counted(config.num_shards, 'shard')}: each needs one:"
-        f" start at most {config.num_shards}, or begin a new run: {remedy}"
+        f"{world_size} ranks cannot share {counted(config.num_shards, 'shard')} (each rank needs at"
+        f" least one): start at most {config.num_shards}, or begin a new run with {remedy}"
     )
 
 

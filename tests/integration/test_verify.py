@@ -208,8 +208,8 @@ def test_a_hash_that_was_altered_is_named(ranks: int, copy: Path) -> None:
     assert receipt(copy)[5]["step"] == 8
     (copy / "receipt.jsonl").write_text(text.replace(sha256, ALTERED))
     message = (
-        r"step 8 \(last recorded step that matches: step 6\): parameter conv1\.bias: SHA-256"
-        rf" {ALTERED} in the receipt, {sha256} replayed"
+        rf"step 8 \(.*: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the receipt,"
+        rf" {sha256} replayed"
     )
     assert_different(copy, message, ranks=ranks)
     assert_different(

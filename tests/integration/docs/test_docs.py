@@ -109,9 +109,7 @@ def test_the_guides_layers_pass_its_gradient_check(guide_folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arguments", [words for _, words in commands(GUIDE) if "--debug" not in words], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [words for _, words in commands(GUIDE)], ids=" ".join)
 def test_the_guides_commands_run(
     guide_folder: Path, image_set: MakeImageSet, tmp_path: Path, arguments: list[str]
 ) -> None:

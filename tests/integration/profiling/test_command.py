@@ -151,7 +151,7 @@ def test_with_overlap_buckets_are_reduced_on_a_thread_of_their_own(
         assert len(sums) == 2 * LENET_STEPS
         assert sum(each.args["nbytes"] for each in sums[:2]) == 8 * (
             8 + 431_080
-        )  # the tally and the gradient, in float64
+        )  # the counts and the gradient, in float64
         assert len(trace.named("wait for sums", rank)) == LENET_STEPS
         added = shards_of(trace.named("local sum", rank))
         assert added == {  # one for each bucket

@@ -79,9 +79,9 @@ def test_a_stop_comes_within_the_time_of_a_step(data: Path) -> None:
     tested: list[int] = []
 
     class Counted(Evaluation):
-        def _add_block(self, tally: object, step: int) -> np.ndarray:
+        def _add_block(self, stats: object, step: int) -> np.ndarray:
             tested.append(step)
-            return super()._add_block(tally, step)  # type: ignore[arg-type]
+            return super()._add_block(stats, step)  # type: ignore[arg-type]
 
     evaluation.__class__ = Counted
     for wanted in (0, 1, 20, BLOCKS - 1):

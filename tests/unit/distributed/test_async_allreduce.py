@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 
@@ -17,7 +16,6 @@ def test_a_thread_sums_in_order_while_the_main_thread_goes_on() -> None:
         allowed.wait(10)
         seen.append(int(values[0]))
         values *= 2
-        time.sleep(0.01)
 
     sums, vectors = ThreadedSums(allreduce_sum), [np.array([number]) for number in range(3)]
     for vector in vectors:
@@ -27,4 +25,3 @@ def test_a_thread_sums_in_order_while_the_main_thread_goes_on() -> None:
     sums.finish()
     assert seen == [0, 1, 2]
     assert [int(vector[0]) for vector in vectors] == [0, 2, 4]
-    assert sums.allreduce_seconds > 0.03

@@ -133,10 +133,7 @@ def test_only_the_steps_asked_for_are_compared() -> None:
     [
         (
             weights(4, w="1", b="3"),
-            (
-                r"step 4 \(last recorded step that matches: step 2\): parameter b: SHA-256 2"
-                r" in the receipt, 3 replayed"
-            ),
+            r"step 4 \(.*: step 2\): parameter b: SHA-256 2 in the receipt, 3 replayed",
         ),
         (weights(4, w="0", b="3"), r"parameter w: SHA-256 1 in the receipt, 0 replayed"),
         (weights(4, w="1", b="2", c="5"), r"parameter c: SHA-256 None in the receipt, 5 replayed"),

@@ -24,9 +24,9 @@ from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import (
     REDUCERS,
+    BlockingAllreduce,
     Bucket,
     Communicator,
-    ForegroundSums,
     on_root,
     plan_buckets,
 )
@@ -180,7 +180,11 @@ def add_seconds(run: Run) -> float:
     """Time adding a whole gradient to a rank's sum, on the slowest rank. Collective."""
     config, gradients = run.config, run.parameters.values.copy()
     reducer = REDUCERS[config.reduction](
-        gradients, 2, config.num_shards, config.gradient_limit, ForegroundSums(lambda values: None)
+        gradients,
+        2,
+        config.num_shards,
+        config.gradient_limit,
+        BlockingAllreduce(lambda values: None),
     )
     seconds: list[float] = []
     run.communicator.barrier()

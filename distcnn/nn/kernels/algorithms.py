@@ -130,7 +130,7 @@ def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
     ``window_width`` is that of the pooling that follows; it divides the output's width.
     """
     (kernel_height, kernel_width), stride = geometry.kernel, geometry.stride[1]
-    output_width = geometry.size[1]
+    output_width = geometry.output_size[1]
     costs = {1: output_width * kernel_width}
     thick = geometry.channels * kernel_height >= LEAST_DEPTH and geometry.filters >= LEAST_FILTERS
     if thick and stride == 1 and kernel_width > 1:

@@ -116,7 +116,7 @@ class Blocking:
     def pieces(self, width: int, buffers: Buffers) -> Iterator[Piece]:
         """In their order, for inputs of ``width`` columns with their padding."""
         geometry, depth = self.geometry, self.geometry.channels * self.tiling.depth
-        shape = self.tiling.points, geometry.height, depth, self.columns
+        shape = self.tiling.points, geometry.padded_height, depth, self.columns
         strip_width = self.tiles * self.tiling.tile_width
         for of_input, of_output in plan_strips(geometry, width, strip_width, self.images):
             rows = buffers.zeros(shape)
@@ -124,7 +124,7 @@ class Blocking:
             of_point, of_row, of_depth, of_column = rows.strides
             windows = as_strided(
                 rows,
-                (shape[0], geometry.size[0], geometry.kernel[0] * depth, shape[3]),
+                (shape[0], geometry.output_size[0], geometry.kernel[0] * depth, shape[3]),
                 (of_point, geometry.stride[0] * of_row, of_depth, of_column),
             )
             for block in self.blocks:
@@ -144,7 +144,7 @@ def plan_blocking(
     """
     depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
     column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input
-    tiles, images = tiling.tiles(geometry.size[1]), geometry.count
+    tiles, images = tiling.tiles(geometry.output_size[1]), geometry.count
     if not tiling.is_untiled:
         smallest = window_height * column_bytes * tiles * images
         tiles, images = strip_size(tiles, images, smallest, BLOCK_BYTES)
@@ -179,7 +179,7 @@ def plan_strips(
     """Strips of the input, ``width`` columns with its padding, and those of the output, ``columns``
     of some ``images`` at a time.
     """
-    output_width, stride = geometry.size[1], geometry.stride[1]
+    output_width, stride = geometry.output_size[1], geometry.stride[1]
     shared = max(geometry.kernel[1] - stride, 0)  # by neighbouring strips
     for first_image in range(0, geometry.count, images):
         some = slice(first_image, first_image + images)
@@ -193,7 +193,7 @@ def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: i
     """Blocks of about ``most_bytes``, of a ``multiple`` of rows of the output, each of which takes
     ``row_bytes`` with the input that it is made of.
     """
-    (kernel_height, _), (stride, _), (oh, _) = geometry.kernel, geometry.stride, geometry.size
+    kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
     rows = -(-oh // max(1, -(-oh * row_bytes // most_bytes)))
     rows = -(-rows // multiple) * multiple
     blocks = []
@@ -201,7 +201,7 @@ def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: i
     for start in range(0, oh, rows):
         stop = min(start + rows, oh)
         fresh = slice(needed, (stop - 1) * stride + kernel_height)
-        done = slice(complete, geometry.height if stop == oh else stop * stride)
+        done = slice(complete, geometry.padded_height if stop == oh else stop * stride)
         blocks.append(Block(slice(start, stop), fresh, done))
         needed, complete = fresh.stop, stop * stride
     return blocks
@@ -221,8 +221,8 @@ class Gather:
 
 def plan_gathers(geometry: Geometry) -> Iterator[Gather]:
     """One for each row of the input."""
-    (kernel_height, _), (stride, _), (oh, _) = geometry.kernel, geometry.stride, geometry.size
-    for row in range(geometry.height):
+    kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
+    for row in range(geometry.padded_height):
         stack = row % stride
         in_stack = len(range(stack, kernel_height, stride))
         first = row // stride - in_stack + 1  # the output that the stack's last row meets here

@@ -98,7 +98,7 @@ class ConvKernel:
         self._tiling = choose_tiling(geometry, window[1])
 
         padded_width = max(width + 2 * pw, self._tiling.input_width(ow))
-        padded_shape = channels, geometry.height, padded_width, count
+        padded_shape = channels, geometry.padded_height, padded_width, count
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
         is_padded = padded_shape[1:3] != (height, width)
         self._padded = buffers.images(padded_shape) if is_padded else None

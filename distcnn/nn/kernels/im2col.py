@@ -63,7 +63,7 @@ class Im2col(Unfolded):
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         super().__init__(blocking, buffers)
         geometry = blocking.geometry
-        self.images = buffers.images((geometry.filters, *geometry.size, geometry.count))
+        self.images = buffers.images((geometry.filters, *geometry.output_size, geometry.count))
         self._products = self._grad_products = _as_products(self.images)
 
     def products(self, piece: Piece) -> Array:
@@ -103,7 +103,7 @@ class TiledIm2col(Unfolded):
         super().__init__(blocking, buffers)
         points, filters = blocking.tiling.points, blocking.geometry.filters
         self._products = buffers.zeros((points, blocking.most_outputs, filters, blocking.columns))
-        self._grad_shape = points, blocking.geometry.size[0], filters, blocking.columns
+        self._grad_shape = points, blocking.geometry.output_size[0], filters, blocking.columns
 
     def products(self, piece: Piece) -> Array:
         return self._products[:, : piece.height]

@@ -40,11 +40,10 @@ class Winograd:
         tile = self._tiles, points, self._images
         self._grad_pixels = buffers.zeros((blocking.most_inputs, geometry.channels, *tile))
         # The bias is one more row of products, so that A^T and the ones beside it add it.
-        products = buffers.zeros((points + 1, geometry.size[0], geometry.filters, blocking.columns))
+        oh, filters = geometry.output_size[0], geometry.filters
+        products = buffers.zeros((points + 1, oh, filters, blocking.columns))
         self._grad_products, self._products_and_bias = products[:-1], products[:, :most_outputs]
-        self._tiled = buffers.zeros(
-            (outputs, most_outputs, geometry.filters, self._tiles, self._images)
-        )
+        self._tiled = buffers.zeros((outputs, most_outputs, filters, self._tiles, self._images))
 
     def transform_weights(self, weight: Array, bias: Array, transformed: Array) -> None:
         self._products_and_bias[-1] = bias

@@ -20,10 +20,9 @@ which is one product too, of the W_i side by side with the G[r] one below the ot
 the input is that, transformed back, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A
 guide to convolution arithmetic", 2016.)
 
-Order of the calls: ``forward`` and ``backward`` alternate. Both go through the same pieces
-(``blocking.py``) in the same order; V, which backward needs again, is kept in between. An
-``Output`` takes each piece of the output and makes something of it: whole images here, pooled ones
-in ``fusion.py``.
+Forward and backward go through the same pieces (``blocking.py``) in the same order; V, which
+backward needs again, is kept in between. An ``Epilogue`` takes each piece of the output and makes
+something of it: whole images here, pooled ones in ``fusion.py``.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from distcnn.nn.kernels.winograd import Winograd
 from distcnn.nn.layer import Array, Call, Shape
 
 
-class Output(Protocol):
+class Epilogue(Protocol):
     """Takes a convolution's output a piece at a time, and gives its gradient back a piece at a
     time, both in ``Algorithm.tiled(piece)``.
     """
@@ -112,13 +111,13 @@ class ConvKernel:
 
         self.is_fused = fused and pooling is not None and self._tiling.tile_width % window[1] == 0
         output_shape = filters, oh, ow, count
-        self._output: Output
+        self._epilogue: Epilogue
         if pooling is not None and self.is_fused:
-            self._output = FusedPool(pooling, output_shape, self._pieces, algorithm, buffers)
+            self._epilogue = FusedPool(pooling, output_shape, self._pieces, algorithm, buffers)
         elif isinstance(algorithm, Im2col):
-            self._output = InPlace(algorithm)
+            self._epilogue = InPlace(algorithm)
         else:
-            self._output = WholeImages(algorithm, buffers.images(output_shape))
+            self._epilogue = WholeImages(algorithm, buffers.images(output_shape))
 
     def _make_product_buffers(self, blocking: Blocking) -> None:
         """What the matrix products read and write, besides V and M."""
@@ -138,8 +137,8 @@ class ConvKernel:
         self._ones = np.ones(columns, self._buffers.dtype)
 
     def forward(self, x: Array, call: Call) -> Array:
-        """The output of the ``Output``, for the input ``x`` (C, H, W, N)."""
-        output, algorithm = self._output, self._algorithm
+        """What the epilogue makes of the output, for the input ``x`` (C, H, W, N)."""
+        epilogue, algorithm = self._epilogue, self._algorithm
         if self._padded is not None:
             self._padded[self._interior] = x
             x = self._padded
@@ -151,19 +150,19 @@ class ConvKernel:
             algorithm.transform_input(x, piece)
             np.matmul(weights, piece.windows, out=algorithm.products(piece))
             algorithm.transform_products(piece)
-            output.take(piece)
-        return output.result
+            epilogue.take(piece)
+        return epilogue.result
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         """Write the parameters' gradients; return the input's, a view of a larger array."""
-        output, algorithm, grad_bias = self._output, self._algorithm, call.grads["bias"]
-        output.begin_backward(grad_output)
+        epilogue, algorithm, grad_bias = self._epilogue, self._algorithm, call.grads["bias"]
+        epilogue.begin_backward(grad_output)
         self._grad_weights.fill(0)
         grad_bias.fill(0)
         if input_gradient:
             self._stack_weights()
         for piece in self._pieces:
-            output.give_gradient(piece)
+            epilogue.give_gradient(piece)
             grad_products, matrices = algorithm.transform_gradient(piece, keep=input_gradient)
             sums = np.matmul(matrices, self._ones).reshape(-1, self._geometry.filters)
             grad_bias += np.add.reduce(sums, axis=0)
@@ -221,7 +220,7 @@ class ConvKernel:
 
 
 class WholeImages:
-    """The output as whole images, copied from the tiles and back: an ``Output``."""
+    """The output as whole images, copied from the tiles and back: an ``Epilogue``."""
 
     def __init__(self, algorithm: Algorithm, images: Array) -> None:
         self._algorithm, self.result = algorithm, images
@@ -241,7 +240,7 @@ class WholeImages:
 
 
 class InPlace:
-    """The output as whole images, which is what ``Im2col`` writes: an ``Output``."""
+    """The output as whole images, which is what ``Im2col`` writes: an ``Epilogue``."""
 
     def __init__(self, algorithm: Im2col) -> None:
         self._algorithm, self.result = algorithm, algorithm.images

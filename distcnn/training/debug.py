@@ -25,11 +25,12 @@ from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
 from distcnn.training.advice import advice, zero_gradients
 from distcnn.training.checkpointing import NoSaving, restore_snapshot
-from distcnn.training.comparison import Receipt, read_receipt
 from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_pass
 from distcnn.training.progress import NoProgress
+from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import follow, for_replay, warn_of_changes
+from distcnn.training.results import Records
 from distcnn.training.resume import (
     existing_run,
     merged_config,
@@ -37,7 +38,6 @@ from distcnn.training.resume import (
     require_code_outside,
     require_trusted,
 )
-from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.schedule import Plan as Schedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
@@ -129,7 +129,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is"
         " written"
     )
-    loop = Loop(run, state, NoRunDirectory(), NoSaving(), NoProgress())
+    loop = Loop(run, state, Records(), NoSaving(), NoProgress())
     follow(loop, receipt, at, request.given.get("data"))
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: there is no step to break in")

@@ -15,6 +15,7 @@ from typing import Any
 
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
 from distcnn.network import Network
+from distcnn.nn import Parameters
 from distcnn.system.files import read_bytes, write_atomically
 from distcnn.system.json_values import from_json, to_json
 
@@ -107,6 +108,19 @@ class RunResult:
             TypeError: it is not a result.
         """
         return from_json(cls, {**values, "output": "", "network": None})
+
+
+class Records:
+    """Where the lines of a run go, and its result; this one keeps nothing."""
+
+    def add_metrics(self, kind: str, **values: Any) -> None:
+        """Take a line for people and plots, of the ``kind`` "step" or "epoch"."""
+
+    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
+        """Take a line on the state after ``step`` steps, which a replay must reproduce."""
+
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
+        """The run is over."""
 
 
 def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:

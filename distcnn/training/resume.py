@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from distcnn.errors import InputError
 from distcnn.system.files import read_bytes
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import check_snapshot
+from distcnn.training.receipt import read_receipt, readable_lines, sources_in_force
 from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import read_config
@@ -218,79 +219,52 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
     --epochs was changed by a resume whose checkpoints are lost; else an empty text.
     """
     try:
-        lines = [json.loads(line) for line in read_bytes(directory / RECEIPT).splitlines()]
-        last = max(line["step"] for line in lines)
-        starts = [line for line in lines if "configuration" in line]
-        earlier = [line for line in starts if line["step"] <= step]
-        before = earlier[-1:] + [line for line in starts if line["step"] > step]
-        plan = Plan(config, starts[0]["dataset"]["train_examples"])
-        configs = [Config.from_record(line["configuration"]) for line in before]
-        others = {
-            other.epochs
-            for other in configs
-            if not Plan(other, plan.train_examples).has_rates_of(plan)
-        }
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        receipt = read_receipt(directory)
+        plan = Plan(config, receipt.lines[0]["dataset"]["train_examples"])
+        later = (line["step"] for line in receipt.starts if line["step"] > step)
+        configs = [receipt.configuration_at(start) for start in (step, *later)]
+        plans = [Plan(each, plan.train_examples) for each in configs]
+        others = {each.config.epochs for each in plans if not each.has_rates_of(plan)}
+    except (InputError, LookupError, TypeError, ArithmeticError):
         return ""  # nothing is known of those steps, or nothing that can be read
-    if step >= last or not others:
+    if step >= receipt.last_step or not others:
         return ""
     return (
-        f"warning: steps {step + 1} to {last} were taken before with --epochs"
+        f"warning: steps {step + 1} to {receipt.last_step} were taken before with --epochs"
         f" {', '.join(map(str, sorted(others)))}, and are taken again with --epochs"
         f" {config.epochs}: learning rates and weights differ from those before"
     )
 
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
-    """Compare a model of the user's own with the source that the run was trained with.
+    """Compare the source of the user's own code with what the run was trained with.
 
-    Comments and layout may differ, which is reported. ``InputError`` when the code does, unless
-    that is ``accepted``.
+    Comments and layout may differ, which is reported.
+
+    Raises:
+        InputError: the code differs, and that is not ``accepted``.
     """
-    recorded = sources_in_force(_receipt_lines(point))
+    recorded = sources_in_force(readable_lines(_receipt_text(point)))
     if recorded is None or not now:
         return
     changes = compare_sources(recorded, now)
+    source = f"source of model {point.config.model!r}"
     if changes.code and not accepted:
         raise InputError(
-            f"--resume: the source of model {point.config.model!r} was edited since the run in"
-            f" {point.directory} used it: {changes}: "
-            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or continue with'
-            f" the new code: {ACCEPT_FLAG}"
+            f"--resume: the {source} was edited since the run in {point.directory} used it:"
+            f' {changes}: undo that ({RECEIPT} has the whole source, under "model_sources"), or'
+            f" continue with the new code: {ACCEPT_FLAG}"
         )
     if changes.code:
-        report(
-            f"warning: the source of model {point.config.model!r} was edited, so bits differ from"
-            f" here on: {changes}"
-        )
+        report(f"warning: the {source} was edited, so bits differ from here on: {changes}")
     elif changes.layout:
-        report(
-            f"warning: comments or layout in the source of model {point.config.model!r} were"
-            f" edited: {changes}"
-        )
+        report(f"warning: comments or layout in the {source} were edited: {changes}")
 
 
-def sources_in_force(lines: Iterable[Any]) -> Sources | None:
-    """The model's source in the last start or resume among a receipt's ``lines``; None where none
-    is recorded.
-    """
-    starts = [
-        line for line in lines if isinstance(line, dict) and line.get("kind") in ("start", "resume")
-    ]
-    recorded = starts[-1].get("model_sources") if starts else None
-    whole = isinstance(recorded, dict) and all(isinstance(text, str) for text in recorded.values())
-    return recorded if whole else None
-
-
-def _receipt_lines(point: ResumePoint) -> Iterator[Any]:
-    """The receipt as of the checkpoint, else as far as it can be read."""
+def _receipt_text(point: ResumePoint) -> str:
+    """The receipt as of the checkpoint, else of the file."""
     if point.checkpoint:
-        text = point.checkpoint.texts["receipt"]
-    else:
-        try:
-            text = read_bytes(point.directory / RECEIPT).decode(errors="replace")
-        except OSError:
-            return
-    for line in text.splitlines():
-        with suppress(ValueError):
-            yield json.loads(line)
+        return point.checkpoint.texts["receipt"]
+    with suppress(OSError):
+        return read_bytes(point.directory / RECEIPT).decode(errors="replace")
+    return ""

@@ -24,6 +24,7 @@ from distcnn.training.results import (
     METRICS,
     RECEIPT,
     SUMS,
+    Records,
     RunResult,
     describe,
     write_results,
@@ -43,7 +44,7 @@ Checkpoints = Mapping[int, Checkpoint]
 NONE: Checkpoints = MappingProxyType({})
 
 
-class RunDirectory:
+class RunDirectory(Records):
     """``config.toml`` at the start, ``metrics.jsonl`` and ``receipt.jsonl`` line by line, weights
     and ``result.json`` at the end.
 
@@ -196,19 +197,6 @@ def _shown(error: OSError, folder: Path) -> str:
     place = error.filename2 or error.filename  # of a renaming, the second is where it should go
     name = Path(place).name if place and error.errno in (errno.EISDIR, errno.ENOTDIR) else ""
     return f"{folder} ({error.strerror}{f': {name}' if name else ''})"
-
-
-class NoRunDirectory:
-    """What all ranks but root have: it takes everything and keeps nothing."""
-
-    def add_metrics(self, kind: str, **values: Any) -> None:
-        """Keep nothing."""
-
-    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        """Keep nothing."""
-
-    def finish(self, parameters: Parameters, result: RunResult) -> None:
-        """Keep nothing."""
 
 
 def create_run_directory(

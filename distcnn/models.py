@@ -24,7 +24,7 @@ from distcnn.nn import (
     Tanh,
     glorot_uniform,
 )
-from distcnn.registry import USAGE, import_own
+from distcnn.registry import USAGE, find
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
 
@@ -106,17 +106,10 @@ def find_model(name: str) -> Model:
     Raises:
         InputError: there is none, or ``package.module:function`` cannot be imported.
     """
-    if name in MODELS:
-        return MODELS[name]
     if name.startswith("Sequential("):
         network = parse(name)
         return lambda input_shape, classes: network
-    if not is_own(name):
-        raise InputError(
-            f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as"
-            " package.module:function, or write it out: Sequential([Flatten(), Dense(10)])"
-        )
-    found: Model = import_own("model", name)
+    found: Model = find("model", name, MODELS)
     return found
 
 

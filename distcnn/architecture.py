@@ -1,5 +1,4 @@
-"""A network as text, and back: what a run records, so that it can be loaded without the code that
-made it.
+"""A network as text, and back: a run can be loaded without the code that made its network.
 
     Sequential([Conv2d(20, 5), MaxPool2d(2), ReLU(), Flatten(), Dense(10)])
 

@@ -1,6 +1,4 @@
-"""The named networks, and your own: functions ``(input_shape, classes) -> Sequential``, chosen by
-name or as ``module:function``.
-"""
+"""The named networks and your own: functions ``(input_shape, classes) -> Sequential``."""
 
 from __future__ import annotations
 
@@ -120,8 +118,7 @@ def build_model(
     microbatch_size: int,
     make: Model | None = None,
 ) -> Plan:
-    """A plan of the model's network for microbatches of ``(*input_shape, microbatch_size)`` float32
-    images; its parameters are zero.
+    """A plan of the model's network for such images, float32; its parameters are zero.
 
     Args:
         name: the model's name, also for messages.
@@ -153,9 +150,7 @@ def build_model(
 
 
 def initialise_model(name: str, parameters: Parameters, rng: np.random.Generator) -> None:
-    """Draw the first values of the ``parameters`` of model ``name``; ``InputError`` says where an
-    initialiser of the user's fails.
-    """
+    """Draw the first parameters; ``InputError`` says where an initialiser of the user's fails."""
     try:
         parameters.draw(rng)
     except (Exception, SystemExit) as error:
@@ -163,9 +158,7 @@ def initialise_model(name: str, parameters: Parameters, rng: np.random.Generator
 
 
 def _explained(error: BaseException, name: str, images: str = "") -> BaseException:
-    """What to raise for an ``error`` that the model ``name`` led to: an ``InputError``, unless it
-    is a defect of ours.
-    """
+    """What to raise for an ``error`` of the model ``name``: ``InputError`` unless it is our defect."""
     if isinstance(error, InputError):
         return error
     if isinstance(error, MemoryError):

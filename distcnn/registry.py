@@ -104,8 +104,7 @@ def find_optimizer(
 
 
 def optimizer_name(optimizer: Optimizer) -> str:
-    """The name by which ``find_optimizer`` makes ``optimizer`` again, with its ``PLAIN``
-    settings.
+    """The name by which ``find_optimizer`` makes ``optimizer`` again, with its ``PLAIN`` settings.
 
     Raises:
         InputError: an argument is neither a number nor a text, so no name can tell it.

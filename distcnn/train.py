@@ -1,6 +1,4 @@
-"""Train a network: ``mpirun -n 4 python -m distcnn.train``, or ``python -m distcnn.train`` in one
-process, the same bits.
-"""
+"""Train a network: ``python -m distcnn.train``, alone or under ``mpirun``, to the same bits."""
 
 from __future__ import annotations
 
@@ -96,9 +94,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
 
 
 def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> None:
-    """End all ranks for a signal: ``EXIT_STOPPED`` promises that ``--resume`` works, so only where
-    there is a run.
-    """
+    """End all ranks for a signal; ``EXIT_STOPPED`` promises that ``--resume`` works."""
     if signals.can_resume:
         communicator.abort(EXIT_STOPPED)
     communicator.end_by_signal(signals.received or signal.SIGTERM)

@@ -1,6 +1,4 @@
-"""The folder of a run's checkpoints: written whole or not at all, the last few and the best kept,
-the damaged set aside.
-"""
+"""The folder of a run's checkpoints: written whole or not at all, damaged ones set aside."""
 
 from __future__ import annotations
 
@@ -61,16 +59,12 @@ class CheckpointStore:
         return path
 
     def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also``
-        (the best).
-        """
+        """Delete all up to the step ``newest`` but the last ``keep`` and ``also``."""
         while self._delete_oldest(newest, keep, also):
             pass
 
     def make_room(self, newest: int, also: int | None) -> bool:
-        """Delete the oldest up to the step ``newest``, but not the last one, nor that of the step
-        ``also``; whether there was one.
-        """
+        """Delete the oldest before ``newest`` that is not ``also``; whether there was one."""
         return self._delete_oldest(newest, 1, also)
 
     def _delete_oldest(self, newest: int, keep: int, also: int | None) -> bool:

@@ -104,9 +104,7 @@ class NoSaving:
 def take_snapshot(
     run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str
 ) -> Checkpoint:
-    """A copy of all that the run is after ``state.step`` steps; ``metrics`` and ``receipt`` are
-    their files' lines so far.
-    """
+    """A copy of the state of the run, with the lines of its files so far."""
     epoch, step_of_epoch = run.plan.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
         f"weights/{name}": values.copy() for name, values in run.parameters.named().items()
@@ -173,9 +171,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
 
 
 def check_snapshot(checkpoint: Checkpoint) -> None:
-    """``InputError`` unless all is there that ``take_snapshot`` puts in, of its types: a right
-    SHA-256 does not prove who wrote a file.
-    """
+    """``InputError`` unless it is as ``take_snapshot`` writes it: anyone can make a right SHA-256."""
     step = checkpoint.attributes["step"]
     try:
         config = Config.from_record(json.loads(checkpoint.texts["configuration"]))
@@ -207,9 +203,7 @@ def check_snapshot(checkpoint: Checkpoint) -> None:
 
 
 def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
-    """Whether ``values`` has a value of the type of each of ``examples``, an integer not
-    below it.
-    """
+    """Whether each value has the type of its example, and is not below it."""
     return all(
         type(values[name]) is type(each) and values[name] >= each for name, each in examples.items()
     )

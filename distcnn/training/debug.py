@@ -1,6 +1,4 @@
-"""Debugging a distributed run in one process: a gradient check, a check of every layer's numbers,
-a debugger at any step and shard.
-"""
+"""Debugging in one process: a gradient check, checks of every array, a debugger at any step."""
 
 from __future__ import annotations
 
@@ -50,9 +48,7 @@ Say = Callable[[str], None]
 
 
 def require_one_process(communicator: Communicator, flag: str) -> None:
-    """``InputError`` on several ranks: a debugger needs a terminal of its own, and one process
-    computes the same bits.
-    """
+    """``InputError`` on several ranks: a debugger needs a terminal of its own."""
     if communicator.world_size > 1:
         raise InputError(
             f"{flag} needs one process, not {communicator.world_size} ranks: leave the launcher"
@@ -159,9 +155,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
 def _source(
     request: Request, at: int, say: Say
 ) -> tuple[Config, Config, Receipt, Checkpoint | None]:
-    """What to replay: a run, from its nearest checkpoint, with the flags that it had there and
-    those it has now; or a new one.
-    """
+    """What to replay, with the flags that it had there, those it has now, and its checkpoint."""
     if not request.resume:
         return request.config, request.config, Receipt([]), None
     directory = existing_run(request.resume)

@@ -1,6 +1,4 @@
-"""How a run ends: its result; and what is said when it ends early, with the command that continues
-or replays it.
-"""
+"""How a run ends: its result, or the command that continues or replays it."""
 
 from __future__ import annotations
 

@@ -23,9 +23,7 @@ from distcnn.system.wording import counted
 
 MOST_HOSTS_NAMED = 4
 SECONDS_TO_APPEAR = 5.0
-"""A file that one host has just written may appear on another this much later: NFS caches that it
-was missing.
-"""
+"""A new file may appear on other hosts this much later: NFS caches that it was missing."""
 
 
 def settle_threads(
@@ -85,9 +83,7 @@ def spans(numbers: Sequence[int]) -> str:
 
 
 def require_everywhere(path: str, flag: str, communicator: Communicator) -> None:
-    """``InputError`` on all ranks when some see ``path`` and others do not; where none does,
-    whoever reads it says so. Collective.
-    """
+    """``InputError`` on all ranks when only some of them see ``path``. Collective."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while True:
         seen = communicator.allgather(_exists(path))

@@ -178,18 +178,14 @@ class Loop:
     # -- epochs
 
     def _open_end(self) -> None:
-        """Open the epoch again: the run ends here, which was not known when this step was taken,
-        for it was resumed with fewer steps to take.
-        """
+        """Open the epoch again: after a resume with fewer steps to take, the run ends here."""
         state, plan = self.state, self.run.plan
         if state.interval.examples:
             self._log_interval(plan.position(state.step)[0] + 1, plan.learning_rate(state.step - 1))
         state.epoch_is_open = True
 
     def _end_epoch(self) -> None:
-        """The ledger, the test, the lines and a checkpoint of an epoch that is over, or of the part
-        of one that ends the run.
-        """
+        """Close an epoch, or the part of one that ends the run: ledger, test, lines, checkpoint."""
         run, state, meter = self.run, self.state, self.state.epoch
         before, step_of_epoch = run.plan.position(state.step)
         epoch = before + 1
@@ -326,9 +322,7 @@ class Loop:
         )
 
     def _save_before_failure(self, where: str) -> str:
-        """Save the state before a step that failed, which changed no weight; in words, with a
-        command that replays it.
-        """
+        """Save the state before a step that failed; in words, with a command that replays it."""
         run = self.run
         run.step.ledger.replay(*run.plan.position(self.state.step), run.config.microbatch_size)
         saved = self._save_now()

@@ -1,6 +1,4 @@
-"""Overlap: the last layers' gradients are summed over all ranks while the first layers' are still
-computed.
-"""
+"""Overlap: gradients of the last layers are summed while those of the first are computed."""
 
 from __future__ import annotations
 
@@ -111,8 +109,7 @@ class _Pass:
 
 
 def open_sums(wanted: str, reduction: str, communicator: Communicator) -> Sums | None:
-    """Sums in the background for ``wanted`` on, off, or auto; None for off, and where MPI allows no
-    second thread. Collective.
+    """Sums in the background, where ``wanted`` (on, off, auto) and possible. Collective.
 
     auto is on where it was measured to be faster (docs/overlap.md): for the exact sum between
     hosts. Within one host a sum is short, and its thread takes a core from the computing; the fast

@@ -1,6 +1,4 @@
-"""Replays a run against its receipt: the same loop, with a comparison in place of the run
-directory.
-"""
+"""Replays a run: the same loop, with a comparison in place of the run directory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What a finished run leaves: its result, the last weights and the best ones, and the SHA-256 of
-each file.
+"""What a finished run leaves: its result, last and best weights, and the SHA-256 of each file.
 
 ``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
 """
@@ -182,9 +181,7 @@ def read_result_values(folder: Path) -> dict[str, Any]:
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with the files of a finished run, in words; None when they are as they were
-    written.
-    """
+    """What is wrong with the files of a finished run, in words; None if nothing is."""
     try:
         result = read_result(folder)
         weights, attributes = read_weights(folder / WEIGHTS)
@@ -200,9 +197,7 @@ def damage_of(folder: Path) -> str | None:
 
 
 def damage_by_sums(folder: Path) -> str | None:
-    """The first file that is not as ``SHA256SUMS`` says; None when all are, or when an older
-    version wrote the run, without sums.
-    """
+    """The first file that is not as ``SHA256SUMS`` says, in words; None where there are no sums."""
     try:
         listed = _read_sums(folder)
     except FileNotFoundError:

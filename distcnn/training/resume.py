@@ -34,8 +34,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """``checkpoint`` is None where there is none that is whole: the run begins again, to the same
-    bits if its length was not changed.
+    """Where a run continues: at ``checkpoint``, or at its first step where none is whole.
 
     ``result`` is that of a finished run.
     """
@@ -75,9 +74,7 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
 def require_trusted(
     config: Config, directory: Path, given: Mapping[str, Any], trusted: bool
 ) -> None:
-    """``InputError`` unless the user confirmed each piece of own code that a run names, by
-    repeating its name in ``given`` or with ``trusted``.
-    """
+    """``InputError`` unless the user gave the name of each piece of own code, or ``trusted`` it."""
     for field, name in config.own_code.items():
         require_trust(field, name, directory, given.get(field), trusted)
 
@@ -185,8 +182,7 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 def finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
-    """The result of a run that took all the steps that ``config`` asks for, or reached its target,
-    and left its files; else None.
+    """The result of a run that is over with ``config``, and whose files are whole; else None.
 
     Raises:
         InputError: there is a result, but the run must continue or be written again, and there is

@@ -33,8 +33,7 @@ END_OF_CONFIG = (
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing to the folder ``path``. File systems without locks are let
-    be.
+    """Keep other processes from writing to ``path``, where the file system has locks.
 
     The lock file is readable by its owner alone: whoever can open it can hold its lock.
     ``InputError`` when another process holds it, or the folder cannot be written.
@@ -78,8 +77,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 
 def require_owner(path: Path, *inside: str) -> None:
-    """``InputError`` when the folder ``path``, or a file of the names ``inside`` it, belongs to
-    another user.
+    """``InputError`` when ``path``, or one of the names ``inside`` it, belongs to another user.
 
     That user could replace files while a run writes them. The administrator's own folders are
     accepted.
@@ -103,9 +101,7 @@ def _name(user: int) -> str:
 
 
 class LineLog:
-    """The file ``name`` in the folder that ``locate`` gives: a full disk neither ends the run nor
-    leaves half a line for good.
-    """
+    """A file of JSON lines, also in memory: a full disk neither ends the run nor loses a line."""
 
     def __init__(
         self, name: str, locate: Callable[[], Path], report: Callable[[str], None]
@@ -128,9 +124,7 @@ class LineLog:
         self._write("")
 
     def file_is_lost(self) -> None:
-        """The next line is to bring all others with it: the file was lost with its folder, or holds
-        other lines.
-        """
+        """Write all lines with the next one: the file was lost, or holds other lines."""
         self._whole = False
 
     def add(self, values: dict[str, Any]) -> None:

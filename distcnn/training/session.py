@@ -1,6 +1,4 @@
-"""A run from its beginning, or from its last checkpoint, to its end: what ``Trainer.fit`` and the
-command both do.
-"""
+"""A run from its beginning or last checkpoint to its end, for ``Trainer.fit`` and the command."""
 
 from __future__ import annotations
 

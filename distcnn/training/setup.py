@@ -47,9 +47,7 @@ from distcnn.training.step import Lane, Step
 from distcnn.user_source import Sources, own_sources
 
 FORWARDS_A_STEP = 3
-"""A block of the test set takes about a third of the time of a shard in a step, which goes backward
-too.
-"""
+"""A block of test examples takes about a third of a shard's time in a step."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,7 @@ def prepare_run(
     components: Components | None = None,
     images: Dataset | None = None,
 ) -> Run:
-    """Check everything, prepare the data where it is missing, read this rank's part, plan all
-    buffers. Collective.
+    """Check the input, read this rank's part of the data, plan all buffers. Collective.
 
     Args:
         config: the settings.
@@ -218,9 +215,7 @@ def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
 
 
 def _content_sha256(dataset: DatasetInfo, parts: NamedHashes, communicator: Communicator) -> str:
-    """Of every example that the ranks have read, and of the file's statistics: the same on any
-    number of ranks.
-    """
+    """Of every example and the file's statistics: the same on any number of ranks."""
     everyone = [each for rank in communicator.allgather(parts) for each in rank]
     return combined_sha256([*everyone, ("statistics", f"{dataset.mean} {dataset.std}")])
 
@@ -240,9 +235,7 @@ def _check_world(config: Config, communicator: Communicator) -> range:
 
 
 def too_many_ranks(config: Config, world_size: int) -> str:
-    """The error for more ranks than shards, with a remedy that keeps the global batch where one
-    does.
-    """
+    """The error for more ranks than shards; the remedy keeps the global batch if it can."""
     batch = config.global_batch_size
     shards = next((n for n in range(world_size, batch + 1) if batch % n == 0), 0)
     remedy = (
@@ -260,9 +253,7 @@ def too_many_ranks(config: Config, world_size: int) -> str:
 def _statistics(
     dataset: DatasetInfo, sums: NDArray[np.int64], communicator: Communicator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation: the file's, else of all ranks' training pixels (``sums`` of
-    integers, so the same on any ranks).
-    """
+    """Mean and standard deviation: the file's, else of all ranks' training pixels."""
     if dataset.mean and dataset.std:
         return np.array(dataset.mean), np.array(dataset.std)
     communicator.allreduce_sum(sums)

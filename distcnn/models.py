@@ -158,7 +158,7 @@ def initialise_model(name: str, parameters: Parameters, rng: np.random.Generator
 
 
 def _explained(error: BaseException, name: str, images: str = "") -> BaseException:
-    """What to raise for an ``error`` of the model ``name``: ``InputError`` unless it is our defect."""
+    """What to raise for an ``error`` of a model: ``InputError`` unless it is our defect."""
     if isinstance(error, InputError):
         return error
     if isinstance(error, MemoryError):

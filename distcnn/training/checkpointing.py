@@ -171,7 +171,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
 
 
 def check_snapshot(checkpoint: Checkpoint) -> None:
-    """``InputError`` unless it is as ``take_snapshot`` writes it: anyone can make a right SHA-256."""
+    """``InputError`` unless it is as ``take_snapshot`` writes it: a SHA-256 can be forged."""
     step = checkpoint.attributes["step"]
     try:
         config = Config.from_record(json.loads(checkpoint.texts["configuration"]))

@@ -71,7 +71,7 @@ class Plan:
         return same_schedule and self.warmup_steps == other.warmup_steps
 
     def position(self, step: int) -> tuple[int, int]:
-        """After ``step`` steps: the epoch (from 0) and the number of its steps taken, all at its end."""
+        """After ``step`` steps: the epoch (from 0) and the steps taken in it, all at its end."""
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
         return (
             (epoch - 1, self.steps_an_epoch)

@@ -26,6 +26,8 @@ from distcnn.training.run_directory import CHECKPOINTS, RunDirectory
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
+IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
+
 
 class Saving:
     """Saves ``run``; ``directory`` is root's, None on the other ranks."""
@@ -211,23 +213,17 @@ def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
 
 def dataset_identity(run: Run) -> dict[str, Any]:
     """Which image set it is. Paths do not count."""
-    return {
-        "name": run.dataset.name,
-        "source": run.dataset.source,
-        "sha256": run.dataset.sha256,
-        "content_sha256": run.content_sha256,
-        "train_examples": run.dataset.examples["train"],
-        "test_examples": run.dataset.examples["test"],
-    }
+    return {name: getattr(run.record, name) for name in IDENTITY}
 
 
 def check_dataset(recorded: dict[str, Any], run: Run) -> None:
     """``InputError`` unless the run's examples are the recorded ones."""
-    if recorded["content_sha256"] != run.content_sha256:
+    now, before = run.record.content_sha256, recorded["content_sha256"]
+    if now != before:
         raise InputError(
             f"--data: {run.dataset.path} is not the image set that the run began with (SHA-256 of"
-            f" its examples {run.content_sha256}, not {recorded['content_sha256']}): name the set"
-            f" {recorded['name']!r} of {counted(recorded['train_examples'], 'training example')}"
+            f" its examples {now}, not {before}): name the set {recorded['name']!r} of"
+            f" {counted(recorded['train_examples'], 'training example')}"
         )
 
 

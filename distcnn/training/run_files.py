@@ -39,6 +39,9 @@ def locked(path: Path) -> Iterator[None]:
     ``InputError`` when another process holds it, or the folder cannot be written.
     """
     descriptor = _lock(path)
+    while not _is_same(descriptor, path / LOCK):  # its holder was refused and removed it
+        os.close(descriptor)
+        descriptor = _lock(path)
     try:
         yield
     finally:
@@ -46,28 +49,25 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int:
-    while True:
-        try:
-            descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be written ({error.strerror}): name another folder with --output"
-            ) from error
-        with suppress(OSError):
-            os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise InputError(
-                f"{path} is in use by another run that has not ended: wait for it or end it, or"
-                " name another folder with --output"
-            ) from error
-        except OSError:
-            return descriptor
-        if _is_same(descriptor, path / LOCK):
-            return descriptor
-        os.close(descriptor)  # its holder was refused and removed it
+    try:
+        descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): name another folder with --output"
+        ) from error
+    with suppress(OSError):
+        os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(
+            f"{path} is in use by another run that has not ended: wait for it or end it, or name"
+            " another folder with --output"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    return descriptor
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

@@ -60,14 +60,13 @@ class CheckpointStore:
 
     def prune(self, newest: int, keep: int, also: int | None) -> None:
         """Delete all up to the step ``newest`` but the last ``keep`` and ``also``."""
-        while self._delete_oldest(newest, keep, also):
+        while self.make_room(newest, also, keep):
             pass
 
-    def make_room(self, newest: int, also: int | None) -> bool:
-        """Delete the oldest before ``newest`` that is not ``also``; whether there was one."""
-        return self._delete_oldest(newest, 1, also)
-
-    def _delete_oldest(self, newest: int, keep: int, also: int | None) -> bool:
+    def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
+        """Delete the oldest up to ``newest``, but not the last ``keep``, nor that of the step
+        ``also``; whether there was one.
+        """
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
                 if step != also:
@@ -142,12 +141,9 @@ class CheckpointStore:
             remove_temporary_files(self.folder)
 
     def _set_aside(self, path: Path) -> Path:
-        names = (
-            path.with_name(f"{path.name}.damaged{number}")
-            for number in ("", *(f"-{each}" for each in range(2, 1000)))
-        )
-        aside = next(each for each in names if not each.exists())
+        numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+        names = (path.with_name(f"{path.name}.damaged{number}") for number in numbers)
         try:
-            return path.rename(aside)
+            return path.rename(next(name for name in names if not name.exists()))
         except OSError:
             return path

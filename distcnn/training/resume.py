@@ -49,26 +49,23 @@ class ResumePoint:
 
 def find_resume_point(request: Request, report: Report) -> ResumePoint:
     """What ``--resume`` finds. ``InputError`` when there is no run, or when flags contradict it."""
-    directory = existing_run(request.resume)
+    directory, in_place = existing_run(request.resume), is_in_place(request)
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
     result = finished_result(directory, config, report, checkpoint)
-    if (
-        result is None or "data" in request.given
-    ):  # otherwise nothing is imported for a finished run
+    if result is None or "data" in request.given:  # otherwise nothing is imported
         require_trusted(config, directory, request.given, request.trust_model)
-    done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
+        done = int(checkpoint.attributes["step"])
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
         if Plan(config, examples).total_steps < done:
             raise InputError(
                 f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and"
                 " --max-steps now allow: raise them"
             )
-    _, checkpoint = read_stored(
-        directory, report, set_aside=is_in_place(request)
-    )  # what is refused above has changed nothing
-    return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
+    # What is refused above has changed nothing; now damaged checkpoints are set aside.
+    _, checkpoint = read_stored(directory, report, set_aside=in_place)
+    return ResumePoint(directory, in_place, config, checkpoint, result)
 
 
 def require_trusted(
@@ -89,23 +86,19 @@ def existing_run(path: str) -> Path:
     """``path`` as a run directory. ``InputError`` when it holds no run."""
     directory = Path(path)
     if os.path.isfile(directory):  # noqa: PTH113
-        raise InputError(
-            f"--resume: {directory} is a file: name the run directory that holds"
-            f" it{_run_around(directory)}"
-        )
-    if os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
-        raise InputError(f"{directory} may not be read: check its permissions")
-    if not os.path.isdir(directory):  # noqa: PTH112
-        raise InputError(
-            f"{directory} is not a folder: name a run directory (--output, else"
-            " runs/<model>-<time>)"
-        )
-    if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
-        raise InputError(
-            f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the run directory"
-            " of a run that was begun"
-        )
-    return directory
+        problem = "is a file"
+        remedy = f"name the run directory that holds it{_run_around(directory)}"
+    elif os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
+        problem, remedy = "may not be read", "check its permissions"
+    elif not os.path.isdir(directory):  # noqa: PTH112
+        problem = "is not a folder"
+        remedy = "name a run directory (--output, else runs/<model>-<time>)"
+    elif (directory / CONFIG).exists() or CheckpointStore(directory / CHECKPOINTS).steps():
+        return directory
+    else:
+        problem = f"holds no run (neither {CONFIG} nor checkpoints)"
+        remedy = "name the run directory of a run that was begun"
+    raise InputError(f"--resume: {directory} {problem}: {remedy}")
 
 
 def _run_around(file: Path) -> str:
@@ -129,11 +122,10 @@ def read_stored(
     cannot be read, the checkpoint's.
     """
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
+    saved = None
     if checkpoint:
         check_snapshot(checkpoint)
-    saved = (
-        Config.from_record(json.loads(checkpoint.texts["configuration"])) if checkpoint else None
-    )
+        saved = Config.from_record(json.loads(checkpoint.texts["configuration"]))
     try:
         stored = read_config(directory)
     except InputError as error:
@@ -144,8 +136,7 @@ def read_stored(
             ) from error
         report(f"warning: {error}: the checkpoint's configuration is taken")
         return saved, checkpoint
-    changed = contradictions(saved, dataclasses.asdict(stored)) if saved else []
-    if changed:
+    if saved and (changed := contradictions(saved, dataclasses.asdict(stored))):
         raise InputError(
             f"{directory / CONFIG} was changed since the checkpoint was made: {'; '.join(changed)}:"
             " undo that"
@@ -158,8 +149,7 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
 
     ``InputError`` names all that contradict it.
     """
-    contradicting = contradictions(stored, request.given)
-    if contradicting:
+    if contradicting := contradictions(stored, request.given):
         raise InputError(
             f"--resume: the run in {directory} has other flags: {'; '.join(contradicting)}: leave"
             " them out, or begin a new run (data with the same content, epochs, output, how often"

@@ -1,5 +1,4 @@
-"""A network as text, and back: what a run records, so that it can be loaded without the code that
-made it.
+"""A network as text, and back: a run can be loaded without the code that made its network.
 
     Sequential([Conv2d(20, 5), MaxPool2d(2), ReLU(), Flatten(), Dense(10)])
 
@@ -45,13 +44,10 @@ def describe(model: Sequential, initialisers: bool = True) -> str:
     return f"Sequential([{', '.join(_layer(layer, initialisers) for layer in model.layers)}])"
 
 
-def parse(text: str, own_layers: Callable[[str], Any] | None = None) -> Sequential:
-    """The network that ``text`` describes.
+def parse(text: str) -> Sequential:
+    """The network that ``text`` describes, as ``describe`` gave it.
 
-    Args:
-        text: what ``describe`` gave.
-        own_layers: gives the class of a user's layer by its dotted name; by default its module is
-            imported, so make sure that the text can be trusted.
+    The modules of a user's layers are imported: make sure that the text can be trusted.
 
     Raises:
         InputError: it is not a network, or a user's layer cannot be made.
@@ -59,7 +55,7 @@ def parse(text: str, own_layers: Callable[[str], Any] | None = None) -> Sequenti
     try:
         match ast.parse(text, mode="eval").body:
             case ast.Call(ast.Name("Sequential"), [ast.List(layers)], []):
-                made = [_made(node, own_layers or _imported) for node in layers]
+                made = [_made(node) for node in layers]
             case _:
                 raise ValueError("not of the form Sequential([...])")
     except InputError:
@@ -109,11 +105,11 @@ def _shown(value: object, shorten: bool) -> str | None:
     return next((name for name, made in INITIALISERS.items() if made is value), None)
 
 
-def _made(node: ast.expr, own_layers: Callable[[str], Any]) -> Layer:
+def _made(node: ast.expr) -> Layer:
     if not isinstance(node, ast.Call):
         raise ValueError(f"{ast.unparse(node)} is not a layer")
     name = ast.unparse(node.func)
-    kind = LAYERS.get(name) or own_layers(name)
+    kind = LAYERS.get(name) or _imported(name)
     if not (isinstance(kind, type) and issubclass(kind, Layer)):  # never call anything else
         raise InputError(f"{name} is not a distcnn.nn.Layer: derive it from that class")
     given = {keyword.arg or "": _value(keyword.value) for keyword in node.keywords}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from distcnn.datasets import Microbatch
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
 from distcnn.nn import Sequential, computing, softmax_cross_entropy
-from distcnn.registry import import_own
+from distcnn.registry import find
 from distcnn.user_code import modules_of
 
 ImageShape = tuple[int, int, int]
@@ -251,21 +250,8 @@ def _recorded_model(
                 " trust_model=True"
             )
     if text:
-        return parse(text, _own_layer)
-    if name in MODELS:
-        return MODELS[name](image_shape, classes)
-    made = import_own("model", name)(image_shape, classes)
+        return parse(text)
+    made = find("model", name, MODELS)(image_shape, classes)
     if not isinstance(made, Sequential):
         raise InputError(f"{path}: model {name!r} made a {type(made).__name__}: give model=...")
     return made
-
-
-def _own_layer(name: str) -> Any:
-    module, _, kind = name.rpartition(".")
-    try:
-        return getattr(sys.modules.get(module) or importlib.import_module(module), kind)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"the network has a layer {name}, which cannot be imported ({error}): put its module on"
-            " Python's search path"
-        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from distcnn.config_parsing import Request
 from distcnn.datasets import ArrayDataset, Dataset
 from distcnn.distributed import Communicator, on_root, open_communicator, together
 from distcnn.distributed.blas_threads import restored_blas_threads
-from distcnn.errors import InputError, arguments_named, as_arguments
+from distcnn.errors import InputError, arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
@@ -29,7 +28,7 @@ from distcnn.nn.losses import Loss
 from distcnn.optim import SCHEDULES, SGD, Cosine, Optimizer, OwnSchedule, Schedule
 from distcnn.registry import PLAIN, find_loss, optimizer_name
 from distcnn.training.callbacks import Callback
-from distcnn.training.progress import NoProgress, Progress
+from distcnn.training.progress import LoggedProgress, NoProgress, Progress
 from distcnn.training.results import CONFIG, RunResult
 from distcnn.training.session import Outcome, Session
 from distcnn.training.setup import Components
@@ -39,8 +38,6 @@ Arrays = tuple[tuple[ArrayLike, ArrayLike], tuple[ArrayLike, ArrayLike]]
 NAME = "distcnn.Trainer"
 ARRAYS = "(arrays)"
 """What a configuration names as data that is in no file."""
-
-_log = logging.getLogger("distcnn")
 
 
 class Trainer:
@@ -336,12 +333,3 @@ def _progress(communicator: Communicator, verbose: bool) -> Progress:
     if communicator.rank:
         return NoProgress()
     return Progress() if verbose else LoggedProgress()
-
-
-class LoggedProgress(NoProgress):
-    """Lines go to the logger "distcnn": warnings as such, all else as information."""
-
-    def say(self, *lines: str) -> None:
-        for line in map(as_arguments, lines):
-            level = logging.WARNING if line.startswith("warning: ") else logging.INFO
-            _log.log(level, line.removeprefix("warning: "))

@@ -43,9 +43,7 @@ class VersionError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, by names; those of ``arrays`` may have folders, as in
-    weights/conv1.bias.
-    """
+    """What a checkpoint holds, by name; arrays may be in folders, as in weights/conv1.bias."""
 
     attributes: dict[str, int | str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)

@@ -1,6 +1,4 @@
-"""The folder of a run's checkpoints: written whole or not at all, the last few and the best kept,
-the damaged set aside.
-"""
+"""The folder of a run's checkpoints: written whole or not at all, damaged ones set aside."""
 
 from __future__ import annotations
 
@@ -61,19 +59,14 @@ class CheckpointStore:
         return path
 
     def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also``
-        (the best).
-        """
-        while self._delete_oldest(newest, keep, also):
+        """Delete all up to the step ``newest`` but the last ``keep`` and ``also``."""
+        while self.make_room(newest, also, keep):
             pass
 
-    def make_room(self, newest: int, also: int | None) -> bool:
-        """Delete the oldest up to the step ``newest``, but not the last one, nor that of the step
+    def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
+        """Delete the oldest up to ``newest``, but not the last ``keep``, nor that of the step
         ``also``; whether there was one.
         """
-        return self._delete_oldest(newest, 1, also)
-
-    def _delete_oldest(self, newest: int, keep: int, also: int | None) -> bool:
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
                 if step != also:
@@ -148,12 +141,9 @@ class CheckpointStore:
             remove_temporary_files(self.folder)
 
     def _set_aside(self, path: Path) -> Path:
-        names = (
-            path.with_name(f"{path.name}.damaged{number}")
-            for number in ("", *(f"-{each}" for each in range(2, 1000)))
-        )
-        aside = next(each for each in names if not each.exists())
+        numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+        names = (path.with_name(f"{path.name}.damaged{number}") for number in numbers)
         try:
-            return path.rename(aside)
+            return path.rename(next(name for name in names if not name.exists()))
         except OSError:
             return path

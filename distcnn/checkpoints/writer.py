@@ -1,6 +1,4 @@
-"""Writing checkpoints while training goes on: the state is copied, a thread encodes, writes and
-syncs it.
-"""
+"""Writes checkpoints while training goes on: a thread encodes, writes and syncs a copy."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ MOST_DELETED = 2
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time. A file that cannot be written (a full disk) is reported, and
-    training goes on.
+    """Writes one checkpoint at a time; one that cannot be written is reported, training goes on.
 
     On a full disk older checkpoints make room for the new one, but never the newest of them, nor
     the best.
@@ -95,9 +92,7 @@ class CheckpointWriter:
             self._problem = error
 
     def _save(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Save it; on a full disk in the place of older ones, unless the room that they leave is
-        taken by others.
-        """
+        """Save it, on a full disk in place of older ones unless others take the room they leave."""
         may_delete, self._may_delete = self._may_delete, False
         with Span(WRITE_CHECKPOINT, step=step):
             with_room(
@@ -108,8 +103,7 @@ class CheckpointWriter:
 
 
 def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> None:
-    """Call ``write``, and again, up to ``MOST_DELETED`` times, when the disk is full and
-    ``make_room`` has made some.
+    """Call ``write``, and on a full disk again, while ``make_room`` has made some.
 
     ``OSError`` when it fails.
     """

@@ -22,6 +22,13 @@ def is_count(value: object, minimum: int) -> bool:
     )
 
 
+def as_count(name: str, value: int) -> int:
+    """``value`` as a Python integer. ``ValueError`` unless it is an integer of at least 1."""
+    if not is_count(value, 1):
+        raise ValueError(f"{name} (={value!r}) must be an integer of at least 1")
+    return int(value)
+
+
 def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
     """``value`` as (vertical, horizontal); one integer stands for both.
 

@@ -1,6 +1,4 @@
-"""Overlap: the last layers' gradients are summed over all ranks while the first layers' are still
-computed.
-"""
+"""Overlap: gradients of the last layers are summed while those of the first are computed."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from distcnn.nn.losses import Loss
 from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
 from distcnn.spans import LOCAL_SUM, LOSS, Span
-from distcnn.training.step import Lane, Position, Step, Streams, count_correct
+from distcnn.training.step import Lane, Position, Step, count_correct
 from distcnn.training.step_failure import ShardFailures
 
 MOST_LANES = 8
@@ -45,19 +43,6 @@ class OverlappedStep(Step):
 
     overlaps = True
     reducer: BucketReducer
-
-    def __init__(
-        self,
-        lanes: Sequence[Lane],
-        loss: Loss,
-        optimizer: Updater,
-        shards: Sequence[Part],
-        reducer: BucketReducer,
-        failures: ShardFailures,
-        streams: Streams,
-    ) -> None:
-        super().__init__(lanes[0], loss, optimizer, shards, reducer, failures, streams)
-        self.lanes = lanes
 
     def _sum_gradients(self, at: Position) -> StepTotals:
         whole = len(self.shards) - len(self.lanes)
@@ -111,8 +96,7 @@ class _Pass:
 
 
 def open_allreduce(wanted: str, reduction: str, communicator: Communicator) -> Allreduce | None:
-    """An allreduce in the background for ``wanted`` on, off, or auto; None for off, and where MPI
-    allows no second thread. Collective.
+    """An allreduce in the background, where ``wanted`` (on, off, auto) and possible. Collective.
 
     auto is on where it was measured to be faster (docs/overlap.md): for the exact sum between
     hosts. Within one host a sum is short, and its thread takes a core from the computing; the fast
@@ -157,10 +141,11 @@ def make_step(
     if background is None:
         shared = shared_memory_reducer(name, size, *limits, communicator)
         reducer = shared or by_buckets(BlockingAllreduce(communicator.allreduce_sum))
-        failures = ShardFailures(loss, reducer, streams, communicator)
-        return Step(lane, loss, optimizer, shards, reducer, failures, streams)
-    bucketed = by_buckets(background, plan_buckets(sorted({0, *parameters.layer_starts, size})))
-    more = range(min(len(shards), MOST_LANES) - 1)
-    lanes = [lane, *together(communicator, lambda: [make_lane() for _ in more])]
-    failures = ShardFailures(loss, bucketed, streams, communicator)
-    return OverlappedStep(lanes, loss, optimizer, shards, bucketed, failures, streams)
+        lanes, kind = [lane], Step
+    else:
+        reducer = by_buckets(background, plan_buckets(sorted({0, *parameters.layer_starts, size})))
+        more = range(min(len(shards), MOST_LANES) - 1)
+        lanes = [lane, *together(communicator, lambda: [make_lane() for _ in more])]
+        kind = OverlappedStep
+    failures = ShardFailures(loss, reducer, streams, communicator)
+    return kind(lanes, loss, optimizer, shards, reducer, failures, streams)

@@ -92,7 +92,7 @@ class Algorithm(Protocol):
         """Write U for ``weight`` (O, C, kh, kw), and keep ``bias`` (O, 1)."""
 
     def transform_input(self, x: Array, piece: Piece) -> None:
-        """Write ``piece.rows``, of V, for the (padded) images ``x``."""
+        """Write ``piece.fresh_rows``, of V, for the (padded) images ``x``."""
 
     def products(self, piece: Piece) -> Array:
         """Where the piece's product, rows of M, is to be written."""

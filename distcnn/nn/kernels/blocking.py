@@ -60,14 +60,14 @@ class Piece:
         input: the strip of the (padded) input.
         output: the strip of the output.
         block: which rows of both.
-        rows: V of the block's ``fresh`` rows, (P, rows, C*J, T*N).
+        fresh_rows: V of the block's ``fresh`` rows, (P, rows, C*J, T*N).
         windows: V of all rows that each of its outputs needs, (P, rows, kh*C*J, T*N), a view.
     """
 
     input: Strip
     output: Strip
     block: Block
-    rows: Array
+    fresh_rows: Array
     windows: Array
 
     @property

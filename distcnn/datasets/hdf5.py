@@ -161,7 +161,7 @@ def read_info(
         )
 
 
-class Shaped(Protocol):
+class Form(Protocol):
     """What an HDF5 dataset and an array have in common."""
 
     @property
@@ -170,7 +170,7 @@ class Shaped(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
 
 
-def form_problem(images: Shaped, labels: Shaped, image_name: str, label_name: str) -> str | None:
+def form_problem(images: Form, labels: Form, image_name: str, label_name: str) -> str | None:
     """What is wrong with the types and shapes of a split's images and labels, with their names."""
     shape = images.shape
     if images.dtype != np.uint8:
@@ -194,7 +194,7 @@ def form_problem(images: Shaped, labels: Shaped, image_name: str, label_name: st
     return None
 
 
-def sizes_problem(train: Shaped, test: Shaped, train_name: str, test_name: str) -> str | None:
+def sizes_problem(train: Form, test: Form, train_name: str, test_name: str) -> str | None:
     """What is wrong with the sizes of the images of both splits, with the names of the arrays."""
     shape = train.shape
     if shape[1:] != test.shape[1:]:

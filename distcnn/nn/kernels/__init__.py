@@ -10,7 +10,7 @@ of all in the opposite order. Every kernel keeps to this:
 * It changes neither its input nor the gradient it is given, unless the planner allows it
   (``OUTPUT_MAY_BE_OVERWRITTEN``, ``GRADIENT_MAY_BE_OVERWRITTEN``).
 
-The convolution is in six files. Read ``algorithms.py`` (im2col and Winograd, with the letters that
-all six use), ``blocking.py`` (in which pieces) and ``convolution.py`` (what is done to a piece), in
-that order; ``im2col.py``, ``winograd.py`` and ``fusion.py`` are what it calls.
+The convolution is in several files. Read ``algorithms.py`` (im2col and Winograd, with the letters
+that all of them use), ``blocking.py`` (in which pieces) and ``convolution.py`` (what is done to a
+piece), in that order; it calls ``im2col.py``, ``winograd.py``, ``gradients.py`` and ``fusion.py``.
 """

@@ -49,6 +49,11 @@ class Checkpoint:
     texts: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
+    @property
+    def step(self) -> int:
+        """How many steps the run had taken."""
+        return int(self.attributes["step"])
+
     def folder(self, name: str) -> dict[str, NDArray[np.generic]]:
         """The arrays below ``name``/, by the rest of their names."""
         return {

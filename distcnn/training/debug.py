@@ -162,7 +162,7 @@ def _source(
     stored, checkpoint = read_stored(directory, say, at_most=at, set_aside=False)
     now = merged_config(stored, request, directory)
     receipt = read_receipt(directory)
-    config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    config = receipt.configuration_at(checkpoint.step if checkpoint else 0)
     require_trusted(config, directory, request.given, request.trust_model)
     require_code_outside(config, directory)
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint

@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 
 VERSION = 1
 HEADER_BYTES = 512
+HDF5_ERRORS = OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, OverflowError
+"""What h5py raises for a damaged or forged file."""
 
 
 class CheckpointError(Exception):
@@ -105,15 +107,7 @@ def decode(content: bytes) -> Checkpoint:
                 {name: _text(name, array) for name, array in texts.items()},
                 arrays,
             )
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except HDF5_ERRORS as error:
         raise CheckpointError(
             f"its SHA-256 is right, but distcnn did not write it ({type(error).__name__}: {error})"
         ) from error

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
-from distcnn.architecture import describe
 from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.datasets import ArrayDataset, Dataset
@@ -21,12 +20,12 @@ from distcnn.errors import InputError, arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
-from distcnn.models import MODELS, Model, find_model
+from distcnn.models import Model, model_function, model_name
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
 from distcnn.nn.losses import Loss
-from distcnn.optim import SCHEDULES, SGD, Cosine, Optimizer, OwnSchedule, Schedule
-from distcnn.registry import PLAIN, find_loss, optimizer_name
+from distcnn.optim import SGD, Cosine, Optimizer, OwnSchedule, Schedule
+from distcnn.registry import PLAIN, find_loss, name_of, optimizer_name, schedule_name
 from distcnn.training.callbacks import Callback
 from distcnn.training.progress import LoggedProgress, NoProgress, Progress
 from distcnn.training.results import CONFIG, RunResult
@@ -112,11 +111,11 @@ class Trainer:
         self._communicator = communicator
         with arguments_named():
             self._settings: dict[str, Any] = {
-                "model": _model_name(model),
-                "loss": loss if isinstance(loss, str) else _name_of(loss, LOSSES),
+                "model": model_name(model),
+                "loss": loss if isinstance(loss, str) else name_of(loss, LOSSES),
                 **{name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN},
                 "optimizer": optimizer_name(self.optimizer),
-                "schedule": _schedule_name(self.schedule),
+                "schedule": schedule_name(self.schedule),
                 "warmup_steps": self.schedule.warmup_steps,
                 "num_shards": num_shards,
                 "microbatch_size": microbatch_size,
@@ -129,7 +128,7 @@ class Trainer:
             }
             Config(**self._settings)
             self._components = Components(
-                _model_function(model),
+                model_function(model),
                 find_loss(loss) if isinstance(loss, str) else loss,
                 self.optimizer,
                 self.schedule,
@@ -274,33 +273,6 @@ class Trainer:
             self._communicator = MPICommunicator(self._communicator)
         opened: Communicator = self._communicator
         return WatchedCommunicator(opened)
-
-
-def _model_name(model: Sequential | Model | str) -> str:
-    if isinstance(model, str):
-        return model
-    return describe(model) if isinstance(model, Sequential) else _name_of(model, MODELS)
-
-
-def _model_function(model: Sequential | Model | str) -> Model:
-    if isinstance(model, str):
-        return find_model(model)
-    if isinstance(model, Sequential):
-        return lambda input_shape, classes: model
-    return model
-
-
-def _schedule_name(schedule: Schedule) -> str:
-    if isinstance(schedule, OwnSchedule):
-        return _name_of(schedule.function, {})
-    return _name_of(type(schedule), SCHEDULES)
-
-
-def _name_of(item: Any, known: dict[str, Any]) -> str:
-    """The name of a function or class: distcnn's, else package.module:name."""
-    ours = next((name for name, value in known.items() if value is item), None)
-    module = getattr(item, "__module__", type(item).__module__)
-    return ours or f"{module}:{getattr(item, '__qualname__', type(item).__qualname__)}"
 
 
 def _image_set(data: str | Path | Dataset | Arrays) -> tuple[str, Dataset | None]:

@@ -50,11 +50,9 @@ def compare_replicas(
             for rank, each in enumerate(everyone)
             if not majority or each[first] != most
         ]
-        what = (
-            "is not what it is on the other ranks"
-            if majority
-            else "is not the same on all, and no value has a majority"
-        )
+        what = "is not what it is on the other ranks"
+        if not majority:
+            what = "is not the same on all, and no value has a majority"
         raise TrainingError(
             f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: memory"
             " or a processor failed there, or the ranks run different software; resume from the"

@@ -15,6 +15,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from distcnn import nn
 from distcnn.errors import InputError
 from distcnn.nn import Layer, Sequential
@@ -86,8 +88,8 @@ def _layer(layer: Layer, initialisers: bool) -> str:
         if shown is None:
             raise InputError(
                 f"{kind.__name__}: {key} is {value!r}: a run can only record plain values and"
-                f" distcnn's initialisers ({', '.join(INITIALISERS)}); name the network by a"
-                " function, as package.module:function"
+                f" distcnn's initialisers ({', '.join(INITIALISERS)}, uniform); name the"
+                " network by a function, as package.module:function"
             )
         positional = parameter.kind is not parameter.KEYWORD_ONLY and (
             parameter.default is parameter.empty
@@ -98,6 +100,10 @@ def _layer(layer: Layer, initialisers: bool) -> str:
 
 def _shown(value: object, shorten: bool) -> str | None:
     """A value as text; None where text cannot tell it. ``shorten``: (5, 5) as 5."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, nn.uniform):
+        return repr(value)
     if isinstance(value, tuple) and all(type(item) in PLAIN for item in value):
         return repr(value[0] if shorten and len(set(value)) == 1 else value)
     if type(value) in PLAIN:
@@ -120,8 +126,11 @@ def _made(node: ast.expr) -> Layer:
 
 
 def _value(node: ast.expr) -> object:
-    if isinstance(node, ast.Name) and node.id in INITIALISERS:
-        return INITIALISERS[node.id]
+    match node:
+        case ast.Name(name) if name in INITIALISERS:
+            return INITIALISERS[name]
+        case ast.Call(ast.Name("uniform"), [bound], []):
+            return nn.uniform(float(ast.literal_eval(bound)))
     return ast.literal_eval(node)
 
 

@@ -267,7 +267,9 @@ class Config:
         value, wanted = getattr(self, each.name), type(each.default)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{as_flag(each.name)} is {value!r}: it must be {KINDS[wanted]}")
+            choices = each.metadata["choices"]
+            what = f"one of {', '.join(choices)}" if choices else KINDS[wanted]
+            raise InputError(f"{as_flag(each.name)} is {value!r}: it must be {what}")
         self._require(each.name, "\0" not in str(value), "without a null character")
 
     def _check_numbers(self) -> None:

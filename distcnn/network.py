@@ -94,8 +94,13 @@ class Network:
         size = "x".join(map(str, self.image_shape))
         return f"Network for images of {size}, {len(self.class_names)} classes: {self.model!r}"
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
-        """The layers with output shapes and parameters, and the memory of the buffers, as text."""
+        """The layers with output shapes and parameters, and the memory of the buffers, as text:
+        what ``print(network)`` shows.
+        """
         return self.model.summary(self.image_shape, self._microbatch.size)
 
     def logits(self, images: ArrayLike) -> NDArray[np.float32]:
@@ -221,6 +226,10 @@ def load(
         >>> network.predict(images).shape
         (1000, 10)
     """
+    if weights not in ("last", "best"):
+        raise InputError(f"weights is {weights!r}: it must be one of last, best")
+    if model is not None and not isinstance(model, Sequential):
+        raise InputError(f"model is {model!r}: make it a distcnn.nn.Sequential([...])")
     path = Path(run)
     if not path.is_file():
         path = path / {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]

@@ -135,7 +135,7 @@ def advice(zero: list[str]) -> str:
     if not zero:
         return (
             "try another --learning-rate or more --epochs, and check that the labels belong to the"
-            " images (--debug checks the network)"
+            " images"
         )
     more = f" and {len(zero) - MOST_NAMED} more" if len(zero) > MOST_NAMED else ""
     return (

@@ -82,7 +82,7 @@ def check_network(run: Run, say: Say) -> None:
         raise TrainingError(
             f"gradient check: the backward of model {run.config.model!r} is wrong: relative error"
             f" {error:.2g} along a random direction, it must be below {LARGEST_GRADIENT_ERROR:g}:"
-            " check the backward of its layers one by one (distcnn.nn.gradient_check)"
+            " check the backward of its layers one by one (distcnn.nn.gradient_error)"
         )
     say(
         f"debug    gradient check passed, relative error {error:.1e}; every layer's numbers are"

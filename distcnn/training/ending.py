@@ -18,6 +18,7 @@ from distcnn.training.state import State
 
 CTRL_C = {"SIGINT": "Ctrl-C"}
 """What users call a signal."""
+NOTHING_SAVED = "nothing is saved, because the run has no directory"
 
 
 def checkpoint_found(newest: int, step: int) -> str:

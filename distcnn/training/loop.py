@@ -21,7 +21,13 @@ from distcnn.training.advice import advice, sign_of_no_learning, zero_gradients
 from distcnn.training.callbacks import Callback
 from distcnn.training.checkpointing import NoSaving, Saving
 from distcnn.training.consistency import compare_replicas, params_sha256
-from distcnn.training.ending import checkpoint_found, make_result, resume_command, stopped_by
+from distcnn.training.ending import (
+    NOTHING_SAVED,
+    checkpoint_found,
+    make_result,
+    resume_command,
+    stopped_by,
+)
 from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
@@ -288,30 +294,34 @@ class Loop:
                 newest = self._saving.wait()
         return newest
 
-    def _save_now(self) -> str:
-        """Save and wait until it is done; in words what is on the disk."""
+    def _save_now(self) -> tuple[str, str]:
+        """Save and wait until it is done; in words what is on the disk, and the run directory,
+        empty where there is none.
+        """
         self._save()
-        return checkpoint_found(self._saving.wait(), self.state.step)
+        newest = self._saving.wait()
+        directory = self.run.communicator.broadcast(self._saving.location)
+        return checkpoint_found(newest, self.state.step) if directory else NOTHING_SAVED, directory
 
     # -- early ends
 
     def _stop(self) -> NoReturn:
         communicator, step = self.run.communicator, self.state.step
         who = stopped_by(communicator.allgather(self.run.step.stop_request()))
-        saved = self._save_now()
-        command = resume_command(self.run, self._saving.location, communicator.world_size)
-        raise Stopped(
-            f"stopped by {who} after step {step} of {self.run.plan.total_steps}; {saved}\n"
-            f"continue with: {command}"
-        )
+        saved, directory = self._save_now()
+        text = f"stopped by {who} after step {step} of {self.run.plan.total_steps}; {saved}"
+        if directory:
+            command = resume_command(self.run, directory, communicator.world_size)
+            text += f"\ncontinue with: {command}"
+        raise Stopped(text)
 
     def _save_before_failure(self, where: str) -> str:
         """Save the state before a step that failed; in words, with a command that replays it."""
         run = self.run
         run.step.ledger.replay(*run.plan.position(self.state.step), run.config.microbatch_size)
-        saved = self._save_now()
-        command = resume_command(run, self._saving.location)
-        return (
-            f"{saved} (step {self.state.step}); replay it in one process with: {command} --debug"
-            f" {where}"
-        )
+        saved, directory = self._save_now()
+        text = f"{saved} (step {self.state.step})"
+        if directory:
+            command = resume_command(run, directory)
+            text += f"; replay it in one process with: {command} --debug {where}"
+        return text

@@ -21,8 +21,8 @@ from distcnn.distributed import Communicator, on_root, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import Model, build_model, find_model, initialise_model
-from distcnn.nn import Parameters, Sequential
-from distcnn.nn.losses import Loss
+from distcnn.nn import LOSSES, Parameters, Sequential
+from distcnn.nn.losses import Loss, OwnLoss
 from distcnn.optim import Optimizer, Schedule
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
@@ -141,7 +141,9 @@ def prepare_run(
         data = open_data(images, dataset, config, communicator, shard_indices)
         content = survey(data, dataset, size, communicator)
         statistics = _statistics(dataset, content.pixels, communicator)
-    loss, optimizer = made.loss, made.optimizer.start(plan.parameters.values)
+    built_in = any(made.loss is loss for loss in LOSSES.values())
+    loss = made.loss if built_in else OwnLoss(made.loss)
+    optimizer = made.optimizer.start(plan.parameters.values)
 
     def make_lane() -> Lane:
         another = plan.model.plan(shape, size, plan.parameters)

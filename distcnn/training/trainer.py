@@ -21,7 +21,7 @@ from distcnn.errors import ArgumentError, InputError, arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
-from distcnn.models import Model, model_function, model_name
+from distcnn.models import MODELS, Model, model_function, model_name
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
 from distcnn.nn.losses import Loss

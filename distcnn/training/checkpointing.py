@@ -80,10 +80,8 @@ class Saving:
             return self._run.communicator.broadcast(newest)
 
     def _follow(self, directory: RunDirectory) -> None:
-        """Write to where the run directory is now."""
-        with suppress(
-            OSError, InputError
-        ):  # it is gone for good: the writer says that it cannot write
+        # Where it is gone for good, the writer says that it cannot write.
+        with suppress(OSError, InputError):
             self._writer.move_to(CheckpointStore(directory.locate() / CHECKPOINTS))
 
 

@@ -239,7 +239,6 @@ class Loop:
         return test
 
     def _warn_if_nothing_is_learned(self, epoch: int, last: bool) -> None:
-        """Say so, the first time and at the end."""
         run, state = self.run, self.state
         predicted = run.evaluation.predicted if state.test_step == state.step else None
         classes = run.dataset.classes

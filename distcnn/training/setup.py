@@ -190,7 +190,6 @@ def _open_file(
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
-    """On root: make the default image set if it is missing."""
     if must_be_prepared(config.data, config.source or None):
         from distcnn.datasets.prepare_mnist import (
             prepare_mnist,  # once in a machine's life: it brings ssl, archives, pip's ways

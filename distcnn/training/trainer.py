@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import numbers
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from distcnn.architecture import describe
@@ -142,10 +142,11 @@ class Trainer:
                 "seed": seed,
                 "reduction": reduction,
                 "overlap": overlap,
-                "gradient_limit": _as_float(gradient_limit),
+                "gradient_limit": gradient_limit,
                 "threads_per_rank": str(threads_per_rank),
                 "cycle_epochs": cycle_epochs,
             }
+            self._settings = _plain(self._settings)
             Config(**self._settings)
             self._components = Components(
                 _model_function(model),
@@ -219,14 +220,15 @@ class Trainer:
             "epochs": epochs,
             "max_steps": max_steps,
             "target_accuracy": target_accuracy,
-            "data_memory": _as_float(data_memory),
+            "data_memory": data_memory,
             "checkpoint_every": checkpoint_every,
             "keep": keep,
             "check_every": check_every,
             "log_every": log_every,
             "eval_every_epochs": eval_every_epochs,
-            "stall_timeout": _as_float(stall_timeout),
+            "stall_timeout": stall_timeout,
         }
+        settings = _plain(settings)
         communicator = self._open_communicator()
         with arguments_named(), ExitStack() as held:
             name, images = together(communicator, lambda: _image_set(data))
@@ -370,10 +372,17 @@ def _is_function(value: object) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
-def _as_float(value: Any) -> Any:
-    """A number as a float; ``Config`` refuses anything else."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return float(value) if is_number else value
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` with Python's own numbers in place of NumPy's, of the types of ``Config``."""
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Config)}
+    items = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in settings.items()
+    }
+    return {
+        name: float(value) if type(value) is int and kinds[name] is float else value
+        for name, value in items.items()
+    }
 
 
 def _run_to_resume(resume: bool | str | Path, output: str | Path | None) -> str:

@@ -84,14 +84,14 @@ def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution's sizes: C channels, the ``height`` of the padded image, O filters, the kernel,
-    the stride, the output's ``size`` (oh, ow), N examples.
+    """A convolution's sizes: C channels, the ``padded_height`` of the input, O filters, the kernel,
+    the stride, the ``output_size`` (oh, ow), N examples.
     """
 
     channels: int
-    height: int
+    padded_height: int
     filters: int
     kernel: Pair
     stride: Pair
-    size: Pair
+    output_size: Pair
     count: int

@@ -69,7 +69,7 @@ class Cosine(Schedule):
         return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-class Step(Schedule):
+class StepDecay(Schedule):
     """1, then 0.1 from half of the run on, then 0.01 from three quarters on (the ratios of He et
     al. 2016).
     """
@@ -106,7 +106,7 @@ class OwnSchedule(Schedule):
 SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": Cosine,
     "constant": Constant,
-    "step": Step,
+    "step": StepDecay,
     "linear": Linear,
 }
 """By the names that commands know."""

@@ -15,7 +15,7 @@ from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest
 from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_examples
 from distcnn.datasets.survey import Survey, judge, pixel_sums
-from distcnn.distributed import Communicator, on_root, span_of, together
+from distcnn.distributed import Communicator, on_root, share_of, together
 from distcnn.errors import InputError
 from distcnn.spans import WAIT_FOR_WINDOW, Span, touch
 from distcnn.system.host import most_memory
@@ -58,7 +58,7 @@ def open_data(
     ``InputError`` on all ranks when some cannot be read, or kept.
     """
     spans = {
-        index: span_of(info.examples["train"], config.num_shards, index) for index in shard_indices
+        index: share_of(info.examples["train"], config.num_shards, index) for index in shard_indices
     }
     train = range(spans[shard_indices[0]].start, spans[shard_indices[-1]].stop)
     test = examples_of_rank(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets import Part
-from distcnn.distributed import STATS_SIZE, Communicator, RangeError, StepStats, Totals, span_of
+from distcnn.distributed import STATS_SIZE, Communicator, RangeError, StepStats, Totals, share_of
 from distcnn.errors import TrainingError
 from distcnn.nn import computing
 from distcnn.nn.losses import Loss
@@ -35,7 +35,7 @@ class EvaluationStopped(Exception):
 
 def examples_of_rank(test_examples: int, block_size: int, world_size: int, rank: int) -> range:
     """The test examples that ``rank`` evaluates: neighbouring blocks, the last may be short."""
-    blocks = span_of(num_blocks(test_examples, block_size), world_size, rank)
+    blocks = share_of(num_blocks(test_examples, block_size), world_size, rank)
     return range(
         min(blocks.start * block_size, test_examples), min(blocks.stop * block_size, test_examples)
     )

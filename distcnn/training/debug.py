@@ -37,7 +37,7 @@ from distcnn.training.resume import (
     require_code_outside,
     require_trusted,
 )
-from distcnn.training.schedule import Plan as Schedule
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from distcnn.training.step import Lane, Position, Step
@@ -111,7 +111,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
     warn_of_changes(receipt, run, say)
-    last = Schedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
+    last = RunSchedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
         raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {last}")
     state = restore_snapshot(run, checkpoint) if checkpoint else State()

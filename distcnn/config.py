@@ -80,7 +80,7 @@ class Config:
     source: str = _flag(
         DATA,
         "",
-        "folder with the four MNIST files (IDX, gzipped or not), used when MNIST must be prepared;"
+        "folder with the four MNIST files (IDX, gzipped or not) to prepare MNIST from; default:"
         f" without it: ${SOURCE_VARIABLE}, then public mirrors",
         "folder",
         fixed=False,
@@ -88,8 +88,8 @@ class Config:
     data_memory: float = _flag(
         DATA,
         0.0,
-        "memory per rank for a set that does not fit: it is read, and shuffled, in windows of this"
-        " size (data/README.md); 0: keep everything in memory",
+        "memory per rank for images; a larger set is read and shuffled in windows of this size"
+        " (data/README.md); 0: keep everything in memory",
         "MiB",
     )
     model: str = _flag(
@@ -234,7 +234,7 @@ class Config:
         LOGGING,
         0,
         "record a timeline of all ranks for Perfetto, with this many steps in detail"
-        f" (docs/trace.md); without a number {STEPS_TRACED}; 0: none",
+        f" (docs/trace.md); a bare --trace means {STEPS_TRACED}; 0: none",
         "steps",
         fixed=False,
         bare=STEPS_TRACED,
@@ -279,7 +279,7 @@ class Config:
         self._require(
             "microbatch_size",
             self.reduction == "exact" or self.global_batch_size < 2**24,
-            "smaller: --reduction fast counts a global batch below 2^24 examples",
+            "smaller: --reduction fast supports global batches below 2^24 examples",
         )
 
     def _check_type(self, each: dataclasses.Field[Any]) -> None:

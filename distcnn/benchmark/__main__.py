@@ -53,13 +53,11 @@ class Request:
             if value < 1:
                 raise InputError(f"{flag} is {value}: it must be at least 1")
         if self.draw and not self.picture:
-            raise InputError(
-                "--draw names measurements to draw: name the picture too, --picture FILE.png"
-            )
+            raise InputError("--draw needs the name of the picture: add --picture FILE.png")
         for flag, file in (("--json", self.json), ("--picture", self.picture)):
             if file and not Path(file).parent.is_dir():  # now, rather than after measuring
                 raise InputError(
-                    f"{flag}: there is no folder {Path(file).parent}: make it, or name another file"
+                    f"{flag}: no such folder: {Path(file).parent}: create it, or name another file"
                 )
 
 
@@ -144,7 +142,7 @@ def make_parser() -> Parser:
         "--draw",
         nargs="+",
         metavar="FILE.json",
-        help="measure nothing; draw earlier results (--json) into one --picture",
+        help="do not measure; draw earlier results (--json) into one --picture",
     )
     return parser
 

@@ -83,14 +83,14 @@ def decode(content: bytes) -> Checkpoint:
     header = content[:HEADER_BYTES]
     found = re.match(rb"distcnn checkpoint (\d{1,9})\n", header)
     if not found:
-        raise CheckpointError(f"it does not begin as a checkpoint does ({len(content)} bytes)")
+        raise CheckpointError(f"it is not a checkpoint of distcnn ({len(content)} bytes)")
     version = int(found.group(1))
     if header != make_header(version, body):
         raise CheckpointError(
-            f"its SHA-256 or its length ({len(content)} bytes) is not the one in its header"
+            f"its SHA-256 or length ({len(content)} bytes) does not match its header"
         )
     if version != VERSION:
-        raise VersionError(f"it is of version {version}, this distcnn reads version {VERSION}")
+        raise VersionError(f"it has version {version}, but this distcnn reads version {VERSION}")
     try:
         with h5py.File(io.BytesIO(body), "r") as file:
             arrays, texts = (
@@ -112,7 +112,8 @@ def decode(content: bytes) -> Checkpoint:
         OverflowError,
     ) as error:
         raise CheckpointError(
-            f"its SHA-256 is right, but distcnn did not write it ({type(error).__name__}: {error})"
+            "its SHA-256 is correct, but distcnn did not write it"
+            f" ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -134,7 +135,7 @@ def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, ND
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{group.name} is not a group")
     if h5py.h5o.get_info(group.id).rc != 1:
-        raise ValueError(f"{group.name} is there more than once")
+        raise ValueError(f"{group.name} occurs more than once")
     for name in group:
         if not _is_inside(group, name):
             raise ValueError(f"{group.name}/{name} is a link")
@@ -156,7 +157,7 @@ def _array(dataset: h5py.Dataset) -> NDArray[np.generic]:
         or dataset.is_virtual
         or dataset.id.get_storage_size() != dataset.nbytes
     ):
-        raise ValueError(f"{dataset.name} of {dataset.nbytes} bytes is not stored plainly")
+        raise ValueError(f"{dataset.name} of {dataset.nbytes} bytes is not stored contiguously")
     if dataset.nbytes > dataset.file.id.get_filesize():
         raise ValueError(f"{dataset.name} has {dataset.nbytes} bytes, the whole file has fewer")
     return np.asarray(dataset[()])

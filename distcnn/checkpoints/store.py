@@ -35,8 +35,8 @@ class CheckpointStore:
         """The steps that have a checkpoint, whole or not, in order."""
         if self.folder.is_symlink():
             raise InputError(
-                f"{self.folder} is a symbolic link: put the folder itself there: a link could lead"
-                " elsewhere"
+                f"{self.folder} is a symbolic link, which could lead elsewhere: replace it with"
+                " the folder itself"
             )
         try:
             names = [each.name for each in self.folder.iterdir()]
@@ -101,7 +101,7 @@ class CheckpointStore:
             if error.errno in (errno.EISDIR, errno.ELOOP, errno.EINVAL):
                 raise CheckpointError(error.strerror) from error
             raise InputError(
-                f"{path} cannot be read ({error.strerror}): repair that, or move the file away"
+                f"{path} cannot be read ({error.strerror}): fix that, or move the file away"
             ) from error  # it may be whole
         except MemoryError as error:
             raise CheckpointError(
@@ -113,7 +113,7 @@ class CheckpointStore:
             ) from error
         if checkpoint.attributes.get("step") != step:
             raise CheckpointError(
-                f"it is of step {checkpoint.attributes.get('step')}, not of the one in its name"
+                f"it holds step {checkpoint.attributes.get('step')}, not the step in its name"
             )
         return checkpoint
 
@@ -138,7 +138,7 @@ class CheckpointStore:
                 )
             else:
                 if damaged:
-                    report(f"the one before it is taken: {path}")
+                    report(f"using the checkpoint before it: {path}")
                 return checkpoint
         return None
 

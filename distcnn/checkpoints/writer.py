@@ -75,9 +75,9 @@ class CheckpointWriter:
         self._thread, problem, self._problem = None, self._problem, None
         if isinstance(problem, OSError):
             kept = (
-                f"the last whole one is {self._store.path_of(self.last_step)}"
+                f"the last complete one is {self._store.path_of(self.last_step)}"
                 if self.last_step >= 0
-                else "there is none yet"
+                else "no checkpoint exists yet"
             )
             self._report(
                 f"warning: checkpoint of step {self._step} not written ({problem.strerror}):"

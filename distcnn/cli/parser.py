@@ -50,11 +50,11 @@ ADVICE = {
     ),
     **dict.fromkeys(
         ("device", "gpu", "cuda", "no-cuda", "cpu"),
-        "distcnn computes on processors only; there is no device to choose",
+        "distcnn runs on CPUs only; there is no device to choose",
     ),
     **dict.fromkeys(
         ("v", "verbose", "quiet", "q"),
-        "what is printed is set by --log-every; results are in the run directory",
+        "use --log-every to control what is printed; results are in the run directory",
     ),
 }
 """What to say about flags that have no counterpart."""

@@ -129,7 +129,7 @@ class ArrayDataset(Dataset):
         names = tuple(class_names or ())
         if names and len(names) != count:
             raise ArgumentError(
-                f"class_names has {len(names)} names for {count} classes: name each class once"
+                f"class_names has {len(names)} names for {count} classes: give one for each class"
             )
         height, width, *channels = train.shape[1:]
         shape = (channels[0] if channels else 1, height, width)

@@ -27,7 +27,7 @@ SHA256 = {
 SAMPLE_NAME = "mnist-sample"
 SAMPLE_NOTICE = (
     "this is a sample of MNIST, 4,000 training and 1,000 test images from its training set: its"
-    " accuracy is no MNIST result. For all 70,000 images, name the folder of the four IDX files"
+    " accuracy is not an MNIST result. For all 70,000 images, name the folder of the four IDX files"
     f" (--source DIR or {SOURCE_VARIABLE})"
 )
 

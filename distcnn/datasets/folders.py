@@ -89,13 +89,13 @@ def list_images(
         ]
         if not listed:
             raise InputError(
-                f"{folder}: there would be no {split} set: each class needs at least 2 images"
+                f"{folder}: the {split} set would be empty: each class needs at least 2 images"
             )
         files[split] = [
             listed[position] for position in _shuffled(len(listed), seed, FOLDER_ORDER, index)
         ]
     if len(class_names) == 1:
-        warn(f"there is only one class, '{class_names[0]}': a network has nothing to tell apart")
+        warn(f"there is only one class, '{class_names[0]}': there is nothing to distinguish")
     return Listing(class_names, files)
 
 
@@ -149,7 +149,7 @@ def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> di
         by_split["test"][name] = [paths[position] for position in order[:count]]
         by_split["train"][name] = [paths[position] for position in order[count:]]
     if single := [name for name, paths in by_split["test"].items() if not paths]:
-        warn(f"no test image for classes that have one image only: {some(single)}")
+        warn(f"no test image for classes with only one image: {some(single)}")
     return by_split
 
 

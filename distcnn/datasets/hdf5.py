@@ -206,7 +206,7 @@ def sizes_problem(train: Form, test: Form, train_name: str, test_name: str) -> s
         return (
             f"{train_name} has shape {shape}, which would be images of {by(shape[1:3])} pixels"
             f" with {shape[3]} channels: channels come last, so write images.transpose(0, 2, 3, 1),"
-            " of train and test"
+            " for train and test"
         )
     return None
 
@@ -219,7 +219,7 @@ def class_count_problem(largest: int, where: str, examples: int) -> str | None:
         return None
     return (
         f"{where} is {largest}, far more than {examples:,} examples can have classes: correct it,"
-        " or number the labels from 0, or say how many classes there are"
+        " number the labels from 0, or set the attribute 'classes'"
     )
 
 
@@ -282,7 +282,7 @@ def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
             if values.size != classes:
                 raise InputError(
                     f"{path}: attribute '{name}' has {values.size} names for {classes} classes:"
-                    " name each class once"
+                    " give one name for each class"
                 )
             texts = [
                 value if isinstance(value, bytes) else str(value).encode(errors="replace")
@@ -308,8 +308,8 @@ def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[fl
     if np.any((values < 0) | (values > 1)):
         remedy = "leave it out" if np.any(values < 0) else "divide it by 255, or leave it out"
         raise InputError(
-            f"{path}: attribute '{name}' is {values.tolist()}, but that of pixels / 255 is from 0"
-            f" to 1: {remedy} to have it computed"
+            f"{path}: attribute '{name}' is {values.tolist()}, but it must be from 0 to 1, as of"
+            f" pixels / 255: {remedy} to have it computed"
         )
     return tuple(np.broadcast_to(values, (channels,)).tolist())
 

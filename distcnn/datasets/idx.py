@@ -76,8 +76,8 @@ class IdxReader:
         self.item_bytes = math.prod(self.shape[1:])
         if self.item_bytes > PIECE_BYTES:
             raise InputError(
-                f"{name} has items of {by(self.shape[1:])} bytes by its header, at most"
-                f" {PIECE_BYTES:,} are supported: it is damaged, fetch it again"
+                f"{name} has items of {by(self.shape[1:])} bytes according to its header, but at"
+                f" most {PIECE_BYTES:,} are supported: it is damaged, fetch it again"
             )
         self._needed = self._taken + math.prod(self.shape)
 
@@ -94,8 +94,8 @@ class IdxReader:
             yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
         if self._read(1):
             raise InputError(
-                f"{self.name} holds more than the {self._needed} bytes of its header {self.shape}:"
-                " it is damaged, fetch it again"
+                f"{self.name} holds more than the {self._needed} bytes its header {self.shape}"
+                " needs: it is damaged, fetch it again"
             )
 
     def read(self) -> NDArray[np.uint8]:

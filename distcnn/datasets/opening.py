@@ -53,11 +53,11 @@ OTHER_FORMATS = (
 )
 
 FILE_SYSTEM_REMEDIES = {
-    errno.ESTALE: "it was replaced or removed on its server; check that it is there, start again",
+    errno.ESTALE: "it was replaced or removed on its server: check that it exists and start again",
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "the host has too many open files: close some, or ask the site",
     errno.ENOMEM: "the host is out of memory",
-    errno.ELOOP: "its links form a circle: name the file itself",
+    errno.ELOOP: "its links form a loop: name the file itself",
 }
 
 MOST_OBJECTS = 100
@@ -101,7 +101,9 @@ class OpenFiles:
             try:
                 now = _state(look())
             except FileNotFoundError as error:
-                raise InputError(f"{path} is gone: restore it, then --resume the run") from error
+                raise InputError(
+                    f"{path} was removed: restore it, then --resume the run"
+                ) from error
             except OSError as error:
                 raise InputError(_file_system_text(path, error.errno or 0)) from error
             if now != before:
@@ -233,16 +235,16 @@ def _read_ahead(path: str) -> None:
 def _why_not_opened(path: str, head: bytes, error: OSError) -> str:
     if "already open for" in str(error):
         return (
-            f"{path} is open for writing in another process, or its writer died: wait until it is"
-            f" written, or end the writer; h5clear -s {path} when a writer died"
+            f"{path} is open for writing in another process, or its writer crashed: wait until it"
+            f" is written, or end the writer; after a crash run h5clear -s {path}"
         )
     if not head:
-        return f"{path} is empty, its writer did not finish: {PREPARE_AGAIN}"
+        return f"{path} is empty because its writer did not finish: {PREPARE_AGAIN}"
     if description := other_format(head):
         return f"{path} is not an HDF5 file but {description}: {FORMAT_HINT}, from arrays too"
     if any(head) and "signature not found" in str(error):
         return f"{path} is not an HDF5 file: {FORMAT_HINT}, from arrays too"
-    incomplete = f"{path} is not a whole HDF5 file ({hdf5_reason(error)}): {PREPARE_AGAIN}"
+    incomplete = f"{path} is not a complete HDF5 file ({hdf5_reason(error)}): {PREPARE_AGAIN}"
     return file_system_problem(path, error) or incomplete
 
 
@@ -270,8 +272,8 @@ def _require_unlocked(path: str) -> None:
     """HDF5 holds a lock for as long as it has a file open for writing."""
     if os.environ.get(LOCKING, "").upper() not in ("FALSE", "0") and lock_state(path) == "held":
         raise InputError(
-            f"{path} is locked by another process, which writes it: wait until it is written, or"
-            f" end the writer; {LOCKING}=FALSE reads it anyway"
+            f"{path} is locked by another process that writes to it: wait until it is written, or"
+            f" end the writer; to read it anyway, set {LOCKING}=FALSE"
         )
 
 
@@ -280,9 +282,9 @@ def _require_complete(path: str, file: h5py.File) -> None:
     size, end = os.fstat(file.id.get_vfd_handle()).st_size, end_of_file(path, file.userblock_size)
     if end and size > end:
         raise InputError(
-            f"{path} is {size - end:,} bytes longer than its own header says: another process still"
-            " writes it, its writer died, or something was appended: wait until it is closed, or"
-            " make it again"
+            f"{path} is {size - end:,} bytes longer than its own header says: another process is"
+            " still writing it, its writer crashed, or data was appended: wait until it is closed,"
+            " or make it again"
         )
 
 

@@ -106,7 +106,7 @@ def common_form(
                 if found != first:
                     raise InputError(
                         f"{path} is {by(found)} (height x width), {paths[0]} {by(first)}: "
-                        "images must be of one size, or give --size HxW to resize them"
+                        "images must have the same size, or give --size HxW to resize them"
                     )
             if all_gray:
                 stored_gray &= image.mode not in ("RGB", "CMYK", "YCbCr") or image.format == "WEBP"
@@ -119,8 +119,8 @@ def common_form(
         warn(f"{images} with several frames or pages: only the first one is used")
     if all_gray and not stored_gray:
         warn(
-            "all images are gray but stored in color, so they get three equal channels: --grayscale"
-            " makes it one"
+            "all images are gray but stored in color, so they get three equal channels: add"
+            " --grayscale for a single channel"
         )
     mode = GRAY if grayscale or (all_gray and stored_gray) else COLOR
     form = Form(first, mode, size is not None, background)

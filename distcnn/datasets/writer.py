@@ -76,7 +76,7 @@ def write_dataset(
     if class_names and len(class_names) != classes:
         raise InputError(
             f"{path} cannot be written: there are {len(class_names)} names for {classes} classes;"
-            " name each class once"
+            " give one name for each class"
         )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -101,7 +101,7 @@ def write_dataset(
             if sizes["train"] != sizes["test"]:
                 raise InputError(
                     f"the training images are {by(sizes['train'])} and the test images"
-                    f" {by(sizes['test'])}: they must be of one size"
+                    f" {by(sizes['test'])}: they must have the same size"
                 )
             mean, std = mean_and_std(*sums["train"])
             if not any(std):

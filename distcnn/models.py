@@ -177,7 +177,7 @@ def _explained(error: BaseException, name: str, images: str = "") -> BaseExcepti
         return error
     if isinstance(error, MemoryError):
         return InputError(
-            f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size"
+            f"model {name!r} needs more memory than is available ({error}): lower --microbatch-size"
         )
     mistake = mistake_in(error)
     if mistake or isinstance(error, ArgumentError):

@@ -230,7 +230,7 @@ def load(
         image_shape: ImageShape = tuple(about["image_shape"])
         settings = {name: about[name] for name in ("mean", "std", "class_names")}
     except (ValueError, KeyError) as error:
-        finished = "" if path.exists() else "; has the run in this directory been finished?"
+        finished = "" if path.exists() else "; has the run in this directory finished?"
         raise InputError(f"{path.parent}: {error}{finished}") from error
     classes = len(settings["class_names"])
     made = model or _recorded_model(about, image_shape, classes, path, trust_model)
@@ -246,8 +246,8 @@ def _recorded_model(
     for module in modules_of(text or name):
         if module not in sys.modules and not trusted:
             raise InputError(
-                f"{path}: the network is made of code in the module {module!r}, which loading would"
-                " run: import that module first, or if you trust the run, load it with"
+                f"{path}: the network uses code in the module {module!r}, which loading would run:"
+                " import that module first, or if you trust the run, load it with"
                 " trust_model=True"
             )
     if text:
@@ -256,7 +256,7 @@ def _recorded_model(
         return MODELS[name](image_shape, classes)
     made = import_own("model", name)(image_shape, classes)
     if not isinstance(made, Sequential):
-        raise InputError(f"{path}: model {name!r} made a {type(made).__name__}: give model=...")
+        raise InputError(f"{path}: model {name!r} returned a {type(made).__name__}: pass model=...")
     return made
 
 

@@ -86,7 +86,7 @@ def _require_outside(name: str, module: str, directory: str | Path) -> None:
             raise InputError(
                 f"the run directory {directory} is on Python's module search path"
                 f" ({entry or 'the current folder'}), so {name!r} could import code from it: start"
-                " outside it, without it in PYTHONPATH, or put the run elsewhere"
+                " in another folder, take it out of PYTHONPATH, or put the run elsewhere"
             )
     for place in _places(module):
         if _is_inside(place, directory):

@@ -30,7 +30,7 @@ AUTO = "auto"
 SECONDS_FOR_RANK_0 = 1.0
 """If no rank found a world, rank 0 reports first: most launchers then end the others."""
 START_REMEDY = (
-    "see the lines above on memory, /dev/shm and limits, and standard error; does a plain MPI"
+    "see standard error and the lines above on memory, /dev/shm and limits; does a plain MPI"
     " program start (mpirun -n 2 python -m mpi4py.bench helloworld)?"
 )
 

@@ -203,7 +203,7 @@ class Check(Generic[T]):
 
     def _failure(self, reason: str) -> Finding:
         text = f"the check itself failed: {reason}"
-        return Finding.bad(self.name, text, "see what the error names; please report this text")
+        return Finding.bad(self.name, text, "follow the error message, and please report it")
 
 
 def root_cause(error: BaseException) -> str:

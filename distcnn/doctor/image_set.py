@@ -24,7 +24,7 @@ LARGE_BYTES = 64 * 2**20
 LABELS_AT_ONCE = 2**17
 LABEL_BYTES = 8
 
-COPY = "copy it to where every host sees it, or give a path that is valid on every host"
+COPY = "copy it to a file system that every host mounts, or give a path that is valid on every host"
 
 
 @dataclass
@@ -68,7 +68,9 @@ def evaluate(places: Places, everyone: Mapping[int, ImageSet]) -> Iterator[Findi
     """Content and memory."""
     first = next(iter(everyone.values()))
     if not first.named and not any(facts.exists for facts in everyone.values()):
-        text = f"{first.path} does not exist yet: the first run makes it; --data checks another"
+        text = (
+            f"{first.path} does not exist yet: the first run creates it; --data FILE checks another"
+        )
         yield Finding.good("data", text)
         return
     read = {rank: facts for rank, facts in everyone.items() if facts.content}
@@ -135,7 +137,7 @@ def judge_content(info: DatasetInfo) -> list[str]:
 
 def _own(facts: ImageSet) -> Iterator[Finding]:
     if facts.problem:
-        remedy = f"see the line; if other ranks can read the file: {COPY}"
+        remedy = f"fix what the message says; if other ranks can read the file: {COPY}"
         yield Finding.bad("data", facts.problem, remedy)
     for remark in facts.remarks:
         yield Finding.warning("data", remark, "training gives the same warning and continues")
@@ -145,7 +147,7 @@ def _memory(facts: ImageSet, share: float) -> Iterator[Finding]:
     needed, most = facts.memory_bytes * share, facts.most_memory
     if most is not None and needed > most:
         text = f"{needed / 2**30:,.1f} GiB of images for a host with {most / 2**30:,.1f} GiB"
-        remedy = "bound the memory for data with --data-memory MIB, or use more hosts"
+        remedy = "limit the memory for data with --data-memory MIB, or use more hosts"
         yield Finding.warning("data", f"{text} of memory: training would refuse it", remedy)
 
 

@@ -28,12 +28,12 @@ MORE_CORES = (
     "start fewer ranks, use fewer threads, request more cores, or bind ranks to more of them"
     " (srun --cpu-bind=none, mpirun --bind-to none)"
 )
-MORE_MEMORY = "request more (sbatch --mem), start fewer ranks, or bound --data-memory"
+MORE_MEMORY = "request more (sbatch --mem), start fewer ranks, or set --data-memory"
 MORE_SHARED = (
     "enlarge it (docker --shm-size=1g, --ipc=host), or remove what killed runs left there"
     " (launch/clean_shared_memory.py)"
 )
-RAISE = "raise it in the job script, or ask the site: launchers pass on limits"
+RAISE = "raise it in the job script (launchers pass limits on), or ask the site"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Limit:
 
 LIMITS = {
     "NOFILE": Limit("-n", 256, 64, "open files: MPI needs several per rank"),
-    "AS": Limit("-v", 4096 * MIB, RANK_BYTES, "MiB of addresses: libraries reserve many", MIB),
+    "AS": Limit("-v", 4096 * MIB, RANK_BYTES, "MiB of address space: libraries reserve a lot", MIB),
     "NPROC": Limit("-u", 64, 0, "processes and threads of this user"),
     "FSIZE": Limit("-f", 64 * MIB, 16 * MIB, "MiB per file: checkpoints may not fit", MIB),
     "CPU": Limit("-t", 24 * 3600, 0, "seconds of CPU time, as on login nodes"),

@@ -86,8 +86,8 @@ def _end_after(name: str, process: int, program: str) -> None:
     _wait_for_end_of(process)
     rank, host = launcher.declared_rank(os.environ), socket.gethostname()
     tell(
-        f"{name}: error: rank {rank} on host {host} ends: {program} (process {process}), which"
-        " launched it, is gone; resume the run"
+        f"{name}: error: rank {rank} on host {host} ends because {program}"
+        f" (process {process}), which launched it, has ended; resume the run"
     )
     note_exit(EXIT_STALLED)
     os._exit(EXIT_STALLED)

@@ -234,9 +234,9 @@ def describe(everyone: list[Status], seconds: float) -> str:
         each for each in everyone if each.answers and not _waits(each)
     ]
     waiting = [each for each in everyone if each.answers and _waits(each)]
-    lines = [f"stalled: nothing has moved for {seconds:.0f} s (--stall-timeout)"]
+    lines = [f"stalled: no progress for {seconds:.0f} s (--stall-timeout)"]
     lines += [_late_line(each) for each in late] or [
-        "every rank waits for the others: they are not at the same point"
+        "every rank waits for the others: they have reached different points of the program"
     ]
     if waiting:
         ranks = ", ".join(str(each.rank) for each in waiting)

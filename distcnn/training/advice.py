@@ -77,9 +77,9 @@ def _padding(plan: Plan) -> Iterator[str]:
         longest < config.microbatch_size or padding > MOST_PADDING
     ):
         yield (
-            f"{padding:.0%} of the computing is padding: --microbatch-size is"
-            f" {config.microbatch_size}, the longest shard has {counted(longest, 'example')};"
-            f" --microbatch-size {enough} takes as many steps without it"
+            f"{padding:.0%} of the computation is padding: --microbatch-size is"
+            f" {config.microbatch_size}, and the longest shard has {counted(longest, 'example')};"
+            f" --microbatch-size {enough} takes the same number of steps without padding"
         )
 
 
@@ -157,6 +157,6 @@ def advice(zero: list[str]) -> str:
     more = f" and {len(zero) - MOST_NAMED} more" if len(zero) > MOST_NAMED else ""
     return (
         f"the gradient of {', '.join(zero[:MOST_NAMED])}{more} is zero everywhere: its units are"
-        " dead or its weights began at zero; begin again with a lower --learning-rate, or with"
+        " dead or its weights began at zero; start again with a lower --learning-rate, or with"
         " other initialisers"
     )

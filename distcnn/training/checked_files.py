@@ -52,17 +52,14 @@ def unchecked(run: Path, replayed: Replayed) -> list[str]:
     if replayed.from_step:
         found.insert(0, f"steps 1 to {replayed.from_step}")
     if not replayed.reached_end:
-        return [*found, f"{RESULT} and {WEIGHTS}, which are of the end of a run"]
+        return [*found, f"{RESULT} and {WEIGHTS}, which are written at the end of a run"]
     if not (run / BEST_WEIGHTS).exists():
         found.append(f"{BEST_WEIGHTS}, which is missing")
     elif not _line_of_best(replayed):
         found.append(BEST_WEIGHTS)
     if (run / SUMS).exists():
-        return [
-            *found,
-            f"times and speeds, except that {SUMS} shows no damage since they were written",
-        ]
-    return [*found, f"times and speeds, since {SUMS} is missing"]
+        return [*found, f"times and speeds (but they match {SUMS})"]
+    return [*found, f"times and speeds ({SUMS} is missing)"]
 
 
 def _line_of_best(replayed: Replayed) -> Line | None:
@@ -111,7 +108,7 @@ def _problem_of_result(
         else:
             right = name in expected and value == expected[name]
         if not right:
-            return f"{within}{name} is {value} in {RESULT}, {expected.get(name)} replayed"
+            return f"{within}{name} is {value} in {RESULT}, but {expected.get(name)} in the replay"
     return None
 
 
@@ -120,9 +117,9 @@ def _problem_of_weights(file: Path, line: Line, attributes: dict[str, Any]) -> s
     for name, sha256 in line["parameters"].items():
         now = array_sha256(parameters[name]) if name in parameters else None
         if now != sha256:
-            return f"parameter {name}: SHA-256 {now} in {file.name}, {sha256} replayed"
+            return f"parameter {name}: SHA-256 {now} in {file.name}, but {sha256} in the replay"
     for name, value in found.items():
         expected = line["params_sha256"] if name == "params_sha256" else attributes.get(name)
         if value != expected:
-            return f"{name} is {value} in {file.name}, {expected} replayed"
+            return f"{name} is {value} in {file.name}, but {expected} in the replay"
     return None

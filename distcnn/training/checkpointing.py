@@ -163,9 +163,8 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
         if (entry.used, entry.order_sha256) != (used[entry.shard], orders[entry.shard]):
             raise InputError(
                 f"checkpoint of step {state.step}: shard {entry.shard} had used"
-                f" {counted(used[entry.shard], 'example')}, "
-                "in another order than this "
-                f"distcnn draws ({entry.used}): resume with the software that began the run,"
+                f" {counted(used[entry.shard], 'example')}, in an order that this distcnn does not"
+                f" draw ({entry.used} used): resume with the software that began the run,"
                 f" distcnn {checkpoint.attributes['distcnn']}"
                 f"{', and with a file of the same chunks (--data-memory)' if run.config.data_memory else ''}"  # noqa: E501
             )
@@ -201,7 +200,7 @@ def check_snapshot(checkpoint: Checkpoint) -> None:
         wrong = [f"{type(error).__name__}: {error}"]
     if wrong:
         raise InputError(
-            f"the checkpoint of step {step} is not as distcnn writes it ({wrong[0]}): move it away"
+            f"the checkpoint of step {step} has unexpected content ({wrong[0]}): move it away"
             " to continue from the one before"
         )
 
@@ -231,7 +230,7 @@ def check_dataset(recorded: dict[str, Any], run: Run) -> None:
     """``InputError`` unless the run's examples are the recorded ones."""
     if recorded["content_sha256"] != run.content_sha256:
         raise InputError(
-            f"--data: {run.dataset.path} is not the image set that the run began with (SHA-256 of"
+            f"--data: {run.dataset.path} is not the image set the run was started with (SHA-256 of"
             f" its examples {run.content_sha256}, not {recorded['content_sha256']}): name the set"
             f" {recorded['name']!r} of {counted(recorded['train_examples'], 'training example')}"
         )
@@ -245,7 +244,7 @@ def _fill(
     if shapes != stored:
         raise InputError(
             f"the checkpoint's {what} are {stored}, but the network's are {shapes}: the model's"
-            " code is another than the run's"
+            " code has changed since the run"
         )
     for name, view in views.items():
         view[...] = arrays[name]

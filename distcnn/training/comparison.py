@@ -84,8 +84,8 @@ def read_receipt(directory: Path) -> Receipt:
         ) from error
     if not good:
         raise InputError(
-            f"{path} is not a receipt: its first line must be of kind 'start', and each must name"
-            " its step"
+            f"{path} is not a receipt: its first line must be of kind 'start', and each line must"
+            " name its step"
         )
     return Receipt(lines)
 
@@ -97,7 +97,7 @@ def missing_end(directory: Path, receipt: Receipt) -> str:
     if receipt.ended or not (directory / RESULT).exists():
         return ""
     return (
-        f"{RECEIPT} has no line after step {receipt.last_step}, although the run is over"
+        f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
         f" ({RESULT}): its end was cut off"
     )
 
@@ -125,7 +125,7 @@ class MetricsComparison:
             if name != SPEED and recorded.get(name) != replayed.get(name):
                 raise Different(
                     f"step {replayed['step']}: {name} is {recorded.get(name)} in {METRICS},"
-                    f" {replayed.get(name)} replayed"
+                    f" but {replayed.get(name)} in the replay"
                 )
         self._compared += 1
 
@@ -135,7 +135,7 @@ class MetricsComparison:
             line = self._recorded[self._compared]
             raise Different(
                 f"step {line['step']}: {METRICS} has a line {line.get('kind')!r} that the replay"
-                " has not"
+                " lacks"
             )
 
 
@@ -209,8 +209,8 @@ class Comparison(NoRunDirectory):
             line = self._recorded[len(self.compared)]
             raise Different(
                 self._at(line["step"])
-                + f"the receipt has a line {line['kind']!r} of step {line['step']}, the replay has"
-                " none"
+                + f"the receipt has a line {line['kind']!r} of step {line['step']}, but the replay"
+                " has none"
             )
         if self._metrics:
             self._metrics.close()
@@ -227,18 +227,21 @@ def difference(recorded: Line | None, replayed: Line) -> str:
         replayed["step"],
     ):
         has = f"{recorded.get('kind')!r} of step {recorded.get('step')}" if recorded else "none"
-        return f"the replay has a line {replayed['kind']!r} here, the receipt has {has}"
+        return f"the replay has a line {replayed['kind']!r} here, but the receipt has {has}"
     hashes = recorded.get("parameters", {}), replayed.get("parameters", {})
     for name in dict.fromkeys([*hashes[1], *hashes[0]]):
         if hashes[0].get(name) != hashes[1].get(name):
             return (
                 f"parameter {name}: SHA-256 {hashes[0].get(name)} in the receipt,"
-                f" {hashes[1].get(name)} replayed"
+                f" but {hashes[1].get(name)} in the replay"
             )
     name = next(
         name
         for name in dict.fromkeys([*replayed, *recorded])
         if recorded.get(name) != replayed.get(name)
     )
-    agrees = ", though every parameter agrees" if hashes[1] else ""
-    return f"{name}: {recorded.get(name)} in the receipt, {replayed.get(name)} replayed{agrees}"
+    agrees = "; all parameters match" if hashes[1] else ""
+    return (
+        f"{name}: {recorded.get(name)} in the receipt, but {replayed.get(name)} in the"
+        f" replay{agrees}"
+    )

@@ -53,9 +53,9 @@ def compare_replicas(
             if not majority or each[first] != most
         ]
         what = (
-            "is not what it is on the other ranks"
+            "differs from the other ranks"
             if majority
-            else "is not the same on all, and no value has a majority"
+            else "differs between the ranks, and no value has a majority"
         )
         raise TrainingError(
             f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: memory"
@@ -78,9 +78,9 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
                 if each[name] != value
             )
             report(
-                f"warning: rank {rank} on {communicator.hosts[rank]} has other software or another"
-                f" processor than rank 0 ({what}): the bits then depend on which rank computes"
-                " which shard"
+                f"warning: rank {rank} on {communicator.hosts[rank]} has different software or a"
+                f" different processor than rank 0 ({what}): the bits then depend on which rank"
+                " computes which shard"
             )
             break
     return everyone[0]
@@ -98,8 +98,8 @@ def same_model(sources: Sources, communicator: Communicator) -> None:
     changes = compare_sources(everyone[0], everyone[rank])
     raise JointError(
         f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's:"
-        f" {changes}: start all ranks in one folder with one PYTHONPATH, on a file system that all"
-        " hosts share"
+        f" {changes}: start all ranks in the same folder with the same"
+        " PYTHONPATH, on a file system that all hosts share"
     )
 
 
@@ -107,7 +107,7 @@ def check_same_data(datasets: list[DatasetInfo]) -> None:
     for rank, dataset in enumerate(datasets):
         if dataset != datasets[0]:
             raise InputError(
-                f"{dataset.path}: rank {rank} has another image set than rank 0 (SHA-256"
+                f"{dataset.path}: rank {rank} has a different image set than rank 0 (SHA-256"
                 f" {dataset.sha256 or 'unknown'}, not {datasets[0].sha256 or 'unknown'}): give all"
                 " ranks the same arrays, or a file that all hosts share or have a copy of"
             )

@@ -28,7 +28,7 @@ def checkpoint_found(newest: int, step: int) -> str:
         return "checkpoint saved"
     if newest < 0:
         return "no checkpoint could be written"
-    return f"the newest checkpoint is of step {newest}"
+    return f"the latest checkpoint is of step {newest}"
 
 
 def stopped_by(requests: Sequence[str | None]) -> str:

@@ -104,7 +104,7 @@ def all_entries(ledger: Ledger, communicator: Communicator, num_shards: int) -> 
     owned = [each.shard for each in entries]
     if owned != list(range(num_shards)):
         raise TrainingError(
-            f"the ranks own the shards {owned}, not each of 0 to {num_shards - 1} once"
+            f"the ranks own the shards {owned}, not 0 to {num_shards - 1} once each"
         )
     return entries
 

@@ -41,8 +41,8 @@ def open_directory(
         (path / SUMS).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"--resume: {path} cannot be written ({error.strerror}): make room, or give another"
-            " folder with --output"
+            f"--resume: {path} cannot be written ({error.strerror}): free some space, or name"
+            " another folder with --output"
         ) from error
     return path
 
@@ -83,8 +83,8 @@ def begin_records(
     if point:
         if not checkpoint:
             progress.say(
-                f"{point.directory} has no checkpoint that is whole: the run begins again from its"
-                " first step"
+                f"{point.directory} has no complete checkpoint: the run starts again from its first"
+                " step"
             )
         if changed := changed_lengths(point.directory, state.step, run.config):
             progress.say(changed)
@@ -94,8 +94,8 @@ def begin_records(
         changes = differences(json.loads(checkpoint.texts["software"]), run.software)
         if changes:
             progress.say(
-                "warning: the run began on other software or another processor; its bits may"
-                f" differ from here on: {'; '.join(changes)}"
+                "warning: the run was started with other software or on another processor; its"
+                f" bits may differ from here on: {'; '.join(changes)}"
             )
     directory.add_receipt(
         "resume" if checkpoint else "start",

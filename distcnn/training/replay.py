@@ -168,7 +168,7 @@ def _check_range(receipt: Receipt, from_step: int, to_step: int) -> None:
         or from_step == to_step == receipt.last_step == 0
     ):
         raise InputError(
-            f"--from-step {from_step} --to-step {to_step}: the receipt covers the steps 0 to"
+            f"--from-step {from_step} --to-step {to_step}: the receipt covers steps 0 to"
             f" {receipt.last_step}"
         )
 
@@ -197,9 +197,10 @@ def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> No
         recorded = line.get("dataset", {})
         for name, value in dataset_identity(run).items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
-                place = f"step {line['step']}: the image set: its {name}"
+                place = f"step {line['step']}: the image set's {name}"
                 raise Different(
-                    f"{place} is {recorded.get(name)} in the receipt, {value} in {run.dataset.path}"
+                    f"{place} is {recorded.get(name)} in the receipt, but {value} in"
+                    f" {run.dataset.path}"
                 )
     warn_of_changes(receipt, run, say)
 
@@ -218,7 +219,7 @@ def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> N
         if found and found != before:
             what = "; ".join(found)
             say(
-                f"warning: from step {line['step']} on the run used other software than there is"
-                f" here, so bits may differ: {what}"
+                f"warning: from step {line['step']} on the run used other software than is"
+                f" installed here, so bits may differ: {what}"
             )
         before = found

@@ -210,7 +210,7 @@ def damage_of(folder: Path) -> str | None:
             == attributes.get("params_sha256")
             == result.params_sha256
         ):
-            return f"{WEIGHTS} does not hold the weights that {RESULT} names"
+            return f"{WEIGHTS} does not hold the weights named in {RESULT}"
         return damage_by_sums(folder)
     except (ValueError, TypeError) as error:  # TypeError: weights of types that do not go together
         return str(error)
@@ -235,7 +235,7 @@ def damage_by_sums(folder: Path) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
         if not same:
-            return f"{name} is damaged or was edited: its SHA-256 is not the one in {SUMS}"
+            return f"{name} is damaged or was edited: its SHA-256 does not match {SUMS}"
     return None
 
 

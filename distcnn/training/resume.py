@@ -62,8 +62,8 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
         if Plan(config, examples).total_steps < done:
             raise InputError(
-                f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and"
-                " --max-steps now allow: raise them"
+                f"--resume: {directory} has already taken {counted(done, 'step')}, more than"
+                " --epochs and --max-steps allow now: raise them"
             )
     _, checkpoint = read_stored(
         directory, report, set_aside=is_in_place(request)
@@ -104,8 +104,8 @@ def existing_run(path: str) -> Path:
         )
     if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
         raise InputError(
-            f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the run directory"
-            " of a run that was begun"
+            f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the directory"
+            " of a run"
         )
     return directory
 
@@ -141,10 +141,10 @@ def read_stored(
     except InputError as error:
         if saved is None:
             raise InputError(
-                f"{error}; and there is no whole checkpoint to take the configuration from: begin a"
+                f"{error}; and there is no complete checkpoint with the configuration: start a"
                 " new run"
             ) from error
-        report(f"warning: {error}: the checkpoint's configuration is taken")
+        report(f"warning: {error}: using the configuration in the checkpoint")
         return saved, checkpoint
     changed = contradictions(saved, dataclasses.asdict(stored)) if saved else []
     if changed:
@@ -164,8 +164,8 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     if contradicting:
         raise InputError(
             f"--resume: the run in {directory} has other flags: {'; '.join(contradicting)}: leave"
-            " them out, or begin a new run (data with the same content, epochs, output, how often"
-            " to log, test and save, time-outs, tracing may change)"
+            " them out, or start a new run (only these may change: epochs, output, how often to"
+            " log, test and save, time-outs, tracing, and the path of the same data)"
         )
     here = {"expect_ranks": 0, "source": ""}  # what was said of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
@@ -175,7 +175,7 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
     """The fixed fields that ``given`` has otherwise, in words."""
     fixed = {each.name for each in dataclasses.fields(Config) if each.metadata["fixed"]}
     return [
-        f"{as_flag(name)} {value} (it has {getattr(stored, name)})"
+        f"{as_flag(name)} {value} (the run has {getattr(stored, name)})"
         for name, value in given.items()
         if name in fixed and value != getattr(stored, name)
     ]
@@ -203,12 +203,11 @@ def finished_result(
     if checkpoint is None:
         raise InputError(
             f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''};"
-            " there is no whole checkpoint to continue from: begin a new run"
+            " there is no complete checkpoint to continue from: start a new run"
         )
     if damage:
         report(
-            f"warning: {directory}: {damage}: the results are written again from the newest"
-            " checkpoint"
+            f"warning: {directory}: {damage}: writing the results again from the latest checkpoint"
         )
     return None
 

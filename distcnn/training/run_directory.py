@@ -91,11 +91,11 @@ class RunDirectory:
                 lambda: store.make_room(result.steps, result.best_step),
             )
         except OSError as error:
-            first = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
+            first = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
             remedy = (
                 f"{first}, then finish the run with --resume {self.path}"
                 if self._is(self.path)
-                else "begin a new run elsewhere"
+                else "start a new run elsewhere"
             )
             raise InputError(
                 f"the results cannot be written to {_shown(error, self.path)}: {remedy}"
@@ -114,7 +114,7 @@ class RunDirectory:
             if read_config(folder) == self._config:
                 return
         self._report(
-            f"warning: {folder / CONFIG} was changed or removed by others: it is written again"
+            f"warning: {folder / CONFIG} was changed or removed by others: writing it again"
         )
         write_config(folder, self._config)
 
@@ -128,7 +128,7 @@ class RunDirectory:
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
                 if any(best[name].shape != values.shape for name, values in last.items()):
-                    raise CheckpointError("it is of another network")
+                    raise CheckpointError("it belongs to another network")
             except (CheckpointError, InputError, KeyError) as error:
                 self._report(
                     f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the"
@@ -144,7 +144,7 @@ class RunDirectory:
         if not self._is(self.path):
             moved = self._moved_to()
             if moved is not None:
-                self._report(f"warning: {self.path} was renamed: the run goes on in {moved}")
+                self._report(f"warning: {self.path} was renamed: the run continues in {moved}")
                 self.path = moved
             else:
                 self._make_again()
@@ -183,7 +183,7 @@ class RunDirectory:
         self.path = path
         self._descriptor = self._open()
         self._report(
-            f"warning: {lost} was removed during the run: its files are written again, to {path}"
+            f"warning: {lost} was removed during the run: writing its files again, to {path}"
         )
         self.metrics.file_is_lost()
         self.receipt.file_is_lost()
@@ -235,8 +235,8 @@ def create_run_directory(
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"--output: {path} cannot be written ({error.strerror}): name a folder that you may"
-            " write to"
+            f"--output: {path} cannot be written ({error.strerror}): name a folder with"
+            " write permission"
         ) from error
     return path
 

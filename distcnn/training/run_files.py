@@ -61,7 +61,7 @@ def _lock(path: Path) -> int:
         except BlockingIOError as error:
             os.close(descriptor)
             raise InputError(
-                f"{path} is in use by another run that has not ended: wait for it or end it, or"
+                f"{path} is in use by another run that has not ended: wait for it, stop it, or"
                 " name another folder with --output"
             ) from error
         except OSError:
@@ -99,7 +99,7 @@ def _name(user: int) -> str:
     try:
         return f"the user {pwd.getpwuid(user).pw_name}"
     except KeyError:
-        return f"the user with the number {user}"
+        return f"the user with id {user}"
 
 
 class LineLog:
@@ -149,7 +149,7 @@ class LineLog:
             if read_bytes(path) == content:
                 return
         if self._whole:
-            self._report(f"warning: {path} was changed or removed by others: it is written again")
+            self._report(f"warning: {path} was changed or removed by others: writing it again")
         write_atomically(path, content)
         self._whole = True
 
@@ -192,7 +192,7 @@ def read_config(path: Path) -> Config:
     text, mark, end = text.partition(END_OF_CONFIG)
     if mark + end != _end_of(text):
         raise InputError(
-            f"{file} is damaged or was altered: its SHA-256 is not the one in its last line"
+            f"{file} is damaged or was edited: its SHA-256 does not match its last line"
         )
     return Config.from_record(read_toml(file, OF_PATHS))
 

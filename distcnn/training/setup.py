@@ -253,7 +253,7 @@ def too_many_ranks(config: Config, world_size: int) -> str:
     )
     return (
         f"{world_size} ranks cannot share {counted(config.num_shards, 'shard')} (each rank needs at"
-        f" least one): start at most {config.num_shards}, or begin a new run with {remedy}"
+        f" least one): start at most {config.num_shards}, or start a new run with {remedy}"
     )
 
 

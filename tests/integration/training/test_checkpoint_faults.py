@@ -77,10 +77,7 @@ def test_all_damaged_lets_the_run_begin_again(killed: Path, finished: Path) -> N
     for step in (2, 4, 6, 8, 10):
         assert f"checkpoint {store.path_of(step)} is damaged: " in said
         assert store.path_of(step).with_name(f"step-{step:09d}.h5.damaged").exists()
-    assert (
-        f"{killed} has no checkpoint that is whole: the run begins again from its first step"
-        in said
-    )
+    assert f"{killed} has no complete checkpoint: the run starts again from its first step" in said
     assert store.steps() == SAVED
     assert_same_end(killed, finished)
 

@@ -6,14 +6,17 @@ Each rank collects what its part shows (``Survey``); ``judge`` puts all parts to
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.hashing import BlockHashes, blocks_sha256, leaves_of
+from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
+from distcnn.datasets.hashing import BlockHashes, WholeHash, blocks_sha256, leaves_of
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
 from distcnn.errors import InputError
+from distcnn.spans import touch
 from distcnn.system.wording import being, counted, plural
 
 Floats = NDArray[np.float64]
@@ -201,16 +204,30 @@ def judge_labels(info: DatasetInfo, parts: Sequence[Found]) -> list[str]:
 
 
 def _require_hash(info: DatasetInfo, found: Found) -> None:
-    if not info.blocks_sha256:
+    if info.blocks_sha256:
+        name, stated = "blocks_sha256", info.blocks_sha256
+        actual = blocks_sha256(info.sha256, found.blocks)
+    elif info.sha256:
+        name, stated, actual = "sha256", info.sha256, _whole_sha256(info)
+    else:
         return
-    actual = blocks_sha256(info.sha256, found.blocks)
-    if info.blocks_sha256.strip().lower() != actual:
+    if stated.strip().lower() != actual:
         raise InputError(
-            f"{info.path}: the examples do not match the file's SHA-256 (attribute"
-            f" 'blocks_sha256' is {info.blocks_sha256[:64]!r}, that of the examples is {actual}):"
-            " damaged or edited; copy or prepare the file again, or, if the change is intended,"
-            " delete the attributes 'sha256' and 'blocks_sha256'"
+            f"{info.path}: the examples do not match the file's SHA-256 (attribute '{name}' is"
+            f" {stated[:64]!r}, that of the examples is {actual}): damaged or edited; copy or"
+            " prepare the file again, or, if the change is intended, delete the attributes"
+            " 'sha256' and 'blocks_sha256'"
         )
+
+
+def _whole_sha256(info: DatasetInfo) -> str:
+    """The hash that files without ``blocks_sha256`` state. One process must read all examples."""
+    whole = WholeHash()
+    with closing(ExampleFile(info)) as file:
+        for split, count in info.examples.items():
+            for piece in pieces_of(range(count), piece_size(info, split)):
+                whole.add(split, *file.load(split, piece, touch))
+    return whole.hexdigest()
 
 
 def _require_written(info: DatasetInfo, found: Found) -> None:

@@ -34,10 +34,8 @@ def open_directory(
     try:
         write_config(path, config)
         if (path / RESULT).exists():  # of fewer epochs than the run has now, or damaged
-            (path / RESULT).rename(
-                path
-                / f"result-until-step-{point.checkpoint.attributes['step'] if point.checkpoint else 0}.json"  # noqa: E501
-            )
+            step = point.checkpoint.attributes["step"] if point.checkpoint else 0
+            (path / RESULT).rename(path / f"result-until-step-{step}.json")
         (path / SUMS).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
 from distcnn.network import Network
 from distcnn.system.files import read_bytes, write_atomically
+from distcnn.system.json_values import from_json, to_json
 
 RESULT, SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
@@ -91,44 +91,22 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
-        values = dataclasses.asdict(dataclasses.replace(self, network=None))
-        for name in NOT_STORED:
-            del values[name]
+        left_out = {*NOT_STORED}
         if not self.architecture:
-            del values["architecture"]
+            left_out.add("architecture")
         if self.target_accuracy is None:
-            for name in ("target_accuracy", "target_reached", "seconds_to_target"):
-                del values[name]
-        values["dataset"] = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values["dataset"].items()
-        }
-        return values
+            left_out |= {"target_accuracy", "target_reached", "seconds_to_target"}
+        values = to_json(dataclasses.replace(self, network=None))
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> RunResult:
+    def from_json(cls, values: dict[str, Any]) -> RunResult:
         """The result in ``result.json``; an older one has defaults where it lacks a value.
 
         Raises:
-            LookupError, TypeError: it is not a result.
+            TypeError: it is not a result.
         """
-        record: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in _known(DatasetRecord, values["dataset"]).items()
-        }
-        return cls(**{**_known(cls, values), "dataset": DatasetRecord(**record)})
-
-
-def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of ``kind`` in ``values``, each checked by its type."""
-    names = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-    names = {name: text for name, text in names.items() if name not in NOT_STORED}
-    found = {name: value for name, value in values.items() if name in names}
-    for name, value in found.items():
-        allowed = {"str": (str,), "int": (int,), "float": (int, float)}.get(names[name])
-        if allowed and not isinstance(value, allowed):
-            raise TypeError(f"{name} is {value!r}")
-    return found
+        return from_json(cls, {**values, "output": "", "network": None})
 
 
 def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
@@ -169,33 +147,24 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
 
 
 def read_result(folder: Path) -> RunResult:
-    """The result of the finished run in ``folder``.
-
-    Raises:
-        ValueError: names ``result.json`` when it cannot be read, or lacks what every result has.
-    """
-    return _parsed(_content(folder / RESULT))[1]
+    """The result of the finished run in ``folder``; raises as ``read_result_values``."""
+    return RunResult.from_json(read_result_values(folder))
 
 
 def read_result_values(folder: Path) -> dict[str, Any]:
-    """All that ``result.json`` in ``folder`` holds; raises as ``read_result``."""
-    return _parsed(_content(folder / RESULT))[0]
+    """All that ``result.json`` in ``folder`` holds.
 
-
-def _parsed(content: bytes) -> tuple[dict[str, Any], RunResult]:
+    Raises:
+        ValueError: names the file when it cannot be read, or lacks what every result has.
+    """
     try:
-        values = json.loads(content)
-        return values, RunResult.from_json(values)
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{RESULT} is damaged ({type(error).__name__}: {error})") from error
-
-
-def _content(path: Path) -> bytes:
-    """A file's content. ``ValueError`` names the file when it cannot be read."""
-    try:
-        return read_bytes(path)
+        values: dict[str, Any] = json.loads(read_bytes(folder / RESULT))
+        RunResult.from_json(values)
     except OSError as error:
-        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
+        raise ValueError(f"{RESULT} cannot be read ({error.strerror})") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{RESULT} is damaged ({type(error).__name__}: {error})") from error
+    return values
 
 
 def damage_of(folder: Path) -> str | None:

@@ -4,11 +4,11 @@ best test so far.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from distcnn.distributed import Totals
+from distcnn.system.json_values import from_json, to_json
 
 
 @dataclass
@@ -82,48 +82,29 @@ class State:
         """Whether a run can be in this state, or the values are damaged or made up."""
         meters = self.whole, self.epoch, self.interval
         sums: list[Meter | Totals] = [*meters, *([self.test] if self.test else [])]
-        counts = [
-            self.step,
-            self.world_size,
-            *(count for each in sums for count in (each.correct, each.examples)),
-        ]
-        numbers = [
-            *(each.loss_sum for each in sums),
-            *(each.seconds for each in meters),
-            self.safety_seconds,
-            self.run_seconds,
-        ]
-        return (
-            all(
-                type(each) is int
-                for each in (self.test_step, self.best_correct, self.best_step or 0)
-            )
-            and all(type(each) is int and each >= 0 for each in counts)
-            and all(type(each) in (int, float) for each in numbers)
-            and type(self.epoch_is_open) is bool
-            and (not self.epoch_is_open or self.epoch.examples > 0)
-            and (
-                self.test_step == -1
-                if self.test is None
-                else 0 <= self.test_step <= self.step and self.test.examples > 0
-            )
-            and (
-                self.best_correct == -1
-                if self.best_step is None
-                else 0 <= self.best_step <= self.step
-            )
-        )
+        counts = [self.step, self.world_size]
+        counts += [count for each in sums for count in (each.correct, each.examples)]
+        if self.test is None:
+            is_test_sound = self.test_step == -1
+        else:
+            is_test_sound = 0 <= self.test_step <= self.step and self.test.examples > 0
+        if self.best_step is None:
+            is_best_sound = self.best_correct == -1
+        else:
+            is_best_sound = 0 <= self.best_step <= self.step
+        is_epoch_sound = self.epoch.examples > 0 or not self.epoch_is_open
+        return min(counts) >= 0 and is_test_sound and is_best_sound and is_epoch_sound
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``from_json`` gives the same state, bit for bit."""
-        return dataclasses.asdict(self)
+        return to_json(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> State:
-        """The state that ``to_json`` gave, perhaps before there were ``run_seconds``: then those of
-        the steps stand for them.
+        """The state of ``to_json``; before there were ``run_seconds``, those of the steps count.
+
+        Raises:
+            LookupError, TypeError: it is not a state.
         """
-        values = {"run_seconds": values["whole"]["seconds"] + values["safety_seconds"], **values}
-        meters = {name: Meter(**values[name]) for name in ("whole", "epoch", "interval")}
-        test = Totals(**values["test"]) if values["test"] else None
-        return cls(**{**values, **meters, "test": test})
+        steps_seconds = values["whole"]["seconds"] + values["safety_seconds"]
+        return from_json(cls, {"run_seconds": steps_seconds, **values})

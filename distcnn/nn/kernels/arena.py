@@ -20,6 +20,8 @@ from numpy.typing import DTypeLike, NDArray
 from distcnn.nn.layer import Array, Shape
 
 ALIGNMENT_BYTES = 64
+LARGE_PAGE_BYTES = 2 << 20
+"""Pieces begin on such a page: the parameters are the first buffers that are made."""
 PIECE_BYTES = 64 << 20
 """More than the C library may reuse from freed memory (32 MiB), so that pages which are never
 written to take no memory.
@@ -50,8 +52,8 @@ class Arena:
 
 
 def _piece(nbytes: int) -> memoryview:
-    raw = np.zeros(nbytes + ALIGNMENT_BYTES, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT_BYTES
+    raw = np.zeros(nbytes + LARGE_PAGE_BYTES, np.uint8)
+    start = -raw.ctypes.data % LARGE_PAGE_BYTES
     return raw.data[start : start + nbytes]
 
 

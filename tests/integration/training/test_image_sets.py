@@ -27,6 +27,16 @@ def own(image_set: MakeImageSet, tmp_path: Path) -> Path:
     return Path(shutil.copy(image_set(train=1003, test=77), tmp_path / "set.h5"))
 
 
+def as_of_old(path: Path) -> None:
+    """As version 0.1.0 wrote it: no checksums in the chunks, no ``blocks_sha256``."""
+    with h5py.File(path, "r+") as file:
+        del file.attrs["blocks_sha256"]
+        for name in ("train/images", "train/labels", "test/images", "test/labels"):
+            values = file[name][:]
+            del file[name]
+            file[name] = values
+
+
 def flip_pixel(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["train/images"][700, 3, 2] ^= 1
@@ -41,10 +51,13 @@ def lie(path: Path) -> None:
 
 
 @pytest.mark.parametrize("memory", [0.0, 3.0], ids=["in memory", "in windows"])
+@pytest.mark.parametrize("old", [False, True], ids=["with blocks", "of old"])
 @pytest.mark.parametrize("change", [None, flip_pixel, lie])
 def test_a_set_that_does_not_match_its_hash_is_refused(
-    own: Path, memory: float, change: Callable[[Path], None] | None
+    own: Path, memory: float, old: bool, change: Callable[[Path], None] | None
 ) -> None:
+    if old:
+        as_of_old(own)
     if not change:
         assert prepare(own, data_memory=memory).evaluation().examples == 77
         return
@@ -54,21 +67,26 @@ def test_a_set_that_does_not_match_its_hash_is_refused(
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("old", [False, True], ids=["with blocks", "of old"])
 @pytest.mark.parametrize("flags", [[], ["--data-memory", "3"]], ids=["in memory", "in windows"])
-def test_any_number_of_ranks_compares_the_hash(own: Path, flags: list[str], tmp_path: Path) -> None:
+def test_any_number_of_ranks_compares_the_hash(
+    own: Path, old: bool, flags: list[str], tmp_path: Path
+) -> None:
+    if old:
+        as_of_old(own)
     results = [
         mpi_launcher().train(ranks, tmp_path / str(ranks), "--data", str(own), *QUICK, *flags)
         for ranks in (1, 3)
     ]
     assert results[0]["dataset"] == results[1]["dataset"]
     flip_pixel(own)
-    done = train(
-        mpi_launcher(), 3, *as_flags(data=own), *QUICK, *flags, *as_flags(output=tmp_path / "run")
-    )
-    assert done.returncode == EXIT_INPUT
-    assert done.stderr.count("do not match the file's SHA-256") == 1
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "run").exists()
+    start = [*as_flags(data=own), *QUICK, *flags, *as_flags(output=tmp_path / "run")]
+    for launcher, ranks in ((SERIAL, 1), (mpi_launcher(), 3)):
+        done = train(launcher, ranks, *start)
+        assert done.returncode == EXIT_INPUT
+        assert done.stderr.count("do not match the file's SHA-256") == 1
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "run").exists()
 
 
 def test_the_result_records_what_was_read(own: Path, tmp_path: Path) -> None:

@@ -304,21 +304,27 @@ def change_text(file: h5py.File) -> None:
 
 @pytest.mark.parametrize("change", [flip_pixel, flip_label, swap_examples, change_text])
 @pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("name", ["sha256", "blocks_sha256"])
 def test_examples_that_do_not_match_the_files_own_hash_are_refused(
-    tmp_path: Path, change: Callable[[h5py.File], None], parts: int
+    tmp_path: Path, change: Callable[[h5py.File], None], parts: int, name: str
 ) -> None:
     path = write(tmp_path / "set.h5", make_arrays(train=1003, test=77))
     with h5py.File(path, "r+") as file:
         change(file)
-    with pytest.raises(InputError, match=r"do not match .* SHA-256") as raised:
+        if name == "sha256":
+            del file.attrs["blocks_sha256"]
+    with pytest.raises(
+        InputError, match=rf"do not match .* SHA-256 \(attribute '{name}'"
+    ) as raised:
         surveyed(read_info(path), parts)
     assert "\n" not in str(raised.value)
 
 
-def test_an_older_file_is_read(tmp_path: Path) -> None:
+def test_an_older_file_that_matches_is_read(tmp_path: Path) -> None:
     path = write(tmp_path / "set.h5", make_arrays(train=1003, test=77))
     with h5py.File(path, "r+") as file:
         del file.attrs["blocks_sha256"]
+        file.attrs["sha256"] = file.attrs["sha256"].upper()
     assert surveyed(read_info(path)) == []
 
 

@@ -108,7 +108,6 @@ def test_one_bit_of_the_weights_is_found_and_its_rank_named(
     assert len(set(outcomes)) == 1
     assert outcomes[0].startswith(
         f"step 7: the replicas differ: {parameter} on rank {failing} (host host{failing}) differs"
-        " what it is on"
     )
 
 

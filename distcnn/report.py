@@ -71,7 +71,7 @@ def make_parser() -> Parser:
         "--output",
         type=Path,
         metavar="FILE.png",
-        help="picture to write (default: report.png in the first RUN_DIR, trace.png beside FILE)",
+        help="picture to write (default: report.png in the first RUN_DIR, trace.png next to FILE)",
     )
     return parser
 

@@ -21,7 +21,7 @@ from distcnn.distributed import Communicator, ForegroundSums, on_root
 from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.interconnect import KINDS, fit_interconnect
-from distcnn.scaling.result import BESIDE, WAITING, SumTimes
+from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes
 from distcnn.spans import MEASURE, Span
 from distcnn.system.console import say
 from distcnn.system.files import write_atomically
@@ -124,7 +124,7 @@ def _report(times: SumTimes, file: Path | None) -> None:
     lines = [
         f"sums      over {counted(times.world_size, 'rank')} on"
         f" {counted(len(set(times.hosts)), 'host')}, {times.library}; milliseconds",
-        f"{'bytes':>10}" + "".join(f"{way:>12}" for way in seconds),
+        f"{'bytes':>10}" + "".join(f"{WAY_NAMES[way]:>12}" for way in seconds),
     ]
     for nbytes in sorted({nbytes for rows in seconds.values() for nbytes in rows}):
         cells = (

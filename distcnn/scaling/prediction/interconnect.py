@@ -21,7 +21,7 @@ import numpy as np
 
 from distcnn.distributed.async_allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.scaling.result import BESIDE, WAITING, SumTimes, read_sum_times
+from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes, read_sum_times
 from distcnn.system.files import read_bytes
 
 KINDS = ("distcnn.scaling.interconnect_test", "distcnn.network")
@@ -102,7 +102,7 @@ class Interconnect:
     def describe(self) -> str:
         """Return latency and bandwidth in words, with the error of the fit."""
         return "; ".join(
-            f"{way} {line.latency * 1e3:.3f} ms, {_bandwidth(line.seconds_per_byte)}"
+            f"{WAY_NAMES[way]} {line.latency * 1e3:.3f} ms, {_bandwidth(line.seconds_per_byte)}"
             + (f" (fit within {line.error:.0%})" if self.is_measured else "")
             for way, line in self.lines.items()
         )

@@ -1,5 +1,5 @@
 """All predictions of one command: for each mode and interconnect a table of numbers of ranks, and
-the measured points beside them.
+the measured points for comparison.
 """
 
 from __future__ import annotations

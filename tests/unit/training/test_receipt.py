@@ -147,7 +147,7 @@ def test_only_the_steps_asked_for_are_compared() -> None:
         ),
         (
             weights(5),
-            r"step 5 .*the replay has a line 'weights' here, but the receipt has 'weights' of step 4",
+            r"step 5 .*has a line 'weights' here, but the receipt has 'weights' of step 4",
         ),
         (
             {"kind": "epoch", "step": 4},

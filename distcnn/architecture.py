@@ -36,11 +36,11 @@ def describe(model: Sequential, initialisers: bool = True) -> str:
 
     Args:
         model: the network.
-        initialisers: whether to write them; without, the text describes a network whose weights
-            are given.
+        initialisers: whether to write them; a network whose weights are given does not need
+            them.
 
     Raises:
-        InputError: a layer has an argument that text cannot tell.
+        InputError: a layer has an argument that cannot be written as text.
     """
     return f"Sequential([{', '.join(_layer(layer, initialisers) for layer in model.layers)}])"
 
@@ -101,7 +101,7 @@ def _layer(layer: Layer, initialisers: bool) -> str:
 
 
 def _shown(value: object, shorten: bool) -> str | None:
-    """A value as text; None where text cannot tell it. ``shorten``: (5, 5) as 5."""
+    """A value as text; None if that is impossible. ``shorten`` writes (5, 5) as 5."""
     if isinstance(value, tuple) and all(type(item) in PLAIN for item in value):
         return repr(value[0] if shorten and len(set(value)) == 1 else value)
     if type(value) in PLAIN:

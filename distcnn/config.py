@@ -33,10 +33,10 @@ GROUPS = {
 """The groups of fields, in the order of ``--help``, each with its subtitle."""
 
 RENAMED = {"world_size": "expect_ranks", "eval_every": "eval_every_epochs"}
-"""Fields by the names that they had before 0.3, as flags, in TOML files and in stored runs."""
+"""Fields by their names before 0.3, as flags, in TOML files and in stored runs."""
 LARGEST_GRADIENT_LIMIT = 2.0**40
 STEPS_TRACED = 100
-"""What a bare --trace asks for: some megabytes."""
+"""Steps of a bare --trace, which take some megabytes."""
 KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
 
 
@@ -58,7 +58,7 @@ def _flag(
         help: a line for ``--help``.
         unit: placeholder of the value in ``--help``.
         choices: the names that are allowed; empty where any value is.
-        own: what the user's own may be (function, class), as package.module:name; empty: none.
+        own: what the user's own code may be (function, class), as package.module:name; empty: none.
         fixed: whether a resumed run must keep the value because the weights depend on it.
         bare: the value of the flag when it is given without one.
     """
@@ -68,7 +68,7 @@ def _flag(
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on. Raises ``InputError`` when a value is impossible."""
+    """The configuration of a run. Raises ``InputError`` when a value is impossible."""
 
     data: str = _flag(
         DATA,
@@ -243,7 +243,7 @@ class Config:
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Config:
-        """The configuration that a run recorded, perhaps under the names of an older version.
+        """The configuration recorded by a run, possibly with field names of an older version.
 
         Raises:
             InputError, TypeError: it is not one.
@@ -283,7 +283,7 @@ class Config:
         )
 
     def _check_type(self, each: dataclasses.Field[Any]) -> None:
-        """Flags have their types; what comes from a file may not."""
+        """Check the type: flags are parsed by type, but values from a file are not."""
         value, wanted = getattr(self, each.name), type(each.default)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -327,5 +327,5 @@ class Config:
 
 
 def as_flag(name: str) -> str:
-    """A field's name as people type it."""
+    """A field's name as a flag."""
     return "--" + name.replace("_", "-")

@@ -29,9 +29,7 @@ epoch may suffice (measured in ``docs/target.md``).
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for: the part of the configuration that it ``given``s, and what to
-    do with it.
-    """
+    """What a command line asks for: X"""
 
     given: dict[str, Any]
     resume: str = ""
@@ -44,7 +42,7 @@ class Request:
 
     @property
     def config(self) -> Config:
-        """What was given, over the defaults."""
+        """The given values over the defaults."""
         defaults = TARGET_DEFAULTS if self.given.get("target_accuracy") else {}
         return Config(**{**defaults, **self.given})
 
@@ -191,7 +189,7 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
             " requires"
         ) from error
     except (ValueError, RecursionError) as error:
-        # TOMLDecodeError is one; so is Python's for a number of thousands of digits.
+        # TOMLDecodeError, or Python's error for a number of thousands of digits.
         raise InputError(
             f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1"
         ) from error

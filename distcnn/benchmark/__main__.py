@@ -30,10 +30,11 @@ from distcnn.training.setup import prepare_run
 
 NAME = "distcnn.benchmark"
 BATCH = 256
-"""The global batch, unless flags say otherwise."""
+"""The default global batch."""
 SHARDS = (2, 4, Config.num_shards)
-"""The default number of shards: the first that gives all ranks the same number, or the last. Fewer
-are faster (docs/speed.md).
+"""Default numbers of shards: the first that all ranks can share evenly, else the last.
+
+Fewer shards are faster (docs/speed.md).
 """
 
 

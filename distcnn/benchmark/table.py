@@ -14,12 +14,12 @@ TITLES = {WAITING: "late ranks", REST: "rest (Python)"}
 
 
 def table(results: Measurement) -> list[str]:
-    """All of it, in lines."""
+    """The whole measurement, line by line."""
     return [*_head(results), "", *_split(results), "", *_rest(results)]
 
 
 def part_title(name: str, results: Measurement) -> str:
-    """What a row is called."""
+    """The title of a row."""
     return f"{results.flags['reduction']} sum" if name == LOCAL_SUM else TITLES.get(name, name)
 
 

@@ -1,18 +1,18 @@
-"""The format of a checkpoint: one HDF5 file behind a header of 512 bytes that proves it whole.
+"""The format of a checkpoint: an HDF5 file behind a header of 512 bytes that proves it complete.
 
 HDF5 lets a file begin with a block of the user's own (its "user block"), so h5py and h5dump open a
-checkpoint as any other file. The header is text:
+checkpoint like any other file. The header is text:
 
     distcnn checkpoint 1
     bytes 3461320
     sha256 9f86d081884c7d65...
 
-and line feeds up to 512 bytes. The SHA-256 is of the first line and all that follows the header. It
-is checked on the raw bytes, before HDF5 sees any of them: a damaged file could lead HDF5 astray.
-Any other header than the one that belongs to these bytes, to the letter, is damage too.
+padded with line feeds to 512 bytes. The SHA-256 covers the first line and everything after the
+header. It is checked on the raw bytes before HDF5 sees any of them, because a damaged file could
+crash HDF5. A header that differs in any byte from the expected one counts as damage too.
 
-Anyone can write a file with the right header. So what lies behind it must be as ``encode`` writes
-it: plain datasets of numbers, stored in the file as they are. Links to other files, compressed
+Anyone can write a file with a valid header. So its content must be what ``encode`` writes: plain
+datasets of numbers, stored contiguously in the file. Links to other files, compressed
 data, or shapes of more bytes than the file holds are refused before they are read.
 """
 
@@ -34,16 +34,16 @@ HEADER_BYTES = 512
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is damaged or forged; its text says how that shows."""
+    """A checkpoint that is damaged or forged; the text gives the evidence."""
 
 
 class VersionError(Exception):
-    """A whole checkpoint of a version that this distcnn cannot read."""
+    """An intact checkpoint of a version that this distcnn cannot read."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds, by names; those of ``arrays`` may have folders, as in
+    """The content of a checkpoint, by name; names of ``arrays`` may be paths, such as
     weights/conv1.bias.
     """
 
@@ -52,7 +52,7 @@ class Checkpoint:
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
     def folder(self, name: str) -> dict[str, NDArray[np.generic]]:
-        """The arrays below ``name``/, by the rest of their names."""
+        """The arrays below ``name``/, by the rest of their path."""
         return {
             key.removeprefix(f"{name}/"): array
             for key, array in self.arrays.items()
@@ -76,7 +76,7 @@ def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 def decode(content: bytes) -> Checkpoint:
     """The checkpoint in a file's bytes.
 
-    ``CheckpointError`` when they are damaged or forged, ``VersionError`` when they are of another
+    ``CheckpointError`` when they are damaged or forged, ``VersionError`` when they have another
     version.
     """
     body = memoryview(content)[HEADER_BYTES:]
@@ -130,7 +130,7 @@ def make_header(version: int, body: bytes | memoryview) -> bytes:
 def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.generic]]]:
     """The datasets below ``group`` with their paths.
 
-    ``ValueError`` when one is not stored plainly in this file, as ``encode`` does.
+    ``ValueError`` when one is not stored contiguously in this file, as ``encode`` does.
     """
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{group.name} is not a group")

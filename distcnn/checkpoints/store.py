@@ -1,5 +1,5 @@
-"""The folder of a run's checkpoints: written whole or not at all, the last few and the best kept,
-the damaged set aside.
+"""The folder of a run's checkpoints: written completely or not at all; the last few and the best
+are kept, damaged ones are set aside.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CheckpointStore:
         return self.folder / f"step-{step:09d}.h5"
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, whole or not, in order."""
+        """The steps that have a checkpoint, intact or not, in order."""
         if self.folder.is_symlink():
             raise InputError(
                 f"{self.folder} is a symbolic link, which could lead elsewhere: replace it with"
@@ -61,15 +61,16 @@ class CheckpointStore:
         return path
 
     def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all up to the step ``newest`` but the last ``keep``, and that of the step ``also``
-        (the best).
+        """Delete all up to step ``newest``, except the last ``keep`` and that of step ``also`` (the
+        best).
         """
         while self._delete_oldest(newest, keep, also):
             pass
 
     def make_room(self, newest: int, also: int | None) -> bool:
-        """Delete the oldest up to the step ``newest``, but not the last one, nor that of the step
-        ``also``; whether there was one.
+        """Delete the oldest one before step ``newest``, but not that of step ``also``.
+
+        Returns whether there was one.
         """
         return self._delete_oldest(newest, 1, also)
 
@@ -91,8 +92,8 @@ class CheckpointStore:
     def load(self, step: int) -> Checkpoint:
         """Read one.
 
-        ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it cannot
-        be read or is too new.
+        ``CheckpointError`` when it is damaged or of another step, ``InputError`` when it cannot be
+        read or is too new.
         """
         path = self.path_of(step)
         try:
@@ -102,7 +103,7 @@ class CheckpointStore:
                 raise CheckpointError(error.strerror) from error
             raise InputError(
                 f"{path} cannot be read ({error.strerror}): fix that, or move the file away"
-            ) from error  # it may be whole
+            ) from error  # it may be intact
         except MemoryError as error:
             raise CheckpointError(
                 f"it does not fit into memory ({path.stat().st_size:,} bytes)"
@@ -120,7 +121,7 @@ class CheckpointStore:
     def newest(
         self, report: Callable[[str], None], at_most: int | None = None, set_aside: bool = True
     ) -> Checkpoint | None:
-        """The newest whole checkpoint (of a step of ``at_most``), or None.
+        """The latest intact checkpoint (of a step up to ``at_most``), or None.
 
         Damaged ones are reported, and renamed unless ``set_aside`` is off.
         """
@@ -143,7 +144,7 @@ class CheckpointStore:
         return None
 
     def remove_temporary_files(self) -> None:
-        """Delete what killed writers left half written."""
+        """Delete the unfinished files of killed writers."""
         if not self.folder.is_symlink():
             remove_temporary_files(self.folder)
 

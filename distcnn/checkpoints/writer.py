@@ -13,7 +13,7 @@ from distcnn.checkpoints.store import CheckpointStore
 from distcnn.spans import WRITE_CHECKPOINT, Span
 
 MOST_DELETED = 2
-"""Older checkpoints that make room for a file: a newer one may be a little larger than each."""
+"""How many older checkpoints may be deleted for one file, which may be slightly larger."""
 
 
 class CheckpointWriter:
@@ -31,10 +31,10 @@ class CheckpointWriter:
         self._problem: BaseException | None = None
         self._may_delete = True
         self.last_step = max(store.steps(), default=-1)
-        """The newest step that is on the disk; -1 for none."""
+        """The latest step on the disk; -1 for none."""
 
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Begin to write ``checkpoint``, whose arrays nobody changes any more.
+        """Begin to write ``checkpoint``, whose arrays must not change any more.
 
         Waits for the one before it.
         """
@@ -45,7 +45,7 @@ class CheckpointWriter:
         )
         try:
             self._thread.start()
-        except RuntimeError:  # no more threads: training waits
+        except RuntimeError:  # the system refuses another thread: training waits
             self._write(step, checkpoint, best_step)
 
     def move_to(self, store: CheckpointStore) -> None:
@@ -59,14 +59,14 @@ class CheckpointWriter:
             self.last_step = max(store.steps(), default=-1)
 
     def poll(self) -> None:
-        """Report what came of the last one, if it is over."""
+        """Report the outcome of the last one, if it is done."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the last one and report what came of it.
+        """Wait for the last one and report its outcome.
 
-        Any other error than ``OSError`` is raised: it is a defect.
+        Errors other than ``OSError`` are defects and are raised.
         """
         if self._thread is None:
             return
@@ -95,9 +95,7 @@ class CheckpointWriter:
             self._problem = error
 
     def _save(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Save it; on a full disk in the place of older ones, unless the room that they leave is
-        taken by others.
-        """
+        """Save it; on a full disk delete older ones first, unless other programs take the space."""
         may_delete, self._may_delete = self._may_delete, False
         with Span(WRITE_CHECKPOINT, step=step):
             with_room(
@@ -108,8 +106,8 @@ class CheckpointWriter:
 
 
 def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> None:
-    """Call ``write``, and again, up to ``MOST_DELETED`` times, when the disk is full and
-    ``make_room`` has made some.
+    """Call ``write``; while the disk is full and ``make_room`` succeeds, retry up to
+    ``MOST_DELETED`` times.
 
     ``OSError`` when it fails.
     """

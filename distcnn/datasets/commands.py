@@ -132,7 +132,7 @@ def images_command(arguments: Sequence[str]) -> int:
         example = "1, 2, 10" if args.class_order == "natural" else "1, 10, 2"
         say(f"classes in {args.class_order} order ({example}; --class-order)")
         _say_classes(listing.class_names, listing.counts())
-        drain()  # before images are read, which closes standard error to C libraries at times
+        drain()  # before images are read, which sometimes closes standard error to C libraries
         write_image_folder(
             args.output,
             args.folder,
@@ -153,7 +153,7 @@ def _add_output(parser: Parser) -> None:
 def _run(
     parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Namespace, Warn], None]
 ) -> int:
-    """Do the work and print what was made; bad input or Ctrl-C are one line and an exit code."""
+    """Do the work and print the result; bad input or Ctrl-C gives one line and an exit code."""
     name = parser.prog.removeprefix("python ")
     try:
         args = parser.parse_args(arguments)

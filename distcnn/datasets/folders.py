@@ -68,8 +68,8 @@ def list_images(
 
     Args:
         folder: Laid out as ``find_layout`` describes.
-        test_fraction: Share of each class that becomes the test set, where there is none.
-        seed: For the division and the order.
+        test_fraction: Share of each class that becomes the test set, if there is none.
+        seed: Seed of the split and of the order.
         class_order: A key of CLASS_ORDERS.
         warn: Called with lines about what is left out or guessed.
 

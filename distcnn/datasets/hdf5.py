@@ -29,14 +29,14 @@ SPLITS = ("train", "test")
 LABELS_AT_ONCE = 2**17
 MOST_CLASSES = 2**20
 LEAST_LARGE_LABEL = 1000
-"""Labels below this are believed, however few examples there are."""
+"""Labels below this are always accepted, however few examples there are."""
 MOST_CHANNELS_FIRST = 4
 """A first axis of at most this many, before two longer ones, holds channels."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What an image set is.
+    """Description of an image set.
 
     Attributes:
         path: The file; a name for arrays.
@@ -162,7 +162,7 @@ def read_info(
 
 
 class Form(Protocol):
-    """What an HDF5 dataset and an array have in common."""
+    """Common interface of an HDF5 dataset and an array."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -212,9 +212,7 @@ def sizes_problem(train: Form, test: Form, train_name: str, test_name: str) -> s
 
 
 def class_count_problem(largest: int, where: str, examples: int) -> str | None:
-    """What is wrong with taking ``largest`` + 1 for the number of classes: most of them would have
-    no image.
-    """
+    """Why ``largest`` + 1 cannot be the number of classes, if most of them would have no image."""
     if largest < min(max(LEAST_LARGE_LABEL, examples), MOST_CLASSES):
         return None
     return (
@@ -315,5 +313,5 @@ def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[fl
 
 
 def by(shape: tuple[int, ...]) -> str:
-    """A shape as people write it: 28x28."""
+    """A shape as text, such as 28x28."""
     return "x".join(map(str, shape))

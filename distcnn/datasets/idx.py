@@ -39,7 +39,7 @@ MAX_LABELS = 256
 """Labels are bytes."""
 GZIP_MAGIC, MAX_GZIP_LAYERS = b"\x1f\x8b", 2
 FAULTS = (EOFError, zlib.error, OSError)
-"""What reading a damaged gzip file, or a failing disk, raises."""
+"""Exceptions of damaged gzip files and failing disks."""
 PARTS = {"images": "idx3", "labels": "idx1"}
 """The parts of a split, and how their file names end."""
 
@@ -144,7 +144,7 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def _unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
-    """The stream, or what it unpacks to where its first bytes say gzip, perhaps twice."""
+    """The stream, decompressed if its first bytes say gzip, possibly twice."""
     for _ in range(MAX_GZIP_LAYERS):
         magic = stream.read(len(GZIP_MAGIC))
         stream.seek(0)
@@ -235,7 +235,7 @@ def write_idx_set(
         The number of images of each class, for each split.
 
     Raises:
-        InputError: For files that are damaged or do not fit together.
+        InputError: For files that are damaged or do not match.
     """
     if classes is not None and not 1 <= classes <= MAX_LABELS:
         raise InputError(f"--classes is {classes}: it must be 1 to {MAX_LABELS}, labels are bytes")

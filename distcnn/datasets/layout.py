@@ -1,6 +1,6 @@
 """The training set, test set and classes in a folder of images, recognised by their names.
 
-Guesses are reported, and what has two readings is refused. ``find_layout`` has the rules.
+Guesses are reported, and ambiguous folders are refused. ``find_layout`` has the rules.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def find_layout(folder: Path, warn: Warn) -> Layout:
 def _find_sets(
     top: Folder, sets: list[Folder], flat: list[Folder], others: list[Folder], warn: Warn
 ) -> Layout:
-    """The layout of folders for ``sets``; ``flat`` hold images without classes, ``others`` are not
-    named for a set.
+    """The layout from the folders ``sets``; ``flat`` hold images without classes, the names of
+    ``others`` do not say which set they are.
     """
     by_role = {role: [child for child in sets if child.role == role] for role in ROLES}
     train_folder, test_folder = _choose(top, by_role, others)
@@ -143,7 +143,7 @@ def _find_sets(
 def _choose(
     top: Folder, by_role: dict[str, list[Folder]], others: list[Folder]
 ) -> tuple[Folder, Folder | None]:
-    """The training and the test folder. ``InputError`` when there is none or a choice is left."""
+    """The training and the test folder. ``InputError`` if there is none or several."""
     training, testing = by_role["train"], by_role["test"] or by_role["val"]
     if len(training) != 1:
         named = some(child.path.name for child in training)

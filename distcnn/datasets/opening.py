@@ -1,4 +1,4 @@
-"""Opening the files of an image set, and saying in one line what is wrong with them.
+"""Opening the files of an image set, with one-line errors for whatever is wrong with them.
 
 A set may be spread over several files: external links and the parts of a virtual dataset.
 ``OpenFiles`` notes the state of each, so that a change of any of them is noticed.
@@ -61,7 +61,7 @@ FILE_SYSTEM_REMEDIES = {
 }
 
 MOST_OBJECTS = 100
-"""An image set has six. Of a file with many more, only the first ones are read ahead."""
+"""An image set has six objects. In a file with many more, only the first are read ahead."""
 
 HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError)
 """What h5py raises for damaged files."""
@@ -91,7 +91,7 @@ class OpenFiles:
         return file
 
     def note(self, path: str) -> None:
-        """Remember the state of a part that HDF5 opens by itself whenever it reads it."""
+        """Record the state of a part that HDF5 itself opens whenever it reads it."""
         require_regular(path, part=True)
         self._note(path, lambda: os.stat(path))  # noqa: PTH116
 
@@ -289,7 +289,7 @@ def _require_complete(path: str, file: h5py.File) -> None:
 
 
 def end_of_file(path: str, start: int) -> int | None:
-    """Where the file ends by its superblock, which begins at byte ``start``; None if unknown.
+    """The end of the file according to its superblock, which starts at ``start``; None if unknown.
 
     HDF5 File Format Specification 3.0, II.A: the base address, one other address, then the end's.
     """

@@ -49,8 +49,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Form:
-    """What every image becomes: ``size`` (height, width), ``mode`` GRAY or COLOR, ``background`` of
-    BACKGROUNDS.
+    """The common form of all images: ``size`` (height, width), ``mode`` GRAY or COLOR,
+    ``background`` of BACKGROUNDS.
     """
 
     size: tuple[int, int]
@@ -66,7 +66,7 @@ class Form:
 
 @dataclass
 class Transparency:
-    """How many images had transparent pixels, and how many became one color all over."""
+    """Numbers of images that had transparent pixels, and that became a single color."""
 
     images: int = 0
     blank: int = 0
@@ -79,15 +79,15 @@ def common_form(
     background: str,
     warn: Callable[[str], None],
 ) -> Form:
-    """The one form for all images: gray if asked for, or if all of them are gray.
+    """The one form for all images: gray if requested, or if all of them are gray.
 
-    An image is gray when it is stored so, or, where its format or transparency leaves that open
-    (palettes, alpha, WebP), when all its pixels are.
+    An image is gray if it is stored as gray, or if all its pixels are gray and its format does
+    not say (palettes, alpha, WebP).
 
     Args:
         paths: At least one image.
         size: (height, width); by default that of the images.
-        grayscale: Whether gray is asked for.
+        grayscale: Whether gray is requested.
         background: One of BACKGROUNDS.
         warn: Called with lines about several frames, and about gray pixels stored as color.
 

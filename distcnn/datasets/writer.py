@@ -20,8 +20,8 @@ from distcnn.datasets.survey import mean_and_std, pixel_sums
 from distcnn.errors import InputError
 
 CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
-"""Examples in a chunk of the file, the unit in which HDF5 reads and writes; fewer where that would
-be more bytes than this.
+"""Examples in a chunk of the file, the unit in which HDF5 reads and writes, but at most this many
+bytes.
 """
 CHUNK_LABELS = 2**13
 
@@ -29,7 +29,7 @@ MANY_CLASSES = 1000
 
 
 def chunk_examples(image_bytes: int, count: int = CHUNK_EXAMPLES) -> int:
-    """Examples in a chunk of a split of ``count``: batches of this size are written fastest."""
+    """Examples per chunk of a split of ``count``: batches of this size are written fastest."""
     return max(1, min(count, CHUNK_EXAMPLES, CHUNK_BYTES // max(1, image_bytes)))
 
 
@@ -54,7 +54,7 @@ def write_dataset(
 ) -> None:
     """Write an image set, completely or not at all.
 
-    It is written to a temporary file beside ``path``, synced, then renamed. The temporary name is
+    It is written to a temporary file in the same folder, synced, then renamed. The temporary name is
     random and created exclusively, so that no link is followed and several processes may prepare
     the same file at once.
 

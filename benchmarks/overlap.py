@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from statistics import median
 
-from distcnn.benchmark.measure import Steps
+from distcnn.benchmark.measure import Stepper
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import open_communicator
@@ -35,10 +35,10 @@ def main() -> None:
         overlap: prepare_run(Config(**{**given, "overlap": overlap}), communicator, print)
         for overlap in ("off", "on")
     }
-    following = {overlap: Steps(run) for overlap, run in runs.items()}
+    steppers = {overlap: Stepper(run) for overlap, run in runs.items()}
     rows: dict[str, list[StepTimes]] = {overlap: [] for overlap in runs}
     for _ in range(args.turns + 1):
-        for overlap, steps in following.items():
+        for overlap, steps in steppers.items():
             rows[overlap].append(mean(measure_steps(steps.take, STEPS_A_TURN, communicator)))
     if communicator.rank:
         return

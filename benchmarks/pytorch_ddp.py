@@ -29,7 +29,7 @@ import numpy as np
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.datasets import read_examples, read_info
-from distcnn.distributed import span_of
+from distcnn.distributed import share_of
 from distcnn.models import build_model
 from distcnn.nn import AvgPool2d, Conv2d, Dense, Flatten, Identity, MaxPool2d, ReLU, Sigmoid, Tanh
 from distcnn.nn.layer import Layer
@@ -131,8 +131,8 @@ def one_process(asked: dict[str, Any], rank: int) -> None:
 def read_batches(asked: dict[str, Any], rank: int) -> tuple[Any, Any, int]:
     """This process's normalised images (N, C, H, W) and labels, and its part of a batch."""
     info = read_info(asked["data"])
-    count = len(span_of(asked["global_batch_size"], asked["processes"], rank))
-    part = span_of(info.examples["train"], asked["processes"], rank)
+    count = len(share_of(asked["global_batch_size"], asked["processes"], rank))
+    part = share_of(info.examples["train"], asked["processes"], rank)
     most = max(count, MOST_IMAGE_BYTES // (4 * info.image_bytes))
     pixels, labels = read_examples(info, "train", part[:most])
     mean, std = (np.array(values or (0.5,), np.float32) for values in (info.mean, info.std))

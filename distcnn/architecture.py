@@ -1,5 +1,4 @@
-"""A network as text, and back: what a run records, so that it can be loaded without the code that
-made it.
+"""A network as text, and back: a run can be loaded without the code that made its network.
 
     Sequential([Conv2d(20, 5), MaxPool2d(2), ReLU(), Flatten(), Dense(10)])
 
@@ -15,6 +14,8 @@ import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from distcnn import nn
 from distcnn.errors import InputError
@@ -45,13 +46,10 @@ def describe(model: Sequential, initialisers: bool = True) -> str:
     return f"Sequential([{', '.join(_layer(layer, initialisers) for layer in model.layers)}])"
 
 
-def parse(text: str, own_layers: Callable[[str], Any] | None = None) -> Sequential:
-    """The network that ``text`` describes.
+def parse(text: str) -> Sequential:
+    """The network that ``text`` describes, as ``describe`` gave it.
 
-    Args:
-        text: what ``describe`` gave.
-        own_layers: gives the class of a user's layer by its dotted name; by default its module is
-            imported, so make sure that the text can be trusted.
+    The modules of a user's layers are imported: make sure that the text can be trusted.
 
     Raises:
         InputError: it is not a network, or a user's layer cannot be made.
@@ -59,7 +57,7 @@ def parse(text: str, own_layers: Callable[[str], Any] | None = None) -> Sequenti
     try:
         match ast.parse(text, mode="eval").body:
             case ast.Call(ast.Name("Sequential"), [ast.List(layers)], []):
-                made = [_made(node, own_layers or _imported) for node in layers]
+                made = [_made(node) for node in layers]
             case _:
                 raise ValueError("not of the form Sequential([...])")
     except InputError:
@@ -90,8 +88,8 @@ def _layer(layer: Layer, initialisers: bool) -> str:
         if shown is None:
             raise InputError(
                 f"{kind.__name__}: {key} is {value!r}: a run can only record plain values and"
-                f" distcnn's initialisers ({', '.join(INITIALISERS)}); name the network by a"
-                " function, as package.module:function"
+                f" distcnn's initialisers ({', '.join(INITIALISERS)}, uniform); name the"
+                " network by a function, as package.module:function"
             )
         positional = parameter.kind is not parameter.KEYWORD_ONLY and (
             parameter.default is parameter.empty
@@ -102,6 +100,10 @@ def _layer(layer: Layer, initialisers: bool) -> str:
 
 def _shown(value: object, shorten: bool) -> str | None:
     """A value as text; None if that is impossible. ``shorten`` writes (5, 5) as 5."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, nn.uniform):
+        return repr(value)
     if isinstance(value, tuple) and all(type(item) in PLAIN for item in value):
         return repr(value[0] if shorten and len(set(value)) == 1 else value)
     if type(value) in PLAIN:
@@ -109,11 +111,11 @@ def _shown(value: object, shorten: bool) -> str | None:
     return next((name for name, made in INITIALISERS.items() if made is value), None)
 
 
-def _made(node: ast.expr, own_layers: Callable[[str], Any]) -> Layer:
+def _made(node: ast.expr) -> Layer:
     if not isinstance(node, ast.Call):
         raise ValueError(f"{ast.unparse(node)} is not a layer")
     name = ast.unparse(node.func)
-    kind = LAYERS.get(name) or own_layers(name)
+    kind = LAYERS.get(name) or _imported(name)
     if not (isinstance(kind, type) and issubclass(kind, Layer)):  # never call anything else
         raise InputError(f"{name} is not a distcnn.nn.Layer: derive it from that class")
     given = {keyword.arg or "": _value(keyword.value) for keyword in node.keywords}
@@ -124,8 +126,11 @@ def _made(node: ast.expr, own_layers: Callable[[str], Any]) -> Layer:
 
 
 def _value(node: ast.expr) -> object:
-    if isinstance(node, ast.Name) and node.id in INITIALISERS:
-        return INITIALISERS[node.id]
+    match node:
+        case ast.Name(name) if name in INITIALISERS:
+            return INITIALISERS[name]
+        case ast.Call(ast.Name("uniform"), [bound], []):
+            return nn.uniform(float(ast.literal_eval(bound)))
     return ast.literal_eval(node)
 
 

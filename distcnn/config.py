@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
@@ -40,16 +41,7 @@ STEPS_TRACED = 100
 KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
 
 
-def _flag(
-    group: str,
-    default: Any,
-    help: str,
-    unit: str = "",
-    choices: Sequence[str] = (),
-    own: str = "",
-    fixed: bool = True,
-    bare: Any = None,
-) -> Any:
+def _flag(group: str, default: Any, help: str, unit: str = "", **more: Any) -> Any:
     """A field and its flag.
 
     Args:
@@ -57,33 +49,35 @@ def _flag(
         default: its value and, by its type, the field's.
         help: a line for ``--help``.
         unit: placeholder of the value in ``--help``.
-        choices: the names that are allowed; empty where any value is.
-        own: what the user's own code may be (function, class), as package.module:name; empty: none.
-        fixed: whether a resumed run must keep the value because the weights depend on it.
-        bare: the value of the flag when it is given without one.
+        more: ``choices``, the names that are allowed (empty: any value); ``own``, what the user's
+            own may be (function, class), as package.module:name (empty: none); ``bare``, the
+            value of the flag when it is given without one.
     """
-    metadata = {"group": group, "help": help, "unit": unit, "choices": tuple(choices)}
-    return field(default=default, metadata=metadata | {"own": own, "fixed": fixed, "bare": bare})
+    usual = {"choices": (), "own": "", "bare": None, "fixed": True}
+    metadata = {"group": group, "help": help, "unit": unit, **usual, **more}
+    return field(default=default, metadata=metadata)
+
+
+_free = partial(_flag, fixed=False)
+"""A field that a resumed run may change, because the weights do not depend on it."""
 
 
 @dataclass(frozen=True)
 class Config:
     """The configuration of a run. Raises ``InputError`` when a value is impossible."""
 
-    data: str = _flag(
+    data: str = _free(
         DATA,
         DEFAULT_PATH,
         "image set in HDF5 (data/README.md); the default, MNIST, is prepared if it is missing",
         "file",
-        fixed=False,
     )
-    source: str = _flag(
+    source: str = _free(
         DATA,
         "",
         "folder with the four MNIST files (IDX, gzipped or not) to prepare MNIST from; default:"
         f" without it: ${SOURCE_VARIABLE}, then public mirrors",
         "folder",
-        fixed=False,
     )
     data_memory: float = _flag(
         DATA,
@@ -101,7 +95,7 @@ class Config:
     loss: str = _flag(
         MODEL, "cross-entropy", "loss function", choices=tuple(LOSSES), own="function"
     )
-    epochs: int = _flag(OPTIMISATION, 3, "passes over the training set", "epochs", fixed=False)
+    epochs: int = _free(OPTIMISATION, 3, "passes over the training set", "epochs")
     microbatch_size: int = _flag(
         OPTIMISATION,
         16,
@@ -139,20 +133,18 @@ class Config:
     seed: int = _flag(
         OPTIMISATION, 0, "seed of the initial weights and of the order of examples", "integer"
     )
-    max_steps: int = _flag(
+    max_steps: int = _free(
         OPTIMISATION,
         0,
         "stop early after this many steps; the schedule is unchanged; 0: no limit",
         "steps",
-        fixed=False,
     )
-    target_accuracy: float = _flag(
+    target_accuracy: float = _free(
         OPTIMISATION,
         0.0,
         "stop at the first test that reaches this accuracy (0.99 is 99 %); changes some defaults;"
         " 0: no target",
         "fraction",
-        fixed=False,
     )
     num_shards: int = _flag(
         PARALLEL,
@@ -173,23 +165,21 @@ class Config:
         "sum of the gradients: exact (same bits on any number of ranks) or fast (plain float32)",
         choices=("exact", "fast"),
     )
-    overlap: str = _flag(
+    overlap: str = _free(
         PARALLEL,
         "auto",
         "sum gradients during the backward pass (same bits); auto: on across hosts with the exact"
         " sum",
         choices=("auto", "on", "off"),
-        fixed=False,
     )
-    expect_ranks: int = _flag(
-        PARALLEL, 0, "refuse to run on any other number of ranks; 0: any", "ranks", fixed=False
+    expect_ranks: int = _free(
+        PARALLEL, 0, "refuse to run on any other number of ranks; 0: any", "ranks"
     )
-    stall_timeout: float = _flag(
+    stall_timeout: float = _free(
         PARALLEL,
         300.0,
         "abort with a report if no progress is made for this long; 0: never",
         "seconds",
-        fixed=False,
     )
     gradient_limit: float = _flag(
         PARALLEL,
@@ -198,48 +188,38 @@ class Config:
         " round more coarsely",
         "magnitude",
     )
-    output: str = _flag(
-        CHECKPOINTS,
-        "",
-        "run directory, new or empty; default runs/<model>-<time>",
-        "folder",
-        fixed=False,
+    output: str = _free(
+        CHECKPOINTS, "", "run directory, new or empty; default runs/<model>-<time>", "folder"
     )
-    checkpoint_every: int = _flag(
+    checkpoint_every: int = _free(
         CHECKPOINTS,
         500,
         "steps between checkpoints, in addition to one per epoch; 0: only per epoch",
         "steps",
-        fixed=False,
     )
-    keep: int = _flag(
+    keep: int = _free(
         CHECKPOINTS,
         3,
         "number of checkpoints to keep, in addition to the one with the best test accuracy",
         "checkpoints",
-        fixed=False,
     )
-    check_every: int = _flag(
+    check_every: int = _free(
         CHECKPOINTS,
         100,
         "steps between comparisons of the weights' hash across ranks, recorded in the receipt",
         "steps",
-        fixed=False,
     )
-    log_every: int = _flag(LOGGING, 50, "steps between lines of metrics", "steps", fixed=False)
-    eval_every_epochs: int = _flag(
-        LOGGING, 1, "epochs between tests; 0: only at the end", "epochs", fixed=False
-    )
-    trace: int = _flag(
+    log_every: int = _free(LOGGING, 50, "steps between lines of metrics", "steps")
+    eval_every_epochs: int = _free(LOGGING, 1, "epochs between tests; 0: only at the end", "epochs")
+    trace: int = _free(
         LOGGING,
         0,
         "record a timeline of all ranks for Perfetto, with this many steps in detail"
         f" (docs/trace.md); a bare --trace means {STEPS_TRACED}; 0: none",
         "steps",
-        fixed=False,
         bare=STEPS_TRACED,
     )
-    trace_from: int = _flag(LOGGING, 0, "first step to trace, from 0", "step", fixed=False)
+    trace_from: int = _free(LOGGING, 0, "first step to trace, from 0", "step")
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Config:
@@ -287,7 +267,9 @@ class Config:
         value, wanted = getattr(self, each.name), type(each.default)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise InputError(f"{as_flag(each.name)} is {value!r}: it must be {KINDS[wanted]}")
+            choices = each.metadata["choices"]
+            what = f"one of {', '.join(choices)}" if choices else KINDS[wanted]
+            raise InputError(f"{as_flag(each.name)} is {value!r}: it must be {what}")
         self._require(each.name, "\0" not in str(value), "without a null character")
 
     def _check_numbers(self) -> None:

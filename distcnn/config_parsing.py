@@ -22,14 +22,12 @@ TARGET_DEFAULTS: dict[str, Any] = {
     "learning_rate": 0.05,
     "schedule": "linear",
 }
-"""Defaults of a new run with --target-accuracy: a whole schedule in each epoch, so that the first
-epoch may suffice (measured in ``docs/target.md``).
-"""
+"""Defaults with --target-accuracy: a whole schedule in each epoch (measured in docs/target.md)."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a command line asks for: X"""
+    """What a command line asks for: the settings that were ``given``, and what to do with them."""
 
     given: dict[str, Any]
     resume: str = ""

@@ -40,13 +40,21 @@ class ArgumentError(TypeError, ValueError):
 
 
 def as_arguments(text: str) -> str:
-    """A message for the command line in Python's words: ``--num-shards 8`` is ``num_shards=8``."""
+    """A message for the command line in Python's words: ``--num-shards 8`` is ``num_shards=8``.
+
+    Commands to type, which end their line, stay as they are.
+    """
 
     def argument(found: re.Match[str]) -> str:
         name, value = found.group(1).replace("-", "_"), found.group(2)
         return f"{name}={value.strip()}" if value else name
 
-    return re.sub(r"(?<![\w-])--([a-z][a-z-]*[a-z])( [\d.]+(?![\w.]))?", argument, text)
+    def converted(line: str) -> str:
+        words, command, flags = line.partition("python -m distcnn.")
+        flag = r"(?<![\w-])--([a-z][a-z-]*[a-z])( [\d.]+(?![\w.]))?"
+        return re.sub(flag, argument, words) + command + flags
+
+    return "".join(map(converted, text.splitlines(keepends=True)))
 
 
 @contextmanager

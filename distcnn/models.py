@@ -1,6 +1,4 @@
-"""The named networks, and your own: functions ``(input_shape, classes) -> Sequential``, chosen by
-name or as ``module:function``.
-"""
+"""The named networks and your own: functions ``(input_shape, classes) -> Sequential``."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from distcnn.nn import (
     Tanh,
     glorot_uniform,
 )
-from distcnn.registry import USAGE, import_own
+from distcnn.registry import USAGE, find
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
 
@@ -106,17 +104,10 @@ def find_model(name: str) -> Model:
     Raises:
         InputError: there is none, or ``package.module:function`` cannot be imported.
     """
-    if name in MODELS:
-        return MODELS[name]
     if name.startswith("Sequential("):
         network = parse(name)
         return lambda input_shape, classes: network
-    if not is_own(name):
-        raise InputError(
-            f"unknown model {name!r}: choose one of {', '.join(MODELS)}, or your own as"
-            " package.module:function, or write it out: Sequential([Flatten(), Dense(10)])"
-        )
-    found: Model = import_own("model", name)
+    found: Model = find("model", name, MODELS)
     return found
 
 
@@ -127,8 +118,7 @@ def build_model(
     microbatch_size: int,
     make: Model | None = None,
 ) -> Plan:
-    """A plan of the model's network for microbatches of ``(*input_shape, microbatch_size)`` float32
-    images; its parameters are zero.
+    """A plan of the model's network for such images, float32; its parameters are zero.
 
     Args:
         name: the model's name, also for messages.
@@ -160,9 +150,7 @@ def build_model(
 
 
 def initialise_model(name: str, parameters: Parameters, rng: np.random.Generator) -> None:
-    """Draw the first values of the ``parameters`` of model ``name``; ``InputError`` says where an
-    initialiser of the user's fails.
-    """
+    """Draw the first parameters; ``InputError`` says where an initialiser of the user's fails."""
     try:
         parameters.draw(rng)
     except (Exception, SystemExit) as error:
@@ -170,9 +158,7 @@ def initialise_model(name: str, parameters: Parameters, rng: np.random.Generator
 
 
 def _explained(error: BaseException, name: str, images: str = "") -> BaseException:
-    """What to raise for an ``error`` that the model ``name`` led to: an ``InputError``, unless it
-    is a defect of ours.
-    """
+    """What to raise for an ``error`` of a model: ``InputError`` unless it is our defect."""
     if isinstance(error, InputError):
         return error
     if isinstance(error, MemoryError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from distcnn.datasets import Microbatch
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
 from distcnn.nn import Sequential, computing, softmax_cross_entropy
-from distcnn.registry import import_own
+from distcnn.registry import find
 from distcnn.user_code import modules_of
 
 ImageShape = tuple[int, int, int]
@@ -95,8 +94,13 @@ class Network:
         size = "x".join(map(str, self.image_shape))
         return f"Network for images of {size}, {len(self.class_names)} classes: {self.model!r}"
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def summary(self) -> str:
-        """The layers with output shapes and parameters, and the memory of the buffers, as text."""
+        """The layers with output shapes and parameters, and the memory of the buffers, as text:
+        what ``print(network)`` shows.
+        """
         return self.model.summary(self.image_shape, self._microbatch.size)
 
     def logits(self, images: ArrayLike) -> NDArray[np.float32]:
@@ -222,6 +226,10 @@ def load(
         >>> network.predict(images).shape
         (1000, 10)
     """
+    if weights not in ("last", "best"):
+        raise InputError(f"weights is {weights!r}: it must be one of last, best")
+    if model is not None and not isinstance(model, Sequential):
+        raise InputError(f"model is {model!r}: make it a distcnn.nn.Sequential([...])")
     path = Path(run)
     if not path.is_file():
         path = path / {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]
@@ -251,21 +259,8 @@ def _recorded_model(
                 " trust_model=True"
             )
     if text:
-        return parse(text, _own_layer)
-    if name in MODELS:
-        return MODELS[name](image_shape, classes)
-    made = import_own("model", name)(image_shape, classes)
+        return parse(text)
+    made = find("model", name, MODELS)(image_shape, classes)
     if not isinstance(made, Sequential):
         raise InputError(f"{path}: model {name!r} returned a {type(made).__name__}: pass model=...")
     return made
-
-
-def _own_layer(name: str) -> Any:
-    module, _, kind = name.rpartition(".")
-    try:
-        return getattr(sys.modules.get(module) or importlib.import_module(module), kind)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"the network has a layer {name}, which cannot be imported ({error}): put its module on"
-            " Python's search path"
-        ) from error

@@ -10,7 +10,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from distcnn.errors import InputError
@@ -26,33 +26,39 @@ USAGE = {
     "optimizer": "it must be a subclass of distcnn.optim.Optimizer",
     "schedule": "it must take the progress, from 0 to 1, and return a factor of the learning rate",
 }
+WRITTEN_OUT = "function, or write it out: Sequential([Flatten(), Dense(10)])"
+OWN = {"loss": "function", "optimizer": "class", "schedule": "function", "model": WRITTEN_OUT}
 PLAIN = ("learning_rate", "momentum", "weight_decay")
 """The settings of optimizers that have flags of their own."""
 
 
-def import_own(what: str, name: str) -> Any:
-    """Import the user's object that ``name`` (package.module:name) refers to.
+def find(what: str, name: str, known: Mapping[str, Any]) -> Any:
+    """What ``name`` refers to: one of ``known``, or the user's own, which is imported.
 
     Args:
         what: of ``USAGE``, for messages.
-        name: the reference; arguments in brackets are ignored.
+        name: arguments in brackets, for the user's own, are ignored.
+        known: distcnn's own by their names.
 
     Raises:
-        InputError: it cannot be imported, or is nothing that can be called.
+        InputError: there is none, it cannot be imported, or it cannot be called.
     """
-    reference = name.partition("(")[0]
-    module_name, _, attribute = reference.partition(":")
+    if name in known:
+        return known[name]
+    if not is_own(name):
+        raise InputError(
+            f"unknown {what} {name!r}: choose one of {', '.join(known)}, or your own as"
+            f" package.module:{OWN[what]}"
+        )
+    module_name, _, attribute = name.partition("(")[0].partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # importing runs the module
         mistake = mistake_in(error)
-        remedy = (
-            "correct that"
-            if mistake
-            else "give package.module:name, importable from the current folder"
-        )
+        remedy = "give package.module:name, importable from the current folder"
         raise InputError(
-            f"{what} {name!r} cannot be imported ({mistake or error}): {remedy}"
+            f"{what} {name!r} cannot be imported ({mistake or error}):"
+            f" {'correct that' if mistake else remedy}"
         ) from error
     if not callable(found):
         raise InputError(f"{what} {name!r} is not a function or class: {USAGE[what]}")
@@ -60,11 +66,8 @@ def import_own(what: str, name: str) -> Any:
 
 
 def find_loss(name: str) -> Loss:
-    """The loss called ``name``, or the user's own. Raises ``InputError`` when there is none."""
-    if name in LOSSES:
-        return LOSSES[name]
-    _require_known("loss", name, LOSSES)
-    found: Loss = import_own("loss", name)
+    """The loss called ``name``, or the user's own; raises as ``find``."""
+    found: Loss = find("loss", name, LOSSES)
     return found
 
 
@@ -74,15 +77,11 @@ def find_schedule(name: str, warmup_steps: int) -> Schedule:
     Raises:
         InputError: there is none, or it cannot be made.
     """
-    if name in SCHEDULES:
-        return SCHEDULES[name](warmup_steps=warmup_steps)
-    _require_known("schedule", name, SCHEDULES)
-    found = import_own("schedule", name)
+    found = find("schedule", name, SCHEDULES)
     if isinstance(found, type):
-        made = _made("schedule", name, found, {"warmup_steps": warmup_steps})
-        if isinstance(made, Schedule):
-            return made
-        found = made
+        found = _made("schedule", name, found, {"warmup_steps": warmup_steps})
+    if isinstance(found, Schedule):
+        return found
     if not callable(found):
         raise InputError(f"schedule {name!r} cannot be called: {USAGE['schedule']}")
     return OwnSchedule(warmup_steps, found)
@@ -96,12 +95,7 @@ def find_optimizer(
     Raises:
         InputError: there is none, or it cannot be made.
     """
-    bare = name.partition("(")[0]
-    if bare in OPTIMIZERS:
-        maker = OPTIMIZERS[bare]
-    else:
-        _require_known("optimizer", name, OPTIMIZERS)
-        maker = import_own("optimizer", name)
+    maker = OPTIMIZERS.get(name.partition("(")[0]) or find("optimizer", name, OPTIMIZERS)
     plain = dict(zip(PLAIN, (learning_rate, momentum, weight_decay), strict=True))
     made = _made("optimizer", name, maker, plain)
     if not isinstance(made, Optimizer):
@@ -110,8 +104,7 @@ def find_optimizer(
 
 
 def optimizer_name(optimizer: Optimizer) -> str:
-    """The name by which ``find_optimizer`` makes ``optimizer`` again, with its ``PLAIN``
-    settings.
+    """The name by which ``find_optimizer`` makes ``optimizer`` again, with its ``PLAIN`` settings.
 
     Raises:
         InputError: an argument is neither a number nor a text, so no name can tell it.
@@ -171,11 +164,3 @@ def _keywords(name: str) -> dict[str, Any]:
         raise InputError(
             f"{name!r} cannot be read ({error}): write arguments as name(key=value)"
         ) from error
-
-
-def _require_known(what: str, name: str, known: dict[str, Any]) -> None:
-    if not is_own(name):
-        raise InputError(
-            f"unknown {what} {name!r}: choose one of {', '.join(known)}, or your own as"
-            " package.module:name"
-        )

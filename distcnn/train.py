@@ -1,6 +1,4 @@
-"""Train a network: ``mpirun -n 4 python -m distcnn.train``, or ``python -m distcnn.train`` in one
-process, the same bits.
-"""
+"""Train a network: ``python -m distcnn.train``, alone or under ``mpirun``, to the same bits."""
 
 from __future__ import annotations
 
@@ -65,9 +63,6 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     with signals, Watchdog(NAME, communicator) as watchdog:
         watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
 
-        def announce(run: Run, path: Path | None, state: State, point: ResumePoint | None) -> None:
-            progress.say(*headline(run, path, state, point))
-
         def inspect(run: Run) -> None:
             if request.debug:
                 from distcnn.training.debug import check_network
@@ -88,7 +83,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
             signals=signals,
             watchdog=watchdog,
             inspect=inspect,
-            announce=announce,
+            announce=lambda *begun: progress.say(*headline(*begun)),
             trace=trace,
         )
         outcome = session.train()
@@ -96,9 +91,7 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
 
 
 def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> None:
-    """End all ranks for a signal: ``EXIT_STOPPED`` promises that ``--resume`` works, so only where
-    there is a run.
-    """
+    """End all ranks for a signal; ``EXIT_STOPPED`` promises that ``--resume`` works."""
     if signals.can_resume:
         communicator.abort(EXIT_STOPPED)
     communicator.end_by_signal(signals.received or signal.SIGTERM)
@@ -109,46 +102,33 @@ def summary(outcome: Outcome) -> list[str]:
     result = outcome.result
     if outcome.run is None and outcome.point is not None:
         return _finished(outcome.point, result)
-    return [
+    steps = counted(result.steps, "step")
+    lines = [
         f"test accuracy {result.test_accuracy:.4f} ({result.test_correct} of"
-        f" {result.test_examples}) after {counted(result.steps, 'step')},"
-        f" {result.train_seconds:.1f} s, {result.images_per_second:,.0f} images/s",
-        *_target(result),
-        f"plus {outcome.state.safety_seconds:.2f} s for checkpoints and bookkeeping",
-        f"weights {result.params_sha256}",
-        _best(result),
-        f"results in {outcome.location}",
+        f" {result.test_examples}) after {steps}, {result.train_seconds:.1f} s,"
+        f" {result.images_per_second:,.0f} images/s"
     ]
-
-
-def _target(result: RunResult) -> list[str]:
-    """A line on the target accuracy; none without one."""
-    if result.target_accuracy is None:
-        return []
-    target, steps = f"--target-accuracy {result.target_accuracy:g}", counted(result.steps, "step")
+    target = f"--target-accuracy {result.target_accuracy or 0:g}"
     if result.target_reached:
-        return [
+        lines.append(
             f"test accuracy {result.test_accuracy:.4f} reached {target} after {steps},"
             f" {result.seconds_to_target:.1f} s from the start of the first step (evaluations"
             " included)"
-        ]
-    return [
-        f"{target} was not reached in {steps}: the best test accuracy was"
-        f" {result.best_test_accuracy:.4f}"
-    ]
-
-
-def _best(result: RunResult) -> str:
-    """A line on which weights are in which file."""
-    if result.best_step == result.steps:
-        return (
-            f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result.steps}, which had the best test"
-            " accuracy"
         )
-    return (
-        f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of step {result.best_step}, the best test"
-        f" accuracy ({result.best_test_accuracy:.4f})"
-    )
+    elif result.target_accuracy is not None:
+        best = f"the best test accuracy was {result.best_test_accuracy:.4f}"
+        lines.append(f"{target} was not reached in {steps}: {best}")
+    lines += [
+        f"plus {outcome.state.safety_seconds:.2f} s for checkpoints and bookkeeping",
+        f"weights {result.params_sha256}",
+    ]
+    if result.best_step == result.steps:
+        both = f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result.steps}"
+        lines.append(f"{both}, which had the best test accuracy")
+    else:
+        best = f"step {result.best_step}, the best test accuracy ({result.best_test_accuracy:.4f})"
+        lines.append(f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of {best}")
+    return [*lines, f"results in {outcome.location}"]
 
 
 def _finished(point: ResumePoint, result: RunResult) -> list[str]:
@@ -166,68 +146,48 @@ def _finished(point: ResumePoint, result: RunResult) -> list[str]:
 def headline(run: Run, path: Path | None, state: State, point: ResumePoint | None) -> list[str]:
     """What is about to run, in lines: model, data, batch, ranks, threads, run directory."""
     config, dataset, world = run.config, run.dataset, run.communicator
-    channels, height, width = dataset.image_shape
-    threads = blas_threads()
+    shape = "x".join(map(str, dataset.image_shape))
     train, test = dataset.examples["train"], dataset.examples["test"]
-    return [
+    lines = [
         f"model    {config.model}, {counted(run.parameters.values.size, 'parameter')}",
-        (
-            f"data     {dataset.name} ({dataset.path}): {train:,} training and"
-            f" {counted(test, 'test image')}, {channels}x{height}x{width},"
-            f" {counted(dataset.classes, 'class')}"
-        ),
-        *([f"notice   {SAMPLE_NOTICE}"] if dataset.name == SAMPLE_NAME else []),
-        *([f"windows  {_windows(config, dataset)}"] if config.data_memory else []),
-        (
-            f"batch    {counted(config.num_shards, 'shard')} x"
-            f" {counted(config.microbatch_size, 'example')} = {config.global_batch_size:,} a step,"
-            f" {config.reduction} sum"
-        ),
-        (
-            f"update   {config.optimizer}, learning rate {config.learning_rate:g},"
-            f" {config.schedule}{_cycle(config)}, seed {config.seed}"
-        ),
-        *(
-            [
-                f"target   test accuracy {config.target_accuracy:g}; the defaults with it:"
-                f" {_defaults()}"
-            ]
-            if config.target_accuracy
-            else []
-        ),
-        (
-            f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}), "
-            f"{counted(threads, 'BLAS thread')} each ({blas_description()})"
-        ),
-        *(
-            [
-                f"resumed  {point.directory}, after {state.step} of"
-                f" {counted(run.plan.total_steps, 'step')}, begun on"
-                f" {counted(state.world_size, 'rank')}"
-            ]
-            if point
-            else []
-        ),
-        f"results  {path}",
+        f"data     {dataset.name} ({dataset.path}): {train:,} training and"
+        f" {counted(test, 'test image')}, {shape}, {counted(dataset.classes, 'class')}",
     ]
-
-
-def _cycle(config: Config) -> str:
-    return f" again every {counted(config.cycle_epochs, 'epoch')}" if config.cycle_epochs else ""
-
-
-def _defaults() -> str:
-    return " ".join(f"{as_flag(name)} {value}" for name, value in TARGET_DEFAULTS.items())
+    if dataset.name == SAMPLE_NAME:
+        lines.append(f"notice   {SAMPLE_NOTICE}")
+    if config.data_memory:
+        lines.append(f"windows  {_windows(config, dataset)}")
+    cycle = f" again every {counted(config.cycle_epochs, 'epoch')}" if config.cycle_epochs else ""
+    lines += [
+        f"batch    {counted(config.num_shards, 'shard')} x"
+        f" {counted(config.microbatch_size, 'example')} = {config.global_batch_size:,} a step,"
+        f" {config.reduction} sum",
+        f"update   {config.optimizer}, learning rate {config.learning_rate:g},"
+        f" {config.schedule}{cycle}, seed {config.seed}",
+    ]
+    if config.target_accuracy:
+        defaults = " ".join(f"{as_flag(name)} {value}" for name, value in TARGET_DEFAULTS.items())
+        target = f"test accuracy {config.target_accuracy:g}"
+        lines.append(f"target   {target}; the defaults with it: {defaults}")
+    lines.append(
+        f"ranks    {world.world_size}{describe_hosts(world.hosts)} ({world.description}),"
+        f" {counted(blas_threads(), 'BLAS thread')} each ({blas_description()})"
+    )
+    if point:
+        lines.append(
+            f"resumed  {point.directory}, after {state.step} of"
+            f" {counted(run.plan.total_steps, 'step')}, begun on"
+            f" {counted(state.world_size, 'rank')}"
+        )
+    return [*lines, f"results  {path}"]
 
 
 def _windows(config: Config, dataset: DatasetInfo) -> str:
     length = window_examples(dataset, config.num_shards, config.data_memory)
     longest = -(-dataset.examples["train"] // config.num_shards)
-    within = (
-        "the whole shard each"
-        if length >= longest
-        else f"at most {length:,} of the {counted(longest, 'example')} of a shard each"
-    )
+    within = "the whole shard each"
+    if length < longest:
+        within = f"at most {length:,} of the {counted(longest, 'example')} of a shard each"
     return f"{within}, shuffled within (--data-memory {config.data_memory:g})"
 
 

@@ -112,9 +112,7 @@ def _places(name: str) -> Iterator[str]:
 
 
 def _find_spec(part: str, path: list[str] | None) -> ModuleSpec | None:
-    """The last ``part`` of a module's name, in the folders of its parent package (None: at the
-    top).
-    """
+    """Find ``part`` of a module's name in the folders of its parent package (None: at the top)."""
     if path is not None:
         return PathFinder.find_spec(
             part, path

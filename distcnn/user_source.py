@@ -1,5 +1,4 @@
-"""The source of a user's own code: recorded with a run, and compared when the run is resumed or
-replayed.
+"""The source of a user's own code: recorded with a run, compared on resume and replay.
 
 Recorded are the module of the model (loss, optimizer, schedule), the packages that hold it, and the
 user's other modules that these import, also inside functions. Left out are the standard library,
@@ -86,9 +85,7 @@ def sha256_of(sources: Sources) -> str:
 
 
 def _is_users(module: ModuleType, top: str) -> bool:
-    """Whether ``module`` is the user's: of the package ``top`` that was named, or neither installed
-    nor of the standard library.
-    """
+    """Whether it is the user's: in the named package ``top``, or neither installed nor standard."""
     spec = module.__spec__
     if spec is None or not spec.has_location or not spec.origin:
         return False

@@ -1,6 +1,4 @@
-"""Replay a run and compare it with its records: ``python -m distcnn.verify RUN_DIR``, on any number
-of ranks or in one process.
-"""
+"""Replay a run and compare it with its records: ``python -m distcnn.verify RUN_DIR``."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.measure import measure
+from distcnn.benchmark.measurement import read_measurement, write_measurement
 from distcnn.benchmark.plot import draw
-from distcnn.benchmark.results import read_results, write_results
 from distcnn.benchmark.table import table
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
@@ -77,18 +77,18 @@ def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> N
     if request.draw:
         on_root(
             communicator,
-            lambda: draw([read_results(path) for path in request.draw], request.picture),
+            lambda: draw([read_measurement(path) for path in request.draw], request.picture),
         )
     else:
         with Watchdog(NAME, communicator, request.config.stall_timeout):
             run = prepare_run(request.config, communicator, progress.say)
-            results = measure(run, request.steps, request.turns)
-        progress.say(*table(results))
+            measurement = measure(run, request.steps, request.turns)
+        progress.say(*table(measurement))
         if request.json:
-            on_root(communicator, lambda: write_results(request.json, results))
+            on_root(communicator, lambda: write_measurement(request.json, measurement))
             progress.say(f"measurement in {request.json}")
         if request.picture:
-            on_root(communicator, lambda: draw([results], request.picture))
+            on_root(communicator, lambda: draw([measurement], request.picture))
     if request.picture:
         progress.say(f"picture in {request.picture}")
 

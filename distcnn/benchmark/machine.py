@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from distcnn.distributed import Communicator
-from distcnn.system.host import processor as processor
+from distcnn.system.host import processor
 from distcnn.training.fingerprint import fingerprint
 
 

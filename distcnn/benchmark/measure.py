@@ -14,7 +14,7 @@ from statistics import median
 
 from distcnn.benchmark.im2col_bound import Product, im2col_products, seconds_of
 from distcnn.benchmark.machine import machine_facts, peak_bytes
-from distcnn.benchmark.results import Measurement
+from distcnn.benchmark.measurement import Measurement
 from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
 from distcnn.spans import ALLREDUCE, LOCAL_SUM
 from distcnn.training.setup import Run
@@ -24,7 +24,7 @@ SHARE_OF_STEPS = 3
 """For every three steps of a turn, one is also taken with a listener."""
 
 
-class Steps:
+class Stepper:
     """Training steps of ``run``, one after the other, epoch after epoch.
 
     The padded steps at the end of an epoch are left out, unless there are no others.
@@ -66,23 +66,23 @@ class Turn:
 
 def measure(run: Run, steps: int, turns: int) -> Measurement:
     """Measure ``turns`` turns of ``steps`` steps. Collective."""
-    following = Steps(run)
+    stepper = Stepper(run)
     for _ in range(WARM_UP_STEPS):
-        following.take()
+        stepper.take()
     run.evaluation()
     peak = peak_bytes()  # before the products below allocate memory
     shape, shards = run.dataset.image_shape, len(run.step.shards)
     products = im2col_products(run.model, shape, run.config.microbatch_size) * shards
-    found = [take_turn(run, following, products, steps) for _ in range(turns)]
+    found = [take_turn(run, stepper, products, steps) for _ in range(turns)]
     operations = sum(product.operations for product in products)
     return summary(run, steps, found, operations, peak)
 
 
-def take_turn(run: Run, following: Steps, products: Sequence[Product], steps: int) -> Turn:
+def take_turn(run: Run, stepper: Stepper, products: Sequence[Product], steps: int) -> Turn:
     """Measure everything once. Collective."""
     few = max(2, steps // SHARE_OF_STEPS)
-    seconds, images = _timed(run, lambda: sum(following.take() for _ in range(steps)))
-    times = measure_steps(following.take, few, run.communicator)
+    seconds, images = _timed(run, lambda: sum(stepper.take() for _ in range(steps)))
+    times = measure_steps(stepper.take, few, run.communicator)
     run.communicator.barrier()  # the ranks share the machine, so all compute at the same time
     bound = median([seconds_of(products) for _ in range(few + 1)][1:])
     test_seconds, tests = _timed(run, lambda: run.evaluation().examples)

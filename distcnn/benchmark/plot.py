@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distcnn import plotting
-from distcnn.benchmark.results import Measurement, rows_of
+from distcnn.benchmark.measurement import Measurement, step_parts
 from distcnn.benchmark.table import part_title
 from distcnn.plotting import Axes
 from distcnn.spans import BACKWARD, FORWARD
@@ -30,35 +30,35 @@ def draw(measurements: list[Measurement], output: str | Path) -> None:
     """
     columns = min(MOST_COLUMNS, len(measurements))
     lines = -(-len(measurements) // columns)
-    rows = max(len(bars(results)) for results in measurements)
+    rows = max(len(bars(measured)) for measured in measurements)
     width, height = PANEL_WIDTH * columns, (ROW_HEIGHT * rows + FRAME_HEIGHT) * lines + 0.4
     figure = plotting.new_figure(max(7.0, width), height)
     panels = plotting.panels(figure, len(measurements), columns)
-    for axes, results in zip(panels, measurements, strict=True):
-        _draw_panel(axes, results)
+    for axes, measured in zip(panels, measurements, strict=True):
+        _draw_panel(axes, measured)
     plotting.legend(figure, LEGEND, columns=len(LEGEND))
     plotting.save(figure, output, "--picture")
 
 
-def bars(results: Measurement) -> list[Bar]:
+def bars(measured: Measurement) -> list[Bar]:
     """The bars, from top to bottom."""
-    unit, least = 1e6 / results.split_images, NEGLIGIBLE * results.split.seconds
+    unit, least = 1e6 / measured.split_images, NEGLIGIBLE * measured.split.seconds
     return [
         (
-            part_title(row.name, results),
+            part_title(row.name, measured),
             [
                 (seconds * unit, COLOURS.get(direction, OTHER))
                 for direction, seconds in row.seconds.items()
             ],
         )
-        for row in rows_of(results.split.parts)
+        for row in step_parts(measured.split.parts)
         if row.total >= least
     ]
 
 
-def _draw_panel(axes: Axes, results: Measurement) -> None:
-    whole = results.split.seconds * 1e6 / results.split_images
-    longest, all_bars = 0.0, bars(results)
+def _draw_panel(axes: Axes, measured: Measurement) -> None:
+    whole = measured.split.seconds * 1e6 / measured.split_images
+    longest, all_bars = 0.0, bars(measured)
     for row, (_, stretches) in enumerate(all_bars):
         end = 0.0
         for length, colour in stretches:
@@ -73,8 +73,8 @@ def _draw_panel(axes: Axes, results: Measurement) -> None:
     axes.set_xlabel("µs per image of a rank, and share of the step", fontsize=plotting.SMALL)
     axes.tick_params(axis="y", length=0)
     title = (
-        f"{results.model}, {counted(results.world_size, 'rank')}:"
-        f" {results.images_per_second:,.0f} images/s\n{results.step_seconds * 1e3:.1f} ms a step;"
-        f" im2col's products alone: {results.gemm_bound_fraction:.0%} of it"
+        f"{measured.model}, {counted(measured.world_size, 'rank')}:"
+        f" {measured.images_per_second:,.0f} images/s\n{measured.step_seconds * 1e3:.1f} ms a step;"
+        f" im2col's products alone: {measured.gemm_bound_fraction:.0%} of it"
     )
     plotting.tidy(axes, title, frame="bottom", grid="x")

@@ -43,9 +43,7 @@ class VersionError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint, by name; names of ``arrays`` may be paths, such as
-    weights/conv1.bias.
-    """
+    """What a checkpoint holds, by name; arrays may be in folders, as in weights/conv1.bias."""
 
     attributes: dict[str, int | str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)

@@ -1,6 +1,4 @@
-"""The folder of a run's checkpoints: written completely or not at all; the last few and the best
-are kept, damaged ones are set aside.
-"""
+"""The folder of a run's checkpoints: written completely or not at all, damaged ones set aside."""
 
 from __future__ import annotations
 
@@ -61,20 +59,14 @@ class CheckpointStore:
         return path
 
     def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all up to step ``newest``, except the last ``keep`` and that of step ``also`` (the
-        best).
-        """
-        while self._delete_oldest(newest, keep, also):
+        """Delete all up to step ``newest``, except the last ``keep`` and that of step ``also``."""
+        while self.make_room(newest, also, keep):
             pass
 
-    def make_room(self, newest: int, also: int | None) -> bool:
-        """Delete the oldest one before step ``newest``, but not that of step ``also``.
-
-        Returns whether there was one.
+    def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
+        """Delete the oldest one up to step ``newest`` that is not of the last ``keep`` or of step
+        ``also``; return whether there was one.
         """
-        return self._delete_oldest(newest, 1, also)
-
-    def _delete_oldest(self, newest: int, keep: int, also: int | None) -> bool:
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
                 if step != also:
@@ -149,12 +141,9 @@ class CheckpointStore:
             remove_temporary_files(self.folder)
 
     def _set_aside(self, path: Path) -> Path:
-        names = (
-            path.with_name(f"{path.name}.damaged{number}")
-            for number in ("", *(f"-{each}" for each in range(2, 1000)))
-        )
-        aside = next(each for each in names if not each.exists())
+        numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+        names = (path.with_name(f"{path.name}.damaged{number}") for number in numbers)
         try:
-            return path.rename(aside)
+            return path.rename(next(name for name in names if not name.exists()))
         except OSError:
             return path

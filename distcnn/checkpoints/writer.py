@@ -1,6 +1,4 @@
-"""Writing checkpoints while training goes on: the state is copied, a thread encodes, writes and
-syncs it.
-"""
+"""Writes checkpoints while training goes on: a thread encodes, writes and syncs a copy."""
 
 from __future__ import annotations
 
@@ -17,8 +15,7 @@ MOST_DELETED = 2
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time. A file that cannot be written (a full disk) is reported, and
-    training goes on.
+    """Writes one checkpoint at a time; one that cannot be written is reported, training goes on.
 
     On a full disk older checkpoints make room for the new one, but never the newest of them, nor
     the best.
@@ -106,8 +103,7 @@ class CheckpointWriter:
 
 
 def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> None:
-    """Call ``write``; while the disk is full and ``make_room`` succeeds, retry up to
-    ``MOST_DELETED`` times.
+    """Call ``write``; on a full disk retry as long as ``make_room`` succeeds.
 
     ``OSError`` when it fails.
     """

@@ -50,7 +50,7 @@ def _is_missing(path: str | Path) -> bool:
 
 
 def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
-    """The folder named by the flag, else by the environment. ``InputError`` if it is not a folder."""
+    """The folder named by the flag, else by the environment. ``InputError`` if it is none."""
     name = source or environment.get(SOURCE_VARIABLE)
     if not name:
         return None

@@ -3,11 +3,11 @@ on the number of ranks.
 
 A run records the hash of its shards (``combined_sha256``). A file states two hashes of its own:
 
-- ``sha256``: of four concatenated digests: training images, training labels, test images, test labels. It
-  identifies the set.
-- ``blocks_sha256``: of ``sha256`` as text and a digest for each split. A split's digest is of the digests
-  of its blocks of 256 examples; a block's is of its examples in a row, each as the digest of the
-  image (32 bytes) and the label (8 bytes). Many ranks can check it together.
+- ``sha256``: of four concatenated digests: training images, training labels, test images, test
+  labels. It identifies the set.
+- ``blocks_sha256``: of ``sha256`` as text and a digest for each split. A split's digest is of the
+  digests of its blocks of 256 examples; a block's is of its examples in a row, each as the digest
+  of the image (32 bytes) and the label (8 bytes). Many ranks can check it together.
 
 Labels are little-endian 64-bit integers in both.
 """

@@ -149,7 +149,7 @@ def _download(address: str, expected: str) -> bytes:
 
 
 def checked_content(stream: BinaryIO, name: str, expected: str, remedy: str) -> bytes:
-    """The content of ``stream``, gzipped or not. ``InputError`` unless its SHA-256 is ``expected``."""
+    """The content of ``stream``, gzipped or not; ``InputError`` for another SHA-256."""
     content = unpack(stream, name, MAX_FILE_BYTES, remedy)
     check_sha256(name, content, expected, remedy)
     return content

@@ -1,9 +1,9 @@
 """Data larger than memory: windows of each shard, read ahead by a thread.
 
 Two windows of each shard are in memory: the one that steps take examples from, and the next one,
-which a thread reads meanwhile. The length of a window depends on the memory limit, the image set and
-the number of shards, never on the number of ranks: it is what a rank that owned all shards could
-keep. So n ranks each need about 1/n of the limit, and train in the same order for any n.
+which a thread reads meanwhile. The length of a window depends on the memory limit, the image set
+and the number of shards, never on the number of ranks: it is what a rank that owned all shards
+could keep. So n ranks each need about 1/n of the limit, and train in the same order for any n.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ LEAST_UNWRITTEN = 16
 when its first row is written.
 """
 FLAT = (4, 64)
-"""Images with at most this many rows and at least this many columns, or vice versa, are reported."""
+"""Images of at most so many rows and at least so many columns, or vice versa, are reported."""
 PIXELS_AT_ONCE = 2**17
 """Counting takes eight times their memory."""
 

@@ -54,8 +54,8 @@ def write_dataset(
 ) -> None:
     """Write an image set, completely or not at all.
 
-    It is written to a temporary file in the same folder, synced, then renamed. The temporary name is
-    random and created exclusively, so that no link is followed and several processes may prepare
+    It is written to a temporary file in the same folder, synced, then renamed. The temporary name
+    is random and created exclusively, so that no link is followed and several processes may prepare
     the same file at once.
 
     Args:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distcnn.distributed.async_allreduce import Sums
+from distcnn.distributed.allreduce import Allreduce
 from distcnn.distributed.communicator import Communicator
 
 FLOAT64_BYTES = 8
@@ -26,16 +26,16 @@ class Timed(NamedTuple):
 
 
 def time_sums(
-    communicator: Communicator, sums: Sums, sizes: Sequence[int], most_seconds: float
+    communicator: Communicator, allreduce: Allreduce, sizes: Sequence[int], most_seconds: float
 ) -> list[Timed]:
-    """Time ``sums`` of float64 over all ranks. Collective.
+    """Time how ``allreduce`` sums float64 over all ranks. Collective.
 
     A sum counts with its mean over ranks: they leave the barrier before it up to a latency apart,
     and a rank that leaves earlier waits longer by as much.
 
     Args:
         communicator: of all ranks.
-        sums: what is timed.
+        allreduce: what is timed.
         sizes: bytes, in ascending order.
         most_seconds: about how long all of it takes; sizes that do not fit are left out.
     """
@@ -47,8 +47,8 @@ def time_sums(
         def one(values: np.typing.NDArray[np.float64] = values) -> float:
             communicator.barrier()
             start = time.perf_counter()
-            sums.start(values)
-            sums.finish()
+            allreduce.start(values)
+            allreduce.finish()
             return time.perf_counter() - start
 
         one()  # the first of a size allocates buffers

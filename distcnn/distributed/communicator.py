@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.distributed.async_allreduce import Sums
+from distcnn.distributed.allreduce import Allreduce
 from distcnn.errors import InputError
 from distcnn.system import launcher
 from distcnn.system.console import drain
@@ -94,9 +94,9 @@ class Communicator(Protocol):
     def mailbox(self) -> Mailbox:
         """Open a mailbox on every rank."""
 
-    def background_sums(self) -> Sums | None:
-        """Sums on a thread of their own, during which the other methods may be called; None where
-        MPI allows no second thread.
+    def background_allreduce(self) -> Allreduce | None:
+        """An allreduce on a thread of its own, during which the other methods may be called; None
+        where MPI allows no second thread.
         """
 
     def abort(self, exit_code: int) -> NoReturn:
@@ -137,7 +137,7 @@ class SerialCommunicator:
     def mailbox(self) -> Mailbox:
         return NoMailbox()
 
-    def background_sums(self) -> Sums | None:
+    def background_allreduce(self) -> Allreduce | None:
         return None
 
     def abort(self, exit_code: int) -> NoReturn:

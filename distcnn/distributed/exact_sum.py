@@ -145,25 +145,22 @@ class ExactSum:
 
 
 class ExactTotal:
-    """The exact sum of ``num_terms`` vectors of at most ``CHUNK`` elements, all at once: the bits
-    of ``ExactSum``.
+    """``ExactSum`` with all vectors at hand: adds up ``num_terms`` of at most ``CHUNK`` elements in
+    one call, to the same bits.
     """
 
     def __init__(self, num_terms: int, limit: float) -> None:
         self._anchor = anchor_of(num_terms, limit)
         self._total, self._rounded = np.empty(CHUNK), np.empty(CHUNK)
 
-    def __call__(self, terms: Sequence[FloatVector], reach: float) -> DoubleVector:
+    def __call__(self, terms: Sequence[FloatVector], bound: float) -> DoubleVector:
         """Their sum, until the next call.
 
-        No partial sum of magnitudes exceeds ``reach``, which tells whether they may go in pairs.
+        No partial sum of magnitudes exceeds ``bound``, which tells whether they may go in pairs.
         """
-        anchor, total, rounded = (
-            self._anchor,
-            self._total[: terms[0].size],
-            self._rounded[: terms[0].size],
-        )
-        in_pairs = reach <= anchor / 3
+        anchor, size = self._anchor, terms[0].size
+        total, rounded = self._total[:size], self._rounded[:size]
+        in_pairs = bound <= anchor / 3  # R/2
         for number, term in enumerate(terms):
             into = rounded if number else total
             np.copyto(into, term)

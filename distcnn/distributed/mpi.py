@@ -25,11 +25,11 @@ mpi4py.rc.initialize = False
 mpi4py.rc.finalize = True
 from mpi4py import MPI  # noqa: E402
 
-from distcnn.distributed.async_allreduce import (  # noqa: E402
+from distcnn.distributed.allreduce import (  # noqa: E402
     SECONDS_BETWEEN_LOOKS,
     TESTS_A_LOOK,
-    Sums,
-    ThreadedSums,
+    Allreduce,
+    ThreadedAllreduce,
 )
 from distcnn.distributed.communicator import SIGNAL_BASE, Mailbox, NoMailbox  # noqa: E402
 from distcnn.distributed.shared_memory import share_memory  # noqa: E402
@@ -120,11 +120,11 @@ class MPICommunicator:
         world = self._world.Dup()
         return MPIMailbox(world) if MPI.Query_thread() == MPI.THREAD_MULTIPLE else NoMailbox()
 
-    def background_sums(self) -> Sums | None:
+    def background_allreduce(self) -> Allreduce | None:
         world = self._world.Dup()
         if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
             return None
-        return ThreadedSums(lambda values: allreduce_beside(world, values))
+        return ThreadedAllreduce(lambda values: allreduce_beside(world, values))
 
     def abort(self, exit_code: int) -> NoReturn:
         drain()

@@ -6,7 +6,7 @@ from distcnn.errors import InputError
 from distcnn.system.wording import counted
 
 
-def span_of(items: int, parts: int, part: int) -> range:
+def share_of(items: int, parts: int, part: int) -> range:
     """The contiguous range of ``items`` that ``part`` of ``parts`` owns.
 
     The ranges cover all items, and their lengths differ by at most one.
@@ -22,4 +22,4 @@ def shards_of_rank(num_shards: int, world_size: int, rank: int) -> range:
             f" owns at least one): start at most {counted(num_shards, 'rank')}, or give"
             f" --num-shards {world_size} (which changes the global batch, and so the bits)"
         )
-    return span_of(num_shards, world_size, rank)
+    return share_of(num_shards, world_size, rank)

@@ -9,14 +9,19 @@ A step uses a ``Reducer`` like this, whichever one it is:
         reducer.count(loss_sum, correct, examples)
     totals = reducer.all_reduce()
 
-With overlap, a ``SummedReducer`` takes the gradients of several shards bucket by bucket, and sums
+There are two kinds. A ``BucketReducer`` (``ExactReducer`` or ``FastReducer``) adds the gradients of
+its rank up, and MPI adds up the sums of the ranks. A ``SharedMemoryReducer``
+(``shared_memory_reduction.py``), exact or fast, reads the gradients of all ranks.
+
+With overlap, a ``BucketReducer`` takes the gradients of several shards bucket by bucket, and sums
 each bucket over all ranks while the rest is still being computed:
 
+    reducer.begin()
     for bucket in reducer.buckets:
         for shard in shards:
             ...                                         # write the bucket to reducer.gradients
             reducer.add(bucket)
-        reducer.start(bucket)
+        reducer.start(bucket)                           # before the last: reducer.count(...)
     totals = reducer.finish()
 """
 
@@ -29,7 +34,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from distcnn.distributed.async_allreduce import Bucket, Sums
+from distcnn.distributed.allreduce import Allreduce
+from distcnn.distributed.buckets import Bucket
 from distcnn.distributed.exact_sum import ExactSum, FloatVector, RangeError, check_terms
 from distcnn.distributed.step_stats import STATS_SIZE, StepStats, Totals
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
@@ -139,7 +145,7 @@ class Reducer(ABC):
         return StepTotals(**vars(self.stats.totals()), gradient=gradient)
 
 
-class SummedReducer(Reducer):
+class BucketReducer(Reducer):
     """Adds each gradient to ``[counts, gradient]``, the vector that is then summed over all ranks.
 
     Args:
@@ -147,7 +153,7 @@ class SummedReducer(Reducer):
         own_shards: as for ``Reducer``.
         num_shards: as for ``Reducer``.
         gradient_limit: the largest magnitude of an element that is added, a power of two.
-        sums: how buckets are summed over all ranks: at once, or on another thread.
+        allreduce: sums buckets over all ranks: at once, or on another thread.
         buckets: cover all elements; by default, one bucket.
     """
 
@@ -159,11 +165,11 @@ class SummedReducer(Reducer):
         own_shards: int,
         num_shards: int,
         gradient_limit: float,
-        sums: Sums,
+        allreduce: Allreduce,
         buckets: Sequence[Bucket] = (),
     ) -> None:
         super().__init__(own_shards, num_shards)
-        self.gradients, self.sums = gradients, sums
+        self.gradients, self._allreduce = gradients, allreduce
         self.buckets = tuple(buckets) or (Bucket(0, 0, gradients.size, True),)
         self._vector = np.zeros(STATS_SPACE + gradients.size, self.dtype)
         self._total = self._vector[STATS_SPACE:]
@@ -209,9 +215,9 @@ class SummedReducer(Reducer):
         if bucket.is_last:
             self._vector[:STATS_SIZE] = self.stats.sums
             self._is_over = True
-        reduce, allreduce = self._spans[bucket.number]
-        with reduce:
-            self.sums.start(self._message(bucket), allreduce)
+        reducing, summing = self._spans[bucket.number]
+        with reducing:
+            self._allreduce.start(self._message(bucket), summing)
 
     def finish(self) -> StepTotals:
         """Wait for all buckets."""
@@ -221,7 +227,7 @@ class SummedReducer(Reducer):
                 " each bucket, then finish once"
             )
         self._started += 1  # beyond the last: finish() and start() raise until begin()
-        self.sums.finish()
+        self._allreduce.finish()
         self.stats.sums[:] = self._vector[:STATS_SIZE]
         with _LOCAL_SUM, np.errstate(over="ignore"):  # the next step's sums reject an overflow
             np.copyto(self.gradients, self._total, casting="same_kind")
@@ -262,7 +268,7 @@ class SummedReducer(Reducer):
         """Add ``part`` to the total's ``bucket``; with ``fresh``, replace what is there."""
 
 
-class ExactReducer(SummedReducer):
+class ExactReducer(BucketReducer):
     """Sums in float64 by the exact sum: the same bits on any number of ranks."""
 
     dtype = np.float64
@@ -275,7 +281,7 @@ class ExactReducer(SummedReducer):
         self._exact.add(part, bucket.start, fresh)
 
 
-class FastReducer(SummedReducer):
+class FastReducer(BucketReducer):
     """Sums in float32, in any order: half the bytes, but bits depend on the number of ranks.
 
     Counts are below 2**24, so exact in float32. Its limit is that of float32.

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.distributed.async_allreduce import ForegroundSums
+from distcnn.distributed.allreduce import BlockingAllreduce
 from distcnn.distributed.communicator import Communicator
 from distcnn.distributed.exact_sum import CHUNK, ExactTotal, FloatVector, check_terms
-from distcnn.distributed.partition import shards_of_rank
+from distcnn.distributed.partition import shards_of_rank, share_of
 from distcnn.distributed.reduction import Reducer, StepTotals, fast_limit
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
@@ -47,7 +47,7 @@ class SharedMemoryReducer(Reducer):
         rank: this rank.
         limit: the largest magnitude of an element that can be added.
         add_up: how gradients are summed.
-        sums: sums the counts over all ranks.
+        allreduce: sums the counts over all ranks.
     """
 
     shares_memory = True
@@ -59,7 +59,7 @@ class SharedMemoryReducer(Reducer):
         rank: int,
         limit: float,
         add_up: AddUp,
-        sums: ForegroundSums,
+        allreduce: BlockingAllreduce,
     ) -> None:
         everyone = [row for of_rank in rows for row in of_rank]
         super().__init__(len(rows[rank]), len(everyone))
@@ -67,13 +67,14 @@ class SharedMemoryReducer(Reducer):
         self._own, self._bounds = rows[rank], [row[:1] for row in everyone]
         self._gradients = [row[HEADER : HEADER + size] for row in everyone]
         self._slots_of_own: list[FloatVector] = [row[HEADER : HEADER + size] for row in self._own]
-        self._gradient, self._limit, self._add_up, self._sums = gradient, limit, add_up, sums
+        self._gradient, self._limit, self._add_up = gradient, limit, add_up
+        self._allreduce = allreduce
         self._complete: set[int] = set()
-        self._share = range(size * rank // len(rows), size * (rank + 1) // len(rows))
+        self._share = share_of(size, len(rows), rank)
         self._nothing = np.zeros(1)
-        self._reduce = Span(REDUCE, bucket=0, nbytes=gradient.nbytes, is_last=True)
-        self._allreduce = Span(ALLREDUCE, bucket=0, nbytes=self.stats.sums.nbytes)
-        self._barrier = Span(ALLREDUCE, bucket=0, nbytes=self._nothing.nbytes)
+        self._reducing = Span(REDUCE, bucket=0, nbytes=gradient.nbytes, is_last=True)
+        self._summing = Span(ALLREDUCE, bucket=0, nbytes=self.stats.sums.nbytes)
+        self._meeting = Span(ALLREDUCE, bucket=0, nbytes=self._nothing.nbytes)
         self._local_sum = Span(LOCAL_SUM)
 
     def begin(self) -> None:
@@ -95,12 +96,12 @@ class SharedMemoryReducer(Reducer):
         for number in range(len(self._own)):
             if number not in self._complete:
                 self._own[number].fill(0)
-        with self._reduce:
+        with self._reducing:
             # After this sum, all gradients of all ranks are complete; after the other, their sums.
-            self._sums.start(self.stats.sums, self._allreduce)
+            self._allreduce.start(self.stats.sums, self._summing)
             with self._local_sum:
                 self._sum_share()
-            self._sums.start(self._nothing, self._barrier)
+            self._allreduce.start(self._nothing, self._meeting)
         return self._totals(self._gradient)
 
     def _sum_share(self) -> None:
@@ -114,11 +115,11 @@ class SharedMemoryReducer(Reducer):
             )
 
 
-def share_gradients(
+def shared_memory_reducer(
     name: str, size: int, num_shards: int, gradient_limit: float, communicator: Communicator
 ) -> SharedMemoryReducer | None:
-    """The reducer called ``name``, exact or fast; None where the ranks do not share memory, or a
-    rank would have to keep more than ``MOST_KEPT`` gradients. Collective.
+    """A reducer for ``name``, exact or fast; None where the ranks do not share memory, or a rank
+    would have to keep more than ``MOST_KEPT`` gradients. Collective.
     """
     rank, world_size = communicator.rank, communicator.world_size
     shards = [len(shards_of_rank(num_shards, world_size, other)) for other in range(world_size)]
@@ -138,26 +139,20 @@ def share_gradients(
         if name == "exact"
         else (fast_limit(num_shards), FastTotal(shards))
     )
-    sums = ForegroundSums(communicator.allreduce_sum)
-    return SharedMemoryReducer(rows, gradient, rank, limit, add_up, sums)
+    allreduce = BlockingAllreduce(communicator.allreduce_sum)
+    return SharedMemoryReducer(rows, gradient, rank, limit, add_up, allreduce)
 
 
 class FastTotal:
     """The sum in float32: over each rank's shards, ``shards`` in number, then over the ranks."""
 
     def __init__(self, shards: Sequence[int]) -> None:
-        self._total, self._of_rank, self._shards = (
-            np.empty(CHUNK, np.float32),
-            np.empty(CHUNK, np.float32),
-            shards,
-        )
+        self._shards = shards
+        self._total, self._of_rank = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
 
-    def __call__(self, terms: Sequence[FloatVector], reach: float) -> NDArray[np.float32]:
-        total, of_rank, following = (
-            self._total[: terms[0].size],
-            self._of_rank[: terms[0].size],
-            iter(terms),
-        )
+    def __call__(self, terms: Sequence[FloatVector], bound: float) -> NDArray[np.float32]:
+        size, following = terms[0].size, iter(terms)
+        total, of_rank = self._total[:size], self._of_rank[:size]
         for rank, shards in enumerate(self._shards):
             into = of_rank if rank else total
             np.copyto(into, next(following))

@@ -78,11 +78,11 @@ def collect(communicator: Communicator, options: Options) -> Sums:
     """Time allreduces, then sum numbers that rank 0 can also draw and sum alone. Collective."""
     import numpy as np
 
-    from distcnn.distributed import ExactSum, ForegroundSums
+    from distcnn.distributed import BlockingAllreduce, ExactSum
     from distcnn.distributed.allreduce_timing import time_sums
 
     ranks = communicator.world_size
-    sums = ForegroundSums(communicator.allreduce_sum)
+    sums = BlockingAllreduce(communicator.allreduce_sum)
     timed = time_sums(communicator, sums, SIZES, SECONDS) if ranks > 1 else []
     shared = communicator.shared_floats(1024) is not None
     products, speed, problem = "", 0.0, ""

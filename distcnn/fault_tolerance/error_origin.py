@@ -8,6 +8,8 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from distcnn.errors import ArgumentError
+
 PACKAGE = Path(__file__).parent.parent
 OF_MPI = "mpi4py.MPI"
 NOT_THE_USERS = {
@@ -46,11 +48,11 @@ def mistake_in(error: BaseException) -> str | None:
 def mistake_lines(error: BaseException) -> list[str]:
     """List the calls in the user's code with their source, the innermost last, then the error.
 
-    Empty if no code of the user's was running.
+    Without calls if a check of the user's code failed. Empty if no code of the user's was running.
     """
     frames = own_frames(error)
     if not frames:
-        return []
+        return [str(error)] if isinstance(error, ArgumentError) else []
     return [*(f"  {_place(frame)}: {frame.line}" for frame in frames), described(error)]
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.distributed import Communicator, Sums
+from distcnn.distributed import Allreduce, Communicator
 from distcnn.distributed.communicator import Mailbox
 from distcnn.fault_tolerance.failure import note_exit
 from distcnn.spans import COLLECTIVE, Span
@@ -53,8 +53,8 @@ class WatchedCommunicator:
     def mailbox(self) -> Mailbox:
         return self._inner.mailbox()
 
-    def background_sums(self) -> Sums | None:
-        return self._inner.background_sums()
+    def background_allreduce(self) -> Allreduce | None:
+        return self._inner.background_allreduce()
 
     def abort(self, exit_code: int) -> NoReturn:
         note_exit(exit_code)

@@ -6,6 +6,7 @@ NumPy only; it knows nothing of ranks, files or flags.
 from distcnn.nn.activations import Activation, Identity, ReLU, Sigmoid, Tanh
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
+from distcnn.nn.gradient_check import gradient_error, loss_gradient_error
 from distcnn.nn.initialisers import glorot_uniform, he_normal, uniform, zeros
 from distcnn.nn.layer import Call, Layer, Parameter, RandomSource
 from distcnn.nn.losses import LOSSES, softmax_cross_entropy, squared_error
@@ -36,7 +37,9 @@ __all__ = [
     "Tanh",
     "computing",
     "glorot_uniform",
+    "gradient_error",
     "he_normal",
+    "loss_gradient_error",
     "softmax_cross_entropy",
     "squared_error",
     "uniform",

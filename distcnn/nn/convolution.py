@@ -11,8 +11,8 @@ is computed.
 from __future__ import annotations
 
 from distcnn.errors import explained
-from distcnn.nn.geometry import Pair, as_pair, is_count, output_size
-from distcnn.nn.initialisers import he_normal, zeros
+from distcnn.nn.geometry import Pair, as_count, as_pair, output_size
+from distcnn.nn.initialisers import as_initialiser, he_normal, zeros
 from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape, image_shape
 
 
@@ -50,14 +50,12 @@ class Conv2d(Layer):
         weight_initialiser: Initialiser = he_normal,
         bias_initialiser: Initialiser = zeros,
     ) -> None:
-        if not is_count(out_channels, 1):
-            raise ValueError(f"out_channels (={out_channels!r}) must be an integer of at least 1")
-        self.out_channels = out_channels
+        self.out_channels = as_count("out_channels", out_channels)
         self.kernel_size = as_pair("kernel_size", kernel_size, 1)
         self.stride = as_pair("stride", stride, 1)
         self.padding = as_pair("padding", padding, 0)
-        self.weight_initialiser = weight_initialiser
-        self.bias_initialiser = bias_initialiser
+        self.weight_initialiser = as_initialiser("weight_initialiser", weight_initialiser)
+        self.bias_initialiser = as_initialiser("bias_initialiser", bias_initialiser)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         _, height, width = image_shape(self, input_shape)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from distcnn.errors import explained
-from distcnn.nn.geometry import is_count
-from distcnn.nn.initialisers import he_normal, zeros
+from distcnn.nn.geometry import as_count
+from distcnn.nn.initialisers import as_initialiser, he_normal, zeros
 from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape
 
 
@@ -47,11 +47,9 @@ class Dense(Layer):
         weight_initialiser: Initialiser = he_normal,
         bias_initialiser: Initialiser = zeros,
     ) -> None:
-        if not is_count(out_features, 1):
-            raise ValueError(f"out_features (={out_features!r}) must be an integer of at least 1")
-        self.out_features = out_features
-        self.weight_initialiser = weight_initialiser
-        self.bias_initialiser = bias_initialiser
+        self.out_features = as_count("out_features", out_features)
+        self.weight_initialiser = as_initialiser("weight_initialiser", weight_initialiser)
+        self.bias_initialiser = as_initialiser("bias_initialiser", bias_initialiser)
 
     def output_shape(self, input_shape: Shape) -> Shape:
         if len(input_shape) != 1:

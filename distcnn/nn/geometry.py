@@ -22,6 +22,13 @@ def is_count(value: object, minimum: int) -> bool:
     )
 
 
+def as_count(name: str, value: int) -> int:
+    """``value`` as a Python integer. ``ValueError`` unless it is an integer of at least 1."""
+    if not is_count(value, 1):
+        raise ValueError(f"{name} (={value!r}) must be an integer of at least 1")
+    return int(value)
+
+
 def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
     """``value`` as (vertical, horizontal); one integer stands for both.
 
@@ -77,14 +84,14 @@ def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator
 
 @dataclass(frozen=True)
 class Geometry:
-    """A convolution's sizes: C channels, the ``height`` of the padded image, O filters, the kernel,
-    the stride, the output's ``size`` (oh, ow), N examples.
+    """A convolution's sizes: C channels, the ``padded_height`` of the input, O filters, the kernel,
+    the stride, the ``output_size`` (oh, ow), N examples.
     """
 
     channels: int
-    height: int
+    padded_height: int
     filters: int
     kernel: Pair
     stride: Pair
-    size: Pair
+    output_size: Pair
     count: int

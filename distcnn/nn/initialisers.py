@@ -13,7 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distcnn.nn.layer import Array, Shape
+from distcnn.nn.layer import Array, Initialiser, Shape
+
+
+def as_initialiser(name: str, value: Initialiser) -> Initialiser:
+    """``value``, if it can be called; else ``ValueError``."""
+    if not callable(value):
+        raise ValueError(
+            f"{name} (={value!r}) must be a function (rng, shape, fan_in, fan_out), such as"
+            " distcnn.nn.he_normal"
+        )
+    return value
 
 
 def he_normal(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:

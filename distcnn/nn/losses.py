@@ -20,10 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.errors import ArgumentError
 from distcnn.nn.layer import Array
 
 Loss = Callable[[Array, NDArray[np.integer], Array], tuple[float, Array]]
@@ -66,6 +69,36 @@ def squared_error(
     losses = 0.5 * np.square(grad).sum(axis=0) * weights
     grad *= weights
     return float(losses.sum(dtype=np.float64)), grad
+
+
+@dataclass(frozen=True)
+class OwnLoss:
+    """A loss of the user's own: calls ``function``, and checks what it returns.
+
+    Raises:
+        ArgumentError: it is not a number and an array of the shape of the outputs.
+    """
+
+    function: Loss
+
+    def __call__(
+        self, outputs: Array, labels: NDArray[np.integer], weights: Array
+    ) -> tuple[float, Array]:
+        returned: Any = self.function(outputs, labels, weights)
+        match returned:
+            case [loss_sum, np.ndarray() as grad] if (
+                np.ndim(loss_sum) == 0 and grad.shape == outputs.shape
+            ):
+                return loss_sum, grad
+            case [loss_sum, grad]:
+                what = f"arrays of shapes {np.shape(loss_sum)} and {np.shape(grad)}"
+            case _:
+                what = f"a {type(returned).__name__}"
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        raise ArgumentError(
+            f"loss {name} returned {what}: it must return (loss_sum, grad_outputs), a number and"
+            f" an array of the shape of the outputs, {outputs.shape}"
+        )
 
 
 def _check_shapes(outputs: Array, labels: NDArray[np.integer], weights: Array) -> None:

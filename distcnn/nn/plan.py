@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distcnn.nn.geometry import as_count
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array, Call, Parameter, RandomSource, Shape
 from distcnn.nn.parameters import Parameters
@@ -74,8 +75,8 @@ class Plan:
         parameters: Parameters,
         fused: bool = True,
     ) -> None:
-        self.model, self.input_shape, self.microbatch_size = model, input_shape, microbatch_size
-        self.parameters = parameters
+        self.model, self.input_shape, self.parameters = model, input_shape, parameters
+        self.microbatch_size = as_count("microbatch_size", microbatch_size)
         expected = model.parameters(input_shape)
         if _shapes(parameters.described) != _shapes(expected):
             raise ValueError(

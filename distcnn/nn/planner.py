@@ -16,7 +16,7 @@ from distcnn.nn.kernels.activations import ActivationKernel, ReLUKernel
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.convolution import ConvKernel
 from distcnn.nn.kernels.dense import DenseKernel, FlattenKernel
-from distcnn.nn.kernels.fusion import FusedPool
+from distcnn.nn.kernels.fusion import Pooling
 from distcnn.nn.kernels.own_layer import OwnLayerKernel
 from distcnn.nn.kernels.pooling import AvgPoolKernel, MaxPoolKernel
 from distcnn.nn.layer import Array, Call, Layer, Shape
@@ -24,11 +24,11 @@ from distcnn.nn.pooling import AvgPool2d, MaxPool2d
 
 BUILT_IN = (Conv2d, MaxPool2d, AvgPool2d, ReLU, Activation, Flatten, Dense)
 """What kernels compute; any other layer runs its own ``forward`` and ``backward``."""
-DOES_NOT_READ_ITS_OUTPUT = (Conv2d, MaxPool2d, Dense)
-"""In backward: the next layer may write over what these return."""
-GIVES_GRADIENT_AWAY = (Conv2d, MaxPool2d, AvgPool2d, Dense)
-"""What these return from backward, the layer before may write over."""
-COMPUTING = {"output_shape", "parameters", "forward", "backward"}
+OUTPUT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, Dense)
+"""By the layer after them: in backward they do not read their output again."""
+GRADIENT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, AvgPool2d, Dense)
+"""By the layer before them: they do not read again what they returned from backward."""
+METHODS = {"output_shape", "parameters", "forward", "backward"}
 """A subclass that defines one of these computes by itself, not by its base's kernel."""
 
 
@@ -81,7 +81,7 @@ class Planner:
         """The kernel that begins with layer ``index``, and how many layers it runs."""
         layer, shape, count = self._layers[index], self._shapes[index], self._count
         kind, buffers, batch = self._kind(index), self._buffers, (*shape, self._count)
-        in_place = self._kind(index - 1) in DOES_NOT_READ_ITS_OUTPUT
+        in_place = self._kind(index - 1) in OUTPUT_MAY_BE_OVERWRITTEN
         kernel: Kernel
         match layer:
             case _ if kind is None:
@@ -96,7 +96,7 @@ class Planner:
             case AvgPool2d():
                 kernel = AvgPoolKernel(layer, shape, count, buffers)
             case ReLU() if kind is ReLU:
-                overwrite_gradient = self._kind(index + 1) in GIVES_GRADIENT_AWAY
+                overwrite_gradient = self._kind(index + 1) in GRADIENT_MAY_BE_OVERWRITTEN
                 kernel = ReLUKernel(batch, buffers, in_place, overwrite_gradient)
             case Activation():
                 kernel = ActivationKernel(layer, batch, buffers)
@@ -110,19 +110,17 @@ class Planner:
 
     def _convolution(self, index: int, layer: Conv2d) -> tuple[Kernel, int]:
         """With the max pooling after it, and the ReLU after that, where they can be fused."""
-        pool = self._layers[index + 1] if self._kind(index + 1) is MaxPool2d else None
-        side_by_side = isinstance(pool, MaxPool2d) and pool.is_side_by_side
-        window = pool.kernel_size if isinstance(pool, MaxPool2d) and side_by_side else (1, 1)
-        kernel = ConvKernel(layer, self._shapes[index], self._count, self._buffers, window)
-        if not (self._fused and side_by_side and kernel.holds_windows):
-            kernel.write_to(kernel.whole_images())
-            return kernel, 1
-        rectify = self._kind(index + 2) is ReLU
-        layers = 3 if rectify else 2
-        flattened = self._kind(index + layers) is Flatten
-        name = self._names[index + 1]
-        kernel.write_to(FusedPool(kernel, window, name, self._buffers, flattened, rectify))
-        return kernel, layers
+        pooling, layers = None, 1
+        following = self._layers[index + 1] if self._kind(index + 1) is MaxPool2d else None
+        if isinstance(following, MaxPool2d) and following.is_side_by_side:
+            rectify = self._kind(index + 2) is ReLU
+            layers = 3 if rectify else 2
+            flattened = self._kind(index + layers) is Flatten
+            name = self._names[index + 1]
+            pooling = Pooling(following.kernel_size, name, rectify, flattened)
+        shape, buffers = self._shapes[index], self._buffers
+        kernel = ConvKernel(layer, shape, self._count, buffers, pooling, self._fused)
+        return kernel, layers if kernel.is_fused else 1
 
     def _kind(self, index: int) -> type[Layer] | None:
         """The built-in class of a layer; None for a layer of one's own, and where there is none."""
@@ -135,9 +133,9 @@ def built_in(layer: Layer) -> type[Layer] | None:
     """
     defined: set[str] = set()
     for kind in type(layer).__mro__:
-        if kind is Activation and not defined & COMPUTING:
+        if kind is Activation and not defined & METHODS:
             return Activation  # which calls the layer's own function and derivative
         if kind in BUILT_IN and not defined:
             return kind
-        defined |= vars(kind).keys() & (COMPUTING | {"function", "derivative"})
+        defined |= vars(kind).keys() & (METHODS | {"function", "derivative"})
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -38,6 +38,8 @@ class Sequential:
     def __init__(self, layers: Sequence[Layer]) -> None:
         if isinstance(layers, Layer):
             raise ArgumentError(f"Sequential(<{type(layers).__name__}>): {AS_A_LIST}")
+        if not isinstance(layers, Iterable):
+            raise ArgumentError(f"Sequential({layers!r}): {AS_A_LIST}")
         self.layers = tuple(layers)
         if not self.layers:
             raise ValueError("Sequential needs at least one layer")

@@ -1,7 +1,15 @@
 """Optimizers and learning-rate schedules, on flat vectors. NumPy only."""
 
 from distcnn.optim.optimizers import OPTIMIZERS, SGD, Adam, AdamW, Optimizer, Updater
-from distcnn.optim.schedules import SCHEDULES, Constant, Cosine, Linear, OwnSchedule, Schedule, Step
+from distcnn.optim.schedules import (
+    SCHEDULES,
+    Constant,
+    Cosine,
+    Linear,
+    OwnSchedule,
+    Schedule,
+    StepDecay,
+)
 
 __all__ = [
     "OPTIMIZERS",
@@ -15,6 +23,6 @@ __all__ = [
     "Optimizer",
     "OwnSchedule",
     "Schedule",
-    "Step",
+    "StepDecay",
     "Updater",
 ]

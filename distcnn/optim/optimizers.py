@@ -16,6 +16,7 @@ identical. An optimizer of your own is one class:
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -57,7 +58,7 @@ class Optimizer:
         _require(
             "learning_rate",
             self.learning_rate,
-            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            _is_finite(self.learning_rate) and self.learning_rate > 0,
             "a number above 0",
         )
 
@@ -148,7 +149,9 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require("momentum", self.momentum, 0 <= self.momentum < 1, "0 or more and below 1")
+        momentum = self.momentum
+        holds = _is_finite(momentum) and 0 <= momentum < 1
+        _require("momentum", momentum, holds, "0 or more and below 1")
         _require_decay(self.weight_decay)
 
     @property
@@ -198,8 +201,9 @@ class Adam(Optimizer):
         _require_decay(self.weight_decay)
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
-            _require(name, value, 0 <= value < 1, "0 or more and below 1")
-        _require("epsilon", self.epsilon, self.epsilon > 0, "a number above 0")
+            _require(name, value, _is_finite(value) and 0 <= value < 1, "0 or more and below 1")
+        holds = _is_finite(self.epsilon) and self.epsilon > 0
+        _require("epsilon", self.epsilon, holds, "a number above 0")
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -262,9 +266,13 @@ signature names.
 
 def _require(name: str, value: object, holds: bool, what: str) -> None:
     if not holds:
-        raise InputError(f"{name} is {value}: it must be {what}")
+        raise InputError(f"{name} is {value!r}: it must be {what}")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, numbers.Real) and math.isfinite(value)
 
 
 def _require_decay(weight_decay: float) -> None:
-    holds = math.isfinite(weight_decay) and weight_decay >= 0
+    holds = _is_finite(weight_decay) and weight_decay >= 0
     _require("weight_decay", weight_decay, holds, "a number, 0 or more")

@@ -7,6 +7,7 @@ defines ``factor``.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,8 +26,9 @@ class Schedule:
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise InputError(f"warmup_steps is {self.warmup_steps}: it must be 0 or more")
+        steps: object = self.warmup_steps
+        if not isinstance(steps, numbers.Integral) or self.warmup_steps < 0:
+            raise InputError(f"warmup_steps is {steps!r}: it must be an integer, 0 or more")
 
     def factor(self, progress: float) -> float:
         """The factor of the peak learning rate at ``progress``, from 0 after the warm-up to below 1
@@ -67,7 +69,7 @@ class Cosine(Schedule):
         return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-class Step(Schedule):
+class StepDecay(Schedule):
     """1, then 0.1 from half of the run on, then 0.01 from three quarters on (the ratios of He et
     al. 2016).
     """
@@ -78,18 +80,33 @@ class Step(Schedule):
 
 @dataclass(frozen=True)
 class OwnSchedule(Schedule):
-    """``function(progress)`` of the user's, as a schedule."""
+    """``function(progress)`` of the user's, as a schedule.
+
+    Raises:
+        InputError: it returns something that is not a finite number.
+    """
 
     function: Callable[[float], float] = lambda progress: 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.factor(0.0)
+
     def factor(self, progress: float) -> float:
-        return self.function(progress)
+        factor = self.function(progress)
+        if not isinstance(factor, numbers.Real) or not math.isfinite(factor):
+            name = getattr(self.function, "__name__", repr(self.function))
+            raise InputError(
+                f"schedule {name} returned {factor!r} for a progress of {progress:g}: it must"
+                " return a factor of the learning rate, a number"
+            )
+        return factor
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
     "cosine": Cosine,
     "constant": Constant,
-    "step": Step,
+    "step": StepDecay,
     "linear": Linear,
 }
 """By the names that commands know."""

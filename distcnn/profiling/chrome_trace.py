@@ -14,7 +14,7 @@ from typing import Any
 
 from distcnn.profiling.recorder import Interval, title
 
-Event = dict[str, Any]
+TraceEvent = dict[str, Any]
 
 MOST_RANKS = 1_000_000
 """Readers may take thread numbers for those of one machine, so every thread of the file has its
@@ -27,7 +27,7 @@ to whole nanoseconds in their own ways, and drop slices that then overlap in par
 """
 
 
-def slice_event(rank: int, thread: int, found: Interval) -> Event:
+def slice_event(rank: int, thread: int, found: Interval) -> TraceEvent:
     """The event of an interval; its arguments are the span's labels, without the layer."""
     begin = microseconds(found.begin)
     labels = {key: value for key, value in found.span.labels.items() if key != "layer"}
@@ -42,7 +42,7 @@ def slice_event(rank: int, thread: int, found: Interval) -> Event:
     }
 
 
-def name_events(rank: int, host: str, threads: Sequence[str]) -> list[Event]:
+def name_events(rank: int, host: str, threads: Sequence[str]) -> list[TraceEvent]:
     """The names of the process of ``rank`` and of its ``threads``, and their order."""
     named = [("process", rank, f"rank {rank} ({host})", rank)]
     named += [

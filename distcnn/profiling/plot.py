@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from distcnn import plotting
 from distcnn.errors import InputError
 from distcnn.plotting import Axes
-from distcnn.profiling.chrome_trace import Event
+from distcnn.profiling.chrome_trace import TraceEvent
 from distcnn.spans import SHARD, STEP
 from distcnn.system.files import read_bytes
 
@@ -77,7 +77,7 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
     plotting.save(figure, output)
 
 
-def read_events(path: Path) -> list[Event]:
+def read_events(path: Path) -> list[TraceEvent]:
     """The events of a trace. ``InputError`` when the file is not a trace."""
     try:
         content = json.loads(read_bytes(path, follow=True))
@@ -89,7 +89,7 @@ def read_events(path: Path) -> list[Event]:
         ) from error
 
 
-def levels(slices: Iterator[Event] | Sequence[Event]) -> Iterator[tuple[Line, Event]]:
+def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[Line, TraceEvent]]:
     """Each slice with its line; those of a thread are in the order of their beginnings."""
     ends: dict[tuple[int, int], list[float]] = {}
     for event in slices:
@@ -99,7 +99,7 @@ def levels(slices: Iterator[Event] | Sequence[Event]) -> Iterator[tuple[Line, Ev
         ends[thread] = [*open_ends, event["ts"] + event["dur"]]
 
 
-def span_of_steps(events: Sequence[Event], first_step: int | None) -> tuple[float, float]:
+def span_of_steps(events: Sequence[TraceEvent], first_step: int | None) -> tuple[float, float]:
     """Begin and end of the steps that are drawn, in microseconds.
 
     ``InputError`` when the trace does not have the step.
@@ -122,7 +122,7 @@ def colour_of(name: str) -> str:
     return next((colour for end, colour in COLOURS.items() if name.endswith(end)), COLOURS["other"])
 
 
-def _draw_slice(axes: Axes, event: Event, row: int, begin: float, end: float) -> None:
+def _draw_slice(axes: Axes, event: TraceEvent, row: int, begin: float, end: float) -> None:
     left, width, name = (event["ts"] - begin) / 1000, event["dur"] / 1000, event["name"]
     axes.barh(
         row, width, left=left, height=0.9, color=colour_of(name), edgecolor="white", linewidth=0.2

@@ -17,7 +17,7 @@ from distcnn.spans import Span
 clock = time.perf_counter_ns
 """This rank's clock, in nanoseconds."""
 
-Event = tuple[Span | None, int, int]
+SpanEvent = tuple[Span | None, int, int]
 """The span that began, or None where one ended; the thread; the time."""
 
 
@@ -61,7 +61,7 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[SpanEvent] = []
         self._append = self.events.append  # looked up once: there are hundreds of spans in a step
 
     def begin(self, span: Span) -> None:
@@ -71,7 +71,7 @@ class Recorder:
         self._append((None, get_ident(), clock()))
 
 
-def intervals_of(events: Iterable[Event]) -> list[Interval]:
+def intervals_of(events: Iterable[SpanEvent]) -> list[Interval]:
     """The spans that both began and ended, in the order of their beginnings.
 
     So a span comes before those within it.

@@ -6,7 +6,7 @@ import sys
 from collections import defaultdict
 from threading import current_thread, get_ident
 
-from distcnn.profiling.recorder import Event, clock
+from distcnn.profiling.recorder import SpanEvent, clock
 from distcnn.spans import ALLREDUCE, STEP, Span
 
 MOST_SLICES, MOST_SLICES_OF_ALL_RANKS = 100_000, 1_000_000
@@ -28,7 +28,7 @@ class Timeline:
     def __init__(self, window: range, world_size: int) -> None:
         self._window = window
         self._most_events = 2 * min(MOST_SLICES, MOST_SLICES_OF_ALL_RANKS // world_size)
-        self.events: list[Event] = []
+        self.events: list[SpanEvent] = []
         self.recorded = range(0)
         """The steps in ``events``."""
         self.is_full = False

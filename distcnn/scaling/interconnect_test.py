@@ -17,7 +17,7 @@ from pathlib import Path
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.distributed import Communicator, ForegroundSums, on_root
+from distcnn.distributed import BlockingAllreduce, Communicator, on_root
 from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.interconnect import KINDS, fit_interconnect
@@ -44,8 +44,8 @@ def measure_sums(
         sizes: bytes, in ascending order; the largest are left out if the time does not suffice.
     """
     ways = {
-        WAITING: ForegroundSums(communicator.allreduce_sum),
-        BESIDE: communicator.background_sums(),
+        WAITING: BlockingAllreduce(communicator.allreduce_sum),
+        BESIDE: communicator.background_allreduce(),
     }
     rows = {
         way: [

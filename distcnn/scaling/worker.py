@@ -16,17 +16,16 @@ from pathlib import Path
 from statistics import fmean, median
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
-from distcnn.benchmark.machine import processor
-from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Steps
+from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Stepper
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import (
     REDUCERS,
+    BlockingAllreduce,
     Bucket,
     Communicator,
-    ForegroundSums,
     on_root,
     plan_buckets,
 )
@@ -37,7 +36,7 @@ from distcnn.scaling.interconnect_test import measure_sums
 from distcnn.scaling.result import GROUPS, Result, ShardTimes
 from distcnn.spans import ALLREDUCE, BACKWARD, LOCAL_SUM, READ_DATA, UPDATE
 from distcnn.system.console import say
-from distcnn.system.host import usable_cores
+from distcnn.system.host import processor, usable_cores
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.setup import Run, prepare_run
 
@@ -82,14 +81,14 @@ def measure_command(communicator: Communicator, arguments: Sequence[str]) -> Non
 
 def measure(run: Run, steps: int) -> Result:
     """Take some steps to warm up, ``steps`` without instruments, and some with. Collective."""
-    config, communicator, following = run.config, run.communicator, Steps(run)
+    config, communicator, stepper = run.config, run.communicator, Stepper(run)
     for _ in range(WARM_UP_STEPS):
-        following.take()
+        stepper.take()
     communicator.barrier()
     start = time.perf_counter()
-    images = sum(following.take() for _ in range(steps))
+    images = sum(stepper.take() for _ in range(steps))
     seconds = time.perf_counter() - start
-    splits = measure_splits(following, max(2, steps // SHARE_OF_STEPS), communicator)
+    splits = measure_splits(stepper, max(2, steps // SHARE_OF_STEPS), communicator)
     compare_replicas(run.parameters, run.step.optimizer, communicator, steps)
     return Result(
         model=config.model,
@@ -117,13 +116,13 @@ def measure(run: Run, steps: int) -> Result:
     )
 
 
-def measure_splits(following: Steps, count: int, communicator: Communicator) -> list[StepTimes]:
+def measure_splits(stepper: Stepper, count: int, communicator: Communicator) -> list[StepTimes]:
     """Take ``count`` steps with instruments. Collective.
 
     Returns:
         Each rank's mean step over the middle half of them, the same ones on all ranks.
     """
-    times = measure_steps(following.take, count, communicator)
+    times = measure_steps(stepper.take, count, communicator)
     everyone = communicator.allgather([step.seconds for step in times])
     chosen = middle_half([fmean(of_step) for of_step in zip(*everyone, strict=True)])
     return communicator.allgather(mean([times[index] for index in chosen]))
@@ -180,7 +179,11 @@ def add_seconds(run: Run) -> float:
     """Time adding a whole gradient to a rank's sum, on the slowest rank. Collective."""
     config, gradients = run.config, run.parameters.values.copy()
     reducer = REDUCERS[config.reduction](
-        gradients, 2, config.num_shards, config.gradient_limit, ForegroundSums(lambda values: None)
+        gradients,
+        2,
+        config.num_shards,
+        config.gradient_limit,
+        BlockingAllreduce(lambda values: None),
     )
     seconds: list[float] = []
     run.communicator.barrier()

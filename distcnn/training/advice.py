@@ -18,9 +18,7 @@ from distcnn.system.wording import counted
 from distcnn.training.schedule import Plan
 
 FEWEST_STEPS = 100
-"""A run of fewer steps learns little: with the defaults, 1,000 MNIST images (24 steps) reach an
-accuracy of 0.31, 2,000 (48) 0.90.
-"""
+"""Fewer steps learn little: with the defaults, 24 give an accuracy of 0.31, 48 of 0.90."""
 ENOUGH_STEPS = 400
 """The warm-up then keeps its default length."""
 MOST_PADDING = 1 / 3
@@ -41,9 +39,7 @@ def require_enough_examples(config: Config, train_examples: int) -> None:
 
 
 def warnings_of(plan: Plan) -> Iterator[str]:
-    """A line, without "warning: ", for each thing about the run that its user may not have
-    meant.
-    """
+    """A line for each setting that the user may not have meant, without "warning: "."""
     yield from _too_few_steps(plan)
     yield from _padding(plan)
     yield from _without_effect(plan.config)
@@ -146,13 +142,11 @@ def zero_gradients(gradients: Mapping[str, NDArray[np.floating]]) -> list[str]:
 
 
 def advice(zero: list[str]) -> str:
-    """What to do about a network that learns nothing, when the gradients of the parameters ``zero``
-    are zero everywhere.
-    """
+    """What to do when nothing is learned and these parameters' gradients are zero everywhere."""
     if not zero:
         return (
             "try another --learning-rate or more --epochs, and check that the labels belong to the"
-            " images (--debug checks the network)"
+            " images"
         )
     more = f" and {len(zero) - MOST_NAMED} more" if len(zero) > MOST_NAMED else ""
     return (

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, array_sha256, read_weights
-from distcnn.training.comparison import SPEED, STARTS, Line
+from distcnn.training.comparison import SPEED
+from distcnn.training.receipt import Line, Receipt
 from distcnn.training.replay import Replayed
 from distcnn.training.results import (
     RESULT,
@@ -23,24 +24,23 @@ MEASURED = (SPEED, "train_seconds", "seconds_to_target")
 
 
 def problem_of_files(run: Path, replayed: Replayed) -> str | None:
-    """None, or what is wrong with the files of the finished run in ``run``: they must be of the end
-    that was replayed.
+    """What is wrong with the files of the finished run in ``run``, which must be of the end that
+    was replayed; None if nothing is.
     """
     assert replayed.result is not None
-    expected = _expected_result(replayed.receipt.lines, replayed.result)
-    last = next(line for line in reversed(replayed.receipt.lines) if line["kind"] == "weights")
+    receipt, expected = replayed.receipt, _expected_result(replayed.receipt, replayed.result)
+    last = next(line for line in reversed(receipt.lines) if line["kind"] == "weights")
+    weights = {WEIGHTS: (last, describe(expected, expected.steps, expected.test_accuracy))}
+    best = _line_of_best(replayed)
+    if best and (run / BEST_WEIGHTS).exists():
+        about = describe(expected, expected.best_step, expected.best_test_accuracy)
+        weights[BEST_WEIGHTS] = best, about
     try:
-        result = read_result_values(run)
-        problem = _problem_of_result(
-            {"params_sha256": result["params_sha256"], **result}, expected.to_json()
-        )  # the hash says most
-        problem = problem or _problem_of_weights(
-            run / WEIGHTS, last, describe(expected, expected.steps, expected.test_accuracy)
-        )
-        best = _line_of_best(replayed)
-        if best and (run / BEST_WEIGHTS).exists():
-            attributes = describe(expected, expected.best_step, expected.best_test_accuracy)
-            problem = problem or _problem_of_weights(run / BEST_WEIGHTS, best, attributes)
+        found = read_result_values(run)
+        found = {"params_sha256": found["params_sha256"], **found}  # the hash says most
+        problem = _problem_of_result(found, expected.to_json())
+        for name, (line, attributes) in weights.items():
+            problem = problem or _problem_of_weights(run / name, line, attributes)
     except ValueError as error:
         return str(error)
     return problem or damage_by_sums(run)
@@ -48,35 +48,31 @@ def problem_of_files(run: Path, replayed: Replayed) -> str | None:
 
 def unchecked(run: Path, replayed: Replayed) -> list[str]:
     """What the replay says nothing about, in words."""
-    found = ["checkpoints (each is checked when it is read)", "traces and pictures"]
-    if replayed.from_step:
-        found.insert(0, f"steps 1 to {replayed.from_step}")
+    found = [f"steps 1 to {replayed.from_step}"] if replayed.from_step else []
+    found += ["checkpoints (each is checked when it is read)", "traces and pictures"]
     if not replayed.reached_end:
         return [*found, f"{RESULT} and {WEIGHTS}, which are written at the end of a run"]
     if not (run / BEST_WEIGHTS).exists():
         found.append(f"{BEST_WEIGHTS}, which is missing")
     elif not _line_of_best(replayed):
         found.append(BEST_WEIGHTS)
+    times = "times and speeds, "
     if (run / SUMS).exists():
-        return [*found, f"times and speeds (but they match {SUMS})"]
-    return [*found, f"times and speeds ({SUMS} is missing)"]
+        return [*found, f"{times}(but they match {SUMS})"]
+    return [*found, f"{times}({SUMS} is missing)"]
 
 
 def _line_of_best(replayed: Replayed) -> Line | None:
     """The receipt's line on the weights of the best test."""
     assert replayed.result is not None
     best = ("weights", replayed.result.best_step)
-    return next(
-        (line for line in replayed.receipt.lines if (line["kind"], line["step"]) == best), None
-    )
+    lines = replayed.receipt.lines
+    return next((line for line in lines if (line["kind"], line["step"]) == best), None)
 
 
-def _expected_result(receipt: list[Line], result: RunResult) -> RunResult:
-    """``result``, with what the run alone knows: on how many ranks it began, and the names of its
-    model and image set.
-    """
-    starts = [line for line in receipt if line["kind"] in STARTS]
-    recorded, configuration = starts[-1]["dataset"], starts[-1]["configuration"]
+def _expected_result(receipt: Receipt, result: RunResult) -> RunResult:
+    """``result`` with what the run alone knows: its ranks and the names of model and image set."""
+    recorded, configuration = (receipt.starts[-1][name] for name in ("dataset", "configuration"))
     dataset = dataclasses.replace(
         result.dataset,
         name=recorded.get("name"),
@@ -86,7 +82,7 @@ def _expected_result(receipt: list[Line], result: RunResult) -> RunResult:
     return dataclasses.replace(
         result,
         model=configuration["model"],
-        world_size=receipt[0].get("world_size", 0),
+        world_size=receipt.lines[0].get("world_size", 0),
         dataset=dataset,
     )
 
@@ -94,20 +90,17 @@ def _expected_result(receipt: list[Line], result: RunResult) -> RunResult:
 def _problem_of_result(
     found: dict[str, Any], expected: dict[str, Any], within: str = ""
 ) -> str | None:
-    """The first value that is another.
+    """The first value that differs.
 
     What an older version did not write may be missing: SHA256SUMS shows what was removed.
     """
     for name, value in found.items():
         if name in MEASURED:
-            right = value is None or type(value) in (int, float)
-        elif isinstance(value, dict) and isinstance(expected.get(name), dict):
+            continue
+        if isinstance(value, dict) and isinstance(expected.get(name), dict):
             if problem := _problem_of_result(value, expected[name], f"{within}{name}."):
                 return problem
-            continue
-        else:
-            right = name in expected and value == expected[name]
-        if not right:
+        elif name not in expected or value != expected[name]:
             return f"{within}{name} is {value} in {RESULT}, but {expected.get(name)} in the replay"
     return None
 

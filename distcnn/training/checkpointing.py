@@ -26,6 +26,8 @@ from distcnn.training.run_directory import CHECKPOINTS, RunDirectory
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
+IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
+
 
 class Saving:
     """Saves ``run``; ``directory`` is root's, None on the other ranks."""
@@ -104,9 +106,7 @@ class NoSaving:
 def take_snapshot(
     run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str
 ) -> Checkpoint:
-    """A copy of all that the run is after ``state.step`` steps; ``metrics`` and ``receipt`` are
-    their files' lines so far.
-    """
+    """A copy of the state of the run, with the lines of its files so far."""
     epoch, step_of_epoch = run.plan.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
         f"weights/{name}": values.copy() for name, values in run.parameters.named().items()
@@ -172,9 +172,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
 
 
 def check_snapshot(checkpoint: Checkpoint) -> None:
-    """``InputError`` unless all is there that ``take_snapshot`` puts in, of its types: a right
-    SHA-256 does not prove who wrote a file.
-    """
+    """``InputError`` unless it is as ``take_snapshot`` writes it: a SHA-256 can be forged."""
     step = checkpoint.attributes["step"]
     try:
         config = Config.from_record(json.loads(checkpoint.texts["configuration"]))
@@ -206,9 +204,7 @@ def check_snapshot(checkpoint: Checkpoint) -> None:
 
 
 def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
-    """Whether ``values`` has a value of the type of each of ``examples``, an integer not
-    below it.
-    """
+    """Whether each value has the type of its example, and is not below it."""
     return all(
         type(values[name]) is type(each) and values[name] >= each for name, each in examples.items()
     )
@@ -216,23 +212,17 @@ def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
 
 def dataset_identity(run: Run) -> dict[str, Any]:
     """Which image set it is. Paths do not count."""
-    return {
-        "name": run.dataset.name,
-        "source": run.dataset.source,
-        "sha256": run.dataset.sha256,
-        "content_sha256": run.content_sha256,
-        "train_examples": run.dataset.examples["train"],
-        "test_examples": run.dataset.examples["test"],
-    }
+    return {name: getattr(run.record, name) for name in IDENTITY}
 
 
 def check_dataset(recorded: dict[str, Any], run: Run) -> None:
     """``InputError`` unless the run's examples are the recorded ones."""
-    if recorded["content_sha256"] != run.content_sha256:
+    now, before = run.record.content_sha256, recorded["content_sha256"]
+    if now != before:
         raise InputError(
             f"--data: {run.dataset.path} is not the image set the run was started with (SHA-256 of"
-            f" its examples {run.content_sha256}, not {recorded['content_sha256']}): name the set"
-            f" {recorded['name']!r} of {counted(recorded['train_examples'], 'training example')}"
+            f" its examples {now}, not {before}): name the set {recorded['name']!r} of"
+            f" {counted(recorded['train_examples'], 'training example')}"
         )
 
 

@@ -18,9 +18,7 @@ from distcnn.user_source import Sources, compare_sources, sha256_of
 
 
 def params_sha256(parameters: Parameters) -> str:
-    """SHA-256 of the flat vector of values as little-endian float32: two runs with one hash have
-    the same weights, bit for bit.
-    """
+    """SHA-256 of the flat vector of values: the same for the same weights, bit for bit."""
     return array_sha256(parameters.values)
 
 
@@ -66,9 +64,7 @@ def compare_replicas(
 
 
 def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
-    """Root's fingerprint; a warning when another rank's differs, because the bits then depend on
-    which rank computes what.
-    """
+    """Root's fingerprint; a warning when another rank's differs. Collective."""
     everyone = communicator.allgather(fingerprint())
     for rank, each in enumerate(everyone):
         if each != everyone[0]:
@@ -87,9 +83,7 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
 
 
 def same_model(sources: Sources, communicator: Communicator) -> None:
-    """``JointError`` on all ranks unless all have built the model from the same ``sources``: ranks
-    would train different networks.
-    """
+    """``JointError`` on all ranks unless all have built the model from the same ``sources``."""
     hashes = communicator.allgather(sha256_of(sources))
     if len(set(hashes)) == 1:
         return

@@ -1,6 +1,4 @@
-"""This rank's examples: its shards and its part of the test set, in memory or in windows of it, and
-what must be known of them first.
-"""
+"""This rank's examples, its shards and its part of the test set, in memory or in windows of it."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest
 from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_examples
 from distcnn.datasets.survey import Survey, judge, pixel_sums
-from distcnn.distributed import Communicator, on_root, span_of, together
+from distcnn.distributed import Communicator, on_root, share_of, together
 from distcnn.errors import InputError
 from distcnn.spans import WAIT_FOR_WINDOW, Span, touch
 from distcnn.system.host import most_memory
@@ -60,7 +58,7 @@ def open_data(
     ``InputError`` on all ranks when some cannot be read, or kept.
     """
     spans = {
-        index: span_of(info.examples["train"], config.num_shards, index) for index in shard_indices
+        index: share_of(info.examples["train"], config.num_shards, index) for index in shard_indices
     }
     train = range(spans[shard_indices[0]].start, spans[shard_indices[-1]].stop)
     test = examples_of_rank(
@@ -89,9 +87,7 @@ def open_data(
 def _require_room(
     dataset: DatasetInfo, needed: Sequence[int], communicator: Communicator, most: int | None
 ) -> None:
-    """``InputError`` when this host's ranks would keep more than it has: ``needed`` bytes by rank,
-    ``most`` here.
-    """
+    """``InputError`` when this host's ranks need more memory for examples than it has."""
     host = communicator.hosts[communicator.rank]
     here = [count for count, each in zip(needed, communicator.hosts, strict=True) if each == host]
     if most is not None and sum(here) > most:
@@ -155,8 +151,7 @@ def _windowed(
 
 
 def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communicator) -> Content:
-    """Go through all of ``data`` once, ``block_size`` examples to a block of the test set.
-    Collective.
+    """Go through all of ``data`` once, in blocks of ``block_size`` test examples. Collective.
 
     ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its
     own hash tells of.
@@ -193,9 +188,7 @@ def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
 
 
 def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple[str, str]:
-    """The shard's name and hash; the sums of its pixels are added to ``pixels`` where they are
-    wanted.
-    """
+    """The shard's name and hash; its pixels are added to ``pixels`` where they are wanted."""
     info, first = seen.info, shard.first_example
     digest = ExamplesDigest(shard.examples, info.image_shape, info.classes)
     for images, labels in shard.pieces(piece_size(info, "train")):

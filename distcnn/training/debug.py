@@ -1,6 +1,4 @@
-"""Debugging a distributed run in one process: a gradient check, a check of every layer's numbers,
-a debugger at any step and shard.
-"""
+"""Debugging in one process: a gradient check, checks of every array, a debugger at any step."""
 
 from __future__ import annotations
 
@@ -25,11 +23,12 @@ from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
 from distcnn.training.advice import advice, zero_gradients
 from distcnn.training.checkpointing import NoSaving, restore_snapshot
-from distcnn.training.comparison import Receipt, read_receipt
 from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_pass
 from distcnn.training.progress import NoProgress
+from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import follow, for_replay, warn_of_changes
+from distcnn.training.results import Records
 from distcnn.training.resume import (
     existing_run,
     merged_config,
@@ -37,7 +36,6 @@ from distcnn.training.resume import (
     require_code_outside,
     require_trusted,
 )
-from distcnn.training.run_directory import NoRunDirectory
 from distcnn.training.schedule import Plan as Schedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
@@ -50,9 +48,7 @@ Say = Callable[[str], None]
 
 
 def require_one_process(communicator: Communicator, flag: str) -> None:
-    """``InputError`` on several ranks: a debugger needs a terminal of its own, and one process
-    computes the same bits.
-    """
+    """``InputError`` on several ranks: a debugger needs a terminal of its own."""
     if communicator.world_size > 1:
         raise InputError(
             f"{flag} needs one process, not {communicator.world_size} ranks: leave the launcher"
@@ -86,7 +82,7 @@ def check_network(run: Run, say: Say) -> None:
         raise TrainingError(
             f"gradient check: the backward of model {run.config.model!r} is wrong: relative error"
             f" {error:.2g} along a random direction, it must be below {LARGEST_GRADIENT_ERROR:g}:"
-            " check the backward of its layers one by one (distcnn.nn.gradient_check)"
+            " check the backward of its layers one by one (distcnn.nn.gradient_error)"
         )
     say(
         f"debug    gradient check passed, relative error {error:.1e}; from here on every layer's"
@@ -129,7 +125,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is"
         " written"
     )
-    loop = Loop(run, state, NoRunDirectory(), NoSaving(), NoProgress())
+    loop = Loop(run, state, Records(), NoSaving(), NoProgress())
     follow(loop, receipt, at, request.given.get("data"))
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: there is no step to break in")
@@ -159,9 +155,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
 def _source(
     request: Request, at: int, say: Say
 ) -> tuple[Config, Config, Receipt, Checkpoint | None]:
-    """What to replay: a run, from its nearest checkpoint, with the flags that it had there and
-    those it has now; or a new one.
-    """
+    """What to replay, with the flags that it had there, those it has now, and its checkpoint."""
     if not request.resume:
         return request.config, request.config, Receipt([]), None
     directory = existing_run(request.resume)

@@ -1,6 +1,4 @@
-"""How a run ends: its result; and what is said when it ends early, with the command that continues
-or replays it.
-"""
+"""How a run ends: its result, or the command that continues or replays it."""
 
 from __future__ import annotations
 
@@ -14,12 +12,13 @@ from distcnn.nn import Sequential
 from distcnn.system.launcher import starting_words
 from distcnn.system.wording import shell_command
 from distcnn.training.consistency import params_sha256
-from distcnn.training.results import DatasetRecord, RunResult
+from distcnn.training.results import RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 CTRL_C = {"SIGINT": "Ctrl-C"}
 """What users call a signal."""
+NOTHING_SAVED = "nothing is saved, because the run has no directory"
 
 
 def checkpoint_found(newest: int, step: int) -> str:
@@ -53,7 +52,7 @@ def resume_command(run: Run, location: str, world_size: int = 1) -> str:
 
 def make_result(run: Run, state: State) -> RunResult:
     """The summary of a run that is over."""
-    config, dataset, test = run.config, run.dataset, state.test
+    config, test = run.config, state.test
     reached = state.reaches(config.target_accuracy)
     assert test is not None  # the last step is always tested
     return RunResult(
@@ -80,20 +79,7 @@ def make_result(run: Run, state: State) -> RunResult:
         reduction=config.reduction,
         images_per_second=round(state.whole.images_per_second, 1),
         train_seconds=round(state.whole.seconds, 3),
-        dataset=DatasetRecord(
-            name=dataset.name,
-            path=dataset.path,
-            source=dataset.source,
-            sha256=dataset.sha256,
-            content_sha256=run.content_sha256,
-            classes=dataset.classes,
-            class_names=dataset.class_names or tuple(map(str, range(dataset.classes))),
-            image_shape=dataset.image_shape,
-            mean=run.mean,
-            std=run.std,
-            train_examples=dataset.examples["train"],
-            test_examples=dataset.examples["test"],
-        ),
+        dataset=run.record,
     )
 
 

@@ -1,6 +1,4 @@
-"""Evaluation, spread over all ranks and exact: blocks of one fixed shape, sums of integers, the
-exact sum of losses.
-"""
+"""Evaluation over all ranks, exact: blocks of one fixed shape and exact sums."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets import Part
-from distcnn.distributed import STATS_SIZE, Communicator, RangeError, StepStats, Totals, span_of
+from distcnn.distributed import STATS_SIZE, Communicator, RangeError, StepStats, Totals, share_of
 from distcnn.errors import TrainingError
 from distcnn.nn import computing
 from distcnn.nn.losses import Loss
@@ -36,10 +34,8 @@ class EvaluationStopped(Exception):
 
 
 def examples_of_rank(test_examples: int, block_size: int, world_size: int, rank: int) -> range:
-    """The test examples that ``rank`` evaluates: a contiguous run of whole blocks of ``block_size``
-    (the last may be short).
-    """
-    blocks = span_of(num_blocks(test_examples, block_size), world_size, rank)
+    """The test examples that ``rank`` evaluates: neighbouring blocks, the last may be short."""
+    blocks = share_of(num_blocks(test_examples, block_size), world_size, rank)
     return range(
         min(blocks.start * block_size, test_examples), min(blocks.stop * block_size, test_examples)
     )
@@ -119,9 +115,7 @@ class Evaluation:
         return totals
 
     def _own_blocks(self, blocks: int) -> Iterator[int]:
-        """This rank's of all ``blocks``, numbered from 0; all ranks check equally often whether to
-        stop.
-        """
+        """The numbers of this rank's blocks; all ranks check equally often whether to stop."""
         own = num_blocks(self.part.examples, self.lane.microbatch.size)
         most = num_blocks(blocks, self.communicator.world_size)
         for start in range(0, most, self.blocks_between_checks):

@@ -65,9 +65,7 @@ def fingerprint() -> dict[str, str]:
 
 
 def arithmetic_sha256() -> str:
-    """SHA-256 of matrix products and functions of fixed float32 operands: what this process's
-    libraries make of them.
-    """
+    """SHA-256 of what the libraries compute from fixed float32 operands."""
     pairs, numbers = operands()
     functions = [
         np.exp(numbers),
@@ -90,9 +88,7 @@ def arithmetic_sha256() -> str:
 
 
 def operands() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], NDArray[np.float32]]:
-    """The operands of ``PRODUCTS``, and (FUNCTION_VALUES,) numbers, from -4 to 4: of raw words, so
-    that every NumPy makes the same.
-    """
+    """The operands of ``PRODUCTS``, and more numbers, in [-4, 4): the same with every NumPy."""
     sizes = [m * k + k * n for m, k, n in PRODUCTS]
     words = np.random.Philox(key=np.zeros(2, np.uint64)).random_raw(sum(sizes) + FUNCTION_VALUES)
     values = (

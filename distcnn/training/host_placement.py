@@ -19,13 +19,11 @@ from distcnn.distributed.blas_threads import (
 )
 from distcnn.errors import InputError
 from distcnn.system.host import oversubscription, usable_cores
-from distcnn.system.wording import counted
+from distcnn.system.wording import counted, number_ranges
 
 MOST_HOSTS_NAMED = 4
 SECONDS_TO_APPEAR = 5.0
-"""A file that one host has just written may appear on another this much later: NFS caches that it
-was missing.
-"""
+"""A new file may appear on other hosts this much later: NFS caches that it was missing."""
 
 
 def settle_threads(
@@ -61,33 +59,20 @@ def settle_threads(
 
 
 def describe_hosts(hosts: Sequence[str]) -> str:
-    """Which ranks are where: "on 2 hosts (a: 0-1, b: 2-3)"; nothing for one host."""
+    """Which ranks are where: "on 2 hosts (a: 0-1; b: 2-3)"; nothing for one host."""
     named = list(dict.fromkeys(hosts))
     if len(named) == 1:
         return ""
     places = [
-        f"{host}: {spans([rank for rank, each in enumerate(hosts) if each == host])}"
+        f"{host}: {number_ranges(rank for rank, each in enumerate(hosts) if each == host)}"
         for host in named[:MOST_HOSTS_NAMED]
     ]
-    more = ", ..." if len(named) > MOST_HOSTS_NAMED else ""
-    return f" on {len(named)} hosts ({', '.join(places)}{more})"
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """Ascending numbers, as people write them: "0-3" or "0-1 4"."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and number == found[-1][-1] + 1:
-            found[-1].append(number)
-        else:
-            found.append([number])
-    return " ".join(f"{each[0]}-{each[-1]}" if len(each) > 1 else str(each[0]) for each in found)
+    more = "; ..." if len(named) > MOST_HOSTS_NAMED else ""
+    return f" on {len(named)} hosts ({'; '.join(places)}{more})"
 
 
 def require_everywhere(path: str, flag: str, communicator: Communicator) -> None:
-    """``InputError`` on all ranks when some see ``path`` and others do not; where none does,
-    whoever reads it says so. Collective.
-    """
+    """``InputError`` on all ranks when only some of them see ``path``. Collective."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while True:
         seen = communicator.allgather(_exists(path))

@@ -1,5 +1,4 @@
-"""The ledger: which examples were used, counted one by one: each epoch proves that every example
-was used exactly once over all ranks.
+"""The ledger proves that each epoch used every example exactly once over all ranks.
 
 Each rank counts for its own shards what was really put into microbatches. At an epoch's end all
 ranks' entries must cover every shard once, and every example of it once. A running SHA-256 of each
@@ -29,9 +28,7 @@ MOST_NAMED = 8
 
 @dataclass(frozen=True)
 class Entry:
-    """One shard's part of an epoch so far: how many examples it has used, and the SHA-256 of their
-    order (indices in it, int64).
-    """
+    """A shard's part of an epoch: how many examples it has used, and the SHA-256 of their order."""
 
     shard: int
     used: int
@@ -74,9 +71,7 @@ class Ledger:
         ]
 
     def problem(self) -> str | None:
-        """None, or the first of this rank's shards that did not use each of its examples exactly
-        once.
-        """
+        """The first of this rank's shards that did not use each example once, in words, or None."""
         for shard in self._shards:
             counts = self._counts[shard.index]
             wrong = np.flatnonzero(counts != 1)

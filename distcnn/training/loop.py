@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.distributed import StepTotals, Totals, on_root
 from distcnn.errors import Stopped, TrainingError
-from distcnn.nn import Parameters
 from distcnn.spans import (
     CLOSE_EPOCH,
     COMPARE_WEIGHTS,
@@ -22,29 +21,23 @@ from distcnn.spans import (
     Span,
 )
 from distcnn.training.advice import advice, sign_of_no_learning, zero_gradients
+from distcnn.training.callbacks import Callback
 from distcnn.training.checkpointing import NoSaving, Saving
 from distcnn.training.consistency import compare_replicas, params_sha256
-from distcnn.training.ending import checkpoint_found, make_result, resume_command, stopped_by
+from distcnn.training.ending import (
+    NOTHING_SAVED,
+    checkpoint_found,
+    make_result,
+    resume_command,
+    stopped_by,
+)
 from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import Progress
-from distcnn.training.results import RunResult
+from distcnn.training.results import Records, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
 from distcnn.training.step_failure import ShardFailure
-
-
-class Records(Protocol):
-    """Where lines go: a run directory, nowhere, or a comparison with what was recorded before."""
-
-    def add_metrics(self, kind: str, **values: Any) -> None:
-        """A line for people and plots."""
-
-    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        """A line that a replay must reproduce."""
-
-    def finish(self, parameters: Parameters, result: RunResult) -> None:
-        """The run is over."""
 
 
 class Loop:
@@ -56,6 +49,7 @@ class Loop:
         records: takes metrics, receipt and result.
         saving: writes checkpoints.
         progress: shows how far the run is.
+        callbacks: called for steps and epochs.
     """
 
     def __init__(
@@ -65,9 +59,11 @@ class Loop:
         records: Records,
         saving: Saving | NoSaving,
         progress: Progress,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.run, self.state = run, state
         self._records, self._saving, self._progress = records, saving, progress
+        self._callbacks = callbacks
         self._totals: StepTotals | None = None
         self._has_warned = False
         self._counted_until = time.perf_counter()
@@ -157,6 +153,8 @@ class Loop:
             meter.add(totals, seconds)
         self._progress.step(totals.loss, state.interval.images_per_second)
         state.step += 1
+        for callback in self._callbacks:
+            callback.on_step(state.step, totals.loss)
         state.epoch_is_open = run.plan.ends_epoch(state.step)
         if state.step % config.log_every == 0 or state.epoch_is_open:
             self._log_interval(epoch + 1, learning_rate)
@@ -186,18 +184,14 @@ class Loop:
     # -- epochs
 
     def _open_end(self) -> None:
-        """Open the epoch again: the run ends here, which was not known when this step was taken,
-        for it was resumed with fewer steps to take.
-        """
+        """Open the epoch again: after a resume with fewer steps to take, the run ends here."""
         state, plan = self.state, self.run.plan
         if state.interval.examples:
             self._log_interval(plan.position(state.step)[0] + 1, plan.learning_rate(state.step - 1))
         state.epoch_is_open = True
 
     def _end_epoch(self) -> None:
-        """The ledger, the test, the lines and a checkpoint of an epoch that is over, or of the part
-        of one that ends the run.
-        """
+        """Close an epoch, or the part of one that ends the run: ledger, test, lines, checkpoint."""
         run, state, meter = self.run, self.state, self.state.epoch
         before, step_of_epoch = run.plan.position(state.step)
         epoch = before + 1
@@ -268,9 +262,12 @@ class Loop:
     # -- lines
 
     def _add_metrics(self, kind: str, meter: Meter, **values: Any) -> None:
-        speed = round(meter.images_per_second, 1)
+        values = {"step": self.state.step, **values}
+        values["images_per_second"] = round(meter.images_per_second, 1)
         with Span(WRITE_METRICS):
-            self._records.add_metrics(kind, step=self.state.step, **values, images_per_second=speed)
+            self._records.add_metrics(kind, **values)
+        for callback in self._callbacks:
+            (callback.on_epoch if kind == "epoch" else callback.on_log)(values)
 
     def _add_receipt(self, kind: str, **values: Any) -> None:
         with Span(WRITE_RECEIPT):
@@ -313,32 +310,34 @@ class Loop:
                 newest = self._saving.wait()
         return newest
 
-    def _save_now(self) -> str:
-        """Save and wait until it is done; in words what is on the disk."""
+    def _save_now(self) -> tuple[str, str]:
+        """Save and wait until it is done; in words what is on the disk, and the run directory,
+        empty where there is none.
+        """
         self._save()
-        return checkpoint_found(self._saving.wait(), self.state.step)
+        newest = self._saving.wait()
+        directory = self.run.communicator.broadcast(self._saving.location)
+        return checkpoint_found(newest, self.state.step) if directory else NOTHING_SAVED, directory
 
     # -- early ends
 
     def _stop(self) -> NoReturn:
         communicator, step = self.run.communicator, self.state.step
         who = stopped_by(communicator.allgather(self.run.step.stop_request()))
-        saved = self._save_now()
-        command = resume_command(self.run, self._saving.location, communicator.world_size)
-        raise Stopped(
-            f"stopped by {who} after step {step} of {self.run.plan.total_steps}; {saved}\n"
-            f"continue with: {command}"
-        )
+        saved, directory = self._save_now()
+        text = f"stopped by {who} after step {step} of {self.run.plan.total_steps}; {saved}"
+        if directory:
+            command = resume_command(self.run, directory, communicator.world_size)
+            text += f"\ncontinue with: {command}"
+        raise Stopped(text)
 
     def _save_before_failure(self, where: str) -> str:
-        """Save the state before a step that failed, which changed no weight; in words, with a
-        command that replays it.
-        """
+        """Save the state before a step that failed; in words, with a command that replays it."""
         run = self.run
         run.step.ledger.replay(*run.plan.position(self.state.step), run.config.microbatch_size)
-        saved = self._save_now()
-        command = resume_command(run, self._saving.location)
-        return (
-            f"{saved} (step {self.state.step}); replay it in one process with: {command} --debug"
-            f" {where}"
-        )
+        saved, directory = self._save_now()
+        text = f"{saved} (step {self.state.step})"
+        if directory:
+            command = resume_command(run, directory)
+            text += f"; replay it in one process with: {command} --debug {where}"
+        return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from distcnn.datasets import Microbatch
@@ -58,16 +60,10 @@ def check_pass(
         check_finite(f"gradient of {name}", gradient)
 
 
-def first_not_finite(
-    plan: Plan,
-    loss: Loss,
-    microbatch: Microbatch,
-    training: bool = False,
-    random: RandomSource | None = None,
-) -> str | None:
-    """What ``check_pass`` finds, in words; None where all is finite."""
+def first_not_finite(plan: Plan, loss: Loss, microbatch: Microbatch, **how: Any) -> str | None:
+    """What ``check_pass``, of the same arguments, finds; None where all is finite."""
     try:
-        check_pass(plan, loss, microbatch, training, random)
+        check_pass(plan, loss, microbatch, **how)
     except NotFinite as error:
         return str(error)
     return None

@@ -46,9 +46,7 @@ def open_directory(
 
 
 def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]:
-    """What a new folder must hold so that the run can be resumed there: the checkpoint that it
-    continues from, and the best one.
-    """
+    """The checkpoints that a new folder needs to be resumed: where it begins, and the best."""
     if point is None or point.checkpoint is None:
         return {}
     found = {int(point.checkpoint.attributes["step"]): point.checkpoint}
@@ -73,9 +71,7 @@ def begin_records(
     progress: Progress,
     held: ExitStack,
 ) -> RunDirectory:
-    """The directory's files as they were at the checkpoint, and a line in the receipt on this
-    start.
-    """
+    """Restore the directory's files to the checkpoint, and note this start in the receipt."""
     directory = RunDirectory(path, run.config, progress.say, held)
     checkpoint = point.checkpoint if point else None
     if point:

@@ -1,6 +1,4 @@
-"""Overlap: the last layers' gradients are summed over all ranks while the first layers' are still
-computed.
-"""
+"""Overlap: gradients of the last layers are summed while those of the first are computed."""
 
 from __future__ import annotations
 
@@ -11,14 +9,14 @@ from distcnn.config import Config
 from distcnn.datasets import Part
 from distcnn.distributed import (
     REDUCERS,
+    Allreduce,
+    BlockingAllreduce,
     Bucket,
+    BucketReducer,
     Communicator,
-    ForegroundSums,
     StepTotals,
-    SummedReducer,
-    Sums,
     plan_buckets,
-    share_gradients,
+    shared_memory_reducer,
     together,
 )
 from distcnn.nn import computing
@@ -27,7 +25,7 @@ from distcnn.nn.losses import Loss
 from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
 from distcnn.spans import LOCAL_SUM, LOSS, Span
-from distcnn.training.step import Lane, Position, Step, Streams, count_correct
+from distcnn.training.step import Lane, Position, Step, count_correct
 from distcnn.training.step_failure import ShardFailures
 
 MOST_LANES = 8
@@ -44,20 +42,7 @@ class OverlappedStep(Step):
     """
 
     overlaps = True
-    reducer: SummedReducer
-
-    def __init__(
-        self,
-        lanes: Sequence[Lane],
-        loss: Loss,
-        optimizer: Updater,
-        shards: Sequence[Part],
-        reducer: SummedReducer,
-        failures: ShardFailures,
-        streams: Streams,
-    ) -> None:
-        super().__init__(lanes[0], loss, optimizer, shards, reducer, failures, streams)
-        self.lanes = lanes
+    reducer: BucketReducer
 
     def _sum_gradients(self, at: Position) -> StepTotals:
         whole = len(self.shards) - len(self.lanes)
@@ -110,9 +95,8 @@ class _Pass:
         self._counts = loss_sum, count_correct(logits, microbatch), examples
 
 
-def open_sums(wanted: str, reduction: str, communicator: Communicator) -> Sums | None:
-    """Sums in the background for ``wanted`` on, off, or auto; None for off, and where MPI allows no
-    second thread. Collective.
+def open_allreduce(wanted: str, reduction: str, communicator: Communicator) -> Allreduce | None:
+    """An allreduce in the background, where ``wanted`` (on, off, auto) and possible. Collective.
 
     auto is on where it was measured to be faster (docs/overlap.md): for the exact sum between
     hosts. Within one host a sum is short, and its thread takes a core from the computing; the fast
@@ -120,7 +104,7 @@ def open_sums(wanted: str, reduction: str, communicator: Communicator) -> Sums |
     """
     faster = len(set(communicator.hosts)) > 1 and reduction == "exact"
     on = wanted == "on" or (wanted == "auto" and faster)
-    return communicator.background_sums() if on else None
+    return communicator.background_allreduce() if on else None
 
 
 def make_step(
@@ -148,19 +132,20 @@ def make_step(
     """
     parameters, streams = lane.plan.parameters, partial(layer_streams, config.seed)
     name, limits = config.reduction, (config.num_shards, config.gradient_limit)
-    sums = open_sums(config.overlap, name, communicator)
+    background = open_allreduce(config.overlap, name, communicator)
     size, dtype = parameters.values.size, parameters.values.dtype
 
-    def summed(sums: Sums, buckets: Sequence[Bucket] = ()) -> SummedReducer:
-        return REDUCERS[name](buffer((size,), dtype), len(shards), *limits, sums, buckets)
+    def by_buckets(allreduce: Allreduce, buckets: Sequence[Bucket] = ()) -> BucketReducer:
+        return REDUCERS[name](buffer((size,), dtype), len(shards), *limits, allreduce, buckets)
 
-    if sums is None:
-        shared = share_gradients(name, size, *limits, communicator)
-        reducer = shared or summed(ForegroundSums(communicator.allreduce_sum))
-        failures = ShardFailures(loss, reducer, streams, communicator)
-        return Step(lane, loss, optimizer, shards, reducer, failures, streams)
-    bucketed = summed(sums, plan_buckets(sorted({0, *parameters.layer_starts, size})))
-    more = range(min(len(shards), MOST_LANES) - 1)
-    lanes = [lane, *together(communicator, lambda: [make_lane() for _ in more])]
-    failures = ShardFailures(loss, bucketed, streams, communicator)
-    return OverlappedStep(lanes, loss, optimizer, shards, bucketed, failures, streams)
+    if background is None:
+        shared = shared_memory_reducer(name, size, *limits, communicator)
+        reducer = shared or by_buckets(BlockingAllreduce(communicator.allreduce_sum))
+        lanes, kind = [lane], Step
+    else:
+        reducer = by_buckets(background, plan_buckets(sorted({0, *parameters.layer_starts, size})))
+        more = range(min(len(shards), MOST_LANES) - 1)
+        lanes = [lane, *together(communicator, lambda: [make_lane() for _ in more])]
+        kind = OverlappedStep
+    failures = ShardFailures(loss, reducer, streams, communicator)
+    return kind(lanes, loss, optimizer, shards, reducer, failures, streams)

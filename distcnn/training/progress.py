@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Any
 
+from distcnn.errors import as_arguments
 from distcnn.system import console
 from distcnn.system.terminal import USUAL_COLUMNS, watched_columns
 
@@ -79,3 +81,13 @@ class NoProgress(Progress):
 
     def interval(self, line: str) -> None:
         """Print nothing."""
+
+
+class LoggedProgress(NoProgress):
+    """Lines go to the logger "distcnn": warnings as such, all else as information."""
+
+    def say(self, *lines: str) -> None:
+        log = logging.getLogger("distcnn")
+        for line in map(as_arguments, lines):
+            level = logging.WARNING if line.startswith("warning: ") else logging.INFO
+            log.log(level, line.removeprefix("warning: "))

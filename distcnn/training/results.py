@@ -1,5 +1,4 @@
-"""What a finished run leaves: its result, the last weights and the best ones, and the SHA-256 of
-each file.
+"""What a finished run leaves: its result, last and best weights, and the SHA-256 of each file.
 
 ``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
 """
@@ -15,6 +14,7 @@ from typing import Any
 
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
 from distcnn.network import Network
+from distcnn.nn import Parameters
 from distcnn.system.files import read_bytes, write_atomically
 from distcnn.system.json_values import from_json, to_json
 
@@ -109,6 +109,19 @@ class RunResult:
         return from_json(cls, {**values, "output": "", "network": None})
 
 
+class Records:
+    """Where the lines of a run go, and its result; this one keeps nothing."""
+
+    def add_metrics(self, kind: str, **values: Any) -> None:
+        """Take a line for people and plots, of the ``kind`` "step" or "epoch"."""
+
+    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
+        """Take a line on the state after ``step`` steps, which a replay must reproduce."""
+
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
+        """The run is over."""
+
+
 def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
     """The attributes of a file of weights, those of ``step``, which had ``test_accuracy``."""
     dataset = result.dataset
@@ -168,9 +181,7 @@ def read_result_values(folder: Path) -> dict[str, Any]:
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with the files of a finished run, in words; None when they are as they were
-    written.
-    """
+    """What is wrong with the files of a finished run, in words; None if nothing is."""
     try:
         result = read_result(folder)
         weights, attributes = read_weights(folder / WEIGHTS)
@@ -186,9 +197,7 @@ def damage_of(folder: Path) -> str | None:
 
 
 def damage_by_sums(folder: Path) -> str | None:
-    """The first file that is not as ``SHA256SUMS`` says; None when all are, or when an older
-    version wrote the run, without sums.
-    """
+    """The first file that is not as ``SHA256SUMS`` says, in words; None where there are no sums."""
     try:
         listed = _read_sums(folder)
     except FileNotFoundError:

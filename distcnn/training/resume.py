@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from distcnn.errors import InputError
 from distcnn.system.files import read_bytes
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import check_snapshot
+from distcnn.training.receipt import read_receipt, readable_lines, sources_in_force
 from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import read_config
@@ -33,8 +34,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """``checkpoint`` is None where there is none that is whole: the run begins again, to the same
-    bits if its length was not changed.
+    """Where a run continues: at ``checkpoint``, or at its first step where none is whole.
 
     ``result`` is that of a finished run.
     """
@@ -49,34 +49,29 @@ class ResumePoint:
 
 def find_resume_point(request: Request, report: Report) -> ResumePoint:
     """What ``--resume`` finds. ``InputError`` when there is no run, or when flags contradict it."""
-    directory = existing_run(request.resume)
+    directory, in_place = existing_run(request.resume), is_in_place(request)
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
     result = finished_result(directory, config, report, checkpoint)
-    if (
-        result is None or "data" in request.given
-    ):  # otherwise nothing is imported for a finished run
+    if result is None or "data" in request.given:  # otherwise nothing is imported
         require_trusted(config, directory, request.given, request.trust_model)
-    done = int(checkpoint.attributes["step"]) if checkpoint else 0
     if checkpoint and result is None:
+        done = int(checkpoint.attributes["step"])
         examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
         if Plan(config, examples).total_steps < done:
             raise InputError(
                 f"--resume: {directory} has already taken {counted(done, 'step')}, more than"
                 " --epochs and --max-steps allow now: raise them"
             )
-    _, checkpoint = read_stored(
-        directory, report, set_aside=is_in_place(request)
-    )  # what is refused above has changed nothing
-    return ResumePoint(directory, is_in_place(request), config, checkpoint, result)
+    # What is refused above has changed nothing; now damaged checkpoints are set aside.
+    _, checkpoint = read_stored(directory, report, set_aside=in_place)
+    return ResumePoint(directory, in_place, config, checkpoint, result)
 
 
 def require_trusted(
     config: Config, directory: Path, given: Mapping[str, Any], trusted: bool
 ) -> None:
-    """``InputError`` unless the user confirmed each piece of own code that a run names, by
-    repeating its name in ``given`` or with ``trusted``.
-    """
+    """``InputError`` unless the user gave the name of each piece of own code, or ``trusted`` it."""
     for field, name in config.own_code.items():
         require_trust(field, name, directory, given.get(field), trusted)
 
@@ -91,23 +86,19 @@ def existing_run(path: str) -> Path:
     """``path`` as a run directory. ``InputError`` when it holds no run."""
     directory = Path(path)
     if os.path.isfile(directory):  # noqa: PTH113
-        raise InputError(
-            f"--resume: {directory} is a file: name the run directory that holds"
-            f" it{_run_around(directory)}"
-        )
-    if os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
-        raise InputError(f"{directory} may not be read: check its permissions")
-    if not os.path.isdir(directory):  # noqa: PTH112
-        raise InputError(
-            f"{directory} is not a folder: name a run directory (--output, else"
-            " runs/<model>-<time>)"
-        )
-    if not (directory / CONFIG).exists() and not CheckpointStore(directory / CHECKPOINTS).steps():
-        raise InputError(
-            f"{directory} holds no run (neither {CONFIG} nor checkpoints): name the directory"
-            " of a run"
-        )
-    return directory
+        problem = "is a file"
+        remedy = f"name the run directory that holds it{_run_around(directory)}"
+    elif os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
+        problem, remedy = "may not be read", "check its permissions"
+    elif not os.path.isdir(directory):  # noqa: PTH112
+        problem = "is not a folder"
+        remedy = "name a run directory (--output, else runs/<model>-<time>)"
+    elif (directory / CONFIG).exists() or CheckpointStore(directory / CHECKPOINTS).steps():
+        return directory
+    else:
+        problem = f"holds no run (neither {CONFIG} nor checkpoints)"
+        remedy = "name the directory of a run"
+    raise InputError(f"--resume: {directory} {problem}: {remedy}")
 
 
 def _run_around(file: Path) -> str:
@@ -131,11 +122,10 @@ def read_stored(
     cannot be read, the checkpoint's.
     """
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
+    saved = None
     if checkpoint:
         check_snapshot(checkpoint)
-    saved = (
-        Config.from_record(json.loads(checkpoint.texts["configuration"])) if checkpoint else None
-    )
+        saved = Config.from_record(json.loads(checkpoint.texts["configuration"]))
     try:
         stored = read_config(directory)
     except InputError as error:
@@ -146,8 +136,7 @@ def read_stored(
             ) from error
         report(f"warning: {error}: using the configuration in the checkpoint")
         return saved, checkpoint
-    changed = contradictions(saved, dataclasses.asdict(stored)) if saved else []
-    if changed:
+    if saved and (changed := contradictions(saved, dataclasses.asdict(stored))):
         raise InputError(
             f"{directory / CONFIG} was changed since the checkpoint was made: {'; '.join(changed)}:"
             " undo that"
@@ -160,8 +149,7 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
 
     ``InputError`` names all that contradict it.
     """
-    contradicting = contradictions(stored, request.given)
-    if contradicting:
+    if contradicting := contradictions(stored, request.given):
         raise InputError(
             f"--resume: the run in {directory} has other flags: {'; '.join(contradicting)}: leave"
             " them out, or start a new run (only these may change: epochs, output, how often to"
@@ -184,8 +172,7 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 def finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
-    """The result of a run that took all the steps that ``config`` asks for, or reached its target,
-    and left its files; else None.
+    """The result of a run that is over with ``config``, and whose files are whole; else None.
 
     Raises:
         InputError: there is a result, but the run must continue or be written again, and there is
@@ -217,79 +204,52 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
     --epochs was changed by a resume whose checkpoints are lost; else an empty text.
     """
     try:
-        lines = [json.loads(line) for line in read_bytes(directory / RECEIPT).splitlines()]
-        last = max(line["step"] for line in lines)
-        starts = [line for line in lines if "configuration" in line]
-        earlier = [line for line in starts if line["step"] <= step]
-        before = earlier[-1:] + [line for line in starts if line["step"] > step]
-        plan = Plan(config, starts[0]["dataset"]["train_examples"])
-        configs = [Config.from_record(line["configuration"]) for line in before]
-        others = {
-            other.epochs
-            for other in configs
-            if not Plan(other, plan.train_examples).has_rates_of(plan)
-        }
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+        receipt = read_receipt(directory)
+        plan = Plan(config, receipt.lines[0]["dataset"]["train_examples"])
+        later = (line["step"] for line in receipt.starts if line["step"] > step)
+        configs = [receipt.configuration_at(start) for start in (step, *later)]
+        plans = [Plan(each, plan.train_examples) for each in configs]
+        others = {each.config.epochs for each in plans if not each.has_rates_of(plan)}
+    except (InputError, LookupError, TypeError, ArithmeticError):
         return ""  # nothing is known of those steps, or nothing that can be read
-    if step >= last or not others:
+    if step >= receipt.last_step or not others:
         return ""
     return (
-        f"warning: steps {step + 1} to {last} were taken before with --epochs"
+        f"warning: steps {step + 1} to {receipt.last_step} were taken before with --epochs"
         f" {', '.join(map(str, sorted(others)))}, and are taken again with --epochs"
         f" {config.epochs}: learning rates and weights differ from those before"
     )
 
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
-    """Compare a model of the user's own with the source that the run was trained with.
+    """Compare the source of the user's own code with what the run was trained with.
 
-    Comments and layout may differ, which is reported. ``InputError`` when the code does, unless
-    that is ``accepted``.
+    Comments and layout may differ, which is reported.
+
+    Raises:
+        InputError: the code differs, and that is not ``accepted``.
     """
-    recorded = sources_in_force(_receipt_lines(point))
+    recorded = sources_in_force(readable_lines(_receipt_text(point)))
     if recorded is None or not now:
         return
     changes = compare_sources(recorded, now)
+    source = f"source of model {point.config.model!r}"
     if changes.code and not accepted:
         raise InputError(
-            f"--resume: the source of model {point.config.model!r} was edited since the run in"
-            f" {point.directory} used it: {changes}: "
-            f'undo that ({RECEIPT} has the whole source, under "model_sources"), or continue with'
-            f" the new code: {ACCEPT_FLAG}"
+            f"--resume: the {source} was edited since the run in {point.directory} used it:"
+            f' {changes}: undo that ({RECEIPT} has the whole source, under "model_sources"), or'
+            f" continue with the new code: {ACCEPT_FLAG}"
         )
     if changes.code:
-        report(
-            f"warning: the source of model {point.config.model!r} was edited, so bits differ from"
-            f" here on: {changes}"
-        )
+        report(f"warning: the {source} was edited, so bits differ from here on: {changes}")
     elif changes.layout:
-        report(
-            f"warning: comments or layout in the source of model {point.config.model!r} were"
-            f" edited: {changes}"
-        )
+        report(f"warning: comments or layout in the {source} were edited: {changes}")
 
 
-def sources_in_force(lines: Iterable[Any]) -> Sources | None:
-    """The model's source in the last start or resume among a receipt's ``lines``; None where none
-    is recorded.
-    """
-    starts = [
-        line for line in lines if isinstance(line, dict) and line.get("kind") in ("start", "resume")
-    ]
-    recorded = starts[-1].get("model_sources") if starts else None
-    whole = isinstance(recorded, dict) and all(isinstance(text, str) for text in recorded.values())
-    return recorded if whole else None
-
-
-def _receipt_lines(point: ResumePoint) -> Iterator[Any]:
-    """The receipt as of the checkpoint, else as far as it can be read."""
+def _receipt_text(point: ResumePoint) -> str:
+    """The receipt as of the checkpoint, else of the file."""
     if point.checkpoint:
-        text = point.checkpoint.texts["receipt"]
-    else:
-        try:
-            text = read_bytes(point.directory / RECEIPT).decode(errors="replace")
-        except OSError:
-            return
-    for line in text.splitlines():
-        with suppress(ValueError):
-            yield json.loads(line)
+        return point.checkpoint.texts["receipt"]
+    with suppress(OSError):
+        return read_bytes(point.directory / RECEIPT).decode(errors="replace")
+    return ""

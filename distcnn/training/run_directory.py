@@ -24,6 +24,7 @@ from distcnn.training.results import (
     METRICS,
     RECEIPT,
     SUMS,
+    Records,
     RunResult,
     describe,
     write_results,
@@ -43,9 +44,8 @@ Checkpoints = Mapping[int, Checkpoint]
 NONE: Checkpoints = MappingProxyType({})
 
 
-class RunDirectory:
-    """``config.toml`` at the start, ``metrics.jsonl`` and ``receipt.jsonl`` line by line, weights
-    and ``result.json`` at the end.
+class RunDirectory(Records):
+    """``config.toml`` first, then line by line metrics and receipt, at the end weights and result.
 
     The folder may be renamed meanwhile, which is followed, or removed: then it is made again, and
     what is in memory is written again. ``held`` is what the run holds to its end: the folder's
@@ -59,9 +59,7 @@ class RunDirectory:
         self._config, self._report, self._held = config, report, held
         self._descriptor = self._open()
         self.best: tuple[int, Arrays] = (-1, {})
-        """The step of the best weights so far, and they themselves; a resumed run has them in a
-        checkpoint only.
-        """
+        """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics, self.receipt = (
             LineLog(METRICS, self.locate, report),
             LineLog(RECEIPT, self.locate, report),
@@ -76,8 +74,7 @@ class RunDirectory:
         self.receipt.add({"kind": kind, "step": step, **values})
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
-        """Write weights and result, and complete the other files; on a full disk, older checkpoints
-        make room.
+        """Write weights and result, and complete the other files.
 
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
@@ -119,9 +116,7 @@ class RunDirectory:
         write_config(folder, self._config)
 
     def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
-        """The file of the best weights: the last ones, those in memory, or in a checkpoint kept for
-        this; None when they are lost.
-        """
+        """The file of the best weights, perhaps from a checkpoint; None if they are lost."""
         step = result.best_step
         best_step, best = (step, last) if step == result.steps else self.best
         if best_step != step:
@@ -190,25 +185,10 @@ class RunDirectory:
 
 
 def _shown(error: OSError, folder: Path) -> str:
-    """The folder and what went wrong there, with the file's name where a path of another kind is in
-    the way.
-    """
+    """The folder and what went wrong there; names the file if something else is in its way."""
     place = error.filename2 or error.filename  # of a renaming, the second is where it should go
     name = Path(place).name if place and error.errno in (errno.EISDIR, errno.ENOTDIR) else ""
     return f"{folder} ({error.strerror}{f': {name}' if name else ''})"
-
-
-class NoRunDirectory:
-    """What all ranks but root have: it takes everything and keeps nothing."""
-
-    def add_metrics(self, kind: str, **values: Any) -> None:
-        """Keep nothing."""
-
-    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        """Keep nothing."""
-
-    def finish(self, parameters: Parameters, result: RunResult) -> None:
-        """Keep nothing."""
 
 
 def create_run_directory(
@@ -284,9 +264,7 @@ def default_name(model: str) -> str:
 
 
 def make_unused(path: Path) -> Path:
-    """Make the folder ``path``, or ``path``-2 and so on where there is one already: no other
-    process has made it.
-    """
+    """Make the folder ``path``, or ``path``-2 and so on: one that nobody else has made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for folder in (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000))):
         with suppress(FileExistsError):

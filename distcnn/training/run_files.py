@@ -33,13 +33,15 @@ END_OF_CONFIG = (
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing to the folder ``path``. File systems without locks are let
-    be.
+    """Keep other processes from writing to ``path``, where the file system has locks.
 
     The lock file is readable by its owner alone: whoever can open it can hold its lock.
     ``InputError`` when another process holds it, or the folder cannot be written.
     """
     descriptor = _lock(path)
+    while not _is_same(descriptor, path / LOCK):  # its holder was refused and removed it
+        os.close(descriptor)
+        descriptor = _lock(path)
     try:
         yield
     finally:
@@ -47,28 +49,25 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int:
-    while True:
-        try:
-            descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be written ({error.strerror}): name another folder with --output"
-            ) from error
-        with suppress(OSError):
-            os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise InputError(
-                f"{path} is in use by another run that has not ended: wait for it, stop it, or"
-                " name another folder with --output"
-            ) from error
-        except OSError:
-            return descriptor
-        if _is_same(descriptor, path / LOCK):
-            return descriptor
-        os.close(descriptor)  # its holder was refused and removed it
+    try:
+        descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): name another folder with --output"
+        ) from error
+    with suppress(OSError):
+        os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(
+            f"{path} is in use by another run that has not ended: wait for it, stop it, or name"
+            " another folder with --output"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    return descriptor
 
 
 def _is_same(descriptor: int, path: Path) -> bool:
@@ -78,8 +77,7 @@ def _is_same(descriptor: int, path: Path) -> bool:
 
 
 def require_owner(path: Path, *inside: str) -> None:
-    """``InputError`` when the folder ``path``, or a file of the names ``inside`` it, belongs to
-    another user.
+    """``InputError`` when ``path``, or one of the names ``inside`` it, belongs to another user.
 
     That user could replace files while a run writes them. The administrator's own folders are
     accepted.
@@ -103,9 +101,7 @@ def _name(user: int) -> str:
 
 
 class LineLog:
-    """The file ``name`` in the folder that ``locate`` gives: a full disk neither ends the run nor
-    leaves half a line for good.
-    """
+    """A file of JSON lines, also in memory: a full disk neither ends the run nor loses a line."""
 
     def __init__(
         self, name: str, locate: Callable[[], Path], report: Callable[[str], None]
@@ -128,9 +124,7 @@ class LineLog:
         self._write("")
 
     def file_is_lost(self) -> None:
-        """The next line is to bring all others with it: the file was lost with its folder, or holds
-        other lines.
-        """
+        """Write all lines with the next one: the file was lost, or holds other lines."""
         self._whole = False
 
     def add(self, values: dict[str, Any]) -> None:

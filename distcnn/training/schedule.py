@@ -36,16 +36,12 @@ class Plan:
 
     @property
     def scheduled_steps(self) -> int:
-        """Over how many steps the schedule is laid out before it begins again: one cycle, else all
-        epochs, whatever ``max_steps`` says.
-        """
+        """Steps of one learning-rate cycle, or of all epochs, whatever ``max_steps`` says."""
         return (self.config.cycle_epochs or self.config.epochs) * self.steps_an_epoch
 
     @property
     def total_steps(self) -> int:
-        """How many steps the run takes from its beginning to its end, unless it reaches
-        ``target_accuracy`` before.
-        """
+        """Steps of the whole run, unless it reaches ``target_accuracy`` before."""
         steps = self.config.epochs * self.steps_an_epoch
         return min(steps, self.config.max_steps or steps)
 
@@ -68,18 +64,14 @@ class Plan:
         return dataclasses.replace(given, warmup_steps=self.warmup_steps)
 
     def has_rates_of(self, other: Plan) -> bool:
-        """Whether each step has the learning rate that it has in ``other``, a plan of the same run
-        with another length.
-        """
+        """Whether each step has the learning rate that it has in ``other``, of another length."""
         same_schedule = (
             self.scheduled_steps == other.scheduled_steps or self.config.schedule == "constant"
         )
         return same_schedule and self.warmup_steps == other.warmup_steps
 
     def position(self, step: int) -> tuple[int, int]:
-        """After ``step`` steps: the epoch (from 0) and how many of its steps were taken, all of
-        them at its end until the next begins.
-        """
+        """After ``step`` steps: the epoch (from 0) and the steps taken in it, all at its end."""
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
         return (
             (epoch - 1, self.steps_an_epoch)

@@ -1,6 +1,4 @@
-"""A run from its beginning, or from its last checkpoint, to its end: what ``Trainer.fit`` and the
-command both do.
-"""
+"""A run from its beginning or last checkpoint to its end, for ``Trainer.fit`` and the command."""
 
 from __future__ import annotations
 
@@ -19,12 +17,12 @@ from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.spans import CREATE_RUN, READ_RUN, RESTORE, Span
 from distcnn.system.files import remove_temporary_files
 from distcnn.training.advice import warnings_of
-from distcnn.training.callbacks import Callback, CallingProgress, CallingRecords
+from distcnn.training.callbacks import Callback
 from distcnn.training.checkpointing import NoSaving, Saving, check_dataset, restore_snapshot
-from distcnn.training.loop import Loop, Records
+from distcnn.training.loop import Loop
 from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import Progress
-from distcnn.training.results import RunResult
+from distcnn.training.results import Records, RunResult
 from distcnn.training.resume import (
     ResumePoint,
     check_model,
@@ -33,7 +31,7 @@ from distcnn.training.resume import (
     is_in_place,
     require_code_outside,
 )
-from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
+from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.state import State
@@ -157,22 +155,21 @@ class Session:
             if path and communicator.rank == 0
             else None
         )
-        records: Records = directory or NoRunDirectory()
-        if self.callbacks:
-            records = CallingRecords(records, self.callbacks)
-            progress = CallingProgress(progress, self.callbacks)
         saving = Saving(run, directory, progress) if self.writes else NoSaving()
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
         progress.start(run.plan.total_steps, state.step)
+        for callback in self.callbacks:
+            callback.on_start(run.plan.total_steps, state.step)
         try:
             with (
                 self.trace(run, state, lambda: saving.location or str(path))
                 if run.config.trace and path
                 else nullcontext()
             ):
-                result = Loop(run, state, records, saving, progress).train()
+                records = directory or Records()
+                result = Loop(run, state, records, saving, progress, self.callbacks).train()
         finally:
             progress.close()
         for callback in self.callbacks:

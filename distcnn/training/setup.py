@@ -21,8 +21,8 @@ from distcnn.distributed import Communicator, on_root, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import Model, build_model, find_model, initialise_model
-from distcnn.nn import Parameters, Sequential
-from distcnn.nn.losses import Loss
+from distcnn.nn import LOSSES, Parameters, Sequential
+from distcnn.nn.losses import Loss, OwnLoss
 from distcnn.optim import Optimizer, Schedule
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
@@ -42,14 +42,14 @@ from distcnn.training.data import NamedHashes, open_data, survey
 from distcnn.training.evaluation import Evaluation
 from distcnn.training.host_placement import require_everywhere, settle_threads
 from distcnn.training.overlap import make_step
+from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import Plan
 from distcnn.training.step import Lane, Step
 from distcnn.user_source import Sources, own_sources
 
+Statistics = tuple[NDArray[np.float64], NDArray[np.float64]]
 FORWARDS_A_STEP = 3
-"""A block of the test set takes about a third of the time of a shard in a step, which goes backward
-too.
-"""
+"""A block of test examples takes about a third of a shard's time in a step."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,12 @@ class Run:
     parameters: Parameters
     step: Step
     evaluation: Evaluation
-    content_sha256: str
-    """Of all images and labels that the ranks have read."""
+    record: DatasetRecord
+    """What is recorded of the image set."""
     software: dict[str, str]
     """Root's fingerprint."""
     model_sources: Sources
     """The source of a model of the user's own, by module; else empty."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    """Of each channel: the network's inputs are (pixel / 255 - mean) / std."""
 
     @property
     def plan(self) -> Plan:
@@ -109,8 +106,7 @@ def prepare_run(
     components: Components | None = None,
     images: Dataset | None = None,
 ) -> Run:
-    """Check everything, prepare the data where it is missing, read this rank's part, plan all
-    buffers. Collective.
+    """Check the input, read this rank's part of the data, plan all buffers. Collective.
 
     Args:
         config: the settings.
@@ -151,7 +147,9 @@ def prepare_run(
         content = survey(data, dataset, config.microbatch_size, communicator)
         statistics = _statistics(dataset, content.pixels, communicator)
     microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
-    loss, optimizer = made.loss, made.optimizer.start(plan.parameters.values)
+    built_in = any(made.loss is loss for loss in LOSSES.values())
+    loss = made.loss if built_in else OwnLoss(made.loss)
+    optimizer = made.optimizer.start(plan.parameters.values)
 
     def make_lane() -> Lane:
         another = plan.model.plan(dataset.image_shape, config.microbatch_size, plan.parameters)
@@ -170,27 +168,24 @@ def prepare_run(
         FORWARDS_A_STEP * blocks_a_step,
     )
     with Span(COMPARE_RANKS):
-        content_sha256 = _content_sha256(dataset, content.hashes, communicator)
+        record = _record(dataset, content.hashes, statistics, communicator)
         for remark in content.remarks:
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
         config = settle_threads(config, communicator, report)
-        software, (mean, std) = same_software(communicator, report), statistics
-    divisor = np.where(std > 0, std, 1.0)  # a constant channel is only centred
-    inputs = tuple(mean.tolist()), tuple(divisor.tolist())
+        software = same_software(communicator, report)
     return Run(
-        config,
-        made,
-        communicator,
-        dataset,
-        plan.model,
-        plan.parameters,
-        step,
-        evaluation,
-        content_sha256,
-        software,
-        sources,
-        *inputs,
+        config=config,
+        components=made,
+        communicator=communicator,
+        dataset=dataset,
+        model=plan.model,
+        parameters=plan.parameters,
+        step=step,
+        evaluation=evaluation,
+        record=record,
+        software=software,
+        model_sources=sources,
     )
 
 
@@ -217,12 +212,28 @@ def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
             prepare_mnist(config.data, config.source or None, report)
 
 
-def _content_sha256(dataset: DatasetInfo, parts: NamedHashes, communicator: Communicator) -> str:
-    """Of every example that the ranks have read, and of the file's statistics: the same on any
-    number of ranks.
-    """
+def _record(
+    dataset: DatasetInfo, parts: NamedHashes, statistics: Statistics, communicator: Communicator
+) -> DatasetRecord:
+    """What is recorded of the image set: the same on any number of ranks. Collective."""
     everyone = [each for rank in communicator.allgather(parts) for each in rank]
-    return combined_sha256([*everyone, ("statistics", f"{dataset.mean} {dataset.std}")])
+    mean, std = statistics
+    return DatasetRecord(
+        name=dataset.name,
+        path=dataset.path,
+        source=dataset.source,
+        sha256=dataset.sha256,
+        content_sha256=combined_sha256(
+            [*everyone, ("statistics", f"{dataset.mean} {dataset.std}")]
+        ),
+        classes=dataset.classes,
+        class_names=dataset.class_names or tuple(map(str, range(dataset.classes))),
+        image_shape=dataset.image_shape,
+        mean=tuple(mean.tolist()),
+        std=tuple(np.where(std > 0, std, 1.0).tolist()),  # a constant channel is only centred
+        train_examples=dataset.examples["train"],
+        test_examples=dataset.examples["test"],
+    )
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:
@@ -240,9 +251,7 @@ def _check_world(config: Config, communicator: Communicator) -> range:
 
 
 def too_many_ranks(config: Config, world_size: int) -> str:
-    """The error for more ranks than shards, with a remedy that keeps the global batch where one
-    does.
-    """
+    """The error for more ranks than shards; the remedy keeps the global batch if it can."""
     batch = config.global_batch_size
     shards = next((n for n in range(world_size, batch + 1) if batch % n == 0), 0)
     remedy = (
@@ -259,10 +268,8 @@ def too_many_ranks(config: Config, world_size: int) -> str:
 
 def _statistics(
     dataset: DatasetInfo, sums: NDArray[np.int64], communicator: Communicator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation: the file's, else of all ranks' training pixels (``sums`` of
-    integers, so the same on any ranks).
-    """
+) -> Statistics:
+    """Mean and standard deviation: the file's, else of all ranks' training pixels."""
     if dataset.mean and dataset.std:
         return np.array(dataset.mean), np.array(dataset.std)
     communicator.allreduce_sum(sums)

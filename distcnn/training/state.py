@@ -1,6 +1,4 @@
-"""The state of a run between two steps, besides weights and optimizer: progress, running sums, the
-best test so far.
-"""
+"""The state of a run between two steps, besides weights and optimizer."""
 
 from __future__ import annotations
 

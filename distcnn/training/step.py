@@ -45,7 +45,7 @@ class Step:
     """Takes one step after the other, shard by shard; ``OverlappedStep`` sums meanwhile.
 
     Args:
-        lane: what every shard computes with, one after the other.
+        lanes: what shards compute with; the first one, unless there is overlap.
         loss: ``(logits, labels, weights) -> (loss_sum, grad_logits)``.
         optimizer: updates the parameters.
         shards: this rank's.
@@ -59,7 +59,7 @@ class Step:
 
     def __init__(
         self,
-        lane: Lane,
+        lanes: Sequence[Lane],
         loss: Loss,
         optimizer: Updater,
         shards: Sequence[Part],
@@ -67,7 +67,8 @@ class Step:
         failures: ShardFailures,
         streams: Streams,
     ) -> None:
-        self.lane, self.loss, self.optimizer, self.shards = lane, loss, optimizer, shards
+        self.lanes, self.lane = lanes, lanes[0]
+        self.loss, self.optimizer, self.shards = loss, optimizer, shards
         self.reducer, self.failures, self.streams = reducer, failures, streams
         self.ledger = Ledger(shards)
         self.stop_request: Callable[[], str | None] = lambda: None

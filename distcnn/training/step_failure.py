@@ -106,5 +106,5 @@ class ShardFailures:
                 f"{what} is {error.value:g}, beyond the sum's limit of {error.limit:g} for one"
                 f" shard: {remedy}{wider}"
             )
-        origin = first_not_finite(plan, self._loss, microbatch, True, random)
+        origin = first_not_finite(plan, self._loss, microbatch, training=True, random=random)
         return f"{what} is {error.value:g}: {remedy}; first not finite: {origin or what}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
+import numbers
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,7 +18,7 @@ from distcnn.config_parsing import Request
 from distcnn.datasets import ArrayDataset, Dataset
 from distcnn.distributed import Communicator, on_root, open_communicator, together
 from distcnn.distributed.blas_threads import restored_blas_threads
-from distcnn.errors import InputError, arguments_named, as_arguments
+from distcnn.errors import ArgumentError, InputError, arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
@@ -29,7 +29,7 @@ from distcnn.nn.losses import Loss
 from distcnn.optim import SCHEDULES, SGD, Cosine, Optimizer, OwnSchedule, Schedule
 from distcnn.registry import PLAIN, find_loss, optimizer_name
 from distcnn.training.callbacks import Callback
-from distcnn.training.progress import NoProgress, Progress
+from distcnn.training.progress import LoggedProgress, NoProgress, Progress
 from distcnn.training.results import CONFIG, RunResult
 from distcnn.training.session import Outcome, Session
 from distcnn.training.setup import Components
@@ -39,8 +39,10 @@ Arrays = tuple[tuple[ArrayLike, ArrayLike], tuple[ArrayLike, ArrayLike]]
 NAME = "distcnn.Trainer"
 ARRAYS = "(arrays)"
 """What a configuration names as data that is in no file."""
-
-_log = logging.getLogger("distcnn")
+DATA = (
+    "name an HDF5 file, give an image set of distcnn.datasets, or write ((train_images,"
+    " train_labels), (test_images, test_labels))"
+)
 
 
 class Trainer:
@@ -106,10 +108,24 @@ class Trainer:
                 f"optimizer is {optimizer!r}: make it a distcnn.optim.Optimizer, such as"
                 " optim.Adam(learning_rate=0.001)"
             )
-        if not callable(given) and not isinstance(given, Schedule):
+        if not isinstance(given, Schedule) and not _is_function(given):
             raise InputError(
                 f"schedule is {schedule!r}: make it a distcnn.optim.Schedule, such as"
                 " optim.Cosine(warmup_steps=100), or a function of the progress"
+            )
+        if not isinstance(model, str | Sequential) and not callable(model):
+            raise InputError(
+                f"model is {model!r}: make it a distcnn.nn.Sequential([...]), a function"
+                f" (input_shape, classes) that returns one, or one of {', '.join(MODELS)}"
+            )
+        if not isinstance(loss, str) and not _is_function(loss):
+            raise InputError(
+                f"loss is {loss!r}: make it one of {', '.join(LOSSES)}, or a function (outputs,"
+                " labels, weights) that returns (loss_sum, grad_outputs)"
+            )
+        if communicator is not None and not hasattr(communicator, "Get_rank"):
+            raise InputError(
+                f"communicator is {communicator!r}: give one of mpi4py, such as MPI.COMM_WORLD"
             )
         self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
         self._communicator = communicator
@@ -126,7 +142,7 @@ class Trainer:
                 "seed": seed,
                 "reduction": reduction,
                 "overlap": overlap,
-                "gradient_limit": float(gradient_limit),
+                "gradient_limit": _as_float(gradient_limit),
                 "threads_per_rank": str(threads_per_rank),
                 "cycle_epochs": cycle_epochs,
             }
@@ -162,6 +178,8 @@ class Trainer:
         """Train, and test. All ranks call it with the same arguments.
 
         While it runs, this process has ``threads_per_rank`` BLAS threads; then as many as before.
+        If a callback raises an exception on one rank alone, the others wait for it, as in every MPI
+        program: give ``stall_timeout``, or start with ``mpirun -n 4 python -m mpi4py script.py``.
 
         Args:
             data: an HDF5 file, an image set of ``distcnn.datasets``, or arrays ``((train_images,
@@ -196,24 +214,25 @@ class Trainer:
             TrainingError: on all ranks, when training cannot continue (it has diverged).
             Stopped: on all ranks, for a signal, with ``handle_signals``.
         """
-        name, images = _image_set(data)
-        given: dict[str, Any] = {
+        settings: dict[str, Any] = {
             **self._settings,
-            "data": name,
             "epochs": epochs,
             "max_steps": max_steps,
             "target_accuracy": target_accuracy,
-            "output": "" if output is None else str(output),
-            "data_memory": float(data_memory),
+            "data_memory": _as_float(data_memory),
             "checkpoint_every": checkpoint_every,
             "keep": keep,
             "check_every": check_every,
             "log_every": log_every,
             "eval_every_epochs": eval_every_epochs,
-            "stall_timeout": float(stall_timeout),
+            "stall_timeout": _as_float(stall_timeout),
         }
         communicator = self._open_communicator()
         with arguments_named(), ExitStack() as held:
+            name, images = together(communicator, lambda: _image_set(data))
+            together(communicator, lambda: _check_output_and_callbacks(output, callbacks))
+            _require_same_settings(settings, communicator)
+            given = {**settings, "data": name, "output": "" if output is None else str(output)}
             on_root(communicator, lambda: Config(**given))
             begun = on_root(communicator, lambda: _run_to_resume(resume, output))
             request = Request(given, begun, accept_changed_model=accept_changed_model)
@@ -314,12 +333,47 @@ def _image_set(data: str | Path | Dataset | Arrays) -> tuple[str, Dataset | None
         try:
             (train_images, train_labels), (test_images, test_labels) = data
         except (TypeError, ValueError) as error:
-            raise InputError(
-                f"data is a {type(data).__name__} of {len(data)}: write ((train_images,"
-                " train_labels), (test_images, test_labels)), or name an HDF5 file"
-            ) from error
-        return ARRAYS, ArrayDataset(train_images, train_labels, test_images, test_labels)
+            raise InputError(f"data is a {type(data).__name__} of {len(data)}: {DATA}") from error
+        try:
+            return ARRAYS, ArrayDataset(train_images, train_labels, test_images, test_labels)
+        except ArgumentError as error:
+            raise InputError(str(error)) from error
+    if not isinstance(data, Dataset):
+        raise InputError(f"data is a {type(data).__name__}: {DATA}")
     return data.path or ARRAYS, data
+
+
+def _check_output_and_callbacks(output: object, callbacks: object) -> None:
+    if output == "":
+        raise InputError("output is '': name a folder, or give None to write nothing")
+    if not isinstance(callbacks, Sequence) or not all(
+        isinstance(callback, Callback) for callback in callbacks
+    ):
+        raise InputError(
+            f"callbacks is {callbacks!r}: make it a list of instances of distcnn.Callback"
+        )
+
+
+def _require_same_settings(settings: dict[str, Any], communicator: Communicator) -> None:
+    """``InputError`` on all ranks unless they were given the same ``settings``. Collective."""
+    everyone = communicator.allgather({name: repr(value) for name, value in settings.items()})
+    for rank, others in enumerate(everyone):
+        for name, value in everyone[0].items():
+            if others[name] != value:
+                raise InputError(
+                    f"{name} is {value} on rank 0, but {others[name]} on rank {rank}: give all"
+                    " ranks the same arguments"
+                )
+
+
+def _is_function(value: object) -> bool:
+    return callable(value) and not isinstance(value, type)
+
+
+def _as_float(value: Any) -> Any:
+    """A number as a float; ``Config`` refuses anything else."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return float(value) if is_number else value
 
 
 def _run_to_resume(resume: bool | str | Path, output: str | Path | None) -> str:
@@ -336,12 +390,3 @@ def _progress(communicator: Communicator, verbose: bool) -> Progress:
     if communicator.rank:
         return NoProgress()
     return Progress() if verbose else LoggedProgress()
-
-
-class LoggedProgress(NoProgress):
-    """Lines go to the logger "distcnn": warnings as such, all else as information."""
-
-    def say(self, *lines: str) -> None:
-        for line in map(as_arguments, lines):
-            level = logging.WARNING if line.startswith("warning: ") else logging.INFO
-            _log.log(level, line.removeprefix("warning: "))

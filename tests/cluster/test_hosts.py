@@ -45,7 +45,7 @@ def test_the_same_bits_as_one_process(
     flags = ["--data", str(image_set()), "--epochs", "2"]
     done = spread.run(4, "-m", "distcnn.train", "--output", str(tmp_path / "hosts"), *flags)
     assert (done.returncode, "warning" in done.stderr) == (0, False), done.stderr
-    placed = ", ".join(
+    placed = "; ".join(
         f"{name}: {index * 2}-{index * 2 + 1}" if ranks_a_host == 2 else f"{name}: {index}"
         for index, name in enumerate(names)
     )

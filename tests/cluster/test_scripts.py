@@ -67,7 +67,7 @@ def test_hosts_sh_trains_on_the_hosts_of_a_file(
         two, script, str(tmp_path / "hosts"), *flags, **variables(any_mpi, two, tmp_path / "run")
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "ranks    3 on 2 hosts (h1: 0, h2: 1-2)" in done.stdout
+    assert "ranks    3 on 2 hosts (h1: 0; h2: 1-2)" in done.stdout
     assert f"weights {reference_hash(image_set())}" in done.stdout
     again = on_first(
         two, script, str(tmp_path / "hosts"), "-n", "2", **variables(any_mpi, two, tmp_path / "run")
@@ -131,5 +131,5 @@ def test_pbs_sh_trains_and_after_a_signal_submits_itself_again(
     done = on_first(two, "bash", script, **job | given)
     assert done.returncode == 0, done.stderr
     assert f"resuming {tmp_path / 'run'}" in done.stderr
-    assert "ranks    4 on 2 hosts (h1: 0-1, h2: 2-3)" in done.stdout
+    assert "ranks    4 on 2 hosts (h1: 0-1; h2: 2-3)" in done.stdout
     assert f"weights {reference_hash(image_set())}" in done.stdout

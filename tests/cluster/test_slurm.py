@@ -76,7 +76,7 @@ def test_it_trains_on_four_ranks(
 ) -> None:
     job = Job(cluster, any_mpi, launcher, image_set(), tmp_path, STAGED_PACE="0")
     assert job.end() == "COMPLETED", job.text
-    assert "ranks    4 on 2 hosts (h1: 0-1, h2: 2-3)" in job.text
+    assert "ranks    4 on 2 hosts (h1: 0-1; h2: 2-3)" in job.text
     assert f"weights {reference_hash(image_set())}" in job.text
 
 

@@ -22,8 +22,8 @@ from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checkpointing import NoSaving
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
-from distcnn.training.results import damage_by_sums
-from distcnn.training.run_directory import CHECKPOINTS, NoRunDirectory
+from distcnn.training.results import Records, damage_by_sums
+from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, clean_environment
@@ -161,7 +161,7 @@ def prepare(data: Path, communicator: Communicator | None = None, **flags: Any) 
 
 def loop_of(run: Run, state: State | None = None) -> Loop:
     """The loop, writing nothing."""
-    return Loop(run, state or State(), NoRunDirectory(), NoSaving(), NoProgress())
+    return Loop(run, state or State(), Records(), NoSaving(), NoProgress())
 
 
 class Said(NoProgress):
@@ -185,7 +185,7 @@ def train_in_process(data: Path, **flags: Any) -> list[str]:
     )
     with threadpool_limits(THREADS_PER_RANK):
         run = prepare_run(config, SerialCommunicator(), said.say)
-        Loop(run, State(), NoRunDirectory(), NoSaving(), said).train()
+        Loop(run, State(), Records(), NoSaving(), said).train()
     return said.lines
 
 

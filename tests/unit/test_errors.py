@@ -49,12 +49,29 @@ VALUES = np.zeros(3)
         (lambda: Sequential(Flatten()), "list"),
         (lambda: Sequential([Flatten(), ReLU]), r"ReLU\(\)"),
         (lambda: Sequential([[Flatten()], Dense(10)]), r"layers\[0\]"),
+        (lambda: Sequential(None), "list"),  # type: ignore[arg-type]
     ],
 )
 def test_what_can_be_confused_is_refused_with_how_to_write_it(
     call: Callable[[], object], remedy: str
 ) -> None:
     with pytest.raises(ArgumentError, match=remedy):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Conv2d(0, 3), r"out_channels \(=0\)"),
+        (lambda: Conv2d(8, 3, padding="same"), r"padding \(='same'\)"),  # type: ignore[arg-type]
+        (lambda: Dense(10.5), r"out_features \(=10.5\)"),  # type: ignore[arg-type]
+        (lambda: Dense(10, weight_initialiser="he"), r"weight_initialiser \(='he'\).*he_normal"),  # type: ignore[arg-type]
+        (lambda: Conv2d(8, 3, bias_initialiser=0), r"bias_initialiser \(=0\)"),  # type: ignore[arg-type]
+        (lambda: Sequential([Dense(2)]).summary((3,), 0), r"microbatch_size \(=0\)"),
+    ],
+)
+def test_an_impossible_value_is_named(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         call()
 
 

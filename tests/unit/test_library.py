@@ -131,6 +131,11 @@ def test_a_run_directory_is_enough_to_predict(image_set: MakeImageSet, tmp_path:
     np.testing.assert_array_equal(network.predict(images[:3]), probabilities[:3])
     assert network.predict(images[:0]).shape == (0, 10)
     assert "dense1" in network.summary()
+    assert str(network) == network.summary()
+    with pytest.raises(dc.InputError, match="weights is 'first'"):
+        dc.load(tmp_path / "run", weights="first")  # type: ignore[arg-type]
+    with pytest.raises(dc.InputError, match="model is 'lenet'"):
+        dc.load(tmp_path / "run", model="lenet")  # type: ignore[arg-type]
 
 
 def test_a_run_of_an_older_version_loads_by_its_models_name(
@@ -197,6 +202,13 @@ def test_images_that_do_not_fit_are_refused(
         ({"loss": "mse"}, "loss"),
         ({"reduction": "none"}, "reduction"),
         ({"model": "resnet"}, "resnet"),
+        ({"model": [nn.Flatten(), nn.Dense(10)]}, r"model is \[Flatten.*Sequential"),
+        ({"loss": None}, "loss is None"),
+        ({"schedule": dc.optim.Cosine}, r"schedule is .*Cosine\(warmup_steps"),
+        ({"schedule": lambda progress: None}, "returned None for a progress of 0"),
+        ({"overlap": True}, "overlap is True: it must be one of auto, on, off"),
+        ({"gradient_limit": "x"}, "gradient_limit is 'x': it must be a number"),
+        ({"communicator": 3}, "communicator is 3.*COMM_WORLD"),
     ],
 )
 def test_an_impossible_argument_is_named(arguments: dict[str, Any], message: str) -> None:
@@ -213,9 +225,50 @@ def test_data_of_another_form_is_refused(image_set: MakeImageSet) -> None:
         dc.Trainer(MODEL).fit(((images / 255, labels), (images / 255, labels)))
 
 
-def test_flags_become_arguments() -> None:
-    text = "give --num-shards 16 --microbatch-size 8, or --resume RUN; a-b --x"
-    assert as_arguments(text) == "give num_shards=16 microbatch_size=8, or resume RUN; a-b --x"
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": None}, "data is a NoneType.*HDF5"),
+        ({"data": {"train": 1}}, "data is a dict"),
+        ({"output": ""}, "output is ''.*None"),
+        ({"callbacks": [dc.Callback]}, "callbacks is .*instances"),
+        ({"callbacks": None}, "callbacks is None"),
+        ({"stall_timeout": "x"}, "stall_timeout is 'x': it must be a number"),
+        ({"resume": True}, "resume is True, but output is None"),
+    ],
+)
+def test_an_impossible_argument_of_fit_is_named(
+    arguments: dict[str, Any], message: str, image_set: MakeImageSet
+) -> None:
+    with pytest.raises(dc.InputError, match=message):
+        dc.Trainer(MODEL).fit(**{"data": image_set(), **arguments})
+
+
+def test_a_loss_that_returns_something_else_is_named(image_set: MakeImageSet) -> None:
+    def lost(outputs: Any, labels: Any, weights: Any) -> Any:
+        return float(outputs.sum()), weights
+
+    with pytest.raises(ValueError, match=r"loss lost returned .*\(8,\).*loss_sum, grad_outputs"):
+        dc.Trainer(MODEL, loss=lost, **FEW).fit(image_set())
+
+
+def test_flags_become_arguments_except_in_commands() -> None:
+    text = "give --num-shards 16 --microbatch-size 8, or --resume RUN; a-b --x\n"
+    command = "continue with: python -m distcnn.train --resume RUN --shard 3\n"
+    told = "give num_shards=16 microbatch_size=8, or resume RUN; a-b --x\n"
+    assert as_arguments(text + command + text) == told + command + told
+
+
+def test_a_failure_names_a_command_only_where_there_is_a_run_directory(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    trainer = dc.Trainer(MODEL, optimizer=dc.optim.SGD(learning_rate=1e20), **FEW)
+    with pytest.raises(dc.TrainingError) as nowhere:
+        trainer.fit(image_set())
+    assert "python -m" not in str(nowhere.value)
+    with pytest.raises(dc.TrainingError) as somewhere:
+        trainer.fit(image_set(), output=tmp_path / "run")
+    assert f"python -m distcnn.train --resume {tmp_path / 'run'}" in str(somewhere.value)
 
 
 def test_callbacks_hear_of_steps_and_epochs(image_set: MakeImageSet) -> None:

@@ -42,19 +42,20 @@ LEAST_FILTERS = 16
 
 @dataclass(frozen=True)
 class Tiling:
-    """An algorithm's sizes along the width: ``outputs`` of a tile (m), the kernel's width and
-    stride.
+    """An algorithm's sizes along the width.
+
+    ``tile_width`` is m, the outputs of a tile; ``stride`` the kernel's.
     """
 
     is_winograd: bool
-    outputs: int
+    tile_width: int
     kernel_width: int
     stride: int
 
     @property
     def points(self) -> int:
         """P."""
-        return self.outputs + self.kernel_width - 1 if self.is_winograd else self.outputs
+        return self.tile_width + self.kernel_width - 1 if self.is_winograd else self.tile_width
 
     @property
     def depth(self) -> int:
@@ -62,27 +63,27 @@ class Tiling:
         return 1 if self.is_winograd else self.kernel_width
 
     @property
-    def is_whole(self) -> bool:
+    def is_untiled(self) -> bool:
         """Whether a tile is a single output, so that products are images already."""
-        return not self.is_winograd and self.outputs == 1
+        return not self.is_winograd and self.tile_width == 1
 
     def tiles(self, output_width: int) -> int:
         """T: how many cover ``output_width`` columns."""
-        return -(-output_width // self.outputs)
+        return -(-output_width // self.tile_width)
 
     def input_width(self, output_width: int) -> int:
         """How many columns of the input the tiles of ``output_width`` columns read."""
-        last = self.tiles(output_width) * self.outputs - 1
+        last = self.tiles(output_width) * self.tile_width - 1
         return last * self.stride + self.kernel_width
 
 
 class Algorithm(Protocol):
-    """An algorithm with its buffers, for pieces of one size, in the order of the calls.
+    """An algorithm with its buffers, for the pieces of one ``Blocking``. ``ConvKernel`` calls it.
 
     Forward: ``transform_weights``; then for each piece ``transform_input``, the convolution's
     matrix product into ``products``, and ``transform_products``, which leaves the output in
-    ``tiled`` until the next piece. Backward, for each piece in the same order: somebody writes the
-    output's gradient to ``tiled``; then ``transform_gradient``, the convolution's products of
+    ``tiled`` until the next piece. Backward, for each piece in the same order: the ``Output``
+    writes its gradient to ``tiled``; then ``transform_gradient``, the convolution's products of
     ``grad_products`` with weights and rows, and ``transform_input_gradient``; last
     ``transform_weight_gradient``.
     """
@@ -93,17 +94,18 @@ class Algorithm(Protocol):
     def transform_input(self, x: Array, piece: Piece) -> None:
         """Write ``piece.rows``, of V, for the (padded) images ``x``."""
 
-    def products(self, rows: slice) -> Array:
-        """Where the product for these rows of the output is to be written, of M."""
+    def products(self, piece: Piece) -> Array:
+        """Where the piece's product, rows of M, is to be written."""
 
-    def transform_products(self, rows: slice) -> None:
-        """Write the output, ``tiled``, for the product of these rows, and add the bias."""
+    def transform_products(self, piece: Piece) -> None:
+        """Write the output, ``tiled``, for the piece's product, and add the bias."""
 
-    def tiled(self, rows: slice) -> Array:
-        """These rows of the output, or of its gradient, as [k, o, r, t, n]."""
+    def tiled(self, piece: Piece) -> Array:
+        """The piece's output, or its gradient, as [k, o, r, t, n]."""
 
-    def transform_gradient(self, rows: slice, keep: bool) -> tuple[Array, Array]:
-        """The rows of dM for the gradient in ``tiled``; with ``keep`` in ``grad_products`` too.
+    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
+        """The piece's rows of dM for the gradient in ``tiled``; with ``keep`` in ``grad_products``
+        too.
 
         And matrices (..., O, T*N) whose sum over all other axes is the bias's gradient.
         """
@@ -128,7 +130,7 @@ def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
     ``window_width`` is that of the pooling that follows; it divides the output's width.
     """
     (kernel_height, kernel_width), stride = geometry.kernel, geometry.stride[1]
-    output_width = geometry.size[1]
+    output_width = geometry.output_size[1]
     costs = {1: output_width * kernel_width}
     thick = geometry.channels * kernel_height >= LEAST_DEPTH and geometry.filters >= LEAST_FILTERS
     if thick and stride == 1 and kernel_width > 1:
@@ -136,6 +138,6 @@ def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
             m: (m + kernel_width - 1) * -(-output_width // m)
             for m in range(2, MOST_POINTS - kernel_width + 2)
         }
-    outputs = min(costs, key=lambda m: (costs[m], m))
-    is_winograd = outputs > 1
-    return Tiling(is_winograd, outputs if is_winograd else window_width, kernel_width, stride)
+    cheapest = min(costs, key=lambda m: (costs[m], m))
+    is_winograd = cheapest > 1
+    return Tiling(is_winograd, cheapest if is_winograd else window_width, kernel_width, stride)

@@ -4,7 +4,7 @@ has them.
 Address translations are cached in the TLB. A step touches more pages of 4 KiB than the TLB has
 entries, and each miss costs a page walk, or several in a virtual machine. Linux gives pages of 2
 MiB to programs that ask for them (transparent huge pages), and NumPy asks, but only for arrays of 4
-MiB and more. So all buffers are cut from larger pieces of memory. One arena serves the process,
+MiB and more. So all buffers are cut from larger slabs of memory. One arena serves the process,
 under a lock; the buffers themselves belong to one plan each.
 """
 
@@ -22,17 +22,17 @@ from distcnn.nn.layer import Array, Shape
 ALIGNMENT_BYTES = 64
 LARGE_PAGE_BYTES = 2 << 20
 """Pieces begin on such a page: the parameters are the first buffers that are made."""
-PIECE_BYTES = 64 << 20
+SLAB_BYTES = 64 << 20
 """More than the C library may reuse from freed memory (32 MiB), so that pages which are never
 written to take no memory.
 """
 
 
 class Arena:
-    """Zeros, cut from one piece of memory after another. A piece is freed with its last array."""
+    """Zeros, cut from one slab of memory after another. A slab is freed with its last array."""
 
-    def __init__(self, piece_bytes: int = PIECE_BYTES) -> None:
-        self._piece_bytes, self._lock = piece_bytes, Lock()
+    def __init__(self, slab_bytes: int = SLAB_BYTES) -> None:
+        self._slab_bytes, self._lock = slab_bytes, Lock()
         self._rest = memoryview(bytearray())
 
     def zeros(self, nbytes: int) -> NDArray[np.uint8]:
@@ -43,15 +43,15 @@ class Arena:
         """
         taken = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         with self._lock:
-            if taken > self._piece_bytes:
-                return np.frombuffer(_piece(taken), np.uint8, nbytes)
+            if taken > self._slab_bytes:
+                return np.frombuffer(_slab(taken), np.uint8, nbytes)
             if taken > len(self._rest):
-                self._rest = _piece(self._piece_bytes)
+                self._rest = _slab(self._slab_bytes)
             own, self._rest = self._rest[:taken], self._rest[taken:]
         return np.frombuffer(own, np.uint8, nbytes)
 
 
-def _piece(nbytes: int) -> memoryview:
+def _slab(nbytes: int) -> memoryview:
     raw = np.zeros(nbytes + LARGE_PAGE_BYTES, np.uint8)
     start = -raw.ctypes.data % LARGE_PAGE_BYTES
     return raw.data[start : start + nbytes]

@@ -1,16 +1,16 @@
 """Cache blocking for convolution: the pieces in which it goes through its images, each small enough
 for the nearest caches.
 
-A **part** is a strip of the width, of some images of the microbatch; parts come one after another,
-those of the same images from left to right. Within a part, **blocks** of rows come from top to
-bottom. A **piece** is one block of one part. ``plan_cut`` decides all sizes, from shapes alone, so
-they are the same on all ranks; ``Cut.pieces`` makes the pieces and the buffers of their rows.
+A **strip** is some columns of some images of the microbatch; strips come one after another, those
+of the same images from left to right. Within a strip, **blocks** of rows come from top to bottom. A
+**piece** is one block of one strip. ``plan_blocking`` decides all sizes, from shapes alone, so they
+are the same on all ranks; ``Blocking.pieces`` makes the pieces and the buffers of their rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from numpy.lib.stride_tricks import as_strided
@@ -24,13 +24,13 @@ BLOCK_BYTES = 768 * 1024
 """What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the
 weights beside it.
 """
-FEWEST_TOGETHER = 32
-"""Images that are not cut into groups: runs of fewer numbers are slow to copy."""
+FEWEST_IMAGES = 32
+"""Of a strip: runs of fewer numbers are slow to copy."""
 FEWEST_COLUMNS = 96
-"""Of the matrices of a strip: products with fewer are slow."""
+"""Of the matrices of a strip, tiles times images: products with fewer are slow."""
 
 
-class Part(NamedTuple):
+class Strip(NamedTuple):
     """Some columns of some images."""
 
     columns: slice
@@ -42,38 +42,53 @@ class Block:
     """Rows that go through together.
 
     Attributes:
-        outputs: rows of the output.
+        output_rows: rows of the output.
         fresh: the rows of the input that these are the first to need.
         complete: the rows of the input that no later block needs.
     """
 
-    outputs: slice
+    output_rows: slice
     fresh: slice
     complete: slice
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One block of one part, with its part of V (``distcnn.nn.kernels.algorithms``).
+    """One block of one strip, with what it takes of V (``distcnn.nn.kernels.algorithms``).
 
     Attributes:
-        input: columns and images of the (padded) input.
-        output: columns and images of the output.
+        input: the strip of the (padded) input.
+        output: the strip of the output.
         block: which rows of both.
         rows: V of the block's ``fresh`` rows, (P, rows, C*J, T*N).
         windows: V of all rows that each of its outputs needs, (P, rows, kh*C*J, T*N), a view.
     """
 
-    input: Part
-    output: Part
+    input: Strip
+    output: Strip
     block: Block
     rows: Array
     windows: Array
 
+    @property
+    def output_rows(self) -> slice:
+        """Rows of the output."""
+        return self.block.output_rows
+
+    @property
+    def height(self) -> int:
+        """How many of them."""
+        return _length(self.output_rows)
+
+    @property
+    def of_output(self) -> tuple[slice, slice, slice, slice]:
+        """To index the output (O, oh, ow, N) with."""
+        return slice(None), self.output_rows, *self.output
+
 
 @dataclass(frozen=True)
-class Cut:
-    """How a convolution is cut: into parts of ``tiles`` tiles of ``images`` images, and those into
+class Blocking:
+    """How a convolution is cut: into strips of ``tiles`` tiles of ``images`` images, and those into
     ``blocks``.
     """
 
@@ -84,15 +99,14 @@ class Cut:
     blocks: list[Block]
 
     @property
-    def part(self) -> Geometry:
-        """The sizes of one part."""
-        size = self.geometry.size[0], self.tiles * self.tiling.outputs
-        return replace(self.geometry, size=size, count=self.images)
+    def columns(self) -> int:
+        """T*N: of the matrices of a strip."""
+        return self.tiles * self.images
 
     @property
     def most_outputs(self) -> int:
         """Rows of the output in the largest block."""
-        return max(_length(block.outputs) for block in self.blocks)
+        return max(_length(block.output_rows) for block in self.blocks)
 
     @property
     def most_inputs(self) -> int:
@@ -102,18 +116,19 @@ class Cut:
     def pieces(self, width: int, buffers: Buffers) -> Iterator[Piece]:
         """In their order, for inputs of ``width`` columns with their padding."""
         geometry, depth = self.geometry, self.geometry.channels * self.tiling.depth
-        shape = self.tiling.points, geometry.height, depth, self.tiles * self.images
-        for of_input, of_output in plan_parts(geometry, width, self.part.size[1], self.images):
+        shape = self.tiling.points, geometry.padded_height, depth, self.columns
+        strip_width = self.tiles * self.tiling.tile_width
+        for of_input, of_output in plan_strips(geometry, width, strip_width, self.images):
             rows = buffers.zeros(shape)
             # The rows of a window are contiguous, so all windows are a view.
             of_point, of_row, of_depth, of_column = rows.strides
             windows = as_strided(
                 rows,
-                (shape[0], geometry.size[0], geometry.kernel[0] * depth, shape[3]),
+                (shape[0], geometry.output_size[0], geometry.kernel[0] * depth, shape[3]),
                 (of_point, geometry.stride[0] * of_row, of_depth, of_column),
             )
             for block in self.blocks:
-                of_block = rows[:, block.fresh], windows[:, block.outputs]
+                of_block = rows[:, block.fresh], windows[:, block.output_rows]
                 yield Piece(of_input, of_output, block, *of_block)
 
 
@@ -121,61 +136,64 @@ def _length(rows: slice) -> int:
     return int(rows.stop - rows.start)
 
 
-def plan_cut(geometry: Geometry, tiling: Tiling, window_height: int, itemsize: int) -> Cut:
-    """Parts and blocks of about ``BLOCK_BYTES``; blocks hold whole windows of the pooling that
-    follows. Products that are images already are not cut into parts.
+def plan_blocking(
+    geometry: Geometry, tiling: Tiling, window_height: int, itemsize: int
+) -> Blocking:
+    """Strips and blocks of about ``BLOCK_BYTES``; blocks hold whole windows of the pooling that
+    follows. Products that are images already are not cut into strips.
     """
     depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
     column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input
-    tiles, images = tiling.tiles(geometry.size[1]), geometry.count
-    if not tiling.is_whole:
+    tiles, images = tiling.tiles(geometry.output_size[1]), geometry.count
+    if not tiling.is_untiled:
         smallest = window_height * column_bytes * tiles * images
-        tiles, images = plan_together(tiles, images, smallest, BLOCK_BYTES)
+        tiles, images = strip_size(tiles, images, smallest, BLOCK_BYTES)
     row_bytes = column_bytes * tiles * images
     blocks = plan_blocks(geometry, row_bytes, window_height, BLOCK_BYTES)
-    return Cut(geometry, tiling, tiles, images, blocks)
+    return Blocking(geometry, tiling, tiles, images, blocks)
 
 
-def plan_together(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
-    """How many of ``tiles`` of how many of ``count`` images make a part.
+def strip_size(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
+    """How many of ``tiles`` of how many of ``count`` images make a strip.
 
     The smallest possible block of them all takes ``block_bytes``; it is cut until it takes at most
-    ``most_bytes``, or nearly. Strips come before groups of images, because they leave the long runs
+    ``most_bytes``, or nearly. The width is cut before the images, because that leaves the long runs
     of numbers, one for each image, whole.
     """
-    strips = [
+    divisors = [
         number
         for number in range(1, tiles + 1)
         if tiles % number == 0 and (number == 1 or tiles // number * count >= FEWEST_COLUMNS)
     ]
-    few = next((number for number in strips if block_bytes <= most_bytes * number), strips[-1])
-    tiles, block_bytes = tiles // few, block_bytes // few
-    while block_bytes > most_bytes and count % 2 == 0 and count > FEWEST_TOGETHER:
+    enough = (number for number in divisors if block_bytes <= most_bytes * number)
+    strips = next(enough, divisors[-1])
+    tiles, block_bytes = tiles // strips, block_bytes // strips
+    while block_bytes > most_bytes and count % 2 == 0 and count > FEWEST_IMAGES:
         count, block_bytes = count // 2, block_bytes // 2
     return tiles, count
 
 
-def plan_parts(
+def plan_strips(
     geometry: Geometry, width: int, columns: int, images: int
-) -> Iterator[tuple[Part, Part]]:
-    """Parts of the input, ``width`` columns with its padding, and of the output: strips of
-    ``columns`` of the output, of some ``images`` at a time.
+) -> Iterator[tuple[Strip, Strip]]:
+    """Strips of the input, ``width`` columns with its padding, and those of the output, ``columns``
+    of some ``images`` at a time.
     """
-    output_width, stride = geometry.size[1], geometry.stride[1]
+    output_width, stride = geometry.output_size[1], geometry.stride[1]
     shared = max(geometry.kernel[1] - stride, 0)  # by neighbouring strips
     for first_image in range(0, geometry.count, images):
         some = slice(first_image, first_image + images)
         for first in range(0, output_width, columns):
             end = min(first + columns, output_width)
             stop = width if end == output_width else end * stride + shared
-            yield Part(slice(first * stride, stop), some), Part(slice(first, end), some)
+            yield Strip(slice(first * stride, stop), some), Strip(slice(first, end), some)
 
 
 def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: int) -> list[Block]:
     """Blocks of about ``most_bytes``, of a ``multiple`` of rows of the output, each of which takes
     ``row_bytes`` with the input that it is made of.
     """
-    (kernel_height, _), (stride, _), (oh, _) = geometry.kernel, geometry.stride, geometry.size
+    kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
     rows = -(-oh // max(1, -(-oh * row_bytes // most_bytes)))
     rows = -(-rows // multiple) * multiple
     blocks = []
@@ -183,7 +201,7 @@ def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: i
     for start in range(0, oh, rows):
         stop = min(start + rows, oh)
         fresh = slice(needed, (stop - 1) * stride + kernel_height)
-        done = slice(complete, geometry.height if stop == oh else stop * stride)
+        done = slice(complete, geometry.padded_height if stop == oh else stop * stride)
         blocks.append(Block(slice(start, stop), fresh, done))
         needed, complete = fresh.stop, stop * stride
     return blocks
@@ -203,8 +221,8 @@ class Gather:
 
 def plan_gathers(geometry: Geometry) -> Iterator[Gather]:
     """One for each row of the input."""
-    (kernel_height, _), (stride, _), (oh, _) = geometry.kernel, geometry.stride, geometry.size
-    for row in range(geometry.height):
+    kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
+    for row in range(geometry.padded_height):
         stack = row % stride
         in_stack = len(range(stack, kernel_height, stride))
         first = row // stride - in_stack + 1  # the output that the stack's last row meets here

@@ -22,7 +22,8 @@ guide to convolution arithmetic", 2016.)
 
 Order of the calls: ``forward`` and ``backward`` alternate. Both go through the same pieces
 (``blocking.py``) in the same order; V, which backward needs again, is kept in between. An
-``Output`` takes each piece of the output: whole images here, pooled ones in ``fusion.py``.
+``Output`` takes each piece of the output and makes something of it: whole images here, pooled ones
+in ``fusion.py``.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from typing import Protocol
 import numpy as np
 
 from distcnn.nn.convolution import Conv2d
-from distcnn.nn.geometry import Geometry, Pair
+from distcnn.nn.geometry import Geometry
 from distcnn.nn.kernels.algorithms import Algorithm, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import Cut, Piece, plan_cut, plan_gathers
+from distcnn.nn.kernels.blocking import Blocking, Piece, plan_blocking, plan_gathers
+from distcnn.nn.kernels.fusion import FusedPool, Pooling
 from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.kernels.winograd import Winograd
@@ -44,7 +46,7 @@ from distcnn.nn.layer import Array, Call, Shape
 
 class Output(Protocol):
     """Takes a convolution's output a piece at a time, and gives its gradient back a piece at a
-    time, both tiled, in ``ConvKernel.tiled(piece)``.
+    time, both in ``Algorithm.tiled(piece)``.
     """
 
     result: Array
@@ -68,75 +70,75 @@ class ConvKernel:
         input_shape: (C, H, W).
         count: examples of a microbatch.
         buffers: makes the arrays.
-        window: of the max pooling that follows, else (1, 1). Where such windows cover the output,
-            pieces and tiles hold whole ones.
+        pooling: what follows, if that is a max pooling. Where its windows cover the output, pieces
+            hold whole ones.
+        fused: whether to run it too, where each window is within a tile.
+
+    Attributes:
+        is_fused: whether ``forward`` returns the pooling's output rather than the convolution's.
     """
 
     def __init__(
-        self, conv: Conv2d, input_shape: Shape, count: int, buffers: Buffers, window: Pair = (1, 1)
+        self,
+        conv: Conv2d,
+        input_shape: Shape,
+        count: int,
+        buffers: Buffers,
+        pooling: Pooling | None = None,
+        fused: bool = True,
     ) -> None:
         channels, height, width = input_shape
         filters, oh, ow = conv.output_shape(input_shape)
-        self._covers = oh % window[0] == ow % window[1] == 0
-        self._window = window if self._covers else (1, 1)
-        self.output_shape = filters, oh, ow, count
+        if pooling is not None and not pooling.covers(oh, ow):
+            pooling = None
+        window = (1, 1) if pooling is None else pooling.window
         (ph, pw), sizes = conv.padding, (conv.kernel_size, conv.stride, (oh, ow))
         geometry = Geometry(channels, height + 2 * ph, filters, *sizes, count)
         self._geometry, self._buffers = geometry, buffers
-        self._tiling = choose_tiling(geometry, self._window[1])
+        self._tiling = choose_tiling(geometry, window[1])
 
         padded_width = max(width + 2 * pw, self._tiling.input_width(ow))
-        padded_shape = channels, geometry.height, padded_width, count
+        padded_shape = channels, geometry.padded_height, padded_width, count
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
         is_padded = padded_shape[1:3] != (height, width)
         self._padded = buffers.images(padded_shape) if is_padded else None
         self._grad_padded = buffers.images(padded_shape)
 
-        cut = plan_cut(geometry, self._tiling, self._window[0], buffers.dtype.itemsize)
-        self.pieces = list(cut.pieces(padded_width, buffers))
+        blocking = plan_blocking(geometry, self._tiling, window[0], buffers.dtype.itemsize)
+        self._pieces = list(blocking.pieces(padded_width, buffers))
         self._gathers = list(plan_gathers(geometry))
-        self._algorithm = _algorithm(cut, buffers)
-        self._make_product_buffers(cut)
-        self._output: Output | None = None
+        self._algorithm = algorithm = _algorithm(blocking, buffers)
+        self._make_product_buffers(blocking)
 
-    def _make_product_buffers(self, cut: Cut) -> None:
+        self.is_fused = fused and pooling is not None and self._tiling.tile_width % window[1] == 0
+        output_shape = filters, oh, ow, count
+        self._output: Output
+        if pooling is not None and self.is_fused:
+            self._output = FusedPool(pooling, output_shape, self._pieces, algorithm, buffers)
+        elif isinstance(algorithm, Im2col):
+            self._output = InPlace(algorithm)
+        else:
+            self._output = WholeImages(algorithm, buffers.images(output_shape))
+
+    def _make_product_buffers(self, blocking: Blocking) -> None:
         """What the matrix products read and write, besides V and M."""
         zeros, points, filters = self._buffers.zeros, self._tiling.points, self._geometry.filters
-        (kh, _), (stride, _), channels = cut.part.kernel, cut.part.stride, cut.part.channels
-        depth, columns = channels * self._tiling.depth, cut.tiles * cut.images
+        (kh, _), (stride, _) = self._geometry.kernel, self._geometry.stride
+        channels, columns = self._geometry.channels, blocking.columns
+        depth = channels * self._tiling.depth
         self._weights = zeros((points, filters, kh, channels, self._tiling.depth))
         stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
         self._stacked = [zeros((points, depth, rows, filters)) for rows in stacks]
-        self._grad_rows = zeros((points, cut.most_inputs, depth, columns))
+        self._grad_rows = zeros((points, blocking.most_inputs, depth, columns))
         grad_weights = points, kh * depth, filters
         self._grad_weights, self._grad_weights_of_piece = zeros(grad_weights), zeros(grad_weights)
-        self._grad_weights_of_rows = zeros((points, cut.most_outputs, kh * depth, filters))
-        transposed = points, cut.most_outputs, columns, filters
+        self._grad_weights_of_rows = zeros((points, blocking.most_outputs, kh * depth, filters))
+        transposed = points, blocking.most_outputs, columns, filters
         self._transposed = zeros(transposed) if self._tiling.is_winograd else None
         self._ones = np.ones(columns, self._buffers.dtype)
 
-    @property
-    def holds_windows(self) -> bool:
-        """Whether each window of the pooling that follows is within a tile."""
-        return self._covers and self._tiling.outputs % self._window[1] == 0
-
-    def tiled(self, piece: Piece) -> Array:
-        """A piece of the output, or of its gradient, as [k, o, r, t, n]."""
-        return self._algorithm.tiled(piece.block.outputs)
-
-    def write_to(self, output: Output) -> None:
-        """From now on hand the output on to ``output``; to be called once, before ``forward``."""
-        self._output = output
-
-    def whole_images(self) -> Output:
-        """An output that is the images themselves."""
-        if isinstance(self._algorithm, Im2col):
-            return InPlace(self._algorithm)
-        return WholeImages(self, self._buffers.images(self.output_shape))
-
     def forward(self, x: Array, call: Call) -> Array:
         """The output of the ``Output``, for the input ``x`` (C, H, W, N)."""
-        assert self._output is not None, "the planner calls write_to"
         output, algorithm = self._output, self._algorithm
         if self._padded is not None:
             self._padded[self._interior] = x
@@ -145,28 +147,24 @@ class ConvKernel:
             call.values["weight"], call.values["bias"][:, np.newaxis], self._weights
         )
         weights = self._weights.reshape(self._tiling.points, 1, self._geometry.filters, -1)
-        for piece in self.pieces:
-            rows = piece.block.outputs
+        for piece in self._pieces:
             algorithm.transform_input(x, piece)
-            np.matmul(weights, piece.windows, out=algorithm.products(rows))
-            algorithm.transform_products(rows)
+            np.matmul(weights, piece.windows, out=algorithm.products(piece))
+            algorithm.transform_products(piece)
             output.take(piece)
         return output.result
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         """Write the parameters' gradients; return the input's, a view of a larger array."""
-        assert self._output is not None, "the planner calls write_to"
         output, algorithm, grad_bias = self._output, self._algorithm, call.grads["bias"]
         output.begin_backward(grad_output)
         self._grad_weights.fill(0)
         grad_bias.fill(0)
         if input_gradient:
             self._stack_weights()
-        for piece in self.pieces:
+        for piece in self._pieces:
             output.give_gradient(piece)
-            grad_products, matrices = algorithm.transform_gradient(
-                piece.block.outputs, input_gradient
-            )
+            grad_products, matrices = algorithm.transform_gradient(piece, keep=input_gradient)
             sums = np.matmul(matrices, self._ones).reshape(-1, self._geometry.filters)
             grad_bias += np.add.reduce(sums, axis=0)
             self._add_weight_gradient(piece.windows, grad_products)
@@ -225,17 +223,18 @@ class ConvKernel:
 class WholeImages:
     """The output as whole images, copied from the tiles and back: an ``Output``."""
 
-    def __init__(self, conv: ConvKernel, images: Array) -> None:
-        self._conv, self.result = conv, images
+    def __init__(self, algorithm: Algorithm, images: Array) -> None:
+        self._algorithm, self.result = algorithm, images
 
     def take(self, piece: Piece) -> None:
-        copy_tiles(_piece_of(self.result, piece), self._conv.tiled(piece), to_images=True)
+        tiled = self._algorithm.tiled(piece)
+        copy_tiles(self.result[piece.of_output], tiled, to_images=True)
 
     def begin_backward(self, grad_output: Array) -> None:
         self._grad_output = grad_output
 
     def give_gradient(self, piece: Piece) -> None:
-        tiled, images = self._conv.tiled(piece), _piece_of(self._grad_output, piece)
+        tiled, images = self._algorithm.tiled(piece), self._grad_output[piece.of_output]
         if images.shape[2] % len(tiled):
             tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
         copy_tiles(images, tiled, to_images=False)
@@ -257,16 +256,12 @@ class InPlace:
         pass
 
 
-def _algorithm(cut: Cut, buffers: Buffers) -> Algorithm:
-    if cut.tiling.is_winograd:
-        return Winograd(cut.part, cut.tiling, cut.most_inputs, cut.most_outputs, buffers)
-    if cut.tiling.is_whole:
-        return Im2col(cut.part, cut.tiling, buffers)
-    return TiledIm2col(cut.part, cut.tiling, cut.most_outputs, buffers)
-
-
-def _piece_of(images: Array, piece: Piece) -> Array:
-    return images[:, piece.block.outputs, piece.output.columns, piece.output.images]
+def _algorithm(blocking: Blocking, buffers: Buffers) -> Algorithm:
+    if blocking.tiling.is_winograd:
+        return Winograd(blocking, buffers)
+    if blocking.tiling.is_untiled:
+        return Im2col(blocking, buffers)
+    return TiledIm2col(blocking, buffers)
 
 
 def _times(span: slice, by: int) -> slice:

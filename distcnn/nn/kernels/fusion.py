@@ -6,53 +6,76 @@ the caches, it is never written to memory, nor is its gradient. The bits are tho
 after the other: the same products, sums and comparisons, of the same numbers. ReLU is one more
 comparison of the pooling's, with 0.
 
-``FusedPool`` is the ``Output`` of a ``ConvKernel`` (``convolution.py``), which calls it; each piece
-must hold whole windows (``ConvKernel.holds_windows``).
+``FusedPool`` is the ``Output`` of a ``ConvKernel`` (``convolution.py``), which calls it. It assumes
+that each tile, and so each piece, holds whole windows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from distcnn.nn.geometry import Pair
+from distcnn.nn.kernels.algorithms import Algorithm
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Piece
-from distcnn.nn.kernels.convolution import ConvKernel
 from distcnn.nn.kernels.pooling import WindowMax
 from distcnn.nn.kernels.tiles import copy_tiles
-from distcnn.nn.layer import Array
+from distcnn.nn.layer import Array, Shape
 from distcnn.spans import BACKWARD, FORWARD, Span
 
 
+@dataclass(frozen=True)
+class Pooling:
+    """A max pooling after a convolution, its windows side by side, and what comes after it.
+
+    Attributes:
+        window: (height, width).
+        name: the layer's, for its spans.
+        rectify: whether a ReLU follows, which is then computed with it.
+        flattened: whether a Flatten follows after that: the result is stored in its order.
+    """
+
+    window: Pair
+    name: str
+    rectify: bool
+    flattened: bool
+
+    def covers(self, height: int, width: int) -> bool:
+        """Whether the windows cover images of this size, with no rest."""
+        return height % self.window[0] == width % self.window[1] == 0
+
+
 class FusedPool:
-    """Pools what ``conv`` hands on.
+    """Pools what a convolution hands on.
 
     Args:
-        conv: the convolution.
-        window: of the pooling: (height, width).
-        name: the pooling layer's, for its spans.
+        pooling: what to compute.
+        shape: of the convolution's output, (O, oh, ow, N).
+        pieces: all of that.
+        algorithm: holds a piece's tiles.
         buffers: makes the arrays.
-        flattened: store the result in the order of a Flatten that follows.
-        rectify: apply a ReLU after the pooling.
     """
 
     def __init__(
         self,
-        conv: ConvKernel,
-        window: Pair,
-        name: str,
+        pooling: Pooling,
+        shape: Shape,
+        pieces: Sequence[Piece],
+        algorithm: Algorithm,
         buffers: Buffers,
-        flattened: bool,
-        rectify: bool,
     ) -> None:
-        filters, oh, ow, count = conv.output_shape
-        shape = filters, oh // window[0], ow // window[1], count
-        self.result = buffers.zeros(shape) if flattened else buffers.images(shape)
+        filters, oh, ow, count = shape
+        pooled = filters, oh // pooling.window[0], ow // pooling.window[1], count
+        self.result = buffers.zeros(pooled) if pooling.flattened else buffers.images(pooled)
         self._pieces = {
-            piece: PooledPiece(conv.tiled(piece), piece, window, self.result, buffers, rectify)
-            for piece in conv.pieces
+            piece: PooledPiece(algorithm.tiled(piece), piece, pooling, self.result, buffers)
+            for piece in pieces
         }
-        self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
+        self._forward = Span(FORWARD, layer=pooling.name)
+        self._backward = Span(BACKWARD, layer=pooling.name)
 
     def take(self, piece: Piece) -> None:
         with self._forward:
@@ -75,18 +98,12 @@ class PooledPiece:
     """
 
     def __init__(
-        self,
-        tiled: Array,
-        piece: Piece,
-        window: Pair,
-        output: Array,
-        buffers: Buffers,
-        rectify: bool,
+        self, tiled: Array, piece: Piece, pooling: Pooling, output: Array, buffers: Buffers
     ) -> None:
-        height, width = window
-        rows, columns = _divided(piece.block.outputs, height), _divided(piece.output.columns, width)
-        self._part = slice(None), rows, columns, piece.output.images
-        self._output = output[self._part]
+        height, width = pooling.window
+        rows, columns = _divided(piece.output_rows, height), _divided(piece.output.columns, width)
+        self._of_output = slice(None), rows, columns, piece.output.images
+        self._output = output[self._of_output]
         windows = tiled.reshape(-1, width, *tiled.shape[1:])
         self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
         self._is_tiled = len(windows) > 1
@@ -95,7 +112,7 @@ class PooledPiece:
             if self._is_tiled
             else self._output[np.newaxis]
         )
-        self._max = WindowMax(largest, height * width, buffers, rectify)
+        self._max = WindowMax(largest, height * width, buffers, pooling.rectify)
         self._grads = buffers.scratch("grads", self._pixels[0])
 
     def forward(self) -> None:
@@ -106,7 +123,7 @@ class PooledPiece:
 
     def backward(self, grad_output: Array) -> None:
         """Overwrite the pixels with their gradients, given that of the whole output."""
-        grads = grad_output[self._part]
+        grads = grad_output[self._of_output]
         if self._is_tiled:
             copy_tiles(grads, self._grads, to_images=False)
             self._max.give_to_winners(self._grads, self._pixels)

@@ -13,40 +13,39 @@ from functools import cached_property
 
 import numpy as np
 
-from distcnn.nn.geometry import Geometry
-from distcnn.nn.kernels.algorithms import Tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import Piece
+from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.tiles import Shifts, fold
-from distcnn.nn.layer import Array, Shape
+from distcnn.nn.layer import Array
 
 
 class Unfolded(ABC):
-    """What both have in common. ``geometry`` is that of a part."""
+    """What both have in common."""
 
-    def __init__(self, geometry: Geometry, tiling: Tiling) -> None:
-        self._tiling, self._count = tiling, geometry.count
-        self._tiles = tiling.tiles(geometry.size[1])
-        self._shifts = Shifts(tiling.depth, tiling.outputs, tiling.stride, self._tiles)
+    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
+        self._tiling, self._buffers = blocking.tiling, buffers
+        self._tiles, self._images = blocking.tiles, blocking.images
+        tiling = blocking.tiling
+        self._shifts = Shifts(tiling.depth, tiling.tile_width, tiling.stride, blocking.tiles)
 
     def transform_weights(self, weight: Array, bias: Array, transformed: Array) -> None:
         self._bias = bias
         np.copyto(transformed, weight.swapaxes(1, 2))
 
     @abstractmethod
-    def products(self, rows: slice) -> Array:
-        """Where the product for these rows of the output is to be written."""
+    def products(self, piece: Piece) -> Array:
+        """Where the piece's product is to be written."""
 
     def transform_input(self, x: Array, piece: Piece) -> None:
         np.copyto(self._shifted(piece.rows), self._shifts.of(x, piece))
 
-    def transform_products(self, rows: slice) -> None:
-        products = self.products(rows)
+    def transform_products(self, piece: Piece) -> None:
+        products = self.products(piece)
         products += self._bias
 
-    def tiled(self, rows: slice) -> Array:
-        products = self.products(rows)
-        shape = *products.shape[:3], self._tiles, self._count
+    def tiled(self, piece: Piece) -> Array:
+        products = self.products(piece)
+        shape = *products.shape[:3], self._tiles, self._images
         return products.reshape(shape).swapaxes(1, 2)
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
@@ -54,21 +53,21 @@ class Unfolded(ABC):
 
     def _shifted(self, rows: Array) -> Array:
         """``rows`` of V as [c, j, h, k, t, n]."""
-        shape = *rows.shape[:2], -1, self._tiling.depth, self._tiles, self._count
+        shape = *rows.shape[:2], -1, self._tiling.depth, self._tiles, self._images
         return rows.reshape(shape).transpose(2, 3, 1, 0, 4, 5)
 
 
 class Im2col(Unfolded):
     """Products are rows of the output ``images`` (O, oh, ow, N)."""
 
-    def __init__(self, geometry: Geometry, tiling: Tiling, buffers: Buffers) -> None:
-        super().__init__(geometry, tiling)
-        self._buffers = buffers
-        self.images = buffers.images((geometry.filters, *geometry.size, geometry.count))
+    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
+        super().__init__(blocking, buffers)
+        geometry = blocking.geometry
+        self.images = buffers.images((geometry.filters, *geometry.output_size, geometry.count))
         self._products = self._grad_products = _as_products(self.images)
 
-    def products(self, rows: slice) -> Array:
-        return self._products[:, rows]
+    def products(self, piece: Piece) -> Array:
+        return self._products[:, piece.output_rows]
 
     def read_gradient(self, grad_output: Array) -> None:
         """Take the gradient from ``grad_output`` (O, oh, ow, N) instead of ``tiled``: copied if
@@ -84,8 +83,8 @@ class Im2col(Unfolded):
     def grad_products(self) -> Array:
         return self._grad_products
 
-    def transform_gradient(self, rows: slice, keep: bool) -> tuple[Array, Array]:
-        products = self._grad_products[:, rows]
+    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
+        products = self._grad_products[:, piece.output_rows]
         return products, products
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
@@ -100,26 +99,23 @@ class Im2col(Unfolded):
 class TiledIm2col(Unfolded):
     """Products of one piece after another, in the same buffer."""
 
-    def __init__(
-        self, geometry: Geometry, tiling: Tiling, most_outputs: int, buffers: Buffers
-    ) -> None:
-        super().__init__(geometry, tiling)
-        self._buffers = buffers
-        columns = self._tiles * geometry.count
-        self._products = buffers.zeros((tiling.points, most_outputs, geometry.filters, columns))
-        self._grad_shape: Shape = tiling.points, geometry.size[0], geometry.filters, columns
+    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
+        super().__init__(blocking, buffers)
+        points, filters = blocking.tiling.points, blocking.geometry.filters
+        self._products = buffers.zeros((points, blocking.most_outputs, filters, blocking.columns))
+        self._grad_shape = points, blocking.geometry.output_size[0], filters, blocking.columns
 
-    def products(self, rows: slice) -> Array:
-        return self._products[:, : rows.stop - rows.start]
+    def products(self, piece: Piece) -> Array:
+        return self._products[:, : piece.height]
 
     @cached_property
     def grad_products(self) -> Array:
         return self._buffers.zeros(self._grad_shape)
 
-    def transform_gradient(self, rows: slice, keep: bool) -> tuple[Array, Array]:
-        products = self.products(rows)
+    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
+        products = self.products(piece)
         if keep:
-            np.copyto(self.grad_products[:, rows], products)
+            np.copyto(self.grad_products[:, piece.output_rows], products)
         return products, products
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
@@ -128,7 +124,7 @@ class TiledIm2col(Unfolded):
         for output, of_output in enumerate(shifted):
             for shift, grads in enumerate(of_output):
                 first = output * tiling.stride + shift
-                step = tiling.outputs * tiling.stride
+                step = tiling.tile_width * tiling.stride
                 grad_x[:, :, first::step][:, :, : self._tiles] += grads
 
 

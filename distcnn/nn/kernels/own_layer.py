@@ -29,12 +29,13 @@ class OwnLayerKernel:
         return self._checked("forward", output, self._output_shape, x.dtype)
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        own = dict(call.grads)
         if self._is_new:
-            for grads in call.grads.values():
+            for grads in own.values():
                 grads.fill(_unwritten(grads))
         grad_input = self._layer.backward(_read_only(grad_output), call)
         if self._is_new:
-            for name, grads in call.grads.items():
+            for name, grads in own.items():
                 if (grads == _unwritten(grads)).any():
                     raise ArgumentError(
                         f"{self._who}: backward did not write all of the gradient of {name}, of"

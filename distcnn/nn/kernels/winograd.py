@@ -7,10 +7,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.nn.geometry import Geometry
-from distcnn.nn.kernels.algorithms import Tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import Piece
+from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.tiles import Shifts, fold
 from distcnn.nn.layer import Array
 
@@ -24,21 +22,12 @@ ALL_ONES = POINTS.index(1.0)
 
 
 class Winograd:
-    """F(outputs, kernel width), for pieces of at most ``most_inputs`` rows of the input and
-    ``most_outputs`` of the output; ``geometry`` is that of a part.
-    """
+    """F(m, r): tiles of m outputs, a kernel of width r."""
 
-    def __init__(
-        self,
-        geometry: Geometry,
-        tiling: Tiling,
-        most_inputs: int,
-        most_outputs: int,
-        buffers: Buffers,
-    ) -> None:
-        points, outputs = tiling.points, tiling.outputs
-        self._tiles, self._count = tiling.tiles(geometry.size[1]), geometry.count
-        self._outputs = outputs
+    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
+        geometry, tiling, most_outputs = blocking.geometry, blocking.tiling, blocking.most_outputs
+        points, outputs = tiling.points, tiling.tile_width
+        self._tiles, self._images, self._outputs = blocking.tiles, blocking.images, outputs
         self._shifts = Shifts(points, 1, outputs, self._tiles)
         matrices = winograd_matrices(outputs, tiling.kernel_width)
         self._a, self._b, self._g = (
@@ -48,15 +37,13 @@ class Winograd:
         ones = np.ones((outputs, 1), buffers.dtype)
         self._a_and_bias = np.concatenate([self._a.T, ones], axis=1)
 
-        tile = self._tiles, points, self._count
-        self._grad_pixels = buffers.zeros((most_inputs, geometry.channels, *tile))
+        tile = self._tiles, points, self._images
+        self._grad_pixels = buffers.zeros((blocking.most_inputs, geometry.channels, *tile))
         # The bias is one more row of products, so that A^T and the ones beside it add it.
-        columns = self._tiles * self._count
-        products = buffers.zeros((points + 1, geometry.size[0], geometry.filters, columns))
+        oh, filters = geometry.output_size[0], geometry.filters
+        products = buffers.zeros((points + 1, oh, filters, blocking.columns))
         self._grad_products, self._products_and_bias = products[:-1], products[:, :most_outputs]
-        self._tiled = buffers.zeros(
-            (outputs, most_outputs, geometry.filters, self._tiles, self._count)
-        )
+        self._tiled = buffers.zeros((outputs, most_outputs, filters, self._tiles, self._images))
 
     def transform_weights(self, weight: Array, bias: Array, transformed: Array) -> None:
         self._products_and_bias[-1] = bias
@@ -67,24 +54,24 @@ class Winograd:
         pixels = self._shifts.of(x, piece)[:, :, :, 0].transpose(2, 0, 3, 1, 4)
         np.matmul(self._b_transposed, pixels, out=self._by_tile(piece.rows))
 
-    def products(self, rows: slice) -> Array:
+    def products(self, piece: Piece) -> Array:
         # The same place for all pieces, so that it stays in the caches.
-        return self._grad_products[:, : rows.stop - rows.start]
+        return self._grad_products[:, : piece.height]
 
-    def transform_products(self, rows: slice) -> None:
-        few = slice(0, rows.stop - rows.start)
-        products = _matrix(self._products_and_bias[:, few])
-        np.matmul(self._a_and_bias, products, out=_matrix(self._tiled[:, few]))
+    def transform_products(self, piece: Piece) -> None:
+        products = _matrix(self._products_and_bias[:, : piece.height])
+        np.matmul(self._a_and_bias, products, out=_matrix(self._tiled[:, : piece.height]))
 
-    def tiled(self, rows: slice) -> Array:
-        return self._tiled[:, : rows.stop - rows.start].swapaxes(1, 2)
+    def tiled(self, piece: Piece) -> Array:
+        return self._tiled[:, : piece.height].swapaxes(1, 2)
 
     @property
     def grad_products(self) -> Array:
         return self._grad_products
 
-    def transform_gradient(self, rows: slice, keep: bool) -> tuple[Array, Array]:
-        tiled, products = self._tiled[:, : rows.stop - rows.start], self._grad_products[:, rows]
+    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
+        tiled = self._tiled[:, : piece.height]
+        products = self._grad_products[:, piece.output_rows]
         np.matmul(self._a, _matrix(tiled), out=_matrix(products))
         return products, products[ALL_ONES]
 
@@ -102,7 +89,7 @@ class Winograd:
 
     def _by_tile(self, rows: Array) -> Array:
         """``rows`` of V as [h, c, t, p, n]."""
-        shape = *rows.shape[:3], self._tiles, self._count
+        shape = *rows.shape[:3], self._tiles, self._images
         return rows.reshape(shape).transpose(1, 2, 3, 0, 4)
 
 

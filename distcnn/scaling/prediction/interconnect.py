@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distcnn.distributed.async_allreduce import SECONDS_BETWEEN_LOOKS
+from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
 from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes, read_sum_times
 from distcnn.system.files import read_bytes

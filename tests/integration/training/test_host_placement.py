@@ -7,21 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.training.host_placement import describe_hosts, spans
+from distcnn.training.host_placement import describe_hosts
 from tests.conftest import Launcher, MakeImageSet, as_flags, write_image_set
 from tests.support.training_fixtures import receipt
 
 
 def test_hosts_are_described_by_their_ranks() -> None:
     assert describe_hosts(["a"] * 4) == ""
-    assert describe_hosts(["a", "a", "b", "b"]) == " on 2 hosts (a: 0-1, b: 2-3)"
-    assert describe_hosts(["a", "b", "a", "b"]) == " on 2 hosts (a: 0 2, b: 1 3)"
-    assert describe_hosts(list("abcdef")) == " on 6 hosts (a: 0, b: 1, c: 2, d: 3, ...)"
-
-
-def test_spans_join_what_follows() -> None:
-    assert spans([]) == ""
-    assert spans([0, 1, 2, 5, 7, 8]) == "0-2 5 7-8"
+    assert describe_hosts(["a", "a", "b", "b"]) == " on 2 hosts (a: 0-1; b: 2-3)"
+    assert describe_hosts(["a", "b", "a", "b"]) == " on 2 hosts (a: 0, 2; b: 1, 3)"
+    assert describe_hosts(list("abcdef")) == " on 6 hosts (a: 0; b: 1; c: 2; d: 3; ...)"
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "two", "1.5", ""])

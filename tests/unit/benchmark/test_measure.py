@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from distcnn.benchmark.__main__ import parse
-from distcnn.benchmark.measure import Steps, measure
+from distcnn.benchmark.measure import Stepper, measure
+from distcnn.benchmark.measurement import read_measurement, step_parts, write_measurement
 from distcnn.benchmark.plot import bars
-from distcnn.benchmark.results import read_results, rows_of, write_results
 from distcnn.benchmark.table import table
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import prepare
@@ -19,25 +19,25 @@ def test_it_takes_the_steps_of_training_and_adds_up(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     plain, run = (prepare(image_set(), model="tutorial", num_shards=3) for _ in range(2))
-    results = measure(run, steps=3, turns=2)
-    following = Steps(plain)
+    measurement = measure(run, steps=3, turns=2)
+    stepper = Stepper(plain)
     for _ in range(3 + 2 * (3 + 2)):  # to warm up, timed, with a listener
-        following.take()
+        stepper.take()
     assert run.parameters.values.tobytes() == plain.parameters.values.tobytes()
-    rows = rows_of(results.split.parts)
-    assert sum(row.total for row in rows) == pytest.approx(results.split.seconds)
-    assert results.gemm_bound_fraction > 0
-    assert len(results.images_per_second_turns) == 2
-    write_results(tmp_path / "a.json", results)
-    assert read_results(tmp_path / "a.json") == results
-    text = "\n".join(table(results))
+    rows = step_parts(measurement.split.parts)
+    assert sum(row.total for row in rows) == pytest.approx(measurement.split.seconds)
+    assert measurement.gemm_bound_fraction > 0
+    assert len(measurement.images_per_second_turns) == 2
+    write_measurement(tmp_path / "a.json", measurement)
+    assert read_measurement(tmp_path / "a.json") == measurement
+    text = "\n".join(table(measurement))
     assert all(word in text for word in ("images/s", "exact sum", "im2col bound", "peak memory"))
-    assert bars(results)
+    assert bars(measurement)
 
 
 def test_rows_of_a_split() -> None:
     parts = {"rest": 1.0, "conv1 forward": 2.0, "update": 3.0, "conv1 backward": 4.0, "loss": 5.0}
-    layer, *others = rows_of(parts)
+    layer, *others = step_parts(parts)
     assert (layer.name, layer.seconds) == ("conv1", {"forward": 2.0, "backward": 4.0})
     assert [(row.name, row.total) for row in others] == [("loss", 5), ("update", 3), ("rest", 1)]
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distcnn.distributed import shards_of_rank, span_of
+from distcnn.distributed import shards_of_rank, share_of
 from distcnn.errors import InputError
 
 
 @given(items=st.integers(0, 10_000), parts=st.integers(1, 300))
 def test_spans_cover_all_items_once_and_differ_by_at_most_one(items: int, parts: int) -> None:
-    spans = [span_of(items, parts, part) for part in range(parts)]
+    spans = [share_of(items, parts, part) for part in range(parts)]
     assert [item for span in spans for item in span] == list(range(items))
     assert max(map(len, spans)) - min(map(len, spans)) <= 1
 

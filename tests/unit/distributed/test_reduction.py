@@ -12,32 +12,32 @@ from hypothesis import strategies as st
 
 from distcnn.distributed import (
     REDUCERS,
+    BlockingAllreduce,
     Bucket,
-    ForegroundSums,
+    BucketReducer,
     MisuseError,
     RangeError,
     Reducer,
     SerialCommunicator,
     StepTotals,
-    SummedReducer,
     plan_buckets,
-    share_gradients,
+    shared_memory_reducer,
 )
 
 SIZE, LIMIT = 4, 4096.0
 TWO_BUCKETS = plan_buckets([0, 2, SIZE], smallest=1)
 
 
-def summed(name: str, own_shards: int = 2, limit: float = LIMIT) -> SummedReducer:
+def summed(name: str, own_shards: int = 2, limit: float = LIMIT) -> BucketReducer:
     """A reducer of two buckets for one rank."""
-    sums = ForegroundSums(lambda values: None)
+    sums = BlockingAllreduce(lambda values: None)
     gradients = np.zeros(SIZE, np.float32)
     return REDUCERS[name](gradients, own_shards, own_shards, limit, sums, TWO_BUCKETS)
 
 
 def shared(name: str, own_shards: int = 2) -> Reducer:
     """A reducer in shared memory for one rank."""
-    reducer = share_gradients(name, SIZE, own_shards, LIMIT, SerialCommunicator())
+    reducer = shared_memory_reducer(name, SIZE, own_shards, LIMIT, SerialCommunicator())
     assert reducer is not None
     return reducer
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from distcnn.distributed import (
     REDUCERS,
-    ForegroundSums,
+    BlockingAllreduce,
     SerialCommunicator,
     StepTotals,
     shards_of_rank,
-    share_gradients,
+    shared_memory_reducer,
     shared_memory_reduction,
 )
 from distcnn.distributed.shared_memory_reduction import MOST_KEPT, SharedMemoryReducer
@@ -52,7 +52,7 @@ def ranks_of(world_size: int, name: str, size: int, num_shards: int) -> list[Sha
     memory = [np.zeros(SPACE, np.float32) for _ in range(world_size)]
     barrier = threading.Barrier(world_size)
     reducers = [
-        share_gradients(name, size, num_shards, LIMIT, RankOf(rank, memory, barrier))
+        shared_memory_reducer(name, size, num_shards, LIMIT, RankOf(rank, memory, barrier))
         for rank in range(world_size)
     ]
     return [reducer for reducer in reducers if reducer is not None]
@@ -107,7 +107,7 @@ def sum_as_they_come(
 ) -> NDArray[np.float32]:
     """Each rank's sum, then the sum over ranks; in float64 for the exact one."""
     messages: list[NDArray[np.floating]] = []
-    sums = ForegroundSums(lambda values: messages.append(values.copy()))
+    sums = BlockingAllreduce(lambda values: messages.append(values.copy()))
     size, num_shards = gradients[0].size, len(gradients)
     for rank in range(world_size):
         own = shards_of_rank(num_shards, world_size, rank)
@@ -142,7 +142,7 @@ def test_too_many_gradients_are_not_kept(world_size: int, num_shards: int) -> No
 
 def test_none_where_ranks_do_not_share_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SerialCommunicator, "shared_floats", lambda self, count: None)
-    assert share_gradients("exact", 5, 2, LIMIT, SerialCommunicator()) is None
+    assert shared_memory_reducer("exact", 5, 2, LIMIT, SerialCommunicator()) is None
 
 
 def test_a_step_waits_for_all_ranks_before_it_sums_and_after() -> None:
@@ -151,7 +151,7 @@ def test_a_step_waits_for_all_ranks_before_it_sums_and_after() -> None:
             seen.append(totals_so_far.tolist())
 
     seen: list[list[float]] = []
-    reducer = share_gradients("exact", 2, 1, LIMIT, Watching())
+    reducer = shared_memory_reducer("exact", 2, 1, LIMIT, Watching())
     assert reducer is not None
     totals_so_far = np.zeros(2, np.float32)
     for gradient in ([1, 2], [3, 4]):

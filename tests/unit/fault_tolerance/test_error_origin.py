@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distcnn import train
-from distcnn.errors import InputError
+from distcnn.errors import ArgumentError, InputError
 from distcnn.fault_tolerance.error_origin import is_thread_limit, mistake_in, mistake_lines
 from distcnn.models import build_model, find_model, initialise_model
 
@@ -127,6 +127,13 @@ def test_a_defect_of_ours_is_no_mistake_of_the_users() -> None:
     own = caught.value.with_traceback(caught.value.__traceback__.tb_next)  # type: ignore[union-attr]  # without this file
     assert mistake_in(own) is None
     assert mistake_lines(own) == []
+
+
+def test_a_failed_check_of_the_users_code_needs_no_traceback() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        raise ArgumentError("scale1 (Scale): forward returned a NoneType")
+    ours = caught.value.with_traceback(None)
+    assert mistake_lines(ours) == ["scale1 (Scale): forward returned a NoneType"]
 
 
 def test_both_words_of_python_for_a_refused_thread() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from distcnn.nn import Conv2d, Flatten, MaxPool2d, ReLU, Tanh
 from distcnn.nn.kernels import blocking
 from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS
-from distcnn.nn.kernels.blocking import plan_together
+from distcnn.nn.kernels.blocking import strip_size
 from distcnn.nn.layer import Array, Layer
 from tests.support.networks import Network, planned, run_twice
 
@@ -30,7 +30,7 @@ def blocks(most_bytes: int, fewest_columns: int = 96, fewest_images: int = 32) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocking, "BLOCK_BYTES", most_bytes)
         patch.setattr(blocking, "FEWEST_COLUMNS", fewest_columns)
-        patch.setattr(blocking, "FEWEST_TOGETHER", fewest_images)
+        patch.setattr(blocking, "FEWEST_IMAGES", fewest_images)
         yield
 
 
@@ -260,4 +260,4 @@ def test_in_strips_and_groups_the_gradient_check_is_passed(name: str) -> None:
 def test_strips_come_before_groups(
     tiles: int, count: int, block_bytes: int, expected: tuple[int, int]
 ) -> None:
-    assert plan_together(tiles, count, block_bytes, 100) == expected
+    assert strip_size(tiles, count, block_bytes, 100) == expected

@@ -70,7 +70,9 @@ class Scale(Layer):
         return {"output": y[1:], "nothing": None}.get(self.spoil, y)
 
     def backward(self, grad_output: Array, call: Call) -> Array:
-        if self.spoil != "unwritten":
+        if self.spoil == "replaced":
+            call.grads["factor"] = np.ones(5)  # type: ignore[index]
+        elif self.spoil != "unwritten":
             np.sum(grad_output * call.saved, axis=1, out=call.grads["factor"])
         grad = grad_output * call.values["factor"][:, np.newaxis]
         return grad.T if self.spoil == "gradient" else grad
@@ -142,6 +144,7 @@ def test_parameters_of_ones_own_are_part_of_the_flat_vectors() -> None:
         ("nothing", r"scale1 \(Scale.*forward returned a NoneType"),
         ("gradient", r"scale1 \(Scale.*backward returned an array of shape \(4, 5\).*\(5, 4\)"),
         ("unwritten", r"scale1 \(Scale.*gradient of factor"),
+        ("replaced", r"scale1 \(Scale.*gradient of factor.*\[\.\.\.\] ="),
         ("in place", r"read-only"),
     ],
 )

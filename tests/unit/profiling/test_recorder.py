@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from distcnn.profiling.recorder import Event, Recorder, intervals_of, title
+from distcnn.profiling.recorder import Recorder, SpanEvent, intervals_of, title
 from distcnn.spans import Span, listening
 
 STEP, LAYER, LOSS = Span("step", step=3), Span("forward", layer="conv1"), Span("loss")
 
 
 def test_intervals_from_events_by_hand() -> None:
-    events: list[Event] = [
+    events: list[SpanEvent] = [
         (None, 1, 5),  # its beginning was before the recording
         (STEP, 1, 10),
         (LAYER, 1, 12),

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from distcnn.distributed import SerialCommunicator, Sums
-from distcnn.distributed.async_allreduce import ThreadedSums
+from distcnn.distributed import Allreduce, SerialCommunicator
+from distcnn.distributed.allreduce import ThreadedAllreduce
 from distcnn.profiling.recorder import Interval, intervals_of
 from distcnn.profiling.step_times import (
     REST,
@@ -119,10 +119,10 @@ def take(run: Run, steps: int) -> list[StepTimes]:
 def test_a_real_step_adds_up_and_no_bit_changes(
     image_set: MakeImageSet, monkeypatch: pytest.MonkeyPatch, overlap: str, reduction: str
 ) -> None:
-    def background_sums(self: SerialCommunicator) -> Sums:
-        return ThreadedSums(self.allreduce_sum)
+    def background_allreduce(self: SerialCommunicator) -> Allreduce:
+        return ThreadedAllreduce(self.allreduce_sum)
 
-    monkeypatch.setattr(SerialCommunicator, "background_sums", background_sums)
+    monkeypatch.setattr(SerialCommunicator, "background_allreduce", background_allreduce)
     plain, run = (
         prepare(image_set(), model="lenet", num_shards=3, overlap=overlap, reduction=reduction)
         for _ in range(2)

@@ -148,7 +148,9 @@ def test_another_image_set_is_refused(image_set: MakeImageSet, tmp_path: Path) -
         InputError, match=r"^--data: .*set\.h5 is not the image set the run was started with"
     ) as caught:
         restore_snapshot(other, snapshot_of(loop))
-    assert f"{other.content_sha256}, not {loop.run.content_sha256})" in str(caught.value)
+    assert f"{other.record.content_sha256}, not {loop.run.record.content_sha256})" in str(
+        caught.value
+    )
     assert "name the set 'squares' of 203 training examples" in str(caught.value)
     moved = prepare(write_image_set(tmp_path / "moved.h5"))  # the same content elsewhere
     assert restore_snapshot(moved, snapshot_of(loop)).step == 3

@@ -10,11 +10,11 @@ import pytest
 
 from distcnn.config import Config
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import ForegroundSums, SerialCommunicator, Sums, span_of
+from distcnn.distributed import Allreduce, BlockingAllreduce, SerialCommunicator, share_of
 from distcnn.nn import Dense, Flatten, ReLU, Sequential, softmax_cross_entropy
 from distcnn.nn.layer import Array, Call, Layer, Shape
 from distcnn.optim import SGD
-from distcnn.training.overlap import MOST_LANES, OverlappedStep, make_step, open_sums
+from distcnn.training.overlap import MOST_LANES, OverlappedStep, make_step, open_allreduce
 from distcnn.training.step import Lane, Step
 
 SHAPE, MICROBATCH_SIZE = (1, 6, 5), 4
@@ -27,8 +27,8 @@ class Cluster(SerialCommunicator):
         super().__init__()
         self.hosts = list(hosts)
 
-    def background_sums(self) -> Sums | None:
-        return ForegroundSums(self.allreduce_sum)
+    def background_allreduce(self) -> Allreduce | None:
+        return BlockingAllreduce(self.allreduce_sum)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ class Cluster(SerialCommunicator):
 def test_auto_is_on_only_where_it_measured_faster(
     wanted: str, reduction: str, hosts: str, on: bool
 ) -> None:
-    assert (open_sums(wanted, reduction, Cluster(*hosts)) is not None) == on
+    assert (open_allreduce(wanted, reduction, Cluster(*hosts)) is not None) == on
 
 
 def test_where_there_is_no_background_it_is_off() -> None:
-    assert open_sums("on", "exact", SerialCommunicator()) is None
+    assert open_allreduce("on", "exact", SerialCommunicator()) is None
 
 
 class Dropout(Layer):
@@ -81,7 +81,7 @@ def steps_of(config: Config, num_shards: int) -> Step:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (examples, *SHAPE[1:], 1)).astype(np.uint8)
     labels = rng.integers(0, 5, examples)
-    spans = [span_of(examples, num_shards, index) for index in range(num_shards)]
+    spans = [share_of(examples, num_shards, index) for index in range(num_shards)]
     shards = [
         Shard(index, images[span.start : span.stop], labels[span.start : span.stop], seed=7)
         for index, span in enumerate(spans)

@@ -14,7 +14,8 @@ import pytest
 from distcnn.config import Config
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import InputError
-from distcnn.training.comparison import Comparison, Different, Receipt, difference, read_receipt
+from distcnn.training.comparison import Comparison, Different, difference
+from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import replay
 
 CONFIGURATION = dataclasses.asdict(Config(seed=4))

@@ -11,7 +11,7 @@ import pytest
 
 from distcnn.config import Config
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import SerialCommunicator, span_of
+from distcnn.distributed import SerialCommunicator, share_of
 from distcnn.errors import TrainingError
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
 from distcnn.nn.parameters import Parameters
@@ -29,7 +29,7 @@ def a_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     model = Sequential([Flatten(), Dense(5)])
     parameters = model.initialise((1, 3, 2), np.random.default_rng(1))
     plan = model.plan((1, 3, 2), MICROBATCH_SIZE, parameters)
-    spans = [span_of(EXAMPLES, NUM_SHARDS, index) for index in range(NUM_SHARDS)]
+    spans = [share_of(EXAMPLES, NUM_SHARDS, index) for index in range(NUM_SHARDS)]
     shards = [
         Shard(index, images[span.start : span.stop], labels[span.start : span.stop], seed=7)
         for index, span in enumerate(spans)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distcnn.distributed.async_allreduce import SECONDS_BETWEEN_LOOKS
+from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
 from distcnn.scaling.interconnect_test import SIZES
 from distcnn.scaling.prediction.interconnect import (

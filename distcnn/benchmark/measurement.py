@@ -1,4 +1,6 @@
-"""What the benchmark measures: the content of ``--json``, and what tables and pictures show."""
+"""What the benchmark measures: the content of ``--json``, and the parts that tables and pictures
+show.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from distcnn.system.files import read_bytes
 
 KIND = "distcnn.benchmark"
 ORDER = (READ_DATA, LEDGER, LOSS, LOCAL_SUM, WAITING, ALLREDUCE, UPDATE)
-"""Order of the rows that belong to no layer; others follow, then the rest."""
+"""Order of the parts that belong to no layer; others follow, then the rest."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Row:
+class StepPart:
     """A layer, or another part of a step: seconds by direction; layers have two."""
 
     name: str
@@ -74,28 +76,28 @@ class Row:
         return sum(self.seconds.values())
 
 
-def rows_of(parts: Mapping[str, float]) -> list[Row]:
-    """The rows of a split: layers, other parts, the rest.
+def step_parts(parts: Mapping[str, float]) -> list[StepPart]:
+    """The parts of a step, in the order in which they are shown: layers, others, the rest.
 
-    A layer that is computed inside another one (a ReLU after a max pooling) has no row.
+    A layer that is computed inside another one (a ReLU after a max pooling) is not among them.
     """
-    layers: dict[str, Row] = {}
+    layers: dict[str, StepPart] = {}
     others = {name: seconds for name, seconds in parts.items() if name != REST}
     for name in parts:
         layer, _, direction = name.rpartition(" ")
         if direction in (FORWARD, BACKWARD):
-            row = layers.setdefault(layer, Row(layer))
+            row = layers.setdefault(layer, StepPart(layer))
             row.seconds[direction] = others.pop(name)
     order = [name for name in dict.fromkeys((*ORDER, *others)) if name in others]
     rest = {REST: parts[REST]} if REST in parts else {}
     found = {name: others[name] for name in order} | rest
-    return [*layers.values(), *(Row(name, {"": seconds}) for name, seconds in found.items())]
+    return [*layers.values(), *(StepPart(name, {"": seconds}) for name, seconds in found.items())]
 
 
-def write_results(path: str | Path, results: Measurement) -> None:
+def write_measurement(path: str | Path, measurement: Measurement) -> None:
     """``InputError`` when it cannot be written."""
     try:
-        content = json.dumps(dataclasses.asdict(results), indent=1)
+        content = json.dumps(dataclasses.asdict(measurement), indent=1)
         Path(path).write_text(content + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(
@@ -103,7 +105,7 @@ def write_results(path: str | Path, results: Measurement) -> None:
         ) from error
 
 
-def read_results(path: str | Path) -> Measurement:
+def read_measurement(path: str | Path) -> Measurement:
     """What ``--json`` wrote. ``InputError`` when the file is something else."""
     try:
         content = json.loads(read_bytes(Path(path), follow=True))

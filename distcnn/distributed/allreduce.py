@@ -1,13 +1,12 @@
-"""Buckets of the gradient, and their sums over all ranks: in the foreground, or while the main
-thread goes on computing.
+"""Sums over all ranks, started and finished by two calls: done at once, or on another thread while
+the main thread goes on computing.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -29,48 +28,8 @@ only half of 10 Gbit/s.
 """
 
 
-SMALLEST_BUCKET = 32768
-"""Elements (256 KiB of float64): the sum of fewer costs latency rather than bandwidth."""
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Elements ``start`` to ``stop`` of the flat gradient, which are summed in one message.
-
-    ``number`` counts from 0, the last layers' bucket first, as backward completes them. The counts
-    of the step (loss, correct answers, ...) travel with the bucket that ``is_last``.
-    """
-
-    number: int
-    start: int
-    stop: int
-    is_last: bool
-
-    @property
-    def elements(self) -> slice:
-        """To index a flat vector with."""
-        return slice(self.start, self.stop)
-
-
-def plan_buckets(borders: Sequence[int], smallest: int = SMALLEST_BUCKET) -> tuple[Bucket, ...]:
-    """Cut a vector at some of ``borders`` (ascending, from 0 to its size), from its end to 0.
-
-    Each bucket begins at the first border that gives it ``smallest`` elements, the last one at 0.
-    A pure function, so the same on all ranks.
-    """
-    *inner, stop = borders
-    spans = []
-    for start in reversed(inner):
-        if stop - start >= smallest and start > 0:
-            spans.append((start, stop))
-            stop = start
-    spans.append((0, stop))
-    last = len(spans) - 1
-    return tuple(Bucket(number, *span, number == last) for number, span in enumerate(spans))
-
-
-class Sums(Protocol):
-    """Arrays that are summed over all ranks, each in place."""
+class Allreduce(Protocol):
+    """Sums arrays over all ranks, each in place: ``start`` any number of them, then ``finish``."""
 
     def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
         """Hand over ``values``, which are the sums after ``finish``; ``span`` marks the summing.
@@ -82,7 +41,7 @@ class Sums(Protocol):
         """Wait until all that was handed over is summed."""
 
 
-class ForegroundSums:
+class BlockingAllreduce:
     """Each sum is done before ``start`` returns."""
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
@@ -96,7 +55,7 @@ class ForegroundSums:
         """Nothing is left to wait for."""
 
 
-class ThreadedSums(ForegroundSums):
+class ThreadedAllreduce(BlockingAllreduce):
     """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while
     somebody calls it.
 

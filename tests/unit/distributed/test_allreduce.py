@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from distcnn.distributed.async_allreduce import ThreadedSums
+from distcnn.distributed.allreduce import ThreadedAllreduce
 
 
 def test_a_thread_sums_in_order_while_the_main_thread_goes_on() -> None:
@@ -17,7 +17,7 @@ def test_a_thread_sums_in_order_while_the_main_thread_goes_on() -> None:
         seen.append(int(values[0]))
         values *= 2
 
-    sums, vectors = ThreadedSums(allreduce_sum), [np.array([number]) for number in range(3)]
+    sums, vectors = ThreadedAllreduce(allreduce_sum), [np.array([number]) for number in range(3)]
     for vector in vectors:
         sums.start(vector)
     assert seen == []

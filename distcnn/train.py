@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
-    """Parse, train, print what came out."""
+    """Parse, train, print the result."""
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
     if request.debug or request.break_at_step is not None:
@@ -98,7 +98,7 @@ def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> 
 
 
 def summary(outcome: Outcome) -> list[str]:
-    """What came out, in lines."""
+    """The result, in lines."""
     result = outcome.result
     if outcome.run is None and outcome.point is not None:
         return _finished(outcome.point, result)
@@ -132,7 +132,7 @@ def summary(outcome: Outcome) -> list[str]:
 
 
 def _finished(point: ResumePoint, result: RunResult) -> list[str]:
-    """Lines on a run that was over already."""
+    """Lines on a run that had already finished."""
     reached = result.steps < Plan(point.config, result.dataset.train_examples).total_steps
     return [
         f"{point.directory} is finished: test accuracy {result.test_accuracy:.4f} after"
@@ -144,7 +144,7 @@ def _finished(point: ResumePoint, result: RunResult) -> list[str]:
 
 
 def headline(run: Run, path: Path | None, state: State, point: ResumePoint | None) -> list[str]:
-    """What is about to run, in lines: model, data, batch, ranks, threads, run directory."""
+    """The run in lines: model, data, batch, ranks, threads, run directory."""
     config, dataset, world = run.config, run.dataset, run.communicator
     shape = "x".join(map(str, dataset.image_shape))
     train, test = dataset.examples["train"], dataset.examples["test"]

@@ -74,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
-    """Parse, replay, say what came out."""
+    """Parse, replay, print the result."""
     say = (Progress() if communicator.rank == 0 else NoProgress()).say
     args = on_root(communicator, lambda: make_parser().parse_args(arguments))
     with Watchdog(NAME, communicator):

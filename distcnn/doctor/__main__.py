@@ -1,8 +1,8 @@
 """Check the installation: ``python -m distcnn.doctor``.
 
-Run it alone, or under the launcher that will start the training. What one process can check comes
-before MPI starts, because with a wrong launcher or library MPI may never start. Then all ranks
-check the rest together, and rank 0 prints the findings as they come.
+Run it alone, or under the launcher that will start the training. Checks that one process can make
+come first, because MPI may never start with a wrong launcher or library. Then all ranks check the
+rest together, and rank 0 prints findings as they arrive.
 """
 
 from __future__ import annotations

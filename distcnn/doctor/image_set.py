@@ -1,4 +1,4 @@
-"""The image set: opened on every rank with training's reader, judged as training judges it."""
+"""The image set: opened on every rank and checked as training does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFAULT = "data/mnist.h5"
 SECONDS = 5.0
 LARGE_BYTES = 64 * 2**20
-"""Of sets larger than this only the labels are judged."""
+"""For sets larger than this, only the labels are checked."""
 LABELS_AT_ONCE = 2**17
 LABEL_BYTES = 8
 
@@ -34,12 +34,12 @@ class ImageSet:
     Args:
         path: the file.
         named: whether the user named it.
-        exists: whether it is there.
+        exists: whether the file exists.
         problem: why it cannot be trained on.
         content: path, name, numbers of examples, image shape; empty if unknown.
         memory_bytes: memory that all its examples take.
         most_memory: memory of the host, container or job; None: unknown.
-        remarks: what training would warn of, on rank 0.
+        remarks: training's warnings, on rank 0.
     """
 
     path: str
@@ -53,7 +53,7 @@ class ImageSet:
 
 
 def collect(communicator: Communicator, options: Options) -> ImageSet:
-    """Open the file and, on rank 0, judge its content."""
+    """Open the file and, on rank 0, check its content."""
     found = ImageSet(options.data or DEFAULT, bool(options.data))
     try:
         bounded(SECONDS, f"reading {found.path}", lambda: _fill(found, communicator.rank == 0))
@@ -109,7 +109,7 @@ def bytes_of(info: DatasetInfo) -> int:
 
 
 def judge_content(info: DatasetInfo) -> list[str]:
-    """Return what training would warn of; of a large set, only as far as labels show it.
+    """Return the warnings training would give; for a large set, only those about labels.
 
     Raises:
         InputError: training would refuse the set.

@@ -132,7 +132,7 @@ def find_mpirun() -> Mpirun:
 
 
 def _own(facts: Library) -> Iterator[Finding]:
-    """Yield what is wrong on one rank, and how its mpirun fits."""
+    """Yield the problems of one rank, and whether its mpirun matches."""
     if facts.problem and facts.several:
         text = f"several processes were started, but mpi4py cannot be used: {facts.problem}"
         yield Finding.bad("mpi", text, GET_MPI)
@@ -150,7 +150,7 @@ def _own(facts: Library) -> Iterator[Finding]:
 
 
 def _mpirun_in_path(mpirun: Mpirun, library: str) -> Finding:
-    """Whether the mpirun that a user would type belongs to the library."""
+    """Whether the mpirun in PATH belongs to the library."""
     beside = Path(sys.prefix) / "bin" / "mpirun"
     remedy = OWN_MPIRUN + (f": {beside} (activate its environment)" if beside.exists() else "")
     if mpirun.problem:

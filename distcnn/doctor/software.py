@@ -42,7 +42,7 @@ COMPARED = {
     "processor": (*KERNEL, WARNING),
     "environment": ("these variables select kernels", "set them in the job script", WARNING),
 }
-"""What must be the same on all ranks: why, what to do about a difference, how bad it is."""
+"""What must be equal on all ranks: the reason, the remedy for a difference, its severity."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Software:
     """The software of one rank.
 
     Args:
-        versions: of what ``COMPARED`` names, and could be found out.
+        versions: by the names in ``COMPARED``, if known.
         problems: what is missing, broken or too old, by name.
     """
 
@@ -97,7 +97,7 @@ def collect(options: Options) -> Software:
 
 
 def evaluate(places: Places, everyone: Mapping[int, Software]) -> Iterator[Finding]:
-    """Report what is broken or too old, then each version and where ranks differ in it."""
+    """Report what is broken or too old, then each version and how ranks differ."""
     yield from places.gathered(
         {
             rank: [Finding.bad(name, text, INSTALL) for name, text in facts.problems.items()]

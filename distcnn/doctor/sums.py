@@ -53,7 +53,7 @@ BROKEN = (
 
 @dataclass(frozen=True)
 class Sums:
-    """What one rank got.
+    """The results of one rank.
 
     Args:
         allreduces: (bytes, seconds) of each size measured; empty on one rank.

@@ -27,7 +27,7 @@ Round = tuple[float, list[float], float]
 
 @dataclass(frozen=True)
 class World:
-    """What one rank knows of the world.
+    """One rank's view of the MPI world.
 
     Args:
         description: name and version of the MPI library.
@@ -129,8 +129,8 @@ def _hosts(places: Places) -> Finding:
 def offsets(rounds: list[Round]) -> tuple[list[float], float]:
     """Estimate how far each clock is ahead of rank 0's.
 
-    Each time was taken between rank 0's two of the round, so half of their difference bounds the
-    error. The tightest round is used.
+    Each time was taken between the two times of rank 0 in the round, so half their difference
+    bounds the error. The round with the smallest bound is used.
 
     Returns:
         The offset of each rank, and the uncertainty (seconds).

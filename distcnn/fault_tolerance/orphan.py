@@ -1,4 +1,4 @@
-"""End a rank whose launcher has gone.
+"""End a rank whose launcher is gone.
 
 A launcher ends its ranks whenever it ends itself, unless its process on this host is killed
 outright. MPI does not notice that: ranks that share memory would train on, unseen, and mpirun would
@@ -30,7 +30,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with_launcher(name: str) -> None:
-    """End this process with an error and ``EXIT_STALLED`` as soon as its launcher has gone.
+    """End this process with an error and ``EXIT_STALLED`` as soon as its launcher is gone.
 
     Does nothing without a launcher, or under Slurm's own, which ends the ranks itself.
 

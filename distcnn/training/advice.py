@@ -1,6 +1,6 @@
 """Warnings: settings that a user may not have meant, and signs that a network learns nothing.
 
-They are the same on every rank. Sizes that cannot be right are refused.
+They are the same on every rank. Impossible sizes are refused.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _without_effect(config: Config) -> Iterator[str]:
 def sign_of_no_learning(
     loss_name: str, loss: float, predicted: NDArray[np.int64] | None, classes: int, epoch: int
 ) -> str | None:
-    """A sign that the network learns nothing, in words, or None.
+    """A sign that the network learns nothing, as text, or None.
 
     Args:
         loss_name: of ``LOSSES``.
@@ -137,7 +137,7 @@ def sign_of_no_learning(
 
 
 def zero_gradients(gradients: Mapping[str, NDArray[np.floating]]) -> list[str]:
-    """The names of those that are zero everywhere."""
+    """Names of the gradients that are zero everywhere."""
     return [name for name, gradient in gradients.items() if not gradient.any()]
 
 

@@ -47,7 +47,7 @@ def problem_of_files(run: Path, replayed: Replayed) -> str | None:
 
 
 def unchecked(run: Path, replayed: Replayed) -> list[str]:
-    """What the replay says nothing about, in words."""
+    """What the replay did not check, as text."""
     found = [f"steps 1 to {replayed.from_step}"] if replayed.from_step else []
     found += ["checkpoints (each is checked when it is read)", "traces and pictures"]
     if not replayed.reached_end:

@@ -63,12 +63,12 @@ class Saving:
             self._writer.submit(state.step, snapshot, state.best_step)
 
     def poll(self) -> None:
-        """Say what came of the last save, if it is over."""
+        """Report the outcome of the last save, if it is done."""
         if self._directory is not None:
             self._writer.poll()
 
     def wait(self) -> int:
-        """Wait until all is written; the newest step on the disk, -1 for none.
+        """Wait until all is written; return the latest step on the disk, -1 for none.
 
         The same on all ranks.
         """
@@ -81,10 +81,8 @@ class Saving:
             return self._run.communicator.broadcast(newest)
 
     def _follow(self, directory: RunDirectory) -> None:
-        """Write to where the run directory is now."""
-        with suppress(
-            OSError, InputError
-        ):  # it is gone for good: the writer says that it cannot write
+        """Write to the current place of the run directory."""
+        with suppress(OSError, InputError):  # it is gone: the writer reports that it cannot write
             self._writer.move_to(CheckpointStore(directory.locate() / CHECKPOINTS))
 
 
@@ -94,7 +92,7 @@ class NoSaving:
     every, location = 0, ""
 
     def save(self, state: State) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def poll(self) -> None:
         """Nothing to say."""
@@ -211,7 +209,7 @@ def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
 
 
 def dataset_identity(run: Run) -> dict[str, Any]:
-    """Which image set it is. Paths do not count."""
+    """The identity of the image set, without paths."""
     return {name: getattr(run.record, name) for name in IDENTITY}
 
 

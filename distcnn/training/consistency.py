@@ -1,4 +1,4 @@
-"""Whether all ranks agree: on their weights, proved by hashes, on data, software and source."""
+"""Whether all ranks agree on their weights (compared by hashes), data, software and source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parameter_hashes(parameters: Parameters) -> dict[str, str]:
 def compare_replicas(
     parameters: Parameters, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
-    """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
+    """The parameters' hashes, if all ranks have equal ones and the same state of the optimizer.
 
     ``TrainingError`` on all ranks names the first parameter that differs and the ranks that differ
     from the majority.

@@ -33,7 +33,7 @@ def open_directory(
     path = point.directory
     try:
         write_config(path, config)
-        if (path / RESULT).exists():  # of fewer epochs than the run has now, or damaged
+        if (path / RESULT).exists():  # from fewer epochs than the run has now, or damaged
             step = point.checkpoint.attributes["step"] if point.checkpoint else 0
             (path / RESULT).rename(path / f"result-until-step-{step}.json")
         (path / SUMS).unlink(missing_ok=True)
@@ -54,7 +54,7 @@ def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]
     if best is not None and best not in found:
         with suppress(
             CheckpointError, InputError
-        ):  # then the end of the run says that it is missing
+        ):  # then the end of the run reports that it is missing
             found[best] = CheckpointStore(point.directory / CHECKPOINTS).load(best)
     configuration = json.dumps(dataclasses.asdict(config))
     return {

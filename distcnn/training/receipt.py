@@ -72,8 +72,8 @@ def read_receipt(directory: Path) -> Receipt:
         ) from error
     if not receipt.lines or receipt.lines[0]["kind"] != "start" or not have_steps:
         raise InputError(
-            f"{path} is not a receipt: its first line must be of kind 'start', and each line must name"
-            " its step"
+            f"{path} is not a receipt: its first line must be of kind 'start', and each line must"
+            " name its step"
         )
     return receipt
 

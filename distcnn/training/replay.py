@@ -30,20 +30,20 @@ from distcnn.training.state import State
 from distcnn.user_source import compare_sources
 
 NAMES_ONLY = ("name", "source")
-"""Where an image set was moved its name may differ; its content may not."""
+"""If an image set was moved, its name may differ, but not its content."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay that agreed has covered."""
+    """What a successful replay has covered."""
 
     from_step: int
     to_step: int
     receipt: Receipt
     lines: list[Line]
-    """Those of the receipt that were compared."""
+    """The receipt's lines that were compared."""
     result: RunResult | None
-    """What ``result.json`` must hold, where the replay reached the end of a finished run."""
+    """The expected ``result.json``, if the replay reached the end of a finished run."""
 
     @property
     def reached_end(self) -> bool:

@@ -311,8 +311,8 @@ class Loop:
         return newest
 
     def _save_now(self) -> tuple[str, str]:
-        """Save and wait until it is done; return the state on the disk as text, and the run directory,
-        empty where there is none.
+        """Save and wait until it is done; return the state on the disk as text, and the run
+        directory, empty where there is none.
         """
         self._save()
         newest = self._saving.wait()

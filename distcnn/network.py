@@ -26,7 +26,7 @@ ImageShape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Score:
-    """How well a network does: ``loss`` is the mean cross-entropy over ``examples``."""
+    """Test results of a network: ``loss`` is the mean cross-entropy over ``examples``."""
 
     accuracy: float
     correct: int
@@ -35,7 +35,7 @@ class Score:
 
 
 class Network:
-    """A network with its weights and what belongs to them.
+    """A network with its weights, normalisation and class names.
 
     Several threads may use one. The number of BLAS threads is left as it is; with the run's, the
     outputs are those of the run's own tests, bit for bit.
@@ -191,7 +191,7 @@ class Network:
         return pixels.reshape(len(pixels), height, width, channels)
 
     def _filled(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[slice]:
-        """Fill the microbatch with all examples in turn; which ones they are."""
+        """Fill the microbatch with all examples in turn; yield their range each time."""
         size = self._microbatch.size
         for start in range(0, len(pixels), size):
             span = slice(start, min(start + size, len(pixels)))
@@ -207,7 +207,7 @@ def load(
     model: Sequential | None = None,
     trust_model: bool = False,
 ) -> Network:
-    """The network of a finished run: neither its data nor the module that made it is needed.
+    """The network of a finished run, without its data or the module that built it.
 
     A network with layers of your own needs their module: import it before, or let it be imported
     with ``trust_model``. Never trust a run directory from a stranger: importing runs code.
@@ -215,7 +215,7 @@ def load(
     Args:
         run: the run directory, or a file of weights in one.
         weights: of the last step, or of the best test accuracy.
-        model: the network, where the run does not tell it.
+        model: the network, if the run does not record it.
         trust_model: whether to import the module that the run names.
 
     Raises:

@@ -39,14 +39,14 @@ def modules_of(name: str) -> list[str]:
 
 
 def is_own(name: str) -> bool:
-    """Whether ``name`` refers to code of the user's."""
+    """Whether ``name`` refers to user code."""
     return bool(modules_of(name))
 
 
 def require_trust(
     field: str, name: str, file: str | Path, given: str | None, trusted: bool
 ) -> None:
-    """Refuse to import code of the user's that only a file names.
+    """Refuse to import user code that only a file names.
 
     Args:
         field: what the code is, of ``CODE_FIELDS``.

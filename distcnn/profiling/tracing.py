@@ -30,7 +30,7 @@ def traced(
 
     The file is written at the end, and also when all ranks end together earlier: stopped by a
     signal, or because training cannot continue. When one rank alone ends, all end at once and the
-    trace is lost. A file that cannot be written (disk full) is reported, no more.
+    trace is lost. If the file cannot be written (disk full), that is only reported.
 
     Args:
         run: the run.
@@ -134,7 +134,7 @@ def waiting(sums: Sequence[Interval], everyone: Sequence[Sequence[int]]) -> dict
 def facts_of(
     run: Run, timeline: Timeline, clocks: Sequence[Clock], full: Sequence[bool]
 ) -> dict[str, Any]:
-    """What the file says of the trace as a whole."""
+    """The file's metadata of the whole trace."""
     return {
         "distcnn": distcnn.__version__,
         "model": run.config.model,
@@ -146,7 +146,7 @@ def facts_of(
 
 
 def clock_facts(rank: int, own: Clock) -> dict[str, Any]:
-    """What the file says of a rank's clock, in nanoseconds."""
+    """The file's metadata of a rank's clock, in nanoseconds."""
     ends = own.begin, own.end
     return {
         "rank": rank,

@@ -1,4 +1,4 @@
-"""The interconnect test: how long sums over all ranks take, in both ways in which training sums.
+"""The interconnect test: the time of sums over all ranks, blocking and overlapped as in training.
 
     mpirun -hosts a,b -ppn 1 -n 2 python -m distcnn.scaling.interconnect_test --json FILE
 
@@ -41,7 +41,7 @@ def measure_sums(
     Args:
         communicator: of all ranks.
         most_seconds: about how long to measure.
-        sizes: bytes, in ascending order; the largest are left out if the time does not suffice.
+        sizes: bytes, in ascending order; the largest are omitted if time runs out.
     """
     ways = {
         WAITING: BlockingAllreduce(communicator.allreduce_sum),
@@ -73,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"python -m {NAME}",
         description=(
-            "Time sums over the ranks that a launcher started, one on each of two hosts, and fit"
+            "Time sums over the ranks of a launcher, one on each of two hosts, and fit"
             " latency and bandwidth to them."
         ),
     )

@@ -1,8 +1,8 @@
-"""One measurement: its processes are started through the launcher, waited for and ended; why it
-failed is said in a line.
+"""One measurement: start its processes through the launcher, wait for them, end them, and give the
+reason for a failure in one line.
 
 Ending the launcher is enough: ranks end themselves when it is gone (``fault_tolerance/orphan.py``),
-and the kernel ends it with the sweep.
+and the kernel ends it when the sweep ends.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def measure(measurement: Measurement, sweep: Sweep, timeout: float) -> Record:
 
 
 def command_of(measurement: Measurement, settings: Settings, file: Path) -> list[str]:
-    """Return the launcher and what it starts, with every flag of training that was given."""
+    """Return the command line: the launcher, the worker and all given flags of training."""
     flags = settings.flags_of(measurement.point)
     return [
         *launcher_command(settings.launcher, measurement.point.ranks),
@@ -106,7 +106,7 @@ def command_of(measurement: Measurement, settings: Settings, file: Path) -> list
 
 
 def run(command: list[str], log: Path, timeout: float) -> str:
-    """Run ``command`` to its end with its output in ``log``; no process of it is left.
+    """Run ``command`` to its end with its output in ``log``, and leave no process behind.
 
     Returns:
         Why it failed; empty if its exit code is 0.
@@ -138,7 +138,7 @@ def run(command: list[str], log: Path, timeout: float) -> str:
 
 
 def _result_in(file: Path, measurement: Measurement) -> Result:
-    """Read what the ranks wrote. ``ValueError`` says why it is not a result."""
+    """Read the file written by the ranks. ``ValueError`` says why it is not a result."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while not file.exists():
         if time.monotonic() > end:
@@ -160,7 +160,7 @@ def _with_last_words(reason: str, log: Path) -> str:
 
 
 def last_words(text: str) -> str:
-    """Return the first line of a log that says why it ended, or else the last one."""
+    """Return the first line of a log that gives a reason for its end, else the last line."""
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
     told = [line for line in lines if TELLING.search(line)] or lines[-1:]
     return told[0][:LONGEST_REASON] if told else ""

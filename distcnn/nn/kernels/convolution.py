@@ -1,4 +1,4 @@
-"""Convolution as it is computed: piece by piece, each a matrix product between two transforms.
+"""Convolution as it is computed: piece by piece, with a matrix product between two transforms.
 
 Forward. Row h of all channels of the padded input is transformed (``algorithms.py``) to a matrix
 V[h]; with im2col, its kw shifted copies, of C*kw rows and ow*N columns. The kh rows that one row of
@@ -121,7 +121,7 @@ class ConvKernel:
             self._output = WholeImages(algorithm, buffers.images(output_shape))
 
     def _make_product_buffers(self, blocking: Blocking) -> None:
-        """What the matrix products read and write, besides V and M."""
+        """Make the buffers of the matrix products other than V and M."""
         zeros, points, filters = self._buffers.zeros, self._tiling.points, self._geometry.filters
         (kh, _), (stride, _) = self._geometry.kernel, self._geometry.stride
         channels, columns = self._geometry.channels, blocking.columns

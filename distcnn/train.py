@@ -176,7 +176,7 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
     if point:
         lines.append(
             f"resumed  {point.directory}, after {state.step} of"
-            f" {counted(run.plan.total_steps, 'step')}, begun on"
+            f" {counted(run.plan.total_steps, 'step')}, started on"
             f" {counted(state.world_size, 'rank')}"
         )
     return [*lines, f"results  {path}"]
@@ -185,9 +185,9 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
 def _windows(config: Config, dataset: DatasetInfo) -> str:
     length = window_examples(dataset, config.num_shards, config.data_memory)
     longest = -(-dataset.examples["train"] // config.num_shards)
-    within = "the whole shard each"
+    within = "one per shard"
     if length < longest:
-        within = f"at most {length:,} of the {counted(longest, 'example')} of a shard each"
+        within = f"of up to {length:,} of the {counted(longest, 'example')} of a shard"
     return f"{within}, shuffled within (--data-memory {config.data_memory:g})"
 
 

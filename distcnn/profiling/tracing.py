@@ -68,7 +68,7 @@ def _write(
     try:
         write_atomically(path, *chrome_trace.document(lines, facts), sync=False)
     except OSError as error:
-        say(f"warning: {path} cannot be written ({error.strerror}): there is no trace")
+        say(f"warning: {path} cannot be written ({error.strerror}): the trace is lost")
         return
     first, end = facts["steps"]
     steps = f"steps {first} to {end - 1} in full" if end > first else "no step in full"
@@ -76,7 +76,7 @@ def _write(
     say(f"trace in {path} ({size:.1f} MB), {steps}: open it at https://ui.perfetto.dev")
     if facts["ranks_without_room"]:
         ranks = ", ".join(map(str, facts["ranks_without_room"]))
-        say(f"warning: the trace is incomplete: there was no room for more slices on rank {ranks}")
+        say(f"warning: the trace is incomplete: no room for more slices on rank {ranks}")
 
 
 def rank_lines(

@@ -143,7 +143,7 @@ def _result_in(file: Path, measurement: Measurement) -> Result:
     while not file.exists():
         if time.monotonic() > end:
             raise ValueError(
-                "exit code 0, but no result: make the launcher start what follows it, as ranks of"
+                "exit code 0, but no result: the launcher must start the command after it as ranks of"
                 " one MPI world"
             )
         time.sleep(NAP_SECONDS)
@@ -156,7 +156,7 @@ def _result_in(file: Path, measurement: Measurement) -> Result:
 
 def _with_last_words(reason: str, log: Path) -> str:
     said = last_words(log.read_text(encoding="utf-8", errors="replace"))
-    return f"{reason}; it said: {said}" if said else reason
+    return f"{reason}; output: {said}" if said else reason
 
 
 def last_words(text: str) -> str:

@@ -213,7 +213,7 @@ def require_launcher(launcher: str) -> None:
     program = launcher_command(launcher, 1)[0]
     if shutil.which(program) is None:
         raise InputError(
-            f"--launcher: there is no program {program!r}: load the MPI module or activate the"
+            f"--launcher: program {program!r} not found: load the MPI module or activate the"
             f" environment that has it, or name another launcher, such as 'mpirun -n {RANKS}'"
         )
 

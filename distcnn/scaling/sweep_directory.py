@@ -72,7 +72,7 @@ class Sweep:
         self.path, self.settings = path, settings
         folder = path / MEASUREMENTS
         if folder.is_symlink():
-            raise InputError(f"{folder} is a symbolic link: replace it by a folder")
+            raise InputError(f"{folder} is a symbolic link: replace it with a folder")
 
     def log_of(self, measurement: Measurement) -> Path:
         """The log of its processes."""

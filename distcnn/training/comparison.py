@@ -22,12 +22,12 @@ class Different(Exception):
 
 
 class RecordedLines:
-    """The lines that a replay must come to, one after the other.
+    """The lines that a replay must reproduce, in order.
 
     Args:
         source: where they are recorded, for messages.
         lines: in order.
-        may_end_early: whether the run was perhaps killed before it wrote all of its lines.
+        may_end_early: whether the run may have been killed before it wrote all of its lines.
     """
 
     def __init__(self, source: str, lines: Sequence[Line], may_end_early: bool) -> None:
@@ -45,7 +45,7 @@ class RecordedLines:
         self.compared.append(replayed)
 
     def close(self) -> None:
-        """``Different`` when lines are left that the replay did not come to."""
+        """``Different`` when lines are left that the replay did not produce."""
         if line := self._next():
             raise Different(
                 f"{self._at(line['step'])}{self._source} has a line {line.get('kind')!r} of step"

@@ -22,7 +22,7 @@ from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
 NamedHashes = list[tuple[str, str]]
-BOUND_IT = "bound it with --data-memory MIB (data/README.md), or use more hosts"
+BOUND_IT = "limit it with --data-memory MIB (data/README.md), or use more hosts"
 
 
 @dataclass(frozen=True)

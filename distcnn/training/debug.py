@@ -128,7 +128,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     loop = Loop(run, state, Records(), NoSaving(), NoProgress())
     follow(loop, receipt, at, request.given.get("data"))
     if loop.is_over:
-        say(f"replayed to the run's end, step {state.step}: there is no step to break in")
+        say(f"replayed to the run's end, step {state.step}: no step is left to stop in")
         return
 
     check = run.step.before_shard

@@ -29,7 +29,7 @@ class Receipt:
 
     @property
     def starts(self) -> list[Line]:
-        """Those on a start or a resume."""
+        """The lines of starts and resumes."""
         return [line for line in self.lines if line["kind"] in STARTS]
 
     @property
@@ -43,7 +43,7 @@ class Receipt:
         return bool(self.lines[-1]["kind"] == "end")
 
     def configuration_at(self, step: int) -> Config:
-        """The one in force from ``step`` on: of the last start or resume at or before it."""
+        """The configuration in force from ``step`` on: of the last start or resume up to it."""
         found = [line for line in self.starts if line["step"] <= step]
         return Config.from_record(found[-1]["configuration"])
 
@@ -91,14 +91,14 @@ def whole_lines(text: str) -> list[Line]:
 
 
 def readable_lines(text: str) -> Iterator[Any]:
-    """Those JSON lines of ``text`` that can be read, whatever they hold."""
+    """The readable JSON lines of ``text``, whatever they contain."""
     for line in text.splitlines():
         with suppress(ValueError):
             yield json.loads(line)
 
 
 def missing_end(directory: Path, receipt: Receipt) -> str:
-    """A text where the receipt of a run that is over lacks its end; else an empty one."""
+    """An error text if the receipt of a finished run lacks its end; else an empty one."""
     if receipt.ended or not (directory / RESULT).exists():
         return ""
     return (

@@ -1,4 +1,4 @@
-"""Where a run is resumed: its configuration and its newest whole checkpoint.
+"""Where a run is resumed: its configuration and its latest intact checkpoint.
 
 Root reads them, and sends them to all ranks.
 """
@@ -34,7 +34,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run continues: at ``checkpoint``, or at its first step where none is whole.
+    """Where a run continues: at ``checkpoint``, or at its first step if none is intact.
 
     ``result`` is that of a finished run.
     """
@@ -116,7 +116,7 @@ def is_in_place(request: Request) -> bool:
 def read_stored(
     directory: Path, report: Report, at_most: int | None = None, set_aside: bool = True
 ) -> tuple[Config, Checkpoint | None]:
-    """The run's configuration and its newest whole checkpoint (of a step of ``at_most``).
+    """The run's configuration and its latest intact checkpoint (of a step up to ``at_most``).
 
     The configuration is that of ``config.toml``, which has the flags of the last resume; where it
     cannot be read, the checkpoint's.
@@ -155,12 +155,12 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
             " them out, or start a new run (only these may change: epochs, output, how often to"
             " log, test and save, time-outs, tracing, and the path of the same data)"
         )
-    here = {"expect_ranks": 0, "source": ""}  # what was said of another start, not of the run
+    here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
 
 
 def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
-    """The fixed fields that ``given`` has otherwise, in words."""
+    """The fixed fields with another value in ``given``, as text."""
     fixed = {each.name for each in dataclasses.fields(Config) if each.metadata["fixed"]}
     return [
         f"{as_flag(name)} {value} (the run has {getattr(stored, name)})"
@@ -172,7 +172,7 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 def finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
-    """The result of a run that is over with ``config``, and whose files are whole; else None.
+    """The result of a run that is finished under ``config`` and has intact files; else None.
 
     Raises:
         InputError: there is a result, but the run must continue or be written again, and there is
@@ -211,7 +211,7 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
         plans = [Plan(each, plan.train_examples) for each in configs]
         others = {each.config.epochs for each in plans if not each.has_rates_of(plan)}
     except (InputError, LookupError, TypeError, ArithmeticError):
-        return ""  # nothing is known of those steps, or nothing that can be read
+        return ""  # those steps are unknown, or their lines cannot be read
     if step >= receipt.last_step or not others:
         return ""
     return (

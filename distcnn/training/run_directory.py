@@ -47,9 +47,8 @@ NONE: Checkpoints = MappingProxyType({})
 class RunDirectory(Records):
     """``config.toml`` first, then line by line metrics and receipt, at the end weights and result.
 
-    The folder may be renamed meanwhile, which is followed, or removed: then it is made again, and
-    what is in memory is written again. ``held`` is what the run holds to its end: the folder's
-    lock.
+    If the folder is renamed meanwhile, it is followed; if it is removed, it is made again and the
+    content in memory is written again. ``held`` keeps the folder's lock to the end of the run.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class RunDirectory(Records):
         )
 
     def locate(self) -> Path:
-        """The folder's path now. ``OSError`` when it was removed and cannot be made again."""
+        """The folder's current path. ``OSError`` when it was removed and cannot be made again."""
         if not self._is(self.path):
             moved = self._moved_to()
             if moved is not None:
@@ -186,7 +185,7 @@ class RunDirectory(Records):
 
 def _shown(error: OSError, folder: Path) -> str:
     """The folder and what went wrong there; names the file if something else is in its way."""
-    place = error.filename2 or error.filename  # of a renaming, the second is where it should go
+    place = error.filename2 or error.filename  # a rename has two paths; the second is the target
     name = Path(place).name if place and error.errno in (errno.EISDIR, errno.ENOTDIR) else ""
     return f"{folder} ({error.strerror}{f': {name}' if name else ''})"
 
@@ -259,7 +258,7 @@ def _require_no_run(path: Path) -> None:
 
 
 def default_name(model: str) -> str:
-    """What a new run is called: its model and the time."""
+    """The default name of a new run: its model and the time."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

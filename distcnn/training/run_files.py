@@ -35,7 +35,7 @@ END_OF_CONFIG = (
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from writing to ``path``, where the file system has locks.
 
-    The lock file is readable by its owner alone: whoever can open it can hold its lock.
+    Only its owner can read the lock file, because anyone who can open it can hold its lock.
     ``InputError`` when another process holds it, or the folder cannot be written.
     """
     descriptor = _lock(path)
@@ -118,7 +118,7 @@ class LineLog:
         return "".join(self._lines)
 
     def restore(self, text: str) -> None:
-        """Let the file hold exactly ``text``."""
+        """Make the file hold exactly ``text``."""
         self._lines = [text]
         self.file_is_lost()
         self._write("")
@@ -134,7 +134,7 @@ class LineLog:
         self._write(line)
 
     def complete(self) -> None:
-        """Let the file hold all lines, whatever others have done to it.
+        """Make the file hold all lines, whatever others have done to it.
 
         ``OSError`` when it cannot be written.
         """
@@ -176,7 +176,7 @@ def write_config(path: Path, config: Config) -> None:
 def read_config(path: Path) -> Config:
     """The configuration stored in ``path``.
 
-    ``InputError`` when it is not just as it was written.
+    ``InputError`` when it has changed since it was written.
     """
     file = path / CONFIG
     try:
@@ -192,5 +192,5 @@ def read_config(path: Path) -> Config:
 
 
 def _end_of(text: str) -> str:
-    """The last line of a configuration, by which damage shows."""
+    """The last line of a configuration, which reveals damage."""
     return f"{END_OF_CONFIG}{hashlib.sha256(text.encode(errors=OF_PATHS)).hexdigest()}\n"

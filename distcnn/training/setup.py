@@ -242,8 +242,8 @@ def _check_world(config: Config, communicator: Communicator) -> range:
         runs = "1 is running" if started == 1 else f"{started} are running"
         raise InputError(
             f"expected {counted(wanted, 'rank')} (--expect-ranks), but {runs}"
-            f" ({communicator.description}): start with mpirun -n {wanted}, of the MPI that mpi4py"
-            " uses"
+            f" ({communicator.description}): start with mpirun -n {wanted}, using the mpirun of"
+            " the MPI that mpi4py loads"
         )
     if started > config.num_shards:
         raise InputError(too_many_ranks(config, started))

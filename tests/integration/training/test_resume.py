@@ -95,7 +95,7 @@ def test_a_stopped_run_goes_on_on_any_ranks(
     configuration = (copy / "config.toml").read_text()
     done = train(launcher_of(ranks), ranks, "--resume", str(copy), PYTHONPATH=stopping)
     assert done.returncode == 0, done.stderr
-    assert f"resumed  {copy}, after 6 of 12 steps, begun on 1 rank" in done.stdout
+    assert f"resumed  {copy}, after 6 of 12 steps, started on 1 rank" in done.stdout
     assert_same_end(copy, whole)
     starts = [
         (line["kind"], line["step"], line["world_size"])

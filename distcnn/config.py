@@ -244,18 +244,14 @@ class Config:
                 )
         for name in ("epochs", "num_shards", "microbatch_size", "log_every", "keep", "check_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("max_steps", "cycle_epochs", "warmup_steps", "eval_every_epochs"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("checkpoint_every", "trace", "trace_from", "expect_ranks"):
+        counts = ("max_steps", "cycle_epochs", "warmup_steps", "eval_every_epochs")
+        for name in (*counts, "checkpoint_every", "trace", "trace_from", "expect_ranks"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("seed", 0 <= self.seed < 2**64, "0 to 2^64 - 1")
         self._check_numbers()
         threads = self.threads_per_rank
-        self._require(
-            "threads_per_rank",
-            threads == "auto" or (threads.isdecimal() and int(threads) >= 1),
-            "at least 1, or auto",
-        )
+        is_number = threads.isdecimal() and int(threads) >= 1
+        self._require("threads_per_rank", is_number or threads == "auto", "at least 1, or auto")
         self._require(
             "microbatch_size",
             self.reduction == "exact" or self.global_batch_size < 2**24,
@@ -274,23 +270,17 @@ class Config:
 
     def _check_numbers(self) -> None:
         rate, decay, limit = self.learning_rate, self.weight_decay, self.gradient_limit
+        memory, timeout = self.data_memory, self.stall_timeout
         self._require("learning_rate", math.isfinite(rate) and rate > 0, "a number above 0")
         self._require("momentum", 0 <= self.momentum < 1, "0 or more and below 1")
         self._require("weight_decay", math.isfinite(decay) and decay >= 0, "a number, 0 or more")
-        self._require(
-            "stall_timeout",
-            self.stall_timeout == 0 or 1 <= self.stall_timeout < 1e9,
-            "at least 1 second, or 0 for never",
-        )
+        is_timeout = timeout == 0 or 1 <= timeout < 1e9
+        self._require("stall_timeout", is_timeout, "at least 1 second, or 0 for never")
         self._require("target_accuracy", 0 <= self.target_accuracy <= 1, "a fraction from 0 to 1")
-        memory = self.data_memory
         self._require("data_memory", math.isfinite(memory) and memory >= 0, "0 or more")
         power_of_two = math.isfinite(limit) and math.frexp(limit)[0] == 0.5
-        self._require(
-            "gradient_limit",
-            power_of_two and 1 <= limit <= LARGEST_GRADIENT_LIMIT,
-            "a power of two from 1 to 2^40",
-        )
+        in_range = 1 <= limit <= LARGEST_GRADIENT_LIMIT
+        self._require("gradient_limit", power_of_two and in_range, "a power of two from 1 to 2^40")
 
     @property
     def own_code(self) -> dict[str, str]:

@@ -18,6 +18,7 @@ from distcnn.datasets import Microbatch
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
 from distcnn.nn import Sequential, computing, softmax_cross_entropy
+from distcnn.nn.layer import Array
 from distcnn.registry import find
 from distcnn.user_code import modules_of
 
@@ -116,9 +117,7 @@ class Network:
         outputs = np.empty((len(pixels), len(self.class_names)), np.float32)
         labels = np.zeros(len(pixels), np.int64)
         with self._lock:
-            for span in self._filled(pixels, labels):
-                with computing():
-                    logits = self._plan.forward(self._microbatch.images, training=False)
+            for span, logits in self._logits(pixels, labels):
                 outputs[span] = logits[:, : span.stop - span.start].T
         return outputs
 
@@ -164,9 +163,8 @@ class Network:
             )
         correct, loss_sum, batch = 0, 0.0, self._microbatch
         with self._lock:
-            for span in self._filled(pixels, numbers.astype(np.int64)):
+            for span, logits in self._logits(pixels, numbers.astype(np.int64)):
                 with computing():
-                    logits = self._plan.forward(batch.images, training=False)
                     loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
                 right = logits.argmax(axis=0) == batch.labels
                 correct += int(np.count_nonzero(right[: span.stop - span.start]))
@@ -190,14 +188,17 @@ class Network:
             )
         return pixels.reshape(len(pixels), height, width, channels)
 
-    def _filled(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[slice]:
-        """Fill the microbatch with all examples in turn; yield their range each time."""
-        size = self._microbatch.size
-        for start in range(0, len(pixels), size):
-            span = slice(start, min(start + size, len(pixels)))
-            chosen = np.arange(span.stop - start)
-            self._microbatch.fill(pixels[span], labels[span], chosen)
-            yield span
+    def _logits(
+        self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> Iterator[tuple[slice, Array]]:
+        """Go through all examples by microbatches; yield their range and their logits."""
+        batch = self._microbatch
+        for start in range(0, len(pixels), batch.size):
+            span = slice(start, min(start + batch.size, len(pixels)))
+            batch.fill(pixels[span], labels[span], np.arange(span.stop - start))
+            with computing():
+                logits = self._plan.forward(batch.images, training=False)
+            yield span, logits
 
 
 def load(

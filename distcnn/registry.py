@@ -113,9 +113,21 @@ def optimizer_name(optimizer: Optimizer) -> str:
     for name in OPTIMIZERS:
         if find_optimizer(name, **plain) == optimizer:
             return name
-    kind = type(optimizer)
-    known = next((name for name, maker in OPTIMIZERS.items() if maker is kind), "")
-    return (known or f"{kind.__module__}:{kind.__qualname__}") + _arguments(optimizer, plain)
+    return name_of(type(optimizer), OPTIMIZERS) + _arguments(optimizer, plain)
+
+
+def schedule_name(schedule: Schedule) -> str:
+    """The name by which ``find_schedule`` makes ``schedule`` again, with its warm-up."""
+    if isinstance(schedule, OwnSchedule):
+        return name_of(schedule.function, {})
+    return name_of(type(schedule), SCHEDULES)
+
+
+def name_of(item: Any, known: Mapping[str, Any]) -> str:
+    """The name of a function or class: that in ``known``, else package.module:name."""
+    ours = next((name for name, value in known.items() if value is item), None)
+    module = getattr(item, "__module__", type(item).__module__)
+    return ours or f"{module}:{getattr(item, '__qualname__', type(item).__qualname__)}"
 
 
 def _arguments(item: Any, without: dict[str, Any]) -> str:

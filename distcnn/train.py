@@ -132,7 +132,6 @@ def summary(outcome: Outcome) -> list[str]:
 
 
 def _finished(point: ResumePoint, result: RunResult) -> list[str]:
-    """Lines on a run that had already finished."""
     reached = result.steps < Plan(point.config, result.dataset.train_examples).total_steps
     return [
         f"{point.directory} is finished: test accuracy {result.test_accuracy:.4f} after"

@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 
 VERSION = 1
 HEADER_BYTES = 512
+HDF5_ERRORS = OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, OverflowError
+"""What h5py raises for a damaged or forged file."""
 
 
 class CheckpointError(Exception):
@@ -48,6 +50,11 @@ class Checkpoint:
     attributes: dict[str, int | str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """How many steps the run had taken."""
+        return int(self.attributes["step"])
 
     def folder(self, name: str) -> dict[str, NDArray[np.generic]]:
         """The arrays below ``name``/, by the rest of their path."""
@@ -100,15 +107,7 @@ def decode(content: bytes) -> Checkpoint:
                 {name: _text(name, array) for name, array in texts.items()},
                 arrays,
             )
-    except (
-        OSError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        TypeError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+    except HDF5_ERRORS as error:
         raise CheckpointError(
             "its SHA-256 is correct, but distcnn did not write it"
             f" ({type(error).__name__}: {error})"

@@ -46,23 +46,18 @@ def warnings_of(plan: Plan) -> Iterator[str]:
 
 
 def _too_few_steps(plan: Plan) -> Iterator[str]:
-    steps = plan.config.epochs * plan.steps_an_epoch
-    if steps < FEWEST_STEPS:
-        fewer = (
-            "a smaller --microbatch-size"
-            if plan.config.microbatch_size > 1
-            else "fewer --num-shards"
-        )
-        cut = (
-            f", and the warm-up is cut to {plan.warmup_steps}"
-            if plan.warmup_steps < plan.config.warmup_steps
-            else ""
-        )
-        yield (
-            f"the whole run is {counted(steps, 'step')} ({plan.steps_an_epoch} an epoch){cut}: too"
-            f" few to learn much; give more --epochs ({-(-ENOUGH_STEPS // plan.steps_an_epoch)}"
-            f" make {ENOUGH_STEPS} steps) or {fewer}"
-        )
+    config, steps = plan.config, plan.config.epochs * plan.steps_an_epoch
+    if steps >= FEWEST_STEPS:
+        return
+    fewer = "a smaller --microbatch-size" if config.microbatch_size > 1 else "fewer --num-shards"
+    cut = ""
+    if plan.warmup_steps < config.warmup_steps:
+        cut = f", and the warm-up is cut to {plan.warmup_steps}"
+    yield (
+        f"the whole run is {counted(steps, 'step')} ({plan.steps_an_epoch} an epoch){cut}: too few"
+        f" to learn much; give more --epochs ({-(-ENOUGH_STEPS // plan.steps_an_epoch)} make"
+        f" {ENOUGH_STEPS} steps) or {fewer}"
+    )
 
 
 def _padding(plan: Plan) -> Iterator[str]:
@@ -80,31 +75,25 @@ def _padding(plan: Plan) -> Iterator[str]:
 
 
 def _without_effect(config: Config) -> Iterator[str]:
-    adaptive = config.optimizer in ("adam", "adamw")
+    optimizer = f"--optimizer {config.optimizer}"
     if config.optimizer == "adamw" and config.weight_decay == 0:
         yield (
-            "--optimizer adamw without --weight-decay is the same as adam: give --weight-decay,"
-            " such as 0.01"
+            f"{optimizer} without --weight-decay is the same as adam: give --weight-decay, such as"
+            " 0.01"
         )
     if config.optimizer == "nesterov" and config.momentum == 0:
         yield (
-            "--optimizer nesterov with --momentum 0 is plain gradient descent: give --momentum,"
-            " such as 0.9"
+            f"{optimizer} with --momentum 0 is plain gradient descent: give --momentum, such as 0.9"
         )
-    unused = {
-        "--momentum": (
-            adaptive and config.momentum != Config.momentum,
-            f"--optimizer {config.optimizer}",
-        ),
-        "--gradient-limit": (
-            config.reduction == "fast" and config.gradient_limit != Config.gradient_limit,
-            "--reduction fast",
-        ),
-        "--trace-from": (config.trace_from > 0 and not config.trace, "no --trace"),
-    }
-    for flag, (given, where) in unused.items():
-        if given:
-            yield f"{flag} has no effect with {where}: leave it out"
+    unused = []
+    if config.optimizer in ("adam", "adamw") and config.momentum != Config.momentum:
+        unused.append(("--momentum", optimizer))
+    if config.reduction == "fast" and config.gradient_limit != Config.gradient_limit:
+        unused.append(("--gradient-limit", "--reduction fast"))
+    if config.trace_from > 0 and not config.trace:
+        unused.append(("--trace-from", "no --trace"))
+    for flag, where in unused:
+        yield f"{flag} has no effect with {where}: leave it out"
 
 
 def sign_of_no_learning(

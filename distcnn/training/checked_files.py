@@ -63,7 +63,6 @@ def unchecked(run: Path, replayed: Replayed) -> list[str]:
 
 
 def _line_of_best(replayed: Replayed) -> Line | None:
-    """The receipt's line on the weights of the best test."""
     assert replayed.result is not None
     best = ("weights", replayed.result.best_step)
     lines = replayed.receipt.lines

@@ -103,8 +103,7 @@ def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -
         text = read_bytes(directory / METRICS).decode()
         if checkpoint and not text.startswith(begun):
             raise ValueError(
-                "it does not begin with the lines in the checkpoint of step"
-                f" {checkpoint.attributes['step']}"
+                f"it does not begin with the lines in the checkpoint of step {checkpoint.step}"
             )
         lines = [line for line in whole_lines(text[len(begun) :]) if line["step"] <= to_step]
         return [_without_speed(line) for line in lines]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bdb
 import pdb
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -39,7 +40,7 @@ from distcnn.training.resume import (
 from distcnn.training.schedule import Plan as Schedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
-from distcnn.training.step import BeforeShard, Lane, Position, Step
+from distcnn.training.step import Lane, Position, Step
 
 LARGEST_GRADIENT_ERROR = 1e-5
 CHECKED_EXAMPLES = 2
@@ -71,9 +72,8 @@ def check_network(run: Run, say: Say) -> None:
     gradient = np.zeros_like(parameters.values)
     error = gradient_error(model, images, rng, parameters, random, gradient=gradient)
     zero = zero_gradients(parameters.named(gradient))
-    if (
-        not error < LARGEST_GRADIENT_ERROR
-    ):  # perhaps only because units stand at a kink, as those of ReLU do where all weights are zero
+    # A unit at a kink, as those of ReLU are where all weights are zero, has no gradient to compare.
+    if not error < LARGEST_GRADIENT_ERROR:
         for name, values in parameters.named().items():
             described = parameters.described[name]
             values[...] = he_normal(rng, described.shape, described.fan_in, described.fan_out)
@@ -90,17 +90,13 @@ def check_network(run: Run, say: Say) -> None:
     )
     if zero:
         say(f"warning: with the initial weights, {advice(zero)}")
-    run.step.before_shard = checked(run.step)
+    run.step.before_shard = partial(_check_shard, run.step)
 
 
-def checked(step: Step) -> BeforeShard:
-    """Raises ``NotFinite`` for the first array of a shard's pass that holds a NaN or Inf."""
-
-    def check(at: Position, shard: Part, lane: Lane) -> None:
-        random = step.streams(at.step, shard.index)
-        check_pass(lane.plan, step.loss, lane.microbatch, training=True, random=random)
-
-    return check
+def _check_shard(step: Step, at: Position, shard: Part, lane: Lane) -> None:
+    """``NotFinite`` for the first array of a shard's pass that holds a NaN or Inf."""
+    random = step.streams(at.step, shard.index)
+    check_pass(lane.plan, step.loss, lane.microbatch, training=True, random=random)
 
 
 def break_at(request: Request, communicator: Communicator, say: Say) -> None:
@@ -162,7 +158,7 @@ def _source(
     stored, checkpoint = read_stored(directory, say, at_most=at, set_aside=False)
     now = merged_config(stored, request, directory)
     receipt = read_receipt(directory)
-    config = receipt.configuration_at(int(checkpoint.attributes["step"]) if checkpoint else 0)
+    config = receipt.configuration_at(checkpoint.step if checkpoint else 0)
     require_trusted(config, directory, request.given, request.trust_model)
     require_code_outside(config, directory)
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint

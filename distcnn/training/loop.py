@@ -7,9 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
 from distcnn.distributed import StepTotals, Totals, on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import (
@@ -181,6 +178,11 @@ class Loop:
             sha256 = params_sha256(self.run.parameters)
             self._add_receipt("weights", params_sha256=sha256, parameters=parameters)
 
+    def _compare_replicas(self) -> dict[str, str]:
+        run, step = self.run, self.state.step
+        with Span(COMPARE_WEIGHTS):
+            return compare_replicas(run.parameters, run.step.optimizer, run.communicator, step)
+
     # -- epochs
 
     def _open_end(self) -> None:
@@ -202,7 +204,11 @@ class Loop:
         }
         proof: dict[str, Any] = {"examples": meter.examples}
         if step_of_epoch == run.plan.steps_an_epoch:
-            proof["order_sha256"] = self._close_ledger(epoch)
+            with self._timed(), Span(CLOSE_EPOCH):
+                examples = run.dataset.examples["train"]
+                proof["order_sha256"] = close_epoch(
+                    run.step.ledger, run.communicator, run.config.num_shards, epoch, examples
+                )
         text = f"epoch {epoch}: train loss {meter.loss:.4f}"
         last, every = state.step == run.plan.total_steps, run.config.eval_every_epochs
         if last or (every and epoch % every == 0):
@@ -219,23 +225,10 @@ class Loop:
         self._check_replicas()
         self._add_receipt("epoch", **values, **proof)
         self._progress.say(f"{text}, {meter.images_per_second:,.0f} images/s")
-        tested = state.test_step == state.step
-        self._warn_if_nothing_is_learned(epoch, run.evaluation.predicted if tested else None, last)
+        self._warn_if_nothing_is_learned(epoch, last)
         state.epoch_is_open = False
         with self._timed():
             self._saving.save(state)
-
-    def _close_ledger(self, epoch: int) -> str:
-        """SHA-256 of the order of examples, once each was used exactly once."""
-        run = self.run
-        with self._timed(), Span(CLOSE_EPOCH):
-            return close_epoch(
-                run.step.ledger,
-                run.communicator,
-                run.config.num_shards,
-                epoch,
-                run.dataset.examples["train"],
-            )
 
     def _test(self) -> Totals:
         try:
@@ -245,19 +238,16 @@ class Loop:
         self.state.note_test(test)
         return test
 
-    def _warn_if_nothing_is_learned(
-        self, epoch: int, predicted: NDArray[np.int64] | None, last: bool
-    ) -> None:
-        """Warn the first time and at the end."""
-        run = self.run
-        sign = sign_of_no_learning(
-            run.config.loss, self.state.epoch.loss, predicted, run.dataset.classes, epoch
-        )
+    def _warn_if_nothing_is_learned(self, epoch: int, last: bool) -> None:
+        run, state = self.run, self.state
+        predicted = run.evaluation.predicted if state.test_step == state.step else None
+        classes = run.dataset.classes
+        sign = sign_of_no_learning(run.config.loss, state.epoch.loss, predicted, classes, epoch)
         if sign and (last or not self._has_warned):
             self._has_warned = True
             gradients = run.parameters.named(self._totals.gradient) if self._totals else {}
-            warning = advice(zero_gradients(gradients))
-            self._progress.say(f"warning: after epoch {epoch}, {sign}: {warning}")
+            remedy = advice(zero_gradients(gradients))
+            self._progress.say(f"warning: after epoch {epoch}, {sign}: {remedy}")
 
     # -- lines
 
@@ -286,13 +276,6 @@ class Loop:
         now = time.perf_counter()
         self.state.run_seconds += now - self._counted_until
         self._counted_until = now
-
-    def _compare_replicas(self) -> dict[str, str]:
-        run = self.run
-        with Span(COMPARE_WEIGHTS):
-            return compare_replicas(
-                run.parameters, run.step.optimizer, run.communicator, self.state.step
-            )
 
     def _save(self) -> None:
         self._count_time()

@@ -84,7 +84,7 @@ def replay(
     last = receipt.last_step if to_step is None else to_step
     together(communicator, lambda: _check_range(receipt, from_step, last))
     checkpoint = on_root(communicator, lambda: _nearest(directory, from_step, say))
-    begun = int(checkpoint.attributes["step"]) if checkpoint else 0
+    begun = checkpoint.step if checkpoint else 0
     config = receipt.configuration_at(begun)
     given: dict[str, Any] = {"model": model} if model else {}
     together(communicator, lambda: require_trusted(config, directory, given, trust_model))

@@ -6,7 +6,6 @@ Root reads them, and sends them to all ranks.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,7 +19,7 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import check_snapshot
+from distcnn.training.checkpointing import read_snapshot
 from distcnn.training.receipt import read_receipt, readable_lines, sources_in_force
 from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS
@@ -56,9 +55,8 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     if result is None or "data" in request.given:  # otherwise nothing is imported
         require_trusted(config, directory, request.given, request.trust_model)
     if checkpoint and result is None:
-        done = int(checkpoint.attributes["step"])
-        examples = json.loads(checkpoint.texts["dataset"])["train_examples"]
-        if Plan(config, examples).total_steps < done:
+        done, dataset = checkpoint.step, read_snapshot(checkpoint).dataset
+        if Plan(config, dataset.train_examples).total_steps < done:
             raise InputError(
                 f"--resume: {directory} has already taken {counted(done, 'step')}, more than"
                 " --epochs and --max-steps allow now: raise them"
@@ -122,10 +120,7 @@ def read_stored(
     cannot be read, the checkpoint's.
     """
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
-    saved = None
-    if checkpoint:
-        check_snapshot(checkpoint)
-        saved = Config.from_record(json.loads(checkpoint.texts["configuration"]))
+    saved = read_snapshot(checkpoint).config if checkpoint else None
     try:
         stored = read_config(directory)
     except InputError as error:
@@ -151,9 +146,9 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     """
     if contradicting := contradictions(stored, request.given):
         raise InputError(
-            f"--resume: the run in {directory} has other flags: {'; '.join(contradicting)}: leave"
-            " them out, or start a new run (only these may change: epochs, output, how often to"
-            " log, test and save, time-outs, tracing, and the path of the same data)"
+            f"--resume: the run in {directory} has other settings: {'; '.join(contradicting)}:"
+            " leave them out, or start a new run (only these may change: epochs, output, how often"
+            " to log, test and save, time-outs, tracing, and the path of the same data)"
         )
     here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})

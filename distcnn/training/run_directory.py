@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
@@ -39,9 +38,6 @@ from distcnn.training.run_files import (
 )
 
 CHECKPOINTS = "checkpoints"
-Checkpoints = Mapping[int, Checkpoint]
-"""By their steps."""
-NONE: Checkpoints = MappingProxyType({})
 
 
 class RunDirectory(Records):
@@ -59,10 +55,8 @@ class RunDirectory(Records):
         self._descriptor = self._open()
         self.best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
-        self.metrics, self.receipt = (
-            LineLog(METRICS, self.locate, report),
-            LineLog(RECEIPT, self.locate, report),
-        )
+        self.metrics = LineLog(METRICS, self.locate, report)
+        self.receipt = LineLog(RECEIPT, self.locate, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         """Append one line: its ``kind`` ("step" or "epoch") and the values."""
@@ -88,11 +82,9 @@ class RunDirectory(Records):
             )
         except OSError as error:
             first = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
-            remedy = (
-                f"{first}, then finish the run with --resume {self.path}"
-                if self._is(self.path)
-                else "start a new run elsewhere"
-            )
+            remedy = f"{first}, then finish the run with --resume {self.path}"
+            if not self._is(self.path):
+                remedy = "start a new run elsewhere"
             raise InputError(
                 f"the results cannot be written to {_shown(error, self.path)}: {remedy}"
             ) from error
@@ -116,9 +108,10 @@ class RunDirectory(Records):
 
     def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
         """The file of the best weights, perhaps from a checkpoint; None if they are lost."""
-        step = result.best_step
-        best_step, best = (step, last) if step == result.steps else self.best
-        if best_step != step:
+        step, (best_step, best) = result.best_step, self.best
+        if step == result.steps:
+            best = last
+        elif step != best_step:
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
                 if any(best[name].shape != values.shape for name, values in last.items()):
@@ -129,9 +122,8 @@ class RunDirectory(Records):
                     f" best, cannot be read ({error})"
                 )
                 return None
-        return encode_weights(
-            {name: best[name] for name in last}, describe(result, step, result.best_test_accuracy)
-        )
+        attributes = describe(result, step, result.best_test_accuracy)
+        return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:
         """The folder's current path. ``OSError`` when it was removed and cannot be made again."""
@@ -191,7 +183,10 @@ def _shown(error: OSError, folder: Path) -> str:
 
 
 def create_run_directory(
-    config: Config, held: ExitStack, checkpoints: Checkpoints = NONE, any_owner: bool = False
+    config: Config,
+    held: ExitStack,
+    checkpoints: Mapping[int, Checkpoint] | None = None,
+    any_owner: bool = False,
 ) -> Path:
     """Make the folder and ``occupy`` it.
 
@@ -220,7 +215,9 @@ def create_run_directory(
     return path
 
 
-def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints = NONE) -> None:
+def occupy(
+    path: Path, config: Config, held: ExitStack, checkpoints: Mapping[int, Checkpoint] | None = None
+) -> None:
     """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then
     ``config.toml``, which makes it a run's.
 
@@ -235,7 +232,7 @@ def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints
             _require_no_run(path)
             remove_temporary_files(path)
             store.remove_temporary_files()
-            for step, checkpoint in checkpoints.items():
+            for step, checkpoint in (checkpoints or {}).items():
                 filled.append(step)
                 store.save(step, checkpoint)
             write_config(path, config)

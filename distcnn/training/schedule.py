@@ -73,11 +73,8 @@ class Plan:
     def position(self, step: int) -> tuple[int, int]:
         """The epoch (from 0) after ``step`` steps, and the steps taken in it (all at its end)."""
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
-        return (
-            (epoch - 1, self.steps_an_epoch)
-            if step and not step_of_epoch
-            else (epoch, step_of_epoch)
-        )
+        at_end = step > 0 and step_of_epoch == 0
+        return (epoch - 1, self.steps_an_epoch) if at_end else (epoch, step_of_epoch)
 
     def ends_epoch(self, step: int) -> bool:
         """Whether the state after ``step`` steps is at an epoch's end, or at the run's."""

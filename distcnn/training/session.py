@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -110,8 +109,7 @@ class Session:
             together(communicator, lambda: require_code_outside(config, request.resume, output))
         run = prepare_run(config, communicator, progress.say, self.components, self.images)
         if point and (result := point.result):
-            record = dataclasses.asdict(result.dataset)
-            together(communicator, lambda: check_dataset(record, run))
+            together(communicator, lambda: check_dataset(result.dataset, run))
             return _finished(point, result)
         if signals := self.signals:
             run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested

@@ -127,16 +127,11 @@ def prepare_run(
         datasets = communicator.allgather(replace(dataset, sha256=dataset.sha256 or sha256))
         together(communicator, lambda: check_same_data(datasets))
         together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
+    shape, size = dataset.image_shape, config.microbatch_size
     with Span(BUILD_NETWORK):
         plan = together(
             communicator,
-            lambda: build_model(
-                config.model,
-                dataset.image_shape,
-                dataset.classes,
-                config.microbatch_size,
-                made.model,
-            ),
+            lambda: build_model(config.model, shape, dataset.classes, size, made.model),
         )
         sources = together(communicator, lambda: own_sources(*config.own_code.values()))
         same_model(sources, communicator)
@@ -144,29 +139,22 @@ def prepare_run(
         together(communicator, lambda: initialise_model(config.model, plan.parameters, rng))
     with Span(SURVEY_DATA):
         data = open_data(images, dataset, config, communicator, shard_indices)
-        content = survey(data, dataset, config.microbatch_size, communicator)
+        content = survey(data, dataset, size, communicator)
         statistics = _statistics(dataset, content.pixels, communicator)
-    microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)
     optimizer = made.optimizer.start(plan.parameters.values)
 
     def make_lane() -> Lane:
-        another = plan.model.plan(dataset.image_shape, config.microbatch_size, plan.parameters)
-        return Lane(another, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
+        another = plan.model.plan(shape, size, plan.parameters)
+        return Lane(another, Microbatch(shape, size, *statistics))
 
-    lane = Lane(plan, microbatch)
+    lane = Lane(plan, Microbatch(shape, size, *statistics))
     with Span(BUILD_NETWORK):
         step = make_step(config, communicator, lane, make_lane, loss, optimizer, data.shards)
-    blocks_a_step = -(-config.num_shards // communicator.world_size)
-    evaluation = Evaluation(
-        lane,
-        loss,
-        data.test,
-        dataset.examples["test"],
-        communicator,
-        FORWARDS_A_STEP * blocks_a_step,
-    )
+    blocks = FORWARDS_A_STEP * -(-config.num_shards // communicator.world_size)
+    test_examples = dataset.examples["test"]
+    evaluation = Evaluation(lane, loss, data.test, test_examples, communicator, blocks)
     with Span(COMPARE_RANKS):
         record = _record(dataset, content.hashes, statistics, communicator)
         for remark in content.remarks:
@@ -202,7 +190,6 @@ def _open_file(
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
-    """On root: make the default image set if it is missing."""
     if must_be_prepared(config.data, config.source or None):
         from distcnn.datasets.prepare_mnist import (
             prepare_mnist,  # once in a machine's life: it brings ssl, archives, pip's ways

@@ -208,8 +208,8 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
             chunks = ", and with a file of the same chunks (--data-memory)"
             raise InputError(
                 f"checkpoint of step {read.state.step}: shard {entry.shard} had used"
-                f" {counted(before, 'example')}, in another order than this distcnn draws"
-                f" ({entry.used}): resume with the software that began the run, distcnn"
+                f" {counted(before, 'example')}, in an order that this distcnn does not draw"
+                f" ({entry.used} used): resume with the software that began the run, distcnn"
                 f" {checkpoint.attributes['distcnn']}{chunks if run.config.data_memory else ''}"
             )
     return read.state

@@ -263,7 +263,9 @@ def test_files_of_another_run_are_found(
     SERIAL.train(1, other, "--data", str(image_set()), *QUICK, "--seed", "1")
     shutil.copy(other / "weights.h5", copy)
     assert_different(
-        copy, r"parameter conv1\.weight: SHA-256 \w{64} in weights\.h5, but \w{64} in the replay"
+        copy,
+        r"step 12: parameter conv1\.weight: SHA-256 \w{64} in weights\.h5,"
+        r" but \w{64} in the replay",
     )
     shutil.copy(other / "result.json", copy)
     assert_different(

@@ -20,6 +20,7 @@ import numpy as np
 from distcnn import nn
 from distcnn.errors import InputError
 from distcnn.nn import Layer, Sequential
+from distcnn.nn.layer import same
 
 LAYERS: dict[str, type[Layer]] = {
     name: kind
@@ -54,6 +55,11 @@ def parse(text: str) -> Sequential:
     Raises:
         InputError: it is not a network, or a user's layer cannot be made.
     """
+    if "<locals>" in text:
+        raise InputError(
+            f"{text[:200]!r} has a layer whose class was defined inside a function: define it at"
+            " the top of a module, or give the network itself (model=...)"
+        )
     try:
         match ast.parse(text, mode="eval").body:
             case ast.Call(ast.Name("Sequential"), [ast.List(layers)], []):
@@ -78,7 +84,7 @@ def _layer(layer: Layer, initialisers: bool) -> str:
         if key == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         value = getattr(layer, key, parameter.default)
-        if value == parameter.default:
+        if same(value, parameter.default):
             continue
         if callable(value) and not initialisers:
             continue

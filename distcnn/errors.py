@@ -51,6 +51,7 @@ def as_arguments(text: str) -> str:
 
     def converted(line: str) -> str:
         words, command, flags = line.partition("python -m distcnn.")
+        words = re.sub(r"(?<![\w-])--(resume|output) ([^\s:;,]+)", r"\1='\2'", words)
         flag = r"(?<![\w-])--([a-z][a-z-]*[a-z])( [\d.]+(?![\w.]))?"
         return re.sub(flag, argument, words) + command + flags
 

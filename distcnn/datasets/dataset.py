@@ -26,7 +26,7 @@ from distcnn.datasets.hdf5 import (
     sizes_problem,
 )
 from distcnn.datasets.writer import chunk_examples
-from distcnn.errors import ArgumentError
+from distcnn.errors import ArgumentError, arguments_named
 
 
 class Dataset(ABC):
@@ -56,6 +56,8 @@ class Dataset(ABC):
 
     def read(self, split: str) -> tuple[Images, Labels]:
         """All examples of "train" or "test": images (N, H, W, C) uint8 and labels (N,) int64."""
+        if split not in SPLITS:
+            raise ArgumentError(f"split is {split!r}: it must be one of {', '.join(SPLITS)}")
         info = self.read_info()
         with closing(self.open(info)) as reader:
             return reader.load(split, range(info.examples[split]))
@@ -181,6 +183,7 @@ class ArrayDataset(Dataset):
         return digest.hexdigest()
 
 
+@arguments_named()
 def open(path: str | Path) -> HDF5Dataset:
     """The image set in the HDF5 file ``path``.
 
@@ -191,6 +194,7 @@ def open(path: str | Path) -> HDF5Dataset:
     return HDF5Dataset(path)
 
 
+@arguments_named()
 def mnist(source: str | Path | None = None, path: str | Path = DEFAULT_PATH) -> HDF5Dataset:
     """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28x28 pixels.
 

@@ -157,7 +157,10 @@ class Layer:
         super().__setattr__(name, value)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
+        if type(other) is not type(self):
+            return False
+        mine, others = vars(self), vars(other)
+        return mine.keys() == others.keys() and all(same(mine[key], others[key]) for key in mine)
 
     def __hash__(self) -> int:
         return hash((type(self), *vars(self)))
@@ -169,13 +172,20 @@ class Layer:
             if name not in vars(self):  # self, or what the class keeps under another name
                 continue
             value = getattr(self, name)
-            if value == parameter.default or shown(value) == shown(parameter.default):
+            if same(value, parameter.default) or shown(value) == shown(parameter.default):
                 continue
             by_name = parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not (
                 parameter.empty
             )
             written.append(f"{name}={shown(value)}" if by_name else shown(value))
         return f"{type(self).__name__}({', '.join(written)})"
+
+
+def same(value: object, other: object) -> bool:
+    """Whether two hyper-parameters are equal; arrays are if all their elements are."""
+    if isinstance(value, np.ndarray) or isinstance(other, np.ndarray):
+        return type(value) is type(other) and np.array_equal(value, other)  # type: ignore[arg-type]
+    return bool(value == other)
 
 
 def shown(value: object) -> str:

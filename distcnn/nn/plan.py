@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """A kernel with what it needs.
+    """A kernel with what its two calls need.
 
     Attributes:
         name: of its (first) layer.
@@ -217,17 +217,19 @@ class Backward:
     def __init__(
         self, stages: list[Stage], grad_output: Array, size: int, input_gradient: bool
     ) -> None:
-        self._stages, self._grad, self._complete = list(stages), grad_output, size
+        self._stages, self._grad, self._complete_from = list(stages), grad_output, size
         self._wants_input_gradient = input_gradient
         self.input_gradient: Array | None = None
 
     def advance(self, until: int) -> None:
-        """Compute until all elements of the flat gradient from ``until`` on are complete."""
-        while self._stages and (self._complete > until or until == 0):
+        """Compute until the flat gradient is complete from element ``until`` on; with 0, go on
+        through the layers without parameters before, for the input's gradient.
+        """
+        while self._stages and (self._complete_from > until or until == 0):
             stage = self._stages.pop()
             is_first = not self._stages
             grad = stage.backward(self._grad, self._wants_input_gradient or not is_first)
-            self._complete = stage.start
+            self._complete_from = stage.start
             if grad is not None:
                 self._grad = grad
             if is_first and self._wants_input_gradient:

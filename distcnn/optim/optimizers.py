@@ -55,6 +55,9 @@ class Optimizer:
     learning_rate: float = 0.03
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):  # would compute, and be recorded, in another way
+                object.__setattr__(self, name, value.item())
         _require(
             "learning_rate",
             self.learning_rate,

@@ -26,7 +26,7 @@ from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.orphan import signal_at_parents_end
 from distcnn.fault_tolerance.signals import stop_signals_here
 from distcnn.scaling.options import Settings, launcher_command
-from distcnn.scaling.points import Measurement
+from distcnn.scaling.points import Job
 from distcnn.scaling.result import Result, read_result
 from distcnn.scaling.sweep_directory import Record, Sweep
 from distcnn.system.wording import shell_command
@@ -62,20 +62,20 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def measure(measurement: Measurement, sweep: Sweep, timeout: float) -> Record:
+def measure(job: Job, sweep: Sweep, timeout: float) -> Record:
     """Measure once.
 
     Raises:
         InputError: the log cannot be written.
     """
-    log = sweep.log_of(measurement)
-    file = log.parent.resolve() / f".{measurement.name}.json"
+    log = sweep.log_of(job)
+    file = log.parent.resolve() / f".{job.name}.json"
     result, begin = None, time.monotonic()
     try:
         file.unlink(missing_ok=True)
-        reason = run(command_of(measurement, sweep.settings, file), log, timeout)
+        reason = run(command_of(job, sweep.settings, file), log, timeout)
         if not reason:
-            result = _result_in(file, measurement)
+            result = _result_in(file, job)
     except ValueError as error:
         reason = _with_last_words(str(error), log)
     except OSError as error:
@@ -87,14 +87,14 @@ def measure(measurement: Measurement, sweep: Sweep, timeout: float) -> Record:
         with suppress(OSError):
             file.unlink()
     where = str(log.relative_to(sweep.path))
-    return Record(measurement, result, reason, where, time.monotonic() - begin)
+    return Record(job, result, reason, where, time.monotonic() - begin)
 
 
-def command_of(measurement: Measurement, settings: Settings, file: Path) -> list[str]:
+def command_of(job: Job, settings: Settings, file: Path) -> list[str]:
     """Return the launcher and what it starts, with every flag of training that was given."""
-    flags = settings.flags_of(measurement.point)
+    flags = settings.flags_of(job.point)
     return [
-        *launcher_command(settings.launcher, measurement.point.ranks),
+        *launcher_command(settings.launcher, job.point.ranks),
         *(sys.executable, "-m", "distcnn.scaling.worker"),
         *(f"--result={file}", f"--steps={settings.steps}"),
         *(
@@ -137,7 +137,7 @@ def run(command: list[str], log: Path, timeout: float) -> str:
             _end(process)
 
 
-def _result_in(file: Path, measurement: Measurement) -> Result:
+def _result_in(file: Path, job: Job) -> Result:
     """Read what the ranks wrote. ``ValueError`` says why it is not a result."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while not file.exists():
@@ -151,7 +151,7 @@ def _result_in(file: Path, measurement: Measurement) -> Result:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"its result is incomplete ({error})") from error
-    return read_result(table, measurement.point)
+    return read_result(table, job.point)
 
 
 def _with_last_words(reason: str, log: Path) -> str:

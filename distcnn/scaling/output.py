@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from distcnn.plotting import Figure, has_matplotlib, png
 from distcnn.scaling.options import Request, Settings
 from distcnn.scaling.plot import prediction_figure, sweep_figure
-from distcnn.scaling.points import STRONG, Measurement
+from distcnn.scaling.points import STRONG, Job
 from distcnn.scaling.prediction.calibration import calibrate
 from distcnn.scaling.prediction.interconnect import parse_interconnect
 from distcnn.scaling.prediction.predict import as_text, project
@@ -37,10 +37,10 @@ def headline(settings: Settings) -> Iterator[str]:
         )
 
 
-def title_of(measurement: Measurement) -> str:
+def title_of(job: Job) -> str:
     """Return which measurement it is."""
-    point = measurement.point
-    return f"{point.mode}, {counted(point.ranks, 'rank')}, repeat {measurement.repeat}"
+    point = job.point
+    return f"{point.mode}, {counted(point.ranks, 'rank')}, repeat {job.repeat}"
 
 
 def outcome(record: Record) -> str:
@@ -71,7 +71,7 @@ def table(summary: Summary, sweep: Sweep) -> Iterator[str]:
         yield f"note      {note}"
     for record in summary.failures:
         log = sweep.path / record.log
-        yield f"failed    {title_of(record.measurement)}: {record.reason} (log: {log})"
+        yield f"failed    {title_of(record.job)}: {record.reason} (log: {log})"
 
 
 def _line(row: Row) -> str:

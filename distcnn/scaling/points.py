@@ -45,8 +45,8 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """One of several measurements of a point; ``repeat`` counts from 1."""
+class Job:
+    """One measurement of a point; ``repeat``, from 1, says which."""
 
     point: Point
     repeat: int
@@ -92,10 +92,10 @@ def choose_shards(ranks: Sequence[int]) -> int:
     return min(max(most, FEWEST_SHARDS), -(-FEWEST_SHARDS // common) * common)
 
 
-def in_order(points: Sequence[Point], repeats: int) -> Iterator[Measurement]:
+def in_order(points: Sequence[Point], repeats: int) -> Iterator[Job]:
     """Yield all points, then all again in the opposite order, and so on, so that a machine that
     slows down or warms up affects all of them alike.
     """
     for repeat in range(1, repeats + 1):
         for point in points if repeat % 2 else reversed(points):
-            yield Measurement(point, repeat)
+            yield Job(point, repeat)

@@ -87,14 +87,14 @@ def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
     results: dict[Point, list[Result]] = {point: [] for point in points}
     for record in records:
         if record.result:
-            results[record.measurement.point].append(record.result)
+            results[record.job.point].append(record.result)
     bases: dict[str, Point] = {}
     for point in points:
         if results[point]:
             bases.setdefault(point.mode, point)
     bits, differing = compare_bits(records)
     failures = [record for record in records if record.result is None]
-    failed = Counter(record.measurement.point for record in failures)
+    failed = Counter(record.job.point for record in failures)
     rows = [
         Row(
             point,
@@ -147,7 +147,7 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
     words: dict[Point, str] = {}
     lines = []
     for record in records:
-        point = record.measurement.point
+        point = record.job.point
         if record.result and record.result.reduction == "exact":
             groups[point.num_shards, point.microbatch_size].append((record, record.result))
         elif record.result:
@@ -156,14 +156,14 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
         hashes = Counter(result.params_sha256 for _, result in group)
         usual = hashes.most_common(1)[0][0]
         for record, result in group:
-            point = record.measurement.point
+            point = record.job.point
             if result.params_sha256 != usual:
                 words[point] = DIFFERENT
             else:
                 words.setdefault(point, SAME if len(group) > 1 else ALONE)
         others = [pair for pair in group if pair[1].params_sha256 != usual]
         if others:
-            names = ", ".join(record.measurement.name for record, _ in others)
+            names = ", ".join(record.job.name for record, _ in others)
             expected = next(result for _, result in group if result.params_sha256 == usual)
             changed = "; ".join(differences(expected.software, others[0][1].software))
             lines.append(

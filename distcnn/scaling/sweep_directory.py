@@ -20,7 +20,7 @@ from typing import Any
 from distcnn.config import Config, as_flag
 from distcnn.errors import InputError
 from distcnn.scaling.options import Request, Settings
-from distcnn.scaling.points import Measurement
+from distcnn.scaling.points import Job
 from distcnn.scaling.result import Result, read_result
 from distcnn.system.files import read_bytes, write_atomically
 from distcnn.training.run_files import locked
@@ -39,7 +39,7 @@ class Record:
         seconds: how long it took, with the start of the ranks and reading data.
     """
 
-    measurement: Measurement
+    job: Job
     result: Result | None
     reason: str
     log: str
@@ -48,8 +48,8 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """A table for JSON."""
         return {
-            **dataclasses.asdict(self.measurement.point),
-            "repeat": self.measurement.repeat,
+            **dataclasses.asdict(self.job.point),
+            "repeat": self.job.repeat,
             "reason": self.reason,
             "log": self.log,
             "seconds": self.seconds,
@@ -74,23 +74,23 @@ class Sweep:
         if folder.is_symlink():
             raise InputError(f"{folder} is a symbolic link: replace it by a folder")
 
-    def log_of(self, measurement: Measurement) -> Path:
+    def log_of(self, job: Job) -> Path:
         """Where its processes write."""
-        return self.path / MEASUREMENTS / f"{measurement.name}.log"
+        return self.path / MEASUREMENTS / f"{job.name}.log"
 
     def add(self, record: Record) -> None:
         """Write ``record``, replacing an earlier one of the same measurement."""
-        name = f"{MEASUREMENTS}/{record.measurement.name}.json"
+        name = f"{MEASUREMENTS}/{record.job.name}.json"
         self.write(name, json.dumps(record.to_json(), indent=1) + "\n")
 
-    def find(self, measurement: Measurement) -> Record | None:
-        """Read the record of ``measurement``; None if there is none, or it is damaged."""
-        file = self.path / MEASUREMENTS / f"{measurement.name}.json"
+    def find(self, job: Job) -> Record | None:
+        """Read the record of ``job``; None if there is none, or it is damaged."""
+        file = self.path / MEASUREMENTS / f"{job.name}.json"
         try:
             table = json.loads(read_bytes(file, follow=True))
             names = ("reason", "log", "seconds")
-            result = table["result"] and read_result(table["result"], measurement.point)
-            return Record(measurement, result, **{name: table[name] for name in names})
+            result = table["result"] and read_result(table["result"], job.point)
+            return Record(job, result, **{name: table[name] for name in names})
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

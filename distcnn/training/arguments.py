@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
+from distcnn.config import Config
 from distcnn.datasets import ArrayDataset, Dataset
 from distcnn.distributed import Communicator
 from distcnn.errors import ArgumentError, InputError
@@ -103,10 +105,17 @@ def _is_function(value: object) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
-def as_float(value: Any) -> Any:
-    """A number as a float; ``Config`` refuses anything else."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return float(value) if is_number else value
+def plain_numbers(settings: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` with Python's own numbers in place of NumPy's, of the types of ``Config``."""
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(Config)}
+    items = {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in settings.items()
+    }
+    return {
+        name: float(value) if type(value) is int and kinds[name] is float else value
+        for name, value in items.items()
+    }
 
 
 def run_to_resume(resume: bool | str | Path, output: str | Path | None) -> str:

@@ -132,9 +132,9 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     """
     if contradicting := contradictions(stored, request.given):
         raise InputError(
-            f"--resume: the run in {directory} has other flags: {'; '.join(contradicting)}: leave"
-            " them out, or begin a new run (data with the same content, epochs, output, how often"
-            " to log, test and save, time-outs, tracing may change)"
+            f"--resume: the run in {directory} has other settings: {'; '.join(contradicting)}:"
+            " leave them out, or begin a new run (data with the same content, epochs, output, how"
+            " often to log, test and save, time-outs, tracing may change)"
         )
     here = {"expect_ranks": 0, "source": ""}  # what was said of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})

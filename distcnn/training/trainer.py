@@ -26,10 +26,10 @@ from distcnn.optim import SGD, Cosine, Optimizer, OwnSchedule, Schedule
 from distcnn.registry import PLAIN, find_loss, name_of, optimizer_name, schedule_name
 from distcnn.training.arguments import (
     Arrays,
-    as_float,
     check_objects,
     check_output_and_callbacks,
     image_set_of,
+    plain_numbers,
     require_same_settings,
     run_to_resume,
 )
@@ -116,10 +116,11 @@ class Trainer:
                 "seed": seed,
                 "reduction": reduction,
                 "overlap": overlap,
-                "gradient_limit": as_float(gradient_limit),
+                "gradient_limit": gradient_limit,
                 "threads_per_rank": str(threads_per_rank),
                 "cycle_epochs": cycle_epochs,
             }
+            self._settings = plain_numbers(self._settings)
             Config(**self._settings)
             self._components = Components(
                 model_function(model),
@@ -193,14 +194,15 @@ class Trainer:
             "epochs": epochs,
             "max_steps": max_steps,
             "target_accuracy": target_accuracy,
-            "data_memory": as_float(data_memory),
+            "data_memory": data_memory,
             "checkpoint_every": checkpoint_every,
             "keep": keep,
             "check_every": check_every,
             "log_every": log_every,
             "eval_every_epochs": eval_every_epochs,
-            "stall_timeout": as_float(stall_timeout),
+            "stall_timeout": stall_timeout,
         }
+        settings = plain_numbers(settings)
         communicator = self._open_communicator()
         with arguments_named(), ExitStack() as held:
             name, images = together(communicator, lambda: image_set_of(data))

@@ -244,6 +244,39 @@ def test_an_impossible_argument_of_fit_is_named(
         dc.Trainer(MODEL).fit(**{"data": image_set(), **arguments})
 
 
+def test_numbers_may_be_numpys(image_set: MakeImageSet, tmp_path: Path) -> None:
+    model = nn.Sequential([nn.Flatten(), nn.Dense(np.int64(10))])  # type: ignore[arg-type]
+    rate: Any = np.float32(0.25)
+    numbers: Any = {"num_shards": np.int32(4), "microbatch_size": np.int64(8)}
+    given: Any = {"max_steps": np.int64(2), "output": tmp_path / "run"}
+    first = dc.Trainer(model, optimizer=dc.optim.SGD(learning_rate=rate), **numbers)
+    first.fit(image_set(), **given)
+    again = dc.Trainer(model, optimizer=dc.optim.SGD(learning_rate=0.25), **FEW)
+    run = again.fit(image_set(), max_steps=4, output=tmp_path / "run", resume=True)
+    assert run.params_sha256 == again.fit(image_set(), max_steps=4).params_sha256
+
+
+def test_a_layer_that_nobody_can_import_again_is_named(
+    image_set: MakeImageSet, tmp_path: Path
+) -> None:
+    class Inner(nn.Identity):
+        pass
+
+    model = nn.Sequential([nn.Flatten(), Inner(), nn.Dense(10)])
+    dc.Trainer(model, **FEW).fit(image_set(), max_steps=1, output=tmp_path / "run")
+    with pytest.raises(dc.InputError, match=r"inside a function.*model="):
+        dc.load(tmp_path / "run")
+    assert dc.load(tmp_path / "run", model=model).model == model
+
+
+def test_image_sets_speak_of_arguments(tmp_path: Path, image_set: MakeImageSet) -> None:
+    with pytest.raises(dc.InputError, match=r"no such file.* data ") as caught:
+        dc.datasets.open(tmp_path / "none.h5")
+    assert "--" not in str(caught.value)
+    with pytest.raises(ValueError, match=r"split is 'valid'.*train, test"):
+        dc.datasets.open(image_set()).read("valid")
+
+
 def test_a_loss_that_returns_something_else_is_named(image_set: MakeImageSet) -> None:
     def lost(outputs: Any, labels: Any, weights: Any) -> Any:
         return float(outputs.sum()), weights
@@ -255,7 +288,7 @@ def test_a_loss_that_returns_something_else_is_named(image_set: MakeImageSet) ->
 def test_flags_become_arguments_except_in_commands() -> None:
     text = "give --num-shards 16 --microbatch-size 8, or --resume RUN; a-b --x\n"
     command = "continue with: python -m distcnn.train --resume RUN --shard 3\n"
-    told = "give num_shards=16 microbatch_size=8, or resume RUN; a-b --x\n"
+    told = "give num_shards=16 microbatch_size=8, or resume='RUN'; a-b --x\n"
     assert as_arguments(text + command + text) == told + command + told
 
 

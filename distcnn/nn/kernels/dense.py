@@ -1,8 +1,4 @@
-"""Dense and Flatten as they are computed.
-
-``forward`` and ``backward`` are called in pairs; what they return holds until the next call. The
-gradient that ``Dense.backward`` returns may be overwritten by its receiver.
-"""
+"""Dense and Flatten as they are computed."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Winograd:
     def transform_input(self, x: Array, piece: Piece) -> None:
         # A small product for each tile of each row and channel: its pixels are a matrix in place.
         pixels = self._shifts.of(x, piece)[:, :, :, 0].transpose(2, 0, 3, 1, 4)
-        np.matmul(self._b_transposed, pixels, out=self._by_tile(piece.rows))
+        np.matmul(self._b_transposed, pixels, out=self._by_tile(piece.fresh_rows))
 
     def products(self, piece: Piece) -> Array:
         # The same place for all pieces, so that it stays in the caches.

@@ -186,6 +186,17 @@ def test_layers_and_networks_of_equal_hyper_parameters_are_equal() -> None:
     assert MaxPool2d(2) == MaxPool2d(2, 2)
 
 
+def test_arrays_as_hyper_parameters_are_compared_by_their_elements() -> None:
+    class Table(Layer):
+        def __init__(self, values: Any) -> None:
+            self.values = values
+
+    assert Table(np.arange(3)) == Table(np.arange(3))
+    assert Table(np.arange(3)) != Table(np.arange(4))
+    assert Table(np.arange(3)) != Table(3)
+    assert repr(Table(np.arange(3))) == "Table(array([0, 1, 2]))"
+
+
 def test_a_layer_does_not_change() -> None:
     with pytest.raises(AttributeError, match=r"Dense\.out_features is set already"):
         Dense(3).out_features = 4

@@ -39,14 +39,14 @@ def modules_of(name: str) -> list[str]:
 
 
 def is_own(name: str) -> bool:
-    """Whether ``name`` refers to code of the user's."""
+    """Whether ``name`` refers to user code."""
     return bool(modules_of(name))
 
 
 def require_trust(
     field: str, name: str, file: str | Path, given: str | None, trusted: bool
 ) -> None:
-    """Refuse to import code of the user's that only a file names.
+    """Refuse to import user code that only a file names.
 
     Args:
         field: what the code is, of ``CODE_FIELDS``.
@@ -86,7 +86,7 @@ def _require_outside(name: str, module: str, directory: str | Path) -> None:
             raise InputError(
                 f"the run directory {directory} is on Python's module search path"
                 f" ({entry or 'the current folder'}), so {name!r} could import code from it: start"
-                " outside it, without it in PYTHONPATH, or put the run elsewhere"
+                " in another folder, take it out of PYTHONPATH, or put the run elsewhere"
             )
     for place in _places(module):
         if _is_inside(place, directory):

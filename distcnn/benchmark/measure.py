@@ -1,4 +1,4 @@
-"""Measuring, in turns of everything, so that other load on the machine affects all alike.
+"""A measurement in turns, so that other load on the machine affects everything equally.
 
 Each turn takes steps as they are, steps with a listener, the products of im2col alone, and a test
 pass.
@@ -21,7 +21,7 @@ from distcnn.training.setup import Run
 
 WARM_UP_STEPS = 3
 SHARE_OF_STEPS = 3
-"""Of the steps of a turn, one in three is taken again with a listener."""
+"""For every three steps of a turn, one is also taken with a listener."""
 
 
 class Stepper:
@@ -70,7 +70,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
     for _ in range(WARM_UP_STEPS):
         stepper.take()
     run.evaluation()
-    peak = peak_bytes()  # before the products below take memory of their own
+    peak = peak_bytes()  # before the products below allocate memory
     shape, shards = run.dataset.image_shape, len(run.step.shards)
     products = im2col_products(run.model, shape, run.config.microbatch_size) * shards
     found = [take_turn(run, stepper, products, steps) for _ in range(turns)]

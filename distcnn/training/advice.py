@@ -1,6 +1,6 @@
 """Warnings: settings that a user may not have meant, and signs that a network learns nothing.
 
-They are the same on every rank. Sizes that cannot be right are refused.
+They are the same on every rank. Impossible sizes are refused.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def _padding(plan: Plan) -> Iterator[str]:
         longest < config.microbatch_size or padding > MOST_PADDING
     ):
         yield (
-            f"{padding:.0%} of the computing is padding: --microbatch-size is"
-            f" {config.microbatch_size}, the longest shard has {counted(longest, 'example')};"
-            f" --microbatch-size {enough} takes as many steps without it"
+            f"{padding:.0%} of the computation is padding: --microbatch-size is"
+            f" {config.microbatch_size}, and the longest shard has {counted(longest, 'example')};"
+            f" --microbatch-size {enough} takes the same number of steps without padding"
         )
 
 
@@ -99,7 +99,7 @@ def _without_effect(config: Config) -> Iterator[str]:
 def sign_of_no_learning(
     loss_name: str, loss: float, predicted: NDArray[np.int64] | None, classes: int, epoch: int
 ) -> str | None:
-    """A sign that the network learns nothing, in words, or None.
+    """A sign that the network learns nothing, as text, or None.
 
     Args:
         loss_name: of ``LOSSES``.
@@ -126,7 +126,7 @@ def sign_of_no_learning(
 
 
 def zero_gradients(gradients: Mapping[str, NDArray[np.floating]]) -> list[str]:
-    """The names of those that are zero everywhere."""
+    """Names of the gradients that are zero everywhere."""
     return [name for name, gradient in gradients.items() if not gradient.any()]
 
 
@@ -140,6 +140,6 @@ def advice(zero: list[str]) -> str:
     more = f" and {len(zero) - MOST_NAMED} more" if len(zero) > MOST_NAMED else ""
     return (
         f"the gradient of {', '.join(zero[:MOST_NAMED])}{more} is zero everywhere: its units are"
-        " dead or its weights began at zero; begin again with a lower --learning-rate, or with"
+        " dead or its weights began at zero; start again with a lower --learning-rate, or with"
         " other initialisers"
     )

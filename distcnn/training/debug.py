@@ -85,11 +85,11 @@ def check_network(run: Run, say: Say) -> None:
             " check the backward of its layers one by one (distcnn.nn.gradient_error)"
         )
     say(
-        f"debug    gradient check passed, relative error {error:.1e}; every layer's numbers are"
-        " checked from here on"
+        f"debug    gradient check passed, relative error {error:.1e}; from here on every layer's"
+        " values are checked for NaN and infinity"
     )
     if zero:
-        say(f"warning: at the first weights, {advice(zero)}")
+        say(f"warning: with the initial weights, {advice(zero)}")
     run.step.before_shard = partial(_check_shard, run.step)
 
 
@@ -108,12 +108,12 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     at, shard = request.break_at_step, request.shard or 0
     config, now, receipt, checkpoint = _source(request, at, say)
     if shard >= config.num_shards:
-        raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
+        raise InputError(f"--shard is {shard}: the run has shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
     warn_of_changes(receipt, run, say)
     last = Schedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
-        raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {last}")
+        raise InputError(f"--break-at-step is {at}: the run has steps 0 to {last}")
     state = restore_snapshot(run, checkpoint) if checkpoint else State()
     if request.debug:
         check_network(run, say)
@@ -124,7 +124,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     loop = Loop(run, state, Records(), NoSaving(), NoProgress())
     follow(loop, receipt, at, request.given.get("data"))
     if loop.is_over:
-        say(f"replayed to the run's end, step {state.step}: there is no step to break in")
+        say(f"replayed to the run's end, step {state.step}: no step is left to stop in")
         return
 
     check = run.step.before_shard

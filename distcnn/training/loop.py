@@ -74,13 +74,13 @@ class Loop:
 
     @property
     def last_loss(self) -> float:
-        """The mean loss of the newest step; 0 before the first."""
+        """The mean loss of the latest step; 0 before the first."""
         return self._totals.loss if self._totals else 0.0
 
     def train(self) -> RunResult:
-        """Train to the end; return the result, which the records get too.
+        """Train to the end; record and return the result.
 
-        It is the same on every rank, times aside.
+        Except for times, it is the same on every rank.
 
         Raises:
             Stopped: a signal asked for it.
@@ -267,7 +267,7 @@ class Loop:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Count what is done here as the price of safety."""
+        """Count the time of this block as bookkeeping."""
         start = time.perf_counter()
         yield
         self.state.safety_seconds += time.perf_counter() - start
@@ -281,11 +281,11 @@ class Loop:
         self._count_time()
         state = self.state
         if state.step % self.run.config.check_every or state.epoch_is_open:
-            self._compare_replicas()  # otherwise it was done just now
+            self._compare_replicas()  # otherwise it has just been done
         self._saving.save(state)
 
     def _wait_for_last_checkpoint(self) -> int:
-        """Wait for the checkpoint of the run's end; the newest step on the disk."""
+        """Wait for the checkpoint of the run's end; return the latest step on the disk."""
         with self._timed():
             newest = self._saving.wait()
             if newest != self.state.step:  # the disk was full, or the run directory removed
@@ -294,8 +294,8 @@ class Loop:
         return newest
 
     def _save_now(self) -> tuple[str, str]:
-        """Save and wait until it is done; in words what is on the disk, and the run directory,
-        empty where there is none.
+        """Save and wait until it is done; return the state on the disk as text, and the run
+        directory, empty where there is none.
         """
         self._save()
         newest = self._saving.wait()

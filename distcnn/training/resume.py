@@ -1,4 +1,4 @@
-"""Where a run is resumed: its configuration and its newest whole checkpoint.
+"""Where a run is resumed: its configuration and its latest intact checkpoint.
 
 Root reads them, and sends them to all ranks.
 """
@@ -33,7 +33,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run continues: at ``checkpoint``, or at its first step where none is whole.
+    """Where a run continues: at ``checkpoint``, or at its first step if none is intact.
 
     ``result`` is that of a finished run.
     """
@@ -58,8 +58,8 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
         done, dataset = checkpoint.step, read_snapshot(checkpoint).dataset
         if Plan(config, dataset.train_examples).total_steps < done:
             raise InputError(
-                f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and"
-                " --max-steps now allow: raise them"
+                f"--resume: {directory} has already taken {counted(done, 'step')}, more than"
+                " --epochs and --max-steps allow now: raise them"
             )
     # What is refused above has changed nothing; now damaged checkpoints are set aside.
     _, checkpoint = read_stored(directory, report, set_aside=in_place)
@@ -95,7 +95,7 @@ def existing_run(path: str) -> Path:
         return directory
     else:
         problem = f"holds no run (neither {CONFIG} nor checkpoints)"
-        remedy = "name the run directory of a run that was begun"
+        remedy = "name the directory of a run"
     raise InputError(f"--resume: {directory} {problem}: {remedy}")
 
 
@@ -114,7 +114,7 @@ def is_in_place(request: Request) -> bool:
 def read_stored(
     directory: Path, report: Report, at_most: int | None = None, set_aside: bool = True
 ) -> tuple[Config, Checkpoint | None]:
-    """The run's configuration and its newest whole checkpoint (of a step of ``at_most``).
+    """The run's configuration and its latest intact checkpoint (of a step up to ``at_most``).
 
     The configuration is that of ``config.toml``, which has the flags of the last resume; where it
     cannot be read, the checkpoint's.
@@ -126,10 +126,10 @@ def read_stored(
     except InputError as error:
         if saved is None:
             raise InputError(
-                f"{error}; and there is no whole checkpoint to take the configuration from: begin a"
+                f"{error}; and there is no complete checkpoint with the configuration: start a"
                 " new run"
             ) from error
-        report(f"warning: {error}: the checkpoint's configuration is taken")
+        report(f"warning: {error}: using the configuration in the checkpoint")
         return saved, checkpoint
     if saved and (changed := contradictions(saved, dataclasses.asdict(stored))):
         raise InputError(
@@ -147,18 +147,18 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     if contradicting := contradictions(stored, request.given):
         raise InputError(
             f"--resume: the run in {directory} has other settings: {'; '.join(contradicting)}:"
-            " leave them out, or begin a new run (data with the same content, epochs, output, how"
-            " often to log, test and save, time-outs, tracing may change)"
+            " leave them out, or start a new run (only these may change: epochs, output, how often"
+            " to log, test and save, time-outs, tracing, and the path of the same data)"
         )
-    here = {"expect_ranks": 0, "source": ""}  # what was said of another start, not of the run
+    here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
 
 
 def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
-    """The fixed fields that ``given`` has otherwise, in words."""
+    """The fixed fields with another value in ``given``, as text."""
     fixed = {each.name for each in dataclasses.fields(Config) if each.metadata["fixed"]}
     return [
-        f"{as_flag(name)} {value} (it has {getattr(stored, name)})"
+        f"{as_flag(name)} {value} (the run has {getattr(stored, name)})"
         for name, value in given.items()
         if name in fixed and value != getattr(stored, name)
     ]
@@ -167,7 +167,7 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 def finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
-    """The result of a run that is over with ``config``, and whose files are whole; else None.
+    """The result of a run that is finished under ``config`` and has intact files; else None.
 
     Raises:
         InputError: there is a result, but the run must continue or be written again, and there is
@@ -185,12 +185,11 @@ def finished_result(
     if checkpoint is None:
         raise InputError(
             f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''};"
-            " there is no whole checkpoint to continue from: begin a new run"
+            " there is no complete checkpoint to continue from: start a new run"
         )
     if damage:
         report(
-            f"warning: {directory}: {damage}: the results are written again from the newest"
-            " checkpoint"
+            f"warning: {directory}: {damage}: writing the results again from the latest checkpoint"
         )
     return None
 
@@ -207,7 +206,7 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
         plans = [Plan(each, plan.train_examples) for each in configs]
         others = {each.config.epochs for each in plans if not each.has_rates_of(plan)}
     except (InputError, LookupError, TypeError, ArithmeticError):
-        return ""  # nothing is known of those steps, or nothing that can be read
+        return ""  # those steps are unknown, or their lines cannot be read
     if step >= receipt.last_step or not others:
         return ""
     return (

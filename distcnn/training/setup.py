@@ -229,8 +229,8 @@ def _check_world(config: Config, communicator: Communicator) -> range:
         runs = "1 is running" if started == 1 else f"{started} are running"
         raise InputError(
             f"expected {counted(wanted, 'rank')} (--expect-ranks), but {runs}"
-            f" ({communicator.description}): start with mpirun -n {wanted}, of the MPI that mpi4py"
-            " uses"
+            f" ({communicator.description}): start with mpirun -n {wanted}, using the mpirun of"
+            " the MPI that mpi4py loads"
         )
     if started > config.num_shards:
         raise InputError(too_many_ranks(config, started))
@@ -249,7 +249,7 @@ def too_many_ranks(config: Config, world_size: int) -> str:
     )
     return (
         f"{world_size} ranks cannot share {counted(config.num_shards, 'shard')} (each rank needs at"
-        f" least one): start at most {config.num_shards}, or begin a new run with {remedy}"
+        f" least one): start at most {config.num_shards}, or start a new run with {remedy}"
     )
 
 

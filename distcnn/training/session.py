@@ -28,12 +28,12 @@ from distcnn.training.resume import (
     existing_run,
     find_resume_point,
     is_in_place,
-    require_code_outside,
 )
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.state import State
+from distcnn.user_code import require_outside
 
 Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]
 """``(run, state, where the run directory is now) -> `` what is entered around the steps."""
@@ -106,7 +106,8 @@ class Session:
             self.watchdog.timeout_seconds = config.stall_timeout
         if self.components is None:
             output = request.given.get("output", "")
-            together(communicator, lambda: require_code_outside(config, request.resume, output))
+            own = config.own_code.values()
+            together(communicator, lambda: require_outside(own, request.resume, output))
         run = prepare_run(config, communicator, progress.say, self.components, self.images)
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result.dataset, run))

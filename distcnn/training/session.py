@@ -114,7 +114,7 @@ class Session:
             return _finished(point, result)
         if signals := self.signals:
             run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
-        for line in () if point else warnings_of(run.plan):
+        for line in () if point else warnings_of(run.schedule):
             progress.say(f"warning: {line}")
         self.inspect(run)
         if point:
@@ -158,9 +158,9 @@ class Session:
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
-        progress.start(run.plan.total_steps, state.step)
+        progress.start(run.schedule.total_steps, state.step)
         for callback in self.callbacks:
-            callback.on_start(run.plan.total_steps, state.step)
+            callback.on_start(run.schedule.total_steps, state.step)
         try:
             with (
                 self.trace(run, state, lambda: saving.location or str(path))

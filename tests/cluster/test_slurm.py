@@ -100,7 +100,7 @@ def test_preempted_it_saves_and_goes_on_later(
         "openmpi",
         "mpirun",
     ):  # that one kills its ranks at once; its run goes on from a checkpoint
-        assert "stopped by a signal with everything saved (code 85)" in job.text
+        assert "(code 85)" in job.text
     assert f"weights {reference_hash(image_set())}" in job.text
 
 
@@ -112,7 +112,7 @@ def test_a_killed_rank_costs_a_restart(
     job.wait_for_text("step 4/14")
     os.kill(cluster.ranks(job.number)[2], signal.SIGKILL)
     assert job.end() == "COMPLETED", job.text
-    assert "a rank or a host was lost" in job.text
+    assert "rank or host was lost" in job.text
     assert "start number 2" in job.text
     assert f"weights {reference_hash(image_set())}" in job.text
 

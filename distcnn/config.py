@@ -19,7 +19,7 @@ from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
-from distcnn.user_code import CODE_FIELDS, is_own
+from distcnn.user_code import is_own, own_code
 
 DATA, MODEL, OPTIMISATION = "data", "model", "optimisation"
 PARALLEL, CHECKPOINTS, LOGGING = "parallel", "checkpoints", "logging"
@@ -285,8 +285,7 @@ class Config:
     @property
     def own_code(self) -> dict[str, str]:
         """The user's own code by field, such as ``{"model": "my_nets:small"}``."""
-        names = {field: str(getattr(self, field)) for field in CODE_FIELDS}
-        return {field: name for field, name in names.items() if is_own(name)}
+        return own_code(vars(self))
 
     @property
     def global_batch_size(self) -> int:

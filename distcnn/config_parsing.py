@@ -13,7 +13,7 @@ from distcnn.cli.parser import Parser, meant
 from distcnn.config import GROUPS, KINDS, RENAMED, Config, as_flag
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
-from distcnn.user_code import ACCEPT_FLAG, CODE_FIELDS, TRUST_FLAG, require_trust
+from distcnn.user_code import ACCEPT_FLAG, TRUST_FLAG, own_code, require_trust
 
 TARGET_DEFAULTS: dict[str, Any] = {
     "epochs": 6,
@@ -60,9 +60,7 @@ def parse_request(arguments: Sequence[str]) -> Request:
     }
     read = read_toml(file) if file else {}
     request = Request({**read, **flags}, **actions)
-    for name in CODE_FIELDS:
-        if name in read and name not in flags:
-            require_trust(name, read[name], f"--config: {file}", None, request.trust_model)
+    require_trust(own_code(request.given), f"--config: {file}", flags, request.trust_model)
     if request.shard is not None and request.break_at_step is None:
         raise InputError(f"--shard {request.shard} needs a step to stop in: add --break-at-step N")
     for flag, value in (("--break-at-step", request.break_at_step), ("--shard", request.shard)):

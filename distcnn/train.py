@@ -26,7 +26,7 @@ from distcnn.training.host_placement import describe_hosts
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.results import RunResult
 from distcnn.training.resume import ResumePoint
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.session import Outcome, Session
 from distcnn.training.setup import Run
 from distcnn.training.state import State
@@ -132,7 +132,7 @@ def summary(outcome: Outcome) -> list[str]:
 
 
 def _finished(point: ResumePoint, result: RunResult) -> list[str]:
-    reached = result.steps < Plan(point.config, result.dataset.train_examples).total_steps
+    reached = result.steps < RunSchedule(point.config, result.dataset.train_examples).total_steps
     return [
         f"{point.directory} is finished: test accuracy {result.test_accuracy:.4f} after"
         f" {counted(result.steps, 'step')}",
@@ -175,7 +175,7 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
     if point:
         lines.append(
             f"resumed  {point.directory}, after {state.step} of"
-            f" {counted(run.plan.total_steps, 'step')}, started on"
+            f" {counted(run.schedule.total_steps, 'step')}, started on"
             f" {counted(state.world_size, 'rank')}"
         )
     return [*lines, f"results  {path}"]

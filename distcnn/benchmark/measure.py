@@ -34,13 +34,13 @@ class Stepper:
         self._run, self._taken = run, 0
         config = run.config
         shortest = run.dataset.examples["train"] // config.num_shards
-        self._an_epoch = shortest // config.microbatch_size or run.plan.steps_an_epoch
+        self._an_epoch = shortest // config.microbatch_size or run.schedule.steps_an_epoch
 
     def take(self) -> int:
         """Take the next step, and return how many examples it used."""
         run, step = self._run, self._taken
         epoch, step_of_epoch = divmod(step, self._an_epoch)
-        learning_rate = run.plan.learning_rate(min(step, run.plan.scheduled_steps - 1))
+        learning_rate = run.schedule.learning_rate(min(step, run.schedule.scheduled_steps - 1))
         self._taken += 1
         return run.step(step, epoch, step_of_epoch, learning_rate).examples
 

@@ -15,7 +15,7 @@ from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn.losses import GUESSING
 from distcnn.system.wording import counted
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 
 FEWEST_STEPS = 100
 """Fewer steps learn little: with the defaults, 24 give an accuracy of 0.31, 48 of 0.90."""
@@ -38,32 +38,32 @@ def require_enough_examples(config: Config, train_examples: int) -> None:
         )
 
 
-def warnings_of(plan: Plan) -> Iterator[str]:
+def warnings_of(schedule: RunSchedule) -> Iterator[str]:
     """A line for each setting that the user may not have meant, without "warning: "."""
-    yield from _too_few_steps(plan)
-    yield from _padding(plan)
-    yield from _without_effect(plan.config)
+    yield from _too_few_steps(schedule)
+    yield from _padding(schedule)
+    yield from _without_effect(schedule.config)
 
 
-def _too_few_steps(plan: Plan) -> Iterator[str]:
-    config, steps = plan.config, plan.config.epochs * plan.steps_an_epoch
+def _too_few_steps(schedule: RunSchedule) -> Iterator[str]:
+    config, steps = schedule.config, schedule.config.epochs * schedule.steps_an_epoch
     if steps >= FEWEST_STEPS:
         return
     fewer = "a smaller --microbatch-size" if config.microbatch_size > 1 else "fewer --num-shards"
     cut = ""
-    if plan.warmup_steps < config.warmup_steps:
-        cut = f", and the warm-up is cut to {plan.warmup_steps}"
+    if schedule.warmup_steps < config.warmup_steps:
+        cut = f", and the warm-up is cut to {schedule.warmup_steps}"
     yield (
-        f"the whole run is {counted(steps, 'step')} ({plan.steps_an_epoch} an epoch){cut}: too few"
-        f" to learn much; give more --epochs ({-(-ENOUGH_STEPS // plan.steps_an_epoch)} make"
-        f" {ENOUGH_STEPS} steps) or {fewer}"
+        f"the whole run is {counted(steps, 'step')} ({schedule.steps_an_epoch} an epoch){cut}:"
+        f" too few to learn much; give more --epochs ({-(-ENOUGH_STEPS // schedule.steps_an_epoch)}"
+        f" make {ENOUGH_STEPS} steps) or {fewer}"
     )
 
 
-def _padding(plan: Plan) -> Iterator[str]:
-    config, longest = plan.config, -(-plan.train_examples // plan.config.num_shards)
-    padding = 1 - plan.train_examples / (plan.steps_an_epoch * config.global_batch_size)
-    enough = -(-longest // plan.steps_an_epoch)
+def _padding(schedule: RunSchedule) -> Iterator[str]:
+    config, longest = schedule.config, -(-schedule.train_examples // schedule.config.num_shards)
+    padding = 1 - schedule.train_examples / (schedule.steps_an_epoch * config.global_batch_size)
+    enough = -(-longest // schedule.steps_an_epoch)
     if enough < config.microbatch_size and (
         longest < config.microbatch_size or padding > MOST_PADDING
     ):

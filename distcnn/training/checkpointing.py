@@ -104,7 +104,7 @@ def take_snapshot(
     run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str
 ) -> Checkpoint:
     """A copy of the state of the run, with the lines of its files so far."""
-    epoch, step_of_epoch = run.plan.position(state.step)
+    epoch, step_of_epoch = run.schedule.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
         f"weights/{name}": values.copy() for name, values in run.parameters.named().items()
     }
@@ -200,7 +200,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
         stored = checkpoint.folder(f"optimizer/{name}")
         _fill(parameters.named(vector), stored, f"optimizer's {name}")
     optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
-    ledger.replay(*run.plan.position(read.state.step), run.config.microbatch_size)
+    ledger.replay(*run.schedule.position(read.state.step), run.config.microbatch_size)
     used = checkpoint.arrays["shards/examples_used"].tolist()
     for entry in all_entries(ledger, run.communicator, run.config.num_shards):
         before = used[entry.shard]

@@ -30,17 +30,12 @@ from distcnn.training.progress import NoProgress
 from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.results import Records
-from distcnn.training.resume import (
-    existing_run,
-    merged_config,
-    read_stored,
-    require_code_outside,
-    require_trusted,
-)
-from distcnn.training.schedule import Plan as Schedule
+from distcnn.training.resume import existing_run, merged_config, read_stored
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from distcnn.training.step import Lane, Position, Step
+from distcnn.user_code import require_outside, require_trust
 
 LARGEST_GRADIENT_ERROR = 1e-5
 CHECKED_EXAMPLES = 2
@@ -111,7 +106,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         raise InputError(f"--shard is {shard}: the run has shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
     warn_of_changes(receipt, run, say)
-    last = Schedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
+    last = RunSchedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
         raise InputError(f"--break-at-step is {at}: the run has steps 0 to {last}")
     state = restore_snapshot(run, checkpoint) if checkpoint else State()
@@ -159,8 +154,8 @@ def _source(
     now = merged_config(stored, request, directory)
     receipt = read_receipt(directory)
     config = receipt.configuration_at(checkpoint.step if checkpoint else 0)
-    require_trusted(config, directory, request.given, request.trust_model)
-    require_code_outside(config, directory)
+    require_trust(config.own_code, directory, request.given, request.trust_model)
+    require_outside(config.own_code.values(), directory)
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint
 
 

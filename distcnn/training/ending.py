@@ -65,7 +65,7 @@ def make_result(run: Run, state: State) -> RunResult:
         test_loss=test.loss,
         train_loss=state.epoch.loss,
         params_sha256=params_sha256(run.parameters),
-        epochs=state.step // run.plan.steps_an_epoch,
+        epochs=state.step // run.schedule.steps_an_epoch,
         steps=state.step,
         best_step=state.step if state.best_step is None else state.best_step,
         best_test_accuracy=state.best_correct / test.examples,

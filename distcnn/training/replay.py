@@ -23,10 +23,10 @@ from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.receipt import Line, Receipt, missing_end, read_receipt, sources_in_force
 from distcnn.training.results import RunResult
-from distcnn.training.resume import require_code_outside, require_trusted
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
+from distcnn.user_code import require_outside, require_trust
 from distcnn.user_source import compare_sources
 
 NAMES_ONLY = ("name", "source")
@@ -87,9 +87,10 @@ def replay(
     begun = checkpoint.step if checkpoint else 0
     config = receipt.configuration_at(begun)
     given: dict[str, Any] = {"model": model} if model else {}
-    together(communicator, lambda: require_trusted(config, directory, given, trust_model))
+    own = config.own_code
+    together(communicator, lambda: require_trust(own, directory, given, trust_model))
     config = dataclasses.replace(config, **given)
-    together(communicator, lambda: require_code_outside(config, directory))
+    together(communicator, lambda: require_outside(config.own_code.values(), directory))
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = State()

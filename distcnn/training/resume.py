@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from distcnn.training.receipt import read_receipt, readable_lines, sources_in_fo
 from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import read_config
-from distcnn.training.schedule import Plan
-from distcnn.user_code import ACCEPT_FLAG, require_outside, require_trust
+from distcnn.training.schedule import RunSchedule
+from distcnn.user_code import ACCEPT_FLAG, require_trust
 from distcnn.user_source import Sources, compare_sources
 
 Report = Callable[[str], None]
@@ -53,10 +53,10 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     config = merged_config(stored, request, directory)
     result = finished_result(directory, config, report, checkpoint)
     if result is None or "data" in request.given:  # otherwise nothing is imported
-        require_trusted(config, directory, request.given, request.trust_model)
+        require_trust(config.own_code, directory, request.given, request.trust_model)
     if checkpoint and result is None:
         done, dataset = checkpoint.step, read_snapshot(checkpoint).dataset
-        if Plan(config, dataset.train_examples).total_steps < done:
+        if RunSchedule(config, dataset.train_examples).total_steps < done:
             raise InputError(
                 f"--resume: {directory} has already taken {counted(done, 'step')}, more than"
                 " --epochs and --max-steps allow now: raise them"
@@ -64,20 +64,6 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     # What is refused above has changed nothing; now damaged checkpoints are set aside.
     _, checkpoint = read_stored(directory, report, set_aside=in_place)
     return ResumePoint(directory, in_place, config, checkpoint, result)
-
-
-def require_trusted(
-    config: Config, directory: Path, given: Mapping[str, Any], trusted: bool
-) -> None:
-    """``InputError`` unless the user gave the name of each piece of own code, or ``trusted`` it."""
-    for field, name in config.own_code.items():
-        require_trust(field, name, directory, given.get(field), trusted)
-
-
-def require_code_outside(config: Config, *run_directories: str | Path) -> None:
-    """``InputError`` when the user's own code could be imported from a run directory."""
-    for name in config.own_code.values():
-        require_outside(name, *run_directories)
 
 
 def existing_run(path: str) -> Path:
@@ -178,7 +164,7 @@ def finished_result(
     damage = damage_of(directory)
     if damage is None:
         result = read_result(directory)
-        total_steps = Plan(config, result.dataset.train_examples).total_steps
+        total_steps = RunSchedule(config, result.dataset.train_examples).total_steps
         reached = 0 < config.target_accuracy <= result.test_accuracy and result.steps < total_steps
         if reached or result.steps == total_steps:
             return result
@@ -200,11 +186,11 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
     """
     try:
         receipt = read_receipt(directory)
-        plan = Plan(config, receipt.lines[0]["dataset"]["train_examples"])
+        schedule = RunSchedule(config, receipt.lines[0]["dataset"]["train_examples"])
         later = (line["step"] for line in receipt.starts if line["step"] > step)
         configs = [receipt.configuration_at(start) for start in (step, *later)]
-        plans = [Plan(each, plan.train_examples) for each in configs]
-        others = {each.config.epochs for each in plans if not each.has_rates_of(plan)}
+        schedules = [RunSchedule(each, schedule.train_examples) for each in configs]
+        others = {each.config.epochs for each in schedules if not each.has_rates_of(schedule)}
     except (InputError, LookupError, TypeError, ArithmeticError):
         return ""  # those steps are unknown, or their lines cannot be read
     if step >= receipt.last_step or not others:

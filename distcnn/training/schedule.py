@@ -16,7 +16,7 @@ from distcnn.registry import find_schedule
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSchedule:
     """The plan of a run over ``train_examples``.
 
     ``schedule`` is the object in place of the one that ``config`` names; its warm-up is the
@@ -63,7 +63,7 @@ class Plan:
         given = self.schedule or find_schedule(self.config.schedule, 0)
         return dataclasses.replace(given, warmup_steps=self.warmup_steps)
 
-    def has_rates_of(self, other: Plan) -> bool:
+    def has_rates_of(self, other: RunSchedule) -> bool:
         """Whether each step has the learning rate that it has in ``other``, of another length."""
         same_schedule = (
             self.scheduled_steps == other.scheduled_steps or self.config.schedule == "constant"

@@ -43,7 +43,7 @@ from distcnn.training.evaluation import Evaluation
 from distcnn.training.host_placement import require_everywhere, settle_threads
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, Step
 from distcnn.user_source import Sources, own_sources
 
@@ -94,9 +94,9 @@ class Run:
     """The source of a model of the user's own, by module; else empty."""
 
     @property
-    def plan(self) -> Plan:
+    def schedule(self) -> RunSchedule:
         """How its steps go."""
-        return Plan(self.config, self.dataset.examples["train"], self.components.schedule)
+        return RunSchedule(self.config, self.dataset.examples["train"], self.components.schedule)
 
 
 def prepare_run(

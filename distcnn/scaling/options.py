@@ -270,9 +270,9 @@ def make_parser() -> Parser:
         action="append",
         metavar="latency=1ms,bandwidth=10Gbit|FILE",
         help=(
-            "network between hosts: one-way latency (s, ms, us) and bandwidth (bit, kbit, Mbit, Gbit"
-            " per second), or a file written by distcnn.scaling.interconnect_test --json; may be"
-            " repeated (default: as measured by a sweep over several hosts)"
+            "network between hosts: one-way latency (s, ms, us) and bandwidth (bit, kbit, Mbit,"
+            " Gbit per second), or a file written by distcnn.scaling.interconnect_test --json; may"
+            " be repeated (default: as measured by a sweep over several hosts)"
         ),
     )
     group.add_argument("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)

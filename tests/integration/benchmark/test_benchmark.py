@@ -88,7 +88,7 @@ REFUSED = {
     "--resume runs/x": "unknown flag --resume",
     "--peer torch": "unknown flag --peer",
     "--microbatch-size 0": "--microbatch-size is 0",
-    "--draw x.json": "name the picture too",
+    "--draw x.json": "needs the name of the picture",
     "--draw no.json --picture x.png": "no.json cannot be read as a measurement",
     "--json nowhere/x.json": "--json: no such folder: nowhere",
     "--data no.h5": "no such file: no.h5",

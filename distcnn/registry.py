@@ -118,6 +118,25 @@ def optimizer_name(optimizer: Optimizer) -> str:
     return (known or f"{kind.__module__}:{kind.__qualname__}") + _arguments(optimizer, plain)
 
 
+def schedule_name(schedule: Schedule) -> str:
+    """The name by which ``find_schedule`` makes ``schedule`` again, with its warm-up.
+
+    Raises:
+        InputError: an argument is neither a number nor a text, so no name can tell it.
+    """
+    if isinstance(schedule, OwnSchedule):
+        return name_of(schedule.function, {})
+    plain = {"warmup_steps": schedule.warmup_steps}
+    return name_of(type(schedule), SCHEDULES) + _arguments(schedule, plain)
+
+
+def name_of(item: Any, known: dict[str, Any]) -> str:
+    """The name of a function or class: distcnn's, else package.module:name."""
+    ours = next((name for name, value in known.items() if value is item), None)
+    module = getattr(item, "__module__", type(item).__module__)
+    return ours or f"{module}:{getattr(item, '__qualname__', type(item).__qualname__)}"
+
+
 def _arguments(item: Any, without: dict[str, Any]) -> str:
     """The arguments that make the dataclass ``item``, in brackets; empty where all are default."""
     if not dataclasses.is_dataclass(item):

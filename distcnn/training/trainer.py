@@ -26,8 +26,8 @@ from distcnn.models import MODELS, Model, find_model
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
 from distcnn.nn.losses import Loss
-from distcnn.optim import SCHEDULES, SGD, Cosine, Optimizer, OwnSchedule, Schedule
-from distcnn.registry import PLAIN, find_loss, optimizer_name
+from distcnn.optim import SGD, Cosine, Optimizer, OwnSchedule, Schedule
+from distcnn.registry import PLAIN, find_loss, name_of, optimizer_name, schedule_name
 from distcnn.training.callbacks import Callback
 from distcnn.training.progress import LoggedProgress, NoProgress, Progress
 from distcnn.training.results import CONFIG, RunResult
@@ -132,10 +132,10 @@ class Trainer:
         with arguments_named():
             self._settings: dict[str, Any] = {
                 "model": _model_name(model),
-                "loss": loss if isinstance(loss, str) else _name_of(loss, LOSSES),
+                "loss": loss if isinstance(loss, str) else name_of(loss, LOSSES),
                 **{name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN},
                 "optimizer": optimizer_name(self.optimizer),
-                "schedule": _schedule_name(self.schedule),
+                "schedule": schedule_name(self.schedule),
                 "warmup_steps": self.schedule.warmup_steps,
                 "num_shards": num_shards,
                 "microbatch_size": microbatch_size,
@@ -303,7 +303,7 @@ class Trainer:
 def _model_name(model: Sequential | Model | str) -> str:
     if isinstance(model, str):
         return model
-    return describe(model) if isinstance(model, Sequential) else _name_of(model, MODELS)
+    return describe(model) if isinstance(model, Sequential) else name_of(model, MODELS)
 
 
 def _model_function(model: Sequential | Model | str) -> Model:
@@ -312,19 +312,6 @@ def _model_function(model: Sequential | Model | str) -> Model:
     if isinstance(model, Sequential):
         return lambda input_shape, classes: model
     return model
-
-
-def _schedule_name(schedule: Schedule) -> str:
-    if isinstance(schedule, OwnSchedule):
-        return _name_of(schedule.function, {})
-    return _name_of(type(schedule), SCHEDULES)
-
-
-def _name_of(item: Any, known: dict[str, Any]) -> str:
-    """The name of a function or class: distcnn's, else package.module:name."""
-    ours = next((name for name, value in known.items() if value is item), None)
-    module = getattr(item, "__module__", type(item).__module__)
-    return ours or f"{module}:{getattr(item, '__qualname__', type(item).__qualname__)}"
 
 
 def _image_set(data: str | Path | Dataset | Arrays) -> tuple[str, Dataset | None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distcnn.architecture import parse
+from distcnn.architecture import describe, parse
 from distcnn.errors import ArgumentError, InputError
 from distcnn.fault_tolerance.error_origin import described, mistake_in
 from distcnn.nn import (
@@ -22,7 +22,7 @@ from distcnn.nn import (
     Tanh,
     glorot_uniform,
 )
-from distcnn.registry import USAGE, find
+from distcnn.registry import USAGE, find, name_of
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
 
@@ -76,7 +76,7 @@ def wide(input_shape: tuple[int, int, int], classes: int) -> Sequential:
 
 
 def tutorial(input_shape: tuple[int, int, int], classes: int) -> Sequential:
-    """The smallest CNN there is: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense.
+    """The smallest CNN: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense.
     1x28x28 to 10: 13,610 parameters.
     """
     return Sequential([Conv2d(8, 3), MaxPool2d(2), ReLU(), Flatten(), Dense(classes)])
@@ -109,6 +109,20 @@ def find_model(name: str) -> Model:
         return lambda input_shape, classes: network
     found: Model = find("model", name, MODELS)
     return found
+
+
+def model_name(model: Sequential | Model | str) -> str:
+    """The name by which ``find_model`` finds ``model`` again."""
+    if isinstance(model, str):
+        return model
+    return describe(model) if isinstance(model, Sequential) else name_of(model, MODELS)
+
+
+def model_function(model: Sequential | Model | str) -> Model:
+    """``model`` as a function that makes it."""
+    if isinstance(model, str):
+        return find_model(model)
+    return (lambda input_shape, classes: model) if isinstance(model, Sequential) else model
 
 
 def build_model(
@@ -163,7 +177,7 @@ def _explained(error: BaseException, name: str, images: str = "") -> BaseExcepti
         return error
     if isinstance(error, MemoryError):
         return InputError(
-            f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size"
+            f"model {name!r} needs more memory than is available ({error}): lower --microbatch-size"
         )
     mistake = mistake_in(error)
     if mistake or isinstance(error, ArgumentError):

@@ -18,6 +18,7 @@ from distcnn.datasets import Microbatch
 from distcnn.errors import ArgumentError, InputError
 from distcnn.models import MODELS
 from distcnn.nn import Sequential, computing, softmax_cross_entropy
+from distcnn.nn.layer import Array
 from distcnn.registry import find
 from distcnn.user_code import modules_of
 
@@ -26,7 +27,7 @@ ImageShape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Score:
-    """How well a network does: ``loss`` is the mean cross-entropy over ``examples``."""
+    """Test results of a network: ``loss`` is the mean cross-entropy over ``examples``."""
 
     accuracy: float
     correct: int
@@ -35,7 +36,7 @@ class Score:
 
 
 class Network:
-    """A network with its weights and what belongs to them.
+    """A network with its weights, normalisation and class names.
 
     Several threads may use one. The number of BLAS threads is left as it is; with the run's, the
     outputs are those of the run's own tests, bit for bit.
@@ -116,9 +117,7 @@ class Network:
         outputs = np.empty((len(pixels), len(self.class_names)), np.float32)
         labels = np.zeros(len(pixels), np.int64)
         with self._lock:
-            for span in self._filled(pixels, labels):
-                with computing():
-                    logits = self._plan.forward(self._microbatch.images, training=False)
+            for span, logits in self._logits(pixels, labels):
                 outputs[span] = logits[:, : span.stop - span.start].T
         return outputs
 
@@ -164,9 +163,8 @@ class Network:
             )
         correct, loss_sum, batch = 0, 0.0, self._microbatch
         with self._lock:
-            for span in self._filled(pixels, numbers.astype(np.int64)):
+            for span, logits in self._logits(pixels, numbers.astype(np.int64)):
                 with computing():
-                    logits = self._plan.forward(batch.images, training=False)
                     loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
                 right = logits.argmax(axis=0) == batch.labels
                 correct += int(np.count_nonzero(right[: span.stop - span.start]))
@@ -190,14 +188,17 @@ class Network:
             )
         return pixels.reshape(len(pixels), height, width, channels)
 
-    def _filled(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[slice]:
-        """Fill the microbatch with all examples in turn; which ones they are."""
-        size = self._microbatch.size
-        for start in range(0, len(pixels), size):
-            span = slice(start, min(start + size, len(pixels)))
-            chosen = np.arange(span.stop - start)
-            self._microbatch.fill(pixels[span], labels[span], chosen)
-            yield span
+    def _logits(
+        self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
+    ) -> Iterator[tuple[slice, Array]]:
+        """Go through all examples by microbatches; yield their range and their logits."""
+        batch = self._microbatch
+        for start in range(0, len(pixels), batch.size):
+            span = slice(start, min(start + batch.size, len(pixels)))
+            batch.fill(pixels[span], labels[span], np.arange(span.stop - start))
+            with computing():
+                logits = self._plan.forward(batch.images, training=False)
+            yield span, logits
 
 
 def load(
@@ -207,7 +208,7 @@ def load(
     model: Sequential | None = None,
     trust_model: bool = False,
 ) -> Network:
-    """The network of a finished run: neither its data nor the module that made it is needed.
+    """The network of a finished run, without its data or the module that built it.
 
     A network with layers of your own needs their module: import it before, or let it be imported
     with ``trust_model``. Never trust a run directory from a stranger: importing runs code.
@@ -215,7 +216,7 @@ def load(
     Args:
         run: the run directory, or a file of weights in one.
         weights: of the last step, or of the best test accuracy.
-        model: the network, where the run does not tell it.
+        model: the network, if the run does not record it.
         trust_model: whether to import the module that the run names.
 
     Raises:
@@ -238,7 +239,7 @@ def load(
         image_shape: ImageShape = tuple(about["image_shape"])
         settings = {name: about[name] for name in ("mean", "std", "class_names")}
     except (ValueError, KeyError) as error:
-        finished = "" if path.exists() else "; has the run in this directory been finished?"
+        finished = "" if path.exists() else "; has the run in this directory finished?"
         raise InputError(f"{path.parent}: {error}{finished}") from error
     classes = len(settings["class_names"])
     made = model or _recorded_model(about, image_shape, classes, path, trust_model)
@@ -254,13 +255,13 @@ def _recorded_model(
     for module in modules_of(text or name):
         if module not in sys.modules and not trusted:
             raise InputError(
-                f"{path}: the network is made of code in the module {module!r}, which loading would"
-                " run: import that module first, or if you trust the run, load it with"
+                f"{path}: the network uses code in the module {module!r}, which loading would run:"
+                " import that module first, or if you trust the run, load it with"
                 " trust_model=True"
             )
     if text:
         return parse(text)
     made = find("model", name, MODELS)(image_shape, classes)
     if not isinstance(made, Sequential):
-        raise InputError(f"{path}: model {name!r} made a {type(made).__name__}: give model=...")
+        raise InputError(f"{path}: model {name!r} returned a {type(made).__name__}: pass model=...")
     return made

@@ -29,7 +29,7 @@ USAGE = {
 WRITTEN_OUT = "function, or write it out: Sequential([Flatten(), Dense(10)])"
 OWN = {"loss": "function", "optimizer": "class", "schedule": "function", "model": WRITTEN_OUT}
 PLAIN = ("learning_rate", "momentum", "weight_decay")
-"""The settings of optimizers that have flags of their own."""
+"""The settings of optimizers that have their own flags."""
 
 
 def find(what: str, name: str, known: Mapping[str, Any]) -> Any:
@@ -90,7 +90,7 @@ def find_schedule(name: str, warmup_steps: int) -> Schedule:
 def find_optimizer(
     name: str, learning_rate: float, momentum: float, weight_decay: float
 ) -> Optimizer:
-    """The optimizer called ``name``, or the user's own, with those settings that it takes.
+    """The optimizer called ``name``, or the user's own, with the settings that it accepts.
 
     Raises:
         InputError: there is none, or it cannot be made.
@@ -107,15 +107,13 @@ def optimizer_name(optimizer: Optimizer) -> str:
     """The name by which ``find_optimizer`` makes ``optimizer`` again, with its ``PLAIN`` settings.
 
     Raises:
-        InputError: an argument is neither a number nor a text, so no name can tell it.
+        InputError: an argument is neither a number nor a text, so no name can express it.
     """
     plain = {name: getattr(optimizer, name, 0.0) for name in PLAIN}
     for name in OPTIMIZERS:
         if find_optimizer(name, **plain) == optimizer:
             return name
-    kind = type(optimizer)
-    known = next((name for name, maker in OPTIMIZERS.items() if maker is kind), "")
-    return (known or f"{kind.__module__}:{kind.__qualname__}") + _arguments(optimizer, plain)
+    return name_of(type(optimizer), OPTIMIZERS) + _arguments(optimizer, plain)
 
 
 def schedule_name(schedule: Schedule) -> str:
@@ -130,8 +128,8 @@ def schedule_name(schedule: Schedule) -> str:
     return name_of(type(schedule), SCHEDULES) + _arguments(schedule, plain)
 
 
-def name_of(item: Any, known: dict[str, Any]) -> str:
-    """The name of a function or class: distcnn's, else package.module:name."""
+def name_of(item: Any, known: Mapping[str, Any]) -> str:
+    """The name of a function or class: that in ``known``, else package.module:name."""
     ours = next((name for name, value in known.items() if value is item), None)
     module = getattr(item, "__module__", type(item).__module__)
     return ours or f"{module}:{getattr(item, '__qualname__', type(item).__qualname__)}"

@@ -14,6 +14,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 
@@ -100,15 +101,11 @@ def _source(module: ModuleType) -> str:
     spec = module.__spec__
     assert spec is not None  # _is_users made sure
     try:
-        text = getattr(spec.loader, "get_source", lambda name: None)(spec.name)
-        return (
-            text
-            if text is not None
-            else (
-                "no source: SHA-256"
-                f" {hashlib.sha256(Path(spec.origin or '').read_bytes()).hexdigest()}"
-            )
-        )
+        text: str | None = getattr(spec.loader, "get_source", lambda name: None)(spec.name)
+        if text is not None:
+            return text
+        content = Path(spec.origin or "").read_bytes()
+        return f"no source: SHA-256 {hashlib.sha256(content).hexdigest()}"
     except (ImportError, SyntaxError, OSError) as error:
         return f"no source: {error}"
 
@@ -123,11 +120,9 @@ def _imported(text: str, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = (
-                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-                if node.level
-                else node.module or ""
-            )
+            base = "." * node.level + (node.module or "")
+            if node.level:
+                base = importlib.util.resolve_name(base, package)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
@@ -142,11 +137,10 @@ def _tree(text: str) -> str | None:
 
 def _first_difference(before: str, now: str) -> str:
     lines = before.splitlines(), now.splitlines()
-    at = next(
-        (i for i, (was, is_now) in enumerate(zip(*lines, strict=False)) if was != is_now),
-        min(map(len, lines)),
-    )
+    end = len(lines[0]), (None, None)  # the ends of lines alone differ
+    pairs = enumerate(zip_longest(*lines))
+    number, texts = next((found for found in pairs if found[1][0] != found[1][1]), end)
     was, is_now = (
-        repr(text[at].strip()[:LONGEST_LINE]) if at < len(text) else "missing" for text in lines
+        "missing" if text is None else repr(text.strip()[:LONGEST_LINE]) for text in texts
     )
-    return f"line {at + 1}: was {was}, is {is_now}"
+    return f"line {number + 1}: was {was}, is {is_now}"

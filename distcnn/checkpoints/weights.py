@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.checkpoints.format import stored_arrays
+from distcnn.checkpoints.format import HDF5_ERRORS, stored_arrays
 from distcnn.system.files import read_bytes
 
 WEIGHTS, BEST_WEIGHTS = "weights.h5", "weights-best.h5"
@@ -41,7 +41,7 @@ def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The parameters in a file of weights, and its attributes as plain values.
 
     Raises:
-        ValueError: names the file, which cannot be read.
+        ValueError: the file cannot be read; the text names it.
     """
     try:
         content = read_bytes(path)
@@ -54,7 +54,7 @@ def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
                 for name, value in file.attrs.items()
             }
             return dict(stored_arrays(file)), attributes
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
+    except HDF5_ERRORS as error:
         raise ValueError(f"{path.name} is damaged ({error})") from error
 
 

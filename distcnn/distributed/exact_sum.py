@@ -19,11 +19,13 @@ number of terms (shards), and R = L*S. Binary64 numbers in [R, 2R] are multiples
 3. Pairs. ``g - 1.5*R`` is g rounded to the same multiple, less 1.5*R, for 1.5*R is an even one. So
    of two terms the first may leave its 1.5*R in the sum and the second take it out: fewer passes.
    The sum then lies around 1.5*R for a while, and must be of a magnitude of at most R/2 itself.
-
 4. Several grids. What rounding takes from a term, ``g - rounded(g)``, is at most q/2 and is itself
    a binary64 number. It may be added by the same rules on a second grid whose limit is q/2, what is
    left after that on a third, and so on. Each grid's sum is exact, so the grids together hold the
    sum to the last grid's spacing (``grid_anchors``, ``on_grids``).
+
+``ExactSum`` adds one vector after another, ``ExactTotal`` several at once (and in pairs), and
+``step_stats.py`` adds losses on several grids.
 
 Beyond L, and for NaN and Inf, the sum is refused. The default L = 2**16 leaves, for 8 shards,
 multiples of 2**-33 for the sum over all examples of a step: divided by 256 of them, 5e-13, below
@@ -45,8 +47,6 @@ CHUNK = 65536
 """Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches, and the calls are
 few.
 """
-
-
 UNDERFLOW = 2.0**-70
 """Above any float32 whose square is 0."""
 

@@ -3,6 +3,10 @@
 A shard's gradient stays where backward has written it, in float32. When all are complete, each rank
 sums its share of the elements over all shards of all ranks, and writes the sums where all ranks
 read them. No sum in float64 ever exists as a whole, and MPI moves nothing but the counts.
+
+All ranks meet twice in a step: when their gradients are complete, and when their shares of the sum
+are. So nothing is written while another rank reads it: gradients are read between the two meetings
+and written after the second; the sum is written between them and read after the second.
 """
 
 from __future__ import annotations
@@ -97,7 +101,6 @@ class SharedMemoryReducer(Reducer):
             if number not in self._complete:
                 self._own[number].fill(0)
         with self._reducing:
-            # After this sum, all gradients of all ranks are complete; after the other, their sums.
             self._allreduce.start(self.stats.sums, self._summing)
             with self._local_sum:
                 self._sum_share()

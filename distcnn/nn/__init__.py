@@ -1,6 +1,11 @@
 """The maths: layers, losses, initialisers, networks.
 
 NumPy only; it knows nothing of ranks, files or flags.
+
+A layer (``layer.py``; one file for each family) is a description. ``Sequential`` is a list of them,
+``Parameters`` holds their values, and a ``Plan`` runs them for one shape of microbatch, with the
+kernels (``kernels/``) that ``planner.py`` chooses. ``reference.py`` is a textbook that nothing uses
+but the tests.
 """
 
 from distcnn.nn.activations import Activation, Identity, ReLU, Sigmoid, Tanh

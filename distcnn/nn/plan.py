@@ -9,8 +9,8 @@ and fuses neighbours.
 The planner (``planner.py``) decides which kernel may write over its input or over the gradient it
 is given, which layers run as one, and how an output is stored. What ``forward`` returns is
 a buffer of the plan, and holds until its next call. Plans share nothing but the parameters, so one
-may go forward while another, for another microbatch, is on its way back, and two threads may run
-one each.
+can go forward while another runs backward for another microbatch, and two threads can run one
+each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """A kernel with what it needs.
+    """A kernel with what its two calls need.
 
     Attributes:
         name: of its (first) layer.
@@ -208,26 +208,28 @@ class Plan:
 
 
 class Backward:
-    """A backward pass that goes from the last layer to the first, as far as it is told.
+    """A backward pass from the last layer to the first, in pieces.
 
     Attributes:
-        input_gradient: the network's input gradient, once all is done, if it was asked for.
+        input_gradient: the network's input gradient at the end, if requested.
     """
 
     def __init__(
         self, stages: list[Stage], grad_output: Array, size: int, input_gradient: bool
     ) -> None:
-        self._stages, self._grad, self._complete = list(stages), grad_output, size
+        self._stages, self._grad, self._complete_from = list(stages), grad_output, size
         self._wants_input_gradient = input_gradient
         self.input_gradient: Array | None = None
 
     def advance(self, until: int) -> None:
-        """Compute until all elements of the flat gradient from ``until`` on are complete."""
-        while self._stages and (self._complete > until or until == 0):
+        """Compute until the flat gradient is complete from element ``until`` on; with 0, go on
+        through the layers without parameters before, for the input's gradient.
+        """
+        while self._stages and (self._complete_from > until or until == 0):
             stage = self._stages.pop()
             is_first = not self._stages
             grad = stage.backward(self._grad, self._wants_input_gradient or not is_first)
-            self._complete = stage.start
+            self._complete_from = stage.start
             if grad is not None:
                 self._grad = grad
             if is_first and self._wants_input_gradient:

@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def require_all(settings: Settings) -> None:
-    """Raise ``InputError`` for what would make every point fail: no launcher, no image set, a model
-    that does not fit it. Prepares the default image set if it is missing.
+    """Raise ``InputError`` if every point would fail: no launcher, no image set, a model that does
+    not match it. Prepares the default image set if it is missing.
     """
     require_launcher(settings.launcher)
     config = Config(**settings.flags)
@@ -109,13 +109,13 @@ def measure_all(sweep: Sweep, timeout: float) -> list[Record]:
     done = {one: record for one in wanted if (record := sweep.find(one)) and record.result}
     if done:
         say(f"continue  {len(done)} of {counted(len(wanted), 'measurement')} already done")
-    for number, measurement in enumerate(wanted, start=1):
-        if measurement not in done:
-            record = measure(measurement, sweep, timeout)
+    for number, job in enumerate(wanted, start=1):
+        if job not in done:
+            record = measure(job, sweep, timeout)
             sweep.add(record)
-            done[measurement] = record
-            say(f"[{number}/{len(wanted)}] {title_of(measurement)}: {outcome(record)}")
-    return [done[measurement] for measurement in wanted]
+            done[job] = record
+            say(f"[{number}/{len(wanted)}] {title_of(job)}: {outcome(record)}")
+    return [done[job] for job in wanted]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""One measurement: its processes are started through the launcher, waited for and ended; why it
-failed is said in a line.
+"""One measurement: start its processes through the launcher, wait for them, end them, and give the
+reason for a failure in one line.
 
 Ending the launcher is enough: ranks end themselves when it is gone (``fault_tolerance/orphan.py``),
-and the kernel ends it with the sweep.
+and the kernel ends it when the sweep ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.orphan import signal_at_parents_end
 from distcnn.fault_tolerance.signals import stop_signals_here
 from distcnn.scaling.options import Settings, launcher_command
-from distcnn.scaling.points import Measurement
+from distcnn.scaling.points import Job
 from distcnn.scaling.result import Result, read_result
 from distcnn.scaling.sweep_directory import Record, Sweep
 from distcnn.system.wording import shell_command
@@ -62,20 +62,20 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def measure(measurement: Measurement, sweep: Sweep, timeout: float) -> Record:
+def measure(job: Job, sweep: Sweep, timeout: float) -> Record:
     """Measure once.
 
     Raises:
         InputError: the log cannot be written.
     """
-    log = sweep.log_of(measurement)
-    file = log.parent.resolve() / f".{measurement.name}.json"
+    log = sweep.log_of(job)
+    file = log.parent.resolve() / f".{job.name}.json"
     result, begin = None, time.monotonic()
     try:
         file.unlink(missing_ok=True)
-        reason = run(command_of(measurement, sweep.settings, file), log, timeout)
+        reason = run(command_of(job, sweep.settings, file), log, timeout)
         if not reason:
-            result = _result_in(file, measurement)
+            result = _result_in(file, job)
     except ValueError as error:
         reason = _with_last_words(str(error), log)
     except OSError as error:
@@ -87,14 +87,14 @@ def measure(measurement: Measurement, sweep: Sweep, timeout: float) -> Record:
         with suppress(OSError):
             file.unlink()
     where = str(log.relative_to(sweep.path))
-    return Record(measurement, result, reason, where, time.monotonic() - begin)
+    return Record(job, result, reason, where, time.monotonic() - begin)
 
 
-def command_of(measurement: Measurement, settings: Settings, file: Path) -> list[str]:
-    """Return the launcher and what it starts, with every flag of training that was given."""
-    flags = settings.flags_of(measurement.point)
+def command_of(job: Job, settings: Settings, file: Path) -> list[str]:
+    """Return the command line: the launcher, the worker and all given flags of training."""
+    flags = settings.flags_of(job.point)
     return [
-        *launcher_command(settings.launcher, measurement.point.ranks),
+        *launcher_command(settings.launcher, job.point.ranks),
         *(sys.executable, "-m", "distcnn.scaling.worker"),
         *(f"--result={file}", f"--steps={settings.steps}"),
         *(
@@ -106,7 +106,7 @@ def command_of(measurement: Measurement, settings: Settings, file: Path) -> list
 
 
 def run(command: list[str], log: Path, timeout: float) -> str:
-    """Run ``command`` to its end with its output in ``log``; no process of it is left.
+    """Run ``command`` to its end with its output in ``log``, and leave no process behind.
 
     Returns:
         Why it failed; empty if its exit code is 0.
@@ -137,30 +137,30 @@ def run(command: list[str], log: Path, timeout: float) -> str:
             _end(process)
 
 
-def _result_in(file: Path, measurement: Measurement) -> Result:
-    """Read what the ranks wrote. ``ValueError`` says why it is not a result."""
+def _result_in(file: Path, job: Job) -> Result:
+    """Read the file written by the ranks. ``ValueError`` says why it is not a result."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while not file.exists():
         if time.monotonic() > end:
             raise ValueError(
-                "exit code 0, but no result: make the launcher start what follows it, as ranks of"
-                " one MPI world"
+                "exit code 0, but no result: the launcher must start the command after it as ranks"
+                " of one MPI world"
             )
         time.sleep(NAP_SECONDS)
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"its result is incomplete ({error})") from error
-    return read_result(table, measurement.point)
+    return read_result(table, job.point)
 
 
 def _with_last_words(reason: str, log: Path) -> str:
     said = last_words(log.read_text(encoding="utf-8", errors="replace"))
-    return f"{reason}; it said: {said}" if said else reason
+    return f"{reason}; output: {said}" if said else reason
 
 
 def last_words(text: str) -> str:
-    """Return the first line of a log that says why it ended, or else the last one."""
+    """Return the first line of a log that gives a reason for its end, else the last line."""
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
     told = [line for line in lines if TELLING.search(line)] or lines[-1:]
     return told[0][:LONGEST_REASON] if told else ""

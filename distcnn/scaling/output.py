@@ -1,4 +1,4 @@
-"""What a sweep prints and writes when it is complete: the table, JSON, the picture."""
+"""Output of a complete sweep: the table, JSON, the picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from distcnn.plotting import Figure, has_matplotlib, png
 from distcnn.scaling.options import Request, Settings
 from distcnn.scaling.plot import prediction_figure, sweep_figure
-from distcnn.scaling.points import STRONG, Measurement
+from distcnn.scaling.points import STRONG, Job
 from distcnn.scaling.prediction.calibration import calibrate
 from distcnn.scaling.prediction.interconnect import parse_interconnect
 from distcnn.scaling.prediction.predict import as_text, project
@@ -23,7 +23,7 @@ SPREAD_WIDTH = 20
 
 
 def headline(settings: Settings) -> Iterator[str]:
-    """Yield lines that say what is going to be measured."""
+    """Yield lines on what will be measured."""
     points, steps = settings.points, counted(settings.steps, "step")
     yield f"sweep     {settings.repeats} x {counted(len(points), 'measurement')} of {steps}"
     yield f"launcher  {settings.launcher}"
@@ -37,10 +37,10 @@ def headline(settings: Settings) -> Iterator[str]:
         )
 
 
-def title_of(measurement: Measurement) -> str:
-    """Return which measurement it is."""
-    point = measurement.point
-    return f"{point.mode}, {counted(point.ranks, 'rank')}, repeat {measurement.repeat}"
+def title_of(job: Job) -> str:
+    """Return the title of a measurement."""
+    point = job.point
+    return f"{point.mode}, {counted(point.ranks, 'rank')}, repeat {job.repeat}"
 
 
 def outcome(record: Record) -> str:
@@ -71,7 +71,7 @@ def table(summary: Summary, sweep: Sweep) -> Iterator[str]:
         yield f"note      {note}"
     for record in summary.failures:
         log = sweep.path / record.log
-        yield f"failed    {title_of(record.measurement)}: {record.reason} (log: {log})"
+        yield f"failed    {title_of(record.job)}: {record.reason} (log: {log})"
 
 
 def _line(row: Row) -> str:
@@ -116,7 +116,7 @@ def _write_picture(sweep: Sweep, name: str, draw: Callable[[], Figure]) -> str:
 
 
 def title(records: Sequence[Record]) -> str:
-    """Return what was measured and where, in a line."""
+    """Return a line on what was measured and where."""
     results = [record.result for record in records if record.result]
     result = max(results, key=lambda result: result.world_size)  # one rank has no MPI
     hosts = counted(len(set(result.hosts)), "host")

@@ -18,14 +18,14 @@ from distcnn.system.wording import counted
 from distcnn.training.fingerprint import differences
 
 SAME, DIFFERENT, ALONE, NOT_PROMISED = "same", "DIFFERENT", "alone", "not promised"
-"""What is said of a point's bits; ``ALONE`` has nothing to compare with, ``NOT_PROMISED`` is the
+"""The verdict on a point's bits; ``ALONE`` has nothing to compare with, ``NOT_PROMISED`` is the
 fast sum.
 """
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the measurements of one point come to.
+    """Summary of the measurements of one point.
 
     Attributes:
         hosts: how many there were.
@@ -78,7 +78,7 @@ class Summary:
 
     @property
     def is_good(self) -> bool:
-        """Whether all measurements succeeded with the bits that they should have."""
+        """Whether all measurements succeeded with the expected bits."""
         return not self.failures and all(row.bits != DIFFERENT for row in self.rows)
 
 
@@ -87,14 +87,14 @@ def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
     results: dict[Point, list[Result]] = {point: [] for point in points}
     for record in records:
         if record.result:
-            results[record.measurement.point].append(record.result)
+            results[record.job.point].append(record.result)
     bases: dict[str, Point] = {}
     for point in points:
         if results[point]:
             bases.setdefault(point.mode, point)
     bits, differing = compare_bits(records)
     failures = [record for record in records if record.result is None]
-    failed = Counter(record.measurement.point for record in failures)
+    failed = Counter(record.job.point for record in failures)
     rows = [
         Row(
             point,
@@ -147,7 +147,7 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
     words: dict[Point, str] = {}
     lines = []
     for record in records:
-        point = record.measurement.point
+        point = record.job.point
         if record.result and record.result.reduction == "exact":
             groups[point.num_shards, point.microbatch_size].append((record, record.result))
         elif record.result:
@@ -156,14 +156,14 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
         hashes = Counter(result.params_sha256 for _, result in group)
         usual = hashes.most_common(1)[0][0]
         for record, result in group:
-            point = record.measurement.point
+            point = record.job.point
             if result.params_sha256 != usual:
                 words[point] = DIFFERENT
             else:
                 words.setdefault(point, SAME if len(group) > 1 else ALONE)
         others = [pair for pair in group if pair[1].params_sha256 != usual]
         if others:
-            names = ", ".join(record.measurement.name for record, _ in others)
+            names = ", ".join(record.job.name for record, _ in others)
             expected = next(result for _, result in group if result.params_sha256 == usual)
             changed = "; ".join(differences(expected.software, others[0][1].software))
             lines.append(
@@ -176,7 +176,7 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
 
 
 def _notes(points: Sequence[Point], results: dict[Point, list[Result]]) -> Iterator[str]:
-    """Yield what limits the figures of a point."""
+    """Yield notes on what limits the results of a point."""
     for point in points:
         name = f"{point.mode}, {counted(point.ranks, 'rank')}"
         if point.balance < 1:

@@ -1,8 +1,8 @@
-"""The sweep directory: what was asked for, and a record of every measurement, written when it ends,
-so that a sweep can continue.
+"""The sweep directory: the settings, and a record of every measurement, written when it ends, so
+that a sweep can continue.
 
     sweep.json                                      the settings; another sweep is refused
-    measurements/strong-2-ranks-repeat-1.json       a record; the .log beside it is its output
+    measurements/strong-2-ranks-repeat-1.json       a record; its output is in the .log
     scaling.json, scaling.png                       the results, when no record is missing
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 from distcnn.config import Config, as_flag
 from distcnn.errors import InputError
 from distcnn.scaling.options import Request, Settings
-from distcnn.scaling.points import Measurement
+from distcnn.scaling.points import Job
 from distcnn.scaling.result import Result, read_result
 from distcnn.system.files import read_bytes, write_atomically
 from distcnn.training.run_files import locked
@@ -39,7 +39,7 @@ class Record:
         seconds: how long it took, with the start of the ranks and reading data.
     """
 
-    measurement: Measurement
+    job: Job
     result: Result | None
     reason: str
     log: str
@@ -48,8 +48,8 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """A table for JSON."""
         return {
-            **dataclasses.asdict(self.measurement.point),
-            "repeat": self.measurement.repeat,
+            **dataclasses.asdict(self.job.point),
+            "repeat": self.job.repeat,
             "reason": self.reason,
             "log": self.log,
             "seconds": self.seconds,
@@ -72,25 +72,25 @@ class Sweep:
         self.path, self.settings = path, settings
         folder = path / MEASUREMENTS
         if folder.is_symlink():
-            raise InputError(f"{folder} is a symbolic link: replace it by a folder")
+            raise InputError(f"{folder} is a symbolic link: replace it with a folder")
 
-    def log_of(self, measurement: Measurement) -> Path:
-        """Where its processes write."""
-        return self.path / MEASUREMENTS / f"{measurement.name}.log"
+    def log_of(self, job: Job) -> Path:
+        """The log of its processes."""
+        return self.path / MEASUREMENTS / f"{job.name}.log"
 
     def add(self, record: Record) -> None:
         """Write ``record``, replacing an earlier one of the same measurement."""
-        name = f"{MEASUREMENTS}/{record.measurement.name}.json"
+        name = f"{MEASUREMENTS}/{record.job.name}.json"
         self.write(name, json.dumps(record.to_json(), indent=1) + "\n")
 
-    def find(self, measurement: Measurement) -> Record | None:
-        """Read the record of ``measurement``; None if there is none, or it is damaged."""
-        file = self.path / MEASUREMENTS / f"{measurement.name}.json"
+    def find(self, job: Job) -> Record | None:
+        """Read the record of ``job``; None if there is none, or it is damaged."""
+        file = self.path / MEASUREMENTS / f"{job.name}.json"
         try:
             table = json.loads(read_bytes(file, follow=True))
             names = ("reason", "log", "seconds")
-            result = table["result"] and read_result(table["result"], measurement.point)
-            return Record(measurement, result, **{name: table[name] for name in names})
+            result = table["result"] and read_result(table["result"], job.point)
+            return Record(job, result, **{name: table[name] for name in names})
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -151,7 +151,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def require_same(before: Settings, now: Settings, path: Path) -> None:
-    """Raise ``InputError`` naming a flag that differs from when the sweep began."""
+    """Raise ``InputError`` naming a flag that differs from those the sweep was started with."""
     tables = [
         {
             **dataclasses.asdict(settings.points[0]),

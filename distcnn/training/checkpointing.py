@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from distcnn.checkpoints import Checkpoint, CheckpointStore, CheckpointWriter
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.spans import CHECKPOINT, WAIT_FOR_CHECKPOINT, Span
+from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
 from distcnn.training.progress import Progress
+from distcnn.training.results import DatasetRecord
 from distcnn.training.run_directory import CHECKPOINTS, RunDirectory
 from distcnn.training.setup import Run
 from distcnn.training.state import State
@@ -47,28 +50,24 @@ class Saving:
 
     def save(self, state: State) -> None:
         """Copy the state on root and begin to write it. Collective."""
+        run, directory = self._run, self._directory
         with Span(CHECKPOINT, step=state.step):
-            self._copy_and_submit(state)
-
-    def _copy_and_submit(self, state: State) -> None:
-        run = self._run
-        entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
-        if self._directory is not None:
-            snapshot = take_snapshot(
-                run, state, entries, self._directory.metrics.text, self._directory.receipt.text
-            )
-            if state.best_step == state.step:
-                self._directory.best = state.step, snapshot.folder("weights")
-            self._follow(self._directory)
-            self._writer.submit(state.step, snapshot, state.best_step)
+            entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
+            if directory is not None:
+                lines = directory.metrics.text, directory.receipt.text
+                snapshot = take_snapshot(run, state, entries, *lines)
+                if state.best_step == state.step:
+                    directory.best = state.step, snapshot.folder("weights")
+                self._follow(directory)
+                self._writer.submit(state.step, snapshot, state.best_step)
 
     def poll(self) -> None:
-        """Say what came of the last save, if it is over."""
+        """Report the outcome of the last save, if it is done."""
         if self._directory is not None:
             self._writer.poll()
 
     def wait(self) -> int:
-        """Wait until all is written; the newest step on the disk, -1 for none.
+        """Wait until all is written; return the latest step on the disk, -1 for none.
 
         The same on all ranks.
         """
@@ -81,10 +80,8 @@ class Saving:
             return self._run.communicator.broadcast(newest)
 
     def _follow(self, directory: RunDirectory) -> None:
-        """Write to where the run directory is now."""
-        with suppress(
-            OSError, InputError
-        ):  # it is gone for good: the writer says that it cannot write
+        # If it is gone, the writer reports that it cannot write.
+        with suppress(OSError, InputError):
             self._writer.move_to(CheckpointStore(directory.locate() / CHECKPOINTS))
 
 
@@ -94,7 +91,7 @@ class NoSaving:
     every, location = 0, ""
 
     def save(self, state: State) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def poll(self) -> None:
         """Nothing to say."""
@@ -107,7 +104,7 @@ def take_snapshot(
     run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str
 ) -> Checkpoint:
     """A copy of the state of the run, with the lines of its files so far."""
-    epoch, step_of_epoch = run.plan.position(state.step)
+    epoch, step_of_epoch = run.schedule.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
         f"weights/{name}": values.copy() for name, values in run.parameters.named().items()
     }
@@ -138,92 +135,99 @@ def take_snapshot(
     return Checkpoint(attributes, texts, arrays)
 
 
-def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
-    """Put the checkpoint into the run, on every rank, and prove that it belongs there.
+@dataclass(frozen=True)
+class Snapshot:
+    """The texts of a checkpoint, read."""
 
-    ``InputError`` when the image set or the network is another one, or the examples used so far are
-    not those that this run would have used.
+    config: Config
+    state: State
+    dataset: DatasetRecord
+    software: dict[str, str]
+    orders_sha256: list[str]
+
+
+def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
+    """The texts of a checkpoint, once all is there that ``take_snapshot`` puts in.
+
+    Raises:
+        InputError: something is missing or of another type: a SHA-256 can be forged.
     """
-    check_snapshot(checkpoint)
-    check_dataset(json.loads(checkpoint.texts["dataset"]), run)
-    state = State.from_json(json.loads(checkpoint.texts["state"]))
-    _fill(run.parameters.named(), checkpoint.folder("weights"), "weights")
-    for name, vector in run.step.optimizer.state.items():
-        _fill(
-            run.parameters.named(vector),
-            checkpoint.folder(f"optimizer/{name}"),
-            f"optimizer's {name}",
-        )
-    run.step.optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
-    epoch, step_of_epoch = run.plan.position(state.step)
-    run.step.ledger.replay(epoch, step_of_epoch, run.config.microbatch_size)
-    used = checkpoint.arrays["shards/examples_used"].tolist()
-    orders = json.loads(checkpoint.texts["orders_sha256"])
-    for entry in all_entries(run.step.ledger, run.communicator, run.config.num_shards):
-        if (entry.used, entry.order_sha256) != (used[entry.shard], orders[entry.shard]):
-            raise InputError(
-                f"checkpoint of step {state.step}: shard {entry.shard} had used"
-                f" {counted(used[entry.shard], 'example')}, "
-                "in another order than this "
-                f"distcnn draws ({entry.used}): resume with the software that began the run,"
-                f" distcnn {checkpoint.attributes['distcnn']}"
-                f"{', and with a file of the same chunks (--data-memory)' if run.config.data_memory else ''}"  # noqa: E501
-            )
-    return state
-
-
-def check_snapshot(checkpoint: Checkpoint) -> None:
-    """``InputError`` unless it is as ``take_snapshot`` writes it: a SHA-256 can be forged."""
-    step = checkpoint.attributes["step"]
     try:
-        config = Config.from_record(json.loads(checkpoint.texts["configuration"]))
-        state = State.from_json(json.loads(checkpoint.texts["state"]))
-        dataset, software, orders = (
-            json.loads(checkpoint.texts[name]) for name in ("dataset", "software", "orders_sha256")
+        config, state, dataset, software, orders = (
+            json.loads(checkpoint.texts[name])
+            for name in ("configuration", "state", "dataset", "software", "orders_sha256")
         )
-        used = checkpoint.arrays["shards/examples_used"]
+        read = Snapshot(
+            Config.from_record(config),
+            State.from_json(state),
+            from_json(DatasetRecord, dataset),
+            software,
+            orders,
+        )
+        used, shards = checkpoint.arrays["shards/examples_used"], read.config.num_shards
         sound = {
-            "state": state.is_sound and state.step == step,
-            "dataset": (
-                _has_types(dataset, {"name": "", "content_sha256": "", "train_examples": 1})
-                and dataset["train_examples"] > 0
-            ),
+            "state": read.state.is_sound and read.state.step == checkpoint.step,
+            "dataset": read.dataset.train_examples > 0,
             "software": isinstance(software, dict),
-            "orders_sha256": isinstance(orders, list) and len(orders) == config.num_shards,
-            "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
+            "orders_sha256": isinstance(orders, list) and len(orders) == shards,
+            "examples_used": used.shape == (shards,) and used.dtype.kind == "i",
             "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
             "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
         }
-        wrong = [name for name, right in sound.items() if not right]
+        wrong = next((name for name, right in sound.items() if not right), "")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        wrong = [f"{type(error).__name__}: {error}"]
+        wrong = f"{type(error).__name__}: {error}"
     if wrong:
         raise InputError(
-            f"the checkpoint of step {step} is not as distcnn writes it ({wrong[0]}): move it away"
-            " to continue from the one before"
+            f"the checkpoint of step {checkpoint.attributes.get('step')} has unexpected"
+            f" content ({wrong}): move it away to continue from the one before"
         )
+    return read
 
 
-def _has_types(values: dict[str, Any], examples: dict[str, Any]) -> bool:
-    """Whether each value has the type of its example, and is not below it."""
-    return all(
-        type(values[name]) is type(each) and values[name] >= each for name, each in examples.items()
-    )
+def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
+    """Put the checkpoint into the run, on every rank, and prove that it belongs there.
+
+    Raises:
+        InputError: the image set or the network is another one, or the examples used so far are
+            not those that this run would have used.
+    """
+    read = read_snapshot(checkpoint)
+    check_dataset(read.dataset, run)
+    parameters, optimizer, ledger = run.parameters, run.step.optimizer, run.step.ledger
+    _fill(parameters.named(), checkpoint.folder("weights"), "weights")
+    for name, vector in optimizer.state.items():
+        stored = checkpoint.folder(f"optimizer/{name}")
+        _fill(parameters.named(vector), stored, f"optimizer's {name}")
+    optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
+    ledger.replay(*run.schedule.position(read.state.step), run.config.microbatch_size)
+    used = checkpoint.arrays["shards/examples_used"].tolist()
+    for entry in all_entries(ledger, run.communicator, run.config.num_shards):
+        before = used[entry.shard]
+        if (entry.used, entry.order_sha256) != (before, read.orders_sha256[entry.shard]):
+            chunks = ", and with a file of the same chunks (--data-memory)"
+            raise InputError(
+                f"checkpoint of step {read.state.step}: shard {entry.shard} had used"
+                f" {counted(before, 'example')}, in an order that this distcnn does not draw"
+                f" ({entry.used} used): resume with the software that began the run, distcnn"
+                f" {checkpoint.attributes['distcnn']}{chunks if run.config.data_memory else ''}"
+            )
+    return read.state
 
 
 def dataset_identity(run: Run) -> dict[str, Any]:
-    """Which image set it is. Paths do not count."""
+    """The identity of the image set, without paths."""
     return {name: getattr(run.record, name) for name in IDENTITY}
 
 
-def check_dataset(recorded: dict[str, Any], run: Run) -> None:
+def check_dataset(recorded: DatasetRecord, run: Run) -> None:
     """``InputError`` unless the run's examples are the recorded ones."""
-    now, before = run.record.content_sha256, recorded["content_sha256"]
+    now, before = run.record.content_sha256, recorded.content_sha256
     if now != before:
         raise InputError(
-            f"--data: {run.dataset.path} is not the image set that the run began with (SHA-256 of"
-            f" its examples {now}, not {before}): name the set {recorded['name']!r} of"
-            f" {counted(recorded['train_examples'], 'training example')}"
+            f"--data: {run.dataset.path} is not the image set the run was started with (SHA-256 of"
+            f" its examples {now}, not {before}): name the set {recorded.name!r} of"
+            f" {counted(recorded.train_examples, 'training example')}"
         )
 
 
@@ -235,7 +239,7 @@ def _fill(
     if shapes != stored:
         raise InputError(
             f"the checkpoint's {what} are {stored}, but the network's are {shapes}: the model's"
-            " code is another than the run's"
+            " code has changed since the run"
         )
     for name, view in views.items():
         view[...] = arrays[name]

@@ -1,10 +1,10 @@
-"""Whether all ranks agree: on their weights, proved by hashes, on data, software and source."""
+"""Whether all ranks agree on their weights (compared by hashes), data, software and source."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from distcnn.checkpoints.weights import array_sha256
 from distcnn.datasets import DatasetInfo
@@ -30,7 +30,7 @@ def parameter_hashes(parameters: Parameters) -> dict[str, str]:
 def compare_replicas(
     parameters: Parameters, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
-    """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
+    """The parameters' hashes, if all ranks have equal ones and the same state of the optimizer.
 
     ``TrainingError`` on all ranks names the first parameter that differs and the ranks that differ
     from the majority.
@@ -50,11 +50,9 @@ def compare_replicas(
             for rank, each in enumerate(everyone)
             if not majority or each[first] != most
         ]
-        what = (
-            "is not what it is on the other ranks"
-            if majority
-            else "is not the same on all, and no value has a majority"
-        )
+        what = "differs from the other ranks"
+        if not majority:
+            what = "differs between the ranks, and no value has a majority"
         raise TrainingError(
             f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: memory"
             " or a processor failed there, or the ranks run different software; resume from the"
@@ -66,42 +64,43 @@ def compare_replicas(
 def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
     """Root's fingerprint; a warning when another rank's differs. Collective."""
     everyone = communicator.allgather(fingerprint())
-    for rank, each in enumerate(everyone):
-        if each != everyone[0]:
-            what = "; ".join(
-                f"{name} {each[name]!r}, not {value!r}"
-                for name, value in everyone[0].items()
-                if each[name] != value
-            )
-            report(
-                f"warning: rank {rank} on {communicator.hosts[rank]} has other software or another"
-                f" processor than rank 0 ({what}): the bits then depend on which rank computes"
-                " which shard"
-            )
-            break
+    if rank := _first_other(everyone):
+        what = "; ".join(
+            f"{name} {everyone[rank][name]!r}, not {value!r}"
+            for name, value in everyone[0].items()
+            if everyone[rank][name] != value
+        )
+        report(
+            f"warning: rank {rank} on {communicator.hosts[rank]} has different software or a"
+            f" different processor than rank 0 ({what}): the bits then depend on which rank"
+            " computes which shard"
+        )
     return everyone[0]
 
 
 def same_model(sources: Sources, communicator: Communicator) -> None:
     """``JointError`` on all ranks unless all have built the model from the same ``sources``."""
-    hashes = communicator.allgather(sha256_of(sources))
-    if len(set(hashes)) == 1:
-        return
-    everyone = communicator.allgather(sources)
-    rank = next(rank for rank, each in enumerate(everyone) if each != everyone[0])
-    changes = compare_sources(everyone[0], everyone[rank])
-    raise JointError(
-        f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's:"
-        f" {changes}: start all ranks in one folder with one PYTHONPATH, on a file system that all"
-        " hosts share"
-    )
+    rank = _first_other(communicator.allgather(sha256_of(sources)))
+    if rank:
+        everyone = communicator.allgather(sources)
+        raise JointError(
+            f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's:"
+            f" {compare_sources(everyone[0], everyone[rank])}: start all ranks in the same folder"
+            " with the same PYTHONPATH, on a file system that all hosts share"
+        )
 
 
 def check_same_data(datasets: list[DatasetInfo]) -> None:
-    for rank, dataset in enumerate(datasets):
-        if dataset != datasets[0]:
-            raise InputError(
-                f"{dataset.path}: rank {rank} has another image set than rank 0 (SHA-256"
-                f" {dataset.sha256 or 'unknown'}, not {datasets[0].sha256 or 'unknown'}): give all"
-                " ranks the same arrays, or a file that all hosts share or have a copy of"
-            )
+    """``InputError`` unless all ranks have the same image set."""
+    if rank := _first_other(datasets):
+        one, other = (datasets[each].sha256 or "unknown" for each in (0, rank))
+        raise InputError(
+            f"{datasets[rank].path}: rank {rank} has a different image set than rank 0 (SHA-256"
+            f" {other}, not {one}): give all ranks the same arrays, or a file that all hosts share"
+            " or have a copy of"
+        )
+
+
+def _first_other(everyone: Sequence[object]) -> int:
+    """The first rank whose item differs from rank 0's; 0 if all are equal."""
+    return next((rank for rank, each in enumerate(everyone) if each != everyone[0]), 0)

@@ -22,7 +22,7 @@ from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
 NamedHashes = list[tuple[str, str]]
-BOUND_IT = "bound it with --data-memory MIB (data/README.md), or use more hosts"
+BOUND_IT = "limit it with --data-memory MIB (data/README.md), or use more hosts"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Content:
-    """What a rank found when it went through its ``Data``."""
+    """What a rank found in its ``Data``."""
 
     hashes: NamedHashes
     """SHA-256 of each of its shards and of each block of the test set."""
@@ -43,7 +43,7 @@ class Content:
     """``pixel_sums`` of its training images; zeros where the file has mean and standard deviation.
     """
     remarks: list[str]
-    """What a user may not have meant, a line each: the same on all ranks."""
+    """Likely mistakes, one line each: the same on all ranks."""
 
 
 def open_data(
@@ -53,28 +53,25 @@ def open_data(
     communicator: Communicator,
     shard_indices: range,
 ) -> Data:
-    """This rank's shards, which are neighbours, and its part of the test set. Collective.
+    """This rank's shards, which are contiguous, and its part of the test set. Collective.
 
     ``InputError`` on all ranks when some cannot be read, or kept.
     """
     spans = {
         index: share_of(info.examples["train"], config.num_shards, index) for index in shard_indices
     }
-    train = range(spans[shard_indices[0]].start, spans[shard_indices[-1]].stop)
     test = examples_of_rank(
         info.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank
     )
     if not config.data_memory and dataset.path:
-        needed = communicator.allgather((len(train) + len(test)) * (info.image_bytes + LABEL_BYTES))
+        examples = sum(map(len, [*spans.values(), test]))
+        needed = communicator.allgather(examples * (info.image_bytes + LABEL_BYTES))
         together(communicator, lambda: _require_room(info, needed, communicator, most_memory()))
 
     def work() -> Data:
         try:
-            return (
-                _windowed(dataset, info, config, spans, test)
-                if config.data_memory
-                else _in_memory(dataset, info, config, spans, train, test)
-            )
+            read = _windowed if config.data_memory else _in_memory
+            return read(dataset, info, config, spans, test)
         except MemoryError as error:
             less = "give a smaller --data-memory" if config.data_memory else BOUND_IT
             raise InputError(
@@ -100,23 +97,16 @@ def _require_room(
 
 
 def _in_memory(
-    dataset: Dataset,
-    info: DatasetInfo,
-    config: Config,
-    spans: dict[int, range],
-    train: range,
-    test: range,
+    dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
 ) -> Data:
+    neighbours = spans.values()
+    train = range(min(span.start for span in neighbours), max(span.stop for span in neighbours))
     with closing(dataset.open(info, config.stall_timeout)) as reader:
         images, labels = reader.load("train", train, touch)
-        cuts = {
-            index: slice(span.start - train.start, span.stop - train.start)
-            for index, span in spans.items()
-        }
-        shards = [
-            Shard(index, images[cut], labels[cut], config.seed, train.start + cut.start)
-            for index, cut in cuts.items()
-        ]
+        shards = []
+        for index, span in spans.items():
+            cut = slice(span.start - train.start, span.stop - train.start)
+            shards.append(Shard(index, images[cut], labels[cut], config.seed, span.start))
         tested = reader.load("test", test, touch)
         return Data(shards, Shard(0, *tested, config.seed, test.start, shuffled=False))
 
@@ -127,34 +117,22 @@ def _windowed(
     from distcnn.datasets.streaming import Prefetcher, WindowedShard  # with --data-memory only
 
     length = window_examples(info, config.num_shards, config.data_memory)
-    prefetcher = Prefetcher(
-        dataset.open(info, config.stall_timeout),
-        progress=touch,
-        waiting=lambda: Span(WAIT_FOR_WINDOW),
-    )
-    chunks = info.chunk_examples
-    shards = [
-        WindowedShard(
-            index,
-            prefetcher,
-            "train",
-            span,
-            window_bounds(span, length, chunks["train"]),
-            config.seed,
-        )
-        for index, span in spans.items()
-    ]
-    bounds = window_bounds(test, length, chunks["test"])
-    return Data(
-        shards, WindowedShard(0, prefetcher, "test", test, bounds, config.seed, shuffled=False)
-    )
+    reader = dataset.open(info, config.stall_timeout)
+    prefetcher = Prefetcher(reader, progress=touch, waiting=lambda: Span(WAIT_FOR_WINDOW))
+
+    def part(index: int, split: str, span: range, shuffled: bool = True) -> WindowedShard:
+        bounds = window_bounds(span, length, info.chunk_examples[split])
+        return WindowedShard(index, prefetcher, split, span, bounds, config.seed, shuffled=shuffled)
+
+    shards = [part(index, "train", span) for index, span in spans.items()]
+    return Data(shards, part(0, "test", test, shuffled=False))
 
 
 def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communicator) -> Content:
     """Go through all of ``data`` once, in blocks of ``block_size`` test examples. Collective.
 
     ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its
-    own hash tells of.
+    own hash states.
     """
     seen = Survey(info)
     hashes = together(communicator, lambda: _survey_test(data.test, seen, block_size))

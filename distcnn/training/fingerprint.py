@@ -1,7 +1,7 @@
 """The software and the processor that decide the bits.
 
-Names and versions do not tell everything: one BLAS kernel under one name may use other block sizes
-on another processor (OpenBLAS 0.3.34 and newer,
+Names and versions are not enough: a BLAS kernel of one name may use other block sizes on another
+processor (OpenBLAS 0.3.34 and newer,
 https://github.com/OpenMathLib/OpenBLAS/issues/6021). So the fingerprint also holds a hash of
 results.
 """
@@ -22,19 +22,7 @@ from distcnn.system.environment import kernel_variables, sources_sha256
 from distcnn.system.host import cpu_info
 
 FLAGS_OF_NOTE = (
-    "sse4_2",
-    "avx",
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512bw",
-    "avx512vl",
-    "avx512_bf16",
-    "amx_tile",
-    "asimd",
-    "sve",
-    "sve2",
-    "vsx",
+    "sse4_2 avx avx2 fma avx512f avx512bw avx512vl avx512_bf16 amx_tile asimd sve sve2 vsx"
 )
 """Instruction sets by which NumPy and BLAS choose their kernels."""
 
@@ -47,7 +35,7 @@ FUNCTION_VALUES = 4099
 
 
 def fingerprint() -> dict[str, str]:
-    """What must be the same for the same bits to come out."""
+    """Everything that must be equal for results to have the same bits."""
     return {
         "distcnn": distcnn.__version__,
         "sources": sources_sha256()[:16],
@@ -67,22 +55,19 @@ def fingerprint() -> dict[str, str]:
 def arithmetic_sha256() -> str:
     """SHA-256 of what the libraries compute from fixed float32 operands."""
     pairs, numbers = operands()
+    positive = np.abs(numbers)
     functions = [
         np.exp(numbers),
-        np.log(np.abs(numbers) + np.float32(1e-3)),
-        np.sqrt(np.abs(numbers)),
+        np.log(positive + np.float32(1e-3)),
+        np.sqrt(positive),
         np.tanh(numbers),
-    ]
-    of_python = np.array(
-        [(math.cos(math.pi * i / 64), 0.999**i) for i in range(64)]
-    )  # schedules and optimizers use the C library's
-    digest = hashlib.sha256(of_python.tobytes())
-    for values in (
-        *(np.matmul(a, b) for a, b in pairs),
-        *functions,
         numbers.sum(),
         numbers @ numbers,
-    ):
+    ]
+    # Schedules and optimizers use the C library's.
+    of_python = np.array([(math.cos(math.pi * i / 64), 0.999**i) for i in range(64)])
+    digest = hashlib.sha256(of_python.tobytes())
+    for values in (*(np.matmul(a, b) for a, b in pairs), *functions):
         digest.update(values.tobytes())
     return digest.hexdigest()
 
@@ -104,11 +89,11 @@ def operands() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], N
 def cpu_flags() -> list[str]:
     """Those of ``FLAGS_OF_NOTE`` that this processor has, as Linux reports them."""
     flags = cpu_info("flags", "features").split()
-    return [flag for flag in FLAGS_OF_NOTE if flag in flags]
+    return [flag for flag in FLAGS_OF_NOTE.split() if flag in flags]
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """What differs, in words."""
+    """The differences, as text."""
     names = dict.fromkeys([*before, *now])
     return [
         f"{name} was {_shown(before, name)}, is {_shown(now, name)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.training.checkpointing import dataset_identity
+from distcnn.training.checkpointing import dataset_identity, read_snapshot
 from distcnn.training.fingerprint import differences
 from distcnn.training.progress import Progress
 from distcnn.training.results import RESULT, SUMS
@@ -33,14 +33,14 @@ def open_directory(
     path = point.directory
     try:
         write_config(path, config)
-        if (path / RESULT).exists():  # of fewer epochs than the run has now, or damaged
-            step = point.checkpoint.attributes["step"] if point.checkpoint else 0
+        if (path / RESULT).exists():  # from fewer epochs than the run has now, or damaged
+            step = point.checkpoint.step if point.checkpoint else 0
             (path / RESULT).rename(path / f"result-until-step-{step}.json")
         (path / SUMS).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"--resume: {path} cannot be written ({error.strerror}): make room, or give another"
-            " folder with --output"
+            f"--resume: {path} cannot be written ({error.strerror}): free some space, or name"
+            " another folder with --output"
         ) from error
     return path
 
@@ -49,12 +49,11 @@ def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]
     """The checkpoints that a new folder needs to be resumed: where it begins, and the best."""
     if point is None or point.checkpoint is None:
         return {}
-    found = {int(point.checkpoint.attributes["step"]): point.checkpoint}
-    best = State.from_json(json.loads(point.checkpoint.texts["state"])).best_step
+    found = {point.checkpoint.step: point.checkpoint}
+    best = read_snapshot(point.checkpoint).state.best_step
     if best is not None and best not in found:
-        with suppress(
-            CheckpointError, InputError
-        ):  # then the end of the run says that it is missing
+        # If it cannot be read, the end of the run reports that it is missing.
+        with suppress(CheckpointError, InputError):
             found[best] = CheckpointStore(point.directory / CHECKPOINTS).load(best)
     configuration = json.dumps(dataclasses.asdict(config))
     return {
@@ -74,23 +73,22 @@ def begin_records(
     """Restore the directory's files to the checkpoint, and note this start in the receipt."""
     directory = RunDirectory(path, run.config, progress.say, held)
     checkpoint = point.checkpoint if point else None
+    software = read_snapshot(checkpoint).software if checkpoint else run.software
     if point:
         if not checkpoint:
             progress.say(
-                f"{point.directory} has no checkpoint that is whole: the run begins again from its"
-                " first step"
+                f"{point.directory} has no complete checkpoint: the run starts again from its first"
+                " step"
             )
         if changed := changed_lengths(point.directory, state.step, run.config):
             progress.say(changed)
         directory.metrics.restore(checkpoint.texts["metrics"] if checkpoint else "")
         directory.receipt.restore(checkpoint.texts["receipt"] if checkpoint else "")
-    if checkpoint:
-        changes = differences(json.loads(checkpoint.texts["software"]), run.software)
-        if changes:
-            progress.say(
-                "warning: the run began on other software or another processor; its bits may"
-                f" differ from here on: {'; '.join(changes)}"
-            )
+    if changes := differences(software, run.software):
+        progress.say(
+            "warning: the run was started with other software or on another processor; its bits"
+            f" may differ from here on: {'; '.join(changes)}"
+        )
     directory.add_receipt(
         "resume" if checkpoint else "start",
         state.step,

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
@@ -39,17 +38,13 @@ from distcnn.training.run_files import (
 )
 
 CHECKPOINTS = "checkpoints"
-Checkpoints = Mapping[int, Checkpoint]
-"""By their steps."""
-NONE: Checkpoints = MappingProxyType({})
 
 
 class RunDirectory(Records):
     """``config.toml`` first, then line by line metrics and receipt, at the end weights and result.
 
-    The folder may be renamed meanwhile, which is followed, or removed: then it is made again, and
-    what is in memory is written again. ``held`` is what the run holds to its end: the folder's
-    lock.
+    If the folder is renamed meanwhile, it is followed; if it is removed, it is made again and the
+    content in memory is written again. ``held`` keeps the folder's lock to the end of the run.
     """
 
     def __init__(
@@ -60,10 +55,8 @@ class RunDirectory(Records):
         self._descriptor = self._open()
         self.best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
-        self.metrics, self.receipt = (
-            LineLog(METRICS, self.locate, report),
-            LineLog(RECEIPT, self.locate, report),
-        )
+        self.metrics = LineLog(METRICS, self.locate, report)
+        self.receipt = LineLog(RECEIPT, self.locate, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         """Append one line: its ``kind`` ("step" or "epoch") and the values."""
@@ -88,12 +81,10 @@ class RunDirectory(Records):
                 lambda: store.make_room(result.steps, result.best_step),
             )
         except OSError as error:
-            first = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
-            remedy = (
-                f"{first}, then finish the run with --resume {self.path}"
-                if self._is(self.path)
-                else "begin a new run elsewhere"
-            )
+            first = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
+            remedy = f"{first}, then finish the run with --resume {self.path}"
+            if not self._is(self.path):
+                remedy = "start a new run elsewhere"
             raise InputError(
                 f"the results cannot be written to {_shown(error, self.path)}: {remedy}"
             ) from error
@@ -111,35 +102,35 @@ class RunDirectory(Records):
             if read_config(folder) == self._config:
                 return
         self._report(
-            f"warning: {folder / CONFIG} was changed or removed by others: it is written again"
+            f"warning: {folder / CONFIG} was changed or removed by others: writing it again"
         )
         write_config(folder, self._config)
 
     def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
         """The file of the best weights, perhaps from a checkpoint; None if they are lost."""
-        step = result.best_step
-        best_step, best = (step, last) if step == result.steps else self.best
-        if best_step != step:
+        step, (best_step, best) = result.best_step, self.best
+        if step == result.steps:
+            best = last
+        elif step != best_step:
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
                 if any(best[name].shape != values.shape for name, values in last.items()):
-                    raise CheckpointError("it is of another network")
+                    raise CheckpointError("it belongs to another network")
             except (CheckpointError, InputError, KeyError) as error:
                 self._report(
                     f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the"
                     f" best, cannot be read ({error})"
                 )
                 return None
-        return encode_weights(
-            {name: best[name] for name in last}, describe(result, step, result.best_test_accuracy)
-        )
+        attributes = describe(result, step, result.best_test_accuracy)
+        return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:
-        """The folder's path now. ``OSError`` when it was removed and cannot be made again."""
+        """The folder's current path. ``OSError`` when it was removed and cannot be made again."""
         if not self._is(self.path):
             moved = self._moved_to()
             if moved is not None:
-                self._report(f"warning: {self.path} was renamed: the run goes on in {moved}")
+                self._report(f"warning: {self.path} was renamed: the run continues in {moved}")
                 self.path = moved
             else:
                 self._make_again()
@@ -178,7 +169,7 @@ class RunDirectory(Records):
         self.path = path
         self._descriptor = self._open()
         self._report(
-            f"warning: {lost} was removed during the run: its files are written again, to {path}"
+            f"warning: {lost} was removed during the run: writing its files again, to {path}"
         )
         self.metrics.file_is_lost()
         self.receipt.file_is_lost()
@@ -186,13 +177,16 @@ class RunDirectory(Records):
 
 def _shown(error: OSError, folder: Path) -> str:
     """The folder and what went wrong there; names the file if something else is in its way."""
-    place = error.filename2 or error.filename  # of a renaming, the second is where it should go
+    place = error.filename2 or error.filename  # a rename has two paths; the second is the target
     name = Path(place).name if place and error.errno in (errno.EISDIR, errno.ENOTDIR) else ""
     return f"{folder} ({error.strerror}{f': {name}' if name else ''})"
 
 
 def create_run_directory(
-    config: Config, held: ExitStack, checkpoints: Checkpoints = NONE, any_owner: bool = False
+    config: Config,
+    held: ExitStack,
+    checkpoints: Mapping[int, Checkpoint] | None = None,
+    any_owner: bool = False,
 ) -> Path:
     """Make the folder and ``occupy`` it.
 
@@ -215,13 +209,15 @@ def create_run_directory(
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"--output: {path} cannot be written ({error.strerror}): name a folder that you may"
-            " write to"
+            f"--output: {path} cannot be written ({error.strerror}): name a folder with"
+            " write permission"
         ) from error
     return path
 
 
-def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints = NONE) -> None:
+def occupy(
+    path: Path, config: Config, held: ExitStack, checkpoints: Mapping[int, Checkpoint] | None = None
+) -> None:
     """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then
     ``config.toml``, which makes it a run's.
 
@@ -236,7 +232,7 @@ def occupy(path: Path, config: Config, held: ExitStack, checkpoints: Checkpoints
             _require_no_run(path)
             remove_temporary_files(path)
             store.remove_temporary_files()
-            for step, checkpoint in checkpoints.items():
+            for step, checkpoint in (checkpoints or {}).items():
                 filled.append(step)
                 store.save(step, checkpoint)
             write_config(path, config)
@@ -259,7 +255,7 @@ def _require_no_run(path: Path) -> None:
 
 
 def default_name(model: str) -> str:
-    """What a new run is called: its model and the time."""
+    """The default name of a new run: its model and the time."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

@@ -43,7 +43,7 @@ from distcnn.training.evaluation import Evaluation
 from distcnn.training.host_placement import require_everywhere, settle_threads
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, Step
 from distcnn.user_source import Sources, own_sources
 
@@ -94,9 +94,9 @@ class Run:
     """The source of a model of the user's own, by module; else empty."""
 
     @property
-    def plan(self) -> Plan:
+    def schedule(self) -> RunSchedule:
         """How its steps go."""
-        return Plan(self.config, self.dataset.examples["train"], self.components.schedule)
+        return RunSchedule(self.config, self.dataset.examples["train"], self.components.schedule)
 
 
 def prepare_run(
@@ -127,16 +127,11 @@ def prepare_run(
         datasets = communicator.allgather(replace(dataset, sha256=dataset.sha256 or sha256))
         together(communicator, lambda: check_same_data(datasets))
         together(communicator, lambda: require_enough_examples(config, dataset.examples["train"]))
+    shape, size = dataset.image_shape, config.microbatch_size
     with Span(BUILD_NETWORK):
         plan = together(
             communicator,
-            lambda: build_model(
-                config.model,
-                dataset.image_shape,
-                dataset.classes,
-                config.microbatch_size,
-                made.model,
-            ),
+            lambda: build_model(config.model, shape, dataset.classes, size, made.model),
         )
         sources = together(communicator, lambda: own_sources(*config.own_code.values()))
         same_model(sources, communicator)
@@ -144,29 +139,22 @@ def prepare_run(
         together(communicator, lambda: initialise_model(config.model, plan.parameters, rng))
     with Span(SURVEY_DATA):
         data = open_data(images, dataset, config, communicator, shard_indices)
-        content = survey(data, dataset, config.microbatch_size, communicator)
+        content = survey(data, dataset, size, communicator)
         statistics = _statistics(dataset, content.pixels, communicator)
-    microbatch = Microbatch(dataset.image_shape, config.microbatch_size, *statistics)
     built_in = any(made.loss is loss for loss in LOSSES.values())
     loss = made.loss if built_in else OwnLoss(made.loss)
     optimizer = made.optimizer.start(plan.parameters.values)
 
     def make_lane() -> Lane:
-        another = plan.model.plan(dataset.image_shape, config.microbatch_size, plan.parameters)
-        return Lane(another, Microbatch(dataset.image_shape, config.microbatch_size, *statistics))
+        another = plan.model.plan(shape, size, plan.parameters)
+        return Lane(another, Microbatch(shape, size, *statistics))
 
-    lane = Lane(plan, microbatch)
+    lane = Lane(plan, Microbatch(shape, size, *statistics))
     with Span(BUILD_NETWORK):
         step = make_step(config, communicator, lane, make_lane, loss, optimizer, data.shards)
-    blocks_a_step = -(-config.num_shards // communicator.world_size)
-    evaluation = Evaluation(
-        lane,
-        loss,
-        data.test,
-        dataset.examples["test"],
-        communicator,
-        FORWARDS_A_STEP * blocks_a_step,
-    )
+    blocks = FORWARDS_A_STEP * -(-config.num_shards // communicator.world_size)
+    test_examples = dataset.examples["test"]
+    evaluation = Evaluation(lane, loss, data.test, test_examples, communicator, blocks)
     with Span(COMPARE_RANKS):
         record = _record(dataset, content.hashes, statistics, communicator)
         for remark in content.remarks:
@@ -202,7 +190,6 @@ def _open_file(
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
-    """On root: make the default image set if it is missing."""
     if must_be_prepared(config.data, config.source or None):
         from distcnn.datasets.prepare_mnist import (
             prepare_mnist,  # once in a machine's life: it brings ssl, archives, pip's ways
@@ -242,8 +229,8 @@ def _check_world(config: Config, communicator: Communicator) -> range:
         runs = "1 is running" if started == 1 else f"{started} are running"
         raise InputError(
             f"expected {counted(wanted, 'rank')} (--expect-ranks), but {runs}"
-            f" ({communicator.description}): start with mpirun -n {wanted}, of the MPI that mpi4py"
-            " uses"
+            f" ({communicator.description}): start with mpirun -n {wanted}, using the mpirun of"
+            " the MPI that mpi4py loads"
         )
     if started > config.num_shards:
         raise InputError(too_many_ranks(config, started))
@@ -262,7 +249,7 @@ def too_many_ranks(config: Config, world_size: int) -> str:
     )
     return (
         f"{world_size} ranks cannot share {counted(config.num_shards, 'shard')} (each rank needs at"
-        f" least one): start at most {config.num_shards}, or begin a new run with {remedy}"
+        f" least one): start at most {config.num_shards}, or start a new run with {remedy}"
     )
 
 

@@ -9,40 +9,37 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from distcnn.architecture import describe
 from distcnn.config import Config
 from distcnn.config_parsing import Request
-from distcnn.datasets import ArrayDataset, Dataset
+from distcnn.datasets import Dataset
 from distcnn.distributed import Communicator, on_root, open_communicator, together
 from distcnn.distributed.blas_threads import restored_blas_threads
-from distcnn.errors import ArgumentError, InputError, arguments_named
+from distcnn.errors import arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
-from distcnn.models import MODELS, Model, find_model
+from distcnn.models import Model, model_function, model_name
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
 from distcnn.nn.losses import Loss
 from distcnn.optim import SGD, Cosine, Optimizer, OwnSchedule, Schedule
 from distcnn.registry import PLAIN, find_loss, name_of, optimizer_name, schedule_name
+from distcnn.training.arguments import (
+    Arrays,
+    check_objects,
+    check_output_and_callbacks,
+    image_set_of,
+    plain_numbers,
+    require_same_settings,
+    run_to_resume,
+)
 from distcnn.training.callbacks import Callback
 from distcnn.training.progress import LoggedProgress, NoProgress, Progress
-from distcnn.training.results import CONFIG, RunResult
+from distcnn.training.results import RunResult
 from distcnn.training.session import Outcome, Session
 from distcnn.training.setup import Components
 
-Arrays = tuple[tuple[ArrayLike, ArrayLike], tuple[ArrayLike, ArrayLike]]
-"""((train_images, train_labels), (test_images, test_labels))."""
 NAME = "distcnn.Trainer"
-ARRAYS = "(arrays)"
-"""What a configuration names as data that is in no file."""
-DATA = (
-    "name an HDF5 file, give an image set of distcnn.datasets, or write ((train_images,"
-    " train_labels), (test_images, test_labels))"
-)
 
 
 class Trainer:
@@ -103,35 +100,12 @@ class Trainer:
     ) -> None:
         self.optimizer = optimizer or SGD(learning_rate=0.03, momentum=0.9, nesterov=True)
         given = Cosine(warmup_steps=100) if schedule is None else schedule
-        if not isinstance(self.optimizer, Optimizer):
-            raise InputError(
-                f"optimizer is {optimizer!r}: make it a distcnn.optim.Optimizer, such as"
-                " optim.Adam(learning_rate=0.001)"
-            )
-        if not isinstance(given, Schedule) and not _is_function(given):
-            raise InputError(
-                f"schedule is {schedule!r}: make it a distcnn.optim.Schedule, such as"
-                " optim.Cosine(warmup_steps=100), or a function of the progress"
-            )
-        if not isinstance(model, str | Sequential) and not callable(model):
-            raise InputError(
-                f"model is {model!r}: make it a distcnn.nn.Sequential([...]), a function"
-                f" (input_shape, classes) that returns one, or one of {', '.join(MODELS)}"
-            )
-        if not isinstance(loss, str) and not _is_function(loss):
-            raise InputError(
-                f"loss is {loss!r}: make it one of {', '.join(LOSSES)}, or a function (outputs,"
-                " labels, weights) that returns (loss_sum, grad_outputs)"
-            )
-        if communicator is not None and not hasattr(communicator, "Get_rank"):
-            raise InputError(
-                f"communicator is {communicator!r}: give one of mpi4py, such as MPI.COMM_WORLD"
-            )
+        check_objects(model, loss, self.optimizer, given, communicator)
         self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
         self._communicator = communicator
         with arguments_named():
             self._settings: dict[str, Any] = {
-                "model": _model_name(model),
+                "model": model_name(model),
                 "loss": loss if isinstance(loss, str) else name_of(loss, LOSSES),
                 **{name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN},
                 "optimizer": optimizer_name(self.optimizer),
@@ -146,10 +120,10 @@ class Trainer:
                 "threads_per_rank": str(threads_per_rank),
                 "cycle_epochs": cycle_epochs,
             }
-            self._settings = _plain(self._settings)
+            self._settings = plain_numbers(self._settings)
             Config(**self._settings)
             self._components = Components(
-                _model_function(model),
+                model_function(model),
                 find_loss(loss) if isinstance(loss, str) else loss,
                 self.optimizer,
                 self.schedule,
@@ -228,15 +202,15 @@ class Trainer:
             "eval_every_epochs": eval_every_epochs,
             "stall_timeout": stall_timeout,
         }
-        settings = _plain(settings)
+        settings = plain_numbers(settings)
         communicator = self._open_communicator()
         with arguments_named(), ExitStack() as held:
-            name, images = together(communicator, lambda: _image_set(data))
-            together(communicator, lambda: _check_output_and_callbacks(output, callbacks))
-            _require_same_settings(settings, communicator)
+            name, images = together(communicator, lambda: image_set_of(data))
+            together(communicator, lambda: check_output_and_callbacks(output, callbacks))
+            require_same_settings(settings, communicator)
             given = {**settings, "data": name, "output": "" if output is None else str(output)}
             on_root(communicator, lambda: Config(**given))
-            begun = on_root(communicator, lambda: _run_to_resume(resume, output))
+            begun = on_root(communicator, lambda: run_to_resume(resume, output))
             request = Request(given, begun, accept_changed_model=accept_changed_model)
             signals = StopSignals(
                 NAME,
@@ -298,88 +272,6 @@ class Trainer:
             self._communicator = MPICommunicator(self._communicator)
         opened: Communicator = self._communicator
         return WatchedCommunicator(opened)
-
-
-def _model_name(model: Sequential | Model | str) -> str:
-    if isinstance(model, str):
-        return model
-    return describe(model) if isinstance(model, Sequential) else name_of(model, MODELS)
-
-
-def _model_function(model: Sequential | Model | str) -> Model:
-    if isinstance(model, str):
-        return find_model(model)
-    if isinstance(model, Sequential):
-        return lambda input_shape, classes: model
-    return model
-
-
-def _image_set(data: str | Path | Dataset | Arrays) -> tuple[str, Dataset | None]:
-    """The name to record, and the image set where it is not a file for all ranks to open."""
-    if isinstance(data, str | Path):
-        return str(data), None
-    if isinstance(data, tuple | list):
-        try:
-            (train_images, train_labels), (test_images, test_labels) = data
-        except (TypeError, ValueError) as error:
-            raise InputError(f"data is a {type(data).__name__} of {len(data)}: {DATA}") from error
-        try:
-            return ARRAYS, ArrayDataset(train_images, train_labels, test_images, test_labels)
-        except ArgumentError as error:
-            raise InputError(str(error)) from error
-    if not isinstance(data, Dataset):
-        raise InputError(f"data is a {type(data).__name__}: {DATA}")
-    return data.path or ARRAYS, data
-
-
-def _check_output_and_callbacks(output: object, callbacks: object) -> None:
-    if output == "":
-        raise InputError("output is '': name a folder, or give None to write nothing")
-    if not isinstance(callbacks, Sequence) or not all(
-        isinstance(callback, Callback) for callback in callbacks
-    ):
-        raise InputError(
-            f"callbacks is {callbacks!r}: make it a list of instances of distcnn.Callback"
-        )
-
-
-def _require_same_settings(settings: dict[str, Any], communicator: Communicator) -> None:
-    """``InputError`` on all ranks unless they were given the same ``settings``. Collective."""
-    everyone = communicator.allgather({name: repr(value) for name, value in settings.items()})
-    for rank, others in enumerate(everyone):
-        for name, value in everyone[0].items():
-            if others[name] != value:
-                raise InputError(
-                    f"{name} is {value} on rank 0, but {others[name]} on rank {rank}: give all"
-                    " ranks the same arguments"
-                )
-
-
-def _is_function(value: object) -> bool:
-    return callable(value) and not isinstance(value, type)
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` with Python's own numbers in place of NumPy's, of the types of ``Config``."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Config)}
-    items = {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in settings.items()
-    }
-    return {
-        name: float(value) if type(value) is int and kinds[name] is float else value
-        for name, value in items.items()
-    }
-
-
-def _run_to_resume(resume: bool | str | Path, output: str | Path | None) -> str:
-    """The run directory to continue; empty for a new run."""
-    if not isinstance(resume, bool):
-        return str(resume)
-    if resume and output is None:
-        raise InputError("resume is True, but output is None: name the run directory as output")
-    begun = resume and output is not None and (Path(output) / CONFIG).exists()
-    return str(output) if begun else ""
 
 
 def _progress(communicator: Communicator, verbose: bool) -> Progress:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from distcnn.scaling.interconnect_test import SIZES
-from distcnn.scaling.points import Measurement, Point
+from distcnn.scaling.points import Job, Point
 from distcnn.scaling.prediction.calibration import Calibration
 from distcnn.scaling.prediction.interconnect import Interconnect, Line
 from distcnn.scaling.result import BESIDE, WAITING, Result, ShardTimes, SumTimes
@@ -82,12 +82,12 @@ def record(
     point: Point, repeat: int = 1, speed: float = 1000.0, reason: str = "", **changes: Any
 ) -> Record:
     """A record with a result, or a failed one if a ``reason`` is given."""
-    measurement = Measurement(point, repeat)
+    job = Job(point, repeat)
     return Record(
-        measurement,
+        job,
         None if reason else result_of(point, speed, **changes),
         reason,
-        f"measurements/{measurement.name}.log",
+        f"measurements/{job.name}.log",
         1.5,
     )
 

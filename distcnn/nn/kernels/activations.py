@@ -1,7 +1,4 @@
-"""Activations as they are computed.
-
-``forward`` and ``backward`` are called in pairs; what they return holds until the next call.
-"""
+"""Activations as they are computed."""
 
 from __future__ import annotations
 

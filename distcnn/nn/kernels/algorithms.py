@@ -82,7 +82,7 @@ class Algorithm(Protocol):
 
     Forward: ``transform_weights``; then for each piece ``transform_input``, the convolution's
     matrix product into ``products``, and ``transform_products``, which leaves the output in
-    ``tiled`` until the next piece. Backward, for each piece in the same order: the ``Output``
+    ``tiled`` until the next piece. Backward, for each piece in the same order: the ``Epilogue``
     writes its gradient to ``tiled``; then ``transform_gradient``, the convolution's products of
     ``grad_products`` with weights and rows, and ``transform_input_gradient``; last
     ``transform_weight_gradient``.
@@ -92,7 +92,7 @@ class Algorithm(Protocol):
         """Write U for ``weight`` (O, C, kh, kw), and keep ``bias`` (O, 1)."""
 
     def transform_input(self, x: Array, piece: Piece) -> None:
-        """Write ``piece.rows``, of V, for the (padded) images ``x``."""
+        """Write ``piece.fresh_rows``, of V, for the (padded) images ``x``."""
 
     def products(self, piece: Piece) -> Array:
         """Where the piece's product, rows of M, is to be written."""

@@ -60,14 +60,14 @@ class Piece:
         input: the strip of the (padded) input.
         output: the strip of the output.
         block: which rows of both.
-        rows: V of the block's ``fresh`` rows, (P, rows, C*J, T*N).
+        fresh_rows: V of the block's ``fresh`` rows, (P, rows, C*J, T*N).
         windows: V of all rows that each of its outputs needs, (P, rows, kh*C*J, T*N), a view.
     """
 
     input: Strip
     output: Strip
     block: Block
-    rows: Array
+    fresh_rows: Array
     windows: Array
 
     @property
@@ -205,27 +205,3 @@ def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: i
         blocks.append(Block(slice(start, stop), fresh, done))
         needed, complete = fresh.stop, stop * stride
     return blocks
-
-
-@dataclass(frozen=True)
-class Gather:
-    """Which outputs meet input row ``row``, and with which of the kernel rows ``stack, stack +
-    stride, ...``, counted from the last.
-    """
-
-    row: int
-    stack: int
-    kernel_rows: slice
-    outputs: slice
-
-
-def plan_gathers(geometry: Geometry) -> Iterator[Gather]:
-    """One for each row of the input."""
-    kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
-    for row in range(geometry.padded_height):
-        stack = row % stride
-        in_stack = len(range(stack, kernel_height, stride))
-        first = row // stride - in_stack + 1  # the output that the stack's last row meets here
-        start = max(first, 0)
-        stop = max(min(row // stride + 1, oh), start)
-        yield Gather(row, stack, slice(start - first, stop - first), slice(start, stop))

@@ -1,4 +1,4 @@
-"""Convolution as it is computed: piece by piece, each a matrix product between two transforms.
+"""Convolution as it is computed: piece by piece, with a matrix product between two transforms.
 
 Forward. Row h of all channels of the padded input is transformed (``algorithms.py``) to a matrix
 V[h]; with im2col, its kw shifted copies, of C*kw rows and ow*N columns. The kh rows that one row of
@@ -20,10 +20,9 @@ which is one product too, of the W_i side by side with the G[r] one below the ot
 the input is that, transformed back, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A
 guide to convolution arithmetic", 2016.)
 
-Order of the calls: ``forward`` and ``backward`` alternate. Both go through the same pieces
-(``blocking.py``) in the same order; V, which backward needs again, is kept in between. An
-``Output`` takes each piece of the output and makes something of it: whole images here, pooled ones
-in ``fusion.py``.
+Forward and backward go through the same pieces (``blocking.py``) in the same order; V, which
+backward needs again, is kept in between. An ``Epilogue`` takes each piece of the output and makes
+something of it: whole images here, pooled ones in ``fusion.py``.
 """
 
 from __future__ import annotations
@@ -36,15 +35,16 @@ from distcnn.nn.convolution import Conv2d
 from distcnn.nn.geometry import Geometry
 from distcnn.nn.kernels.algorithms import Algorithm, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import Blocking, Piece, plan_blocking, plan_gathers
+from distcnn.nn.kernels.blocking import Blocking, Piece, plan_blocking
 from distcnn.nn.kernels.fusion import FusedPool, Pooling
+from distcnn.nn.kernels.gradients import InputGradient, WeightGradient
 from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.kernels.winograd import Winograd
 from distcnn.nn.layer import Array, Call, Shape
 
 
-class Output(Protocol):
+class Epilogue(Protocol):
     """Takes a convolution's output a piece at a time, and gives its gradient back a piece at a
     time, both in ``Algorithm.tiled(piece)``.
     """
@@ -94,134 +94,77 @@ class ConvKernel:
         window = (1, 1) if pooling is None else pooling.window
         (ph, pw), sizes = conv.padding, (conv.kernel_size, conv.stride, (oh, ow))
         geometry = Geometry(channels, height + 2 * ph, filters, *sizes, count)
-        self._geometry, self._buffers = geometry, buffers
-        self._tiling = choose_tiling(geometry, window[1])
+        tiling = choose_tiling(geometry, window[1])
 
-        padded_width = max(width + 2 * pw, self._tiling.input_width(ow))
+        padded_width = max(width + 2 * pw, tiling.input_width(ow))
         padded_shape = channels, geometry.padded_height, padded_width, count
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
         is_padded = padded_shape[1:3] != (height, width)
         self._padded = buffers.images(padded_shape) if is_padded else None
-        self._grad_padded = buffers.images(padded_shape)
 
-        blocking = plan_blocking(geometry, self._tiling, window[0], buffers.dtype.itemsize)
+        blocking = plan_blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
         self._pieces = list(blocking.pieces(padded_width, buffers))
-        self._gathers = list(plan_gathers(geometry))
         self._algorithm = algorithm = _algorithm(blocking, buffers)
-        self._make_product_buffers(blocking)
+        points, (kernel_height, _), depth = tiling.points, geometry.kernel, tiling.depth
+        self._weights = buffers.zeros((points, filters, kernel_height, channels, depth))
+        self._weight_gradient = WeightGradient(blocking, buffers)
+        self._input_gradient = InputGradient(blocking, algorithm, padded_shape, buffers)
+        self._ones = np.ones(blocking.columns, buffers.dtype)
 
-        self.is_fused = fused and pooling is not None and self._tiling.tile_width % window[1] == 0
+        self.is_fused = fused and pooling is not None and tiling.tile_width % window[1] == 0
         output_shape = filters, oh, ow, count
-        self._output: Output
+        self._epilogue: Epilogue
         if pooling is not None and self.is_fused:
-            self._output = FusedPool(pooling, output_shape, self._pieces, algorithm, buffers)
+            self._epilogue = FusedPool(pooling, output_shape, self._pieces, algorithm, buffers)
         elif isinstance(algorithm, Im2col):
-            self._output = InPlace(algorithm)
+            self._epilogue = InPlace(algorithm)
         else:
-            self._output = WholeImages(algorithm, buffers.images(output_shape))
-
-    def _make_product_buffers(self, blocking: Blocking) -> None:
-        """What the matrix products read and write, besides V and M."""
-        zeros, points, filters = self._buffers.zeros, self._tiling.points, self._geometry.filters
-        (kh, _), (stride, _) = self._geometry.kernel, self._geometry.stride
-        channels, columns = self._geometry.channels, blocking.columns
-        depth = channels * self._tiling.depth
-        self._weights = zeros((points, filters, kh, channels, self._tiling.depth))
-        stacks = [len(range(first, kh, stride)) for first in range(min(stride, kh))]
-        self._stacked = [zeros((points, depth, rows, filters)) for rows in stacks]
-        self._grad_rows = zeros((points, blocking.most_inputs, depth, columns))
-        grad_weights = points, kh * depth, filters
-        self._grad_weights, self._grad_weights_of_piece = zeros(grad_weights), zeros(grad_weights)
-        self._grad_weights_of_rows = zeros((points, blocking.most_outputs, kh * depth, filters))
-        transposed = points, blocking.most_outputs, columns, filters
-        self._transposed = zeros(transposed) if self._tiling.is_winograd else None
-        self._ones = np.ones(columns, self._buffers.dtype)
+            self._epilogue = WholeImages(algorithm, buffers.images(output_shape))
 
     def forward(self, x: Array, call: Call) -> Array:
-        """The output of the ``Output``, for the input ``x`` (C, H, W, N)."""
-        output, algorithm = self._output, self._algorithm
+        """What the epilogue makes of the output, for the input ``x`` (C, H, W, N)."""
+        epilogue, algorithm = self._epilogue, self._algorithm
         if self._padded is not None:
             self._padded[self._interior] = x
             x = self._padded
         algorithm.transform_weights(
             call.values["weight"], call.values["bias"][:, np.newaxis], self._weights
         )
-        weights = self._weights.reshape(self._tiling.points, 1, self._geometry.filters, -1)
+        points, filters = self._weights.shape[:2]
+        weights = self._weights.reshape(points, 1, filters, -1)
         for piece in self._pieces:
             algorithm.transform_input(x, piece)
             np.matmul(weights, piece.windows, out=algorithm.products(piece))
             algorithm.transform_products(piece)
-            output.take(piece)
-        return output.result
+            epilogue.take(piece)
+        return epilogue.result
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         """Write the parameters' gradients; return the input's, a view of a larger array."""
-        output, algorithm, grad_bias = self._output, self._algorithm, call.grads["bias"]
-        output.begin_backward(grad_output)
-        self._grad_weights.fill(0)
+        epilogue, algorithm, grad_bias = self._epilogue, self._algorithm, call.grads["bias"]
+        points, filters, kernel_height, channels, depth = self._weights.shape
+        epilogue.begin_backward(grad_output)
+        self._weight_gradient.begin()
         grad_bias.fill(0)
         if input_gradient:
-            self._stack_weights()
+            self._input_gradient.begin(self._weights)
         for piece in self._pieces:
-            output.give_gradient(piece)
+            epilogue.give_gradient(piece)
             grad_products, matrices = algorithm.transform_gradient(piece, keep=input_gradient)
-            sums = np.matmul(matrices, self._ones).reshape(-1, self._geometry.filters)
+            sums = np.matmul(matrices, self._ones).reshape(-1, filters)
             grad_bias += np.add.reduce(sums, axis=0)
-            self._add_weight_gradient(piece.windows, grad_products)
+            self._weight_gradient.add(piece, grad_products)
             if input_gradient:
-                self._write_input_gradient(piece)
-        points, depth = self._tiling.points, self._tiling.depth
-        shape = points, self._geometry.kernel[0], self._geometry.channels, depth, -1
-        algorithm.transform_weight_gradient(self._grad_weights.reshape(shape), call.grads["weight"])
-        return self._grad_padded[self._interior] if input_gradient else None
-
-    def _add_weight_gradient(self, windows: Array, grad_products: Array) -> None:
-        """G V^T, as the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of
-        the time.
-        """
-        rows = windows.shape[1]
-        transposed, of_rows = grad_products.swapaxes(2, 3), self._grad_weights_of_rows[:, :rows]
-        if self._transposed is not None:  # small products, where BLAS takes five times the copy
-            np.copyto(self._transposed[:, :rows], transposed)
-            transposed = self._transposed[:, :rows]
-        np.matmul(windows, transposed, out=of_rows)
-        np.add.reduce(of_rows, axis=1, out=self._grad_weights_of_piece)
-        self._grad_weights += self._grad_weights_of_piece
-
-    def _stack_weights(self) -> None:
-        """The W_i that one row meets, side by side: from the last to the first, as the rows of
-        outputs that they meet ascend.
-        """
-        for first, stacked in enumerate(self._stacked):
-            kernel_rows = self._weights[:, :, first :: self._geometry.stride[0]][:, :, ::-1]
-            side_by_side = kernel_rows.reshape(*kernel_rows.shape[:3], -1)
-            np.copyto(stacked, side_by_side.transpose(0, 3, 2, 1))
-
-    def _write_input_gradient(self, piece: Piece) -> None:
-        """The rows of the input's gradient that ``piece`` completes: dL/dV, transformed back."""
-        complete, (columns, images) = piece.block.complete, piece.input
-        grad_products = self._algorithm.grad_products
-        points, oh, filters, _ = grad_products.shape
-        below_each_other = grad_products.reshape(points, oh * filters, -1)
-        grad_rows = self._grad_rows[:, : complete.stop - complete.start]
-        for gather in self._gathers[complete]:
-            row, outputs = grad_rows[:, gather.row - complete.start], gather.outputs
-            if outputs.start == outputs.stop:
-                row.fill(0)
-                continue
-            weights = self._stacked[gather.stack].reshape(points, row.shape[1], -1)
-            kernel_rows = _times(gather.kernel_rows, filters)
-            np.matmul(
-                weights[:, :, kernel_rows], below_each_other[:, _times(outputs, filters)], out=row
-            )
-        # What the strip to the left wrote is added to.
-        held = max(self._geometry.kernel[1] - self._geometry.stride[1], 0) if columns.start else 0
-        grad_x = self._grad_padded[:, complete, columns, images]
-        self._algorithm.transform_input_gradient(grad_rows, grad_x, held)
+                self._input_gradient.write(piece)
+        transformed = self._weight_gradient.total.reshape(
+            points, kernel_height, channels, depth, filters
+        )
+        algorithm.transform_weight_gradient(transformed, call.grads["weight"])
+        return self._input_gradient.images[self._interior] if input_gradient else None
 
 
 class WholeImages:
-    """The output as whole images, copied from the tiles and back: an ``Output``."""
+    """The output as whole images, copied from the tiles and back: an ``Epilogue``."""
 
     def __init__(self, algorithm: Algorithm, images: Array) -> None:
         self._algorithm, self.result = algorithm, images
@@ -241,7 +184,7 @@ class WholeImages:
 
 
 class InPlace:
-    """The output as whole images, which is what ``Im2col`` writes: an ``Output``."""
+    """The output as whole images, which is what ``Im2col`` writes: an ``Epilogue``."""
 
     def __init__(self, algorithm: Im2col) -> None:
         self._algorithm, self.result = algorithm, algorithm.images
@@ -262,7 +205,3 @@ def _algorithm(blocking: Blocking, buffers: Buffers) -> Algorithm:
     if blocking.tiling.is_untiled:
         return Im2col(blocking, buffers)
     return TiledIm2col(blocking, buffers)
-
-
-def _times(span: slice, by: int) -> slice:
-    return slice(span.start * by, span.stop * by)

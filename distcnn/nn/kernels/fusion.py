@@ -6,7 +6,7 @@ the caches, it is never written to memory, nor is its gradient. The bits are tho
 after the other: the same products, sums and comparisons, of the same numbers. ReLU is one more
 comparison of the pooling's, with 0.
 
-``FusedPool`` is the ``Output`` of a ``ConvKernel`` (``convolution.py``), which calls it. It assumes
+``FusedPool`` is an ``Epilogue`` of ``ConvKernel`` (``convolution.py``), which calls it. It assumes
 that each tile, and so each piece, holds whole windows.
 """
 

@@ -37,7 +37,7 @@ class Unfolded(ABC):
         """Where the piece's product is to be written."""
 
     def transform_input(self, x: Array, piece: Piece) -> None:
-        np.copyto(self._shifted(piece.rows), self._shifts.of(x, piece))
+        np.copyto(self._shifted(piece.fresh_rows), self._shifts.of(x, piece))
 
     def transform_products(self, piece: Piece) -> None:
         products = self.products(piece)

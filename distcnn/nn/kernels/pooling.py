@@ -1,8 +1,7 @@
 """Max pooling and average pooling as they are computed (``distcnn.nn.pooling`` has the maths).
 
-``forward`` and ``backward`` are called in pairs; what they return holds until the next call, and
-the gradient may be overwritten by its receiver. ``WindowMax`` also serves the max pooling that is
-fused with the convolution before it (``fusion.py``).
+``WindowMax`` also serves the max pooling that is fused with the convolution before it
+(``fusion.py``).
 """
 
 from __future__ import annotations

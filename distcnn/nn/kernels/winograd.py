@@ -39,7 +39,7 @@ class Winograd:
 
         tile = self._tiles, points, self._images
         self._grad_pixels = buffers.zeros((blocking.most_inputs, geometry.channels, *tile))
-        # The bias is one more row of products, so that A^T and the ones beside it add it.
+        # The bias is one more row of products, so that A^T and the ones next to it add it.
         oh, filters = geometry.output_size[0], geometry.filters
         products = buffers.zeros((points + 1, oh, filters, blocking.columns))
         self._grad_products, self._products_and_bias = products[:-1], products[:, :most_outputs]
@@ -52,7 +52,7 @@ class Winograd:
     def transform_input(self, x: Array, piece: Piece) -> None:
         # A small product for each tile of each row and channel: its pixels are a matrix in place.
         pixels = self._shifts.of(x, piece)[:, :, :, 0].transpose(2, 0, 3, 1, 4)
-        np.matmul(self._b_transposed, pixels, out=self._by_tile(piece.rows))
+        np.matmul(self._b_transposed, pixels, out=self._by_tile(piece.fresh_rows))
 
     def products(self, piece: Piece) -> Array:
         # The same place for all pieces, so that it stays in the caches.

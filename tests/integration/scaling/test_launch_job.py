@@ -17,7 +17,7 @@ from distcnn.errors import InputError, Stopped
 from distcnn.scaling import launch_job
 from distcnn.scaling.launch_job import command_of, last_words, measure, stopped_by_signals
 from distcnn.scaling.options import Settings
-from distcnn.scaling.points import Measurement
+from distcnn.scaling.points import Job
 from distcnn.scaling.sweep_directory import Record, Sweep
 from tests.support.scaling_fixtures import MakeLauncher
 from tests.support.sweep_cases import record, result_of
@@ -39,7 +39,7 @@ def try_launcher(folder: Path, make_launcher: MakeLauncher) -> Try:
 
     def try_it(lines: str, timeout: float = 60.0) -> Record:
         sweep = Sweep(folder, Settings((2,), make_launcher(lines)))
-        done = measure(Measurement(POINT, 1), sweep, timeout)
+        done = measure(Job(POINT, 1), sweep, timeout)
         assert not list((folder / "measurements").glob(".*"))
         return done
 
@@ -54,7 +54,7 @@ def good(**changes: Any) -> str:
 
 FAILING = {
     "exit 7": "exit code 7",
-    "echo; echo fine; echo last; exit 1": "exit code 1; it said: last",
+    "echo; echo fine; echo last; exit 1": "exit code 1; output: last",
     "echo 'distcnn.scaling.worker: error: no such file'; echo Bye; exit 2": "error: no such file",
     "kill -9 $$": "ended by SIGKILL",
     "exit 0": "exit code 0, but no result",
@@ -107,7 +107,7 @@ def test_one_that_ignores_sigterm_is_ended_too(
 
 def test_a_launcher_that_cannot_be_started(folder: Path) -> None:
     sweep = Sweep(folder, Settings((2,), "/nowhere/mpirun -n {ranks}"))
-    done = measure(Measurement(POINT, 1), sweep, 5.0)
+    done = measure(Job(POINT, 1), sweep, 5.0)
     assert "'/nowhere/mpirun' cannot be started" in done.reason
 
 
@@ -122,7 +122,7 @@ def test_a_signal_ends_it(try_launcher: Try) -> None:
 def test_the_command_has_every_flag_that_was_given() -> None:
     flags = {"model": "mlp", "learning_rate": 1e-05, "data": "my set.h5"}
     settings = Settings((2,), "srun -n {ranks}", steps=5, flags=flags)
-    command = command_of(Measurement(settings.points[0], 1), settings, Path("/r.json"))
+    command = command_of(Job(settings.points[0], 1), settings, Path("/r.json"))
     assert command[:3] == ["srun", "-n", "2"]
     assert set(command[6:]) == {
         *("--result=/r.json", "--steps=5", "--data=my set.h5", "--model=mlp", "--num-shards=4"),
@@ -144,12 +144,12 @@ def test_records_come_back_as_they_were_and_damaged_ones_do_not(folder: Path) ->
     good_one, failed = record(POINT, 1), record(POINT, 2, reason="no")
     for one in (good_one, failed):
         sweep.add(one)
-        assert sweep.find(one.measurement) == one
+        assert sweep.find(one.job) == one
     file = folder / "measurements" / "strong-2-ranks-repeat-1.json"
     whole = file.read_text()
     for damaged in (whole[:-100], "", "[]", whole.replace('"params_sha256"', '"other"')):
         file.write_text(damaged)
-        assert sweep.find(good_one.measurement) is None
+        assert sweep.find(good_one.job) is None
 
 
 def test_links_in_the_folder_are_not_followed(try_launcher: Try, folder: Path) -> None:

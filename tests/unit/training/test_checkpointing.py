@@ -16,8 +16,8 @@ from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import InputError
 from distcnn.training.checkpointing import (
-    check_snapshot,
     dataset_identity,
+    read_snapshot,
     restore_snapshot,
     take_snapshot,
 )
@@ -145,7 +145,7 @@ def test_another_image_set_is_refused(image_set: MakeImageSet, tmp_path: Path) -
     loop = at_step(prepare(image_set()), 3)
     other = prepare(write_image_set(tmp_path / "set.h5", train=203, test=76))
     with pytest.raises(
-        InputError, match=r"^--data: .*set\.h5 is not the image set that the run began with"
+        InputError, match=r"^--data: .*set\.h5 is not the image set the run was started with"
     ) as caught:
         restore_snapshot(other, snapshot_of(loop))
     assert f"{other.record.content_sha256}, not {loop.run.record.content_sha256})" in str(
@@ -202,14 +202,12 @@ MADE_UP = [None, True, -1, 0, 3.5, 1e300, "", "x", [], [1], {}, {"a": 1}, 10**30
 
 @pytest.mark.parametrize("name", ["configuration", "dataset", "state", "orders_sha256"])
 def test_a_text_that_was_made_up_is_refused(name: str, genuine: Checkpoint) -> None:
-    check_snapshot(genuine)
+    read_snapshot(genuine)
     for text in ("", "{", "[" * 100_000, *(json.dumps(each) for each in MADE_UP if each != {})):
-        with pytest.raises(
-            InputError, match="the checkpoint of step 5 is not as distcnn writes it"
-        ):
-            check_snapshot(dataclasses.replace(genuine, texts={**genuine.texts, name: text}))
+        with pytest.raises(InputError, match="the checkpoint of step 5 has unexpected content"):
+            read_snapshot(dataclasses.replace(genuine, texts={**genuine.texts, name: text}))
     with pytest.raises(InputError, match=name):
-        check_snapshot(
+        read_snapshot(
             dataclasses.replace(
                 genuine, texts={key: text for key, text in genuine.texts.items() if key != name}
             )
@@ -227,7 +225,7 @@ def test_a_value_of_another_type_in_a_text_is_refused_or_does_no_harm(
                 genuine, texts={**genuine.texts, name: json.dumps({**values, key: made_up})}
             )
             try:
-                check_snapshot(forged)
+                read_snapshot(forged)
             except InputError:
                 refused += 1
     assert refused > 3 * len(values)
@@ -238,8 +236,8 @@ def test_a_best_test_that_was_made_up_is_refused(genuine: Checkpoint) -> None:
     for key in ("best_step", "best_correct", "test_step", "step"):
         for made_up in ("x", 3.5, True, [1], 10**30):
             if key != "best_correct" or made_up != 10**30:
-                with pytest.raises(InputError, match="not as distcnn writes it"):
-                    check_snapshot(
+                with pytest.raises(InputError, match="unexpected content"):
+                    read_snapshot(
                         dataclasses.replace(
                             genuine,
                             texts={**genuine.texts, "state": json.dumps({**state, key: made_up})},
@@ -252,13 +250,13 @@ def test_arrays_and_counts_of_another_type_are_refused(
 ) -> None:
     for used in (np.zeros(3, np.int64), np.zeros(8, np.float32), np.int64(3)):
         with pytest.raises(InputError, match="examples_used"):
-            check_snapshot(
+            read_snapshot(
                 dataclasses.replace(
                     genuine, arrays={**genuine.arrays, "shards/examples_used": np.asarray(used)}
                 )
             )
     with pytest.raises(InputError, match="optimizer_steps"):
-        check_snapshot(
+        read_snapshot(
             dataclasses.replace(genuine, attributes={**genuine.attributes, "optimizer_steps": "x"})
         )
     name = "weights/conv1.bias"

@@ -53,7 +53,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for (PEP 562): commands must set up their process before NumPy comes."""
+    """Import a name on first use (PEP 562): commands must set up their process before NumPy."""
     if name in ("datasets", "nn", "optim"):
         return importlib.import_module(f"distcnn.{name}")
     if name in _HOMES:

@@ -33,7 +33,7 @@ def usage() -> str:
 
 
 def main() -> int:
-    """Run a command; the exit code of a wrong one is 2."""
+    """Run a command; exit code 2 if there is no such command."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage())

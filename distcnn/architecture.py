@@ -38,11 +38,11 @@ def describe(model: Sequential, initialisers: bool = True) -> str:
 
     Args:
         model: the network.
-        initialisers: whether to write them; without, the text describes a network whose weights
-            are given.
+        initialisers: whether to write them; a network whose weights are given does not need
+            them.
 
     Raises:
-        InputError: a layer has an argument that text cannot tell.
+        InputError: a layer has an argument that cannot be written as text.
     """
     return f"Sequential([{', '.join(_layer(layer, initialisers) for layer in model.layers)}])"
 
@@ -105,7 +105,7 @@ def _layer(layer: Layer, initialisers: bool) -> str:
 
 
 def _shown(value: object, shorten: bool) -> str | None:
-    """A value as text; None where text cannot tell it. ``shorten``: (5, 5) as 5."""
+    """A value as text; None if that is impossible. ``shorten`` writes (5, 5) as 5."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, nn.uniform):

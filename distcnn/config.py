@@ -19,7 +19,7 @@ from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES
-from distcnn.user_code import CODE_FIELDS, is_own
+from distcnn.user_code import is_own, own_code
 
 DATA, MODEL, OPTIMISATION = "data", "model", "optimisation"
 PARALLEL, CHECKPOINTS, LOGGING = "parallel", "checkpoints", "logging"
@@ -34,10 +34,10 @@ GROUPS = {
 """The groups of fields, in the order of ``--help``, each with its subtitle."""
 
 RENAMED = {"world_size": "expect_ranks", "eval_every": "eval_every_epochs"}
-"""Fields by the names that they had before 0.3, as flags, in TOML files and in stored runs."""
+"""Fields by their names before 0.3, as flags, in TOML files and in stored runs."""
 LARGEST_GRADIENT_LIMIT = 2.0**40
 STEPS_TRACED = 100
-"""What a bare --trace asks for: some megabytes."""
+"""Steps of a bare --trace, which take some megabytes."""
 KINDS = {int: "an integer", float: "a number", str: 'a text in "quotes"'}
 
 
@@ -64,7 +64,7 @@ _free = partial(_flag, fixed=False)
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a run depends on. Raises ``InputError`` when a value is impossible."""
+    """The configuration of a run. Raises ``InputError`` when a value is impossible."""
 
     data: str = _free(
         DATA,
@@ -75,15 +75,15 @@ class Config:
     source: str = _free(
         DATA,
         "",
-        "folder with the four MNIST files (IDX, gzipped or not), used when MNIST must be prepared;"
+        "folder with the four MNIST files (IDX, gzipped or not) to prepare MNIST from; default:"
         f" without it: ${SOURCE_VARIABLE}, then public mirrors",
         "folder",
     )
     data_memory: float = _flag(
         DATA,
         0.0,
-        "memory per rank for a set that does not fit: it is read, and shuffled, in windows of this"
-        " size (data/README.md); 0: keep everything in memory",
+        "memory per rank for images; a larger set is read and shuffled in windows of this size"
+        " (data/README.md); 0: keep everything in memory",
         "MiB",
     )
     model: str = _flag(
@@ -215,7 +215,7 @@ class Config:
         LOGGING,
         0,
         "record a timeline of all ranks for Perfetto, with this many steps in detail"
-        f" (docs/trace.md); without a number {STEPS_TRACED}; 0: none",
+        f" (docs/trace.md); a bare --trace means {STEPS_TRACED}; 0: none",
         "steps",
         bare=STEPS_TRACED,
     )
@@ -223,7 +223,7 @@ class Config:
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Config:
-        """The configuration that a run recorded, perhaps under the names of an older version.
+        """The configuration recorded by a run, possibly with field names of an older version.
 
         Raises:
             InputError, TypeError: it is not one.
@@ -255,11 +255,11 @@ class Config:
         self._require(
             "microbatch_size",
             self.reduction == "exact" or self.global_batch_size < 2**24,
-            "smaller: --reduction fast counts a global batch below 2^24 examples",
+            "smaller: --reduction fast supports global batches below 2^24 examples",
         )
 
     def _check_type(self, each: dataclasses.Field[Any]) -> None:
-        """Flags have their types; what comes from a file may not."""
+        """Check the type: flags are parsed by type, but values from a file are not."""
         value, wanted = getattr(self, each.name), type(each.default)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
         if not isinstance(value, kind) or isinstance(value, bool):
@@ -285,8 +285,7 @@ class Config:
     @property
     def own_code(self) -> dict[str, str]:
         """The user's own code by field, such as ``{"model": "my_nets:small"}``."""
-        names = {field: str(getattr(self, field)) for field in CODE_FIELDS}
-        return {field: name for field, name in names.items() if is_own(name)}
+        return own_code(vars(self))
 
     @property
     def global_batch_size(self) -> int:
@@ -299,5 +298,5 @@ class Config:
 
 
 def as_flag(name: str) -> str:
-    """A field's name as people type it."""
+    """A field's name as a flag."""
     return "--" + name.replace("_", "-")

@@ -13,7 +13,7 @@ from distcnn.cli.parser import Parser, meant
 from distcnn.config import GROUPS, KINDS, RENAMED, Config, as_flag
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
-from distcnn.user_code import ACCEPT_FLAG, CODE_FIELDS, TRUST_FLAG, require_trust
+from distcnn.user_code import ACCEPT_FLAG, TRUST_FLAG, own_code, require_trust
 
 TARGET_DEFAULTS: dict[str, Any] = {
     "epochs": 6,
@@ -40,7 +40,7 @@ class Request:
 
     @property
     def config(self) -> Config:
-        """What was given, over the defaults."""
+        """The given values over the defaults."""
         defaults = TARGET_DEFAULTS if self.given.get("target_accuracy") else {}
         return Config(**{**defaults, **self.given})
 
@@ -60,11 +60,9 @@ def parse_request(arguments: Sequence[str]) -> Request:
     }
     read = read_toml(file) if file else {}
     request = Request({**read, **flags}, **actions)
-    for name in CODE_FIELDS:
-        if name in read and name not in flags:
-            require_trust(name, read[name], f"--config: {file}", None, request.trust_model)
+    require_trust(own_code(request.given), f"--config: {file}", flags, request.trust_model)
     if request.shard is not None and request.break_at_step is None:
-        raise InputError(f"--shard {request.shard} says where to break: give --break-at-step too")
+        raise InputError(f"--shard {request.shard} needs a step to stop in: add --break-at-step N")
     for flag, value in (("--break-at-step", request.break_at_step), ("--shard", request.shard)):
         if value is not None and value < 0:
             raise InputError(f"{flag} is {value}: it must be 0 or more")
@@ -117,18 +115,18 @@ def make_parser() -> argparse.ArgumentParser:
     resuming.add_argument(
         ACCEPT_FLAG,
         action="store_true",
-        help="resume although the source of your own code has changed; the results then differ",
+        help="resume although the source of your own code has changed; results will differ",
     )
     resuming.add_argument(
         "--allow-other-owner",
         action="store_true",
         help="write into a run directory that belongs to another user",
     )
-    debugging = parser.add_argument_group("debugging", "in one process")
+    debugging = parser.add_argument_group("debugging", "need a single process")
     debugging.add_argument(
         "--debug",
         action="store_true",
-        help="check the network's gradients first, then every layer's numbers",
+        help="check the gradients, then check every layer's values for NaN and infinity",
     )
     debugging.add_argument(
         "--break-at-step",
@@ -187,7 +185,7 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
             " requires"
         ) from error
     except (ValueError, RecursionError) as error:
-        # TOMLDecodeError is one; so is Python's for a number of thousands of digits.
+        # TOMLDecodeError, or Python's error for a number of thousands of digits.
         raise InputError(
             f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1"
         ) from error

@@ -1,4 +1,4 @@
-"""The exceptions that mean something to a user; any other one is a defect of ours."""
+"""The exceptions that concern users; any other exception is a defect of distcnn."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ P = ParamSpec("P")
 
 
 class InputError(ValueError):
-    """Bad input from outside (a flag, a file, a launcher). Its text is one line: the thing, its
-    value, the remedy.
+    """Bad input (a flag, a file, a launcher). Its text is one line: what is wrong, its value, the
+    remedy.
 
     Commands print it on rank 0 and end every rank with exit code 2; any other exception is a defect
     and shows a traceback.
@@ -23,7 +23,7 @@ class InputError(ValueError):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on: a gradient that is no number or out of range.
+    """Training cannot continue: a gradient is NaN or out of range.
 
     Raised on all ranks at the same step; exit code 3.
     """
@@ -36,11 +36,11 @@ class Stopped(Exception):
 
 
 class ArgumentError(TypeError, ValueError):
-    """Arguments that do not fit: as Python's own ``TypeError``, with the remedy."""
+    """Wrong arguments: like Python's own ``TypeError``, with the remedy."""
 
 
 def as_arguments(text: str) -> str:
-    """A message for the command line in Python's words: ``--num-shards 8`` is ``num_shards=8``.
+    """A command-line message as a Python one: ``--num-shards 8`` becomes ``num_shards=8``.
 
     Commands to type, which end their line, stay as they are.
     """
@@ -60,7 +60,7 @@ def as_arguments(text: str) -> str:
 
 @contextmanager
 def arguments_named() -> Iterator[None]:
-    """Let errors raised inside name arguments of Python functions instead of flags."""
+    """Make errors raised inside name Python arguments instead of flags."""
     try:
         yield
     except (InputError, TrainingError, Stopped) as error:
@@ -71,7 +71,7 @@ def arguments_named() -> Iterator[None]:
 def explained(
     usage: str,
 ) -> Callable[[Callable[Concatenate[Self, P], None]], Callable[Concatenate[Self, P], None]]:
-    """Decorate an ``__init__``: arguments that do not fit its signature raise ``ArgumentError``,
+    """Decorate an ``__init__``: arguments that do not match its signature raise ``ArgumentError``,
     which shows the call and ``usage``.
     """
 
@@ -100,7 +100,7 @@ def explained(
 
 
 def _shown(value: object) -> str:
-    """A number or text as it was typed; the type of anything longer."""
+    """The literal of a number or text; the type of anything longer."""
     return (
         repr(value)
         if isinstance(value, (int, float, str, tuple, type(None)))

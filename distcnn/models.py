@@ -76,7 +76,7 @@ def wide(input_shape: tuple[int, int, int], classes: int) -> Sequential:
 
 
 def tutorial(input_shape: tuple[int, int, int], classes: int) -> Sequential:
-    """The smallest CNN there is: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense.
+    """The smallest CNN: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense.
     1x28x28 to 10: 13,610 parameters.
     """
     return Sequential([Conv2d(8, 3), MaxPool2d(2), ReLU(), Flatten(), Dense(classes)])
@@ -177,7 +177,7 @@ def _explained(error: BaseException, name: str, images: str = "") -> BaseExcepti
         return error
     if isinstance(error, MemoryError):
         return InputError(
-            f"model {name!r} needs more memory than there is ({error}): lower --microbatch-size"
+            f"model {name!r} needs more memory than is available ({error}): lower --microbatch-size"
         )
     mistake = mistake_in(error)
     if mistake or isinstance(error, ArgumentError):

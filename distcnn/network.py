@@ -27,7 +27,7 @@ ImageShape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Score:
-    """How well a network does: ``loss`` is the mean cross-entropy over ``examples``."""
+    """Test results of a network: ``loss`` is the mean cross-entropy over ``examples``."""
 
     accuracy: float
     correct: int
@@ -36,7 +36,7 @@ class Score:
 
 
 class Network:
-    """A network with its weights and what belongs to them.
+    """A network with its weights, normalisation and class names.
 
     Several threads may use one. The number of BLAS threads is left as it is; with the run's, the
     outputs are those of the run's own tests, bit for bit.
@@ -191,7 +191,7 @@ class Network:
     def _logits(
         self, pixels: NDArray[np.uint8], labels: NDArray[np.int64]
     ) -> Iterator[tuple[slice, Array]]:
-        """Go through all examples by microbatches: which ones they are, and their logits."""
+        """Go through all examples by microbatches; yield their range and their logits."""
         batch = self._microbatch
         for start in range(0, len(pixels), batch.size):
             span = slice(start, min(start + batch.size, len(pixels)))
@@ -208,7 +208,7 @@ def load(
     model: Sequential | None = None,
     trust_model: bool = False,
 ) -> Network:
-    """The network of a finished run: neither its data nor the module that made it is needed.
+    """The network of a finished run, without its data or the module that built it.
 
     A network with layers of your own needs their module: import it before, or let it be imported
     with ``trust_model``. Never trust a run directory from a stranger: importing runs code.
@@ -216,7 +216,7 @@ def load(
     Args:
         run: the run directory, or a file of weights in one.
         weights: of the last step, or of the best test accuracy.
-        model: the network, where the run does not tell it.
+        model: the network, if the run does not record it.
         trust_model: whether to import the module that the run names.
 
     Raises:
@@ -239,7 +239,7 @@ def load(
         image_shape: ImageShape = tuple(about["image_shape"])
         settings = {name: about[name] for name in ("mean", "std", "class_names")}
     except (ValueError, KeyError) as error:
-        finished = "" if path.exists() else "; has the run in this directory been finished?"
+        finished = "" if path.exists() else "; has the run in this directory finished?"
         raise InputError(f"{path.parent}: {error}{finished}") from error
     classes = len(settings["class_names"])
     made = model or _recorded_model(about, image_shape, classes, path, trust_model)
@@ -255,15 +255,15 @@ def _recorded_model(
     for module in modules_of(text or name):
         if module not in sys.modules and not trusted:
             raise InputError(
-                f"{path}: the network is made of code in the module {module!r}, which loading would"
-                " run: import that module first, or if you trust the run, load it with"
+                f"{path}: the network uses code in the module {module!r}, which loading would run:"
+                " import that module first, or if you trust the run, load it with"
                 " trust_model=True"
             )
     if text:
         return parse(text)
     made = find("model", name, MODELS)(image_shape, classes)
     if not isinstance(made, Sequential):
-        raise InputError(f"{path}: model {name!r} made a {type(made).__name__}: give model=...")
+        raise InputError(f"{path}: model {name!r} returned a {type(made).__name__}: pass model=...")
     return made
 
 

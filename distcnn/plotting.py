@@ -67,7 +67,7 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
 
 def panels(figure: Figure, count: int, columns: int = 0) -> list[Axes]:
     """Divide ``figure`` into ``count`` axes, row by row; all in one row unless ``columns`` is
-    given. Places left over stay blank.
+    given. Unused places stay blank.
     """
     columns = columns or count
     axes = list(figure.subplots(-(-count // columns), columns, squeeze=False).flat)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 INITIALISE, SHUFFLE, SHUFFLE_WINDOWS, FOLDER_SPLIT, FOLDER_ORDER, LAYER = 1, 2, 3, 4, 5, 6
-"""What a stream is for."""
+"""The purpose of a stream."""
 
 MAX_SEED = 2**64 - 1
 
@@ -45,12 +45,12 @@ def generator(seed: int, purpose: int, *indices: int) -> np.random.Philox:
 
 
 def layer_streams(seed: int, step: int, shard: int) -> Callable[[str], PortableGenerator]:
-    """What layers draw in training, such as a dropout's mask: a stream by the layer's name.
+    """Streams for layers in training, such as for dropout masks, by layer name.
 
     Args:
         seed: the run's.
-        step: from 0 over the run, so it tells the epoch too.
-        shard: whose microbatch it is; never a rank, so the numbers are the same on any.
+        step: from 0 over the run, so it implies the epoch.
+        shard: the shard of the microbatch; never a rank, so the numbers do not depend on ranks.
     """
 
     def stream(layer: str) -> PortableGenerator:

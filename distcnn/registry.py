@@ -29,7 +29,7 @@ USAGE = {
 WRITTEN_OUT = "function, or write it out: Sequential([Flatten(), Dense(10)])"
 OWN = {"loss": "function", "optimizer": "class", "schedule": "function", "model": WRITTEN_OUT}
 PLAIN = ("learning_rate", "momentum", "weight_decay")
-"""The settings of optimizers that have flags of their own."""
+"""The settings of optimizers that have their own flags."""
 
 
 def find(what: str, name: str, known: Mapping[str, Any]) -> Any:
@@ -90,7 +90,7 @@ def find_schedule(name: str, warmup_steps: int) -> Schedule:
 def find_optimizer(
     name: str, learning_rate: float, momentum: float, weight_decay: float
 ) -> Optimizer:
-    """The optimizer called ``name``, or the user's own, with those settings that it takes.
+    """The optimizer called ``name``, or the user's own, with the settings that it accepts.
 
     Raises:
         InputError: there is none, or it cannot be made.
@@ -107,7 +107,7 @@ def optimizer_name(optimizer: Optimizer) -> str:
     """The name by which ``find_optimizer`` makes ``optimizer`` again, with its ``PLAIN`` settings.
 
     Raises:
-        InputError: an argument is neither a number nor a text, so no name can tell it.
+        InputError: an argument is neither a number nor a text, so no name can express it.
     """
     plain = {name: getattr(optimizer, name, 0.0) for name in PLAIN}
     for name in OPTIMIZERS:

@@ -31,7 +31,7 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class History:
-    """What a run recorded while it trained."""
+    """The metrics that a run recorded."""
 
     loss: Curve
     test_accuracy: Curve
@@ -71,13 +71,13 @@ def make_parser() -> Parser:
         "--output",
         type=Path,
         metavar="FILE.png",
-        help="picture to write (default: report.png in the first RUN_DIR, trace.png beside FILE)",
+        help="picture to write (default: report.png in the first RUN_DIR, trace.png next to FILE)",
     )
     return parser
 
 
 def report(args: argparse.Namespace) -> list[str]:
-    """Draw what ``args`` ask for; return lines that say what was written."""
+    """Draw the pictures requested by ``args``; return lines on what was written."""
     if bool(args.runs) == bool(args.trace):
         raise InputError(
             "name run directories, or a trace with --trace FILE.json (see python -m distcnn.report"

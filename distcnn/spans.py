@@ -1,4 +1,4 @@
-"""Spans: the code marks what it does, and whoever wants to know listens.
+"""Spans: the code marks what it does, and listeners record it.
 
     FORWARD = Span("forward", layer="conv1")        # once, where the work is planned
     with FORWARD:                                   # in every step
@@ -8,7 +8,7 @@
         train()
 
 A span holds no state, so one object serves every step and every thread. Without a listener,
-entering and leaving it costs about 0.1 microseconds. Nothing is ever replaced to be measured.
+entering and leaving it costs about 0.1 microseconds. No code is replaced to measure it.
 
 The names of a training run's spans are the constants below. One step nests like this; with
 overlap, ``ALLREDUCE`` is on the thread that sums, and the main thread has ``WAIT_FOR_SUMS``:
@@ -91,10 +91,10 @@ WAIT_FOR_WINDOW: Final = "wait for window"
 
 
 class Listener(Protocol):
-    """Told of spans of all threads, each in the thread that enters it.
+    """Called for spans of all threads, in the thread that enters them.
 
-    Spans nest, and end in the reverse order of their beginnings. A listener that comes in the
-    middle of one is told of its end without its beginning. What a listener raises ends the work.
+    Spans nest, and end in the reverse order of their beginnings. A listener that is added inside a
+    span gets its end without its beginning. An exception of a listener ends the work.
     """
 
     def begin(self, span: Span) -> None:
@@ -105,7 +105,7 @@ class Listener(Protocol):
 
 
 class Span:
-    """A stretch of work: ``name`` is what is done, ``labels`` say on what (a layer, a shard)."""
+    """A piece of work: ``name`` is the activity, ``labels`` its object (a layer, a shard)."""
 
     __slots__ = ("labels", "name")
 
@@ -130,7 +130,7 @@ class Span:
 
 
 class _Heard(dict[str, tuple[Listener, ...]]):
-    """Who hears of spans of a name; worked out when the first of that name is entered."""
+    """The listeners to spans of a name; computed when the first of that name is entered."""
 
     def __init__(self, listeners: tuple[tuple[Listener, Container[str] | None], ...] = ()) -> None:
         super().__init__()
@@ -146,18 +146,18 @@ _PROGRESS = Span(PROGRESS)
 
 
 def touch() -> None:
-    """Tell listeners that a long activity makes progress."""
+    """Report progress of a long activity to listeners."""
     with _PROGRESS:
         pass
 
 
 @contextmanager
 def listening(listener: Listener, names: Container[str] | None = None) -> Iterator[None]:
-    """Tell ``listener`` of the spans inside this context.
+    """Call ``listener`` for the spans inside this context.
 
     Args:
-        listener: who is told.
-        names: of which spans; None: of all.
+        listener: the listener.
+        names: names of the spans to report; None: all.
     """
     global _heard
     _heard = _Heard((*_heard.listeners, (listener, names)))

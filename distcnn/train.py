@@ -26,7 +26,7 @@ from distcnn.training.host_placement import describe_hosts
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.results import RunResult
 from distcnn.training.resume import ResumePoint
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.session import Outcome, Session
 from distcnn.training.setup import Run
 from distcnn.training.state import State
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
-    """Parse, train, print what came out."""
+    """Parse, train, print the result."""
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
     if request.debug or request.break_at_step is not None:
@@ -98,7 +98,7 @@ def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> 
 
 
 def summary(outcome: Outcome) -> list[str]:
-    """What came out, in lines."""
+    """The result, in lines."""
     result = outcome.result
     if outcome.run is None and outcome.point is not None:
         return _finished(outcome.point, result)
@@ -132,7 +132,7 @@ def summary(outcome: Outcome) -> list[str]:
 
 
 def _finished(point: ResumePoint, result: RunResult) -> list[str]:
-    reached = result.steps < Plan(point.config, result.dataset.train_examples).total_steps
+    reached = result.steps < RunSchedule(point.config, result.dataset.train_examples).total_steps
     return [
         f"{point.directory} is finished: test accuracy {result.test_accuracy:.4f} after"
         f" {counted(result.steps, 'step')}",
@@ -143,7 +143,7 @@ def _finished(point: ResumePoint, result: RunResult) -> list[str]:
 
 
 def headline(run: Run, path: Path | None, state: State, point: ResumePoint | None) -> list[str]:
-    """What is about to run, in lines: model, data, batch, ranks, threads, run directory."""
+    """The run in lines: model, data, batch, ranks, threads, run directory."""
     config, dataset, world = run.config, run.dataset, run.communicator
     shape = "x".join(map(str, dataset.image_shape))
     train, test = dataset.examples["train"], dataset.examples["test"]
@@ -175,7 +175,7 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
     if point:
         lines.append(
             f"resumed  {point.directory}, after {state.step} of"
-            f" {counted(run.plan.total_steps, 'step')}, begun on"
+            f" {counted(run.schedule.total_steps, 'step')}, started on"
             f" {counted(state.world_size, 'rank')}"
         )
     return [*lines, f"results  {path}"]
@@ -184,9 +184,9 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
 def _windows(config: Config, dataset: DatasetInfo) -> str:
     length = window_examples(dataset, config.num_shards, config.data_memory)
     longest = -(-dataset.examples["train"] // config.num_shards)
-    within = "the whole shard each"
+    within = "one per shard"
     if length < longest:
-        within = f"at most {length:,} of the {counted(longest, 'example')} of a shard each"
+        within = f"of up to {length:,} of the {counted(longest, 'example')} of a shard"
     return f"{within}, shuffled within (--data-memory {config.data_memory:g})"
 
 

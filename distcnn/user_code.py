@@ -10,9 +10,10 @@ from __future__ import annotations
 import ast
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import Any
 
 from distcnn.errors import InputError
 
@@ -39,45 +40,51 @@ def modules_of(name: str) -> list[str]:
 
 
 def is_own(name: str) -> bool:
-    """Whether ``name`` refers to code of the user's."""
+    """Whether ``name`` refers to user code."""
     return bool(modules_of(name))
 
 
+def own_code(values: Mapping[str, Any]) -> dict[str, str]:
+    """The user's own code in the ``values`` of a configuration: ``{"model": "my_nets:small"}``."""
+    return {field: values[field] for field in CODE_FIELDS if is_own(values.get(field, ""))}
+
+
 def require_trust(
-    field: str, name: str, file: str | Path, given: str | None, trusted: bool
+    own: Mapping[str, str], file: str | Path, given: Mapping[str, Any], trusted: bool
 ) -> None:
-    """Refuse to import code of the user's that only a file names.
+    """Refuse to import user code that only a file names.
 
     Args:
-        field: what the code is, of ``CODE_FIELDS``.
-        name: the name in the file.
+        own: the names, as ``own_code`` gives them.
         file: the run directory or configuration file, for the message.
-        given: the name that the user gave on the command line, if any.
+        given: what the user gave on the command line; a name that is repeated there is confirmed.
         trusted: whether the user gave ``--trust-model``.
 
     Raises:
-        InputError: ``name`` is not distcnn's own, and the user did not confirm it.
+        InputError: the user did not confirm a name.
     """
-    if is_own(name) and name != given and not trusted:
-        raise InputError(
-            f"{file} names the {field} {name!r}, and importing it runs its code: if you trust it,"
-            f" repeat it on the command line (--{field} {name!r}), or give {TRUST_FLAG}"
-        )
+    for field, name in own.items():
+        if name != given.get(field) and not trusted:
+            raise InputError(
+                f"{file} names the {field} {name!r}, and importing it runs its code: if you trust"
+                f" it, repeat it on the command line (--{field} {name!r}), or give {TRUST_FLAG}"
+            )
 
 
-def require_outside(name: str, *run_directories: str | Path) -> None:
-    """Make sure that importing ``name`` cannot run code from a run directory, importing nothing.
+def require_outside(names: Iterable[str], *run_directories: str | Path) -> None:
+    """Make sure that importing ``names`` cannot run code from a run directory, importing nothing.
 
     Args:
-        name: as in ``modules_of``.
+        names: as in ``modules_of``.
         run_directories: empty ones are skipped.
 
     Raises:
         InputError: code in one of ``run_directories`` could be run.
     """
-    for module in modules_of(name):
-        for directory in (path for path in run_directories if path):
-            _require_outside(name, module, directory)
+    for name in names:
+        for module in modules_of(name):
+            for directory in (path for path in run_directories if path):
+                _require_outside(name, module, directory)
 
 
 def _require_outside(name: str, module: str, directory: str | Path) -> None:
@@ -86,7 +93,7 @@ def _require_outside(name: str, module: str, directory: str | Path) -> None:
             raise InputError(
                 f"the run directory {directory} is on Python's module search path"
                 f" ({entry or 'the current folder'}), so {name!r} could import code from it: start"
-                " outside it, without it in PYTHONPATH, or put the run elsewhere"
+                " in another folder, take it out of PYTHONPATH, or put the run elsewhere"
             )
     for place in _places(module):
         if _is_inside(place, directory):

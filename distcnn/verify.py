@@ -14,6 +14,7 @@ from distcnn.cli.parser import Parser
 from distcnn.distributed import Communicator, on_root
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.spans import READ_RUN, Span
+from distcnn.system.wording import counted
 from distcnn.training.checked_files import problem_of_files, unchecked
 from distcnn.training.comparison import Different
 from distcnn.training.progress import NoProgress, Progress
@@ -73,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
-    """Parse, replay, say what came out."""
+    """Parse, replay, print the result."""
     say = (Progress() if communicator.rank == 0 else NoProgress()).say
     args = on_root(communicator, lambda: make_parser().parse_args(arguments))
     with Watchdog(NAME, communicator):
@@ -101,8 +102,8 @@ def verify_command(communicator: Communicator, arguments: Sequence[str]) -> int:
     hashes = sum(line["kind"] == "weights" for line in replayed.lines)
     epochs = sum(line["kind"] == "epoch" for line in replayed.lines)
     say(
-        f"identical: steps {replayed.from_step} to {replayed.to_step} (hashes of the weights:"
-        f" {hashes}, epochs: {epochs})"
+        f"identical: steps {replayed.from_step} to {replayed.to_step} (compared:"
+        f" {counted(hashes, 'weight hash')}, {counted(epochs, 'epoch')})"
     )
     say(f"not checked: {'; '.join(on_root(communicator, lambda: unchecked(args.run, replayed)))}")
     return IDENTICAL

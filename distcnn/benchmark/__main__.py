@@ -30,10 +30,11 @@ from distcnn.training.setup import prepare_run
 
 NAME = "distcnn.benchmark"
 BATCH = 256
-"""The global batch, unless flags say otherwise."""
+"""The default global batch."""
 SHARDS = (2, 4, Config.num_shards)
-"""The default number of shards: the first that gives all ranks the same number, or the last. Fewer
-are faster (docs/speed.md).
+"""Default numbers of shards: the first that all ranks can share evenly, else the last.
+
+Fewer shards are faster (docs/speed.md).
 """
 
 
@@ -53,13 +54,11 @@ class Request:
             if value < 1:
                 raise InputError(f"{flag} is {value}: it must be at least 1")
         if self.draw and not self.picture:
-            raise InputError(
-                "--draw names measurements to draw: name the picture too, --picture FILE.png"
-            )
+            raise InputError("--draw needs the name of the picture: add --picture FILE.png")
         for flag, file in (("--json", self.json), ("--picture", self.picture)):
             if file and not Path(file).parent.is_dir():  # now, rather than after measuring
                 raise InputError(
-                    f"{flag}: there is no folder {Path(file).parent}: make it, or name another file"
+                    f"{flag}: no such folder: {Path(file).parent}: create it, or name another file"
                 )
 
 
@@ -145,7 +144,7 @@ def make_parser() -> Parser:
         "--draw",
         nargs="+",
         metavar="FILE.json",
-        help="measure nothing; draw earlier results (--json) into one --picture",
+        help="do not measure; draw earlier results (--json) into one --picture",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""What a measurement was made on, and the memory it took."""
+"""The machine and software of a measurement, and the memory it used."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def machine_facts(communicator: Communicator) -> dict[str, str | int]:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had so far.
+    """Peak memory of this process so far, in bytes.
 
-    On Linux ``VmHWM``, because ``ru_maxrss`` is inherited over exec: a small rank that a large
-    process started would report that one's peak.
+    On Linux ``VmHWM``, because ``ru_maxrss`` is inherited over exec: a small rank started by a
+    large process would report the peak of that process.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

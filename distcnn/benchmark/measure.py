@@ -1,4 +1,4 @@
-"""Measuring, in turns of everything, so that other load on the machine affects all alike.
+"""A measurement in turns, so that other load on the machine affects everything equally.
 
 Each turn takes steps as they are, steps with a listener, the products of im2col alone, and a test
 pass.
@@ -21,7 +21,7 @@ from distcnn.training.setup import Run
 
 WARM_UP_STEPS = 3
 SHARE_OF_STEPS = 3
-"""Of the steps of a turn, one in three is taken again with a listener."""
+"""For every three steps of a turn, one is also taken with a listener."""
 
 
 class Stepper:
@@ -34,13 +34,13 @@ class Stepper:
         self._run, self._taken = run, 0
         config = run.config
         shortest = run.dataset.examples["train"] // config.num_shards
-        self._an_epoch = shortest // config.microbatch_size or run.plan.steps_an_epoch
+        self._an_epoch = shortest // config.microbatch_size or run.schedule.steps_an_epoch
 
     def take(self) -> int:
         """Take the next step, and return how many examples it used."""
         run, step = self._run, self._taken
         epoch, step_of_epoch = divmod(step, self._an_epoch)
-        learning_rate = run.plan.learning_rate(min(step, run.plan.scheduled_steps - 1))
+        learning_rate = run.schedule.learning_rate(min(step, run.schedule.scheduled_steps - 1))
         self._taken += 1
         return run.step(step, epoch, step_of_epoch, learning_rate).examples
 
@@ -70,7 +70,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
     for _ in range(WARM_UP_STEPS):
         stepper.take()
     run.evaluation()
-    peak = peak_bytes()  # before the products below take memory of their own
+    peak = peak_bytes()  # before the products below allocate memory
     shape, shards = run.dataset.image_shape, len(run.step.shards)
     products = im2col_products(run.model, shape, run.config.microbatch_size) * shards
     found = [take_turn(run, stepper, products, steps) for _ in range(turns)]

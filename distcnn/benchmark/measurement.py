@@ -18,12 +18,12 @@ from distcnn.system.files import read_bytes
 
 KIND = "distcnn.benchmark"
 ORDER = (READ_DATA, LEDGER, LOSS, LOCAL_SUM, WAITING, ALLREDUCE, UPDATE)
-"""The order of parts that belong to no layer; then come others, and the rest."""
+"""Order of the parts that belong to no layer; others follow, then the rest."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """All that was measured; ``docs/speed.md`` says what each field means.
+    """Everything that was measured; ``docs/speed.md`` says what each field means.
 
     Fields in ``*_turns`` have an item for each turn; the name without it is the median. Those in
     ``*_ranks`` have an item for each rank.
@@ -65,7 +65,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class StepPart:
-    """A layer, or another part of a step: seconds by direction; a layer's are two."""
+    """A layer, or another part of a step: seconds by direction; layers have two."""
 
     name: str
     seconds: dict[str, float] = field(default_factory=dict)

@@ -15,7 +15,7 @@ COLOURS, OTHER = {FORWARD: plotting.BLUE, BACKWARD: plotting.ORANGE}, plotting.G
 LEGEND = {**COLOURS, "not in a layer": OTHER}
 MOST_COLUMNS = 3
 NEGLIGIBLE = 0.0005
-"""A part that is shorter than this fraction of the step has no bar."""
+"""Parts shorter than this fraction of the step get no bar."""
 PANEL_WIDTH, ROW_HEIGHT, FRAME_HEIGHT = 5.4, 0.27, 1.5
 
 Bar = tuple[str, list[tuple[float, str]]]

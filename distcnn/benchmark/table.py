@@ -14,12 +14,12 @@ TITLES = {WAITING: "late ranks", REST: "rest (Python)"}
 
 
 def table(measured: Measurement) -> list[str]:
-    """All of it, in lines."""
+    """The whole measurement, line by line."""
     return [*_head(measured), "", *_split(measured), "", *_rest(measured)]
 
 
 def part_title(name: str, measured: Measurement) -> str:
-    """What a row is called."""
+    """The title of a row."""
     return f"{measured.flags['reduction']} sum" if name == LOCAL_SUM else TITLES.get(name, name)
 
 

@@ -1,18 +1,18 @@
-"""The format of a checkpoint: one HDF5 file behind a header of 512 bytes that proves it whole.
+"""The format of a checkpoint: an HDF5 file behind a header of 512 bytes that proves it complete.
 
 HDF5 lets a file begin with a block of the user's own (its "user block"), so h5py and h5dump open a
-checkpoint as any other file. The header is text:
+checkpoint like any other file. The header is text:
 
     distcnn checkpoint 1
     bytes 3461320
     sha256 9f86d081884c7d65...
 
-and line feeds up to 512 bytes. The SHA-256 is of the first line and all that follows the header. It
-is checked on the raw bytes, before HDF5 sees any of them: a damaged file could lead HDF5 astray.
-Any other header than the one that belongs to these bytes, to the letter, is damage too.
+padded with line feeds to 512 bytes. The SHA-256 covers the first line and everything after the
+header. It is checked on the raw bytes before HDF5 sees any of them, because a damaged file could
+crash HDF5. A header that differs in any byte from the expected one counts as damage too.
 
-Anyone can write a file with the right header. So what lies behind it must be as ``encode`` writes
-it: plain datasets of numbers, stored in the file as they are. Links to other files, compressed
+Anyone can write a file with a valid header. So its content must be what ``encode`` writes: plain
+datasets of numbers, stored contiguously in the file. Links to other files, compressed
 data, or shapes of more bytes than the file holds are refused before they are read.
 """
 
@@ -36,11 +36,11 @@ HDF5_ERRORS = OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryE
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is damaged or forged; its text says how that shows."""
+    """A checkpoint that is damaged or forged; the text gives the evidence."""
 
 
 class VersionError(Exception):
-    """A whole checkpoint of a version that this distcnn cannot read."""
+    """An intact checkpoint of a version that this distcnn cannot read."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Checkpoint:
         return int(self.attributes["step"])
 
     def folder(self, name: str) -> dict[str, NDArray[np.generic]]:
-        """The arrays below ``name``/, by the rest of their names."""
+        """The arrays below ``name``/, by the rest of their path."""
         return {
             key.removeprefix(f"{name}/"): array
             for key, array in self.arrays.items()
@@ -81,21 +81,21 @@ def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 def decode(content: bytes) -> Checkpoint:
     """The checkpoint in a file's bytes.
 
-    ``CheckpointError`` when they are damaged or forged, ``VersionError`` when they are of another
+    ``CheckpointError`` when they are damaged or forged, ``VersionError`` when they have another
     version.
     """
     body = memoryview(content)[HEADER_BYTES:]
     header = content[:HEADER_BYTES]
     found = re.match(rb"distcnn checkpoint (\d{1,9})\n", header)
     if not found:
-        raise CheckpointError(f"it does not begin as a checkpoint does ({len(content)} bytes)")
+        raise CheckpointError(f"it is not a checkpoint of distcnn ({len(content)} bytes)")
     version = int(found.group(1))
     if header != make_header(version, body):
         raise CheckpointError(
-            f"its SHA-256 or its length ({len(content)} bytes) is not the one in its header"
+            f"its SHA-256 or length ({len(content)} bytes) does not match its header"
         )
     if version != VERSION:
-        raise VersionError(f"it is of version {version}, this distcnn reads version {VERSION}")
+        raise VersionError(f"it has version {version}, but this distcnn reads version {VERSION}")
     try:
         with h5py.File(io.BytesIO(body), "r") as file:
             arrays, texts = (
@@ -109,7 +109,8 @@ def decode(content: bytes) -> Checkpoint:
             )
     except HDF5_ERRORS as error:
         raise CheckpointError(
-            f"its SHA-256 is right, but distcnn did not write it ({type(error).__name__}: {error})"
+            "its SHA-256 is correct, but distcnn did not write it"
+            f" ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -126,12 +127,12 @@ def make_header(version: int, body: bytes | memoryview) -> bytes:
 def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.generic]]]:
     """The datasets below ``group`` with their paths.
 
-    ``ValueError`` when one is not stored plainly in this file, as ``encode`` does.
+    ``ValueError`` when one is not stored contiguously in this file, as ``encode`` does.
     """
     if not isinstance(group, h5py.Group):
         raise ValueError(f"{group.name} is not a group")
     if h5py.h5o.get_info(group.id).rc != 1:
-        raise ValueError(f"{group.name} is there more than once")
+        raise ValueError(f"{group.name} occurs more than once")
     for name in group:
         if not _is_inside(group, name):
             raise ValueError(f"{group.name}/{name} is a link")
@@ -153,7 +154,7 @@ def _array(dataset: h5py.Dataset) -> NDArray[np.generic]:
         or dataset.is_virtual
         or dataset.id.get_storage_size() != dataset.nbytes
     ):
-        raise ValueError(f"{dataset.name} of {dataset.nbytes} bytes is not stored plainly")
+        raise ValueError(f"{dataset.name} of {dataset.nbytes} bytes is not stored contiguously")
     if dataset.nbytes > dataset.file.id.get_filesize():
         raise ValueError(f"{dataset.name} has {dataset.nbytes} bytes, the whole file has fewer")
     return np.asarray(dataset[()])

@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: written whole or not at all, damaged ones set aside."""
+"""The folder of a run's checkpoints: written completely or not at all, damaged ones set aside."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class CheckpointStore:
         return self.folder / f"step-{step:09d}.h5"
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, whole or not, in order."""
+        """The steps that have a checkpoint, intact or not, in order."""
         if self.folder.is_symlink():
             raise InputError(
-                f"{self.folder} is a symbolic link: put the folder itself there: a link could lead"
-                " elsewhere"
+                f"{self.folder} is a symbolic link, which could lead elsewhere: replace it with"
+                " the folder itself"
             )
         try:
             names = [each.name for each in self.folder.iterdir()]
@@ -59,13 +59,13 @@ class CheckpointStore:
         return path
 
     def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all up to the step ``newest`` but the last ``keep`` and ``also``."""
+        """Delete all up to step ``newest``, except the last ``keep`` and that of step ``also``."""
         while self.make_room(newest, also, keep):
             pass
 
     def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
-        """Delete the oldest up to ``newest``, but not the last ``keep``, nor that of the step
-        ``also``; whether there was one.
+        """Delete the oldest one up to step ``newest`` that is not of the last ``keep`` or of step
+        ``also``; return whether there was one.
         """
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
@@ -84,8 +84,8 @@ class CheckpointStore:
     def load(self, step: int) -> Checkpoint:
         """Read one.
 
-        ``CheckpointError`` when it is not whole or of another step, ``InputError`` when it cannot
-        be read or is too new.
+        ``CheckpointError`` when it is damaged or of another step, ``InputError`` when it cannot be
+        read or is too new.
         """
         path = self.path_of(step)
         try:
@@ -94,8 +94,8 @@ class CheckpointStore:
             if error.errno in (errno.EISDIR, errno.ELOOP, errno.EINVAL):
                 raise CheckpointError(error.strerror) from error
             raise InputError(
-                f"{path} cannot be read ({error.strerror}): repair that, or move the file away"
-            ) from error  # it may be whole
+                f"{path} cannot be read ({error.strerror}): fix that, or move the file away"
+            ) from error  # it may be intact
         except MemoryError as error:
             raise CheckpointError(
                 f"it does not fit into memory ({path.stat().st_size:,} bytes)"
@@ -106,14 +106,14 @@ class CheckpointStore:
             ) from error
         if checkpoint.attributes.get("step") != step:
             raise CheckpointError(
-                f"it is of step {checkpoint.attributes.get('step')}, not of the one in its name"
+                f"it holds step {checkpoint.attributes.get('step')}, not the step in its name"
             )
         return checkpoint
 
     def newest(
         self, report: Callable[[str], None], at_most: int | None = None, set_aside: bool = True
     ) -> Checkpoint | None:
-        """The newest whole checkpoint (of a step of ``at_most``), or None.
+        """The latest intact checkpoint (of a step up to ``at_most``), or None.
 
         Damaged ones are reported, and renamed unless ``set_aside`` is off.
         """
@@ -131,12 +131,12 @@ class CheckpointStore:
                 )
             else:
                 if damaged:
-                    report(f"the one before it is taken: {path}")
+                    report(f"using the checkpoint before it: {path}")
                 return checkpoint
         return None
 
     def remove_temporary_files(self) -> None:
-        """Delete what killed writers left half written."""
+        """Delete the unfinished files of killed writers."""
         if not self.folder.is_symlink():
             remove_temporary_files(self.folder)
 

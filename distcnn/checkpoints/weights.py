@@ -41,7 +41,7 @@ def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The parameters in a file of weights, and its attributes as plain values.
 
     Raises:
-        ValueError: names the file, which cannot be read.
+        ValueError: the file cannot be read; the text names it.
     """
     try:
         content = read_bytes(path)

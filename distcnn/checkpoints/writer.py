@@ -11,7 +11,7 @@ from distcnn.checkpoints.store import CheckpointStore
 from distcnn.spans import WRITE_CHECKPOINT, Span
 
 MOST_DELETED = 2
-"""Older checkpoints that make room for a file: a newer one may be a little larger than each."""
+"""How many older checkpoints may be deleted for one file, which may be slightly larger."""
 
 
 class CheckpointWriter:
@@ -28,10 +28,10 @@ class CheckpointWriter:
         self._problem: BaseException | None = None
         self._may_delete = True
         self.last_step = max(store.steps(), default=-1)
-        """The newest step that is on the disk; -1 for none."""
+        """The latest step on the disk; -1 for none."""
 
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Begin to write ``checkpoint``, whose arrays nobody changes any more.
+        """Begin to write ``checkpoint``, whose arrays must not change any more.
 
         Waits for the one before it.
         """
@@ -42,7 +42,7 @@ class CheckpointWriter:
         )
         try:
             self._thread.start()
-        except RuntimeError:  # no more threads: training waits
+        except RuntimeError:  # the system refuses another thread: training waits
             self._write(step, checkpoint, best_step)
 
     def move_to(self, store: CheckpointStore) -> None:
@@ -56,14 +56,14 @@ class CheckpointWriter:
             self.last_step = max(store.steps(), default=-1)
 
     def poll(self) -> None:
-        """Report what came of the last one, if it is over."""
+        """Report the outcome of the last one, if it is done."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the last one and report what came of it.
+        """Wait for the last one and report its outcome.
 
-        Any other error than ``OSError`` is raised: it is a defect.
+        Errors other than ``OSError`` are defects and are raised.
         """
         if self._thread is None:
             return
@@ -72,9 +72,9 @@ class CheckpointWriter:
         self._thread, problem, self._problem = None, self._problem, None
         if isinstance(problem, OSError):
             kept = (
-                f"the last whole one is {self._store.path_of(self.last_step)}"
+                f"the last complete one is {self._store.path_of(self.last_step)}"
                 if self.last_step >= 0
-                else "there is none yet"
+                else "no checkpoint exists yet"
             )
             self._report(
                 f"warning: checkpoint of step {self._step} not written ({problem.strerror}):"
@@ -92,7 +92,7 @@ class CheckpointWriter:
             self._problem = error
 
     def _save(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Save it, on a full disk in place of older ones unless others take the room they leave."""
+        """Save it; on a full disk delete older ones first, unless other programs take the space."""
         may_delete, self._may_delete = self._may_delete, False
         with Span(WRITE_CHECKPOINT, step=step):
             with_room(
@@ -103,7 +103,7 @@ class CheckpointWriter:
 
 
 def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> None:
-    """Call ``write``, and on a full disk again, while ``make_room`` has made some.
+    """Call ``write``; on a full disk retry as long as ``make_room`` succeeds.
 
     ``OSError`` when it fails.
     """

@@ -28,10 +28,10 @@ from distcnn.system.console import drain, enable_crash_reports, guarded, tell
 from distcnn.system.wording import printable
 
 EXIT_OK, EXIT_DEFECT, EXIT_INPUT, EXIT_TRAINING, EXIT_STOPPED = 0, 1, 2, 3, 85
-"""Success; a defect of distcnn, with a traceback; bad input; training cannot go on; stopped by a
-signal, to be resumed.
+"""Success; a defect of distcnn, with a traceback; bad input; training cannot continue; stopped by a
+signal and resumable.
 
-In ``distcnn.fault_tolerance``: 4 of the watchdog and of MPI's own errors, 130 of a second Ctrl-C.
+``distcnn.fault_tolerance`` has 4, for stalls and MPI errors, and 130, for a second Ctrl-C.
 """
 
 HELP = {"-h", "--help"}
@@ -67,7 +67,7 @@ def run_command(
 
 
 def _help(print_help: Callable[[], None]) -> Work:
-    """Print help on rank 0. Under a launcher all ranks meet, lest one leave the others waiting."""
+    """Print help on rank 0. Under a launcher all ranks meet, so that none is left waiting."""
 
     def work(communicator: Communicator, arguments: Sequence[str]) -> None:
         if communicator.rank == 0:
@@ -131,9 +131,9 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
 
 
 def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
-    """Report an exception, of whichever thread, and end all ranks."""
+    """Report an exception of any thread, and end all ranks."""
     report_failure(name, communicator, error)
     if is_thread_limit(error):
         communicator.abort(EXIT_INPUT)
-    # of MPI: another rank, its host or the network has gone
+    # an MPI error: another rank, its host or the network is gone
     communicator.abort(EXIT_STALLED if type(error).__module__ == OF_MPI else EXIT_DEFECT)

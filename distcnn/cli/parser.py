@@ -1,4 +1,4 @@
-"""Command lines: a mistake is an ``InputError`` of one line, with a guess at what was meant."""
+"""Command lines: a mistake is an ``InputError`` of one line that suggests the right flag."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALIASES = {
     }.items()
     for alias in aliases.split()
 }
-"""The flag that each name in other training programs stands for, without dashes."""
+"""Our flags by their names in other training programs, without dashes."""
 
 ADVICE = {
     **dict.fromkeys(
@@ -50,14 +50,14 @@ ADVICE = {
     ),
     **dict.fromkeys(
         ("device", "gpu", "cuda", "no-cuda", "cpu"),
-        "distcnn computes on processors only; there is no device to choose",
+        "distcnn runs on CPUs only; there is no device to choose",
     ),
     **dict.fromkeys(
         ("v", "verbose", "quiet", "q"),
-        "what is printed is set by --log-every; results are in the run directory",
+        "use --log-every to control what is printed; results are in the run directory",
     ),
 }
-"""What to say about flags that have no counterpart."""
+"""Advice for flags that have no counterpart."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         elsewhere: flags that another parser takes from what this one leaves, for guesses.
-        instead: by flag (without dashes) that does not exist here: what to use instead.
+        instead: what to use instead of flags that do not exist here, by flag without dashes.
         options: argparse's own.
     """
 
@@ -97,7 +97,7 @@ class Parser(argparse.ArgumentParser):
             Their values, and the arguments left for another parser.
 
         Raises:
-            InputError: a flag is known to neither.
+            InputError: neither parser knows a flag.
         """
         known, others = self.parse_known_args(arguments)
         strange = [
@@ -110,7 +110,7 @@ class Parser(argparse.ArgumentParser):
         return known, others
 
     def error(self, message: str) -> NoReturn:
-        """Raise ``InputError``, so that one rank prints it as every other bad input."""
+        """Raise ``InputError``, which one rank prints."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
@@ -125,7 +125,7 @@ class Parser(argparse.ArgumentParser):
 def advice(
     flag: str, flags: Iterable[str], instead: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """Guess which of ``flags`` was meant by an unknown one, or say what to use instead.
+    """Suggest one of ``flags`` for an unknown one, or say what to use instead.
 
     Empty if none is similar.
     """
@@ -140,9 +140,9 @@ def advice(
 
 
 def meant(name: str, names: Sequence[str]) -> str | None:
-    """Guess which of ``names`` a wrong ``name`` stands for; None if none is similar.
+    """The one of ``names`` that is most similar to ``name``; None if none is.
 
-    All are written with dashes between words and none before.
+    Names have dashes between words and no leading dashes.
     """
     import difflib  # only rank 0 needs it
 
@@ -163,7 +163,7 @@ COMMAND, POSITION = "the command", "argument"
 def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
     """Split a command line into the command, each flag with its values, and other arguments.
 
-    The last of equal flags wins; ``--flag value`` and ``--flag=value`` are the same.
+    If a flag is repeated, the last value wins; ``--flag value`` and ``--flag=value`` are the same.
     """
     found = {COMMAND: command}
     flag = ""
@@ -179,7 +179,7 @@ def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
 
 
 def difference(everyone: Mapping[int, Mapping[str, str]]) -> str | None:
-    """Describe how the first rank with another command line than the lowest rank differs from it.
+    """Describe how the first command line that differs from the lowest rank's does so.
 
     Args:
         everyone: what ``flags_of`` returns, by rank.

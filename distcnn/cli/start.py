@@ -30,7 +30,7 @@ if is_command():
 
     # One BLAS thread per rank: threads change bits, and ranks x threads oversubscribe a node. BLAS
     # reads these when NumPy is imported; distcnn.distributed.blas_threads enforces the number later
-    # whatever they say.
+    # regardless of them.
     for variable in BLAS_VARIABLES:
         os.environ.setdefault(variable, "1")
     replace_closed_streams()  # before a file is opened in place of a closed stream

@@ -54,10 +54,10 @@ def idx_command(arguments: Sequence[str]) -> int:
         description="Make an image set (HDF5) from four IDX files, gzipped or not.",
     )
     names = {(split, part): usual_name(split, part) for split in SPLITS for part in PARTS}
-    files = f"holds {', '.join(names.values())} or similar names, with .gz or without"
+    files = f"folder with {', '.join(names.values())} or similar names, gzipped or not"
     parser.add_argument("folder", type=Path, help=files)
     for (split, part), name in names.items():
-        help_ = f"its name in FOLDER, if it is not like {name}"
+        help_ = f"file name in FOLDER, if not similar to {name}"
         parser.add_argument(f"--{split}-{part}", type=Path, metavar="FILE", help=help_)
     _add_output(parser)
     classes = "number of classes (default: from the largest label)"
@@ -97,19 +97,23 @@ def images_command(arguments: Sequence[str]) -> int:
         ),
     )
     add = parser.add_argument
-    add("folder", type=Path, help="holds class folders, or train and test with class folders")
+    folder = "folder with one folder per class, or with train and test folders of them"
+    add("folder", type=Path, help=folder)
     _add_output(parser)
-    add("--size", type=_size, metavar="HxW", help="resize all images (default: all have one size)")
-    gray = "one channel (default: three, unless all images are gray)"
+    size = "resize all images (default: all must have the same size)"
+    add("--size", type=_size, metavar="HxW", help=size)
+    gray = "convert to one channel (default: three, unless all images are gray)"
     add("--grayscale", action="store_true", help=gray)
     background = "color of transparent pixels (default %(default)s)"
     add("--background", choices=BACKGROUNDS, default="white", help=background)
-    order = "numbers in class names by value (1, 2, 10), or as PyTorch's ImageFolder (1, 10, 2)"
-    order += " (default %(default)s)"
+    order = (
+        "sort numbers in class names by value (1, 2, 10), or as PyTorch's ImageFolder does"
+        " (1, 10, 2) (default %(default)s)"
+    )
     add("--class-order", choices=list(CLASS_ORDERS), default="natural", help=order)
-    fraction = "part of each class for the test set, where there is none (default %(default)s)"
+    fraction = "fraction of each class for the test set, if it has no folder (default %(default)s)"
     add("--test-fraction", type=_fraction, default=0.2, help=fraction)
-    seed = "decides which part, and the order of the images (default %(default)s)"
+    seed = "random seed for that split and for the order of the images (default %(default)s)"
     add("--seed", type=int, default=0, help=seed)
 
     def work(args: argparse.Namespace, warn: Warn) -> None:
@@ -128,7 +132,7 @@ def images_command(arguments: Sequence[str]) -> int:
         example = "1, 2, 10" if args.class_order == "natural" else "1, 10, 2"
         say(f"classes in {args.class_order} order ({example}; --class-order)")
         _say_classes(listing.class_names, listing.counts())
-        drain()  # before images are read, which closes standard error to C libraries at times
+        drain()  # before images are read, which sometimes closes standard error to C libraries
         write_image_folder(
             args.output,
             args.folder,
@@ -143,13 +147,13 @@ def images_command(arguments: Sequence[str]) -> int:
 
 def _add_output(parser: Parser) -> None:
     parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
-    parser.add_argument("--name", help="the set's name (default: the output's)")
+    parser.add_argument("--name", help="name of the set (default: that of the output file)")
 
 
 def _run(
     parser: Parser, arguments: Sequence[str], work: Callable[[argparse.Namespace, Warn], None]
 ) -> int:
-    """Do the work and print what was made; bad input or Ctrl-C are one line and an exit code."""
+    """Do the work and print the result; bad input or Ctrl-C gives one line and an exit code."""
     name = parser.prog.removeprefix("python ")
     try:
         args = parser.parse_args(arguments)

@@ -51,7 +51,7 @@ class Dataset(ABC):
         """
 
     def content_sha256(self) -> str:
-        """A hash of all examples, by which ranks are compared; empty if all read the same file."""
+        """A hash of all examples, to compare ranks; empty if all read the same file."""
         return ""
 
     def read(self, split: str) -> tuple[Images, Labels]:
@@ -86,9 +86,9 @@ class HDF5Dataset(Dataset):
 
 
 class ArrayDataset(Dataset):
-    """An image set in memory. Every rank must be given the same arrays.
+    """An image set in memory. All ranks must have the same arrays.
 
-    Training takes views of the arrays, so do not change them meanwhile.
+    Training uses views of the arrays, so do not change them meanwhile.
 
     Args:
         train_images: (N, H, W) or (N, H, W, C), uint8.
@@ -131,7 +131,7 @@ class ArrayDataset(Dataset):
         names = tuple(class_names or ())
         if names and len(names) != count:
             raise ArgumentError(
-                f"class_names has {len(names)} names for {count} classes: name each class once"
+                f"class_names has {len(names)} names for {count} classes: give one for each class"
             )
         height, width, *channels = train.shape[1:]
         shape = (channels[0] if channels else 1, height, width)
@@ -198,7 +198,7 @@ def open(path: str | Path) -> HDF5Dataset:
 def mnist(source: str | Path | None = None, path: str | Path = DEFAULT_PATH) -> HDF5Dataset:
     """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28x28 pixels.
 
-    Reads ``path``, and makes that file first where it is missing. On several ranks, call it on one
+    Reads ``path``, and creates that file if it is missing. On several ranks, call it on one
     of them first.
 
     Args:
@@ -223,7 +223,7 @@ def _require(problem: str | None) -> None:
 
 
 def _count_classes(labels: Mapping[str, NDArray[np.integer]], classes: int | None) -> int:
-    """``classes``, or one more than the largest label. ``ArgumentError`` for other labels."""
+    """``classes``, or one more than the largest label. ``ArgumentError`` for invalid labels."""
     largest = -1
     for split, numbers in labels.items():
         if numbers.min() < 0 or (classes and numbers.max() >= classes):

@@ -22,12 +22,12 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
-"""Of the unpacked content of the four files, whatever they are called."""
+"""Of the unpacked content of the four files, whatever their names."""
 
 SAMPLE_NAME = "mnist-sample"
 SAMPLE_NOTICE = (
     "this is a sample of MNIST, 4,000 training and 1,000 test images from its training set: its"
-    " accuracy is no MNIST result. For all 70,000 images, name the folder of the four IDX files"
+    " accuracy is not an MNIST result. For all 70,000 images, name the folder of the four IDX files"
     f" (--source DIR or {SOURCE_VARIABLE})"
 )
 
@@ -35,13 +35,13 @@ SAMPLE_NOTICE = (
 def must_be_prepared(
     path: str | Path, source: str | None, environment: Mapping[str, str] = os.environ
 ) -> bool:
-    """Whether ``path`` is missing, or is only the sample where a folder with MNIST is named."""
+    """Whether ``path`` is missing, or is only the sample although a folder with MNIST is named."""
     folder = named_folder(source, environment)
     return _is_missing(path) or (folder is not None and read_info(path).name == SAMPLE_NAME)
 
 
 def _is_missing(path: str | Path) -> bool:
-    """Whether there is no such file. An I/O error or a stale handle is not taken for that."""
+    """Whether the file is missing. An I/O error or a stale handle does not count as missing."""
     try:
         os.stat(path)  # noqa: PTH116  (Path's raises for a name that is too long)
     except OSError as error:
@@ -50,7 +50,7 @@ def _is_missing(path: str | Path) -> bool:
 
 
 def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
-    """The folder that the flag, else the environment, names. ``InputError`` if it is not one."""
+    """The folder named by the flag, else by the environment. ``InputError`` if it is none."""
     name = source or environment.get(SOURCE_VARIABLE)
     if not name:
         return None

@@ -23,19 +23,19 @@ READ_SECONDS = 10.0
 PIP_SECONDS, PIP_SECONDS_WITHOUT_INDEX = 120.0, 1.0
 """How long pip may take after its index was asked."""
 MAX_BYTES = 2**26
-"""Larger than any file that is fetched: a server that sends more sends something else."""
+"""Larger than any file that is fetched: a longer response is the wrong file."""
 
 FAULTS = (urllib.error.URLError, http.client.HTTPException, OSError, ValueError)
 
 
 class Unreachable(Exception):
-    """A server that does not answer, or not with the file."""
+    """A server does not answer, or does not have the file."""
 
 
 def reachable(addresses: list[str], file: str) -> list[str]:
-    """Those of ``addresses`` that say within PROBE_SECONDS that they have ``file``, in order.
+    """The ``addresses`` that confirm within PROBE_SECONDS that they have ``file``, in order.
 
-    Each is asked by a thread: a name that does not resolve can block far beyond any timeout.
+    A thread asks each of them: a name that does not resolve can block far beyond any timeout.
     """
     answered: set[str] = set()
 
@@ -73,7 +73,7 @@ def fetch(address: str) -> bytes:
 
 
 def fetch_wheel(requirement: str) -> bytes:
-    """The wheel of a package, by pip. ``Unreachable`` on failure, soon if no index answers."""
+    """The wheel of a package, by pip. ``Unreachable`` on failure, quickly if no index answers."""
     pip = [sys.executable, "-m", "pip"]
     flags = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
     flags += ["--retries", "0", "--timeout", "3"]

@@ -43,7 +43,7 @@ class ExampleReader(ABC):
     def read_in_pieces(
         self, split: str, span: range, images: Images, labels: Labels
     ) -> Iterator[range]:
-        """As ``read``, but in pieces of about 1 MiB; yields the span of each when it is read."""
+        """Like ``read``, but in pieces of about 1 MiB; yields the span of each piece."""
         for piece in pieces_of(span, piece_size(self.info, split)):
             part = slice(piece.start - span.start, piece.stop - span.start)
             self.read(split, piece, images[part], labels[part])
@@ -54,7 +54,7 @@ class ExampleReader(ABC):
     ) -> tuple[Images, Labels]:
         """The examples ``span`` of a split: images (n, H, W, C) and labels (n,).
 
-        ``progress`` is called after each piece. Raises ``InputError`` as ``read``.
+        ``progress`` is called after each piece. Raises ``InputError`` like ``read``.
         """
         images, labels = self.empty(len(span))
         for _ in self.read_in_pieces(split, span, images, labels):
@@ -155,8 +155,8 @@ class ExampleFile(ExampleReader):
             raise InputError(file_system_problem(path, error) or damaged) from error
 
     def _has_room(self, split: str) -> bool:
-        """Whether there is memory for a chunk as it is stored and as it is decoded: HDF5 does not
-        say when that was the reason.
+        """Whether there is memory for a chunk both as stored and as decoded: HDF5 does not say if
+        memory was the reason.
         """
         try:
             np.empty(3 * self.info.chunk_examples[split] * self.info.image_bytes, np.uint8)
@@ -169,8 +169,8 @@ class ExampleFile(ExampleReader):
 
 
 def piece_size(info: DatasetInfo, split: str, multiple: int = 1) -> int:
-    """Examples of about ``PIECE_BYTES``: whole chunks of the file, or, where that is asked for, a
-    multiple of ``multiple``.
+    """Number of examples in about ``PIECE_BYTES``: whole chunks of the file, or a multiple of
+    ``multiple`` if given.
     """
     unit = info.chunk_examples[split]
     size = max(1, PIECE_BYTES // (info.image_bytes * unit)) * unit

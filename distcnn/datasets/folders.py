@@ -68,8 +68,8 @@ def list_images(
 
     Args:
         folder: Laid out as ``find_layout`` describes.
-        test_fraction: Share of each class that becomes the test set, where there is none.
-        seed: For the division and the order.
+        test_fraction: Share of each class that becomes the test set, if there is none.
+        seed: Seed of the split and of the order.
         class_order: A key of CLASS_ORDERS.
         warn: Called with lines about what is left out or guessed.
 
@@ -89,13 +89,13 @@ def list_images(
         ]
         if not listed:
             raise InputError(
-                f"{folder}: there would be no {split} set: each class needs at least 2 images"
+                f"{folder}: the {split} set would be empty: each class needs at least 2 images"
             )
         files[split] = [
             listed[position] for position in _shuffled(len(listed), seed, FOLDER_ORDER, index)
         ]
     if len(class_names) == 1:
-        warn(f"there is only one class, '{class_names[0]}': a network has nothing to tell apart")
+        warn(f"there is only one class, '{class_names[0]}': there is nothing to distinguish")
     return Listing(class_names, files)
 
 
@@ -149,7 +149,7 @@ def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> di
         by_split["test"][name] = [paths[position] for position in order[:count]]
         by_split["train"][name] = [paths[position] for position in order[count:]]
     if single := [name for name, paths in by_split["test"].items() if not paths]:
-        warn(f"no test image for classes that have one image only: {some(single)}")
+        warn(f"no test image for classes with only one image: {some(single)}")
     return by_split
 
 

@@ -3,11 +3,11 @@ on the number of ranks.
 
 A run records the hash of its shards (``combined_sha256``). A file states two hashes of its own:
 
-- ``sha256``: of four digests in a row: of all training images, of the training labels, and of the
-  test set's likewise. It identifies the set.
-- ``blocks_sha256``: of ``sha256`` as text and a digest for each split: of the digests of its blocks
-  of 256 examples, each of its examples in a row: the digest of the image (32 bytes) and the label
-  (8 bytes). Many ranks can check it together.
+- ``sha256``: of four concatenated digests: training images, training labels, test images, test
+  labels. It identifies the set.
+- ``blocks_sha256``: of ``sha256`` as text and a digest for each split. A split's digest is of the
+  digests of its blocks of 256 examples; a block's is of its examples in a row, each as the digest
+  of the image (32 bytes) and the label (8 bytes). Many ranks can check it together.
 
 Labels are little-endian 64-bit integers in both.
 """
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from distcnn.datasets.hdf5 import SPLITS, Images, Labels
 
 LABELS_AT_ONCE = 2**16
-"""How many labels are widened to 64 bits at once."""
+"""Labels widened to 64 bits at a time."""
 BLOCK_EXAMPLES = 256
 DIGEST_BYTES, LEAF_BYTES = 32, 40
 
@@ -83,7 +83,7 @@ class BlockHashes:
         self._count = count
         self._digests: dict[int, bytes] = {}
         self._incomplete: dict[int, dict[int, bytes]] = {}
-        """Leaves of blocks that are not complete yet: by block, then by their first example."""
+        """Leaves of incomplete blocks: by block, then by first example."""
 
     def add(self, first: int, leaves: NDArray[np.uint8]) -> None:
         """Add the leaves of the examples from ``first`` on."""
@@ -94,7 +94,7 @@ class BlockHashes:
 
     @staticmethod
     def merged(parts: Sequence[BlockHashes]) -> BlockHashes:
-        """All that ``parts`` of one split have."""
+        """The union of ``parts`` of one split."""
         whole = BlockHashes(parts[0]._count)
         for part in parts:
             whole._digests |= part._digests
@@ -119,7 +119,7 @@ class BlockHashes:
 
 
 def blocks_sha256(sha256: str, blocks: Mapping[str, BlockHashes]) -> str:
-    """The file's attribute of that name; ``sha256`` is its other one."""
+    """The file's attribute of that name, which includes its attribute ``sha256``."""
     digests = b"".join(blocks[split].digest() for split in SPLITS)
     return hashlib.sha256(sha256.encode() + digests).hexdigest()
 

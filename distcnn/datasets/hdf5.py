@@ -29,14 +29,14 @@ SPLITS = ("train", "test")
 LABELS_AT_ONCE = 2**17
 MOST_CLASSES = 2**20
 LEAST_LARGE_LABEL = 1000
-"""Labels below this are believed, however few examples there are."""
+"""Labels below this are always accepted, however few examples there are."""
 MOST_CHANNELS_FIRST = 4
 """A first axis of at most this many, before two longer ones, holds channels."""
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What an image set is.
+    """Description of an image set.
 
     Attributes:
         path: The file; a name for arrays.
@@ -162,7 +162,7 @@ def read_info(
 
 
 class Form(Protocol):
-    """What an HDF5 dataset and an array have in common."""
+    """Common interface of an HDF5 dataset and an array."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -206,20 +206,18 @@ def sizes_problem(train: Form, test: Form, train_name: str, test_name: str) -> s
         return (
             f"{train_name} has shape {shape}, which would be images of {by(shape[1:3])} pixels"
             f" with {shape[3]} channels: channels come last, so write images.transpose(0, 2, 3, 1),"
-            " of train and test"
+            " for train and test"
         )
     return None
 
 
 def class_count_problem(largest: int, where: str, examples: int) -> str | None:
-    """What is wrong with taking ``largest`` + 1 for the number of classes: most of them would have
-    no image.
-    """
+    """Why ``largest`` + 1 cannot be the number of classes, if most of them would have no image."""
     if largest < min(max(LEAST_LARGE_LABEL, examples), MOST_CLASSES):
         return None
     return (
         f"{where} is {largest}, far more than {examples:,} examples can have classes: correct it,"
-        " or number the labels from 0, or say how many classes there are"
+        " number the labels from 0, or set the attribute 'classes'"
     )
 
 
@@ -282,7 +280,7 @@ def _class_names(file: h5py.File, path: str, classes: int) -> tuple[str, ...]:
             if values.size != classes:
                 raise InputError(
                     f"{path}: attribute '{name}' has {values.size} names for {classes} classes:"
-                    " name each class once"
+                    " give one name for each class"
                 )
             texts = [
                 value if isinstance(value, bytes) else str(value).encode(errors="replace")
@@ -308,12 +306,12 @@ def _statistic(file: h5py.File, path: str, name: str, channels: int) -> tuple[fl
     if np.any((values < 0) | (values > 1)):
         remedy = "leave it out" if np.any(values < 0) else "divide it by 255, or leave it out"
         raise InputError(
-            f"{path}: attribute '{name}' is {values.tolist()}, but that of pixels / 255 is from 0"
-            f" to 1: {remedy} to have it computed"
+            f"{path}: attribute '{name}' is {values.tolist()}, but it must be from 0 to 1, as of"
+            f" pixels / 255: {remedy} to have it computed"
         )
     return tuple(np.broadcast_to(values, (channels,)).tolist())
 
 
 def by(shape: tuple[int, ...]) -> str:
-    """A shape as people write it: 28x28."""
+    """A shape as text, such as 28x28."""
     return "x".join(map(str, shape))

@@ -39,7 +39,7 @@ MAX_LABELS = 256
 """Labels are bytes."""
 GZIP_MAGIC, MAX_GZIP_LAYERS = b"\x1f\x8b", 2
 FAULTS = (EOFError, zlib.error, OSError)
-"""What reading a damaged gzip file, or a failing disk, raises."""
+"""Exceptions of damaged gzip files and failing disks."""
 PARTS = {"images": "idx3", "labels": "idx1"}
 """The parts of a split, and how their file names end."""
 
@@ -76,8 +76,8 @@ class IdxReader:
         self.item_bytes = math.prod(self.shape[1:])
         if self.item_bytes > PIECE_BYTES:
             raise InputError(
-                f"{name} has items of {by(self.shape[1:])} bytes by its header, at most"
-                f" {PIECE_BYTES:,} are supported: it is damaged, fetch it again"
+                f"{name} has items of {by(self.shape[1:])} bytes according to its header, but at"
+                f" most {PIECE_BYTES:,} are supported: it is damaged, fetch it again"
             )
         self._needed = self._taken + math.prod(self.shape)
 
@@ -94,8 +94,8 @@ class IdxReader:
             yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
         if self._read(1):
             raise InputError(
-                f"{self.name} holds more than the {self._needed} bytes of its header {self.shape}:"
-                " it is damaged, fetch it again"
+                f"{self.name} holds more than the {self._needed} bytes its header {self.shape}"
+                " needs: it is damaged, fetch it again"
             )
 
     def read(self) -> NDArray[np.uint8]:
@@ -144,7 +144,7 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def _unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
-    """The stream, or what it unpacks to where its first bytes say gzip, perhaps twice."""
+    """The stream, decompressed if its first bytes say gzip, possibly twice."""
     for _ in range(MAX_GZIP_LAYERS):
         magic = stream.read(len(GZIP_MAGIC))
         stream.seek(0)
@@ -235,7 +235,7 @@ def write_idx_set(
         The number of images of each class, for each split.
 
     Raises:
-        InputError: For files that are damaged or do not fit together.
+        InputError: For files that are damaged or do not match.
     """
     if classes is not None and not 1 <= classes <= MAX_LABELS:
         raise InputError(f"--classes is {classes}: it must be 1 to {MAX_LABELS}, labels are bytes")

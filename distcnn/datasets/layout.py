@@ -1,6 +1,6 @@
 """The training set, test set and classes in a folder of images, recognised by their names.
 
-Guesses are reported, and what has two readings is refused. ``find_layout`` has the rules.
+Guesses are reported, and ambiguous folders are refused. ``find_layout`` has the rules.
 """
 
 from __future__ import annotations
@@ -95,18 +95,18 @@ def find_layout(folder: Path, warn: Warn) -> Layout:
     if flat and (len(flat) > 1 or not others):
         raise InputError(
             f"images without class folders in {some(child.path for child in flat)}: put the images"
-            " of each class into a folder of its own"
+            " of each class into a separate folder"
         )
     if flat:
-        warn(f"folder '{flat[0].path.name}' holds images directly, so it is taken for a class")
+        warn(f"folder '{flat[0].path.name}' holds images directly, so it is treated as a class")
     return Layout(_classes(top, warn), None)
 
 
 def _find_sets(
     top: Folder, sets: list[Folder], flat: list[Folder], others: list[Folder], warn: Warn
 ) -> Layout:
-    """The layout of folders for ``sets``; ``flat`` hold images without classes, ``others`` are not
-    named for a set.
+    """The layout from the folders ``sets``; ``flat`` hold images without classes, the names of
+    ``others`` do not say which set they are.
     """
     by_role = {role: [child for child in sets if child.role == role] for role in ROLES}
     train_folder, test_folder = _choose(top, by_role, others)
@@ -121,7 +121,7 @@ def _find_sets(
     train = _classes(train_folder, warn)
     if test_folder is None:
         warn(
-            f"without a test set, a part of each class in '{train_folder.path.name}' becomes the"
+            f"there is no test set: a part of each class in '{train_folder.path.name}' becomes the"
             " test set (--test-fraction)"
         )
         return Layout(train, None)
@@ -136,19 +136,19 @@ def _find_sets(
             " with images in each"
         )
     if not by_role["test"]:
-        warn(f"without a test set, '{test_folder.path.name}' becomes the test set")
+        warn(f"there is no test set: '{test_folder.path.name}' is used as the test set")
     return Layout(train, test)
 
 
 def _choose(
     top: Folder, by_role: dict[str, list[Folder]], others: list[Folder]
 ) -> tuple[Folder, Folder | None]:
-    """The training and the test folder. ``InputError`` when there is none or a choice is left."""
+    """The training and the test folder. ``InputError`` if there is none or several."""
     training, testing = by_role["train"], by_role["test"] or by_role["val"]
     if len(training) != 1:
         named = some(child.path.name for child in training)
         sets = some(child.path.name for children in by_role.values() for child in children)
-        problem = f"no training folder beside {sets}"
+        problem = f"{sets} but no training folder"
         if training:
             problem = f"several training folders ({named})"
         raise InputError(
@@ -157,13 +157,13 @@ def _choose(
         )
     if len(testing) > 1:
         raise InputError(
-            f"{top.path} holds {some(child.path.name for child in testing)}: rename or remove all"
-            " but one, the test set"
+            f"{top.path} holds {some(child.path.name for child in testing)}: keep one as the test"
+            " set, and rename or remove the others"
         )
     if not testing and others:
         raise InputError(
             f"{top.path} holds '{training[0].path.name}' and also"
-            f" {some(child.path.name for child in others)}: if it is a class, put its images"
+            f" {some(child.path.name for child in others)}: if this is a class, put its images"
             " directly into it; if it is the training set, move the others away"
         )
     return training[0], testing[0] if testing else None
@@ -182,11 +182,11 @@ def _classes(folder: Folder, warn: Warn) -> Classes:
         )
     if not any(child.images for child in folder.folders):
         inner = [child.path for child in folder.folders if child.folders]
-        remedy = "name one of them, or move the images up"
+        remedy = "name one of these folders, or move the images up"
         if len(inner) == 1:
             remedy = f"name {inner[0]}, or move its folders up"
         raise InputError(
-            f"{folder.path} holds images only one level deeper than in class folders, below"
+            f"{folder.path} holds images only one level below its class folders, in"
             f" {some(inner)}: {remedy}"
         )
     _warn_of_strays(folder, warn)
@@ -210,7 +210,7 @@ def _classes(folder: Folder, warn: Warn) -> Classes:
     elif below:
         warn(
             f"{counted(below, 'image')} in {folder.path} found in folders below a class folder:"
-            " taken for that class"
+            " counted as images of that class"
         )
     return {name: paths for name, paths in classes.items() if paths}
 
@@ -218,7 +218,7 @@ def _classes(folder: Folder, warn: Warn) -> Classes:
 def _warn_of_strays(folder: Folder, warn: Warn) -> None:
     if folder.images:
         images = counted(len(folder.images), "image")
-        warn(f"left out: {images} directly in {folder.path}, outside of any class folder")
+        warn(f"left out: {images} directly in {folder.path}, outside any class folder")
 
 
 def _has_inner_images(folder: Folder) -> bool:
@@ -274,7 +274,7 @@ class _Scan:
             warn(f"left out: {counted(others, 'file')} not named as {NAMES}: {some(kinds)}")
         if self._linked:
             links = counted(len(self._linked), "link")
-            warn(f"left out: {links} to a folder that was read already: {some(self._linked)}")
+            warn(f"left out: {links} to a folder that was already read: {some(self._linked)}")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

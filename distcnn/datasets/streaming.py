@@ -1,10 +1,9 @@
 """Data larger than memory: windows of each shard, read ahead by a thread.
 
-Of each shard two windows are in memory: the one that the steps take examples from, and the next
-one, which a thread reads meanwhile. The length of a window depends on the memory limit, the image
-set and the number of shards, never on the number of ranks: it is what one rank could keep that
-owned all shards. So n ranks need about an n-th of the limit each, and any number of ranks trains in
-the same order.
+Two windows of each shard are in memory: the one that steps take examples from, and the next one,
+which a thread reads meanwhile. The length of a window depends on the memory limit, the image set
+and the number of shards, never on the number of ranks: it is what a rank that owned all shards
+could keep. So n ranks each need about 1/n of the limit, and train in the same order for any n.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from distcnn.datasets.shards import Microbatch, Order, Stretch
 
 SECONDS_TO_END = 10
 PROGRESS_SECONDS = 0.5
-"""How often a thread that waits for a window checks whether reading makes progress."""
+"""How often a thread that waits for a window checks for progress of reading."""
 
 
 class WindowedShard:
@@ -176,7 +175,7 @@ class Prefetcher:
         job.result()
 
     def close(self) -> None:
-        """End the thread. Windows that it has not read stay unread."""
+        """End the thread; windows it has not read stay unread."""
         self._finalizer()
 
 

@@ -1,6 +1,6 @@
-"""What reading all examples of an image set shows: its statistics, and mistakes worth a warning.
+"""Statistics of all examples of an image set, and likely mistakes in it.
 
-Each rank collects what its part shows (``Survey``); ``judge`` puts all parts together.
+Each rank surveys its part (``Survey``); ``judge`` combines the parts.
 """
 
 from __future__ import annotations
@@ -24,21 +24,19 @@ Floats = NDArray[np.float64]
 WORDS = {"train": "training", "test": "test"}
 MOST_NAMED = 5
 LARGE_SHARE = 0.95
-"""A class with more of a split than this is mentioned."""
+"""A class with a larger share of a split than this is reported."""
 FAR = 10
-"""Statistics further than this from those of the pixels are mentioned: a factor, or a number of
-standard deviations.
+"""Statistics that differ from those of the pixels by more than this are reported: a factor, or a
+number of standard deviations.
 """
 LEAST_UNWRITTEN = 16
-"""At least this many black images at the end of a split were never written: HDF5 makes room for a
-whole dataset when its first row is written.
+"""So many black images at the end of a split were never written: HDF5 allocates a whole dataset
+when its first row is written.
 """
 FLAT = (4, 64)
-"""Images with at most this many rows and at least this many columns, or the other way round, are
-mentioned.
-"""
+"""Images of at most so many rows and at least so many columns, or vice versa, are reported."""
 PIXELS_AT_ONCE = 2**17
-"""Counting takes eight times their size."""
+"""Counting takes eight times their memory."""
 
 
 def pixel_sums(by_channel: Images) -> NDArray[np.int64]:
@@ -65,7 +63,7 @@ def mean_and_std(sums: NDArray[np.int64], pixels: int) -> tuple[Floats, Floats]:
 
 @dataclass
 class Found:
-    """What the examples of one part show. It can be sent to another rank."""
+    """Findings about the examples of one part; can be sent to another rank."""
 
     label_counts: dict[str, NDArray[np.int64]]
     blocks: dict[str, BlockHashes]
@@ -87,7 +85,7 @@ class Found:
 
 
 def merge(parts: Sequence[Found]) -> Found:
-    """What all ``parts`` show together."""
+    """The findings of all ``parts`` together."""
     first_blank = {
         split: min(part.first_blank[split] for part in parts if split in part.first_blank)
         for split in SPLITS
@@ -111,7 +109,7 @@ def _widest(ranges: Sequence[tuple[int, int]]) -> tuple[int, int]:
 
 
 class Survey:
-    """Collects what a rank's examples show, as they are read.
+    """Collects findings about a rank's examples as they are read.
 
     Add all test examples first, then call ``look_for`` with those of all ranks, then add the
     training examples.
@@ -172,7 +170,7 @@ class Survey:
 
 
 def judge(info: DatasetInfo, parts: Sequence[Found], test_hashes: NDArray[np.uint64]) -> list[str]:
-    """Warnings about the set, a line each, once ``parts`` show all of it.
+    """Warnings about the set, one line each, from ``parts`` that cover all of it.
 
     Args:
         info: The image set.
@@ -198,7 +196,7 @@ def judge(info: DatasetInfo, parts: Sequence[Found], test_hashes: NDArray[np.uin
 
 
 def judge_labels(info: DatasetInfo, parts: Sequence[Found]) -> list[str]:
-    """Those warnings that need the labels only."""
+    """The warnings that need only the labels."""
     counts = {split: np.sum([part.label_counts[split] for part in parts], 0) for split in SPLITS}
     return [f"{info.path}: {warning}" for warning in _label_warnings(info, counts)]
 
@@ -214,9 +212,9 @@ def _require_hash(info: DatasetInfo, found: Found) -> None:
     if stated.strip().lower() != actual:
         raise InputError(
             f"{info.path}: the examples do not match the file's SHA-256 (attribute '{name}' is"
-            f" {stated[:64]!r}, the examples have {actual}): damaged or edited; copy or prepare the"
-            " file again, or, if the change is intended, delete the attributes 'sha256' and"
-            " 'blocks_sha256'"
+            f" {stated[:64]!r}, that of the examples is {actual}): damaged or edited; copy or"
+            " prepare the file again, or, if the change is intended, delete the attributes"
+            " 'sha256' and 'blocks_sha256'"
         )
 
 
@@ -263,7 +261,7 @@ def _label_warnings(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> 
         yield (
             f"the labels are {used[0]} to {used[-1]}, and no image has {_named(unused)}:"
             f" {being(info.classes, 'class')} trained; number the labels 0 to {len(used) - 1}, or"
-            " say how many classes there are (attribute 'classes')"
+            " set the attribute 'classes'"
         )
     for split in SPLITS:
         here, word = counts[split], WORDS[split]
@@ -280,7 +278,7 @@ def _label_warnings(info: DatasetInfo, counts: dict[str, NDArray[np.int64]]) -> 
         if LARGE_SHARE < share < 1:
             yield (
                 f"{share:.1%} of the {word} images have label {most}: always answering {most} would"
-                " be right as often"
+                " reach the same accuracy"
             )
 
 

@@ -20,8 +20,8 @@ from distcnn.datasets.survey import mean_and_std, pixel_sums
 from distcnn.errors import InputError
 
 CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
-"""Examples in a chunk of the file, the unit in which HDF5 reads and writes; fewer where that would
-be more bytes than this.
+"""Examples in a chunk of the file, the unit in which HDF5 reads and writes, but at most this many
+bytes.
 """
 CHUNK_LABELS = 2**13
 
@@ -29,7 +29,7 @@ MANY_CLASSES = 1000
 
 
 def chunk_examples(image_bytes: int, count: int = CHUNK_EXAMPLES) -> int:
-    """Examples in a chunk of a split of ``count``: batches of this size are written fastest."""
+    """Examples per chunk of a split of ``count``: batches of this size are written fastest."""
     return max(1, min(count, CHUNK_EXAMPLES, CHUNK_BYTES // max(1, image_bytes)))
 
 
@@ -54,8 +54,8 @@ def write_dataset(
 ) -> None:
     """Write an image set, completely or not at all.
 
-    It is written to a temporary file beside ``path``, synced, then renamed. The temporary name is
-    random and created exclusively, so that no link is followed and several processes may prepare
+    It is written to a temporary file in the same folder, synced, then renamed. The temporary name
+    is random and created exclusively, so that no link is followed and several processes may prepare
     the same file at once.
 
     Args:
@@ -76,7 +76,7 @@ def write_dataset(
     if class_names and len(class_names) != classes:
         raise InputError(
             f"{path} cannot be written: there are {len(class_names)} names for {classes} classes;"
-            " name each class once"
+            " give one name for each class"
         )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -101,7 +101,7 @@ def write_dataset(
             if sizes["train"] != sizes["test"]:
                 raise InputError(
                     f"the training images are {by(sizes['train'])} and the test images"
-                    f" {by(sizes['test'])}: they must be of one size"
+                    f" {by(sizes['test'])}: they must have the same size"
                 )
             mean, std = mean_and_std(*sums["train"])
             if not any(std):

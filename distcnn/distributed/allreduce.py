@@ -1,5 +1,5 @@
 """Sums over all ranks, started and finished by two calls: done at once, or on another thread while
-the main thread goes on computing.
+the main thread continues to compute.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ThreadedAllreduce(BlockingAllreduce):
     """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while
     somebody calls it.
 
-    ``allreduce_sum`` must be safe beside whatever the main thread does: over a communicator of its
+    ``allreduce_sum`` must be safe whatever the main thread does: over a communicator of its
     own. What it raises goes to ``threading.excepthook``, which must end the process: the main
     thread would wait forever.
     """

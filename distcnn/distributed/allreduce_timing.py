@@ -1,4 +1,4 @@
-"""How long sums over all ranks take: for the doctor and for the interconnect test."""
+"""Timing of sums over all ranks, for the doctor and the interconnect test."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def time_sums(
 ) -> list[Timed]:
     """Time how ``allreduce`` sums float64 over all ranks. Collective.
 
-    A sum counts with its mean over ranks: they leave the barrier before it up to a latency apart,
-    and a rank that leaves earlier waits longer by as much.
+    The time of a sum is its mean over the ranks: they leave the barrier before it up to a latency
+    apart, and a rank that leaves earlier waits correspondingly longer.
 
     Args:
         communicator: of all ranks.
         allreduce: what is timed.
         sizes: bytes, in ascending order.
-        most_seconds: about how long all of it takes; sizes that do not fit are left out.
+        most_seconds: about how long to measure; sizes for which no time is left are omitted.
     """
     rows: list[Timed] = []
     end = time.perf_counter() + most_seconds
@@ -56,7 +56,7 @@ def time_sums(
         left = min(communicator.allgather(end - time.perf_counter()))
         if FEWEST_REPEATS * first > left and len(rows) >= FEWEST_REPEATS:
             break
-        # The largest sizes take nearly all of the time and tell most, so shares go by bytes.
+        # The largest sizes matter most and take nearly all of the time, so shares go by bytes.
         share = left * max(nbytes / sum(sizes[number:]), 1 / (SMALL_SHARE * len(sizes)))
         repeats = max(FEWEST_REPEATS, min(MOST_REPEATS, int(share / first) - 1))
         everyone = communicator.allgather([one() for _ in range(repeats)])

@@ -36,7 +36,7 @@ class NoWorldError(InputError):
 
 
 class Mailbox(Protocol):
-    """Messages between threads of the ranks, independent of collectives; nothing blocks."""
+    """Non-blocking messages between threads of the ranks, independent of collectives."""
 
     def post(self, rank: int, item: Any) -> None:
         """Send the picklable ``item`` to ``rank``."""
@@ -117,7 +117,7 @@ class SerialCommunicator:
         self.hosts, self.job = [socket.gethostname()], secrets.token_hex(8)
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
-        """Leave ``values``: the sum over one rank."""
+        """Do nothing: the sum over one rank is ``values``."""
 
     def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
         return [np.frombuffer(mmap.mmap(-1, max(1, 4 * count)), np.float32, count)]
@@ -132,7 +132,7 @@ class SerialCommunicator:
         return item
 
     def barrier(self) -> None:
-        """Return: no other rank to wait for."""
+        """Return at once: there is no other rank."""
 
     def mailbox(self) -> Mailbox:
         return NoMailbox()
@@ -183,11 +183,11 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
 
 
 def together(communicator: Communicator, work: Callable[[], T]) -> T:
-    """Run ``work`` on every rank; where it raises ``InputError`` on any, raise the lowest such
-    rank's on all of them.
+    """Run ``work`` on every rank; if it raises ``InputError`` on some, raise that of the lowest
+    such rank on all.
 
     So a fault that only one rank sees (a label of its shards, a file missing on its host) ends all
-    ranks, with one message.
+    ranks with one message.
     """
     result: T | None = None
     problem: str | None = None

@@ -68,7 +68,7 @@ class MPICommunicator:
     def __init__(self, world: MPI.Intracomm | None = None) -> None:
         if not MPI.Is_initialized():
             with warnings.catch_warnings():
-                # Each rank would warn of another MPI's launcher; whoever opens the communicator
+                # Each rank would warn of another MPI's launcher; ``open_communicator``
                 # refuses it, with the remedy.
                 warnings.filterwarnings(
                     "ignore", "suspicious MPI execution environment", RuntimeWarning
@@ -141,9 +141,7 @@ class MPICommunicator:
 
 
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:
-    """Replace ``values`` by their sum on a thread beside one that computes: poll, and sleep in
-    between.
-    """
+    """Replace ``values`` by their sum while another thread computes: poll, and sleep in between."""
     request = world.Iallreduce(MPI.IN_PLACE, values, op=MPI.SUM)
     while not any(request.Test() for _ in range(TESTS_A_LOOK)):
         time.sleep(SECONDS_BETWEEN_LOOKS)

@@ -91,8 +91,9 @@ class Reducer(ABC):
         if self._is_over or self._in_slot or self._slots == self._own_shards:
             raise MisuseError(
                 f"slot() {self._slots + 1} in a step of {self._own_shards} shards"
-                f"{', inside another one' * self._in_slot}"
-                f"{', after the sum' * self._is_over}: begin() each step, one slot for each shard"
+                f"{', inside another slot()' * self._in_slot}"
+                f"{', after the sum' * self._is_over}: call begin() in each step, then"
+                " slot() once for each shard"
             )
         self._in_slot = True
         self._slots += 1
@@ -108,7 +109,8 @@ class Reducer(ABC):
         if self._is_over or self._counted == self._own_shards:
             raise MisuseError(
                 f"count() {self._counted + 1} in a step of {self._own_shards} shards"
-                f"{', after the sum' * self._is_over}: begin() each step, count each shard once"
+                f"{', after the sum' * self._is_over}: call begin() in each step, then"
+                " count() once for each shard"
             )
         self._counted += 1
         self.stats.add(loss_sum, correct, examples)
@@ -204,7 +206,7 @@ class BucketReducer(Reducer):
         """
         if bucket.number != self._started:
             raise MisuseError(
-                f"start() of bucket {bucket.number} when {self._started} were started: start each"
+                f"start() of bucket {bucket.number} after {self._started} were started: start each"
                 " bucket once, in order"
             )
         self._started += 1

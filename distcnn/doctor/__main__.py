@@ -1,8 +1,8 @@
 """Check the installation: ``python -m distcnn.doctor``.
 
-Run it alone, or under the launcher that will start the training. What one process can check comes
-before MPI starts, because with a wrong launcher or library MPI may never start. Then all ranks
-check the rest together, and rank 0 prints the findings as they come.
+Run it alone, or under the launcher that will start the training. Checks that one process can make
+come first, because MPI may never start with a wrong launcher or library. Then all ranks check the
+rest together, and rank 0 prints findings as they arrive.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AUTO = "auto"
 SECONDS_FOR_RANK_0 = 1.0
 """If no rank found a world, rank 0 reports first: most launchers then end the others."""
 START_REMEDY = (
-    "see the lines above on memory, /dev/shm and limits, and standard error; does a plain MPI"
+    "see standard error and the lines above on memory, /dev/shm and limits; does a plain MPI"
     " program start (mpirun -n 2 python -m mpi4py.bench helloworld)?"
 )
 

@@ -28,7 +28,7 @@ class Options:
         data: path of the image set; empty: training's default.
         output: folder for results; empty: training's default.
         json: path of the JSON report; empty: none.
-        threads: BLAS threads of each rank; 0: as many as there are cores for it.
+        threads: BLAS threads of each rank; 0: one for each core the rank may use.
     """
 
     data: str = ""
@@ -57,17 +57,17 @@ class Finding:
 
     @staticmethod
     def good(name: str, text: str, **measured: Any) -> Finding:
-        """Nothing to do."""
+        """A finding that needs no action."""
         return Finding(name, GOOD, text, measured=measured)
 
     @staticmethod
     def warning(name: str, text: str, remedy: str, **measured: Any) -> Finding:
-        """Training works, but may be slow or fail later."""
+        """A finding with which training works, but may be slow or fail later."""
         return Finding(name, WARNING, text, remedy, measured)
 
     @staticmethod
     def bad(name: str, text: str, remedy: str, **measured: Any) -> Finding:
-        """Training would fail, or its results would not be reproducible."""
+        """A finding with which training fails, or its results are not reproducible."""
         return Finding(name, BAD, text, remedy, measured)
 
     def lines(self) -> Iterator[str]:
@@ -160,14 +160,14 @@ class Places:
 
 @dataclass(frozen=True)
 class Failed:
-    """Stands for the facts of a rank where ``collect`` raised an exception."""
+    """Takes the place of the facts of a rank where ``collect`` raised an exception."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Check(Generic[T]):
-    """One subject of the examination. An exception in it becomes a finding.
+    """A check of one subject. An exception in it becomes a finding.
 
     Args:
         name: used in error messages.
@@ -203,7 +203,7 @@ class Check(Generic[T]):
 
     def _failure(self, reason: str) -> Finding:
         text = f"the check itself failed: {reason}"
-        return Finding.bad(self.name, text, "see what the error names; please report this text")
+        return Finding.bad(self.name, text, "follow the error message, and please report it")
 
 
 def root_cause(error: BaseException) -> str:

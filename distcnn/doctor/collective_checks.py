@@ -19,8 +19,8 @@ STALL_SECONDS = 7.0
 CHECKS: tuple[Check[Any], ...] = (world.CHECK, output_folder.CHECK, image_set.CHECK, sums.CHECK)
 UNFINISHED = Finding.bad(
     "doctor",
-    "not all checks could be made: a rank failed or is stuck",
-    "standard error names the rank",
+    "some checks did not finish: a rank failed or is stuck",
+    "see standard error for the rank",
 )
 
 

@@ -1,4 +1,4 @@
-"""The image set: opened on every rank with training's reader, judged as training judges it."""
+"""The image set: opened on every rank and checked as training does."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 DEFAULT = "data/mnist.h5"
 SECONDS = 5.0
 LARGE_BYTES = 64 * 2**20
-"""Of sets larger than this only the labels are judged."""
+"""For sets larger than this, only the labels are checked."""
 LABELS_AT_ONCE = 2**17
 LABEL_BYTES = 8
 
-COPY = "copy it to where every host sees it, or give a path that is valid on every host"
+COPY = "copy it to a file system that every host mounts, or give a path that is valid on every host"
 
 
 @dataclass
@@ -34,12 +34,12 @@ class ImageSet:
     Args:
         path: the file.
         named: whether the user named it.
-        exists: whether it is there.
+        exists: whether the file exists.
         problem: why it cannot be trained on.
         content: path, name, numbers of examples, image shape; empty if unknown.
         memory_bytes: memory that all its examples take.
         most_memory: memory of the host, container or job; None: unknown.
-        remarks: what training would warn of, on rank 0.
+        remarks: training's warnings, on rank 0.
     """
 
     path: str
@@ -53,7 +53,7 @@ class ImageSet:
 
 
 def collect(communicator: Communicator, options: Options) -> ImageSet:
-    """Open the file and, on rank 0, judge its content."""
+    """Open the file and, on rank 0, check its content."""
     found = ImageSet(options.data or DEFAULT, bool(options.data))
     try:
         bounded(SECONDS, f"reading {found.path}", lambda: _fill(found, communicator.rank == 0))
@@ -68,7 +68,9 @@ def evaluate(places: Places, everyone: Mapping[int, ImageSet]) -> Iterator[Findi
     """Content and memory."""
     first = next(iter(everyone.values()))
     if not first.named and not any(facts.exists for facts in everyone.values()):
-        text = f"{first.path} does not exist yet: the first run makes it; --data checks another"
+        text = (
+            f"{first.path} does not exist yet: the first run creates it; --data FILE checks another"
+        )
         yield Finding.good("data", text)
         return
     read = {rank: facts for rank, facts in everyone.items() if facts.content}
@@ -107,7 +109,7 @@ def bytes_of(info: DatasetInfo) -> int:
 
 
 def judge_content(info: DatasetInfo) -> list[str]:
-    """Return what training would warn of; of a large set, only as far as labels show it.
+    """Return the warnings training would give; for a large set, only those about labels.
 
     Raises:
         InputError: training would refuse the set.
@@ -135,7 +137,7 @@ def judge_content(info: DatasetInfo) -> list[str]:
 
 def _own(facts: ImageSet) -> Iterator[Finding]:
     if facts.problem:
-        remedy = f"see the line; if other ranks can read the file: {COPY}"
+        remedy = f"fix what the message says; if other ranks can read the file: {COPY}"
         yield Finding.bad("data", facts.problem, remedy)
     for remark in facts.remarks:
         yield Finding.warning("data", remark, "training gives the same warning and continues")
@@ -145,7 +147,7 @@ def _memory(facts: ImageSet, share: float) -> Iterator[Finding]:
     needed, most = facts.memory_bytes * share, facts.most_memory
     if most is not None and needed > most:
         text = f"{needed / 2**30:,.1f} GiB of images for a host with {most / 2**30:,.1f} GiB"
-        remedy = "bound the memory for data with --data-memory MIB, or use more hosts"
+        remedy = "limit the memory for data with --data-memory MIB, or use more hosts"
         yield Finding.warning("data", f"{text} of memory: training would refuse it", remedy)
 
 

@@ -1,4 +1,4 @@
-"""The checks that each process makes by itself before MPI starts, and whether MPI can start."""
+"""The checks that each process makes alone before MPI starts, and whether MPI can start."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from distcnn.doctor.check import Check, Failed, Finding, Options, Places
 from distcnn.system import launcher
 
 CHECKS: tuple[Check[Any], ...] = (software.CHECK, mpi_library.CHECK, resources.CHECK)
-"""In the order of the report. They collect in the reverse order: the host's load before libraries
-are loaded, and mpi4py before h5py.
+"""In the order of the report. Facts are collected in reverse order: the host's load before
+libraries are loaded, and mpi4py before h5py.
 """
 NOT_CHECKED = Finding.warning(
     "doctor",
@@ -22,7 +22,7 @@ NOT_CHECKED = Finding.warning(
 )
 
 Facts = Mapping[str, Any]
-"""What one rank collected, by name of the check."""
+"""Facts of one rank, by name of the check."""
 
 
 def collect(options: Options) -> Facts:

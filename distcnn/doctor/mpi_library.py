@@ -132,15 +132,15 @@ def find_mpirun() -> Mpirun:
 
 
 def _own(facts: Library) -> Iterator[Finding]:
-    """Yield what is wrong on one rank, and how its mpirun fits."""
+    """Yield the problems of one rank, and whether its mpirun matches."""
     if facts.problem and facts.several:
         text = f"several processes were started, but mpi4py cannot be used: {facts.problem}"
         yield Finding.bad("mpi", text, GET_MPI)
     elif facts.problem:
-        text = f"not needed for one process, but for several: {facts.problem}"
+        text = f"only needed for several processes: {facts.problem}"
         yield Finding.warning("mpi", text, GET_MPI)
     elif too_old("mpi4py", facts.mpi4py):
-        text = f"mpi4py {facts.mpi4py} is too old, {least('mpi4py')} is needed"
+        text = f"mpi4py {facts.mpi4py} is too old: distcnn needs {least('mpi4py')} or newer"
         yield Finding.bad("mpi", text, GET_MPI)
     if facts.foreign:
         text = facts.foreign.removesuffix(f": {launcher.REMEDY}")
@@ -150,7 +150,7 @@ def _own(facts: Library) -> Iterator[Finding]:
 
 
 def _mpirun_in_path(mpirun: Mpirun, library: str) -> Finding:
-    """Whether the mpirun that a user would type belongs to the library."""
+    """Whether the mpirun in PATH belongs to the library."""
     beside = Path(sys.prefix) / "bin" / "mpirun"
     remedy = OWN_MPIRUN + (f": {beside} (activate its environment)" if beside.exists() else "")
     if mpirun.problem:
@@ -165,7 +165,7 @@ def _mpirun_in_path(mpirun: Mpirun, library: str) -> Finding:
             " would be rank 0 of 1"
         )
         return Finding.warning("launcher", text, remedy)
-    known = "belongs to" if mpirun.family and own else "may or may not belong to"
+    known = "belongs to" if mpirun.family and own else "may or may not match"
     return Finding.good("launcher", f"{mpirun.path} {known} {library}")
 
 

@@ -1,4 +1,4 @@
-"""The folder for results, where only rank 0 writes."""
+"""The folder for results, which only rank 0 writes to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT = "runs"
 SECONDS = 5.0
 SLOW_SECONDS = 1.0
 SAMPLE_BYTES, PIECE_BYTES = 16 * 2**20, 2**20
-"""About what a short run of the default network leaves."""
+"""About the size of a short run of the default network."""
 LITTLE_BYTES = 256 * 2**20
 OF_A_RUN = "config.toml"
 

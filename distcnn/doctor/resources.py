@@ -20,25 +20,25 @@ RANK_BYTES = 256 * MIB
 """A rank of the default run takes at most 143 MiB (docs/speed.md), without MPI's own memory."""
 SHARED = Path("/dev/shm")
 LEAST_SHARED_BYTES, SHARED_BYTES_PER_RANK, AMPLE_SHARED_BYTES = 18 * MIB, 17 * MIB, 65 * MIB
-"""MPICH was seen to die in MPI_Init with 16 MiB; Open MPI takes 16 MiB per rank."""
+"""MPICH crashed in MPI_Init with 16 MiB; Open MPI takes 16 MiB per rank."""
 LEAST_TO_START = {"NOFILE": 40, "FSIZE": 16 * MIB}
-"""Limits below which MPICH with UCX was seen to die in MPI_Init."""
+"""Limits below which MPICH with UCX crashed in MPI_Init."""
 
 MORE_CORES = (
     "start fewer ranks, use fewer threads, request more cores, or bind ranks to more of them"
     " (srun --cpu-bind=none, mpirun --bind-to none)"
 )
-MORE_MEMORY = "request more (sbatch --mem), start fewer ranks, or bound --data-memory"
+MORE_MEMORY = "request more (sbatch --mem), start fewer ranks, or set --data-memory"
 MORE_SHARED = (
     "enlarge it (docker --shm-size=1g, --ipc=host), or remove what killed runs left there"
     " (launch/clean_shared_memory.py)"
 )
-RAISE = "raise it in the job script, or ask the site: launchers pass on limits"
+RAISE = "raise it in the job script (launchers pass limits on), or ask the site"
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A soft limit that is low below ``warning`` and too low below ``bad``."""
+    """A soft limit: low if below ``warning``, too low if below ``bad``."""
 
     flag: str
     warning: int
@@ -49,7 +49,7 @@ class Limit:
 
 LIMITS = {
     "NOFILE": Limit("-n", 256, 64, "open files: MPI needs several per rank"),
-    "AS": Limit("-v", 4096 * MIB, RANK_BYTES, "MiB of addresses: libraries reserve many", MIB),
+    "AS": Limit("-v", 4096 * MIB, RANK_BYTES, "MiB of address space: libraries reserve a lot", MIB),
     "NPROC": Limit("-u", 64, 0, "processes and threads of this user"),
     "FSIZE": Limit("-f", 64 * MIB, 16 * MIB, "MiB per file: checkpoints may not fit", MIB),
     "CPU": Limit("-t", 24 * 3600, 0, "seconds of CPU time, as on login nodes"),
@@ -65,9 +65,9 @@ class Resources:
         cores: on which it may run.
         host_cores: number of cores of its host.
         load: the host's load average before the checks.
-        threads: BLAS threads that it will use; 0: as many as there are cores for it.
+        threads: BLAS threads that it will use; 0: one for each core the rank may use.
         free: free bytes of memory; None: unknown.
-        shared: free bytes of /dev/shm; None: there is none.
+        shared: free bytes of /dev/shm; None: no /dev/shm.
         shared_problem: why nothing can be written there.
         limits: soft limits by name; those not limited are left out.
     """
@@ -83,13 +83,13 @@ class Resources:
 
     @property
     def mpich_dies(self) -> bool:
-        """Whether MPICH would die as it starts."""
+        """Whether MPICH would crash at its start."""
         too_small = self.shared is not None and self.shared < LEAST_SHARED_BYTES
         return too_small or any(self.limits.get(k, v) < v for k, v in LEAST_TO_START.items())
 
 
 def collect(options: Options) -> Resources:
-    """Look at this process and its host."""
+    """Collect the facts of this process and its host."""
     shared, problem = shared_memory()
     return Resources(
         usable_cores(socket.gethostname()),

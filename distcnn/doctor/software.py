@@ -21,7 +21,7 @@ OF_RANK_0 = ("tomli_w", "tqdm")
 """Packages that only rank 0 imports."""
 
 ONE_ENVIRONMENT = (
-    "start all ranks in one environment: a venv or module on a file system that all hosts see,"
+    "start all ranks in one environment: a venv or module on a file system that all hosts mount,"
     " activated in the job script"
 )
 INSTALL = (
@@ -32,7 +32,7 @@ ONE_KIND_OF_HOST = (
     " OpenBLAS 0.3.34 and newer choose block sizes by the processor regardless"
 )
 SOFTWARE = ("all ranks need the same software to get the same bits", ONE_ENVIRONMENT, BAD)
-KERNEL = ("other processors and BLAS kernels round differently", ONE_KIND_OF_HOST)
+KERNEL = ("different processors and BLAS kernels round differently", ONE_KIND_OF_HOST)
 COMPARED = {
     "python": SOFTWARE,
     "numpy": SOFTWARE,
@@ -40,9 +40,9 @@ COMPARED = {
     "hdf5": ("ranks may read the file differently", ONE_ENVIRONMENT, WARNING),
     "distcnn": (SOFTWARE[0], f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH", BAD),
     "processor": (*KERNEL, WARNING),
-    "environment": ("these variables choose kernels", "set them in the job script", WARNING),
+    "environment": ("these variables select kernels", "set them in the job script", WARNING),
 }
-"""What must be the same on all ranks: why, what to do about a difference, how bad it is."""
+"""What must be equal on all ranks: the reason, the remedy for a difference, its severity."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Software:
     """The software of one rank.
 
     Args:
-        versions: of what ``COMPARED`` names, and could be found out.
+        versions: by the names in ``COMPARED``, if known.
         problems: what is missing, broken or too old, by name.
     """
 
@@ -70,11 +70,11 @@ def collect(options: Options) -> Software:
         "distcnn": f"{distcnn.__version__}, sources {sources_sha256()[:12]}",
         "processor": host.processor(),
         "environment": ", ".join(f"{k}={v}" for k, v in kernel_variables(os.environ).items())
-        or "no variables that choose kernels",
+        or "no variables that select kernels",
     }
     problems: dict[str, str] = {}
     if sys.version_info < LEAST_PYTHON:
-        problems["python"] = f"{versions['python']} is too old, 3.11 is needed"
+        problems["python"] = f"{versions['python']} is too old: distcnn needs 3.11 or newer"
     of_rank_0 = OF_RANK_0 if launcher.declared_rank(os.environ) == 0 else ()
     for module in ("numpy", "threadpoolctl", "h5py", *of_rank_0):
         name = "hdf5" if module == "h5py" else module
@@ -97,7 +97,7 @@ def collect(options: Options) -> Software:
 
 
 def evaluate(places: Places, everyone: Mapping[int, Software]) -> Iterator[Finding]:
-    """Report what is broken or too old, then each version and where ranks differ in it."""
+    """Report what is broken or too old, then each version and how ranks differ."""
     yield from places.gathered(
         {
             rank: [Finding.bad(name, text, INSTALL) for name, text in facts.problems.items()]

@@ -46,14 +46,14 @@ NOT_SHARED = (
 )
 ONE_KIND = "use hosts of one kind with one NumPy and BLAS (see blas, processor, environment)"
 BROKEN = (
-    "memory, processor or network corrupt data: exclude the host and tell the site; try another MPI"
-    " library"
+    "memory, a processor or the network corrupts data: exclude the host and tell the site; try"
+    " another MPI library"
 )
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What one rank got.
+    """The results of one rank.
 
     Args:
         allreduces: (bytes, seconds) of each size measured; empty on one rank.
@@ -109,7 +109,7 @@ def evaluate(places: Places, everyone: Mapping[int, Sums]) -> Iterator[Finding]:
         hosts = len(places.ranks_of_host)
         yield from _speed(everyone[0].allreduces, hosts)
         if hosts == 1 and not all(facts.shared for facts in everyone.values()):
-            text = "gradients go through MPI, not through shared memory, which is slower"
+            text = "gradients go through MPI, which is slower than shared memory"
             yield Finding.warning("gradients", text, NOT_SHARED)
     yield _same_sums(places, everyone)
     yield from _arithmetic(places, everyone)
@@ -171,7 +171,7 @@ def _arithmetic(places: Places, everyone: Mapping[int, Sums]) -> Iterator[Findin
     slow = [rank for rank, speed in speeds.items() if speed < SLOW_FRACTION * fastest]
     if slow:
         text = f"{text}: slow {places.ranks_text(slow)}, and all ranks wait for the slowest"
-        remedy = "run top there to see what uses the CPUs, or exclude the host"
+        remedy = "run top on that host to see what uses the CPUs, or exclude it"
         yield Finding.warning("speed", text, remedy, gflop_per_second=measured)
     else:
         yield Finding.good("speed", text, gflop_per_second=measured)

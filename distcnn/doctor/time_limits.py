@@ -1,4 +1,4 @@
-"""Time limits, so that the doctor ends with a report whatever hangs."""
+"""Time limits, so that the doctor always ends with a report, whatever hangs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def watched_start(
         with warnings.catch_warnings():  # the child only prints, so other threads do not matter
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
-    except OSError:  # a limit on processes: nobody watches
+    except OSError:  # a limit on processes: do without a watcher
         yield
         return
     if child == 0:

@@ -27,7 +27,7 @@ Round = tuple[float, list[float], float]
 
 @dataclass(frozen=True)
 class World:
-    """What one rank knows of the world.
+    """One rank's view of the MPI world.
 
     Args:
         description: name and version of the MPI library.
@@ -75,8 +75,8 @@ def evaluate(places: Places, everyone: Mapping[int, World]) -> Iterator[Finding]
     if without:
         text = f"MPI lacks MPI_THREAD_MULTIPLE {places.ranks_text(without)}"
         remedy = (
-            "load an MPI built with it: without it a late rank cannot be named, and communication"
-            " cannot overlap computation"
+            "load an MPI built with it: without it distcnn cannot name late ranks or overlap"
+            " communication with computation"
         )
         yield Finding.warning("mpi threads", text, remedy)
     else:
@@ -100,7 +100,7 @@ def _ranks(places: Places, everyone: Mapping[int, World]) -> Finding:
     if ranks > DEFAULT_SHARDS:
         text = f"{ranks} ({description}), but the default is {DEFAULT_SHARDS} shards"
         remedy = (
-            f"train with --num-shards {ranks}, on which the results depend, or start fewer ranks"
+            f"train with --num-shards {ranks} (which changes the results), or start fewer ranks"
         )
         return Finding.warning("ranks", text, remedy)
     return Finding.good("ranks", f"{ranks} ({description}), as many as the launcher started")
@@ -116,16 +116,21 @@ def _hosts(places: Places) -> Finding:
         text = f"{len(counts)} with {each} each: {', '.join([*counts][:8])}"
         return Finding.good("hosts", text, **measured)
     numbers = ", ".join(f"{host} {count}" for host, count in list(counts.items())[:8])
-    remedy = "place equally many (srun --ntasks-per-node, mpirun -ppn or --map-by ppr:N:node)"
+    remedy = (
+        "start the same number on each host (srun --ntasks-per-node, mpirun -ppn or --map-by"
+        " ppr:N:node)"
+    )
     text = f"{len(counts)} with different numbers of ranks: {numbers}"
-    return Finding.warning("hosts", text, f"{remedy}; all wait for the fullest", **measured)
+    return Finding.warning(
+        "hosts", text, f"{remedy}; all ranks wait for those of the fullest host", **measured
+    )
 
 
 def offsets(rounds: list[Round]) -> tuple[list[float], float]:
     """Estimate how far each clock is ahead of rank 0's.
 
-    Each time was taken between rank 0's two of the round, so half of their difference bounds the
-    error. The tightest round is used.
+    Each time was taken between the two times of rank 0 in the round, so half their difference
+    bounds the error. The round with the smallest bound is used.
 
     Returns:
         The offset of each rank, and the uncertainty (seconds).
@@ -141,13 +146,13 @@ def _clocks(places: Places, rounds: list[Round]) -> Iterator[Finding]:
     off = {rank: by for rank, by in enumerate(found) if abs(by) > ODD_SECONDS + uncertain}
     if not off:
         most = max(map(abs, found)) + uncertain
-        text = f"all within {most:.2g} s of rank 0's {accuracy}"
+        text = f"all within {most:.2g} s of rank 0's clock {accuracy}"
         yield Finding.good("clock", text, clock_offset_seconds=by_host)
     remedy = "ask the site to synchronise the hosts' clocks (chrony, NTP)"
     lines = {}
     for rank, by in off.items():
         state = BAD if abs(by) > WRONG_SECONDS + uncertain else WARNING
-        text = f"{abs(by):.1f} s {'ahead of' if by > 0 else 'behind'} rank 0's {accuracy}"
+        text = f"{abs(by):.1f} s {'ahead of' if by > 0 else 'behind'} rank 0's clock {accuracy}"
         lines[rank] = [Finding("clock", state, text, remedy, {"clock_offset_seconds": by_host})]
     yield from places.gathered(lines)
 

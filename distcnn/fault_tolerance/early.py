@@ -1,8 +1,8 @@
 """Failures before MPI has started: an import that fails on one rank, on one host, or on all.
 
-Without MPI the processes of a host agree by locks on files (``host_election``) that one of them
-reports. Some launchers (Hydra) let the other ranks wait in MPI_Init forever for one that left with
-an exit code, but not for one that a signal killed. Standard library only.
+Without MPI, the processes of a host use file locks (``host_election``) to choose the one that
+reports. With some launchers (Hydra) the other ranks wait in MPI_Init forever for one that exited
+with a code, but not for one that a signal killed. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from distcnn.system import launcher
 from distcnn.system.console import tell
 
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
-"""A launcher ends all ranks when the first one leaves, and may drop output that it has not read."""
+"""A launcher ends all ranks when the first one exits, and may drop unread output."""
 SECONDS_FOR_OTHERS = 2.0
-"""How long the reporter waits for the other ranks of its launch to fail like it."""
+"""How long the reporter waits for the other ranks of its launch to fail likewise."""
 SECONDS_FOR_REPORTER = 8.0
-"""How long the others wait until the reporter has left."""
+"""How long the others wait for the reporter to exit."""
 
 
 def report_early_failures() -> None:
@@ -48,13 +48,13 @@ def end_before_start(
 ) -> None:
     """Report why this process cannot open its communicator, as the last thing it does.
 
-    Returns if all ranks of the launch end here, so that each may leave with an exit code; else it
-    ends this process by a signal.
+    Returns if all ranks of the launch end here, so that each may exit with a code; else it ends
+    this process by a signal.
 
     Args:
         text: the report, printed by one process of this host.
         others_wait: whether other ranks may be waiting in MPI_Init. If not, every process is a
-            world of its own, and rank 0 alone reports.
+            world of its own, and only rank 0 reports.
         tell: prints the report.
     """
     if not launcher.needs_mpi(os.environ):

@@ -1,4 +1,4 @@
-"""Where an exception comes from: the user's own module, distcnn or the system's limits."""
+"""Where an exception comes from: the user's module, distcnn or a limit of the system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_THE_USERS = {
     *sys.stdlib_module_names,
     *("distcnn", "numpy", "h5py", "mpi4py", "threadpoolctl", "tqdm", "tomli_w"),
 } - {"__main__"}
-"""Packages whose frames mean nothing to the author of a model."""
+"""Packages whose frames do not help the author of a model."""
 
 THREAD_LIMIT = (
     "no more threads can be started: raise the limit on processes (ulimit -u, or pids.max of a"
@@ -36,8 +36,8 @@ def mistake_in(error: BaseException) -> str | None:
     """Locate an error in the user's code.
 
     Returns:
-        As in "mine.py, line 12, in network: NameError: name 'x' is not defined"; None if no code
-        of the user's was running.
+        As in "mine.py, line 12, in network: NameError: name 'x' is not defined"; None if none of
+        the user's code was running.
     """
     if isinstance(error, SyntaxError) and error.filename and not _is_library(Path(error.filename)):
         return f"{_shown(error.filename)}, line {error.lineno}: {type(error).__name__}: {error.msg}"
@@ -48,7 +48,7 @@ def mistake_in(error: BaseException) -> str | None:
 def mistake_lines(error: BaseException) -> list[str]:
     """List the calls in the user's code with their source, the innermost last, then the error.
 
-    Without calls if a check of the user's code failed. Empty if no code of the user's was running.
+    No calls if a check of the user's code failed. Empty if none of the user's code was running.
     """
     frames = own_frames(error)
     if not frames:

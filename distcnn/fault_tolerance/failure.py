@@ -1,7 +1,7 @@
 """Report an exception once, however many ranks it struck, with rank, host, step and origin.
 
-An exception in the user's own module is shown by the lines of that module alone, any other one, a
-defect of distcnn, with its traceback.
+An exception in the user's own module is shown with the lines of that module only; any other is a
+defect of distcnn and is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def report_failure(name: str, communicator: Communicator, error: BaseException) 
 
 
 def report_bad_input(name: str, communicator: Communicator, text: str) -> None:
-    """Print ``text``, one line on bad input, once for all ranks that meet it by themselves.
+    """Print ``text``, one line on bad input, once for all ranks that hit it independently.
 
     Returns on the rank that reports; the others wait to be ended.
     """

@@ -1,4 +1,4 @@
-"""The heartbeat: what this process is doing now, for whoever must say so when it fails or stalls.
+"""The heartbeat: what this process is doing now, for reports of failures and stalls.
 
 A listener of spans that notes each change of activity (about two microseconds) in a small piece of
 memory. Other processes of the host can read it through ``/proc/<pid>/fd``, even when this one has
@@ -46,9 +46,9 @@ TEXTS: Final = {
     spans.DEBUG: "debugging",
     spans.MEASURE: "measuring",
 }
-"""What is said of an activity, by the name of its span. Of a step only the number is noted."""
+"""Descriptions of activities by the names of their spans. A step has only its number."""
 WAITS: Final = {spans.COLLECTIVE, spans.WAIT_FOR_SUMS}
-"""Spans in which the main thread waits for other ranks to do their part."""
+"""Spans in which the main thread waits for other ranks."""
 NOTED: Final = TEXTS.keys() | WAITS | {spans.STEP, spans.PROGRESS}
 STARTING, ENDING = "starting", "ending"
 
@@ -64,10 +64,10 @@ class Beat:
     """One reading. Times are of ``time.monotonic()``, which all processes of a host share.
 
     Args:
-        step: the newest that was begun; -1 before the first.
+        step: the latest step that was started; -1 before the first.
         activity: what the main thread does, in words.
-        waiting: whether it waits for the other ranks to do their part.
-        since: when it began that.
+        waiting: whether it waits for the other ranks.
+        since: when that began.
         stack_time: when ``stack`` was noted.
         stack: the main thread's.
     """
@@ -86,8 +86,8 @@ class Beat:
 
 
 class Heartbeat:
-    """This process's notes; ``beats`` counts them. Spans of all threads count as progress, those of
-    the main thread say what is done.
+    """This process's notes; ``beats`` counts them. Spans of all threads count as progress; those of
+    the main thread give the activity.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Heartbeat:
 
     @cached_property
     def descriptor(self) -> int:
-        """Of the memory that other processes read; -1 where the system has no such thing."""
+        """Descriptor of the memory that other processes read; -1 if there is no such memory."""
         if not hasattr(os, "memfd_create"):
             return -1
         descriptor = os.memfd_create("distcnn-heartbeat", os.MFD_CLOEXEC)
@@ -126,7 +126,7 @@ class Heartbeat:
             self._outer.clear()
 
     def begin(self, span: Span) -> None:
-        """Note what begins."""
+        """Record the start of an activity."""
         if threading.get_ident() == self._main:
             if span.name == spans.STEP:
                 self._step = int(str(span.labels.get("step", -1)))
@@ -139,9 +139,9 @@ class Heartbeat:
         self._note()
 
     def end(self, span: Span) -> None:
-        """Note that what was done before goes on.
+        """Return to the enclosing activity.
 
-        After an outermost activity its text stays: a report of an exception tells what failed.
+        The text of an outermost activity is kept, so that reports of exceptions can show it.
         """
         self.beats += 1
         if threading.get_ident() == self._main:
@@ -160,14 +160,14 @@ class Heartbeat:
         self._note()
 
     def note_stack(self, stack: str) -> None:
-        """Keep the main thread's stack as it is now: its inner end, where it does not fit."""
+        """Keep the main thread's current stack, or its innermost part if it is too long."""
         raw = stack.encode(errors="replace")[-STACK_BYTES:]
         begin = NOTE.size + STACK.size
         self._memory[begin : begin + len(raw)] = raw
         STACK.pack_into(self._memory, NOTE.size, time.monotonic(), len(raw))
 
     def read(self) -> Beat:
-        """What was noted last."""
+        """The latest state."""
         return _parse(bytes(self._memory))
 
     def _note(self) -> None:
@@ -177,7 +177,7 @@ class Heartbeat:
 
 
 def read_other(pid: int, descriptor: int) -> Beat | None:
-    """What another process of this host and user noted last; None when that cannot be read."""
+    """The latest state of another process of this host and user; None if it cannot be read."""
     try:
         with open(f"/proc/{pid}/fd/{descriptor}", "rb") as file:  # noqa: PTH123
             raw = file.read(_TOTAL_BYTES)

@@ -1,4 +1,4 @@
-"""Elect one process of a host to speak for it, and find out which processes are there.
+"""Elect one process per host to report for it, and find out which processes exist.
 
 A claim is a lock on a file, which the kernel releases when the process ends, however it ends. The
 files are in a folder that only their user can enter, so no other user of the host can hold a claim
@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 
 SHARED_FOLDERS = ("/dev/shm", "/tmp")
-"""Where everyone may make folders, on this host only."""
+"""Folders of this host in which every user may create folders."""
 SECONDS_TO_KEEP = 300.0
-"""Files that nobody holds are removed after this time. A name belongs to one launch, so none is
-claimed again so late.
+"""Unlocked files are removed after this time. A name belongs to one launch, so it is not claimed
+again that late.
 """
 
 

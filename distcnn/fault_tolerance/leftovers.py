@@ -25,15 +25,15 @@ PREFIXES = (
 INITIAL_NAMESPACE = 0xEFFFFFFC
 """The inode of the host's own process namespace, a constant of Linux."""
 SECONDS_TO_FINALIZE = 0.2
-"""A rank that ends unmaps its memory just before it removes it: what is unused in two looks this
-far apart was left behind.
+"""A rank that ends unmaps its memory just before removing it, so only memory that is unused at two
+checks this far apart was left behind.
 """
 SECONDS_TO_ATTACH = 60.0
 """A process of another container that is about to map a file has done so after this time."""
 
 
 def clean_before_start(folder: Path = MEMORY) -> None:
-    """Remove what no living process uses, once per host, before a rank starts MPI."""
+    """Remove memory that no living process uses, once per host, before a rank starts MPI."""
     place = launcher.declared_place(os.environ)
     if launcher.declared(os.environ) and (place is None or place.local_rank == 0):
         remove_left_behind(folder)

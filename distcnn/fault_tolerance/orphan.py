@@ -1,4 +1,4 @@
-"""End a rank whose launcher has gone.
+"""End a rank whose launcher is gone.
 
 A launcher ends its ranks whenever it ends itself, unless its process on this host is killed
 outright. MPI does not notice that: ranks that share memory would train on, unseen, and mpirun would
@@ -30,7 +30,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with_launcher(name: str) -> None:
-    """End this process with an error and ``EXIT_STALLED`` as soon as its launcher has gone.
+    """End this process with an error and ``EXIT_STALLED`` as soon as its launcher is gone.
 
     Does nothing without a launcher, or under Slurm's own, which ends the ranks itself.
 
@@ -86,8 +86,8 @@ def _end_after(name: str, process: int, program: str) -> None:
     _wait_for_end_of(process)
     rank, host = launcher.declared_rank(os.environ), socket.gethostname()
     tell(
-        f"{name}: error: rank {rank} on host {host} ends: {program} (process {process}), which"
-        " launched it, is gone; resume the run"
+        f"{name}: error: rank {rank} on host {host} ends because {program}"
+        f" (process {process}), which launched it, has ended; resume the run"
     )
     note_exit(EXIT_STALLED)
     os._exit(EXIT_STALLED)

@@ -34,7 +34,7 @@ SECONDS_BETWEEN_INTERRUPTS = 0.5
 they count as one.
 """
 SECONDS_TO_MAKE_RUN = 5.0
-"""How long a signal waits for a run directory that is being made: the file system may hang."""
+"""How long a signal waits while a run directory is made: the file system may hang."""
 EXIT_INTERRUPTED = 130
 
 
@@ -120,7 +120,7 @@ class StopSignals:
     def making_run(self) -> Iterator[None]:
         """A context that makes the run directory.
 
-        A signal in it counts afterwards, so it never leaves a part of a run directory.
+        A signal inside takes effect afterwards, so it never leaves an incomplete run directory.
         """
         with self._making:
             yield
@@ -153,7 +153,7 @@ class StopSignals:
     def _end(self, received: signal.Signals) -> None:
         """End all ranks, unless the first step came while a run directory was made.
 
-        The lock is held meanwhile, so that no run directory is begun.
+        The lock is held meanwhile, so that no run directory is started.
         """
         held = self._making.acquire(timeout=SECONDS_TO_MAKE_RUN)
         if not self.steps_are_taken:

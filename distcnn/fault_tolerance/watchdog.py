@@ -33,10 +33,10 @@ TICK_SECONDS = 1.0
 ANSWER_SECONDS = 3.0
 """How long the reporter waits for answers, which come within a tick."""
 TURN_SECONDS = ANSWER_SECONDS + 2
-"""The reporter is the lowest rank that can: each rank waits this long for the one before it."""
+"""The reporter is the lowest rank that answers: each rank waits this long for the one before."""
 MOST_TURNS = 3
 MOST_STACKS = 4
-"""Stacks shown: of the late ranks, and of one that waits."""
+"""Stacks shown: those of late ranks, and of one that waits."""
 
 Say = Callable[[str], None]
 
@@ -53,7 +53,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Status:
-    """What a rank reports of itself, or of another rank on its host (then ``answers`` is False).
+    """A rank's report on itself, or on another rank of its host (then ``answers`` is False).
 
     ``seconds``: since its activity began.
     """
@@ -113,7 +113,7 @@ class Watchdog:
             if self.timeout_seconds and self._idle_seconds > self.timeout_seconds + turn:
                 if (
                     self._heard_reporter
-                ):  # it had its turn and ended nothing: from here on, each rank by itself
+                ):  # the reporter did not end the run: from here on, each rank acts alone
                     self._heard_reporter, self._idle_seconds = False, self.timeout_seconds
                 else:
                     self._investigate()
@@ -229,14 +229,14 @@ def process_state(pid: int) -> str:
 
 
 def describe(everyone: list[Status], seconds: float) -> str:
-    """The report: who is late, where, doing what, since when; who waits; stacks."""
+    """The report: late ranks with host, activity and duration; waiting ranks; stacks."""
     late = [each for each in everyone if not each.answers] + [
         each for each in everyone if each.answers and not _waits(each)
     ]
     waiting = [each for each in everyone if each.answers and _waits(each)]
-    lines = [f"stalled: nothing has moved for {seconds:.0f} s (--stall-timeout)"]
+    lines = [f"stalled: no progress for {seconds:.0f} s (--stall-timeout)"]
     lines += [_late_line(each) for each in late] or [
-        "every rank waits for the others: they are not at the same point"
+        "every rank waits for the others: they have reached different points of the program"
     ]
     if waiting:
         ranks = ", ".join(str(each.rank) for each in waiting)

@@ -6,7 +6,7 @@ For y = f(x) elementwise, dL/dx = dL/dy * f'(x). A new one is two methods:
         def function(self, x, out):
             np.logaddexp(x, 0, out=out)
 
-        def derivative(self, x, y, out):      # f'(x); y = f(x) is at hand
+        def derivative(self, x, y, out):      # f'(x); y is f(x)
             np.negative(y, out=out)
             np.expm1(out, out=out)
             np.negative(out, out=out)          # 1 - exp(-softplus(x)) = sigmoid(x)

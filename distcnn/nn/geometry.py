@@ -30,7 +30,7 @@ def as_count(name: str, value: int) -> int:
 
 
 def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
-    """``value`` as (vertical, horizontal); one integer stands for both.
+    """``value`` as a pair (vertical, horizontal); an integer means both.
 
     ``ValueError`` below ``minimum``.
     """
@@ -46,8 +46,7 @@ def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
 def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) -> Pair:
     """(oh, ow): how many windows fit, ``floor((size + 2*padding - kernel) / stride) + 1`` each way.
 
-    What is left over at the lower and right edge where the stride does not divide is not covered,
-    as in PyTorch.
+    Rows and columns left over at the lower and right edge are not covered, as in PyTorch.
     """
     padded = (size[0] + 2 * padding[0], size[1] + 2 * padding[1])
     if kernel[0] > padded[0] or kernel[1] > padded[1]:

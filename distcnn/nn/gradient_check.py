@@ -31,8 +31,8 @@ def gradient_error(
         rng: draws the direction, and the parameters where none are given.
         parameters: where to check, float64; their values are as before afterwards.
         random: for layers that draw random numbers; must give the same stream at every call.
-        epsilon: length of a step.
-        gradient: takes the parameters' gradient of the checked pass.
+        epsilon: step length of the finite differences.
+        gradient: receives the parameters' gradient of the checked pass.
 
     Returns:
         Around 1e-9 is right; above 1e-5 is wrong.
@@ -48,7 +48,7 @@ def gradient_error(
     outputs = plan.forward(x, training=True, random=random)
     cotangent = rng.standard_normal(outputs.shape)
     grad_x = plan.backward(cotangent, out=grads, input_gradient=True)
-    assert grad_x is not None  # it was asked for
+    assert grad_x is not None  # it was requested
     analytic = float(np.sum(grad_x * direction_x) + grads @ direction_values)
 
     def moved(by: float) -> float:

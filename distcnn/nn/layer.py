@@ -1,4 +1,4 @@
-"""What a layer is: a description that can be printed and compared, and holds no arrays.
+"""Layers: descriptions that can be printed and compared, and hold no arrays.
 
 Letters used in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and
 width, O filters (output channels), ``kh, kw`` height and width of the kernel or window, K =
@@ -68,7 +68,7 @@ class Parameter:
 
 
 class Call:
-    """What one layer is given for one pass, forward and backward, of one microbatch.
+    """The context of one layer for one pass, forward and backward, of one microbatch.
 
     Attributes:
         values: the layer's parameters by name; read them.
@@ -97,7 +97,7 @@ class Call:
 
     @property
     def random(self) -> np.random.Generator:
-        """A generator for this layer and this pass alone, made when first asked for.
+        """A generator for this layer and this pass alone, created on first use.
 
         Raises:
             ArgumentError: the pass was not given ``random``.
@@ -122,7 +122,7 @@ class Layer:
 
     @explained("it takes no arguments")
     def __init__(self) -> None:
-        """Without hyper-parameters; a layer that has some defines its own."""
+        """Take no hyper-parameters; layers that have some define their own ``__init__``."""
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of the output, without the batch, for inputs of ``input_shape``.
@@ -137,14 +137,14 @@ class Layer:
         return ()
 
     def forward(self, x: Array, call: Call) -> Array:
-        """The output ``(*output_shape, N)`` for the input ``x`` ``(*input_shape, N)``, which is
-        not to be changed.
+        """The output ``(*output_shape, N)`` for the input ``x`` ``(*input_shape, N)``, which must
+        not be changed.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(x, call)")
 
     def backward(self, grad_output: Array, call: Call) -> Array:
         """Write the parameters' gradients into ``call.grads``; return the input's gradient
-        ``(*input_shape, N)``. ``grad_output`` is not to be changed.
+        ``(*input_shape, N)``. ``grad_output`` must not be changed.
         """
         raise NotImplementedError(f"{type(self).__name__} must define backward(grad_output, call)")
 
@@ -166,7 +166,7 @@ class Layer:
         return hash((type(self), *vars(self)))
 
     def __repr__(self) -> str:
-        """As one would write it: arguments that have their default are left out."""
+        """The constructor call; arguments equal to their default are left out."""
         written = []
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():
             if name not in vars(self):  # self, or what the class keeps under another name
@@ -189,7 +189,7 @@ def same(value: object, other: object) -> bool:
 
 
 def shown(value: object) -> str:
-    """A hyper-parameter as one would write it: a pair of equal numbers as one of them."""
+    """A hyper-parameter as text: a pair of equal numbers as a single number."""
     if isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
         return repr(value[0])
     name = getattr(value, "__name__", None)

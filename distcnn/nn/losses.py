@@ -1,7 +1,7 @@
 """Losses: ``loss(outputs, labels, weights) -> (loss_sum, grad_outputs)``.
 
-They return sums over examples, never means: whoever adds up all shards divides once, by the number
-of examples. An example of weight 0 is padding: it adds nothing to the sum, and its gradient is
+They return sums over examples, not means: the sum over all shards is divided once, by the number of
+examples. An example of weight 0 is padding: it adds nothing to the sum, and its gradient is
 exactly 0. ``distcnn.nn.reference`` has the derivations.
 
 Args of every loss:

@@ -18,7 +18,7 @@ class Parameters:
     loaded. Any number of plans may share them.
 
     Attributes:
-        values: all values, a flat vector; its elements may change, it is never replaced.
+        values: all values, a flat vector; its elements may change, but it is never replaced.
         described: each parameter's description by its full name, such as ``conv1.weight``.
         slices: which part of a flat vector each parameter is.
         layer_starts: for each layer, the index of its first element in a flat vector (that of the

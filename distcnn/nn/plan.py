@@ -9,8 +9,8 @@ and fuses neighbours.
 The planner (``planner.py``) decides which kernel may write over its input or over the gradient it
 is given, which layers run as one, and how an output is stored. What ``forward`` returns is
 a buffer of the plan, and holds until its next call. Plans share nothing but the parameters, so one
-may go forward while another, for another microbatch, is on its way back, and two threads may run
-one each.
+can go forward while another runs backward for another microbatch, and two threads can run one
+each.
 """
 
 from __future__ import annotations
@@ -208,10 +208,10 @@ class Plan:
 
 
 class Backward:
-    """A backward pass that goes from the last layer to the first, as far as it is told.
+    """A backward pass from the last layer to the first, in pieces.
 
     Attributes:
-        input_gradient: the network's input gradient, once all is done, if it was asked for.
+        input_gradient: the network's input gradient at the end, if requested.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The planner: which kernel runs each layer, which layers run as one, who may overwrite what.
 
-It looks at the whole network once, for one shape of microbatch. Every such decision is made here;
-kernels are told, and layers know nothing of it.
+It looks at the whole network once, for one shape of microbatch. All such decisions are made here;
+kernels follow them, and layers know nothing of them.
 """
 
 from __future__ import annotations

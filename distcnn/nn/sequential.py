@@ -31,7 +31,7 @@ class Sequential:
         >>> logits = plan.forward(np.zeros((1, 28, 28, 32), np.float32))
 
     Raises:
-        ArgumentError: what is given is not a list of layers.
+        ArgumentError: the argument is not a list of layers.
     """
 
     @explained(AS_A_LIST)

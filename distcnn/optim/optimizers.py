@@ -38,7 +38,7 @@ NEGLIGIBLE = 2.0**10
 """In units of the smallest normal number: smaller elements of the state are set to 0.
 
 Otherwise the momentum of a unit whose gradient stays 0 decays into subnormal numbers and remains at
-4e-45 (in float32) for ever, because the product rounds up. Many processors need a hundred cycles
+4e-45 (in float32) forever, because the product rounds up. Many processors need a hundred cycles
 for each such number: on an AMD EPYC of 2025, SGD takes no longer, but Adam, with its square root
 and division, 6 times as long.
 """
@@ -100,9 +100,9 @@ class Optimizer:
 
 
 class Updater:
-    """One optimizer at work on one vector.
+    """Applies one optimizer to one vector.
 
-    ``state`` (vectors by name) and ``steps`` (how many were taken) are all that it remembers.
+    Its whole state is ``state`` (vectors by name) and ``steps`` (the number taken).
     """
 
     def __init__(self, rule: Optimizer, values: Vector) -> None:
@@ -262,8 +262,8 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
 }
-"""By the names that commands know. Each takes the learning rate, momentum and weight decay that its
-signature names.
+"""Optimizers by name; they take those of learning rate, momentum and weight decay that their
+signatures name.
 """
 
 

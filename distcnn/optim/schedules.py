@@ -109,4 +109,4 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "step": StepDecay,
     "linear": Linear,
 }
-"""By the names that commands know."""
+"""Schedules by name."""

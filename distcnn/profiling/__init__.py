@@ -1,5 +1,5 @@
-"""What listens to spans: the timeline of a run (``--trace``, docs/trace.md), and the seconds of
-each part of a step, for the benchmark and for scaling.
+"""Listeners to spans: the timeline of a run (``--trace``, docs/trace.md), and the seconds of each
+part of a step, for the benchmark and for scaling.
 
-Training imports it only where it is asked for.
+Training imports it only for ``--trace``.
 """

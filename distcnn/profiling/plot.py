@@ -110,7 +110,7 @@ def span_of_steps(events: Sequence[TraceEvent], first_step: int | None) -> tuple
         raise InputError("--trace: no step is recorded in it: trace others with --trace-from")
     first = numbers[(len(numbers) - 1) // 2] if first_step is None else first_step
     if first not in numbers:
-        raise InputError(f"--step {first}: the trace has the steps {numbers[0]} to {numbers[-1]}")
+        raise InputError(f"--step {first}: the trace has steps {numbers[0]} to {numbers[-1]}")
     shown = [event for event in steps if first <= event["args"]["step"] < first + STEPS_SHOWN]
     begin, end = min(event["ts"] for event in shown), max(e["ts"] + e["dur"] for e in shown)
     return begin, end

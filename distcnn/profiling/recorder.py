@@ -1,7 +1,7 @@
 """A listener that records spans, and the intervals that they become.
 
 Recording must disturb the step as little as possible, so a span costs two appends to a list.
-Whatever is wanted of them (a timeline, seconds by layer) is computed afterwards.
+Timelines and seconds by layer are computed from them afterwards.
 """
 
 from __future__ import annotations

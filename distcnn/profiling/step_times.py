@@ -1,4 +1,4 @@
-"""What each part of a step takes, from its spans: for the benchmark and for scaling.
+"""The time of each part of a step, from its spans: for the benchmark and for scaling.
 
 A part is a span's name, with its layer if it has one: ``conv1 backward``, ``update``. Its seconds
 are exclusive (without those of spans within it), so the parts of a step add up to the step.
@@ -63,8 +63,8 @@ def measure_steps(
 ) -> list[StepTimes]:
     """Time ``count`` calls of ``take``, each of which takes one training step. Collective.
 
-    Waiting for the last rank is told from summing by comparing the ranks' clocks. No barrier is
-    added, so the steps are as they are without a listener.
+    Comparing the ranks' clocks separates waiting for the last rank from summing. No barrier is
+    added, so the steps are the same as without a listener.
     """
     recorder = Recorder()
     before = measure_offsets(communicator)

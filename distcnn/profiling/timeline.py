@@ -1,4 +1,4 @@
-"""The listener behind ``--trace``: some steps in full, and what is done between steps."""
+"""The listener behind ``--trace``: some steps in full, and the work between steps."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Timeline:
                 self.events.append((None, thread, clock()))
 
     def _levels_of(self, span: Span, thread: int) -> int:
-        """How much to record of an outermost span; what is begun is recorded to its end."""
+        """How many levels of an outermost span to record; spans are recorded to their end."""
         if thread not in self.thread_names:
             self.thread_names[thread] = current_thread().name
         if span.name == ALLREDUCE and thread != self.main:  # by overlap, within a step

@@ -30,7 +30,7 @@ def traced(
 
     The file is written at the end, and also when all ranks end together earlier: stopped by a
     signal, or because training cannot continue. When one rank alone ends, all end at once and the
-    trace is lost. A file that cannot be written (disk full) is reported, no more.
+    trace is lost. If the file cannot be written (disk full), that is only reported.
 
     Args:
         run: the run.
@@ -68,7 +68,7 @@ def _write(
     try:
         write_atomically(path, *chrome_trace.document(lines, facts), sync=False)
     except OSError as error:
-        say(f"warning: {path} cannot be written ({error.strerror}): there is no trace")
+        say(f"warning: {path} cannot be written ({error.strerror}): the trace is lost")
         return
     first, end = facts["steps"]
     steps = f"steps {first} to {end - 1} in full" if end > first else "no step in full"
@@ -76,7 +76,7 @@ def _write(
     say(f"trace in {path} ({size:.1f} MB), {steps}: open it at https://ui.perfetto.dev")
     if facts["ranks_without_room"]:
         ranks = ", ".join(map(str, facts["ranks_without_room"]))
-        say(f"warning: the trace is incomplete: there was no room for more slices on rank {ranks}")
+        say(f"warning: the trace is incomplete: no room for more slices on rank {ranks}")
 
 
 def rank_lines(
@@ -134,7 +134,7 @@ def waiting(sums: Sequence[Interval], everyone: Sequence[Sequence[int]]) -> dict
 def facts_of(
     run: Run, timeline: Timeline, clocks: Sequence[Clock], full: Sequence[bool]
 ) -> dict[str, Any]:
-    """What the file says of the trace as a whole."""
+    """The file's metadata of the whole trace."""
     return {
         "distcnn": distcnn.__version__,
         "model": run.config.model,
@@ -146,7 +146,7 @@ def facts_of(
 
 
 def clock_facts(rank: int, own: Clock) -> dict[str, Any]:
-    """What the file says of a rank's clock, in nanoseconds."""
+    """The file's metadata of a rank's clock, in nanoseconds."""
     ends = own.begin, own.end
     return {
         "rank": rank,

@@ -1,5 +1,4 @@
-"""What ``python -m distcnn.scaling`` does: start points through a launcher, record, summarise,
-draw.
+"""``python -m distcnn.scaling``: start points through a launcher, record, summarise, draw.
 
 The sweep is one process without MPI. Only ``worker.py`` runs on the ranks of a point.
 """

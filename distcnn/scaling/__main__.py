@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def require_all(settings: Settings) -> None:
-    """Raise ``InputError`` for what would make every point fail: no launcher, no image set, a model
-    that does not fit it. Prepares the default image set if it is missing.
+    """Raise ``InputError`` if every point would fail: no launcher, no image set, a model that does
+    not match it. Prepares the default image set if it is missing.
     """
     require_launcher(settings.launcher)
     config = Config(**settings.flags)

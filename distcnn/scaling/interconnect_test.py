@@ -1,4 +1,4 @@
-"""The interconnect test: how long sums over all ranks take, in both ways in which training sums.
+"""The interconnect test: the time of sums over all ranks, blocking and overlapped as in training.
 
     mpirun -hosts a,b -ppn 1 -n 2 python -m distcnn.scaling.interconnect_test --json FILE
 
@@ -21,7 +21,7 @@ from distcnn.distributed import BlockingAllreduce, Communicator, on_root
 from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.interconnect import KINDS, fit_interconnect
-from distcnn.scaling.result import BESIDE, WAITING, SumTimes
+from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes
 from distcnn.spans import MEASURE, Span
 from distcnn.system.console import say
 from distcnn.system.files import write_atomically
@@ -41,7 +41,7 @@ def measure_sums(
     Args:
         communicator: of all ranks.
         most_seconds: about how long to measure.
-        sizes: bytes, in ascending order; the largest are left out if the time does not suffice.
+        sizes: bytes, in ascending order; the largest are omitted if time runs out.
     """
     ways = {
         WAITING: BlockingAllreduce(communicator.allreduce_sum),
@@ -73,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"python -m {NAME}",
         description=(
-            "Time sums over the ranks that a launcher started, one on each of two hosts, and fit"
+            "Time sums over the ranks of a launcher, one on each of two hosts, and fit"
             " latency and bandwidth to them."
         ),
     )
@@ -124,7 +124,7 @@ def _report(times: SumTimes, file: Path | None) -> None:
     lines = [
         f"sums      over {counted(times.world_size, 'rank')} on"
         f" {counted(len(set(times.hosts)), 'host')}, {times.library}; milliseconds",
-        f"{'bytes':>10}" + "".join(f"{way:>12}" for way in seconds),
+        f"{'bytes':>10}" + "".join(f"{WAY_NAMES[way]:>12}" for way in seconds),
     ]
     for nbytes in sorted({nbytes for rows in seconds.values() for nbytes in rows}):
         cells = (

@@ -1,8 +1,8 @@
-"""One measurement: its processes are started through the launcher, waited for and ended; why it
-failed is said in a line.
+"""One measurement: start its processes through the launcher, wait for them, end them, and give the
+reason for a failure in one line.
 
 Ending the launcher is enough: ranks end themselves when it is gone (``fault_tolerance/orphan.py``),
-and the kernel ends it with the sweep.
+and the kernel ends it when the sweep ends.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def measure(job: Job, sweep: Sweep, timeout: float) -> Record:
 
 
 def command_of(job: Job, settings: Settings, file: Path) -> list[str]:
-    """Return the launcher and what it starts, with every flag of training that was given."""
+    """Return the command line: the launcher, the worker and all given flags of training."""
     flags = settings.flags_of(job.point)
     return [
         *launcher_command(settings.launcher, job.point.ranks),
@@ -106,7 +106,7 @@ def command_of(job: Job, settings: Settings, file: Path) -> list[str]:
 
 
 def run(command: list[str], log: Path, timeout: float) -> str:
-    """Run ``command`` to its end with its output in ``log``; no process of it is left.
+    """Run ``command`` to its end with its output in ``log``, and leave no process behind.
 
     Returns:
         Why it failed; empty if its exit code is 0.
@@ -138,13 +138,13 @@ def run(command: list[str], log: Path, timeout: float) -> str:
 
 
 def _result_in(file: Path, job: Job) -> Result:
-    """Read what the ranks wrote. ``ValueError`` says why it is not a result."""
+    """Read the file written by the ranks. ``ValueError`` says why it is not a result."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while not file.exists():
         if time.monotonic() > end:
             raise ValueError(
-                "exit code 0, but no result: make the launcher start what follows it, as ranks of"
-                " one MPI world"
+                "exit code 0, but no result: the launcher must start the command after it as ranks"
+                " of one MPI world"
             )
         time.sleep(NAP_SECONDS)
     try:
@@ -156,11 +156,11 @@ def _result_in(file: Path, job: Job) -> Result:
 
 def _with_last_words(reason: str, log: Path) -> str:
     said = last_words(log.read_text(encoding="utf-8", errors="replace"))
-    return f"{reason}; it said: {said}" if said else reason
+    return f"{reason}; output: {said}" if said else reason
 
 
 def last_words(text: str) -> str:
-    """Return the first line of a log that says why it ended, or else the last one."""
+    """Return the first line of a log that gives a reason for its end, else the last line."""
     lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
     told = [line for line in lines if TELLING.search(line)] or lines[-1:]
     return told[0][:LONGEST_REASON] if told else ""

@@ -1,4 +1,4 @@
-"""What a command line of ``distcnn.scaling`` asks for: its own flags, and those of training."""
+"""The command line of ``distcnn.scaling``: its own flags, and those of training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SET_BY_SWEEP = {
     "expect_ranks": "use --ranks for the numbers of ranks",
     "max_steps": "use --steps for the number of timed steps",
 }
-"""Flags of training that the sweep sets for its points, and what to use instead."""
+"""Flags of training that the sweep sets itself, and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """Settings, and what does not change a measurement.
+    """Settings, and flags that do not change a measurement.
 
     Attributes:
         output: the sweep directory; empty for a new one.
         timeout: of one measurement, in seconds; 0 for no limit.
         predict: numbers of ranks to predict, in ascending order.
-        interconnect: what is between hosts in a prediction: numbers or files.
-        ranks_per_host: in a prediction; 0 for as many as were measured.
+        interconnect: the network between hosts in a prediction: numbers or files.
+        ranks_per_host: in a prediction; 0 for the measured number.
     """
 
     settings: Settings
@@ -188,14 +188,14 @@ def default_ranks(environment: Mapping[str, str]) -> tuple[int, ...]:
 
 
 def default_launcher() -> str:
-    """Return the mpirun on the path, or else the one beside this Python."""
+    """Return the mpirun on the path, else the one next to this Python."""
     beside = Path(sys.executable).parent / "mpirun"
     mpirun = str(beside) if shutil.which("mpirun") is None and beside.exists() else "mpirun"
     return f"{shlex.quote(mpirun)} -n {RANKS}"
 
 
 def launcher_command(launcher: str, ranks: int) -> list[str]:
-    """Return the words that start ``ranks`` ranks of whatever follows them."""
+    """Return the launcher's words for ``ranks`` ranks; the command to start follows them."""
     try:
         words = shlex.split(launcher)
     except ValueError as error:
@@ -213,7 +213,7 @@ def require_launcher(launcher: str) -> None:
     program = launcher_command(launcher, 1)[0]
     if shutil.which(program) is None:
         raise InputError(
-            f"--launcher: there is no program {program!r}: load the MPI module or activate the"
+            f"--launcher: program {program!r} not found: load the MPI module or activate the"
             f" environment that has it, or name another launcher, such as 'mpirun -n {RANKS}'"
         )
 

@@ -1,4 +1,4 @@
-"""What a sweep prints and writes when it is complete: the table, JSON, the picture."""
+"""Output of a complete sweep: the table, JSON, the picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPREAD_WIDTH = 20
 
 
 def headline(settings: Settings) -> Iterator[str]:
-    """Yield lines that say what is going to be measured."""
+    """Yield lines on what will be measured."""
     points, steps = settings.points, counted(settings.steps, "step")
     yield f"sweep     {settings.repeats} x {counted(len(points), 'measurement')} of {steps}"
     yield f"launcher  {settings.launcher}"
@@ -38,7 +38,7 @@ def headline(settings: Settings) -> Iterator[str]:
 
 
 def title_of(job: Job) -> str:
-    """Return which measurement it is."""
+    """Return the title of a measurement."""
     point = job.point
     return f"{point.mode}, {counted(point.ranks, 'rank')}, repeat {job.repeat}"
 
@@ -116,7 +116,7 @@ def _write_picture(sweep: Sweep, name: str, draw: Callable[[], Figure]) -> str:
 
 
 def title(records: Sequence[Record]) -> str:
-    """Return what was measured and where, in a line."""
+    """Return a line on what was measured and where."""
     results = [record.result for record in records if record.result]
     result = max(results, key=lambda result: result.world_size)  # one rank has no MPI
     hosts = counted(len(set(result.hosts)), "host")

@@ -1,4 +1,4 @@
-"""The plan of a sweep: its points, what each computes, and in which order they are measured."""
+"""The plan of a sweep: its points, what they compute, and the order of measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FEWEST_SHARDS, MOST_SHARDS_PER_RANK = 4, 4
 
 @dataclass(frozen=True)
 class Point:
-    """A number of ranks, and what they compute."""
+    """A number of ranks and their work."""
 
     mode: str
     ranks: int
@@ -35,7 +35,7 @@ class Point:
 
     @property
     def most_shards(self) -> int:
-        """Shards of the rank that has the most, for which all others wait."""
+        """Shards of the rank with the most, for which all others wait."""
         return -(-self.num_shards // self.ranks)
 
     @property
@@ -93,8 +93,8 @@ def choose_shards(ranks: Sequence[int]) -> int:
 
 
 def in_order(points: Sequence[Point], repeats: int) -> Iterator[Job]:
-    """Yield all points, then all again in the opposite order, and so on, so that a machine that
-    slows down or warms up affects all of them alike.
+    """Yield all points, then all again in the opposite order, and so on, so that drift of the
+    machine affects all of them equally.
     """
     for repeat in range(1, repeats + 1):
         for point in points if repeat % 2 else reversed(points):

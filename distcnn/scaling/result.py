@@ -19,6 +19,8 @@ rank; the sum over ranks; waiting for the slowest rank; reading examples.
 """
 WAITING, BESIDE = "waiting", "beside"
 """The main thread waits for a sum, or another thread sums while the main thread computes."""
+WAY_NAMES = {WAITING: "blocking", BESIDE: "overlapped"}
+"""What is printed for them."""
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ from distcnn.system.wording import counted
 from distcnn.training.fingerprint import differences
 
 SAME, DIFFERENT, ALONE, NOT_PROMISED = "same", "DIFFERENT", "alone", "not promised"
-"""What is said of a point's bits; ``ALONE`` has nothing to compare with, ``NOT_PROMISED`` is the
+"""The verdict on a point's bits; ``ALONE`` has nothing to compare with, ``NOT_PROMISED`` is the
 fast sum.
 """
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the measurements of one point come to.
+    """Summary of the measurements of one point.
 
     Attributes:
         hosts: how many there were.
@@ -78,7 +78,7 @@ class Summary:
 
     @property
     def is_good(self) -> bool:
-        """Whether all measurements succeeded with the bits that they should have."""
+        """Whether all measurements succeeded with the expected bits."""
         return not self.failures and all(row.bits != DIFFERENT for row in self.rows)
 
 
@@ -176,7 +176,7 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
 
 
 def _notes(points: Sequence[Point], results: dict[Point, list[Result]]) -> Iterator[str]:
-    """Yield what limits the figures of a point."""
+    """Yield notes on what limits the results of a point."""
     for point in points:
         name = f"{point.mode}, {counted(point.ranks, 'rank')}"
         if point.balance < 1:

@@ -1,8 +1,8 @@
-"""The sweep directory: what was asked for, and a record of every measurement, written when it ends,
-so that a sweep can continue.
+"""The sweep directory: the settings, and a record of every measurement, written when it ends, so
+that a sweep can continue.
 
     sweep.json                                      the settings; another sweep is refused
-    measurements/strong-2-ranks-repeat-1.json       a record; the .log beside it is its output
+    measurements/strong-2-ranks-repeat-1.json       a record; its output is in the .log
     scaling.json, scaling.png                       the results, when no record is missing
 """
 
@@ -72,10 +72,10 @@ class Sweep:
         self.path, self.settings = path, settings
         folder = path / MEASUREMENTS
         if folder.is_symlink():
-            raise InputError(f"{folder} is a symbolic link: replace it by a folder")
+            raise InputError(f"{folder} is a symbolic link: replace it with a folder")
 
     def log_of(self, job: Job) -> Path:
-        """Where its processes write."""
+        """The log of its processes."""
         return self.path / MEASUREMENTS / f"{job.name}.log"
 
     def add(self, record: Record) -> None:
@@ -151,7 +151,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def require_same(before: Settings, now: Settings, path: Path) -> None:
-    """Raise ``InputError`` naming a flag that differs from when the sweep began."""
+    """Raise ``InputError`` naming a flag that differs from those the sweep was started with."""
     tables = [
         {
             **dataclasses.asdict(settings.points[0]),

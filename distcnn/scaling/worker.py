@@ -1,5 +1,5 @@
-"""What the ranks of a point run: ``python -m distcnn.scaling.worker --result FILE --steps N``,
-started by the sweep through a launcher.
+"""The program of a point's ranks: ``python -m distcnn.scaling.worker --result FILE --steps N``,
+which the sweep starts through a launcher.
 
 It takes the same steps on any number of ranks, so that their bits can be compared.
 """
@@ -47,9 +47,9 @@ GROUP_OF_PART = {
     ALLREDUCE: "communication",
     WAITING: "waiting",
 }
-"""All other parts are computing."""
+"""All other parts count as computing."""
 SUMS_SECONDS, ADD_REPEATS = 0.6, 9
-"""Of what only a prediction needs."""
+"""Time for what only a prediction needs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,12 +139,12 @@ def shares_of(splits: Sequence[StepTimes]) -> dict[str, float]:
 
 
 def buckets_of(run: Run) -> tuple[Bucket, ...]:
-    """Return the buckets with overlap, whether or not it is on."""
+    """Return the buckets that overlap would use, even if it is off."""
     return plan_buckets(sorted({0, *run.parameters.layer_starts, run.parameters.values.size}))
 
 
 def shard_times(run: Run, splits: Sequence[StepTimes], step_seconds: float) -> ShardTimes:
-    """Return what a shard takes on the rank that waits least. Collective.
+    """Return the times of a shard on the rank that waits least. Collective.
 
     Args:
         run: the run.
@@ -189,7 +189,7 @@ def add_seconds(run: Run) -> float:
     run.communicator.barrier()
     for _ in range(ADD_REPEATS):
         reducer.begin()
-        reducer.add(reducer.buckets[0])  # the first of a step is not added to anything
+        reducer.add(reducer.buckets[0])  # the first of a step is copied, not added
         start = time.perf_counter()
         reducer.add(reducer.buckets[0])
         seconds.append(time.perf_counter() - start)

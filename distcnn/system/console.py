@@ -2,7 +2,7 @@
 printed can end or delay a run.
 
 ``guarded`` replaces ``sys.stdout`` and ``sys.stderr`` while a command runs, so that this also holds
-for what libraries and a user's own modules print.
+for output of libraries and the user's own modules.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from distcnn.system.output_stream import OutputStream, encodable
 from distcnn.system.wording import printable
 
 SECONDS_TO_DRAIN = 5.0
-"""How long the end of a process waits for whoever reads its output."""
+"""How long a process waits at its end for the reader of its output."""
 
 
 def say(*lines: str) -> None:
@@ -30,7 +30,7 @@ def say(*lines: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Print ``text``, of one or several lines, to standard error, in one piece.
+    """Print ``text``, one or several lines, to standard error in one piece.
 
     Works without ``guarded`` too, and never raises.
     """
@@ -41,9 +41,9 @@ def tell(text: str) -> None:
 
 
 def drain() -> None:
-    """Wait until both streams have taken what was printed, for ``SECONDS_TO_DRAIN`` at most.
+    """Wait until both streams have taken what was printed, at most ``SECONDS_TO_DRAIN``.
 
-    To be called before a process ends in an unusual way.
+    Call it before a process ends in an unusual way.
     """
     end = time.monotonic() + SECONDS_TO_DRAIN
     for stream in (sys.stdout, sys.stderr):
@@ -73,7 +73,7 @@ def replace_closed_streams() -> None:
 
 
 def enable_crash_reports() -> None:
-    """Let a crash in a library (HDF5 on a damaged file) print where it was."""
+    """Print a stack if a library crashes (HDF5 on a damaged file)."""
     with suppress(OSError, ValueError):  # standard error has no descriptor
         if not faulthandler.is_enabled():
             faulthandler.enable()

@@ -1,5 +1,5 @@
-"""What else decides the bits, besides configuration, data and libraries: distcnn's own sources, and
-variables that choose kernels.
+"""What decides the bits besides configuration, data and libraries: distcnn's own sources, and
+variables that select kernels.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ PREFIXES = (
     *("OPENBLAS_", "GOTO_", "GOTOBLAS_", "MKL_", "BLIS_", "AOCL_", "ARMPL_", "NVPL_", "VECLIB_"),
     *("ESSL_", "LIBSCI_", "CRAYBLAS_", "FLEXIBLAS", "NPY_"),
 )
-"""Of variables by which BLAS libraries and NumPy choose instructions, kernels and block sizes.
-(ATLAS chooses when it is built.)
+"""Prefixes of variables with which BLAS libraries and NumPy choose instructions, kernels and block
+sizes. (ATLAS chooses when it is built.)
 """
 NO_KERNELS = ("_NUM_THREADS", "_MAXIMUM_THREADS", "_THREAD_TIMEOUT", "_VERBOSE", "_MAIN_FREE")
-"""Endings of those that do not. The number of threads is set by --threads-per-rank."""
+"""Suffixes of those that do not. --threads-per-rank sets the number of threads."""
 TUNABLES, OF_PROCESSOR = "GLIBC_TUNABLES", "glibc.cpu."
-"""The C library's variable, and the beginning of its tunables that choose instructions."""
+"""The C library's variable, and the prefix of its tunables that choose instructions."""
 
 
 def kernel_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables in ``environment`` that choose kernels, and so may change the bits."""
+    """The variables in ``environment`` that select kernels, and so may change the bits."""
     return {
         name: value
         for name, value in sorted(environment.items())
@@ -41,8 +41,8 @@ def source_files() -> list[Path]:
 
 
 def sources_sha256() -> str:
-    """SHA-256 of names and contents of the package's files: two checkouts of one version may
-    differ.
+    """SHA-256 of names and contents of the package's files, because two checkouts of one version
+    may differ.
     """
     digest = hashlib.sha256()
     for path in source_files():

@@ -21,7 +21,7 @@ KINDS = (
     (stat.S_ISBLK, errno.EINVAL, "a device"),
 )
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-"""Names of temporary files: hidden, in the file's folder, so on the same file system."""
+"""Names of temporary files: hidden, and in the file's folder, so on the same file system."""
 
 
 class NotRegularError(OSError):
@@ -33,19 +33,19 @@ class NotRegularError(OSError):
 
 
 def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
-    """Write ``parts`` to a new temporary file beside ``path``, then rename it.
+    """Write ``parts`` to a new temporary file in the folder of ``path``, then rename it.
 
-    So ``path`` has the old content or the new, never a part. The temporary file has a name that
-    nobody can guess and is created exclusively, so nothing that others put into the folder, such as
-    a symbolic link, is written to. A link at ``path`` itself is replaced, not followed.
+    So ``path`` has either the old content or the new. The temporary file has an unpredictable name
+    and is created exclusively, so nothing that others put into the folder, such as a symbolic link,
+    is written to. A link at ``path`` itself is replaced, not followed.
 
     Args:
         path: the file.
         parts: its content, to be concatenated.
-        sync: put the file and its folder on the disk, so that a crash cannot undo it.
+        sync: flush the file and its folder to disk, so that a crash cannot undo it.
 
     Raises:
-        OSError: such as a full disk; ``path`` is as it was, and no temporary file is left.
+        OSError: such as a full disk; ``path`` is unchanged, and no temporary file is left.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     descriptor = os.open(
@@ -139,7 +139,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the folder's entries (a rename, a new name) on the disk, if the file system can."""
+    """Flush the folder's entries (a rename, a new name) to disk, if the file system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

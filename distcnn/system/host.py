@@ -1,4 +1,4 @@
-"""What this process may use of its host: processor, cores and memory, as Linux reports them."""
+"""The processor, cores and memory that this process may use, as Linux reports them."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def most_memory() -> int | None:
 def free_memory(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None:
     """Bytes of memory that this process could still use; None if unknown.
 
-    The least of what is free on the host and in its control groups, whose cached files that are
-    not in use count as free.
+    The minimum of what is free on the host and in its control groups; cached files that are not
+    in use count as free.
     """
     available = _memory_info("MemAvailable")
     left = [
@@ -187,7 +187,7 @@ def _cached(folder: Path) -> int:
 
 
 def _memory_info(name: str) -> int | None:
-    """Bytes of an entry of /proc/meminfo; None if there is none."""
+    """Bytes of an entry of /proc/meminfo; None if it is missing."""
     with suppress(OSError):
         for line in MEMORY.read_text().splitlines():
             if line.startswith(f"{name}:"):

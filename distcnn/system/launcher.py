@@ -1,8 +1,8 @@
-"""Launchers: what they say in the environment of the processes they start, before MPI is loaded.
+"""Launchers: the environment variables of the processes they start, read before MPI is loaded.
 
-Each launcher (mpirun, srun ...) tells its processes how many they are. This decides whether MPI is
-needed at all, and it is the only way to notice a launcher that belongs to another MPI than the
-library, under which every process would believe that it is rank 0 of 1.
+Each launcher (mpirun, srun ...) gives its processes their number. This decides whether MPI is
+needed at all, and is the only way to notice a launcher of another MPI than the library, under which
+every process would be rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ MOST_GENERATIONS = 20
 
 @dataclass(frozen=True)
 class Declared:
-    """What one launcher declares; ``world_size`` is None if it gives only the rank."""
+    """The declaration of one launcher; ``world_size`` is None if it gives only the rank."""
 
     variable: str
     world_size: int | None
@@ -78,7 +78,7 @@ class Place:
 
 
 def declared(environment: Mapping[str, str]) -> list[Declared]:
-    """Everything that launchers declare in ``environment``."""
+    """All declarations of launchers in ``environment``."""
     found = []
     for variables in _launchers(environment):
         size, rank = (environment.get(name, "") for name in variables[:2])
@@ -133,7 +133,7 @@ def starting_words(world_size: int, environment: Mapping[str, str]) -> list[str]
 
 
 def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
-    """Say what is wrong if Open MPI's mpirun started an MPICH, which would die in MPI_Init.
+    """The error if Open MPI's mpirun started an MPICH, which would crash in MPI_Init.
 
     Args:
         library: name and version of the MPI library.
@@ -149,7 +149,7 @@ def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
 
 
 def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> str | None:
-    """Say what is wrong if MPI sees one rank and a launcher declares several.
+    """The error if MPI sees one rank and a launcher declares several.
 
     Larger sizes are not compared: under mpirun in an allocation, Slurm counts the hosts' proxies.
 
@@ -180,8 +180,8 @@ def tasks_per_node(text: str) -> list[int]:
 def launching_process() -> int:
     """The launcher's process on this host: mpirun or one of its daemons.
 
-    It is the nearest ancestor that is not declared to be this rank, as shells and wrappers between
-    are; 0 in a container that does not see it.
+    It is the nearest ancestor without this rank's variables, which shells and wrappers in between
+    have; 0 in a container that does not see it.
     """
     mine, process = declared(os.environ), os.getppid()
     for _ in range(MOST_GENERATIONS):

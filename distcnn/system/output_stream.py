@@ -21,21 +21,21 @@ from typing import Any
 from distcnn.system.wording import counted
 
 MOST_WAITING = 1 << 20
-"""Characters that may wait for a stream that blocks: some ten thousand lines."""
+"""Characters that may wait for a blocked stream: about ten thousand lines."""
 SECONDS_TO_FLUSH = 0.5
-"""How long a line may delay its writer, so that the two streams keep their order on a terminal.
-Once a stream blocks, later lines do not delay it again.
+"""How long a line may delay its writer, so that both streams keep their order on a terminal.
+Once a stream is blocked, later lines do not delay the writer again.
 """
 
 
 class OutputStream(io.TextIOBase):
     """A stream in front of another.
 
-    The process's own streams are written by a thread, through their descriptor; a stream that
-    somebody put in their place (in a notebook, by a test) is called directly.
+    The process's own streams are written by a thread, through their descriptor; a replacement
+    (in a notebook, by a test) is called directly.
 
     Args:
-        stream: what to write to, if it can be written to at all.
+        stream: the stream to write to, if it is writable.
         lost: called once, with the error that kept text from being written.
     """
 
@@ -57,7 +57,7 @@ class OutputStream(io.TextIOBase):
         )
 
     def write(self, text: str) -> int:
-        """Take ``text``. Whole lines are passed on at once, the rest at the line's end or by
+        """Take ``text``. Complete lines are passed on at once, the rest at the line's end or by
         ``flush``.
         """
         with self._lock:
@@ -102,7 +102,7 @@ class OutputStream(io.TextIOBase):
 
     @property
     def buffer(self) -> Any:
-        """That of the stream behind, for callers that write bytes."""
+        """The buffer of the stream behind, for callers that write bytes."""
         return self._stream.buffer
 
     def _write_through(self, text: str, descriptor: int | None) -> None:
@@ -116,7 +116,7 @@ class OutputStream(io.TextIOBase):
 
 
 def encodable(text: str, stream: Any) -> str:
-    """Replace what the stream's encoding lacks by escapes. Without an encoding, all is kept."""
+    """Replace characters missing in the stream's encoding by escapes, if it has an encoding."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -138,8 +138,8 @@ def write_all(descriptor: int, raw: bytes) -> None:
 class _Queue:
     """Pieces of text on their way to ``write``.
 
-    They are written by a thread that lives while there are any, or by the caller if no thread is
-    wanted or can be started.
+    A thread that lives while there are any writes them, or the caller if no thread is wanted or can
+    be started.
     """
 
     def __init__(
@@ -202,9 +202,9 @@ class _Queue:
                 raise
 
     def _fail(self, error: Exception, text: str) -> None:
-        """Count the text as dropped, and tell of the error.
+        """Count the text as dropped, and report the error.
 
-        Of a reader that has left (EPIPE) only at the second text: it may have read all it wanted.
+        A closed reader (EPIPE) is reported only at the second text: it may have read all it wanted.
         """
         with self._changed:
             self._dropped_lines += text.count("\n")

@@ -1,6 +1,6 @@
-"""Import what only rank 0 needs, so that a broken installation shows before a run has begun.
+"""Import what only rank 0 needs, so that a broken installation shows before a run starts.
 
-The other ranks do not: on a shared file system all of them would ask for each file at once.
+The other ranks do not: on a shared file system all of them would request every file at once.
 """
 
 from __future__ import annotations

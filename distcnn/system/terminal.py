@@ -1,6 +1,4 @@
-"""Whether a person watches: the terminal that shows this process's output, directly or through the
-launcher.
-"""
+"""The terminal that shows this process's output, directly or through the launcher, if any."""
 
 from __future__ import annotations
 
@@ -28,8 +26,8 @@ USUAL_COLUMNS = 80
 def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
     """The width of the terminal that shows standard output; None if there is none.
 
-    Under a launcher, standard output is a pipe to it, or a terminal that it made. What counts is
-    the launcher's own standard output.
+    Under a launcher, standard output is a pipe to the launcher or a terminal it made, so the
+    launcher's own standard output counts.
     """
     columns = None
     if not launcher.needs_mpi(environment) and sys.stdout.isatty():
@@ -43,7 +41,7 @@ def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
 
 
 def _columns(descriptor: int) -> int:
-    """A terminal's width; some report 0, or cannot tell."""
+    """A terminal's width; some report 0, or no width."""
     try:
         return os.get_terminal_size(descriptor).columns or USUAL_COLUMNS
     except OSError:

@@ -1,6 +1,6 @@
 """Warnings: settings that a user may not have meant, and signs that a network learns nothing.
 
-They are the same on every rank. Sizes that cannot be right are refused.
+They are the same on every rank. Impossible sizes are refused.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn.losses import GUESSING
 from distcnn.system.wording import counted
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 
 FEWEST_STEPS = 100
 """Fewer steps learn little: with the defaults, 24 give an accuracy of 0.31, 48 of 0.90."""
@@ -38,39 +38,39 @@ def require_enough_examples(config: Config, train_examples: int) -> None:
         )
 
 
-def warnings_of(plan: Plan) -> Iterator[str]:
+def warnings_of(schedule: RunSchedule) -> Iterator[str]:
     """A line for each setting that the user may not have meant, without "warning: "."""
-    yield from _too_few_steps(plan)
-    yield from _padding(plan)
-    yield from _without_effect(plan.config)
+    yield from _too_few_steps(schedule)
+    yield from _padding(schedule)
+    yield from _without_effect(schedule.config)
 
 
-def _too_few_steps(plan: Plan) -> Iterator[str]:
-    config, steps = plan.config, plan.config.epochs * plan.steps_an_epoch
+def _too_few_steps(schedule: RunSchedule) -> Iterator[str]:
+    config, steps = schedule.config, schedule.config.epochs * schedule.steps_an_epoch
     if steps >= FEWEST_STEPS:
         return
     fewer = "a smaller --microbatch-size" if config.microbatch_size > 1 else "fewer --num-shards"
     cut = ""
-    if plan.warmup_steps < config.warmup_steps:
-        cut = f", and the warm-up is cut to {plan.warmup_steps}"
+    if schedule.warmup_steps < config.warmup_steps:
+        cut = f", and the warm-up is cut to {schedule.warmup_steps}"
     yield (
-        f"the whole run is {counted(steps, 'step')} ({plan.steps_an_epoch} an epoch){cut}: too few"
-        f" to learn much; give more --epochs ({-(-ENOUGH_STEPS // plan.steps_an_epoch)} make"
-        f" {ENOUGH_STEPS} steps) or {fewer}"
+        f"the whole run is {counted(steps, 'step')} ({schedule.steps_an_epoch} an epoch){cut}:"
+        f" too few to learn much; give more --epochs ({-(-ENOUGH_STEPS // schedule.steps_an_epoch)}"
+        f" make {ENOUGH_STEPS} steps) or {fewer}"
     )
 
 
-def _padding(plan: Plan) -> Iterator[str]:
-    config, longest = plan.config, -(-plan.train_examples // plan.config.num_shards)
-    padding = 1 - plan.train_examples / (plan.steps_an_epoch * config.global_batch_size)
-    enough = -(-longest // plan.steps_an_epoch)
+def _padding(schedule: RunSchedule) -> Iterator[str]:
+    config, longest = schedule.config, -(-schedule.train_examples // schedule.config.num_shards)
+    padding = 1 - schedule.train_examples / (schedule.steps_an_epoch * config.global_batch_size)
+    enough = -(-longest // schedule.steps_an_epoch)
     if enough < config.microbatch_size and (
         longest < config.microbatch_size or padding > MOST_PADDING
     ):
         yield (
-            f"{padding:.0%} of the computing is padding: --microbatch-size is"
-            f" {config.microbatch_size}, the longest shard has {counted(longest, 'example')};"
-            f" --microbatch-size {enough} takes as many steps without it"
+            f"{padding:.0%} of the computation is padding: --microbatch-size is"
+            f" {config.microbatch_size}, and the longest shard has {counted(longest, 'example')};"
+            f" --microbatch-size {enough} takes the same number of steps without padding"
         )
 
 
@@ -99,7 +99,7 @@ def _without_effect(config: Config) -> Iterator[str]:
 def sign_of_no_learning(
     loss_name: str, loss: float, predicted: NDArray[np.int64] | None, classes: int, epoch: int
 ) -> str | None:
-    """A sign that the network learns nothing, in words, or None.
+    """A sign that the network learns nothing, as text, or None.
 
     Args:
         loss_name: of ``LOSSES``.
@@ -126,7 +126,7 @@ def sign_of_no_learning(
 
 
 def zero_gradients(gradients: Mapping[str, NDArray[np.floating]]) -> list[str]:
-    """The names of those that are zero everywhere."""
+    """Names of the gradients that are zero everywhere."""
     return [name for name, gradient in gradients.items() if not gradient.any()]
 
 
@@ -140,6 +140,6 @@ def advice(zero: list[str]) -> str:
     more = f" and {len(zero) - MOST_NAMED} more" if len(zero) > MOST_NAMED else ""
     return (
         f"the gradient of {', '.join(zero[:MOST_NAMED])}{more} is zero everywhere: its units are"
-        " dead or its weights began at zero; begin again with a lower --learning-rate, or with"
+        " dead or its weights began at zero; start again with a lower --learning-rate, or with"
         " other initialisers"
     )

@@ -1,4 +1,4 @@
-"""Callbacks: code of the user's that hears of a run's steps and epochs."""
+"""Callbacks: user code that is called for a run's steps and epochs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from distcnn.training.results import RunResult
 
 
 class Callback:
-    """Subclass it and define what you want to hear of. All ranks call it with the same values,
-    speeds aside; what it raises ends the run.
+    """Subclass it and override the methods you need. All ranks call them with the same values,
+    except for speeds; an exception in one ends the run.
 
     Example:
         >>> class Losses(Callback):

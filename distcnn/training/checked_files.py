@@ -47,19 +47,19 @@ def problem_of_files(run: Path, replayed: Replayed) -> str | None:
 
 
 def unchecked(run: Path, replayed: Replayed) -> list[str]:
-    """What the replay says nothing about, in words."""
+    """What the replay did not check, as text."""
     found = [f"steps 1 to {replayed.from_step}"] if replayed.from_step else []
     found += ["checkpoints (each is checked when it is read)", "traces and pictures"]
     if not replayed.reached_end:
-        return [*found, f"{RESULT} and {WEIGHTS}, which are of the end of a run"]
+        return [*found, f"{RESULT} and {WEIGHTS}, which are written at the end of a run"]
     if not (run / BEST_WEIGHTS).exists():
         found.append(f"{BEST_WEIGHTS}, which is missing")
     elif not _line_of_best(replayed):
         found.append(BEST_WEIGHTS)
     times = "times and speeds, "
     if (run / SUMS).exists():
-        return [*found, f"{times}except that {SUMS} shows no damage since they were written"]
-    return [*found, f"{times}since {SUMS} is missing"]
+        return [*found, f"{times}(but they match {SUMS})"]
+    return [*found, f"{times}({SUMS} is missing)"]
 
 
 def _line_of_best(replayed: Replayed) -> Line | None:
@@ -100,7 +100,7 @@ def _problem_of_result(
             if problem := _problem_of_result(value, expected[name], f"{within}{name}."):
                 return problem
         elif name not in expected or value != expected[name]:
-            return f"{within}{name} is {value} in {RESULT}, {expected.get(name)} replayed"
+            return f"{within}{name} is {value} in {RESULT}, but {expected.get(name)} in the replay"
     return None
 
 
@@ -109,9 +109,9 @@ def _problem_of_weights(file: Path, line: Line, attributes: dict[str, Any]) -> s
     for name, sha256 in line["parameters"].items():
         now = array_sha256(parameters[name]) if name in parameters else None
         if now != sha256:
-            return f"parameter {name}: SHA-256 {now} in {file.name}, {sha256} replayed"
+            return f"parameter {name}: SHA-256 {now} in {file.name}, but {sha256} in the replay"
     for name, value in found.items():
         expected = line["params_sha256"] if name == "params_sha256" else attributes.get(name)
         if value != expected:
-            return f"{name} is {value} in {file.name}, {expected} replayed"
+            return f"{name} is {value} in {file.name}, but {expected} in the replay"
     return None

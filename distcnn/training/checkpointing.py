@@ -62,12 +62,12 @@ class Saving:
                 self._writer.submit(state.step, snapshot, state.best_step)
 
     def poll(self) -> None:
-        """Say what came of the last save, if it is over."""
+        """Report the outcome of the last save, if it is done."""
         if self._directory is not None:
             self._writer.poll()
 
     def wait(self) -> int:
-        """Wait until all is written; the newest step on the disk, -1 for none.
+        """Wait until all is written; return the latest step on the disk, -1 for none.
 
         The same on all ranks.
         """
@@ -80,7 +80,7 @@ class Saving:
             return self._run.communicator.broadcast(newest)
 
     def _follow(self, directory: RunDirectory) -> None:
-        # Where it is gone for good, the writer says that it cannot write.
+        # If it is gone, the writer reports that it cannot write.
         with suppress(OSError, InputError):
             self._writer.move_to(CheckpointStore(directory.locate() / CHECKPOINTS))
 
@@ -91,7 +91,7 @@ class NoSaving:
     every, location = 0, ""
 
     def save(self, state: State) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
     def poll(self) -> None:
         """Nothing to say."""
@@ -104,7 +104,7 @@ def take_snapshot(
     run: Run, state: State, entries: Sequence[Entry], metrics: str, receipt: str
 ) -> Checkpoint:
     """A copy of the state of the run, with the lines of its files so far."""
-    epoch, step_of_epoch = run.plan.position(state.step)
+    epoch, step_of_epoch = run.schedule.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
         f"weights/{name}": values.copy() for name, values in run.parameters.named().items()
     }
@@ -179,8 +179,8 @@ def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
         wrong = f"{type(error).__name__}: {error}"
     if wrong:
         raise InputError(
-            f"the checkpoint of step {checkpoint.attributes.get('step')} is not as distcnn writes"
-            f" it ({wrong}): move it away to continue from the one before"
+            f"the checkpoint of step {checkpoint.attributes.get('step')} has unexpected"
+            f" content ({wrong}): move it away to continue from the one before"
         )
     return read
 
@@ -200,7 +200,7 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
         stored = checkpoint.folder(f"optimizer/{name}")
         _fill(parameters.named(vector), stored, f"optimizer's {name}")
     optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
-    ledger.replay(*run.plan.position(read.state.step), run.config.microbatch_size)
+    ledger.replay(*run.schedule.position(read.state.step), run.config.microbatch_size)
     used = checkpoint.arrays["shards/examples_used"].tolist()
     for entry in all_entries(ledger, run.communicator, run.config.num_shards):
         before = used[entry.shard]
@@ -208,15 +208,15 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
             chunks = ", and with a file of the same chunks (--data-memory)"
             raise InputError(
                 f"checkpoint of step {read.state.step}: shard {entry.shard} had used"
-                f" {counted(before, 'example')}, in another order than this distcnn draws"
-                f" ({entry.used}): resume with the software that began the run, distcnn"
+                f" {counted(before, 'example')}, in an order that this distcnn does not draw"
+                f" ({entry.used} used): resume with the software that began the run, distcnn"
                 f" {checkpoint.attributes['distcnn']}{chunks if run.config.data_memory else ''}"
             )
     return read.state
 
 
 def dataset_identity(run: Run) -> dict[str, Any]:
-    """Which image set it is. Paths do not count."""
+    """The identity of the image set, without paths."""
     return {name: getattr(run.record, name) for name in IDENTITY}
 
 
@@ -225,7 +225,7 @@ def check_dataset(recorded: DatasetRecord, run: Run) -> None:
     now, before = run.record.content_sha256, recorded.content_sha256
     if now != before:
         raise InputError(
-            f"--data: {run.dataset.path} is not the image set that the run began with (SHA-256 of"
+            f"--data: {run.dataset.path} is not the image set the run was started with (SHA-256 of"
             f" its examples {now}, not {before}): name the set {recorded.name!r} of"
             f" {counted(recorded.train_examples, 'training example')}"
         )
@@ -239,7 +239,7 @@ def _fill(
     if shapes != stored:
         raise InputError(
             f"the checkpoint's {what} are {stored}, but the network's are {shapes}: the model's"
-            " code is another than the run's"
+            " code has changed since the run"
         )
     for name, view in views.items():
         view[...] = arrays[name]

@@ -22,12 +22,12 @@ class Different(Exception):
 
 
 class RecordedLines:
-    """The lines that a replay must come to, one after the other.
+    """The lines that a replay must reproduce, in order.
 
     Args:
         source: where they are recorded, for messages.
         lines: in order.
-        may_end_early: whether the run was perhaps killed before it wrote all of its lines.
+        may_end_early: whether the run may have been killed before it wrote all of its lines.
     """
 
     def __init__(self, source: str, lines: Sequence[Line], may_end_early: bool) -> None:
@@ -45,11 +45,11 @@ class RecordedLines:
         self.compared.append(replayed)
 
     def close(self) -> None:
-        """``Different`` when lines are left that the replay did not come to."""
+        """``Different`` when lines are left that the replay did not produce."""
         if line := self._next():
             raise Different(
                 f"{self._at(line['step'])}{self._source} has a line {line.get('kind')!r} of step"
-                f" {line['step']}, the replay has none"
+                f" {line['step']}, but the replay has none"
             )
 
     def _next(self) -> Line | None:
@@ -64,23 +64,26 @@ class RecordedLines:
 def difference(recorded: Line | None, replayed: Line, source: str = THE_RECEIPT) -> str:
     """What differs in two lines: the first parameter, else the first value; empty if nothing."""
     if recorded is None:
-        return f"the replay has a line {replayed['kind']!r} here, {source} has none"
+        return f"the replay has a line {replayed['kind']!r} here, but {source} has none"
     if (recorded.get("kind"), recorded.get("step")) != (replayed["kind"], replayed["step"]):
         return (
-            f"the replay has a line {replayed['kind']!r} here, {source} has"
+            f"the replay has a line {replayed['kind']!r} here, but {source} has"
             f" {recorded.get('kind')!r} of step {recorded.get('step')}"
         )
     hashes = replayed.get("parameters", {})
     before = recorded.get("parameters", {}) if hashes else {}
     if name := _first_different(before, hashes):
         return (
-            f"parameter {name}: SHA-256 {before.get(name)} in {source}, {hashes.get(name)} replayed"
+            f"parameter {name}: SHA-256 {before.get(name)} in {source},"
+            f" but {hashes.get(name)} in the replay"
         )
     name = _first_different(recorded, replayed)
     if name is None:
         return ""
-    agrees = ", though every parameter agrees" if hashes else ""
-    return f"{name}: {recorded.get(name)} in {source}, {replayed.get(name)} replayed{agrees}"
+    agrees = "; all parameters match" if hashes else ""
+    return (
+        f"{name}: {recorded.get(name)} in {source}, but {replayed.get(name)} in the replay{agrees}"
+    )
 
 
 def _first_different(recorded: Line, replayed: Line) -> str | None:

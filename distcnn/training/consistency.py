@@ -1,4 +1,4 @@
-"""Whether all ranks agree: on their weights, proved by hashes, on data, software and source."""
+"""Whether all ranks agree on their weights (compared by hashes), data, software and source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parameter_hashes(parameters: Parameters) -> dict[str, str]:
 def compare_replicas(
     parameters: Parameters, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
-    """The parameters' hashes, once all ranks have the same ones, and the same optimizer's state.
+    """The parameters' hashes, if all ranks have equal ones and the same state of the optimizer.
 
     ``TrainingError`` on all ranks names the first parameter that differs and the ranks that differ
     from the majority.
@@ -50,9 +50,9 @@ def compare_replicas(
             for rank, each in enumerate(everyone)
             if not majority or each[first] != most
         ]
-        what = "is not what it is on the other ranks"
+        what = "differs from the other ranks"
         if not majority:
-            what = "is not the same on all, and no value has a majority"
+            what = "differs between the ranks, and no value has a majority"
         raise TrainingError(
             f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: memory"
             " or a processor failed there, or the ranks run different software; resume from the"
@@ -71,9 +71,9 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
             if everyone[rank][name] != value
         )
         report(
-            f"warning: rank {rank} on {communicator.hosts[rank]} has other software or another"
-            f" processor than rank 0 ({what}): the bits then depend on which rank computes which"
-            " shard"
+            f"warning: rank {rank} on {communicator.hosts[rank]} has different software or a"
+            f" different processor than rank 0 ({what}): the bits then depend on which rank"
+            " computes which shard"
         )
     return everyone[0]
 
@@ -85,8 +85,8 @@ def same_model(sources: Sources, communicator: Communicator) -> None:
         everyone = communicator.allgather(sources)
         raise JointError(
             f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's:"
-            f" {compare_sources(everyone[0], everyone[rank])}: start all ranks in one folder with"
-            " one PYTHONPATH, on a file system that all hosts share"
+            f" {compare_sources(everyone[0], everyone[rank])}: start all ranks in the same folder"
+            " with the same PYTHONPATH, on a file system that all hosts share"
         )
 
 
@@ -95,12 +95,12 @@ def check_same_data(datasets: list[DatasetInfo]) -> None:
     if rank := _first_other(datasets):
         one, other = (datasets[each].sha256 or "unknown" for each in (0, rank))
         raise InputError(
-            f"{datasets[rank].path}: rank {rank} has another image set than rank 0 (SHA-256"
+            f"{datasets[rank].path}: rank {rank} has a different image set than rank 0 (SHA-256"
             f" {other}, not {one}): give all ranks the same arrays, or a file that all hosts share"
             " or have a copy of"
         )
 
 
 def _first_other(everyone: Sequence[object]) -> int:
-    """The first rank whose item is not that of rank 0; 0 where all are the same."""
+    """The first rank whose item differs from rank 0's; 0 if all are equal."""
     return next((rank for rank, each in enumerate(everyone) if each != everyone[0]), 0)

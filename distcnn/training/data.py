@@ -22,7 +22,7 @@ from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
 NamedHashes = list[tuple[str, str]]
-BOUND_IT = "bound it with --data-memory MIB (data/README.md), or use more hosts"
+BOUND_IT = "limit it with --data-memory MIB (data/README.md), or use more hosts"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Content:
-    """What a rank found when it went through its ``Data``."""
+    """What a rank found in its ``Data``."""
 
     hashes: NamedHashes
     """SHA-256 of each of its shards and of each block of the test set."""
@@ -43,7 +43,7 @@ class Content:
     """``pixel_sums`` of its training images; zeros where the file has mean and standard deviation.
     """
     remarks: list[str]
-    """What a user may not have meant, a line each: the same on all ranks."""
+    """Likely mistakes, one line each: the same on all ranks."""
 
 
 def open_data(
@@ -53,7 +53,7 @@ def open_data(
     communicator: Communicator,
     shard_indices: range,
 ) -> Data:
-    """This rank's shards, which are neighbours, and its part of the test set. Collective.
+    """This rank's shards, which are contiguous, and its part of the test set. Collective.
 
     ``InputError`` on all ranks when some cannot be read, or kept.
     """
@@ -132,7 +132,7 @@ def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communi
     """Go through all of ``data`` once, in blocks of ``block_size`` test examples. Collective.
 
     ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its
-    own hash tells of.
+    own hash states.
     """
     seen = Survey(info)
     hashes = together(communicator, lambda: _survey_test(data.test, seen, block_size))

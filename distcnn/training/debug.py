@@ -30,17 +30,12 @@ from distcnn.training.progress import NoProgress
 from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.results import Records
-from distcnn.training.resume import (
-    existing_run,
-    merged_config,
-    read_stored,
-    require_code_outside,
-    require_trusted,
-)
-from distcnn.training.schedule import Plan as Schedule
+from distcnn.training.resume import existing_run, merged_config, read_stored
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from distcnn.training.step import Lane, Position, Step
+from distcnn.user_code import require_outside, require_trust
 
 LARGEST_GRADIENT_ERROR = 1e-5
 CHECKED_EXAMPLES = 2
@@ -85,11 +80,11 @@ def check_network(run: Run, say: Say) -> None:
             " check the backward of its layers one by one (distcnn.nn.gradient_error)"
         )
     say(
-        f"debug    gradient check passed, relative error {error:.1e}; every layer's numbers are"
-        " checked from here on"
+        f"debug    gradient check passed, relative error {error:.1e}; from here on every layer's"
+        " values are checked for NaN and infinity"
     )
     if zero:
-        say(f"warning: at the first weights, {advice(zero)}")
+        say(f"warning: with the initial weights, {advice(zero)}")
     run.step.before_shard = partial(_check_shard, run.step)
 
 
@@ -108,12 +103,12 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     at, shard = request.break_at_step, request.shard or 0
     config, now, receipt, checkpoint = _source(request, at, say)
     if shard >= config.num_shards:
-        raise InputError(f"--shard is {shard}: the run has the shards 0 to {config.num_shards - 1}")
+        raise InputError(f"--shard is {shard}: the run has shards 0 to {config.num_shards - 1}")
     run = prepare_run(config, communicator, say)
     warn_of_changes(receipt, run, say)
-    last = Schedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
+    last = RunSchedule(now, run.dataset.examples["train"]).total_steps - (not request.resume)
     if at > last:  # the last one of a run that failed in its last test has only that test to replay
-        raise InputError(f"--break-at-step is {at}: the run has the steps 0 to {last}")
+        raise InputError(f"--break-at-step is {at}: the run has steps 0 to {last}")
     state = restore_snapshot(run, checkpoint) if checkpoint else State()
     if request.debug:
         check_network(run, say)
@@ -124,7 +119,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     loop = Loop(run, state, Records(), NoSaving(), NoProgress())
     follow(loop, receipt, at, request.given.get("data"))
     if loop.is_over:
-        say(f"replayed to the run's end, step {state.step}: there is no step to break in")
+        say(f"replayed to the run's end, step {state.step}: no step is left to stop in")
         return
 
     check = run.step.before_shard
@@ -159,8 +154,8 @@ def _source(
     now = merged_config(stored, request, directory)
     receipt = read_receipt(directory)
     config = receipt.configuration_at(checkpoint.step if checkpoint else 0)
-    require_trusted(config, directory, request.given, request.trust_model)
-    require_code_outside(config, directory)
+    require_trust(config.own_code, directory, request.given, request.trust_model)
+    require_outside(config.own_code.values(), directory)
     return for_replay(config, request.given.get("data")), now, receipt, checkpoint
 
 

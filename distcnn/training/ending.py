@@ -17,17 +17,17 @@ from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 CTRL_C = {"SIGINT": "Ctrl-C"}
-"""What users call a signal."""
+"""Users' names for signals."""
 NOTHING_SAVED = "nothing is saved, because the run has no directory"
 
 
 def checkpoint_found(newest: int, step: int) -> str:
-    """What is on the disk, in words: the step of the ``newest`` checkpoint, -1 for none."""
+    """The state on the disk as text; ``newest``: step of the latest checkpoint, -1 for none."""
     if newest == step:
         return "checkpoint saved"
     if newest < 0:
         return "no checkpoint could be written"
-    return f"the newest checkpoint is of step {newest}"
+    return f"the latest checkpoint is of step {newest}"
 
 
 def stopped_by(requests: Sequence[str | None]) -> str:
@@ -51,7 +51,7 @@ def resume_command(run: Run, location: str, world_size: int = 1) -> str:
 
 
 def make_result(run: Run, state: State) -> RunResult:
-    """The summary of a run that is over."""
+    """The result of a finished run."""
     config, test = run.config, state.test
     reached = state.reaches(config.target_accuracy)
     assert test is not None  # the last step is always tested
@@ -65,7 +65,7 @@ def make_result(run: Run, state: State) -> RunResult:
         test_loss=test.loss,
         train_loss=state.epoch.loss,
         params_sha256=params_sha256(run.parameters),
-        epochs=state.step // run.plan.steps_an_epoch,
+        epochs=state.step // run.schedule.steps_an_epoch,
         steps=state.step,
         best_step=state.step if state.best_step is None else state.best_step,
         best_test_accuracy=state.best_correct / test.examples,
@@ -84,7 +84,7 @@ def make_result(run: Run, state: State) -> RunResult:
 
 
 def architecture_of(model: Sequential) -> str:
-    """The network as text; empty where text cannot tell it."""
+    """The network as text; empty if it cannot be written as text."""
     try:
         return describe(model, initialisers=False)
     except InputError:

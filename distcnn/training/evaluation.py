@@ -29,7 +29,7 @@ class EvaluationFailure(TrainingError):
 class EvaluationStopped(Exception):
     """A rank was asked to stop: all ranks have left the evaluation at the same point.
 
-    It changed nothing, and can be repeated.
+    It has changed nothing and can be repeated.
     """
 
 
@@ -56,8 +56,8 @@ class Evaluation:
         part: this rank's part of the test set.
         test_examples: in the whole of it.
         communicator: of all ranks.
-        blocks_between_checks: after so many blocks of each rank, all ranks check together whether
-            one was asked to stop.
+        blocks_between_checks: number of blocks per rank after which all ranks check together
+            whether one was asked to stop.
     """
 
     lane: Lane
@@ -69,7 +69,7 @@ class Evaluation:
     stop_request: Callable[[], str | None] = lambda: None
     """The signal that asked this rank to stop, if any."""
     predicted: NDArray[np.int64] | None = field(default=None, init=False)
-    """Of the newest evaluation: how many test images were put into each class."""
+    """Number of test images that the latest evaluation put into each class."""
 
     def __call__(self) -> Totals:
         """Loss, correct answers and examples over the whole test set. Collective.
@@ -138,7 +138,7 @@ class Evaluation:
         return np.bincount(logits[:, :examples].argmax(axis=0), minlength=len(logits))
 
     def _explained(self, block: int, error: RangeError) -> str:
-        """Which examples of ``block`` have a loss that cannot be added, and where that began."""
+        """Which examples of ``block`` have a loss that cannot be added, and the origin of it."""
         plan, microbatch = self.lane
         first = block * microbatch.size
         where = first_not_finite(plan, self.loss, microbatch) or error

@@ -1,7 +1,7 @@
 """The software and the processor that decide the bits.
 
-Names and versions do not tell everything: one BLAS kernel under one name may use other block sizes
-on another processor (OpenBLAS 0.3.34 and newer,
+Names and versions are not enough: a BLAS kernel of one name may use other block sizes on another
+processor (OpenBLAS 0.3.34 and newer,
 https://github.com/OpenMathLib/OpenBLAS/issues/6021). So the fingerprint also holds a hash of
 results.
 """
@@ -35,7 +35,7 @@ FUNCTION_VALUES = 4099
 
 
 def fingerprint() -> dict[str, str]:
-    """What must be the same for the same bits to come out."""
+    """Everything that must be equal for results to have the same bits."""
     return {
         "distcnn": distcnn.__version__,
         "sources": sources_sha256()[:16],
@@ -93,7 +93,7 @@ def cpu_flags() -> list[str]:
 
 
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """What differs, in words."""
+    """The differences, as text."""
     names = dict.fromkeys([*before, *now])
     return [
         f"{name} was {_shown(before, name)}, is {_shown(now, name)}"

@@ -94,6 +94,6 @@ def _check_seen(path: str, flag: str, seen: Sequence[bool], hosts: Sequence[str]
         here, missing = seen.index(True), seen.index(False)
         raise InputError(
             f"{flag}: rank {here} on host {hosts[here]} sees {path}, rank {missing} on host"
-            f" {hosts[missing]} does not: put it on a file system that all hosts share, or a copy"
-            " at the same place on each, and give its whole path"
+            f" {hosts[missing]} does not: put it on a file system that all hosts share, or copy it"
+            " to the same path on every host, and give its absolute path"
         )

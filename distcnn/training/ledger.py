@@ -23,7 +23,7 @@ from distcnn.errors import TrainingError
 from distcnn.system.wording import counted
 
 MOST_NAMED = 8
-"""Examples named in an error."""
+"""Most examples named in an error."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,14 @@ class Ledger:
         self.begin()
 
     def begin(self) -> None:
-        """An epoch begins."""
+        """Begin an epoch."""
         for counts in self._counts.values():
             counts.fill(0)
         self._used = dict.fromkeys(self._counts, 0)
         self._orders = {index: hashlib.sha256() for index in self._counts}
 
     def mark(self, shard: int, chosen: NDArray[np.integer]) -> None:
-        """The examples ``chosen`` of ``shard`` (indices in it) are in a microbatch."""
+        """Record that the examples ``chosen`` of ``shard`` (indices in it) are in a microbatch."""
         np.add.at(self._counts[shard], chosen, 1)
         self._used[shard] += len(chosen)
         self._orders[shard].update(np.ascontiguousarray(chosen, "<i8").data)
@@ -64,7 +64,7 @@ class Ledger:
                 self.mark(shard.index, shard.chosen(epoch, step, microbatch_size))
 
     def entries(self) -> list[Entry]:
-        """This rank's."""
+        """The entries of this rank's shards."""
         return [
             Entry(index, self._used[index], order.hexdigest())
             for index, order in self._orders.items()
@@ -99,7 +99,7 @@ def all_entries(ledger: Ledger, communicator: Communicator, num_shards: int) -> 
     owned = [each.shard for each in entries]
     if owned != list(range(num_shards)):
         raise TrainingError(
-            f"the ranks own the shards {owned}, not each of 0 to {num_shards - 1} once"
+            f"the ranks own the shards {owned}, not 0 to {num_shards - 1} once each"
         )
     return entries
 
@@ -107,7 +107,7 @@ def all_entries(ledger: Ledger, communicator: Communicator, num_shards: int) -> 
 def close_epoch(
     ledger: Ledger, communicator: Communicator, num_shards: int, epoch: int, train_examples: int
 ) -> str:
-    """Prove the epoch and return the SHA-256 of all its orders.
+    """Check the epoch and return the SHA-256 of all its orders.
 
     ``TrainingError`` on all ranks when an example was not used exactly once.
     """

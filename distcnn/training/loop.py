@@ -68,19 +68,19 @@ class Loop:
     @property
     def is_over(self) -> bool:
         """Whether the run ends here: all steps were taken, or the target is reached."""
-        return self.state.step == self.run.plan.total_steps or self.state.reaches(
+        return self.state.step == self.run.schedule.total_steps or self.state.reaches(
             self.run.config.target_accuracy
         )
 
     @property
     def last_loss(self) -> float:
-        """The mean loss of the newest step; 0 before the first."""
+        """The mean loss of the latest step; 0 before the first."""
         return self._totals.loss if self._totals else 0.0
 
     def train(self) -> RunResult:
-        """Train to the end; return the result, which the records get too.
+        """Train to the end; record and return the result.
 
-        It is the same on every rank, times aside.
+        Except for times, it is the same on every rank.
 
         Raises:
             Stopped: a signal asked for it.
@@ -89,7 +89,7 @@ class Loop:
         The state is saved before either.
         """
         try:
-            self.go_to(self.run.plan.total_steps)
+            self.go_to(self.run.schedule.total_steps)
         except (ShardFailure, EvaluationFailure) as failure:
             where = f"--break-at-step {self.state.step}"
             if isinstance(failure, ShardFailure):
@@ -120,7 +120,7 @@ class Loop:
         """
         state = self.state
         while True:
-            if state.step == self.run.plan.total_steps and state.test_step != state.step:
+            if state.step == self.run.schedule.total_steps and state.test_step != state.step:
                 self._open_end()
             if state.epoch_is_open and (end_epoch or state.step < last_step):
                 self._end_epoch()
@@ -138,11 +138,11 @@ class Loop:
     def _take_step(self) -> StepTotals:
         """One step, with its lines of metrics and receipt."""
         run, state, config = self.run, self.state, self.run.config
-        epoch, step_of_epoch = divmod(state.step, run.plan.steps_an_epoch)
+        epoch, step_of_epoch = divmod(state.step, run.schedule.steps_an_epoch)
         if step_of_epoch == 0:
             state.epoch = Meter()
             run.step.ledger.begin()
-        learning_rate = run.plan.learning_rate(state.step)
+        learning_rate = run.schedule.learning_rate(state.step)
         start = time.perf_counter()
         totals = self._totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
@@ -152,7 +152,7 @@ class Loop:
         state.step += 1
         for callback in self._callbacks:
             callback.on_step(state.step, totals.loss)
-        state.epoch_is_open = run.plan.ends_epoch(state.step)
+        state.epoch_is_open = run.schedule.ends_epoch(state.step)
         if state.step % config.log_every == 0 or state.epoch_is_open:
             self._log_interval(epoch + 1, learning_rate)
         if state.step % config.check_every == 0 and not state.epoch_is_open:
@@ -165,7 +165,7 @@ class Loop:
             "step", interval, epoch=epoch, loss=interval.loss, learning_rate=learning_rate
         )
         self._progress.interval(
-            f"step {state.step}/{self.run.plan.total_steps}"
+            f"step {state.step}/{self.run.schedule.total_steps}"
             f"  epoch {epoch}/{self.run.config.epochs}  loss {interval.loss:.4f}"
             f"  learning rate {learning_rate:.4g}  {interval.images_per_second:,.0f} images/s"
         )
@@ -187,15 +187,17 @@ class Loop:
 
     def _open_end(self) -> None:
         """Open the epoch again: after a resume with fewer steps to take, the run ends here."""
-        state, plan = self.state, self.run.plan
+        state, schedule = self.state, self.run.schedule
         if state.interval.examples:
-            self._log_interval(plan.position(state.step)[0] + 1, plan.learning_rate(state.step - 1))
+            self._log_interval(
+                schedule.position(state.step)[0] + 1, schedule.learning_rate(state.step - 1)
+            )
         state.epoch_is_open = True
 
     def _end_epoch(self) -> None:
         """Close an epoch, or the part of one that ends the run: ledger, test, lines, checkpoint."""
         run, state, meter = self.run, self.state, self.state.epoch
-        before, step_of_epoch = run.plan.position(state.step)
+        before, step_of_epoch = run.schedule.position(state.step)
         epoch = before + 1
         values: dict[str, Any] = {
             "epoch": epoch,
@@ -203,14 +205,14 @@ class Loop:
             "train_accuracy": meter.correct / meter.examples,
         }
         proof: dict[str, Any] = {"examples": meter.examples}
-        if step_of_epoch == run.plan.steps_an_epoch:
+        if step_of_epoch == run.schedule.steps_an_epoch:
             with self._timed(), Span(CLOSE_EPOCH):
                 examples = run.dataset.examples["train"]
                 proof["order_sha256"] = close_epoch(
                     run.step.ledger, run.communicator, run.config.num_shards, epoch, examples
                 )
         text = f"epoch {epoch}: train loss {meter.loss:.4f}"
-        last, every = state.step == run.plan.total_steps, run.config.eval_every_epochs
+        last, every = state.step == run.schedule.total_steps, run.config.eval_every_epochs
         if last or (every and epoch % every == 0):
             test = self._test()
             accuracy = test.correct / test.examples
@@ -267,7 +269,7 @@ class Loop:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        """Count what is done here as the price of safety."""
+        """Count the time of this block as bookkeeping."""
         start = time.perf_counter()
         yield
         self.state.safety_seconds += time.perf_counter() - start
@@ -281,11 +283,11 @@ class Loop:
         self._count_time()
         state = self.state
         if state.step % self.run.config.check_every or state.epoch_is_open:
-            self._compare_replicas()  # otherwise it was done just now
+            self._compare_replicas()  # otherwise it has just been done
         self._saving.save(state)
 
     def _wait_for_last_checkpoint(self) -> int:
-        """Wait for the checkpoint of the run's end; the newest step on the disk."""
+        """Wait for the checkpoint of the run's end; return the latest step on the disk."""
         with self._timed():
             newest = self._saving.wait()
             if newest != self.state.step:  # the disk was full, or the run directory removed
@@ -294,8 +296,8 @@ class Loop:
         return newest
 
     def _save_now(self) -> tuple[str, str]:
-        """Save and wait until it is done; in words what is on the disk, and the run directory,
-        empty where there is none.
+        """Save and wait until it is done; return the state on the disk as text, and the run
+        directory, empty where there is none.
         """
         self._save()
         newest = self._saving.wait()
@@ -308,7 +310,7 @@ class Loop:
         communicator, step = self.run.communicator, self.state.step
         who = stopped_by(communicator.allgather(self.run.step.stop_request()))
         saved, directory = self._save_now()
-        text = f"stopped by {who} after step {step} of {self.run.plan.total_steps}; {saved}"
+        text = f"stopped by {who} after step {step} of {self.run.schedule.total_steps}; {saved}"
         if directory:
             command = resume_command(self.run, directory, communicator.world_size)
             text += f"\ncontinue with: {command}"
@@ -317,7 +319,7 @@ class Loop:
     def _save_before_failure(self, where: str) -> str:
         """Save the state before a step that failed; in words, with a command that replays it."""
         run = self.run
-        run.step.ledger.replay(*run.plan.position(self.state.step), run.config.microbatch_size)
+        run.step.ledger.replay(*run.schedule.position(self.state.step), run.config.microbatch_size)
         saved, directory = self._save_now()
         text = f"{saved} (step {self.state.step})"
         if directory:

@@ -61,7 +61,7 @@ def check_pass(
 
 
 def first_not_finite(plan: Plan, loss: Loss, microbatch: Microbatch, **how: Any) -> str | None:
-    """What ``check_pass``, of the same arguments, finds; None where all is finite."""
+    """What ``check_pass`` finds for the same arguments; None if everything is finite."""
     try:
         check_pass(plan, loss, microbatch, **how)
     except NotFinite as error:

@@ -33,14 +33,14 @@ def open_directory(
     path = point.directory
     try:
         write_config(path, config)
-        if (path / RESULT).exists():  # of fewer epochs than the run has now, or damaged
+        if (path / RESULT).exists():  # from fewer epochs than the run has now, or damaged
             step = point.checkpoint.step if point.checkpoint else 0
             (path / RESULT).rename(path / f"result-until-step-{step}.json")
         (path / SUMS).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
-            f"--resume: {path} cannot be written ({error.strerror}): make room, or give another"
-            " folder with --output"
+            f"--resume: {path} cannot be written ({error.strerror}): free some space, or name"
+            " another folder with --output"
         ) from error
     return path
 
@@ -52,7 +52,7 @@ def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]
     found = {point.checkpoint.step: point.checkpoint}
     best = read_snapshot(point.checkpoint).state.best_step
     if best is not None and best not in found:
-        # Where it cannot be read, the end of the run says that it is missing.
+        # If it cannot be read, the end of the run reports that it is missing.
         with suppress(CheckpointError, InputError):
             found[best] = CheckpointStore(point.directory / CHECKPOINTS).load(best)
     configuration = json.dumps(dataclasses.asdict(config))
@@ -77,8 +77,8 @@ def begin_records(
     if point:
         if not checkpoint:
             progress.say(
-                f"{point.directory} has no checkpoint that is whole: the run begins again from its"
-                " first step"
+                f"{point.directory} has no complete checkpoint: the run starts again from its first"
+                " step"
             )
         if changed := changed_lengths(point.directory, state.step, run.config):
             progress.say(changed)
@@ -86,8 +86,8 @@ def begin_records(
         directory.receipt.restore(checkpoint.texts["receipt"] if checkpoint else "")
     if changes := differences(software, run.software):
         progress.say(
-            "warning: the run began on other software or another processor; its bits may differ"
-            f" from here on: {'; '.join(changes)}"
+            "warning: the run was started with other software or on another processor; its bits"
+            f" may differ from here on: {'; '.join(changes)}"
         )
     directory.add_receipt(
         "resume" if checkpoint else "start",

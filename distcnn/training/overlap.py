@@ -37,8 +37,8 @@ _LOSS, _LOCAL_SUM = Span(LOSS), Span(LOCAL_SUM)
 class OverlappedStep(Step):
     """A ``Step`` that sums each bucket of the gradient as soon as it is complete: the same bits.
 
-    This rank's last ``len(lanes)`` shards go backward side by side: all of them through the layers
-    of the first bucket, whose sum over all ranks then starts, and so on.
+    The backward passes of this rank's last ``len(lanes)`` shards are interleaved: all go through
+    the layers of the first bucket, whose sum over all ranks then starts, and so on.
     """
 
     overlaps = True
@@ -99,8 +99,8 @@ def open_allreduce(wanted: str, reduction: str, communicator: Communicator) -> A
     """An allreduce in the background, where ``wanted`` (on, off, auto) and possible. Collective.
 
     auto is on where it was measured to be faster (docs/overlap.md): for the exact sum between
-    hosts. Within one host a sum is short, and its thread takes a core from the computing; the fast
-    sum gained nothing that stood out of the noise.
+    hosts. Within one host a sum is short, and its thread takes a core from the computation; for
+    the fast sum no gain was measurable.
     """
     faster = len(set(communicator.hosts)) > 1 and reduction == "exact"
     on = wanted == "on" or (wanted == "auto" and faster)

@@ -1,4 +1,4 @@
-"""What a run says while it runs: a progress bar on a terminal, plain lines elsewhere."""
+"""Output of a run: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from distcnn.system import console
 from distcnn.system.terminal import USUAL_COLUMNS, watched_columns
 
 PROGRESS_VARIABLE = "DISTCNN_PROGRESS"
-"""``bar`` or ``lines``.
-
-Without it: a bar where a terminal shows the output, also through ``mpirun``, and lines elsewhere.
-"""
+"""``bar`` or ``lines``; default: a bar if a terminal shows the output, also through ``mpirun``."""
 LEAST_COLUMNS = 20
 """A narrower terminal has no room for a bar."""
 
 
 class Progress:
-    """What rank 0 says, on standard output."""
+    """The output of rank 0, on standard output."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -52,7 +49,7 @@ class Progress:
             self._bar.refresh()
 
     def step(self, loss: float, images_per_second: float) -> None:
-        """One more step was taken."""
+        """Count one more step."""
         if self._bar is not None:
             text = f"loss {loss:.4f}, {images_per_second:,.0f} images/s"
             self._bar.set_postfix_str(text, refresh=False)

@@ -29,7 +29,7 @@ class Receipt:
 
     @property
     def starts(self) -> list[Line]:
-        """Those on a start or a resume."""
+        """The lines of starts and resumes."""
         return [line for line in self.lines if line["kind"] in STARTS]
 
     @property
@@ -43,7 +43,7 @@ class Receipt:
         return bool(self.lines[-1]["kind"] == "end")
 
     def configuration_at(self, step: int) -> Config:
-        """The one in force from ``step`` on: of the last start or resume at or before it."""
+        """The configuration in force from ``step`` on: of the last start or resume up to it."""
         found = [line for line in self.starts if line["step"] <= step]
         return Config.from_record(found[-1]["configuration"])
 
@@ -72,8 +72,8 @@ def read_receipt(directory: Path) -> Receipt:
         ) from error
     if not receipt.lines or receipt.lines[0]["kind"] != "start" or not have_steps:
         raise InputError(
-            f"{path} is not a receipt: its first line must be of kind 'start', and each must name"
-            " its step"
+            f"{path} is not a receipt: its first line must be of kind 'start', and each line must"
+            " name its step"
         )
     return receipt
 
@@ -91,18 +91,18 @@ def whole_lines(text: str) -> list[Line]:
 
 
 def readable_lines(text: str) -> Iterator[Any]:
-    """Those JSON lines of ``text`` that can be read, whatever they hold."""
+    """The readable JSON lines of ``text``, whatever they contain."""
     for line in text.splitlines():
         with suppress(ValueError):
             yield json.loads(line)
 
 
 def missing_end(directory: Path, receipt: Receipt) -> str:
-    """A text where the receipt of a run that is over lacks its end; else an empty one."""
+    """An error text if the receipt of a finished run lacks its end; else an empty one."""
     if receipt.ended or not (directory / RESULT).exists():
         return ""
     return (
-        f"{RECEIPT} has no line after step {receipt.last_step}, although the run is over"
+        f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
         f" ({RESULT}): its end was cut off"
     )
 

@@ -23,27 +23,27 @@ from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.receipt import Line, Receipt, missing_end, read_receipt, sources_in_force
 from distcnn.training.results import RunResult
-from distcnn.training.resume import require_code_outside, require_trusted
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
+from distcnn.user_code import require_outside, require_trust
 from distcnn.user_source import compare_sources
 
 NAMES_ONLY = ("name", "source")
-"""Where an image set was moved its name may differ; its content may not."""
+"""If an image set was moved, its name may differ, but not its content."""
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay that agreed has covered."""
+    """What a successful replay has covered."""
 
     from_step: int
     to_step: int
     receipt: Receipt
     lines: list[Line]
-    """Those of the receipt that were compared."""
+    """The receipt's lines that were compared."""
     result: RunResult | None
-    """What ``result.json`` must hold, where the replay reached the end of a finished run."""
+    """The expected ``result.json``, if the replay reached the end of a finished run."""
 
     @property
     def reached_end(self) -> bool:
@@ -87,9 +87,10 @@ def replay(
     begun = checkpoint.step if checkpoint else 0
     config = receipt.configuration_at(begun)
     given: dict[str, Any] = {"model": model} if model else {}
-    together(communicator, lambda: require_trusted(config, directory, given, trust_model))
+    own = config.own_code
+    together(communicator, lambda: require_trust(own, directory, given, trust_model))
     config = dataclasses.replace(config, **given)
-    together(communicator, lambda: require_code_outside(config, directory))
+    together(communicator, lambda: require_outside(config.own_code.values(), directory))
     run = prepare_run(for_replay(config, data), communicator, say)
     _compare_start(receipt, run, say)
     state = State()
@@ -159,7 +160,7 @@ def _check_range(receipt: Receipt, from_step: int, to_step: int) -> None:
         or from_step == to_step == receipt.last_step == 0
     ):
         raise InputError(
-            f"--from-step {from_step} --to-step {to_step}: the receipt covers the steps 0 to"
+            f"--from-step {from_step} --to-step {to_step}: the receipt covers steps 0 to"
             f" {receipt.last_step}"
         )
 
@@ -189,8 +190,8 @@ def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> No
         for name, value in identity.items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 raise Different(
-                    f"step {line['step']}: the image set: its {name} is {recorded.get(name)} in the"
-                    f" receipt, {value} in {run.dataset.path}"
+                    f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"
+                    f" receipt, but {value} in {run.dataset.path}"
                 )
     warn_of_changes(receipt, run, say)
 
@@ -206,7 +207,7 @@ def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> N
             found.append(f"the source of model {run.config.model!r}: {changes}")
         if found and found != before:
             say(
-                f"warning: from step {line['step']} on the run used other software than there is"
-                f" here, so bits may differ: {'; '.join(found)}"
+                f"warning: from step {line['step']} on the run used other software than is"
+                f" installed here, so bits may differ: {'; '.join(found)}"
             )
         before = found

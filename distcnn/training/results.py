@@ -1,4 +1,4 @@
-"""What a finished run leaves: its result, last and best weights, and the SHA-256 of each file.
+"""The files of a finished run: its result, last and best weights, and the SHA-256 of each file.
 
 ``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
 """
@@ -52,7 +52,7 @@ class DatasetRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The summary of a run that is over.
+    """The result of a finished run.
 
     ``world_size`` is the number of ranks it began on. Accuracies are fractions, losses means over
     examples. ``seconds_to_target`` counts from the start of the first step, tests included; the
@@ -110,7 +110,7 @@ class RunResult:
 
 
 class Records:
-    """Where the lines of a run go, and its result; this one keeps nothing."""
+    """Takes the lines of a run and its result; this base class keeps nothing."""
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         """Take a line for people and plots, of the ``kind`` "step" or "epoch"."""
@@ -123,7 +123,7 @@ class Records:
 
 
 def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
-    """The attributes of a file of weights, those of ``step``, which had ``test_accuracy``."""
+    """The attributes of a file with the weights of ``step``, which had ``test_accuracy``."""
     dataset = result.dataset
     return {
         "model": result.model,
@@ -165,7 +165,7 @@ def read_result(folder: Path) -> RunResult:
 
 
 def read_result_values(folder: Path) -> dict[str, Any]:
-    """All that ``result.json`` in ``folder`` holds.
+    """The values of ``result.json`` in ``folder``.
 
     Raises:
         ValueError: names the file when it cannot be read, or lacks what every result has.
@@ -181,7 +181,7 @@ def read_result_values(folder: Path) -> dict[str, Any]:
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with the files of a finished run, in words; None if nothing is."""
+    """What is wrong with the files of a finished run, as text; None if nothing is."""
     try:
         result = read_result(folder)
         weights, attributes = read_weights(folder / WEIGHTS)
@@ -190,14 +190,14 @@ def damage_of(folder: Path) -> str | None:
             == attributes.get("params_sha256")
             == result.params_sha256
         ):
-            return f"{WEIGHTS} does not hold the weights that {RESULT} names"
+            return f"{WEIGHTS} does not hold the weights named in {RESULT}"
         return damage_by_sums(folder)
-    except (ValueError, TypeError) as error:  # TypeError: weights of types that do not go together
+    except (ValueError, TypeError) as error:  # TypeError: weights of incompatible types
         return str(error)
 
 
 def damage_by_sums(folder: Path) -> str | None:
-    """The first file that is not as ``SHA256SUMS`` says, in words; None where there are no sums."""
+    """The first file that does not match ``SHA256SUMS``, as text; None if there are no sums."""
     try:
         listed = _read_sums(folder)
     except FileNotFoundError:
@@ -213,7 +213,7 @@ def damage_by_sums(folder: Path) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
         if not same:
-            return f"{name} is damaged or was edited: its SHA-256 is not the one in {SUMS}"
+            return f"{name} is damaged or was edited: its SHA-256 does not match {SUMS}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Where a run is resumed: its configuration and its newest whole checkpoint.
+"""Where a run is resumed: its configuration and its latest intact checkpoint.
 
 Root reads them, and sends them to all ranks.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from distcnn.training.receipt import read_receipt, readable_lines, sources_in_fo
 from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import read_config
-from distcnn.training.schedule import Plan
-from distcnn.user_code import ACCEPT_FLAG, require_outside, require_trust
+from distcnn.training.schedule import RunSchedule
+from distcnn.user_code import ACCEPT_FLAG, require_trust
 from distcnn.user_source import Sources, compare_sources
 
 Report = Callable[[str], None]
@@ -33,7 +33,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run continues: at ``checkpoint``, or at its first step where none is whole.
+    """Where a run continues: at ``checkpoint``, or at its first step if none is intact.
 
     ``result`` is that of a finished run.
     """
@@ -53,31 +53,17 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     config = merged_config(stored, request, directory)
     result = finished_result(directory, config, report, checkpoint)
     if result is None or "data" in request.given:  # otherwise nothing is imported
-        require_trusted(config, directory, request.given, request.trust_model)
+        require_trust(config.own_code, directory, request.given, request.trust_model)
     if checkpoint and result is None:
         done, dataset = checkpoint.step, read_snapshot(checkpoint).dataset
-        if Plan(config, dataset.train_examples).total_steps < done:
+        if RunSchedule(config, dataset.train_examples).total_steps < done:
             raise InputError(
-                f"--resume: {directory} has taken {counted(done, 'step')}, more than --epochs and"
-                " --max-steps now allow: raise them"
+                f"--resume: {directory} has already taken {counted(done, 'step')}, more than"
+                " --epochs and --max-steps allow now: raise them"
             )
     # What is refused above has changed nothing; now damaged checkpoints are set aside.
     _, checkpoint = read_stored(directory, report, set_aside=in_place)
     return ResumePoint(directory, in_place, config, checkpoint, result)
-
-
-def require_trusted(
-    config: Config, directory: Path, given: Mapping[str, Any], trusted: bool
-) -> None:
-    """``InputError`` unless the user gave the name of each piece of own code, or ``trusted`` it."""
-    for field, name in config.own_code.items():
-        require_trust(field, name, directory, given.get(field), trusted)
-
-
-def require_code_outside(config: Config, *run_directories: str | Path) -> None:
-    """``InputError`` when the user's own code could be imported from a run directory."""
-    for name in config.own_code.values():
-        require_outside(name, *run_directories)
 
 
 def existing_run(path: str) -> Path:
@@ -95,7 +81,7 @@ def existing_run(path: str) -> Path:
         return directory
     else:
         problem = f"holds no run (neither {CONFIG} nor checkpoints)"
-        remedy = "name the run directory of a run that was begun"
+        remedy = "name the directory of a run"
     raise InputError(f"--resume: {directory} {problem}: {remedy}")
 
 
@@ -114,7 +100,7 @@ def is_in_place(request: Request) -> bool:
 def read_stored(
     directory: Path, report: Report, at_most: int | None = None, set_aside: bool = True
 ) -> tuple[Config, Checkpoint | None]:
-    """The run's configuration and its newest whole checkpoint (of a step of ``at_most``).
+    """The run's configuration and its latest intact checkpoint (of a step up to ``at_most``).
 
     The configuration is that of ``config.toml``, which has the flags of the last resume; where it
     cannot be read, the checkpoint's.
@@ -126,10 +112,10 @@ def read_stored(
     except InputError as error:
         if saved is None:
             raise InputError(
-                f"{error}; and there is no whole checkpoint to take the configuration from: begin a"
+                f"{error}; and there is no complete checkpoint with the configuration: start a"
                 " new run"
             ) from error
-        report(f"warning: {error}: the checkpoint's configuration is taken")
+        report(f"warning: {error}: using the configuration in the checkpoint")
         return saved, checkpoint
     if saved and (changed := contradictions(saved, dataclasses.asdict(stored))):
         raise InputError(
@@ -147,18 +133,18 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     if contradicting := contradictions(stored, request.given):
         raise InputError(
             f"--resume: the run in {directory} has other settings: {'; '.join(contradicting)}:"
-            " leave them out, or begin a new run (data with the same content, epochs, output, how"
-            " often to log, test and save, time-outs, tracing may change)"
+            " leave them out, or start a new run (only these may change: epochs, output, how often"
+            " to log, test and save, time-outs, tracing, and the path of the same data)"
         )
-    here = {"expect_ranks": 0, "source": ""}  # what was said of another start, not of the run
+    here = {"expect_ranks": 0, "source": ""}  # settings of another start, not of the run
     return dataclasses.replace(stored, **{**here, **request.given})
 
 
 def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
-    """The fixed fields that ``given`` has otherwise, in words."""
+    """The fixed fields with another value in ``given``, as text."""
     fixed = {each.name for each in dataclasses.fields(Config) if each.metadata["fixed"]}
     return [
-        f"{as_flag(name)} {value} (it has {getattr(stored, name)})"
+        f"{as_flag(name)} {value} (the run has {getattr(stored, name)})"
         for name, value in given.items()
         if name in fixed and value != getattr(stored, name)
     ]
@@ -167,7 +153,7 @@ def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
 def finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
-    """The result of a run that is over with ``config``, and whose files are whole; else None.
+    """The result of a run that is finished under ``config`` and has intact files; else None.
 
     Raises:
         InputError: there is a result, but the run must continue or be written again, and there is
@@ -178,19 +164,18 @@ def finished_result(
     damage = damage_of(directory)
     if damage is None:
         result = read_result(directory)
-        total_steps = Plan(config, result.dataset.train_examples).total_steps
+        total_steps = RunSchedule(config, result.dataset.train_examples).total_steps
         reached = 0 < config.target_accuracy <= result.test_accuracy and result.steps < total_steps
         if reached or result.steps == total_steps:
             return result
     if checkpoint is None:
         raise InputError(
             f"--resume: {directory} holds a finished run{f', but {damage}' if damage else ''};"
-            " there is no whole checkpoint to continue from: begin a new run"
+            " there is no complete checkpoint to continue from: start a new run"
         )
     if damage:
         report(
-            f"warning: {directory}: {damage}: the results are written again from the newest"
-            " checkpoint"
+            f"warning: {directory}: {damage}: writing the results again from the latest checkpoint"
         )
     return None
 
@@ -201,13 +186,13 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
     """
     try:
         receipt = read_receipt(directory)
-        plan = Plan(config, receipt.lines[0]["dataset"]["train_examples"])
+        schedule = RunSchedule(config, receipt.lines[0]["dataset"]["train_examples"])
         later = (line["step"] for line in receipt.starts if line["step"] > step)
         configs = [receipt.configuration_at(start) for start in (step, *later)]
-        plans = [Plan(each, plan.train_examples) for each in configs]
-        others = {each.config.epochs for each in plans if not each.has_rates_of(plan)}
+        schedules = [RunSchedule(each, schedule.train_examples) for each in configs]
+        others = {each.config.epochs for each in schedules if not each.has_rates_of(schedule)}
     except (InputError, LookupError, TypeError, ArithmeticError):
-        return ""  # nothing is known of those steps, or nothing that can be read
+        return ""  # those steps are unknown, or their lines cannot be read
     if step >= receipt.last_step or not others:
         return ""
     return (

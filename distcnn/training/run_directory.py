@@ -43,9 +43,8 @@ CHECKPOINTS = "checkpoints"
 class RunDirectory(Records):
     """``config.toml`` first, then line by line metrics and receipt, at the end weights and result.
 
-    The folder may be renamed meanwhile, which is followed, or removed: then it is made again, and
-    what is in memory is written again. ``held`` is what the run holds to its end: the folder's
-    lock.
+    If the folder is renamed meanwhile, it is followed; if it is removed, it is made again and the
+    content in memory is written again. ``held`` keeps the folder's lock to the end of the run.
     """
 
     def __init__(
@@ -82,10 +81,10 @@ class RunDirectory(Records):
                 lambda: store.make_room(result.steps, result.best_step),
             )
         except OSError as error:
-            first = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
+            first = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
             remedy = f"{first}, then finish the run with --resume {self.path}"
             if not self._is(self.path):
-                remedy = "begin a new run elsewhere"
+                remedy = "start a new run elsewhere"
             raise InputError(
                 f"the results cannot be written to {_shown(error, self.path)}: {remedy}"
             ) from error
@@ -103,7 +102,7 @@ class RunDirectory(Records):
             if read_config(folder) == self._config:
                 return
         self._report(
-            f"warning: {folder / CONFIG} was changed or removed by others: it is written again"
+            f"warning: {folder / CONFIG} was changed or removed by others: writing it again"
         )
         write_config(folder, self._config)
 
@@ -116,7 +115,7 @@ class RunDirectory(Records):
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
                 if any(best[name].shape != values.shape for name, values in last.items()):
-                    raise CheckpointError("it is of another network")
+                    raise CheckpointError("it belongs to another network")
             except (CheckpointError, InputError, KeyError) as error:
                 self._report(
                     f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the"
@@ -127,11 +126,11 @@ class RunDirectory(Records):
         return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:
-        """The folder's path now. ``OSError`` when it was removed and cannot be made again."""
+        """The folder's current path. ``OSError`` when it was removed and cannot be made again."""
         if not self._is(self.path):
             moved = self._moved_to()
             if moved is not None:
-                self._report(f"warning: {self.path} was renamed: the run goes on in {moved}")
+                self._report(f"warning: {self.path} was renamed: the run continues in {moved}")
                 self.path = moved
             else:
                 self._make_again()
@@ -170,7 +169,7 @@ class RunDirectory(Records):
         self.path = path
         self._descriptor = self._open()
         self._report(
-            f"warning: {lost} was removed during the run: its files are written again, to {path}"
+            f"warning: {lost} was removed during the run: writing its files again, to {path}"
         )
         self.metrics.file_is_lost()
         self.receipt.file_is_lost()
@@ -178,7 +177,7 @@ class RunDirectory(Records):
 
 def _shown(error: OSError, folder: Path) -> str:
     """The folder and what went wrong there; names the file if something else is in its way."""
-    place = error.filename2 or error.filename  # of a renaming, the second is where it should go
+    place = error.filename2 or error.filename  # a rename has two paths; the second is the target
     name = Path(place).name if place and error.errno in (errno.EISDIR, errno.ENOTDIR) else ""
     return f"{folder} ({error.strerror}{f': {name}' if name else ''})"
 
@@ -210,8 +209,8 @@ def create_run_directory(
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"--output: {path} cannot be written ({error.strerror}): name a folder that you may"
-            " write to"
+            f"--output: {path} cannot be written ({error.strerror}): name a folder with"
+            " write permission"
         ) from error
     return path
 
@@ -256,7 +255,7 @@ def _require_no_run(path: Path) -> None:
 
 
 def default_name(model: str) -> str:
-    """What a new run is called: its model and the time."""
+    """The default name of a new run: its model and the time."""
     return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 

@@ -35,7 +35,7 @@ END_OF_CONFIG = (
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from writing to ``path``, where the file system has locks.
 
-    The lock file is readable by its owner alone: whoever can open it can hold its lock.
+    Only its owner can read the lock file, because anyone who can open it can hold its lock.
     ``InputError`` when another process holds it, or the folder cannot be written.
     """
     descriptor = _lock(path)
@@ -62,7 +62,7 @@ def _lock(path: Path) -> int:
     except BlockingIOError as error:
         os.close(descriptor)
         raise InputError(
-            f"{path} is in use by another run that has not ended: wait for it or end it, or name"
+            f"{path} is in use by another run that has not ended: wait for it, stop it, or name"
             " another folder with --output"
         ) from error
     except OSError:
@@ -97,7 +97,7 @@ def _name(user: int) -> str:
     try:
         return f"the user {pwd.getpwuid(user).pw_name}"
     except KeyError:
-        return f"the user with the number {user}"
+        return f"the user with id {user}"
 
 
 class LineLog:
@@ -118,7 +118,7 @@ class LineLog:
         return "".join(self._lines)
 
     def restore(self, text: str) -> None:
-        """Let the file hold exactly ``text``."""
+        """Make the file hold exactly ``text``."""
         self._lines = [text]
         self.file_is_lost()
         self._write("")
@@ -134,7 +134,7 @@ class LineLog:
         self._write(line)
 
     def complete(self) -> None:
-        """Let the file hold all lines, whatever others have done to it.
+        """Make the file hold all lines, whatever others have done to it.
 
         ``OSError`` when it cannot be written.
         """
@@ -143,7 +143,7 @@ class LineLog:
             if read_bytes(path) == content:
                 return
         if self._whole:
-            self._report(f"warning: {path} was changed or removed by others: it is written again")
+            self._report(f"warning: {path} was changed or removed by others: writing it again")
         write_atomically(path, content)
         self._whole = True
 
@@ -176,7 +176,7 @@ def write_config(path: Path, config: Config) -> None:
 def read_config(path: Path) -> Config:
     """The configuration stored in ``path``.
 
-    ``InputError`` when it is not just as it was written.
+    ``InputError`` when it has changed since it was written.
     """
     file = path / CONFIG
     try:
@@ -186,11 +186,11 @@ def read_config(path: Path) -> Config:
     text, mark, end = text.partition(END_OF_CONFIG)
     if mark + end != _end_of(text):
         raise InputError(
-            f"{file} is damaged or was altered: its SHA-256 is not the one in its last line"
+            f"{file} is damaged or was edited: its SHA-256 does not match its last line"
         )
     return Config.from_record(read_toml(file, OF_PATHS))
 
 
 def _end_of(text: str) -> str:
-    """The last line of a configuration, by which damage shows."""
+    """The last line of a configuration, which reveals damage."""
     return f"{END_OF_CONFIG}{hashlib.sha256(text.encode(errors=OF_PATHS)).hexdigest()}\n"

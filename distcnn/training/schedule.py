@@ -1,4 +1,4 @@
-"""The plan of a run: how many steps it takes, to which epoch each belongs, and its learning rate.
+"""The plan of a run: its steps, their epochs and learning rates.
 
 Pure functions of the configuration and the number of training examples.
 """
@@ -16,8 +16,8 @@ from distcnn.registry import find_schedule
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a run over ``train_examples`` goes.
+class RunSchedule:
+    """The plan of a run over ``train_examples``.
 
     ``schedule`` is the object in place of the one that ``config`` names; its warm-up is the
     configuration's.
@@ -29,7 +29,7 @@ class Plan:
 
     @property
     def steps_an_epoch(self) -> int:
-        """How many steps one pass over the training set takes."""
+        """Steps of one pass over the training set."""
         return steps_per_epoch(
             self.train_examples, self.config.num_shards, self.config.microbatch_size
         )
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def warmup_steps(self) -> int:
-        """How long the warm-up takes: in a short run not the whole of it."""
+        """Steps of the warm-up, which is limited in short runs."""
         return min(self.config.warmup_steps, self.scheduled_steps // 4)
 
     def learning_rate(self, step: int) -> float:
@@ -63,7 +63,7 @@ class Plan:
         given = self.schedule or find_schedule(self.config.schedule, 0)
         return dataclasses.replace(given, warmup_steps=self.warmup_steps)
 
-    def has_rates_of(self, other: Plan) -> bool:
+    def has_rates_of(self, other: RunSchedule) -> bool:
         """Whether each step has the learning rate that it has in ``other``, of another length."""
         same_schedule = (
             self.scheduled_steps == other.scheduled_steps or self.config.schedule == "constant"
@@ -71,7 +71,7 @@ class Plan:
         return same_schedule and self.warmup_steps == other.warmup_steps
 
     def position(self, step: int) -> tuple[int, int]:
-        """After ``step`` steps: the epoch (from 0) and the steps taken in it, all at its end."""
+        """The epoch (from 0) after ``step`` steps, and the steps taken in it (all at its end)."""
         epoch, step_of_epoch = divmod(step, self.steps_an_epoch)
         at_end = step > 0 and step_of_epoch == 0
         return (epoch - 1, self.steps_an_epoch) if at_end else (epoch, step_of_epoch)

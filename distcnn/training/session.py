@@ -28,12 +28,12 @@ from distcnn.training.resume import (
     existing_run,
     find_resume_point,
     is_in_place,
-    require_code_outside,
 )
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.state import State
+from distcnn.user_code import require_outside
 
 Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]
 """``(run, state, where the run directory is now) -> `` what is entered around the steps."""
@@ -106,14 +106,15 @@ class Session:
             self.watchdog.timeout_seconds = config.stall_timeout
         if self.components is None:
             output = request.given.get("output", "")
-            together(communicator, lambda: require_code_outside(config, request.resume, output))
+            own = config.own_code.values()
+            together(communicator, lambda: require_outside(own, request.resume, output))
         run = prepare_run(config, communicator, progress.say, self.components, self.images)
         if point and (result := point.result):
             together(communicator, lambda: check_dataset(result.dataset, run))
             return _finished(point, result)
         if signals := self.signals:
             run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
-        for line in () if point else warnings_of(run.plan):
+        for line in () if point else warnings_of(run.schedule):
             progress.say(f"warning: {line}")
         self.inspect(run)
         if point:
@@ -157,9 +158,9 @@ class Session:
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
-        progress.start(run.plan.total_steps, state.step)
+        progress.start(run.schedule.total_steps, state.step)
         for callback in self.callbacks:
-            callback.on_start(run.plan.total_steps, state.step)
+            callback.on_start(run.schedule.total_steps, state.step)
         try:
             with (
                 self.trace(run, state, lambda: saving.location or str(path))

@@ -43,7 +43,7 @@ from distcnn.training.evaluation import Evaluation
 from distcnn.training.host_placement import require_everywhere, settle_threads
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, Step
 from distcnn.user_source import Sources, own_sources
 
@@ -94,9 +94,9 @@ class Run:
     """The source of a model of the user's own, by module; else empty."""
 
     @property
-    def plan(self) -> Plan:
+    def schedule(self) -> RunSchedule:
         """How its steps go."""
-        return Plan(self.config, self.dataset.examples["train"], self.components.schedule)
+        return RunSchedule(self.config, self.dataset.examples["train"], self.components.schedule)
 
 
 def prepare_run(
@@ -229,8 +229,8 @@ def _check_world(config: Config, communicator: Communicator) -> range:
         runs = "1 is running" if started == 1 else f"{started} are running"
         raise InputError(
             f"expected {counted(wanted, 'rank')} (--expect-ranks), but {runs}"
-            f" ({communicator.description}): start with mpirun -n {wanted}, of the MPI that mpi4py"
-            " uses"
+            f" ({communicator.description}): start with mpirun -n {wanted}, using the mpirun of"
+            " the MPI that mpi4py loads"
         )
     if started > config.num_shards:
         raise InputError(too_many_ranks(config, started))
@@ -249,7 +249,7 @@ def too_many_ranks(config: Config, world_size: int) -> str:
     )
     return (
         f"{world_size} ranks cannot share {counted(config.num_shards, 'shard')} (each rank needs at"
-        f" least one): start at most {config.num_shards}, or begin a new run with {remedy}"
+        f" least one): start at most {config.num_shards}, or start a new run with {remedy}"
     )
 
 

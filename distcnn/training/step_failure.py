@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DIVERGED = "the training has diverged; lower --learning-rate or lengthen --warmup-steps"
 AT_ONCE = (
-    "no update was made yet: check the image set's mean and std, and the model's first weights"
+    "no update was made yet: check the image set's mean and std, and the model's initial weights"
 )
 WIDEN = (
     "; only if gradients of this size are normal for this model, start again with a larger"

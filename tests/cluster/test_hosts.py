@@ -93,7 +93,7 @@ def test_a_cut_network_is_noticed_on_both_sides(
         try:
             four.set_network(1e-4, cut=["h2"])
             start = time.monotonic()
-            run.wait_for_text("distcnn.train: error: stalled: nothing has moved for ", TIMEOUT + 5)
+            run.wait_for_text("distcnn.train: error: stalled: no progress for ", TIMEOUT + 5)
             noticed = time.monotonic() - start
             while (
                 set(ranks.values()) & set(run.processes())

@@ -189,7 +189,7 @@ def test_the_image_set_may_lie_elsewhere(image_set: MakeImageSet, tmp_path: Path
     other = write_image_set(tmp_path / "other.h5", test=78)
     assert_different(
         tmp_path / "run",
-        r"step 0: the image set: its sha256 is \w{64} in the receipt, \w{64} in",
+        r"step 0: the image set's sha256 is \w{64} in the receipt, but \w{64} in",
         "--data",
         str(other),
     )
@@ -209,7 +209,7 @@ def test_a_hash_that_was_altered_is_named(ranks: int, copy: Path) -> None:
     (copy / "receipt.jsonl").write_text(text.replace(sha256, ALTERED))
     message = (
         rf"step 8 \(.*: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the receipt,"
-        rf" {sha256} replayed"
+        rf" but {sha256} in the replay"
     )
     assert_different(copy, message, ranks=ranks)
     assert_different(
@@ -237,7 +237,8 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
     next(line for line in lines if line["kind"] == "resume")["dataset"]["content_sha256"] = ALTERED
     write_receipt(copy, lines)
     assert_different(
-        copy, rf"step 6: the image set: its content_sha256 is {ALTERED} in the receipt, \w{{64}} in"
+        copy,
+        rf"step 6: the image set's content_sha256 is {ALTERED} in the receipt, but \w{{64}} in",
     )
     (copy / "receipt.jsonl").write_text(text)
     lines = receipt(copy)
@@ -249,7 +250,7 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
     (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
     assert_different(
         copy,
-        rf"step 12: test_correct is 78 in result\.json, {values['test_correct']} replayed",
+        rf"step 12: test_correct is 78 in result\.json, but {values['test_correct']} in the replay",
         "--from-step",
         "11",
     )
@@ -262,10 +263,14 @@ def test_files_of_another_run_are_found(
     SERIAL.train(1, other, "--data", str(image_set()), *QUICK, "--seed", "1")
     shutil.copy(other / "weights.h5", copy)
     assert_different(
-        copy, r"step 12: parameter conv1\.weight: SHA-256 \w{64} in weights\.h5, \w{64} replayed"
+        copy,
+        r"step 12: parameter conv1\.weight: SHA-256 \w{64} in weights\.h5,"
+        r" but \w{64} in the replay",
     )
     shutil.copy(other / "result.json", copy)
-    assert_different(copy, r"step 12: params_sha256 is \w{64} in result\.json, \w{64} replayed")
+    assert_different(
+        copy, r"step 12: params_sha256 is \w{64} in result\.json, but \w{64} in the replay"
+    )
     assert_identical(copy, "--to-step", "10", steps="0 to 10")
     shutil.copy(run / "result.json", copy)
     (copy / "weights.h5").write_bytes((run / "weights.h5").read_bytes()[:-1000])
@@ -280,11 +285,13 @@ def test_files_of_another_run_are_found(
 
 def test_a_receipt_that_was_cut_off_is_not_identical(copy: Path) -> None:
     write_receipt(copy, receipt(copy)[:-2])
-    assert_different(copy, r"receipt\.jsonl has no line after step 12, although the run is over")
+    assert_different(
+        copy, r"receipt\.jsonl has no line after step 12, although the run has finished"
+    )
     write_receipt(copy, receipt(copy)[:4])
     assert_different(
         copy,
-        r"receipt\.jsonl has no line after step \d, although the run is over",
+        r"receipt\.jsonl has no line after step \d, although the run has finished",
         "--to-step",
         "4",
     )
@@ -317,17 +324,15 @@ def test_one_bit_of_the_weights_is_found(copy: Path) -> None:
         values.view("u4")[3] ^= 1
         file["dense1.bias"][...] = values
     assert_different(
-        copy, r"step 12: parameter dense1\.bias: SHA-256 \w{64} in weights\.h5, \w{64} replayed"
+        copy,
+        r"step 12: parameter dense1\.bias: SHA-256 \w{64} in weights\.h5, but \w{64} in the replay",
     )
 
 
 def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
     for flags, message in (
-        (
-            ["--from-step", "12"],
-            "--from-step 12 --to-step 12: the receipt covers the steps 0 to 12",
-        ),
-        (["--to-step", "-1"], "--from-step 0 --to-step -1: the receipt covers the steps 0 to 12"),
+        (["--from-step", "12"], "--from-step 12 --to-step 12: the receipt covers steps 0 to 12"),
+        (["--to-step", "-1"], "--from-step 0 --to-step -1: the receipt covers steps 0 to 12"),
         (
             ["--from-step", "x"],
             "argument --from-step: invalid int value: 'x' (see python -m distcnn.verify --help)",

@@ -154,7 +154,7 @@ def test_a_disk_that_stays_full_to_the_end(disk: Disk, image_set: MakeImageSet) 
     assert ended.code == 2
     assert (
         f"distcnn.train: error: the results cannot be written to {disk.path}/run (No space left on"
-        " device): make room, " in ended.stderr
+        " device): free some space, " in ended.stderr
     )
     assert f"--resume {disk.path}/run" in ended.stderr
     check_whole(disk, before)
@@ -175,7 +175,7 @@ def test_a_disk_that_is_full_when_a_signal_comes(disk: Disk, image_set: MakeImag
         run.process.terminate()
         ended = run.end(20)
     assert ended.code == 85
-    assert f"the newest checkpoint is of step {before[-1]}\n" in ended.stderr
+    assert f"the latest checkpoint is of step {before[-1]}\n" in ended.stderr
     check_whole(disk, before)
 
 

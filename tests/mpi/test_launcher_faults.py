@@ -143,5 +143,5 @@ def test_ranks_that_see_different_image_sets_are_refused(any_mpi: Launcher, tmp_
     done = Launcher("a shell", "sh", any_mpi.mpirun).run(3, "-c", script)
     assert done.returncode == 2, done.stderr
     assert len(errors(done.stderr)) == 1, done.stderr
-    assert "set.h5: rank 1 has another image set than rank 0" in done.stderr
+    assert "set.h5: rank 1 has a different image set than rank 0" in done.stderr
     assert not list(tmp_path.glob("*/runs"))

@@ -33,7 +33,7 @@ SECONDS_MORE = 14
 def check(ended: Ended, late: int, process: int, doing: str, waiting: str) -> None:
     """The report names this rank as late and no other, and these as waiting."""
     assert ended.code == 4, ended.stderr
-    assert len(ended.lines("distcnn.train: error: stalled: nothing has moved for ")) == 1
+    assert len(ended.lines("distcnn.train: error: stalled: no progress for ")) == 1
     (line,) = ended.lines("late: ")
     host = re.escape(socket.gethostname())
     assert re.fullmatch(

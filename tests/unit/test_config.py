@@ -72,7 +72,7 @@ def test_every_field_is_a_flag_with_help_and_default() -> None:
         ({"weight_decay": -0.1}, "--weight-decay is -0.1"),
         (
             {"microbatch_size": 2**21, "reduction": "fast"},
-            "--microbatch-size is 2097152: it must be smaller: --reduction fast counts",
+            "--microbatch-size is 2097152: it must be smaller: --reduction fast supports",
         ),
         ({"gradient_limit": 1000.0}, "--gradient-limit is 1000.0: it must be a power of two"),
         ({"gradient_limit": float("inf")}, "--gradient-limit is inf"),

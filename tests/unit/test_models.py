@@ -217,6 +217,6 @@ def test_a_network_beyond_the_memory_is_refused_with_the_remedy(
     monkeypatch.setattr(Sequential, "plan", plan)
     with pytest.raises(
         InputError,
-        match=r"model 'mlp' needs more memory than there is \(Unable to .*--microbatch-size",
+        match=r"model 'mlp' needs more memory than is available \(Unable to .*--microbatch-size",
     ):
         build_model("mlp", (1, 28, 28), 10, 10**9)

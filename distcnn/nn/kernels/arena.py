@@ -98,8 +98,8 @@ class Buffers:
         return inner.transpose(np.argsort(order))
 
     def scratch(self, purpose: str, array: Array) -> Array:
-        """An array ``like`` this one that holds nothing from one use to the next: whoever asks for
-        the same ``purpose`` and shape gets the same array, so that it stays in the caches.
+        """An array ``like`` this one whose content is lost between uses: requests with the same
+        ``purpose`` and shape get the same array, so that it stays in the caches.
         """
         key = purpose, array.shape, array.strides
         if key not in self._scratch:

@@ -1,4 +1,4 @@
-"""Convolution as it is computed: piece by piece, each a matrix product between two transforms.
+"""Convolution as it is computed: piece by piece, with a matrix product between two transforms.
 
 Forward. Row h of all channels of the padded input is transformed (``algorithms.py``) to a matrix
 V[h]; with im2col, its kw shifted copies, of C*kw rows and ow*N columns. The kh rows that one row of

@@ -58,8 +58,9 @@ class DenseKernel:
 
 
 def blocks_of_rows(rows: int, multiplications_of_a_row: int) -> int:
-    """Into how many equal blocks to cut ``rows`` so that each makes a small product; 1 if there is
-    no such number. A pure function of shapes, so the same on all ranks.
+    """The number of equal blocks of ``rows`` that make small products; 1 if there is none.
+
+    A pure function of shapes, so the same on all ranks.
     """
     for blocks in range(1, rows // FEWEST_ROWS + 1):
         if rows % blocks == 0 and rows // blocks * multiplications_of_a_row <= SMALL_PRODUCT:

@@ -1,4 +1,4 @@
-"""Layers of the user's own: runs them, and checks what they give."""
+"""Runs the user's own layers and checks their results."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from distcnn.nn.layer import Array, Call, Layer, Shape
 
 
 class OwnLayerKernel:
-    """A layer of the user's own: runs its ``forward`` and ``backward``, and checks what they give.
+    """Runs ``forward`` and ``backward`` of a user's layer, and checks their results.
 
-    It may not write to what it is given, for other layers still read that.
+    The layer must not write to its inputs, which other layers still read.
 
     Raises:
         ArgumentError: an output or a gradient is not an array of the right shape, or a
@@ -64,5 +64,5 @@ def _read_only(array: Array) -> Array:
 
 
 def _unwritten(array: Array) -> float:
-    """A mark that no gradient has: the largest number."""
+    """A value that no gradient has: the largest number."""
     return float(np.finfo(array.dtype).max)

@@ -62,7 +62,7 @@ def fold(pixels: Array, step: int, x: Array, held: int = 0) -> None:
     """Add up overlapping tiles: ``x[c, h, t*step + j, n]`` becomes the sum of the ``pixels[c, h, t,
     j, n]`` that meet there, and of what the first ``held`` columns of ``x`` hold.
 
-    ``held`` is 0, or all the columns that the first tile shares with one to its left.
+    ``held`` is 0, or the number of columns that the first tile shares with one to its left.
     """
     tiles, count = pixels.shape[2:4]
     overlap = count - step

@@ -39,7 +39,7 @@ class Winograd:
 
         tile = self._tiles, points, self._images
         self._grad_pixels = buffers.zeros((blocking.most_inputs, geometry.channels, *tile))
-        # The bias is one more row of products, so that A^T and the ones beside it add it.
+        # The bias is one more row of products, so that A^T and the ones next to it add it.
         oh, filters = geometry.output_size[0], geometry.filters
         products = buffers.zeros((points + 1, oh, filters, blocking.columns))
         self._grad_products, self._products_and_bias = products[:-1], products[:, :most_outputs]

@@ -1,5 +1,5 @@
-"""From the results of a sweep to what is known of the machine: seconds of one shard, of one update,
-of sums on one host and between hosts.
+"""What a sweep shows about the machine: seconds of one shard, of one update, of sums on one host
+and between hosts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CALIBRATING_POINTS = 2
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is known of the machine and the model.
+    """Times of the machine for the model.
 
     Attributes:
         overlap: the flag's value.

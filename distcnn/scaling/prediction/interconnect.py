@@ -1,5 +1,5 @@
-"""Interconnects: what an allreduce costs between hosts, from latency and bandwidth that are given
-or fitted to an interconnect test.
+"""Interconnects: the cost of an allreduce between hosts, from given latency and bandwidth or those
+fitted to an interconnect test.
 
 MPICH sums short messages by recursive doubling and long ones by Rabenseifner's algorithm; the
 closed forms are those of Thakur, Rabenseifner and Gropp, "Optimization of collective communication
@@ -21,7 +21,7 @@ import numpy as np
 
 from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.scaling.result import BESIDE, WAITING, SumTimes, read_sum_times
+from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes, read_sum_times
 from distcnn.system.files import read_bytes
 
 KINDS = ("distcnn.scaling.interconnect_test", "distcnn.network")
@@ -66,7 +66,7 @@ class Line:
     arrives takes time in proportion to the bytes, and counts as part of beta.
 
     Attributes:
-        error: the largest relative distance of a measured sum from the fit.
+        error: the largest relative error of the fit.
         short_bytes: messages up to here are summed by recursive doubling.
     """
 
@@ -102,7 +102,7 @@ class Interconnect:
     def describe(self) -> str:
         """Return latency and bandwidth in words, with the error of the fit."""
         return "; ".join(
-            f"{way} {line.latency * 1e3:.3f} ms, {_bandwidth(line.seconds_per_byte)}"
+            f"{WAY_NAMES[way]} {line.latency * 1e3:.3f} ms, {_bandwidth(line.seconds_per_byte)}"
             + (f" (fit within {line.error:.0%})" if self.is_measured else "")
             for way, line in self.lines.items()
         )
@@ -127,7 +127,7 @@ def parse_interconnect(text: str) -> Interconnect:
     seconds_per_byte = 8 / (_number(text, values["bandwidth"], BITS) or math.inf)
     if not seconds_per_byte:
         raise InputError(f"--interconnect {text!r}: the bandwidth must be above 0: {USAGE}")
-    # With overlap, every exchange waits until the thread that sums looks again.
+    # With overlap, every exchange waits until the thread that sums polls again.
     latencies = {WAITING: latency, BESIDE: latency + SECONDS_BETWEEN_LOOKS}
     lines = {way: Line(seconds, seconds_per_byte) for way, seconds in latencies.items()}
     return Interconnect(f"{values['latency']}, {values['bandwidth']}", lines)
@@ -184,7 +184,7 @@ def fit_interconnect(times: SumTimes, name: str) -> Interconnect:
 
 
 def fit_line(rows: Sequence[Sequence[float]], ranks: int, name: str = "") -> Line:
-    """Fit latency and seconds per byte by least squares of relative distances, none below 0, with
+    """Fit latency and seconds per byte by least squares of relative errors, none below 0, with
     the best of ``THRESHOLDS`` between short and long messages.
 
     Args:

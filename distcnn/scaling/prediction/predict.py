@@ -1,5 +1,5 @@
 """All predictions of one command: for each mode and interconnect a table of numbers of ranks, and
-the measured points beside them.
+the measured points for comparison.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Compared:
-    """A measured point and what is predicted for it.
+    """A measured point and its prediction.
 
     Attributes:
         is_calibrated: whether the point is part of the calibration and so proves nothing.
-        error: of the prediction, as a fraction of what was measured.
+        error: of the prediction, as a fraction of the measured time.
     """
 
     point: Point
@@ -85,13 +85,13 @@ def project(
     ranks_per_host: int,
     interconnects: Sequence[Interconnect],
 ) -> Projection:
-    """Predict all that is wanted.
+    """Make all predictions.
 
     Args:
         calibration: of the machine and the model.
         rows: the points of the sweep.
         ranks: numbers of ranks to predict.
-        ranks_per_host: 0 for as many as were measured.
+        ranks_per_host: 0 for the measured number.
         interconnects: between hosts; if empty, the measured one.
 
     Raises:

@@ -90,7 +90,7 @@ REFUSED = {
     "--microbatch-size 0": "--microbatch-size is 0",
     "--draw x.json": "name the picture too",
     "--draw no.json --picture x.png": "no.json cannot be read as a measurement",
-    "--json nowhere/x.json": "--json: there is no folder nowhere",
+    "--json nowhere/x.json": "--json: no such folder: nowhere",
     "--data no.h5": "no such file: no.h5",
 }
 

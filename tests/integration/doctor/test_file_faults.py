@@ -32,7 +32,7 @@ def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
     with h5py.File(own, "r+", locking=True):
         seen = doctor(serial, 1, "--data", str(own))
     seen.only_bad("data")
-    assert f"{own} is locked by another process, which writes it" in seen.of("data", "bad")
+    assert f"{own} is locked by another process" in seen.of("data", "bad")
     assert "wait until it is written" in seen.of("data", "bad")
 
 
@@ -63,7 +63,7 @@ def test_a_named_pipe_is_called_one_and_not_a_slow_file_system(
 
 @pytest.mark.parametrize(
     ("size", "says"),
-    [(20_000, "truncated file"), (100, "is not a whole HDF5 file"), (0, "is empty")],
+    [(20_000, "truncated file"), (100, "is not a complete HDF5 file"), (0, "is empty")],
 )
 def test_a_file_that_was_cut_off(serial: Launcher, own: Path, size: int, says: str) -> None:
     own.write_bytes(own.read_bytes()[:size])

@@ -77,7 +77,7 @@ def test_no_mpi_library_on_one_rank(mpirun: Launcher) -> None:
 def test_no_mpi_library_alone(serial: Launcher) -> None:
     seen = doctor(serial, 1, MPI4PY_LIBMPI="/nonexistent/libmpi.so")
     seen.only_bad()
-    assert "not needed for one process" in seen.of("mpi", "warning")
+    assert "only needed for several processes" in seen.of("mpi", "warning")
 
 
 def broken(folder: Path, module: str) -> str:

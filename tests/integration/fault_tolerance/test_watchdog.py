@@ -66,7 +66,7 @@ def test_a_process_that_idles_is_ended_with_its_stack() -> None:
         ended = run.end(10)
         assert time.monotonic() - start < 5
     assert ended.code == EXIT_STALLED
-    assert "test: error: stalled: nothing has moved for " in ended.stderr
+    assert "test: error: stalled: no progress for " in ended.stderr
     assert (
         f"(process {run.process.pid}), step 6, forward and backward of shard 1, for "
         in ended.stderr

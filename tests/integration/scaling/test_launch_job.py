@@ -54,7 +54,7 @@ def good(**changes: Any) -> str:
 
 FAILING = {
     "exit 7": "exit code 7",
-    "echo; echo fine; echo last; exit 1": "exit code 1; it said: last",
+    "echo; echo fine; echo last; exit 1": "exit code 1; output: last",
     "echo 'distcnn.scaling.worker: error: no such file'; echo Bye; exit 2": "error: no such file",
     "kill -9 $$": "ended by SIGKILL",
     "exit 0": "exit code 0, but no result",

@@ -29,7 +29,7 @@ def test_a_sweep_predicts_and_another_interconnect_measures_nothing_again(
     predict = ["--predict", "1,2,4,8,...,64", "--interconnect", SLOW, "--network", FAST]
     done = SERIAL.run(1, *COMMAND, *flags, *predict)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "5ms, 100Mbit: waiting 5.000 ms, 100 Mbit/s" in done.stdout
+    assert "5ms, 100Mbit: blocking 5.000 ms, 100 Mbit/s" in done.stdout
     assert done.stdout.count("(calibrated on it)") == 2
     slow, fast = json.loads((tmp_path / "s" / "prediction.json").read_text())["series"]
     ranks = [one["point"]["ranks"] for one in slow["predictions"]]

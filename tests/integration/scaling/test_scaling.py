@@ -89,7 +89,7 @@ exec {mpirun.mpirun} -n $n "$@"
     assert done.returncode == 1, done.stderr
     table = everything(tmp_path / "s")
     reasons = {one["ranks"]: one["reason"] for one in table["measurements"] if one["reason"]}
-    assert reasons[2] == "exit code 9; it said: mpirun: error: no such host"
+    assert reasons[2] == "exit code 9; output: mpirun: error: no such host"
     assert "longer than 12 s (--timeout)" in reasons[3]
     assert reasons[4].startswith("exit code 0, but no result")
     assert "expected 5 ranks" in reasons[5]
@@ -236,7 +236,7 @@ def test_without_matplotlib_all_else_is_there_and_the_picture_can_follow(
 
 
 REFUSED = {
-    "--launcher '/nowhere/mpirun -n {ranks}'": ("there is no program '/nowhere/mpirun'"),
+    "--launcher '/nowhere/mpirun -n {ranks}'": ("program '/nowhere/mpirun' not found"),
     "--launcher 'mpirun -n 2'": "without {ranks}",
     "--data no.h5": "no such file: no.h5",
     "--model none": "unknown model 'none'",

@@ -44,7 +44,7 @@ def test_a_damaged_checkpoint_is_named_and_kept_and_the_end_is_the_same(
     said = resume(killed)
     assert f"checkpoint {path} is damaged: " in said
     assert (
-        f"; kept as {path.name}.damaged\nthe one before it is taken:"
+        f"; kept as {path.name}.damaged\nusing the checkpoint before it:"
         f" {store_of(killed).path_of(8)}\n" in said
     )
     assert "after 8 of 12 steps" in said
@@ -64,7 +64,7 @@ def test_of_several_damaged_each_is_named_and_the_run_goes_on_from_the_one_befor
     assert [
         f"checkpoint {store.path_of(step)} is damaged" in said for step in (10, 8, 6, 4, 2)
     ] == [True, True, True, False, False]
-    assert "step-000000010.h5 is damaged: it is of step 2" in said
+    assert "step-000000010.h5 is damaged: it holds step 2" in said
     assert "after 4 of 12 steps" in said
     assert_same_end(killed, finished)
 
@@ -77,10 +77,7 @@ def test_all_damaged_lets_the_run_begin_again(killed: Path, finished: Path) -> N
     for step in (2, 4, 6, 8, 10):
         assert f"checkpoint {store.path_of(step)} is damaged: " in said
         assert store.path_of(step).with_name(f"step-{step:09d}.h5.damaged").exists()
-    assert (
-        f"{killed} has no checkpoint that is whole: the run begins again from its first step"
-        in said
-    )
+    assert f"{killed} has no complete checkpoint: the run starts again from its first step" in said
     assert store.steps() == SAVED
     assert_same_end(killed, finished)
 

@@ -236,11 +236,11 @@ def test_a_resumed_run_keeps_its_limit_and_its_chunks(
         (run / left).unlink()
     done = train(SERIAL, 1, "--resume", str(run), "--data-memory", "0.5", PYTHONPATH=stopping)
     assert done.returncode == EXIT_INPUT
-    assert "--data-memory 0.5 (it has 0.25)" in done.stderr
+    assert "--data-memory 0.5 (the run has 0.25)" in done.stderr
     other = with_chunks(tmp_path / "other.h5", data, 4)
     done = train(SERIAL, 1, "--resume", str(run), "--data", str(other), PYTHONPATH=stopping)
     assert done.returncode == EXIT_INPUT
-    assert "in another order than this distcnn draws" in done.stderr
+    assert "in an order that this distcnn does not draw" in done.stderr
     assert "a file of the same chunks (--data-memory)" in done.stderr
 
 

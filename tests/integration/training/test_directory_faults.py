@@ -64,7 +64,7 @@ def test_without_a_whole_configuration_the_checkpoints_is_taken(
     said = resume(killed)
     problem = "cannot be read (" if damage == "missing" else "is damaged or was altered"
     assert f"warning: {config} {problem}" in said
-    assert "the checkpoint's configuration is taken" in said
+    assert "using the configuration in the checkpoint" in said
     assert config.read_bytes() == whole, "it is written anew"
     assert_same_end(killed, finished)
 
@@ -97,7 +97,7 @@ def test_neither_configuration_nor_whole_checkpoint_is_bad_input(killed: Path) -
     done = train(SERIAL, 1, "--resume", str(killed))
     assert done.returncode == 2
     assert done.stderr.startswith(f"distcnn.train: error: {killed / 'config.toml'} is damaged")
-    assert "no whole checkpoint" in done.stderr
+    assert "no complete checkpoint" in done.stderr
     assert content(killed) == before
 
 

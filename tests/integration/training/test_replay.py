@@ -139,15 +139,15 @@ def resumed(start: dict[str, Any]) -> dict[str, Any]:
 ALTERATIONS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], str]] = {
     "params_sha256": (
         lambda lines: lines[1].update(params_sha256="x"),
-        r"step 2 .*params_sha256: x in the receipt, \w{64} replayed",
+        r"step 2 .*params_sha256: x in the receipt, but \w{64} in the replay",
     ),
     "the last one": (
         lambda lines: lines[-1].update(params_sha256="x"),
-        r"step 12 .*params_sha256: x in the receipt, \w{64} replayed",
+        r"step 12 .*params_sha256: x in the receipt, but \w{64} in the replay",
     ),
     "a line removed": (
         lambda lines: lines.pop(4),
-        r"step 6 .*the replay has a line 'weights' here, the receipt has 'weights' of step 8",
+        r"step 6 .*the replay has a line 'weights' here, but the receipt has 'weights' of step 8",
     ),
     "an epoch removed": (lambda lines: lines.pop(3), r"step 4 .*the receipt has"),
     "a line added": (
@@ -156,15 +156,15 @@ ALTERATIONS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], str]] = {
     ),
     "an end added": (
         lambda lines: lines.append(lines[-1]),
-        r"step 12 .*the receipt has a line 'end' of step 12, the replay has none",
+        r"step 12 .*the receipt has a line 'end' of step 12, but the replay has none",
     ),
     "test_correct": (
         lambda lines: lines[3].update(test_correct=77),
-        r"step 4 .*test_correct: 77 in the receipt, \d+ replayed",
+        r"step 4 .*test_correct: 77 in the receipt, but \d+ in the replay",
     ),
     "order_sha256": (
         lambda lines: lines[6].update(order_sha256="x"),
-        r"step 8 .*order_sha256: x in the receipt, \w{64} replayed",
+        r"step 8 .*order_sha256: x in the receipt, but \w{64} in the replay",
     ),
     "train_loss": (
         lambda lines: lines[3].update(train_loss=lines[3]["train_loss"] * (1 + 1e-15)),
@@ -184,15 +184,15 @@ ALTERATIONS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], str]] = {
     ),
     "a resume's content": (
         lambda lines: lines.insert(5, resumed(lines[0])),
-        r"step 6: the image set: its content_sha256 is x in",
+        r"step 6: the image set's content_sha256 is x in",
     ),
     "file": (
         lambda lines: lines[0]["dataset"].update(sha256="x"),
-        r"step 0: the image set: its sha256 is x in the receipt, \w{64} in",
+        r"step 0: the image set's sha256 is x in the receipt, but \w{64} in",
     ),
     "content": (
         lambda lines: lines[0]["dataset"].update(content_sha256="x"),
-        r"step 0: the image set: its content_sha256 is x in",
+        r"step 0: the image set's content_sha256 is x in",
     ),
 }
 
@@ -310,9 +310,10 @@ def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Rep
 
 def test_what_is_not_checked_is_named(copy: Path, replayed: Replayed) -> None:
     part = replay(copy, None, 6, 8, SerialCommunicator(), print)
-    assert {"steps 1 to 6", "result.json and weights.h5, which are of the end of a run"} <= set(
-        unchecked(copy, part)
-    )
+    assert {
+        "steps 1 to 6",
+        "result.json and weights.h5, which are written at the end of a run",
+    } <= set(unchecked(copy, part))
     assert "steps 1 to 6" not in unchecked(copy, replayed)
     (copy / "weights-best.h5").unlink()
     assert "weights-best.h5, which is missing" in unchecked(copy, replayed)

@@ -95,7 +95,7 @@ def test_a_stopped_run_goes_on_on_any_ranks(
     configuration = (copy / "config.toml").read_text()
     done = train(launcher_of(ranks), ranks, "--resume", str(copy), PYTHONPATH=stopping)
     assert done.returncode == 0, done.stderr
-    assert f"resumed  {copy}, after 6 of 12 steps, begun on 1 rank" in done.stdout
+    assert f"resumed  {copy}, after 6 of 12 steps, started on 1 rank" in done.stdout
     assert_same_end(copy, whole)
     starts = [
         (line["kind"], line["step"], line["world_size"])
@@ -157,9 +157,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     stop = {"STOP_SIGNAL": "SIGKILL", "STOP_AT_CALL": "17"}
     assert train(SERIAL, 1, *flags, PYTHONPATH=stopping, **stop).returncode == -9
     done = train(SERIAL, 1, "--resume", str(run), PYTHONPATH=stopping)
-    assert (
-        "has no checkpoint that is whole: the run begins again from its first step" in done.stdout
-    )
+    assert "has no complete checkpoint: the run starts again from its first step" in done.stdout
     assert_same_end(run, whole)
 
 
@@ -304,10 +302,10 @@ def test_all_flags_that_contradict_the_run_are_named(copy: Path) -> None:
     given = as_flags(model="mlp", num_shards=4, microbatch_size=9, optimizer="adam", seed=1)
     given += as_flags(learning_rate=0.5, schedule="linear", reduction="fast", gradient_limit=2.0)
     line = refuse(copy, *given, "--epochs", "9")
-    named = re.findall(r"(--[a-z-]+) (\S+) \(it has", line)
+    named = re.findall(r"(--[a-z-]+) (\S+) \(the run has", line)
     assert {word for pair in named for word in pair} == set(given)
     assert "--epochs" not in line
-    assert "--seed 1 (it has 0)" in refuse(copy, "--seed", "1", "--microbatch-size", "8")
+    assert "--seed 1 (the run has 0)" in refuse(copy, "--seed", "1", "--microbatch-size", "8")
 
 
 def test_a_configuration_that_contradicts_the_checkpoint_is_refused(copy: Path) -> None:
@@ -315,13 +313,13 @@ def test_a_configuration_that_contradicts_the_checkpoint_is_refused(copy: Path) 
     for flags in ([], ["--break-at-step", "7"]):
         line = refuse(copy, *flags)
         assert f"{copy / 'config.toml'} was changed" in line
-        assert "--seed 3 (it has 0)" in line
+        assert "--seed 3 (the run has 0)" in line
 
 
 def test_what_is_refused_sets_no_damaged_checkpoint_aside(copy: Path) -> None:
     newest = copy / "checkpoints" / "step-000000006.h5"
     newest.write_bytes(newest.read_bytes()[:-1])
-    assert "--seed 1 (it has 0)" in refuse(copy, "--seed", "1")
+    assert "--seed 1 (the run has 0)" in refuse(copy, "--seed", "1")
     write_config(copy, dataclasses.replace(read_config(copy), seed=3))
     assert "was changed since the checkpoint was made" in refuse(copy)
 
@@ -339,7 +337,7 @@ def test_a_finished_run_is_not_said_to_be_of_another_image_set(
     finished: Path, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     other = write_image_set(tmp_path / "other.h5", test=78)
-    assert "is not the image set that the run began with" in refuse(finished, "--data", str(other))
+    assert "is not the image set the run was started with" in refuse(finished, "--data", str(other))
     done = train(
         SERIAL, 1, *as_flags(resume=finished, data=shutil.copy(image_set(), tmp_path / "same.h5"))
     )
@@ -351,7 +349,9 @@ def test_a_finished_run_without_checkpoints_is_not_begun_again(
 ) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     shutil.rmtree(run / "checkpoints")
-    assert "no whole checkpoint to continue from: begin a new run" in refuse(run, "--epochs", "4")
+    assert "no complete checkpoint to continue from: start a new run" in refuse(
+        run, "--epochs", "4"
+    )
     (run / "weights.h5").write_bytes(b"damaged")
     assert "weights.h5" in refuse(run)
 
@@ -379,7 +379,7 @@ def test_a_run_of_another_user_is_refused_unless_told(
 
 def test_too_few_steps_are_refused(copy: Path) -> None:
     for flags in (["--epochs", "1"], ["--max-steps", "5"]):
-        assert "has taken 6 steps, more than --epochs" in refuse(copy, *flags)
+        assert "has already taken 6 steps, more than --epochs" in refuse(copy, *flags)
 
 
 def test_a_run_in_use_is_refused(copy: Path) -> None:
@@ -395,7 +395,7 @@ def test_another_image_set_under_the_same_path_is_refused(
     done = train(SERIAL, 1, "--resume", str(copy), "--data", str(other), PYTHONPATH=stopping)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     hashes = re.search(
-        r"is not the image set that the run began with \(SHA-256 of its examples (\w{64}), not"
+        r"is not the image set the run was started with \(SHA-256 of its examples (\w{64}), not"
         r" (\w{64})\)",
         done.stderr,
     )

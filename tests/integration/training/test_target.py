@@ -205,7 +205,7 @@ def test_a_higher_target_continues_it(
 
 def test_there_is_no_step_to_break_in_after_the_target(reached: Path, stopping: str) -> None:
     done = train(SERIAL, 1, "--resume", str(reached), "--break-at-step", "15", PYTHONPATH=stopping)
-    assert "replayed to the run's end, step 12: there is no step to break in" in done.stdout
+    assert "replayed to the run's end, step 12: no step is left to stop in" in done.stdout
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.5", "nan", "99"])

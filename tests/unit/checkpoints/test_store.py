@@ -128,11 +128,11 @@ def test_damaged_ones_are_named_kept_aside_and_the_one_before_is_taken(
     damaged = {step: damage(filled.path_of(step)) for step in (8, 6)}
     reports: list[str] = []
     assert newest_step(filled, reports) == 4
-    assert reports.pop() == f"the one before it is taken: {filled.path_of(4)}"
+    assert reports.pop() == f"using the checkpoint before it: {filled.path_of(4)}"
     for report, step in zip(reports, (8, 6), strict=True):
         path = filled.path_of(step)
         assert report.startswith(
-            f"warning: checkpoint {path} is damaged: its SHA-256 or its length"
+            f"warning: checkpoint {path} is damaged: its SHA-256 or length"
             f" ({len(damaged[step])} bytes)"
         )
         assert report.endswith(f"; kept as {path.name}.damaged")
@@ -175,17 +175,17 @@ def test_without_setting_aside_nothing_is_renamed(filled: CheckpointStore) -> No
     assert newest_step(filled, reports, set_aside=False) == 6
     assert contents(filled) == before
     assert reports[0].startswith(f"warning: checkpoint {filled.path_of(8)} is damaged: its SHA-256")
-    assert reports[1:] == [f"the one before it is taken: {filled.path_of(6)}"]
+    assert reports[1:] == [f"using the checkpoint before it: {filled.path_of(6)}"]
     assert "kept as" not in reports[0]
 
 
 def test_a_checkpoint_under_another_steps_name_is_refused(filled: CheckpointStore) -> None:
     filled.path_of(2).rename(filled.path_of(10))
-    with pytest.raises(CheckpointError, match="it is of step 2, not of the one in its name"):
+    with pytest.raises(CheckpointError, match="it holds step 2, not the step in its name"):
         filled.load(10)
     reports: list[str] = []
     assert newest_step(filled, reports) == 8
-    assert "step-000000010.h5 is damaged: it is of step 2" in reports[0]
+    assert "step-000000010.h5 is damaged: it holds step 2" in reports[0]
     assert "step-000000010.h5.damaged" in names(filled)
 
 
@@ -208,7 +208,7 @@ def test_a_newer_version_is_bad_input_and_nothing_is_renamed(filled: CheckpointS
     filled.path_of(8).write_bytes(make_header(2, body) + body)
     before = contents(filled)
     with pytest.raises(
-        InputError, match=rf"^{re.escape(str(filled.path_of(8)))}: it is of version 2, "
+        InputError, match=rf"^{re.escape(str(filled.path_of(8)))}: it has version 2, "
     ):
         filled.newest(pytest.fail)
     assert contents(filled) == before

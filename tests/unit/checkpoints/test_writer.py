@@ -182,7 +182,7 @@ def test_a_damaged_one_of_a_later_step_that_cannot_be_set_aside_costs_nothing(
     assert found is not None
     assert found.attributes["step"] == 2
     assert all(" is damaged: " in report and "kept as" not in report for report in reports[:2])
-    assert reports[2:] == [f"the one before it is taken: {store.path_of(2)}"]
+    assert reports[2:] == [f"using the checkpoint before it: {store.path_of(2)}"]
     Harness(store, keep=1).write(3)
     assert store.steps() == [3, 4, 6]
     assert store.load(3).attributes["step"] == 3
@@ -204,7 +204,7 @@ def test_a_full_disk_is_reported_and_the_next_write_works(store: CheckpointStore
     assert harness.reports[0].startswith(
         "warning: checkpoint of step 4 not written (No space left on device): "
     )
-    assert f"the last whole one is {store.path_of(2)}" in harness.reports[0]
+    assert f"the last complete one is {store.path_of(2)}" in harness.reports[0]
     assert harness.reports[0].endswith("; training continues")
     assert (harness.writer.last_step, store.steps()) == (2, [2])
     harness.write(6)
@@ -216,7 +216,7 @@ def test_the_first_one_not_written_is_said_to_leave_none(store: CheckpointStore)
     store.folder.write_text("a file in the folder's place")
     harness.write(2)
     assert "not written (File exists)" in harness.reports[0]
-    assert "there is none yet" in harness.reports[0]
+    assert "no checkpoint exists yet" in harness.reports[0]
     assert harness.writer.last_step == -1
     store.folder.unlink()
     harness.write(4)
@@ -240,7 +240,7 @@ def test_a_full_disk_never_costs_the_newest_or_the_best(store: CheckpointStore) 
     resumed = Harness(store, keep=3)
     with full_disk():
         resumed.write(8, best_step=2)
-    assert f"the last whole one is {store.path_of(6)}" in resumed.reports[0]
+    assert f"the last complete one is {store.path_of(6)}" in resumed.reports[0]
     assert store.steps() == [2, 6]
 
 

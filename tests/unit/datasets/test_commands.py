@@ -240,7 +240,7 @@ def test_mnist_by_force_takes_the_folder_that_the_environment_names(
         (
             (3, 2, 2),
             [],
-            "the training images are 4x6 and the test images 2x2: they must be of one size",
+            "the training images are 4x6 and the test images 2x2: they must have the same size",
         ),
         ((3, 4, 6), ["--classes", "-3"], "--classes is -3: it must be 1 to"),
         ((3, 4, 6), ["--classes", "0"], "--classes is 0: it must be 1 to"),

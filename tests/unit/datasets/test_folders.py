@@ -391,8 +391,8 @@ def test_images_of_different_sizes_are_refused_with_the_remedy(tmp_path: Path, l
     assert_refused(
         tmp_path / "in",
         tmp_path / "out.h5",
-        r"\.png is (8x5|4x6) \(height x width\), .*\.png (4x6|8x5): images must be of one size, or"
-        r" give --size HxW",
+        r"\.png is (8x5|4x6) \(height x width\), .*\.png (4x6|8x5): images must have"
+        r" the same size, or give --size HxW",
     )
 
 
@@ -477,7 +477,7 @@ def test_one_image_in_every_class_is_refused(tmp_path: Path) -> None:
     assert_refused(
         folder,
         tmp_path / "out.h5",
-        "in: there would be no test set: each class needs at least 2 images",
+        "in: the test set would be empty: each class needs at least 2 images",
         test_fraction=0.9,
     )
 

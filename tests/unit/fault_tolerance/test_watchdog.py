@@ -23,7 +23,7 @@ def test_a_rank_that_works_while_others_wait_is_late() -> None:
     ]
     assert (
         describe(everyone, 20.0)
-        == "stalled: nothing has moved for 20 s (--stall-timeout)\nlate: rank 1 on host node1"
+        == "stalled: no progress for 20 s (--stall-timeout)\nlate: rank 1 on host node1"
         " (process 1001), step 12, forward and backward of shard 1, for 20 s\nwaiting: rank 0,"
         " 2: step 12, waiting for all ranks: sum of the gradients\nstack of rank 1:\n  at"
         " forward\nstack of rank 0:\n  at Allreduce"
@@ -52,7 +52,10 @@ def test_when_all_wait_nobody_is_late() -> None:
     lines = describe(
         [status(rank, stack=f"  stack {rank}") for rank in range(6)], 300.0
     ).splitlines()
-    assert lines[1] == "every rank waits for the others: they are not at the same point"
+    assert (
+        lines[1]
+        == "every rank waits for the others: they have reached different points of the program"
+    )
     assert lines[2].startswith("waiting: rank 0, 1, 2, 3, 4, 5: step 12")
     assert [line for line in lines if line.startswith("stack of")] == [
         f"stack of rank {rank}:" for rank in range(4)

@@ -80,7 +80,7 @@ def test_the_report_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("nothing", "1", "cannot be read as a trace"),
         ("[]", "1", "cannot be read as a trace"),
         (json.dumps({"traceEvents": []}), "1", "no step is recorded in it"),
-        (json.dumps({"traceEvents": EVENTS}), "9", "--step 9: the trace has the steps 0 to 3"),
+        (json.dumps({"traceEvents": EVENTS}), "9", "--step 9: the trace has steps 0 to 3"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(

@@ -11,11 +11,11 @@ import pytest
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.training.advice import require_enough_examples, warnings_of
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 
 
 def warned(train_examples: int, **flags: Any) -> list[str]:
-    lines = list(warnings_of(Plan(Config(**flags), train_examples)))
+    lines = list(warnings_of(RunSchedule(Config(**flags), train_examples)))
     assert all("\n" not in line for line in lines)
     return lines
 

@@ -145,7 +145,7 @@ def test_another_image_set_is_refused(image_set: MakeImageSet, tmp_path: Path) -
     loop = at_step(prepare(image_set()), 3)
     other = prepare(write_image_set(tmp_path / "set.h5", train=203, test=76))
     with pytest.raises(
-        InputError, match=r"^--data: .*set\.h5 is not the image set that the run began with"
+        InputError, match=r"^--data: .*set\.h5 is not the image set the run was started with"
     ) as caught:
         restore_snapshot(other, snapshot_of(loop))
     assert f"{other.record.content_sha256}, not {loop.run.record.content_sha256})" in str(
@@ -204,9 +204,7 @@ MADE_UP = [None, True, -1, 0, 3.5, 1e300, "", "x", [], [1], {}, {"a": 1}, 10**30
 def test_a_text_that_was_made_up_is_refused(name: str, genuine: Checkpoint) -> None:
     read_snapshot(genuine)
     for text in ("", "{", "[" * 100_000, *(json.dumps(each) for each in MADE_UP if each != {})):
-        with pytest.raises(
-            InputError, match="the checkpoint of step 5 is not as distcnn writes it"
-        ):
+        with pytest.raises(InputError, match="the checkpoint of step 5 has unexpected content"):
             read_snapshot(dataclasses.replace(genuine, texts={**genuine.texts, name: text}))
     with pytest.raises(InputError, match=name):
         read_snapshot(
@@ -238,7 +236,7 @@ def test_a_best_test_that_was_made_up_is_refused(genuine: Checkpoint) -> None:
     for key in ("best_step", "best_correct", "test_step", "step"):
         for made_up in ("x", 3.5, True, [1], 10**30):
             if key != "best_correct" or made_up != 10**30:
-                with pytest.raises(InputError, match="not as distcnn writes it"):
+                with pytest.raises(InputError, match="unexpected content"):
                     read_snapshot(
                         dataclasses.replace(
                             genuine,

@@ -107,8 +107,7 @@ def test_one_bit_of_the_weights_is_found_and_its_rank_named(
     )
     assert len(set(outcomes)) == 1
     assert outcomes[0].startswith(
-        f"step 7: the replicas differ: {parameter} on rank {failing} (host host{failing}) is not"
-        " what it is on"
+        f"step 7: the replicas differ: {parameter} on rank {failing} (host host{failing}) differs"
     )
 
 
@@ -124,7 +123,7 @@ def test_one_bit_of_the_optimizer_is_found(optimizer: str, vector: str) -> None:
     )
     assert len(set(outcomes)) == 1
     assert outcomes[0].startswith(
-        f"step 7: the replicas differ: the optimizer's {vector} on rank 2 (host host2) is not"
+        f"step 7: the replicas differ: the optimizer's {vector} on rank 2 (host host2) differs"
     )
 
 
@@ -135,15 +134,15 @@ def test_the_first_parameter_is_named() -> None:
             flip(parameters.values, 20)
             flip(parameters.values, 9)
 
-    assert "differ: conv1.bias on rank 1 (host host1) is" in compare(3, damage)[0]
+    assert "differ: conv1.bias on rank 1 (host host1) differs" in compare(3, damage)[0]
 
 
 @pytest.mark.parametrize(
     ("bits", "named"),
     [
-        ({0: 1, 3: 1}, "rank 0 (host host0), 3 (host host3) is"),
-        ({1: 1, 4: 2}, "rank 1 (host host1), 4 (host host4) is"),
-        ({0: 1, 1: 1, 2: 1}, "rank 3 (host host3), 4 (host host4) is"),
+        ({0: 1, 3: 1}, "rank 0 (host host0), 3 (host host3) differs"),
+        ({1: 1, 4: 2}, "rank 1 (host host1), 4 (host host4) differs"),
+        ({0: 1, 1: 1, 2: 1}, "rank 3 (host host3), 4 (host host4) differs"),
     ],
 )
 def test_those_that_are_not_as_the_most_are_named(bits: dict[int, int], named: str) -> None:
@@ -168,5 +167,5 @@ def test_without_a_majority_all_are_named(ranks: int) -> None:
     everyone = ", ".join(f"{rank} (host host{rank})" for rank in range(ranks))
     assert len(set(outcomes)) == 1
     assert outcomes[0].startswith(
-        f"step 7: the replicas differ: dense1.bias on rank {everyone} is not"
+        f"step 7: the replicas differ: dense1.bias on rank {everyone} differs"
     )

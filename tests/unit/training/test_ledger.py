@@ -122,7 +122,7 @@ def test_a_shard_without_owner_or_with_two_is_named_on_all_ranks(
 ) -> None:
     shards = make_shards()
     of_ranks = [[shards[index] for index in rank] for rank in owners]
-    expected = [f"the ranks own the shards {owned}, not each of 0 to 2 once"] * 2
+    expected = [f"the ranks own the shards {owned}, not 0 to 2 once each"] * 2
     assert (
         on_all(of_ranks, lambda ledger, world: close_epoch(ledger, world, 3, EPOCH, 10)) == expected
     )

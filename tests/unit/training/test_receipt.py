@@ -54,10 +54,10 @@ def test_a_last_line_that_was_cut_off_does_not_count(rest: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("lines", "rest", "message"),
     [
-        ([], "", r"its first line must be of kind 'start', and each must name its step"),
+        ([], "", r"its first line must be of kind 'start', and each line must name its step"),
         ([], json.dumps(START), r"its first line must be of kind 'start'"),
         ([weights(2)], "", r"its first line must be of kind 'start'"),
-        ([START, {"kind": "weights", "step": "2"}], "", r"each must name its step"),
+        ([START, {"kind": "weights", "step": "2"}], "", r"each line must name its step"),
         ([START, {"kind": "weights"}], "", r"KeyError: 'step'"),
         ([START, {"step": 2}], "", r"KeyError: 'kind'"),
         ([START, 7], "", r"TypeError"),
@@ -93,7 +93,7 @@ def test_steps_that_the_receipt_does_not_cover_are_refused(
     with pytest.raises(
         InputError,
         match=(
-            rf"--from-step {first} --to-step {6 if last is None else last}: the receipt covers the"
+            rf"--from-step {first} --to-step {6 if last is None else last}: the receipt covers"
             r" steps 0 to 6"
         ),
     ):
@@ -134,22 +134,25 @@ def test_only_the_steps_asked_for_are_compared() -> None:
     [
         (
             weights(4, w="1", b="3"),
-            r"step 4 \(.*: step 2\): parameter b: SHA-256 2 in the receipt, 3 replayed",
+            r"step 4 \(.*: step 2\): parameter b: SHA-256 2 in the receipt, but 3 in the replay",
         ),
-        (weights(4, w="0", b="3"), r"parameter w: SHA-256 1 in the receipt, 0 replayed"),
-        (weights(4, w="1", b="2", c="5"), r"parameter c: SHA-256 None in the receipt, 5 replayed"),
-        (weights(4, w="1"), r"parameter b: SHA-256 2 in the receipt, None replayed"),
+        (weights(4, w="0", b="3"), r"parameter w: SHA-256 1 in the receipt, but 0 in the replay"),
+        (
+            weights(4, w="1", b="2", c="5"),
+            r"parameter c: SHA-256 None in the receipt, but 5 in the replay",
+        ),
+        (weights(4, w="1"), r"parameter b: SHA-256 2 in the receipt, but None in the replay"),
         (
             weights(4) | {"params_sha256": "other"},
-            r"params_sha256: all in the receipt, other replayed, though every parameter agrees",
+            r"params_sha256: all in the receipt, but other in the replay; all parameters match",
         ),
         (
             weights(5),
-            r"step 5 .*the replay has a line 'weights' here, the receipt has 'weights' of step 4",
+            r"step 5 .*has a line 'weights' here, but the receipt has 'weights' of step 4",
         ),
         (
             {"kind": "epoch", "step": 4},
-            r"the replay has a line 'epoch' here, the receipt has 'weights' of step 4",
+            r"the replay has a line 'epoch' here, but the receipt has 'weights' of step 4",
         ),
     ],
 )
@@ -174,7 +177,7 @@ def test_values_are_compared_bit_for_bit() -> None:
     recorded = {"kind": "epoch", "step": 4, "train_loss": 0.3}
     assert (
         difference(recorded, {**recorded, "train_loss": loss})
-        == f"train_loss: 0.3 in the receipt, {loss} replayed"
+        == f"train_loss: 0.3 in the receipt, but {loss} in the replay"
     )
     comparison = Comparison(
         Receipt([START, json.loads(json.dumps({**recorded, "train_loss": loss}))]), 0, 4

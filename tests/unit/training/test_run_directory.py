@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import stat
@@ -480,3 +481,13 @@ def test_the_checksums_are_those_of_sha256sum(whole: Path) -> None:
     for line in (whole / "SHA256SUMS").read_text().splitlines():
         digest, name = line.split("  ")
         assert hashlib.sha256((whole / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize(
+    "altered", [{"dataset": "x"}, {"dataset": {}}, {"steps": "x"}, {"test_loss": None}]
+)
+def test_a_damaged_result_is_named(altered: dict[str, Any], whole: Path, tmp_path: Path) -> None:
+    result = json.loads((whole / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps({**result, **altered}))
+    with pytest.raises(ValueError, match=r"^result\.json is damaged \(TypeError"):
+        read_result(tmp_path)

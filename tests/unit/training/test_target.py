@@ -10,7 +10,7 @@ from distcnn.config import Config
 from distcnn.config_parsing import TARGET_DEFAULTS, parse_config
 from distcnn.distributed import Totals
 from distcnn.errors import InputError
-from distcnn.training.schedule import Plan
+from distcnn.training.schedule import RunSchedule
 from distcnn.training.state import Meter, State
 
 
@@ -40,8 +40,8 @@ def test_only_the_state_that_was_tested_reaches_a_target(
 
 
 def test_the_schedule_begins_again_in_each_cycle() -> None:
-    whole = Plan(Config(epochs=2, microbatch_size=8, warmup_steps=2), 203)
-    cycles = Plan(Config(epochs=5, microbatch_size=8, warmup_steps=2, cycle_epochs=2), 203)
+    whole = RunSchedule(Config(epochs=2, microbatch_size=8, warmup_steps=2), 203)
+    cycles = RunSchedule(Config(epochs=5, microbatch_size=8, warmup_steps=2, cycle_epochs=2), 203)
     assert (whole.total_steps, cycles.total_steps, cycles.warmup_steps) == (8, 20, 2)
     rates = [whole.learning_rate(step) for step in range(8)]
     assert [cycles.learning_rate(step) for step in range(20)] == [*rates, *rates, *rates[:4]]

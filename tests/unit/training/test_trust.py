@@ -10,7 +10,7 @@ import pytest
 
 from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
-from distcnn.user_code import require_outside, require_trust
+from distcnn.user_code import own_code, require_outside, require_trust
 
 
 def test_what_confirms_a_model_in_a_file(tmp_path: Path) -> None:
@@ -31,8 +31,8 @@ def test_distcnns_own_names_need_no_trust(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    require_trust("model", model, tmp_path, None, False)
-    require_outside(model, tmp_path)
+    require_trust(own_code({"model": model}), tmp_path, {}, False)
+    require_outside([model], tmp_path)
 
 
 def test_a_module_beside_the_run_directory_may_be_imported(
@@ -51,4 +51,4 @@ def test_a_module_beside_the_run_directory_may_be_imported(
         ":f",
         "numpy.linalg:norm",
     ):
-        require_outside(model, *places)
+        require_outside([model], *places)

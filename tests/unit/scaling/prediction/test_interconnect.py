@@ -133,7 +133,7 @@ def test_a_file(tmp_path: Path, kind: str) -> None:
     found = parse_interconnect(written(tmp_path / "ours.json", kind=kind))
     assert (found.name, found.is_measured) == ("ours", True)
     assert found.line(BESIDE).latency == pytest.approx(1e-3)
-    assert "waiting 1.000 ms, 1,000 Mbit/s" in found.describe()
+    assert "blocking 1.000 ms, 1,000 Mbit/s" in found.describe()
 
 
 @pytest.mark.parametrize(

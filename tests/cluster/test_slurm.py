@@ -143,13 +143,7 @@ def test_no_plugin_and_a_wrong_one_are_told(
     cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     for plugin, words in (
-        (
-            "pmi7",
-            (
-                "srun has no MPI plugin 'pmi7' for this mpich library: set DISTCNN_MPI to one that"
-                " fits"
-            ),
-        ),
+        ("pmi7", "srun has no MPI plugin 'pmi7' for this mpich library: set DISTCNN_MPI to"),
         (
             "none",
             "the launcher started 4 processes (SLURM_STEP_NUM_TASKS, rank 0), but MPI sees 1 rank",

@@ -116,10 +116,10 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="python -m distcnn.benchmark",
         description=(
-            "Measure training steps on the ranks that a launcher started, such as mpirun -n 2, or"
-            " in this one process: images a second, where the time of a step goes, how it compares"
-            " with its matrix products alone, memory. Does not train to completion and writes no"
-            " run directory. docs/speed.md says what each line means."
+            "Measure training steps in this process, or on the ranks of a launcher such as"
+            " mpirun -n 2: images per second, where the time of a step goes, how it compares with"
+            " its matrix products alone, memory. Does not train to completion and writes no run"
+            " directory. docs/speed.md explains the lines."
         ),
         epilog=(
             "All flags of training (python -m distcnn.train --help) that affect a step are accepted"
@@ -130,6 +130,7 @@ def make_parser() -> Parser:
         ),
         argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
+        instead={"peer": "python benchmarks/pytorch_ddp.py compares with PyTorch"},
     )
     parser.add_argument("--steps", type=int, metavar="N", help="timed steps per turn (default 30)")
     parser.add_argument(

@@ -17,7 +17,7 @@ MOST_DELETED = 2
 class CheckpointWriter:
     """Writes one checkpoint at a time; one that cannot be written is reported, training goes on.
 
-    On a full disk older checkpoints make room for the new one, but never the newest of them, nor
+    On a full disk older checkpoints make room for the new one, but never the latest or
     the best.
     """
 

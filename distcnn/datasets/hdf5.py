@@ -1,7 +1,7 @@
 """Reading an image set in HDF5, in the format of `data/README.md`.
 
 ``/train/images`` uint8 (N, H, W) or (N, H, W, C), ``/train/labels`` integers (N,), ``/test/...``
-likewise. Each process opens the file for itself, read-only, without collective calls and without
+likewise. Each process opens the file, read-only, without collective calls and without
 file locks, which Lustre and NFS may refuse.
 """
 

@@ -25,7 +25,7 @@ _before: threadpool_limits | None = None
 
 
 def limit_blas_threads(count: int = THREADS_PER_RANK) -> None:
-    """Give this process ``count`` BLAS threads, whatever the environment says.
+    """Give this process ``count`` BLAS threads, regardless of the environment.
 
     Raises:
         InputError: another thread of this process is training with another number.

@@ -156,7 +156,7 @@ class ExactTotal:
     def __call__(self, terms: Sequence[FloatVector], bound: float) -> DoubleVector:
         """Their sum, until the next call.
 
-        No partial sum of magnitudes exceeds ``bound``, which tells whether they may go in pairs.
+        No partial sum of magnitudes exceeds ``bound``, which decides whether they may go in pairs.
         """
         anchor, size = self._anchor, terms[0].size
         total, rounded = self._total[:size], self._rounded[:size]

@@ -65,7 +65,7 @@ class Reducer(ABC):
     ``MisuseError``.
 
     Args:
-        own_shards: shards of this rank; a step has at most so many slots.
+        own_shards: shards of this rank, and so the most slots of a step.
         num_shards: shards of all ranks.
     """
 

@@ -16,7 +16,7 @@ may have the same process id.
 
 
 def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mmap.mmap] | None:
-    """Zeros of every rank, in rank order: at least as many bytes as that rank asks for.
+    """Zeros of every rank, in rank order: at least the bytes that rank requests.
 
     None when some rank cannot see another's. Collective; the ranks must be on one host. The memory
     has no name in any file system, so it is freed with the last rank, however that ends.

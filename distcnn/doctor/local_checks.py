@@ -56,7 +56,7 @@ def can_continue(facts: Facts) -> bool:
 
 
 def places_before_mpi() -> Places:
-    """Where the ranks run, as far as the launcher's variables tell this process."""
+    """Where the ranks run, as far as the launcher's variables say."""
     host, rank = socket.gethostname(), launcher.declared_rank(os.environ)
     world_size = launcher.declared_size(os.environ)
     place = launcher.declared_place(os.environ)

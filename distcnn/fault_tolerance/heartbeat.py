@@ -65,7 +65,7 @@ class Beat:
 
     Args:
         step: the latest step that was started; -1 before the first.
-        activity: what the main thread does, in words.
+        activity: what the main thread does, as text.
         waiting: whether it waits for the other ranks.
         since: when that began.
         stack_time: when ``stack`` was noted.
@@ -80,7 +80,7 @@ class Beat:
     stack: str
 
     def text(self) -> str:
-        """Step and activity in words."""
+        """Step and activity as text."""
         where = f"step {self.step}, " if self.step >= 0 else ""
         return where + "waiting for all ranks: " * self.waiting + self.activity
 

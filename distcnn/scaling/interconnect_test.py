@@ -73,8 +73,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"python -m {NAME}",
         description=(
-            "Time sums over the ranks of a launcher, one on each of two hosts, and fit"
-            " latency and bandwidth to them."
+            "Time sums over the ranks of a launcher, one on each of two hosts, and fit latency and"
+            " bandwidth to the times."
         ),
     )
     parser.add_argument(

@@ -235,15 +235,32 @@ def make_parser() -> Parser:
         ),
         argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
-        instead={"resume": "to continue a sweep, run the same command with the same --output"},
+        instead={
+            "resume": "to continue a sweep, run the same command with the same --output",
+            "shards-per-rank": "give --num-shards, for the smallest point of --mode weak",
+            **dict.fromkeys(
+                ("predict-shards", "predict-examples"),
+                "a prediction is for the batch and data that were measured: give --num-shards",
+            ),
+        },
     )
     for flag, metavar, kind, text in (
         ("--ranks", "1,2,4", ranks_from, "numbers of ranks (default 1,2,4 ... up to the cores)"),
         ("--repeats", "N", positive, "measurements per point (default 3)"),
         ("--steps", "N", positive, "timed steps per measurement (default 30)"),
-        ("--launcher", "COMMAND", str, f"what starts the ranks (default 'mpirun -n {RANKS}')"),
+        (
+            "--launcher",
+            "COMMAND",
+            str,
+            f"command that starts the ranks (default 'mpirun -n {RANKS}')",
+        ),
         ("--output", "DIR", str, "sweep directory (default runs/scaling-<time>)"),
-        ("--timeout", "SECONDS", seconds_from, "limit of one measurement; 0: none (default 600)"),
+        (
+            "--timeout",
+            "SECONDS",
+            seconds_from,
+            "time limit of one measurement; 0: none (default 600)",
+        ),
     ):
         parser.add_argument(flag, metavar=metavar, type=kind, help=text)
     parser.add_argument(
@@ -253,18 +270,23 @@ def make_parser() -> Parser:
     )
     group = parser.add_argument_group("prediction", "step times on more ranks (docs/prediction.md)")
     group.add_argument(
-        "--predict", metavar="4,8,...,4096", type=ranks_from, help="ranks to predict"
+        "--predict", metavar="4,8,...,4096", type=ranks_from, help="numbers of ranks to predict"
     )
     group.add_argument(
         "--interconnect",
         action="append",
         metavar="latency=1ms,bandwidth=10Gbit|FILE",
         help=(
-            "between hosts: latency one way (s, ms, us) and bandwidth (bit, kbit, Mbit, Gbit per"
-            " second), or a file written by distcnn.scaling.interconnect_test --json; may be"
-            " repeated (default: as measured by a sweep over several hosts)"
+            "network between hosts: one-way latency (s, ms, us) and bandwidth (bit, kbit, Mbit,"
+            " Gbit per second), or a file written by distcnn.scaling.interconnect_test --json; may"
+            " be repeated (default: as measured by a sweep over several hosts)"
         ),
     )
     group.add_argument("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
-    group.add_argument("--ranks-per-host", metavar="N", type=positive, help="how many fill a host")
+    group.add_argument(
+        "--ranks-per-host",
+        metavar="N",
+        type=positive,
+        help="ranks on a full host (default: as measured)",
+    )
     return parser

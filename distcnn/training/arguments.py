@@ -1,4 +1,4 @@
-"""The arguments of ``Trainer`` and its ``fit``: what they may be, in words of Python, not flags."""
+"""Checks of the arguments of ``Trainer``, whose errors name Python arguments, not flags."""
 
 from __future__ import annotations
 

@@ -2,9 +2,8 @@
 
 Each rank counts for its own shards what was really put into microbatches. At an epoch's end all
 ranks' entries must cover every shard once, and every example of it once. A running SHA-256 of each
-shard's order makes the proof hold over resumes: a checkpoint holds it, and the resumed run, on
-whichever ranks, must come to the same one for the steps already taken. It also stands in the
-receipt.
+shard's order makes the proof hold over resumes: a checkpoint holds it, and the resumed run, on any
+ranks, must arrive at the same one for the steps already taken. The receipt has it too.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class Ledger:
         ]
 
     def problem(self) -> str | None:
-        """The first of this rank's shards that did not use each example once, in words, or None."""
+        """The first of this rank's shards that did not use each example once, as text, or None."""
         for shard in self._shards:
             counts = self._counts[shard.index]
             wrong = np.flatnonzero(counts != 1)

@@ -317,7 +317,7 @@ class Loop:
         raise Stopped(text)
 
     def _save_before_failure(self, where: str) -> str:
-        """Save the state before a step that failed; in words, with a command that replays it."""
+        """Save the state before a step that failed; return a message with the replay's command."""
         run = self.run
         run.step.ledger.replay(*run.schedule.position(self.state.step), run.config.microbatch_size)
         saved, directory = self._save_now()

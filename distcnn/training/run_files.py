@@ -1,6 +1,6 @@
 """Files of a run directory: its lock, its configuration, and files of JSON lines.
 
-One process at a time may write to a run directory, and only into a folder of its own user. Files of
+One process at a time may write to a run directory, and only into a folder of its user. Files of
 lines are also kept in memory, so that a full disk neither ends the run nor leaves half a line.
 """
 

@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Session:
-    """What to train, where to record it and whom to tell.
+    """What to train, where to record it, and who is informed.
 
     Attributes:
         request: the settings, what to resume, and what the user confirmed.

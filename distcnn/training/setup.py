@@ -63,7 +63,7 @@ class Components:
 
 
 def named_components(config: Config) -> Components:
-    """The objects that ``config`` names. Raises ``InputError`` where there is none of a name."""
+    """The objects that ``config`` names. Raises ``InputError`` for an unknown name."""
     return Components(
         find_model(config.model),
         find_loss(config.loss),

@@ -59,7 +59,7 @@ class State:
     best_correct: int = -1
 
     def note_test(self, test: Totals) -> None:
-        """Keep the newest test, and the step of the best one."""
+        """Record the latest test, and the step of the best one."""
         self.test, self.test_step = test, self.step
         if test.correct > self.best_correct:
             self.best_step, self.best_correct = self.step, test.correct
@@ -71,7 +71,7 @@ class State:
 
     @property
     def test_accuracy(self) -> float:
-        """Of the newest test."""
+        """The accuracy of the latest test."""
         assert self.test is not None
         return self.test.correct / self.test.examples
 

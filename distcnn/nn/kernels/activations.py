@@ -30,7 +30,7 @@ class ActivationKernel:
 
 
 class ReLUKernel:
-    """``max(x, 0)``. Its output tells the derivative, so it needs no buffers of its own where it
+    """``max(x, 0)``. Its output gives the derivative, so it needs no buffers of its own where it
     may write over its input (``in_place``) and over the gradient it is given
     (``overwrite_gradient``).
     """

@@ -264,7 +264,7 @@ def test_at_the_first_step_the_weights_are_the_first_ones(
         (["--break-at-step", "-1"], "--break-at-step is -1: it must be 0 or more"),
         (["--break-at-step", "1", "--shard", "8"], "--shard is 8: the run has shards 0 to 7"),
         (["--break-at-step", "1", "--shard", "-2"], "--shard is -2: it must be 0 or more"),
-        (["--shard", "1"], "--shard 1 says where to break: give --break-at-step too"),
+        (["--shard", "1"], "--shard 1 needs a step to stop in: add --break-at-step"),
         (["--break-at-step", "1", "--resume", "none"], "none is not a folder"),
     ],
 )

@@ -62,7 +62,7 @@ def test_without_a_whole_configuration_the_checkpoints_is_taken(
 ) -> None:
     whole, config = damage_config(killed, CONFIGS[damage]), killed / "config.toml"
     said = resume(killed)
-    problem = "cannot be read (" if damage == "missing" else "is damaged or was altered"
+    problem = "cannot be read (" if damage == "missing" else "is damaged or was edited"
     assert f"warning: {config} {problem}" in said
     assert "using the configuration in the checkpoint" in said
     assert config.read_bytes() == whole, "it is written anew"
@@ -82,7 +82,7 @@ def test_a_configuration_cut_anywhere_or_with_one_bit_flipped_is_refused(
     for damaged in [*damages, whole + b"\n", whole + b"seed = 4\n"]:
         (tmp_path / "config.toml").write_bytes(damaged)
         with pytest.raises(
-            InputError, match=r"config\.toml (is damaged or was altered|cannot be read \('utf-8')"
+            InputError, match=r"config\.toml (is damaged or was edited|cannot be read \('utf-8')"
         ):
             read_config(tmp_path)
     (tmp_path / "config.toml").write_bytes(whole)

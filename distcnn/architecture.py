@@ -81,9 +81,14 @@ def _layer(layer: Layer, initialisers: bool) -> str:
     name = kind.__name__ if is_ours else f"{kind.__module__}.{kind.__qualname__}"
     written = []
     for key, parameter in inspect.signature(kind.__init__).parameters.items():
-        if key == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        if key == "self":
             continue
-        value = getattr(layer, key, parameter.default)
+        if key not in vars(layer):
+            raise InputError(
+                f"{kind.__name__}: the argument {key} is not kept, so a run cannot record it: write"
+                f" self.{key} = {key} in __init__"
+            )
+        value = getattr(layer, key)
         if same(value, parameter.default):
             continue
         if callable(value) and not initialisers:

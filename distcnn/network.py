@@ -265,3 +265,7 @@ def _recorded_model(
     if not isinstance(made, Sequential):
         raise InputError(f"{path}: model {name!r} returned a {type(made).__name__}: pass model=...")
     return made
+
+
+if __name__ == "__main__":  # until 0.2.0, this was the test of the network between hosts
+    sys.exit("the interconnect is tested by python -m distcnn.scaling.interconnect_test")

@@ -117,10 +117,15 @@ def optimizer_name(optimizer: Optimizer) -> str:
 
 
 def schedule_name(schedule: Schedule) -> str:
-    """The name by which ``find_schedule`` makes ``schedule`` again, with its warm-up."""
+    """The name by which ``find_schedule`` makes ``schedule`` again, with its warm-up.
+
+    Raises:
+        InputError: an argument is neither a number nor a text, so no name can tell it.
+    """
     if isinstance(schedule, OwnSchedule):
         return name_of(schedule.function, {})
-    return name_of(type(schedule), SCHEDULES)
+    plain = {"warmup_steps": schedule.warmup_steps}
+    return name_of(type(schedule), SCHEDULES) + _arguments(schedule, plain)
 
 
 def name_of(item: Any, known: Mapping[str, Any]) -> str:

@@ -130,6 +130,7 @@ def make_parser() -> Parser:
         ),
         argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
+        instead={"peer": "python benchmarks/pytorch_ddp.py compares with PyTorch"},
     )
     parser.add_argument("--steps", type=int, metavar="N", help="timed steps per turn (default 30)")
     parser.add_argument(

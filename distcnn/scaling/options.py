@@ -235,7 +235,14 @@ def make_parser() -> Parser:
         ),
         argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
-        instead={"resume": "to continue a sweep, run the same command with the same --output"},
+        instead={
+            "resume": "to continue a sweep, run the same command with the same --output",
+            "shards-per-rank": "give --num-shards, for the smallest point of --mode weak",
+            **dict.fromkeys(
+                ("predict-shards", "predict-examples"),
+                "a prediction is for the batch and data that were measured: give --num-shards",
+            ),
+        },
     )
     for flag, metavar, kind, text in (
         ("--ranks", "1,2,4", ranks_from, "numbers of ranks (default 1,2,4 ... up to the cores)"),

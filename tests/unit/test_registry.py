@@ -12,7 +12,7 @@ import pytest
 from distcnn import optim, train
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.registry import find_loss, find_optimizer, find_schedule, optimizer_name
+from distcnn.registry import find_loss, find_optimizer, find_schedule, optimizer_name, schedule_name
 from distcnn.training.setup import too_many_ranks
 from tests.conftest import MakeImageSet
 from tests.support.training_fixtures import result
@@ -115,3 +115,18 @@ def test_more_ranks_than_shards_keeps_the_global_batch(
     text = too_many_ranks(Config(num_shards=shards, microbatch_size=size), ranks)
     assert f"{ranks} ranks cannot share {shards} shards" in text
     assert remedy in text
+
+
+@dataclass(frozen=True)
+class Power(optim.Schedule):
+    """A schedule of one's own, with an argument."""
+
+    power: float = 1.0
+
+    def factor(self, progress: float) -> float:
+        return float((1 - progress) ** self.power)
+
+
+@pytest.mark.parametrize("schedule", [Power(3), Power(3, 2.0), optim.Linear(3)])
+def test_a_schedule_is_made_again_from_its_name(schedule: optim.Schedule) -> None:
+    assert find_schedule(schedule_name(schedule), 3) == schedule

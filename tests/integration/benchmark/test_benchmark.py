@@ -86,7 +86,7 @@ REFUSED = {
     "--steps 0": "--steps is 0: it must be at least 1",
     "--turns x": "argument --turns: invalid int value: 'x'",
     "--resume runs/x": "unknown flag --resume",
-    "--peer torch": "unknown flag --peer",
+    "--peer torch": "unknown flag --peer: python benchmarks/pytorch_ddp.py",
     "--microbatch-size 0": "--microbatch-size is 0",
     "--draw x.json": "needs the name of the picture",
     "--draw no.json --picture x.png": "no.json cannot be read as a measurement",

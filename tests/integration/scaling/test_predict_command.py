@@ -75,3 +75,9 @@ def test_one_rank_cannot_test_an_interconnect() -> None:
     done = SERIAL.run(1, "-m", "distcnn.scaling.interconnect_test")
     assert (done.returncode, done.stdout) == (2, "")
     assert "at least 2 ranks" in done.stderr
+
+
+def test_its_old_name_leads_to_it() -> None:
+    done = SERIAL.run(1, "-m", "distcnn.network")
+    assert done.returncode != 0
+    assert "distcnn.scaling.interconnect_test" in done.stderr

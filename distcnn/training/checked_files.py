@@ -56,10 +56,8 @@ def unchecked(run: Path, replayed: Replayed) -> list[str]:
         found.append(f"{BEST_WEIGHTS}, which is missing")
     elif not _line_of_best(replayed):
         found.append(BEST_WEIGHTS)
-    times = "times and speeds, "
-    if (run / SUMS).exists():
-        return [*found, f"{times}(but they match {SUMS})"]
-    return [*found, f"{times}({SUMS} is missing)"]
+    about_times = f"they match {SUMS}" if (run / SUMS).exists() else f"{SUMS} is missing"
+    return [*found, f"times and speeds ({about_times})"]
 
 
 def _line_of_best(replayed: Replayed) -> Line | None:

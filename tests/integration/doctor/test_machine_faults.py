@@ -116,7 +116,7 @@ def test_limits(serial: Launcher) -> None:
         )
     )
     seen.only_bad()
-    for says in ("only 128 open files", "only 600 seconds of CPU time", "addresses"):
+    for says in ("only 128 open files", "only 600 seconds of CPU time", "address space"):
         assert says in seen.of("limits", "warning")
 
 

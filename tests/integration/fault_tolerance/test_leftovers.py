@@ -16,7 +16,9 @@ from distcnn.fault_tolerance.leftovers import MEMORY, remove_left_behind
 from tests.conftest import Launcher, MakeImageSet
 from tests.support.running import STAGED, running
 
-NAMES = ("mpich_shm_0a1b2c_0", "sm_segment.host.0.1", "ucx_shm_posix_77")
+# Of this process alone: a file of the same name that another one has open counts as in use.
+OWN = f"{os.getpid():x}"
+NAMES = (f"mpich_shm_{OWN}_0", f"sm_segment.host.{os.getpid()}.1", f"ucx_shm_posix_{OWN}")
 
 
 @pytest.fixture

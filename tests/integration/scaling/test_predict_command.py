@@ -59,7 +59,7 @@ def test_an_interconnect_test_and_what_needs_one(
     found = json.loads(file.read_text())
     assert found["world_size"] == 2
     assert all(len(rows) >= 3 for rows in found["rows"].values())
-    assert "fit       waiting" in done.stdout
+    assert "fit       blocking" in done.stdout
     flags = ["--data", str(image_set()), *SHORT, "--ranks", "1", "--launcher", of(any_mpi)]
     flags += ["--repeats", "1", "--output", str(tmp_path / "s"), "--predict", "4"]
     without = alone(any_mpi).run(1, *COMMAND, *flags)
@@ -68,7 +68,7 @@ def test_an_interconnect_test_and_what_needs_one(
     assert (tmp_path / "s" / "scaling.json").exists()
     predicted = alone(any_mpi).run(1, *COMMAND, *flags, "--interconnect", str(file))
     assert predicted.returncode == 0, predicted.stdout + predicted.stderr
-    assert "network   net: waiting" in predicted.stdout
+    assert "network   net: blocking" in predicted.stdout
 
 
 def test_one_rank_cannot_test_an_interconnect() -> None:

@@ -158,7 +158,7 @@ def test_a_finished_run_with_a_damaged_file_is_finished_again(
     whole[len(whole) // 2] ^= 1
     (run / name).write_bytes(whole)
     said = resume(run)
-    assert re.search(rf"^warning: .*{name}.*written again", said, re.MULTILINE)
+    assert re.search(rf"^warning: .*{name}.*again", said, re.MULTILINE)
     assert_same_end(run, finished)
 
 

@@ -133,7 +133,7 @@ def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, ND
         raise ValueError(f"{group.name} is not a group")
     if h5py.h5o.get_info(group.id).rc != 1:
         raise ValueError(f"{group.name} occurs more than once")
-    for name in group:
+    for name in _names(group):
         if not _is_inside(group, name):
             raise ValueError(f"{group.name}/{name} is a link")
         item = group[name]
@@ -143,6 +143,16 @@ def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, ND
             yield f"{prefix}{name}", _array(item)
         else:
             raise ValueError(f"{item.name} is not a dataset")
+
+
+def _names(group: h5py.Group) -> list[str]:
+    """In the order of creation where ``group`` tracks it, which old versions of h5py ignore."""
+    own = h5py.h5g.open(group.id, b".")  # of a file, ``group.id`` is not a group's
+    tracked = own.get_create_plist().get_link_creation_order() & h5py.h5p.CRT_ORDER_TRACKED
+    names: list[bytes] = []
+    order = h5py.h5.INDEX_CRT_ORDER if tracked else h5py.h5.INDEX_NAME
+    own.links.iterate(names.append, idx_type=order)
+    return [name.decode(errors="surrogateescape") for name in names]
 
 
 def _array(dataset: h5py.Dataset) -> NDArray[np.generic]:

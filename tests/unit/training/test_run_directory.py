@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from distcnn.checkpoints.weights import read_weights
 from distcnn.config import Config
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.errors import InputError
@@ -178,6 +179,13 @@ def whole(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
+def assert_same_weights(path: Path, other: Path) -> None:
+    (weights, attributes), (others, expected) = map(read_weights, (path, other))
+    assert attributes == expected
+    assert list(weights) == list(others)
+    assert all(np.array_equal(weights[name], others[name]) for name in others)
+
+
 def assert_whole(path: Path, whole: Path) -> None:
     assert damage_of(path) is None
     assert read_result(path).params_sha256 == read_result(whole).params_sha256
@@ -186,7 +194,7 @@ def assert_whole(path: Path, whole: Path) -> None:
         (line["kind"], line["step"]) for line in receipt(whole)
     ]
     for name in ("weights.h5", "weights-best.h5"):
-        assert (path / name).read_bytes() == (whole / name).read_bytes()
+        assert_same_weights(path / name, whole / name)
     assert (path / "config.toml").exists()
     assert store_of(path).load(8).attributes["step"] == 8
 
@@ -426,9 +434,7 @@ def test_the_best_weights_outlive_their_checkpoint(
 ) -> None:
     again = Story(image_set(), tmp_path / "again", **OVERTRAINING)
     again.train(once(19, lambda: shutil.rmtree(tmp_path / "again")))
-    assert (tmp_path / "again" / "weights-best.h5").read_bytes() == (
-        overtrained / "weights-best.h5"
-    ).read_bytes()
+    assert_same_weights(tmp_path / "again" / "weights-best.h5", overtrained / "weights-best.h5")
 
 
 def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
@@ -461,8 +467,7 @@ def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_fo
 ) -> None:
     result, said = read_result(overtrained), list[str]()
     store_of(overtrained).path_of(result.best_step).unlink()
-    with h5py.File(overtrained / "weights.h5") as file:
-        weights = {name: values[()] for name, values in file.items()}
+    weights, _ = read_weights(overtrained / "weights.h5")
     with ExitStack() as held:
         directory = RunDirectory(overtrained, read_config(overtrained), said.append, held)
         for log, name in (

@@ -2,7 +2,7 @@
 
     python -m benchmarks.pytorch_ddp [--ranks 2] [--turns 5] [--steps 30] [flags of distcnn.train]
 
-Needs PyTorch (pip install torch). Each turn starts ``distcnn.benchmark`` on so many ranks, then as
+Needs PyTorch (pip install torch). Each turn starts ``distcnn.benchmark`` on N ranks, then as
 many processes of PyTorch, which train the same layers in the same order with the same global batch,
 loss and update rule, over gloo on this host, one thread each. PyTorch is timed in two memory
 layouts, of which the faster one counts. Its images are normalised, and in that layout, before the

@@ -30,11 +30,11 @@ FAR = 10
 number of standard deviations.
 """
 LEAST_UNWRITTEN = 16
-"""So many black images at the end of a split were never written: HDF5 allocates a whole dataset
+"""More black images than this at the end of a split were never written: HDF5 allocates a whole dataset
 when its first row is written.
 """
 FLAT = (4, 64)
-"""Images of at most so many rows and at least so many columns, or vice versa, are reported."""
+"""The most rows and the fewest columns (or vice versa) of images that are reported as odd."""
 PIXELS_AT_ONCE = 2**17
 """Counting takes eight times their memory."""
 

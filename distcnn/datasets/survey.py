@@ -30,8 +30,8 @@ FAR = 10
 number of standard deviations.
 """
 LEAST_UNWRITTEN = 16
-"""More black images than this at the end of a split were never written: HDF5 allocates a whole dataset
-when its first row is written.
+"""More black images than this at the end of a split were never written: HDF5 allocates a whole
+dataset when its first row is written.
 """
 FLAT = (4, 64)
 """The most rows and the fewest columns (or vice versa) of images that are reported as odd."""

@@ -30,8 +30,7 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
     memory = io.BytesIO()
     with h5py.File(memory, "w", track_order=True) as file:
         file.attrs["params_sha256"] = weights_sha256(weights.values())
-        for name, value in attributes.items():
-            file.attrs[name] = value
+        file.attrs.update(attributes)
         for name, values in weights.items():
             file.create_dataset(name, data=values)
     return memory.getvalue()
@@ -40,8 +39,7 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
 def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The parameters in a file of weights, and its attributes as plain values.
 
-    Raises:
-        ValueError: the file cannot be read; the text names it.
+    ``ValueError`` names the file when it cannot be read.
     """
     try:
         content = read_bytes(path)

@@ -11,8 +11,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
+from distcnn.checkpoints.writer import DISK_IS_FULL, with_room
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Parameters
@@ -81,7 +82,7 @@ class RunDirectory(Records):
                 lambda: store.make_room(result.steps, result.best_step),
             )
         except OSError as error:
-            first = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
+            first = "free some space" if error.errno in DISK_IS_FULL else "fix that"
             remedy = f"{first}, then finish the run with --resume {self.path}"
             if not self._is(self.path):
                 remedy = "start a new run elsewhere"

@@ -250,7 +250,7 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
     (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
     assert_different(
         copy,
-        rf"step 12: test_correct is 78 in result\.json, but {values['test_correct']} in the replay",
+        rf"step 12: test_correct: 78 in result\.json, but {values['test_correct']} in the replay",
         "--from-step",
         "11",
     )
@@ -269,7 +269,7 @@ def test_files_of_another_run_are_found(
     )
     shutil.copy(other / "result.json", copy)
     assert_different(
-        copy, r"step 12: params_sha256 is \w{64} in result\.json, but \w{64} in the replay"
+        copy, r"step 12: params_sha256: \w{64} in result\.json, but \w{64} in the replay"
     )
     assert_identical(copy, "--to-step", "10", steps="0 to 10")
     shutil.copy(run / "result.json", copy)

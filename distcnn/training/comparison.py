@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 
 from distcnn.checkpoints import Checkpoint
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, array_sha256, read_weights
-from distcnn.system.files import read_bytes
-from distcnn.training.receipt import STARTS, Line, Receipt, whole_lines
+from distcnn.errors import InputError
+from distcnn.system.files import read_bytes, reading
+from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
 from distcnn.training.results import (
     METRICS,
     RESULT,
@@ -141,10 +142,10 @@ class Comparison(Records):
 
 def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:
     """The lines of ``metrics.jsonl``, without speeds, that a replay from ``checkpoint`` to
-    ``to_step`` must produce. ``ValueError`` says what is wrong with them.
+    ``to_step`` must produce. ``InputError`` says what is wrong with them.
     """
     begun = checkpoint.texts["metrics"] if checkpoint else ""
-    try:
+    with reading(METRICS, *MALFORMED):
         text = read_bytes(directory / METRICS).decode()
         if checkpoint and not text.startswith(begun):
             raise ValueError(
@@ -152,10 +153,6 @@ def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -
             )
         lines = whole_lines(text[len(begun) :])
         return [_without(line, SPEED) for line in lines if line["step"] <= to_step]
-    except OSError as error:
-        raise ValueError(f"{METRICS} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{METRICS} is damaged ({type(error).__name__}: {error})") from error
 
 
 def _without(values: Line, *names: str) -> Line:
@@ -186,7 +183,7 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
                 found = {**attributes, "parameters": hashes}
                 replay = {**describe(expected, step, accuracy), **line}
                 problem = difference(found, replay, name, may_lack=True)
-    except ValueError as error:
+    except InputError as error:
         return str(error)
     return problem or damage_by_sums(run)
 

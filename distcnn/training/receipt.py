@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.config import Config
-from distcnn.errors import InputError
-from distcnn.system.files import read_bytes
+from distcnn.system.files import read_bytes, reading
 from distcnn.training.results import RECEIPT
 
 Line = dict[str, Any]
+MALFORMED = ValueError, LookupError, TypeError, AttributeError, RecursionError
+"""What reading and checking lines raises for those that distcnn did not write."""
 STARTS = ("start", "resume")
 TABLES = {"dataset": object, "software": object, "parameters": str, "model_sources": str}
 """Values of a line that hold others by name, where it has them, and the others' types."""
@@ -51,42 +52,25 @@ class Receipt:
 
 def read_receipt(directory: Path) -> Receipt:
     """The receipt in ``directory``; a last line cut off by a kill does not count."""
-    path = directory / RECEIPT
-    try:
-        return parse_receipt(read_bytes(path), path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}): name a run directory of distcnn.train"
-        ) from error
+    with reading(directory / RECEIPT, *MALFORMED, remedy="name a run directory of distcnn.train"):
+        return parse_receipt(read_bytes(directory / RECEIPT).decode())
 
 
-def parse_receipt(content: bytes, path: Path) -> Receipt:
-    """The receipt in the ``content`` of ``path``. ``InputError`` when it is not one."""
-    try:
-        lines = whole_lines(content.decode())
-        for line in lines:
-            _check(line)
-        have_steps = all(isinstance(line["step"], int) for line in lines)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not a receipt ({type(error).__name__}: {error}): it was altered by hand, or"
-            " comes from another program"
-        ) from error
-    if not lines or lines[0]["kind"] != "start" or not have_steps:
-        raise InputError(
-            f"{path} is not a receipt: its first line must be of kind 'start', and each line must"
-            " name its step"
-        )
+def parse_receipt(text: str) -> Receipt:
+    """The receipt in ``text``; one of ``MALFORMED`` when it is not one."""
+    lines = whole_lines(text)
+    if not lines or lines[0]["kind"] != "start":
+        raise ValueError("its first line must be of kind 'start'")
+    for line in lines:
+        if not isinstance(line["step"], int):
+            raise TypeError("each line must name its step")
+        if line["kind"] in STARTS:
+            Config.from_record(line["configuration"])
+        for name, kind in TABLES.items():
+            table = line.get(name, {})
+            if not isinstance(table, dict) or not all(isinstance(v, kind) for v in table.values()):
+                raise TypeError(f"{name} of a line of step {line['step']} has another type")
     return Receipt(lines)
-
-
-def _check(line: Line) -> None:
-    if line["kind"] in STARTS:
-        Config.from_record(line["configuration"])
-    for name, kind in TABLES.items():
-        table = line.get(name, {})
-        if not isinstance(table, dict) or not all(isinstance(v, kind) for v in table.values()):
-            raise TypeError(f"{name} of a line of step {line['step']} has another type")
 
 
 def whole_lines(text: str) -> list[Line]:

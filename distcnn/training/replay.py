@@ -140,7 +140,7 @@ def _read(
             say(f"no checkpoint at or before step {from_step}: replaying from the first step")
     try:
         return _Records(receipt, last, checkpoint, read_metrics(directory, checkpoint, last))
-    except ValueError as error:
+    except InputError as error:
         return _Records(receipt, last, checkpoint, problem=str(error))
 
 

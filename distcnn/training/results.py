@@ -15,7 +15,7 @@ from typing import Any
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
 from distcnn.network import Network
 from distcnn.nn import Parameters
-from distcnn.system.files import read_bytes, write_atomically
+from distcnn.system.files import read_bytes, reading, write_atomically
 from distcnn.system.json_values import from_json, to_json
 
 RESULT, SUMS = "result.json", "SHA256SUMS"
@@ -150,15 +150,11 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
 
 
 def read_result(folder: Path) -> RunResult:
-    """The result of the finished run in ``folder``. ``ValueError`` names the file if it is damaged,
+    """The result of the finished run in ``folder``. ``InputError`` names the file if it is damaged,
     or lacks what every result has.
     """
-    try:
+    with reading(RESULT, TypeError, ValueError, RecursionError):
         return RunResult.from_json(json.loads(read_bytes(folder / RESULT)))
-    except OSError as error:
-        raise ValueError(f"{RESULT} cannot be read ({error.strerror})") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{RESULT} is damaged ({type(error).__name__}: {error})") from error
 
 
 def damage_of(folder: Path) -> str | None:

@@ -18,11 +18,12 @@ from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.config import Config, as_flag
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
+from distcnn.system.files import explaining
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import dataset_identity, read_snapshot
 from distcnn.training.fingerprint import differences
 from distcnn.training.progress import Progress
-from distcnn.training.receipt import Receipt, parse_receipt, read_receipt
+from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
 from distcnn.training.results import (
     CONFIG,
     RECEIPT,
@@ -185,7 +186,7 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
     """A warning when steps after ``step`` were taken before at other learning rates, because
     --epochs was changed by a resume whose checkpoints are lost; else an empty text.
     """
-    with suppress(InputError, LookupError, TypeError, ArithmeticError):  # of unreadable lines
+    with suppress(*MALFORMED, ArithmeticError):  # of unreadable lines
         receipt = read_receipt(directory)
         schedule = RunSchedule(config, receipt.lines[0]["dataset"]["train_examples"])
         starts = [step, *(line["step"] for line in receipt.starts if line["step"] > step)]
@@ -206,8 +207,11 @@ def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report
 
     ``InputError`` if the code differs and that is not ``accepted``; other edits are reported.
     """
-    receipt = _receipt_at(point)
-    recorded = receipt.starts[-1].get("model_sources") if receipt else None
+    recorded: Sources = {}
+    with suppress(*MALFORMED):
+        texts = point.checkpoint.texts if point.checkpoint else None
+        receipt = parse_receipt(texts["receipt"]) if texts else read_receipt(point.directory)
+        recorded = receipt.starts[-1].get("model_sources", {})
     if not recorded or not now:
         return
     changes = compare_sources(recorded, now)
@@ -224,16 +228,6 @@ def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report
         report(f"warning: comments or layout in the {source} were edited: {changes}")
 
 
-def _receipt_at(point: ResumePoint) -> Receipt | None:
-    """The receipt as of the checkpoint, else of the file; None if it cannot be read."""
-    with suppress(InputError):
-        if point.checkpoint is None:
-            return read_receipt(point.directory)
-        text = point.checkpoint.texts["receipt"]
-        return parse_receipt(text.encode(), point.directory / RECEIPT)
-    return None
-
-
 def open_directory(
     config: Config, point: ResumePoint | None, held: ExitStack, any_owner: bool = False
 ) -> Path:
@@ -241,17 +235,13 @@ def open_directory(
     if point is None or not point.in_place:
         return create_run_directory(config, held, _carried(config, point), any_owner)
     path = point.directory
-    try:
+    remedy = "free some space, or name another folder with --output"
+    with explaining(f"--resume: {path} cannot be written", remedy):
         write_config(path, config)
         if (path / RESULT).exists():  # from fewer epochs than the run has now, or damaged
             step = point.checkpoint.step if point.checkpoint else 0
             (path / RESULT).rename(path / f"result-until-step-{step}.json")
         (path / SUMS).unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--resume: {path} cannot be written ({error.strerror}): free some space, or name"
-            " another folder with --output"
-        ) from error
     return path
 
 

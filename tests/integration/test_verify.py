@@ -342,7 +342,7 @@ def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert message in done.stderr
     (copy / "receipt.jsonl").write_text("this is no JSON\n")
-    assert "receipt.jsonl is not a receipt" in verify(copy).stderr
+    assert "receipt.jsonl is damaged" in verify(copy).stderr
     done = verify(tmp_path)
     assert done.returncode == 2
     assert "receipt.jsonl cannot be read" in done.stderr

@@ -43,25 +43,18 @@ def make_parser() -> argparse.ArgumentParser:
             " Nothing is written."
         ),
     )
-    parser.add_argument(
-        "run", type=Path, metavar="RUN_DIR", help="run directory of distcnn.train, finished or not"
-    )
+    run = "run directory of distcnn.train, finished or not"
     begin = "begin at the last checkpoint up to step A (default 0)"
     end = "end after step B (default: the receipt's last)"
     moved = "the image set, if it has moved; its content must be the same"
+    model = "the model to replay with, such as the run's own package.module:function"
+    trust = "import the package.module:function that the receipt names, and run its code"
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help=run)
     parser.add_argument("--from-step", type=int, default=0, metavar="A", help=begin)
     parser.add_argument("--to-step", type=int, metavar="B", help=end)
     parser.add_argument("--data", metavar="FILE", help=moved)
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="the model to replay with, such as the run's own package.module:function",
-    )
-    parser.add_argument(
-        TRUST_FLAG,
-        action="store_true",
-        help="import the package.module:function that the receipt names, and run its code",
-    )
+    parser.add_argument("--model", metavar="NAME", help=model)
+    parser.add_argument(TRUST_FLAG, action="store_true", help=trust)
     return parser
 
 

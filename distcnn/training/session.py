@@ -19,15 +19,16 @@ from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback
 from distcnn.training.checkpointing import NoSaving, Saving, check_dataset, restore_snapshot
 from distcnn.training.loop import Loop
-from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import Progress
 from distcnn.training.results import Records, RunResult
 from distcnn.training.resume import (
     ResumePoint,
+    begin_records,
     check_model,
     existing_run,
     find_resume_point,
     is_in_place,
+    open_directory,
 )
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner

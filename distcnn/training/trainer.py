@@ -18,7 +18,7 @@ from distcnn.errors import arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
-from distcnn.models import Model, model_function, model_name
+from distcnn.models import Model, find_model, model_name
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
 from distcnn.nn.losses import Loss
@@ -123,7 +123,7 @@ class Trainer:
             self._settings = plain_numbers(self._settings)
             Config(**self._settings)
             self._components = Components(
-                model_function(model),
+                find_model(model),
                 find_loss(loss) if isinstance(loss, str) else loss,
                 self.optimizer,
                 self.schedule,

@@ -91,7 +91,7 @@ def check_network(run: Run, say: Say) -> None:
 def _check_shard(step: Step, at: Position, shard: Part, lane: Lane) -> None:
     """``NotFinite`` for the first array of a shard's pass that holds a NaN or Inf."""
     random = step.streams(at.step, shard.index)
-    check_pass(lane.plan, step.loss, lane.microbatch, training=True, random=random)
+    check_pass(lane.plan, step.loss, lane.microbatch, random)
 
 
 def break_at(request: Request, communicator: Communicator, say: Say) -> None:

@@ -22,14 +22,12 @@ from distcnn.nn.layer import Array
 from distcnn.nn.plan import Plan
 from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
-from distcnn.training.advice import advice, zero_gradients
-from distcnn.training.checkpointing import NoSaving, restore_snapshot
+from distcnn.training.advice import advice_on, zero_gradients
+from distcnn.training.checkpointing import restore_snapshot
 from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_pass
-from distcnn.training.progress import NoProgress
 from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import follow, for_replay, warn_of_changes
-from distcnn.training.results import Records
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run, prepare_run
@@ -84,7 +82,7 @@ def check_network(run: Run, say: Say) -> None:
         " values are checked for NaN and infinity"
     )
     if zero:
-        say(f"warning: with the initial weights, {advice(zero)}")
+        say(f"warning: with the initial weights, {advice_on(zero)}")
     run.step.before_shard = partial(_check_shard, run.step)
 
 
@@ -116,7 +114,7 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
         f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is"
         " written"
     )
-    loop = Loop(run, state, Records(), NoSaving(), NoProgress())
+    loop = Loop(run, state)
     follow(loop, receipt, at, request.given.get("data"))
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: no step is left to stop in")

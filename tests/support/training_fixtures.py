@@ -161,7 +161,7 @@ def prepare(data: Path, communicator: Communicator | None = None, **flags: Any) 
 
 def loop_of(run: Run, state: State | None = None) -> Loop:
     """The loop, writing nothing."""
-    return Loop(run, state or State(), Records(), NoSaving(), NoProgress())
+    return Loop(run, state or State())
 
 
 class Said(NoProgress):

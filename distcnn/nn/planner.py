@@ -119,7 +119,7 @@ class Planner:
             name = self._names[index + 1]
             pooling = Pooling(following.kernel_size, name, rectify, flattened)
         shape, buffers = self._shapes[index], self._buffers
-        kernel = ConvKernel(layer, shape, self._count, buffers, pooling, self._fused)
+        kernel = ConvKernel(layer, (*shape, self._count), buffers, pooling, self._fused)
         return kernel, layers if kernel.is_fused else 1
 
     def _kind(self, index: int) -> type[Layer] | None:

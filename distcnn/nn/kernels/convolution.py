@@ -33,9 +33,9 @@ import numpy as np
 
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.geometry import Geometry
-from distcnn.nn.kernels.algorithms import Algorithm, choose_tiling
+from distcnn.nn.kernels.algorithms import choose_tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import Blocking, Piece, plan_blocking
+from distcnn.nn.kernels.blocking import Piece, plan_blocking
 from distcnn.nn.kernels.fusion import FusedPool, Pooling
 from distcnn.nn.kernels.gradients import InputGradient, WeightGradient
 from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
@@ -45,50 +45,37 @@ from distcnn.nn.layer import Array, Call, Shape
 
 
 class Epilogue(Protocol):
-    """Takes a convolution's output a piece at a time, and gives its gradient back a piece at a
-    time, both in ``Algorithm.tiled(piece)``.
+    """Makes ``result`` of a convolution's output. The piece, and in backward its gradient, is in
+    the algorithm's ``tiled``.
     """
 
     result: Array
-    """What is made of the output, whole."""
 
-    def take(self, piece: Piece) -> None:
-        """Take a piece."""
+    def take(self, piece: Piece) -> None: ...
 
-    def begin_backward(self, grad_output: Array) -> None:
-        """``grad_output`` is the gradient of ``result``."""
+    def begin_backward(self, grad_output: Array) -> None: ...
 
-    def give_gradient(self, piece: Piece) -> None:
-        """Write the gradient of a piece over the piece."""
+    def give_gradient(self, piece: Piece) -> None: ...
 
 
 class ConvKernel:
-    """One convolution for one shape.
+    """One convolution for one shape, (C, H, W, N).
 
-    Args:
-        conv: the layer.
-        input_shape: (C, H, W).
-        count: examples of a microbatch.
-        buffers: makes the arrays.
-        pooling: what follows, if that is a max pooling. Where its windows cover the output, pieces
-            hold whole ones.
-        fused: whether to run it too, where each window is within a tile.
-
-    Attributes:
-        is_fused: whether ``forward`` returns the pooling's output rather than the convolution's.
+    ``pooling`` is what follows, if that is a max pooling. Where its windows cover the output,
+    pieces hold whole ones; with ``fused`` the kernel also runs it if each window is within a tile
+    (``is_fused``), and ``forward`` returns its output.
     """
 
     def __init__(
         self,
         conv: Conv2d,
-        input_shape: Shape,
-        count: int,
+        shape: Shape,
         buffers: Buffers,
         pooling: Pooling | None = None,
         fused: bool = True,
     ) -> None:
-        channels, height, width = input_shape
-        filters, oh, ow = conv.output_shape(input_shape)
+        channels, height, width, count = shape
+        filters, oh, ow = conv.output_shape(shape[:3])
         if pooling is not None and not pooling.covers(oh, ow):
             pooling = None
         window = (1, 1) if pooling is None else pooling.window
@@ -96,33 +83,40 @@ class ConvKernel:
         geometry = Geometry(channels, height + 2 * ph, filters, *sizes, count)
         tiling = choose_tiling(geometry, window[1])
 
-        padded_width = max(width + 2 * pw, tiling.input_width(ow))
+        padded_width = max(width + 2 * pw, tiling.input_width)
         padded_shape = channels, geometry.padded_height, padded_width, count
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
-        is_padded = padded_shape[1:3] != (height, width)
-        self._padded = buffers.images(padded_shape) if is_padded else None
+        self._padded = buffers.images(padded_shape) if padded_shape != shape else None
 
         blocking = plan_blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
         self._pieces = list(blocking.pieces(padded_width, buffers))
-        self._algorithm = algorithm = _algorithm(blocking, buffers)
-        points, (kernel_height, _), depth = tiling.points, geometry.kernel, tiling.depth
+        algorithm: Winograd | TiledIm2col
+        if tiling.is_winograd:
+            algorithm = Winograd(blocking, buffers)
+        else:
+            im2col = Im2col if tiling.tile_width == 1 else TiledIm2col
+            algorithm = im2col(blocking, buffers)
+        self._algorithm = algorithm
+        points, kernel_height, depth = tiling.points, conv.kernel_size[0], tiling.depth
         self._weights = buffers.zeros((points, filters, kernel_height, channels, depth))
         self._weight_gradient = WeightGradient(blocking, buffers)
-        self._input_gradient = InputGradient(blocking, algorithm, padded_shape, buffers)
+        self._grad_input = buffers.images(padded_shape)
+        self._input_gradient = InputGradient(blocking, buffers)
+        self._shared_columns = max(conv.kernel_size[1] - conv.stride[1], 0)
         self._ones = np.ones(blocking.columns, buffers.dtype)
 
         self.is_fused = fused and pooling is not None and tiling.tile_width % window[1] == 0
         output_shape = filters, oh, ow, count
         self._epilogue: Epilogue
         if pooling is not None and self.is_fused:
-            self._epilogue = FusedPool(pooling, output_shape, self._pieces, algorithm, buffers)
+            tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
+            self._epilogue = FusedPool(pooling, output_shape, tiled, buffers)
         elif isinstance(algorithm, Im2col):
-            self._epilogue = InPlace(algorithm)
+            self._epilogue = algorithm
         else:
             self._epilogue = WholeImages(algorithm, buffers.images(output_shape))
 
     def forward(self, x: Array, call: Call) -> Array:
-        """What the epilogue makes of the output, for the input ``x`` (C, H, W, N)."""
         epilogue, algorithm = self._epilogue, self._algorithm
         if self._padded is not None:
             self._padded[self._interior] = x
@@ -140,11 +134,10 @@ class ConvKernel:
         return epilogue.result
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        """Write the parameters' gradients; return the input's, a view of a larger array."""
         epilogue, algorithm, grad_bias = self._epilogue, self._algorithm, call.grads["bias"]
         points, filters, kernel_height, channels, depth = self._weights.shape
         epilogue.begin_backward(grad_output)
-        self._weight_gradient.begin()
+        self._weight_gradient.total.fill(0)
         grad_bias.fill(0)
         if input_gradient:
             self._input_gradient.begin(self._weights)
@@ -155,23 +148,26 @@ class ConvKernel:
             grad_bias += np.add.reduce(sums, axis=0)
             self._weight_gradient.add(piece, grad_products)
             if input_gradient:
-                self._input_gradient.write(piece)
+                rows = self._input_gradient.rows(piece, algorithm.grad_products)
+                grad_x = self._grad_input[:, piece.block.complete, *piece.input]
+                # What the strip to the left wrote is added to.
+                held = self._shared_columns if piece.input.columns.start else 0
+                algorithm.transform_input_gradient(rows, grad_x, held)
         transformed = self._weight_gradient.total.reshape(
             points, kernel_height, channels, depth, filters
         )
         algorithm.transform_weight_gradient(transformed, call.grads["weight"])
-        return self._input_gradient.images[self._interior] if input_gradient else None
+        return self._grad_input[self._interior] if input_gradient else None
 
 
 class WholeImages:
-    """The output as whole images, copied from the tiles and back: an ``Epilogue``."""
+    """An ``Epilogue``: the output as whole images, copied from the tiles and back."""
 
-    def __init__(self, algorithm: Algorithm, images: Array) -> None:
+    def __init__(self, algorithm: Winograd | TiledIm2col, images: Array) -> None:
         self._algorithm, self.result = algorithm, images
 
     def take(self, piece: Piece) -> None:
-        tiled = self._algorithm.tiled(piece)
-        copy_tiles(self.result[piece.of_output], tiled, to_images=True)
+        copy_tiles(self.result[piece.of_output], self._algorithm.tiled(piece), to_images=True)
 
     def begin_backward(self, grad_output: Array) -> None:
         self._grad_output = grad_output
@@ -181,27 +177,3 @@ class WholeImages:
         if images.shape[2] % len(tiled):
             tiled[:, :, :, -1].fill(0)  # the last tile reaches beyond the images
         copy_tiles(images, tiled, to_images=False)
-
-
-class InPlace:
-    """The output as whole images, which is what ``Im2col`` writes: an ``Epilogue``."""
-
-    def __init__(self, algorithm: Im2col) -> None:
-        self._algorithm, self.result = algorithm, algorithm.images
-
-    def take(self, piece: Piece) -> None:
-        pass
-
-    def begin_backward(self, grad_output: Array) -> None:
-        self._algorithm.read_gradient(grad_output)
-
-    def give_gradient(self, piece: Piece) -> None:
-        pass
-
-
-def _algorithm(blocking: Blocking, buffers: Buffers) -> Algorithm:
-    if blocking.tiling.is_winograd:
-        return Winograd(blocking, buffers)
-    if blocking.tiling.is_untiled:
-        return Im2col(blocking, buffers)
-    return TiledIm2col(blocking, buffers)

@@ -5,23 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import numpy as np
 
 from distcnn.nn.geometry import Geometry
-from distcnn.nn.kernels.algorithms import Algorithm
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Blocking, Piece
-from distcnn.nn.layer import Array, Shape
+from distcnn.nn.layer import Array
 
 
 class WeightGradient:
-    """dU, the sum over all rows of G V^T: ``begin``, ``add`` each piece, then ``total``.
-
-    Attributes:
-        total: (P, kh*C*J, O).
+    """dU, the sum over all rows of G V^T, in ``total`` (P, kh*C*J, O): fill it with 0, then ``add``
+    each piece.
     """
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
@@ -31,15 +25,9 @@ class WeightGradient:
         self.total = buffers.zeros((points, terms, filters))
         self._of_piece = buffers.zeros((points, terms, filters))
         self._of_rows = buffers.zeros((points, rows, terms, filters))
-        self._transposed = (
-            buffers.zeros((points, rows, blocking.columns, filters))
-            if blocking.tiling.is_winograd
-            else None
-        )
-
-    def begin(self) -> None:
-        """Begin with zero."""
-        self.total.fill(0)
+        self._transposed = None
+        if blocking.tiling.is_winograd:  # small products, where BLAS takes five times the copy
+            self._transposed = buffers.zeros((points, rows, blocking.columns, filters))
 
     def add(self, piece: Piece, grad_products: Array) -> None:
         """Add a piece, whose rows of dM are ``grad_products``.
@@ -47,7 +35,7 @@ class WeightGradient:
         As the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time.
         """
         transposed, of_rows = grad_products.swapaxes(2, 3), self._of_rows[:, : piece.height]
-        if self._transposed is not None:  # small products, where BLAS takes five times the copy
+        if self._transposed is not None:
             np.copyto(self._transposed[:, : piece.height], transposed)
             transposed = self._transposed[:, : piece.height]
         np.matmul(piece.windows, transposed, out=of_rows)
@@ -56,91 +44,52 @@ class WeightGradient:
 
 
 class InputGradient:
-    """The gradient of the padded input: ``begin``, then ``write`` all pieces in their order.
+    """dV, the rows of one piece after another.
 
-    Args:
-        blocking: how the convolution is cut.
-        algorithm: keeps dM, and transforms dV back.
-        shape: of the padded input, (C, H, W, N).
-        buffers: makes the arrays.
-
-    Attributes:
-        images: the gradient, of ``shape``.
+    Row h of V is row i of the kernel for the outputs r with r*stride + i = h. So every row of V
+    that meets the kernel rows ``first, first + stride, ...`` is one product, with their weights
+    stacked side by side, from the last to the first, as the outputs that they meet ascend.
     """
 
-    def __init__(
-        self, blocking: Blocking, algorithm: Algorithm, shape: Shape, buffers: Buffers
-    ) -> None:
+    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         geometry, points = blocking.geometry, blocking.tiling.points
-        (kernel_height, kernel_width), (stride, stride_width) = geometry.kernel, geometry.stride
         depth = geometry.channels * blocking.tiling.depth
-        self.images = buffers.images(shape)
-        self._algorithm, self._stride = algorithm, stride
-        self._shared_columns = max(kernel_width - stride_width, 0)
-        self._gathers = list(plan_gathers(geometry))
-        self._stacked = [
-            buffers.zeros(
-                (points, depth, len(range(first, kernel_height, stride)), geometry.filters)
-            )
-            for first in range(min(stride, kernel_height))
+        kernel_height, stride = geometry.kernel[0], geometry.stride[0]
+        heights = [len(range(first, kernel_height, stride)) for first in range(stride)]
+        self._stride = stride
+        self._stacks = [
+            buffers.zeros((points, depth, height, geometry.filters)) for height in heights if height
         ]
-        self._grad_rows = buffers.zeros((points, blocking.most_inputs, depth, blocking.columns))
+        self._products = [
+            self._product(row, heights[row % stride], geometry)
+            for row in range(geometry.padded_height)
+        ]
+        self._rows = buffers.zeros((points, blocking.most_inputs, depth, blocking.columns))
+
+    def _product(self, row: int, in_stack: int, geometry: Geometry) -> tuple[Array, slice]:
+        """The weights that input row ``row`` meets, (P, C*J, any*O), and in which rows of G."""
+        filters, last = geometry.filters, row // self._stride
+        first = last - in_stack + 1  # the output that the last of the stack meets here
+        start = max(first, 0)
+        stop = max(min(last + 1, geometry.output_size[0]), start)
+        stack = self._stacks[row % self._stride if in_stack else 0]
+        weights = stack.reshape(*stack.shape[:2], -1)
+        few = weights[:, :, (start - first) * filters : (stop - first) * filters]
+        return few, slice(start * filters, stop * filters)
 
     def begin(self, weights: Array) -> None:
-        """Stack the ``weights`` U: the W_i that one row meets side by side, from the last to the
-        first, as the rows of outputs that they meet ascend.
-        """
-        for first, stacked in enumerate(self._stacked):
+        """Take the weights U, (P, O, kh, C, J)."""
+        for first, stack in enumerate(self._stacks):
             kernel_rows = weights[:, :, first :: self._stride][:, :, ::-1]
             side_by_side = kernel_rows.reshape(*kernel_rows.shape[:3], -1)
-            np.copyto(stacked, side_by_side.transpose(0, 3, 2, 1))
+            np.copyto(stack, side_by_side.transpose(0, 3, 2, 1))
 
-    def write(self, piece: Piece) -> None:
-        """Write the rows that ``piece`` completes: dV, transformed back."""
-        complete, (columns, images) = piece.block.complete, piece.input
-        grad_products = self._algorithm.grad_products
+    def rows(self, piece: Piece, grad_products: Array) -> Array:
+        """The rows of dV that ``piece`` completes, given dM (P, oh, O, T*N) up to there."""
         points, oh, filters, _ = grad_products.shape
         below_each_other = grad_products.reshape(points, oh * filters, -1)
-        grad_rows = self._grad_rows[:, : complete.stop - complete.start]
-        for gather in self._gathers[complete]:
-            row, outputs = grad_rows[:, gather.row - complete.start], gather.outputs
-            if outputs.start == outputs.stop:
-                row.fill(0)
-                continue
-            weights = self._stacked[gather.stack].reshape(points, row.shape[1], -1)
-            kernel_rows = _times(gather.kernel_rows, filters)
-            np.matmul(
-                weights[:, :, kernel_rows], below_each_other[:, _times(outputs, filters)], out=row
-            )
-        # What the strip to the left wrote is added to.
-        held = self._shared_columns if columns.start else 0
-        grad_x = self.images[:, complete, columns, images]
-        self._algorithm.transform_input_gradient(grad_rows, grad_x, held)
-
-
-@dataclass(frozen=True)
-class Gather:
-    """Which outputs meet input row ``row``, and with which of the kernel rows ``stack, stack +
-    stride, ...``, counted from the last.
-    """
-
-    row: int
-    stack: int
-    kernel_rows: slice
-    outputs: slice
-
-
-def plan_gathers(geometry: Geometry) -> Iterator[Gather]:
-    """One for each row of the input."""
-    kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
-    for row in range(geometry.padded_height):
-        stack = row % stride
-        in_stack = len(range(stack, kernel_height, stride))
-        first = row // stride - in_stack + 1  # the output that the stack's last row meets here
-        start = max(first, 0)
-        stop = max(min(row // stride + 1, oh), start)
-        yield Gather(row, stack, slice(start - first, stop - first), slice(start, stop))
-
-
-def _times(span: slice, by: int) -> slice:
-    return slice(span.start * by, span.stop * by)
+        complete = piece.block.complete
+        grad_rows = self._rows[:, : complete.stop - complete.start]
+        for index, (weights, outputs) in enumerate(self._products[complete]):
+            np.matmul(weights, below_each_other[:, outputs], out=grad_rows[:, index])
+        return grad_rows

@@ -72,11 +72,7 @@ class Parameters:
         )
 
     def draw(self, rng: np.random.Generator) -> Parameters:
-        """Draw every parameter's first values, in order, from ``rng``; return these parameters.
-
-        Raises:
-            ArgumentError: an initialiser returned an array of another shape.
-        """
+        """Draw every parameter's first values, in order, from ``rng``; return these parameters."""
         for name, values in self.named().items():
             described = self.described[name]
             drawn = described.initialiser(rng, described.shape, described.fan_in, described.fan_out)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from distcnn.errors import explained
 from distcnn.nn.geometry import Pair, as_count, as_pair, output_size
-from distcnn.nn.initialisers import as_initialiser, he_normal, zeros
 from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape, image_shape
+from distcnn.nn.parameters import as_initialiser, he_normal, zeros
 
 
 class Conv2d(Layer):

@@ -6,8 +6,8 @@ import math
 
 from distcnn.errors import explained
 from distcnn.nn.geometry import as_count
-from distcnn.nn.initialisers import as_initialiser, he_normal, zeros
 from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape
+from distcnn.nn.parameters import as_initialiser, he_normal, zeros
 
 
 class Flatten(Layer):

@@ -39,7 +39,7 @@ class Kernel(Protocol):
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         """Write the parameters' gradients to ``call.grads``; return the input's gradient, or None
-        without ``input_gradient``.
+        without ``input_gradient`` (always given to kernels that have no parameters).
         """
 
 

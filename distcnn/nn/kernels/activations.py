@@ -22,9 +22,7 @@ class ActivationKernel:
         self._activation.function(x, out=self._output)
         return self._output
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        if not input_gradient:
-            return None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         self._activation.derivative(self._input, self._output, out=self._grad_input)
         self._grad_input *= grad_output
         return self._grad_input
@@ -50,9 +48,7 @@ class ReLUKernel:
         np.maximum(x, self._zeros, out=self._output)
         return self._output
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        if not input_gradient:
-            return None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         # A Boolean mask takes half the time of a derivative in floating point, and writing over
         # the gradient half of that.
         is_positive = np.greater(self._output, 0, out=self._is_positive)

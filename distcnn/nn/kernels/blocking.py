@@ -30,13 +30,6 @@ FEWEST_COLUMNS = 96
 """Of the matrices of a strip, tiles times images: products with fewer are slow."""
 
 
-class Strip(NamedTuple):
-    """Some columns of some images."""
-
-    columns: slice
-    images: slice
-
-
 class Block(NamedTuple):
     """Rows that go through together."""
 
@@ -49,15 +42,14 @@ class Block(NamedTuple):
 class Piece:
     """One block of one strip, with what it takes of V (``distcnn.nn.kernels.algorithms``)."""
 
-    input: Strip  # of the padded input
-    output: Strip
-    block: Block
-    fresh_rows: Array  # V of the block's fresh rows, (P, rows, C*J, T*N)
+    input_columns: slice  # of the padded input
+    output_columns: slice
+    images: slice
+    output_rows: slice
+    fresh: slice
+    complete: slice
+    fresh_rows: Array  # V of the fresh rows, (P, rows, C*J, T*N)
     windows: Array  # V of all rows that its outputs need, (P, rows, kh*C*J, T*N), a view
-
-    @property
-    def output_rows(self) -> slice:
-        return self.block.output_rows
 
     @property
     def height(self) -> int:
@@ -66,7 +58,7 @@ class Piece:
     @property
     def of_output(self) -> tuple[slice, slice, slice, slice]:
         """To index the output (O, oh, ow, N) with."""
-        return slice(None), self.output_rows, *self.output
+        return slice(None), self.output_rows, self.output_columns, self.images
 
 
 @dataclass(frozen=True)
@@ -100,7 +92,7 @@ class Blocking:
         """In their order, for inputs of ``width`` columns with their padding."""
         geometry, depth = self.geometry, self.geometry.channels * self.tiling.depth
         shape = self.tiling.points, geometry.padded_height, depth, self.columns
-        for of_input, of_output in self._strips(width):
+        for strip in self._strips(width):
             rows = buffers.zeros(shape)
             # The rows of a window are contiguous, so all windows are a view.
             of_point, of_row, of_depth, of_column = rows.strides
@@ -111,10 +103,10 @@ class Blocking:
             )
             for block in self.blocks:
                 of_block = rows[:, block.fresh], windows[:, block.output_rows]
-                yield Piece(of_input, of_output, block, *of_block)
+                yield Piece(*strip, *block, *of_block)
 
-    def _strips(self, width: int) -> Iterator[tuple[Strip, Strip]]:
-        """Of the input and of the output."""
+    def _strips(self, width: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Columns of the input, those of the output, and images."""
         geometry, columns = self.geometry, self.tiles * self.tiling.tile_width
         output_width, stride = geometry.output_size[1], geometry.stride[1]
         shared = max(geometry.kernel[1] - stride, 0)  # by neighbouring strips
@@ -123,7 +115,7 @@ class Blocking:
             for first in range(0, output_width, columns):
                 end = min(first + columns, output_width)
                 stop = width if end == output_width else end * stride + shared
-                yield Strip(slice(first * stride, stop), images), Strip(slice(first, end), images)
+                yield slice(first * stride, stop), slice(first, end), images
 
 
 def _length(rows: slice) -> int:

@@ -17,17 +17,15 @@ being the weights of kernel row i,
     dL/dV[h] = sum over those (i, r) of  W_i^T G[r]
 
 which is one product too, of the W_i side by side with the G[r] one below the other. The gradient of
-the input is that, transformed back, without its border. (LeCun et al. 1998; Dumoulin and Visin, "A
-guide to convolution arithmetic", 2016.)
+the input is that, transformed back, without its border.
 
 Forward and backward go through the same pieces (``blocking.py``) in the same order; V, which
-backward needs again, is kept in between. An ``Epilogue`` takes each piece of the output and makes
-something of it: whole images here, pooled ones in ``fusion.py``.
+backward needs again, is kept in between. An epilogue takes each piece of the output, which is in
+the algorithm's ``tiled``, and makes its ``result`` of it: whole images here or in ``im2col.py``,
+pooled ones in ``fusion.py``. On the way back it writes the gradient of each piece to ``tiled``.
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import numpy as np
 
@@ -42,20 +40,6 @@ from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
 from distcnn.nn.kernels.tiles import copy_tiles
 from distcnn.nn.kernels.winograd import Winograd
 from distcnn.nn.layer import Array, Call, Shape
-
-
-class Epilogue(Protocol):
-    """Makes ``result`` of a convolution's output. The piece, and in backward its gradient, is in
-    the algorithm's ``tiled``.
-    """
-
-    result: Array
-
-    def take(self, piece: Piece) -> None: ...
-
-    def begin_backward(self, grad_output: Array) -> None: ...
-
-    def give_gradient(self, piece: Piece) -> None: ...
 
 
 class ConvKernel:
@@ -107,7 +91,7 @@ class ConvKernel:
 
         self.is_fused = fused and pooling is not None and tiling.tile_width % window[1] == 0
         output_shape = filters, oh, ow, count
-        self._epilogue: Epilogue
+        self._epilogue: FusedPool | Im2col | WholeImages
         if pooling is not None and self.is_fused:
             tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
             self._epilogue = FusedPool(pooling, output_shape, tiled, buffers)
@@ -149,9 +133,9 @@ class ConvKernel:
             self._weight_gradient.add(piece, grad_products)
             if input_gradient:
                 rows = self._input_gradient.rows(piece, algorithm.grad_products)
-                grad_x = self._grad_input[:, piece.block.complete, *piece.input]
+                grad_x = self._grad_input[:, piece.complete, piece.input_columns, piece.images]
                 # What the strip to the left wrote is added to.
-                held = self._shared_columns if piece.input.columns.start else 0
+                held = self._shared_columns if piece.input_columns.start else 0
                 algorithm.transform_input_gradient(rows, grad_x, held)
         transformed = self._weight_gradient.total.reshape(
             points, kernel_height, channels, depth, filters
@@ -161,7 +145,7 @@ class ConvKernel:
 
 
 class WholeImages:
-    """An ``Epilogue``: the output as whole images, copied from the tiles and back."""
+    """An epilogue: the output as whole images, copied from the tiles and back."""
 
     def __init__(self, algorithm: Winograd | TiledIm2col, images: Array) -> None:
         self._algorithm, self.result = algorithm, images

@@ -79,5 +79,5 @@ class FlattenKernel:
             x = self._copy
         return x.reshape(-1, self._shape[-1])
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        return grad_output.reshape(self._shape) if input_gradient else None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
+        return grad_output.reshape(self._shape)

@@ -3,11 +3,8 @@ piece.
 
 The convolution's output is the largest array of most networks. Pooled while a piece of it is in
 the caches, it is never written to memory, nor is its gradient. The bits are those of one layer
-after the other: the same products, sums and comparisons, of the same numbers. ReLU is one more
-comparison of the pooling's, with 0.
-
-``FusedPool`` is an ``Epilogue`` of ``ConvKernel`` (``convolution.py``). It assumes that each tile,
-and so each piece, holds whole windows.
+after the other. ReLU is one more comparison of the pooling's, with 0. Each tile, and so each piece,
+must hold whole windows.
 """
 
 from __future__ import annotations
@@ -41,7 +38,9 @@ class Pooling:
 
 
 class FusedPool:
-    """Pools the output (O, oh, ow, N) of a convolution, of which each piece is in ``tiled``."""
+    """An epilogue (``convolution.py``): pools the output (O, oh, ow, N) of a convolution, of which
+    each piece is in ``tiled``.
+    """
 
     def __init__(
         self, pooling: Pooling, shape: Shape, tiled: Mapping[Piece, Array], buffers: Buffers
@@ -80,8 +79,8 @@ class PooledPiece:
         self, tiled: Array, piece: Piece, pooling: Pooling, output: Array, buffers: Buffers
     ) -> None:
         height, width = pooling.window
-        rows, columns = _divided(piece.output_rows, height), _divided(piece.output.columns, width)
-        self._of_output = slice(None), rows, columns, piece.output.images
+        rows, columns = _divided(piece.output_rows, height), _divided(piece.output_columns, width)
+        self._of_output = slice(None), rows, columns, piece.images
         self._output = output[self._of_output]
         windows = tiled.reshape(-1, width, *tiled.shape[1:])
         self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]

@@ -88,7 +88,7 @@ class InputGradient:
         """The rows of dV that ``piece`` completes, given dM (P, oh, O, T*N) up to there."""
         points, oh, filters, _ = grad_products.shape
         below_each_other = grad_products.reshape(points, oh * filters, -1)
-        complete = piece.block.complete
+        complete = piece.complete
         grad_rows = self._rows[:, : complete.stop - complete.start]
         for index, (weights, outputs) in enumerate(self._products[complete]):
             np.matmul(weights, below_each_other[:, outputs], out=grad_rows[:, index])

@@ -92,8 +92,8 @@ class TiledIm2col:
 
 
 class Im2col(TiledIm2col):
-    """Tiles of one output: products are rows of the output ``result`` (O, oh, ow, N), so it is an
-    ``Epilogue`` (``convolution.py``) too, with nothing to do for a piece.
+    """Tiles of one output: products are rows of the output ``result`` (O, oh, ow, N), so it is the
+    epilogue (``convolution.py``) too, with nothing to do for a piece.
     """
 
     def _make_products(self, rows: int) -> Array:

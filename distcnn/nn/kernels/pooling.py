@@ -52,9 +52,7 @@ class MaxPoolKernel(PoolKernel):
         self._max.find_largest(self._offsets(x))
         return self._output
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        if not input_gradient:
-            return None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         if self._overlapping:
             self._grad_input.fill(0)
         pixels = self._offsets(self._grad_input)
@@ -78,9 +76,7 @@ class AvgPoolKernel(PoolKernel):
         self._output *= self._fraction
         return self._output
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        if not input_gradient:
-            return None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         # The output is not needed any more: its buffer takes each window's share.
         share = np.multiply(grad_output, self._fraction, out=self._output)
         if self._overlapping:

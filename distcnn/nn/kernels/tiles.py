@@ -24,7 +24,7 @@ class Shifts:
         """The view of those rows of ``x`` that are new in ``piece``."""
         known, view = self._views.get(piece, (None, x))
         if known is not x:
-            rows = x[:, piece.block.fresh, piece.input.columns, piece.input.images]
+            rows = x[:, piece.fresh, piece.input_columns, piece.images]
             channels, height, _, count = rows.shape
             of_channel, of_row, of_column, of_example = rows.strides
             of_output = of_column * self._step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from numbers import Integral
 
 from distcnn.nn.layer import Array
@@ -57,16 +56,3 @@ def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator
         rows = slice(i, i + stride[0] * (size[0] - 1) + 1, stride[0])
         for j in range(kernel[1]):
             yield x[:, rows, j : j + stride[1] * (size[1] - 1) + 1 : stride[1]]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The sizes of a convolution."""
-
-    channels: int
-    padded_height: int  # of the input
-    filters: int
-    kernel: Pair
-    stride: Pair
-    output_size: Pair
-    count: int  # examples

@@ -7,5 +7,5 @@ unless the planner allows it, and nobody else changes its input before its ``bac
 
 The convolution is in several files. Read ``algorithms.py`` (im2col and Winograd, with the letters
 that all of them use), ``blocking.py`` (in which pieces) and ``convolution.py`` (what is done to a
-piece), in that order; it calls ``im2col.py``, ``winograd.py``, ``gradients.py`` and ``fusion.py``.
+piece), in that order; it calls ``im2col.py``, ``winograd.py`` and ``fusion.py``.
 """

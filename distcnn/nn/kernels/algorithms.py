@@ -32,13 +32,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distcnn.nn.geometry import Geometry
+from distcnn.nn.geometry import Pair
 
 MOST_POINTS = 8
 """More points multiply less, but their matrices hold larger numbers, which round worse."""
 LEAST_DEPTH = 24
 """Channels times kernel rows below which a point's matrix product is too thin to gain anything."""
 LEAST_FILTERS = 16
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes of a convolution."""
+
+    channels: int
+    padded_height: int  # of the input
+    filters: int
+    kernel: Pair
+    stride: Pair
+    output_size: Pair
+    count: int  # examples
 
 
 @dataclass(frozen=True)

@@ -34,16 +34,21 @@ class Arena:
         self._slab_bytes, self._lock = slab_bytes, Lock()
         self._rest = memoryview(bytearray())
 
-    def zeros(self, nbytes: int) -> NDArray[np.uint8]:
-        """An array of ``nbytes`` bytes that starts on a cache line."""
+    def zeros(self, shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
+        """An array that starts on a cache line, so that neither speed nor result depends on the
+        address.
+        """
+        dtype = np.dtype(dtype)
+        nbytes = math.prod(shape) * dtype.itemsize
         taken = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         with self._lock:
             if taken > self._slab_bytes:
-                return np.frombuffer(_slab(taken), np.uint8, nbytes)
-            if taken > len(self._rest):
-                self._rest = _slab(self._slab_bytes)
-            own, self._rest = self._rest[:taken], self._rest[taken:]
-        return np.frombuffer(own, np.uint8, nbytes)
+                own = _slab(taken)
+            else:
+                if taken > len(self._rest):
+                    self._rest = _slab(self._slab_bytes)
+                own, self._rest = self._rest[:taken], self._rest[taken:]
+        return np.frombuffer(own, np.uint8, nbytes).view(dtype).reshape(shape)
 
 
 def _slab(nbytes: int) -> memoryview:
@@ -52,13 +57,8 @@ def _slab(nbytes: int) -> memoryview:
     return raw.data[start : start + nbytes]
 
 
-_ARENA = Arena()  # of the process; each buffer belongs to one plan
-
-
-def buffer(shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros that start on a cache line, so that neither speed nor result depends on the address."""
-    dtype = np.dtype(dtype)
-    return _ARENA.zeros(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+buffer = Arena().zeros
+"""From the arena of the process; each buffer belongs to one plan."""
 
 
 class Buffers:

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 from numpy.lib.stride_tricks import as_strided
 
-from distcnn.nn.geometry import Geometry
-from distcnn.nn.kernels.algorithms import Tiling
+from distcnn.nn.kernels.algorithms import Geometry, Tiling
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array
 

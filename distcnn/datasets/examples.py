@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 import numpy as np
 
 from distcnn.datasets.hdf5 import DatasetInfo, ImageFile, Images, Labels
-from distcnn.datasets.opening import file_system_problem, hdf5_reason, input_errors
+from distcnn.datasets.opening import input_errors, read_error
 from distcnn.errors import InputError
 from distcnn.system.wording import counted
 
@@ -149,10 +149,7 @@ class ExampleFile(ExampleReader):
                 raise InputError(
                     f"{path}: /{split}, {where}: out of memory; give a smaller --data-memory MIB"
                 ) from error
-            damaged = (
-                f"{path}: /{split} is damaged, {where} ({hdf5_reason(error)}): make the file again"
-            )
-            raise InputError(file_system_problem(path, error) or damaged) from error
+            raise read_error(path, error, f"{path}: /{split} is damaged, {where}") from error
 
     def _has_room(self, split: str) -> bool:
         """Whether there is memory for a chunk both as stored and as decoded: HDF5 does not say if

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.opening import OpenFiles, file_system_problem, hdf5_reason, input_errors
+from distcnn.datasets.opening import OpenFiles, input_errors, read_error
 from distcnn.datasets.storage import find_dataset, require_stored
 from distcnn.errors import InputError
 
@@ -258,11 +258,8 @@ def _count_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
             try:
                 numbers = labels[start : start + LABELS_AT_ONCE]
             except OSError as error:
-                damaged = (
-                    f"{opened.path}: the {split} labels are damaged ({hdf5_reason(error)}): make"
-                    " the file again"
-                )
-                raise InputError(file_system_problem(opened.path, error) or damaged) from error
+                damage = f"{opened.path}: the {split} labels are damaged"
+                raise read_error(opened.path, error, damage) from error
             progress()
             index = int(numbers.argmax())
             if int(numbers[index]) > largest:

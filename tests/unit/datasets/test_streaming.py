@@ -201,8 +201,8 @@ def test_what_cannot_be_read_is_refused_where_it_is_wanted_and_again(tmp_path: P
         with pytest.raises(
             InputError,
             match=(
-                r"set\.h5: /train is damaged, examples \d to \d cannot be read \(.+\): make the"
-                r" file again"
+                r"set\.h5: /train is damaged, examples \d to \d cannot be read \(.+\): prepare it"
+                r" again"
             ),
         ):
             shard.fill(microbatch(2), 0, step)

@@ -229,7 +229,7 @@ def _prefixed(where: str) -> Iterator[None]:
 
 
 def _resolved(name: str, primary: str, variable: str, where: str) -> str:
-    """The first existing path at which HDF5 looks for ``name``, which the file ``primary`` names."""
+    """The first existing path at which HDF5 looks for ``name``, named in the file ``primary``."""
     path = Path(primary)
     prefixes = filter(None, os.environ.get(variable, "").split(":"))
     folders = [prefix.replace("${ORIGIN}", str(path.parent.absolute())) for prefix in prefixes]

@@ -16,7 +16,6 @@ from distcnn.datasets.examples import ExampleFile, piece_size, pieces_of
 from distcnn.datasets.hashing import BlockHashes, WholeHash, blocks_sha256, leaves_of
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels, by
 from distcnn.errors import InputError
-from distcnn.spans import touch
 from distcnn.system.wording import being, counted, plural
 
 Floats = NDArray[np.float64]
@@ -224,7 +223,7 @@ def _whole_sha256(info: DatasetInfo) -> str:
     with closing(ExampleFile(info)) as file:
         for split, count in info.examples.items():
             for piece in pieces_of(range(count), piece_size(info, split)):
-                whole.add(split, *file.load(split, piece, touch))
+                whole.add(split, *file.load(split, piece))
     return whole.hexdigest()
 
 

@@ -13,11 +13,17 @@ from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, Part, Shard
 from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest
-from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_examples
+from distcnn.datasets.streaming import (
+    LABEL_BYTES,
+    Prefetcher,
+    WindowedShard,
+    window_bounds,
+    window_examples,
+)
 from distcnn.datasets.survey import Survey, judge, pixel_sums
 from distcnn.distributed import Communicator, on_root, share_of, together
 from distcnn.errors import InputError
-from distcnn.spans import WAIT_FOR_WINDOW, Span, touch
+from distcnn.spans import touch
 from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 
@@ -102,23 +108,21 @@ def _in_memory(
     neighbours = spans.values()
     train = range(min(span.start for span in neighbours), max(span.stop for span in neighbours))
     with closing(dataset.open(info, config.stall_timeout)) as reader:
-        images, labels = reader.load("train", train, touch)
+        images, labels = reader.load("train", train)
         shards = []
         for index, span in spans.items():
             cut = slice(span.start - train.start, span.stop - train.start)
             shards.append(Shard(index, images[cut], labels[cut], config.seed, span.start))
-        tested = reader.load("test", test, touch)
+        tested = reader.load("test", test)
         return Data(shards, Shard(0, *tested, config.seed, test.start, shuffled=False))
 
 
 def _windowed(
     dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
 ) -> Data:
-    from distcnn.datasets.streaming import Prefetcher, WindowedShard  # with --data-memory only
-
     length = window_examples(info, config.num_shards, config.data_memory)
     reader = dataset.open(info, config.stall_timeout)
-    prefetcher = Prefetcher(reader, progress=touch, waiting=lambda: Span(WAIT_FOR_WINDOW))
+    prefetcher = Prefetcher(reader)
 
     def part(index: int, split: str, span: range, shuffled: bool = True) -> WindowedShard:
         bounds = window_bounds(span, length, info.chunk_examples[split])

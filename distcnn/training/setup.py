@@ -26,15 +26,7 @@ from distcnn.nn.losses import Loss, OwnLoss
 from distcnn.optim import Optimizer, Schedule
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
-from distcnn.spans import (
-    BUILD_NETWORK,
-    COMPARE_RANKS,
-    OPEN_DATA,
-    PREPARE_DATA,
-    SURVEY_DATA,
-    Span,
-    touch,
-)
+from distcnn.spans import BUILD_NETWORK, COMPARE_RANKS, OPEN_DATA, PREPARE_DATA, SURVEY_DATA, Span
 from distcnn.system.wording import counted
 from distcnn.training.advice import require_enough_examples
 from distcnn.training.consistency import check_same_data, same_model, same_software
@@ -122,7 +114,7 @@ def prepare_run(
     made = components or together(communicator, lambda: named_components(config))
     images = images or _open_file(config, communicator, report)
     with Span(OPEN_DATA):
-        dataset = together(communicator, lambda: images.read_info(config.stall_timeout, touch))
+        dataset = together(communicator, lambda: images.read_info(config.stall_timeout))
         sha256 = images.content_sha256() if communicator.world_size > 1 else ""
         datasets = communicator.allgather(replace(dataset, sha256=dataset.sha256 or sha256))
         together(communicator, lambda: check_same_data(datasets))

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info
 from distcnn.datasets.examples import ExampleFile, pieces_of
 from distcnn.datasets.hashing import ExamplesDigest
-from distcnn.datasets.memory_budget import window_bounds
 from distcnn.datasets.shards import Order
-from distcnn.datasets.streaming import Prefetcher, WindowedShard
+from distcnn.datasets.streaming import Prefetcher, WindowedShard, window_bounds
 from distcnn.errors import InputError
 from tests.support.image_sets import make_arrays, write_as_a_user
 from tests.unit.datasets.test_hdf5 import damage_compressed

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, Images
-from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
+from distcnn.datasets.layout import Classes, Layout, Warn, find_layout
 from distcnn.datasets.pictures import BACKGROUNDS, Form, Transparency, read_picture
 from distcnn.datasets.writer import Split, chunk_examples, write_dataset
 from distcnn.errors import InputError
 from distcnn.random_streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
-from distcnn.system.wording import counted
+from distcnn.system.wording import counted, first_few
 
 Files = list[tuple[Path, int]]
 """Each image's path and label."""
@@ -149,7 +149,7 @@ def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> di
         by_split["test"][name] = [paths[position] for position in order[:count]]
         by_split["train"][name] = [paths[position] for position in order[count:]]
     if single := [name for name, paths in by_split["test"].items() if not paths]:
-        warn(f"no test image for classes with only one image: {some(single)}")
+        warn(f"no test image for classes with only one image: {first_few(single)}")
     return by_split
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from distcnn.datasets.pictures import NAMES, SUFFIXES
 from distcnn.errors import InputError
-from distcnn.system.wording import counted
+from distcnn.system.wording import counted, first_few
 
 Warn = Callable[[str], None]
 Classes = dict[str, list[Path]]
@@ -32,8 +32,6 @@ HIDDEN = frozenset(
 )
 """Folders that programs leave behind, besides those whose name begins with a dot."""
 MAX_DEPTH = 32
-MANY = 5
-"""Names that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def find_layout(folder: Path, warn: Warn) -> Layout:
         return _find_sets(top, [child for child in sets if child not in flat], flat, others, warn)
     if flat and (len(flat) > 1 or not others):
         raise InputError(
-            f"images without class folders in {some(child.path for child in flat)}: put the images"
+            f"images without class folders in {first_few(child.path for child in flat)}: put the images"
             " of each class into a separate folder"
         )
     if flat:
@@ -127,7 +125,7 @@ def _find_sets(
         return Layout(train, None)
     test = _classes(test_folder, warn)
     pairs = ((train_folder, train.keys() - test.keys()), (test_folder, test.keys() - train.keys()))
-    differing = [(child.path.name, some(sorted(names))) for child, names in pairs if names]
+    differing = [(child.path.name, first_few(sorted(names))) for child, names in pairs if names]
     if differing:
         differences = "; ".join(f"only '{name}' has {names}" for name, names in differing)
         raise InputError(
@@ -146,8 +144,8 @@ def _choose(
     """The training and the test folder. ``InputError`` if there is none or several."""
     training, testing = by_role["train"], by_role["test"] or by_role["val"]
     if len(training) != 1:
-        named = some(child.path.name for child in training)
-        sets = some(child.path.name for children in by_role.values() for child in children)
+        named = first_few(child.path.name for child in training)
+        sets = first_few(child.path.name for children in by_role.values() for child in children)
         problem = f"{sets} but no training folder"
         if training:
             problem = f"several training folders ({named})"
@@ -157,13 +155,13 @@ def _choose(
         )
     if len(testing) > 1:
         raise InputError(
-            f"{top.path} holds {some(child.path.name for child in testing)}: keep one as the test"
+            f"{top.path} holds {first_few(child.path.name for child in testing)}: keep one as the test"
             " set, and rename or remove the others"
         )
     if not testing and others:
         raise InputError(
             f"{top.path} holds '{training[0].path.name}' and also"
-            f" {some(child.path.name for child in others)}: if this is a class, put its images"
+            f" {first_few(child.path.name for child in others)}: if this is a class, put its images"
             " directly into it; if it is the training set, move the others away"
         )
     return training[0], testing[0] if testing else None
@@ -187,7 +185,7 @@ def _classes(folder: Folder, warn: Warn) -> Classes:
             remedy = f"name {inner[0]}, or move its folders up"
         raise InputError(
             f"{folder.path} holds images only one level below its class folders, in"
-            f" {some(inner)}: {remedy}"
+            f" {first_few(inner)}: {remedy}"
         )
     _warn_of_strays(folder, warn)
     for name in classes:
@@ -199,13 +197,13 @@ def _classes(folder: Folder, warn: Warn) -> Classes:
             ) from error
     if empty := [name for name, paths in classes.items() if not paths]:
         folders = counted(len(empty), "folder")
-        warn(f"left out: {folders} without images in {folder.path}: {some(empty)}")
+        warn(f"left out: {folders} without images in {folder.path}: {first_few(empty)}")
     nested = [child for child in folder.folders if not child.images and child.all_images()]
     below = sum(len(child.all_images()) - len(child.images) for child in folder.folders)
     if nested:
         warn(
             f"classes in {folder.path} whose images are all in folders below the class folder:"
-            f" {some(child.path.name for child in nested)}"
+            f" {first_few(child.path.name for child in nested)}"
         )
     elif below:
         warn(
@@ -269,12 +267,12 @@ class _Scan:
         kinds = [f"{count:,} {suffix}" for suffix, count in self._others.most_common()]
         hidden, others = counted(len(self._hidden), "hidden item"), sum(self._others.values())
         if self._hidden:
-            warn(f"left out: {hidden}: {some(dict.fromkeys(self._hidden))}")
+            warn(f"left out: {hidden}: {first_few(dict.fromkeys(self._hidden))}")
         if kinds:
-            warn(f"left out: {counted(others, 'file')} not named as {NAMES}: {some(kinds)}")
+            warn(f"left out: {counted(others, 'file')} not named as {NAMES}: {first_few(kinds)}")
         if self._linked:
             links = counted(len(self._linked), "link")
-            warn(f"left out: {links} to a folder that was already read: {some(self._linked)}")
+            warn(f"left out: {links} to a folder that was already read: {first_few(self._linked)}")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -288,10 +286,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def some(names: Iterable[object]) -> str:
-    """The first few, and how many more there are."""
-    texts = [str(name) for name in names]
-    more = f" and {len(texts) - MANY} more" if len(texts) > MANY else ""
-    return ", ".join(texts[:MANY]) + more

@@ -162,7 +162,7 @@ def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
         seen.add("test", first, images, labels)
         for start in range(0, len(labels), block_size):
             block = slice(start, start + block_size)
-            digest = ExamplesDigest(len(labels[block]), info.image_shape, info.classes)
+            digest = ExamplesDigest(len(labels[block]), info.image_shape)
             digest.add(images[block], labels[block])
             hashes.append((f"test {first + start}", digest.hexdigest()))
         first += len(labels)
@@ -172,7 +172,7 @@ def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
 def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple[str, str]:
     """The shard's name and hash; its pixels are added to ``pixels`` where they are wanted."""
     info, first = seen.info, shard.first_example
-    digest = ExamplesDigest(shard.examples, info.image_shape, info.classes)
+    digest = ExamplesDigest(shard.examples, info.image_shape)
     for images, labels in shard.pieces(piece_size(info, "train")):
         touch()
         seen.add("train", first, images, labels)

@@ -153,7 +153,7 @@ def test_the_pieces_are_those_of_memory_and_have_its_hash(
         f"{images.shape}".encode() + images.tobytes() + labels.astype("<i8").tobytes()
     ).hexdigest()
     for part in (in_memory, shard):
-        digest = ExamplesDigest(len(span), dataset.image_shape, dataset.classes)
+        digest = ExamplesDigest(len(span), dataset.image_shape)
         for piece in part.pieces(size):
             digest.add(*piece)
         assert digest.hexdigest() == by_hand

@@ -1,6 +1,4 @@
-"""Intervals as slices in Chrome's trace event format (JSON).
-
-A rank is a process there, with its threads.
+"""Intervals as slices in Chrome's trace event format (JSON): a rank is a process there.
 
 The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 ("Trace Event Format").
@@ -12,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from distcnn.profiling.recorder import Interval, title
+from distcnn.profiling.recorder import Interval
 
 TraceEvent = dict[str, Any]
 
@@ -29,15 +27,15 @@ to whole nanoseconds in their own ways, and drop slices that then overlap in par
 
 def slice_event(rank: int, thread: int, found: Interval) -> TraceEvent:
     """The event of an interval; its arguments are the span's labels, without the layer."""
-    begin = microseconds(found.begin)
+    begin, end = (time // GRAIN * (GRAIN / 1000) for time in (found.begin, found.end))
     labels = {key: value for key, value in found.span.labels.items() if key != "layer"}
     return {
         "ph": "X",
-        "name": title(found.span),
+        "name": found.title,
         "pid": rank,
         "tid": thread_number(rank, thread),
         "ts": begin,
-        "dur": microseconds(found.end) - begin,
+        "dur": end - begin,
         **({"args": labels} if labels else {}),
     }
 
@@ -45,9 +43,8 @@ def slice_event(rank: int, thread: int, found: Interval) -> TraceEvent:
 def name_events(rank: int, host: str, threads: Sequence[str]) -> list[TraceEvent]:
     """The names of the process of ``rank`` and of its ``threads``, and their order."""
     named = [("process", rank, f"rank {rank} ({host})", rank)]
-    named += [
-        ("thread", thread_number(rank, index), name, index) for index, name in enumerate(threads)
-    ]
+    for index, name in enumerate(threads):
+        named.append(("thread", thread_number(rank, index), name, index))
     return [
         {"ph": "M", "name": f"{what}_{key}", "pid": rank, "tid": number, "args": {key: value}}
         for what, number, name, index in named
@@ -55,24 +52,18 @@ def name_events(rank: int, host: str, threads: Sequence[str]) -> list[TraceEvent
     ]
 
 
-def lines_of(events: Iterable[Mapping[str, Any]]) -> bytes:
+def lines_of(events: Iterable[TraceEvent]) -> bytes:
     """The events as they are in the file, one to a line."""
     return ",\n".join(json.dumps(event, default=str) for event in events).encode()
 
 
 def document(of_ranks: Sequence[bytes], other: Mapping[str, Any]) -> list[bytes]:
     """The file, in pieces: each rank's lines, then ``other`` (Chrome ignores ``otherData``)."""
-    pieces = [b'{"traceEvents": [\n']
-    for number, lines in enumerate(of_ranks):
-        pieces += [b",\n" if number else b"", lines]
-    return [*pieces, f'\n], "displayTimeUnit": "ms", "otherData": {json.dumps(other)}}}\n'.encode()]
+    pieces = [piece for lines in of_ranks for piece in (b",\n", lines)][1:]
+    end = f'\n], "displayTimeUnit": "ms", "otherData": {json.dumps(other)}}}\n'
+    return [b'{"traceEvents": [\n', *pieces, end.encode()]
 
 
 def thread_number(rank: int, thread: int) -> int:
     """Of a rank's thread, counted from 0."""
     return (thread + 1) * MOST_RANKS + rank
-
-
-def microseconds(nanoseconds: int) -> float:
-    """Rounded down to an eighth."""
-    return nanoseconds // GRAIN * (GRAIN / 1000)

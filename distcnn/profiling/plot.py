@@ -38,15 +38,9 @@ Line = tuple[int, int, int]
 
 
 def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
-    """Draw two steps of a trace, a line for each thread and level.
+    """Draw two steps of the trace in ``path``, from ``first_step`` or else in the middle.
 
-    Args:
-        path: a ``trace-*.json``.
-        first_step: the first of the two steps; by default in the middle.
-        output: the picture.
-
-    Raises:
-        InputError: ``path`` is not a trace or lacks the step, or ``output`` cannot be written.
+    ``InputError`` when it is not a trace or lacks the step, or ``output`` cannot be written.
     """
     events = read_events(path)
     begin, end = span_of_steps(events, first_step)
@@ -68,8 +62,8 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
         for event in events
         if event["name"] == "thread_name"
     }
-    firsts = [(row, names[line[:2]]) for row, line in enumerate(order) if line[2] == 0]
-    axes.set_yticks([row for row, _ in firsts], [name for _, name in firsts])
+    firsts = {row: names[line[:2]] for row, line in enumerate(order) if line[2] == 0}
+    axes.set_yticks(list(firsts), list(firsts.values()))
     axes.set(ylim=(len(order) - 0.4, -1.2), xlim=(0, (end - begin) / 1000), xlabel="ms")
     axes.tick_params(axis="y", length=0)
     plotting.tidy(axes, frame="bottom")
@@ -100,10 +94,7 @@ def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[Line, TraceEvent]]:
 
 
 def span_of_steps(events: Sequence[TraceEvent], first_step: int | None) -> tuple[float, float]:
-    """Begin and end of the steps that are drawn, in microseconds.
-
-    ``InputError`` when the trace does not have the step.
-    """
+    """Begin and end of the steps that are drawn, in microseconds."""
     steps = [event for event in events if event["name"] == STEP]
     numbers = sorted({event["args"]["step"] for event in steps})
     if not numbers:
@@ -112,22 +103,18 @@ def span_of_steps(events: Sequence[TraceEvent], first_step: int | None) -> tuple
     if first not in numbers:
         raise InputError(f"--step {first}: the trace has steps {numbers[0]} to {numbers[-1]}")
     shown = [event for event in steps if first <= event["args"]["step"] < first + STEPS_SHOWN]
-    begin, end = min(event["ts"] for event in shown), max(e["ts"] + e["dur"] for e in shown)
-    return begin, end
+    return min(event["ts"] for event in shown), max(event["ts"] + event["dur"] for event in shown)
 
 
 def colour_of(name: str) -> str:
-    """The colour of a slice, from the end of its name."""
     name = ALIASES.get(name, name)
     return next((colour for end, colour in COLOURS.items() if name.endswith(end)), COLOURS["other"])
 
 
 def _draw_slice(axes: Axes, event: TraceEvent, row: int, begin: float, end: float) -> None:
     left, width, name = (event["ts"] - begin) / 1000, event["dur"] / 1000, event["name"]
-    axes.barh(
-        row, width, left=left, height=0.9, color=colour_of(name), edgecolor="white", linewidth=0.2
-    )
+    colour = colour_of(name)
+    axes.barh(row, width, left=left, height=0.9, color=colour, edgecolor="white", linewidth=0.2)
     if event["dur"] > LETTER_WIDTH * len(name) * (end - begin):
-        middle = left + width / 2
         style = {"ha": "center", "va": "center", "fontsize": 6, "color": "white"}
-        axes.text(middle, row, name, clip_on=True, **style)
+        axes.text(left + width / 2, row, name, clip_on=True, **style)

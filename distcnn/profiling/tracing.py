@@ -1,22 +1,18 @@
-"""Tracing a run: record on every rank, then align the clocks and write one file."""
+"""``--trace``: record on every rank, then align the clocks and write one file (docs/trace.md)."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import distcnn
 from distcnn.distributed.communicator import Communicator, JointError
 from distcnn.errors import Stopped, TrainingError
 from distcnn.profiling import chrome_trace
 from distcnn.profiling.clock_sync import Clock, clocks_of, last_arrivals, measure_offsets
-from distcnn.profiling.recorder import Interval, clock, intervals_of
-from distcnn.profiling.timeline import Timeline
+from distcnn.profiling.recorder import Interval, Timeline, clock, intervals_of
 from distcnn.spans import ALLREDUCE, COLLECTIVE, WRITE_RESULTS, Span, listening
 from distcnn.system.files import write_atomically
 from distcnn.training.setup import Run
@@ -51,7 +47,7 @@ def traced(
             full = communicator.gather(timeline.is_full)
             if lines is not None and full is not None:
                 path = Path(folder()) / f"trace-{first_step:09d}.json"
-                _write(path, lines, facts_of(run, timeline, clocks, full), say)
+                _write(path, lines, _facts(run, timeline, clocks, full), say)
 
     try:
         with listening(timeline):
@@ -82,75 +78,59 @@ def _write(
 def rank_lines(
     communicator: Communicator, timeline: Timeline, clocks: Sequence[Clock], origin: int
 ) -> bytes:
-    """This rank's part of the file. Collective."""
+    """This rank's part of the file, in nanoseconds of rank 0's clock since ``origin``.
+    Collective.
+    """
     rank = communicator.rank
-    threads: defaultdict[str, list[Interval]] = defaultdict(list)
-    for interval in in_root_time(intervals_of(timeline.events), clocks[rank], origin):
-        is_main = interval.thread == timeline.main
-        threads["main" if is_main else timeline.thread_names[interval.thread]].append(interval)
-    names = sorted(threads, key=lambda name: (name != "main", name))
-    events = chrome_trace.name_events(rank, communicator.hosts[rank], names)
-    everything = [interval for name in names for interval in threads[name]]
-    sums = [interval for interval in everything if interval.span.name == ALLREDUCE]
-    sums.sort(key=lambda interval: interval.begin)
-    waits = waiting(sums, communicator.allgather([interval.begin for interval in sums]))
-    for index, name in enumerate(names):
-        for interval in threads[name]:
-            if interval.span.name != COLLECTIVE:
-                events.append(chrome_trace.slice_event(rank, index, interval))
-            if id(interval) in waits:  # it is inside this interval, and begins with it
-                events.append(chrome_trace.slice_event(rank, index, waits[id(interval)]))
+    recorded = intervals_of(timeline.events)
+    begins = clocks[rank].to_root([interval.begin for interval in recorded])
+    ends = clocks[rank].to_root([interval.end for interval in recorded])
+    for interval, begin, end in zip(recorded, begins, ends, strict=True):
+        interval.begin, interval.end = begin - origin, end - origin
+    recorded.sort(key=lambda interval: interval.begin)
+    sums = [interval for interval in recorded if interval.span.name == ALLREDUCE]
+    recorded += waiting(sums, communicator.allgather([interval.begin for interval in sums]))
+    recorded.sort(key=lambda interval: interval.begin)  # a wait comes right after its sum
+
+    names = {timeline.thread_names[interval.thread] for interval in recorded}
+    order = sorted(names, key=lambda name: (name != "main", name))
+    events = chrome_trace.name_events(rank, communicator.hosts[rank], order)
+    for interval in recorded:
+        if interval.span.name != COLLECTIVE:
+            thread = order.index(timeline.thread_names[interval.thread])
+            events.append(chrome_trace.slice_event(rank, thread, interval))
     return chrome_trace.lines_of(events)
 
 
-def in_root_time(intervals: Sequence[Interval], own: Clock, origin: int) -> list[Interval]:
-    """``intervals`` with times in nanoseconds of rank 0's clock since ``origin``."""
-    begins = own.to_root(np.array([interval.begin for interval in intervals], np.int64)) - origin
-    ends = own.to_root(np.array([interval.end for interval in intervals], np.int64)) - origin
-    return [
-        Interval(interval.span, interval.thread, begin, end)
-        for interval, begin, end in zip(intervals, begins.tolist(), ends.tolist(), strict=True)
-    ]
-
-
-def waiting(sums: Sequence[Interval], everyone: Sequence[Sequence[int]]) -> dict[int, Interval]:
-    """For each sum in which this rank waited, the time until the last rank arrived.
-
-    Args:
-        sums: this rank's sums over all ranks, in order.
-        everyone: when each rank arrived at its sums, in nanoseconds of one clock.
-
-    Returns:
-        By the ``id`` of the sum, an interval labelled with the rank that came last.
+def waiting(sums: Sequence[Interval], everyone: Sequence[Sequence[int]]) -> list[Interval]:
+    """For each sum in which this rank waited, the time until the last rank arrived, labelled with
+    that rank. ``everyone`` has the beginnings of all ranks' sums.
     """
-    waits = {}
+    waits = []
     for interval, (when, rank) in zip(sums, last_arrivals(everyone), strict=False):
         begin, end = interval.begin, min(interval.end, when)
         if end > begin:
-            waits[id(interval)] = Interval(Span("waiting", rank=rank), interval.thread, begin, end)
+            waits.append(Interval(Span("waiting", rank=rank), interval.thread, begin, end))
     return waits
 
 
-def facts_of(
+def _facts(
     run: Run, timeline: Timeline, clocks: Sequence[Clock], full: Sequence[bool]
 ) -> dict[str, Any]:
-    """The file's metadata of the whole trace."""
+    """The file's metadata."""
     return {
         "distcnn": distcnn.__version__,
         "model": run.config.model,
         "world_size": run.communicator.world_size,
         "steps": [timeline.recorded.start, timeline.recorded.stop],
         "ranks_without_room": [rank for rank, is_full in enumerate(full) if is_full],
-        "clocks": [clock_facts(rank, own) for rank, own in enumerate(clocks)],
-    }
-
-
-def clock_facts(rank: int, own: Clock) -> dict[str, Any]:
-    """The file's metadata of a rank's clock, in nanoseconds."""
-    ends = own.begin, own.end
-    return {
-        "rank": rank,
-        "ahead_of_rank_0_ns": [0 if own.same else end.middle for end in ends],
-        "error_ns": own.error,
-        "measured_ns": [[end.low, end.high] for end in ends],
+        "clocks": [
+            {
+                "rank": rank,
+                "ahead_of_rank_0_ns": [0, 0] if own.same else [own.begin.middle, own.end.middle],
+                "error_ns": own.error,
+                "measured_ns": [[found.low, found.high] for found in (own.begin, own.end)],
+            }
+            for rank, own in enumerate(clocks)
+        ],
     }

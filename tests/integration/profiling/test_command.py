@@ -52,8 +52,8 @@ sys.exit(train.main(sys.argv[1:]))
 NARROW = """
 import sys
 from distcnn import train
-from distcnn.profiling import timeline
-timeline.MOST_SLICES = 300
+from distcnn.profiling import recorder
+recorder.MOST_SLICES = 300
 sys.exit(train.main(sys.argv[1:]))
 """
 

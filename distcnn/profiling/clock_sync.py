@@ -45,8 +45,11 @@ class Clock:
 
     begin: Offset
     end: Offset
-    same: bool
-    """Whether it is rank 0's clock: their host is one, and the measurements allow it."""
+
+    @property
+    def same(self) -> bool:
+        """Whether it is rank 0's clock: Linux has one for all processes of a host."""
+        return all(found.low <= 0 <= found.high for found in (self.begin, self.end))
 
     def to_root(self, times: Sequence[int]) -> list[int]:
         """``times`` of this clock in rank 0's time; drift is linear, so the order stays."""
@@ -82,17 +85,9 @@ def offset(of_root: Sequence[int], of_rank: Sequence[int]) -> Offset:
     return Offset(low, high, of_rank[-1])
 
 
-def clocks_of(hosts: Sequence[str], begin: Sequence[Offset], end: Sequence[Offset]) -> list[Clock]:
-    """Each rank's clock.
-
-    Linux has one such clock for all processes of a host, except in time namespaces, which the
-    measurements reveal.
-    """
-    clocks = []
-    for host, first, last in zip(hosts, begin, end, strict=True):
-        may_be_same = all(found.low <= 0 <= found.high for found in (first, last))
-        clocks.append(Clock(first, last, host == hosts[0] and may_be_same))
-    return clocks
+def clocks_since(before: Sequence[Offset], communicator: Communicator) -> list[Clock]:
+    """Each rank's clock since its offset was measured. Collective."""
+    return [Clock(*ends) for ends in zip(before, measure_offsets(communicator), strict=True)]
 
 
 def last_arrivals(begins: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from distcnn import plotting
 from distcnn.errors import InputError
 from distcnn.plotting import Axes
-from distcnn.profiling.chrome_trace import TraceEvent
+from distcnn.profiling.tracing import TraceEvent
 from distcnn.spans import SHARD, STEP
 from distcnn.system.files import read_bytes
 
@@ -19,29 +19,22 @@ COLOURS = {
     "loss": "#7a5195",
     "backward": "#e08a3c",
     "local sum": "#2a9d9d",
-    "allreduce": "#5b616b",
-    "waiting": "#d1495b",
+    "reduce": "#5b616b",
+    "wait": "#d1495b",
     "update": "#8c6d46",
     "other": "#c9ced6",
 }
-"""By the end of a slice's name."""
+"""By a word in a slice's name."""
 
-ALIASES = {"reduce": "allreduce", "wait for sums": "waiting"}
 STEPS_SHOWN = 2
 WIDTH, LINE_HEIGHT, FRAME_HEIGHT = 14.0, 0.32, 1.3
 """In inches; a thread has a line for each level of nested slices."""
 LETTER_WIDTH = 0.0037
 """As a fraction of the picture's width; a slice too narrow for its name has none."""
 
-Line = tuple[int, int, int]
-"""Rank, thread, level."""
-
 
 def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
-    """Draw two steps of the trace in ``path``, from ``first_step`` or else in the middle.
-
-    ``InputError`` when it is not a trace or lacks the step, or ``output`` cannot be written.
-    """
+    """Draw two steps of the trace in ``path``, from ``first_step`` or else in the middle."""
     events = read_events(path)
     begin, end = span_of_steps(events, first_step)
     shown = [event for event in events if event["ph"] == "X" and begin <= event["ts"] < end]
@@ -55,8 +48,7 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
         if event["name"] == STEP and event["pid"] == 0:
             left = (event["ts"] - begin) / 1000
             axes.axvline(left, color="black", linewidth=0.8, linestyle=":")
-            text, size = f"step {event['args']['step']}", plotting.SMALL
-            axes.annotate(text, (left, -0.5), (3, 3), textcoords="offset points", fontsize=size)
+            axes.text(left, -0.6, f" step {event['args']['step']}", fontsize=plotting.SMALL)
     names = {
         (event["pid"], event["tid"]): f"rank {event['pid']} {event['args']['name']}"
         for event in events
@@ -72,7 +64,6 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
 
 
 def read_events(path: Path) -> list[TraceEvent]:
-    """The events of a trace. ``InputError`` when the file is not a trace."""
     try:
         content = json.loads(read_bytes(path, follow=True))
         return [event for event in content["traceEvents"] if event["ph"] in ("X", "M")]
@@ -83,8 +74,8 @@ def read_events(path: Path) -> list[TraceEvent]:
         ) from error
 
 
-def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[Line, TraceEvent]]:
-    """Each slice with its line; those of a thread are in the order of their beginnings."""
+def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[tuple[int, int, int], TraceEvent]]:
+    """Each slice with its rank, thread and level. Slices of a thread are in order of beginning."""
     ends: dict[tuple[int, int], list[float]] = {}
     for event in slices:
         thread = event["pid"], event["tid"]
@@ -94,7 +85,7 @@ def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[Line, TraceEvent]]:
 
 
 def span_of_steps(events: Sequence[TraceEvent], first_step: int | None) -> tuple[float, float]:
-    """Begin and end of the steps that are drawn, in microseconds."""
+    """Begin and end of the steps to draw, in microseconds."""
     steps = [event for event in events if event["name"] == STEP]
     numbers = sorted({event["args"]["step"] for event in steps})
     if not numbers:
@@ -107,8 +98,7 @@ def span_of_steps(events: Sequence[TraceEvent], first_step: int | None) -> tuple
 
 
 def colour_of(name: str) -> str:
-    name = ALIASES.get(name, name)
-    return next((colour for end, colour in COLOURS.items() if name.endswith(end)), COLOURS["other"])
+    return next((colour for word, colour in COLOURS.items() if word in name), COLOURS["other"])
 
 
 def _draw_slice(axes: Axes, event: TraceEvent, row: int, begin: float, end: float) -> None:

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from distcnn import spans
 from distcnn.distributed import Communicator
-from distcnn.profiling.clock_sync import clocks_of, last_arrivals, measure_offsets
+from distcnn.profiling.clock_sync import clocks_since, last_arrivals, measure_offsets
 from distcnn.profiling.recorder import Interval, Recorder, intervals_of
 from distcnn.spans import ALLREDUCE
 
@@ -59,7 +59,7 @@ def measure_steps(
     with spans.listening(recorder):
         for _ in range(count):
             take()
-    clocks = clocks_of(communicator.hosts, before, measure_offsets(communicator))
+    clocks = clocks_since(before, communicator)
     steps = split_steps(intervals_of(recorder.events))
     met = [meeting for step in steps for meeting in meetings(step)]
     own = clocks[communicator.rank].to_root([meeting.begin for meeting in met])
@@ -119,10 +119,15 @@ def mean(steps: Sequence[StepTimes]) -> StepTimes:
     )
 
 
-def middle_half(seconds: Sequence[float]) -> list[int]:
-    """The indices of ``seconds`` without the shortest and the longest quarter.
+def mean_of_middle_half(times: Sequence[StepTimes], communicator: Communicator) -> list[StepTimes]:
+    """Each rank's mean step over the middle half of its ``times`` by duration, the same steps on
+    all ranks. Collective.
 
-    A mean over these is as robust as a median, and its parts add up: they are of the same steps.
+    It is as robust as a median, and its parts add up: they are of the same steps.
     """
+    everyone = communicator.allgather([step.seconds for step in times])
+    seconds = [fmean(of_step) for of_step in zip(*everyone, strict=True)]
     ordered = sorted(range(len(seconds)), key=seconds.__getitem__)
-    return ordered[len(ordered) // 4 : len(ordered) - len(ordered) // 4]
+    quarter = len(ordered) // 4
+    middle = [times[index] for index in ordered[quarter : len(ordered) - quarter]]
+    return communicator.allgather(mean(middle))

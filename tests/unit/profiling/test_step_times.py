@@ -14,9 +14,8 @@ from distcnn.profiling.step_times import (
     REST,
     WAITING,
     StepTimes,
-    mean,
+    mean_of_middle_half,
     measure_steps,
-    middle_half,
     split_steps,
     step_times,
 )
@@ -99,7 +98,7 @@ def test_intervals_belong_to_the_step_they_began_in() -> None:
 
 def test_the_mean_of_the_middle_half() -> None:
     steps = [StepTimes(seconds, {"loss": seconds / 2}, 0.0) for seconds in (100.0, 1.0, 2.0, 4.0)]
-    middle = mean([steps[index] for index in middle_half([step.seconds for step in steps])])
+    (middle,) = mean_of_middle_half(steps, SerialCommunicator())
     assert (middle.seconds, middle.parts) == (3.0, {"loss": 1.5})
 
 

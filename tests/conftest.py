@@ -20,6 +20,7 @@ from distcnn.datasets import Split, write_dataset
 
 pytest_plugins = [
     "tests.support.dataset_fixtures",
+    "tests.support.fault_tolerance_fixtures",
     "tests.support.mirrors",
     "tests.support.scaling_fixtures",
     "tests.support.training_fixtures",
@@ -132,6 +133,11 @@ def mpi_launcher() -> Launcher:
     if mpirun is None:
         pytest.skip("no mpirun here: ./launch/test.sh sets one up")
     return Launcher("mpirun", sys.executable, mpirun)
+
+
+def launcher_of(ranks: int) -> Launcher:
+    """One process, or the mpirun of this environment."""
+    return SERIAL if ranks == 1 else mpi_launcher()
 
 
 def openmpi_launcher() -> Launcher:

@@ -16,10 +16,10 @@ import pytest
 
 from tests.conftest import (
     SERIAL,
-    Launcher,
     MakeImageSet,
     as_flags,
     clean_environment,
+    launcher_of,
     mpi_launcher,
     slow,
 )
@@ -94,10 +94,6 @@ def whole(data: Path, stopping: str, tmp_path_factory: pytest.TempPathFactory) -
     SERIAL.train(1, path, "--data", str(data), *QUICK, *WINDOWS, PYTHONPATH=stopping)
     assert [line["examples"] for line in proof(path) if line["kind"] == "epoch"] == [1003] * 2
     return path
-
-
-def launcher_of(ranks: int) -> Launcher:
-    return SERIAL if ranks == 1 else mpi_launcher()
 
 
 # -- the same bits

@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, launcher_of
 from tests.support.training_fixtures import (
     FRAGILE_MODEL,
     content,
@@ -29,14 +29,7 @@ DIVERGING = [*QUICK, *as_flags(model="tutorial", learning_rate="1e20", warmup_st
 
 def fail(ranks: int, output: Path, *flags: str, **environment: str) -> tuple[str, list[str]]:
     """What the failed run said of its evaluation, and the command that replays it."""
-    done = train(
-        SERIAL if ranks == 1 else mpi_launcher(),
-        ranks,
-        "--output",
-        str(output),
-        *flags,
-        **environment,
-    )
+    done = train(launcher_of(ranks), ranks, "--output", str(output), *flags, **environment)
     assert done.returncode == 3, done.stderr
     found = re.search(
         r"^distcnn\.train: error: (evaluation: test examples .*)\ncheckpoint saved"

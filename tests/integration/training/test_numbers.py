@@ -18,7 +18,7 @@ import pytest
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.training.run_directory import CHECKPOINTS
-from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, launcher_of
 from tests.support.training_fixtures import FRAGILE_MODEL, content, prepare, stepped, with_path
 
 QUICK = ["--epochs", "2", "--microbatch-size", "8"]
@@ -64,7 +64,7 @@ def white(image_set: MakeImageSet, tmp_path: Path) -> Path:
 
 def fail(ranks: int, output: Path, *flags: str, **environment: str) -> Failure:
     """What the run says that must fail with exit code 3, in two lines."""
-    launcher = SERIAL if ranks == 1 else mpi_launcher()
+    launcher = launcher_of(ranks)
     done = launcher.run(
         ranks, "-m", "distcnn.train", "--output", str(output), *flags, **environment
     )

@@ -1,4 +1,4 @@
-"""Overlap changes no bit and no message, and what fails or stalls still ends all ranks."""
+"""Overlap changes no bit and no message, and failures and stalls still end all ranks."""
 
 from __future__ import annotations
 

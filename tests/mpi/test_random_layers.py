@@ -1,5 +1,5 @@
-"""A dropout of the user's own keeps the promise: the same bits on any number of ranks, with and
-without overlap, after a resume and in a replay.
+"""A user's own dropout keeps the promise: the same bits on any number of ranks, with and without
+overlap, after a resume and in a replay.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """The promise: one params_sha256 for any number of ranks, under any MPI, and in one process without
-it.
+MPI.
 """
 
 from __future__ import annotations

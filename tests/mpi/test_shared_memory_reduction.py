@@ -1,5 +1,5 @@
-"""Gradients kept in memory that the ranks of one host share: their sums, under each MPI; and when
-none are.
+"""Gradients in memory that the ranks of a host share: their sums under each MPI, and when the
+memory is not shared.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Signals that ask a run to stop: a checkpoint at one step of all ranks, exit code 85, resumed to
-the bits of a run never stopped.
+"""Signals that ask a run to stop: a checkpoint at a step that all ranks share, exit code 85, and a
+resume to the bits of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def send(run: Running, number: signal.Signals, where: Where) -> None:
 def check_stopped(
     ended: Ended, number: signal.Signals, ranks: list[int], path: Path, start: str = "mpirun -n 3 "
 ) -> None:
-    """It ended at a step that the message and the only checkpoint share."""
+    """It ended at the step of the message and of the only checkpoint."""
     assert ended.code == EXIT_STOPPED, ended.stderr
     (step,) = CheckpointStore(path / "checkpoints").steps()
     assert CheckpointStore(path / "checkpoints").load(step).attributes["step"] == step
@@ -177,7 +177,7 @@ ENDED = "distcnn.train: ended by SIGTERM before the first step: nothing to save\
 def end_while_slow(
     launcher: Launcher, ranks: int, where: list[int], name: str, seconds: float, *flags: str
 ) -> Ended:
-    """How a run ends that gets SIGTERM while it is in the function ``name``."""
+    """How a run ends if it receives SIGTERM while in the function ``name``."""
     with running(launcher, ranks, "-c", SLOW, name, str(seconds), *STAGED[2:], *flags) as run:
         run.wait_for_text(f"waiting in {name}")
         send(run, signal.SIGTERM, where)
@@ -286,8 +286,8 @@ def test_one_process_ends_at_once_at_the_second_interrupt(
 def typed_in_a_terminal(
     launcher: Launcher, ranks: int, path: Path, data: Path
 ) -> tuple[Ended, float, str]:
-    """One Ctrl-C, typed in the terminal of a run; the seconds until its end, and what stood on the
-    terminal.
+    """Type Ctrl-C once in a run's terminal; return the seconds until its end, and the terminal's
+    text.
     """
     mine, terminal = os.openpty()
     arguments = [*STAGED, "--data", str(data), "--output", str(path)]

@@ -1,4 +1,4 @@
-"""Folders and shared memory as other processes leave them."""
+"""Folders for claims, and shared memory that killed processes left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = (f"mpich_shm_{OWN}_0", f"sm_segment.host.{os.getpid()}.1", f"ucx_shm_pos
 
 @pytest.fixture
 def claim_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of "first" and "second", in which alone folders of claims may be made."""
+    """The parent of "first" and "second", the only places for folders of claims."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     folders = [tmp_path / name for name in ("first", "second")]
     monkeypatch.setattr(host_election, "SHARED_FOLDERS", tuple(map(str, folders)))

@@ -1,4 +1,4 @@
-"""A standard output that nobody reads."""
+"""A standard output that blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @contextlib.contextmanager
 def full_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Standard output is a pipe that takes nothing more; gives its reading end."""
+    """Make standard output a full pipe; yields its reading end."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):

@@ -1,6 +1,5 @@
-"""A claim: of all processes that ask for a name one gets it, and its end frees it.
-
-No other user of the host can have it.
+"""A claim: one of all processes that ask for a name gets it, and its end releases it. Other users
+of the host cannot get it.
 """
 
 from __future__ import annotations

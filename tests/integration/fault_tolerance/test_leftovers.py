@@ -1,4 +1,4 @@
-"""Shared memory of killed MPIs: what no process uses goes, all else stays."""
+"""Shared memory of killed MPIs: what is not in use is removed, everything else stays."""
 
 from __future__ import annotations
 

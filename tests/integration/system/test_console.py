@@ -1,5 +1,5 @@
-"""Printing: whatever stream there is, closed, full, blocked, replaced or with little encoding, it
-ends no command and holds none up.
+"""Printing to a stream that is closed, full, blocked, replaced or has a poor encoding neither ends
+nor delays a command.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ QUICK = ["--model", "tutorial", "--epochs", "1"]
 
 
 def shell(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a shell's line, in which "$@" is Python with ``arguments``."""
+    """Run a line of shell in which "$@" is Python with ``arguments``."""
     words = ["sh", "-c", script, "sh", sys.executable, *arguments]
     return subprocess.run(
         words,

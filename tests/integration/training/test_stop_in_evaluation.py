@@ -1,5 +1,5 @@
-"""A signal during a test: all ranks break it off at the same block, and the resumed run has the
-bits and lines of one never stopped.
+"""A signal during an evaluation: all ranks stop at the same block, and the resumed run has the bits
+and lines of an uninterrupted one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The products of im2col, from the layers alone."""
+"""The products of im2col depend on the layers alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A measurement in this process: complete, consistent, and written as it is read."""
+"""A measurement in this process is complete, consistent, and read as it was written."""
 
 from __future__ import annotations
 

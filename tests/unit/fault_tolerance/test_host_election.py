@@ -1,4 +1,4 @@
-"""Exactly one process of a host is elected; files and folders of others are not trusted."""
+"""Exactly one process of a host is elected; other users' files and folders are not trusted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared memory that killed runs left is removed, that of others and of living processes is not."""
+"""Shared memory of killed runs is removed; that of other users and living processes is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ranks' clocks: bounds from barriers, and times brought to rank 0's."""
+"""The ranks' clocks: bounds from barriers, and times converted to rank 0's."""
 
 from __future__ import annotations
 

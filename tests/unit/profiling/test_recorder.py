@@ -1,4 +1,4 @@
-"""The recorder hears of spans on all threads; intervals nest as the spans did."""
+"""The recorder receives spans of all threads; intervals nest as the spans did."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of a step add up to it; time goes to the part that took it; no bit changes."""
+"""The parts of a step add up to it; time is assigned to the part that took it; no bit changes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAIN, SUMS = 1, 2
 
 
 def intervals(*rows: tuple[str, int, int, int]) -> list[Interval]:
-    """From rows of name, thread, begin and end in milliseconds, an outer one first."""
+    """From rows of name, thread, begin and end in milliseconds; an outer one comes first."""
     events = [
         event
         for order, (name, thread, begin, end) in enumerate(rows)

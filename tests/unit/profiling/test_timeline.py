@@ -1,4 +1,4 @@
-"""The timeline keeps the steps that are asked for, as long as there is room."""
+"""The timeline keeps the requested steps as long as there is room."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INNER = Span(FORWARD, layer="conv1")
 
 
 def run_spans(steps: range) -> None:
-    """Steps of three slices each, each followed by a test pass."""
+    """Steps of three spans each, each followed by an evaluation."""
     for step in steps:
         with Span(STEP, step=step):
             for _ in range(2):

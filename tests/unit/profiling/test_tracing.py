@@ -1,4 +1,4 @@
-"""From intervals to events."""
+"""Intervals become events of Chrome's format."""
 
 from __future__ import annotations
 

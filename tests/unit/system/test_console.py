@@ -1,4 +1,4 @@
-"""Output that blocks, breaks or lacks an encoding ends nothing and loses nothing short."""
+"""Output that blocks, breaks or lacks an encoding ends nothing and loses no short text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.full_pipe import full_pipe
 
 
 class Bare:
-    """The least that ``print`` needs."""
+    """The minimum that ``print`` needs."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -28,7 +28,7 @@ class Bare:
 
 
 class Broken(Bare):
-    """One that raises what it likes."""
+    """A stream that raises an unusual exception."""
 
     def write(self, text: str) -> None:
         raise ZeroDivisionError("broken")

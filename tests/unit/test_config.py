@@ -1,4 +1,4 @@
-"""The configuration: defaults, flags over TOML over defaults, and every wrong value by name."""
+"""The configuration: flags over TOML over defaults, and every wrong value by name."""
 
 from __future__ import annotations
 

@@ -189,10 +189,15 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
         raise InputError(
             f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1"
         ) from error
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= value if key in GROUPS and isinstance(value, dict) else {key: value}
-    return dict(_checked(key, value, path) for key, value in flat.items())
+    read: dict[str, Any] = {}
+    for name, value in content.items():
+        table = value if name in GROUPS and isinstance(value, dict) else {name: value}
+        for written in table:
+            key, checked = _checked(written, table[written], path)
+            if key in read:
+                raise InputError(f"--config: {path}: {key} is given twice: keep one line")
+            read[key] = checked
+    return read
 
 
 def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
@@ -216,11 +221,9 @@ def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     return key, value
 
 
-CONFIG_FLAGS = frozenset(
-    {
-        *(as_flag(each.name) for each in dataclasses.fields(Config)),
-        *map(as_flag, RENAMED),
-        *("--config", TRUST_FLAG),
-    }
-)
-"""The flags that make up a configuration: other commands take them too."""
+CONFIG_FLAGS = {
+    **{as_flag(each.name): as_flag(each.name) for each in dataclasses.fields(Config)},
+    **{as_flag(old): as_flag(new) for old, new in RENAMED.items()},
+    **{flag: flag for flag in ("--config", TRUST_FLAG)},
+}
+"""The flags that make up a configuration, and their present names. Other commands take them too."""

@@ -32,7 +32,7 @@ import numpy as np
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.kernels.algorithms import Geometry, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import Blocking, Piece, plan_blocking
+from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.fusion import FusedPool, Pooling
 from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
 from distcnn.nn.kernels.tiles import copy_tiles
@@ -70,7 +70,7 @@ class ConvKernel:
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
         self._padded = buffers.images(padded_shape) if padded_shape != shape else None
 
-        blocking = plan_blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
+        blocking = Blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
         self._pieces = list(blocking.pieces(padded_width, buffers))
         algorithm: Winograd | TiledIm2col
         if tiling.is_winograd:

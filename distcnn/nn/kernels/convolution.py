@@ -44,8 +44,8 @@ class ConvKernel:
     """One convolution for one shape, (C, H, W, N).
 
     ``pooling`` is what follows, if that is a max pooling. Where its windows cover the output,
-    pieces hold whole ones; with ``fused`` the kernel also runs it if each window is within a tile
-    (``is_fused``), and ``forward`` returns its output.
+    pieces hold whole ones; with ``fused`` the kernel also runs it if each window is within a tile.
+    ``layers`` is how many it runs: 1, or 2 with the pooling, or 3 with a ReLU after that.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class ConvKernel:
         self._shared_columns = max(conv.kernel_size[1] - conv.stride[1], 0)
         self._ones = np.ones(blocking.columns, buffers.dtype)
 
-        self.is_fused = fused and pooling is not None and tiling.tile_width % window[1] == 0
-        output_shape = filters, oh, ow, count
+        self.layers, output_shape = 1, (filters, oh, ow, count)
         self._epilogue: FusedPool | Im2col | WholeImages
-        if pooling is not None and self.is_fused:
+        if fused and pooling is not None and tiling.tile_width % window[1] == 0:
+            self.layers = 3 if pooling.rectify else 2
             tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
             self._epilogue = FusedPool(pooling, output_shape, tiled, buffers)
         elif isinstance(algorithm, Im2col):

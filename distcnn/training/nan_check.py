@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from distcnn.datasets import Microbatch
 from distcnn.errors import TrainingError
-from distcnn.nn import computing
+from distcnn.nn import Plan, computing
 from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
-from distcnn.nn.plan import Plan
 
 
 class NotFinite(TrainingError):
@@ -26,23 +23,11 @@ def check_finite(what: str, array: Array) -> None:
 
 
 def check_pass(
-    plan: Plan,
-    loss: Loss,
-    microbatch: Microbatch,
-    training: bool = False,
-    random: RandomSource | None = None,
+    plan: Plan, loss: Loss, microbatch: Microbatch, random: RandomSource | None = None
 ) -> None:
-    """Repeat forward and backward of ``microbatch``, layer by layer, and check every array.
+    """Repeat forward and backward of a filled ``microbatch``, and check every array on the way.
 
-    Args:
-        plan: whose layers and parameters.
-        loss: as in training.
-        microbatch: filled.
-        training: what the layers see as ``call.training``.
-        random: what layers draw from; the same as in the pass that is repeated.
-
-    Raises:
-        NotFinite: names the first array that holds a NaN or Inf.
+    With ``random``, the layers are in training, and draw from it.
     """
     for name, values in plan.parameters.named().items():
         check_finite(f"parameter {name}", values)
@@ -50,7 +35,7 @@ def check_pass(
     gradients, unfused, x = np.zeros_like(plan.parameters.values), plan.unfused(), microbatch.images
     with computing():
         for stage in unfused.stages:
-            x = stage.forward(x, training, random)
+            x = stage.forward(x, random is not None, random)
             check_finite(f"output of {stage.name}", x)
         loss_sum, grad_logits = loss(x, microbatch.labels, microbatch.weights)
         check_finite("loss", np.asarray(loss_sum).reshape(1))
@@ -62,10 +47,12 @@ def check_pass(
         check_finite(f"gradient of {name}", gradient)
 
 
-def first_not_finite(plan: Plan, loss: Loss, microbatch: Microbatch, **how: Any) -> str | None:
-    """What ``check_pass`` finds for the same arguments; None if everything is finite."""
+def first_not_finite(
+    plan: Plan, loss: Loss, microbatch: Microbatch, random: RandomSource | None = None
+) -> str:
+    """What ``check_pass`` finds for the same arguments; empty if everything is finite."""
     try:
-        check_pass(plan, loss, microbatch, **how)
+        check_pass(plan, loss, microbatch, random)
     except NotFinite as error:
         return str(error)
-    return None
+    return ""

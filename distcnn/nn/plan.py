@@ -88,7 +88,7 @@ class Plan:
     ) -> None:
         self.model, self.input_shape, self.parameters = model, input_shape, parameters
         self.microbatch_size = as_count("microbatch_size", microbatch_size)
-        given = {name: parameter.shape for name, parameter in parameters.described.items()}
+        given = {name: values.shape for name, values in parameters.named().items()}
         expected = {name: made.shape for name, made in model.parameters(input_shape).items()}
         if given != expected:
             raise ValueError(

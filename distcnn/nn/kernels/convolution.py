@@ -58,7 +58,7 @@ class ConvKernel:
     ) -> None:
         channels, height, width, count = shape
         filters, oh, ow = conv.output_shape(shape[:3])
-        if pooling is not None and not pooling.covers(oh, ow):
+        if pooling is not None and (oh % pooling.window[0] or ow % pooling.window[1]):
             pooling = None
         window = (1, 1) if pooling is None else pooling.window
         (ph, pw), sizes = conv.padding, (conv.kernel_size, conv.stride, (oh, ow))

@@ -13,7 +13,7 @@ two threads can run one each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -55,19 +55,21 @@ class Stage:
     ``start``.
     """
 
-    def __init__(self, name: str, kernel: Kernel, call: Call, start: int) -> None:
-        self.name, self.call, self.start = name, call, start
+    def __init__(self, name: str, kernel: Kernel, values: Mapping[str, Array], start: int) -> None:
+        self.name, self.values, self.start = name, values, start
+        self.grads: Mapping[str, Array] = {}
         self._kernel = kernel
         self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
 
     def forward(self, x: Array, training: bool, random: RandomSource | None) -> Array:
-        self.call.begin(training, random)
+        self._call = Call(self.name, self.values, self.grads, training, random)
         with self._forward:
-            return self._kernel.forward(x, self.call)
+            return self._kernel.forward(x, self._call)
 
     def backward(self, grad_output: Array, input_gradient: bool) -> Array | None:
+        self._call.grads = self.grads
         with self._backward:
-            return self._kernel.backward(grad_output, self.call, input_gradient)
+            return self._kernel.backward(grad_output, self._call, input_gradient)
 
 
 class Plan:
@@ -102,7 +104,7 @@ class Plan:
         planner = Planner(model.layers, model.names, with_batch, self._buffers, fused)
         self.stages = [self._stage(index, kernel) for index, kernel in planner.kernels()]
         self._first_with_parameters = next(
-            (i for i, stage in enumerate(self.stages) if stage.call.values), len(self.stages)
+            (i for i, stage in enumerate(self.stages) if stage.values), len(self.stages)
         )
         self._gradient: Array | None = None
 
@@ -162,7 +164,7 @@ class Plan:
         if out is not self._gradient:
             self._gradient = out
             for stage in self.stages:
-                stage.call.write_to(self.parameters.of_layer(stage.name, out))
+                stage.grads = self.parameters.of_layer(stage.name, out)
         # Before the first layer with parameters only the input's gradient is worth computing.
         first = 0 if input_gradient else self._first_with_parameters
         return Backward(self.stages[first:], grad_output, out.size, input_gradient)
@@ -173,8 +175,8 @@ class Plan:
 
     def _stage(self, index: int, kernel: Kernel) -> Stage:
         name, parameters = self.model.names[index], self.parameters
-        call = Call(name, parameters.of_layer(name, parameters.values))
-        return Stage(name, kernel, call, parameters.layer_starts[index])
+        values = parameters.of_layer(name, parameters.values)
+        return Stage(name, kernel, values, parameters.layer_starts[index])
 
 
 class Backward:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from distcnn.cli.parser import Parser
-from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE, ensure_mnist
 from distcnn.datasets.folders import CLASS_ORDERS, list_images, write_image_folder
 from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
 from distcnn.datasets.idx import PARTS, IdxPaths, find_part, usual_name, write_idx_set
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
-from distcnn.datasets.prepare_mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
+from distcnn.datasets.prepare_mnist import MIRRORS_VARIABLE, prepare_mnist
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit
 from distcnn.system.console import drain, guarded, say, tell

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
+from distcnn.datasets.default import DEFAULT_PATH, ensure_mnist
 from distcnn.datasets.examples import ExampleArrays, ExampleFile, ExampleReader
 from distcnn.datasets.hdf5 import (
     MOST_CLASSES,
@@ -203,11 +203,7 @@ def mnist(source: str | Path | None = None, path: str | Path = DEFAULT_PATH) -> 
     Raises:
         InputError: When MNIST is in neither place.
     """
-    folder = str(source) if source else None
-    if must_be_prepared(path, folder):
-        from distcnn.datasets.prepare_mnist import prepare_mnist  # imports ssl and zipfile
-
-        prepare_mnist(path, folder, print)
+    ensure_mnist(path, str(source) if source else None, print)
     return open(path)
 
 

@@ -1,13 +1,10 @@
-"""The default image set, MNIST: where it is, and whether it must be prepared.
-
-Every rank imports this. Only root imports ``prepare_mnist``, which needs ssl, zipfile and so on.
-"""
+"""The default image set, MNIST: where it is, and whether it must be prepared."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from distcnn.datasets.hdf5 import read_info
@@ -15,15 +12,6 @@ from distcnn.errors import InputError
 
 DEFAULT_PATH = "data/mnist.h5"
 SOURCE_VARIABLE = "DISTCNN_MNIST_DIR"
-
-SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-"""Of the unpacked content of the four files, whatever their names."""
-
 SAMPLE_NAME = "mnist-sample"
 SAMPLE_NOTICE = (
     "this is a sample of MNIST, 4,000 training and 1,000 test images from its training set: its"
@@ -32,31 +20,34 @@ SAMPLE_NOTICE = (
 )
 
 
-def must_be_prepared(
-    path: str | Path, source: str | None, environment: Mapping[str, str] = os.environ
-) -> bool:
-    """Whether ``path`` is missing, or is only the sample although a folder with MNIST is named."""
+def ensure_mnist(
+    path: str | Path,
+    source: str | None,
+    report: Callable[[str], None],
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Create ``path`` if it is missing, or is only the sample although a folder is named.
+
+    Arguments and errors as for ``prepare_mnist``.
+    """
     folder = named_folder(source, environment)
-    return _is_missing(path) or (folder is not None and read_info(path).name == SAMPLE_NAME)
-
-
-def _is_missing(path: str | Path) -> bool:
-    """Whether the file is missing. An I/O error or a stale handle does not count as missing."""
     try:
         os.stat(path)  # noqa: PTH116  (Path's raises for a name that is too long)
-    except OSError as error:
-        return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-    return False
+        is_missing = False
+    except OSError as error:  # a stale handle, for example, does not mean that it is missing
+        is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+    if is_missing or (folder and read_info(path).name == SAMPLE_NAME):
+        from distcnn.datasets.prepare_mnist import prepare_mnist  # imports ssl and zipfile
+
+        prepare_mnist(path, source, report, environment)
 
 
 def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
     """The folder named by the flag, else by the environment. ``InputError`` if it is none."""
     name = source or environment.get(SOURCE_VARIABLE)
-    if not name:
-        return None
-    if not os.path.isdir(name):  # noqa: PTH112
+    if name and not os.path.isdir(name):  # noqa: PTH112
         raise InputError(
             f"{'--source' if source else SOURCE_VARIABLE}: no such folder: {name}: name the folder"
-            f" that holds the four MNIST files ({', '.join(SHA256)})"
+            " that holds the four MNIST files (see data/README.md)"
         )
-    return Path(name)
+    return Path(name) if name else None

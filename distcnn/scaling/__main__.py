@@ -14,7 +14,7 @@ import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.config import Config
 from distcnn.datasets import read_info
-from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
+from distcnn.datasets.default import DEFAULT_PATH, ensure_mnist
 from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.models import build_model
@@ -73,12 +73,8 @@ def require_all(settings: Settings) -> None:
     require_launcher(settings.launcher)
     config = Config(**settings.flags)
     source = config.source or None
-    if (source or Path(config.data) == Path(DEFAULT_PATH)) and must_be_prepared(
-        config.data, source
-    ):
-        from distcnn.datasets.prepare_mnist import prepare_mnist  # seldom needed
-
-        prepare_mnist(config.data, source, say)
+    if source or Path(config.data) == Path(DEFAULT_PATH):
+        ensure_mnist(config.data, source, say)
     dataset = read_info(config.data)
     build_model(config.model, dataset.image_shape, dataset.classes, 1)
 

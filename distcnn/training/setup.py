@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset, Microbatch
-from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
+from distcnn.datasets.default import DEFAULT_PATH, ensure_mnist
 from distcnn.datasets.hashing import combined_sha256
 from distcnn.datasets.survey import mean_and_std
 from distcnn.distributed import Communicator, on_root, shards_of_rank, together
@@ -182,13 +182,8 @@ def _open_file(
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
-    if must_be_prepared(config.data, config.source or None):
-        from distcnn.datasets.prepare_mnist import (
-            prepare_mnist,  # once in a machine's life: it brings ssl, archives, pip's ways
-        )
-
-        with received_by_children():  # pip
-            prepare_mnist(config.data, config.source or None, report)
+    with received_by_children():  # pip
+        ensure_mnist(config.data, config.source or None, report)
 
 
 def _record(

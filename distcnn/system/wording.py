@@ -41,17 +41,11 @@ def number_ranges(numbers: Iterable[int]) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Replace characters that could control a terminal or start a line by escapes.
+    r"""Escape characters that could control a terminal or start a line, except those of ``keep``.
 
     Names and paths come from files and command lines that others wrote. Bytes of a path that are
     not valid text become ``\xe9``.
-
-    Args:
-        text: any text.
-        keep: characters to leave as they are.
     """
-    if text.isprintable():
-        return text
     return "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
 
 

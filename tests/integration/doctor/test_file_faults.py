@@ -1,4 +1,4 @@
-"""Planted: image sets and folders that cannot be used."""
+"""The doctor finds image sets and folders that cannot be used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
 
 
 def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
-    """Such files have a mark of their own, which HDF5 looks at."""
+    """HDF5 marks such files itself."""
     with (
         h5py.File(own.with_name("marked.h5"), "w", libver="latest") as file,
         h5py.File(own) as source,

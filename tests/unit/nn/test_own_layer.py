@@ -1,4 +1,4 @@
-"""Layers as descriptions, and layers of one's own: modes, random streams, parameters, errors."""
+"""Layers as descriptions, and a user's own layers: modes, random streams, parameters, errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNT = 4
 
 
 class Dropout(Layer):
-    """The one that ``distcnn.nn.layer`` shows."""
+    """Much like the one in docs/own_code.md."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -51,7 +51,7 @@ class Dropout(Layer):
 
 
 class Scale(Layer):
-    """One factor for each feature; ``spoil`` makes it go wrong."""
+    """One factor for each feature; ``spoil`` breaks it."""
 
     def __init__(self, spoil: str = "") -> None:
         self.spoil = spoil
@@ -215,3 +215,9 @@ def test_a_summary_tells_shapes_parameters_and_memory() -> None:
     assert "Dense(10)" in summary
     assert "7,850 parameters" in summary
     assert "MB" in summary
+
+
+def test_a_printed_model_shows_shapes_if_it_fits_mnist() -> None:
+    assert "20x24x24" in str(Sequential([Conv2d(20, 5), Flatten(), Dense(10)]))
+    too_large = Sequential([Conv2d(20, 35)])
+    assert str(too_large) == repr(too_large)

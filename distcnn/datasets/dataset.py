@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -23,7 +24,6 @@ from distcnn.datasets.hdf5 import (
     class_count_problem,
     form_problem,
     read_info,
-    sizes_problem,
 )
 from distcnn.datasets.writer import chunk_examples
 from distcnn.errors import ArgumentError, arguments_named
@@ -117,38 +117,41 @@ class ArrayDataset(Dataset):
         name: str = "arrays",
     ) -> None:
         self.path = ""
-        given = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
-        arrays = {split: tuple(map(np.asarray, pair)) for split, pair in given.items()}
-        for split, (images, labels) in arrays.items():
-            _require(form_problem(images, labels, f"{split}_images", f"{split}_labels"))
-        train, test = (arrays[split][0] for split in SPLITS)
-        _require(sizes_problem(train, test, "train_images", "test_images"))
-        count = _count_classes({split: pair[1] for split, pair in arrays.items()}, classes)
+        given = {
+            "train/images": train_images,
+            "train/labels": train_labels,
+            "test/images": test_images,
+            "test/labels": test_labels,
+        }
+        arrays = {name: np.asarray(array) for name, array in given.items()}
+        if problem := form_problem(arrays, "{}_{}"):
+            raise ArgumentError(problem)
+        count = _count_classes(arrays, classes)
         names = tuple(class_names or ())
         if names and len(names) != count:
             raise ArgumentError(
                 f"class_names has {len(names)} names for {count} classes: give one for each class"
             )
-        height, width, *channels = train.shape[1:]
+        height, width, *channels = arrays["train/images"].shape[1:]
         shape = (channels[0] if channels else 1, height, width)
         self.arrays: dict[str, tuple[Images, Labels]] = {
-            split: (images.reshape(len(images), height, width, -1), labels.astype(np.int64))
-            for split, (images, labels) in arrays.items()
+            split: (
+                arrays[f"{split}/images"].reshape(-1, height, width, shape[0]),
+                arrays[f"{split}/labels"].astype(np.int64),
+            )
+            for split in SPLITS
         }
+        examples = {split: len(labels) for split, (_, labels) in self.arrays.items()}
         self._info = DatasetInfo(
             path=name,
             name=name,
-            source="",
-            sha256="",
             classes=count,
             image_shape=shape,
-            examples={split: len(arrays[split][1]) for split in SPLITS},
-            mean=None,
-            std=None,
+            examples=examples,
             # As in a file: with bounded memory, windows are cut at chunks.
             chunk_examples={
-                split: chunk_examples(images[0].size, len(images))
-                for split, (images, _) in arrays.items()
+                split: chunk_examples(math.prod(shape), number)
+                for split, number in examples.items()
             },
             classes_counted=classes is None,
             class_names=names,
@@ -207,25 +210,20 @@ def mnist(source: str | Path | None = None, path: str | Path = DEFAULT_PATH) -> 
     return open(path)
 
 
-def _require(problem: str | None) -> None:
-    if problem:
-        raise ArgumentError(problem)
-
-
-def _count_classes(labels: Mapping[str, NDArray[np.integer]], classes: int | None) -> int:
+def _count_classes(arrays: Mapping[str, NDArray[np.integer]], classes: int | None) -> int:
     """``classes``, or one more than the largest label. ``ArgumentError`` for invalid labels."""
-    largest = -1
-    for split, numbers in labels.items():
-        if numbers.min() < 0 or (classes and numbers.max() >= classes):
+    if classes is not None and not 1 <= classes <= MOST_CLASSES:
+        raise ArgumentError(f"classes (={classes}) must be 1 to {MOST_CLASSES:,}")
+    largest, examples = -1, 0
+    for split in SPLITS:
+        labels = arrays[f"{split}/labels"]
+        if labels.min() < 0 or (classes and labels.max() >= classes):
             upper = f" to {classes - 1}" if classes else ""
             raise ArgumentError(
-                f"{split}_labels go from {numbers.min()} to {numbers.max()}: labels must be"
+                f"{split}_labels go from {labels.min()} to {labels.max()}: labels must be"
                 f" numbered from 0{upper}"
             )
-        largest = max(largest, int(numbers.max()))
-    if classes is not None:
-        if not 1 <= classes <= MOST_CLASSES:
-            raise ArgumentError(f"classes (={classes}) must be 1 to {MOST_CLASSES:,}")
-        return classes
-    _require(class_count_problem(largest, "a label", sum(map(len, labels.values()))))
-    return largest + 1
+        largest, examples = max(largest, int(labels.max())), examples + len(labels)
+    if classes is None and (problem := class_count_problem(largest, "a label", examples)):
+        raise ArgumentError(problem)
+    return classes or largest + 1

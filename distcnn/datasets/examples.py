@@ -154,7 +154,7 @@ def read_examples(
 
 
 def piece_size(info: DatasetInfo, split: str, multiple: int = 1) -> int:
-    """Number of examples in about 1 MiB: whole chunks of the file, or a multiple of ``multiple``."""
+    """Number of examples in about 1 MiB: whole chunks, or a multiple of ``multiple``."""
     unit = info.chunk_examples[split]
     size = max(1, PIECE_BYTES // (info.image_bytes * unit)) * unit
     return -(-size // multiple) * multiple

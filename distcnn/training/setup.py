@@ -14,7 +14,7 @@ import numpy as np
 from distcnn import spans
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset, Microbatch
-from distcnn.datasets.default import DEFAULT_PATH, ensure_mnist
+from distcnn.datasets.dataset import DEFAULT_PATH, ensure_mnist
 from distcnn.distributed import Communicator, on_root, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.signals import received_by_children

@@ -17,7 +17,7 @@ import pytest
 
 from distcnn.datasets import DatasetInfo, download, read_examples, read_info
 from distcnn.datasets import prepare_mnist as mnist
-from distcnn.datasets.default import ensure_mnist
+from distcnn.datasets.dataset import ensure_mnist
 from distcnn.datasets.idx import parse_idx
 from distcnn.datasets.prepare_mnist import prepare_mnist, read_folder, write_sample
 from distcnn.errors import InputError

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
-from distcnn.config_parsing import parse_config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator, SerialCommunicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checkpointing import NoSaving
@@ -160,7 +160,7 @@ def prepare(data: Path, communicator: Communicator | None = None, **flags: Any) 
 
 def loop_of(run: Run, state: State | None = None) -> Loop:
     """The training loop, without output."""
-    return Loop(run, state or State(), Records(), NoSaving(), NoProgress())
+    return Loop(run, state or State())
 
 
 class Said(NoProgress):
@@ -201,7 +201,7 @@ def stepped(steps: int, *flags: str) -> dict[str, bytes]:
     weights may be too large.
     """
     with threadpool_limits(THREADS_PER_RANK):
-        run = prepare_run(parse_config(flags), SerialCommunicator(), print)
+        run = prepare_run(parse_request(flags).config, SerialCommunicator(), print)
         loop_of(run).go_to(steps, end_epoch=False)
     return {name: values.tobytes() for name, values in run.parameters.named().items()}
 

@@ -32,7 +32,7 @@ COUNT = 4
 
 
 class Dropout(Layer):
-    """The example of ``distcnn.nn.layer``."""
+    """Much like the example of docs/own_code.md."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate

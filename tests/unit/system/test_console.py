@@ -10,9 +10,8 @@ import time
 
 import pytest
 
-from distcnn.system import console, output_stream
-from distcnn.system.console import guarded, say, tell
-from distcnn.system.output_stream import OutputStream
+from distcnn.system import console
+from distcnn.system.console import OutputStream, guarded, say, tell
 from distcnn.training.progress import Progress
 from tests.support.full_pipe import full_pipe
 
@@ -113,7 +112,7 @@ def test_a_stream_that_blocks_holds_up_nobody_and_loses_nothing_short(
 
 
 def test_lines_beyond_the_bound_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_stream, "MOST_WAITING", 1000)
+    monkeypatch.setattr(console, "MOST_WAITING", 1000)
     with full_pipe(monkeypatch) as reader, guarded():
         for number in range(1000):
             say(f"line {number}")
@@ -182,7 +181,7 @@ def test_an_interrupt_while_a_replaced_stream_is_written_does_not_silence_it() -
             return super().write(text)
 
     stream = Interrupted()
-    output = OutputStream(stream, lambda error: None)
+    output = OutputStream(stream)
     with pytest.raises(KeyboardInterrupt):
         output.write("lost\n")
     output.write("shown\n")

@@ -1,4 +1,4 @@
-"""The run directory: who gets it, what is in it at the end whatever others do to it meanwhile, and
+"""The run directory: who gets it, what it holds at the end whatever others do to it meanwhile, and
 what it tells without the data.
 """
 
@@ -12,7 +12,7 @@ import os
 import shutil
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +38,7 @@ from distcnn.training.run_files import locked, read_config
 from distcnn.training.state import State
 from tests.conftest import MakeImageSet
 from tests.support.full_disk import full_disk
-from tests.support.training_fixtures import metrics, prepare, receipt, store_of
+from tests.support.training_fixtures import content, metrics, prepare, receipt, store_of
 
 NOBODY = 65534
 
@@ -52,13 +52,13 @@ def test_the_second_start_into_a_folder_is_told_that_it_is_in_use_and_writes_not
     path = tmp_path / "run"
     with ExitStack() as first:
         create_run_directory(Config(output=str(path), seed=1), first)
-        before = {each.name: each.read_bytes() for each in path.iterdir()}
+        before = content(path)
         with ExitStack() as second, pytest.raises(InputError, match=f"{path} is in use"):
             create_run_directory(Config(output=str(path), seed=2), second)
-        assert {each.name: each.read_bytes() for each in path.iterdir()} == before
+        assert content(path) == before
     with ExitStack() as later, pytest.raises(InputError, match="already holds a run"):
         create_run_directory(Config(output=str(path), seed=2), later)
-    assert {each.name: each.read_bytes() for each in path.iterdir()} == before
+    assert content(path) == before
 
 
 def test_a_start_that_holds_the_folder_but_has_written_nothing_yet_keeps_others_out(
@@ -169,9 +169,14 @@ class Story:
         return result
 
 
+@pytest.fixture
+def story(image_set: MakeImageSet, tmp_path: Path) -> Story:
+    return Story(image_set(), tmp_path / "run")
+
+
 @pytest.fixture(scope="module")
 def whole(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of two epochs of 4 steps to which nobody has done anything."""
+    """A run of two epochs of 4 steps that was left alone."""
     path = tmp_path_factory.mktemp("whole") / "run"
     story = Story(image_set(), path)
     story.train()
@@ -212,40 +217,37 @@ def once(at: int, work: Callable[[], object]) -> Callable[[int], None]:
     return meanwhile
 
 
-@pytest.mark.parametrize("step", [1, 6])
-def test_a_folder_that_is_removed_is_made_again_with_all_that_it_held(
-    step: int, image_set: MakeImageSet, whole: Path, tmp_path: Path
+def removed(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def renamed(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+
+
+def replaced(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+    (path / "config.toml").write_text("of others")
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "left"),
+    [(removed, 1, None), (removed, 6, None), (renamed, 6, []), (replaced, 6, ["config.toml"])],
+)
+def test_a_folder_that_others_remove_or_move_is_whole_elsewhere(
+    change: Callable[[Path], None], step: int, left: list[str] | None, story: Story, whole: Path
 ) -> None:
-    story = Story(image_set(), tmp_path / "run")
-    story.train(once(step, lambda: shutil.rmtree(tmp_path / "run")))
-    assert story.path == tmp_path / "run"
-    assert [line for line in story.said if line.startswith("warning: ")] == [
-        line for line in story.said if "was removed" in line
-    ]
-    assert_whole(tmp_path / "run", whole)
-
-
-def test_a_folder_that_is_renamed_is_followed(
-    image_set: MakeImageSet, whole: Path, tmp_path: Path
-) -> None:
-    story = Story(image_set(), tmp_path / "run")
-    story.train(once(6, lambda: (tmp_path / "run").rename(tmp_path / "moved")))
-    assert story.path == tmp_path / "moved"
-    assert not (tmp_path / "run").exists()
-    assert_whole(tmp_path / "moved", whole)
-
-
-def test_a_folder_of_others_in_its_place_is_let_be(
-    image_set: MakeImageSet, whole: Path, tmp_path: Path
-) -> None:
-    def replace() -> None:
-        shutil.rmtree(tmp_path / "run")
-        (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "config.toml").write_text("of others")
-
-    story = Story(image_set(), tmp_path / "run")
-    story.train(once(6, replace))
-    assert [each.name for each in (tmp_path / "run").iterdir()] == ["config.toml"]
+    path = story.path
+    story.train(once(step, lambda: change(path)))
+    if left is None:
+        assert story.path == path
+        warnings = [line for line in story.said if line.startswith("warning: ")]
+        assert all("was removed" in line for line in warnings)
+    else:
+        assert [file.name for file in path.glob("*")] == left
+    if change is renamed:
+        assert story.path == path.with_name("moved")
     assert_whole(story.path, whole)
 
 
@@ -277,60 +279,62 @@ HARM: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "receipt.jsonl"])
 @pytest.mark.parametrize("harm", HARM)
 def test_files_that_others_harm_are_whole_at_the_end(
-    harm: str, name: str, image_set: MakeImageSet, whole: Path, tmp_path: Path
+    harm: str, name: str, story: Story, whole: Path
 ) -> None:
-    story = Story(image_set(), tmp_path / "run")
-    story.train(once(7, lambda: HARM[harm](tmp_path / "run" / name)))
+    story.train(once(7, lambda: HARM[harm](story.path / name)))
     assert any(name in line and line.startswith("warning: ") for line in story.said)
-    assert_whole(tmp_path / "run", whole)
+    assert_whole(story.path, whole)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def directory(tmp_path: Path, said: list[str]) -> Iterator[RunDirectory]:
+    with ExitStack() as held:
+        path = create_run_directory(Config(output=str(tmp_path)), held)
+        yield RunDirectory(path, Config(), said.append, held)
 
 
 def test_an_append_that_fails_once_costs_no_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    directory: RunDirectory, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with ExitStack() as held:
-        path, said = create_run_directory(Config(output=str(tmp_path)), held), list[str]()
-        directory = RunDirectory(path, Config(), said.append, held)
-        directory.add_metrics("step", step=1)
-        with monkeypatch.context() as failing:
-            failing.setattr("distcnn.training.run_files.append", fail)
-            directory.add_metrics("step", step=2)
-        assert len(said) == 1
-        directory.metrics.complete()
-        assert [line["step"] for line in metrics(path)] == [1, 2]
+    directory.add_metrics("step", step=1)
+    with monkeypatch.context() as failing:
+        failing.setattr("distcnn.training.run_files.append", fail)
+        directory.add_metrics("step", step=2)
+    assert len(said) == 1
+    directory.metrics.complete()
+    assert [line["step"] for line in metrics(tmp_path)] == [1, 2]
 
 
-def test_a_rewrite_at_a_resume_that_fails_is_told_and_done_later(tmp_path: Path) -> None:
-    with ExitStack() as held:
-        path, said = create_run_directory(Config(output=str(tmp_path)), held), list[str]()
-        directory = RunDirectory(path, Config(), said.append, held)
-        with full_disk():
-            directory.metrics.restore('{"step": 1}\n')
-            with pytest.raises(OSError, match="No space left"):
-                directory.metrics.complete()
-        assert "metrics.jsonl cannot be written (No space left on device)" in said[0]
-        directory.metrics.complete()
-        assert (path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+def test_a_rewrite_at_a_resume_that_fails_is_reported_and_done_later(
+    directory: RunDirectory, said: list[str], tmp_path: Path
+) -> None:
+    with full_disk():
+        directory.metrics.restore('{"step": 1}\n')
+        with pytest.raises(OSError, match="No space left"):
+            directory.metrics.complete()
+    assert "metrics.jsonl cannot be written (No space left on device)" in said[0]
+    directory.metrics.complete()
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
 
 
 def fail(*_: Any) -> None:
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
-def test_a_last_checkpoint_that_was_not_written_is_written_at_the_end(
-    image_set: MakeImageSet, tmp_path: Path
-) -> None:
-    story = Story(image_set(), tmp_path / "run")
-    story.train(once(7, lambda: shutil.rmtree(tmp_path / "run" / "checkpoints")))
-    assert store_of(tmp_path / "run").steps() == [8]
+def test_a_last_checkpoint_that_was_not_written_is_written_at_the_end(story: Story) -> None:
+    story.train(once(7, lambda: shutil.rmtree(story.path / "checkpoints")))
+    assert store_of(story.path).steps() == [8]
 
 
 def test_results_take_the_room_of_older_checkpoints(
     image_set: MakeImageSet, whole: Path, tmp_path: Path
 ) -> None:
-    """The disk has room for the last checkpoint, and for the results only where two others have
-    gone.
-    """
+    """The disk has room for the results only after two older checkpoints were removed."""
     story, path = Story(image_set(), tmp_path / "run", checkpoint_every=3, keep=9), tmp_path / "run"
     write, refused = run_directory.write_results, list[int]()
 
@@ -348,19 +352,13 @@ def test_results_take_the_room_of_older_checkpoints(
     assert read_result(path).params_sha256 == read_result(whole).params_sha256
 
 
-def test_a_folder_in_the_place_of_a_file_is_named_and_not_called_a_full_disk(
-    image_set: MakeImageSet, tmp_path: Path
-) -> None:
-    story, path = Story(image_set(), tmp_path / "run"), tmp_path / "run"
+def test_a_folder_in_place_of_a_file_is_named_and_not_called_a_full_disk(story: Story) -> None:
     with pytest.raises(InputError, match=r"results cannot be written .*\(Is a directory.*--resume"):
-        story.train(once(3, lambda: (path / "weights.h5").mkdir()))
+        story.train(once(3, lambda: (story.path / "weights.h5").mkdir()))
 
 
-def test_a_run_that_ends_without_any_checkpoint_says_so(
-    image_set: MakeImageSet, tmp_path: Path
-) -> None:
-    story, path = Story(image_set(), tmp_path / "run"), tmp_path / "run"
-    story.train(once(0, lambda: (path / "checkpoints").write_text("a file in its place")))
+def test_a_run_that_ends_without_any_checkpoint_says_so(story: Story) -> None:
+    story.train(once(0, lambda: (story.path / "checkpoints").write_text("a file in its place")))
     assert "no checkpoint could be written" in story.said[-1]
     assert "-1" not in story.said[-1]
 
@@ -462,10 +460,10 @@ def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
         assert best.attrs["params_sha256"] == lines[result.best_step]
 
 
-def test_best_weights_that_are_lost_are_told_and_an_older_file_does_not_stand_for_them(
-    overtrained: Path,
+def test_lost_best_weights_are_reported_and_an_older_file_is_removed(
+    overtrained: Path, said: list[str]
 ) -> None:
-    result, said = read_result(overtrained), list[str]()
+    result = read_result(overtrained)
     store_of(overtrained).path_of(result.best_step).unlink()
     weights, _ = read_weights(overtrained / "weights.h5")
     with ExitStack() as held:

@@ -13,8 +13,7 @@ import pytest
 
 from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.scaling.interconnect_test import SIZES
-from distcnn.scaling.prediction.interconnect import (
+from distcnn.scaling.interconnect import (
     KINDS,
     Line,
     cost_of,
@@ -23,6 +22,7 @@ from distcnn.scaling.prediction.interconnect import (
     rabenseifner,
     recursive_doubling,
 )
+from distcnn.scaling.interconnect_test import SIZES
 from distcnn.scaling.result import BESIDE, WAITING
 from tests.support import naive_allreduce
 

@@ -10,8 +10,8 @@ import pytest
 
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
-from distcnn.scaling.prediction.interconnect import Line
-from distcnn.scaling.prediction.step_time import (
+from distcnn.scaling.interconnect import Line
+from distcnn.scaling.prediction import (
     AFTER_COMPUTING,
     OVERLAPPED,
     SHARED_MEMORY,

@@ -118,10 +118,8 @@ def test_the_best_weights_lie_beside_the_last(overtrained: Path) -> None:
         assert best.attrs["params_sha256"] == lines[result.best_step]
 
 
-def test_lost_best_weights_are_reported_and_an_older_file_is_removed(
-    overtrained: Path, said: list[str]
-) -> None:
-    result = read_result(overtrained)
+def test_lost_best_weights_are_reported_and_an_older_file_is_removed(overtrained: Path) -> None:
+    result, said = read_result(overtrained), list[str]()
     store_of(overtrained).path_of(result.best_step).unlink()
     weights, _ = read_weights(overtrained / "weights.h5")
     with ExitStack() as held:

@@ -41,21 +41,18 @@ ALIASES = {
 """Our flags by their names in other training programs, without dashes."""
 
 ADVICE = {
-    **dict.fromkeys(
-        (
-            *("n", "np", "ranks", "nproc", "processes", "num-processes", "nproc-per-node", "world"),
-            *("workers", "num-workers", "gpus", "nodes"),
+    flag: advice
+    for advice, flags in {
+        "ranks are started by a launcher, as in mpirun -n 4 python -m distcnn.train": (
+            "n np ranks nproc processes num-processes nproc-per-node world workers num-workers gpus"
+            " nodes"
         ),
-        "ranks are started by a launcher, as in mpirun -n 4 python -m distcnn.train",
-    ),
-    **dict.fromkeys(
-        ("device", "gpu", "cuda", "no-cuda", "cpu"),
-        "distcnn runs on CPUs only; there is no device to choose",
-    ),
-    **dict.fromkeys(
-        ("v", "verbose", "quiet", "q"),
-        "use --log-every to control what is printed; results are in the run directory",
-    ),
+        "distcnn runs on CPUs only; there is no device to choose": "device gpu cuda no-cuda cpu",
+        "use --log-every to control what is printed; results are in the run directory": (
+            "v verbose quiet q"
+        ),
+    }.items()
+    for flag in flags.split()
 }
 """Advice for flags that have no counterpart."""
 

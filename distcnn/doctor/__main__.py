@@ -30,18 +30,11 @@ from distcnn.system.wording import printable
 
 NAME = "distcnn.doctor"
 EXIT_INPUT = 2
-AUTO = "auto"
 SECONDS_FOR_RANK_0 = 1.0
 """If no rank found a world, rank 0 reports first: most launchers then end the others."""
 START_REMEDY = (
     "see standard error and the lines above on memory, /dev/shm and limits; does a plain MPI"
     " program start (mpirun -n 2 python -m mpi4py.bench helloworld)?"
-)
-NOT_CHECKED = Finding(
-    WARNING,
-    "doctor",
-    "not checked: clock, output, data, sums, ranks, cores, network",
-    "fix the problems above first",
 )
 
 
@@ -76,7 +69,7 @@ def can_continue(report: Report) -> bool:
     bad = {finding.name for finding in report.findings if finding.state == BAD}
     needed = {"numpy", "threadpoolctl"}
     if launcher.needs_mpi(os.environ):
-        needed |= {"mpi", "launcher"}
+        needed.add("mpi")
         if not any(OPEN_MPI in each.text for each in report.findings if each.name == "mpi"):
             needed |= {"shared", "limits"}  # without them MPICH crashes
     return not bad & needed
@@ -119,7 +112,8 @@ def end_without_mpi(report: Report, options: argparse.Namespace) -> int:
 
     Returns 1, unless this process is ended by a signal to release ranks in MPI_Init.
     """
-    report.add(NOT_CHECKED)
+    text = "not checked: clock, output, data, sums, ranks, cores, network"
+    report.add(Finding(WARNING, "doctor", text, "fix the problems above first"))
 
     def speak(text: str) -> None:
         print(text, flush=True)
@@ -138,12 +132,10 @@ def make_parser() -> argparse.ArgumentParser:
             " will start the training, as in mpirun -n 4. Each line is good, warning or bad, with"
             " the remedy. Takes at most 20 seconds. The exit code is 1 if something is bad."
         ),
+        argument_default="",
     )
     parser.add_argument(
-        "--data",
-        metavar="FILE.h5",
-        default="",
-        help="image set for the training (default: data/mnist.h5)",
+        "--data", metavar="FILE.h5", help="image set for the training (default: data/mnist.h5)"
     )
     parser.add_argument(
         "--output", metavar="DIR", default="runs", help="folder for results (default: runs)"
@@ -162,7 +154,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _threads(text: str) -> int:
     """0 for auto: one for each core that the rank may use."""
-    if text == AUTO:
+    if text == "auto":
         return 0
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number, at least 1, or auto")

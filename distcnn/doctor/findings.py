@@ -14,7 +14,7 @@ from distcnn.system.wording import counted, number_ranges, plural, printable
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
 STATES = (GOOD, WARNING, BAD)
-MOST_HOSTS_NAMED = 3
+MOST_HOSTS_NAMED = 8
 STATE_WIDTH, NAME_WIDTH = 9, 15
 
 
@@ -150,7 +150,6 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """1 if something is bad, else 0."""
         return int(self.counts[BAD] > 0)
 
     def write(self, path: str) -> None:

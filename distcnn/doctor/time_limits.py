@@ -6,18 +6,18 @@ import faulthandler
 import os
 import select
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 from distcnn.system.console import drain
 
 T = TypeVar("T")
 
+STANDARD_ERROR = 2
 SECONDS_FOR_EVERYTHING = 20.0
 SECONDS_TO_START_MPI = 12.0
 
@@ -44,13 +44,9 @@ def bounded(seconds: float, what: str, work: Callable[[], T]) -> T:
 
 
 def limit_process(seconds: float = SECONDS_FOR_EVERYTHING) -> None:
-    """Print the stack and end this process with exit code 1 after ``seconds``.
-
-    The timer is a thread in C: it also works while a library holds Python's lock.
-    """
-    with suppress(OSError, ValueError):  # standard error is not a file
-        if sys.__stderr__:
-            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    """Print the stack and end this process with exit code 1 after ``seconds``."""
+    # A thread in C, which also works while a library holds Python's lock.
+    faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
 
 
 @contextmanager
@@ -89,6 +85,4 @@ def watched_start(
         yield
     finally:
         os.write(writer, done)
-        for descriptor in (reader, writer):
-            os.close(descriptor)
         os.waitpid(child, 0)

@@ -112,8 +112,8 @@ def advice(
     """Suggest one of ``flags`` for an unknown one, or say what to use instead; empty if neither."""
     name = flag.lstrip("-").lower().replace("_", "-")
     found = meant(name, [known[2:] for known in flags if known.startswith("--")])
-    if name in instead or (name in ADVICE and found != name):
-        return f": {instead.get(name) or ADVICE[name]}"
+    if found != name and name in (known := {**ADVICE, **instead}):
+        return f": {known[name]}"
     more = ""
     if found == "microbatch-size":
         more = " (per shard and step; the global batch is --num-shards times it)"
@@ -128,10 +128,9 @@ def meant(name: str, names: Sequence[str]) -> str | None:
         return name
     if ALIASES.get(name) in names:
         return ALIASES[name]
-    close = difflib.get_close_matches(name, names, n=1)
-    begun = [known for known in names if known.startswith(name)]
-    if close:
+    if close := difflib.get_close_matches(name, names, n=1):
         return close[0]
+    begun = [known for known in names if known.startswith(name)]
     return begun[0] if len(begun) == 1 else None
 
 
@@ -145,16 +144,13 @@ def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
 
     If a flag is repeated, the last value wins; ``--flag value`` and ``--flag=value`` are the same.
     """
-    found = {COMMAND: command}
-    flag = ""
-    for index, word in enumerate(arguments):
+    found, flag = {COMMAND: command}, "arguments"
+    for word in arguments:
         if word.startswith("--"):
             flag, _, value = word.partition("=")
             found[flag] = value
-        elif flag:
-            found[flag] = f"{found[flag]} {word}".strip()
         else:
-            found[f"argument {index + 1}"] = word
+            found[flag] = f"{found.get(flag, '')} {word}".strip()
     return found
 
 
@@ -169,8 +165,7 @@ def difference(everyone: Sequence[Mapping[str, str]]) -> str | None:
     first = everyone[0]
     for rank, flags in enumerate(everyone):
         names = [name for name in {**first, **flags} if first.get(name) != flags.get(name)]
-        if COMMAND in names:
-            names = [COMMAND]
+        names = [COMMAND] if COMMAND in names else names
         if names:
             own, other = (", ".join(shown(of, name) for name in names) for of in (flags, first))
             return f"rank {rank} was started with {own}, but rank 0 with {other}"

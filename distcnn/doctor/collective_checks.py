@@ -26,7 +26,7 @@ class ReportingCommunicator(WatchedCommunicator):
 
     def __init__(self, inner: Communicator) -> None:
         super().__init__(inner)
-        self.report = Report(live=inner.rank == 0)
+        self.report = Report(silent=inner.rank > 0)
 
     def abort(self, exit_code: int) -> NoReturn:
         text = "some checks did not finish: a rank failed or is stuck"
@@ -55,7 +55,5 @@ def examine(
         for joint_check in OF_ALL_RANKS:
             with Span(MEASURE):
                 report.add(*joint_check(communicator, options))
-        if communicator.rank == 0 and options.json:
-            report.write(options.json)
-        report.end()
-        return communicator.broadcast(report.exit_code)
+        report.end(options.json)
+        return communicator.broadcast(int(report.counts[BAD] > 0))

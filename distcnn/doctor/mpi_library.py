@@ -6,6 +6,7 @@ A launcher can start only libraries of its own family (MPICH or Open MPI).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from distcnn.system import launcher
 SECONDS_FOR_MPIRUN = 5.0
 OPEN_MPI = "Open MPI"
 FAMILIES = {
-    "MPICH": ("mpich", "hydra", "intel(r) mpi", "mvapich", "cray"),
-    OPEN_MPI: ("open mpi", "openmpi", "open-mpi", "prrte", "prterun"),
+    "MPICH": r"mpich|hydra|intel\(r\) mpi|mvapich|cray",
+    OPEN_MPI: "open[ -]?mpi|prrte|prterun",
 }
 """Words in the version text of a library or an mpirun by which its family is known."""
 
@@ -92,6 +93,4 @@ def mpirun_in_path(library: str) -> Finding:
 
 def family(text: str) -> str:
     """The MPI family that a version text names; empty if unknown."""
-    words = text.lower()
-    found = (name for name, marks in FAMILIES.items() if any(mark in words for mark in marks))
-    return next(found, "")
+    return next((name for name, marks in FAMILIES.items() if re.search(marks, text, re.I)), "")

@@ -59,7 +59,7 @@ def watched_start(
     ``speak`` with the reason, and ends this process if it hangs.
     """
     reader, writer = os.pipe()
-    parent, done = os.getpid(), b"x"
+    parent = os.getpid()
     try:
         with warnings.catch_warnings():  # the child only prints, so other threads do not matter
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -74,7 +74,7 @@ def watched_start(
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             in_time = bool(select.select([reader], [], [], seconds)[0])
-            if not in_time or os.read(reader, 1) != done:
+            if not in_time or not os.read(reader, 1):
                 speak("the process died" if in_time else f"it took more than {seconds:g} s")
             if not in_time and os.getppid() == parent:
                 os.kill(parent, signal.SIGKILL)
@@ -84,5 +84,5 @@ def watched_start(
     try:
         yield
     finally:
-        os.write(writer, done)
+        os.write(writer, b"started")
         os.waitpid(child, 0)

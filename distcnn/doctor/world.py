@@ -67,17 +67,13 @@ def hosts(communicator: Communicator, options: argparse.Namespace) -> Iterator[F
     """Equally many ranks on each host."""
     measured = {"world_size": communicator.world_size, "hosts": communicator.hosts}
     counts = Counter(communicator.hosts)
-    names = [*counts][:MOST_HOSTS_NAMED]
-    least, most = min(counts.values()), max(counts.values())
-    if len(counts) == 1:
-        yield Finding(GOOD, "hosts", names[0], measured=measured)
-    elif least == most:
-        text = f"{len(counts)} with {counted(most, 'rank')} each: {', '.join(names)}"
+    numbers = [f"{host} {count}" for host, count in counts.items()]
+    text = f"{len(counts)}, with ranks: {', '.join(numbers[:MOST_HOSTS_NAMED])}"
+    if len(set(counts.values())) == 1:
+        text = communicator.hosts[0] if len(counts) == 1 else text
         yield Finding(GOOD, "hosts", text, measured=measured)
     else:
-        numbers = ", ".join(f"{name} {counts[name]}" for name in names)
-        text = f"{len(counts)} with different numbers of ranks: {numbers}"
-        yield Finding(WARNING, "hosts", text, EQUAL_HOSTS, measured)
+        yield Finding(WARNING, "hosts", f"{text}: not equally many", EQUAL_HOSTS, measured)
 
 
 def cores(communicator: Communicator, options: argparse.Namespace) -> Iterator[Finding]:

@@ -62,22 +62,25 @@ def test_values_are_compared() -> None:
     assert same == [Finding(GOOD, "x", "1 on all ranks")]
 
 
-def test_the_report(tmp_path: Path) -> None:
+def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report()
     fine = Finding(GOOD, "x", "fine", measured={"world_size": 4})
     report.add(fine, Finding(WARNING, "y", "odd", "turn it"))
-    assert report.text().splitlines() == [
+    report.end(str(tmp_path / "report.json"))
+    assert capsys.readouterr().out.splitlines() == [
         "good     x              fine",
         "warning  y              odd",
         " " * 24 + "-> turn it",
         "1 good, 1 warning, 0 bad",
     ]
-    report.write(str(tmp_path / "report.json"))
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["counts"] == {GOOD: 1, WARNING: 1, BAD: 0}
     assert content["world_size"] == 4
     assert content["findings"][1]["remedy"] == "turn it"
-    assert (report.exit_code, Report([Finding(BAD, "z", "")]).exit_code) == (0, 1)
+    silent = Report(silent=True)
+    silent.add(fine)
+    silent.end()
+    assert not capsys.readouterr().out
 
 
 def test_a_check_that_fails_is_a_finding() -> None:
@@ -158,7 +161,7 @@ class Threads:
 @pytest.mark.parametrize(
     ("check", "communicator", "declared", "says"),
     [
-        (world.hosts, Four("aaab"), "4", "numbers of ranks: a 3, b 1"),
+        (world.hosts, Four("aaab"), "4", "2, with ranks: a 3, b 1: not equally many"),
         (world.ranks, Four(has_threads=False), "4", "lacks MPI_THREAD_MULTIPLE"),
         (world.ranks, Four(), "8", "started 8 processes, but MPI sees 4 ranks"),
     ],

@@ -136,5 +136,5 @@ def judge_content(info: DatasetInfo, only_labels: bool) -> list[str]:
             if split == "test":
                 survey.look_for(survey.test_hashes)
     if only_labels:
-        return judge_labels(info, [survey.found])
+        return judge_labels(info, survey.found)
     return judge(info, [survey.found], survey.test_hashes)

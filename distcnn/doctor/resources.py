@@ -29,7 +29,6 @@ MORE_SHARED = (
 )
 RAISE = "raise it in the job script (launchers pass limits on), or ask the site"
 
-
 LIMITS: dict[str, tuple[str, int, int, int, str]] = {
     # Option of ulimit, unit, and in units: low if below the first, too low if below the second.
     # MPICH with UCX crashed in MPI_Init with fewer than 40 open files, or 16 MiB per file.

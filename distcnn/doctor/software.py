@@ -52,10 +52,10 @@ def software() -> Found:
     remedy = f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH"
     yield Same("distcnn", sources, SAME_SOFTWARE, remedy)
     yield Same("processor", host.processor(), ROUNDING, ONE_KIND_OF_HOST, WARNING)
-    variables = ", ".join(f"{k}={v}" for k, v in kernel_variables(os.environ).items())
+    settings = [f"{name}={value}" for name, value in kernel_variables(os.environ).items()]
+    text = ", ".join(settings) or "no variables that select kernels"
     why, remedy = "these variables select kernels", "set them in the job script"
-    variables = variables or "no variables that select kernels"
-    yield Same("environment", variables, why, remedy, WARNING)
+    yield Same("environment", text, why, remedy, WARNING)
 
 
 def _library(module: str) -> Found:

@@ -1,7 +1,4 @@
-"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4``, not under mpirun.
-
-``docs/scaling.md`` says more.
-"""
+"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4`` (``docs/scaling.md``)."""
 
 from __future__ import annotations
 
@@ -24,22 +21,18 @@ from distcnn.scaling import output
 from distcnn.scaling.launch_job import measure, stopped_by_signals
 from distcnn.scaling.options import RANKS, Request, Settings, launcher_command, make_parser, parse
 from distcnn.scaling.points import in_order
+from distcnn.scaling.records import Record, Sweep, opened
 from distcnn.scaling.summary import summarise
-from distcnn.scaling.sweep_directory import Record, Sweep, opened
 from distcnn.system import launcher
 from distcnn.system.console import guarded, say, tell
 from distcnn.system.wording import counted, printable, shell_command
 
 NAME = "distcnn.scaling"
-EXIT_NOT_GOOD = 1
-"""A measurement failed, or bits differ."""
+EXIT_NOT_GOOD = 1  # a measurement failed, or bits differ
 
 
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 all is good, 1 a measurement failed or bits differ,
-    2 bad input, 85 stopped by a signal.
-    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if launcher.needs_mpi(os.environ):
         end_before_start(
@@ -79,7 +72,6 @@ def require_all(settings: Settings) -> None:
 
 
 def run(request: Request, arguments: Sequence[str], sweep: Sweep) -> int:
-    """Measure, summarise, print and predict; return the exit code."""
     say(*output.headline(request.settings), f"records   {sweep.path}")
     try:
         with stopped_by_signals():

@@ -21,10 +21,12 @@ import numpy as np
 
 from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes
 from distcnn.system.files import read_bytes
 from distcnn.system.json_values import from_json
 
+WAITING, BESIDE = "waiting", "beside"
+"""The main thread waits for a sum, or another thread sums while the main thread computes."""
+WAY_NAMES = {WAITING: "blocking", BESIDE: "overlapped"}  # as printed
 KINDS = ("distcnn.scaling.interconnect_test", "distcnn.network")
 """Of the files that the interconnect test writes; the second one is its former name."""
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -57,6 +59,16 @@ def rabenseifner(ranks: int, nbytes: float) -> tuple[int, float]:
 def cost_of(ranks: int, nbytes: float, short_bytes: int = SHORT_BYTES) -> tuple[int, float]:
     """Return exchanges and bytes sent, one after the other, of an allreduce."""
     return (recursive_doubling if nbytes <= short_bytes else rabenseifner)(ranks, nbytes)
+
+
+@dataclass(frozen=True)
+class SumTimes:
+    """The interconnect test: (bytes, seconds) of sums over all ranks by way of summing."""
+
+    world_size: int
+    hosts: list[str]  # of each rank
+    library: str
+    rows: dict[str, list[list[float]]]
 
 
 @dataclass(frozen=True)

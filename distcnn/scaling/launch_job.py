@@ -7,7 +7,6 @@ and the kernel ends it when the sweep ends.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -21,24 +20,20 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from distcnn.config import Config, as_flag
+from distcnn.config import as_flag
 from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.orphan import signal_at_parents_end
 from distcnn.fault_tolerance.signals import stop_signals_here
 from distcnn.scaling.options import Settings, launcher_command
 from distcnn.scaling.points import Job
-from distcnn.scaling.result import Result, read_result
-from distcnn.scaling.sweep_directory import Record, Sweep
+from distcnn.scaling.records import Record, Result, Sweep, read_result
 from distcnn.system.wording import shell_command
 
-SECONDS_TO_END = 5.0
-"""Between SIGTERM, which a launcher passes on, and SIGKILL."""
-NAP_SECONDS = 0.05
-SECONDS_TO_APPEAR = 3.0
-"""A file written on another host may appear late on a shared file system."""
+SECONDS_TO_END = 5.0  # between SIGTERM, which a launcher passes on, and SIGKILL
+SECONDS_TO_APPEAR = 3.0  # of a file that another host wrote, on a shared file system
 LONGEST_REASON = 500
+# Matches lines that say why processes ended.
 TELLING = re.compile(r"^distcnn\S*: error|^[\w.]*(Error|Exception|Interrupt): |\b(error|signal)\b")
-"""Matches lines that say why processes ended."""
 
 
 class FailedError(Exception):
@@ -51,9 +46,7 @@ class FailedError(Exception):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise ``Stopped`` with the name of the first stop signal, and ignore further ones. Does
-    nothing outside the main thread.
-    """
+    """In the main thread, raise ``Stopped`` for the first stop signal, and ignore further ones."""
 
     def stop(number: int, frame: object) -> None:
         for other in before:
@@ -72,7 +65,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 def measure(job: Job, sweep: Sweep, timeout: float) -> Record:
     """Measure once; ``InputError`` if the log cannot be written."""
-    log = sweep.path / job.log
+    log = sweep.measurements / f"{job.name}.log"
     file = log.parent.resolve() / f".{job.name}.json"
     result, reason, begin = None, "", time.monotonic()
     try:
@@ -99,11 +92,7 @@ def command_of(job: Job, settings: Settings, file: Path) -> list[str]:
         *launcher_command(settings.launcher, job.point.ranks),
         *(sys.executable, "-m", "distcnn.scaling.worker"),
         *(f"--result={file}", f"--steps={settings.steps}"),
-        *(
-            f"{as_flag(field.name)}={flags[field.name]}"
-            for field in dataclasses.fields(Config)
-            if field.name in flags
-        ),
+        *(f"{as_flag(name)}={value}" for name, value in flags.items()),
     ]
 
 
@@ -138,7 +127,6 @@ def run(command: list[str], log: Path, timeout: float) -> None:
 
 
 def _result_in(file: Path, job: Job, log: Path) -> Result:
-    """Read the file written by the ranks."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while not file.exists():
         if time.monotonic() > end:
@@ -147,7 +135,7 @@ def _result_in(file: Path, job: Job, log: Path) -> Result:
                 " of one MPI world",
                 log,
             )
-        time.sleep(NAP_SECONDS)
+        time.sleep(0.05)
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -10,9 +10,8 @@ from distcnn.scaling.options import Request, Settings
 from distcnn.scaling.plot import prediction_figure, sweep_figure
 from distcnn.scaling.points import MODES, STRONG, Job
 from distcnn.scaling.prediction import Projection, Series, calibrate, project
-from distcnn.scaling.result import GROUPS
+from distcnn.scaling.records import GROUPS, Record, Sweep
 from distcnn.scaling.summary import Row, Summary
-from distcnn.scaling.sweep_directory import Record, Sweep
 from distcnn.system.json_values import to_json
 from distcnn.system.wording import counted, plural, printable
 
@@ -64,7 +63,7 @@ def table(summary: Summary, sweep: Sweep) -> Iterator[str]:
     for note in summary.footnotes:
         yield f"note      {note}"
     for record in summary.failures:
-        log = sweep.path / record.job.log
+        log = sweep.path / record.log
         yield f"failed    {title_of(record.job)}: {record.reason} (log: {log})"
 
 

@@ -21,11 +21,9 @@ GROUP_COLOURS = {
     "waiting": plotting.LIGHT_ORANGE,
     "data": plotting.GREY,
 }
-MEASURED = "#222222"
-"""Colour of measured points in the picture of a prediction."""
+MEASURED = "#222222"  # points in the picture of a prediction
 PANEL_WIDTH, PANEL_HEIGHT = 4.9, 4.3
-MOST_HORIZONTAL = 9
-"""More labels than ``MOST_HORIZONTAL`` are turned."""
+MOST_HORIZONTAL = 9  # labels; more are turned
 
 
 def sweep_figure(summary: Summary, title: str) -> Figure:

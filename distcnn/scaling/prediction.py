@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from distcnn.distributed import STATS_SIZE
 from distcnn.distributed.shared_memory_reduction import MOST_KEPT
 from distcnn.errors import InputError
-from distcnn.scaling.interconnect import Interconnect, fit_interconnect
+from distcnn.scaling.interconnect import BESIDE, WAITING, Interconnect, fit_interconnect
 from distcnn.scaling.points import Point
-from distcnn.scaling.result import BESIDE, WAITING, Result, ShardTimes
+from distcnn.scaling.records import Result, ShardTimes
 from distcnn.scaling.summary import Row
 from distcnn.system.wording import printable
 from distcnn.training.overlap import MOST_LANES

@@ -12,8 +12,7 @@ from statistics import median
 from typing import Any
 
 from distcnn.scaling.points import Point
-from distcnn.scaling.result import Result
-from distcnn.scaling.sweep_directory import Record
+from distcnn.scaling.records import Record, Result
 from distcnn.system.wording import counted
 from distcnn.training.fingerprint import differences
 

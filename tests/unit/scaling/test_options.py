@@ -9,7 +9,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.scaling.options import Settings, default_ranks, launcher_command, parse, ranks_from
-from distcnn.scaling.sweep_directory import read_settings, require_same
+from distcnn.scaling.records import read_settings, require_same
 
 MPIRUN = "mpirun -n {ranks}"
 

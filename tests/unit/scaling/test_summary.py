@@ -11,8 +11,8 @@ from distcnn.scaling.options import Settings
 from distcnn.scaling.output import table, write_results
 from distcnn.scaling.plot import sweep_figure
 from distcnn.scaling.points import Point
+from distcnn.scaling.records import Sweep
 from distcnn.scaling.summary import compare_bits, summarise
-from distcnn.scaling.sweep_directory import Sweep
 from tests.support.sweep_cases import SHARES, record, strong, weak
 
 A, B = "a" * 64, "b" * 64

@@ -1,5 +1,5 @@
-"""The sweep directory: the settings, and a record of every measurement, written when it ends, so
-that a sweep can continue.
+"""What the ranks of a point report, and the sweep directory that keeps it, so that a sweep can
+continue.
 
     sweep.json                                      the settings; another sweep is refused
     measurements/strong-2-ranks-repeat-1.json       a record; its output is in the .log
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,32 +20,112 @@ from typing import Any
 
 from distcnn.config import Config, as_flag
 from distcnn.errors import InputError
+from distcnn.scaling.interconnect import SumTimes
 from distcnn.scaling.options import Settings
-from distcnn.scaling.points import MEASUREMENTS, Job
-from distcnn.scaling.result import Result, read_result
+from distcnn.scaling.points import Job, Point
 from distcnn.system.files import read_bytes, write_atomically
+from distcnn.system.json_values import from_json
+from distcnn.system.wording import counted
 from distcnn.training.run_files import locked
 
-SETTINGS = "sweep.json"
+KIND = "distcnn.scaling.worker 2"  # of this version's results
+GROUPS = ("compute", "local_sum", "communication", "waiting", "data")
+"""Parts of a step's time, which add up to it: layers, loss and update; adding gradients on this
+rank; the sum over ranks; waiting for the slowest rank; reading examples.
+"""
+SETTINGS, MEASUREMENTS = "sweep.json", "measurements"
+
+
+@dataclass(frozen=True)
+class ShardTimes:
+    """Seconds of one shard on the rank that waits least, at the speed without instruments."""
+
+    data: float
+    forward: float  # with the loss, the waiting, and everything that is in no other part
+    backward: list[float]  # by bucket, in the order in which buckets are reduced
+    add: float  # its gradient to the rank's sum
+    shared_memory: float | None  # its part of the sum; None if gradients are summed otherwise
+    update: float  # of a whole step
+
+    @property
+    def compute(self) -> float:
+        return self.forward + sum(self.backward)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement of a point."""
+
+    model: str
+    data: str
+    world_size: int
+    num_shards: int
+    microbatch_size: int
+    reduction: str
+    overlap: str
+    hosts: list[str]  # of each rank
+    cores_of_hosts: dict[str, int]  # that the ranks there may use
+    processor: str
+    mpi: str
+    software: dict[str, str]  # the fingerprint of everything that may change bits
+    images_per_second: float  # of all ranks, without instruments
+    step_seconds: float
+    shares: dict[str, float]  # of a step with instruments by group, mean over ranks
+    shard: ShardTimes
+    bucket_bytes: list[int]
+    sum_times: SumTimes
+    params_sha256: str
+    kind: str = KIND
+
+    @property
+    def ranks_per_host(self) -> int:
+        """Ranks on the fullest host."""
+        return max(map(self.hosts.count, self.hosts))
+
+
+def read_result(table: Any, point: Point) -> Result:
+    """Build the result of ``point`` from its JSON table; ``ValueError`` says why it is none."""
+    if not isinstance(table, dict) or table.get("kind") != KIND:
+        raise ValueError("its result is not a measurement of this version of distcnn")
+    try:
+        result = from_json(Result, table)
+    except TypeError as error:
+        raise ValueError(f"its result is incomplete ({error})") from error
+    numbers = [result.images_per_second, result.step_seconds, *result.shares.values()]
+    if not all(map(math.isfinite, numbers)) or set(result.shares) != set(GROUPS):
+        raise ValueError("its result is incomplete (numbers are missing)")
+    if result.world_size != point.ranks or len(result.hosts) != point.ranks:
+        raise ValueError(
+            f"started {counted(point.ranks, 'rank')}, but {result.world_size} reported: make the"
+            " launcher start as many ranks as {ranks} says"
+        )
+    if (result.num_shards, result.microbatch_size) != (point.num_shards, point.microbatch_size):
+        raise ValueError(
+            f"its result has {result.num_shards} shards of {result.microbatch_size} examples, not"
+            f" {point.num_shards} of {point.microbatch_size}"
+        )
+    return result
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a measurement ended: a result, or the ``reason`` for its failure.
-
-    ``seconds`` include the start of the ranks and reading data.
-    """
+    """How a measurement ended: a result, or the ``reason`` for its failure."""
 
     job: Job
     result: Result | None
     reason: str
-    seconds: float
+    seconds: float  # with the start of the ranks and reading data
+
+    @property
+    def log(self) -> str:
+        """The file with its output, relative to the sweep directory."""
+        return f"{MEASUREMENTS}/{self.job.name}.log"
 
     def to_json(self) -> dict[str, Any]:
         """One table, flat except for the result."""
         table = dataclasses.asdict(self)
         job = table.pop("job")
-        return {**job.pop("point"), **job, "log": self.job.log, **table}
+        return {**job.pop("point"), **job, "log": self.log, **table}
 
 
 class Sweep:
@@ -52,27 +133,25 @@ class Sweep:
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path, self.settings = path, settings
-        if (path / MEASUREMENTS).is_symlink():
-            raise InputError(f"{path / MEASUREMENTS} is a symbolic link: replace it with a folder")
+        self.measurements = path / MEASUREMENTS
+        if self.measurements.is_symlink():
+            raise InputError(f"{self.measurements} is a symbolic link: replace it with a folder")
 
     def add(self, record: Record) -> None:
         """Write ``record``, replacing an earlier one of the same measurement."""
-        self.write(record.job.record, record.to_json())
+        self.write(f"{MEASUREMENTS}/{record.job.name}.json", record.to_json())
 
     def find(self, job: Job) -> Record | None:
         """Read the record of ``job``; None if there is none, or it is damaged."""
         try:
-            table = json.loads(read_bytes(self.path / job.record, follow=True))
+            table = json.loads(read_bytes(self.measurements / f"{job.name}.json", follow=True))
             result = table["result"] and read_result(table["result"], job.point)
             return Record(job, result, table["reason"], table["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def write(self, name: str, content: dict[str, Any] | bytes) -> Path:
-        """Write a file of the sweep atomically, a table as JSON; return its path.
-
-        ``InputError`` if it cannot be written.
-        """
+        """Write a file of the sweep atomically, a table as JSON; return its path."""
         file = self.path / name
         if not isinstance(content, bytes):
             content = (json.dumps(content, indent=1) + "\n").encode()

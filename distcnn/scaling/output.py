@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from distcnn.plotting import Figure, has_matplotlib, png
-from distcnn.scaling.options import Request, Settings
+from distcnn.scaling.options import Settings
 from distcnn.scaling.plot import prediction_figure, sweep_figure
 from distcnn.scaling.points import MODES, STRONG, Job
-from distcnn.scaling.prediction import Projection, Series, calibrate, project
+from distcnn.scaling.prediction import Projection, Series
 from distcnn.scaling.records import GROUPS, Record, Sweep
 from distcnn.scaling.summary import Row, Summary
 from distcnn.system.json_values import to_json
@@ -112,20 +112,9 @@ def _write_picture(sweep: Sweep, name: str, draw: Callable[[], Figure]) -> str:
     )
 
 
-def write_prediction(
-    sweep: Sweep, records: Sequence[Record], summary: Summary, request: Request
-) -> list[str]:
-    """Predict, write ``prediction.json`` and the picture; return the lines to print."""
-    projection = project(
-        calibrate([record.result for record in records if record.result]),
-        summary.rows,
-        request.predict,
-        request.ranks_per_host,
-        request.interconnects,
-    )
+def write_prediction(sweep: Sweep, projection: Projection, summary: Summary) -> list[str]:
+    """Write a prediction and its picture; return a line on each."""
     return [
-        *prediction_table(projection),
-        "",
         f"results   {sweep.write('prediction.json', to_json(projection))}",
         _write_picture(sweep, "prediction.png", lambda: prediction_figure(projection, summary)),
     ]

@@ -16,36 +16,24 @@ from distcnn.scaling.records import Record, Result
 from distcnn.system.wording import counted
 from distcnn.training.fingerprint import differences
 
+# The verdict on a point's bits: the last two have nothing to compare with, or are the fast sum's.
 SAME, DIFFERENT, ALONE, NOT_PROMISED = "same", "DIFFERENT", "alone", "not promised"
-"""The verdict on a point's bits; ``ALONE`` has nothing to compare with, ``NOT_PROMISED`` is the
-fast sum.
-"""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Summary of the measurements of one point.
-
-    Attributes:
-        ranks_per_host: on the fullest host.
-        images_per_second: the median; ``slowest`` and ``fastest`` are of one measurement.
-        step_seconds: the median.
-        speed_up: images per second relative to the smallest point of the mode (medians).
-        efficiency: speed-up divided by how many times more ranks there are.
-        shares: fractions of a step by group, of the measurement with the median step.
-        params_sha256: of the first measurement.
-    """
+    """Summary of the measurements of one point."""
 
     hosts: int
-    ranks_per_host: int
-    images_per_second: float
+    ranks_per_host: int  # on the fullest host
+    images_per_second: float  # the median, as the step
     slowest: float
     fastest: float
     step_seconds: float
-    speed_up: float
-    efficiency: float
-    shares: dict[str, float]
-    params_sha256: str
+    speed_up: float  # images per second relative to the smallest point of the mode
+    efficiency: float  # speed-up divided by how many times more ranks there are
+    shares: dict[str, float]  # of a step by group, of the measurement with the median step
+    params_sha256: str  # of the first measurement
 
 
 @dataclass(frozen=True)
@@ -59,7 +47,6 @@ class Row:
     measured: Measured | None
 
     def to_json(self) -> dict[str, Any]:
-        """One flat table."""
         table = dataclasses.asdict(self)
         return {**table.pop("point"), **(table.pop("measured") or {}), **table}
 
@@ -80,7 +67,6 @@ class Summary:
 
 
 def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
-    """Summarise the records of ``points``."""
     results: dict[Point, list[Result]] = {point: [] for point in points}
     for record in records:
         if record.result:

@@ -138,7 +138,7 @@ def test_the_picture_shows_all_points_with_a_result() -> None:
         record(weak(1)),
     ]
     speed, efficiency, bars, _ = sweep_figure(summarise(points, records), "lenet for $1").axes
-    measured, ideal = speed.lines[0], speed.lines[3]
+    measured, ideal = speed.lines[0], speed.lines[1]
     assert list(measured.get_xdata()) == [1, 4]
     assert list(measured.get_ydata()) == [2000, 4000]
     assert list(ideal.get_ydata()) == [2000, 8000]

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Stepper
@@ -24,7 +24,7 @@ from distcnn.config_parsing import parse_request
 from distcnn.distributed import REDUCERS, BlockingAllreduce, Communicator, on_root, plan_buckets
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
+from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
 from distcnn.scaling.interconnect_test import measure_sums
 from distcnn.scaling.records import GROUPS, Result, ShardTimes
 from distcnn.spans import ALLREDUCE, BACKWARD, LOCAL_SUM, READ_DATA, UPDATE
@@ -71,7 +71,8 @@ def measure(run: Run, steps: int) -> Result:
     start = time.perf_counter()
     images = sum(stepper.take() for _ in range(steps))
     seconds = time.perf_counter() - start
-    splits = measure_splits(stepper, max(2, steps // SHARE_OF_STEPS), communicator)
+    times = measure_steps(stepper.take, max(2, steps // SHARE_OF_STEPS), communicator)
+    splits = mean_of_middle_half(times, communicator)
     compare_replicas(run.parameters, run.step.optimizer, communicator, steps)
     # the buckets that overlap would use, even if it is off
     buckets = plan_buckets(sorted({0, *run.parameters.layer_starts, run.parameters.values.size}))
@@ -97,16 +98,6 @@ def measure(run: Run, steps: int) -> Result:
         sum_times=measure_sums(communicator, SUMS_SECONDS),
         params_sha256=params_sha256(run.parameters),
     )
-
-
-def measure_splits(stepper: Stepper, count: int, communicator: Communicator) -> list[StepTimes]:
-    """Take ``count`` steps with instruments; return each rank's mean step over the middle half of
-    them, the same ones on all ranks. Collective.
-    """
-    times = measure_steps(stepper.take, count, communicator)
-    everyone = communicator.allgather([step.seconds for step in times])
-    chosen = middle_half([fmean(of_step) for of_step in zip(*everyone, strict=True)])
-    return communicator.allgather(mean([times[index] for index in chosen]))
 
 
 def shares_of(splits: Sequence[StepTimes]) -> dict[str, float]:

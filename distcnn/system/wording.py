@@ -22,6 +22,13 @@ def being(number: int, what: str) -> str:
     return f"{counted(number, what)} {'is' if number == 1 else 'are'}"
 
 
+def first_few(names: Iterable[object], most: int = 5) -> str:
+    """The first few of ``names``, and how many more there are: "a, b, c, d, e and 7 more"."""
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
 def number_ranges(numbers: Iterable[int]) -> str:
     """Write numbers in ascending order with their ranges shortened: "0-3, 7"."""
     pairs: list[list[int]] = []

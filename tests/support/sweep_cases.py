@@ -1,4 +1,4 @@
-"""Results and records of a machine that is known exactly, for tests that start nothing."""
+"""Results and records of a machine that is known exactly, for tests that start no process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One measurement: processes that fail, hang or stay, and records; all without MPI."""
+"""One measurement: processes that fail, hang or do not end, and records; all without MPI."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def try_launcher(folder: Path, make_launcher: MakeLauncher) -> Try:
-    """Measures two ranks with a launcher of these lines; none of its processes may be left."""
+    """Measure two ranks with a launcher of these lines, which must leave no process."""
 
     def try_it(lines: str, timeout: float = 60.0) -> Record:
         sweep = Sweep(folder, Settings((2,), make_launcher(lines)))

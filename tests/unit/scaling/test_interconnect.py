@@ -1,5 +1,5 @@
-"""Interconnects: costs against algorithms that are played through, numbers with units, files, and a
-fit that finds what was planted.
+"""Interconnects: costs against simulated algorithms, numbers with units, files, and a fit that
+recovers known values.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def test_what_makes_no_sense_is_refused(text: str, says: str) -> None:
 
 
 def rows_of(line: Line, ranks: int, noise: float = 0.0) -> list[list[float]]:
-    """An interconnect test's, on such an interconnect."""
+    """The rows of an interconnect test on this interconnect."""
     rng = np.random.default_rng(5)
     return [
         [nbytes, line.seconds(ranks, nbytes) * (1 + noise * rng.uniform(-1, 1))] for nbytes in SIZES

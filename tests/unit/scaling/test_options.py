@@ -1,4 +1,4 @@
-"""Flags of a sweep."""
+"""The flags of a sweep."""
 
 from __future__ import annotations
 

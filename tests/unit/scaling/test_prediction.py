@@ -1,4 +1,4 @@
-"""From results of a machine that is known exactly back to that machine."""
+"""Calibration recovers a machine that is known exactly from its results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_without_results_nothing_is_predicted() -> None:
 
 
 def projected(points: list[Point], ranks: tuple[int, ...], count: int = 1) -> Projection:
-    """What is predicted from these points with ``count`` interconnects."""
+    """The prediction from these points with ``count`` interconnects."""
     rows = summarise(points, [record(point) for point in points]).rows
     lines = [Line(1e-3 / 10**number, 8e-9) for number in range(count)]
     networks = [interconnect(line, f"n{number}") for number, line in enumerate(lines)]
@@ -59,7 +59,7 @@ def projected(points: list[Point], ranks: tuple[int, ...], count: int = 1) -> Pr
 
 
 def test_what_was_measured_is_predicted() -> None:
-    """Sums of a few bytes are in no part of the made results and take hundredths of a ms."""
+    """Sums of a few bytes are missing from the artificial results; they take hundredths of a ms."""
     points = [strong(1), strong(2), strong(4), weak(1), weak(2)]
     records = [record(point, speed=0.0) for point in points]
     found = calibrate([result_of(point) for point in points])

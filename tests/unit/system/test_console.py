@@ -1,24 +1,23 @@
-"""Output that blocks, breaks or lacks an encoding ends nothing and loses nothing short."""
+"""Output that blocks, breaks or lacks an encoding ends nothing and loses no short text."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from distcnn.system import console
 from distcnn.system.console import OutputStream, guarded, say, tell
 from distcnn.training.progress import Progress
+from tests.support.full_pipe import full_pipe
 
 
 class Bare:
-    """The least that ``print`` needs."""
+    """The minimum that ``print`` needs."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -28,7 +27,7 @@ class Bare:
 
 
 class Broken(Bare):
-    """One that raises what it likes."""
+    """A stream that raises an unusual exception."""
 
     def write(self, text: str) -> None:
         raise ZeroDivisionError("broken")
@@ -91,26 +90,6 @@ def test_an_escape_sequence_or_a_line_feed_in_a_line_is_shown(
     assert (
         capsys.readouterr().out == "name \\x1b]0;title\\x07 \\x9b2J\nforged\\nresult \\r\\u202e\n"
     )
-
-
-@contextlib.contextmanager
-def full_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Standard output is a pipe that takes nothing more; gives its reading end."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x" * 512)
-    os.set_blocking(writer, True)
-    stream = os.fdopen(writer, "w")
-    monkeypatch.setattr(sys, "__stdout__", stream)
-    monkeypatch.setattr(sys, "stdout", stream)
-    try:
-        yield reader
-    finally:
-        monkeypatch.undo()
-        os.close(reader)  # whoever is writing gets an error
-        stream.close()
 
 
 def read_all(reader: int, end: bytes) -> bytes:

@@ -36,10 +36,9 @@ USAGE = (
     " Gbit), or name a file written by python -m distcnn.scaling.interconnect_test --json FILE"
 )
 FEWEST_ROWS = 3
+# MPICH takes messages up to here for short (MPIR_CVAR_ALLREDUCE_SHORT_MSG_SIZE).
 SHORT_BYTES = 2048
-"""MPICH takes messages up to here for short (MPIR_CVAR_ALLREDUCE_SHORT_MSG_SIZE)."""
-THRESHOLDS = (SHORT_BYTES, 64, 32_768, 262_144)
-"""Fitted for other libraries; the first one wins a tie."""
+THRESHOLDS = (SHORT_BYTES, 64, 32_768, 262_144)  # of other libraries; the first one wins a tie
 
 
 def recursive_doubling(ranks: int, nbytes: float) -> tuple[int, float]:
@@ -75,19 +74,15 @@ class SumTimes:
 class Line:
     """An exchange of n bytes takes ``latency + n * seconds_per_byte`` (alpha and beta). Adding what
     arrives takes time in proportion to the bytes, and counts as part of beta.
-
-    Attributes:
-        error: the largest relative error of the fit.
-        short_bytes: messages up to here are summed by recursive doubling.
     """
 
     latency: float
     seconds_per_byte: float
-    error: float = 0.0
-    short_bytes: int = SHORT_BYTES
+    error: float = 0.0  # the largest relative one of the fit
+    short_bytes: int = SHORT_BYTES  # messages up to here are summed by recursive doubling
 
     def seconds(self, ranks: int, nbytes: float) -> float:
-        """Return the seconds of an allreduce."""
+        """Of an allreduce."""
         exchanges, sent_bytes = cost_of(ranks, nbytes, self.short_bytes)
         return exchanges * self.latency + sent_bytes * self.seconds_per_byte
 

@@ -167,7 +167,7 @@ def make_parser() -> Parser:
             " --help). --num-shards is the number of shards at every point of strong scaling, and"
             " at the smallest point of weak scaling."
         ),
-        elsewhere=CONFIG_FLAGS - {f"--{flag}" for flag in INSTEAD},
+        elsewhere=set(CONFIG_FLAGS) - {f"--{flag}" for flag in INSTEAD},
         instead=INSTEAD,
     )
     parser.add_argument(

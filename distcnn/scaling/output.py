@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from distcnn.plotting import Figure, has_matplotlib, png
 from distcnn.scaling.options import Settings
 from distcnn.scaling.plot import prediction_figure, sweep_figure
-from distcnn.scaling.points import MODES, STRONG, Job
+from distcnn.scaling.points import STRONG, Job
 from distcnn.scaling.prediction import Projection, Series
 from distcnn.scaling.records import GROUPS, Record, Sweep
 from distcnn.scaling.summary import Row, Summary
@@ -21,18 +21,16 @@ def headline(settings: Settings) -> Iterator[str]:
     points, steps = settings.points, counted(settings.steps, "step")
     yield f"sweep     {settings.repeats} x {counted(len(points), 'measurement')} of {steps}"
     yield f"launcher  {settings.launcher}"
-    for mode in MODES[settings.mode]:
-        point = next(point for point in points if point.mode == mode)
-        shards = point.num_shards if mode == STRONG else point.most_shards
-        where = "at every point" if mode == STRONG else "on every rank"
-        yield (
-            f"{mode:<10}{counted(shards, 'shard')} of"
-            f" {counted(point.microbatch_size, 'example')} per step {where}"
-        )
+    for point in points:
+        if point.ranks == points[0].ranks:
+            yield (
+                f"{point.mode:<10}{counted(point.num_shards, 'shard')} of"
+                f" {counted(point.microbatch_size, 'example')} per step on"
+                f" {counted(point.ranks, 'rank')}"
+            )
 
 
 def title_of(job: Job) -> str:
-    """Return the title of a measurement."""
     return f"{job.point.mode}, {counted(job.point.ranks, 'rank')}, repeat {job.repeat}"
 
 

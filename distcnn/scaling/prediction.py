@@ -22,34 +22,25 @@ from distcnn.system.wording import printable
 from distcnn.training.overlap import MOST_LANES
 
 MEASURED = "measured in this sweep"
+# The smallest numbers of ranks calibrate; measurements on more ranks check the prediction.
 CALIBRATING_POINTS = 2
-"""The smallest numbers of ranks calibrate; measurements on more ranks check the prediction."""
+# How gradients are summed over ranks.
 SHARED_MEMORY, AFTER_COMPUTING, OVERLAPPED = "shared memory", "after computing", "overlapped"
-"""How gradients are summed over ranks."""
-STATS_BYTES = 8 * STATS_SIZE
-"""Of what a step sums besides the gradient."""
+STATS_BYTES = 8 * STATS_SIZE  # of what a step sums besides the gradient
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the points on ``ranks`` show about the machine.
-
-    Attributes:
-        overlap: the flag's value.
-        bucket_bytes: of the gradient in each bucket's sum.
-        shards: by ranks per host, which share its memory.
-        on_host: sums within one host, by ranks per host.
-        between: sums between hosts, if there was one rank on each of several.
-    """
+    """What the points on ``ranks`` show about the machine."""
 
     model: str
     reduction: str
-    overlap: str
+    overlap: str  # the flag's value
     bucket_bytes: list[int]
-    shards: Mapping[int, ShardTimes]
-    on_host: Mapping[int, Interconnect]
-    between: Interconnect | None
+    shards: Mapping[int, ShardTimes]  # by ranks per host, which share its memory
+    on_host: Mapping[int, Interconnect]  # within one host, by ranks per host
+    between: Interconnect | None  # hosts, if there was one rank on each of several
     ranks: list[int]
 
 
@@ -96,18 +87,15 @@ def medians(items: Sequence[Any]) -> Any:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A step of ``point`` on ``hosts`` hosts; ``shares`` are fractions of it by group, mean over
-    ranks.
-    """
+    """A step of ``point``."""
 
     point: Point
     hosts: int
     step_seconds: float
-    shares: dict[str, float]
+    shares: dict[str, float]  # of the step by group, mean over ranks
 
     @property
     def images_per_second(self) -> float:
-        """Of all ranks."""
         return self.point.global_batch_size / self.step_seconds
 
 
@@ -201,19 +189,15 @@ def overlapped_end(starts: Sequence[float], seconds: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Series:
-    """One mode with one interconnect between the hosts (None: all ranks are on one host).
-
-    Efficiency is relative to ``base``, on the smallest number of ranks that was measured.
-    """
+    """One mode with one interconnect between the hosts; None if all ranks are on one host."""
 
     mode: str
     interconnect: Interconnect | None
-    base: Prediction
+    base: Prediction  # on the smallest number of ranks that was measured
     predictions: list[Prediction]
 
     @property
     def name(self) -> str:
-        """Of the interconnect."""
         return printable(self.interconnect.name) if self.interconnect else "one host"
 
     def efficiency(self, prediction: Prediction) -> float:
@@ -224,16 +208,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Compared:
-    """A measured point and its prediction; one that calibrated proves nothing. ``error`` is a
-    fraction of the measured time.
-    """
+    """A measured point and its prediction; one that calibrated proves nothing."""
 
     point: Point
     hosts: int
     is_calibrated: bool
     measured_seconds: float
     predicted_seconds: float
-    error: float
+    error: float  # as a fraction of the measured time
 
 
 @dataclass(frozen=True)

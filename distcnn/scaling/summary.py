@@ -149,7 +149,6 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
 
 
 def _notes(point: Point, results: Sequence[Result]) -> Iterator[str]:
-    """Yield notes on what limits the results of a point."""
     name = f"{point.mode}, {counted(point.ranks, 'rank')}"
     if point.balance < 1:
         yield (

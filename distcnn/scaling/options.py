@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,6 +154,7 @@ def launcher_command(launcher: str, ranks: int) -> list[str]:
 
 
 def make_parser() -> Parser:
+    """Return the command's own flags; all others are flags of training."""
     parser = Parser(
         prog="python -m distcnn.scaling",
         description=(
@@ -167,60 +168,30 @@ def make_parser() -> Parser:
             " --help). --num-shards is the number of shards at every point of strong scaling, and"
             " at the smallest point of weak scaling."
         ),
-        elsewhere=set(CONFIG_FLAGS) - {f"--{flag}" for flag in INSTEAD},
+        elsewhere={flag: name for flag, name in CONFIG_FLAGS.items() if flag[2:] not in INSTEAD},
         instead=INSTEAD,
     )
-    parser.add_argument(
-        "--ranks",
-        type=ranks_from,
-        default=default_ranks(),
-        metavar="1,2,4",
-        help="numbers of ranks (default 1,2,4 ... up to the cores)",
-    )
+    group: argparse._ActionsContainer = parser
+
+    def add(flag: str, metavar: str, kind: Callable[[str], Any], default: Any, text: str) -> None:
+        group.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)
+
+    ranks, launcher = default_ranks(), default_launcher()
+    add("--ranks", "1,2,4", ranks_from, ranks, "numbers of ranks (default 1,2,4 ... up to cores)")
     parser.add_argument(
         "--mode",
         choices=MODES,
         default=STRONG,
         help="strong: same batch at every point; weak: same batch on every rank (default strong)",
     )
-    parser.add_argument(
-        "--repeats",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="measurements per point (default 3)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=positive,
-        default=30,
-        metavar="N",
-        help="timed steps per measurement (default 30)",
-    )
-    parser.add_argument(
-        "--launcher",
-        default=default_launcher(),
-        metavar="COMMAND",
-        help=f"command that starts the ranks (default 'mpirun -n {RANKS}')",
-    )
-    parser.add_argument(
-        "--output", default="", metavar="DIR", help="sweep directory (default runs/scaling-<time>)"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=seconds_from,
-        default=600.0,
-        metavar="SECONDS",
-        help="time limit of one measurement; 0: none (default 600)",
-    )
+    add("--repeats", "N", positive, 3, "measurements per point (default 3)")
+    add("--steps", "N", positive, 30, "timed steps per measurement (default 30)")
+    add("--launcher", "COMMAND", str, launcher, f"starts the ranks (default 'mpirun -n {RANKS}')")
+    add("--output", "DIR", str, "", "sweep directory (default runs/scaling-<time>)")
+    add("--timeout", "SECONDS", seconds_from, 600.0, "of one measurement; 0: none (default 600)")
     group = parser.add_argument_group("prediction", "step times on more ranks (docs/prediction.md)")
-    group.add_argument(
-        "--predict",
-        type=ranks_from,
-        default=(),
-        metavar="4,8,...,4096",
-        help="numbers of ranks to predict",
-    )
+    add("--predict", "4,8,...,4096", ranks_from, (), "numbers of ranks to predict")
+    add("--ranks-per-host", "N", positive, 0, "ranks on a full host (default: as measured)")
     group.add_argument(
         "--interconnect",
         action="append",
@@ -233,11 +204,4 @@ def make_parser() -> Parser:
         ),
     )
     group.add_argument("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
-    group.add_argument(
-        "--ranks-per-host",
-        type=positive,
-        default=0,
-        metavar="N",
-        help="ranks on a full host (default: as measured)",
-    )
     return parser

@@ -188,7 +188,7 @@ def make_parser() -> Parser:
     add("--steps", "N", positive, 30, "timed steps per measurement (default 30)")
     add("--launcher", "COMMAND", str, launcher, f"starts the ranks (default 'mpirun -n {RANKS}')")
     add("--output", "DIR", str, "", "sweep directory (default runs/scaling-<time>)")
-    add("--timeout", "SECONDS", seconds_from, 600.0, "of one measurement; 0: none (default 600)")
+    add("--timeout", "SECONDS", seconds_from, 600.0, "limit per measurement; 0: none (default 600)")
     group = parser.add_argument_group("prediction", "step times on more ranks (docs/prediction.md)")
     add("--predict", "4,8,...,4096", ranks_from, (), "numbers of ranks to predict")
     add("--ranks-per-host", "N", positive, 0, "ranks on a full host (default: as measured)")

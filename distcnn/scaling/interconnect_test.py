@@ -30,7 +30,7 @@ from distcnn.scaling.interconnect import (
 )
 from distcnn.spans import MEASURE, Span
 from distcnn.system.console import say
-from distcnn.system.files import write_atomically
+from distcnn.system.files import explaining, write_atomically
 from distcnn.system.wording import counted
 
 NAME = "distcnn.scaling.interconnect_test"
@@ -115,12 +115,8 @@ def _report(times: SumTimes, file: Path | None) -> None:
     say(f"fit       {fit_interconnect(times, str(file or 'measured')).describe()}")
     if file:
         table = {"kind": KINDS[0], **dataclasses.asdict(times)}
-        try:
+        with explaining(f"--json: {file} cannot be written", "name another file"):
             write_atomically(file, (json.dumps(table, indent=1) + "\n").encode())
-        except OSError as error:
-            raise InputError(
-                f"--json: {file} cannot be written ({error.strerror}): name another file"
-            ) from error
         say(f"written   {file}")
 
 

@@ -21,12 +21,13 @@ from functools import partial
 from pathlib import Path
 
 from distcnn.config import as_flag
-from distcnn.errors import InputError, Stopped
+from distcnn.errors import Stopped
 from distcnn.fault_tolerance.orphan import signal_at_parents_end
 from distcnn.fault_tolerance.signals import stop_signals_here
 from distcnn.scaling.options import Settings, launcher_command
 from distcnn.scaling.points import Job
 from distcnn.scaling.records import Record, Result, Sweep, read_result
+from distcnn.system.files import explaining
 from distcnn.system.wording import shell_command
 
 SECONDS_TO_END = 5.0  # between SIGTERM, which a launcher passes on, and SIGKILL
@@ -68,20 +69,16 @@ def measure(job: Job, sweep: Sweep, timeout: float) -> Record:
     log = sweep.measurements / f"{job.name}.log"
     file = log.parent.resolve() / f".{job.name}.json"
     result, reason, begin = None, "", time.monotonic()
+    remedy = "free some space, then run the same command again to continue"
     try:
-        file.unlink(missing_ok=True)
-        run(command_of(job, sweep.settings, file), log, timeout)
-        result = _result_in(file, job, log)
+        with explaining(f"{log} cannot be written", remedy):
+            file.unlink(missing_ok=True)
+            run(command_of(job, sweep.settings, file), log, timeout)
+            result = _result_in(file, job, log)
     except FailedError as error:
         reason = str(error)
-    except OSError as error:
-        raise InputError(
-            f"{log} cannot be written ({error.strerror}): free some space, then run the same"
-            " command again to continue"
-        ) from error
     finally:
-        with suppress(OSError):
-            file.unlink()
+        file.unlink(missing_ok=True)
     return Record(job, result, reason, time.monotonic() - begin)
 
 

@@ -23,7 +23,7 @@ from distcnn.errors import InputError
 from distcnn.scaling.interconnect import SumTimes
 from distcnn.scaling.options import Settings
 from distcnn.scaling.points import Job, Point
-from distcnn.system.files import read_bytes, write_atomically
+from distcnn.system.files import explaining, read_bytes, write_atomically
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.run_files import locked
@@ -152,33 +152,22 @@ class Sweep:
 
     def write(self, name: str, content: dict[str, Any] | bytes) -> Path:
         """Write a file of the sweep atomically, a table as JSON; return its path."""
-        file = self.path / name
+        file, again = self.path / name, f"the same command with --output {self.path} to continue"
         if not isinstance(content, bytes):
             content = (json.dumps(content, indent=1) + "\n").encode()
-        try:
+        with explaining(f"{file} cannot be written", f"free some space, then run {again}"):
             write_atomically(file, content)
-        except OSError as error:
-            raise InputError(
-                f"{file} cannot be written ({error.strerror}): free some space, then run the same"
-                f" command with --output {self.path} to continue"
-            ) from error
         return file
 
 
 @contextmanager
 def opened(output: str, settings: Settings) -> Iterator[Sweep]:
-    """Open the sweep directory ``output``, a new one if empty, and lock it.
-
-    ``InputError`` if it cannot be made, is in use, or belongs to another sweep.
+    """Open the sweep directory ``output``, a new one if empty, and lock it; ``InputError`` if that
+    cannot be done, or it belongs to another sweep.
     """
     path = Path(output or unused_directory())
-    try:
+    with explaining(f"--output: {path} cannot be made", "name a folder that you may write to"):
         (path / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--output: {path} cannot be made ({error.strerror}): name a folder that you may"
-            " write to"
-        ) from error
     with locked(path):
         if (path / SETTINGS).exists():
             require_same(read_settings(path), settings, path)

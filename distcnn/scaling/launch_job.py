@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,16 +46,14 @@ class FailedError(Exception):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """In the main thread, raise ``Stopped`` for the first stop signal, and ignore further ones."""
+    """Raise ``Stopped`` for the first stop signal, and ignore further ones."""
 
     def stop(number: int, frame: object) -> None:
         for other in before:
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(signal.Signals(number).name)
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, stop) for number in stop_signals_here()}
+    before = {number: signal.signal(number, stop) for number in stop_signals_here()}
     try:
         yield
     finally:

@@ -41,28 +41,22 @@ class Changes:
 
 
 def own_sources(*names: str) -> Sources:
-    """The source of the user's modules that ``names``, imported already, are made of.
-
-    Args:
-        names: as in ``modules_of``; those of distcnn's own code are skipped.
+    """The source of the user's modules that ``names`` (see ``modules_of``), imported already, are
+    made of.
     """
     found: Sources = {}
-    for module in (module for name in names for module in modules_of(name)):
-        _follow(module, found)
+    for start in (module for name in names for module in modules_of(name)):
+        top = start.partition(".")[0]
+        pending = [start]
+        while pending:
+            name = pending.pop()
+            module = sys.modules.get(name)
+            if module is None or name in found or not _is_users(module, top):
+                continue
+            found[name] = _source(module)
+            package = module.__package__ or ""
+            pending += [name.rpartition(".")[0], *_imported(found[name], package)]
     return dict(sorted(found.items()))
-
-
-def _follow(start: str, found: Sources) -> None:
-    """Add the module ``start``, and what it imports, to ``found``."""
-    top = start.partition(".")[0]
-    pending = [start]
-    while pending:
-        name = pending.pop()
-        module = sys.modules.get(name)
-        if module is None or name in found or not _is_users(module, top):
-            continue
-        found[name] = _source(module)
-        pending += [name.rpartition(".")[0], *_imported(found[name], module.__package__ or "")]
 
 
 def compare_sources(before: Sources, now: Sources) -> Changes:
@@ -102,12 +96,12 @@ def _source(module: ModuleType) -> str:
     assert spec is not None  # _is_users made sure
     try:
         text: str | None = getattr(spec.loader, "get_source", lambda name: None)(spec.name)
-        if text is not None:
-            return text
-        content = Path(spec.origin or "").read_bytes()
-        return f"no source: SHA-256 {hashlib.sha256(content).hexdigest()}"
+        if text is None:
+            content = Path(spec.origin or "").read_bytes()
+            text = f"no source: SHA-256 {hashlib.sha256(content).hexdigest()}"
     except (ImportError, SyntaxError, OSError) as error:
-        return f"no source: {error}"
+        text = f"no source: {error}"
+    return text
 
 
 def _imported(text: str, package: str) -> Iterator[str]:
@@ -136,11 +130,11 @@ def _tree(text: str) -> str | None:
 
 
 def _first_difference(before: str, now: str) -> str:
-    lines = before.splitlines(), now.splitlines()
-    end = len(lines[0]), (None, None)  # the ends of lines alone differ
-    pairs = enumerate(zip_longest(*lines))
-    number, texts = next((found for found in pairs if found[1][0] != found[1][1]), end)
+    lines = list(zip_longest(before.splitlines(), now.splitlines()))
+    # If none differs, it is the end of the last line.
+    number = next((index for index, (was, is_now) in enumerate(lines) if was != is_now), len(lines))
     was, is_now = (
-        "missing" if text is None else repr(text.strip()[:LONGEST_LINE]) for text in texts
+        "missing" if line is None else repr(line.strip()[:LONGEST_LINE])
+        for line in [*lines, (None, None)][number]
     )
     return f"line {number + 1}: was {was}, is {is_now}"

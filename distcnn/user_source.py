@@ -1,9 +1,8 @@
 """The source of a user's own code: recorded with a run, compared on resume and replay.
 
-Recorded are the module of the model (loss, optimizer, schedule), the packages that hold it, and the
-user's other modules that these import, also inside functions. Left out are the standard library,
-installed packages (unless the named module is in one) and distcnn. What a module reads from other
-files, or imports by a name that it computes, is not seen.
+Recorded are the named modules, the packages that hold them, and the user's modules that they
+import, also inside functions; the standard library, other installed packages and distcnn are not.
+What a module reads from files, or imports by a name that it computes, is not seen.
 """
 
 from __future__ import annotations
@@ -41,21 +40,17 @@ class Changes:
 
 
 def own_sources(*names: str) -> Sources:
-    """The source of the user's modules that ``names`` (see ``modules_of``), imported already, are
-    made of.
-    """
+    """The source of the user's modules that ``names``, imported already, are made of."""
     found: Sources = {}
-    for start in (module for name in names for module in modules_of(name)):
-        top = start.partition(".")[0]
-        pending = [start]
-        while pending:
-            name = pending.pop()
-            module = sys.modules.get(name)
-            if module is None or name in found or not _is_users(module, top):
-                continue
-            found[name] = _source(module)
-            package = module.__package__ or ""
-            pending += [name.rpartition(".")[0], *_imported(found[name], package)]
+    pending = [(module, module.partition(".")[0]) for name in names for module in modules_of(name)]
+    while pending:
+        name, top = pending.pop()
+        module = sys.modules.get(name)
+        if module is None or name in found or not _is_users(module, top):
+            continue
+        found[name] = _source(module)
+        more = [name.rpartition(".")[0], *_imported(found[name], module.__package__ or "")]
+        pending += [(other, top) for other in more]
     return dict(sorted(found.items()))
 
 
@@ -96,12 +91,12 @@ def _source(module: ModuleType) -> str:
     assert spec is not None  # _is_users made sure
     try:
         text: str | None = getattr(spec.loader, "get_source", lambda name: None)(spec.name)
-        if text is None:
-            content = Path(spec.origin or "").read_bytes()
-            text = f"no source: SHA-256 {hashlib.sha256(content).hexdigest()}"
+        if text is not None:
+            return text
+        content = Path(spec.origin or "").read_bytes()
+        return f"no source: SHA-256 {hashlib.sha256(content).hexdigest()}"
     except (ImportError, SyntaxError, OSError) as error:
-        text = f"no source: {error}"
-    return text
+        return f"no source: {error}"
 
 
 def _imported(text: str, package: str) -> Iterator[str]:
@@ -130,11 +125,11 @@ def _tree(text: str) -> str | None:
 
 
 def _first_difference(before: str, now: str) -> str:
-    lines = list(zip_longest(before.splitlines(), now.splitlines()))
-    # If none differs, it is the end of the last line.
-    number = next((index for index, (was, is_now) in enumerate(lines) if was != is_now), len(lines))
+    lines = before.splitlines(), now.splitlines()
+    end = len(lines[0]), (None, None)  # the ends of lines alone differ
+    pairs = enumerate(zip_longest(*lines))
+    number, texts = next((found for found in pairs if found[1][0] != found[1][1]), end)
     was, is_now = (
-        "missing" if line is None else repr(line.strip()[:LONGEST_LINE])
-        for line in [*lines, (None, None)][number]
+        "missing" if text is None else repr(text.strip()[:LONGEST_LINE]) for text in texts
     )
     return f"line {number + 1}: was {was}, is {is_now}"

@@ -125,13 +125,11 @@ def judge_content(info: DatasetInfo) -> list[str]:
                 if large:
                     survey.add_labels(split, file.read_labels(split, piece))
                     continue
-                images, labels = file.empty(len(piece))
-                file.read(split, piece, images, labels)
-                survey.add(split, piece.start, images, labels)
+                survey.add(split, piece.start, *file.load(split, piece))
             if split == "test":
                 survey.look_for(survey.test_hashes)
     if large:
-        return judge_labels(info, [survey.found])
+        return judge_labels(info, survey.found)
     return judge(info, [survey.found], survey.test_hashes)
 
 

@@ -14,13 +14,12 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import NoSaving, dataset_identity, restore_snapshot
+from distcnn.training.checkpointing import dataset_identity, restore_snapshot
 from distcnn.training.comparison import Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop
-from distcnn.training.progress import NoProgress
 from distcnn.training.receipt import Line, Receipt, read_receipt
 from distcnn.training.results import RECEIPT, RESULT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
@@ -100,7 +99,7 @@ def replay(
         if text:
             raise Different(f"step {state.step}, in its checkpoint: {text}")
     comparison = Comparison(receipt, state.step - state.epoch_is_open, last, records.metrics)
-    loop = Loop(run, state, comparison, NoSaving(), NoProgress())
+    loop = Loop(run, state, comparison)
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:
         follow(loop, receipt, last, data, end_epoch=bool(at_end & {"weights", "epoch"}))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
-from distcnn.config import Config, as_flag
+from distcnn.config import FREE, Config, as_flag
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import explaining
@@ -146,11 +146,10 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
 
 def _contradictions(stored: Config, given: dict[str, Any]) -> str:
     """The fixed fields with another value in ``given``, as text."""
-    fixed = {each.name for each in dataclasses.fields(Config) if each.metadata["fixed"]}
     return "; ".join(
         f"{as_flag(name)} {value} (the run has {getattr(stored, name)})"
         for name, value in given.items()
-        if name in fixed and value != getattr(stored, name)
+        if name not in FREE.split() and value != getattr(stored, name)
     )
 
 

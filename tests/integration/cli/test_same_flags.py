@@ -1,5 +1,5 @@
-"""Ranks that were started with different command lines are refused, on all ranks, naming rank and
-flag.
+"""Ranks that were started with different command lines are refused on all ranks; the message names
+rank and flag.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def test_another_command_is_named_alone() -> None:
 def apart(
     first: list[str], second: list[str], cwd: tuple[Path, Path] = (ROOT, ROOT)
 ) -> subprocess.CompletedProcess[str]:
-    """Two ranks of one world, each with a command line and a folder of its own."""
+    """Two ranks of one world, each with its own command line and folder."""
     words = [
         ["-n", "1", "-wdir", str(folder), sys.executable, "-m", *each]
         for folder, each in zip(cwd, (first, second), strict=True)

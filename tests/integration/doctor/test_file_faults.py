@@ -1,4 +1,4 @@
-"""Planted: image sets and folders that cannot be used."""
+"""The doctor finds image sets and folders that cannot be used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import h5py
 import pytest
 
 from distcnn.datasets import opening, read_info
-from distcnn.datasets.opening import lock_state
+from distcnn.datasets.opening import is_locked
 from distcnn.distributed import SerialCommunicator
 from distcnn.doctor import image_set
 from distcnn.doctor.check import Failed, Options, Places
@@ -37,7 +37,7 @@ def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
 
 
 def test_a_writer_that_left_it_open(serial: Launcher, own: Path) -> None:
-    """Such files have a mark of their own, which HDF5 looks at."""
+    """HDF5 marks such files itself."""
     with (
         h5py.File(own.with_name("marked.h5"), "w", libver="latest") as file,
         h5py.File(own) as source,
@@ -158,13 +158,14 @@ def test_an_output_that_holds_a_run(serial: Launcher, tmp_path: Path) -> None:
 
 
 def test_lock_states(own: Path) -> None:
-    assert lock_state(str(own)) == "free"
-    with own.open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        assert lock_state(str(own)) == "free"  # a reader's
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert lock_state(str(own)) == "held"
-    assert lock_state(str(own)) == "free"
+    with own.open("rb") as reader:
+        assert not is_locked(reader)
+        with own.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            assert not is_locked(reader)  # a reader's
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert is_locked(reader)
+        assert not is_locked(reader)
 
 
 def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     released = threading.Event()
     monkeypatch.setattr(image_set, "SECONDS", 0.1)
-    monkeypatch.setattr(opening, "lock_state", lambda path: released.wait(10) and "free")
+    monkeypatch.setattr(opening, "is_locked", lambda file: not released.wait(10))
     facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
     released.set()
     assert not isinstance(facts, Failed)

@@ -1,6 +1,6 @@
-"""Planted: what keeps ranks from being one world.
+"""The doctor finds what prevents ranks from forming one world.
 
-One report on one screen, though many processes think that they are rank 0.
+It prints one report, although several processes believe that they are rank 0.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def test_the_mpirun_of_another_mpi(ours: int) -> None:
 
 @pytest.mark.mpi
 def test_srun_without_a_plugin() -> None:
-    """As Slurm starts them: each with its number, and no way to each other."""
+    """As Slurm starts them: each has its number, and they cannot reach each other."""
     start = [mpi_launcher().python, *DOCTOR]
     environments = [
         {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": str(rank)}

@@ -1,4 +1,4 @@
-"""Wrong flags: one line, with what was probably meant, from every command."""
+"""Wrong flags: one line that suggests the right one, from every command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The doctor's parts that need no machine: merging findings; what counts as slow, late or old."""
+"""The doctor's parts that do not depend on the machine: merging findings, and what counts as slow,
+late or old.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,7 @@ def test_the_root_of_an_error() -> None:
 
 
 def test_offsets_of_clocks() -> None:
-    """Of two rounds the tighter counts: rank 1 was read between 10.0 and 10.2, and said 15.1."""
+    """The tighter of two rounds counts: rank 1 was read between 10.0 and 10.2, reporting 15.1."""
     found, uncertain = world.offsets([(5.0, [5.1, 9.9], 6.0), (10.0, [10.1, 15.1], 10.2)])
     assert [*found, uncertain] == pytest.approx([0.0, 5.0, 0.1])
 

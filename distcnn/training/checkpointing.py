@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,6 @@ from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 EXAMPLES_USED = "shards/examples_used"
-IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
 
 class Saving:
@@ -119,7 +117,7 @@ def take_snapshot(
     }
     records = {
         "configuration": dataclasses.asdict(run.config),
-        "dataset": dataset_identity(run),
+        "dataset": run.record.identity,
         "software": run.software,
         "state": state.to_json(),
         "orders_sha256": [entry.order_sha256 for entry in entries],
@@ -204,11 +202,6 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
                 f" {checkpoint.attributes['distcnn']}{chunks if run.config.data_memory else ''}"
             )
     return read.state
-
-
-def dataset_identity(run: Run) -> dict[str, Any]:
-    """The identity of the image set, without paths."""
-    return {name: getattr(run.record, name) for name in IDENTITY}
 
 
 def check_dataset(recorded: DatasetRecord, run: Run) -> None:

@@ -14,7 +14,7 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import dataset_identity, restore_snapshot
+from distcnn.training.checkpointing import restore_snapshot
 from distcnn.training.comparison import Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
@@ -169,7 +169,7 @@ def _compare_data(receipt: Receipt, run: Run) -> None:
     """``Different`` when the image set is not the recorded one."""
     for line in receipt.starts:
         recorded = line.get("dataset", {})
-        for name, value in dataset_identity(run).items():
+        for name, value in run.record.identity.items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 raise Different(
                     f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"

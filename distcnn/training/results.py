@@ -22,10 +22,7 @@ RESULT, SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
 ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
 """Those of which ``SHA256SUMS`` has the hashes."""
-
-
-NOT_STORED = ("network", "output")
-"""Fields of a result that are of this process, not of the run."""
+IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +45,11 @@ class DatasetRecord:
     std: tuple[float, ...] = ()
     train_examples: int
     test_examples: int = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What does not change when the file moves, for checkpoints and the receipt."""
+        return {name: getattr(self, name) for name in IDENTITY}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
-        left_out = {*NOT_STORED}
+        left_out = {"network", "output"}  # of this process, not of the run
         if not self.architecture:
             left_out.add("architecture")
         if self.target_accuracy is None:

@@ -20,7 +20,7 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import explaining
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import dataset_identity, read_snapshot
+from distcnn.training.checkpointing import read_snapshot
 from distcnn.training.fingerprint import differences
 from distcnn.training.progress import Progress
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
@@ -294,7 +294,7 @@ def begin_records(
         state.step,
         world_size=run.communicator.world_size,
         configuration=dataclasses.asdict(run.config),
-        dataset=dataset_identity(run),
+        dataset=run.record.identity,
         software=run.software,
         **({"model_sources": run.model_sources} if run.model_sources else {}),
     )

@@ -18,18 +18,8 @@ from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Parameters
 from distcnn.system.files import explaining, remove_temporary_files
-from distcnn.training import run_files
-from distcnn.training.results import (
-    ALL_FILES,
-    CONFIG,
-    METRICS,
-    RECEIPT,
-    SUMS,
-    Records,
-    RunResult,
-    describe,
-    write_results,
-)
+from distcnn.training import results, run_files
+from distcnn.training.results import Records, RunResult
 
 CHECKPOINTS = "checkpoints"
 
@@ -49,8 +39,8 @@ class RunDirectory(Records):
         self._descriptor = self._open()
         self.best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
-        self.metrics = run_files.LineLog(METRICS, self.locate, report)
-        self.receipt = run_files.LineLog(RECEIPT, self.locate, report)
+        self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
+        self.receipt = run_files.LineLog(results.RECEIPT, self.locate, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         self.metrics.add({"kind": kind, **values})
@@ -64,15 +54,15 @@ class RunDirectory(Records):
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
         weights = parameters.named()
-        last = encode_weights(weights, describe(result, result.steps, result.test_accuracy))
+        last = encode_weights(weights, results.describe(result, result.steps, result.test_accuracy))
 
         def write() -> None:
             folder = self.locate()
             content = run_files.encode_config(self._config)
-            run_files.restore_file(folder / CONFIG, content, self._report)
+            run_files.restore_file(folder / results.CONFIG, content, self._report)
             self.metrics.complete()
             self.receipt.complete()
-            write_results(folder, result, last, best)
+            results.write_results(folder, result, last, best)
 
         try:
             best = self._best_weights(self.locate(), weights, result)
@@ -103,7 +93,7 @@ class RunDirectory(Records):
                     f" best, cannot be read ({error})"
                 )
                 return None
-        attributes = describe(result, step, result.best_test_accuracy)
+        attributes = results.describe(result, step, result.best_test_accuracy)
         return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:
@@ -171,7 +161,8 @@ def create_run_directory(
         with explaining(problem, "name a folder with write permission"):
             path.mkdir(parents=True, exist_ok=True)
             if not config.output:
-                path = make_unused(path / default_name(config.model))
+                model = re.sub(r"[^A-Za-z0-9._-]+", "-", config.model)
+                path = make_unused(path / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}")
                 made.insert(0, path)
             if not any_owner and path not in made:
                 run_files.require_owner(path, CHECKPOINTS)
@@ -214,17 +205,12 @@ def occupy(
 
 
 def _require_no_run(path: Path) -> None:
-    found = [name for name in (*ALL_FILES, SUMS) if os.path.lexists(path / name)]
+    found = [name for name in (*results.ALL_FILES, results.SUMS) if os.path.lexists(path / name)]
     if found or CheckpointStore(path / CHECKPOINTS).steps():
         raise InputError(
             f"--output: {path} already holds a run ({[*found, CHECKPOINTS][0]}): name another"
             f" folder, or continue that run with --resume {path}"
         )
-
-
-def default_name(model: str) -> str:
-    """The default name of a new run: its model and the time."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def make_unused(path: Path) -> Path:

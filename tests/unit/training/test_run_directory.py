@@ -27,7 +27,7 @@ from distcnn.checkpoints.weights import read_weights
 from distcnn.config import Config
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.errors import InputError
-from distcnn.training import run_directory
+from distcnn.training import results
 from distcnn.training.checkpointing import Saving
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
@@ -332,7 +332,7 @@ def test_results_take_the_room_of_older_checkpoints(
     gone.
     """
     story, path = Story(image_set(), tmp_path / "run", checkpoint_every=3, keep=9), tmp_path / "run"
-    write, refused = run_directory.write_results, list[int]()
+    write, refused = results.write_results, list[int]()
 
     def crowded(*arguments: Any) -> None:
         if len(store_of(path).steps()) > 2:
@@ -341,7 +341,7 @@ def test_results_take_the_room_of_older_checkpoints(
         write(*arguments)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run_directory, "write_results", crowded)
+        patched.setattr(results, "write_results", crowded)
         story.train()
     assert refused == [4, 3]
     assert store_of(path).steps() == [6, 8]

@@ -16,8 +16,8 @@ from distcnn.nn.plan import Backward
 from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
 from distcnn.spans import Span
+from distcnn.training.failures import ShardFailures
 from distcnn.training.step import Counts, Lane, Position, Step
-from distcnn.training.step_failure import ShardFailures
 
 MOST_LANES = 8
 """Shards of a rank whose backward can be paused: each needs the buffers of a whole plan."""

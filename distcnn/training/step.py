@@ -15,8 +15,8 @@ from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
 from distcnn.optim import Updater
 from distcnn.spans import Span
+from distcnn.training.failures import ShardFailures
 from distcnn.training.ledger import Ledger
-from distcnn.training.step_failure import ShardFailures
 
 READ_DATA, LEDGER = Span(spans.READ_DATA), Span(spans.LEDGER)
 LOSS, UPDATE = Span(spans.LOSS), Span(spans.UPDATE)

@@ -7,7 +7,8 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -127,6 +128,27 @@ def open_named(path: str | Path) -> BinaryIO:
         raise InputError(
             f"{path} cannot be read ({reason}): check the path and its permissions"
         ) from error
+
+
+@contextmanager
+def explaining(problem: str, remedy: str) -> Iterator[None]:
+    """Make an ``OSError`` an ``InputError``: the problem, the system's reason, the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{problem} ({error.strerror}): {remedy}") from error
+
+
+@contextmanager
+def reading(name: object, *damage: type[Exception], remedy: str = "") -> Iterator[None]:
+    """``InputError`` for a file that cannot be read, or whose ``damage`` shows as such an error."""
+    end = f": {remedy}" if remedy else ""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}){end}") from error
+    except damage as error:
+        raise InputError(f"{name} is damaged ({type(error).__name__}: {error}){end}") from error
 
 
 def remove_temporary_files(folder: Path) -> None:

@@ -20,10 +20,9 @@ from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback
 from distcnn.training.checkpointing import NoSaving, Saving, check_dataset, restore_snapshot
 from distcnn.training.loop import Loop
-from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import Progress
 from distcnn.training.results import RunResult
-from distcnn.training.resume import ResumePoint
+from distcnn.training.resume import ResumePoint, begin_records, open_directory
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run

@@ -250,7 +250,7 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
     (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
     assert_different(
         copy,
-        rf"step 12: test_correct is 78 in result\.json, but {values['test_correct']} in the replay",
+        rf"step 12: test_correct: 78 in result\.json, but {values['test_correct']} in the replay",
         "--from-step",
         "11",
     )
@@ -269,7 +269,7 @@ def test_files_of_another_run_are_found(
     )
     shutil.copy(other / "result.json", copy)
     assert_different(
-        copy, r"step 12: params_sha256 is \w{64} in result\.json, but \w{64} in the replay"
+        copy, r"step 12: params_sha256: \w{64} in result\.json, but \w{64} in the replay"
     )
     assert_identical(copy, "--to-step", "10", steps="0 to 10")
     shutil.copy(run / "result.json", copy)
@@ -342,7 +342,7 @@ def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert message in done.stderr
     (copy / "receipt.jsonl").write_text("this is no JSON\n")
-    assert "receipt.jsonl is not a receipt" in verify(copy).stderr
+    assert "receipt.jsonl is damaged" in verify(copy).stderr
     done = verify(tmp_path)
     assert done.returncode == 2
     assert "receipt.jsonl cannot be read" in done.stderr

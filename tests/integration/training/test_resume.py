@@ -19,8 +19,7 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
-from distcnn.training.open_run import open_directory
-from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
+from distcnn.training.resume import changed_lengths, existing_run, find_resume_point, open_directory
 from distcnn.training.run_files import locked, read_config, write_config
 from tests.conftest import (
     ROOT,

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, VersionError, decode, encode
+from distcnn.checkpoints import Checkpoint, CheckpointError
+from distcnn.checkpoints.format import VersionError, decode, encode
 
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 DTYPES = st.sampled_from(

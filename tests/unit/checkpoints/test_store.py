@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, encode
-from distcnn.checkpoints.format import make_header
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.checkpoints.format import encode, make_header
 from distcnn.errors import InputError
 from tests.support.full_disk import full_disk
 from tests.unit.checkpoints.conftest import checkpoint, contents

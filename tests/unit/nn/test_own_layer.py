@@ -32,7 +32,7 @@ COUNT = 4
 
 
 class Dropout(Layer):
-    """The one that ``distcnn.nn.layer`` shows."""
+    """Much like the one in docs/own_code.md."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate

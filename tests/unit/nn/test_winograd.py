@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distcnn.nn import Conv2d
-from distcnn.nn.geometry import Geometry
 from distcnn.nn.kernels import algorithms
-from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS, MOST_POINTS, choose_tiling
+from distcnn.nn.kernels.algorithms import (
+    LEAST_DEPTH,
+    LEAST_FILTERS,
+    MOST_POINTS,
+    Geometry,
+    choose_tiling,
+)
 from distcnn.nn.kernels.winograd import winograd_matrices
 from tests.support.networks import Network, planned, run_twice
 

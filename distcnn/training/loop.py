@@ -16,13 +16,13 @@ from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradien
 from distcnn.training.callbacks import Callback
 from distcnn.training.checkpointing import NoSaving, Saving
 from distcnn.training.consistency import compare_replicas, params_sha256
-from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
+from distcnn.training.evaluation import EvaluationStopped
+from distcnn.training.failures import EvaluationFailure, ShardFailure
 from distcnn.training.ledger import close_epoch
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.results import Records, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
-from distcnn.training.step_failure import ShardFailure
 
 
 class Loop:

@@ -25,8 +25,7 @@ from distcnn.training.results import RECEIPT, RESULT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
-from distcnn.user_code import require_outside, require_trust
-from distcnn.user_source import compare_sources
+from distcnn.user_code import compare_sources, require_outside, require_trust
 
 NAMES_ONLY = ("name", "source")
 """If an image set was moved, its name may differ, but not its content."""

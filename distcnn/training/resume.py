@@ -38,8 +38,7 @@ from distcnn.training.run_files import read_config, write_config
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run
 from distcnn.training.state import State
-from distcnn.user_code import ACCEPT_FLAG, require_trust
-from distcnn.user_source import Sources, compare_sources
+from distcnn.user_code import ACCEPT_FLAG, Sources, compare_sources, require_trust
 
 Report = Callable[[str], None]
 

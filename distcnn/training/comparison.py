@@ -14,8 +14,9 @@ from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, array_sha256, rea
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes, reading
 from distcnn.training import results
+from distcnn.training.checkpointing import Records
 from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
-from distcnn.training.results import METRICS, RESULT, Records, RunResult
+from distcnn.training.results import METRICS, RESULT, RunResult
 
 SPEED = "images_per_second"
 MEASURED = (SPEED, "train_seconds", "seconds_to_target")

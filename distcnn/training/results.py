@@ -14,7 +14,6 @@ from typing import Any
 
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
 from distcnn.network import Network
-from distcnn.nn import Parameters
 from distcnn.system.files import read_bytes, reading, write_atomically
 from distcnn.system.json_values import from_json, to_json
 
@@ -109,19 +108,6 @@ class RunResult:
             TypeError: it is not a result.
         """
         return from_json(cls, {**values, "output": "", "network": None})
-
-
-class Records:
-    """Takes the lines of a run and its result; this base class keeps nothing."""
-
-    def add_metrics(self, kind: str, **values: Any) -> None:
-        """Take a line for people and plots, of the ``kind`` "step" or "epoch"."""
-
-    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        """Take a line on the state after ``step`` steps, which a replay must reproduce."""
-
-    def finish(self, parameters: Parameters, result: RunResult) -> None:
-        """The run is over."""
 
 
 def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, CheckpointWriter
 from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
 from distcnn.checkpoints.writer import DISK_IS_FULL, with_room
 from distcnn.config import Config
@@ -19,7 +19,11 @@ from distcnn.errors import InputError
 from distcnn.nn import Parameters
 from distcnn.system.files import explaining, remove_temporary_files
 from distcnn.training import results, run_files
-from distcnn.training.results import Records, RunResult
+from distcnn.training.checkpointing import Records, take_snapshot
+from distcnn.training.ledger import Entry
+from distcnn.training.results import RunResult
+from distcnn.training.setup import Run
+from distcnn.training.state import State
 
 CHECKPOINTS = "checkpoints"
 
@@ -37,16 +41,41 @@ class RunDirectory(Records):
         self.path = path
         self._config, self._report, self._held = config, report, held
         self._descriptor = self._open()
-        self.best: tuple[int, Arrays] = (-1, {})
+        self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
         self.receipt = run_files.LineLog(results.RECEIPT, self.locate, report)
+        self._writer = CheckpointWriter(CheckpointStore(path / CHECKPOINTS), config.keep, report)
+
+    @property
+    def location(self) -> str:
+        return str(self.path)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         self.metrics.add({"kind": kind, **values})
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         self.receipt.add({"kind": kind, "step": step, **values})
+
+    def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
+        snapshot = take_snapshot(run, state, entries, self.metrics.text, self.receipt.text)
+        if state.best_step == state.step:
+            self._best = state.step, snapshot.folder("weights")
+        self._follow()
+        self._writer.submit(state.step, snapshot, state.best_step)
+
+    def poll(self) -> None:
+        self._writer.poll()
+
+    def wait(self) -> int:
+        self._writer.wait()
+        self._follow()
+        return self._writer.last_step
+
+    def _follow(self) -> None:
+        # If it is gone, the writer reports that it cannot write.
+        with suppress(OSError, InputError):
+            self._writer.move_to(CheckpointStore(self.locate() / CHECKPOINTS))
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
         """Write weights and result, and complete the other files.
@@ -79,7 +108,7 @@ class RunDirectory(Records):
 
     def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
         """The file of the best weights, perhaps from a checkpoint; None if they are lost."""
-        step, (best_step, best) = result.best_step, self.best
+        step, (best_step, best) = result.best_step, self._best
         if step == result.steps:
             best = last
         elif step != best_step:

@@ -19,10 +19,10 @@ from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator, SerialCommunicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
-from distcnn.training.checkpointing import NoSaving
+from distcnn.training.checkpointing import Records
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
-from distcnn.training.results import Records, damage_by_sums
+from distcnn.training.results import damage_by_sums
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
@@ -184,7 +184,7 @@ def train_in_process(data: Path, **flags: Any) -> list[str]:
     )
     with threadpool_limits(THREADS_PER_RANK):
         run = prepare_run(config, SerialCommunicator(), said.say)
-        Loop(run, State(), Records(), NoSaving(), said).train()
+        Loop(run, State(), Records(), said).train()
     return said.lines
 
 

@@ -29,6 +29,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.errors import InputError
+
 VERSION = 1
 HEADER_BYTES = 512
 HDF5_ERRORS = OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, OverflowError
@@ -39,10 +41,6 @@ Arrays = dict[str, NDArray[np.generic]]
 
 class CheckpointError(Exception):
     """A checkpoint that is damaged or forged; the text gives the evidence."""
-
-
-class VersionError(Exception):
-    """An intact checkpoint of a version that this distcnn cannot read."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 
 
 def decode(content: bytes) -> Checkpoint:
-    """The checkpoint in a file's bytes, which may be damaged, forged or of another version."""
+    """The checkpoint in a file's bytes. ``InputError`` for one of another version."""
     header, body = content[:HEADER_BYTES], memoryview(content)[HEADER_BYTES:]
     found = re.match(rb"distcnn checkpoint (\d{1,9})\n", header)
     if not found:
@@ -95,7 +93,10 @@ def decode(content: bytes) -> Checkpoint:
             f"its SHA-256 or length ({len(content)} bytes) does not match its header"
         )
     if version != VERSION:
-        raise VersionError(f"it has version {version}, but this distcnn reads version {VERSION}")
+        raise InputError(
+            f"it has version {version}, but this distcnn reads version {VERSION}: use the distcnn"
+            " that wrote it, or a newer one"
+        )
     try:
         with h5py.File(io.BytesIO(body), "r") as file:
             stored = dict(stored_arrays(file))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from distcnn.checkpoints.format import Checkpoint, CheckpointError, VersionError, decode, encode
+from distcnn.checkpoints.format import Checkpoint, CheckpointError, decode, encode
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes, remove_temporary_files, sync_folder, write_atomically
 
@@ -92,10 +92,8 @@ class CheckpointStore:
             raise CheckpointError(
                 f"it does not fit into memory ({path.stat().st_size:,} bytes)"
             ) from error
-        except VersionError as error:
-            raise InputError(
-                f"{path}: {error}: use the distcnn that wrote it, or a newer one"
-            ) from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         found = checkpoint.attributes.get("step")
         if found != step:
             raise CheckpointError(f"it holds step {found}, not the step in its name")

@@ -44,17 +44,6 @@ class Replayed:
     """The expected ``result.json``, if the replay reached the end of a finished run."""
 
 
-@dataclass(frozen=True)
-class _Records:
-    """What a run has recorded of the steps to replay, and what is wrong with it, if anything."""
-
-    receipt: Receipt
-    to_step: int
-    checkpoint: Checkpoint | None = None
-    metrics: list[Line] = dataclasses.field(default_factory=list)
-    problem: str = ""
-
-
 def replay(
     directory: Path,
     data: str | None,
@@ -72,8 +61,10 @@ def replay(
     ``Different`` on all ranks when it is not the same, ``InputError`` for bad input.
     """
     with Span(READ_RUN):
-        records = on_root(communicator, lambda: _read(directory, from_step, to_step, say))
-    receipt, last, checkpoint = records.receipt, records.to_step, records.checkpoint
+        receipt, checkpoint, metrics, problem = on_root(
+            communicator, lambda: _read(directory, from_step, to_step, say)
+        )
+    last = receipt.last_step if to_step is None else to_step
     begun = checkpoint.step if checkpoint else 0
     config = receipt.configuration_at(begun)
     given: dict[str, Any] = {"model": model} if model else {}
@@ -87,8 +78,8 @@ def replay(
     state = State()
     if checkpoint:
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-    if records.problem:
-        raise Different(records.problem)
+    if problem:
+        raise Different(problem)
     say(
         f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')}"
         f" ({communicator.description})"
@@ -97,7 +88,7 @@ def replay(
         text = difference(line, {**line, "parameters": parameter_hashes(run.parameters)})
         if text:
             raise Different(f"step {state.step}, in its checkpoint: {text}")
-    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, records.metrics)
+    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
     loop = Loop(run, state, comparison)
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:
@@ -114,7 +105,8 @@ def replay(
 
 def _read(
     directory: Path, from_step: int, to_step: int | None, say: Callable[[str], None]
-) -> _Records:
+) -> tuple[Receipt, Checkpoint | None, list[Line], str]:
+    """What is recorded of the steps to replay, and what is wrong with it, if anything."""
     receipt = read_receipt(directory)
     last = receipt.last_step if to_step is None else to_step
     is_empty_run = from_step == last == receipt.last_step == 0
@@ -124,12 +116,11 @@ def _read(
             f" {receipt.last_step}"
         )
     if not receipt.ended and (directory / RESULT).exists():
-        return _Records(
-            receipt,
-            last,
-            problem=f"{RECEIPT} has no line after step {receipt.last_step}, although the run has"
-            f" finished ({RESULT}): its end was cut off",
+        problem = (
+            f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
+            f" ({RESULT}): its end was cut off"
         )
+        return receipt, None, [], problem
     checkpoint = None
     if from_step:
         store = CheckpointStore(directory / CHECKPOINTS)
@@ -137,9 +128,9 @@ def _read(
         if checkpoint is None:
             say(f"no checkpoint at or before step {from_step}: replaying from the first step")
     try:
-        return _Records(receipt, last, checkpoint, read_metrics(directory, checkpoint, last))
+        return receipt, checkpoint, read_metrics(directory, checkpoint, last), ""
     except InputError as error:
-        return _Records(receipt, last, checkpoint, problem=str(error))
+        return receipt, checkpoint, [], str(error)
 
 
 def follow(

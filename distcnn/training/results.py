@@ -8,11 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
+from distcnn.errors import InputError
 from distcnn.network import Network
 from distcnn.system.files import read_bytes, reading, write_atomically
 from distcnn.system.json_values import from_json, to_json
@@ -151,7 +153,7 @@ def damage_of(folder: Path) -> str | None:
         result = read_result(folder)
         weights, attributes = read_weights(folder / WEIGHTS)
         sha256 = weights_sha256(weights.values())
-    except (ValueError, TypeError) as error:  # TypeError: weights of incompatible types
+    except (InputError, TypeError) as error:  # TypeError: weights of incompatible types
         return str(error)
     if not sha256 == attributes.get("params_sha256") == result.params_sha256:
         return f"{WEIGHTS} does not hold the weights named in {RESULT}"
@@ -160,24 +162,19 @@ def damage_of(folder: Path) -> str | None:
 
 def damage_by_sums(folder: Path) -> str | None:
     """The first file that does not match ``SHA256SUMS``, as text; None if there are no sums."""
-    try:
-        lines = read_bytes(folder / SUMS).decode().splitlines()
-        listed = {name: sha256 for sha256, name in (line.split("  ", 1) for line in lines)}
-    except FileNotFoundError:
+    if not os.path.lexists(folder / SUMS):
         return None
-    except (OSError, ValueError):
-        return f"{SUMS} is damaged"
-    if unknown := listed.keys() - set(ALL_FILES):
-        return f"{SUMS} is damaged: it names {min(unknown)!r}"
-    for name in ALL_FILES:
-        if name not in listed:
-            if (folder / name).exists():
-                return f"{SUMS} is damaged: it lacks {name}"
-            continue
-        try:
-            sha256 = hashlib.sha256(read_bytes(folder / name)).hexdigest()
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
-        if sha256 != listed[name]:
-            return f"{name} is damaged or was edited: its SHA-256 does not match {SUMS}"
+    try:
+        with reading(SUMS, ValueError):
+            lines = read_bytes(folder / SUMS).decode().splitlines()
+            listed = {name: sha256 for sha256, name in (line.split("  ") for line in lines)}
+        for name in ALL_FILES:
+            if name in listed or os.path.lexists(folder / name):
+                with reading(name):
+                    sha256 = hashlib.sha256(read_bytes(folder / name)).hexdigest()
+                if sha256 != listed.get(name):
+                    what = f"its SHA-256 does not match {SUMS}"
+                    return f"{name} is damaged or was edited: {what}"
+    except InputError as error:
+        return str(error)
     return None

@@ -83,15 +83,9 @@ def existing_run(path: str) -> Path:
     directory = Path(path)
     if os.path.isfile(directory):  # noqa: PTH113
         problem = "is a file: name the run directory that holds it"
-        for parent in list(directory.parents)[:2]:
-            if os.path.exists(parent / CONFIG):  # noqa: PTH110
-                problem += f", {parent}"
-                break
-    elif os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
-        problem = "may not be read: check its permissions"
     elif not os.path.isdir(directory):  # noqa: PTH112
         problem = "is not a folder: name a run directory (--output, else runs/<model>-<time>)"
-    elif (directory / CONFIG).exists() or CheckpointStore(directory / CHECKPOINTS).steps():
+    elif os.path.lexists(directory / CONFIG) or CheckpointStore(directory / CHECKPOINTS).steps():
         return directory
     else:
         problem = f"holds no run (neither {CONFIG} nor checkpoints): name the directory of a run"

@@ -98,12 +98,15 @@ class RunDirectory(Records):
             store = CheckpointStore(self.path / CHECKPOINTS)
             with_room(write, lambda: store.make_room(result.steps, result.best_step))
         except OSError as error:
-            first = "free some space" if error.errno in DISK_IS_FULL else "fix that"
+            reason, first = error.strerror, "free some space"
+            if error.errno not in DISK_IS_FULL:
+                place = error.filename2 or error.filename  # the target of a rename
+                reason, first = f"{reason}: {Path(place).name}" if place else reason, "fix that"
             remedy = f"{first}, then finish the run with --resume {self.path}"
             if not self._is(self.path):
                 remedy = "start a new run elsewhere"
             raise InputError(
-                f"the results cannot be written to {self.path} ({_reason(error)}): {remedy}"
+                f"the results cannot be written to {self.path} ({reason}): {remedy}"
             ) from error
 
     def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
@@ -167,13 +170,6 @@ class RunDirectory(Records):
         )
         self.metrics.file_is_lost()
         self.receipt.file_is_lost()
-
-
-def _reason(error: OSError) -> str:
-    """What went wrong; names the file if something else is in its way."""
-    place = error.filename2 or error.filename  # a rename has two paths; the second is the target
-    is_in_the_way = place and error.errno in (errno.EISDIR, errno.ENOTDIR)
-    return f"{error.strerror}: {Path(place).name}" if is_in_the_way else f"{error.strerror}"
 
 
 def create_run_directory(

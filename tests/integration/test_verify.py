@@ -321,7 +321,7 @@ def test_sums_that_are_damaged_or_missing_are_said(copy: Path) -> None:
         text.replace("e", "\xe9").encode("latin-1"),
     ):
         (copy / "SHA256SUMS").write_bytes(damaged)
-        assert_different(copy, r"step 12: SHA256SUMS is damaged")
+        assert_different(copy, r"step 12: .*SHA256SUMS")
     (copy / "SHA256SUMS").unlink()
     assert "SHA256SUMS is missing" in verify(copy).stdout.splitlines()[-1]
 

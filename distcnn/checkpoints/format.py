@@ -1,19 +1,15 @@
 """The format of a checkpoint: an HDF5 file behind a header of 512 bytes that proves it complete.
 
-HDF5 lets a file begin with a block of the user's own (its "user block"), so h5py and h5dump open a
-checkpoint like any other file. The header is text:
+The header is text, padded with line feeds, in what HDF5 calls a user block, so h5py and h5dump open
+a checkpoint like any other file:
 
     distcnn checkpoint 1
     bytes 3461320
     sha256 9f86d081884c7d65...
 
-padded with line feeds to 512 bytes. The SHA-256 covers the first line and everything after the
-header. It is checked on the raw bytes before HDF5 sees any of them, because a damaged file could
-crash HDF5. A header that differs in any byte from the expected one counts as damage too.
-
-Anyone can write a file with a valid header. So its content must be what ``encode`` writes: plain
-datasets of numbers, stored contiguously in the file. Links to other files, compressed
-data, or shapes of more bytes than the file holds are refused before they are read.
+The SHA-256 covers the first line and everything after the header. It is checked before HDF5 sees
+any of that, because a damaged file could crash HDF5. A forged file may have a valid header, so only
+what ``encode`` writes is read: plain datasets of numbers, stored contiguously in the file itself.
 """
 
 from __future__ import annotations

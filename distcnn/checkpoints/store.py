@@ -31,10 +31,7 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, intact or not, in order."""
         if self.folder.is_symlink():
-            raise InputError(
-                f"{self.folder} is a symbolic link, which could lead elsewhere: replace it with"
-                " the folder itself"
-            )
+            raise InputError(f"{self.folder} is a symbolic link: replace it with the folder itself")
         try:
             found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):

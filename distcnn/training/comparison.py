@@ -170,12 +170,10 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
 def _expected_result(receipt: Receipt, result: RunResult) -> RunResult:
     """``result`` with what the run alone knows: its ranks and the names of model and image set."""
     recorded, configuration = (receipt.starts[-1][name] for name in ("dataset", "configuration"))
-    name, source = recorded.get("name"), recorded.get("source")
+    names = {name: recorded.get(name) for name in ("name", "source")}
     return dataclasses.replace(
         result,
         model=configuration["model"],
         world_size=receipt.lines[0].get("world_size", 0),
-        dataset=dataclasses.replace(
-            result.dataset, name=name, source=source, path=configuration["data"]
-        ),
+        dataset=dataclasses.replace(result.dataset, path=configuration["data"], **names),
     )

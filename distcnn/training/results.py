@@ -1,7 +1,4 @@
-"""The files of a finished run: its result, last and best weights, and the SHA-256 of each file.
-
-``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
-"""
+"""The files of a finished run: its result, last and best weights, and sums as of sha256sum."""
 
 from __future__ import annotations
 
@@ -104,11 +101,7 @@ class RunResult:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
-        """The result in ``result.json``; an older one has defaults where it lacks a value.
-
-        Raises:
-            TypeError: it is not a result.
-        """
+        """The result in ``result.json``; an older one has defaults where it lacks a value."""
         return from_json(cls, {**values, "output": "", "network": None})
 
 
@@ -140,9 +133,7 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
 
 
 def read_result(folder: Path) -> RunResult:
-    """The result of the finished run in ``folder``. ``InputError`` names the file if it is damaged,
-    or lacks what every result has.
-    """
+    """The result of the finished run in ``folder``. ``InputError`` if there is none, or damage."""
     with reading(RESULT, TypeError, ValueError, RecursionError):
         return RunResult.from_json(json.loads(read_bytes(folder / RESULT)))
 

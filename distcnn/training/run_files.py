@@ -1,8 +1,4 @@
-"""Files of a run directory: its lock, its configuration, and files of JSON lines.
-
-One process at a time may write to a run directory, and only into a folder of its user. Files of
-lines are also kept in memory, so that a full disk neither ends the run nor leaves half a line.
-"""
+"""Files of a run directory: its lock, its configuration, and files of JSON lines."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ END_OF_CONFIG = (
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from writing to ``path``, where the file system has locks.
 
-    Only its owner can read the lock file, because anyone who can open it can hold its lock.
+    Only the owner can open the lock file: anyone who can open it can hold its lock.
     """
     with ExitStack() as opened:
         while True:
@@ -64,9 +60,7 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def require_owner(path: Path, *inside: str) -> None:
-    """``InputError`` when ``path``, or one of the names ``inside`` it, belongs to another user, who
-    could replace files while a run writes them; the administrator's own folders are accepted.
-    """
+    """``InputError`` if ``path``, or a name ``inside`` it, is neither this user's nor root's."""
     for file in (path, *(path / name for name in inside)):
         with suppress(FileNotFoundError, NotADirectoryError):
             owner = (file.stat() if file == path else file.lstat()).st_uid
@@ -102,7 +96,7 @@ class LineLog:
         self._write("")
 
     def file_is_lost(self) -> None:
-        """Write all lines with the next one: the file was lost, or holds other lines."""
+        """Write all lines with the next one."""
         self._whole = False
 
     def add(self, values: dict[str, Any]) -> None:

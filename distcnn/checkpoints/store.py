@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +66,6 @@ class CheckpointStore:
                     self.path_of(step).unlink()
                     return True
         return False
-
-    def remove(self, steps: Sequence[int]) -> None:
-        """Delete those of ``steps``, and the folder if nothing else is in it."""
-        with suppress(OSError):
-            for step in steps:
-                self.path_of(step).unlink(missing_ok=True)
-            self.folder.rmdir()
 
     def load(self, step: int) -> Checkpoint:
         """Read one. ``CheckpointError`` when it is damaged, ``InputError`` if it may be intact."""

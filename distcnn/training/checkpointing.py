@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,8 @@ class Records:
     nothing.
     """
 
-    @property
-    def location(self) -> str:
-        """The run directory; empty where there is none."""
-        return ""
+    location: Path | None = None
+    """The run directory, where there is one."""
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         """Take a line for people and plots, of the ``kind`` "step" or "epoch"."""

@@ -40,9 +40,7 @@ def difference(
     name = next((each for each in names if before.get(each) != now.get(each)), None)
     if name is None:
         return ""
-    text = f"{name} {before.get(name)} in {source}, but {now.get(name)} in the replay"
-    has_parameters = _rank_of(names[0]) == 0
-    return f"{text}; all parameters match" if has_parameters and _rank_of(name) > 0 else text
+    return f"{name} {before.get(name)} in {source}, but {now.get(name)} in the replay"
 
 
 def _named(values: Line) -> Line:
@@ -164,7 +162,7 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
                 problem = difference(found, replay, name, may_lack=True)
     except InputError as error:
         return str(error)
-    return problem or results.damage_by_sums(run)
+    return problem or results.damage_of(run)
 
 
 def _expected_result(receipt: Receipt, result: RunResult) -> RunResult:

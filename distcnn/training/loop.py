@@ -289,5 +289,5 @@ class Loop:
         directory = self.run.communicator.broadcast(self._records.location)
         if not directory:
             return "nothing is saved, because the run has no directory", ""
-        command = ending.resume_command(self.run, directory, world_size)
+        command = ending.resume_command(self.run, str(directory), world_size)
         return ending.checkpoint_found(newest, self.state.step), command

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
+from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
 from distcnn.errors import InputError
 from distcnn.network import Network
 from distcnn.system.files import read_bytes, reading, write_atomically
@@ -139,19 +139,6 @@ def read_result(folder: Path) -> RunResult:
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with the files of a finished run, as text; None if nothing is."""
-    try:
-        result = read_result(folder)
-        weights, attributes = read_weights(folder / WEIGHTS)
-        sha256 = weights_sha256(weights.values())
-    except (InputError, TypeError) as error:  # TypeError: weights of incompatible types
-        return str(error)
-    if not sha256 == attributes.get("params_sha256") == result.params_sha256:
-        return f"{WEIGHTS} does not hold the weights named in {RESULT}"
-    return damage_by_sums(folder)
-
-
-def damage_by_sums(folder: Path) -> str | None:
     """The first file that does not match ``SHA256SUMS``, as text; None if there are no sums."""
     if not os.path.lexists(folder / SUMS):
         return None

@@ -155,9 +155,11 @@ def _finished_result(
     """
     if not os.path.lexists(directory / RESULT):
         return None
-    damage = damage_of(directory)
-    if damage is None:
-        result = read_result(directory)
+    try:
+        result, damage = read_result(directory), damage_of(directory)
+    except InputError as error:
+        damage = str(error)
+    if not damage:
         total_steps = RunSchedule(config, result.dataset.train_examples).total_steps
         reached = 0 < config.target_accuracy <= result.test_accuracy and result.steps < total_steps
         if reached or result.steps == total_steps:

@@ -35,10 +35,12 @@ class RunDirectory(Records):
     content in memory is written again. ``held`` keeps the folder's lock to the end of the run.
     """
 
+    location: Path
+
     def __init__(
         self, path: Path, config: Config, report: Callable[[str], None], held: ExitStack
     ) -> None:
-        self.path = path
+        self.location = path
         self._config, self._report, self._held = config, report, held
         self._descriptor = self._open()
         self._best: tuple[int, Arrays] = (-1, {})
@@ -46,10 +48,6 @@ class RunDirectory(Records):
         self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
         self.receipt = run_files.LineLog(results.RECEIPT, self.locate, report)
         self._writer = CheckpointWriter(CheckpointStore(path / CHECKPOINTS), config.keep, report)
-
-    @property
-    def location(self) -> str:
-        return str(self.path)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         self.metrics.add({"kind": kind, **values})
@@ -86,27 +84,24 @@ class RunDirectory(Records):
         last = encode_weights(weights, results.describe(result, result.steps, result.test_accuracy))
 
         def write() -> None:
-            folder = self.locate()
-            content = run_files.encode_config(self._config)
-            run_files.restore_file(folder / results.CONFIG, content, self._report)
             self.metrics.complete()
             self.receipt.complete()
-            results.write_results(folder, result, last, best)
+            results.write_results(self.locate(), result, last, best)
 
         try:
             best = self._best_weights(self.locate(), weights, result)
-            store = CheckpointStore(self.path / CHECKPOINTS)
+            store = CheckpointStore(self.location / CHECKPOINTS)
             with_room(write, lambda: store.make_room(result.steps, result.best_step))
         except OSError as error:
             reason, first = error.strerror, "free some space"
             if error.errno not in DISK_IS_FULL:
                 place = error.filename2 or error.filename  # the target of a rename
                 reason, first = f"{reason}: {Path(place).name}" if place else reason, "fix that"
-            remedy = f"{first}, then finish the run with --resume {self.path}"
-            if not self._is(self.path):
+            remedy = f"{first}, then finish the run with --resume {self.location}"
+            if not self._is(self.location):
                 remedy = "start a new run elsewhere"
             raise InputError(
-                f"the results cannot be written to {self.path} ({reason}): {remedy}"
+                f"the results cannot be written to {self.location} ({reason}): {remedy}"
             ) from error
 
     def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
@@ -117,8 +112,6 @@ class RunDirectory(Records):
         elif step != best_step:
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
-                if any(best[name].shape != values.shape for name, values in last.items()):
-                    raise CheckpointError("it belongs to another network")
             except (CheckpointError, InputError, KeyError) as error:
                 self._report(
                     f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the"
@@ -130,20 +123,20 @@ class RunDirectory(Records):
 
     def locate(self) -> Path:
         """The folder's current path. ``OSError`` when it was removed and cannot be made again."""
-        if self._is(self.path):
-            return self.path
+        if self._is(self.location):
+            return self.location
         with suppress(OSError):
             moved = Path(f"/proc/self/fd/{self._descriptor}").readlink()
             if self._is(moved):
-                self._report(f"warning: {self.path} was renamed: the run continues in {moved}")
-                self.path = moved
+                self._report(f"warning: {self.location} was renamed: the run continues in {moved}")
+                self.location = moved
                 return moved
         self._make_again()
-        return self.path
+        return self.location
 
     def _open(self) -> int:
         descriptor = os.open(
-            self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+            self.location, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         )
         self._held.callback(os.close, descriptor)
         return descriptor
@@ -154,7 +147,7 @@ class RunDirectory(Records):
         return False
 
     def _make_again(self) -> None:
-        lost, made = self.path, None
+        lost, made = self.location, None
         try:
             made = make_unused(lost)
             occupy(made, self._config, self._held)
@@ -163,7 +156,7 @@ class RunDirectory(Records):
                 with suppress(OSError):
                     made.rmdir()
             raise OSError(errno.EIO, f"it was removed and cannot be made again: {error}") from error
-        self.path = made
+        self.location = made
         self._descriptor = self._open()
         self._report(
             f"warning: {lost} was removed during the run: writing its files again, to {made}"
@@ -221,8 +214,11 @@ def occupy(
                 store.save(step, checkpoint)
             run_files.write_config(path, config)
         except BaseException:
-            if filled:
-                store.remove(filled)
+            with suppress(OSError):
+                for step in filled:
+                    store.path_of(step).unlink(missing_ok=True)
+                if filled:
+                    store.folder.rmdir()
             if unlocked:
                 (path / run_files.LOCK).unlink(missing_ok=True)
             raise

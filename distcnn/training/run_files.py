@@ -107,8 +107,13 @@ class LineLog:
 
     def complete(self) -> None:
         """Make the file hold all lines, whatever others have done to it."""
-        report = self._report if self._whole else lambda text: None
-        restore_file(self._locate() / self._name, self.text.encode(), report)
+        path, content = self._locate() / self._name, self.text.encode()
+        with suppress(OSError):
+            if read_bytes(path) == content:
+                return
+        if self._whole:
+            self._report(f"warning: {path} was changed or removed by others: writing it again")
+        write_atomically(path, content)
         self._whole = True
 
     def _write(self, line: str) -> None:
@@ -129,26 +134,12 @@ class LineLog:
                 )
 
 
-def restore_file(path: Path, content: bytes, report: Callable[[str], None]) -> None:
-    """Write ``content`` again if ``path`` does not hold it."""
-    with suppress(OSError):
-        if read_bytes(path) == content:
-            return
-    report(f"warning: {path} was changed or removed by others: writing it again")
-    write_atomically(path, content)
-
-
-def encode_config(config: Config) -> bytes:
-    """The content of ``config.toml``, whose last line reveals damage."""
+def write_config(path: Path, config: Config) -> None:
+    """Store the configuration of the run in ``path``, with a last line that reveals damage."""
     import tomli_w  # needed on root only, as tomllib
 
     text = tomli_w.dumps(dataclasses.asdict(config))
-    return (text + _end_of(text)).encode(errors=OF_PATHS)
-
-
-def write_config(path: Path, config: Config) -> None:
-    """Store the configuration of the run in ``path``."""
-    write_atomically(path / CONFIG, encode_config(config))
+    write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
 
 
 def read_config(path: Path) -> Config:

@@ -147,7 +147,7 @@ class Session:
             callback.on_start(run.schedule.total_steps, state.step)
         traced: AbstractContextManager[object] = nullcontext()
         if run.config.trace and path:
-            traced = self.trace(run, state, lambda: records.location or str(path))
+            traced = self.trace(run, state, lambda: records.location or path)
         try:
             with traced:
                 result = Loop(run, state, records, progress, self.callbacks).train()
@@ -155,7 +155,7 @@ class Session:
             progress.close()
         for callback in self.callbacks:
             callback.on_end(result)
-        return Outcome(result, run, point, state, records.location)
+        return Outcome(result, run, point, state, str(records.location or ""))
 
     def _open(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Path:
         any_owner = self.request.allow_other_owner

@@ -163,7 +163,7 @@ class Story:
             open_directory(self.run.config, None, held)
             directory = begin_records(self.run, State(), self.path, None, progress, held)
             result = Loop(self.run, State(), directory, progress).train()
-            self.path = directory.path
+            self.path = directory.location
         return result
 
 
@@ -272,7 +272,7 @@ HARM: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "receipt.jsonl"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "receipt.jsonl"])
 @pytest.mark.parametrize("harm", HARM)
 def test_files_that_others_harm_are_whole_at_the_end(
     harm: str, name: str, image_set: MakeImageSet, whole: Path, tmp_path: Path

@@ -206,7 +206,8 @@ def write_idx_set(
 ) -> dict[str, list[int]]:
     """Write four IDX files as an image set; return the number of images of each class, by split.
 
-    ``paths`` are by split and part; ``first_label`` becomes class 0. The number of ``classes`` is by default from the largest label.
+    ``paths`` are by split and part; ``first_label`` becomes class 0. By default the largest label
+    tells the number of ``classes``.
     ``InputError`` for files that are damaged or do not match.
     """
     if classes is not None and not 1 <= classes <= MAX_LABELS:

@@ -35,7 +35,7 @@ from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, Step
-from distcnn.user_source import Sources, own_sources
+from distcnn.user_code import Sources, own_sources
 
 FORWARDS_A_STEP = 3
 """A block of test examples takes about a third of a shard's time in a step."""

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,13 +131,15 @@ class Config:
         )
 
     def _check_type(self, name: str, wanted: type) -> None:
-        """Flags are parsed by type, but values from a file are not."""
+        """Check a value of a file or a caller; make NumPy's numbers Python's."""
         value = getattr(self, name)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
         if not isinstance(value, kind) or isinstance(value, bool):
             what = f"one of {', '.join(CHOICES[name])}" if name in CHOICES else KINDS[wanted]
             raise InputError(f"{as_flag(name)} is {value!r}: it must be {what}")
         self._require(name, "\0" not in str(value), "without a null character")
+        with suppress(OverflowError):
+            object.__setattr__(self, name, wanted(value))
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:

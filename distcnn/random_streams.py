@@ -1,12 +1,10 @@
 """Random streams, named by purpose, never by rank; no version of NumPy changes their numbers.
 
-Philox (Salmon et al. 2011) is counter-based: a (key, counter) pair names a stream outright, so the
-stream of any epoch and shard is available without drawing those before it.
-
-NumPy keeps the raw words of its bit generators for ever, but not what ``Generator`` makes of them
-(NEP 19). So ``PortableGenerator`` computes normal and uniform numbers here, with operations that
-IEEE 754 defines to the last bit (+, -, *, /, square root, scaling by powers of two), each a NumPy
-call of its own, so that no compiler fuses two into one rounding. Logarithm and cosine are
+In Philox (Salmon et al. 2011) a (key, counter) pair names a stream: that of any epoch and shard
+is available without drawing those before it. NumPy keeps the raw words of its bit generators for
+ever, but not what ``Generator`` makes of them (NEP 19). So ``PortableGenerator`` uses operations
+that IEEE 754 defines to the last bit (+, -, *, /, square root, scaling by powers of two), each a
+NumPy call of its own, so that no compiler fuses two into one rounding. Logarithm and cosine are
 polynomials of these, with errors of about 1e-15.
 """
 

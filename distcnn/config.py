@@ -29,8 +29,24 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "overlap": ("auto", "on", "off"),
 }
 """The names that a field accepts, besides the user's own where ``OWN`` has the field."""
-FREE = """data source epochs max_steps target_accuracy overlap expect_ranks stall_timeout output
-    checkpoint_every keep check_every log_every eval_every_epochs trace trace_from"""
+FREE = {
+    "data",
+    "source",
+    "epochs",
+    "max_steps",
+    "target_accuracy",
+    "overlap",
+    "expect_ranks",
+    "stall_timeout",
+    "output",
+    "checkpoint_every",
+    "keep",
+    "check_every",
+    "log_every",
+    "eval_every_epochs",
+    "trace",
+    "trace_from",
+}
 """Fields that a resumed run may change, because the weights do not depend on them."""
 RENAMED = {"world_size": "expect_ranks", "eval_every": "eval_every_epochs"}
 """Fields by their names before 0.3, as flags, in TOML files and in stored runs."""

@@ -122,8 +122,11 @@ class Request:
 
 SETTINGS = {field.name: field.default for field in dataclasses.fields(Config)}
 ACTIONS = {field.name: field.default for field in dataclasses.fields(Request)[1:]}
-CONFIG_FLAGS = frozenset({*map(as_flag, [*SETTINGS, *RENAMED]), "--config", TRUST_FLAG})
-"""The flags that make up a configuration: other commands take them too."""
+CONFIG_FLAGS = {
+    **{as_flag(name): as_flag(RENAMED.get(name, name)) for name in [*SETTINGS, *RENAMED]},
+    **{flag: flag for flag in ("--config", TRUST_FLAG)},
+}
+"""The flags that make up a configuration, and their present names. Other commands take them too."""
 
 
 def parse_request(arguments: Sequence[str]) -> Request:
@@ -215,11 +218,15 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
             case _:  # TOMLDecodeError, or Python's error for a number of thousands of digits
                 problem = f"{path} is not TOML ({error}): write lines such as learning_rate = 0.1"
         raise InputError(f"--config: {problem}") from error
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        is_table = isinstance(value, dict) and f"\n[{key}]: " in HELP
-        flat |= value if is_table else {key: value}
-    return dict(_checked(key, value, path) for key, value in flat.items())
+    read: dict[str, Any] = {}
+    for name, value in content.items():
+        is_table = isinstance(value, dict) and f"\n[{name}]: " in HELP
+        for written, setting in (value if is_table else {name: value}).items():
+            key, checked = _checked(written, setting, path)
+            if key in read:
+                raise InputError(f"--config: {path}: {key} is given twice: keep one line")
+            read[key] = checked
+    return read
 
 
 def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:

@@ -16,7 +16,7 @@ from distcnn.config import Config, as_flag
 from distcnn.config_parsing import TARGET_DEFAULTS, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
 from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
-from distcnn.datasets.memory_budget import window_examples
+from distcnn.datasets.streaming import window_examples
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.blas_threads import blas_description, blas_threads
 from distcnn.fault_tolerance.signals import StopSignals

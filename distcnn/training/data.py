@@ -13,11 +13,17 @@ from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, Part, Shard
 from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest, combined_sha256
-from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_examples
+from distcnn.datasets.streaming import (
+    LABEL_BYTES,
+    Prefetcher,
+    WindowedShard,
+    window_bounds,
+    window_examples,
+)
 from distcnn.datasets.survey import Survey, judge, mean_and_std, pixel_sums
 from distcnn.distributed import Communicator, on_root, share_of, together
 from distcnn.errors import InputError
-from distcnn.spans import WAIT_FOR_WINDOW, Span, touch
+from distcnn.spans import touch
 from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 from distcnn.training.results import DatasetRecord
@@ -100,23 +106,21 @@ def _in_memory(
     starts, stops = zip(*((span.start, span.stop) for span in spans.values()), strict=True)
     first = min(starts)
     with closing(dataset.open(info, config.stall_timeout)) as reader:
-        images, labels = reader.load("train", range(first, max(stops)), touch)
+        images, labels = reader.load("train", range(first, max(stops)))
         shards = []
         for index, span in spans.items():
             cut = slice(span.start - first, span.stop - first)
             shards.append(Shard(index, images[cut], labels[cut], config.seed, span.start))
-        tested = reader.load("test", test, touch)
+        tested = reader.load("test", test)
         return Data(shards, Shard(0, *tested, config.seed, test.start, shuffled=False))
 
 
 def _windowed(
     dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
 ) -> Data:
-    from distcnn.datasets.streaming import Prefetcher, WindowedShard  # with --data-memory only
-
     length = window_examples(info, config.num_shards, config.data_memory)
     reader = dataset.open(info, config.stall_timeout)
-    prefetcher = Prefetcher(reader, progress=touch, waiting=lambda: Span(WAIT_FOR_WINDOW))
+    prefetcher = Prefetcher(reader)
 
     def part(index: int, split: str, span: range, shuffled: bool = True) -> WindowedShard:
         bounds = window_bounds(span, length, info.chunk_examples[split])
@@ -157,7 +161,7 @@ def _survey_test(test: Part, seen: Survey, block_size: int) -> list[tuple[str, s
         seen.add("test", first, images, labels)
         for start in range(0, len(labels), block_size):
             block = slice(start, start + block_size)
-            digest = ExamplesDigest(len(labels[block]), info.image_shape, info.classes)
+            digest = ExamplesDigest(len(labels[block]), info.image_shape)
             digest.add(images[block], labels[block])
             hashes.append((f"test {first + start}", digest.hexdigest()))
         first += len(labels)
@@ -167,7 +171,7 @@ def _survey_test(test: Part, seen: Survey, block_size: int) -> list[tuple[str, s
 def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple[str, str]:
     """The shard's name and hash; its pixels are added to ``pixels`` where they are wanted."""
     info, first = seen.info, shard.first_example
-    digest = ExamplesDigest(shard.examples, info.image_shape, info.classes)
+    digest = ExamplesDigest(shard.examples, info.image_shape)
     for images, labels in shard.pieces(piece_size(info, "train")):
         touch()
         seen.add("train", first, images, labels)

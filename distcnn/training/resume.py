@@ -148,7 +148,7 @@ def _contradictions(stored: Config, given: dict[str, Any]) -> str:
     return "; ".join(
         f"{as_flag(name)} {value} (the run has {getattr(stored, name)})"
         for name, value in given.items()
-        if name not in FREE.split() and value != getattr(stored, name)
+        if name not in FREE and value != getattr(stored, name)
     )
 
 

@@ -103,7 +103,7 @@ def prepare_run(
     made = components or together(communicator, lambda: named_components(config))
     images = images or _open_file(config, communicator, report)
     with Span(spans.OPEN_DATA):
-        info = together(communicator, lambda: images.read_info(config.stall_timeout, spans.touch))
+        info = together(communicator, lambda: images.read_info(config.stall_timeout))
         sha256 = images.content_sha256() if communicator.world_size > 1 else ""
         infos = communicator.allgather(replace(info, sha256=info.sha256 or sha256))
         together(communicator, lambda: consistency.check_same_data(infos))

@@ -14,7 +14,15 @@ from typing import Any
 import h5py
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, as_flags, mpi_launcher, slow, write_image_set
+from tests.conftest import (
+    SERIAL,
+    MakeImageSet,
+    as_flags,
+    launcher_of,
+    mpi_launcher,
+    slow,
+    write_image_set,
+)
 from tests.support.training_fixtures import (
     STOPPING_MODEL,
     content,
@@ -49,7 +57,7 @@ def verify(
     run: Path, *flags: str, ranks: int = 1, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """The command, which must change nothing."""
-    launcher = SERIAL if ranks == 1 else mpi_launcher()
+    launcher = launcher_of(ranks)
     before = content(run)
     done = launcher.run(
         ranks, "-m", "distcnn.verify", str(run), "--trust-model", *flags, **environment
@@ -111,7 +119,7 @@ def test_a_run_that_was_stopped_and_changed_is_identical(
         (1, ["--max-steps", "0", "--epochs", "4", "--check-every", "3", "--log-every", "1"])
     ]
     for (ranks, flags), last in zip(resumes, (10, 16), strict=True):
-        launcher = SERIAL if ranks == 1 else mpi_launcher()
+        launcher = launcher_of(ranks)
         done = launcher.run(
             ranks,
             "-m",

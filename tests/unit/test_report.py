@@ -1,4 +1,4 @@
-"""The report draws a picture and says how runs ended."""
+"""The report draws a picture and prints how runs ended."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The folder of checkpoints: which are kept, which is taken, and what becomes of those that are
-damaged.
-"""
+"""The folder of checkpoints: which are kept, which is used, and what happens to damaged ones."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ def names(store: CheckpointStore) -> list[str]:
 
 
 def damage(path: Path) -> bytes:
-    """Flip the last bit; the damaged content."""
+    """Flip the last bit; return the damaged content."""
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     return path.read_bytes()

@@ -1,4 +1,6 @@
-"""The heartbeat: what a process notes of itself while it works, waits, fails and makes progress."""
+"""The heartbeat: what a process records about itself while it works, waits, fails and makes
+progress.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,7 @@ def test_waiting_for_others_is_noted_and_forgotten() -> None:
 
 def test_a_watched_communicator_notes_each_wait() -> None:
     class Looking(SerialCommunicator):
-        """Sees what is noted while a collective runs."""
+        """Reads the heartbeat while a collective runs."""
 
         seen: ClassVar[list[str]] = []
 

@@ -1,5 +1,5 @@
-"""Buffers: zeros that start on a cache line, side by side in large pages, and that take room only
-where they are used.
+"""Buffers: zeros that start on a cache line, adjacent in large pages, and that use memory only once
+they are written.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def test_more_than_there_is_is_a_memory_error() -> None:
 
 
 def huge_pages() -> int:
-    """Bytes of them that this process has."""
+    """Bytes that this process has in huge pages."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages:"))
 

@@ -87,11 +87,9 @@ class Listener(Protocol):
     span gets its end without its beginning. An exception of a listener ends the work.
     """
 
-    def begin(self, span: Span) -> None:
-        """``span`` is entered."""
+    def begin(self, span: Span) -> None: ...
 
-    def end(self, span: Span) -> None:
-        """``span`` is left, normally or by an exception."""
+    def end(self, span: Span) -> None: ...
 
 
 class Span:

@@ -10,16 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.config import Config
-from distcnn.datasets import Dataset, DatasetInfo, Part, Shard
+from distcnn.datasets import Dataset, DatasetInfo, Part, Shard, streaming
 from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest, combined_sha256
-from distcnn.datasets.streaming import (
-    LABEL_BYTES,
-    Prefetcher,
-    WindowedShard,
-    window_bounds,
-    window_examples,
-)
 from distcnn.datasets.survey import Survey, judge, mean_and_std, pixel_sums
 from distcnn.distributed import Communicator, on_root, share_of, together
 from distcnn.errors import InputError
@@ -69,7 +62,7 @@ def open_data(
     test = examples_of_rank(info.examples["test"], size, world_size, rank)
     if not config.data_memory and dataset.path:
         examples = sum(map(len, [*spans.values(), test]))
-        needed = communicator.allgather(examples * (info.image_bytes + LABEL_BYTES))
+        needed = communicator.allgather(examples * (info.image_bytes + streaming.LABEL_BYTES))
         together(communicator, lambda: _require_room(info, needed, communicator, most_memory()))
 
     def work() -> Data:
@@ -118,13 +111,13 @@ def _in_memory(
 def _windowed(
     dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
 ) -> Data:
-    length = window_examples(info, config.num_shards, config.data_memory)
-    reader = dataset.open(info, config.stall_timeout)
-    prefetcher = Prefetcher(reader)
+    length = streaming.window_examples(info, config.num_shards, config.data_memory)
+    prefetcher = streaming.Prefetcher(dataset.open(info, config.stall_timeout))
 
-    def part(index: int, split: str, span: range, shuffled: bool = True) -> WindowedShard:
-        bounds = window_bounds(span, length, info.chunk_examples[split])
-        return WindowedShard(index, prefetcher, split, span, bounds, config.seed, shuffled=shuffled)
+    def part(index: int, split: str, span: range, shuffled: bool = True) -> Part:
+        bounds = streaming.window_bounds(span, length, info.chunk_examples[split])
+        where = prefetcher, split, span, bounds
+        return streaming.WindowedShard(index, *where, config.seed, shuffled=shuffled)
 
     shards = [part(index, "train", span) for index, span in spans.items()]
     return Data(shards, part(0, "test", test, shuffled=False))

@@ -12,17 +12,16 @@ from typing import NoReturn
 from distcnn.cli.parser import difference, flags_of
 from distcnn.distributed import Communicator, open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
-from distcnn.distributed.communicator import JointError, NoWorldError
+from distcnn.distributed.communicator import JointError, NoWorldError, note_exit
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.fault_tolerance.error_origin import OF_MPI, is_thread_limit
-from distcnn.fault_tolerance.failure import note_exit, report_bad_input, report_failure
+from distcnn.fault_tolerance.failure import report_bad_input, report_failure
 from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.leftovers import clean_before_start
 from distcnn.fault_tolerance.orphan import end_with_launcher, killed_with_launcher
 from distcnn.fault_tolerance.signals import EXIT_INTERRUPTED
 from distcnn.fault_tolerance.watchdog import EXIT_STALLED
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.system import launcher
 from distcnn.system.console import drain, enable_crash_reports, guarded, tell
 from distcnn.system.wording import printable
@@ -96,7 +95,7 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
     clean_before_start()
     try:
         with killed_with_launcher():
-            communicator = WatchedCommunicator(open_communicator())
+            communicator = open_communicator()
     except InputError as error:
         note_exit(EXIT_INPUT)
         text = f"{name}: error: {printable(str(error))}"

@@ -7,6 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 TOKEN_BYTES = 16
@@ -34,35 +35,27 @@ def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mma
 
 
 def _reserve(nbytes: int) -> int | None:
-    """A file descriptor of ``nbytes`` of new memory, all reserved; None where that is not
-    possible.
-    """
+    """A file descriptor of ``nbytes`` of new memory, all reserved; None if impossible."""
     if sys.platform != "linux":
         return None
-    try:
+    with suppress(OSError):
         memory = os.memfd_create("distcnn")
-    except OSError:
-        return None
-    try:
-        os.posix_fallocate(memory, 0, nbytes)
-    except OSError:
-        os.close(memory)
-        return None
-    return memory
+        try:
+            os.posix_fallocate(memory, 0, nbytes)
+        except OSError:
+            os.close(memory)
+            raise
+        return memory
+    return None
 
 
 def _map(process: int, descriptor: int | None, token: bytes) -> mmap.mmap | None:
     """Map the memory of ``process`` into this one; None where it cannot be seen."""
-    if descriptor is None:
-        return None
-    try:
+    with suppress(OSError, ValueError):
         memory = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        mapped = mmap.mmap(memory, 0)
-    except (OSError, ValueError):
-        return None
-    finally:
-        os.close(memory)
-    return mapped if mapped[:TOKEN_BYTES] == token else None
+        try:
+            mapped = mmap.mmap(memory, 0)
+        finally:
+            os.close(memory)
+        return mapped if mapped[:TOKEN_BYTES] == token else None
+    return None

@@ -10,7 +10,6 @@ from distcnn.doctor import image_set, local_checks, output_folder, sums, world
 from distcnn.doctor.check import Check, Finding, Options, Places, Report
 from distcnn.fault_tolerance.failure import report_failure
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.spans import MEASURE, Span
 
 NAME = "distcnn.doctor"
@@ -22,20 +21,6 @@ UNFINISHED = Finding.bad(
     "some checks did not finish: a rank failed or is stuck",
     "see standard error for the rank",
 )
-
-
-class Examined(WatchedCommunicator):
-    """Ends all ranks with exit code 1, once rank 0 has completed its report."""
-
-    def __init__(self, inner: Communicator, report: Report) -> None:
-        super().__init__(inner)
-        self._report = report
-
-    def abort(self, exit_code: int) -> NoReturn:
-        if self.rank == 0:
-            self._report.add(UNFINISHED)
-            print(self._report.summary(), flush=True)
-        super().abort(1)
 
 
 def examine(communicator: Communicator, local: local_checks.Facts, options: Options) -> int:
@@ -50,10 +35,20 @@ def examine(communicator: Communicator, local: local_checks.Facts, options: Opti
         The exit code, the same on all ranks.
     """
     report = Report(live=communicator.rank == 0)
-    communicator = Examined(communicator, report)
-    threading.excepthook = lambda args: _fail(communicator, args.exc_value or args.exc_type())
+
+    def end_all() -> NoReturn:
+        if communicator.rank == 0:
+            report.add(UNFINISHED)
+            print(report.summary(), flush=True)
+        communicator.abort(1)
+
+    def fail(error: BaseException) -> NoReturn:
+        report_failure(NAME, communicator, error)
+        end_all()
+
+    threading.excepthook = lambda args: fail(args.exc_value or args.exc_type())
     try:
-        with Watchdog(NAME, communicator, STALL_SECONDS):
+        with Watchdog(NAME, communicator, STALL_SECONDS, end_all):
             _check_all(communicator, local, options, report)
             if communicator.rank == 0:
                 if options.json:
@@ -61,7 +56,7 @@ def examine(communicator: Communicator, local: local_checks.Facts, options: Opti
                 print(report.summary(), flush=True)
             return communicator.broadcast(report.exit_code)
     except BaseException as error:
-        _fail(communicator, error)
+        fail(error)
     finally:
         threading.excepthook = threading.__excepthook__
 
@@ -80,8 +75,3 @@ def _check_all(
             facts = dict(enumerate(communicator.allgather(check.collected(communicator, options))))
         if is_root:
             report.add(*check.evaluated(places, facts))
-
-
-def _fail(communicator: Communicator, error: BaseException) -> NoReturn:
-    report_failure(NAME, communicator, error)
-    communicator.abort(1)

@@ -78,28 +78,27 @@ def collect(communicator: Communicator, options: Options) -> Sums:
     """Time allreduces, then sum numbers that rank 0 can also draw and sum alone. Collective."""
     import numpy as np
 
-    from distcnn.distributed import BlockingAllreduce, ExactSum
-    from distcnn.distributed.allreduce_timing import time_sums
+    from distcnn.distributed import Allreduce, ExactSum
+    from distcnn.distributed.allreduce import time_sums
 
     ranks = communicator.world_size
-    sums = BlockingAllreduce(communicator.allreduce_sum)
-    timed = time_sums(communicator, sums, SIZES, SECONDS) if ranks > 1 else []
+    sums = Allreduce(communicator.allreduce_sum)
+    rows = time_sums(communicator, sums, SIZES, SECONDS) if ranks > 1 else []
     shared = communicator.shared_floats(1024) is not None
     products, speed, problem = "", 0.0, ""
     try:
         products, speed = multiply()
     except Exception as error:  # the others wait for this rank in the sum below
         problem = root_cause(error)
-    exact = ExactSum(np.zeros(TERMS), ranks, LIMIT)
-    exact.add(terms_of(communicator.rank))
-    communicator.allreduce_sum(exact.total)
-    total, alone = sha256(exact.total), ""
+    exact, values = ExactSum(ranks, LIMIT), np.zeros(TERMS)
+    exact.add(values, terms_of(communicator.rank))
+    communicator.allreduce_sum(values)
+    total, alone = sha256(values), ""
     if communicator.rank == 0:
-        exact = ExactSum(np.zeros(TERMS), ranks, LIMIT)
+        values.fill(0)
         for rank in reversed(range(ranks)):
-            exact.add(terms_of(rank))
-        alone = sha256(exact.total)
-    rows = [(row.nbytes, row.seconds) for row in timed]
+            exact.add(values, terms_of(rank))
+        alone = sha256(values)
     return Sums(rows, shared, total, alone, products, speed, problem)
 
 

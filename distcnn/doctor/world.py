@@ -44,14 +44,11 @@ class World:
 
 def collect(communicator: Communicator, options: Options) -> World:
     """Compare clocks between barriers. Collective."""
-    from distcnn.distributed.communicator import NoMailbox
-
     declared = [
         launch.world_size
         for launch in launcher.declared(os.environ)
         if launch.world_size and not launch.variable.startswith("SLURM")
     ]
-    threads = not isinstance(communicator.mailbox(), NoMailbox)
     communicator.barrier()
     rounds = []
     for _ in range(ROUNDS):
@@ -61,7 +58,7 @@ def collect(communicator: Communicator, options: Options) -> World:
         rounds.append((before, times, time.time()))
     if communicator.rank:
         rounds = []
-    return World(communicator.description, declared, threads, rounds)
+    return World(communicator.description, declared, communicator.has_threads, rounds)
 
 
 def evaluate(places: Places, everyone: Mapping[int, World]) -> Iterator[Finding]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from contextlib import suppress
-from pathlib import Path
 
 from distcnn.distributed import Communicator
 from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit, mistake_lines
@@ -20,10 +18,6 @@ from distcnn.system.console import tell
 
 SECONDS_BETWEEN_HOSTS, MOST_HOSTS_WAITED_FOR = 0.8, 3
 """Each host elects a reporter. It waits for those of the hosts before it, which end all ranks."""
-NOTE_VARIABLE = "DISTCNN_EXIT_NOTE"
-"""Names a file, not there yet, in which the first rank that ends notes its exit code: srun changes
-the code when it ends the other ranks.
-"""
 
 
 def report_failure(name: str, communicator: Communicator, error: BaseException) -> None:
@@ -52,14 +46,6 @@ def report_bad_input(name: str, communicator: Communicator, text: str) -> None:
     _wait_for_turn(communicator)
     where = f" (on rank {communicator.rank})" if communicator.world_size > 1 else ""
     tell(f"{name}: error: {text}{where}")
-
-
-def note_exit(code: int) -> None:
-    """Note the exit code in the file that ``NOTE_VARIABLE`` names, if it does not exist yet."""
-    name = os.environ.get(NOTE_VARIABLE)
-    if name:
-        with suppress(OSError), Path(name).open("x") as file:
-            file.write(f"{code}\n")
 
 
 def _wait_for_turn(communicator: Communicator) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from distcnn.fault_tolerance.failure import note_exit
+from distcnn.distributed.communicator import note_exit
 from distcnn.fault_tolerance.watchdog import EXIT_STALLED
 from distcnn.system import launcher
 from distcnn.system.console import tell

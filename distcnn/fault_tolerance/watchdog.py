@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from distcnn.distributed import Communicator
 from distcnn.fault_tolerance.heartbeat import Beat, heartbeat, read_other
@@ -37,8 +37,6 @@ TURN_SECONDS = ANSWER_SECONDS + 2
 MOST_TURNS = 3
 MOST_STACKS = 4
 """Stacks shown: those of late ranks, and of one that waits."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -73,14 +71,20 @@ class Status:
 class Watchdog:
     """A context manager that watches this process. Making it is collective.
 
-    ``timeout_seconds`` may be changed at any time; 0 means never.
+    ``timeout_seconds`` may be changed at any time; 0 means never. ``end_all`` ends all ranks; by
+    default, with ``EXIT_STALLED``.
     """
 
     def __init__(
-        self, name: str, communicator: Communicator, timeout_seconds: float = 300.0
+        self,
+        name: str,
+        communicator: Communicator,
+        timeout_seconds: float = 300.0,
+        end_all: Callable[[], NoReturn] | None = None,
     ) -> None:
         self.timeout_seconds = timeout_seconds
-        self._name, self._communicator = name, communicator
+        self._end_all = end_all or (lambda: communicator.abort(EXIT_STALLED))
+        self._name = name
         self._mailbox = communicator.mailbox()
         host = communicator.hosts[communicator.rank]
         self._me = Member(communicator.rank, host, os.getpid(), heartbeat.descriptor)
@@ -199,7 +203,7 @@ class Watchdog:
         ) in self._members:  # beyond a broken network, a launcher does not learn of an abort
             if member.rank != self._me.rank:
                 self._mailbox.post(member.rank, ("end", []))
-        self._communicator.abort(EXIT_STALLED)
+        self._end_all()
 
 
 def _end_soon() -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
-from distcnn.distributed import BlockingAllreduce, Communicator, on_root
-from distcnn.distributed.allreduce_timing import time_sums
+from distcnn.distributed import Allreduce, Communicator, on_root
+from distcnn.distributed.allreduce import time_sums
 from distcnn.errors import InputError
 from distcnn.scaling.prediction.interconnect import KINDS, fit_interconnect
 from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes
@@ -44,7 +44,7 @@ def measure_sums(
         sizes: bytes, in ascending order; the largest are omitted if time runs out.
     """
     ways = {
-        WAITING: BlockingAllreduce(communicator.allreduce_sum),
+        WAITING: Allreduce(communicator.allreduce_sum),
         BESIDE: communicator.background_allreduce(),
     }
     rows = {

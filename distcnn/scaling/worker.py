@@ -22,9 +22,10 @@ from distcnn.cli.parser import Parser
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import (
-    REDUCERS,
-    BlockingAllreduce,
+    SUMS,
+    Allreduce,
     Bucket,
+    BucketReducer,
     Communicator,
     on_root,
     plan_buckets,
@@ -177,14 +178,9 @@ def shard_times(run: Run, splits: Sequence[StepTimes], step_seconds: float) -> S
 
 def add_seconds(run: Run) -> float:
     """Time adding a whole gradient to a rank's sum, on the slowest rank. Collective."""
-    config, gradients = run.config, run.parameters.values.copy()
-    reducer = REDUCERS[config.reduction](
-        gradients,
-        2,
-        config.num_shards,
-        config.gradient_limit,
-        BlockingAllreduce(lambda values: None),
-    )
+    config, gradient = run.config, run.parameters.values.copy()
+    arithmetic = SUMS[config.reduction](config.num_shards, config.gradient_limit)
+    reducer = BucketReducer(arithmetic, 2, gradient, Allreduce(lambda values: None))
     seconds: list[float] = []
     run.communicator.barrier()
     for _ in range(ADD_REPEATS):

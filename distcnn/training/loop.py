@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from distcnn.distributed import StepTotals, Totals, on_root
+from distcnn.distributed import Totals, on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import (
     CLOSE_EPOCH,
@@ -61,7 +61,7 @@ class Loop:
         self.run, self.state = run, state
         self._records, self._saving, self._progress = records, saving, progress
         self._callbacks = callbacks
-        self._totals: StepTotals | None = None
+        self._totals: Totals | None = None
         self._has_warned = False
         self._counted_until = time.perf_counter()
 
@@ -135,7 +135,7 @@ class Loop:
 
     # -- steps
 
-    def _take_step(self) -> StepTotals:
+    def _take_step(self) -> Totals:
         """One step, with its lines of metrics and receipt."""
         run, state, config = self.run, self.state, self.run.config
         epoch, step_of_epoch = divmod(state.step, run.schedule.steps_an_epoch)
@@ -247,7 +247,7 @@ class Loop:
         sign = sign_of_no_learning(run.config.loss, state.epoch.loss, predicted, classes, epoch)
         if sign and (last or not self._has_warned):
             self._has_warned = True
-            gradients = run.parameters.named(self._totals.gradient) if self._totals else {}
+            gradients = run.parameters.named(run.step.reducer.gradient) if self._totals else {}
             remedy = advice(zero_gradients(gradients))
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {remedy}")
 

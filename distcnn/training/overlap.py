@@ -8,13 +8,12 @@ from functools import partial
 from distcnn.config import Config
 from distcnn.datasets import Part
 from distcnn.distributed import (
-    REDUCERS,
+    SUMS,
     Allreduce,
-    BlockingAllreduce,
     Bucket,
     BucketReducer,
     Communicator,
-    StepTotals,
+    Totals,
     plan_buckets,
     shared_memory_reducer,
     together,
@@ -44,7 +43,7 @@ class OverlappedStep(Step):
     overlaps = True
     reducer: BucketReducer
 
-    def _sum_gradients(self, at: Position) -> StepTotals:
+    def _sum_gradients(self, at: Position) -> Totals:
         whole = len(self.shards) - len(self.lanes)
         self._add_shards(self.shards[:whole], at)
         passes = [
@@ -65,7 +64,7 @@ class OverlappedStep(Step):
 class _Pass:
     """One shard on its way forward and backward, paused after each bucket.
 
-    All passes write to the reducer's gradients: a bucket is added before the next shard writes it.
+    All passes write to the reducer's gradient: a bucket is added before the next shard writes it.
     """
 
     def __init__(self, step: OverlappedStep, shard: Part, lane: Lane, at: Position) -> None:
@@ -91,7 +90,7 @@ class _Pass:
             logits = plan.forward(microbatch.images, training=True, random=random)
             with _LOSS:
                 loss_sum, grad_logits = step.loss(logits, microbatch.labels, microbatch.weights)
-            self._backward = plan.start_backward(grad_logits, out=step.reducer.gradients)
+            self._backward = plan.start_backward(grad_logits, out=step.reducer.gradient)
         self._counts = loss_sum, count_correct(logits, microbatch), examples
 
 
@@ -131,16 +130,17 @@ def make_step(
         InputError: on all ranks, when there is no memory for the lanes.
     """
     parameters, streams = lane.plan.parameters, partial(layer_streams, config.seed)
-    name, limits = config.reduction, (config.num_shards, config.gradient_limit)
-    background = open_allreduce(config.overlap, name, communicator)
+    arithmetic = SUMS[config.reduction](config.num_shards, config.gradient_limit)
+    background = open_allreduce(config.overlap, config.reduction, communicator)
     size, dtype = parameters.values.size, parameters.values.dtype
 
     def by_buckets(allreduce: Allreduce, buckets: Sequence[Bucket] = ()) -> BucketReducer:
-        return REDUCERS[name](buffer((size,), dtype), len(shards), *limits, allreduce, buckets)
+        gradient = buffer((size,), dtype)
+        return BucketReducer(arithmetic, len(shards), gradient, allreduce, buckets)
 
     if background is None:
-        shared = shared_memory_reducer(name, size, *limits, communicator)
-        reducer = shared or by_buckets(BlockingAllreduce(communicator.allreduce_sum))
+        shared = shared_memory_reducer(arithmetic, size, communicator)
+        reducer = shared or by_buckets(Allreduce(communicator.allreduce_sum))
         lanes, kind = [lane], Step
     else:
         reducer = by_buckets(background, plan_buckets(sorted({0, *parameters.layer_starts, size})))

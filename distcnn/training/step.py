@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distcnn.datasets import Microbatch, Part
-from distcnn.distributed import Reducer, StepTotals
+from distcnn.distributed import Reducer, Totals
 from distcnn.nn import computing
 from distcnn.nn.layer import RandomSource
 from distcnn.nn.losses import Loss
@@ -77,10 +77,8 @@ class Step:
         """Called when a microbatch is filled: a place for a debugger."""
         self.spans = {shard.index: Span(SHARD, shard=shard.index) for shard in shards}
 
-    def __call__(
-        self, step: int, epoch: int, step_of_epoch: int, learning_rate: float
-    ) -> StepTotals:
-        """Take a step, all ranks together; its totals, valid until the next step.
+    def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
+        """Take a step, all ranks together; its totals.
 
         Raises:
             ShardFailure: on all ranks, before any update, when a shard's gradient or loss cannot be
@@ -96,13 +94,13 @@ class Step:
             with _UPDATE, np.errstate(over="ignore", invalid="ignore"):
                 self.optimizer.step(
                     self.lane.plan.parameters.values,
-                    totals.gradient,
+                    self.reducer.gradient,
                     learning_rate,
                     count=totals.examples,
                 )
         return totals
 
-    def _sum_gradients(self, at: Position) -> StepTotals:
+    def _sum_gradients(self, at: Position) -> Totals:
         self._add_shards(self.shards, at)
         self._pass_on_stop_request()
         return self.reducer.all_reduce()

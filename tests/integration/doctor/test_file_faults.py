@@ -13,7 +13,7 @@ import pytest
 
 from distcnn.datasets import opening, read_info
 from distcnn.datasets.opening import lock_state
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.doctor import image_set
 from distcnn.doctor.check import Failed, Options, Places
 from distcnn.doctor.image_set import judge_content
@@ -115,7 +115,7 @@ def test_it_says_when_it_checked_the_labels_only(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def text() -> str:
-        facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
+        facts = image_set.CHECK.collected(Communicator(), Options(data=str(own)))
         return " ".join(
             each.text for each in image_set.CHECK.evaluated(Places({0: "here"}), {0: facts})
         )
@@ -137,7 +137,7 @@ def test_a_set_larger_than_the_host_is_mentioned(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_set, "most_memory", lambda: 1000)
-    facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
+    facts = image_set.CHECK.collected(Communicator(), Options(data=str(own)))
     found = image_set.CHECK.evaluated(Places({0: "here"}), {0: facts})
     assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
 
@@ -173,7 +173,7 @@ def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) ->
     released = threading.Event()
     monkeypatch.setattr(image_set, "SECONDS", 0.1)
     monkeypatch.setattr(opening, "lock_state", lambda path: released.wait(10) and "free")
-    facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
+    facts = image_set.CHECK.collected(Communicator(), Options(data=str(own)))
     released.set()
     assert not isinstance(facts, Failed)
     assert "took more than 0.1 s" in facts.problem

@@ -19,9 +19,9 @@ WATCHED = """
 import time
 from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.spans import Span
-with heartbeat.listening(), Watchdog("test", SerialCommunicator(), {timeout}), Span("step", step=6):
+with heartbeat.listening(), Watchdog("test", Communicator(), {timeout}), Span("step", step=6):
     print("watched", flush=True)
     for count in range({beats}):
         with Span("shard", shard=count):

@@ -14,7 +14,7 @@ import h5py
 import pytest
 from threadpoolctl import threadpool_limits
 
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checked_files import problem_of_files, unchecked
 from distcnn.training.comparison import Different
@@ -63,14 +63,14 @@ def copy(run: Path, tmp_path: Path) -> Path:
 def test_a_part_of_a_run_is_replayed_from_the_nearest_checkpoint(
     first: int, last: int | None, begun: int, lines: int, run: Path
 ) -> None:
-    replayed = replay(run, None, first, last, SerialCommunicator(), print)
+    replayed = replay(run, None, first, last, Communicator(), print)
     assert (replayed.from_step, replayed.to_step, len(replayed.lines)) == (begun, last or 12, lines)
     assert replayed.reached_end == (last in (None, 12))
 
 
 def test_without_checkpoints_it_begins_at_the_first_step(copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints")
-    assert replay(copy, None, 8, None, SerialCommunicator(), print).from_step == 0
+    assert replay(copy, None, 8, None, Communicator(), print).from_step == 0
 
 
 @pytest.mark.parametrize("last", [4, 8, 12])
@@ -88,7 +88,7 @@ def test_a_run_killed_at_an_epochs_end_is_identical(last: int, copy: Path) -> No
         lines[place][:-1],
     ):  # after the line on the weights, or within that on the epoch
         (copy / "receipt.jsonl").write_text("".join(lines[:place]) + rest)
-        replayed = replay(copy, None, 0, None, SerialCommunicator(), print)
+        replayed = replay(copy, None, 0, None, Communicator(), print)
         assert (replayed.to_step, replayed.reached_end, len(replayed.lines)) == (
             last,
             False,
@@ -113,16 +113,16 @@ def test_any_hash_that_was_altered_is_found(copy: Path, run: Path) -> None:
                 ),
             )  # type: ignore[misc]
             with pytest.raises(Different, match=rf"^step {line['step']} .*: parameter {name}"):
-                replay(copy, None, 0, None, SerialCommunicator(), print)
+                replay(copy, None, 0, None, Communicator(), print)
             shutil.copy(run / "receipt.jsonl", copy)
 
 
 def test_a_checkpoint_that_is_not_what_was_recorded_is_found(copy: Path) -> None:
     alter(copy, lambda lines: lines[2]["parameters"].update({"dense1.bias": "altered"}))
     with pytest.raises(Different, match=r"^step 4, in its checkpoint: parameter dense1\.bias"):
-        replay(copy, None, 4, 6, SerialCommunicator(), print)
+        replay(copy, None, 4, 6, Communicator(), print)
     assert replay(
-        copy, None, 6, None, SerialCommunicator(), print
+        copy, None, 6, None, Communicator(), print
     ).reached_end  # what lies before is not looked at
 
 
@@ -202,7 +202,7 @@ def test_what_was_altered_is_named(name: str, copy: Path) -> None:
     change, message = ALTERATIONS[name]
     alter(copy, change)
     with pytest.raises(Different, match=f"^{message}"):
-        replay(copy, None, 0, None, SerialCommunicator(), print)
+        replay(copy, None, 0, None, Communicator(), print)
 
 
 # -- the other files
@@ -229,7 +229,7 @@ def test_altered_metrics_are_found(name: str, first: int, copy: Path) -> None:
     METRICS[name](lines)
     (copy / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     with pytest.raises(Different, match=r"metrics\.jsonl"):
-        replay(copy, None, first, None, SerialCommunicator(), print)
+        replay(copy, None, first, None, Communicator(), print)
 
 
 def test_missing_and_damaged_metrics_are_found(copy: Path) -> None:
@@ -239,7 +239,7 @@ def test_missing_and_damaged_metrics_are_found(copy: Path) -> None:
         if damaged is not None:
             (copy / "metrics.jsonl").write_bytes(damaged)
         with pytest.raises(Different, match=r"metrics\.jsonl"):
-            replay(copy, None, 0, None, SerialCommunicator(), print)
+            replay(copy, None, 0, None, Communicator(), print)
 
 
 def test_metrics_of_a_run_that_was_killed_may_end_early(copy: Path) -> None:
@@ -247,13 +247,13 @@ def test_metrics_of_a_run_that_was_killed_may_end_early(copy: Path) -> None:
     (copy / "result.json").unlink()
     lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
-    assert not replay(copy, None, 0, None, SerialCommunicator(), print).reached_end
+    assert not replay(copy, None, 0, None, Communicator(), print).reached_end
 
 
 @pytest.fixture(scope="module")
 def replayed(run: Path) -> Replayed:
     with threadpool_limits(THREADS_PER_RANK):
-        return replay(run, None, 0, None, SerialCommunicator(), print)
+        return replay(run, None, 0, None, Communicator(), print)
 
 
 def test_every_value_of_the_result_is_compared_or_named(
@@ -309,7 +309,7 @@ def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Rep
 
 
 def test_what_is_not_checked_is_named(copy: Path, replayed: Replayed) -> None:
-    part = replay(copy, None, 6, 8, SerialCommunicator(), print)
+    part = replay(copy, None, 6, 8, Communicator(), print)
     assert {
         "steps 1 to 6",
         "result.json and weights.h5, which are written at the end of a run",

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, ClassVar
 
 import pytest
 
 from distcnn import spans
-from distcnn.distributed import SerialCommunicator
 from distcnn.fault_tolerance.heartbeat import STACK_BYTES, TEXTS, Heartbeat
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.spans import Span, touch
 
 
@@ -81,30 +78,6 @@ def test_waiting_for_others_is_noted_and_forgotten() -> None:
             waiting = heartbeat.read().text()
         assert waiting == "step 3, waiting for all ranks: sum of the gradients"
         assert heartbeat.read().text() == "step 3, sum of the gradients"
-
-
-def test_a_watched_communicator_notes_each_wait() -> None:
-    class Looking(SerialCommunicator):
-        """Sees what is noted while a collective runs."""
-
-        seen: ClassVar[list[str]] = []
-
-        def allgather(self, item: Any) -> list[Any]:
-            self.seen.append(heartbeat.read().text())
-            return [item]
-
-        broadcast = allreduce_sum = allgather
-
-        def barrier(self) -> None:
-            self.allgather(None)
-
-    heartbeat, world = Heartbeat(), WatchedCommunicator(Looking())
-    with heartbeat.listening(), Span("compare weights"):
-        world.allgather(None)
-        world.broadcast(None)
-        world.allreduce_sum(None)  # type: ignore[arg-type]
-        world.barrier()
-    assert Looking.seen == ["waiting for all ranks: hashing and comparing the weights"] * 4
 
 
 def test_progress_counts_on_any_thread_and_changes_no_text() -> None:

@@ -15,6 +15,7 @@ from distcnn.nn.layer import Layer, Parameter, Shape
 from distcnn.nn.parameters import Parameters
 from distcnn.nn.plan import Plan
 
+MNIST_SHAPE = (1, 28, 28)
 AS_A_LIST = "write Sequential([first, second, ...]): the layers are one list"
 
 
@@ -64,6 +65,15 @@ class Sequential:
     def __repr__(self) -> str:
         layers = "".join(f"    {layer!r},\n" for layer in self.layers)
         return f"Sequential([\n{layers}])"
+
+    def __str__(self) -> str:
+        """The summary for MNIST's images, if the layers fit them; else the layers."""
+        try:
+            summary = self.summary(MNIST_SHAPE, 16)
+        except ValueError:
+            return repr(self)
+        others = "for others: summary(shape, microbatch_size)"
+        return f"{summary}\n(images of {_shown(MNIST_SHAPE)}; {others})"
 
     def shapes(self, input_shape: Shape) -> list[Shape]:
         """Shape of each layer's input, in order, and of the last one's output; without the batch.

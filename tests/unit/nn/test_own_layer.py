@@ -215,3 +215,9 @@ def test_a_summary_tells_shapes_parameters_and_memory() -> None:
     assert "Dense(10)" in summary
     assert "7,850 parameters" in summary
     assert "MB" in summary
+
+
+def test_a_printed_model_shows_shapes_if_it_fits_mnist() -> None:
+    assert "20x24x24" in str(Sequential([Conv2d(20, 5), Flatten(), Dense(10)]))
+    too_large = Sequential([Conv2d(20, 35)])
+    assert str(too_large) == repr(too_large)

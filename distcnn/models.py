@@ -8,7 +8,7 @@ import numpy as np
 
 from distcnn.architecture import describe, parse
 from distcnn.errors import ArgumentError, InputError
-from distcnn.fault_tolerance.error_origin import described, mistake_in
+from distcnn.fault_tolerance.failure import described, mistake_in
 from distcnn.nn import (
     AvgPool2d,
     Conv2d,

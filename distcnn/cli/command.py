@@ -15,8 +15,7 @@ from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.distributed.communicator import JointError, NoWorldError, note_exit
 from distcnn.errors import InputError, Stopped, TrainingError
 from distcnn.fault_tolerance.early import end_before_start
-from distcnn.fault_tolerance.error_origin import OF_MPI, is_thread_limit
-from distcnn.fault_tolerance.failure import report_bad_input, report_failure
+from distcnn.fault_tolerance.failure import OF_MPI, is_thread_limit, report_failure
 from distcnn.fault_tolerance.heartbeat import heartbeat
 from distcnn.fault_tolerance.leftovers import clean_before_start
 from distcnn.fault_tolerance.orphan import end_with_launcher, killed_with_launcher
@@ -104,9 +103,7 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
     threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
     try:
         _require_same_flags(name, communicator, arguments)
-        code = work(communicator, arguments) or EXIT_OK
-        heartbeat.note_end()
-        return code
+        return work(communicator, arguments) or EXIT_OK
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
             text = printable(str(error)) if isinstance(error, JointError) else str(error)
@@ -120,10 +117,6 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         communicator.abort(EXIT_INTERRUPTED)
     except BaseException as error:
-        if isinstance(error, InputError):
-            report_bad_input(name, communicator, printable(str(error)))
-            drain()
-            communicator.abort(EXIT_INPUT)
         _fail(name, communicator, error)
     finally:
         threading.excepthook = threading.__excepthook__
@@ -132,7 +125,7 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
 def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
     """Report an exception of any thread, and end all ranks."""
     report_failure(name, communicator, error)
-    if is_thread_limit(error):
+    if isinstance(error, InputError) or is_thread_limit(error):
         communicator.abort(EXIT_INPUT)
     # an MPI error: another rank, its host or the network is gone
     communicator.abort(EXIT_STALLED if type(error).__module__ == OF_MPI else EXIT_DEFECT)

@@ -14,7 +14,7 @@ from distcnn.datasets.idx import PARTS, IdxPaths, find_part, usual_name, write_i
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.datasets.prepare_mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit
+from distcnn.fault_tolerance.failure import THREAD_LIMIT, is_thread_limit
 from distcnn.system.console import drain, guarded, say, tell
 from distcnn.system.wording import counted, printable
 

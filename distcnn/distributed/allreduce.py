@@ -1,5 +1,5 @@
 """Sums over all ranks, started and finished by two calls: done at once, or on another thread while
-the main thread continues to compute. And their timing, for the doctor and the interconnect test.
+the main thread continues to compute. And their timing.
 """
 
 from __future__ import annotations
@@ -20,18 +20,13 @@ if TYPE_CHECKING:
     from distcnn.distributed.communicator import Communicator
 
 AllreduceSum = Callable[[NDArray[Any]], None]
-
 ALLREDUCE_SPAN = Span(ALLREDUCE)
 _WAIT_FOR_SUMS = Span(WAIT_FOR_SUMS)
 
 SECONDS_BETWEEN_LOOKS = 1e-4
-"""A blocking allreduce spins on the core that computes: 23 ms of CPU time for a sum of 31 ms, with
-polling only 4 ms (docs/overlap.md).
-"""
+"""A blocking allreduce spins on the core that computes (docs/overlap.md)."""
 TESTS_A_LOOK = 4
-"""UCX takes no more than 64 KiB from a TCP connection per ``Test``: a single one per poll reaches
-only half of 10 Gbit/s.
-"""
+"""UCX takes 64 KiB from a TCP connection per ``Test``: one per poll is half of 10 Gbit/s."""
 FEWEST_REPEATS, MOST_REPEATS = 3, 25
 SMALL_SHARE = 8
 """Every size gets at least this fraction of an even share of the time."""
@@ -59,12 +54,11 @@ class Allreduce:
 
 
 class ThreadedAllreduce(Allreduce):
-    """Each sum is done by a thread, in the order of ``start``: MPI moves large messages only while
-    somebody calls it.
+    """Each sum is done by a thread, in the order of ``start``, over a communicator of its own: MPI
+    moves large messages only while somebody calls it.
 
-    ``allreduce_sum`` must be safe whatever the main thread does: over a communicator of its
-    own. What it raises goes to ``threading.excepthook``, which must end the process: the main
-    thread would wait forever.
+    An exception goes to ``threading.excepthook``, which must end the process: the main thread would
+    wait forever.
     """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:

@@ -42,9 +42,8 @@ class NoWorldError(InputError):
 
 
 class Mailbox:
-    """Non-blocking messages between threads of the ranks, independent of collectives.
-
-    This one, for a single rank or an MPI without thread support, drops them.
+    """Non-blocking messages between threads of the ranks, independent of collectives; dropped here,
+    for a single rank or an MPI without thread support.
     """
 
     def post(self, rank: int, item: Any) -> None:
@@ -72,16 +71,13 @@ class Communicator:
         """A random name, the same on all ranks of this job."""
 
     def allreduce_sum(self, values: NDArray[Any]) -> None:
-        """Replace ``values``, of the same shape and dtype on all ranks, by their elementwise sum
-        over all ranks.
-        """
+        """Replace ``values`` by their elementwise sum over all ranks."""
 
     def shared_floats(self, count: int) -> list[NDArray[np.float32]] | None:
         """Shared memory: zeros (count,) of every rank, in rank order, that all ranks read and
-        write; None where some rank cannot see another's.
+        write, each beginning on a cache line; None where some rank cannot see another's.
 
-        What a rank has written before a sum over all ranks, all see after it. ``count`` may differ
-        between ranks; each array begins on a cache line.
+        What a rank has written before a sum over all ranks, all see after it.
         """
         return [np.frombuffer(mmap.mmap(-1, max(1, 4 * count)), np.float32, count)]
 
@@ -90,7 +86,7 @@ class Communicator:
         return [item]
 
     def gather(self, item: T) -> list[T] | None:
-        """On root, the picklable ``item`` of every rank, in rank order; None elsewhere."""
+        """Like ``allgather`` on root; None elsewhere."""
         return [item]
 
     def broadcast(self, item: T) -> T:
@@ -131,9 +127,8 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
     """MPI's communicator where a launcher started several processes, else that of one rank, without
     importing MPI.
 
-    Raises:
-        InputError: mpi4py or its MPI library is missing, or the launcher belongs to another MPI.
-        NoWorldError: MPI started, but with one rank in each process.
+    ``InputError`` when mpi4py or its MPI library is missing, or the launcher belongs to another
+    MPI; ``NoWorldError`` when MPI started with one rank in each process.
     """
     if not launcher.needs_mpi(environment):
         return Communicator()
@@ -158,10 +153,7 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
 
 def together(communicator: Communicator, work: Callable[[], T]) -> T:
     """Run ``work`` on every rank; if it raises ``InputError`` on some, raise that of the lowest
-    such rank on all.
-
-    So a fault that only one rank sees (a label of its shards, a file missing on its host) ends all
-    ranks with one message.
+    such rank on all: so a fault that only one rank sees ends all with one message.
     """
     result, problem = _result_or_problem(work)
     problems = communicator.allgather(problem)
@@ -173,9 +165,7 @@ def together(communicator: Communicator, work: Callable[[], T]) -> T:
 
 
 def on_root(communicator: Communicator, work: Callable[[], T]) -> T:
-    """Run ``work`` on root alone and give its picklable result, or its ``InputError``, to all
-    ranks.
-    """
+    """Run ``work`` on root, and give its picklable result, or its ``InputError``, to all ranks."""
     is_root = communicator.rank == 0
     result, problem = communicator.broadcast(_result_or_problem(work) if is_root else (None, None))
     if problem is not None:

@@ -45,9 +45,7 @@ FloatVector = NDArray[np.floating]
 DoubleVector = NDArray[np.float64]
 
 CHUNK = 65536
-"""Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches, and the calls are
-few.
-"""
+"""Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches."""
 UNDERFLOW = 2.0**-70
 """Above any float32 whose square is 0."""
 
@@ -63,9 +61,8 @@ class RangeError(ArithmeticError):
 
 
 def check_terms(terms: FloatVector, limit: float) -> float:
-    """A magnitude that none of ``terms`` exceeds, up to ``limit``.
-
-    ``RangeError`` for the first that is NaN or beyond the limit.
+    """A magnitude up to ``limit`` that none of ``terms`` exceeds; ``RangeError`` for the first that
+    is NaN or beyond the limit.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         # The quick way: no square is above the sum of all, and NaN fails it. Its roundings do not
@@ -110,9 +107,8 @@ class ExactSum:
         self._total, self._rounded = np.empty(CHUNK), np.empty(CHUNK)
 
     def add(self, total: FloatVector, terms: FloatVector, fresh: bool = False) -> None:
-        """Add ``terms`` to ``total``; with ``fresh``, replace what is there.
-
-        ``RangeError`` (and nothing changed) when an element cannot be added exactly.
+        """Add ``terms`` to ``total``; with ``fresh``, replace it. ``RangeError`` (and nothing
+        changed) when an element cannot be added exactly.
         """
         check_terms(terms, self.limit)
         for start in range(0, terms.size, CHUNK):

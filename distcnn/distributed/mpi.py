@@ -35,11 +35,8 @@ T = TypeVar("T")
 
 SECONDS_TO_START = 300
 """After this, a rank that waits for the others in MPI_Init prints its stack and exits."""
-
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5
-"""Before an abort: a launcher may drop output it has not read yet, such as the report of what
-went wrong.
-"""
+"""Before an abort: a launcher may drop output it has not read yet."""
 _COLLECTIVE = Span(COLLECTIVE)
 
 
@@ -59,9 +56,7 @@ class MPICommunicator(Communicator):
             with warnings.catch_warnings():
                 # Each rank would warn of another MPI's launcher; ``open_communicator``
                 # refuses it, with the remedy.
-                warnings.filterwarnings(
-                    "ignore", "suspicious MPI execution environment", RuntimeWarning
-                )
+                warnings.filterwarnings("ignore", "suspicious MPI execution environment")
                 # Waiting for a rank that will never come, MPI_Init holds Python's lock: only a
                 # thread in C can end it.
                 faulthandler.dump_traceback_later(SECONDS_TO_START, exit=True)
@@ -130,16 +125,14 @@ class MPICommunicator(Communicator):
 
 
 def allreduce_beside(world: MPI.Intracomm, values: NDArray[Any]) -> None:
-    """Replace ``values`` by their sum while another thread computes: poll, and sleep in between."""
+    """Replace ``values`` by their sum: poll and sleep, while another thread computes."""
     request = world.Iallreduce(MPI.IN_PLACE, values, op=MPI.SUM)
     while not any(request.Test() for _ in range(allreduce.TESTS_A_LOOK)):
         time.sleep(allreduce.SECONDS_BETWEEN_LOOKS)
 
 
 class MPIMailbox(Mailbox):
-    """Messages over a communicator of their own, so that a thread may send them while the main
-    thread is in a collective.
-    """
+    """Over a communicator of its own: threads send while the main thread is in a collective."""
 
     def __init__(self, world: MPI.Intracomm) -> None:
         self._world = world

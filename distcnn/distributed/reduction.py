@@ -97,9 +97,8 @@ class Reducer(ABC):
 
     @contextmanager
     def slot(self) -> Iterator[FloatVector]:
-        """The float32 vector (size,) to write the next shard's gradient to, all of it.
-
-        Leaving it adds the gradient to the sum; ``RangeError`` when that is not possible.
+        """The float32 vector (size,) to write the next shard's gradient to, all of it. Leaving it
+        adds the gradient; ``RangeError`` when that is not possible.
         """
         assert not self._in_slot, "slot() inside another slot()"
         assert not self._is_over, "slot() after the sum: call begin() in each step"
@@ -171,10 +170,8 @@ class BucketReducer(Reducer):
         self._added, self._started = [0] * len(self.buckets), 0
 
     def add(self, bucket: Bucket) -> None:
-        """Add ``bucket`` of ``gradient``, which one shard has written.
-
-        ``RangeError`` (with the index in the whole vector, and nothing changed) when it cannot be
-        added.
+        """Add ``bucket`` of ``gradient``, which one shard has written. ``RangeError`` (with the
+        index in the whole vector, and nothing changed) when it cannot be added.
         """
         added, elements = self._added[bucket.number], bucket.elements
         assert bucket.number >= self._started, "add() of a bucket after its start()"

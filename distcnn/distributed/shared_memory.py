@@ -11,9 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 TOKEN_BYTES = 16
-"""Written by each rank into its memory, and checked by the others: a process of another container
-may have the same process id.
-"""
+"""A random token, checked by the others: another container may have the same process id."""
 
 
 def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mmap.mmap] | None:

@@ -51,10 +51,7 @@ class StepStats:
         self._anchors = grid_anchors(num_terms, LOSS_LIMIT, LOSS_GRIDS)
 
     def add(self, loss_sum: float, correct: int, examples: int) -> None:
-        """Add one microbatch's.
-
-        ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond its limit.
-        """
+        """Add one microbatch's; ``RangeError`` (and nothing added) when its loss cannot be."""
         if not abs(loss_sum) <= LOSS_LIMIT:
             raise RangeError(0, loss_sum, LOSS_LIMIT)
         self._losses += list(on_grids(loss_sum, self._anchors))
@@ -65,9 +62,8 @@ class StepStats:
         self._counts[2] += 1
 
     def ask_to_stop(self) -> None:
-        """Count this rank as asked to stop, which every rank then sees in the sum."""
+        """Count this rank as asked to stop."""
         self._counts[3] += 1
 
     def totals(self) -> Totals:
-        """The sums so far."""
         return Totals(math.fsum(self._losses), *map(int, self._counts.tolist()))

@@ -11,14 +11,9 @@ from pathlib import Path
 
 from distcnn.config import Config
 from distcnn.distributed import Communicator, together
-from distcnn.distributed.blas_threads import (
-    AUTO,
-    THREADS_PER_RANK,
-    limit_blas_threads,
-    resolve_threads,
-)
+from distcnn.distributed.blas_threads import AUTO, THREADS_PER_RANK, limit_blas_threads
 from distcnn.errors import InputError
-from distcnn.system.host import oversubscription, usable_cores
+from distcnn.system.host import oversubscription, threads_for_each, usable_cores
 from distcnn.system.wording import counted, number_ranges
 
 MOST_HOSTS_NAMED = 4
@@ -41,12 +36,13 @@ def settle_threads(
         The configuration with the number of threads instead of ``auto``.
     """
     everyone = communicator.allgather(usable_cores(communicator.hosts[communicator.rank]))
-    threads = resolve_threads(config.threads_per_rank, everyone)
+    wanted = config.threads_per_rank
+    threads = threads_for_each(everyone) if wanted == AUTO else int(wanted)
     together(communicator, lambda: limit_blas_threads(threads))
-    if threads != THREADS_PER_RANK or config.threads_per_rank == AUTO:
+    if threads != THREADS_PER_RANK or wanted == AUTO:
         count = f"{counted(threads, 'BLAS thread')} a rank"
         report(
-            f"notice: {count} (--threads-per-rank {config.threads_per_rank}): the bits depend on"
+            f"notice: {count} (--threads-per-rank {wanted}): the bits depend on"
             " this number; a resumed run keeps it"
         )
     crowd = oversubscription(everyone, threads)

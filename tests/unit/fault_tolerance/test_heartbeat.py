@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -13,12 +12,12 @@ from distcnn.spans import Span, touch
 
 
 def test_what_was_begun_last_is_read() -> None:
-    heartbeat, before = Heartbeat(), time.monotonic()
+    heartbeat = Heartbeat()
     assert heartbeat.read().text() == "starting"
     with heartbeat.listening(), Span("step", step=7), Span("shard", shard=3):
         beat = heartbeat.read()
     assert (beat.step, beat.activity, beat.stack) == (7, "forward and backward of shard 3", "")
-    assert before <= beat.since <= time.monotonic()
+    assert 0 <= beat.seconds < 10
     assert beat.text() == "step 7, forward and backward of shard 3"
 
 
@@ -114,7 +113,7 @@ def test_a_stack_is_kept_and_a_shorter_one_replaces_it() -> None:
     for stack in ("a long stäck\n" * 3, "short", ""):
         heartbeat.note_stack(stack)
         assert heartbeat.read().stack == stack
-        assert heartbeat.read().stack_time <= time.monotonic()
+        assert 0 <= heartbeat.read().stack_seconds < 10
 
 
 def test_of_a_stack_that_is_too_long_the_inner_end_is_kept() -> None:

@@ -1,8 +1,8 @@
-"""What overlap gains: steps with it and without, alternating in one job.
+"""The gain of overlap: steps with and without it, alternating in one job.
 
     mpirun -n 2 python -m benchmarks.overlap [--turns 9] [flags of distcnn.train]
 
-Prints milliseconds a step: the whole, in sums over all ranks, and waiting for them.
+Prints milliseconds per step: the whole, in sums over all ranks, and waiting for them.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from distcnn.config_parsing import parse_config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.fault_tolerance.heartbeat import heartbeat
@@ -38,7 +38,7 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     limit_blas_threads()
     communicator = open_communicator()
-    run = prepare_run(parse_config(flags), communicator, print)
+    run = prepare_run(parse_request(flags).config, communicator, print)
     recorder = Recorder()
     ways: dict[str, Callable[[], AbstractContextManager[object]]] = {
         "no listener": nullcontext,

@@ -1,10 +1,7 @@
 """A network as text, and back: a run can be loaded without the code that made its network.
 
-    Sequential([Conv2d(20, 5), MaxPool2d(2), ReLU(), Flatten(), Dense(10)])
-
-The text is Python as one would write it, but it is parsed, never run: distcnn's own layers by their
-bare names, a user's as ``module.Class(...)``, arguments that are plain values or the name of one of
-distcnn's initialisers.
+The text is Python as one would write it, ``Sequential([Flatten(), my_layers.Dropout(0.5), ...])``,
+but it is parsed, never run. Arguments are plain values, or one of distcnn's initialisers by name.
 """
 
 from __future__ import annotations
@@ -34,15 +31,9 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def describe(model: Sequential, initialisers: bool = True) -> str:
-    """``model`` as text.
+    """``model`` as text; a network whose weights are given does not need its ``initialisers``.
 
-    Args:
-        model: the network.
-        initialisers: whether to write them; a network whose weights are given does not need
-            them.
-
-    Raises:
-        InputError: a layer has an argument that cannot be written as text.
+    ``InputError`` when an argument of a layer cannot be written as text.
     """
     return f"Sequential([{', '.join(_layer(layer, initialisers) for layer in model.layers)}])"
 
@@ -51,9 +42,6 @@ def parse(text: str) -> Sequential:
     """The network that ``text`` describes, as ``describe`` gave it.
 
     The modules of a user's layers are imported: make sure that the text can be trusted.
-
-    Raises:
-        InputError: it is not a network, or a user's layer cannot be made.
     """
     if "<locals>" in text:
         raise InputError(
@@ -89,9 +77,7 @@ def _layer(layer: Layer, initialisers: bool) -> str:
                 f" self.{key} = {key} in __init__"
             )
         value = getattr(layer, key)
-        if same(value, parameter.default):
-            continue
-        if callable(value) and not initialisers:
+        if same(value, parameter.default) or (callable(value) and not initialisers):
             continue
         shown = _shown(value, shorten=is_ours)
         if shown == repr(parameter.default):
@@ -102,10 +88,8 @@ def _layer(layer: Layer, initialisers: bool) -> str:
                 f" distcnn's initialisers ({', '.join(INITIALISERS)}, uniform); name the"
                 " network by a function, as package.module:function"
             )
-        positional = parameter.kind is not parameter.KEYWORD_ONLY and (
-            parameter.default is parameter.empty
-        )
-        written.append(shown if positional else f"{key}={shown}")
+        named = parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not parameter.empty
+        written.append(f"{key}={shown}" if named else shown)
     return f"{name}({', '.join(written)})"
 
 
@@ -126,7 +110,13 @@ def _made(node: ast.expr) -> Layer:
     if not isinstance(node, ast.Call):
         raise ValueError(f"{ast.unparse(node)} is not a layer")
     name = ast.unparse(node.func)
-    kind = LAYERS.get(name) or _imported(name)
+    module, _, attribute = name.rpartition(".")
+    try:
+        kind = LAYERS.get(name) or getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"layer {name} cannot be imported ({error}): put its module on Python's search path"
+        ) from error
     if not (isinstance(kind, type) and issubclass(kind, Layer)):  # never call anything else
         raise InputError(f"{name} is not a distcnn.nn.Layer: derive it from that class")
     given = {keyword.arg or "": _value(keyword.value) for keyword in node.keywords}
@@ -143,13 +133,3 @@ def _value(node: ast.expr) -> object:
         case ast.Call(ast.Name("uniform"), [bound], []):
             return nn.uniform(float(ast.literal_eval(bound)))
     return ast.literal_eval(node)
-
-
-def _imported(name: str) -> Any:
-    module, _, kind = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), kind)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"layer {name} cannot be imported ({error}): put its module on Python's search path"
-        ) from error

@@ -10,11 +10,86 @@ from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser, meant
-from distcnn.config import GROUPS, KINDS, RENAMED, Config, as_flag
+from distcnn.config import CHOICES, KINDS, RENAMED, Config, as_flag
+from distcnn.datasets.default import SOURCE_VARIABLE
 from distcnn.errors import InputError
+from distcnn.models import MODELS
+from distcnn.registry import OWN
 from distcnn.system.files import open_named
-from distcnn.user_code import ACCEPT_FLAG, TRUST_FLAG, own_code, require_trust
+from distcnn.user_code import TRUST_FLAG, own_code, require_trust
 
+STEPS_TRACED = 100
+"""Steps of a bare --trace, which take some megabytes."""
+HELP = f"""
+config FILE.toml: read flags from a TOML file; flags given here win
+
+[data]: what to train on
+data FILE: image set in HDF5 (data/README.md); the default, MNIST, is prepared if it is missing
+source FOLDER: folder with the four MNIST files (IDX, gzipped or not) to prepare MNIST from;
+    without it: ${SOURCE_VARIABLE}, then public mirrors
+data_memory MIB: memory per rank for images; a larger set is read and shuffled in windows of this
+    size (data/README.md); 0: keep everything in memory
+
+[model]: what to train
+model NAME: network: {", ".join(MODELS)}, or your own: package.module:function
+loss: loss function
+
+[optimisation]: how to train it
+epochs EPOCHS: passes over the training set
+microbatch_size EXAMPLES: examples per shard and step; the global batch is --num-shards times this
+learning_rate RATE: peak learning rate, reached after the warm-up
+optimizer: update rule (nesterov and sgd: SGD with Nesterov's or classical momentum)
+momentum FACTOR: momentum of nesterov and sgd, in [0, 1)
+weight_decay FACTOR: L2 weight decay (adamw: decoupled)
+schedule: learning-rate schedule after the warm-up
+warmup_steps STEPS: steps of linear warm-up, at most a quarter of the run
+cycle_epochs EPOCHS: length of one learning-rate cycle, warm-up included (warm restarts);
+    0: one cycle
+seed INTEGER: seed of the initial weights and of the order of examples
+max_steps STEPS: stop early after this many steps; the schedule is unchanged; 0: no limit
+target_accuracy FRACTION: stop at the first test that reaches this accuracy (0.99 is 99 %);
+    changes some defaults; 0: no target
+
+[parallel]: how the ranks share the work
+num_shards SHARDS: number of data shards, the upper limit for ranks; results depend on it, not on
+    the number of ranks
+threads_per_rank N|auto: BLAS threads per rank; results depend on it; auto: share the cores among
+    the ranks
+reduction: sum of the gradients: exact (same bits on any number of ranks) or fast (plain float32)
+overlap: sum gradients during the backward pass (same bits); auto: on across hosts with the exact
+    sum
+expect_ranks RANKS: refuse to run on any other number of ranks; 0: any
+stall_timeout SECONDS: abort with a report if no progress is made for this long; 0: never
+gradient_limit MAGNITUDE: largest gradient of one shard that the exact sum accepts, a power of two;
+    larger limits round more coarsely
+
+[checkpoints]: what the run directory keeps
+output FOLDER: run directory, new or empty; default runs/<model>-<time>
+checkpoint_every STEPS: steps between checkpoints, in addition to one per epoch; 0: only per epoch
+keep CHECKPOINTS: number of checkpoints to keep, in addition to the one with the best test accuracy
+check_every STEPS: steps between comparisons of the weights' hash across ranks, recorded in the
+    receipt
+
+[logging]: what is measured and printed
+log_every STEPS: steps between lines of metrics
+eval_every_epochs EPOCHS: epochs between tests; 0: only at the end
+trace STEPS: record a timeline of all ranks for Perfetto, with this many steps in detail
+    (docs/trace.md); a bare --trace means {STEPS_TRACED}; 0: none
+trace_from STEP: first step to trace, from 0
+
+[resuming]: continue a run, on any number of ranks
+resume RUN_DIR: continue the run in this directory, with its flags and to the same bits
+trust_model: import the package.module:name that the run directory or --config file names
+accept_changed_model: resume although the source of your own code has changed; results will differ
+allow_other_owner: write into a run directory that belongs to another user
+
+[debugging]: need a single process
+debug: check the gradients, then check every layer's values for NaN and infinity
+break_at_step N: open the debugger in step N (from 0) and write nothing; with --resume, start from
+    the nearest checkpoint
+shard K: shard of that step to stop at (default 0)
+"""
+"""Every flag: its field of ``Config`` or ``Request``, its placeholder, its help."""
 TARGET_DEFAULTS: dict[str, Any] = {
     "epochs": 6,
     "cycle_epochs": 1,
@@ -45,21 +120,24 @@ class Request:
         return Config(**{**defaults, **self.given})
 
 
+SETTINGS = {field.name: field.default for field in dataclasses.fields(Config)}
+ACTIONS = {field.name: field.default for field in dataclasses.fields(Request)[1:]}
+CONFIG_FLAGS = {
+    **{as_flag(name): as_flag(RENAMED.get(name, name)) for name in [*SETTINGS, *RENAMED]},
+    **{flag: flag for flag in ("--config", TRUST_FLAG)},
+}
+"""The flags that make up a configuration, and their present names. Other commands take them too."""
+
+
 def parse_request(arguments: Sequence[str]) -> Request:
     """What the flags and the file of ``--config`` ask for; flags win.
 
-    Raises:
-        InputError: names what is wrong.
+    ``InputError`` names what is wrong.
     """
     flags = vars(make_parser().parse_args(arguments))
     file = flags.pop("config", None)
-    actions = {
-        each.name: flags.pop(each.name)
-        for each in dataclasses.fields(Request)
-        if each.name in flags
-    }
-    read = read_toml(file) if file else {}
-    request = Request({**read, **flags}, **actions)
+    actions = {name: flags.pop(name) for name in ACTIONS if name in flags}
+    request = Request({**(read_toml(file) if file else {}), **flags}, **actions)
     require_trust(own_code(request.given), f"--config: {file}", flags, request.trust_model)
     if request.shard is not None and request.break_at_step is None:
         raise InputError(f"--shard {request.shard} needs a step to stop in: add --break-at-step N")
@@ -71,17 +149,8 @@ def parse_request(arguments: Sequence[str]) -> Request:
     return request
 
 
-def parse_config(arguments: Sequence[str]) -> Config:
-    """The configuration from flags over ``--config FILE.toml`` over defaults.
-
-    Raises:
-        InputError: names what is wrong.
-    """
-    return parse_request(arguments).config
-
-
 def make_parser() -> argparse.ArgumentParser:
-    """The command's flags: one for each field of ``Config``, in its groups, and the actions."""
+    """The command's flags, as ``HELP`` has them."""
     parser = Parser(
         prog="python -m distcnn.train",
         usage="python -m distcnn.train [flags]",
@@ -91,81 +160,45 @@ def make_parser() -> argparse.ArgumentParser:
         ),
         argument_default=argparse.SUPPRESS,
     )
-    groups = {name: parser.add_argument_group(name, subtitle) for name, subtitle in GROUPS.items()}
-    for each in dataclasses.fields(Config):
-        _add_flag(groups[each.metadata["group"]], each)
+    group: Any = parser
+    for entry in HELP.replace("\n    ", " ").split("\n"):
+        flag, _, text = entry.partition(": ")
+        if flag.startswith("["):
+            group = parser.add_argument_group(flag.strip("[]"), text)
+        elif flag:
+            name, _, placeholder = flag.partition(" ")
+            _add_flag(group, name, placeholder, text.replace("%", "%%"))
     for old, new in RENAMED.items():
         parser.add_argument(
-            as_flag(old), dest=new, type=type(getattr(Config, new)), help=argparse.SUPPRESS
+            as_flag(old), dest=new, type=type(SETTINGS[new]), help=argparse.SUPPRESS
         )
-    parser.add_argument(
-        "--config", metavar="FILE.toml", help="read flags from a TOML file; flags given here win"
-    )
-    resuming = parser.add_argument_group("resuming", "continue a run, on any number of ranks")
-    resuming.add_argument(
-        "--resume",
-        metavar="RUN_DIR",
-        help="continue the run in this directory, with its flags and to the same bits",
-    )
-    resuming.add_argument(
-        TRUST_FLAG,
-        action="store_true",
-        help="import the package.module:name that the run directory or --config file names",
-    )
-    resuming.add_argument(
-        ACCEPT_FLAG,
-        action="store_true",
-        help="resume although the source of your own code has changed; results will differ",
-    )
-    resuming.add_argument(
-        "--allow-other-owner",
-        action="store_true",
-        help="write into a run directory that belongs to another user",
-    )
-    debugging = parser.add_argument_group("debugging", "need a single process")
-    debugging.add_argument(
-        "--debug",
-        action="store_true",
-        help="check the gradients, then check every layer's values for NaN and infinity",
-    )
-    debugging.add_argument(
-        "--break-at-step",
-        type=int,
-        metavar="N",
-        help="open the debugger in step N (from 0) and write nothing; with --resume, start from"
-        " the nearest checkpoint",
-    )
-    debugging.add_argument(
-        "--shard", type=int, metavar="K", help="shard of that step to stop at (default 0)"
-    )
     return parser
 
 
-def _add_flag(group: Any, each: dataclasses.Field[Any]) -> None:
-    choices, own = each.metadata["choices"], each.metadata["own"]
-    unit, bare = each.metadata["unit"], each.metadata["bare"]
-    names = [*choices, *(["MODULE:NAME"] if own else [])]
-    default = f" (default {each.default})" if each.default != "" else ""
-    if each.name in TARGET_DEFAULTS:
-        default += f", {TARGET_DEFAULTS[each.name]} with --target-accuracy"
+def _add_flag(group: Any, name: str, placeholder: str, text: str) -> None:
+    default = {"config": "", **SETTINGS, **ACTIONS}[name]
+    if default is False:
+        group.add_argument(as_flag(name), action="store_true", help=text)
+        return
+    if name in SETTINGS and default != "":
+        text += f" (default {default})"
+    if name in TARGET_DEFAULTS:
+        text += f", {TARGET_DEFAULTS[name]} with --target-accuracy"
+    choices = [*CHOICES.get(name, ()), *(["MODULE:NAME"] if name in OWN else [])]
     group.add_argument(
-        as_flag(each.name),
-        type=type(each.default),
-        metavar="|".join(names) or (unit if "|" in unit else unit.upper()),
-        help=(each.metadata["help"] + default).replace("%", "%%"),
-        **({} if bare is None else {"nargs": "?", "const": bare}),
+        as_flag(name),
+        type=int if default is None else type(default),
+        metavar=placeholder or "|".join(choices),
+        help=text,
+        **({"nargs": "?", "const": STEPS_TRACED} if name == "trace" else {}),
     )
 
 
 def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
     """The flags in a TOML file, checked by name and type. A table such as [data] may group them.
 
-    Args:
-        path: the file.
-        errors: how bytes that are not UTF-8 are decoded.
-
-    Raises:
-        InputError: names the file and what is wrong.
+    ``errors`` says how bytes that are not UTF-8 are decoded. ``InputError`` names the file and what
+    is wrong.
     """
     import tomllib  # needed on root only
 
@@ -189,38 +222,33 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
         raise InputError(
             f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1"
         ) from error
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= value if key in GROUPS and isinstance(value, dict) else {key: value}
-    return dict(_checked(key, value, path) for key, value in flat.items())
+    read: dict[str, Any] = {}
+    for name, value in content.items():
+        is_table = isinstance(value, dict) and f"\n[{name}]: " in HELP
+        for written, setting in (value if is_table else {name: value}).items():
+            key, checked = _checked(written, setting, path)
+            if key in read:
+                raise InputError(f"--config: {path}: {key} is given twice: keep one line")
+            read[key] = checked
+    return read
 
 
 def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:
     key = written.replace("-", "_")
     key = RENAMED.get(key, key)
-    types = {each.name: type(each.default) for each in dataclasses.fields(Config)}
-    if key not in types:
-        close = meant(written.lower().replace("_", "-"), [each.replace("_", "-") for each in types])
+    if key not in SETTINGS:
+        close = meant(
+            written.lower().replace("_", "-"), [name.replace("_", "-") for name in SETTINGS]
+        )
         guess = f"did you mean {close.replace('-', '_')!r}? " if close else ""
         raise InputError(
-            f"--config: {path}: unknown key {written!r}: {guess}the keys are {', '.join(types)}"
+            f"--config: {path}: unknown key {written!r}: {guess}the keys are {', '.join(SETTINGS)}"
         )
-    if types[key] is float and type(value) is int and abs(value) < 1 << 1000:
+    kind = type(SETTINGS[key])
+    if kind is float and type(value) is int and abs(value) < 1 << 1000:
         value = float(value)
     if key == "threads_per_rank" and type(value) is int:
         value = str(value)
-    if type(value) is not types[key]:
-        raise InputError(
-            f"--config: {path}: {written} is {value!r}: it must be {KINDS[types[key]]}"
-        )
+    if type(value) is not kind:
+        raise InputError(f"--config: {path}: {written} is {value!r}: it must be {KINDS[kind]}")
     return key, value
-
-
-CONFIG_FLAGS = frozenset(
-    {
-        *(as_flag(each.name) for each in dataclasses.fields(Config)),
-        *map(as_flag, RENAMED),
-        *("--config", TRUST_FLAG),
-    }
-)
-"""The flags that make up a configuration: other commands take them too."""

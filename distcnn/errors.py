@@ -7,31 +7,29 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-Self = TypeVar("Self")
-P = ParamSpec("P")
+Init = TypeVar("Init", bound=Callable[..., None])
 
 
 class InputError(ValueError):
-    """Bad input (a flag, a file, a launcher). Its text is one line: what is wrong, its value, the
-    remedy.
+    """Bad input (a flag, a file, a launcher), in one line: what is wrong, its value, the remedy.
 
-    Commands print it on rank 0 and end every rank with exit code 2; any other exception is a defect
-    and shows a traceback.
+    Commands print it on rank 0 and end every rank with exit code 2.
     """
 
 
 class TrainingError(RuntimeError):
-    """Training cannot continue: a gradient is NaN or out of range.
+    """Training cannot continue, such as for a gradient that is NaN: on all ranks at the same step.
 
-    Raised on all ranks at the same step; exit code 3.
+    Exit code 3.
     """
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop, and it did, on all ranks at the same step: exit code 85, on
-    which a scheduler may requeue.
+    """A signal asked the run to stop, and it did, on all ranks at the same step.
+
+    Exit code 85, on which a scheduler may requeue.
     """
 
 
@@ -68,41 +66,29 @@ def arguments_named() -> Iterator[None]:
         raise
 
 
-def explained(
-    usage: str,
-) -> Callable[[Callable[Concatenate[Self, P], None]], Callable[Concatenate[Self, P], None]]:
-    """Decorate an ``__init__``: arguments that do not match its signature raise ``ArgumentError``,
-    which shows the call and ``usage``.
+def explained(usage: str) -> Callable[[Init], Init]:
+    """Decorate an ``__init__``: for arguments that do not match, ``ArgumentError`` shows the call
+    and ``usage``.
     """
 
-    def decorate(
-        init: Callable[Concatenate[Self, P], None],
-    ) -> Callable[Concatenate[Self, P], None]:
+    def decorate(init: Init) -> Init:
         signature = inspect.signature(init)
 
         @wraps(init)
-        def call(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        def call(self: object, /, *args: Any, **kwargs: Any) -> None:
             try:
                 signature.bind(self, *args, **kwargs)
             except TypeError as error:
-                written = ", ".join(
-                    [
-                        *map(_shown, args),
-                        *(f"{name}={_shown(value)}" for name, value in kwargs.items()),
-                    ]
-                )
+                named = (f"{name}={_shown(value)}" for name, value in kwargs.items())
+                written = ", ".join([*map(_shown, args), *named])
                 raise ArgumentError(f"{type(self).__name__}({written}): {error}: {usage}") from None
             init(self, *args, **kwargs)
 
-        return call
+        return call  # type: ignore[return-value]
 
     return decorate
 
 
 def _shown(value: object) -> str:
-    """The literal of a number or text; the type of anything longer."""
-    return (
-        repr(value)
-        if isinstance(value, (int, float, str, tuple, type(None)))
-        else f"<{type(value).__name__}>"
-    )
+    is_short = isinstance(value, int | float | str | tuple | None)
+    return repr(value) if is_short else f"<{type(value).__name__}>"

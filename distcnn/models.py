@@ -3,111 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
+from distcnn import nn
 from distcnn.architecture import describe, parse
 from distcnn.errors import ArgumentError, InputError
 from distcnn.fault_tolerance.failure import described, mistake_in
-from distcnn.nn import (
-    AvgPool2d,
-    Conv2d,
-    Dense,
-    Flatten,
-    MaxPool2d,
-    Parameters,
-    Plan,
-    ReLU,
-    Sequential,
-    Tanh,
-    glorot_uniform,
-)
+from distcnn.nn import Sequential
 from distcnn.registry import USAGE, find, name_of
 from distcnn.system.wording import counted
 from distcnn.user_code import is_own
 
-Model = Callable[[tuple[int, int, int], int], Sequential]
+Shape = tuple[int, int, int]
+"""(channels, height, width)."""
+Model = Callable[[Shape, int], Sequential]
 
 
-def lenet(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+def lenet(input_shape: Shape, classes: int) -> Sequential:
     """Two 5x5 convolutions (20, 50 channels), each with ReLU and 2x2 max pooling, 500 units.
+
     1x28x28 to 10: 431,080 parameters.
     """
     return Sequential(
         [
-            *(Conv2d(20, 5), MaxPool2d(2), ReLU()),
-            *(Conv2d(50, 5), MaxPool2d(2), ReLU()),
-            *(Flatten(), Dense(500), ReLU(), Dense(classes)),
+            *(nn.Conv2d(20, 5), nn.MaxPool2d(2), nn.ReLU()),
+            *(nn.Conv2d(50, 5), nn.MaxPool2d(2), nn.ReLU()),
+            *(nn.Flatten(), nn.Dense(500), nn.ReLU(), nn.Dense(classes)),
         ]
     )
 
 
-def lenet5(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+def lenet5(input_shape: Shape, classes: int) -> Sequential:
     """The sizes of LeNet-5 (LeCun et al. 1998): 6 and 16 channels, 120, 84; tanh, average pooling.
-    1x28x28 to 10: 61,706 parameters.
 
     28x28 images are padded to its 32x32. Simpler than 1998: every map of C3 sees all of S2's,
-    pooling has no coefficients.
+    pooling has no coefficients. 1x28x28 to 10: 61,706 parameters.
     """
+    conv = partial(nn.Conv2d, weight_initialiser=nn.glorot_uniform)
+    dense = partial(nn.Dense, weight_initialiser=nn.glorot_uniform)
     return Sequential(
         [
-            *(Conv2d(6, 5, padding=2, weight_initialiser=glorot_uniform), Tanh(), AvgPool2d(2)),
-            *(Conv2d(16, 5, weight_initialiser=glorot_uniform), Tanh(), AvgPool2d(2)),
-            *(Flatten(), Dense(120, weight_initialiser=glorot_uniform), Tanh()),
-            *(
-                Dense(84, weight_initialiser=glorot_uniform),
-                Tanh(),
-                Dense(classes, weight_initialiser=glorot_uniform),
-            ),
+            *(conv(6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2)),
+            *(conv(16, 5), nn.Tanh(), nn.AvgPool2d(2)),
+            *(nn.Flatten(), dense(120), nn.Tanh(), dense(84), nn.Tanh(), dense(classes)),
         ]
     )
 
 
-def wide(input_shape: tuple[int, int, int], classes: int) -> Sequential:
-    """Two 3x3 convolutions (32, 64 channels) with ReLU, 2x2 max pooling, 128 units. 1x28x28 to 10:
-    1,199,882 parameters.
+def wide(input_shape: Shape, classes: int) -> Sequential:
+    """Two 3x3 convolutions (32, 64 channels) with ReLU, 2x2 max pooling, 128 units.
+
+    1x28x28 to 10: 1,199,882 parameters.
     """
     return Sequential(
         [
-            *(Conv2d(32, 3), ReLU(), Conv2d(64, 3), MaxPool2d(2), ReLU()),
-            *(Flatten(), Dense(128), ReLU(), Dense(classes)),
+            *(nn.Conv2d(32, 3), nn.ReLU(), nn.Conv2d(64, 3), nn.MaxPool2d(2), nn.ReLU()),
+            *(nn.Flatten(), nn.Dense(128), nn.ReLU(), nn.Dense(classes)),
         ]
     )
 
 
-def tutorial(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+def tutorial(input_shape: Shape, classes: int) -> Sequential:
     """The smallest CNN: one 3x3 convolution (8 channels), ReLU, 2x2 max pooling, dense.
+
     1x28x28 to 10: 13,610 parameters.
     """
-    return Sequential([Conv2d(8, 3), MaxPool2d(2), ReLU(), Flatten(), Dense(classes)])
+    layers = [nn.Conv2d(8, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Dense(classes)]
+    return Sequential(layers)
 
 
-def mlp(input_shape: tuple[int, int, int], classes: int) -> Sequential:
+def mlp(input_shape: Shape, classes: int) -> Sequential:
     """No convolution: 300 and 100 units with ReLU. 1x28x28 to 10: 266,610 parameters."""
-    return Sequential([Flatten(), Dense(300), ReLU(), Dense(100), ReLU(), Dense(classes)])
+    hidden = [nn.Dense(300), nn.ReLU(), nn.Dense(100), nn.ReLU()]
+    return Sequential([nn.Flatten(), *hidden, nn.Dense(classes)])
 
 
-MODELS: dict[str, Model] = {
-    "lenet": lenet,
-    "lenet5": lenet5,
-    "wide": wide,
-    "tutorial": tutorial,
-    "mlp": mlp,
-}
+MODELS: dict[str, Model] = {model.__name__: model for model in (lenet, lenet5, wide, tutorial, mlp)}
 
 
-def find_model(name: str) -> Model:
-    """The model called ``name``.
+def find_model(model: Sequential | Model | str) -> Model:
+    """``model`` as a function that makes it.
 
-    A network that is written out, as ``distcnn.architecture`` has it, is its own name.
-
-    Raises:
-        InputError: there is none, or ``package.module:function`` cannot be imported.
+    Text is the name of a model, or a network that is written out (``distcnn.architecture``).
     """
-    if name.startswith("Sequential("):
-        network = parse(name)
-        return lambda input_shape, classes: network
-    found: Model = find("model", name, MODELS)
+    if isinstance(model, str) and model.startswith("Sequential("):
+        model = parse(model)
+    if isinstance(model, Sequential):
+        return lambda input_shape, classes: model
+    found: Model = find("model", model, MODELS) if isinstance(model, str) else model
     return found
 
 
@@ -118,31 +103,13 @@ def model_name(model: Sequential | Model | str) -> str:
     return describe(model) if isinstance(model, Sequential) else name_of(model, MODELS)
 
 
-def model_function(model: Sequential | Model | str) -> Model:
-    """``model`` as a function that makes it."""
-    if isinstance(model, str):
-        return find_model(model)
-    return (lambda input_shape, classes: model) if isinstance(model, Sequential) else model
-
-
 def build_model(
-    name: str,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    microbatch_size: int,
-    make: Model | None = None,
-) -> Plan:
-    """A plan of the model's network for such images, float32; its parameters are zero.
+    name: str, input_shape: Shape, classes: int, microbatch_size: int, make: Model | None = None
+) -> nn.Plan:
+    """A plan of a network for such images, float32; its parameters are zero.
 
-    Args:
-        name: the model's name, also for messages.
-        input_shape: (channels, height, width).
-        classes: the number of outputs.
-        microbatch_size: images at a time.
-        make: the function that makes the network; by default the one called ``name``.
-
-    Raises:
-        InputError: the network does not fit such images, or does not have ``classes`` outputs.
+    ``make`` makes the network, by default the model called ``name``. ``InputError`` when it does
+    not fit such images, or has other outputs than ``classes``.
     """
     images = "x".join(map(str, input_shape))
     try:
@@ -163,7 +130,7 @@ def build_model(
     return plan
 
 
-def initialise_model(name: str, parameters: Parameters, rng: np.random.Generator) -> None:
+def initialise_model(name: str, parameters: nn.Parameters, rng: np.random.Generator) -> None:
     """Draw the first parameters; ``InputError`` says where an initialiser of the user's fails."""
     try:
         parameters.draw(rng)
@@ -173,19 +140,17 @@ def initialise_model(name: str, parameters: Parameters, rng: np.random.Generator
 
 def _explained(error: BaseException, name: str, images: str = "") -> BaseException:
     """What to raise for an ``error`` of a model: ``InputError`` unless it is our defect."""
+    mistake = mistake_in(error)
     if isinstance(error, InputError):
         return error
     if isinstance(error, MemoryError):
-        return InputError(
-            f"model {name!r} needs more memory than is available ({error}): lower --microbatch-size"
-        )
-    mistake = mistake_in(error)
-    if mistake or isinstance(error, ArgumentError):
-        return InputError(f"model {name!r}: {mistake or error}")
-    if isinstance(error, ValueError) and images:
-        return InputError(
-            f"model {name!r} does not fit images of {images} (channels x height x width): {error}"
-        )
-    if is_own(name):
-        return InputError(f"model {name!r}: {described(error)}: {USAGE['model']} of layers")
-    return error
+        text = f" needs more memory than is available ({error}): lower --microbatch-size"
+    elif mistake or isinstance(error, ArgumentError):
+        text = f": {mistake or error}"
+    elif isinstance(error, ValueError) and images:
+        text = f" does not fit images of {images} (channels x height x width): {error}"
+    elif is_own(name):
+        text = f": {described(error)}: {USAGE['model']} of layers"
+    else:
+        return error
+    return InputError(f"model {name!r}{text}")

@@ -58,14 +58,13 @@ class Network:
         class_names: Sequence[str],
         microbatch_size: int = 16,
     ) -> None:
-        """See ``load``.
+        """Usually ``load`` calls it.
 
         Args:
             model: the layers.
             weights: each parameter by name, in PyTorch's shape.
             image_shape: (channels, height, width).
-            mean: per channel: the network's inputs are (pixel / 255 - mean) / std.
-            std: per channel.
+            mean, std: per channel: the network's inputs are (pixel / 255 - mean) / std.
             class_names: in the order of the outputs.
             microbatch_size: images computed at a time.
 
@@ -85,9 +84,8 @@ class Network:
             )
         for name, values in weights.items():
             named[name][...] = values
-        self._microbatch = Microbatch(
-            image_shape, microbatch_size, np.asarray(mean), np.asarray(std)
-        )
+        statistics = np.asarray(mean), np.asarray(std)
+        self._microbatch = Microbatch(image_shape, microbatch_size, *statistics)
         self._plan = model.plan(image_shape, microbatch_size, parameters)
         self._lock = threading.Lock()
 
@@ -95,30 +93,19 @@ class Network:
         size = "x".join(map(str, self.image_shape))
         return f"Network for images of {size}, {len(self.class_names)} classes: {self.model!r}"
 
-    def __str__(self) -> str:
-        return self.summary()
-
     def summary(self) -> str:
-        """The layers with output shapes and parameters, and the memory of the buffers, as text:
-        what ``print(network)`` shows.
-        """
+        """The layers with output shapes and parameters, and the buffers' memory, as text."""
         return self.model.summary(self.image_shape, self._microbatch.size)
 
+    __str__ = summary
+
     def logits(self, images: ArrayLike) -> NDArray[np.float32]:
-        """The network's outputs (N, classes), before the softmax.
-
-        Args:
-            images: uint8 (N, H, W) or (N, H, W, C), as in image sets; any N, also 0.
-
-        Raises:
-            ArgumentError: for images of another type or shape.
-        """
+        """The network's outputs (N, classes), before the softmax; ``images`` as for ``predict``."""
         pixels = self._pixels(images)
         outputs = np.empty((len(pixels), len(self.class_names)), np.float32)
         labels = np.zeros(len(pixels), np.int64)
-        with self._lock:
-            for span, logits in self._logits(pixels, labels):
-                outputs[span] = logits[:, : span.stop - span.start].T
+        for span, logits in self._logits(pixels, labels):
+            outputs[span] = logits[:, : span.stop - span.start].T
         return outputs
 
     def predict(self, images: ArrayLike) -> NDArray[np.float32]:
@@ -162,12 +149,11 @@ class Network:
                 f"labels go from {numbers.min()} to {numbers.max()}: they must be 0 to {count - 1}"
             )
         correct, loss_sum, batch = 0, 0.0, self._microbatch
-        with self._lock:
-            for span, logits in self._logits(pixels, numbers.astype(np.int64)):
-                with computing():
-                    loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
-                right = logits.argmax(axis=0) == batch.labels
-                correct += int(np.count_nonzero(right[: span.stop - span.start]))
+        for span, logits in self._logits(pixels, numbers.astype(np.int64)):
+            with computing():
+                loss_sum += softmax_cross_entropy(logits, batch.labels, batch.weights)[0]
+            right = logits.argmax(axis=0) == batch.labels
+            correct += int(np.count_nonzero(right[: span.stop - span.start]))
         return Score(correct / len(pixels), correct, len(pixels), loss_sum / len(pixels))
 
     def _pixels(self, images: ArrayLike) -> NDArray[np.uint8]:
@@ -193,12 +179,13 @@ class Network:
     ) -> Iterator[tuple[slice, Array]]:
         """Go through all examples by microbatches; yield their range and their logits."""
         batch = self._microbatch
-        for start in range(0, len(pixels), batch.size):
-            span = slice(start, min(start + batch.size, len(pixels)))
-            batch.fill(pixels[span], labels[span], np.arange(span.stop - start))
-            with computing():
-                logits = self._plan.forward(batch.images, training=False)
-            yield span, logits
+        with self._lock:
+            for start in range(0, len(pixels), batch.size):
+                span = slice(start, min(start + batch.size, len(pixels)))
+                batch.fill(pixels[span], labels[span], np.arange(span.stop - start))
+                with computing():
+                    logits = self._plan.forward(batch.images, training=False)
+                yield span, logits
 
 
 def load(

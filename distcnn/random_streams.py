@@ -1,5 +1,4 @@
-"""Random streams, each named by its purpose, never by a rank, and numbers from them that no version
-of NumPy changes.
+"""Random streams, named by purpose, never by rank; no version of NumPy changes their numbers.
 
 Philox (Salmon et al. 2011) is counter-based: a (key, counter) pair names a stream outright, so the
 stream of any epoch and shard is available without drawing those before it.
@@ -47,10 +46,7 @@ def generator(seed: int, purpose: int, *indices: int) -> np.random.Philox:
 def layer_streams(seed: int, step: int, shard: int) -> Callable[[str], PortableGenerator]:
     """Streams for layers in training, such as for dropout masks, by layer name.
 
-    Args:
-        seed: the run's.
-        step: from 0 over the run, so it implies the epoch.
-        shard: the shard of the microbatch; never a rank, so the numbers do not depend on ranks.
+    ``step`` counts from 0 over the run, so it implies the epoch.
     """
 
     def stream(layer: str) -> PortableGenerator:
@@ -80,16 +76,11 @@ class PortableGenerator(np.random.Generator):
     ):
         """Uniform in [0, 1): multiples of 2**-53, rounded to ``dtype``, but never up to 1."""
         below_one = 1 - float(np.finfo(dtype if out is None else out.dtype).epsneg)
-        return self._fill(
-            lambda count: np.minimum(self._fractions(count), below_one), size, dtype, out
-        )
+        return self._fill(lambda n: np.minimum(self._fractions(n), below_one), size, dtype, out)
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Size = None):  # type: ignore[no-untyped-def,override]
         """``low + (high - low) * random(size)``."""
-        size = (
-            size if size is not None else np.broadcast_shapes(np.shape(low), np.shape(high)) or None
-        )
-        return np.add(low, np.subtract(high, low) * self.random(size))
+        return np.add(low, np.subtract(high, low) * self.random(_size(size, low, high)))
 
     def standard_normal(  # type: ignore[no-untyped-def,override]
         self,
@@ -102,12 +93,7 @@ class PortableGenerator(np.random.Generator):
 
     def normal(self, loc: float = 0.0, scale: float = 1.0, size: Size = None):  # type: ignore[no-untyped-def,override]
         """``loc + scale * standard_normal(size)``."""
-        size = (
-            size
-            if size is not None
-            else np.broadcast_shapes(np.shape(loc), np.shape(scale)) or None
-        )
-        return np.add(loc, np.multiply(scale, self.standard_normal(size)))
+        return np.add(loc, np.multiply(scale, self.standard_normal(_size(size, loc, scale))))
 
     def _fill(  # type: ignore[no-untyped-def]
         self,
@@ -116,20 +102,12 @@ class PortableGenerator(np.random.Generator):
         dtype: DTypeLike,
         out: NDArray[np.floating] | None,
     ):
-        if size is None and out is None:
+        if out is not None:
+            out[...] = draw(out.size).reshape(out.shape)
+            return out
+        if size is None:
             return float(draw(1)[0])
-        shape = (
-            out.shape
-            if out is not None
-            else (size,)
-            if isinstance(size, (int, np.integer))
-            else tuple(size or ())
-        )
-        values = draw(math.prod(shape)).reshape(shape).astype(dtype, copy=False)
-        if out is None:
-            return values
-        out[...] = values
-        return out
+        return draw(int(np.prod(size))).reshape(size).astype(dtype, copy=False)
 
     def _words(self, count: int) -> NDArray[np.uint64]:
         """``count`` words, of which the upper 53 bits are left."""
@@ -140,9 +118,7 @@ class PortableGenerator(np.random.Generator):
         return self._words(count).astype(np.float64) * TO_FRACTION
 
     def _normals(self, count: int) -> Floats:
-        """By the method of Box and Muller (1958): ``sqrt(-2 log u) cos(2 pi v)`` with u in (0, 1]
-        and v in [0, 1).
-        """
+        """``sqrt(-2 log u) cos(2 pi v)``, u in (0, 1], v in [0, 1) (Box and Muller 1958)."""
         values = np.empty(count)
         for start in range(0, count, BLOCK):
             block = values[start : start + BLOCK]
@@ -152,10 +128,12 @@ class PortableGenerator(np.random.Generator):
         return values
 
 
+def _size(size: Size, *parameters: float) -> Size:
+    return np.broadcast_shapes(*map(np.shape, parameters)) or None if size is None else size
+
+
 def log(x: Floats) -> Floats:
-    """The natural logarithm of ``x`` > 0: ``log(m 2**e) = 2 atanh((m - 1) / (m + 1)) + e log 2``, m
-    from sqrt(1/2) to sqrt(2).
-    """
+    """Natural logarithm: ``log(m 2**e) = 2 atanh((m - 1) / (m + 1)) + e log 2``, m near 1."""
     mantissa, exponent = np.frexp(x)
     small = mantissa < SQRT_HALF
     mantissa = np.where(small, mantissa * 2.0, mantissa)

@@ -35,13 +35,7 @@ PLAIN = ("learning_rate", "momentum", "weight_decay")
 def find(what: str, name: str, known: Mapping[str, Any]) -> Any:
     """What ``name`` refers to: one of ``known``, or the user's own, which is imported.
 
-    Args:
-        what: of ``USAGE``, for messages.
-        name: arguments in brackets, for the user's own, are ignored.
-        known: distcnn's own by their names.
-
-    Raises:
-        InputError: there is none, it cannot be imported, or it cannot be called.
+    ``what``, of ``USAGE``, is for messages; arguments in brackets are ignored.
     """
     if name in known:
         return known[name]
@@ -66,17 +60,13 @@ def find(what: str, name: str, known: Mapping[str, Any]) -> Any:
 
 
 def find_loss(name: str) -> Loss:
-    """The loss called ``name``, or the user's own; raises as ``find``."""
+    """The loss called ``name``, or the user's own."""
     found: Loss = find("loss", name, LOSSES)
     return found
 
 
 def find_schedule(name: str, warmup_steps: int) -> Schedule:
-    """The schedule called ``name``, or the user's own, with its warm-up.
-
-    Raises:
-        InputError: there is none, or it cannot be made.
-    """
+    """The schedule called ``name``, or the user's own, with its warm-up."""
     found = find("schedule", name, SCHEDULES)
     if isinstance(found, type):
         found = _made("schedule", name, found, {"warmup_steps": warmup_steps})
@@ -90,11 +80,7 @@ def find_schedule(name: str, warmup_steps: int) -> Schedule:
 def find_optimizer(
     name: str, learning_rate: float, momentum: float, weight_decay: float
 ) -> Optimizer:
-    """The optimizer called ``name``, or the user's own, with the settings that it accepts.
-
-    Raises:
-        InputError: there is none, or it cannot be made.
-    """
+    """The optimizer called ``name``, or the user's own, with the settings that it accepts."""
     maker = OPTIMIZERS.get(name.partition("(")[0]) or find("optimizer", name, OPTIMIZERS)
     plain = dict(zip(PLAIN, (learning_rate, momentum, weight_decay), strict=True))
     made = _made("optimizer", name, maker, plain)
@@ -104,11 +90,7 @@ def find_optimizer(
 
 
 def optimizer_name(optimizer: Optimizer) -> str:
-    """The name by which ``find_optimizer`` makes ``optimizer`` again, with its ``PLAIN`` settings.
-
-    Raises:
-        InputError: an argument is neither a number nor a text, so no name can express it.
-    """
+    """The name by which ``find_optimizer`` makes ``optimizer`` again."""
     plain = {name: getattr(optimizer, name, 0.0) for name in PLAIN}
     for name in OPTIMIZERS:
         if find_optimizer(name, **plain) == optimizer:
@@ -117,11 +99,7 @@ def optimizer_name(optimizer: Optimizer) -> str:
 
 
 def schedule_name(schedule: Schedule) -> str:
-    """The name by which ``find_schedule`` makes ``schedule`` again, with its warm-up.
-
-    Raises:
-        InputError: an argument is neither a number nor a text, so no name can tell it.
-    """
+    """The name by which ``find_schedule`` makes ``schedule`` again, with its warm-up."""
     if isinstance(schedule, OwnSchedule):
         return name_of(schedule.function, {})
     plain = {"warmup_steps": schedule.warmup_steps}

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
@@ -20,27 +19,28 @@ from distcnn.cli.parser import Parser
 from distcnn.errors import InputError
 from distcnn.profiling.plot import draw_trace
 from distcnn.system.console import guarded, say, tell
-from distcnn.system.files import read_bytes
+from distcnn.system.files import read_bytes, reading
 from distcnn.system.wording import counted, printable
 from distcnn.training.comparison import SPEED
+from distcnn.training.receipt import MALFORMED
 from distcnn.training.results import METRICS, RESULT, read_result
 
-Curve = list[tuple[int, float]]
-"""(step, value) pairs."""
+PANELS = {
+    "loss": "training loss",
+    "test_accuracy": "test accuracy",
+    SPEED: "images per second, all ranks",
+}
+"""What is drawn, by its name in a line of metrics."""
+RECORDED = {"step": ("loss", SPEED), "epoch": ()}
+"""What each kind of line must have; ``test_accuracy`` it may have."""
 
-
-@dataclass(frozen=True)
-class History:
-    """The metrics that a run recorded."""
-
-    loss: Curve
-    test_accuracy: Curve
-    images_per_second: Curve
+History = dict[str, list[tuple[int, float]]]
+"""A run's (step, value) pairs for each of ``PANELS``."""
 
 
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """The command; its exit code."""
     try:
         say(*report(make_parser().parse_args(arguments)))
     except InputError as error:
@@ -55,24 +55,14 @@ def make_parser() -> Parser:
         prog="python -m distcnn.report",
         description="Draw loss, test accuracy and speed of runs into one PNG.",
     )
-    parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUN_DIR", help="run directories of distcnn.train"
-    )
-    parser.add_argument(
-        "--trace",
-        type=Path,
-        metavar="FILE.json",
-        help="draw two steps of this trace instead (docs/trace.md)",
-    )
-    parser.add_argument(
-        "--step", type=int, metavar="N", help="the first of the two (default: in the middle)"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE.png",
-        help="picture to write (default: report.png in the first RUN_DIR, trace.png next to FILE)",
-    )
+    runs = "run directories of distcnn.train"
+    trace = "draw two steps of this trace instead (docs/trace.md)"
+    step = "the first of the two (default: in the middle)"
+    output = "picture to write (default: report.png in the first RUN_DIR, trace.png next to FILE)"
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_DIR", help=runs)
+    parser.add_argument("--trace", type=Path, metavar="FILE.json", help=trace)
+    parser.add_argument("--step", type=int, metavar="N", help=step)
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help=output)
     return parser
 
 
@@ -98,58 +88,38 @@ def report(args: argparse.Namespace) -> list[str]:
 
 
 def read_history(run: Path) -> History:
-    """Read a run's ``metrics.jsonl``.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    history = History([], [], [])
-    try:
-        for text in read_bytes(run / METRICS).decode().splitlines():
+    """The metrics that a run recorded."""
+    history: History = {name: [] for name in PANELS}
+    file = run / METRICS
+    with reading(file, *MALFORMED, remedy="name a run directory of distcnn.train"):
+        for text in read_bytes(file).decode().splitlines():
             line = json.loads(text)
-            wanted = {"step": ("loss", SPEED), "epoch": ()}[line["kind"]]
-            numbers = ("step", *wanted, *({"test_accuracy"} & line.keys()))
-            if not all(isinstance(line[name], int | float) for name in numbers):
+            names = [*RECORDED[line["kind"]], *({"test_accuracy"} & line.keys())]
+            if not all(isinstance(line[name], int | float) for name in ("step", *names)):
                 raise ValueError(f"{text} is not a line of metrics")
-            for name, curve in (
-                ("loss", history.loss),
-                ("test_accuracy", history.test_accuracy),
-                (SPEED, history.images_per_second),
-            ):
-                if name in numbers:
-                    curve.append((line["step"], line[name]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(
-            f"{run} has no readable {METRICS} ({error}): name a run directory of distcnn.train"
-        ) from error
+            for name in names:
+                history[name].append((line["step"], line[name]))
     return history
 
 
 def summary(run: Path) -> str:
-    """Return a line on how the run ended.
-
-    Raises:
-        InputError: its result cannot be read.
-    """
+    """A line on how the run ended."""
     if not (run / RESULT).exists():
         return f"{run}: not finished"
     try:
         result = read_result(run)
-        return (
-            f"{run}: {result.model}, {counted(result.world_size, 'rank')},"
-            f" {counted(result.steps, 'step')}, test accuracy {result.test_accuracy:.4f},"
-            f" {result.images_per_second:,.0f} images/s, weights {result.params_sha256[:16]}"
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{run / RESULT} cannot be read ({error}): it is damaged; --resume {run} writes it"
-            " again"
-        ) from error
+    except InputError as error:
+        raise InputError(f"{run}: {error}: --resume {run} writes it again") from error
+    return (
+        f"{run}: {result.model}, {counted(result.world_size, 'rank')},"
+        f" {counted(result.steps, 'step')}, test accuracy {result.test_accuracy:.4f},"
+        f" {result.images_per_second:,.0f} images/s, weights {result.params_sha256[:16]}"
+    )
 
 
 def labels(runs: Sequence[Path]) -> list[str]:
-    """Return a label for each run: its folder's name; where another run has the same name, its
-    path below the folder that all runs have in common.
+    """A label for each run: its folder's name; where another run has the same name, its path below
+    the folder that all runs have in common.
     """
     paths = [run.resolve() for run in runs]
     common = os.path.commonpath([path.parent for path in paths])
@@ -161,36 +131,21 @@ def labels(runs: Sequence[Path]) -> list[str]:
 
 
 def draw(runs: Sequence[tuple[str, History]], output: Path) -> None:
-    """Write the picture: panels for training loss, test accuracy and speed, a line for each run.
-
-    Args:
-        runs: labels and histories.
-        output: the picture.
-
-    Raises:
-        InputError: matplotlib is not installed, or ``output`` cannot be written.
-    """
+    """Write the picture: ``PANELS``, with a line for each run, given by its label and history."""
     figure = plotting.new_figure(12, 3.6)
-    loss, accuracy, speed = plotting.panels(figure, 3)
-    for name, history in runs:
-        label = plotting.literal(name)
-        loss.semilogy(*_columns(history.loss), marker=".", markersize=3, label=label)
-        accuracy.plot(*_columns(history.test_accuracy), marker="o", label=label)
-        speed.plot(*_columns(history.images_per_second), marker=".", markersize=3, label=label)
-    for axes, title in (
-        (loss, "training loss"),
-        (accuracy, "test accuracy"),
-        (speed, "images per second, all ranks"),
-    ):
-        plotting.tidy(axes, title, grid="both")
+    panels = dict(zip(PANELS, plotting.panels(figure, len(PANELS)), strict=True))
+    for name, axes in panels.items():
+        style = {"marker": "o"} if name == "test_accuracy" else {"marker": ".", "markersize": 3}
+        for label, history in runs:
+            steps = [step for step, _ in history[name]]
+            values = [value for _, value in history[name]]
+            axes.plot(steps, values, label=plotting.literal(label), **style)
+        plotting.tidy(axes, PANELS[name], grid="both")
         axes.set_xlabel("step")
-    speed.set_ylim(bottom=0)
-    loss.legend(frameon=False, fontsize=plotting.SMALL)
+    panels["loss"].set_yscale("log")
+    panels["loss"].legend(frameon=False, fontsize=plotting.SMALL)
+    panels[SPEED].set_ylim(bottom=0)
     plotting.save(figure, output)
-
-
-def _columns(curve: Curve) -> tuple[list[int], list[float]]:
-    return [step for step, _ in curve], [value for _, value in curve]
 
 
 if __name__ == "__main__":

@@ -26,67 +26,66 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Final, Protocol
+from typing import Protocol
 
 # -- a step
-STEP: Final = "step"
+STEP = "step"
 """Labels ``step`` (from 0 over the run) and ``epoch`` (from 0)."""
-SHARD: Final = "shard"
+SHARD = "shard"
 """All work on one shard's microbatch; label ``shard``. With overlap, one span for each piece."""
-READ_DATA: Final = "read data"
-LEDGER: Final = "ledger"
-FORWARD: Final = "forward"
+READ_DATA = "read data"
+LEDGER = "ledger"
+FORWARD = "forward"
 """Label ``layer``, such as "conv1"; so has ``BACKWARD``."""
-LOSS: Final = "loss"
-BACKWARD: Final = "backward"
-LOCAL_SUM: Final = "local sum"
+LOSS = "loss"
+BACKWARD = "backward"
+LOCAL_SUM = "local sum"
 """Adding gradients of this rank; in shared memory, of all ranks, for this rank's elements."""
-REDUCE: Final = "reduce"
+REDUCE = "reduce"
 """From handing over a bucket; until it is summed, unless another thread does that.
 
 Labels ``bucket`` (from 0, the last layers' first), ``nbytes`` of its gradient, ``is_last``.
 """
-ALLREDUCE: Final = "allreduce"
+ALLREDUCE = "allreduce"
 """One sum over all ranks, on whichever thread; labels ``bucket`` and ``nbytes`` of the message."""
-WAIT_FOR_SUMS: Final = "wait for sums"
-UPDATE: Final = "update"
+WAIT_FOR_SUMS = "wait for sums"
+UPDATE = "update"
 
 # -- between steps
-EVALUATION: Final = "evaluation"
-TEST_BLOCK: Final = "test block"
+EVALUATION = "evaluation"
+TEST_BLOCK = "test block"
 """Label ``block``, the number of the block of test examples."""
-SUM_EVALUATION: Final = "sum evaluation"
-CLOSE_EPOCH: Final = "close epoch"
-COMPARE_WEIGHTS: Final = "compare weights"
-WRITE_METRICS: Final = "write metrics"
-WRITE_RECEIPT: Final = "write receipt"
-WRITE_RESULTS: Final = "write results"
-CHECKPOINT: Final = "checkpoint"
+SUM_EVALUATION = "sum evaluation"
+CLOSE_EPOCH = "close epoch"
+COMPARE_WEIGHTS = "compare weights"
+WRITE_METRICS = "write metrics"
+WRITE_RECEIPT = "write receipt"
+WRITE_RESULTS = "write results"
+CHECKPOINT = "checkpoint"
 """Copying the state for a checkpoint, on the main thread."""
-WAIT_FOR_CHECKPOINT: Final = "wait for checkpoint"
-WRITE_CHECKPOINT: Final = "write checkpoint"
+WAIT_FOR_CHECKPOINT = "wait for checkpoint"
+WRITE_CHECKPOINT = "write checkpoint"
 """Writing it to disk, on a thread of its own."""
 
 # -- around the steps
-READ_RUN: Final = "read run"
-PREPARE_DATA: Final = "prepare data"
-OPEN_DATA: Final = "open data"
-BUILD_NETWORK: Final = "build network"
-SURVEY_DATA: Final = "survey data"
+READ_RUN = "read run"
+PREPARE_DATA = "prepare data"
+OPEN_DATA = "open data"
+BUILD_NETWORK = "build network"
+SURVEY_DATA = "survey data"
 """Reading and hashing all examples before the first step, piece by piece."""
-COMPARE_RANKS: Final = "compare ranks"
-RESTORE: Final = "restore"
-CREATE_RUN: Final = "create run"
-DEBUG: Final = "debug"
-MEASURE: Final = "measure"
+COMPARE_RANKS = "compare ranks"
+RESTORE = "restore"
+CREATE_RUN = "create run"
+DEBUG = "debug"
+MEASURE = "measure"
 
 # -- anywhere
-COLLECTIVE: Final = "collective"
+COLLECTIVE = "collective"
 """The main thread waits for the other ranks."""
-PROGRESS: Final = "progress"
+PROGRESS = "progress"
 """See ``touch``."""
-WAIT_FOR_WINDOW: Final = "wait for window"
+WAIT_FOR_WINDOW = "wait for window"
 """The main thread waits until examples are read (``--data-memory``)."""
 
 
@@ -119,12 +118,7 @@ class Span:
         for listener in _heard[self.name]:
             listener.begin(self)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for listener in reversed(_heard[self.name]):
             listener.end(self)
 
@@ -153,12 +147,7 @@ def touch() -> None:
 
 @contextmanager
 def listening(listener: Listener, names: Container[str] | None = None) -> Iterator[None]:
-    """Call ``listener`` for the spans inside this context.
-
-    Args:
-        listener: the listener.
-        names: names of the spans to report; None: all.
-    """
+    """Call ``listener`` for the spans inside this context, for those of some ``names`` or all."""
     global _heard
     _heard = _Heard((*_heard.listeners, (listener, names)))
     try:

@@ -16,7 +16,7 @@ from distcnn.config import Config, as_flag
 from distcnn.config_parsing import TARGET_DEFAULTS, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
 from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
-from distcnn.datasets.memory_budget import window_examples
+from distcnn.datasets.streaming import window_examples
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.blas_threads import blas_description, blas_threads
 from distcnn.fault_tolerance.signals import StopSignals
@@ -24,7 +24,6 @@ from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.system.wording import counted
 from distcnn.training.host_placement import describe_hosts
 from distcnn.training.progress import NoProgress, Progress
-from distcnn.training.results import RunResult
 from distcnn.training.resume import ResumePoint
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.session import Outcome, Session
@@ -45,101 +44,78 @@ def train_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     progress = Progress() if communicator.rank == 0 else NoProgress()
     request = on_root(communicator, lambda: parse_request(arguments))
     if request.debug or request.break_at_step is not None:
-        from distcnn.training.debug import require_one_process  # brings pdb and the replay
+        from distcnn.training.debug import break_at, require_one_process  # brings pdb
 
         flag = "--debug" if request.break_at_step is None else "--break-at-step"
         together(communicator, lambda: require_one_process(communicator, flag))
-    if request.break_at_step is not None:
-        from distcnn.training.debug import break_at
+        if request.break_at_step is not None:
+            together(communicator, lambda: break_at(request, communicator, progress.say))
+            return
 
-        together(communicator, lambda: break_at(request, communicator, progress.say))
-        return
-    signals = StopSignals(
-        NAME,
-        communicator.rank == 0,
-        lambda: _end_before_first_step(communicator, signals),
-        __name__ == "__main__",
-    )
+    def end_before_first_step() -> None:
+        """End all ranks for a signal; ``EXIT_STOPPED`` promises that ``--resume`` works."""
+        if signals.can_resume:
+            communicator.abort(EXIT_STOPPED)
+        communicator.end_by_signal(signals.received or signal.SIGTERM)
+
+    def trace(
+        run: Run, state: State, location: Callable[[], str | Path]
+    ) -> AbstractContextManager[object]:
+        from distcnn.profiling.tracing import traced  # few runs are traced
+
+        return traced(run, state.step, location, progress.say)
+
+    is_main, is_root = __name__ == "__main__", communicator.rank == 0
+    signals = StopSignals(NAME, is_root, end_before_first_step, is_main)
     with signals, Watchdog(NAME, communicator) as watchdog:
         watchdog.timeout_seconds = request.given.get("stall_timeout", watchdog.timeout_seconds)
-
-        def inspect(run: Run) -> None:
-            if request.debug:
-                from distcnn.training.debug import check_network
-
-                check_network(run, progress.say)
-
-        def trace(
-            run: Run, state: State, location: Callable[[], str | Path]
-        ) -> AbstractContextManager[object]:
-            from distcnn.profiling.tracing import traced  # few runs are traced
-
-            return traced(run, state.step, location, progress.say)
-
-        session = Session(
+        outcome = Session(
             request,
             communicator,
             progress,
             signals=signals,
             watchdog=watchdog,
-            inspect=inspect,
             announce=lambda *begun: progress.say(*headline(*begun)),
             trace=trace,
-        )
-        outcome = session.train()
+        ).train()
         progress.say(*summary(outcome))
-
-
-def _end_before_first_step(communicator: Communicator, signals: StopSignals) -> None:
-    """End all ranks for a signal; ``EXIT_STOPPED`` promises that ``--resume`` works."""
-    if signals.can_resume:
-        communicator.abort(EXIT_STOPPED)
-    communicator.end_by_signal(signals.received or signal.SIGTERM)
 
 
 def summary(outcome: Outcome) -> list[str]:
     """The result, in lines."""
-    result = outcome.result
-    if outcome.run is None and outcome.point is not None:
-        return _finished(outcome.point, result)
-    steps = counted(result.steps, "step")
+    result, point = outcome.result, outcome.point
+    accuracy, steps = f"test accuracy {result.test_accuracy:.4f}", counted(result.steps, "step")
+    weights = f"weights {result.params_sha256}"
+    if outcome.run is None and point is not None:  # it was finished already
+        schedule = RunSchedule(point.config, result.dataset.train_examples)
+        reached = result.steps < schedule.total_steps
+        more = "--target-accuracy A (0 for none)" if reached else "--epochs N"
+        return [
+            f"{point.directory} is finished: {accuracy} after {steps}",
+            weights,
+            f"the run is complete; to train longer: --resume RUN {more}",
+        ]
     lines = [
-        f"test accuracy {result.test_accuracy:.4f} ({result.test_correct} of"
-        f" {result.test_examples}) after {steps}, {result.train_seconds:.1f} s,"
-        f" {result.images_per_second:,.0f} images/s"
+        f"{accuracy} ({result.test_correct} of {result.test_examples}) after {steps},"
+        f" {result.train_seconds:.1f} s, {result.images_per_second:,.0f} images/s"
     ]
-    target = f"--target-accuracy {result.target_accuracy or 0:g}"
+    best, target = result.best_test_accuracy, f"--target-accuracy {result.target_accuracy or 0:g}"
     if result.target_reached:
         lines.append(
-            f"test accuracy {result.test_accuracy:.4f} reached {target} after {steps},"
-            f" {result.seconds_to_target:.1f} s from the start of the first step (evaluations"
-            " included)"
+            f"{accuracy} reached {target} after {steps}, {result.seconds_to_target:.1f} s from the"
+            " start of the first step (evaluations included)"
         )
     elif result.target_accuracy is not None:
-        best = f"the best test accuracy was {result.best_test_accuracy:.4f}"
-        lines.append(f"{target} was not reached in {steps}: {best}")
-    lines += [
-        f"plus {outcome.state.safety_seconds:.2f} s for checkpoints and bookkeeping",
-        f"weights {result.params_sha256}",
-    ]
+        lines.append(f"{target} was not reached in {steps}: the best test accuracy was {best:.4f}")
+    seconds = outcome.state.safety_seconds
+    lines += [f"plus {seconds:.2f} s for checkpoints and bookkeeping", weights]
     if result.best_step == result.steps:
         both = f"{WEIGHTS} and {BEST_WEIGHTS}: both of step {result.steps}"
         lines.append(f"{both}, which had the best test accuracy")
     else:
-        best = f"step {result.best_step}, the best test accuracy ({result.best_test_accuracy:.4f})"
-        lines.append(f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of {best}")
+        step = f"step {result.best_step}, the best test accuracy ({best:.4f})"
+        lines.append(f"{WEIGHTS}: of the last step; {BEST_WEIGHTS}: of {step}")
     return [*lines, f"results in {outcome.location}"]
-
-
-def _finished(point: ResumePoint, result: RunResult) -> list[str]:
-    reached = result.steps < RunSchedule(point.config, result.dataset.train_examples).total_steps
-    return [
-        f"{point.directory} is finished: test accuracy {result.test_accuracy:.4f} after"
-        f" {counted(result.steps, 'step')}",
-        f"weights {result.params_sha256}",
-        "the run is complete; to train longer: --resume RUN"
-        f" {'--target-accuracy A (0 for none)' if reached else '--epochs N'}",
-    ]
 
 
 def headline(run: Run, path: Path | None, state: State, point: ResumePoint | None) -> list[str]:
@@ -173,10 +149,9 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
         f" {counted(blas_threads(), 'BLAS thread')} each ({blas_description()})"
     )
     if point:
+        steps, ranks = counted(run.schedule.total_steps, "step"), counted(state.world_size, "rank")
         lines.append(
-            f"resumed  {point.directory}, after {state.step} of"
-            f" {counted(run.schedule.total_steps, 'step')}, started on"
-            f" {counted(state.world_size, 'rank')}"
+            f"resumed  {point.directory}, after {state.step} of {steps}, started on {ranks}"
         )
     return [*lines, f"results  {path}"]
 

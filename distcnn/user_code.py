@@ -11,7 +11,7 @@ import ast
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +52,9 @@ def own_code(values: Mapping[str, Any]) -> dict[str, str]:
 def require_trust(
     own: Mapping[str, str], file: str | Path, given: Mapping[str, Any], trusted: bool
 ) -> None:
-    """Refuse to import user code that only a file names.
+    """Refuse to import user code (see ``own_code``) that only ``file`` names.
 
-    Args:
-        own: the names, as ``own_code`` gives them.
-        file: the run directory or configuration file, for the message.
-        given: what the user gave on the command line; a name that is repeated there is confirmed.
-        trusted: whether the user gave ``--trust-model``.
-
-    Raises:
-        InputError: the user did not confirm a name.
+    What the command line (``given``) repeats is confirmed; so is all if ``trusted``.
     """
     for field, name in own.items():
         if name != given.get(field) and not trusted:
@@ -72,14 +65,9 @@ def require_trust(
 
 
 def require_outside(names: Iterable[str], *run_directories: str | Path) -> None:
-    """Make sure that importing ``names`` cannot run code from a run directory, importing nothing.
+    """Refuse ``names`` whose import could run code from a run directory; import nothing.
 
-    Args:
-        names: as in ``modules_of``.
-        run_directories: empty ones are skipped.
-
-    Raises:
-        InputError: code in one of ``run_directories`` could be run.
+    Empty ``run_directories`` are skipped.
     """
     for name in names:
         for module in modules_of(name):
@@ -104,30 +92,20 @@ def _require_outside(name: str, module: str, directory: str | Path) -> None:
 
 
 def _places(name: str) -> Iterator[str]:
-    """The files and folders that an import of ``name`` would use, its parent packages' first.
-
-    Nothing is imported.
-    """
+    """The files and folders that an import of ``name`` would use, its parent packages' first."""
     path: list[str] | None = None
-    for part in name.split("."):
-        spec = _find_spec(part, path) if part else None
+    for part in filter(None, name.split(".")):
+        finders = [each for each in sys.meta_path if hasattr(each, "find_spec")]
+        if path is not None:
+            # Under its short name: a namespace package looks for its parent in sys.modules.
+            finders = [PathFinder]
+        found = (finder.find_spec(part, path) for finder in finders)
+        spec = next((each for each in found if each is not None), None)
         if spec is None:
             return
         path = list(spec.submodule_search_locations or [])
         yield from ([spec.origin] if spec.has_location and spec.origin else [])
         yield from path
-
-
-def _find_spec(part: str, path: list[str] | None) -> ModuleSpec | None:
-    """Find ``part`` of a module's name in the folders of its parent package (None: at the top)."""
-    if path is not None:
-        return PathFinder.find_spec(
-            part, path
-        )  # under its short name: a namespace package looks for its parent in sys.modules
-    found = (
-        finder.find_spec(part, None) for finder in sys.meta_path if hasattr(finder, "find_spec")
-    )
-    return next((spec for spec in found if spec is not None), None)
 
 
 def _is_inside(place: str, directory: str | Path) -> bool:

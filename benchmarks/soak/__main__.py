@@ -1,8 +1,8 @@
 """Kill small runs at random moments in random ways, and resume them on other numbers of ranks:
 ``python -m benchmarks.soak --rounds 100``.
 
-Each round must leave exactly what the same run leaves when nobody stops it.
-``DISTCNN_TEST_OPENMPI`` adds Open MPI.
+Each round must leave exactly what an uninterrupted run leaves. ``DISTCNN_TEST_OPENMPI`` adds Open
+MPI.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ RUNS = {
 
 @dataclass
 class Reference:
-    """A run in one process that was not stopped, and what it left."""
+    """An uninterrupted run in one process, and what it left."""
 
     flags: list[str]
     total_steps: int
@@ -63,7 +63,7 @@ class Reference:
 
 
 class Round:
-    """One run in a folder of its own, from its first start to the comparison at its end."""
+    """One run in its own folder, from its first start to the comparison at its end."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Round:
         self.story: list[str] = []
 
     def play(self) -> None:
-        """Start, kill and resume until the run ends. ``Problem`` says what went wrong."""
+        """Start, kill and resume until the run ends. Raises ``Problem``."""
         for _ in range(self._rng.integers(1, MOST_KILLS + 1)):
             if self._killed_start() == EXIT_OK:
                 break
@@ -122,7 +122,7 @@ class Round:
             raise Problem(f"exit code {code} of a start that nobody stopped:\n{start.text[-3000:]}")
 
     def _begin(self, place: Place) -> Start:
-        """Start the command, or resume it where there is something to resume."""
+        """Start the command, or resume it if a run exists."""
         self._starts += 1
         if (self.run / "config.toml").exists():
             what = ["--resume", str(self.run)]
@@ -135,7 +135,7 @@ class Round:
         return Start(place, ["-m", "distcnn.train", *what], self._folder, f"start-{self._starts}")
 
     def _note(self, kill: Kill, sent: Sent | None, code: int, seconds: float) -> None:
-        """Count it, and add it to the story."""
+        """Count it and add it to the story."""
         steps = f"{steps_taken(self.run)}/{self._reference.total_steps} steps"
         if sent is None:
             self._counts.too_late += 1
@@ -156,7 +156,7 @@ class Round:
         )
 
     def _check_start(self, start: Start) -> None:
-        """A resume that got that far must have named the damaged checkpoints and set them aside."""
+        """A resume that restored a checkpoint must have named damaged ones and set them aside."""
         if "results  " in start.text or "is finished" in start.text:
             for path in self._must_be_named:
                 if f"checkpoint {path} is damaged" not in start.text:
@@ -165,7 +165,7 @@ class Round:
                     )
 
     def _check_code(self, kill: Kill, sent: Sent | None, start: Start, code: int) -> None:
-        """The exit code must match the signal that was sent and what is on the disk."""
+        """The exit code must match the signal and what is on the disk."""
         saved = re.search(r"stopped.* after step (\d+) of", start.text)
         allowed_codes = [EXIT_OK] if sent is None else None
         if (
@@ -211,7 +211,7 @@ class Round:
 def _stops_gently(kill: Kill, place: Place) -> bool:
     """Whether the signal must end in exit code 85.
 
-    Open MPI's mpirun ends with 1 by itself, and kills the ranks soon.
+    Open MPI's mpirun ends with 1 by itself and soon kills the ranks.
     """
     return kill.asks_to_stop and not (
         place.launcher.name == "openmpi" and kill.target == "launcher"
@@ -243,7 +243,7 @@ def make_reference(model: str, folder: Path) -> Reference:
 def play_round(
     number: int, seed: int, references: dict[str, Reference], base: Path, counts: Counts
 ) -> bool:
-    """Play a round, print and count it; whether it was equal to its reference.
+    """Play a round, print and count it; return whether it was equal to its reference.
 
     If not, its folder is kept.
     """

@@ -1,5 +1,5 @@
-"""What ``benchmarks.soak`` compares: everything a run leaves that must not depend on
-ranks, kills and times.
+"""What ``benchmarks.soak`` compares: everything in a run directory that must not depend on ranks,
+kills and times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PROOFS = {"weights", "epoch", "end"}
 
 
 def artifacts(run: Path) -> dict[str, Any]:
-    """What a finished run left, except for times and starts."""
+    """The content of a finished run, except for times and starts."""
     result = json.loads((run / "result.json").read_text())
     return {
         "params_sha256": result["params_sha256"],
@@ -36,7 +36,7 @@ def artifacts(run: Path) -> dict[str, Any]:
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What differs from the run that was never stopped, in words."""
+    """The differences from the uninterrupted run, as text."""
     return [
         f"{name}: {_first_difference(expected[name], found[name])}"
         for name in expected
@@ -45,7 +45,7 @@ def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
 
 
 def damaged_checkpoints(run: Path) -> tuple[list[Path], list[Path]]:
-    """All checkpoints that cannot be loaded, and those of them that are newer than the newest good
+    """All checkpoints that cannot be loaded, and those of them that are newer than the newest valid
     one, so that a resume must report them.
     """
     store = CheckpointStore(run / "checkpoints")

@@ -1,5 +1,5 @@
-"""One start of a training command for ``benchmarks.soak``: its processes, wherever a
-launcher put them, and its output.
+"""One start of a training command for ``benchmarks.soak``: its processes, wherever a launcher put
+them, and its output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Problem(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """How many ranks, under which launcher."""
+    """A number of ranks under a launcher."""
 
     launcher: Launcher
     ranks: int
@@ -47,7 +47,8 @@ class Place:
 class Start:
     """A running command.
 
-    All its processes carry a mark in their environment, so each is found whatever its parent.
+    All its processes carry a mark in their environment, which identifies them whatever their
+    parents.
     """
 
     def __init__(self, place: Place, arguments: list[str], folder: Path, name: str) -> None:
@@ -81,7 +82,7 @@ class Start:
 
     @property
     def launcher_pid(self) -> int:
-        """The launcher's process, or the only one where there is no launcher."""
+        """The process of the launcher, or the only process without one."""
         return self._process.pid
 
     @property
@@ -96,7 +97,7 @@ class Start:
 
     @property
     def takes_steps(self) -> bool:
-        """Whether this start has taken steps, so that every rank handles stop signals."""
+        """Whether this start has taken steps, which means that every rank handles stop signals."""
         now = _file_and_size(self._run / "metrics.jsonl")
         if (
             self._first_look is None and now[0] != self._file_before
@@ -114,7 +115,7 @@ class Start:
         return found
 
     def ranks(self) -> dict[int, int]:
-        """The processes of the ranks that have begun."""
+        """The processes of the ranks that have started."""
         if self.place.launcher.mpirun is None:
             return {0: self.launcher_pid}
         found = {}
@@ -125,7 +126,7 @@ class Start:
         return found
 
     def finish(self) -> int:
-        """Wait for the end of a start that is left alone; its exit code."""
+        """Wait until the command ends by itself; return its exit code."""
         try:
             code = self._process.wait(SECONDS_UNTIL_FINISHED)
         except subprocess.TimeoutExpired as error:
@@ -136,9 +137,8 @@ class Start:
         return code
 
     def wait_until_gone(self, since: float) -> float:
-        """Wait until none of its processes lives; how long that took.
-
-        ``Problem`` when it takes too long.
+        """Wait until none of its processes is alive; return how long that took. ``Problem`` if it
+        takes too long.
         """
         while self.code is None or self.processes():
             if time.monotonic() - since > SECONDS_UNTIL_GONE:
@@ -151,7 +151,7 @@ class Start:
         return seconds
 
     def end(self) -> None:
-        """Kill what is left of it, and remove its shared memory."""
+        """Kill its remaining processes and remove its shared memory."""
         while living := self.processes():
             for pid in living:
                 with suppress(ProcessLookupError):
@@ -162,7 +162,7 @@ class Start:
             Path(path).unlink(missing_ok=True)
 
     def _note_shared_memory(self, pids: Iterable[int]) -> None:
-        """MPICH's, which a killed rank leaves behind."""
+        """Note MPICH's, which a killed rank leaves behind."""
         for pid in pids:
             with suppress(OSError):
                 self._shared_memory.update(
@@ -196,7 +196,7 @@ def _environment(path: Path) -> dict[str, str]:
 
 
 def steps_taken(run: Path) -> int:
-    """The last step in the run's metrics; 0 for none."""
+    """The last step in the run's metrics; 0 if it has none."""
     try:
         lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     except OSError:

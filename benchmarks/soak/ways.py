@@ -1,4 +1,4 @@
-"""The ways in which ``benchmarks.soak`` kills a start, and the moments it waits for."""
+"""The ways in which ``benchmarks.soak`` kills a start, and the moments at which it does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Signature = tuple[str, int, int]
 class Kill:
     """Which signal is sent to which process, and when.
 
-    ``share`` (0 to 1) is how far into the moment's range; ``rank_share`` picks a rank.
+    ``share`` (0 to 1) is the position in the moment's range; ``rank_share`` selects a rank.
     """
 
     number: signal.Signals
@@ -54,7 +54,7 @@ class Kill:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Kill:
-        """A random one."""
+        """A random kill."""
         number, target = WAYS[rng.integers(len(WAYS))]
         moment = str(rng.choice(MOMENTS, p=CHANCES[number == signal.SIGKILL]))
         if (number, target, moment) == (signal.SIGINT, "one rank", "start"):
@@ -65,16 +65,16 @@ class Kill:
 
     @property
     def way(self) -> str:
-        """What is sent to whom."""
+        """The signal and its target, as text."""
         return f"{self.number.name} to {self.target}"
 
     @property
     def asks_to_stop(self) -> bool:
-        """Whether the run may save and end."""
+        """Whether the run may save a checkpoint and end."""
         return self.number in STOP_SIGNALS
 
     def wait_and_send(self, start: Start, run: Path, total_steps: int) -> Sent | None:
-        """Send it at its moment; None if the start ended before."""
+        """Send it at its moment; None if the start ended first."""
         pids = _wait_for_moment(self, start, run, total_steps)
         steps = steps_taken(run) if self.asks_to_stop else 0
         listened = self.moment == "checkpoint" or (self.moment == "step" and bool(pids))
@@ -88,8 +88,8 @@ class Kill:
 
 @dataclass(frozen=True)
 class Sent:
-    """A signal that was sent: when, after how many steps at least, whether all ranks took steps, so
-    listened.
+    """A signal that was sent: when, after how many steps at least, and whether all ranks had taken
+    steps and so handled signals.
     """
 
     time: float
@@ -98,7 +98,7 @@ class Sent:
 
 
 def _wait_for_moment(kill: Kill, start: Start, run: Path, total_steps: int) -> list[int]:
-    """The processes to send it to, when the moment has come; none when the start ended before."""
+    """The processes to send it to, once the moment has come; none if the start ended first."""
     if kill.moment == "start":
         return _after_seconds(kill, start)
     if kill.moment == "step":
@@ -129,7 +129,7 @@ def _at_step(kill: Kill, start: Start, run: Path, total_steps: int) -> list[int]
 
 
 def _in_checkpoint(kill: Kill, start: Start, run: Path) -> list[int]:
-    """As soon as a checkpoint's temporary file appears, after letting some of them pass."""
+    """When a checkpoint's temporary file appears, after letting some of them pass."""
     folder = run / "checkpoints"
     old, seen = temporary_checkpoints(folder), set[str]()
     pids = _targets(kill, start, _all_ranks(start))
@@ -144,7 +144,7 @@ def _in_checkpoint(kill: Kill, start: Start, run: Path) -> list[int]:
 
 
 def _in_results(kill: Kill, start: Start, run: Path) -> list[int]:
-    """As soon as one of the files of the results appears, or is replaced."""
+    """When one of the files of the results appears or is replaced."""
     wanted = RESULT_FILES[int(kill.share * len(RESULT_FILES))]
     old = _signatures(run)
     pids = _targets(kill, start, _all_ranks(start))
@@ -172,7 +172,7 @@ def _targets(kill: Kill, start: Start, ranks: dict[int, int]) -> list[int]:
 
 
 def temporary_checkpoints(folder: Path) -> set[str]:
-    """The names of checkpoints that are being written, or were when the writer died."""
+    """The names of checkpoints that are being written, or were when their writer was killed."""
     try:
         return {name for name in os.listdir(folder) if name.endswith(".tmp")}  # noqa: PTH208
     except FileNotFoundError:
@@ -180,7 +180,7 @@ def temporary_checkpoints(folder: Path) -> set[str]:
 
 
 def result_files(run: Path) -> dict[str, str]:
-    """The names of results in ``run``, and what each is of ``RESULT_FILES``: temporary files have
+    """The names of results in ``run``, and which of ``RESULT_FILES`` each is: temporary files have
     random names.
     """
     try:

@@ -8,15 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.measure import measure
 from distcnn.benchmark.measurement import read_measurement, write_measurement
-from distcnn.benchmark.plot import draw
-from distcnn.benchmark.table import table
+from distcnn.benchmark.output import draw, table
 from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.config import Config
@@ -38,30 +36,6 @@ Fewer shards are faster (docs/speed.md).
 """
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to measure, and what to do with the results; with ``draw`` nothing is measured."""
-
-    config: Config
-    steps: int = 30
-    turns: int = 5
-    json: str = ""
-    picture: str = ""
-    draw: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for flag, value in (("--steps", self.steps), ("--turns", self.turns)):
-            if value < 1:
-                raise InputError(f"{flag} is {value}: it must be at least 1")
-        if self.draw and not self.picture:
-            raise InputError("--draw needs the name of the picture: add --picture FILE.png")
-        for flag, file in (("--json", self.json), ("--picture", self.picture)):
-            if file and not Path(file).parent.is_dir():  # now, rather than after measuring
-                raise InputError(
-                    f"{flag}: no such folder: {Path(file).parent}: create it, or name another file"
-                )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -71,35 +45,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def benchmark_command(communicator: Communicator, arguments: Sequence[str]) -> None:
     """Measure or read measurements, print and draw them."""
     progress = Progress() if communicator.rank == 0 else NoProgress()
-    request = on_root(communicator, lambda: parse(arguments, communicator.world_size))
-    if request.picture:
+    args, config = on_root(communicator, lambda: parse(arguments, communicator.world_size))
+    if args.picture:
         on_root(communicator, require_matplotlib)
-    if request.draw:
-        on_root(
-            communicator,
-            lambda: draw([read_measurement(path) for path in request.draw], request.picture),
-        )
-    else:
-        with Watchdog(NAME, communicator, request.config.stall_timeout):
-            run = prepare_run(request.config, communicator, progress.say)
-            measurement = measure(run, request.steps, request.turns)
-        progress.say(*table(measurement))
-        if request.json:
-            on_root(communicator, lambda: write_measurement(request.json, measurement))
-            progress.say(f"measurement in {request.json}")
-        if request.picture:
-            on_root(communicator, lambda: draw([measurement], request.picture))
-    if request.picture:
-        progress.say(f"picture in {request.picture}")
+    measured = on_root(communicator, lambda: [read_measurement(path) for path in args.draw])
+    if not measured:
+        with Watchdog(NAME, communicator, config.stall_timeout):
+            run = prepare_run(config, communicator, progress.say)
+            measured = [measure(run, args.steps, args.turns)]
+        progress.say(*table(measured[0]))
+        if args.json:
+            on_root(communicator, lambda: write_measurement(args.json, measured[0]))
+            progress.say(f"measurement in {args.json}")
+    if args.picture:
+        on_root(communicator, lambda: draw(measured, args.picture))
+        progress.say(f"picture in {args.picture}")
 
 
-def parse(arguments: Sequence[str], world_size: int = 1) -> Request:
-    """``InputError`` names what is wrong."""
-    known, of_training = make_parser().parse_own(arguments)
-    own = vars(known)
+def parse(arguments: Sequence[str], world_size: int = 1) -> tuple[argparse.Namespace, Config]:
+    """The command's own flags, and what to measure. ``InputError`` names what is wrong."""
+    args, of_training = make_parser().parse_own(arguments)
+    for flag, value in (("--steps", args.steps), ("--turns", args.turns)):
+        if value < 1:
+            raise InputError(f"{flag} is {value}: it must be at least 1")
+    if args.draw and not args.picture:
+        raise InputError("--draw needs the name of the picture: add --picture FILE.png")
+    for flag, file in (("--json", args.json), ("--picture", args.picture)):
+        if file and not Path(file).parent.is_dir():  # now, rather than after measuring
+            raise InputError(
+                f"{flag}: no such folder: {Path(file).parent}: create it, or name another file"
+            )
     given = parse_request(of_training).given
-    config = Config(**(default_split(given, world_size) | given))
-    return Request(config, **{**own, "draw": tuple(own.get("draw", ()))})
+    return args, Config(**(default_split(given, world_size) | given))
 
 
 def default_split(given: Mapping[str, Any], world_size: int) -> dict[str, int]:
@@ -128,21 +105,18 @@ def make_parser() -> Parser:
             f" {SHARDS[0]}, {SHARDS[1]} or {SHARDS[2]} shards: the first of these that all ranks"
             f" can share evenly, else {SHARDS[2]}."
         ),
-        argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
         instead={"peer": "python benchmarks/pytorch_ddp.py compares with PyTorch"},
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="timed steps per turn (default 30)")
-    parser.add_argument(
-        "--turns", type=int, metavar="N", help="turns; results are their medians (default 5)"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write all results to FILE")
-    parser.add_argument(
-        "--picture", metavar="FILE.png", help="draw where a step's time goes (needs matplotlib)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--steps", type=int, default=30, metavar="N", help="timed steps per turn (default 30)")
+    add("--turns", type=int, default=5, metavar="N", help="turns; results are medians (default 5)")
+    add("--json", metavar="FILE", help="write all results to FILE")
+    add("--picture", metavar="FILE.png", help="draw where a step's time goes (needs matplotlib)")
+    add(
         "--draw",
         nargs="+",
+        default=[],
         metavar="FILE.json",
         help="do not measure; draw earlier results (--json) into one --picture",
     )

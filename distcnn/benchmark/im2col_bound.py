@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -31,33 +30,16 @@ from distcnn.spans import MEASURE, Span
 _MEASURE = Span(MEASURE)
 
 
-@dataclass(frozen=True)
-class Product:
-    """``out = first @ second``."""
-
-    first: Array
-    second: Array
-    out: Array
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions."""
-        return int(2 * self.out.size * self.first.shape[1])
+Product = tuple[Array, Array, Array]
+"""Two matrices, and room for their product."""
 
 
 def im2col_products(model: Sequential, input_shape: Shape, microbatch_size: int) -> list[Product]:
-    """The products of one microbatch: forward in the order of the layers, then backward.
-
-    Args:
-        model: layers other than convolutions and dense ones have no products.
-        input_shape: (C, H, W).
-        microbatch_size: N.
-    """
+    """The products of one microbatch: forward in the order of the layers, then backward."""
     forward: list[Product] = []
-    backward: list[list[Product]] = []
-    for layer, (inputs, outputs) in zip(
-        model.layers, pairwise(model.shapes(input_shape)), strict=True
-    ):
+    backward: list[Product] = []
+    shapes = pairwise(model.shapes(input_shape))
+    for layer, (inputs, outputs) in zip(model.layers, shapes, strict=True):
         if isinstance(layer, Conv2d):
             terms, positions = inputs[0] * math.prod(layer.kernel_size), math.prod(outputs[1:])
         elif isinstance(layer, Dense):
@@ -67,23 +49,29 @@ def im2col_products(model: Sequential, input_shape: Shape, microbatch_size: int)
         columns = positions * microbatch_size
         weight, x = _random(outputs[0], terms), _random(terms, columns)
         y = _random(outputs[0], columns)
-        for_weight = _product(x, y.T) if isinstance(layer, Conv2d) else _product(y, x.T)
+        for_input = [_product(weight.T, y)] if forward else []
         forward.append(_product(weight, x))
-        backward.append([for_weight, _product(weight.T, y)] if backward else [for_weight])
-    return forward + [product for of_layer in reversed(backward) for product in of_layer]
+        for_weight = _product(x, y.T) if isinstance(layer, Conv2d) else _product(y, x.T)
+        backward = [for_weight, *for_input, *backward]
+    return forward + backward
+
+
+def operations_of(products: Sequence[Product]) -> int:
+    """Multiplications and additions."""
+    return sum(2 * out.size * first.shape[1] for first, _, out in products)
 
 
 def seconds_of(products: Sequence[Product]) -> float:
     """How long ``products`` take, one after the other."""
     with _MEASURE:
         start = time.perf_counter()
-        for product in products:
-            np.matmul(product.first, product.second, out=product.out)
+        for first, second, out in products:
+            np.matmul(first, second, out=out)
         return time.perf_counter() - start
 
 
 def _product(first: Array, second: Array) -> Product:
-    return Product(first, second, np.empty((first.shape[0], second.shape[1]), np.float32))
+    return first, second, np.empty((first.shape[0], second.shape[1]), np.float32)
 
 
 def _random(rows: int, columns: int) -> Array:

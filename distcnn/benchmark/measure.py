@@ -7,16 +7,21 @@ pass.
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
+import re
+import resource
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 
-from distcnn.benchmark.im2col_bound import Product, im2col_products, seconds_of
-from distcnn.benchmark.machine import machine_facts, peak_bytes
+from distcnn.benchmark.im2col_bound import im2col_products, operations_of, seconds_of
 from distcnn.benchmark.measurement import Measurement
-from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
+from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
 from distcnn.spans import ALLREDUCE, LOCAL_SUM
+from distcnn.system.host import processor
+from distcnn.training.fingerprint import fingerprint
 from distcnn.training.setup import Run
 
 WARM_UP_STEPS = 3
@@ -27,7 +32,7 @@ SHARE_OF_STEPS = 3
 class Stepper:
     """Training steps of ``run``, one after the other, epoch after epoch.
 
-    The padded steps at the end of an epoch are left out, unless there are no others.
+    The padded steps at the end of an epoch are left out, unless all are padded.
     """
 
     def __init__(self, run: Run) -> None:
@@ -45,63 +50,34 @@ class Stepper:
         return run.step(step, epoch, step_of_epoch, learning_rate).examples
 
 
-@dataclass(frozen=True)
-class Turn:
-    """What one turn measured on this rank.
-
-    Args:
-        images_per_second: of all ranks.
-        step_seconds: of a step without a listener.
-        tests_per_second: examples of all ranks in a test pass.
-        bound_seconds: the products of im2col in one step of this rank.
-        times: steps with a listener.
-    """
-
-    images_per_second: float
-    step_seconds: float
-    tests_per_second: float
-    bound_seconds: float
-    times: list[StepTimes]
-
-
 def measure(run: Run, steps: int, turns: int) -> Measurement:
     """Measure ``turns`` turns of ``steps`` steps. Collective."""
-    stepper = Stepper(run)
+    config, communicator, stepper = run.config, run.communicator, Stepper(run)
     for _ in range(WARM_UP_STEPS):
         stepper.take()
     run.evaluation()
-    peak = peak_bytes()  # before the products below allocate memory
+    peaks = communicator.allgather(peak_bytes())  # before the products below allocate memory
     shape, shards = run.dataset.image_shape, len(run.step.shards)
-    products = im2col_products(run.model, shape, run.config.microbatch_size) * shards
-    found = [take_turn(run, stepper, products, steps) for _ in range(turns)]
-    operations = sum(product.operations for product in products)
-    return summary(run, steps, found, operations, peak)
-
-
-def take_turn(run: Run, stepper: Stepper, products: Sequence[Product], steps: int) -> Turn:
-    """Measure everything once. Collective."""
+    products = im2col_products(run.model, shape, config.microbatch_size) * shards
     few = max(2, steps // SHARE_OF_STEPS)
-    seconds, images = _timed(run, lambda: sum(stepper.take() for _ in range(steps)))
-    times = measure_steps(stepper.take, few, run.communicator)
-    run.communicator.barrier()  # the ranks share the machine, so all compute at the same time
-    bound = median([seconds_of(products) for _ in range(few + 1)][1:])
-    test_seconds, tests = _timed(run, lambda: run.evaluation().examples)
-    return Turn(images / seconds, seconds / steps, tests / test_seconds, bound, times)
+    speeds, step_seconds, evaluation_speeds, bounds = [], [], [], []
+    times: list[StepTimes] = []
+    for _ in range(turns):
+        seconds, examples = _timed(run, lambda: sum(stepper.take() for _ in range(steps)))
+        speeds.append(examples / seconds)
+        step_seconds.append(seconds / steps)
+        times += measure_steps(stepper.take, few, communicator)
+        communicator.barrier()  # the ranks share the machine, so all compute at the same time
+        bound = median([seconds_of(products) for _ in range(few + 1)][1:])
+        bounds.append(max(communicator.allgather(bound)))
+        seconds, examples = _timed(run, lambda: run.evaluation().examples)
+        evaluation_speeds.append(examples / seconds)
 
-
-def summary(run: Run, steps: int, turns: Sequence[Turn], operations: int, peak: int) -> Measurement:
-    """The measurement from this rank's turns, operations and peak memory. Collective."""
-    config, communicator = run.config, run.communicator
-    times = [step for turn in turns for step in turn.times]
-    chosen = middle_half([step.seconds for step in times])
-    splits = communicator.allgather(mean([times[index] for index in chosen]))
-    parts, step_seconds = splits[0].parts, [turn.step_seconds for turn in turns]
-    bounds = communicator.allgather([turn.bound_seconds for turn in turns])
-    slowest = [max(of_ranks) for of_ranks in zip(*bounds, strict=True)]
-    fractions = [bound / step for bound, step in zip(slowest, step_seconds, strict=True)]
+    splits = mean_of_middle_half(times, communicator)
+    parts, split_seconds = splits[0].parts, splits[0].seconds
+    fractions = [bound / step for bound, step in zip(bounds, step_seconds, strict=True)]
     local_sum = parts.get(LOCAL_SUM, 0.0) if config.reduction == "exact" else 0.0
     waited = parts.get(ALLREDUCE, 0.0) + parts.get(WAITING, 0.0)
-    peaks = communicator.allgather(peak)
     return Measurement(
         model=config.model,
         parameters=int(run.parameters.values.size),
@@ -110,26 +86,42 @@ def summary(run: Run, steps: int, turns: Sequence[Turn], operations: int, peak: 
         global_batch_size=config.global_batch_size,
         overlap=run.step.overlaps,
         steps_per_turn=steps,
-        images_per_second=median(turn.images_per_second for turn in turns),
-        images_per_second_turns=[turn.images_per_second for turn in turns],
+        images_per_second=median(speeds),
+        images_per_second_turns=speeds,
         step_seconds=median(step_seconds),
-        step_seconds_turns=step_seconds,
-        evaluation_images_per_second=median(turn.tests_per_second for turn in turns),
-        evaluation_images_per_second_turns=[turn.tests_per_second for turn in turns],
-        gemm_bound_seconds=median(slowest),
+        evaluation_images_per_second=median(evaluation_speeds),
+        evaluation_images_per_second_turns=evaluation_speeds,
+        gemm_bound_seconds=median(bounds),
         gemm_bound_fraction=median(fractions),
         gemm_bound_fraction_turns=fractions,
-        gemm_operations=max(communicator.allgather(operations)),
+        gemm_operations=max(communicator.allgather(operations_of(products))),
         split_ranks=splits,
         split_steps=len(times),
-        split_images=len(run.step.shards) * config.microbatch_size,
-        exact_sum_fraction=local_sum / splits[0].seconds,
-        communication_fraction=waited / splits[0].seconds,
+        split_images=shards * config.microbatch_size,
+        exact_sum_fraction=local_sum / split_seconds,
+        communication_fraction=waited / split_seconds,
         peak_memory_bytes=max(peaks),
         peak_memory_bytes_ranks=peaks,
-        machine=machine_facts(communicator),
+        machine={
+            "processor": processor(),
+            "cores": os.cpu_count() or 0,
+            "hosts": len(set(communicator.hosts)),
+            "system": f"{platform.system()} {platform.release()}",
+            "mpi": communicator.description,
+            **fingerprint(),  # whatever decides the bits decides the speed too
+        },
         flags=dataclasses.asdict(config),
     )
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process so far.
+
+    ``VmHWM`` where it is known, because ``ru_maxrss`` is inherited over exec: a small rank started
+    by a large process would report the peak of that process.
+    """
+    found = re.search(r"^VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def _timed(run: Run, work: Callable[[], int]) -> tuple[float, int]:

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import h5py
 import numpy as np
@@ -33,6 +33,8 @@ VERSION = 1
 HEADER_BYTES = 512
 HDF5_ERRORS = OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, OverflowError
 """What h5py raises for a damaged or forged file."""
+
+Arrays = dict[str, NDArray[np.generic]]
 
 
 class CheckpointError(Exception):
@@ -49,20 +51,23 @@ class Checkpoint:
 
     attributes: dict[str, int | str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
-    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
 
     @property
     def step(self) -> int:
         """How many steps the run had taken."""
         return int(self.attributes["step"])
 
-    def folder(self, name: str) -> dict[str, NDArray[np.generic]]:
+    def folder(self, name: str) -> Arrays:
         """The arrays below ``name``/, by the rest of their path."""
-        return {
-            key.removeprefix(f"{name}/"): array
-            for key, array in self.arrays.items()
-            if key.startswith(f"{name}/")
-        }
+        return _below(name, self.arrays)
+
+
+def _below(folder: str, arrays: Arrays) -> Arrays:
+    start = f"{folder}/"
+    return {
+        name.removeprefix(start): array for name, array in arrays.items() if name.startswith(start)
+    }
 
 
 def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
@@ -79,13 +84,8 @@ def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 
 
 def decode(content: bytes) -> Checkpoint:
-    """The checkpoint in a file's bytes.
-
-    ``CheckpointError`` when they are damaged or forged, ``VersionError`` when they have another
-    version.
-    """
-    body = memoryview(content)[HEADER_BYTES:]
-    header = content[:HEADER_BYTES]
+    """The checkpoint in a file's bytes, which may be damaged, forged or of another version."""
+    header, body = content[:HEADER_BYTES], memoryview(content)[HEADER_BYTES:]
     found = re.match(rb"distcnn checkpoint (\d{1,9})\n", header)
     if not found:
         raise CheckpointError(f"it is not a checkpoint of distcnn ({len(content)} bytes)")
@@ -98,20 +98,24 @@ def decode(content: bytes) -> Checkpoint:
         raise VersionError(f"it has version {version}, but this distcnn reads version {VERSION}")
     try:
         with h5py.File(io.BytesIO(body), "r") as file:
-            arrays, texts = (
-                dict(stored_arrays(file[name])) if _is_inside(file, name) else {}
-                for name in ("arrays", "texts")
-            )
-            return Checkpoint(
-                {name: _attribute(name, value) for name, value in file.attrs.items()},
-                {name: _text(name, array) for name, array in texts.items()},
-                arrays,
-            )
+            stored = dict(stored_arrays(file))
+            attributes = {
+                name: value if isinstance(value, str) else operator.index(value)
+                for name, value in file.attrs.items()
+            }
+        texts, arrays = _below("texts", stored), _below("arrays", stored)
+        if len(texts) + len(arrays) < len(stored):
+            raise ValueError("it has arrays outside its folders")
+        decoded = {
+            name: text.astype(np.uint8, casting="no").tobytes().decode()
+            for name, text in texts.items()
+        }
     except HDF5_ERRORS as error:
         raise CheckpointError(
             "its SHA-256 is correct, but distcnn did not write it"
             f" ({type(error).__name__}: {error})"
         ) from error
+    return Checkpoint(attributes, decoded, arrays)
 
 
 def make_header(version: int, body: bytes | memoryview) -> bytes:
@@ -119,30 +123,26 @@ def make_header(version: int, body: bytes | memoryview) -> bytes:
     first = f"distcnn checkpoint {version}\n".encode()
     digest = hashlib.sha256(first)
     digest.update(body)
-    return (first + f"bytes {len(body)}\nsha256 {digest.hexdigest()}\n".encode()).ljust(
-        HEADER_BYTES, b"\n"
-    )
+    header = first + f"bytes {len(body)}\nsha256 {digest.hexdigest()}\n".encode()
+    return header.ljust(HEADER_BYTES, b"\n")
 
 
 def stored_arrays(group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """The datasets below ``group`` with their paths.
-
-    ``ValueError`` when one is not stored contiguously in this file, as ``encode`` does.
+    """The datasets below ``group`` with their paths; ``ValueError`` unless all are as ``encode``
+    writes them: stored contiguously in this file, each once.
     """
-    if not isinstance(group, h5py.Group):
-        raise ValueError(f"{group.name} is not a group")
     if h5py.h5o.get_info(group.id).rc != 1:
         raise ValueError(f"{group.name} occurs more than once")
     for name in _names(group):
-        if not _is_inside(group, name):
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
             raise ValueError(f"{group.name}/{name} is a link")
         item = group[name]
         if isinstance(item, h5py.Group):
             yield from stored_arrays(item, f"{prefix}{name}/")
-        elif isinstance(item, h5py.Dataset):
-            yield f"{prefix}{name}", _array(item)
+        elif isinstance(item, h5py.Dataset) and _is_plain(item):
+            yield f"{prefix}{name}", np.asarray(item[()])
         else:
-            raise ValueError(f"{item.name} is not a dataset")
+            raise ValueError(f"{item.name} is not an array of numbers stored contiguously")
 
 
 def _names(group: h5py.Group) -> list[str]:
@@ -155,34 +155,11 @@ def _names(group: h5py.Group) -> list[str]:
     return [name.decode(errors="surrogateescape") for name in names]
 
 
-def _array(dataset: h5py.Dataset) -> NDArray[np.generic]:
-    if dataset.dtype.kind not in "biuf" or dataset.shape is None:
-        raise ValueError(f"{dataset.name} is not an array of numbers")
-    if (
-        dataset.chunks
-        or dataset.external
-        or dataset.is_virtual
-        or dataset.id.get_storage_size() != dataset.nbytes
-    ):
-        raise ValueError(f"{dataset.name} of {dataset.nbytes} bytes is not stored contiguously")
-    if dataset.nbytes > dataset.file.id.get_filesize():
-        raise ValueError(f"{dataset.name} has {dataset.nbytes} bytes, the whole file has fewer")
-    return np.asarray(dataset[()])
-
-
-def _is_inside(group: h5py.Group, name: str) -> bool:
-    return isinstance(group.get(name, getlink=True), h5py.HardLink)
-
-
-def _text(name: str, array: NDArray[np.generic]) -> str:
-    if array.dtype != np.uint8:
-        raise ValueError(f"text {name} is stored as {array.dtype}")
-    return array.tobytes().decode()
-
-
-def _attribute(name: str, value: Any) -> int | str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, np.integer):
-        raise ValueError(f"attribute {name} is neither an integer nor a text")
-    return int(value)
+def _is_plain(dataset: h5py.Dataset) -> bool:
+    """Whether its numbers are in the file as they are, so that reading needs no more memory."""
+    return (
+        dataset.dtype.kind in "biuf"
+        and dataset.shape is not None
+        and not (dataset.chunks or dataset.external or dataset.is_virtual)
+        and dataset.id.get_storage_size() == dataset.nbytes <= dataset.file.id.get_filesize()
+    )

@@ -13,7 +13,7 @@ from distcnn.checkpoints.format import Checkpoint, CheckpointError, VersionError
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes, remove_temporary_files, sync_folder, write_atomically
 
-NAME = re.compile(r"step-(\d{9,})\.h5")
+NAME = re.compile(r"step-(\d{9}|[1-9]\d{9,})\.h5")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ class CheckpointStore:
     folder: Path
 
     def path_of(self, step: int) -> Path:
-        """The file of the checkpoint of ``step``."""
         return self.folder / f"step-{step:09d}.h5"
 
     def steps(self) -> list[int]:
@@ -37,15 +36,14 @@ class CheckpointStore:
                 " the folder itself"
             )
         try:
-            names = [each.name for each in self.folder.iterdir()]
+            found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
             raise InputError(
                 f"{self.folder} cannot be read ({error.strerror}): check its permissions"
             ) from error
-        steps = (int(found.group(1)) for name in names if (found := NAME.fullmatch(name)))
-        return sorted(step for step in steps if self.path_of(step).name in names)
+        return sorted(int(name.group(1)) for name in found if name)
 
     def save(self, step: int, checkpoint: Checkpoint) -> Path:
         """Write it, synced. ``OSError`` leaves every other checkpoint as it was."""
@@ -64,9 +62,7 @@ class CheckpointStore:
             pass
 
     def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
-        """Delete the oldest one up to step ``newest`` that is not of the last ``keep`` or of step
-        ``also``; return whether there was one.
-        """
+        """Delete the oldest of those that ``prune`` would delete; whether there was one."""
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
                 if step != also:
@@ -82,11 +78,7 @@ class CheckpointStore:
             self.folder.rmdir()
 
     def load(self, step: int) -> Checkpoint:
-        """Read one.
-
-        ``CheckpointError`` when it is damaged or of another step, ``InputError`` when it cannot be
-        read or is too new.
-        """
+        """Read one. ``CheckpointError`` when it is damaged, ``InputError`` if it may be intact."""
         path = self.path_of(step)
         try:
             checkpoint = decode(read_bytes(path))
@@ -95,7 +87,7 @@ class CheckpointStore:
                 raise CheckpointError(error.strerror) from error
             raise InputError(
                 f"{path} cannot be read ({error.strerror}): fix that, or move the file away"
-            ) from error  # it may be intact
+            ) from error
         except MemoryError as error:
             raise CheckpointError(
                 f"it does not fit into memory ({path.stat().st_size:,} bytes)"
@@ -104,10 +96,9 @@ class CheckpointStore:
             raise InputError(
                 f"{path}: {error}: use the distcnn that wrote it, or a newer one"
             ) from error
-        if checkpoint.attributes.get("step") != step:
-            raise CheckpointError(
-                f"it holds step {checkpoint.attributes.get('step')}, not the step in its name"
-            )
+        found = checkpoint.attributes.get("step")
+        if found != step:
+            raise CheckpointError(f"it holds step {found}, not the step in its name")
         return checkpoint
 
     def newest(
@@ -124,11 +115,8 @@ class CheckpointStore:
                 checkpoint = self.load(step)
             except CheckpointError as error:
                 damaged += 1
-                kept = self._set_aside(path) if set_aside else path
-                report(
-                    f"warning: checkpoint {path} is damaged:"
-                    f" {error}{f'; kept as {kept.name}' if kept != path else ''}"
-                )
+                kept = _set_aside(path) if set_aside else ""
+                report(f"warning: checkpoint {path} is damaged: {error}{kept}")
             else:
                 if damaged:
                     report(f"using the checkpoint before it: {path}")
@@ -140,10 +128,11 @@ class CheckpointStore:
         if not self.folder.is_symlink():
             remove_temporary_files(self.folder)
 
-    def _set_aside(self, path: Path) -> Path:
-        numbers = ("", *(f"-{number}" for number in range(2, 1000)))
-        names = (path.with_name(f"{path.name}.damaged{number}") for number in numbers)
-        try:
-            return path.rename(next(name for name in names if not name.exists()))
-        except OSError:
-            return path
+
+def _set_aside(path: Path) -> str:
+    """Rename a damaged file; the new name as text, empty where that is not possible."""
+    numbers = ("", *(f"-{number}" for number in range(2, 1000)))
+    names = (path.with_name(f"{path.name}.damaged{number}") for number in numbers)
+    with suppress(OSError):
+        return f"; kept as {path.rename(next(name for name in names if not name.exists())).name}"
+    return ""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.checkpoints.format import HDF5_ERRORS, stored_arrays
-from distcnn.system.files import read_bytes
+from distcnn.system.files import read_bytes, reading
 
 WEIGHTS, BEST_WEIGHTS = "weights.h5", "weights-best.h5"
 Arrays = Mapping[str, NDArray[Any]]
@@ -30,8 +30,7 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
     memory = io.BytesIO()
     with h5py.File(memory, "w", track_order=True) as file:
         file.attrs["params_sha256"] = weights_sha256(weights.values())
-        for name, value in attributes.items():
-            file.attrs[name] = value
+        file.attrs.update(attributes)
         for name, values in weights.items():
             file.create_dataset(name, data=values)
     return memory.getvalue()
@@ -40,22 +39,16 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
 def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The parameters in a file of weights, and its attributes as plain values.
 
-    Raises:
-        ValueError: the file cannot be read; the text names it.
+    ``InputError`` names the file when it cannot be read.
     """
-    try:
+    with reading(path.name):
         content = read_bytes(path)
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be read ({error.strerror})") from error
-    try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            attributes = {
-                name: value.tolist() if hasattr(value, "tolist") else value
-                for name, value in file.attrs.items()
-            }
-            return dict(stored_arrays(file)), attributes
-    except HDF5_ERRORS as error:
-        raise ValueError(f"{path.name} is damaged ({error})") from error
+    with reading(path.name, *HDF5_ERRORS), h5py.File(io.BytesIO(content), "r") as file:
+        attributes = {
+            name: value.tolist() if hasattr(value, "tolist") else value
+            for name, value in file.attrs.items()
+        }
+        return dict(stored_arrays(file)), attributes
 
 
 def weights_sha256(arrays: Iterable[NDArray[Any]]) -> str:

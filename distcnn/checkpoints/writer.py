@@ -12,13 +12,13 @@ from distcnn.spans import WRITE_CHECKPOINT, Span
 
 MOST_DELETED = 2
 """How many older checkpoints may be deleted for one file, which may be slightly larger."""
+DISK_IS_FULL = errno.ENOSPC, errno.EDQUOT
 
 
 class CheckpointWriter:
     """Writes one checkpoint at a time; one that cannot be written is reported, training goes on.
 
-    On a full disk older checkpoints make room for the new one, but never the latest or
-    the best.
+    On a full disk older checkpoints make room for the new one, but never the latest or the best.
     """
 
     def __init__(self, store: CheckpointStore, keep: int, report: Callable[[str], None]) -> None:
@@ -31,9 +31,8 @@ class CheckpointWriter:
         """The latest step on the disk; -1 for none."""
 
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Begin to write ``checkpoint``, whose arrays must not change any more.
-
-        Waits for the one before it.
+        """Wait for the one before, then begin to write ``checkpoint``, whose arrays must not change
+        any more.
         """
         self.wait()
         self._step = step
@@ -46,10 +45,7 @@ class CheckpointWriter:
             self._write(step, checkpoint, best_step)
 
     def move_to(self, store: CheckpointStore) -> None:
-        """Write to ``store`` from now on.
-
-        Its folder may have been removed, with all that was written.
-        """
+        """Write to ``store`` from now on, which may have lost all that was written."""
         self.wait()
         self._store = store
         if self.last_step not in store.steps():
@@ -61,21 +57,16 @@ class CheckpointWriter:
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the last one and report its outcome.
-
-        Errors other than ``OSError`` are defects and are raised.
-        """
+        """Wait for the last one and report its outcome; raise an error that is a defect."""
         if self._thread is None:
             return
         if self._thread.ident is not None:
             self._thread.join()
         self._thread, problem, self._problem = None, self._problem, None
         if isinstance(problem, OSError):
-            kept = (
-                f"the last complete one is {self._store.path_of(self.last_step)}"
-                if self.last_step >= 0
-                else "no checkpoint exists yet"
-            )
+            kept = "no checkpoint exists yet"
+            if self.last_step >= 0:
+                kept = f"the last complete one is {self._store.path_of(self.last_step)}"
             self._report(
                 f"warning: checkpoint of step {self._step} not written ({problem.strerror}):"
                 f" {kept}; training continues"
@@ -84,37 +75,27 @@ class CheckpointWriter:
             raise problem
 
     def _write(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
+        # Without success, the next one deletes nothing: other programs take the space.
+        may_delete, self._may_delete = self._may_delete, False
         try:
-            self._save(step, checkpoint, best_step)
-            self.last_step = step
+            with Span(WRITE_CHECKPOINT, step=step):
+                with_room(
+                    lambda: self._store.save(step, checkpoint),
+                    lambda: may_delete and self._store.make_room(step, best_step),
+                )
+            self.last_step, self._may_delete = step, True
             self._store.prune(step, self._keep, best_step)
         except BaseException as error:
             self._problem = error
 
-    def _save(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Save it; on a full disk delete older ones first, unless other programs take the space."""
-        may_delete, self._may_delete = self._may_delete, False
-        with Span(WRITE_CHECKPOINT, step=step):
-            with_room(
-                lambda: self._store.save(step, checkpoint),
-                lambda: may_delete and self._store.make_room(step, best_step),
-            )
-        self._may_delete = True
-
 
 def with_room(write: Callable[[], object], make_room: Callable[[], bool]) -> None:
-    """Call ``write``; on a full disk retry as long as ``make_room`` succeeds.
-
-    ``OSError`` when it fails.
-    """
-    for attempt in range(1 + MOST_DELETED):
+    """Call ``write``; on a full disk again, as often as ``make_room`` deletes a checkpoint."""
+    for _ in range(MOST_DELETED):
         try:
             write()
             return
         except OSError as error:
-            if (
-                error.errno not in (errno.ENOSPC, errno.EDQUOT)
-                or attempt == MOST_DELETED
-                or not make_room()
-            ):
+            if error.errno not in DISK_IS_FULL or not make_room():
                 raise
+    write()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from distcnn.cli.parser import difference, flags_of
-from distcnn.distributed import Communicator, open_communicator
+from distcnn.distributed import Communicator, on_root, open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.distributed.communicator import JointError, NoWorldError, note_exit
 from distcnn.errors import InputError, Stopped, TrainingError
@@ -32,7 +32,6 @@ signal and resumable.
 ``distcnn.fault_tolerance`` has 4, for stalls and MPI errors, and 130, for a second Ctrl-C.
 """
 
-HELP = {"-h", "--help"}
 Work = Callable[[Communicator, Sequence[str]], int | None]
 
 
@@ -40,54 +39,28 @@ Work = Callable[[Communicator, Sequence[str]], int | None]
 def run_command(
     name: str, print_help: Callable[[], None], work: Work, arguments: Sequence[str]
 ) -> int:
-    """Run a command on this rank.
+    """Run a command on this rank; returns the exit code, the same on all ranks.
 
     An error that all ranks share is printed by rank 0, and they end together. Any other exception
-    on any rank ends all ranks at once.
-
-    Args:
-        name: the command, for messages.
-        print_help: prints its help.
-        work: does the work, with the communicator and ``arguments``; may return an exit code.
-        arguments: the command line.
-
-    Returns:
-        The exit code, the same on all ranks.
+    on any rank ends all ranks at once. ``work`` may return an exit code.
     """
-    if HELP & set(arguments):
-        if not launcher.needs_mpi(os.environ):
-            print_help()
-            return EXIT_OK
-        work = _help(print_help)
-    code = _run(name, work, arguments)
+    wants_help = not {"-h", "--help"}.isdisjoint(arguments)
+    if wants_help and not launcher.needs_mpi(os.environ):
+        print_help()
+        return EXIT_OK
+
+    def help_on_root(communicator: Communicator, arguments: Sequence[str]) -> None:
+        on_root(communicator, print_help)
+        communicator.barrier()  # a launcher may end all ranks when the first one leaves
+
+    with heartbeat.listening():
+        code = _start(name, help_on_root if wants_help else work, arguments)
     note_exit(code)
     return code
 
 
-def _help(print_help: Callable[[], None]) -> Work:
-    """Print help on rank 0. Under a launcher all ranks meet, so that none is left waiting."""
-
-    def work(communicator: Communicator, arguments: Sequence[str]) -> None:
-        if communicator.rank == 0:
-            print_help()
-        communicator.barrier()
-
-    return work
-
-
-def _require_same_flags(name: str, communicator: Communicator, arguments: Sequence[str]) -> None:
-    """Raise ``JointError`` on all ranks if they were started with different command lines."""
-    problem = difference(dict(enumerate(communicator.allgather(flags_of(name, arguments)))))
-    if problem:
-        raise JointError(f"{problem}: start all ranks with the same command")
-
-
-def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
-    with heartbeat.listening():
-        return _run_listening(name, work, arguments)
-
-
-def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
+def _start(name: str, work: Work, arguments: Sequence[str]) -> int:
+    """Open the communicator and run the command on it."""
     limit_blas_threads()
     enable_crash_reports()
     end_with_launcher(name)
@@ -100,9 +73,34 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
         text = f"{name}: error: {printable(str(error))}"
         end_before_start(text, others_wait=not isinstance(error, NoWorldError))
         return EXIT_INPUT
-    threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
+    return run_on(communicator, name, work, arguments)
+
+
+def run_on(
+    communicator: Communicator,
+    name: str,
+    work: Work,
+    arguments: Sequence[str],
+    end_all: Callable[[int], NoReturn] | None = None,
+) -> int:
+    """Run a command on an open communicator; refuse ranks that have different command lines.
+
+    ``end_all`` ends all ranks with an exit code; by default, ``communicator.abort``.
+    """
+    end_all = end_all or communicator.abort
+
+    def fail(error: BaseException) -> NoReturn:
+        report_failure(name, communicator, error)
+        if isinstance(error, InputError) or is_thread_limit(error):
+            end_all(EXIT_INPUT)
+        # an MPI error: another rank, its host or the network is gone
+        end_all(EXIT_STALLED if type(error).__module__ == OF_MPI else EXIT_DEFECT)
+
+    threading.excepthook = lambda args: fail(args.exc_value or args.exc_type())
     try:
-        _require_same_flags(name, communicator, arguments)
+        problem = difference(communicator.allgather(flags_of(name, arguments)))
+        if problem:
+            raise JointError(f"{problem}: start all ranks with the same command")
         return work(communicator, arguments) or EXIT_OK
     except (JointError, TrainingError, Stopped) as error:
         if communicator.rank == 0:
@@ -115,17 +113,8 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
             return EXIT_STOPPED
         return EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_INPUT
     except KeyboardInterrupt:
-        communicator.abort(EXIT_INTERRUPTED)
+        end_all(EXIT_INTERRUPTED)
     except BaseException as error:
-        _fail(name, communicator, error)
+        fail(error)
     finally:
         threading.excepthook = threading.__excepthook__
-
-
-def _fail(name: str, communicator: Communicator, error: BaseException) -> NoReturn:
-    """Report an exception of any thread, and end all ranks."""
-    report_failure(name, communicator, error)
-    if isinstance(error, InputError) or is_thread_limit(error):
-        communicator.abort(EXIT_INPUT)
-    # an MPI error: another rank, its host or the network is gone
-    communicator.abort(EXIT_STALLED if type(error).__module__ == OF_MPI else EXIT_DEFECT)

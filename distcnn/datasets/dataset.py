@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -36,9 +36,7 @@ class Dataset(ABC):
     """The file; empty for arrays."""
 
     @abstractmethod
-    def read_info(
-        self, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
-    ) -> DatasetInfo:
+    def read_info(self, stall_timeout: float = 0.0) -> DatasetInfo:
         """What the image set is. Arguments and errors as for ``distcnn.datasets.read_info``."""
 
     @abstractmethod
@@ -76,10 +74,8 @@ class HDF5Dataset(Dataset):
     def __repr__(self) -> str:
         return f"HDF5Dataset({self.path!r})"
 
-    def read_info(
-        self, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
-    ) -> DatasetInfo:
-        return read_info(self.path, stall_timeout, progress)
+    def read_info(self, stall_timeout: float = 0.0) -> DatasetInfo:
+        return read_info(self.path, stall_timeout)
 
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:
         return ExampleFile(info, stall_timeout)
@@ -166,9 +162,7 @@ class ArrayDataset(Dataset):
             f" images of {size}, {info.classes} classes)"
         )
 
-    def read_info(
-        self, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
-    ) -> DatasetInfo:
+    def read_info(self, stall_timeout: float = 0.0) -> DatasetInfo:
         return self._info
 
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 
 import numpy as np
 
 from distcnn.datasets.hdf5 import DatasetInfo, ImageFile, Images, Labels
-from distcnn.datasets.opening import file_system_problem, hdf5_reason, input_errors
+from distcnn.datasets.opening import HDF5_ERRORS, read_error
 from distcnn.errors import InputError
+from distcnn.spans import touch
 from distcnn.system.wording import counted
 
 PIECE_BYTES = 2**20
@@ -23,8 +24,6 @@ class ExampleReader(ABC):
     """An image set that is open for reading."""
 
     info: DatasetInfo
-    reads: int = 0
-    """How many reads have finished: it grows as long as reading makes progress."""
 
     def empty(self, count: int) -> tuple[Images, Labels]:
         """Uninitialised arrays for ``count`` examples: images (count, H, W, C), labels (count,)."""
@@ -49,16 +48,14 @@ class ExampleReader(ABC):
             self.read(split, piece, images[part], labels[part])
             yield piece
 
-    def load(
-        self, split: str, span: range, progress: Callable[[], object] = lambda: None
-    ) -> tuple[Images, Labels]:
+    def load(self, split: str, span: range) -> tuple[Images, Labels]:
         """The examples ``span`` of a split: images (n, H, W, C) and labels (n,).
 
-        ``progress`` is called after each piece. Raises ``InputError`` like ``read``.
+        Raises ``InputError`` like ``read``.
         """
         images, labels = self.empty(len(span))
         for _ in self.read_in_pieces(split, span, images, labels):
-            progress()
+            pass
         return images, labels
 
     def close(self) -> None:  # noqa: B027  (arrays have nothing to close)
@@ -73,25 +70,11 @@ class ExampleArrays(ExampleReader):
 
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
         images[...], labels[...] = self.load(split, span)
-        self.reads += 1
 
-    def load(
-        self, split: str, span: range, progress: Callable[[], object] = lambda: None
-    ) -> tuple[Images, Labels]:
+    def load(self, split: str, span: range) -> tuple[Images, Labels]:
         """Views, without a copy."""
         images, labels = self._arrays[split]
         return images[span.start : span.stop], labels[span.start : span.stop]
-
-
-def read_examples(
-    info: DatasetInfo, split: str, span: range, stall_timeout: float = 0.0
-) -> tuple[Images, Labels]:
-    """Read the examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,).
-
-    ``stall_timeout`` as for ``ImageFile``. Raises ``InputError`` as ``ExampleReader.read``.
-    """
-    with closing(ExampleFile(info, stall_timeout)) as file:
-        return file.load(split, span)
 
 
 class ExampleFile(ExampleReader):
@@ -105,24 +88,27 @@ class ExampleFile(ExampleReader):
         self._file = ImageFile(info.path, stall_timeout)
 
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
-        with input_errors(self.info.path):
-            try:
-                self._read(split, span, images, labels)
-            finally:
-                # HDF5 reads zeros past the end of a file that was cut off
-                self._file.require_unchanged()
-                self.reads += 1
+        try:
+            with self._read_errors(split, span):
+                if len(span):
+                    stored = self._file.datasets[f"{split}/images"]
+                    rows = slice(span.start, span.stop)
+                    stored.read_direct(images.reshape(-1, *stored.shape[1:]), rows)
+            labels[...] = self.read_labels(split, span)
+        finally:
+            # HDF5 reads zeros past the end of a file that was cut off
+            self._file.require_unchanged()
+        touch()
 
     def read_labels(self, split: str, span: range) -> Labels:
         """The labels of the examples ``span``; ``InputError`` as ``read``."""
-        with input_errors(self.info.path), self._read_errors(split, span):
+        with self._read_errors(split, span):
             numbers = self._file.datasets[f"{split}/labels"][span.start : span.stop]
         wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))
         if wrong.size:
-            where = (
-                f"{self.info.path}: /{split}/labels[{span.start + wrong[0]}] is {numbers[wrong[0]]}"
-            )
-            if numbers[wrong[0]] < 0:
+            number = numbers[wrong[0]]
+            where = f"{self.info.path}: /{split}/labels[{span.start + wrong[0]}] is {number}"
+            if number < 0:
                 raise InputError(f"{where}: labels must not be negative, number the classes from 0")
             raise InputError(
                 f"{where}, out of range for {counted(self.info.classes, 'class')}: labels must be 0"
@@ -130,42 +116,38 @@ class ExampleFile(ExampleReader):
             )
         return np.asarray(numbers, np.int64)
 
-    def _read(self, split: str, span: range, images: Images, labels: Labels) -> None:
-        stored = self._file.datasets[f"{split}/images"]
-        if len(span):
-            with self._read_errors(split, span):
-                stored.read_direct(
-                    images.reshape(-1, *stored.shape[1:]), slice(span.start, span.stop)
-                )
-        labels[...] = self.read_labels(split, span)
-
     @contextmanager
     def _read_errors(self, split: str, span: range) -> Iterator[None]:
         path, where = self.info.path, f"examples {span.start} to {span.stop} cannot be read"
         try:
             yield
-        except (OSError, MemoryError) as error:
-            if isinstance(error, MemoryError) or not self._has_room(split):
+        except (*HDF5_ERRORS, MemoryError) as error:
+            try:
+                # HDF5 does not say whether memory was the reason: is there room for a chunk both as
+                # stored and as decoded?
+                np.empty(3 * self.info.chunk_examples[split] * self.info.image_bytes, np.uint8)
+                is_full = isinstance(error, MemoryError)
+            except MemoryError:
+                is_full = True
+            if is_full:
                 raise InputError(
                     f"{path}: /{split}, {where}: out of memory; give a smaller --data-memory MIB"
                 ) from error
-            damaged = (
-                f"{path}: /{split} is damaged, {where} ({hdf5_reason(error)}): make the file again"
-            )
-            raise InputError(file_system_problem(path, error) or damaged) from error
-
-    def _has_room(self, split: str) -> bool:
-        """Whether there is memory for a chunk both as stored and as decoded: HDF5 does not say if
-        memory was the reason.
-        """
-        try:
-            np.empty(3 * self.info.chunk_examples[split] * self.info.image_bytes, np.uint8)
-        except MemoryError:
-            return False
-        return True
+            raise read_error(path, error, f"{path}: /{split} is damaged, {where}") from error
 
     def close(self) -> None:
         self._file.close()
+
+
+def read_examples(
+    info: DatasetInfo, split: str, span: range, stall_timeout: float = 0.0
+) -> tuple[Images, Labels]:
+    """Read the examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,).
+
+    ``stall_timeout`` as for ``ImageFile``. Raises ``InputError`` as ``ExampleReader.read``.
+    """
+    with closing(ExampleFile(info, stall_timeout)) as file:
+        return file.load(split, span)
 
 
 def piece_size(info: DatasetInfo, split: str, multiple: int = 1) -> int:
@@ -179,8 +161,6 @@ def piece_size(info: DatasetInfo, split: str, multiple: int = 1) -> int:
 
 def pieces_of(span: range, size: int) -> Iterator[range]:
     """``span``, cut at multiples of ``size``."""
-    start = span.start
-    while start < span.stop:
-        stop = min((start // size + 1) * size, span.stop)
-        yield range(start, stop)
-        start = stop
+    first = span.start // size * size
+    for start in range(first, span.stop if len(span) else first, size):
+        yield range(max(start, span.start), min(start + size, span.stop))

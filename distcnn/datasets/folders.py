@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, Images
-from distcnn.datasets.layout import Classes, Layout, Warn, find_layout, some
-from distcnn.datasets.pictures import BACKGROUNDS, Form, Transparency, read_picture
+from distcnn.datasets.layout import Classes, Warn, find_layout
+from distcnn.datasets.pictures import BACKGROUNDS, PictureForm, Transparency, read_picture
 from distcnn.datasets.writer import Split, chunk_examples, write_dataset
 from distcnn.errors import InputError
 from distcnn.random_streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
-from distcnn.system.wording import counted
+from distcnn.system.wording import counted, first_few
 
 Files = list[tuple[Path, int]]
 """Each image's path and label."""
@@ -28,9 +28,7 @@ Files = list[tuple[Path, int]]
 
 @dataclass(frozen=True)
 class Listing:
-    """The classes in the order of their labels, and the files of ``train`` and ``test``,
-    shuffled.
-    """
+    """Classes in the order of their labels, and the files of ``train`` and ``test``, shuffled."""
 
     class_names: list[str]
     files: dict[str, Files]
@@ -41,10 +39,10 @@ class Listing:
 
     def counts(self) -> dict[str, list[int]]:
         """How many images each class has in each split."""
-        labels = {split: [label for _, label in files] for split, files in self.files.items()}
+        count = len(self.class_names)
         return {
-            split: np.bincount(each, minlength=len(self.class_names)).tolist()
-            for split, each in labels.items()
+            split: np.bincount([label for _, label in files], minlength=count).tolist()
+            for split, files in self.files.items()
         }
 
 
@@ -64,35 +62,28 @@ def list_images(
 ) -> Listing:
     """Find the images in ``folder``, and divide and shuffle them.
 
-    The result depends only on the names of folders and files and on ``seed``.
-
-    Args:
-        folder: Laid out as ``find_layout`` describes.
-        test_fraction: Share of each class that becomes the test set, if there is none.
-        seed: Seed of the split and of the order.
-        class_order: A key of CLASS_ORDERS.
-        warn: Called with lines about what is left out or guessed.
-
-    Raises:
-        InputError: As ``find_layout``, and for a set that would be empty.
+    The result depends only on the names of folders and files and on ``seed``. ``test_fraction`` is
+    the share of each class that becomes the test set, if there is none. ``warn`` is called with
+    lines about what is left out or guessed. ``InputError`` as ``find_layout``, and for a set that
+    would be empty.
     """
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"--seed is {seed}: it must be 0 to {MAX_SEED}")
-    layout = find_layout(folder, warn)
-    class_names = sorted(layout.train, key=CLASS_ORDERS[class_order])
-    label_of = {name: label for label, name in enumerate(class_names)}
-    by_split = _by_split(layout, test_fraction, seed, warn)
+    train, test = find_layout(folder, warn)
+    if test is None:
+        train, test = _split_off(train, test_fraction, seed, warn)
+    class_names = sorted(train, key=CLASS_ORDERS[class_order])
     files = {}
-    for index, split in enumerate(SPLITS):
+    for index, (split, classes) in enumerate(zip(SPLITS, (train, test), strict=True)):
         listed = [
-            (path, label_of[name]) for name, paths in by_split[split].items() for path in paths
+            (path, class_names.index(name)) for name, paths in classes.items() for path in paths
         ]
         if not listed:
             raise InputError(
                 f"{folder}: the {split} set would be empty: each class needs at least 2 images"
             )
         files[split] = [
-            listed[position] for position in _shuffled(len(listed), seed, FOLDER_ORDER, index)
+            listed[place] for place in _shuffled(len(listed), seed, FOLDER_ORDER, index)
         ]
     if len(class_names) == 1:
         warn(f"there is only one class, '{class_names[0]}': there is nothing to distinguish")
@@ -100,27 +91,25 @@ def list_images(
 
 
 def write_image_folder(
-    output: str | Path, folder: Path, listing: Listing, form: Form, *, name: str, warn: Warn
+    output: str | Path, folder: Path, listing: Listing, form: PictureForm, *, name: str, warn: Warn
 ) -> None:
     """Write the listed images as an image set, each in ``form``.
 
-    Raises ``InputError`` for images that cannot be read. ``warn`` is called with a line about
-    transparent images.
+    ``InputError`` for images that cannot be read. ``warn`` is called about transparent images.
     """
     seen = Transparency()
     splits = {
         split: Split(len(files), _batches(files, form, seen))
         for split, files in listing.files.items()
     }
-    names = listing.class_names
     try:
         write_dataset(
             output,
             name=name,
             source=f"images in {folder.resolve()}",
-            classes=len(names),
+            classes=len(listing.class_names),
             splits=splits,
-            class_names=names,
+            class_names=listing.class_names,
         )
     except InputError as error:
         if not seen.blank:
@@ -138,19 +127,19 @@ def write_image_folder(
         )
 
 
-def _by_split(layout: Layout, test_fraction: float, seed: int, warn: Warn) -> dict[str, Classes]:
-    """The images of each split by class. The training set keeps at least one of each class."""
-    if layout.test is not None:
-        return {"train": layout.train, "test": layout.test}
-    by_split: dict[str, Classes] = {split: {} for split in SPLITS}
-    for index, (name, paths) in enumerate(layout.train.items()):
+def _split_off(
+    classes: Classes, test_fraction: float, seed: int, warn: Warn
+) -> tuple[Classes, Classes]:
+    """Divide the images of each class; the training set keeps at least one."""
+    train, test = {}, {}
+    for index, (name, paths) in enumerate(classes.items()):
         order = _shuffled(len(paths), seed, FOLDER_SPLIT, index)
         count = min(max(1, round(test_fraction * len(paths))), len(paths) - 1)
-        by_split["test"][name] = [paths[position] for position in order[:count]]
-        by_split["train"][name] = [paths[position] for position in order[count:]]
-    if single := [name for name, paths in by_split["test"].items() if not paths]:
-        warn(f"no test image for classes with only one image: {some(single)}")
-    return by_split
+        test[name] = [paths[place] for place in order[:count]]
+        train[name] = [paths[place] for place in order[count:]]
+    if single := [name for name, paths in test.items() if not paths]:
+        warn(f"no test image for classes with only one image: {first_few(single)}")
+    return train, test
 
 
 def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.intp]:
@@ -159,12 +148,9 @@ def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.int
 
 
 def _batches(
-    files: Files, form: Form, seen: Transparency
+    files: Files, form: PictureForm, seen: Transparency
 ) -> Iterator[tuple[Images, NDArray[np.int64]]]:
     size = chunk_examples(form.image_bytes)
     for start in range(0, len(files), size):
-        batch = files[start : start + size]
-        yield (
-            np.stack([read_picture(path, form, seen) for path, _ in batch]),
-            np.array([label for _, label in batch]),
-        )
+        paths, labels = zip(*files[start : start + size], strict=True)
+        yield np.stack([read_picture(path, form, seen) for path in paths]), np.array(labels)

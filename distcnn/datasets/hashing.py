@@ -16,43 +16,34 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.hdf5 import SPLITS, Images, Labels
+from distcnn.datasets.examples import pieces_of
+from distcnn.datasets.hdf5 import SPLITS, Images
 
-LABELS_AT_ONCE = 2**16
-"""Labels widened to 64 bits at a time."""
 BLOCK_EXAMPLES = 256
 DIGEST_BYTES, LEAF_BYTES = 32, 40
 
 
 class ExamplesDigest:
-    """SHA-256 of ``count`` examples, added piece by piece: their shape, all images, all labels.
+    """SHA-256 of ``count`` examples, added piece by piece: their shape, all images, all labels."""
 
-    The labels come last and are kept until then, in as few bytes as ``classes`` needs.
-    """
-
-    def __init__(self, count: int, image_shape: tuple[int, int, int], classes: int) -> None:
+    def __init__(self, count: int, image_shape: tuple[int, int, int]) -> None:
         channels, height, width = image_shape
         self._digest = hashlib.sha256(f"{(count, height, width, channels)}".encode())
-        self._labels = np.empty(count, np.min_scalar_type(classes - 1))
-        self._added = 0
+        self._labels = bytearray()
 
-    def add(self, images: Images, labels: Labels) -> None:
+    def add(self, images: Images, labels: NDArray[np.integer]) -> None:
         """Add the next examples: ``images`` (n, H, W, C) and ``labels`` (n,)."""
         self._digest.update(np.ascontiguousarray(images).data)
-        self._labels[self._added : self._added + len(labels)] = labels
-        self._added += len(labels)
+        self._labels += labels.astype("<i8").tobytes()
 
     def hexdigest(self) -> str:
         """The hash, once all examples have been added. Call it only once."""
-        assert self._added == len(self._labels)
-        for start in range(0, len(self._labels), LABELS_AT_ONCE):
-            labels = self._labels[start : start + LABELS_AT_ONCE]
-            self._digest.update(np.ascontiguousarray(labels, "<i8").data)
+        self._digest.update(self._labels)
         return self._digest.hexdigest()
 
 
@@ -74,9 +65,8 @@ def leaves_of(images: Images, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
 
 
 class BlockHashes:
-    """The digests of the blocks of a split of ``count`` examples.
-
-    Examples may be added in any order, on several ranks, and merged.
+    """The digests of the blocks of a split of ``count`` examples, which may be added in any order,
+    on several ranks, and merged.
     """
 
     def __init__(self, count: int) -> None:
@@ -87,31 +77,25 @@ class BlockHashes:
 
     def add(self, first: int, leaves: NDArray[np.uint8]) -> None:
         """Add the leaves of the examples from ``first`` on."""
-        stop = first + len(leaves)
-        for block in range(first // BLOCK_EXAMPLES, -(-stop // BLOCK_EXAMPLES)):
-            start, end = max(first, block * BLOCK_EXAMPLES), min(stop, (block + 1) * BLOCK_EXAMPLES)
-            self._add(block, start, leaves[start - first : end - first].tobytes())
+        for piece in pieces_of(range(first, first + len(leaves)), BLOCK_EXAMPLES):
+            self._add(piece.start, leaves[piece.start - first : piece.stop - first].tobytes())
 
-    @staticmethod
-    def merged(parts: Sequence[BlockHashes]) -> BlockHashes:
-        """The union of ``parts`` of one split."""
-        whole = BlockHashes(parts[0]._count)
-        for part in parts:
-            whole._digests |= part._digests
-            for block, leaves in part._incomplete.items():
-                for start, some in leaves.items():
-                    whole._add(block, start, some)
-        return whole
+    def merge(self, other: BlockHashes) -> None:
+        """Add what was added to ``other``."""
+        self._digests |= other._digests
+        for parts in other._incomplete.values():
+            for start, leaves in parts.items():
+                self._add(start, leaves)
 
     def digest(self) -> bytes:
         """The split's digest, once all examples have been added."""
-        blocks = range(-(-self._count // BLOCK_EXAMPLES))
-        return hashlib.sha256(b"".join(self._digests[block] for block in blocks)).digest()
+        return hashlib.sha256(b"".join(self._digests[i] for i in sorted(self._digests))).digest()
 
-    def _add(self, block: int, start: int, leaves: bytes) -> None:
+    def _add(self, start: int, leaves: bytes) -> None:
+        block = start // BLOCK_EXAMPLES
         parts = self._incomplete.setdefault(block, {})
         parts[start] = leaves
-        examples = min((block + 1) * BLOCK_EXAMPLES, self._count) - block * BLOCK_EXAMPLES
+        examples = min(BLOCK_EXAMPLES, self._count - block * BLOCK_EXAMPLES)
         if sum(map(len, parts.values())) == examples * LEAF_BYTES:
             whole = b"".join(parts[first] for first in sorted(parts))
             self._digests[block] = hashlib.sha256(whole).digest()
@@ -131,11 +115,9 @@ class WholeHash:
         self._digests = {split: (hashlib.sha256(), hashlib.sha256()) for split in SPLITS}
 
     def add(self, split: str, images: Images, labels: NDArray[np.integer]) -> None:
-        """Add the next examples of ``split``."""
         for digest, array in zip(self._digests[split], (images, labels.astype("<i8")), strict=True):
             digest.update(np.ascontiguousarray(array).data)
 
     def hexdigest(self) -> str:
-        """The hash, once all examples have been added."""
         digests = [digest.digest() for split in SPLITS for digest in self._digests[split]]
         return hashlib.sha256(b"".join(digests)).hexdigest()

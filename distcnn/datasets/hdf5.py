@@ -8,7 +8,7 @@ file locks, which Lustre and NFS may refuse.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.opening import OpenFiles, file_system_problem, hdf5_reason, input_errors
+from distcnn.datasets.opening import OpenFiles, input_errors, read_error
 from distcnn.datasets.storage import find_dataset, require_stored
 from distcnn.errors import InputError
+from distcnn.spans import touch
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -121,15 +122,12 @@ class ImageFile:
 _NAMES = tuple(f"{split}/{key}" for split in SPLITS for key in ("images", "labels"))
 
 
-def read_info(
-    path: str | Path, stall_timeout: float = 0.0, progress: Callable[[], object] = lambda: None
-) -> DatasetInfo:
+def read_info(path: str | Path, stall_timeout: float = 0.0) -> DatasetInfo:
     """Read and check what an image set is, without reading its images.
 
     Args:
         path: The HDF5 file.
         stall_timeout: As for ``ImageFile``.
-        progress: Called now and then while labels are read.
 
     Raises:
         InputError: Says what is wrong with the file.
@@ -142,7 +140,7 @@ def read_info(
         ):
             raise InputError(f"{path}: {problem}")
         height, width, *channels = images["train"].shape[1:]
-        classes = _classes(opened, progress)
+        classes = _classes(opened)
         image_shape = (channels[0] if channels else 1, height, width)
         return DatasetInfo(
             path=opened.path,
@@ -231,10 +229,10 @@ def _text(file: h5py.File, name: str) -> str:
         ) from error
 
 
-def _classes(opened: ImageFile, progress: Callable[[], object]) -> int:
+def _classes(opened: ImageFile) -> int:
     """Attribute ``classes``, a number or names; by default one more than the largest label."""
     if "classes" not in opened.file.attrs:
-        return _count_classes(opened, progress)
+        return _count_classes(opened)
     value = np.asarray(opened.file.attrs["classes"])
     classes = None
     if value.dtype.kind in "iuf" and value.size == 1 and float(value.item()).is_integer():
@@ -249,7 +247,7 @@ def _classes(opened: ImageFile, progress: Callable[[], object]) -> int:
     return classes
 
 
-def _count_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
+def _count_classes(opened: ImageFile) -> int:
     largest, where, examples = -1, "", 0
     for split in SPLITS:
         labels = opened.datasets[f"{split}/labels"]
@@ -258,12 +256,9 @@ def _count_classes(opened: ImageFile, progress: Callable[[], object]) -> int:
             try:
                 numbers = labels[start : start + LABELS_AT_ONCE]
             except OSError as error:
-                damaged = (
-                    f"{opened.path}: the {split} labels are damaged ({hdf5_reason(error)}): make"
-                    " the file again"
-                )
-                raise InputError(file_system_problem(opened.path, error) or damaged) from error
-            progress()
+                damage = f"{opened.path}: the {split} labels are damaged"
+                raise read_error(opened.path, error, damage) from error
+            touch()
             index = int(numbers.argmax())
             if int(numbers[index]) > largest:
                 largest, where = int(numbers[index]), f"/{split}/labels[{start + index}]"

@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, Images, by
-from distcnn.datasets.layout import some
 from distcnn.datasets.writer import Split, chunk_examples, write_dataset
 from distcnn.errors import InputError
 from distcnn.system.files import open_named
-from distcnn.system.wording import counted, plural
+from distcnn.system.wording import counted, first_few, plural
 
 IdxPaths = Mapping[tuple[str, str], Path]
 """The files by split (``train``, ``test``) and part (``images``, ``labels``)."""
@@ -34,7 +33,7 @@ UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4
 PIECE_BYTES = 2**24
 """How much is read at once, and the largest item."""
-LABELS_AT_ONCE = 2**20
+PIECE_ITEMS = 2**20
 MAX_LABELS = 256
 """Labels are bytes."""
 GZIP_MAGIC, MAX_GZIP_LAYERS = b"\x1f\x8b", 2
@@ -42,17 +41,13 @@ FAULTS = (EOFError, zlib.error, OSError)
 """Exceptions of damaged gzip files and failing disks."""
 PARTS = {"images": "idx3", "labels": "idx1"}
 """The parts of a split, and how their file names end."""
+AGAIN = "it is damaged, fetch it again"
 
 
 class IdxReader:
     """An IDX file of unsigned bytes: its ``shape``, and its data, which can be read once.
 
-    Args:
-        stream: Read from its current position.
-        name: For error messages.
-
-    Raises:
-        InputError: When the file is cut off, too long or not an IDX file.
+    ``name`` is for messages. Raises ``InputError`` when it is cut off, too long or not an IDX file.
     """
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
@@ -69,44 +64,42 @@ class IdxReader:
                 f"{name} has {dimensions} dimensions: an IDX file of images or labels has 1 to"
                 f" {MAX_DIMENSIONS}"
             )
-        sizes = self._read(4 * dimensions)
-        if len(sizes) < 4 * dimensions:
-            raise self._too_short("its header alone", 4 + 4 * dimensions)
+        self._needed, self._header = 4 + 4 * dimensions, "its header alone"
+        sizes = self._read_exactly(4 * dimensions)
         self.shape: tuple[int, ...] = tuple(np.frombuffer(sizes, ">u4").tolist())
         self.item_bytes = math.prod(self.shape[1:])
         if self.item_bytes > PIECE_BYTES:
             raise InputError(
                 f"{name} has items of {by(self.shape[1:])} bytes according to its header, but at"
-                f" most {PIECE_BYTES:,} are supported: it is damaged, fetch it again"
+                f" most {PIECE_BYTES:,} are supported: {AGAIN}"
             )
-        self._needed = self._taken + math.prod(self.shape)
+        self._needed += math.prod(self.shape)
+        self._header = f"its header {self.shape}"
 
-    def pieces(self, most: int = PIECE_BYTES) -> Iterator[NDArray[np.uint8]]:
-        """The data as arrays (n, *shape[1:]) of at most ``most`` items and PIECE_BYTES; at least
-        one array.
-        """
+    def pieces(self, most: int = PIECE_ITEMS) -> Iterator[NDArray[np.uint8]]:
+        """The data as arrays (n, *shape[1:]) of at most ``most`` items; at least one array."""
         items = min(most, PIECE_BYTES // max(1, self.item_bytes))
         for start in range(0, max(1, self.shape[0]), items):
             count = min(items, self.shape[0] - start)
-            data = self._read(count * self.item_bytes)
-            if len(data) < count * self.item_bytes:
-                raise self._too_short(f"its header {self.shape}", self._needed)
+            data = self._read_exactly(count * self.item_bytes)
             yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
         if self._read(1):
             raise InputError(
-                f"{self.name} holds more than the {self._needed} bytes its header {self.shape}"
-                " needs: it is damaged, fetch it again"
+                f"{self.name} holds more than the {self._needed} bytes {self._header} needs:"
+                f" {AGAIN}"
             )
 
     def read(self) -> NDArray[np.uint8]:
-        """All data in one array."""
         return np.concatenate(list(self.pieces()))
 
-    def _too_short(self, what: str, needed: int) -> InputError:
-        return InputError(
-            f"{self.name} holds {self._taken} bytes, but {what} needs {needed}: it is damaged,"
-            " fetch it again"
-        )
+    def _read_exactly(self, count: int) -> bytes:
+        data = self._read(count)
+        if len(data) < count:
+            raise InputError(
+                f"{self.name} holds {self._taken} bytes, but {self._header} needs {self._needed}:"
+                f" {AGAIN}"
+            )
+        return data
 
     def _read(self, count: int) -> bytes:
         try:
@@ -119,7 +112,7 @@ class IdxReader:
 
 @contextmanager
 def open_idx(path: str | Path) -> Iterator[IdxReader]:
-    """Open the IDX file at ``path``, gzipped or not. Raises ``InputError`` as ``IdxReader``."""
+    """Open an IDX file, gzipped or not. Raises ``InputError`` as ``IdxReader``."""
     with ExitStack() as held:
         file = held.enter_context(open_named(path))
         try:
@@ -174,20 +167,14 @@ def find_idx(folder: Path, split: str, part: str) -> list[Path]:
         rf"(?:.*[-_.])?{split_name}[-_.]{part}(?:[-_.]{PARTS[part]})?(?:[-_.]ubyte)?(?:\.gz)?",
         re.IGNORECASE,
     )
-    inner = [path for path in _entries(folder) if pattern.fullmatch(path.name)]
-    places = (folder, *inner, folder / "raw", folder / "MNIST/raw")
-    found = [
-        path
-        for place in places
-        for path in _entries(place)
-        if pattern.fullmatch(path.name) and not path.is_dir()
-    ]
+
+    def matching(place: Path) -> list[Path]:
+        entries = sorted(place.iterdir(), reverse=True) if place.is_dir() else []  # .gz first
+        return [path for path in entries if pattern.fullmatch(path.name)]
+
+    places = (folder, *matching(folder), folder / "raw", folder / "MNIST/raw")
+    found = [path for place in places for path in matching(place) if not path.is_dir()]
     return sorted(found, key=lambda path: path.name.removesuffix(".gz") != usual_name(split, part))
-
-
-def _entries(folder: Path) -> list[Path]:
-    """The contents of a folder, gzipped files first; nothing if it is not a folder."""
-    return sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
 
 
 def find_part(folder: Path, split: str, part: str) -> Path:
@@ -220,29 +207,14 @@ def write_idx_set(
     first_label: int,
     warn: Callable[[str], None],
 ) -> dict[str, list[int]]:
-    """Write four IDX files as an image set.
+    """Write four IDX files as an image set; return the number of images of each class, by split.
 
-    Args:
-        output: The HDF5 file to write.
-        paths: The four files.
-        name: The set's name.
-        source: Where it comes from.
-        classes: The number of classes; by default from the largest label.
-        first_label: The label that becomes class 0.
-        warn: Called with a line about classes without images.
-
-    Returns:
-        The number of images of each class, for each split.
-
-    Raises:
-        InputError: For files that are damaged or do not match.
+    ``first_label`` becomes class 0. The number of ``classes`` is by default from the largest label.
+    ``InputError`` for files that are damaged or do not match.
     """
     if classes is not None and not 1 <= classes <= MAX_LABELS:
         raise InputError(f"--classes is {classes}: it must be 1 to {MAX_LABELS}, labels are bytes")
-    sizes = {
-        split: _count_images(paths[split, "images"], paths[split, "labels"]) for split in SPLITS
-    }
-    by_label = {split: _count_labels(paths[split, "labels"]) for split in SPLITS}
+    by_label = {split: _count_labels(*(paths[split, part] for part in PARTS)) for split in SPLITS}
     found = np.flatnonzero(by_label["train"] + by_label["test"])
     if found[0] < first_label or first_label < 0:
         raise InputError(
@@ -250,46 +222,38 @@ def write_idx_set(
             f" {found[0]}"
         )
     classes = classes or int(found[-1]) + 1 - first_label
-    counts = {
-        split: np.append(numbers, np.zeros(classes, int))[first_label:][:classes]
-        for split, numbers in by_label.items()
-    }
     with ExitStack() as held:
         splits = {
-            split: Split(sizes[split], _batches(held, paths, split, first_label))
+            split: Split(int(by_label[split].sum()), _batches(held, paths, split, first_label))
             for split in SPLITS
         }
         write_dataset(output, name=name, source=source, classes=classes, splits=splits)
-    for split, numbers in counts.items():
+    counts = {}
+    for split in SPLITS:
+        numbers = np.append(by_label[split], np.zeros(classes, int))[first_label:][:classes]
         if missing := [str(first_label + index) for index in np.flatnonzero(numbers == 0)]:
-            labels = f"{plural(len(missing), 'label')} {some(missing)}"
+            labels = f"{plural(len(missing), 'label')} {first_few(missing)}"
             remedy = f": if {found[0]} is the first class's label, give --first-label {found[0]}"
             warn(
                 f"no {split} images for {len(missing)} of {counted(classes, 'class')} ({labels})"
                 f"{remedy if found[0] > first_label else ''}"
             )
-    return {split: numbers.tolist() for split, numbers in counts.items()}
+        counts[split] = numbers.tolist()
+    return counts
 
 
-def _count_images(images_path: Path, labels_path: Path) -> int:
+def _count_labels(images_path: Path, labels_path: Path) -> NDArray[np.int64]:
+    """How often each label occurs in a pair of files. ``InputError`` if they do not match."""
+    counts = np.zeros(MAX_LABELS, np.int64)
     with open_idx(images_path) as images, open_idx(labels_path) as labels:
-        if (
-            len(images.shape) not in (3, 4)
-            or labels.shape != images.shape[:1]
-            or not labels.shape[0]
-        ):
+        is_matching = labels.shape == images.shape[:1] != (0,)
+        if not is_matching or len(images.shape) not in (3, 4):
             raise InputError(
                 f"{images_path} has shape {images.shape} and {labels_path} {labels.shape}: they"
                 " must be (N, height, width) or (N, height, width, channels), and (N,), N at"
                 " least 1"
             )
-        return labels.shape[0]
-
-
-def _count_labels(path: Path) -> NDArray[np.int64]:
-    counts = np.zeros(MAX_LABELS, np.int64)
-    with open_idx(path) as labels:
-        for piece in labels.pieces(LABELS_AT_ONCE):
+        for piece in labels.pieces():
             counts += np.bincount(piece, minlength=MAX_LABELS)
     return counts
 

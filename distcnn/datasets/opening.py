@@ -1,7 +1,6 @@
 """Opening the files of an image set, with one-line errors for whatever is wrong with them.
 
 A set may be spread over several files: external links and the parts of a virtual dataset.
-``OpenFiles`` notes the state of each, so that a change of any of them is noticed.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import h5py
 
@@ -28,29 +28,27 @@ LOCKING = "HDF5_USE_FILE_LOCKING"
 FORMAT_HINT = "data/README.md describes how to make an image set"
 PREPARE_AGAIN = "prepare it again (see data/README.md)"
 PART_REMEDY = "restore that part, or make one file of all parts (see data/README.md)"
+PICKLE = "a Python pickle, which may run code"
 
-OTHER_FORMATS = (
-    (b"PK\x03\x04", "a ZIP archive (as NumPy's .npz and PyTorch's .pt are)"),
-    (b"\x93NUMPY", "a NumPy .npy array"),
-    (b"\x1f\x8b", "compressed with gzip (unpack it first)"),
-    (b"BZh", "compressed with bzip2 (unpack it first)"),
-    (b"\xfd7zXZ\x00", "compressed with xz (unpack it first)"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd (unpack it first)"),
-    (b"MATLAB 5.0 MAT-file", "a MATLAB file of version 5 to 7.2 (save -v7.3 writes HDF5)"),
-    (b"version https://git-lfs", "a Git LFS pointer (git lfs pull fetches the file)"),
-    (b"<!DOCTYPE", "a web page: the download failed"),
-    (b"<!doctype", "a web page: the download failed"),
-    (b"<html", "a web page: the download failed"),
-    (b"<?xml", "XML text: the download may have failed"),
-    (b"\x00\x00\x08", "an IDX file (data/from_idx.py takes the four of a set)"),
-    (b"\x89PNG", "a PNG image (data/from_images.py takes folders of images)"),
-    (b"\xff\xd8\xff", "a JPEG image (data/from_images.py takes folders of images)"),
-    (b"GIF8", "a GIF image (data/from_images.py takes folders of images)"),
-    (b"CDF", "a netCDF 3 file"),
-    (b"PAR1", "a Parquet table"),
-    *((b"\x80" + bytes([number]), "a Python pickle, which may run code") for number in range(2, 6)),
-    (b"\x89HDF", "an HDF5 file whose first bytes were altered (transferred as text?)"),
-)
+OTHER_FORMATS = {
+    b"PK\x03\x04": "a ZIP archive (as NumPy's .npz and PyTorch's .pt are)",
+    b"\x93NUMPY": "a NumPy .npy array",
+    b"\x1f\x8b": "compressed with gzip (unpack it first)",
+    b"BZh": "compressed with bzip2 (unpack it first)",
+    b"\xfd7zXZ\x00": "compressed with xz (unpack it first)",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd (unpack it first)",
+    b"MATLAB 5.0 MAT-file": "a MATLAB file of version 5 to 7.2 (save -v7.3 writes HDF5)",
+    b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
+    b"<": "a web page or XML text: the download failed",
+    b"\x00\x00\x08": "an IDX file (data/from_idx.py takes the four of a set)",
+    b"\x89PNG": "a PNG image (data/from_images.py takes folders of images)",
+    b"\xff\xd8\xff": "a JPEG image (data/from_images.py takes folders of images)",
+    b"GIF8": "a GIF image (data/from_images.py takes folders of images)",
+    b"CDF": "a netCDF 3 file",
+    b"PAR1": "a Parquet table",
+    **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), PICKLE),
+    b"\x89HDF": "an HDF5 file whose first bytes were altered (transferred as text?)",
+}
 
 FILE_SYSTEM_REMEDIES = {
     errno.ESTALE: "it was replaced or removed on its server: check that it exists and start again",
@@ -66,90 +64,75 @@ MOST_OBJECTS = 100
 HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, OverflowError)
 """What h5py raises for damaged files."""
 
-State = tuple[int, int, int]
-"""A file's size, modification time in nanoseconds, and inode."""
-
 
 class OpenFiles:
-    """The files of an image set, held open until ``close``, and the state they were found in.
+    """The files of an image set, open until ``close``; ``require_unchanged`` notices changes.
 
-    Args:
-        stall_timeout: The process ends when HDF5 waits this many seconds for one of them (0: never
-            end it).
+    The process ends when HDF5 waits ``stall_timeout`` seconds for one of them (0: never).
     """
 
     def __init__(self, stall_timeout: float = 0.0) -> None:
         self.stall_timeout = stall_timeout
         self._held = ExitStack()
-        self._states: dict[str, tuple[State, Callable[[], os.stat_result]]] = {}
+        self._states: dict[str, tuple[int | str, tuple[int, int, int]]] = {}
 
     def open(self, path: str, part: bool = False) -> h5py.File:
-        """Open ``path`` and keep it open. Arguments and errors as for ``opened``."""
+        """Open ``path`` and keep it open; otherwise like ``opened``."""
         file = self._held.enter_context(opened(path, self.stall_timeout, part))
-        descriptor = file.id.get_vfd_handle()
-        self._note(path, lambda: os.fstat(descriptor))
+        self._states.setdefault(path, (handle := file.id.get_vfd_handle(), _state(handle)))
         return file
 
     def note(self, path: str) -> None:
-        """Record the state of a part that HDF5 itself opens whenever it reads it."""
+        """Watch a part that HDF5 itself opens whenever it reads from it."""
         require_regular(path, part=True)
-        self._note(path, lambda: os.stat(path))  # noqa: PTH116
+        self._states.setdefault(path, (path, _state(path)))
 
     def require_unchanged(self) -> None:
-        """Raise ``InputError`` when any of the files has changed since it was noted."""
-        for path, (before, look) in self._states.items():
+        for path, (place, before) in self._states.items():
             try:
-                now = _state(look())
-            except FileNotFoundError as error:
-                raise InputError(
-                    f"{path} was removed: restore it, then --resume the run"
-                ) from error
+                what = "changed while it was read" if _state(place) != before else ""
+            except FileNotFoundError:
+                what = "removed"
             except OSError as error:
-                raise InputError(_file_system_text(path, error.errno or 0)) from error
-            if now != before:
-                raise InputError(
-                    f"{path} was changed while it was read: restore it, then --resume the run"
-                )
+                raise InputError(file_system_problem(path, error)) from error
+            if what:
+                raise InputError(f"{path} was {what}: restore it, then --resume the run")
 
     def close(self) -> None:
-        """Close all files."""
         self._held.close()
 
-    def _note(self, path: str, look: Callable[[], os.stat_result]) -> None:
-        self._states.setdefault(path, (_state(look()), look))
 
-
-def _state(status: os.stat_result) -> State:
+def _state(place: int | str) -> tuple[int, int, int]:
+    status = os.stat(place)  # noqa: PTH116  (it may be a descriptor)
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 @contextmanager
 def opened(path: str, stall_timeout: float = 0.0, part: bool = False) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, without taking locks.
+    """Open an HDF5 file for reading, without taking locks. ``part``: it is a part of a set.
 
-    Args:
-        path: The file.
-        stall_timeout: As for ``OpenFiles``.
-        part: Whether it is a part of a set, which decides the remedy in errors.
-
-    Raises:
-        InputError: When it is missing, in another format, damaged or still being written, or when
-            the file system fails.
+    Raises ``InputError`` when it is missing, in another format, damaged or still being written, or
+    when the file system fails.
     """
     require_regular(path, part)
     try:
         with Path(path).open("rb") as raw:
             head = raw.read(HEAD_BYTES)
+            checks_locks = os.environ.get(LOCKING, "").upper() not in ("FALSE", "0")
+            if checks_locks and is_locked(raw):
+                raise InputError(
+                    f"{path} is locked by another process that writes to it: wait until it is"
+                    f" written, or end the writer; to read it anyway, set {LOCKING}=FALSE"
+                )
     except OSError as error:
-        raise InputError(_file_system_text(path, error.errno or 0)) from error
-    _require_unlocked(path)
+        raise InputError(file_system_problem(path, error)) from error
     _read_ahead(path)
     try:
         # Without HDF5's chunk cache, some MiB for each dataset: each chunk is read only once.
         with killable(stall_timeout):
             file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
     except OSError as error:
-        raise InputError(_why_not_opened(path, head, error)) from error
+        raise _not_opened(path, head, error) from error
     with input_errors(path), file:
         _require_complete(path, file)
         yield file
@@ -163,8 +146,14 @@ def input_errors(path: str) -> Iterator[None]:
     except InputError:
         raise
     except HDF5_ERRORS as error:
-        damaged = f"{path} is damaged ({hdf5_reason(error)}): {PREPARE_AGAIN}"
-        raise InputError(file_system_problem(path, error) or damaged) from error
+        raise read_error(path, error, f"{path} is damaged") from error
+
+
+def read_error(path: str, error: BaseException, damage: str) -> InputError:
+    """The file system's error, if it is one, else that ``damage`` was found, with HDF5's reason."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    reason = text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
+    return InputError(file_system_problem(path, error) or f"{damage} ({reason}): {PREPARE_AGAIN}")
 
 
 def require_regular(path: str, part: bool = False) -> None:
@@ -178,7 +167,7 @@ def require_regular(path: str, part: bool = False) -> None:
             raise InputError(
                 f"no such file: {path}: name a prepared image set with --data ({FORMAT_HINT})"
             ) from error
-        raise InputError(_file_system_text(path, error.errno or 0)) from error
+        raise InputError(file_system_problem(path, error)) from error
     if not stat.S_ISREG(mode):
         kind = "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
         remedy = PART_REMEDY if part else f"--data takes one HDF5 file ({FORMAT_HINT})"
@@ -188,35 +177,17 @@ def require_regular(path: str, part: bool = False) -> None:
 def file_system_problem(path: str, error: BaseException) -> str | None:
     """What the file system reported; None if ``error`` is about the file's content."""
     number = error.errno if isinstance(error, OSError) else None
-    found = re.search(r"\berrno = (\d+)", str(error))
-    number = number or (int(found[1]) if found else None)
-    return _file_system_text(path, number) if number else None
-
-
-def _file_system_text(path: str, number: int) -> str:
+    if not number:
+        found = re.search(r"\berrno = (\d+)", str(error))
+        number = int(found[1]) if found else 0
+    if not number:
+        return None
     if number in (errno.EACCES, errno.EPERM):
         return f"{path} may not be read: check its permissions"
     name = f"{os.strerror(number)}, {errno.errorcode.get(number, number)}"
     default = "the file may be intact: start again, or --resume, when the disk or server works"
     remedy = FILE_SYSTEM_REMEDIES.get(number, default)
     return f"{path} cannot be read, the file system reports an error ({name}): {remedy}"
-
-
-def hdf5_reason(error: BaseException) -> str:
-    """HDF5's own reason, in one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
-
-
-def other_format(head: bytes) -> str | None:
-    """What kind of file begins with ``head`` if it is not HDF5; None if unknown."""
-    for magic, description in OTHER_FORMATS:
-        if head.startswith(magic) and not head.startswith(SIGNATURE):
-            return description
-    if head[257:262] == b"ustar":
-        return "a tar archive"
-    with_controls = set(head) & (set(range(32)) - set(b"\t\n\r\f"))
-    return None if with_controls or SIGNATURE in head else "text (such as CSV)"
 
 
 def _read_ahead(path: str) -> None:
@@ -232,74 +203,63 @@ def _read_ahead(path: str) -> None:
         hdf5.visititems(lambda name, item: next(seen) > MOST_OBJECTS or None)
 
 
-def _why_not_opened(path: str, head: bytes, error: OSError) -> str:
+def _not_opened(path: str, head: bytes, error: OSError) -> InputError:
     if "already open for" in str(error):
-        return (
+        return InputError(
             f"{path} is open for writing in another process, or its writer crashed: wait until it"
             f" is written, or end the writer; after a crash run h5clear -s {path}"
         )
     if not head:
-        return f"{path} is empty because its writer did not finish: {PREPARE_AGAIN}"
-    if description := other_format(head):
-        return f"{path} is not an HDF5 file but {description}: {FORMAT_HINT}, from arrays too"
-    if any(head) and "signature not found" in str(error):
-        return f"{path} is not an HDF5 file: {FORMAT_HINT}, from arrays too"
-    incomplete = f"{path} is not a complete HDF5 file ({hdf5_reason(error)}): {PREPARE_AGAIN}"
-    return file_system_problem(path, error) or incomplete
+        return InputError(f"{path} is empty because its writer did not finish: {PREPARE_AGAIN}")
+    kind = _format_of(head)
+    if kind or (any(head) and "signature not found" in str(error)):
+        but = f" but {kind}" if kind else ""
+        return InputError(f"{path} is not an HDF5 file{but}: {FORMAT_HINT}, from arrays too")
+    return read_error(path, error, f"{path} is not a complete HDF5 file")
 
 
-def lock_state(path: str) -> str:
-    """ "free", "held" by another process that writes, or why this file system has no locks.
+def _format_of(head: bytes) -> str | None:
+    """The kind of file that begins with ``head`` if it is not HDF5; None if unknown."""
+    if SIGNATURE in head:
+        return None
+    known = (kind for magic, kind in OTHER_FORMATS.items() if head.startswith(magic))
+    with_controls = set(head) & (set(range(32)) - set(b"\t\n\r\f"))
+    return next(known, None if with_controls else "text (such as CSV)")
 
-    Both kinds of locks are tried, and released.
-    """
-    ways: tuple[Callable[[int, int], None], ...] = (fcntl.flock, fcntl.lockf)
+
+def is_locked(file: BinaryIO) -> bool:
+    """Whether another process holds a lock to write it. Tries locks of both kinds."""
     try:
-        with Path(path).open("rb") as file:
-            for lock in ways:
-                lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
-                lock(file.fileno(), fcntl.LOCK_UN)
-    except PermissionError as error:  # without a file name it comes from lockf: a lock is held
-        return "held" if error.filename is None else "free"
-    except BlockingIOError:
-        return "held"
-    except OSError as error:
-        return str(error.strerror)
-    return "free"
-
-
-def _require_unlocked(path: str) -> None:
-    """HDF5 holds a lock for as long as it has a file open for writing."""
-    if os.environ.get(LOCKING, "").upper() not in ("FALSE", "0") and lock_state(path) == "held":
-        raise InputError(
-            f"{path} is locked by another process that writes to it: wait until it is written, or"
-            f" end the writer; to read it anyway, set {LOCKING}=FALSE"
-        )
+        for lock in (fcntl.flock, fcntl.lockf):
+            lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            lock(file.fileno(), fcntl.LOCK_UN)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError:  # the file system has no locks
+        pass
+    return False
 
 
 def _require_complete(path: str, file: h5py.File) -> None:
-    """HDF5 writes the end of a file into its header only when it is closed."""
-    size, end = os.fstat(file.id.get_vfd_handle()).st_size, end_of_file(path, file.userblock_size)
-    if end and size > end:
+    """Compare the size with the end in the superblock, which is written only when a file is closed.
+
+    HDF5 File Format Specification 3.0, II.A: the base address, one other address, then the end's.
+    """
+    with Path(path).open("rb") as raw:
+        raw.seek(file.userblock_size)
+        block = raw.read(128)
+    version = block[8]
+    if version > 3:
+        return
+    width, first = (block[13], 24 + 4 * version) if version < 2 else (block[9], 12)
+    base, _, end = (
+        int.from_bytes(block[first + i * width : first + (i + 1) * width], "little")
+        for i in range(3)
+    )
+    size, end = os.fstat(file.id.get_vfd_handle()).st_size, end + file.userblock_size - base
+    if size > end:
         raise InputError(
             f"{path} is {size - end:,} bytes longer than its own header says: another process is"
             " still writing it, its writer crashed, or data was appended: wait until it is closed,"
             " or make it again"
         )
-
-
-def end_of_file(path: str, start: int) -> int | None:
-    """The end of the file according to its superblock, which starts at ``start``; None if unknown.
-
-    HDF5 File Format Specification 3.0, II.A: the base address, one other address, then the end's.
-    """
-    with Path(path).open("rb") as file:
-        file.seek(start)
-        block = file.read(128)
-    version = block[8]
-    if version > 3:
-        return None
-    width, first = (block[13], 24 + 4 * version) if version < 2 else (block[9], 12)
-    places = (slice(first + i * width, first + (i + 1) * width) for i in range(3))
-    base, _, end = (int.from_bytes(block[place], "little") for place in places)
-    return end + start - base

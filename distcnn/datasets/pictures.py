@@ -26,21 +26,14 @@ from distcnn.system.wording import counted
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 NAMES = "PNG, JPEG, BMP, GIF, TIFF or WebP"
-SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-)
-"""Of the files that are taken for images, in lower case."""
-
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
 BACKGROUNDS = ("white", "black")
 """On which transparent pixels are shown."""
-
 MAX_IMAGE_BYTES = 2**24
 """Of one image in a set: a step has hundreds of them in memory, as float32."""
-
 GRAY, COLOR = "L", "RGB"
 ORIENTATION = 0x0112
 """EXIF's tag."""
-
 STDERR = 2
 
 # What Pillow logs about damaged files is also in its exceptions.
@@ -48,10 +41,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)
-class Form:
-    """The common form of all images: ``size`` (height, width), ``mode`` GRAY or COLOR,
-    ``background`` of BACKGROUNDS.
-    """
+class PictureForm:
+    """The common form of all images: ``size`` is (height, width), ``mode`` GRAY or COLOR."""
 
     size: tuple[int, int]
     mode: str
@@ -60,7 +51,6 @@ class Form:
 
     @property
     def image_bytes(self) -> int:
-        """Bytes of one image."""
         return self.size[0] * self.size[1] * len(self.mode)
 
 
@@ -78,21 +68,13 @@ def common_form(
     grayscale: bool,
     background: str,
     warn: Callable[[str], None],
-) -> Form:
+) -> PictureForm:
     """The one form for all images: gray if requested, or if all of them are gray.
 
     An image is gray if it is stored as gray, or if all its pixels are gray and its format does
-    not say (palettes, alpha, WebP).
-
-    Args:
-        paths: At least one image.
-        size: (height, width); by default that of the images.
-        grayscale: Whether gray is requested.
-        background: One of BACKGROUNDS.
-        warn: Called with lines about several frames, and about gray pixels stored as color.
-
-    Raises:
-        InputError: When images differ in size, are too large or cannot be read.
+    not say (palettes, alpha, WebP). ``size`` (height, width) is by default that of the images.
+    ``warn`` is called about several frames, and about gray pixels stored as color. ``InputError``
+    when images differ in size, are too large or cannot be read.
     """
     first, all_gray, stored_gray, animated = size, not grayscale, True, 0
     for path in paths:
@@ -123,7 +105,7 @@ def common_form(
             " --grayscale for a single channel"
         )
     mode = GRAY if grayscale or (all_gray and stored_gray) else COLOR
-    form = Form(first, mode, size is not None, background)
+    form = PictureForm(first, mode, size is not None, background)
     if form.image_bytes > MAX_IMAGE_BYTES:
         raise InputError(
             f"images of {by(form.size)} pixels are too large to train on: give a smaller --size"
@@ -132,7 +114,7 @@ def common_form(
     return form
 
 
-def read_picture(path: Path, form: Form, seen: Transparency) -> Images:
+def read_picture(path: Path, form: PictureForm, seen: Transparency) -> Images:
     """The pixels of an image in ``form``: (height, width), or (height, width, 3) in color.
 
     Transparent images are counted in ``seen``.

@@ -6,9 +6,9 @@ ranks.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from distcnn.random_streams import SHUFFLE, SHUFFLE_WINDOWS, generator
 
 WORDS_PER_COUNT = 4
 """Words that Philox produces per value of its counter."""
+NO_EXAMPLES = np.empty(0, np.int64)
 
 
 class Order:
@@ -42,7 +43,8 @@ class Order:
     ) -> None:
         self._seed, self._shard, self._shuffled = seed, shard, shuffled
         self._bounds = np.asarray(bounds, np.int64)
-        self._epoch, self._windows, self._starts = -1, np.empty(0, np.int64), np.zeros(1, np.int64)
+        self.examples = int(self._bounds[-1])
+        self._epoch = -1
         self._drawn: tuple[int, int] | None = None
 
     def stretches(
@@ -54,7 +56,7 @@ class Order:
         """
         self._begin(epoch)
         position = int(np.searchsorted(self._starts, first, side="right")) - 1
-        while first < min(stop, self._starts[-1]):
+        while first < min(stop, self.examples):
             start = int(self._starts[position])
             yield position, self._examples(epoch, position)[first - start : stop - start]
             position += 1
@@ -62,8 +64,7 @@ class Order:
 
     def chosen(self, epoch: int, first: int, stop: int) -> NDArray[np.int64]:
         """The examples at positions ``first`` to ``stop`` of the epoch, or fewer at its end."""
-        found = [chosen for _, chosen in self.stretches(epoch, first, stop)]
-        return found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int64), *found])
+        return _joined([chosen for _, chosen in self.stretches(epoch, first, stop)])
 
     def window(self, epoch: int, position: int) -> range:
         """The window at ``position`` in the epoch, as indices in the shard.
@@ -107,6 +108,10 @@ class Order:
         return words
 
 
+def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return parts[0] if len(parts) == 1 else np.concatenate([NO_EXAMPLES, *parts])
+
+
 class Stretch(NamedTuple):
     """Examples ``chosen`` of a shard (indices in it), all of them among ``images`` and ``labels``,
     which begin at the shard's example ``first``.
@@ -115,7 +120,7 @@ class Stretch(NamedTuple):
     images: Images
     labels: Labels
     first: int
-    chosen: NDArray[np.integer]
+    chosen: NDArray[np.int64]
 
 
 class Microbatch:
@@ -140,7 +145,7 @@ class Microbatch:
         self.images = np.zeros((*image_shape, microbatch_size), np.float32)
         self.labels = np.zeros(microbatch_size, np.int64)
         self.weights = np.zeros(microbatch_size, np.float32)
-        self.chosen: NDArray[np.integer] = np.empty(0, np.int64)
+        self.chosen = NO_EXAMPLES
         self._pixels = np.zeros((microbatch_size, height, width, channels), np.uint8)
         # Normalised as one product and one difference. A constant channel (std 0) is only centred.
         divisor = np.where(std > 0, std, 1.0)
@@ -149,7 +154,7 @@ class Microbatch:
             self._scale = (1 / (255 * divisor)).astype(np.float32).reshape(channels, 1, 1, 1)
             self._shift = (mean / divisor).astype(np.float32).reshape(channels, 1, 1, 1)
 
-    def fill(self, images: Images, labels: Labels, chosen: NDArray[np.integer]) -> int:
+    def fill(self, images: Images, labels: Labels, chosen: NDArray[np.int64]) -> int:
         """Take the examples ``chosen`` (at most ``size``) and pad with examples of weight zero.
 
         Returns how many were taken.
@@ -165,9 +170,7 @@ class Microbatch:
             self.labels[part] = labels[rows]
             count += len(chosen)
             taken.append(chosen)
-        self.chosen = (
-            taken[0] if len(taken) == 1 else np.concatenate([np.empty(0, np.int64), *taken])
-        )
+        self.chosen = _joined(taken)
         self._pixels[count:] = 0
         with np.errstate(over="ignore", invalid="ignore"):
             np.multiply(self._pixels.transpose(3, 1, 2, 0), self._scale, out=self.images)
@@ -177,68 +180,73 @@ class Microbatch:
         return count
 
 
-class Part(Protocol):
-    """A run of examples that is used in microbatches: a shard, or the test examples of a rank."""
+class Part(ABC):
+    """A run of examples that is used in microbatches: a shard, or the test examples of a rank.
 
-    index: int
-    first_example: int
-    """The index of its first one in the split."""
+    ``first_example`` is the index of its first one in the split; ``examples``, their number, may
+    be 0.
+    """
 
-    @property
-    def examples(self) -> int:
-        """Number of examples, possibly 0."""
+    def __init__(self, index: int, first_example: int, order: Order) -> None:
+        self.index, self.first_example, self.examples = index, first_example, order.examples
+        self._order = order
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The order of all examples in an epoch, as indices in the part."""
+        return self._order.chosen(epoch, 0, self.examples)
 
     def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
         """The examples of a step, as indices in the part."""
+        first = step_of_epoch * microbatch_size
+        return self._order.chosen(epoch, first, first + microbatch_size)
 
     def fill(self, microbatch: Microbatch, epoch: int, step_of_epoch: int) -> int:
         """Fill ``microbatch`` with the examples of a step; past the end, with padding only.
 
         Returns the number of examples that are not padding.
         """
+        first = step_of_epoch * microbatch.size
+        positions = self._order.stretches(epoch, first, first + microbatch.size)
+        return microbatch.fill_from(
+            Stretch(*self.window(epoch, position), chosen) for position, chosen in positions
+        )
 
+    @abstractmethod
+    def window(self, epoch: int, position: int) -> tuple[Images, Labels, int]:
+        """Images and labels of the window at ``position`` in the epoch, and its first example."""
+
+    @abstractmethod
     def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
         """All examples in the order of the file, ``size`` at a time: (n, H, W, C) and (n,)."""
 
 
-@dataclass
-class Shard:
+class Shard(Part):
     """A ``Part`` in memory: a fixed slice of the training set, or the test examples of a rank.
 
-    Attributes:
+    Args:
+        index: The shard's number.
         images: (n, H, W, C) uint8, n possibly 0.
         labels: (n,).
+        seed: For the order of the examples.
         first_example: The index of the first example in the split.
         shuffled: False for test examples.
     """
 
-    index: int
-    images: Images
-    labels: Labels
-    seed: int
-    first_example: int = 0
-    shuffled: bool = True
+    def __init__(
+        self,
+        index: int,
+        images: Images,
+        labels: Labels,
+        seed: int,
+        first_example: int = 0,
+        shuffled: bool = True,
+    ) -> None:
+        bounds = np.unique([0, len(labels)])
+        super().__init__(index, first_example, Order(seed, index, bounds, shuffled))
+        self.images, self.labels = images, labels
 
-    def __post_init__(self) -> None:
-        self._order = Order(self.seed, self.index, np.unique([0, len(self.labels)]), self.shuffled)
-
-    @property
-    def examples(self) -> int:
-        return len(self.labels)
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The order of the examples in an epoch, drawn from (seed, epoch, shard) alone."""
-        return self._order.chosen(epoch, 0, self.examples)
-
-    def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
-        """See ``Part``."""
-        first = step_of_epoch * microbatch_size
-        return self._order.chosen(epoch, first, first + microbatch_size)
-
-    def fill(self, microbatch: Microbatch, epoch: int, step_of_epoch: int) -> int:
-        """See ``Part``."""
-        chosen = self.chosen(epoch, step_of_epoch, microbatch.size)
-        return microbatch.fill(self.images, self.labels, chosen)
+    def window(self, epoch: int, position: int) -> tuple[Images, Labels, int]:
+        return self.images, self.labels, 0
 
     def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
         """See ``Part``."""

@@ -10,11 +10,10 @@ import importlib
 import math
 import os
 import posixpath
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,44 +23,45 @@ from distcnn.errors import InputError
 from distcnn.system.locked_calls import killable
 from distcnn.system.wording import printable
 
-T = TypeVar("T")
-
 MOST_LINKS = 16
 """Links followed one after the other, as in HDF5."""
 
 
 def find_dataset(files: OpenFiles, file: h5py.File, name: str) -> h5py.Dataset | None:
-    """The dataset ``name``, through links of all kinds; None if there is none.
+    """The dataset ``name``, through links of all kinds, whose files are opened by ``files``.
 
-    Files that links lead to are opened by ``files``. Raises ``InputError`` when one cannot be.
+    None if there is none; ``InputError`` if a file cannot be opened.
     """
     found = _follow(files, file["/"], name, MOST_LINKS)
     return found if isinstance(found, h5py.Dataset) else None
 
 
 def require_stored(files: OpenFiles, dataset: h5py.Dataset, name: str, rows: range) -> None:
-    """Raise ``InputError`` unless all of ``rows`` are stored and can be decoded.
+    """Raise ``InputError`` unless all ``rows`` are stored and can be decoded.
 
-    Args:
-        files: Notes each file that holds some of them.
-        dataset: The dataset.
-        name: Its name, for messages.
-        rows: Indices along its first axis.
+    ``files`` notes each file that holds some of them; ``name`` is for messages.
     """
     path, layout = dataset.file.filename, dataset.id.get_create_plist().get_layout()
     if layout == h5py.h5d.VIRTUAL:
         _require_parts(files, dataset, name)
-    elif dataset.external:
+        return
+    if dataset.external:
         raise InputError(
             f"{path}: {name} is in external raw storage ({printable(dataset.external[0][0])}),"
             " which is not supported: write its arrays into one file (see data/README.md)"
         )
-    elif layout == h5py.h5d.CHUNKED:
+    missing = range(0)
+    if layout == h5py.h5d.CHUNKED:
         _require_filters(path, dataset, name)
         with killable(files.stall_timeout):
-            _require_chunks(path, dataset, name, rows)
-    elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is None and dataset.size:
-        raise InputError(_never_written(path, name, 0, dataset.shape[0]))
+            missing = _missing_chunk(dataset, rows)
+    elif layout == h5py.h5d.CONTIGUOUS and dataset.id.get_offset() is None:
+        missing = range(dataset.shape[0])
+    if missing:
+        raise InputError(
+            f"{path}: {name}[{missing.start}:{missing.stop}] was never written: let the writer"
+            " finish, or make the file again"
+        )
 
 
 def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
@@ -73,18 +73,16 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
     for part in (part for part in name.split("/") if part not in ("", ".")):
         with killable(files.stall_timeout):
             link = found.get(part, None, getlink=True) if isinstance(found, h5py.Group) else None
-        if link is None:
-            return None
-        if isinstance(link, h5py.HardLink):
-            with killable(files.stall_timeout):
-                found = found.get(part)
+            target = found.get(part) if isinstance(link, h5py.HardLink) else None
+        if link is None or target is not None:
+            found = target
         elif not links:
             raise InputError(
                 f"{group.file.filename}: the links of /{name.strip('/')} form a loop: name the"
                 " datasets themselves"
             )
         elif isinstance(link, h5py.ExternalLink):
-            file = _linked_file(files, found, part, link)
+            file = _linked_file(files, found, part, link.filename)
             found = _follow(files, file["/"], link.path, links - 1)
         else:
             start = found.file["/"] if link.path.startswith("/") else found
@@ -92,15 +90,13 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
     return found
 
 
-def _linked_file(
-    files: OpenFiles, group: h5py.Group, part: str, link: h5py.ExternalLink
-) -> h5py.File:
-    primary, name = group.file.filename, posixpath.join(group.name or "/", part)
-    where = f"{primary}: {name} is a link into {printable(link.filename)}"
-    path = _resolved(link.filename, primary, "HDF5_EXT_PREFIX")
-    if path is None:
-        raise InputError(f"{where}, which is missing, or not visible here: {PART_REMEDY}")
-    return _with_context(where, partial(files.open, path, part=True))
+def _linked_file(files: OpenFiles, group: h5py.Group, part: str, name: str) -> h5py.File:
+    primary = group.file.filename
+    link = posixpath.join(group.name or "/", part)
+    where = f"{primary}: {link} is a link into {printable(name)}"
+    path = _resolved(name, primary, "HDF5_EXT_PREFIX", where)
+    with _prefixed(where):
+        return files.open(path, part=True)
 
 
 # -- virtual datasets
@@ -114,18 +110,25 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
     with killable(files.stall_timeout):
         sources = dataset.virtual_sources()
     for source in sources:
-        if "%b" in source.file_name + source.dset_name or _is_unlimited(source.vspace):
+        if "%b" in source.file_name + source.dset_name or not _add(covered, source.vspace):
             raise InputError(
                 f"{path}: {name} is a virtual dataset with an open-ended number of parts"
                 f" ({printable(source.file_name)}), so missing ones would not be noticed: make one"
                 " file of them (see data/README.md)"
             )
-        _add(covered, source.vspace)
         parts.setdefault((source.file_name, source.dset_name), []).append(source)
-    for sources_of_part in parts.values():
-        _require_part(files, dataset, sources_of_part, name)
-    if covered.get_select_npoints() != dataset.size:
-        missing = dataset.size - covered.get_select_npoints()
+    for (file_name, dataset_name), taken in parts.items():
+        first, last = (int(bound[0]) for bound in taken[0].vspace.get_select_bounds())
+        where = f"{path}: {name}[{first}:{last + 1}] is stored in {printable(file_name)}"
+        if file_name == ".":
+            part_path = path
+        else:
+            part_path = _resolved(file_name, path, "HDF5_VDS_PREFIX", where)
+        with _prefixed(where):
+            files.note(part_path)
+            with opened(part_path, files.stall_timeout, part=True) as part:
+                _require_part(files, dataset, part, dataset_name, taken)
+    if missing := dataset.size - covered.get_select_npoints():
         raise InputError(
             f"{path}: {missing:,} of the {dataset.size:,} values of {name} are in no part: make"
             " the file again"
@@ -133,111 +136,78 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
 
 
 def _require_part(
-    files: OpenFiles, dataset: h5py.Dataset, sources: list[Any], dataset_name: str
+    files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, name: str, sources: list[Any]
 ) -> None:
-    """Raise ``InputError`` unless the part that ``sources`` refer to has everything they take."""
-    primary, name = dataset.file.filename, sources[0].file_name
-    first, last = (int(bound[0]) for bound in sources[0].vspace.get_select_bounds())
-    where = f"{primary}: {dataset_name}[{first}:{last + 1}] is stored in {printable(name)}"
-
-    def check() -> None:
-        if name == ".":
-            _require_sources(files, dataset, dataset.file, sources, "this file")
-            return
-        files.note(path)
-        with opened(path, files.stall_timeout, part=True) as part:
-            _require_sources(files, dataset, part, sources, printable(path))
-
-    path = _resolved(name, primary, "HDF5_VDS_PREFIX") or ""
-    if not path and name != ".":
-        raise InputError(f"{where}, which is missing, or not visible here: {PART_REMEDY}")
-    _with_context(where, check)
-
-
-def _require_sources(
-    files: OpenFiles, dataset: h5py.Dataset, part: h5py.File, sources: list[Any], where: str
-) -> None:
-    name = printable(sources[0].dset_name)
-    found = find_dataset(files, part, sources[0].dset_name)
+    """Raise ``InputError`` unless ``part`` holds everything that ``sources`` take from it."""
+    where, found = printable(part.filename), find_dataset(files, part, name)
     if found is None or found == dataset:
-        raise InputError(f"{where} has no dataset {name}: {PART_REMEDY}")
+        raise InputError(f"{where} has no dataset {printable(name)}: {PART_REMEDY}")
     if not np.can_cast(found.dtype, dataset.dtype, "safe"):
         raise InputError(
-            f"{where}: {name} is {found.dtype}, it must be {dataset.dtype}, or its values are cut"
-            " off"
+            f"{where}: {printable(name)} is {found.dtype}, it must be {dataset.dtype}, or its"
+            " values are cut off"
         )
-    taken = [_rows_taken(found, source) for source in sources]
-    rows = [span for span in taken if span is not None]
-    if len(rows) < len(taken):
+    rows = [_rows_taken(found, source) for source in sources]
+    if not all(rows):
         raise InputError(
-            f"{where}: {name} has shape {found.shape}, which does not hold all of it: {PART_REMEDY}"
+            f"{where}: {printable(name)} has shape {found.shape}, which does not hold all of it:"
+            f" {PART_REMEDY}"
         )
-    first, stop = min(span.start for span in rows), max(span.stop for span in rows)
-    require_stored(files, found, name, range(first, stop))
+    span = range(min(each.start for each in rows), max(each.stop for each in rows))
+    require_stored(files, found, printable(name), span)
 
 
-def _rows_taken(found: h5py.Dataset, source: Any) -> range | None:
-    """The rows of ``found`` that ``source`` takes; None if some are missing."""
+def _rows_taken(found: h5py.Dataset, source: Any) -> range:
+    """The rows of ``found`` that ``source`` takes; empty if some are missing."""
     if source.src_space.get_select_type() == h5py.h5s.SEL_ALL:
-        rows = range(found.shape[0] if found.shape else 0)
-        return rows if found.size == source.vspace.get_select_npoints() else None
+        is_whole = found.size == source.vspace.get_select_npoints()
+        return range(found.shape[0] if found.shape and is_whole else 0)
     low, high = source.src_space.get_select_bounds()
-    if len(high) != found.ndim or any(
-        last >= length for last, length in zip(high, found.shape, strict=True)
-    ):
-        return None
+    if len(high) != found.ndim or any(np.array(high) >= found.shape):
+        return range(0)
     return range(int(low[0]), int(high[0]) + 1)
 
 
-def _add(covered: h5py.h5s.SpaceID, space: h5py.h5s.SpaceID) -> None:
-    """Add the selection of ``space``, which has the same shape, to that of ``covered``."""
+def _add(covered: h5py.h5s.SpaceID, space: h5py.h5s.SpaceID) -> bool:
+    """Add the selection of ``space`` to that of ``covered``. False if it is unlimited."""
     if space.get_select_type() == h5py.h5s.SEL_ALL:
         covered.select_all()
     elif space.is_regular_hyperslab():
         start, stride, counts, blocks = space.get_regular_hyperslab()
+        if h5py.h5s.UNLIMITED in (*counts, *blocks):
+            return False
         covered.select_hyperslab(start, counts, stride, blocks, h5py.h5s.SELECT_OR)
     else:
-        for first, last in space.get_select_hyper_blocklist().tolist():
-            block = tuple(end - begin + 1 for begin, end in zip(first, last, strict=True))
-            ones = (1,) * len(block)
-            covered.select_hyperslab(tuple(first), ones, None, block, h5py.h5s.SELECT_OR)
-
-
-def _is_unlimited(space: h5py.h5s.SpaceID) -> bool:
-    if space.get_select_type() != h5py.h5s.SEL_HYPERSLABS or not space.is_regular_hyperslab():
-        return False
-    _, _, counts, blocks = space.get_regular_hyperslab()
-    return h5py.h5s.UNLIMITED in (*counts, *blocks)
+        for first, last in space.get_select_hyper_blocklist():
+            size, ones = tuple(last - first + 1), (1,) * len(first)
+            covered.select_hyperslab(tuple(first), ones, None, size, h5py.h5s.SELECT_OR)
+    return True
 
 
 # -- chunks and filters
 
 
-def _require_chunks(path: str, dataset: h5py.Dataset, name: str, rows: range) -> None:
-    chunks = dataset.chunks
+def _missing_chunk(dataset: h5py.Dataset, rows: range) -> range:
+    """The rows of the first chunk in ``rows`` that was never written; empty if all were."""
+    chunks, height = dataset.chunks, dataset.chunks[0]
     grid = [-(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True)]
     if dataset.id.get_num_chunks() == math.prod(grid):
-        return
-    height = chunks[0]
+        return range(0)
     for index in range(rows.start // height, -(-rows.stop // height)):
         for place in np.ndindex(*grid[1:]):
             offset = tuple(i * size for i, size in zip((index, *place), chunks, strict=True))
             if dataset.id.get_chunk_info_by_coord(offset).byte_offset is None:
-                stop = min((index + 1) * height, dataset.shape[0])
-                raise InputError(_never_written(path, name, index * height, stop))
-
-
-def _never_written(path: str, name: str, first: int, stop: int) -> str:
-    return (
-        f"{path}: {name}[{first}:{stop}] was never written: let the writer finish, or make the file"
-        " again"
-    )
+                return range(index * height, min((index + 1) * height, dataset.shape[0]))
+    return range(0)
 
 
 def _require_filters(path: str, dataset: h5py.Dataset, name: str) -> None:
     creation = dataset.id.get_create_plist()
     for code, _, _, text in (creation.get_filter(i) for i in range(creation.get_nfilters())):
-        if not _has_filter(code):
+        if not h5py.h5z.filter_avail(code):
+            with suppress(ImportError):
+                importlib.import_module("hdf5plugin")  # registers its filters
+        if not h5py.h5z.filter_avail(code):
             filter_name = printable(text.decode(errors="replace").strip()) or "without a name"
             raise InputError(
                 f"{path}: {name} is compressed with HDF5 filter {code} ({filter_name}), which is"
@@ -246,18 +216,11 @@ def _require_filters(path: str, dataset: h5py.Dataset, name: str) -> None:
             )
 
 
-def _has_filter(code: int) -> bool:
-    if h5py.h5z.filter_avail(code):
-        return True
-    with suppress(ImportError):
-        importlib.import_module("hdf5plugin")  # registers its filters
-    return bool(h5py.h5z.filter_avail(code))
-
-
-def _with_context(where: str, work: Callable[[], T]) -> T:
-    """The result of ``work``; ``where`` is prepended to its ``InputError``."""
+@contextmanager
+def _prefixed(where: str) -> Iterator[None]:
+    """Put ``where`` before the text of an ``InputError``."""
     try:
-        return work()
+        yield
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
@@ -265,25 +228,15 @@ def _with_context(where: str, work: Callable[[], T]) -> T:
 # -- where HDF5 finds other files
 
 
-def _resolved(name: str, primary: str, variable: str) -> str | None:
-    """The first existing path at which HDF5 looks for ``name``, as named in the file ``primary``;
-    None if there is none.
-    """
-    return next((path for path in _places(name, primary, variable) if os.path.exists(path)), None)  # noqa: PTH110
-
-
-def _places(name: str, primary: str, variable: str) -> Iterator[str]:
-    if os.path.isabs(name):  # noqa: PTH117
-        yield name
-        name = os.path.basename(name)  # noqa: PTH119
-    folder = str(Path(primary).parent.absolute())
+def _resolved(name: str, primary: str, variable: str, where: str) -> str:
+    """The first existing path at which HDF5 looks for ``name``, named in the file ``primary``."""
+    path = Path(primary)
     prefixes = filter(None, os.environ.get(variable, "").split(":"))
-    yield from (
-        os.path.join(prefix, name)  # noqa: PTH118
-        for prefix in (
-            *(prefix.replace("${ORIGIN}", folder) for prefix in prefixes),
-            folder,
-            "",
-            os.path.dirname(os.path.realpath(primary)),  # noqa: PTH120
-        )
-    )
+    folders = [prefix.replace("${ORIGIN}", str(path.parent.absolute())) for prefix in prefixes]
+    folders += [str(path.parent.absolute()), "", str(path.resolve().parent)]
+    relative = name.rpartition("/")[2] if name.startswith("/") else name
+    places = [name] * name.startswith("/") + [os.path.join(each, relative) for each in folders]  # noqa: PTH118
+    for place in places:
+        if os.path.exists(place):  # noqa: PTH110
+            return place
+    raise InputError(f"{where}, which is missing, or not visible here: {PART_REMEDY}")

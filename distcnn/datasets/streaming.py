@@ -8,30 +8,80 @@ could keep. So n ranks each need about 1/n of the limit, and train in the same o
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.datasets.examples import ExampleReader, piece_size, pieces_of
-from distcnn.datasets.hdf5 import Images, Labels
-from distcnn.datasets.shards import Microbatch, Order, Stretch
+from distcnn.datasets.hdf5 import DatasetInfo, Images, Labels
+from distcnn.datasets.shards import Order, Part
+from distcnn.errors import InputError
+from distcnn.spans import WAIT_FOR_WINDOW, Span
+from distcnn.system.wording import counted
 
+MIB = 2**20
+LABEL_BYTES = INDEX_BYTES = 8
+LEDGER_BYTES = 2
+"""Per training example, to count how often it was used."""
+DRAWING_BYTES = 24
+"""Per example of the one window whose order is being drawn."""
 SECONDS_TO_END = 10
-PROGRESS_SECONDS = 0.5
-"""How often a thread that waits for a window checks for progress of reading."""
 
 
-class WindowedShard:
+def window_examples(info: DatasetInfo, num_shards: int, memory_mib: float) -> int:
+    """How many examples a window may hold: whole chunks of the training images, or a whole shard.
+
+    Raises ``InputError`` when not even one chunk fits, with the least limit that works.
+    """
+    train, test = info.examples["train"], info.examples["test"]
+    chunk, longest_shard = info.chunk_examples["train"], -(-train // num_shards)
+    example = info.image_bytes + LABEL_BYTES
+    # Independent of the window: the ledger, and in HDF5 one chunk as stored and as decoded.
+    fixed = LEDGER_BYTES * train + 2 * info.image_bytes * max(info.chunk_examples.values())
+    available = math.floor(memory_mib * MIB) - fixed
+    everything = train * (example + INDEX_BYTES) + longest_shard * DRAWING_BYTES
+    everything += 2 * min(longest_shard, test) * example
+    if everything <= available:
+        return longest_shard
+    # Of each shard and of the test set, the current window and the next one.
+    per_example = 2 * example * (num_shards + 1) + INDEX_BYTES * num_shards + DRAWING_BYTES
+    fitting = available // per_example
+    least = min(chunk, longest_shard)
+    if fitting < least:
+        needed = math.ceil((fixed + least * per_example) / MIB * 10) / 10
+        raise InputError(
+            f"--data-memory is {memory_mib:g}: this image set needs at least {needed:g} MiB (two"
+            f" windows of one chunk, {counted(chunk, 'image')}, for each of"
+            f" {counted(num_shards, 'shard')}); raise it, write smaller chunks, or use fewer shards"
+            " (--num-shards, which changes the bits)"
+        )
+    return fitting if fitting >= longest_shard else fitting // chunk * chunk
+
+
+def window_bounds(span: range, length: int, chunk: int) -> NDArray[np.int64]:
+    """Where ``span`` is cut into windows of at most ``length``: indices in it, [0, ..., n].
+
+    Windows end where chunks of the file end, so that no chunk is read for two windows; windows
+    shorter than a chunk end anywhere.
+    """
+    if len(span) <= length:
+        return np.unique([0, len(span)])
+    unit = chunk if length >= chunk else 1
+    whole = length // unit * unit
+    cuts = np.arange(span.start // unit * unit + whole, span.stop, whole) - span.start
+    return np.concatenate([[0], cuts, [len(span)]])
+
+
+class WindowedShard(Part):
     """A ``Part`` like ``Shard``, but with only two windows of it in memory.
 
-    ``fill`` and ``pieces`` raise ``InputError`` as ``ExampleReader.read``.
+    ``fill`` waits for a window that has not been read yet. It raises ``InputError`` as
+    ``ExampleReader.read``, and so does ``pieces``.
 
     Args:
         index: The shard's number.
@@ -53,101 +103,68 @@ class WindowedShard:
         seed: int,
         shuffled: bool = True,
     ) -> None:
-        self.index, self.first_example, self.examples = index, span.start, len(span)
-        self._reader, self._split, self._span = prefetcher.reader, split, span
-        self._order = Order(seed, index, bounds, shuffled)
+        super().__init__(index, span.start, Order(seed, index, bounds, shuffled))
+        self._prefetcher, self._split, self._span = prefetcher, split, span
         longest = int(np.diff(bounds).max(initial=0))
-        self._current = _Window(prefetcher, split, longest)
-        self._next = self._current if len(bounds) <= 2 else _Window(prefetcher, split, longest)
+        self._current = _Window(split, *prefetcher.reader.empty(longest))
+        self._next = self._current
+        if len(bounds) > 2:
+            self._next = _Window(split, *prefetcher.reader.empty(longest))
 
-    def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
-        """See ``Part``."""
-        first = step_of_epoch * microbatch_size
-        return self._order.chosen(epoch, first, first + microbatch_size)
-
-    def fill(self, microbatch: Microbatch, epoch: int, step_of_epoch: int) -> int:
-        """See ``Part``. Waits for a window that has not been read yet."""
-        first = step_of_epoch * microbatch.size
-        return microbatch.fill_from(self._stretches(epoch, first, first + microbatch.size))
+    def window(self, epoch: int, position: int) -> tuple[Images, Labels, int]:
+        """Waits for the window, which is valid until the next call. Starts to read the next one."""
+        place, next_place = (self._order.window(epoch, position + i) for i in range(2))
+        span = self._span[place.start : place.stop]
+        following = self._span[next_place.start : next_place.stop]
+        if self._current.span != span:
+            if self._next.span != span:
+                self._prefetcher.load(self._next, span)
+            self._current, self._next = self._next, self._current
+        self._current.wait()
+        if following not in (self._current.span, self._next.span):
+            self._prefetcher.load(self._next, following)
+        return self._current.images, self._current.labels, place.start
 
     def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
         """See ``Part``. All pieces use one buffer: each is overwritten by the next."""
-        longest = piece_size(self._reader.info, self._split, size or 1)
-        images, labels = self._reader.empty(longest)
+        reader = self._prefetcher.reader
+        longest = piece_size(reader.info, self._split, size or 1)
+        images, labels = reader.empty(longest)
         for piece in pieces_of(self._span, longest):
             count = len(piece)
-            self._reader.read(self._split, piece, images[:count], labels[:count])
+            reader.read(self._split, piece, images[:count], labels[:count])
             for start in range(0, count, size or count):
                 part = slice(start, min(start + (size or count), count))
                 yield images[part], labels[part]
 
-    def _stretches(self, epoch: int, first: int, stop: int) -> Iterator[Stretch]:
-        for position, chosen in self._order.stretches(epoch, first, stop):
-            window = self._window(
-                self._span_of(epoch, position), self._span_of(epoch, position + 1)
-            )
-            start = window.span.start - self.first_example
-            yield Stretch(window.images, window.labels, start, chosen)
-
-    def _span_of(self, epoch: int, position: int) -> range:
-        window = self._order.window(epoch, position)
-        return range(self.first_example + window.start, self.first_example + window.stop)
-
-    def _window(self, span: range, following: range) -> _Window:
-        """The window ``span``, valid until the next call. Starts to read the one after it."""
-        if self._current.span != span:
-            if self._next.span != span:
-                self._next.load(span)
-            self._current, self._next = self._next, self._current
-        self._current.wait()
-        if following not in (self._current.span, self._next.span):
-            self._next.load(following)
-        return self._current
-
 
 class _Window:
-    """A buffer for examples of ``split``; after ``load`` and ``wait`` it holds ``span``."""
+    """Buffers for examples of ``split``; once ``done`` is set they hold those of ``span``."""
 
-    def __init__(self, prefetcher: Prefetcher, split: str, longest: int) -> None:
-        self._prefetcher, self._split = prefetcher, split
-        self.images, self.labels = prefetcher.reader.empty(longest)
+    def __init__(self, split: str, images: Images, labels: Labels) -> None:
+        self.split, self.images, self.labels = split, images, labels
         self.span = range(0)
-        self._done: Future[None] | None = None
-
-    def load(self, span: range) -> None:
-        images, labels = self.images[: len(span)], self.labels[: len(span)]
-        self.span, self._done = span, self._prefetcher.submit(self._split, span, images, labels)
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+        self.done.set()
 
     def wait(self) -> None:
-        if self._done:
-            self._prefetcher.wait_for(self._done)
+        if not self.done.is_set():
+            with Span(WAIT_FOR_WINDOW):
+                self.done.wait()
+        if self.error:
+            raise self.error
 
 
-class _Job(NamedTuple):
-    split: str
-    span: range
-    images: Images
-    labels: Labels
-    done: Future[None]
+Jobs = queue.SimpleQueue[_Window | None]
 
 
 class Prefetcher:
-    """A thread that reads windows, one after the other. It ends with this object or the process.
+    """A thread that reads windows, one after the other. It ends with this object or the process."""
 
-    Args:
-        reader: The image set.
-        progress: Called by a waiting thread while reading makes progress.
-        waiting: Entered by a thread while it waits for a window.
-    """
-
-    def __init__(
-        self,
-        reader: ExampleReader,
-        progress: Callable[[], object] = lambda: None,
-        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self.reader, self._progress, self._waiting = reader, progress, waiting
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    def __init__(self, reader: ExampleReader) -> None:
+        self.reader = reader
+        self._jobs: Jobs = queue.SimpleQueue()
         ended = threading.Event()
         thread = threading.Thread(
             target=_work, args=(reader, self._jobs, ended), name="reader", daemon=True
@@ -157,46 +174,33 @@ class Prefetcher:
         # reference to this object, so that it can be collected.
         self._finalizer = weakref.finalize(self, _end, self._jobs, ended, thread)
 
-    def submit(self, split: str, span: range, images: Images, labels: Labels) -> Future[None]:
-        """Read the examples ``span`` into ``images`` and ``labels`` after all earlier jobs."""
-        job = _Job(split, span, images, labels, Future())
-        self._jobs.put(job)
-        return job.done
-
-    def wait_for(self, job: Future[None]) -> None:
-        """Wait until the job is done. Raises ``InputError`` as ``ExampleReader.read``."""
-        if not job.done():
-            with self._waiting():
-                reads = self.reader.reads
-                while not wait([job], PROGRESS_SECONDS).done:
-                    if self.reader.reads != reads:
-                        reads = self.reader.reads
-                        self._progress()
-        job.result()
+    def load(self, window: _Window, span: range) -> None:
+        """Read the examples ``span`` into ``window``, after all that was asked for before."""
+        window.done.wait()
+        window.done.clear()
+        window.span, window.error = span, None
+        self._jobs.put(window)
 
     def close(self) -> None:
         """End the thread; windows it has not read stay unread."""
         self._finalizer()
 
 
-def _work(
-    reader: ExampleReader, jobs: queue.SimpleQueue[_Job | None], ended: threading.Event
-) -> None:
-    while (job := jobs.get()) is not None and not ended.is_set():
+def _work(reader: ExampleReader, jobs: Jobs, ended: threading.Event) -> None:
+    while (window := jobs.get()) is not None and not ended.is_set():
         try:
-            for _ in reader.read_in_pieces(job.split, job.span, job.images, job.labels):
+            count = len(window.span)
+            images, labels = window.images[:count], window.labels[:count]
+            for _ in reader.read_in_pieces(window.split, window.span, images, labels):
                 if ended.is_set():
                     return
         except BaseException as error:  # raised again by the thread that waits for these examples
-            job.done.set_exception(error)
-        else:
-            job.done.set_result(None)
-        del job  # frees the buffers while this thread waits
+            window.error = error
+        window.done.set()
+        del window, images, labels  # frees the buffers while this thread waits
 
 
-def _end(
-    jobs: queue.SimpleQueue[_Job | None], ended: threading.Event, thread: threading.Thread
-) -> None:
+def _end(jobs: Jobs, ended: threading.Event, thread: threading.Thread) -> None:
     ended.set()
     jobs.put(None)
     if thread is not threading.current_thread():

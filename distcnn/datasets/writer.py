@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
 bytes.
 """
 CHUNK_LABELS = 2**13
-
 MANY_CLASSES = 1000
 
 
@@ -50,13 +49,9 @@ def write_dataset(
     source: str,
     classes: int,
     splits: Mapping[str, Split],
-    class_names: list[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write an image set, completely or not at all.
-
-    It is written to a temporary file in the same folder, synced, then renamed. The temporary name
-    is random and created exclusively, so that no link is followed and several processes may prepare
-    the same file at once.
 
     Args:
         path: The HDF5 file.
@@ -78,43 +73,24 @@ def write_dataset(
             f"{path} cannot be written: there are {len(class_names)} names for {classes} classes;"
             " give one name for each class"
         )
+    # Written to a temporary file in the same folder, synced, then renamed. Its random name is
+    # created exclusively, so that no link is followed and several processes may write at once.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    # HDF5's default format has no attributes above 64 KiB, the names of some 4,000 classes.
+    has_many = len(class_names or ()) > MANY_CLASSES
+    version = {"libver": ("v108", "v108")} if has_many else {}
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError(
                 f"{path} cannot be written (it is a device or a named pipe): name another file"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        # HDF5's default format has no attributes above 64 KiB, the names of some 4,000 classes.
-        many = class_names and len(class_names) > MANY_CLASSES
-        version = {"libver": ("v108", "v108")} if many else {}
         with h5py.File(temporary, "x", locking=False, **version) as file:
-            whole = WholeHash()
-            blocks = {split: BlockHashes(splits[split].count) for split in SPLITS}
-            sums = {
-                split: _write_split(
-                    file.create_group(split), splits[split], classes, whole, blocks[split]
-                )
-                for split in SPLITS
-            }
-            sizes = {split: file[split]["images"].shape[1:] for split in SPLITS}
-            if sizes["train"] != sizes["test"]:
-                raise InputError(
-                    f"the training images are {by(sizes['train'])} and the test images"
-                    f" {by(sizes['test'])}: they must have the same size"
-                )
-            mean, std = mean_and_std(*sums["train"])
-            if not any(std):
-                raise InputError(
-                    "all pixels of the training images have the same value in each channel: there"
-                    " is nothing to learn from"
-                )
             file.attrs.update({"name": _as_utf8(name), "source": _as_utf8(source)})
-            file.attrs.update({"classes": classes, "mean": mean, "std": std})
-            file.attrs["sha256"] = whole.hexdigest()
-            file.attrs["blocks_sha256"] = blocks_sha256(whole.hexdigest(), blocks)
+            file.attrs["classes"] = classes
             if class_names:
-                file.attrs["class_names"] = class_names
+                file.attrs["class_names"] = [_as_utf8(each) for each in class_names]
+            _write_splits(file, splits, classes)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -128,48 +104,62 @@ def write_dataset(
             temporary.unlink(missing_ok=True)
 
 
+def _write_splits(file: h5py.File, splits: Mapping[str, Split], classes: int) -> None:
+    whole, blocks, images, sums = WholeHash(), {}, {}, {}
+    for split in SPLITS:
+        blocks[split] = BlockHashes(splits[split].count)
+        images[split], sums[split] = _write_split(
+            file.create_group(split), splits[split], classes, whole, blocks[split]
+        )
+    shape, test_shape = (images[split].shape[1:] for split in SPLITS)
+    if shape != test_shape:
+        raise InputError(
+            f"the training images are {by(shape)} and the test images {by(test_shape)}: they must"
+            " have the same size"
+        )
+    channels = sums["train"].shape[1]
+    mean, std = mean_and_std(sums["train"], images["train"].size // channels)
+    if not any(std):
+        raise InputError(
+            "all pixels of the training images have the same value in each channel: there is"
+            " nothing to learn from"
+        )
+    file.attrs.update({"mean": mean, "std": std, "sha256": whole.hexdigest()})
+    file.attrs["blocks_sha256"] = blocks_sha256(whole.hexdigest(), blocks)
+
+
 def _write_split(
     group: h5py.Group, split: Split, classes: int, whole: WholeHash, blocks: BlockHashes
-) -> tuple[NDArray[np.int64], int]:
-    """Write a split and add it to the hashes; return ``pixel_sums`` and the pixels per channel."""
-    name, images, labels = group.name[1:], None, None
-    sums, pixels, start = np.zeros((2, 1), np.int64), 0, 0
+) -> tuple[h5py.Dataset, NDArray[np.int64]]:
+    """Write a split and add it to the hashes; return its images and their ``pixel_sums``."""
+    name, images, start, sums = group.name[1:], None, 0, np.zeros((2, 1), np.int64)
+    # Chunks have a checksum, which HDF5 verifies at every read.
+    chunks = (max(1, min(CHUNK_LABELS, split.count)),)
+    labels = group.create_dataset("labels", split.count, np.int64, chunks=chunks, fletcher32=True)
     for batch_images, batch_labels in split.batches:
         if batch_labels.min() < 0 or batch_labels.max() >= classes:
             raise InputError(
                 f"the {name} labels go from {batch_labels.min()} to {batch_labels.max()}: for"
                 f" {classes} classes they must be 0 to {classes - 1}"
             )
-        if images is None or labels is None:
-            images, labels = _create(group, split.count, batch_images.shape[1:])
+        shape = batch_images.shape[1:]
+        if 0 in shape:
+            raise InputError(
+                f"the {name} images are {by(shape)}: height, width and channels must be at least 1"
+            )
+        if images is None:
+            chunks = (chunk_examples(math.prod(shape), split.count), *shape)
+            images = group.create_dataset(
+                "images", (split.count, *shape), np.uint8, chunks=chunks, fletcher32=True
+            )
         stop = start + len(batch_images)
         images[start:stop], labels[start:stop] = batch_images, batch_labels
         whole.add(name, batch_images, batch_labels)
         blocks.add(start, leaves_of(batch_images, batch_labels))
-        channels = batch_images.shape[3] if batch_images.ndim == 4 else 1
-        by_channel = batch_images.reshape(-1, channels)
-        sums, pixels, start = sums + pixel_sums(by_channel), pixels + by_channel.shape[0], stop
+        channels = shape[2] if len(shape) == 3 else 1
+        sums, start = sums + pixel_sums(batch_images.reshape(-1, channels)), stop
     assert start == split.count
-    return sums, pixels
-
-
-def _create(
-    group: h5py.Group, count: int, shape: tuple[int, ...]
-) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """Images and labels, in chunks with a checksum that HDF5 verifies at every read."""
-    if 0 in shape:
-        raise InputError(
-            f"the {group.name[1:]} images are {by(shape)}: height, width and channels must be at"
-            " least 1"
-        )
-    chunk = chunk_examples(math.prod(shape), count)
-    images = group.create_dataset(
-        "images", (count, *shape), np.uint8, chunks=(chunk, *shape), fletcher32=True
-    )
-    labels = group.create_dataset(
-        "labels", (count,), np.int64, chunks=(max(1, min(CHUNK_LABELS, count)),), fletcher32=True
-    )
-    return images, labels
+    return images, sums
 
 
 def _as_utf8(text: str) -> str:

@@ -2,76 +2,74 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any, NoReturn
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
+from distcnn.cli.command import run_on
 from distcnn.distributed import Communicator
-from distcnn.doctor import image_set, local_checks, output_folder, sums, world
-from distcnn.doctor.check import Check, Finding, Options, Places, Report
-from distcnn.fault_tolerance.failure import report_failure
+from distcnn.doctor import files, sums, world
+from distcnn.doctor.findings import BAD, Finding, Ranks, Report, Same, attempt
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.spans import MEASURE, Span
 
 NAME = "distcnn.doctor"
 STALL_SECONDS = 7.0
 """No check keeps a rank this long (see ``bounded``): one that takes longer is stuck."""
-CHECKS: tuple[Check[Any], ...] = (world.CHECK, output_folder.CHECK, image_set.CHECK, sums.CHECK)
-UNFINISHED = Finding.bad(
+OF_EACH_RANK = (world.clock, files.output, files.data, sums.exact_sum, sums.products)
+"""Rank 0 merges what all ranks find."""
+OF_ALL_RANKS = (world.ranks, world.hosts, world.cores, sums.network, sums.speed)
+UNFINISHED = Finding(
+    BAD,
     "doctor",
     "some checks did not finish: a rank failed or is stuck",
     "see standard error for the rank",
 )
 
 
-def examine(communicator: Communicator, local: local_checks.Facts, options: Options) -> int:
-    """Evaluate the local checks of all ranks, make the collective ones, and report on rank 0.
+def examine(
+    communicator: Communicator,
+    local: list[Finding | Same],
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+) -> int:
+    """Report the ``local`` findings of all ranks on rank 0, and make the collective checks.
 
-    Args:
-        communicator: of all ranks.
-        local: what this rank collected before MPI started.
-        options: the flags.
-
-    Returns:
-        The exit code, the same on all ranks.
+    Returns the exit code, the same on all ranks: 1 when a rank fails, once the report is complete.
     """
     report = Report(live=communicator.rank == 0)
 
-    def end_all() -> NoReturn:
-        if communicator.rank == 0:
-            report.add(UNFINISHED)
-            print(report.summary(), flush=True)
+    def end_all(exit_code: int) -> NoReturn:
+        report.add(UNFINISHED)
+        report.end()
         communicator.abort(1)
 
-    def fail(error: BaseException) -> NoReturn:
-        report_failure(NAME, communicator, error)
-        end_all()
-
-    threading.excepthook = lambda args: fail(args.exc_value or args.exc_type())
-    try:
+    def work(communicator: Communicator, arguments: Sequence[str]) -> int:
         with Watchdog(NAME, communicator, STALL_SECONDS, end_all):
-            _check_all(communicator, local, options, report)
-            if communicator.rank == 0:
-                if options.json:
-                    report.write(options.json)
-                print(report.summary(), flush=True)
-            return communicator.broadcast(report.exit_code)
-    except BaseException as error:
-        fail(error)
-    finally:
-        threading.excepthook = threading.__excepthook__
+            return _examine(communicator, report, local, options)
+
+    return run_on(communicator, NAME, work, arguments, end_all)
 
 
-def _check_all(
-    communicator: Communicator, local: local_checks.Facts, options: Options, report: Report
-) -> None:
-    """Add the findings to ``report`` on rank 0, check by check."""
-    is_root = communicator.rank == 0
-    places = Places(dict(enumerate(communicator.hosts)))
-    everyone = dict(enumerate(communicator.allgather(local)))
-    if is_root:
-        report.add(*local_checks.evaluate(places, everyone))
-    for check in CHECKS:
+def _examine(
+    communicator: Communicator,
+    report: Report,
+    local: list[Finding | Same],
+    options: argparse.Namespace,
+) -> int:
+    ranks = Ranks(dict(enumerate(communicator.hosts)))
+
+    def merged(found: Iterable[Finding | Same]) -> list[Finding]:
+        return ranks.merge(dict(enumerate(communicator.allgather(list(found)))))
+
+    report.add(*merged(local))
+    for check in OF_EACH_RANK:
         with Span(MEASURE):
-            facts = dict(enumerate(communicator.allgather(check.collected(communicator, options))))
-        if is_root:
-            report.add(*check.evaluated(places, facts))
+            report.add(*merged(attempt(check, communicator, options)))
+    for joint_check in OF_ALL_RANKS:
+        with Span(MEASURE):
+            report.add(*joint_check(communicator, options))
+    if communicator.rank == 0 and options.json:
+        report.write(options.json)
+    report.end()
+    return communicator.broadcast(report.exit_code)

@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -24,26 +25,22 @@ SECONDS_TO_START_MPI = 12.0
 def bounded(seconds: float, what: str, work: Callable[[], T]) -> T:
     """Return the result of ``work``, which runs in a thread.
 
-    Raises:
-        TimeoutError: ``work`` takes longer than ``seconds``. Its thread is left behind.
+    Raises ``TimeoutError``, and leaves the thread behind, if it takes longer than ``seconds``.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
+    result: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(work())
+            result.set_result(work())
         except BaseException as error:
-            errors.append(error)
+            result.set_exception(error)
 
-    thread = threading.Thread(target=run, name=what, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"{what} took more than {seconds:g} s: the file system hangs or is slow")
-    return results[0]
+    threading.Thread(target=run, name=what, daemon=True).start()
+    try:
+        return result.result(seconds)
+    except TimeoutError:
+        text = f"{what} took more than {seconds:g} s: the file system hangs or is slow"
+        raise TimeoutError(text) from None
 
 
 def limit_process(seconds: float = SECONDS_FOR_EVERYTHING) -> None:

@@ -70,8 +70,8 @@ class Status:
 class Watchdog:
     """A context manager that watches this process. Making it is collective.
 
-    ``timeout_seconds`` may be changed at any time; 0 means never. ``end_all`` ends all ranks; by
-    default, with ``EXIT_STALLED``.
+    ``timeout_seconds`` may be changed at any time; 0 means never. ``end_all`` ends all ranks with
+    an exit code; by default, ``communicator.abort``.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class Watchdog:
         name: str,
         communicator: Communicator,
         timeout_seconds: float = 300.0,
-        end_all: Callable[[], NoReturn] | None = None,
+        end_all: Callable[[int], NoReturn] | None = None,
     ) -> None:
         self.timeout_seconds = timeout_seconds
-        self._end_all = end_all or (lambda: communicator.abort(EXIT_STALLED))
+        self._end_all = end_all or communicator.abort
         self._name, self._mailbox = name, communicator.mailbox()
         rank = communicator.rank
         self._me = Member(rank, communicator.hosts[rank], os.getpid(), heartbeat.descriptor)
@@ -188,7 +188,7 @@ class Watchdog:
         for member in self._members:
             if member.rank != self._me.rank:
                 self._mailbox.post(member.rank, ("end", []))
-        self._end_all()
+        self._end_all(EXIT_STALLED)
 
 
 def _end_soon() -> None:

@@ -12,12 +12,10 @@ from distcnn.nn.activations import Activation, Identity, ReLU, Sigmoid, Tanh
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
 from distcnn.nn.gradient_check import gradient_error, loss_gradient_error
-from distcnn.nn.initialisers import glorot_uniform, he_normal, uniform, zeros
 from distcnn.nn.layer import Call, Layer, Parameter, RandomSource
 from distcnn.nn.losses import LOSSES, softmax_cross_entropy, squared_error
-from distcnn.nn.numerics import computing
-from distcnn.nn.parameters import Parameters
-from distcnn.nn.plan import Plan
+from distcnn.nn.parameters import Parameters, glorot_uniform, he_normal, uniform, zeros
+from distcnn.nn.plan import Plan, computing
 from distcnn.nn.pooling import AvgPool2d, MaxPool2d
 from distcnn.nn.sequential import Sequential
 

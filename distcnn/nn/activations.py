@@ -1,16 +1,4 @@
-"""Activations: elementwise functions, and the base class for your own.
-
-For y = f(x) elementwise, dL/dx = dL/dy * f'(x). A new one is two methods:
-
-    class Softplus(Activation):
-        def function(self, x, out):
-            np.logaddexp(x, 0, out=out)
-
-        def derivative(self, x, y, out):      # f'(x); y is f(x)
-            np.negative(y, out=out)
-            np.expm1(out, out=out)
-            np.negative(out, out=out)          # 1 - exp(-softplus(x)) = sigmoid(x)
-"""
+"""Activations: elementwise functions, and the base class for your own."""
 
 from __future__ import annotations
 
@@ -20,7 +8,10 @@ from distcnn.nn.layer import Array, Call, Layer, Shape
 
 
 class Activation(Layer):
-    """An elementwise function: any shape ``(..., N)`` to the same shape."""
+    """An elementwise function y = f(x): any shape ``(..., N)`` to the same shape.
+
+    One of your own defines ``function`` and ``derivative``; docs/own_code.md has an example.
+    """
 
     def output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -48,7 +39,7 @@ class Activation(Layer):
 
 
 class ReLU(Activation):
-    """``max(x, 0)``; derivative 1 where x > 0, else 0 (0 at 0). Nair and Hinton 2010."""
+    """``max(x, 0)``, with derivative 0 at 0 (Nair and Hinton 2010)."""
 
     def function(self, x: Array, out: Array) -> None:
         np.maximum(x, 0, out=out)
@@ -58,9 +49,7 @@ class ReLU(Activation):
 
 
 class Sigmoid(Activation):
-    """``1 / (1 + exp(-x))``, computed as ``(1 + tanh(x/2)) / 2``, which cannot overflow; derivative
-    ``y (1 - y)``.
-    """
+    """``1 / (1 + exp(-x))``, computed as ``(1 + tanh(x/2)) / 2``, which cannot overflow."""
 
     def function(self, x: Array, out: Array) -> None:
         np.multiply(x, 0.5, out=out)
@@ -74,7 +63,7 @@ class Sigmoid(Activation):
 
 
 class Tanh(Activation):
-    """``tanh(x)``; derivative ``1 - y^2``."""
+    """``tanh(x)``."""
 
     def function(self, x: Array, out: Array) -> None:
         np.tanh(x, out=out)
@@ -85,7 +74,7 @@ class Tanh(Activation):
 
 
 class Identity(Activation):
-    """``x`` itself; derivative 1."""
+    """``x`` itself."""
 
     def function(self, x: Array, out: Array) -> None:
         np.copyto(out, x)

@@ -1,23 +1,16 @@
-"""2-D convolution (as everywhere in deep learning: a cross-correlation, the kernel is not turned).
-
-With ``P`` the zero-padded input,
-
-    y[o, r, s] = b[o] + sum over c, i, j of  w[o, c, i, j] * P[c, r*stride_h + i, s*stride_w + j]
-
-``distcnn.nn.reference`` has it and its gradients as plain functions, ``distcnn.nn.kernels`` as it
-is computed.
-"""
+"""2-D convolution: ``distcnn.nn.reference`` has its formula and gradients."""
 
 from __future__ import annotations
 
 from distcnn.errors import explained
 from distcnn.nn.geometry import Pair, as_count, as_pair, output_size
-from distcnn.nn.initialisers import as_initialiser, he_normal, zeros
 from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape, image_shape
+from distcnn.nn.parameters import as_initialiser, he_normal, zeros
 
 
 class Conv2d(Layer):
-    """``out_channels`` filters over images: (C, H, W, N) to (out_channels, oh, ow, N).
+    """``out_channels`` filters over images: (C, H, W, N) to (out_channels, oh, ow, N). Strictly a
+    cross-correlation, as everywhere in deep learning.
 
     The number of input channels is the input's, so it is not given (PyTorch's ``Conv2d(1, 8, 3)``
     is ``Conv2d(8, 3)``). Parameters: ``weight`` (out_channels, C, kh, kw), ``bias``

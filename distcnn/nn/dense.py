@@ -6,8 +6,8 @@ import math
 
 from distcnn.errors import explained
 from distcnn.nn.geometry import as_count
-from distcnn.nn.initialisers import as_initialiser, he_normal, zeros
 from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape
+from distcnn.nn.parameters import as_initialiser, he_normal, zeros
 
 
 class Flatten(Layer):
@@ -19,9 +19,6 @@ class Flatten(Layer):
 
 class Dense(Layer):
     """``y = W x + b``: (in_features, N) to (out_features, N).
-
-    Backward, with G = dL/dy: y[o, n] = sum over i of W[o, i] x[i, n] + b[o], so ``dL/dW = G x^T``,
-    ``dL/db = sum over n of G`` and ``dL/dx = W^T G`` (Rumelhart, Hinton and Williams 1986).
 
     The number of inputs is the input's, so it is not given (PyTorch's ``Linear(784, 10)`` is
     ``Dense(10)``). Parameters: ``weight`` (out_features, in_features), ``bias`` (out_features,).

@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.lib.stride_tricks import as_strided
+from numbers import Integral
 
 from distcnn.nn.layer import Array
 
 Pair = tuple[int, int]
 
 
-def is_count(value: object, minimum: int) -> bool:
+def _is_count(value: object, minimum: int) -> bool:
     """Whether ``value`` is an integer (no bool) of at least ``minimum``."""
-    return (
-        isinstance(value, (int, np.integer))
-        and not isinstance(value, bool)
-        and int(value) >= minimum
-    )
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
 
 
 def as_count(name: str, value: int) -> int:
-    """``value`` as a Python integer. ``ValueError`` unless it is an integer of at least 1."""
-    if not is_count(value, 1):
+    """``value`` as a Python integer, at least 1."""
+    if not _is_count(value, 1):
         raise ValueError(f"{name} (={value!r}) must be an integer of at least 1")
     return int(value)
 
 
 def as_pair(name: str, value: int | Pair, minimum: int) -> Pair:
-    """``value`` as a pair (vertical, horizontal); an integer means both.
-
-    ``ValueError`` below ``minimum``.
-    """
+    """``value`` as a pair (vertical, horizontal); an integer means both."""
     pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(is_count(part, minimum) for part in pair):
+    if len(pair) != 2 or not all(_is_count(part, minimum) for part in pair):
         raise ValueError(
             f"{name} (={value!r}) must be an integer of at least {minimum}, or a pair of them"
             " (height, width)"
@@ -58,19 +48,6 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) 
     return (padded[0] - kernel[0]) // stride[0] + 1, (padded[1] - kernel[1]) // stride[1] + 1
 
 
-def windows_view(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Array:
-    """All windows of ``x`` (C, H, W, N) without a copy: (C, kh, kw, oh, ow, N), ``size`` being (oh,
-    ow).
-    """
-    channels, _, _, count = x.shape
-    of_channel, of_row, of_column, of_example = x.strides
-    return as_strided(
-        x,
-        (channels, *kernel, *size, count),
-        (of_channel, of_row, of_column, of_row * stride[0], of_column * stride[1], of_example),
-    )
-
-
 def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator[Array]:
     """For each offset inside the window, in row-major order, the view (C, oh, ow, N) of what all
     windows hold there.
@@ -79,18 +56,3 @@ def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator
         rows = slice(i, i + stride[0] * (size[0] - 1) + 1, stride[0])
         for j in range(kernel[1]):
             yield x[:, rows, j : j + stride[1] * (size[1] - 1) + 1 : stride[1]]
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A convolution's sizes: C channels, the ``padded_height`` of the input, O filters, the kernel,
-    the stride, the ``output_size`` (oh, ow), N examples.
-    """
-
-    channels: int
-    padded_height: int
-    filters: int
-    kernel: Pair
-    stride: Pair
-    output_size: Pair
-    count: int

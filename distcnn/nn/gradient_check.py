@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from distcnn.nn.layer import Array, RandomSource
@@ -37,11 +39,9 @@ def gradient_error(
     Returns:
         Around 1e-9 is right; above 1e-5 is wrong.
     """
-    *input_shape, count = x.shape
-    shape = tuple(input_shape)
     if parameters is None:
-        parameters = model.initialise(shape, rng, np.float64)
-    plan, values = model.plan(shape, count, parameters), parameters.values
+        parameters = model.initialise(x.shape[:-1], rng, np.float64)
+    plan, values = model.plan(x.shape[:-1], x.shape[-1], parameters), parameters.values
     direction_x, direction_values = rng.standard_normal(x.shape), rng.standard_normal(values.shape)
     start = values.copy()
     grads = np.zeros_like(values) if gradient is None else gradient
@@ -56,21 +56,20 @@ def gradient_error(
         outputs = plan.forward(x + by * direction_x, training=True, random=random)
         return float(np.vdot(outputs, cotangent))
 
-    numeric = (moved(epsilon) - moved(-epsilon)) / (2 * epsilon)
+    error = _error(moved, analytic, epsilon)
     values[:] = start
-    return abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-3)
+    return error
 
 
 def loss_gradient_error(
     loss: Loss, outputs: Array, labels: np.ndarray, weights: Array, rng: np.random.Generator
 ) -> float:
-    """The same check for a loss: relative difference along one random direction of its ``outputs``
-    (float64).
-    """
-    direction, epsilon = rng.standard_normal(outputs.shape), 1e-6
+    """The same check for a loss, along one random direction of its ``outputs`` (float64)."""
+    direction = rng.standard_normal(outputs.shape)
     analytic = float(np.vdot(loss(outputs, labels, weights)[1], direction))
-    above, below = (
-        loss(outputs + sign * epsilon * direction, labels, weights)[0] for sign in (1, -1)
-    )
-    numeric = (above - below) / (2 * epsilon)
+    return _error(lambda by: loss(outputs + by * direction, labels, weights)[0], analytic, 1e-6)
+
+
+def _error(moved: Callable[[float], float], analytic: float, epsilon: float) -> float:
+    numeric = (moved(epsilon) - moved(-epsilon)) / (2 * epsilon)
     return abs(numeric - analytic) / max(abs(numeric), abs(analytic), 1e-3)

@@ -1,31 +1,9 @@
 """Layers: descriptions that can be printed and compared, and hold no arrays.
 
-Letters used in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and
-width, O filters (output channels), ``kh, kw`` height and width of the kernel or window, K =
-C*kh*kw the length of one patch, ``oh, ow`` height and width of the output.
-
-Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features, N)``: every window of an image is
-then a block whose inner runs are at least N numbers long, so that copies and maxima work on long
-runs.
-
-A layer of your own is one class with ``output_shape``, ``forward`` and ``backward``, and
-``parameters`` when it learns any:
-
-    class Dropout(Layer):
-        def __init__(self, rate: float) -> None:
-            self.rate = rate
-
-        def output_shape(self, input_shape):
-            return input_shape
-
-        def forward(self, x, call):
-            if not call.training:
-                return x
-            call.saved = (call.random.random(x.shape) >= self.rate) / (1 - self.rate)
-            return x * call.saved
-
-        def backward(self, grad_output, call):
-            return grad_output * call.saved if call.training else grad_output
+Letters in all of ``distcnn.nn``: N examples of a microbatch, C channels, H and W height and width,
+O filters (output channels), ``kh, kw`` height and width of the kernel or window, ``oh, ow`` those
+of the output. Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features, N)``, so that
+copies and maxima of windows work on runs of at least N numbers.
 """
 
 from __future__ import annotations
@@ -87,7 +65,7 @@ class Call:
         self.begin(training=False, random=None)
 
     def begin(self, training: bool, random: RandomSource | None) -> None:
-        """Start a pass: nothing is saved yet, and no random number drawn."""
+        """Start a pass."""
         self.training, self.saved, self._random = training, None, random
         self._generator: np.random.Generator | None = None
 
@@ -115,14 +93,16 @@ class Call:
 class Layer:
     """One differentiable function: the base class of all layers.
 
-    A layer holds its hyper-parameters, which are set once, in ``__init__``; what forward keeps for
-    backward belongs in the ``Call``. So one layer serves any number of plans, in several threads.
-    Layers of the same class with equal attributes are equal.
+    A layer of your own defines ``output_shape``, ``forward`` and ``backward``, and ``parameters``
+    if it learns any; docs/own_code.md has examples. It holds its hyper-parameters, which are set
+    once, in ``__init__``; what forward keeps for backward belongs in ``call.saved``. So one layer
+    serves any number of plans, in several threads. Layers of the same class with equal attributes
+    are equal.
     """
 
     @explained("it takes no arguments")
     def __init__(self) -> None:
-        """Take no hyper-parameters; layers that have some define their own ``__init__``."""
+        """Layers that have hyper-parameters define their own ``__init__``."""
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Shape of the output, without the batch, for inputs of ``input_shape``.
@@ -171,12 +151,10 @@ class Layer:
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():
             if name not in vars(self):  # self, or what the class keeps under another name
                 continue
-            value = getattr(self, name)
-            if same(value, parameter.default) or shown(value) == shown(parameter.default):
+            value, default = getattr(self, name), parameter.default
+            if same(value, default) or shown(value) == shown(default):
                 continue
-            by_name = parameter.kind is parameter.KEYWORD_ONLY or parameter.default is not (
-                parameter.empty
-            )
+            by_name = parameter.kind is parameter.KEYWORD_ONLY or default is not parameter.empty
             written.append(f"{name}={shown(value)}" if by_name else shown(value))
         return f"{type(self).__name__}({', '.join(written)})"
 
@@ -197,11 +175,7 @@ def shown(value: object) -> str:
 
 
 def image_shape(layer: Layer, input_shape: Shape) -> tuple[int, int, int]:
-    """``input_shape`` as (C, H, W).
-
-    Raises:
-        ValueError: it is not that of images; names the layer.
-    """
+    """``input_shape`` as (C, H, W); ``ValueError`` if it is not that of images."""
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise ValueError(
             f"{type(layer).__name__} takes images (channels, height, width), but its input has"

@@ -1,19 +1,18 @@
 """Losses: ``loss(outputs, labels, weights) -> (loss_sum, grad_outputs)``.
 
 They return sums over examples, not means: the sum over all shards is divided once, by the number of
-examples. An example of weight 0 is padding: it adds nothing to the sum, and its gradient is
-exactly 0. ``distcnn.nn.reference`` has the derivations.
+examples. ``distcnn.nn.reference`` has the derivations.
 
 Args of every loss:
     outputs: (classes, N), float32 or float64.
     labels: (N,) integers, 0 to classes - 1.
-    weights: (N,), 1 for an example and 0 for padding.
+    weights: (N,), 1 for an example and 0 for padding, which adds nothing to sum and gradient.
 
 Returns:
     The weighted sum of the losses, and its gradient (classes, N).
 
 Raises:
-    ValueError: For arrays of other shapes, such as PyTorch's (N, classes).
+    ValueError: for arrays of other shapes, such as PyTorch's (N, classes).
 """
 
 from __future__ import annotations
@@ -29,12 +28,11 @@ from numpy.typing import NDArray
 from distcnn.errors import ArgumentError
 from distcnn.nn.layer import Array
 
-Loss = Callable[[Array, NDArray[np.integer], Array], tuple[float, Array]]
+Labels = NDArray[np.integer]
+Loss = Callable[[Array, Labels, Array], tuple[float, Array]]
 
 
-def softmax_cross_entropy(
-    logits: Array, labels: NDArray[np.integer], weights: Array
-) -> tuple[float, Array]:
+def softmax_cross_entropy(logits: Array, labels: Labels, weights: Array) -> tuple[float, Array]:
     """``sum over n of weights[n] * -log p[label, n]`` with ``p = softmax(logits)``.
 
     The gradient is ``weights * (p - onehot)``. The largest logit is subtracted first, so that no
@@ -56,9 +54,7 @@ def softmax_cross_entropy(
     return float(np.add.reduce(losses)), grad
 
 
-def squared_error(
-    outputs: Array, labels: NDArray[np.integer], weights: Array
-) -> tuple[float, Array]:
+def squared_error(outputs: Array, labels: Labels, weights: Array) -> tuple[float, Array]:
     """``sum over n of weights[n] * 1/2 * sum over k of (y[k, n] - onehot[k, n])^2``.
 
     The gradient is ``weights * (y - onehot)``.
@@ -73,22 +69,14 @@ def squared_error(
 
 @dataclass(frozen=True)
 class OwnLoss:
-    """A loss of the user's own: calls ``function``, and checks what it returns.
-
-    Raises:
-        ArgumentError: it is not a number and an array of the shape of the outputs.
-    """
+    """A loss of the user's own: calls ``function``, and checks what it returns."""
 
     function: Loss
 
-    def __call__(
-        self, outputs: Array, labels: NDArray[np.integer], weights: Array
-    ) -> tuple[float, Array]:
+    def __call__(self, outputs: Array, labels: Labels, weights: Array) -> tuple[float, Array]:
         returned: Any = self.function(outputs, labels, weights)
         match returned:
-            case [loss_sum, np.ndarray() as grad] if (
-                np.ndim(loss_sum) == 0 and grad.shape == outputs.shape
-            ):
+            case [loss_sum, np.ndarray(shape=outputs.shape) as grad] if np.ndim(loss_sum) == 0:
                 return loss_sum, grad
             case [loss_sum, grad]:
                 what = f"arrays of shapes {np.shape(loss_sum)} and {np.shape(grad)}"
@@ -101,7 +89,7 @@ class OwnLoss:
         )
 
 
-def _check_shapes(outputs: Array, labels: NDArray[np.integer], weights: Array) -> None:
+def _check_shapes(outputs: Array, labels: Labels, weights: Array) -> None:
     if not labels.shape == weights.shape == outputs.shape[1:] or outputs.ndim != 2:
         raise ValueError(
             f"outputs of shape {outputs.shape} with labels {labels.shape} and weights"

@@ -1,16 +1,22 @@
-"""The parameters of a network: one flat vector, and named views of it."""
+"""The parameters of a network, one flat vector with named views of it, and their initialisers.
+
+An initialiser is a function ``(rng, shape, fan_in, fan_out) -> array``. In training, the methods
+``random``, ``uniform``, ``standard_normal`` and ``normal`` of ``rng`` give the same bits with every
+NumPy; its others may change.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from distcnn.errors import ArgumentError
 from distcnn.nn.kernels.arena import buffer
-from distcnn.nn.layer import Array, Parameter
+from distcnn.nn.layer import Array, Initialiser, Parameter, Shape
 
 
 class Parameters:
@@ -72,11 +78,7 @@ class Parameters:
         )
 
     def draw(self, rng: np.random.Generator) -> Parameters:
-        """Draw every parameter's first values, in order, from ``rng``; return these parameters.
-
-        Raises:
-            ArgumentError: an initialiser returned an array of another shape.
-        """
+        """Draw every parameter's first values, in order, from ``rng``; return these parameters."""
         for name, values in self.named().items():
             described = self.described[name]
             drawn = described.initialiser(rng, described.shape, described.fan_in, described.fan_out)
@@ -88,3 +90,44 @@ class Parameters:
                 )
             values[...] = drawn
         return self
+
+
+def as_initialiser(name: str, value: Initialiser) -> Initialiser:
+    """``value``, if it can be called."""
+    if not callable(value):
+        raise ValueError(
+            f"{name} (={value!r}) must be a function (rng, shape, fan_in, fan_out), such as"
+            " distcnn.nn.he_normal"
+        )
+    return value
+
+
+def he_normal(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:
+    """Normal with variance ``2 / fan_in``: for ReLU layers (He et al. 2015, eq. 10)."""
+    return rng.standard_normal(shape) * math.sqrt(2.0 / fan_in)
+
+
+def glorot_uniform(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:
+    """Uniform with variance ``2 / (fan_in + fan_out)``: for tanh and sigmoid layers (Glorot and
+    Bengio 2010, eq. 16).
+    """
+    bound = math.sqrt(6.0 / (fan_in + fan_out))
+    return rng.uniform(-bound, bound, shape)
+
+
+@dataclass(frozen=True)
+class uniform:  # used like the functions around it
+    """Uniform in [-bound, bound]; 1e-4 is what the hand-written CNN tutorials use."""
+
+    bound: float = 1e-4
+
+    def __call__(self, rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:
+        return rng.uniform(-self.bound, self.bound, shape)
+
+    def __repr__(self) -> str:
+        return f"uniform({self.bound})"
+
+
+def zeros(rng: np.random.Generator, shape: Shape, fan_in: int, fan_out: int) -> Array:
+    """All zero: for biases. (Zero weights would keep all units of a layer equal for ever.)"""
+    return np.zeros(shape)

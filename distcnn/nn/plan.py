@@ -6,18 +6,18 @@ and fuses neighbours.
     loss_sum, grad_logits = loss(logits, labels, weights)
     plan.backward(grad_logits, out=gradient)                    # flat, like parameters.values
 
-The planner (``planner.py``) decides which kernel may write over its input or over the gradient it
-is given, which layers run as one, and how an output is stored. What ``forward`` returns is
-a buffer of the plan, and holds until its next call. Plans share nothing but the parameters, so one
-can go forward while another runs backward for another microbatch, and two threads can run one
-each.
+What ``forward`` returns is a buffer of the plan, and holds until its next call. Plans share nothing
+but the parameters, so one can go forward while another runs backward for another microbatch, and
+two threads can run one each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from distcnn.nn.geometry import as_count
 from distcnn.nn.kernels.arena import Buffers
@@ -29,33 +29,45 @@ from distcnn.spans import BACKWARD, FORWARD, Span
 if TYPE_CHECKING:
     from distcnn.nn.sequential import Sequential
 
+BUFFER_ELEMENTS = 1024
+"""NumPy (2.4) copies operands whose runs are shorter than its buffer, 8192 elements by default,
+into that buffer, such as rows of images, and works on the copy. With a buffer no longer than the
+runs it works in place: half the time for runs of 768 (docs/speed.md).
+"""
 
-@dataclass(frozen=True)
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """NumPy's settings while layers compute, on which no result depends: no warnings of overflow,
+    since the reduction rejects non-finite values, and a shorter buffer.
+    """
+    before = np.getbufsize()
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.setbufsize(BUFFER_ELEMENTS)
+        try:
+            yield
+        finally:
+            np.setbufsize(before)
+
+
 class Stage:
-    """A kernel with what its two calls need.
-
-    Attributes:
-        name: of its (first) layer.
-        start: where that layer's elements of the flat vectors begin.
+    """A kernel and what its calls need. Its (first) layer's elements of the flat vectors begin at
+    ``start``.
     """
 
-    name: str
-    kernel: Kernel
-    call: Call
-    start: int
-    forward_span: Span
-    backward_span: Span
+    def __init__(self, name: str, kernel: Kernel, call: Call, start: int) -> None:
+        self.name, self.call, self.start = name, call, start
+        self._kernel = kernel
+        self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
 
     def forward(self, x: Array, training: bool, random: RandomSource | None) -> Array:
-        """Begin a pass; the output for ``x``."""
         self.call.begin(training, random)
-        with self.forward_span:
-            return self.kernel.forward(x, self.call)
+        with self._forward:
+            return self._kernel.forward(x, self.call)
 
     def backward(self, grad_output: Array, input_gradient: bool) -> Array | None:
-        """Finish it: write the parameters' gradients, return the input's where it is wanted."""
-        with self.backward_span:
-            return self.kernel.backward(grad_output, self.call, input_gradient)
+        with self._backward:
+            return self._kernel.backward(grad_output, self.call, input_gradient)
 
 
 class Plan:
@@ -64,7 +76,6 @@ class Plan:
     Attributes:
         parameters: the values, shared with other plans.
         output_shape: of the logits, without the batch.
-        nbytes: what its buffers take.
     """
 
     def __init__(
@@ -87,7 +98,8 @@ class Plan:
         shapes = model.shapes(input_shape)
         self.output_shape = shapes[-1]
         self._buffers = Buffers(parameters.values.dtype)
-        planner = Planner(model.layers, model.names, shapes, microbatch_size, self._buffers, fused)
+        with_batch = [(*shape, microbatch_size) for shape in shapes]
+        planner = Planner(model.layers, model.names, with_batch, self._buffers, fused)
         self.stages = [self._stage(index, kernel) for index, kernel in planner.kernels()]
         self._first_with_parameters = next(
             (i for i, stage in enumerate(self.stages) if stage.call.values), len(self.stages)
@@ -128,9 +140,9 @@ class Plan:
             out: takes the gradient, a flat vector like ``parameters.values``.
             input_gradient: whether to return the input's gradient ``(*input_shape, N)``.
         """
-        passing = self.start_backward(grad_output, out, input_gradient)
-        passing.advance(until=0)
-        return passing.input_gradient
+        started = self.start_backward(grad_output, out, input_gradient)
+        started.advance(until=0)
+        return started.input_gradient
 
     def start_backward(
         self, grad_output: Array, out: Array, input_gradient: bool = False
@@ -152,14 +164,8 @@ class Plan:
         """A pass forward and back, layer by layer and nothing fused, with the same bits.
 
         Yields every array as it is computed, with its name: ``input``, ``output of conv1``, ...,
-        ``gradient of the loss``, ``input gradient of dense1``, ... It has buffers of its own.
-
-        Args:
-            images: one microbatch ``(*input_shape, N)``.
-            loss: of the outputs: the sum over the examples, and its gradient.
-            out: takes the parameters' gradients.
-            training: as in ``forward``.
-            random: as in ``forward``.
+        ``gradient of the loss``, ``input gradient of dense1``, ... ``loss`` is given the outputs,
+        ``out`` takes the parameters' gradients; the rest is as in ``forward``.
         """
         unfused = Plan(
             self.model, self.input_shape, self.microbatch_size, self.parameters, fused=False
@@ -201,25 +207,22 @@ class Plan:
                 stage.call.write_to(self.parameters.of_layer(stage.name, flat))
 
     def _stage(self, index: int, kernel: Kernel) -> Stage:
-        name = self.model.names[index]
-        call = Call(name, self.parameters.of_layer(name, self.parameters.values))
-        spans = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
-        return Stage(name, kernel, call, self.parameters.layer_starts[index], *spans)
+        name, parameters = self.model.names[index], self.parameters
+        call = Call(name, parameters.of_layer(name, parameters.values))
+        return Stage(name, kernel, call, parameters.layer_starts[index])
 
 
 class Backward:
-    """A backward pass from the last layer to the first, in pieces.
+    """A backward pass from the last layer to the first, in pieces."""
 
-    Attributes:
-        input_gradient: the network's input gradient at the end, if requested.
-    """
+    input_gradient: Array | None = None
+    """The network's, at the end, if it was requested."""
 
     def __init__(
         self, stages: list[Stage], grad_output: Array, size: int, input_gradient: bool
     ) -> None:
-        self._stages, self._grad, self._complete_from = list(stages), grad_output, size
+        self._stages, self._grad, self._complete_from = stages, grad_output, size
         self._wants_input_gradient = input_gradient
-        self.input_gradient: Array | None = None
 
     def advance(self, until: int) -> None:
         """Compute until the flat gradient is complete from element ``until`` on; with 0, go on
@@ -227,12 +230,11 @@ class Backward:
         """
         while self._stages and (self._complete_from > until or until == 0):
             stage = self._stages.pop()
-            is_first = not self._stages
-            grad = stage.backward(self._grad, self._wants_input_gradient or not is_first)
+            grad = stage.backward(self._grad, self._wants_input_gradient or bool(self._stages))
             self._complete_from = stage.start
-            if grad is not None:
+            if self._stages and grad is not None:
                 self._grad = grad
-            if is_first and self._wants_input_gradient:
+            else:
                 self.input_gradient = grad
 
 

@@ -6,18 +6,17 @@ kernels follow them, and layers know nothing of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 from distcnn.nn.activations import Activation, ReLU
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
-from distcnn.nn.kernels.activations import ActivationKernel, ReLUKernel
+from distcnn.nn.kernels.activations import ActivationKernel, OwnLayerKernel, ReLUKernel
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.convolution import ConvKernel
 from distcnn.nn.kernels.dense import DenseKernel, FlattenKernel
 from distcnn.nn.kernels.fusion import Pooling
-from distcnn.nn.kernels.own_layer import OwnLayerKernel
 from distcnn.nn.kernels.pooling import AvgPoolKernel, MaxPoolKernel
 from distcnn.nn.layer import Array, Call, Layer, Shape
 from distcnn.nn.pooling import AvgPool2d, MaxPool2d
@@ -40,33 +39,26 @@ class Kernel(Protocol):
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         """Write the parameters' gradients to ``call.grads``; return the input's gradient, or None
-        without ``input_gradient``.
+        without ``input_gradient`` (always given to kernels that have no parameters).
         """
 
 
 class Planner:
-    """Chooses the kernels of ``layers``.
+    """Chooses the kernels of ``layers``, called ``names``; with ``fused``, layers may run as one.
 
-    Args:
-        layers: of the network.
-        names: theirs.
-        shapes: of each layer's input, and of the last one's output; without the batch.
-        count: examples of a microbatch.
-        buffers: makes the arrays.
-        fused: whether layers may run as one.
+    ``shapes`` are those of each layer's input and of the last one's output, with the batch.
     """
 
     def __init__(
         self,
-        layers: Sequence[Layer],
-        names: Sequence[str],
-        shapes: Sequence[Shape],
-        count: int,
+        layers: tuple[Layer, ...],
+        names: tuple[str, ...],
+        shapes: list[Shape],
         buffers: Buffers,
         fused: bool,
     ) -> None:
         self._layers, self._names, self._shapes = layers, names, shapes
-        self._count, self._buffers, self._fused = count, buffers, fused
+        self._buffers, self._fused = buffers, fused
         self._kinds = [built_in(layer) for layer in layers]
 
     def kernels(self) -> Iterator[tuple[int, Kernel]]:
@@ -79,31 +71,30 @@ class Planner:
 
     def _kernel(self, index: int) -> tuple[Kernel, int]:
         """The kernel that begins with layer ``index``, and how many layers it runs."""
-        layer, shape, count = self._layers[index], self._shapes[index], self._count
-        kind, buffers, batch = self._kind(index), self._buffers, (*shape, self._count)
+        layer, shape, buffers = self._layers[index], self._shapes[index], self._buffers
+        kind = self._kind(index)
         in_place = self._kind(index - 1) in OUTPUT_MAY_BE_OVERWRITTEN
         kernel: Kernel
         match layer:
             case _ if kind is None:
-                output = *self._shapes[index + 1], count
-                kernel = OwnLayerKernel(self._names[index], layer, batch, output)
+                kernel = OwnLayerKernel(self._names[index], layer, shape, self._shapes[index + 1])
             case Conv2d():
                 return self._convolution(index, layer)
             case MaxPool2d():
                 after = index + (2 if self._kind(index + 1) is ReLU else 1)
                 flattened = self._kind(after) is Flatten
-                kernel = MaxPoolKernel(layer, shape, count, buffers, flattened, in_place)
+                kernel = MaxPoolKernel(layer, shape, buffers, flattened, in_place)
             case AvgPool2d():
-                kernel = AvgPoolKernel(layer, shape, count, buffers)
+                kernel = AvgPoolKernel(layer, shape, buffers)
             case ReLU() if kind is ReLU:
                 overwrite_gradient = self._kind(index + 1) in GRADIENT_MAY_BE_OVERWRITTEN
-                kernel = ReLUKernel(batch, buffers, in_place, overwrite_gradient)
+                kernel = ReLUKernel(shape, buffers, in_place, overwrite_gradient)
             case Activation():
-                kernel = ActivationKernel(layer, batch, buffers)
+                kernel = ActivationKernel(layer, shape, buffers)
             case Flatten():
-                kernel = FlattenKernel(shape, count, buffers)
+                kernel = FlattenKernel(shape, buffers)
             case Dense():
-                kernel = DenseKernel(shape[0], layer.out_features, count, buffers)
+                kernel = DenseKernel(layer.out_features, shape, buffers)
             case _:
                 raise AssertionError(f"{kind} has no kernel")
         return kernel, 1
@@ -118,12 +109,11 @@ class Planner:
             flattened = self._kind(index + layers) is Flatten
             name = self._names[index + 1]
             pooling = Pooling(following.kernel_size, name, rectify, flattened)
-        shape, buffers = self._shapes[index], self._buffers
-        kernel = ConvKernel(layer, shape, self._count, buffers, pooling, self._fused)
+        kernel = ConvKernel(layer, self._shapes[index], self._buffers, pooling, self._fused)
         return kernel, layers if kernel.is_fused else 1
 
     def _kind(self, index: int) -> type[Layer] | None:
-        """The built-in class of a layer; None for a layer of one's own, and where there is none."""
+        """The built-in class of a layer; None for a layer of one's own, and outside the list."""
         return self._kinds[index] if 0 <= index < len(self._kinds) else None
 
 

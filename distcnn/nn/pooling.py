@@ -1,26 +1,7 @@
 """Max pooling and average pooling over windows of any size and stride, overlapping or with gaps.
 
-Derivation of the gradients. Let window q hold the inputs x[p], p in q, and let G = dL/dy.
-
-* Average: ``y[q] = (1/n) * sum of x[p]`` with n = kh*kw, so dy[q]/dx[p] = 1/n inside the window and
-  0 outside, and ``dL/dx[p] = sum over the windows q that cover p of G[q] / n``.
-* Maximum: ``y[q] = max of x[p]``. Near a point where one input p* is the largest, y[q] = x[p*]
-  exactly, so dy[q]/dx[p*] = 1 and all others are 0: ``dL/dx[p] = sum over the windows q that p wins
-  of G[q]``.
-
-Ties. Where several inputs of a window are equal and largest, the maximum has no derivative; any one
-of them may be chosen (a subgradient). **The first in row-major order wins**, as in PyTorch, of the
-numbers that reach the pooling. Giving the gradient to all of them instead multiplies it: on MNIST,
-whose constant background convolves to equal values, that cost 20 points of accuracy in the first
-epoch.
-
-Behind a Winograd convolution (``distcnn.nn.kernels.winograd``) a constant image does not give equal
-numbers: each output of a tile is another sum, with other last bits, and the largest may be any of
-them. In ``wide`` on MNIST a third of all windows are constant, and in 30 to 42 % of those another
-one than the first wins, the same one on any number of ranks. It does not matter: over four seeds
-the test accuracy after one epoch was 0.9879, and 0.9877 with im2col, where the first wins; the
-difference is 0.0001 with a standard error of 0.0003. (Scherer, Mueller and Behnke,
-"Evaluation of pooling operations in convolutional architectures", 2010.)
+``distcnn.nn.reference`` has formulas and gradients (Scherer, Mueller and Behnke, "Evaluation of
+pooling operations in convolutional architectures", 2010).
 """
 
 from __future__ import annotations
@@ -68,7 +49,13 @@ class Pool2d(Layer):
 
 
 class MaxPool2d(Pool2d):
-    """The largest value of each window. Ties: the first in row-major order wins (see above)."""
+    """The largest value of each window.
+
+    Ties: the first in row-major order takes the gradient, as in PyTorch. Giving it to all of them
+    would multiply it: on MNIST, whose constant background convolves to equal values, that cost 20
+    points of accuracy in the first epoch. (Behind a Winograd convolution, whose outputs differ in
+    their last bits, it may be another one than the first, the same on any number of ranks.)
+    """
 
 
 class AvgPool2d(Pool2d):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -37,8 +36,6 @@ class Sequential:
 
     @explained(AS_A_LIST)
     def __init__(self, layers: Sequence[Layer]) -> None:
-        if isinstance(layers, Layer):
-            raise ArgumentError(f"Sequential(<{type(layers).__name__}>): {AS_A_LIST}")
         if not isinstance(layers, Iterable):
             raise ArgumentError(f"Sequential({layers!r}): {AS_A_LIST}")
         self.layers = tuple(layers)
@@ -46,11 +43,8 @@ class Sequential:
             raise ValueError("Sequential needs at least one layer")
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
-                remedy = (
-                    f"write {layer.__name__}()"
-                    if isinstance(layer, type)
-                    else "make it a distcnn.nn.Layer"
-                )
+                is_class = isinstance(layer, type)
+                remedy = f"write {layer.__name__}()" if is_class else "make it a distcnn.nn.Layer"
                 raise ArgumentError(
                     f"layers[{index}] of Sequential is {layer!r}, not a layer: {remedy}"
                 )
@@ -108,34 +102,30 @@ class Sequential:
     def initialise(
         self, input_shape: Shape, rng: np.random.Generator, dtype: DTypeLike = np.float32
     ) -> Parameters:
-        """Parameters for inputs of ``input_shape``, drawn from ``rng`` in order.
-
-        Raises:
-            ArgumentError: an initialiser returned an array of another shape.
-        """
+        """Parameters for inputs of ``input_shape``, drawn from ``rng`` in order."""
         return self.allocate(input_shape, dtype).draw(rng)
 
     def plan(self, input_shape: Shape, microbatch_size: int, parameters: Parameters) -> Plan:
-        """A plan for inputs ``(*input_shape, microbatch_size)``: what runs the network.
-
-        Raises:
-            ValueError: names the layer that does not fit.
-        """
+        """A plan for inputs ``(*input_shape, microbatch_size)``: what runs the network."""
         return Plan(self, tuple(input_shape), microbatch_size, parameters)
 
     def summary(self, input_shape: Shape, microbatch_size: int) -> str:
         """Each layer with its output's shape and parameters, as text; then the sums and the
         buffers' memory.
         """
-        by_layer, shapes = self._by_layer(input_shape), self.shapes(input_shape)
-        rows = [("layer", "", "output", "parameters"), ("input", "", _shown(shapes[0]), "")]
-        total = 0
-        for name, layer, shape, parameters in zip(
-            self.names, self.layers, shapes[1:], by_layer, strict=True
-        ):
-            size = sum(math.prod(parameter.shape) for parameter in parameters)
-            total += size
-            rows.append((name, repr(layer), _shown(shape), f"{size:,}" if size else ""))
+        shapes, by_layer = self.shapes(input_shape), self._by_layer(input_shape)
+        sizes = [sum(math.prod(parameter.shape) for parameter in each) for each in by_layer]
+        rows = [
+            ("layer", "", "output", "parameters"),
+            ("input", "", _shown(shapes[0]), ""),
+            *zip(
+                self.names,
+                map(repr, self.layers),
+                map(_shown, shapes[1:]),
+                (f"{size:,}" if size else "" for size in sizes),
+                strict=True,
+            ),
+        ]
         first, second, third, last = (max(map(len, cells)) for cells in zip(*rows, strict=True))
         lines = [
             f"{name:{first}}  {layer:{second}}  {shape:{third}}  {size:>{last}}".rstrip()
@@ -143,7 +133,7 @@ class Sequential:
         ]
         plan = self.plan(input_shape, microbatch_size, self.allocate(input_shape))
         memory = f"{plan.nbytes / 1e6:.1f} MB of buffers for a microbatch of {microbatch_size}"
-        return "\n".join([*lines, f"{total:,} parameters; {memory}"])
+        return "\n".join([*lines, f"{sum(sizes):,} parameters; {memory}"])
 
     def _by_layer(self, input_shape: Shape) -> list[tuple[Parameter, ...]]:
         shapes = self.shapes(input_shape)[:-1]
@@ -155,13 +145,6 @@ def _shown(shape: Shape) -> str:
 
 
 def _numbered(layers: Sequence[Layer]) -> tuple[str, ...]:
-    """``conv1`` for the first Conv2d: the class in lower case without its dimensions, and a
-    number.
-    """
-    seen: Counter[str] = Counter()
-    names = []
-    for layer in layers:
-        stem = re.sub(r"\dd$", "", type(layer).__name__.lower())
-        seen[stem] += 1
-        names.append(f"{stem}{seen[stem]}")
-    return tuple(names)
+    """Each layer's class in lower case without its dimensions, and a number: ``conv1``."""
+    stems = [re.sub(r"\dd$", "", type(layer).__name__.lower()) for layer in layers]
+    return tuple(f"{stem}{stems[: i + 1].count(stem)}" for i, stem in enumerate(stems))

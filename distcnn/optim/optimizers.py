@@ -1,16 +1,7 @@
 """Optimizers: immutable descriptions of an update rule, and ``Updater``, which applies one.
 
-    rule = SGD(learning_rate=0.03, momentum=0.9, nesterov=True)      # printable, comparable
-    updater = rule.start(values)                                     # allocates the state
-    updater.step(values, grads, learning_rate)                       # changes ``values`` in place
-
-All ranks apply the same update to the same gradient, element by element, so their weights stay
-identical. An optimizer of your own is one class:
-
-    @dataclass(frozen=True)
-    class SignSGD(Optimizer):
-        def update(self, values, grads, state, learning_rate, step, scratch):
-            values -= np.multiply(np.sign(grads), learning_rate, out=scratch)
+updater = SGD(learning_rate=0.03, momentum=0.9, nesterov=True).start(values)
+updater.step(values, grads, learning_rate)                       # changes ``values`` in place
 """
 
 from __future__ import annotations
@@ -19,6 +10,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -27,6 +19,7 @@ from numpy.typing import NDArray
 from distcnn.errors import InputError
 
 Vector = NDArray[np.floating]
+Limits = tuple[str, Callable[[float], bool]]
 
 CHUNK = 32768
 """Elements updated at a time: an update passes over them several times, so they should stay in the
@@ -38,15 +31,20 @@ NEGLIGIBLE = 2.0**10
 """In units of the smallest normal number: smaller elements of the state are set to 0.
 
 Otherwise the momentum of a unit whose gradient stays 0 decays into subnormal numbers and remains at
-4e-45 (in float32) forever, because the product rounds up. Many processors need a hundred cycles
-for each such number: on an AMD EPYC of 2025, SGD takes no longer, but Adam, with its square root
-and division, 6 times as long.
+4e-45 (in float32) forever, because the product rounds up. Many processors need a hundred cycles for
+each such number; Adam, with its square root and division, then takes 6 times as long.
 """
+
+_POSITIVE: Limits = "a number above 0", lambda value: value > 0
+_NOT_NEGATIVE: Limits = "a number, 0 or more", lambda value: value >= 0
+_DECAY_RATE: Limits = "0 or more and below 1", lambda value: 0 <= value < 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """An update rule: subclass it and define ``update`` for a rule of your own.
+    """An update rule: subclass it and define ``update`` for a rule of your own (docs/own_code.md).
+
+    All ranks apply it to the same gradient, element by element, so their weights stay identical.
 
     Args:
         learning_rate: the peak learning rate; a schedule scales it from step to step.
@@ -58,12 +56,7 @@ class Optimizer:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):  # would compute, and be recorded, in another way
                 object.__setattr__(self, name, value.item())
-        _require(
-            "learning_rate",
-            self.learning_rate,
-            _is_finite(self.learning_rate) and self.learning_rate > 0,
-            "a number above 0",
-        )
+        self._require(_POSITIVE, "learning_rate")
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -97,6 +90,15 @@ class Optimizer:
     def start(self, values: Vector) -> Updater:
         """An updater for vectors of the shape and dtype of ``values``, with its state at zero."""
         return Updater(self, values)
+
+    def _require(self, limits: Limits, *names: str) -> None:
+        what, holds = limits
+        for name in names:
+            value = getattr(self, name)
+            if not (
+                isinstance(value, numbers.Real) and math.isfinite(value) and holds(float(value))
+            ):
+                raise InputError(f"{name} is {value!r}: it must be {what}")
 
 
 class Updater:
@@ -152,10 +154,8 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        momentum = self.momentum
-        holds = _is_finite(momentum) and 0 <= momentum < 1
-        _require("momentum", momentum, holds, "0 or more and below 1")
-        _require_decay(self.weight_decay)
+        self._require(_DECAY_RATE, "momentum")
+        self._require(_NOT_NEGATIVE, "weight_decay")
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -201,12 +201,9 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_decay(self.weight_decay)
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            _require(name, value, _is_finite(value) and 0 <= value < 1, "0 or more and below 1")
-        holds = _is_finite(self.epsilon) and self.epsilon > 0
-        _require("epsilon", self.epsilon, holds, "a number above 0")
+        self._require(_NOT_NEGATIVE, "weight_decay")
+        self._require(_DECAY_RATE, "beta1", "beta2")
+        self._require(_POSITIVE, "epsilon")
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -249,15 +246,8 @@ class AdamW(Adam):
     decoupled: ClassVar[bool] = True
 
 
-def nesterov(*, learning_rate: float, momentum: float, weight_decay: float) -> SGD:
-    """SGD with Nesterov's momentum."""
-    return SGD(
-        learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=True
-    )
-
-
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "nesterov": nesterov,
+    "nesterov": partial(SGD, nesterov=True),
     "sgd": SGD,
     "adam": Adam,
     "adamw": AdamW,
@@ -265,17 +255,3 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 """Optimizers by name; they take those of learning rate, momentum and weight decay that their
 signatures name.
 """
-
-
-def _require(name: str, value: object, holds: bool, what: str) -> None:
-    if not holds:
-        raise InputError(f"{name} is {value!r}: it must be {what}")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
-
-
-def _require_decay(weight_decay: float) -> None:
-    holds = _is_finite(weight_decay) and weight_decay >= 0
-    _require("weight_decay", weight_decay, holds, "a number, 0 or more")

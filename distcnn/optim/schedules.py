@@ -1,8 +1,4 @@
-"""Learning-rate schedules: immutable descriptions, each a function of the progress through the run.
-
-A schedule of your own is a function ``progress -> factor``, or a subclass of ``Schedule`` that
-defines ``factor``.
-"""
+"""Learning-rate schedules: immutable descriptions, functions of the progress through the run."""
 
 from __future__ import annotations
 
@@ -16,7 +12,8 @@ from distcnn.errors import InputError
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate of each step, as a share of the peak: linear warm-up, then ``factor``.
+    """The learning rate of each step, as a share of the peak: linear warm-up, then ``factor``. One
+    of your own is a subclass that defines ``factor``, or a function from progress to factor.
 
     Args:
         warmup_steps: length of the linear warm-up (Goyal et al. 2017), in steps. The ``Trainer``
@@ -70,9 +67,7 @@ class Cosine(Schedule):
 
 
 class StepDecay(Schedule):
-    """1, then 0.1 from half of the run on, then 0.01 from three quarters on (the ratios of He et
-    al. 2016).
-    """
+    """1, then 0.1 from half of the run on, 0.01 from three quarters on (as in He et al. 2016)."""
 
     def factor(self, progress: float) -> float:
         return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
@@ -80,11 +75,7 @@ class StepDecay(Schedule):
 
 @dataclass(frozen=True)
 class OwnSchedule(Schedule):
-    """``function(progress)`` of the user's, as a schedule.
-
-    Raises:
-        InputError: it returns something that is not a finite number.
-    """
+    """``function(progress)`` of the user's, as a schedule."""
 
     function: Callable[[float], float] = lambda progress: 1.0
 

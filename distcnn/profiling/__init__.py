@@ -1,5 +1,1 @@
-"""Listeners to spans: the timeline of a run (``--trace``, docs/trace.md), and the seconds of each
-part of a step, for the benchmark and for scaling.
-
-Training imports it only for ``--trace``.
-"""
+"""Listeners to spans: a timeline (``--trace``), and the seconds of each part of a step."""

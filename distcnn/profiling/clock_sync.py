@@ -1,4 +1,4 @@
-"""Align the ranks' clocks with rank 0's.
+"""Align the ranks' clocks with rank 0's. All times are in nanoseconds.
 
 The ranks meet at barriers, and each reads its clock between two of them. No rank leaves a barrier
 before all have entered it, so what a rank reads between two barriers happened, in rank 0's time,
@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distcnn.distributed import Communicator
 from distcnn.profiling.recorder import clock
@@ -24,9 +23,7 @@ ROUNDS = 100
 
 @dataclass(frozen=True)
 class Offset:
-    """A rank's clock is ahead of rank 0's by ``low`` to ``high`` nanoseconds when it reads
-    ``at``.
-    """
+    """A rank's clock is ahead of rank 0's by ``low`` to ``high`` when it reads ``at``."""
 
     low: int
     high: int
@@ -34,42 +31,44 @@ class Offset:
 
     @property
     def middle(self) -> int:
-        """The estimate."""
         return (self.low + self.high) // 2
 
     @property
     def error(self) -> int:
-        """By how much the estimate may be wrong; a fast drift makes the bounds cross a little."""
+        """By how much the middle may be wrong; a fast drift makes the bounds cross a little."""
         return abs(self.high - self.low + 1) // 2
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A rank's clock: its offset at the begin and at the end of a recording.
-
-    ``same``: it is rank 0's clock, because their host is one and the measurements allow it.
-    """
+    """A rank's clock: its offset at the begin and at the end of a recording."""
 
     begin: Offset
     end: Offset
-    same: bool
 
-    def to_root(self, times: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This rank's ``times`` in rank 0's time; drift is linear, so the order stays."""
+    @property
+    def same(self) -> bool:
+        """Whether it is rank 0's clock: Linux has one for all processes of a host."""
+        return all(found.low <= 0 <= found.high for found in (self.begin, self.end))
+
+    def to_root(self, times: Sequence[int]) -> list[int]:
+        """``times`` of this clock in rank 0's time; drift is linear, so the order stays."""
         if self.same:
-            return times
+            return list(times)
         drift = (self.end.middle - self.begin.middle) / max(1, self.end.at - self.begin.at)
-        drifted: NDArray[np.int64] = np.rint(drift * (times - self.begin.at)).astype(np.int64)
-        return times - (self.begin.middle + drifted)
+        read = np.array(times, np.int64)
+        drifted = np.rint(drift * (read - self.begin.at)).astype(np.int64)
+        converted: list[int] = (read - self.begin.middle - drifted).tolist()
+        return converted
 
     @property
     def error(self) -> int:
-        """Nanoseconds by which ``to_root`` may be wrong at the begin and the end."""
+        """By how much ``to_root`` may be wrong at the begin and the end."""
         return 0 if self.same else max(self.begin.error, self.end.error)
 
 
 def measure_offsets(communicator: Communicator) -> list[Offset]:
-    """Each rank's offset, the same list on all ranks. Collective."""
+    """Each rank's offset. Collective."""
     readings = [clock()]
     for _ in range(ROUNDS):
         communicator.barrier()
@@ -86,28 +85,15 @@ def offset(of_root: Sequence[int], of_rank: Sequence[int]) -> Offset:
     return Offset(low, high, of_rank[-1])
 
 
-def clocks_of(hosts: Sequence[str], begin: Sequence[Offset], end: Sequence[Offset]) -> list[Clock]:
-    """Each rank's clock.
-
-    Linux has one such clock for all processes of a host, except in time namespaces, which the
-    measurements reveal.
-    """
-    return [
-        Clock(
-            first,
-            last,
-            host == hosts[0] and all(found.low <= 0 <= found.high for found in (first, last)),
-        )
-        for host, first, last in zip(hosts, begin, end, strict=True)
-    ]
+def clocks_since(before: Sequence[Offset], communicator: Communicator) -> list[Clock]:
+    """Each rank's clock since its offset was measured. Collective."""
+    return [Clock(*ends) for ends in zip(before, measure_offsets(communicator), strict=True)]
 
 
 def last_arrivals(begins: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     """For each meeting of all ranks, when the last rank arrived, and which rank that was.
 
-    Args:
-        begins: of each rank, when it arrived at each meeting, in nanoseconds of one clock. A rank
-            may lack the last meetings.
+    ``begins`` has each rank's arrivals in one clock's time; a rank may lack the last meetings.
     """
     ranks = range(len(begins))
     return [max(zip(meeting, ranks, strict=True)) for meeting in zip(*begins, strict=False)]

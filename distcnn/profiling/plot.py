@@ -9,7 +9,7 @@ from pathlib import Path
 from distcnn import plotting
 from distcnn.errors import InputError
 from distcnn.plotting import Axes
-from distcnn.profiling.chrome_trace import TraceEvent
+from distcnn.profiling.tracing import TraceEvent
 from distcnn.spans import SHARD, STEP
 from distcnn.system.files import read_bytes
 
@@ -19,35 +19,22 @@ COLOURS = {
     "loss": "#7a5195",
     "backward": "#e08a3c",
     "local sum": "#2a9d9d",
-    "allreduce": "#5b616b",
-    "waiting": "#d1495b",
+    "reduce": "#5b616b",
+    "wait": "#d1495b",
     "update": "#8c6d46",
     "other": "#c9ced6",
 }
-"""By the end of a slice's name."""
+"""By a word in a slice's name."""
 
-ALIASES = {"reduce": "allreduce", "wait for sums": "waiting"}
 STEPS_SHOWN = 2
 WIDTH, LINE_HEIGHT, FRAME_HEIGHT = 14.0, 0.32, 1.3
 """In inches; a thread has a line for each level of nested slices."""
 LETTER_WIDTH = 0.0037
 """As a fraction of the picture's width; a slice too narrow for its name has none."""
 
-Line = tuple[int, int, int]
-"""Rank, thread, level."""
-
 
 def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
-    """Draw two steps of a trace, a line for each thread and level.
-
-    Args:
-        path: a ``trace-*.json``.
-        first_step: the first of the two steps; by default in the middle.
-        output: the picture.
-
-    Raises:
-        InputError: ``path`` is not a trace or lacks the step, or ``output`` cannot be written.
-    """
+    """Draw two steps of the trace in ``path``, from ``first_step`` or else in the middle."""
     events = read_events(path)
     begin, end = span_of_steps(events, first_step)
     shown = [event for event in events if event["ph"] == "X" and begin <= event["ts"] < end]
@@ -61,15 +48,14 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
         if event["name"] == STEP and event["pid"] == 0:
             left = (event["ts"] - begin) / 1000
             axes.axvline(left, color="black", linewidth=0.8, linestyle=":")
-            text, size = f"step {event['args']['step']}", plotting.SMALL
-            axes.annotate(text, (left, -0.5), (3, 3), textcoords="offset points", fontsize=size)
+            axes.text(left, -0.6, f" step {event['args']['step']}", fontsize=plotting.SMALL)
     names = {
         (event["pid"], event["tid"]): f"rank {event['pid']} {event['args']['name']}"
         for event in events
         if event["name"] == "thread_name"
     }
-    firsts = [(row, names[line[:2]]) for row, line in enumerate(order) if line[2] == 0]
-    axes.set_yticks([row for row, _ in firsts], [name for _, name in firsts])
+    firsts = {row: names[line[:2]] for row, line in enumerate(order) if line[2] == 0}
+    axes.set_yticks(list(firsts), list(firsts.values()))
     axes.set(ylim=(len(order) - 0.4, -1.2), xlim=(0, (end - begin) / 1000), xlabel="ms")
     axes.tick_params(axis="y", length=0)
     plotting.tidy(axes, frame="bottom")
@@ -78,7 +64,6 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
 
 
 def read_events(path: Path) -> list[TraceEvent]:
-    """The events of a trace. ``InputError`` when the file is not a trace."""
     try:
         content = json.loads(read_bytes(path, follow=True))
         return [event for event in content["traceEvents"] if event["ph"] in ("X", "M")]
@@ -89,8 +74,8 @@ def read_events(path: Path) -> list[TraceEvent]:
         ) from error
 
 
-def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[Line, TraceEvent]]:
-    """Each slice with its line; those of a thread are in the order of their beginnings."""
+def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[tuple[int, int, int], TraceEvent]]:
+    """Each slice with its rank, thread and level. Slices of a thread are in order of beginning."""
     ends: dict[tuple[int, int], list[float]] = {}
     for event in slices:
         thread = event["pid"], event["tid"]
@@ -100,10 +85,7 @@ def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[Line, TraceEvent]]:
 
 
 def span_of_steps(events: Sequence[TraceEvent], first_step: int | None) -> tuple[float, float]:
-    """Begin and end of the steps that are drawn, in microseconds.
-
-    ``InputError`` when the trace does not have the step.
-    """
+    """Begin and end of the steps to draw, in microseconds."""
     steps = [event for event in events if event["name"] == STEP]
     numbers = sorted({event["args"]["step"] for event in steps})
     if not numbers:
@@ -112,22 +94,17 @@ def span_of_steps(events: Sequence[TraceEvent], first_step: int | None) -> tuple
     if first not in numbers:
         raise InputError(f"--step {first}: the trace has steps {numbers[0]} to {numbers[-1]}")
     shown = [event for event in steps if first <= event["args"]["step"] < first + STEPS_SHOWN]
-    begin, end = min(event["ts"] for event in shown), max(e["ts"] + e["dur"] for e in shown)
-    return begin, end
+    return min(event["ts"] for event in shown), max(event["ts"] + event["dur"] for event in shown)
 
 
 def colour_of(name: str) -> str:
-    """The colour of a slice, from the end of its name."""
-    name = ALIASES.get(name, name)
-    return next((colour for end, colour in COLOURS.items() if name.endswith(end)), COLOURS["other"])
+    return next((colour for word, colour in COLOURS.items() if word in name), COLOURS["other"])
 
 
 def _draw_slice(axes: Axes, event: TraceEvent, row: int, begin: float, end: float) -> None:
     left, width, name = (event["ts"] - begin) / 1000, event["dur"] / 1000, event["name"]
-    axes.barh(
-        row, width, left=left, height=0.9, color=colour_of(name), edgecolor="white", linewidth=0.2
-    )
+    colour = colour_of(name)
+    axes.barh(row, width, left=left, height=0.9, color=colour, edgecolor="white", linewidth=0.2)
     if event["dur"] > LETTER_WIDTH * len(name) * (end - begin):
-        middle = left + width / 2
         style = {"ha": "center", "va": "center", "fontsize": 6, "color": "white"}
-        axes.text(middle, row, name, clip_on=True, **style)
+        axes.text(left + width / 2, row, name, clip_on=True, **style)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +15,14 @@ import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.config import Config
 from distcnn.datasets import read_info
-from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
+from distcnn.datasets.default import DEFAULT_PATH
+from distcnn.datasets.prepare_mnist import ensure_mnist
 from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.models import build_model
+from distcnn.scaling import output
 from distcnn.scaling.launch_job import measure, stopped_by_signals
-from distcnn.scaling.options import Request, Settings, make_parser, parse, require_launcher
-from distcnn.scaling.output import (
-    headline,
-    outcome,
-    table,
-    title_of,
-    write_prediction,
-    write_results,
-)
+from distcnn.scaling.options import RANKS, Request, Settings, launcher_command, make_parser, parse
 from distcnn.scaling.points import in_order
 from distcnn.scaling.summary import summarise
 from distcnn.scaling.sweep_directory import Record, Sweep, opened
@@ -49,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if launcher.needs_mpi(os.environ):
         end_before_start(
             f"{NAME}: error: do not start distcnn.scaling under mpirun; it starts the ranks itself"
-            " (--launcher 'mpirun -n {ranks}')",
+            f" (--launcher 'mpirun -n {RANKS}')",
             others_wait=False,
         )
         return EXIT_INPUT
@@ -59,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         request = parse(arguments)
         require_all(request.settings)
-        with opened(request) as sweep:
+        with opened(request.output, request.settings) as sweep:
             return run(request, arguments, sweep)
     except InputError as error:
         tell(f"{NAME}: error: {printable(str(error))}")
@@ -70,51 +65,49 @@ def require_all(settings: Settings) -> None:
     """Raise ``InputError`` if every point would fail: no launcher, no image set, a model that does
     not match it. Prepares the default image set if it is missing.
     """
-    require_launcher(settings.launcher)
+    program = launcher_command(settings.launcher, 1)[0]
+    if shutil.which(program) is None:
+        raise InputError(
+            f"--launcher: program {program!r} not found: load the MPI module or activate the"
+            f" environment that has it, or name another launcher, such as 'mpirun -n {RANKS}'"
+        )
     config = Config(**settings.flags)
-    source = config.source or None
-    if (source or Path(config.data) == Path(DEFAULT_PATH)) and must_be_prepared(
-        config.data, source
-    ):
-        from distcnn.datasets.prepare_mnist import prepare_mnist  # seldom needed
-
-        prepare_mnist(config.data, source, say)
+    if config.source or Path(config.data) == Path(DEFAULT_PATH):
+        ensure_mnist(config.data, config.source or None, say)
     dataset = read_info(config.data)
     build_model(config.model, dataset.image_shape, dataset.classes, 1)
 
 
 def run(request: Request, arguments: Sequence[str], sweep: Sweep) -> int:
     """Measure, summarise, print and predict; return the exit code."""
-    say(*headline(request.settings), f"records   {sweep.path}")
+    say(*output.headline(request.settings), f"records   {sweep.path}")
     try:
         with stopped_by_signals():
             records = measure_all(sweep, request.timeout)
     except Stopped as stop:
-        output = [] if request.output else [f"--output={sweep.path}"]
-        again = shell_command(["python", "-m", NAME, *arguments, *output])
+        where = [] if request.output else [f"--output={sweep.path}"]
+        again = shell_command(["python", "-m", NAME, *arguments, *where])
         tell(f"{NAME}: stopped by {stop}; finished measurements are kept; continue with: {again}")
         return EXIT_STOPPED
     summary = summarise(sweep.settings.points, records)
-    say("", *table(summary, sweep), "", *write_results(sweep, records, summary))
+    say("", *output.table(summary, sweep), "", *output.write_results(sweep, records, summary))
     if request.predict:
-        say("", *write_prediction(sweep, records, summary, request))
+        say("", *output.write_prediction(sweep, records, summary, request))
     return EXIT_OK if summary.is_good else EXIT_NOT_GOOD
 
 
 def measure_all(sweep: Sweep, timeout: float) -> list[Record]:
-    """Measure everything that has no result yet, in order; failed measurements are repeated. Return
-    the records of all measurements.
-    """
+    """Measure everything that has no result yet, in order; return the records of everything."""
     wanted = list(in_order(sweep.settings.points, sweep.settings.repeats))
     done = {one: record for one in wanted if (record := sweep.find(one)) and record.result}
     if done:
         say(f"continue  {len(done)} of {counted(len(wanted), 'measurement')} already done")
     for number, job in enumerate(wanted, start=1):
         if job not in done:
-            record = measure(job, sweep, timeout)
+            record = done[job] = measure(job, sweep, timeout)
             sweep.add(record)
-            done[job] = record
-            say(f"[{number}/{len(wanted)}] {title_of(job)}: {outcome(record)}")
+            title = output.title_of(job)
+            say(f"[{number}/{len(wanted)}] {title}: {output.outcome(record)}")
     return [done[job] for job in wanted]
 
 

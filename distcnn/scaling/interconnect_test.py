@@ -20,7 +20,7 @@ from distcnn.cli.parser import Parser
 from distcnn.distributed import Allreduce, Communicator, on_root
 from distcnn.distributed.allreduce import time_sums
 from distcnn.errors import InputError
-from distcnn.scaling.prediction.interconnect import KINDS, fit_interconnect
+from distcnn.scaling.interconnect import KINDS, fit_interconnect
 from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes
 from distcnn.spans import MEASURE, Span
 from distcnn.system.console import say
@@ -28,38 +28,25 @@ from distcnn.system.files import write_atomically
 from distcnn.system.wording import counted
 
 NAME = "distcnn.scaling.interconnect_test"
-SECONDS, MOST_SECONDS = 10.0, 600.0
+MOST_SECONDS = 600.0
 SIZES = (8, 1024, 16_384, 131_072, 524_288, 2_097_152, 4_194_304, 8_388_608)
 """Bytes; the larger ones about double, because they decide."""
 
 
-def measure_sums(
-    communicator: Communicator, most_seconds: float, sizes: Sequence[int] = SIZES
-) -> SumTimes:
-    """Time sums over all ranks. Collective.
-
-    Args:
-        communicator: of all ranks.
-        most_seconds: about how long to measure.
-        sizes: bytes, in ascending order; the largest are omitted if time runs out.
-    """
+def measure_sums(communicator: Communicator, most_seconds: float) -> SumTimes:
+    """Time sums over all ranks; the largest sizes are omitted if time runs out. Collective."""
     ways = {
         WAITING: Allreduce(communicator.allreduce_sum),
         BESIDE: communicator.background_allreduce(),
     }
     rows = {
         way: [
-            list(timed) for timed in time_sums(communicator, sums, sizes, most_seconds / len(ways))
+            list(timed) for timed in time_sums(communicator, sums, SIZES, most_seconds / len(ways))
         ]
         for way, sums in ways.items()
         if sums is not None and communicator.world_size > 1
     }
-    return SumTimes(
-        world_size=communicator.world_size,
-        hosts=communicator.hosts,
-        library=communicator.description,
-        rows=rows,
-    )
+    return SumTimes(communicator.world_size, communicator.hosts, communicator.description, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,11 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="write the measurement, for distcnn.scaling --interconnect FILE",
     )
     parser.add_argument(
-        "--seconds",
-        type=float,
-        default=SECONDS,
-        metavar="S",
-        help=f"how long to measure (default {SECONDS:g})",
+        "--seconds", type=float, default=10, metavar="S", help="how long to measure (default 10)"
     )
     return parser
 
@@ -118,21 +101,16 @@ def _parse(arguments: Sequence[str], world_size: int) -> argparse.Namespace:
 
 
 def _report(times: SumTimes, file: Path | None) -> None:
-    seconds = {
-        way: {int(nbytes): took for nbytes, took in rows} for way, rows in times.rows.items()
-    }
-    lines = [
+    say(
         f"sums      over {counted(times.world_size, 'rank')} on"
         f" {counted(len(set(times.hosts)), 'host')}, {times.library}; milliseconds",
-        f"{'bytes':>10}" + "".join(f"{WAY_NAMES[way]:>12}" for way in seconds),
-    ]
-    for nbytes in sorted({nbytes for rows in seconds.values() for nbytes in rows}):
-        cells = (
-            f"{rows[nbytes] * 1e3:12.3f}" if nbytes in rows else f"{'-':>12}"
-            for rows in seconds.values()
-        )
-        lines.append(f"{nbytes:>10}" + "".join(cells))
-    lines.append(f"fit       {fit_interconnect(times, str(file or 'measured')).describe()}")
+        f"{'bytes':>10}" + "".join(f"{WAY_NAMES[way]:>12}" for way in times.rows),
+    )
+    seconds = [{int(nbytes): took for nbytes, took in rows} for rows in times.rows.values()]
+    for nbytes in sorted(set().union(*seconds)):
+        cells = (f"{1e3 * way[nbytes]:.3f}" if nbytes in way else "-" for way in seconds)
+        say(f"{nbytes:>10}" + "".join(f"{cell:>12}" for cell in cells))
+    say(f"fit       {fit_interconnect(times, str(file or 'measured')).describe()}")
     if file:
         table = {"kind": KINDS[0], **dataclasses.asdict(times)}
         try:
@@ -141,8 +119,7 @@ def _report(times: SumTimes, file: Path | None) -> None:
             raise InputError(
                 f"--json: {file} cannot be written ({error.strerror}): name another file"
             ) from error
-        lines.append(f"written   {file}")
-    say(*lines)
+        say(f"written   {file}")
 
 
 if __name__ == "__main__":

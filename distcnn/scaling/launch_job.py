@@ -41,6 +41,14 @@ TELLING = re.compile(r"^distcnn\S*: error|^[\w.]*(Error|Exception|Interrupt): |\
 """Matches lines that say why processes ended."""
 
 
+class FailedError(Exception):
+    """A measurement failed, for a ``reason`` and what its log says about it."""
+
+    def __init__(self, reason: str, log: Path) -> None:
+        said = last_words(log.read_text(encoding="utf-8", errors="replace"))
+        super().__init__(f"{reason}; output: {said}" if said else reason)
+
+
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """Raise ``Stopped`` with the name of the first stop signal, and ignore further ones. Does
@@ -63,21 +71,16 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def measure(job: Job, sweep: Sweep, timeout: float) -> Record:
-    """Measure once.
-
-    Raises:
-        InputError: the log cannot be written.
-    """
-    log = sweep.log_of(job)
+    """Measure once; ``InputError`` if the log cannot be written."""
+    log = sweep.path / job.log
     file = log.parent.resolve() / f".{job.name}.json"
-    result, begin = None, time.monotonic()
+    result, reason, begin = None, "", time.monotonic()
     try:
         file.unlink(missing_ok=True)
-        reason = run(command_of(job, sweep.settings, file), log, timeout)
-        if not reason:
-            result = _result_in(file, job)
-    except ValueError as error:
-        reason = _with_last_words(str(error), log)
+        run(command_of(job, sweep.settings, file), log, timeout)
+        result = _result_in(file, job, log)
+    except FailedError as error:
+        reason = str(error)
     except OSError as error:
         raise InputError(
             f"{log} cannot be written ({error.strerror}): free some space, then run the same"
@@ -86,8 +89,7 @@ def measure(job: Job, sweep: Sweep, timeout: float) -> Record:
     finally:
         with suppress(OSError):
             file.unlink()
-    where = str(log.relative_to(sweep.path))
-    return Record(job, result, reason, where, time.monotonic() - begin)
+    return Record(job, result, reason, time.monotonic() - begin)
 
 
 def command_of(job: Job, settings: Settings, file: Path) -> list[str]:
@@ -105,12 +107,8 @@ def command_of(job: Job, settings: Settings, file: Path) -> list[str]:
     ]
 
 
-def run(command: list[str], log: Path, timeout: float) -> str:
-    """Run ``command`` to its end with its output in ``log``, and leave no process behind.
-
-    Returns:
-        Why it failed; empty if its exit code is 0.
-    """
+def run(command: list[str], log: Path, timeout: float) -> None:
+    """Run ``command`` to its end with its output in ``log``, and leave no process behind."""
     log.unlink(missing_ok=True)  # a link is not followed
     with log.open("xb") as output:
         output.write(f"$ {shell_command(command)}\n".encode())
@@ -125,38 +123,39 @@ def run(command: list[str], log: Path, timeout: float) -> str:
                 preexec_fn=partial(signal_at_parents_end, signal.SIGTERM),
             )
         except OSError as error:
-            return f"the launcher {command[0]!r} cannot be started ({error.strerror})"
+            reason = f"the launcher {command[0]!r} cannot be started ({error.strerror})"
+            raise FailedError(reason, log) from error
         try:
             code = process.wait(timeout or None)
-            reason = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            return _with_last_words(reason, log) if code else ""
-        except subprocess.TimeoutExpired:
+            if code:
+                end = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                raise FailedError(end, log)
+        except subprocess.TimeoutExpired as error:
             reason = f"ended because it took longer than {timeout:g} s (--timeout)"
-            return _with_last_words(reason, log)
+            raise FailedError(reason, log) from error
         finally:
             _end(process)
 
 
-def _result_in(file: Path, job: Job) -> Result:
-    """Read the file written by the ranks. ``ValueError`` says why it is not a result."""
+def _result_in(file: Path, job: Job, log: Path) -> Result:
+    """Read the file written by the ranks."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while not file.exists():
         if time.monotonic() > end:
-            raise ValueError(
+            raise FailedError(
                 "exit code 0, but no result: the launcher must start the command after it as ranks"
-                " of one MPI world"
+                " of one MPI world",
+                log,
             )
         time.sleep(NAP_SECONDS)
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"its result is incomplete ({error})") from error
-    return read_result(table, job.point)
-
-
-def _with_last_words(reason: str, log: Path) -> str:
-    said = last_words(log.read_text(encoding="utf-8", errors="replace"))
-    return f"{reason}; output: {said}" if said else reason
+        raise FailedError(f"its result is incomplete ({error})", log) from error
+    try:
+        return read_result(table, job.point)
+    except ValueError as error:
+        raise FailedError(str(error), log) from error
 
 
 def last_words(text: str) -> str:

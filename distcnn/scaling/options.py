@@ -7,7 +7,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from distcnn.config import Config, as_flag
 from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
+from distcnn.scaling.interconnect import Interconnect, parse_interconnect
 from distcnn.scaling.points import MODES, STRONG, Point, plan_points
-from distcnn.scaling.prediction.interconnect import parse_interconnect
 from distcnn.system.host import usable_cores
 
 RANKS = "{ranks}"
@@ -30,6 +31,14 @@ SET_BY_SWEEP = {
     "max_steps": "use --steps for the number of timed steps",
 }
 """Flags of training that the sweep sets itself, and what to use instead."""
+INSTEAD = {
+    "resume": "to continue a sweep, run the same command with the same --output",
+    "shards-per-rank": "give --num-shards, for the smallest point of --mode weak",
+    **dict.fromkeys(
+        ("predict-shards", "predict-examples"),
+        "a prediction is for the batch and data that were measured: give --num-shards",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -78,81 +87,58 @@ class Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """Settings, and flags that do not change a measurement.
-
-    Attributes:
-        output: the sweep directory; empty for a new one.
-        timeout: of one measurement, in seconds; 0 for no limit.
-        predict: numbers of ranks to predict, in ascending order.
-        interconnect: the network between hosts in a prediction: numbers or files.
-        ranks_per_host: in a prediction; 0 for the measured number.
+    """What to measure in which sweep directory, and what to predict from it: step times on
+    ``predict`` ranks, with each of the ``interconnects`` between hosts.
     """
 
     settings: Settings
-    output: str = ""
-    timeout: float = 600.0
-    predict: tuple[int, ...] = ()
-    interconnect: tuple[str, ...] = ()
-    ranks_per_host: int = 0
-
-    def __post_init__(self) -> None:
-        for text in self.interconnect:
-            parse_interconnect(text)
-        if (self.interconnect or self.ranks_per_host) and not self.predict:
-            raise InputError(
-                "--interconnect and --ranks-per-host are part of a prediction: add --predict"
-                " 4,8,...,4096"
-            )
-        shards = self.settings.points[0].num_shards
-        if self.predict and self.settings.mode == STRONG and shards < self.predict[0]:
-            raise InputError(
-                f"--predict {self.predict[0]}: strong scaling has {shards} shards, and every rank"
-                f" needs one: add --num-shards {self.predict[-1]}, or use --mode weak"
-            )
+    output: str
+    timeout: float
+    predict: tuple[int, ...]
+    interconnects: list[Interconnect]
+    ranks_per_host: int
 
 
-def parse(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Request:
-    """Read a command line.
-
-    Raises:
-        InputError: a flag is unknown or has an invalid value.
-    """
-    known, of_training = make_parser().parse_own(arguments)
-    own = vars(known)
-    names = ("output", "timeout", "predict", "ranks_per_host")
-    around = {name: own.pop(name) for name in names if name in own}
-    interconnects = tuple(own.pop("interconnect", ()))
-    given = parse_request(of_training).given
-    flags = {name: value for name, value in given.items() if name != "output"}
-    defaults: dict[str, Any] = {"launcher": default_launcher()}
-    if "ranks" not in own:
-        defaults["ranks"] = default_ranks(environment)
-    settings = Settings(**{**defaults, **own}, flags=flags)
-    return Request(settings, interconnect=interconnects, **around)
+def parse(arguments: Sequence[str]) -> Request:
+    """Read a command line; ``InputError`` if a flag is unknown or has an invalid value."""
+    own, of_training = make_parser().parse_own(arguments)
+    flags = dict(parse_request(of_training).given)
+    flags.pop("output", None)
+    settings = Settings(own.ranks, own.launcher, own.mode, own.repeats, own.steps, flags)
+    interconnects = list(map(parse_interconnect, own.interconnect))
+    if (interconnects or own.ranks_per_host) and not own.predict:
+        raise InputError(
+            "--interconnect and --ranks-per-host are part of a prediction: add --predict"
+            " 4,8,...,4096"
+        )
+    shards = settings.points[0].num_shards
+    if own.predict and own.mode == STRONG and shards < own.predict[0]:
+        raise InputError(
+            f"--predict {own.predict[0]}: strong scaling has {shards} shards, and every rank"
+            f" needs one: add --num-shards {own.predict[-1]}, or use --mode weak"
+        )
+    return Request(
+        settings, own.output, own.timeout, own.predict, interconnects, own.ranks_per_host
+    )
 
 
 def ranks_from(text: str) -> tuple[int, ...]:
     """Return ``"4,8,...,64"`` in ascending order; "..." continues with the factor of the two
     numbers before it, or with their difference if the factor is not an integer.
-
-    Raises:
-        argparse.ArgumentTypeError: it is not such a list.
     """
     found: list[int] = []
     words = [word.strip() for word in text.split(",")]
     try:
-        for index, word in enumerate(words):
-            if word in ("...", "…"):
-                before, last, end = found[-2], found[-1], int(words[index + 1])
-                if not 0 < before < last < end <= MOST_RANKS:
-                    raise ValueError
-                if last % before == 0:
-                    while found[-1] * last // before < end:
-                        found.append(found[-1] * last // before)
-                else:
-                    found += range(2 * last - before, end, last - before)
-            else:
+        for word, following in zip(words, [*words[1:], ""], strict=True):
+            if word not in ("...", "…"):
                 found.append(int(word))
+                continue
+            before, last, end = found[-2], found[-1], int(following)
+            if not 0 < before < last < end <= MOST_RANKS:
+                raise ValueError
+            factor, step = (1, last - before) if last % before else (last // before, 0)
+            while (number := found[-1] * factor + step) < end:
+                found.append(number)
         if not all(1 <= number <= MOST_RANKS for number in found):
             raise ValueError
     except (ValueError, IndexError):
@@ -171,18 +157,15 @@ def positive(text: str) -> int:
 
 def seconds_from(text: str) -> float:
     """Return ``text`` as a number of seconds that is not negative."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, or 0 for no limit")
-    return seconds
+    with suppress(ValueError):
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, or 0 for no limit")
 
 
-def default_ranks(environment: Mapping[str, str]) -> tuple[int, ...]:
+def default_ranks() -> tuple[int, ...]:
     """Return 1, 2, 4 ... up to the tasks of the Slurm allocation, or else up to the cores."""
-    tasks = environment.get("SLURM_NTASKS", "")
+    tasks = os.environ.get("SLURM_NTASKS", "")
     most = int(tasks) if tasks.isdigit() and int(tasks) else len(usable_cores("").ids)
     return tuple(2**power for power in range(most.bit_length()))
 
@@ -208,16 +191,6 @@ def launcher_command(launcher: str, ranks: int) -> list[str]:
     return [word.replace(RANKS, str(ranks)) for word in words]
 
 
-def require_launcher(launcher: str) -> None:
-    """Raise ``InputError`` if the launcher is not installed, because every point would fail."""
-    program = launcher_command(launcher, 1)[0]
-    if shutil.which(program) is None:
-        raise InputError(
-            f"--launcher: program {program!r} not found: load the MPI module or activate the"
-            f" environment that has it, or name another launcher, such as 'mpirun -n {RANKS}'"
-        )
-
-
 def make_parser() -> Parser:
     """Return the command's own flags; all others are flags of training."""
     parser = Parser(
@@ -233,48 +206,64 @@ def make_parser() -> Parser:
             " --help). --num-shards is the number of shards at every point of strong scaling, and"
             " at the smallest point of weak scaling."
         ),
-        argument_default=argparse.SUPPRESS,
         elsewhere=CONFIG_FLAGS,
-        instead={
-            "resume": "to continue a sweep, run the same command with the same --output",
-            "shards-per-rank": "give --num-shards, for the smallest point of --mode weak",
-            **dict.fromkeys(
-                ("predict-shards", "predict-examples"),
-                "a prediction is for the batch and data that were measured: give --num-shards",
-            ),
-        },
+        instead=INSTEAD,
     )
-    for flag, metavar, kind, text in (
-        ("--ranks", "1,2,4", ranks_from, "numbers of ranks (default 1,2,4 ... up to the cores)"),
-        ("--repeats", "N", positive, "measurements per point (default 3)"),
-        ("--steps", "N", positive, "timed steps per measurement (default 30)"),
-        (
-            "--launcher",
-            "COMMAND",
-            str,
-            f"command that starts the ranks (default 'mpirun -n {RANKS}')",
-        ),
-        ("--output", "DIR", str, "sweep directory (default runs/scaling-<time>)"),
-        (
-            "--timeout",
-            "SECONDS",
-            seconds_from,
-            "time limit of one measurement; 0: none (default 600)",
-        ),
-    ):
-        parser.add_argument(flag, metavar=metavar, type=kind, help=text)
+    parser.add_argument(
+        "--ranks",
+        type=ranks_from,
+        default=default_ranks(),
+        metavar="1,2,4",
+        help="numbers of ranks (default 1,2,4 ... up to the cores)",
+    )
     parser.add_argument(
         "--mode",
         choices=MODES,
+        default=STRONG,
         help="strong: same batch at every point; weak: same batch on every rank (default strong)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=positive,
+        default=3,
+        metavar="N",
+        help="measurements per point (default 3)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=positive,
+        default=30,
+        metavar="N",
+        help="timed steps per measurement (default 30)",
+    )
+    parser.add_argument(
+        "--launcher",
+        default=default_launcher(),
+        metavar="COMMAND",
+        help=f"command that starts the ranks (default 'mpirun -n {RANKS}')",
+    )
+    parser.add_argument(
+        "--output", default="", metavar="DIR", help="sweep directory (default runs/scaling-<time>)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds_from,
+        default=600.0,
+        metavar="SECONDS",
+        help="time limit of one measurement; 0: none (default 600)",
     )
     group = parser.add_argument_group("prediction", "step times on more ranks (docs/prediction.md)")
     group.add_argument(
-        "--predict", metavar="4,8,...,4096", type=ranks_from, help="numbers of ranks to predict"
+        "--predict",
+        type=ranks_from,
+        default=(),
+        metavar="4,8,...,4096",
+        help="numbers of ranks to predict",
     )
     group.add_argument(
         "--interconnect",
         action="append",
+        default=[],
         metavar="latency=1ms,bandwidth=10Gbit|FILE",
         help=(
             "network between hosts: one-way latency (s, ms, us) and bandwidth (bit, kbit, Mbit,"
@@ -285,8 +274,9 @@ def make_parser() -> Parser:
     group.add_argument("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
     group.add_argument(
         "--ranks-per-host",
-        metavar="N",
         type=positive,
+        default=0,
+        metavar="N",
         help="ranks on a full host (default: as measured)",
     )
     return parser

@@ -1,25 +1,20 @@
-"""Output of a complete sweep: the table, JSON, the picture."""
+"""Output of a complete sweep: the tables, JSON, the pictures."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 
 from distcnn.plotting import Figure, has_matplotlib, png
 from distcnn.scaling.options import Request, Settings
 from distcnn.scaling.plot import prediction_figure, sweep_figure
-from distcnn.scaling.points import STRONG, Job
-from distcnn.scaling.prediction.calibration import calibrate
-from distcnn.scaling.prediction.interconnect import parse_interconnect
-from distcnn.scaling.prediction.predict import as_text, project
+from distcnn.scaling.points import MODES, STRONG, Job
+from distcnn.scaling.prediction import Projection, Series, calibrate, project
 from distcnn.scaling.result import GROUPS
 from distcnn.scaling.summary import Row, Summary
 from distcnn.scaling.sweep_directory import Record, Sweep
-from distcnn.system.wording import counted, printable
-
-KIND = "distcnn.scaling"
-SPREAD_WIDTH = 20
+from distcnn.system.json_values import to_json
+from distcnn.system.wording import counted, plural, printable
 
 
 def headline(settings: Settings) -> Iterator[str]:
@@ -27,20 +22,19 @@ def headline(settings: Settings) -> Iterator[str]:
     points, steps = settings.points, counted(settings.steps, "step")
     yield f"sweep     {settings.repeats} x {counted(len(points), 'measurement')} of {steps}"
     yield f"launcher  {settings.launcher}"
-    for mode in dict.fromkeys(point.mode for point in points):
+    for mode in MODES[settings.mode]:
         point = next(point for point in points if point.mode == mode)
-        shards = point.num_shards if point.mode == STRONG else point.most_shards
-        where = "at every point" if point.mode == STRONG else "on every rank"
+        shards = point.num_shards if mode == STRONG else point.most_shards
+        where = "at every point" if mode == STRONG else "on every rank"
         yield (
-            f"{point.mode:<10}{counted(shards, 'shard')} of"
+            f"{mode:<10}{counted(shards, 'shard')} of"
             f" {counted(point.microbatch_size, 'example')} per step {where}"
         )
 
 
 def title_of(job: Job) -> str:
     """Return the title of a measurement."""
-    point = job.point
-    return f"{point.mode}, {counted(point.ranks, 'rank')}, repeat {job.repeat}"
+    return f"{job.point.mode}, {counted(job.point.ranks, 'rank')}, repeat {job.repeat}"
 
 
 def outcome(record: Record) -> str:
@@ -56,12 +50,12 @@ def outcome(record: Record) -> str:
 def table(summary: Summary, sweep: Sweep) -> Iterator[str]:
     """Yield the lines of the table, the footnotes and the failures."""
     yield (
-        f"{'':<19}{'images/s':>10}{'':>{SPREAD_WIDTH}}{'step':>9}{'speed-':>8}{'effi-':>8}"
+        f"{'':<19}{'images/s':>10}{'':>20}{'step':>9}{'speed-':>8}{'effi-':>8}"
         f"  {'% of a step, mean over ranks':^50}"
     ).rstrip()
     groups = ("compute", f"{summary.reduction} sum", "comm.", "waiting", "data")
     yield (
-        f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'median':>10}{'[min .. max]':>{SPREAD_WIDTH}}"
+        f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'median':>10}{'[min .. max]':>20}"
         f"{'ms':>9}{'up':>8}{'ciency':>8}  {''.join(f'{name:>10}' for name in groups)}  bits"
     )
     yield from map(_line, summary.rows)
@@ -70,7 +64,7 @@ def table(summary: Summary, sweep: Sweep) -> Iterator[str]:
     for note in summary.footnotes:
         yield f"note      {note}"
     for record in summary.failures:
-        log = sweep.path / record.log
+        log = sweep.path / record.job.log
         yield f"failed    {title_of(record.job)}: {record.reason} (log: {log})"
 
 
@@ -82,7 +76,7 @@ def _line(row: Row) -> str:
     shares = "".join(f"{100 * measured.shares[group]:10.1f}" for group in GROUPS)
     failed = f"  ({row.failed} of {row.failed + row.succeeded} failed)" if row.failed else ""
     return (
-        f"{start}{measured.hosts:>6}{measured.images_per_second:>10,.0f}{spread:>{SPREAD_WIDTH}}"
+        f"{start}{measured.hosts:>6}{measured.images_per_second:>10,.0f}{spread:>20}"
         f"{measured.step_seconds * 1e3:>9.2f}{measured.speed_up:>8.2f}{measured.efficiency:>8.1%}"
         f"  {shares}  {row.bits}{failed}"
     )
@@ -91,58 +85,102 @@ def _line(row: Row) -> str:
 def write_results(sweep: Sweep, records: Sequence[Record], summary: Summary) -> list[str]:
     """Write all files of a complete sweep; return a line on each."""
     content = {
-        "kind": KIND,
+        "kind": "distcnn.scaling",
         "settings": dataclasses.asdict(sweep.settings),
         "is_good": summary.is_good,
         "rows": [row.to_json() for row in summary.rows],
         "footnotes": summary.footnotes,
         "measurements": [record.to_json() for record in records],
     }
-    lines = [f"results   {sweep.write('scaling.json', json.dumps(content, indent=1))}"]
-    if any(row.measured for row in summary.rows):
-        lines.append(
-            _write_picture(sweep, "scaling", lambda: sweep_figure(summary, title(records)))
+    lines = [f"results   {sweep.write('scaling.json', content)}"]
+    results = [record.result for record in records if record.result]
+    if results:
+        one = max(results, key=lambda result: result.world_size)  # one rank has no MPI
+        title = printable(
+            f"{one.model} on {one.data}, {one.reduction} sum, {one.mpi};"
+            f" {counted(len(set(one.hosts)), 'host')} ({one.processor})"
         )
+        lines.append(_write_picture(sweep, "scaling.png", lambda: sweep_figure(summary, title)))
     return lines
 
 
 def _write_picture(sweep: Sweep, name: str, draw: Callable[[], Figure]) -> str:
     if has_matplotlib():
-        return f"picture   {sweep.write(f'{name}.png', png(draw()))}"
+        return f"picture   {sweep.write(name, png(draw()))}"
     return (
         "picture   none without matplotlib: pip install matplotlib, then run the same command with"
         f" --output {sweep.path} again; nothing is measured again"
     )
 
 
-def title(records: Sequence[Record]) -> str:
-    """Return a line on what was measured and where."""
-    results = [record.result for record in records if record.result]
-    result = max(results, key=lambda result: result.world_size)  # one rank has no MPI
-    hosts = counted(len(set(result.hosts)), "host")
-    return printable(
-        f"{result.model} on {result.data}, {result.reduction} sum, {result.mpi}; {hosts}"
-        f" ({result.processor})"
-    )
-
-
 def write_prediction(
     sweep: Sweep, records: Sequence[Record], summary: Summary, request: Request
 ) -> list[str]:
-    """Predict and write ``prediction.json`` and the picture; return the lines to print.
-
-    Raises:
-        InputError: something that the prediction needs was not measured.
-    """
-    calibration = calibrate([record.result for record in records if record.result])
-    interconnects = list(map(parse_interconnect, request.interconnect))
+    """Predict, write ``prediction.json`` and the picture; return the lines to print."""
     projection = project(
-        calibration, summary.rows, request.predict, request.ranks_per_host, interconnects
+        calibrate([record.result for record in records if record.result]),
+        summary.rows,
+        request.predict,
+        request.ranks_per_host,
+        request.interconnects,
     )
-    content = json.dumps(projection.to_json(), indent=1)
     return [
-        *as_text(projection),
+        *prediction_table(projection),
         "",
-        f"results   {sweep.write('prediction.json', content)}",
-        _write_picture(sweep, "prediction", lambda: prediction_figure(projection, summary)),
+        f"results   {sweep.write('prediction.json', to_json(projection))}",
+        _write_picture(sweep, "prediction.png", lambda: prediction_figure(projection, summary)),
     ]
+
+
+def prediction_table(projection: Projection) -> Iterator[str]:
+    """Yield the tables, line by line."""
+    calibration = projection.calibration
+    yield (
+        f"predicted {printable(calibration.model)}, {calibration.reduction} sum,"
+        f" {counted(projection.ranks_per_host, 'rank')} per host; calibrated on"
+        f" {' and '.join(map(str, calibration.ranks))} {plural(calibration.ranks[-1], 'rank')}"
+    )
+    for count, interconnect in calibration.on_host.items():
+        yield f"one host  {counted(count, 'rank')}: {interconnect.describe()}"
+    for name, between in {one.name: one.interconnect for one in projection.series}.items():
+        if between:
+            yield f"network   {name}: {between.describe()}"
+    if projection.left_out:
+        shards = next(one.base.point.num_shards for one in projection.series if one.mode == STRONG)
+        yield (
+            f"left out  {', '.join(map(str, projection.left_out))} ranks of strong scaling: it was"
+            f" measured with {counted(shards, 'shard')}, and every rank needs one; measure with"
+            f" --num-shards {projection.left_out[-1]} in a new --output"
+        )
+    for series in projection.series:
+        yield ""
+        yield from _series_table(series, calibration.reduction)
+    yield ""
+    yield (
+        f"{'mode':<7}{'ranks':>6}{'hosts':>6}{'predicted ms':>14}{'measured ms':>13}{'error':>8}"
+    )
+    for one in projection.compared:
+        yield (
+            f"{one.point.mode:<7}{one.point.ranks:>6}{one.hosts:>6}"
+            f"{one.predicted_seconds * 1e3:>14.2f}{one.measured_seconds * 1e3:>13.2f}"
+            f"{one.error:>+8.1%}{'  (calibrated on it)' if one.is_calibrated else ''}"
+        )
+
+
+def _series_table(series: Series, reduction: str) -> Iterator[str]:
+    base = counted(series.base.point.ranks, "rank")
+    yield f"{series.mode} scaling, {series.name}; efficiency relative to {base}"
+    yield (
+        f"{'ranks':>6}{'hosts':>6}{'shards':>8}{'step ms':>10}{'images/s':>13}{'efficiency':>11}"
+        f"{'compute':>9}{reduction + ' sum':>11}{'comm.':>8}{'waiting':>8}{'data':>7}"
+    )
+    for one in series.predictions:
+        shares = (
+            f"{100 * one.shares[group]:>{width}.1f}"
+            for group, width in zip(GROUPS, (9, 11, 8, 8, 7), strict=True)
+        )
+        yield (
+            f"{one.point.ranks:>6}{one.hosts:>6}{one.point.num_shards:>8}"
+            f"{one.step_seconds * 1e3:>10.2f}{one.images_per_second:>13,.0f}"
+            f"{series.efficiency(one):>11.1%}{''.join(shares)}"
+        )

@@ -5,11 +5,12 @@ of a step goes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from distcnn import plotting
 from distcnn.plotting import Axes, Figure
 from distcnn.scaling.points import STRONG, WEAK
-from distcnn.scaling.prediction.predict import Projection
+from distcnn.scaling.prediction import Projection
 from distcnn.scaling.summary import Measured, Summary
 
 COLOURS, MARKERS = {STRONG: plotting.BLUE, WEAK: plotting.ORANGE}, {STRONG: "o", WEAK: "s"}
@@ -28,66 +29,70 @@ MOST_HORIZONTAL = 9
 
 
 def sweep_figure(summary: Summary, title: str) -> Figure:
-    """Draw a sweep.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+    """Draw a sweep; ``InputError`` if matplotlib is not installed."""
     modes = measured_points(summary)
     figure, speed, efficiency, *others = _new_figure(len(modes), title)
     for (mode, points), axes in zip(modes.items(), others, strict=True):
-        ranks, look = [count for count, _ in points], {"color": COLOURS[mode], "label": mode}
-        speeds = [one.images_per_second for _, one in points]
+        ranks, look = list(points), {"color": COLOURS[mode], "markersize": 5, "label": mode}
+        speeds = [one.images_per_second for one in points.values()]
         spread = [
-            [one.images_per_second - one.slowest for _, one in points],
-            [one.fastest - one.images_per_second for _, one in points],
+            [one.images_per_second - one.slowest for one in points.values()],
+            [one.fastest - one.images_per_second for one in points.values()],
         ]
-        speed.errorbar(ranks, speeds, spread, fmt="o-", markersize=5, capsize=4, **look)
+        speed.errorbar(ranks, speeds, spread, fmt="o-", capsize=4, **look)
         ideal = [speeds[0] * count / ranks[0] for count in ranks]
-        speed.plot(ranks, ideal, "--", linewidth=1.2, color=look["color"], label=f"{mode}, ideal")
-        efficiency.plot(ranks, [one.efficiency for _, one in points], "o-", markersize=5, **look)
+        speed.plot(ranks, ideal, "--", linewidth=1.2, color=COLOURS[mode], label=f"{mode}, ideal")
+        efficiency.plot(ranks, [one.efficiency for one in points.values()], "o-", **look)
         _draw_bars(axes, mode, points)
     _finish(figure, speed, efficiency, summary.reduction)
     return figure
 
 
 def prediction_figure(projection: Projection, summary: Summary) -> Figure:
-    """Draw a prediction: lines are predicted, marks measured.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+    """Draw a prediction: lines are predicted, marks measured."""
     calibration, modes = projection.calibration, measured_points(summary)
     title = (
         f"{calibration.model}, {calibration.reduction} sum: predicted (lines) from"
         f" {' and '.join(map(str, calibration.ranks))} ranks; measured (marks)"
     )
     figure, speed, efficiency = _new_figure(0, title)
+
+    def draw(ranks: list[int], speeds: list[float], fractions: list[float], **look: Any) -> None:
+        speed.plot(ranks, speeds, **look)
+        efficiency.plot(ranks, fractions, **look)
+
     for number, series in enumerate(projection.series):
-        label = plotting.literal(f"{series.mode}, {series.name}" if len(modes) > 1 else series.name)
-        ranks = [one.point.ranks for one in series.predictions]
-        look = {"color": plotting.LINES[number % len(plotting.LINES)], "label": label}
-        speeds = [one.images_per_second for one in series.predictions]
-        speed.plot(ranks, speeds, "--", linewidth=1.2, **look)
-        values = [series.efficiency(one) for one in series.predictions]
-        efficiency.plot(ranks, values, "--", linewidth=1.2, **look)
-    for mode, points in modes.items():
-        ranks, marker = [count for count, _ in points], MARKERS[mode]
-        look = {"color": MEASURED, "label": f"{mode}, measured"}
-        speed.plot(
-            ranks, [one.images_per_second for _, one in points], marker, markersize=5, **look
+        name = f"{series.mode}, {series.name}" if len(modes) > 1 else series.name
+        draw(
+            [one.point.ranks for one in series.predictions],
+            [one.images_per_second for one in series.predictions],
+            [series.efficiency(one) for one in series.predictions],
+            linestyle="--",
+            linewidth=1.2,
+            color=plotting.LINES[number % len(plotting.LINES)],
+            label=plotting.literal(name),
         )
-        efficiency.plot(ranks, [one.efficiency for _, one in points], marker, markersize=5, **look)
+    for mode, points in modes.items():
+        draw(
+            list(points),
+            [one.images_per_second for one in points.values()],
+            [one.efficiency for one in points.values()],
+            linestyle="None",
+            marker=MARKERS[mode],
+            markersize=5,
+            color=MEASURED,
+            label=f"{mode}, measured",
+        )
     _finish(figure, speed, efficiency)
     return figure
 
 
-def measured_points(summary: Summary) -> dict[str, list[tuple[int, Measured]]]:
-    """Return ranks and measurements of every mode that has a result."""
-    points: dict[str, list[tuple[int, Measured]]] = {}
+def measured_points(summary: Summary) -> dict[str, dict[int, Measured]]:
+    """Return measurements by mode and ranks."""
+    points: dict[str, dict[int, Measured]] = {}
     for row in summary.rows:
         if row.measured:
-            points.setdefault(row.point.mode, []).append((row.point.ranks, row.measured))
+            points.setdefault(row.point.mode, {})[row.point.ranks] = row.measured
     return points
 
 
@@ -111,15 +116,14 @@ def _finish(figure: Figure, speed: Axes, efficiency: Axes, reduction: str = "") 
         axes.set_xscale("log", base=2)
         axes.set_xticks(ranks, ranks, rotation=_rotation(ranks))
         axes.set_xticks([], minor=True)
-        axes.set_xlim(ranks[0] / 1.25, ranks[-1] * 1.25)
-        axes.set_xlabel("ranks")
+        axes.set(xlim=(ranks[0] / 1.25, ranks[-1] * 1.25), xlabel="ranks")
     titles = ("computing", f"{reduction} sum", "communication", "waiting for the slowest", "data")
     patches = dict(zip(titles, GROUP_COLOURS.values(), strict=True)) if reduction else {}
     plotting.legend(figure, patches, columns=5, lines=True)
 
 
-def _draw_bars(axes: Axes, name: str, bars: Sequence[tuple[int, Measured]]) -> None:
-    for place, (_, step) in enumerate(bars):
+def _draw_bars(axes: Axes, mode: str, bars: dict[int, Measured]) -> None:
+    for place, step in enumerate(bars.values()):
         below = 0.0
         for group, colour in GROUP_COLOURS.items():
             axes.bar(place, step.shares[group], 0.62, below, color=colour, linewidth=0)
@@ -127,12 +131,11 @@ def _draw_bars(axes: Axes, name: str, bars: Sequence[tuple[int, Measured]]) -> N
         if len(bars) <= MOST_HORIZONTAL:
             text = f"{step.step_seconds * 1e3:,.1f}"
             axes.text(place, 1.01, text, ha="center", fontsize=plotting.SMALL)
-    ranks = [count for count, _ in bars]
-    axes.set_xticks(range(len(ranks)), ranks, rotation=_rotation(ranks))
-    axes.set(xlim=(-0.6, max(len(ranks), 2) - 0.4), ylim=(0, 1.08), xlabel="ranks")
+    axes.set_xticks(range(len(bars)), bars, rotation=_rotation(bars))
+    axes.set(xlim=(-0.6, max(len(bars), 2) - 0.4), ylim=(0, 1.08), xlabel="ranks")
     plotting.percent(axes)
-    plotting.tidy(axes, f"time of a step (ms above), {name}")
+    plotting.tidy(axes, f"time of a step (ms above), {mode}")
 
 
-def _rotation(labels: Sequence[object]) -> int:
+def _rotation(labels: Sequence[int] | dict[int, Measured]) -> int:
     return 0 if len(labels) <= MOST_HORIZONTAL else 90

@@ -9,6 +9,7 @@ from typing import Any
 
 STRONG, WEAK = "strong", "weak"
 MODES = {STRONG: (STRONG,), WEAK: (WEAK,), "both": (STRONG, WEAK)}
+MEASUREMENTS = "measurements"
 BATCH = 256
 """Examples of a step unless flags say otherwise: of all ranks in strong scaling, of each rank in
 weak scaling.
@@ -43,10 +44,16 @@ class Point:
         """The highest efficiency that the division into shards allows; 1 if it is even."""
         return self.num_shards / (self.ranks * self.most_shards)
 
+    def with_ranks(self, ranks: int) -> Point:
+        """The same work on other ranks: in weak scaling, per rank."""
+        grown = self.num_shards // self.ranks * ranks
+        num_shards = self.num_shards if self.mode == STRONG else grown
+        return Point(self.mode, ranks, num_shards, self.microbatch_size)
+
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement of a point; ``repeat``, from 1, says which."""
+    """One measurement of a point, the ``repeat``-th from 1."""
 
     point: Point
     repeat: int
@@ -56,18 +63,23 @@ class Job:
         """The stem of its files."""
         return f"{self.point.mode}-{self.point.ranks}-ranks-repeat-{self.repeat}"
 
+    @property
+    def record(self) -> str:
+        """The file of its record, relative to the sweep directory."""
+        return f"{MEASUREMENTS}/{self.name}.json"
+
+    @property
+    def log(self) -> str:
+        """The file with its output."""
+        return f"{MEASUREMENTS}/{self.name}.log"
+
 
 def plan_points(mode: str, ranks: Sequence[int], flags: Mapping[str, Any]) -> list[Point]:
-    """Choose shards and microbatch size for all points together.
+    """Choose shards and microbatch size for all points together; ``mode`` is one of ``MODES``.
 
-    Strong scaling has ``num_shards`` at every point, weak scaling at its smallest point and in
-    proportion beyond; without that flag both have a global batch of about ``BATCH``, in weak
+    Strong scaling has the flag ``num_shards`` at every point, weak scaling at its smallest point
+    and in proportion beyond; without it both have a global batch of about ``BATCH``, in weak
     scaling on every rank. The microbatch size is the same at all points.
-
-    Args:
-        mode: one of ``MODES``.
-        ranks: numbers of ranks in ascending order.
-        flags: the flags of training that were given.
     """
     given = flags.get("num_shards", 0)
     of_all = given or choose_shards(ranks)
@@ -77,25 +89,19 @@ def plan_points(mode: str, ranks: Sequence[int], flags: Mapping[str, Any]) -> li
         SMALLEST_MICROBATCH, BATCH // divisor // MICROBATCH_MULTIPLE * MICROBATCH_MULTIPLE
     )
     of_rank = of_rank or max(1, BATCH // microbatch_size)
-    return [
-        Point(kind, count, of_all if kind == STRONG else of_rank * count, microbatch_size)
-        for kind in MODES[mode]
-        for count in ranks
-    ]
+    num_shards = {STRONG: of_all, WEAK: of_rank * ranks[0]}
+    smallest = [Point(kind, ranks[0], num_shards[kind], microbatch_size) for kind in MODES[mode]]
+    return [point.with_ranks(count) for point in smallest for count in ranks]
 
 
 def choose_shards(ranks: Sequence[int]) -> int:
-    """Return a number of shards that all of ``ranks`` divide, or if that is too large, the largest
-    sensible one.
-    """
+    """Return the fewest shards that all of ``ranks`` divide, but not too many on each rank."""
     common, most = math.lcm(*ranks), MOST_SHARDS_PER_RANK * max(ranks)
     return min(max(most, FEWEST_SHARDS), -(-FEWEST_SHARDS // common) * common)
 
 
 def in_order(points: Sequence[Point], repeats: int) -> Iterator[Job]:
-    """Yield all points, then all again in the opposite order, and so on, so that drift of the
-    machine affects all of them equally.
-    """
+    """Yield all points, then all in the opposite order, and so on: load affects them equally."""
     for repeat in range(1, repeats + 1):
         for point in points if repeat % 2 else reversed(points):
             yield Job(point, repeat)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distcnn.scaling.points import Point
+from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 
 KIND = "distcnn.scaling.worker 2"
@@ -25,12 +24,8 @@ WAY_NAMES = {WAITING: "blocking", BESIDE: "overlapped"}
 
 @dataclass(frozen=True)
 class SumTimes:
-    """How long sums over all ranks take: the interconnect test.
-
-    Attributes:
-        hosts: each rank's host.
-        library: the MPI library.
-        rows: (bytes, seconds) of sums, by ``WAITING`` and ``BESIDE``.
+    """The interconnect test: (bytes, seconds) of sums over all ranks by ``WAITING`` and ``BESIDE``,
+    and each rank's host.
     """
 
     world_size: int
@@ -70,12 +65,10 @@ class Result:
     """One measurement of a point.
 
     Attributes:
-        overlap: the flag's value.
         hosts: each rank's host.
         cores_of_hosts: how many cores the ranks of each host may use.
         software: the fingerprint of everything that may change bits.
-        images_per_second: of all ranks, without instruments.
-        step_seconds: mean length of a step, without instruments.
+        images_per_second: of all ranks, without instruments; ``step_seconds`` too.
         shares: fractions of a step with instruments by group, mean over ranks.
         bucket_bytes: of the gradient in each bucket's sum.
         params_sha256: of the weights after the last step.
@@ -100,10 +93,7 @@ class Result:
     bucket_bytes: list[int]
     sum_times: SumTimes
     params_sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        """A table for JSON, which ``read_result`` understands."""
-        return {"kind": KIND, **dataclasses.asdict(self)}
+    kind: str = KIND
 
     @property
     def ranks_per_host(self) -> int:
@@ -112,23 +102,16 @@ class Result:
 
 
 def read_result(table: Any, point: Point) -> Result:
-    """Build the result from its JSON table.
-
-    Raises:
-        ValueError: it is incomplete, or of another point.
-    """
-    if not isinstance(table, Mapping) or table.get("kind") != KIND:
+    """Build the result of ``point`` from its JSON table. ``ValueError`` says why it is none."""
+    if not isinstance(table, dict) or table.get("kind") != KIND:
         raise ValueError("its result is not a measurement of this version of distcnn")
     try:
-        values = {name: value for name, value in table.items() if name != "kind"}
-        values["shard"] = ShardTimes(**values["shard"])
-        values["sum_times"] = read_sum_times(values["sum_times"])
-        result = Result(**values)
-        numbers = [result.images_per_second, result.step_seconds, *result.shares.values()]
-        if not all(map(math.isfinite, numbers)) or set(result.shares) != set(GROUPS):
-            raise ValueError("numbers are missing")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        result = from_json(Result, table)
+    except TypeError as error:
         raise ValueError(f"its result is incomplete ({error})") from error
+    numbers = [result.images_per_second, result.step_seconds, *result.shares.values()]
+    if not all(map(math.isfinite, numbers)) or set(result.shares) != set(GROUPS):
+        raise ValueError("its result is incomplete (numbers are missing)")
     if result.world_size != point.ranks or len(result.hosts) != point.ranks:
         raise ValueError(
             f"started {counted(point.ranks, 'rank')}, but {result.world_size} reported: make the"
@@ -140,12 +123,3 @@ def read_result(table: Any, point: Point) -> Result:
             f" {point.num_shards} of {point.microbatch_size}"
         )
     return result
-
-
-def read_sum_times(table: Any) -> SumTimes:
-    """Build an interconnect test from its JSON table.
-
-    Raises:
-        KeyError, TypeError: it is incomplete.
-    """
-    return SumTimes(**{field.name: table[field.name] for field in dataclasses.fields(SumTimes)})

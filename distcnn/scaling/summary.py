@@ -28,7 +28,6 @@ class Measured:
     """Summary of the measurements of one point.
 
     Attributes:
-        hosts: how many there were.
         ranks_per_host: on the fullest host.
         images_per_second: the median; ``slowest`` and ``fastest`` are of one measurement.
         step_seconds: the median.
@@ -62,9 +61,8 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """One flat table."""
-        measured = dataclasses.asdict(self.measured) if self.measured else {}
-        counts = {"bits": self.bits, "succeeded": self.succeeded, "failed": self.failed}
-        return {**dataclasses.asdict(self.point), **counts, **measured}
+        table = dataclasses.asdict(self)
+        return {**table.pop("point"), **(table.pop("measured") or {}), **table}
 
 
 @dataclass(frozen=True)
@@ -88,33 +86,26 @@ def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
     for record in records:
         if record.result:
             results[record.job.point].append(record.result)
-    bases: dict[str, Point] = {}
-    for point in points:
-        if results[point]:
-            bases.setdefault(point.mode, point)
-    bits, differing = compare_bits(records)
     failures = [record for record in records if record.result is None]
     failed = Counter(record.job.point for record in failures)
-    rows = [
-        Row(
-            point,
-            bits.get(point, "-"),
-            len(results[point]),
-            failed[point],
-            _measured(point, results[point], bases[point.mode], results[bases[point.mode]])
-            if results[point]
-            else None,
-        )
-        for point in points
-    ]
-    notes = [
+    bits, differing = compare_bits(records)
+    bases: dict[str, Point] = {}
+    rows: list[Row] = []
+    notes: list[str] = []
+    for point, found in results.items():
+        measured = None
+        if found:
+            base = bases.setdefault(point.mode, point)
+            measured = _measured(point, found, base, results[base])
+        rows.append(Row(point, bits.get(point, "-"), len(found), failed[point], measured))
+        notes += _notes(point, found)
+    relative = [
         f"{mode}: speed-up and efficiency are relative to {base.ranks} ranks"
         for mode, base in bases.items()
         if base.ranks > 1
     ]
-    notes += [*_notes(points, results), *differing]
-    found = [result for of_point in results.values() for result in of_point]
-    return Summary(rows, failures, notes, found[0].reduction if found else "exact")
+    reduction = next((found[0].reduction for found in results.values() if found), "exact")
+    return Summary(rows, failures, [*relative, *notes, *differing], reduction)
 
 
 def _measured(point: Point, results: list[Result], base: Point, of_base: list[Result]) -> Measured:
@@ -139,9 +130,8 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
     """Compare the weights of measurements with the same shards and microbatches, whatever their
     mode and number of ranks: they took the same steps and must agree.
 
-    Returns:
-        One of ``SAME``, ``DIFFERENT``, ``ALONE``, ``NOT_PROMISED`` for every point with a result,
-        and a line for every group of measurements that disagree.
+    Returns the verdict on every point with a result, and a line for every group of measurements
+    that disagree.
     """
     groups: dict[tuple[int, int], list[tuple[Record, Result]]] = defaultdict(list)
     words: dict[Point, str] = {}
@@ -155,13 +145,11 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
     for (num_shards, microbatch_size), group in groups.items():
         hashes = Counter(result.params_sha256 for _, result in group)
         usual = hashes.most_common(1)[0][0]
-        for record, result in group:
-            point = record.job.point
-            if result.params_sha256 != usual:
-                words[point] = DIFFERENT
-            else:
-                words.setdefault(point, SAME if len(group) > 1 else ALONE)
+        for record, _ in group:
+            words[record.job.point] = SAME if len(group) > 1 else ALONE
         others = [pair for pair in group if pair[1].params_sha256 != usual]
+        for record, _ in others:
+            words[record.job.point] = DIFFERENT
         if others:
             names = ", ".join(record.job.name for record, _ in others)
             expected = next(result for _, result in group if result.params_sha256 == usual)
@@ -175,20 +163,19 @@ def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]
     return words, lines
 
 
-def _notes(points: Sequence[Point], results: dict[Point, list[Result]]) -> Iterator[str]:
+def _notes(point: Point, results: Sequence[Result]) -> Iterator[str]:
     """Yield notes on what limits the results of a point."""
-    for point in points:
-        name = f"{point.mode}, {counted(point.ranks, 'rank')}"
-        if point.balance < 1:
+    name = f"{point.mode}, {counted(point.ranks, 'rank')}"
+    if point.balance < 1:
+        yield (
+            f"{name}: {point.num_shards} shards cannot be divided evenly; at most"
+            f" {point.balance:.0%} efficiency"
+        )
+    for result in results[:1]:
+        [(host, ranks)] = Counter(result.hosts).most_common(1)
+        cores = result.cores_of_hosts.get(host, ranks)
+        if ranks > cores:
             yield (
-                f"{name}: {point.num_shards} shards cannot be divided evenly; at most"
-                f" {point.balance:.0%} efficiency"
+                f"{name}: the cores are oversubscribed ({ranks} ranks on"
+                f" {counted(cores, 'core')} of {host})"
             )
-        for result in results[point][:1]:
-            [(host, ranks)] = Counter(result.hosts).most_common(1)
-            cores = result.cores_of_hosts.get(host, ranks)
-            if ranks > cores:
-                yield (
-                    f"{name}: the cores are oversubscribed ({ranks} ranks on"
-                    f" {counted(cores, 'core')} of {host})"
-                )

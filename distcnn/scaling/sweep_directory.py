@@ -19,90 +19,65 @@ from typing import Any
 
 from distcnn.config import Config, as_flag
 from distcnn.errors import InputError
-from distcnn.scaling.options import Request, Settings
-from distcnn.scaling.points import Job
+from distcnn.scaling.options import Settings
+from distcnn.scaling.points import MEASUREMENTS, Job
 from distcnn.scaling.result import Result, read_result
 from distcnn.system.files import read_bytes, write_atomically
 from distcnn.training.run_files import locked
 
-SETTINGS, MEASUREMENTS = "sweep.json", "measurements"
+SETTINGS = "sweep.json"
 
 
 @dataclass(frozen=True)
 class Record:
-    """How a measurement ended.
+    """How a measurement ended: a result, or the ``reason`` for its failure.
 
-    Attributes:
-        result: None if it failed.
-        reason: why it failed.
-        log: the file with its output, relative to the sweep directory.
-        seconds: how long it took, with the start of the ranks and reading data.
+    ``seconds`` include the start of the ranks and reading data.
     """
 
     job: Job
     result: Result | None
     reason: str
-    log: str
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """A table for JSON."""
-        return {
-            **dataclasses.asdict(self.job.point),
-            "repeat": self.job.repeat,
-            "reason": self.reason,
-            "log": self.log,
-            "seconds": self.seconds,
-            "result": self.result and self.result.to_json(),
-        }
+        """One table, flat except for the result."""
+        table = dataclasses.asdict(self)
+        job = table.pop("job")
+        return {**job.pop("point"), **job, "log": self.job.log, **table}
 
 
 class Sweep:
-    """An open sweep directory.
-
-    Attributes:
-        path: the folder.
-        settings: what is measured.
-
-    Raises:
-        InputError: the folder of records is a symbolic link.
-    """
+    """An open sweep directory at ``path``, of a sweep with ``settings``."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path, self.settings = path, settings
-        folder = path / MEASUREMENTS
-        if folder.is_symlink():
-            raise InputError(f"{folder} is a symbolic link: replace it with a folder")
-
-    def log_of(self, job: Job) -> Path:
-        """The log of its processes."""
-        return self.path / MEASUREMENTS / f"{job.name}.log"
+        if (path / MEASUREMENTS).is_symlink():
+            raise InputError(f"{path / MEASUREMENTS} is a symbolic link: replace it with a folder")
 
     def add(self, record: Record) -> None:
         """Write ``record``, replacing an earlier one of the same measurement."""
-        name = f"{MEASUREMENTS}/{record.job.name}.json"
-        self.write(name, json.dumps(record.to_json(), indent=1) + "\n")
+        self.write(record.job.record, record.to_json())
 
     def find(self, job: Job) -> Record | None:
         """Read the record of ``job``; None if there is none, or it is damaged."""
-        file = self.path / MEASUREMENTS / f"{job.name}.json"
         try:
-            table = json.loads(read_bytes(file, follow=True))
-            names = ("reason", "log", "seconds")
+            table = json.loads(read_bytes(self.path / job.record, follow=True))
             result = table["result"] and read_result(table["result"], job.point)
-            return Record(job, result, **{name: table[name] for name in names})
+            return Record(job, result, table["reason"], table["seconds"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, name: str, content: str | bytes) -> Path:
-        """Write a file of the sweep atomically; return its path.
+    def write(self, name: str, content: dict[str, Any] | bytes) -> Path:
+        """Write a file of the sweep atomically, a table as JSON; return its path.
 
-        Raises:
-            InputError: it cannot be written.
+        ``InputError`` if it cannot be written.
         """
         file = self.path / name
+        if not isinstance(content, bytes):
+            content = (json.dumps(content, indent=1) + "\n").encode()
         try:
-            write_atomically(file, content.encode() if isinstance(content, str) else content)
+            write_atomically(file, content)
         except OSError as error:
             raise InputError(
                 f"{file} cannot be written ({error.strerror}): free some space, then run the same"
@@ -112,13 +87,12 @@ class Sweep:
 
 
 @contextmanager
-def opened(request: Request) -> Iterator[Sweep]:
-    """Open the sweep directory, a new one or one to continue, and lock it.
+def opened(output: str, settings: Settings) -> Iterator[Sweep]:
+    """Open the sweep directory ``output``, a new one if empty, and lock it.
 
-    Raises:
-        InputError: it cannot be made, is in use, or belongs to another sweep.
+    ``InputError`` if it cannot be made, is in use, or belongs to another sweep.
     """
-    path = Path(request.output or unused_directory())
+    path = Path(output or unused_directory())
     try:
         (path / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -128,18 +102,14 @@ def opened(request: Request) -> Iterator[Sweep]:
         ) from error
     with locked(path):
         if (path / SETTINGS).exists():
-            require_same(read_settings(path), request.settings, path)
-        sweep = Sweep(path, request.settings)
-        sweep.write(SETTINGS, json.dumps(dataclasses.asdict(request.settings), indent=1) + "\n")
+            require_same(read_settings(path), settings, path)
+        sweep = Sweep(path, settings)
+        sweep.write(SETTINGS, dataclasses.asdict(settings))
         yield sweep
 
 
 def read_settings(path: Path) -> Settings:
-    """Read the settings of the sweep in ``path``.
-
-    Raises:
-        InputError: they are damaged, or of an earlier version.
-    """
+    """Read the settings of the sweep in ``path``; ``InputError`` if they are damaged."""
     try:
         table = json.loads(read_bytes(path / SETTINGS, follow=True))
         return Settings(**{**table, "ranks": tuple(table["ranks"])})
@@ -152,25 +122,22 @@ def read_settings(path: Path) -> Settings:
 
 def require_same(before: Settings, now: Settings, path: Path) -> None:
     """Raise ``InputError`` naming a flag that differs from those the sweep was started with."""
-    tables = [
-        {
-            **dataclasses.asdict(settings.points[0]),
-            **vars(Config(**settings.flags_of(settings.points[0]))),
-            **dataclasses.asdict(settings),
-            "flags": None,
-        }
-        for settings in (before, now)
-    ]
-    for name, was in tables[0].items():
-        if was != tables[1][name]:
+    tables = []
+    for settings in (before, now):
+        flags = settings.flags_of(settings.points[0])
+        of_sweep = {**dataclasses.asdict(settings), "flags": None}
+        tables.append({**of_sweep, **flags, **vars(Config(**flags))})
+    was, given = tables
+    for name in was:
+        if was[name] != given[name]:
             raise InputError(
-                f"{path} holds a sweep with {as_flag(name)} {was}, not {tables[1][name]}: give the"
-                " same flags to continue it, or name another --output"
+                f"{path} holds a sweep with {as_flag(name)} {was[name]}, not {given[name]}: give"
+                " the same flags to continue it, or name another --output"
             )
 
 
 def unused_directory() -> Path:
     """Return ``runs/scaling-<time>``, with a number if it exists."""
-    stem = f"scaling-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = f"runs/scaling-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
-    return next(Path("runs") / name for name in names if not (Path("runs") / name).exists())
+    return next(path for path in map(Path, names) if not path.exists())

@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.benchmark.measure import SHARE_OF_STEPS, WARM_UP_STEPS, Stepper
@@ -21,23 +21,16 @@ from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
-from distcnn.distributed import (
-    SUMS,
-    Allreduce,
-    Bucket,
-    BucketReducer,
-    Communicator,
-    on_root,
-    plan_buckets,
-)
+from distcnn.distributed import SUMS, Allreduce, BucketReducer, Communicator, on_root, plan_buckets
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.profiling.step_times import WAITING, StepTimes, mean, measure_steps, middle_half
+from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
 from distcnn.scaling.interconnect_test import measure_sums
 from distcnn.scaling.result import GROUPS, Result, ShardTimes
 from distcnn.spans import ALLREDUCE, BACKWARD, LOCAL_SUM, READ_DATA, UPDATE
 from distcnn.system.console import say
 from distcnn.system.host import processor, usable_cores
+from distcnn.system.json_values import to_json
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.setup import Run, prepare_run
 
@@ -62,9 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Return the flags besides those of training."""
     parser = Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.")
-    parser.add_argument(
-        "--result", type=Path, required=True, metavar="FILE", help="a new file for the result"
-    )
+    parser.add_argument("--result", type=Path, required=True, metavar="FILE", help="a new file")
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="timed steps")
     return parser
 
@@ -89,8 +80,12 @@ def measure(run: Run, steps: int) -> Result:
     start = time.perf_counter()
     images = sum(stepper.take() for _ in range(steps))
     seconds = time.perf_counter() - start
-    splits = measure_splits(stepper, max(2, steps // SHARE_OF_STEPS), communicator)
+    times = measure_steps(stepper.take, max(2, steps // SHARE_OF_STEPS), communicator)
+    splits = mean_of_middle_half(times, communicator)
     compare_replicas(run.parameters, run.step.optimizer, communicator, steps)
+    # the buckets that overlap would use, even if it is off
+    buckets = plan_buckets(sorted({0, *run.parameters.layer_starts, run.parameters.values.size}))
+    itemsize = 8 if config.reduction == "exact" else 4
     return Result(
         model=config.model,
         data=run.dataset.name,
@@ -107,26 +102,11 @@ def measure(run: Run, steps: int) -> Result:
         images_per_second=images / seconds,
         step_seconds=seconds / steps,
         shares=shares_of(splits),
-        shard=shard_times(run, splits, seconds / steps),
-        bucket_bytes=[
-            (bucket.stop - bucket.start) * (8 if config.reduction == "exact" else 4)
-            for bucket in buckets_of(run)
-        ],
+        shard=shard_times(run, splits, seconds / steps, [bucket.start for bucket in buckets]),
+        bucket_bytes=[(bucket.stop - bucket.start) * itemsize for bucket in buckets],
         sum_times=measure_sums(communicator, SUMS_SECONDS),
         params_sha256=params_sha256(run.parameters),
     )
-
-
-def measure_splits(stepper: Stepper, count: int, communicator: Communicator) -> list[StepTimes]:
-    """Take ``count`` steps with instruments. Collective.
-
-    Returns:
-        Each rank's mean step over the middle half of them, the same ones on all ranks.
-    """
-    times = measure_steps(stepper.take, count, communicator)
-    everyone = communicator.allgather([step.seconds for step in times])
-    chosen = middle_half([fmean(of_step) for of_step in zip(*everyone, strict=True)])
-    return communicator.allgather(mean([times[index] for index in chosen]))
 
 
 def shares_of(splits: Sequence[StepTimes]) -> dict[str, float]:
@@ -139,33 +119,26 @@ def shares_of(splits: Sequence[StepTimes]) -> dict[str, float]:
     return {group: took / whole for group, took in seconds.items()}
 
 
-def buckets_of(run: Run) -> tuple[Bucket, ...]:
-    """Return the buckets that overlap would use, even if it is off."""
-    return plan_buckets(sorted({0, *run.parameters.layer_starts, run.parameters.values.size}))
-
-
-def shard_times(run: Run, splits: Sequence[StepTimes], step_seconds: float) -> ShardTimes:
+def shard_times(
+    run: Run, splits: Sequence[StepTimes], step_seconds: float, bucket_starts: Sequence[int]
+) -> ShardTimes:
     """Return the times of a shard on the rank that waits least. Collective.
 
-    Args:
-        run: the run.
-        splits: each rank's step with instruments.
-        step_seconds: a step without instruments.
+    ``splits`` are each rank's step with instruments; one without takes ``step_seconds``.
     """
     slowest = min(splits, key=lambda split: split.parts.get(WAITING, 0.0))
-    faster = step_seconds / slowest.seconds
     shards = -(-run.config.num_shards // run.communicator.world_size)
-    parts = {name: took * faster / shards for name, took in slowest.parts.items()}
+    factor = step_seconds / slowest.seconds / shards
+    parts = {name: took * factor for name, took in slowest.parts.items()}
     data, local_sum, update, _ = (
         parts.pop(name, 0.0) for name in (READ_DATA, LOCAL_SUM, UPDATE, ALLREDUCE)
     )
-    buckets = buckets_of(run)
-    backward, bucket = [0.0] * len(buckets), 0
+    backward, bucket = [0.0] * len(bucket_starts), 0
     starts = run.parameters.layer_starts
     for name, start in reversed(list(zip(run.model.names, starts, strict=True))):
         backward[bucket] += parts.pop(f"{name} {BACKWARD}", 0.0)
-        if start <= buckets[bucket].start:
-            bucket = min(bucket + 1, len(buckets) - 1)
+        if start <= bucket_starts[bucket]:
+            bucket = min(bucket + 1, len(bucket_starts) - 1)
     return ShardTimes(
         data=data,
         forward=sum(parts.values()),
@@ -201,14 +174,10 @@ def cores_of_hosts(communicator: Communicator) -> dict[str, int]:
 
 
 def write_result(path: Path, result: Result) -> None:
-    """Write ``result`` to a new file.
-
-    Raises:
-        InputError: the file exists, because there is more than one root, or cannot be written.
-    """
+    """Write ``result`` to a new file; ``InputError`` if there is one, of another root."""
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(result.to_json()) + "\n")
+            file.write(json.dumps(to_json(result)) + "\n")
     except OSError as error:
         remedy = "free some space, or name another --output"
         if isinstance(error, FileExistsError):

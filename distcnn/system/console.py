@@ -7,18 +7,29 @@ for output of libraries and the user's own modules.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
+import io
 import os
+import select
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any
 
-from distcnn.system.output_stream import OutputStream, encodable
-from distcnn.system.wording import printable
+from distcnn.system.wording import counted, printable
 
 SECONDS_TO_DRAIN = 5.0
 """How long a process waits at its end for the reader of its output."""
+SECONDS_TO_FLUSH = 0.5
+"""How long a line may delay its writer, so that both streams keep their order on a terminal.
+Once a stream is blocked, later lines do not delay the writer again.
+"""
+MOST_WAITING = 1 << 20
+"""Characters that may wait for a blocked stream: about ten thousand lines."""
 
 
 def say(*lines: str) -> None:
@@ -36,7 +47,7 @@ def tell(text: str) -> None:
     """
     whole = printable(text, keep="\n\t") + "\n"
     with suppress(Exception):  # full, closed, missing, or replaced by something that raises
-        sys.stderr.write(encodable(whole, sys.stderr))
+        sys.stderr.write(_encodable(whole, sys.stderr))
         sys.stderr.flush()
 
 
@@ -81,23 +92,181 @@ def enable_crash_reports() -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Print through ``OutputStream`` within the block; also a decorator.
-
-    At the end, wait a bounded time until the streams have taken everything.
-    """
+    """Print through ``OutputStream`` within the block, and drain at its end; also a decorator."""
     replace_closed_streams()
     if isinstance(sys.stdout, OutputStream):  # a command called by another one
         yield
         return
-    errors = OutputStream(sys.stderr, lambda error: None)
-    output = OutputStream(sys.stdout, lambda error: print(_warning(error), file=errors))
-    with redirect_stdout(output), redirect_stderr(errors):
+    errors = OutputStream(sys.stderr)
+    with redirect_stdout(OutputStream(sys.stdout, errors)), redirect_stderr(errors):
         try:
             yield
         finally:
             drain()
 
 
-def _warning(error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or error
-    return f"warning: standard output cannot be written ({reason}): continuing without it"
+class OutputStream(io.TextIOBase):
+    """A text stream in front of another, ``stream``, that never raises and never blocks for long.
+
+    The process's own streams are written by a thread, through their descriptor, which lives while
+    text waits; a replacement (in a notebook, by a test) is called directly. If the stream blocks
+    (Ctrl-S, a pager, a full pipe), pieces of text wait in a bounded queue, the oldest are dropped
+    when it is full, and the gap is reported. The first error is reported to ``errors``.
+    """
+
+    encoding, errors = "", "backslashreplace"
+
+    def __init__(self, stream: Any, errors: OutputStream | None = None) -> None:
+        self._stream, self._errors = stream, errors
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._descriptor: int | None = None
+        own = (sys.__stdout__, sys.__stderr__)
+        if stream is not None and any(stream is each for each in own):
+            with suppress(OSError, ValueError, AttributeError):
+                self._descriptor = int(stream.fileno())
+                stream.flush()  # what was printed before comes first
+        self._changed = threading.Condition()
+        self._partial = ""
+        self._waiting: deque[str] = deque()
+        self._is_writing = False
+        self._waited_seconds = 0.0  # by callers, in vain, since the stream began to block
+        self._dropped_lines = 0
+        self._has_failed = False
+
+    def write(self, text: str) -> int:
+        """Take ``text``. Complete lines are passed on at once, the rest at the line's end or by
+        ``flush``.
+        """
+        with self._changed:
+            self._partial += text
+            whole, feed, rest = self._partial.rpartition("\n")
+            if text.startswith("\r") and not feed:  # a progress bar is redrawn
+                whole, rest = rest, ""
+            self._partial = rest
+        self._pass_on(whole + feed)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass everything on, and wait a moment until it is written."""
+        self.drain(SECONDS_TO_FLUSH)
+
+    def drain(self, seconds: float) -> None:
+        """Pass everything on, and wait until it is written: ``seconds`` minus waits in vain."""
+        with self._changed:
+            text, self._partial = self._partial, ""
+        self._pass_on(text)
+        with self._changed:
+            start, longest = time.monotonic(), max(0.0, seconds - self._waited_seconds)
+            done = self._changed.wait_for(lambda: not self._is_writing, longest)
+            waited = self._waited_seconds + time.monotonic() - start
+            self._waited_seconds = 0.0 if done else waited
+
+    def isatty(self) -> bool:
+        """Whether the stream behind is a terminal."""
+        try:
+            return bool(self._stream.isatty())
+        except (OSError, ValueError, AttributeError):
+            return False
+
+    def fileno(self) -> int:
+        """The descriptor of the stream behind; ``OSError`` if it has none."""
+        try:
+            return int(self._stream.fileno())
+        except (AttributeError, ValueError) as error:
+            raise io.UnsupportedOperation("fileno") from error
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def buffer(self) -> Any:
+        """The buffer of the stream behind, for callers that write bytes."""
+        return self._stream.buffer
+
+    def _pass_on(self, text: str) -> None:
+        """Append a piece, and have it written unless those before are still being written."""
+        if not text:
+            return
+        with self._changed:
+            if self._waiting and _is_bar(text) and _is_bar(self._waiting[-1]):
+                self._waiting.pop()
+            self._waiting.append(text)
+            while len(self._waiting) > 1 and sum(map(len, self._waiting)) > MOST_WAITING:
+                self._dropped_lines += self._waiting.popleft().count("\n")
+            if self._is_writing:
+                return
+            self._is_writing = True
+        if self._descriptor is not None:
+            with suppress(RuntimeError):  # no more threads: a limit, or the interpreter is ending
+                threading.Thread(target=self._work, name="output", daemon=True).start()
+                return
+        self._work()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._waiting:
+                    self._is_writing = False
+                    self._changed.notify_all()
+                    return
+                text, gap = self._waiting.popleft(), self._dropped_lines
+            try:
+                note = f"[{counted(gap, 'line')} left out: they could not be written in time]\n"
+                self._write_through(note + text if gap else text)
+                with self._changed:
+                    self._dropped_lines -= gap
+            except Exception as error:  # whatever a replaced stream may raise
+                self._fail(error, text)
+            except BaseException:  # Ctrl-C in a caller that writes itself: the next one goes on
+                self._is_writing = False
+                raise
+
+    def _write_through(self, text: str) -> None:
+        text = _encodable(text, self._stream)
+        if self._descriptor is not None:
+            _write_all(self._descriptor, text.encode(self.encoding, "replace"))
+        else:
+            self._stream.write(text)
+            if hasattr(self._stream, "flush"):
+                self._stream.flush()
+
+    def _fail(self, error: Exception, text: str) -> None:
+        """Count the text as dropped, and report the error.
+
+        A closed reader (EPIPE) is reported only at the second text: it may have read all it wanted.
+        """
+        with self._changed:
+            self._dropped_lines += text.count("\n")
+        again, self._has_failed = self._has_failed, True
+        if self._errors and (again or getattr(error, "errno", None) != errno.EPIPE):
+            reason = getattr(error, "strerror", None) or error
+            self._errors.write(
+                f"warning: standard output cannot be written ({reason}): continuing without it\n"
+            )
+            self._errors = None
+
+
+def _encodable(text: str, stream: Any) -> str:
+    """Replace characters missing in the stream's encoding by escapes, if it has an encoding."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    except LookupError:
+        return text.encode("ascii", "backslashreplace").decode()
+
+
+def _write_all(descriptor: int, raw: bytes) -> None:
+    """Write every byte, however long that takes, also to a non-blocking descriptor."""
+    while raw:
+        try:
+            raw = raw[os.write(descriptor, raw) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLOUT)
+            poll.poll()
+
+
+def _is_bar(text: str) -> bool:
+    """Whether ``text`` draws a progress bar, which the next one replaces."""
+    return text.startswith("\r") and len(text) > 1 and "\n" not in text

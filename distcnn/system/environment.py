@@ -13,13 +13,11 @@ PREFIXES = (
     *("OPENBLAS_", "GOTO_", "GOTOBLAS_", "MKL_", "BLIS_", "AOCL_", "ARMPL_", "NVPL_", "VECLIB_"),
     *("ESSL_", "LIBSCI_", "CRAYBLAS_", "FLEXIBLAS", "NPY_"),
 )
-"""Prefixes of variables with which BLAS libraries and NumPy choose instructions, kernels and block
-sizes. (ATLAS chooses when it is built.)
+"""Of variables with which BLAS libraries and NumPy choose instructions, kernels and block sizes
+(ATLAS chooses when it is built).
 """
 NO_KERNELS = ("_NUM_THREADS", "_MAXIMUM_THREADS", "_THREAD_TIMEOUT", "_VERBOSE", "_MAIN_FREE")
-"""Suffixes of those that do not. --threads-per-rank sets the number of threads."""
-TUNABLES, OF_PROCESSOR = "GLIBC_TUNABLES", "glibc.cpu."
-"""The C library's variable, and the prefix of its tunables that choose instructions."""
+"""Suffixes of those that do not; --threads-per-rank sets the number of threads."""
 
 
 def kernel_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -27,25 +25,17 @@ def kernel_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in sorted(environment.items())
-        if value
-        and (
-            (name.startswith(PREFIXES) and not name.endswith(NO_KERNELS))
-            or (name == TUNABLES and OF_PROCESSOR in value)
-        )
+        if (value and name.startswith(PREFIXES) and not name.endswith(NO_KERNELS))
+        or (name == "GLIBC_TUNABLES" and "glibc.cpu." in value)
     }
 
 
-def source_files() -> list[Path]:
-    """The package's own files."""
-    return sorted(PACKAGE.rglob("*.py"))
-
-
 def sources_sha256() -> str:
-    """SHA-256 of names and contents of the package's files, because two checkouts of one version
-    may differ.
+    """SHA-256 of names and contents of the package's files: two checkouts of one version may
+    differ.
     """
     digest = hashlib.sha256()
-    for path in source_files():
+    for path in sorted(PACKAGE.rglob("*.py")):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(PACKAGE).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()

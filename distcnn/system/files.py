@@ -7,29 +7,22 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from distcnn.errors import InputError
 
-KINDS = (
-    (stat.S_ISDIR, errno.EISDIR, "a folder"),
-    (stat.S_ISFIFO, errno.EINVAL, "a named pipe"),
-    (stat.S_ISSOCK, errno.EINVAL, "a socket"),
-    (stat.S_ISCHR, errno.EINVAL, "a device"),
-    (stat.S_ISBLK, errno.EINVAL, "a device"),
-)
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 """Names of temporary files: hidden, and in the file's folder, so on the same file system."""
-
-
-class NotRegularError(OSError):
-    """A path is not a regular file, but of ``kind``, such as "a named pipe"."""
-
-    def __init__(self, number: int, kind: str, path: Path) -> None:
-        super().__init__(number, f"it is {kind}, not a regular file", str(path))
-        self.kind = kind
 
 
 def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
@@ -37,15 +30,9 @@ def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
 
     So ``path`` has either the old content or the new. The temporary file has an unpredictable name
     and is created exclusively, so nothing that others put into the folder, such as a symbolic link,
-    is written to. A link at ``path`` itself is replaced, not followed.
-
-    Args:
-        path: the file.
-        parts: its content, to be concatenated.
-        sync: flush the file and its folder to disk, so that a crash cannot undo it.
-
-    Raises:
-        OSError: such as a full disk; ``path`` is unchanged, and no temporary file is left.
+    is written to. A link at ``path`` itself is replaced, not followed. ``sync`` flushes the file
+    and its folder to disk, so that a crash cannot undo it. After an ``OSError``, such as a full
+    disk, ``path`` is unchanged, and no temporary file is left.
     """
     temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
     descriptor = os.open(
@@ -53,8 +40,7 @@ def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
     )
     try:
         with os.fdopen(descriptor, "wb") as file:
-            for part in parts:
-                file.write(part)
+            file.writelines(parts)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
@@ -68,31 +54,34 @@ def write_atomically(path: Path, *parts: bytes, sync: bool = True) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append ``text`` as UTF-8; make the file if necessary.
-
-    Raises:
-        OSError: ``path`` is a link or not a regular file.
-    """
+    """Append ``text`` as UTF-8 to a regular file; make it if necessary."""
     with os.fdopen(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as file:
         file.write(text.encode())
 
 
 def read_bytes(path: Path, follow: bool = False) -> bytes:
-    """Read a file.
-
-    Args:
-        path: the file.
-        follow: follow links, for a file that the user names.
-
-    Raises:
-        OSError: ``path`` is not a regular file (a pipe would block), or is a link.
-    """
+    """Read a regular file; ``follow`` links only for a file that the user names."""
     with os.fdopen(open_regular(path, os.O_RDONLY, follow=follow), "rb") as file:
         return file.read()
 
 
+def read_entry(path: Path, *names: str) -> str:
+    """The first entry of a file of ``name: value`` lines, as in /proc, with one of ``names`` in any
+    case; empty if there is none.
+    """
+    wanted = [name.lower() for name in names]
+    with suppress(OSError):
+        for line in path.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip().lower() in wanted:
+                return value.strip()
+    return ""
+
+
 def open_regular(path: Path, flags: int, permissions: int = 0o666, follow: bool = False) -> int:
-    """Open a regular file with ``os.open``; arguments and errors as ``read_bytes``."""
+    """Open a regular file with ``os.open``; ``OSError`` for anything else, such as a pipe, which
+    would block, and for a link unless ``follow``.
+    """
     links = 0 if follow else os.O_NOFOLLOW
     try:
         descriptor = os.open(
@@ -102,31 +91,45 @@ def open_regular(path: Path, flags: int, permissions: int = 0o666, follow: bool 
         if error.errno == errno.ELOOP and not follow:
             raise OSError(errno.ELOOP, "it is a symbolic link", str(path)) from error
         raise
-    mode = os.fstat(descriptor).st_mode
-    for matches, number, kind in KINDS:
-        if matches(mode):
-            os.close(descriptor)
-            raise NotRegularError(number, kind, path)
+    kind = KINDS.get(stat.S_IFMT(os.fstat(descriptor).st_mode))
+    if kind:
+        os.close(descriptor)
+        number = errno.EISDIR if kind == "a folder" else errno.EINVAL
+        raise OSError(number, f"it is {kind}, not a regular file", str(path))
     return descriptor
 
 
 def open_named(path: str | Path) -> BinaryIO:
-    """Open the file that a user names, for reading. Never waits.
-
-    Raises:
-        InputError: it cannot be opened or is not a regular file.
-    """
+    """Open the file that a user names, for reading; ``InputError`` if it cannot be. Never waits."""
     try:
         return os.fdopen(open_regular(Path(path), os.O_RDONLY, follow=True), "rb")
-    except NotRegularError as error:
-        raise InputError(
-            f"{path} is {error.kind}, not a regular file: remove it, or name another"
-        ) from error
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"{path} cannot be read ({reason}): check the path and its permissions"
-        ) from error
+        reason = str(error.strerror if isinstance(error, OSError) else error)
+        problem, remedy = f"cannot be read ({reason})", "check the path and its permissions"
+        if reason.startswith("it is "):  # not a regular file
+            problem, remedy = reason.removeprefix("it "), "remove it, or name another"
+        raise InputError(f"{path} {problem}: {remedy}") from error
+
+
+@contextmanager
+def explaining(problem: str, remedy: str) -> Iterator[None]:
+    """Make an ``OSError`` an ``InputError``: the problem, the system's reason, the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{problem} ({error.strerror}): {remedy}") from error
+
+
+@contextmanager
+def reading(name: object, *damage: type[Exception], remedy: str = "") -> Iterator[None]:
+    """``InputError`` for a file that cannot be read, or whose ``damage`` shows as such an error."""
+    end = f": {remedy}" if remedy else ""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}){end}") from error
+    except damage as error:
+        raise InputError(f"{name} is damaged ({type(error).__name__}: {error}){end}") from error
 
 
 def remove_temporary_files(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,20 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from distcnn.system.files import read_entry
 from distcnn.system.wording import counted, plural
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-MEMORY = Path("/proc/meminfo")
+CPU, MEMORY = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
 class Cores:
-    """The cores that one rank may use.
-
-    Args:
-        host: name of its host.
-        ids: numbers of the cores it may run on.
-        share: cores whose time the ranks of its container or job may use together.
+    """The cores ``ids`` of ``host`` that one rank may run on, and the ``share`` of cores whose time
+    the ranks of its container or job may use together.
     """
 
     host: str
@@ -60,14 +58,8 @@ def threads_for_each(everyone: Sequence[Cores]) -> int:
 
 
 def oversubscription(everyone: Sequence[Cores], threads: int) -> str | None:
-    """Describe the host with the fewest cores per thread, if it has fewer cores than threads.
-
-    Args:
-        everyone: the cores of each rank.
-        threads: threads per rank.
-
-    Returns:
-        As in "4 ranks on 2 cores of host a"; None if no host is oversubscribed.
+    """Describe the host with the fewest cores per thread, as in "4 ranks on 2 cores of host a";
+    None if every host has cores for all ``threads`` of each rank.
     """
     crowds: list[tuple[float, str]] = []
     for host in dict.fromkeys(cores.host for cores in everyone):
@@ -101,10 +93,11 @@ def free_memory(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None:
     in use count as free.
     """
     available = _memory_info("MemAvailable")
-    left = [
-        max(0, limit - used + _cached(folder)) for folder, limit, used in _group_limits(root, own)
-    ]
-    return min([*left, *([] if available is None else [available])], default=None)
+    left = [] if available is None else [available]
+    for folder, limit, used in _group_limits(root, own):
+        found = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(folder / "memory.stat"), re.M)
+        left.append(max(0, limit - used + int(found[1] if found else 0)))
+    return min(left, default=None)
 
 
 def processor() -> str:
@@ -113,44 +106,30 @@ def processor() -> str:
 
 
 def cpu_info(*names: str) -> str:
-    """The first entry of /proc/cpuinfo with one of ``names`` (lower case); empty if none."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip().lower() in names:
-                return value.strip()
-    return ""
+    """The first entry of /proc/cpuinfo with one of ``names``; empty if none."""
+    return read_entry(CPU, *names)
 
 
 def cgroup_share(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float:
     """Number of cores whose time this process's control groups grant; inf: no limit.
 
-    Args:
-        root: where control groups (version 1 or 2) are mounted.
-        own: the file that names this process's groups.
+    ``root`` is where control groups (version 1 or 2) are mounted; ``own`` names this process's.
     """
-    return min((_share_of(folder) for folder in _group_folders(root, own, "cpu")), default=math.inf)
+    return min(map(_share_of, _group_folders(root, own, "cpu")), default=math.inf)
 
 
 def _share_of(folder: Path) -> float:
-    with suppress(OSError, ValueError, ZeroDivisionError):
-        if (folder / "cpu.max").exists():
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota, period = (
-                (folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
-            )
-        return int(quota) / int(period) if quota.isdigit() else math.inf
-    return math.inf
+    text = _read(folder / "cpu.max") or " ".join(
+        _read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")
+    )
+    found = re.fullmatch(r"(\d+) ([1-9]\d*)", text)
+    return int(found[1]) / int(found[2]) if found else math.inf
 
 
 def _group_folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's control group of ``controller``, and of its parents."""
-    try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        return
-    for _, controllers, path in (line for line in lines if len(line) == 3):
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
         bases = (root / controllers, root / controller) if controllers else (root, root / "unified")
@@ -168,28 +147,19 @@ def _group_limits(root: Path, own: Path) -> Iterator[tuple[Path, int, int]]:
             ("memory.max", "memory.current"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
-            try:
-                most, now = ((folder / name).read_text().strip() for name in (limit, used))
-            except OSError:
-                continue
-            if most.isdigit() and int(most) < sys.maxsize // 2:
+            most, now = _read(folder / limit), _read(folder / used)
+            if most.isdigit() and now.isdigit() and int(most) < sys.maxsize // 2:
                 yield folder, int(most), int(now)
-
-
-def _cached(folder: Path) -> int:
-    """Bytes of cached files in a control group that are not in use."""
-    with suppress(OSError, ValueError):
-        for line in (folder / "memory.stat").read_text().splitlines():
-            name, value = line.split()
-            if name in ("inactive_file", "total_inactive_file"):
-                return int(value)
-    return 0
 
 
 def _memory_info(name: str) -> int | None:
     """Bytes of an entry of /proc/meminfo; None if it is missing."""
+    entry = read_entry(MEMORY, name)
+    return int(entry.split()[0]) * 1024 if entry else None
+
+
+def _read(path: Path) -> str:
+    """A file of the kernel without the last line feed; empty if it cannot be read."""
     with suppress(OSError):
-        for line in MEMORY.read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return None
+        return path.read_text().strip()
+    return ""

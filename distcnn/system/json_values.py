@@ -19,13 +19,8 @@ def to_json(item: Any) -> dict[str, Any]:
 def from_json(kind: type[T], values: Any, name: str = "") -> T:
     """The dataclass that ``to_json`` gave; missing values take their defaults, others are skipped.
 
-    Args:
-        kind: of fields that are numbers, texts, dataclasses, tuples of these, or such or None.
-        values: what JSON gave, perhaps damaged or forged.
-        name: of the whole, for messages; by default the class's.
-
-    Raises:
-        TypeError: names the first value that is missing or of another type.
+    Fields are numbers, texts, dataclasses, tuples, lists and dicts of these, or such or None.
+    ``TypeError`` names the first value that is missing or of another type.
     """
     if not isinstance(values, dict):
         raise TypeError(f"{name or kind.__name__} is {values!r}")
@@ -34,9 +29,11 @@ def from_json(kind: type[T], values: Any, name: str = "") -> T:
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
-    allowed = get_args(kind)
-    if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_checked(name, each, allowed[0]) for each in value)
+    allowed, origin = get_args(kind), get_origin(kind)
+    if origin in (tuple, list) and isinstance(value, list):
+        return origin(_checked(name, each, allowed[0]) for each in value)
+    if origin is dict and isinstance(value, dict):
+        return {key: _checked(name, each, allowed[1]) for key, each in value.items()}
     if NoneType in allowed:
         return None if value is None else _checked(name, value, allowed[0])
     if dataclasses.is_dataclass(kind):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from distcnn.system.files import read_entry
 from distcnn.system.wording import counted
 
 
@@ -27,27 +28,22 @@ class Variables(NamedTuple):
     local_size: str
 
 
-MVAPICH = ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")
+def _of_world(name: str) -> Variables:
+    whats = ("SIZE", "RANK", "LOCAL_RANK", "LOCAL_SIZE")
+    return Variables(*(f"{name}_COMM_WORLD_{what}" for what in whats))
+
+
 LAUNCHERS = (
-    # Open MPI's mpirun
-    Variables(
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),
+    _of_world("OMPI"),  # Open MPI's mpirun
     # Hydra, which is MPICH's and Intel's mpirun; srun --mpi=pmi2
     Variables("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
-    # MVAPICH 2, and 3 and later
-    *(Variables(*(f"{name}_COMM_WORLD_{what}" for what in MVAPICH)) for name in ("MV2", "MVP")),
+    *(_of_world("MV2"), _of_world("MVP")),  # MVAPICH 2; 3 and later
     # HPE Cray
     Variables("PALS_SIZE", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE"),
-    # Flux
     Variables("FLUX_JOB_SIZE", "FLUX_TASK_RANK", "FLUX_TASK_LOCAL_ID", ""),
     # srun, with any --mpi. Last, because mpirun may run inside a Slurm step
     Variables("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 )
-
 REMEDY = (
     "use the mpirun of that library (in the same environment or module), or srun with its plugin "
     "(--mpi=pmi2 for MPICH, --mpi=pmix for Open MPI)"
@@ -102,13 +98,12 @@ def declared_place(environment: Mapping[str, str]) -> Place | None:
     """The place of this process on its host, if a launcher declares it."""
     for variables in _launchers(environment):
         rank, size = (environment.get(name, "") for name in variables[2:])
-        if not rank.isdigit():
-            continue
         if variables.rank == "SLURM_PROCID":
             sizes, node = tasks_per_node(size), environment.get("SLURM_NODEID", "")
             known = node.isdigit() and int(node) < len(sizes)
-            return Place(int(rank), sizes[int(node)] if known else None)
-        return Place(int(rank), int(size) if size.isdigit() else None)
+            size = str(sizes[int(node)]) if known else ""
+        if rank.isdigit():
+            return Place(int(rank), int(size) if size.isdigit() else None)
     return None
 
 
@@ -133,12 +128,7 @@ def starting_words(world_size: int, environment: Mapping[str, str]) -> list[str]
 
 
 def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
-    """The error if Open MPI's mpirun started an MPICH, which would crash in MPI_Init.
-
-    Args:
-        library: name and version of the MPI library.
-        environment: of this process.
-    """
+    """The error if Open MPI's mpirun started an MPICH ``library``: it would crash in MPI_Init."""
     by_openmpi = "OMPI_COMM_WORLD_SIZE" in environment and "PMI_SIZE" not in environment
     if by_openmpi and ("MPICH" in library or "Intel" in library):
         return (
@@ -149,14 +139,9 @@ def foreign_library(library: str, environment: Mapping[str, str]) -> str | None:
 
 
 def mismatch(world_size: int, library: str, environment: Mapping[str, str]) -> str | None:
-    """The error if MPI sees one rank and a launcher declares several.
+    """The error if MPI, whose ``library`` is named, sees one rank and a launcher declares several.
 
     Larger sizes are not compared: under mpirun in an allocation, Slurm counts the hosts' proxies.
-
-    Args:
-        world_size: number of ranks that MPI sees.
-        library: name and version of the MPI library.
-        environment: of this process.
     """
     several = [launch for launch in declared(environment) if launch.several]
     if world_size > 1 or not several:
@@ -187,10 +172,10 @@ def launching_process() -> int:
     for _ in range(MOST_GENERATIONS):
         try:
             environment = Path(f"/proc/{process}/environ").read_bytes().decode(errors="replace")
-            parent = int(_stat(process)[1])
-        except (OSError, ValueError, IndexError):  # another user's, or there is no /proc
+        except OSError:  # another user's, or there is no /proc
             break
         pairs = (pair.partition("=") for pair in environment.split("\0"))
+        parent = int(process_status(process, "PPid") or 0)
         if parent <= 1 or declared({key: value for key, _, value in pairs}) != mine:
             break
         process = parent
@@ -207,31 +192,22 @@ def launch_name() -> str:
     with suppress(OSError):
         parts.append(str(Path("/proc/self/ns/pid").stat().st_ino))
     with suppress(OSError, IndexError):
-        parts.append(_stat(process)[19])  # when it started
+        stat = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2]
+        parts.append(stat.split()[19])  # when it started, see proc(5)
     return "-".join(parts)
 
 
 def process_status(process: int, name: str) -> str:
     """An entry of /proc/<process>/status, see proc(5); empty if it cannot be read."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    found = (line.partition(":") for line in lines)
-    return next((value.strip() for key, _, value in found if key == name), "")
+    return read_entry(Path(f"/proc/{process}/status"), name)
 
 
-def _launchers(environment: Mapping[str, str]) -> list[Variables]:
+def _launchers(environment: Mapping[str, str]) -> tuple[Variables, ...]:
     """The launchers whose variables count: Slurm's only in a step, because a batch script has them
     without srun.
     """
-    return [*LAUNCHERS] if _is_slurm_step(environment) else [*LAUNCHERS[:-1]]
+    return LAUNCHERS if _is_slurm_step(environment) else LAUNCHERS[:-1]
 
 
 def _is_slurm_step(environment: Mapping[str, str]) -> bool:
     return environment.get("SLURM_STEP_ID", "").isdigit()
-
-
-def _stat(process: int) -> list[str]:
-    """The fields of /proc/<process>/stat from the third on, see proc(5)."""
-    return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()

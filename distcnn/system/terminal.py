@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
     if not launcher.needs_mpi(environment) and sys.stdout.isatty():
         columns = _columns(sys.stdout.fileno())
     elif launcher.declared(environment):
-        columns = _columns_of_launcher(_started_by_hand(launcher.launching_process()))
+        columns = _columns_of_launcher(launcher.launching_process())
     given = environment.get("COLUMNS", "")
     if columns is not None and given.isascii() and given.isdigit() and int(given):
         return int(given)
@@ -42,21 +43,22 @@ def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
 
 def _columns(descriptor: int) -> int:
     """A terminal's width; some report 0, or no width."""
-    try:
+    with suppress(OSError):
         return os.get_terminal_size(descriptor).columns or USUAL_COLUMNS
-    except OSError:
-        return USUAL_COLUMNS
+    return USUAL_COLUMNS
 
 
-def _columns_of_launcher(process: int | None) -> int | None:
-    output = Path(f"/proc/{process}/fd/1")
+def _columns_of_launcher(process: int) -> int | None:
+    """Of the last launcher among ``process`` and its ancestors: the one that a person started."""
+    found = None
+    while process > 1 and launcher.process_status(process, "Name") in LAUNCHERS:
+        found, process = process, int(launcher.process_status(process, "PPid") or 0)
+    output = Path(f"/proc/{found}/fd/1")
     try:
-        if process is None or not str(output.readlink()).startswith("/dev/"):
-            return None
-        if _changes_output(process):
+        if not str(output.readlink()).startswith("/dev/") or _changes_output(f"/proc/{found}"):
             return None
         descriptor = os.open(output, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
-    except OSError:  # another user's process, or no /proc
+    except OSError:  # another user's process, no launcher, or no /proc
         return None
     try:
         return _columns(descriptor) if os.isatty(descriptor) else None
@@ -64,15 +66,7 @@ def _columns_of_launcher(process: int | None) -> int | None:
         os.close(descriptor)
 
 
-def _started_by_hand(process: int) -> int | None:
-    """The last launcher among ``process`` and its ancestors: the one that a person started."""
-    found = None
-    while process > 1 and launcher.process_status(process, "Name") in LAUNCHERS:
-        found, process = process, int(launcher.process_status(process, "PPid") or 0)
-    return found
-
-
-def _changes_output(process: int) -> bool:
-    words = Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
+def _changes_output(process: str) -> bool:
+    words = Path(process, "cmdline").read_text(errors="replace").split("\0")
     options = takewhile(lambda word: not Path(word).name.startswith("python"), words)
     return any(word == "-l" or word.startswith(CHANGE_OUTPUT) for word in options)

@@ -22,6 +22,13 @@ def being(number: int, what: str) -> str:
     return f"{counted(number, what)} {'is' if number == 1 else 'are'}"
 
 
+def first_few(names: Iterable[object], most: int = 5) -> str:
+    """The first few of ``names``, and how many more there are: "a, b, c, d, e and 7 more"."""
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
 def number_ranges(numbers: Iterable[int]) -> str:
     """Write numbers in ascending order with their ranges shortened: "0-3, 7"."""
     pairs: list[list[int]] = []
@@ -34,17 +41,11 @@ def number_ranges(numbers: Iterable[int]) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Replace characters that could control a terminal or start a line by escapes.
+    r"""Escape characters that could control a terminal or start a line, except those of ``keep``.
 
     Names and paths come from files and command lines that others wrote. Bytes of a path that are
     not valid text become ``\xe9``.
-
-    Args:
-        text: any text.
-        keep: characters to leave as they are.
     """
-    if text.isprintable():
-        return text
     return "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
 
 

@@ -40,60 +40,37 @@ def require_enough_examples(config: Config, train_examples: int) -> None:
 
 def warnings_of(schedule: RunSchedule) -> Iterator[str]:
     """A line for each setting that the user may not have meant, without "warning: "."""
-    yield from _too_few_steps(schedule)
-    yield from _padding(schedule)
-    yield from _without_effect(schedule.config)
-
-
-def _too_few_steps(schedule: RunSchedule) -> Iterator[str]:
-    config, steps = schedule.config, schedule.config.epochs * schedule.steps_an_epoch
-    if steps >= FEWEST_STEPS:
-        return
-    fewer = "a smaller --microbatch-size" if config.microbatch_size > 1 else "fewer --num-shards"
-    cut = ""
-    if schedule.warmup_steps < config.warmup_steps:
-        cut = f", and the warm-up is cut to {schedule.warmup_steps}"
-    yield (
-        f"the whole run is {counted(steps, 'step')} ({schedule.steps_an_epoch} an epoch){cut}:"
-        f" too few to learn much; give more --epochs ({-(-ENOUGH_STEPS // schedule.steps_an_epoch)}"
-        f" make {ENOUGH_STEPS} steps) or {fewer}"
-    )
-
-
-def _padding(schedule: RunSchedule) -> Iterator[str]:
-    config, longest = schedule.config, -(-schedule.train_examples // schedule.config.num_shards)
-    padding = 1 - schedule.train_examples / (schedule.steps_an_epoch * config.global_batch_size)
-    enough = -(-longest // schedule.steps_an_epoch)
-    if enough < config.microbatch_size and (
-        longest < config.microbatch_size or padding > MOST_PADDING
-    ):
+    config, steps_an_epoch = schedule.config, schedule.steps_an_epoch
+    steps, size = config.epochs * steps_an_epoch, config.microbatch_size
+    if steps < FEWEST_STEPS:
+        fewer = "a smaller --microbatch-size" if size > 1 else "fewer --num-shards"
+        cut = schedule.warmup_steps < config.warmup_steps
         yield (
-            f"{padding:.0%} of the computation is padding: --microbatch-size is"
-            f" {config.microbatch_size}, and the longest shard has {counted(longest, 'example')};"
-            f" --microbatch-size {enough} takes the same number of steps without padding"
+            f"the whole run is {counted(steps, 'step')} ({steps_an_epoch} an epoch)"
+            f"{f', and the warm-up is cut to {schedule.warmup_steps}' if cut else ''}: too few to"
+            f" learn much; give more --epochs ({-(-ENOUGH_STEPS // steps_an_epoch)} make"
+            f" {ENOUGH_STEPS} steps) or {fewer}"
         )
-
-
-def _without_effect(config: Config) -> Iterator[str]:
+    longest = -(-schedule.train_examples // config.num_shards)
+    padding = 1 - schedule.train_examples / (steps_an_epoch * config.global_batch_size)
+    enough = -(-longest // steps_an_epoch)
+    if enough < size and (longest < size or padding > MOST_PADDING):
+        yield (
+            f"{padding:.0%} of the computation is padding: --microbatch-size is {size}, and the"
+            f" longest shard has {counted(longest, 'example')}; --microbatch-size {enough} takes"
+            " the same number of steps without padding"
+        )
     optimizer = f"--optimizer {config.optimizer}"
     if config.optimizer == "adamw" and config.weight_decay == 0:
-        yield (
-            f"{optimizer} without --weight-decay is the same as adam: give --weight-decay, such as"
-            " 0.01"
-        )
+        yield f"{optimizer} is adam without --weight-decay: give --weight-decay, such as 0.01"
     if config.optimizer == "nesterov" and config.momentum == 0:
-        yield (
-            f"{optimizer} with --momentum 0 is plain gradient descent: give --momentum, such as 0.9"
-        )
-    unused = []
+        yield f"{optimizer} with --momentum 0 is plain gradient descent: give --momentum 0.9"
     if config.optimizer in ("adam", "adamw") and config.momentum != Config.momentum:
-        unused.append(("--momentum", optimizer))
+        yield f"--momentum has no effect with {optimizer}: leave it out"
     if config.reduction == "fast" and config.gradient_limit != Config.gradient_limit:
-        unused.append(("--gradient-limit", "--reduction fast"))
+        yield "--gradient-limit has no effect with --reduction fast: leave it out"
     if config.trace_from > 0 and not config.trace:
-        unused.append(("--trace-from", "no --trace"))
-    for flag, where in unused:
-        yield f"{flag} has no effect with {where}: leave it out"
+        yield "--trace-from has no effect without --trace: leave it out"
 
 
 def sign_of_no_learning(
@@ -101,24 +78,13 @@ def sign_of_no_learning(
 ) -> str | None:
     """A sign that the network learns nothing, as text, or None.
 
-    Args:
-        loss_name: of ``LOSSES``.
-        loss: the epoch's mean training loss.
-        predicted: how many test images were put into each class (classes,); None where there
-            was no test.
-        classes: how many there are.
-        epoch: counted from 1. In the first one the loss includes the steps before the network
-            could learn anything.
+    ``loss`` is the mean training loss of ``epoch``, counted from 1: in the first it includes steps
+    before the network could learn anything. ``predicted`` (classes,) counts the test images that
+    were put into each class; None where there was no test.
     """
-    if (
-        predicted is not None
-        and predicted.sum() > 1
-        and classes > 1
-        and np.count_nonzero(predicted) == 1
-    ):
-        return (
-            f"the network puts all {predicted.sum():,} test images into class {predicted.argmax()}"
-        )
+    images = 0 if predicted is None else predicted.sum()
+    if predicted is not None and np.count_nonzero(predicted) == 1 < min(images, classes):
+        return f"the network puts all {images:,} test images into class {predicted.argmax()}"
     guessing = GUESSING[loss_name](classes) if loss_name in GUESSING else math.inf
     if epoch > 1 and loss >= HARDLY_BETTER * guessing:
         return f"the training loss of {loss:.4f} is no better than that of guessing, {guessing:.4f}"
@@ -130,7 +96,7 @@ def zero_gradients(gradients: Mapping[str, NDArray[np.floating]]) -> list[str]:
     return [name for name, gradient in gradients.items() if not gradient.any()]
 
 
-def advice(zero: list[str]) -> str:
+def advice_on(zero: list[str]) -> str:
     """What to do when nothing is learned and these parameters' gradients are zero everywhere."""
     if not zero:
         return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,15 +106,12 @@ def _is_function(value: object) -> bool:
 
 def plain_numbers(settings: dict[str, Any]) -> dict[str, Any]:
     """``settings`` with Python's own numbers in place of NumPy's, of the types of ``Config``."""
-    kinds = {field.name: type(field.default) for field in dataclasses.fields(Config)}
-    items = {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in settings.items()
-    }
-    return {
-        name: float(value) if type(value) is int and kinds[name] is float else value
-        for name, value in items.items()
-    }
+    plain: dict[str, Any] = {}
+    for name, given in settings.items():
+        value = given.item() if isinstance(given, np.generic) else given
+        is_float = isinstance(getattr(Config, name), float)
+        plain[name] = float(value) if type(value) is int and is_float else value
+    return plain
 
 
 def run_to_resume(resume: bool | str | Path, output: str | Path | None) -> str:

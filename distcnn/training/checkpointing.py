@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import distcnn
 from distcnn.checkpoints import Checkpoint, CheckpointStore, CheckpointWriter
+from distcnn.checkpoints.weights import Arrays
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.spans import CHECKPOINT, WAIT_FOR_CHECKPOINT, Span
@@ -29,6 +30,7 @@ from distcnn.training.run_directory import CHECKPOINTS, RunDirectory
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
+EXAMPLES_USED = "shards/examples_used"
 IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
 
@@ -67,10 +69,7 @@ class Saving:
             self._writer.poll()
 
     def wait(self) -> int:
-        """Wait until all is written; return the latest step on the disk, -1 for none.
-
-        The same on all ranks.
-        """
+        """Wait until all is written; the latest step on the disk, -1 for none. Collective."""
         newest = -1
         with Span(WAIT_FOR_CHECKPOINT):
             if self._directory is not None:
@@ -90,11 +89,9 @@ class NoSaving:
 
     every, location = 0, ""
 
-    def save(self, state: State) -> None:
-        """Do nothing."""
+    def save(self, state: State) -> None: ...
 
-    def poll(self) -> None:
-        """Nothing to say."""
+    def poll(self) -> None: ...
 
     def wait(self) -> int:
         return -1
@@ -106,14 +103,11 @@ def take_snapshot(
     """A copy of the state of the run, with the lines of its files so far."""
     epoch, step_of_epoch = run.schedule.position(state.step)
     arrays: dict[str, NDArray[np.generic]] = {
-        f"weights/{name}": values.copy() for name, values in run.parameters.named().items()
+        f"{folder}/{name}": view.copy()
+        for folder, vector in _vectors(run).items()
+        for name, view in run.parameters.named(vector).items()
     }
-    for name, vector in run.step.optimizer.state.items():
-        arrays |= {
-            f"optimizer/{name}/{key}": view.copy()
-            for key, view in run.parameters.named(vector).items()
-        }
-    arrays["shards/examples_used"] = np.array([each.used for each in entries], np.int64)
+    arrays[EXAMPLES_USED] = np.array([entry.used for entry in entries], np.int64)
     attributes: dict[str, int | str] = {
         "distcnn": distcnn.__version__,
         "model": run.config.model,
@@ -123,16 +117,21 @@ def take_snapshot(
         "step_of_epoch": step_of_epoch,
         "optimizer_steps": run.step.optimizer.steps,
     }
-    texts = {
-        "configuration": json.dumps(dataclasses.asdict(run.config)),
-        "dataset": json.dumps(dataset_identity(run)),
-        "software": json.dumps(run.software),
-        "state": json.dumps(state.to_json()),
-        "orders_sha256": json.dumps([each.order_sha256 for each in entries]),
-        "metrics": metrics,
-        "receipt": receipt,
+    records = {
+        "configuration": dataclasses.asdict(run.config),
+        "dataset": dataset_identity(run),
+        "software": run.software,
+        "state": state.to_json(),
+        "orders_sha256": [entry.order_sha256 for entry in entries],
     }
-    return Checkpoint(attributes, texts, arrays)
+    texts = {name: json.dumps(record) for name, record in records.items()}
+    return Checkpoint(attributes, {**texts, "metrics": metrics, "receipt": receipt}, arrays)
+
+
+def _vectors(run: Run) -> dict[str, NDArray[np.float32]]:
+    """The flat vectors that a checkpoint holds, by the folder of their named parts."""
+    optimizer = {f"optimizer/{name}": vector for name, vector in run.step.optimizer.state.items()}
+    return {"weights": run.parameters.values, **optimizer}
 
 
 @dataclass(frozen=True)
@@ -147,61 +146,53 @@ class Snapshot:
 
 
 def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
-    """The texts of a checkpoint, once all is there that ``take_snapshot`` puts in.
-
-    Raises:
-        InputError: something is missing or of another type: a SHA-256 can be forged.
+    """The texts of a checkpoint. ``InputError`` unless all that ``take_snapshot`` puts in is there
+    and of the right type: a SHA-256 can be forged.
     """
     try:
-        config, state, dataset, software, orders = (
-            json.loads(checkpoint.texts[name])
-            for name in ("configuration", "state", "dataset", "software", "orders_sha256")
-        )
-        read = Snapshot(
-            Config.from_record(config),
-            State.from_json(state),
-            from_json(DatasetRecord, dataset),
-            software,
-            orders,
-        )
-        used, shards = checkpoint.arrays["shards/examples_used"], read.config.num_shards
+        records = {
+            name: json.loads(text)
+            for name, text in checkpoint.texts.items()
+            if name not in ("metrics", "receipt")
+        }
+        config = Config.from_record(records["configuration"])
+        state = State.from_json(records["state"])
+        dataset = from_json(DatasetRecord, records["dataset"])
+        software, orders = records["software"], records["orders_sha256"]
+        used = checkpoint.arrays[EXAMPLES_USED]
         sound = {
-            "state": read.state.is_sound and read.state.step == checkpoint.step,
-            "dataset": read.dataset.train_examples > 0,
+            "state": state.is_sound and state.step == checkpoint.step,
+            "dataset": dataset.train_examples > 0,
             "software": isinstance(software, dict),
-            "orders_sha256": isinstance(orders, list) and len(orders) == shards,
-            "examples_used": used.shape == (shards,) and used.dtype.kind == "i",
+            "orders_sha256": isinstance(orders, list) and len(orders) == config.num_shards,
+            "examples_used": used.shape == (config.num_shards,) and used.dtype.kind == "i",
             "optimizer_steps": isinstance(checkpoint.attributes["optimizer_steps"], int),
             "metrics and receipt": {"metrics", "receipt"} <= checkpoint.texts.keys(),
         }
-        wrong = next((name for name, right in sound.items() if not right), "")
+        if wrong := [name for name, is_right in sound.items() if not is_right]:
+            raise ValueError(wrong[0])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        wrong = f"{type(error).__name__}: {error}"
-    if wrong:
         raise InputError(
-            f"the checkpoint of step {checkpoint.attributes.get('step')} has unexpected"
-            f" content ({wrong}): move it away to continue from the one before"
-        )
-    return read
+            f"the checkpoint of step {checkpoint.attributes.get('step')} has unexpected content"
+            f" ({type(error).__name__}: {error}): move it away to continue from the one before"
+        ) from error
+    return Snapshot(config, state, dataset, software, orders)
 
 
 def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
     """Put the checkpoint into the run, on every rank, and prove that it belongs there.
 
-    Raises:
-        InputError: the image set or the network is another one, or the examples used so far are
-            not those that this run would have used.
+    ``InputError`` if the image set or the network is another one, or the examples used so far are
+    not those that this run would have used.
     """
     read = read_snapshot(checkpoint)
     check_dataset(read.dataset, run)
-    parameters, optimizer, ledger = run.parameters, run.step.optimizer, run.step.ledger
-    _fill(parameters.named(), checkpoint.folder("weights"), "weights")
-    for name, vector in optimizer.state.items():
-        stored = checkpoint.folder(f"optimizer/{name}")
-        _fill(parameters.named(vector), stored, f"optimizer's {name}")
+    for folder, vector in _vectors(run).items():
+        _fill(run.parameters.named(vector), checkpoint.folder(folder), folder)
+    optimizer, ledger = run.step.optimizer, run.step.ledger
     optimizer.steps = int(checkpoint.attributes["optimizer_steps"])
     ledger.replay(*run.schedule.position(read.state.step), run.config.microbatch_size)
-    used = checkpoint.arrays["shards/examples_used"].tolist()
+    used = checkpoint.arrays[EXAMPLES_USED].tolist()
     for entry in all_entries(ledger, run.communicator, run.config.num_shards):
         before = used[entry.shard]
         if (entry.used, entry.order_sha256) != (before, read.orders_sha256[entry.shard]):
@@ -231,15 +222,15 @@ def check_dataset(recorded: DatasetRecord, run: Run) -> None:
         )
 
 
-def _fill(
-    views: dict[str, NDArray[Any]], arrays: dict[str, NDArray[np.generic]], what: str
-) -> None:
-    shapes = {name: (view.shape, str(view.dtype)) for name, view in views.items()}
-    stored = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
-    if shapes != stored:
+def _fill(views: Arrays, stored: Arrays, folder: str) -> None:
+    ours, theirs = (
+        {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+        for arrays in (views, stored)
+    )
+    if ours != theirs:
         raise InputError(
-            f"the checkpoint's {what} are {stored}, but the network's are {shapes}: the model's"
+            f"the checkpoint's {folder} are {theirs}, but the network's are {ours}: the model's"
             " code has changed since the run"
         )
     for name, view in views.items():
-        view[...] = arrays[name]
+        view[...] = stored[name]

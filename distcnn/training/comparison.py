@@ -1,19 +1,32 @@
-"""Compares a run's records, line by line, with those of a replay."""
+"""Compares what a run recorded with a replay: its lines one by one, at the end its files."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from distcnn.checkpoints import Checkpoint
-from distcnn.system.files import read_bytes
-from distcnn.training.receipt import STARTS, Line, Receipt, whole_lines
-from distcnn.training.results import METRICS, Records
+from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, array_sha256, read_weights
+from distcnn.errors import InputError
+from distcnn.system.files import read_bytes, reading
+from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
+from distcnn.training.results import (
+    METRICS,
+    RESULT,
+    Records,
+    RunResult,
+    damage_by_sums,
+    describe,
+    read_result,
+)
 
 SPEED = "images_per_second"
-"""The value in a line of metrics that a replay cannot reproduce."""
+MEASURED = (SPEED, "train_seconds", "seconds_to_target")
+"""What a replay cannot reproduce."""
 THE_RECEIPT = "the receipt"
 
 
@@ -21,116 +34,85 @@ class Different(Exception):
     """The replay differs from the records; the text names the first step and value that do."""
 
 
-class RecordedLines:
-    """The lines that a replay must reproduce, in order.
+def difference(
+    recorded: Line, replayed: Line, source: str = THE_RECEIPT, may_lack: bool = False
+) -> str:
+    """The first value that differs, as text, hashes of parameters first; empty if none does.
 
-    Args:
-        source: where they are recorded, for messages.
-        lines: in order.
-        may_end_early: whether the run may have been killed before it wrote all of its lines.
+    With ``may_lack``, values that are not recorded are not compared.
+    """
+    before, now = _named(recorded), _named(replayed)
+    names = sorted(before if may_lack else {**now, **before}, key=_rank_of)
+    name = next((each for each in names if before.get(each) != now.get(each)), None)
+    if name is None:
+        return ""
+    text = f"{name} {before.get(name)} in {source}, but {now.get(name)} in the replay"
+    has_parameters = _rank_of(names[0]) == 0
+    return f"{text}; all parameters match" if has_parameters and _rank_of(name) > 0 else text
+
+
+def _named(values: Line) -> Line:
+    """The values by the names that messages give them."""
+    named: Line = {}
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            named[f"{name}:"] = value
+        elif name == "parameters":
+            named |= {f"parameter {key}: SHA-256": sha256 for key, sha256 in value.items()}
+        else:
+            named |= {f"{name}.{key}:": each for key, each in value.items()}
+    return named
+
+
+def _rank_of(name: str) -> int:
+    """0 for the hash of a parameter, 1 for that of all, 2 for other values."""
+    return 0 if name.startswith("parameter ") else 1 if name.startswith("params_sha256") else 2
+
+
+class RecordedLines:
+    """The ``lines`` of ``source`` that a replay must reproduce, in order.
+
+    They ``may_end_early`` when the run was killed before it wrote all of them.
     """
 
-    def __init__(self, source: str, lines: Sequence[Line], may_end_early: bool) -> None:
-        self._source, self._lines, self._may_end_early = source, lines, may_end_early
+    def __init__(self, source: str, lines: Iterable[Line], may_end_early: bool) -> None:
+        self._source, self._left, self._may_end_early = source, deque(lines), may_end_early
         self.compared: list[Line] = []
 
     def compare(self, kind: str, values: Line) -> None:
         """``Different`` unless the next line is of this ``kind`` and has these ``values``."""
-        replayed = json.loads(json.dumps({"kind": kind, **values}))
-        recorded = self._next()
-        if recorded is None and self._may_end_early:
+        if not self._left and self._may_end_early:
             return
+        replayed = json.loads(json.dumps({"kind": kind, **values}))
+        recorded, step = self._left.popleft() if self._left else {}, replayed["step"]
+        if (recorded.get("kind"), recorded.get("step")) != (kind, step):
+            has = f"{recorded.get('kind')!r} of step {recorded.get('step')}" if recorded else "none"
+            self._fail(step, f"the replay has a line {kind!r} here, but {self._source} has {has}")
         if text := difference(recorded, replayed, self._source):
-            raise Different(self._at(replayed["step"]) + text)
+            self._fail(step, text)
         self.compared.append(replayed)
 
     def close(self) -> None:
         """``Different`` when lines are left that the replay did not produce."""
-        if line := self._next():
-            raise Different(
-                f"{self._at(line['step'])}{self._source} has a line {line.get('kind')!r} of step"
-                f" {line['step']}, but the replay has none"
-            )
+        if self._left:
+            line = self._left[0]
+            has = f"{self._source} has a line {line.get('kind')!r} of step {line['step']}"
+            self._fail(line["step"], f"{has}, but the replay has none")
 
-    def _next(self) -> Line | None:
-        place = len(self.compared)
-        return self._lines[place] if place < len(self._lines) else None
-
-    def _at(self, step: int) -> str:
+    def _fail(self, step: int, text: str) -> NoReturn:
         before = f"step {self.compared[-1]['step']}" if self.compared else "none"
-        return f"step {step} (last recorded step that matches: {before}): "
-
-
-def difference(recorded: Line | None, replayed: Line, source: str = THE_RECEIPT) -> str:
-    """What differs in two lines: the first parameter, else the first value; empty if nothing."""
-    if recorded is None:
-        return f"the replay has a line {replayed['kind']!r} here, but {source} has none"
-    if (recorded.get("kind"), recorded.get("step")) != (replayed["kind"], replayed["step"]):
-        return (
-            f"the replay has a line {replayed['kind']!r} here, but {source} has"
-            f" {recorded.get('kind')!r} of step {recorded.get('step')}"
-        )
-    hashes = replayed.get("parameters", {})
-    before = recorded.get("parameters", {}) if hashes else {}
-    if name := _first_different(before, hashes):
-        return (
-            f"parameter {name}: SHA-256 {before.get(name)} in {source},"
-            f" but {hashes.get(name)} in the replay"
-        )
-    name = _first_different(recorded, replayed)
-    if name is None:
-        return ""
-    agrees = "; all parameters match" if hashes else ""
-    return (
-        f"{name}: {recorded.get(name)} in {source}, but {replayed.get(name)} in the replay{agrees}"
-    )
-
-
-def _first_different(recorded: Line, replayed: Line) -> str | None:
-    names = {**replayed, **recorded}
-    return next((name for name in names if recorded.get(name) != replayed.get(name)), None)
-
-
-def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:
-    """The lines of ``metrics.jsonl`` that a replay from ``checkpoint`` to ``to_step`` must produce,
-    without their speeds.
-
-    Raises:
-        ValueError: says what is wrong with them.
-    """
-    begun = checkpoint.texts["metrics"] if checkpoint else ""
-    try:
-        text = read_bytes(directory / METRICS).decode()
-        if checkpoint and not text.startswith(begun):
-            raise ValueError(
-                f"it does not begin with the lines in the checkpoint of step {checkpoint.step}"
-            )
-        lines = [line for line in whole_lines(text[len(begun) :]) if line["step"] <= to_step]
-        return [_without_speed(line) for line in lines]
-    except OSError as error:
-        raise ValueError(f"{METRICS} cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{METRICS} is damaged ({type(error).__name__}: {error})") from error
-
-
-def _without_speed(line: Line) -> Line:
-    return {name: value for name, value in line.items() if name != SPEED}
+        raise Different(f"step {step} (last recorded step that matches: {before}): {text}")
 
 
 class Comparison(Records):
     """Takes a replay's lines in place of a run directory; compares each with the recorded one.
 
-    ``Different`` on all ranks at the first that is not the same.
-
-    Args:
-        receipt: what was recorded.
-        from_step: lines on this step, or before, are not compared.
-        to_step: nor are those after this one.
-        metrics: the lines of metrics for these steps; None to compare none.
+    ``Different`` on all ranks at the first that is not the same. ``metrics`` are the recorded ones
+    of the steps after ``from_step`` and up to ``to_step``, the only ones that are compared.
     """
 
     def __init__(
-        self, receipt: Receipt, from_step: int, to_step: int, metrics: list[Line] | None = None
+        self, receipt: Receipt, from_step: int, to_step: int, metrics: Iterable[Line] = ()
     ) -> None:
         lines = [
             line
@@ -139,7 +121,7 @@ class Comparison(Records):
         ]
         was_killed = to_step == receipt.last_step and not receipt.ended
         self._receipt = RecordedLines(THE_RECEIPT, lines, was_killed)
-        self._metrics = RecordedLines(METRICS, metrics or [], was_killed or metrics is None)
+        self._metrics = RecordedLines(METRICS, metrics, was_killed)
 
     @property
     def compared(self) -> list[Line]:
@@ -147,14 +129,74 @@ class Comparison(Records):
         return self._receipt.compared
 
     def add_metrics(self, kind: str, **values: Any) -> None:
-        """Compare one line of ``metrics.jsonl``."""
-        self._metrics.compare(kind, _without_speed(values))
+        self._metrics.compare(kind, _without(values, SPEED))
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        """Compare one line of the receipt."""
         self._receipt.compare(kind, {"step": step, **values})
 
     def close(self) -> None:
         """``Different`` when lines were recorded that the replay did not produce."""
         self._receipt.close()
         self._metrics.close()
+
+
+def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:
+    """The lines of ``metrics.jsonl``, without speeds, that a replay from ``checkpoint`` to
+    ``to_step`` must produce. ``InputError`` says what is wrong with them.
+    """
+    begun = checkpoint.texts["metrics"] if checkpoint else ""
+    with reading(METRICS, *MALFORMED):
+        text = read_bytes(directory / METRICS).decode()
+        if checkpoint and not text.startswith(begun):
+            raise ValueError(
+                f"it does not begin with the lines in the checkpoint of step {checkpoint.step}"
+            )
+        lines = whole_lines(text[len(begun) :])
+        return [_without(line, SPEED) for line in lines if line["step"] <= to_step]
+
+
+def _without(values: Line, *names: str) -> Line:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | None:
+    """What is wrong with the files of the finished run in ``run``, whose replay came to the result
+    ``replayed``; None if nothing is.
+
+    What an older version did not write may be missing: SHA256SUMS shows what was removed.
+    """
+    expected = _expected_result(receipt, replayed)
+    files = [(WEIGHTS, expected.steps, expected.test_accuracy)]
+    if (run / BEST_WEIGHTS).exists():
+        files.append((BEST_WEIGHTS, expected.best_step, expected.best_test_accuracy))
+    try:
+        read_result(run)
+        found = _without(json.loads(read_bytes(run / RESULT)), *MEASURED)
+        problem = difference(found, expected.to_json(), RESULT, may_lack=True)
+        for name, step, accuracy in files:
+            if not problem and (line := receipt.weights_at(step)):
+                parameters, attributes = read_weights(run / name)
+                # A parameter must not be missing.
+                hashes = dict.fromkeys(line["parameters"]) | {
+                    name: array_sha256(values) for name, values in parameters.items()
+                }
+                found = {**attributes, "parameters": hashes}
+                replay = {**describe(expected, step, accuracy), **line}
+                problem = difference(found, replay, name, may_lack=True)
+    except InputError as error:
+        return str(error)
+    return problem or damage_by_sums(run)
+
+
+def _expected_result(receipt: Receipt, result: RunResult) -> RunResult:
+    """``result`` with what the run alone knows: its ranks and the names of model and image set."""
+    recorded, configuration = (receipt.starts[-1][name] for name in ("dataset", "configuration"))
+    name, source = recorded.get("name"), recorded.get("source")
+    return dataclasses.replace(
+        result,
+        model=configuration["model"],
+        world_size=receipt.lines[0].get("world_size", 0),
+        dataset=dataclasses.replace(
+            result.dataset, name=name, source=source, path=configuration["data"]
+        ),
+    )

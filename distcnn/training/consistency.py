@@ -40,25 +40,24 @@ def compare_replicas(
         f"the optimizer's {name}": array_sha256(vector) for name, vector in optimizer.state.items()
     }
     whole = hashlib.sha256("".join(hashes.values()).encode()).digest()
-    if len(set(communicator.allgather(whole))) > 1:
-        everyone = communicator.allgather(hashes)
-        first = next(name for name in hashes if len({each[name] for each in everyone}) > 1)
-        most, count = Counter(each[first] for each in everyone).most_common(1)[0]
-        majority = 2 * count > communicator.world_size
-        ranks = [
-            f"{rank} (host {communicator.hosts[rank]})"
-            for rank, each in enumerate(everyone)
-            if not majority or each[first] != most
-        ]
-        what = "differs from the other ranks"
-        if not majority:
-            what = "differs between the ranks, and no value has a majority"
-        raise TrainingError(
-            f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: memory"
-            " or a processor failed there, or the ranks run different software; resume from the"
-            " last checkpoint on other hosts"
-        )
-    return own
+    if len(set(communicator.allgather(whole))) == 1:
+        return own
+    everyone = communicator.allgather(hashes)
+    first = next(name for name in hashes if len({each[name] for each in everyone}) > 1)
+    most, count = Counter(each[first] for each in everyone).most_common(1)[0]
+    what = "differs from the other ranks"
+    if 2 * count <= communicator.world_size:
+        most, what = "", "differs between the ranks, and no value has a majority"
+    ranks = [
+        f"{rank} (host {communicator.hosts[rank]})"
+        for rank, each in enumerate(everyone)
+        if each[first] != most
+    ]
+    raise TrainingError(
+        f"step {step}: the replicas differ: {first} on rank {', '.join(ranks)} {what}: memory or a"
+        " processor failed there, or the ranks run different software; resume from the last"
+        " checkpoint on other hosts"
+    )
 
 
 def same_software(communicator: Communicator, report: Callable[[str], None]) -> dict[str, str]:
@@ -80,8 +79,7 @@ def same_software(communicator: Communicator, report: Callable[[str], None]) -> 
 
 def same_model(sources: Sources, communicator: Communicator) -> None:
     """``JointError`` on all ranks unless all have built the model from the same ``sources``."""
-    rank = _first_other(communicator.allgather(sha256_of(sources)))
-    if rank:
+    if rank := _first_other(communicator.allgather(sha256_of(sources))):
         everyone = communicator.allgather(sources)
         raise JointError(
             f"the model's source on rank {rank} (host {communicator.hosts[rank]}) is not rank 0's:"

@@ -12,16 +12,22 @@ from numpy.typing import NDArray
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, Part, Shard
 from distcnn.datasets.examples import piece_size
-from distcnn.datasets.hashing import ExamplesDigest
-from distcnn.datasets.memory_budget import LABEL_BYTES, window_bounds, window_examples
-from distcnn.datasets.survey import Survey, judge, pixel_sums
+from distcnn.datasets.hashing import ExamplesDigest, combined_sha256
+from distcnn.datasets.streaming import (
+    LABEL_BYTES,
+    Prefetcher,
+    WindowedShard,
+    window_bounds,
+    window_examples,
+)
+from distcnn.datasets.survey import Survey, judge, mean_and_std, pixel_sums
 from distcnn.distributed import Communicator, on_root, share_of, together
 from distcnn.errors import InputError
-from distcnn.spans import WAIT_FOR_WINDOW, Span, touch
+from distcnn.spans import touch
 from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
+from distcnn.training.results import DatasetRecord
 
-NamedHashes = list[tuple[str, str]]
 BOUND_IT = "limit it with --data-memory MIB (data/README.md), or use more hosts"
 
 
@@ -35,15 +41,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Content:
-    """What a rank found in its ``Data``."""
+    """What was found in the data of all ranks."""
 
-    hashes: NamedHashes
-    """SHA-256 of each of its shards and of each block of the test set."""
-    pixels: NDArray[np.int64]
-    """``pixel_sums`` of its training images; zeros where the file has mean and standard deviation.
-    """
+    hashes: list[tuple[str, str]]
+    """Name and SHA-256 of this rank's shards, and of its blocks of the test set."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """Per channel: the file's, else of all ranks' training pixels / 255."""
     remarks: list[str]
-    """Likely mistakes, one line each: the same on all ranks."""
+    """Likely mistakes, one line each."""
 
 
 def open_data(
@@ -57,12 +63,10 @@ def open_data(
 
     ``InputError`` on all ranks when some cannot be read, or kept.
     """
-    spans = {
-        index: share_of(info.examples["train"], config.num_shards, index) for index in shard_indices
-    }
-    test = examples_of_rank(
-        info.examples["test"], config.microbatch_size, communicator.world_size, communicator.rank
-    )
+    train, size = info.examples["train"], config.microbatch_size
+    spans = {index: share_of(train, config.num_shards, index) for index in shard_indices}
+    world_size, rank = communicator.world_size, communicator.rank
+    test = examples_of_rank(info.examples["test"], size, world_size, rank)
     if not config.data_memory and dataset.path:
         examples = sum(map(len, [*spans.values(), test]))
         needed = communicator.allgather(examples * (info.image_bytes + LABEL_BYTES))
@@ -82,7 +86,7 @@ def open_data(
 
 
 def _require_room(
-    dataset: DatasetInfo, needed: Sequence[int], communicator: Communicator, most: int | None
+    info: DatasetInfo, needed: Sequence[int], communicator: Communicator, most: int | None
 ) -> None:
     """``InputError`` when this host's ranks need more memory for examples than it has."""
     host = communicator.hosts[communicator.rank]
@@ -91,7 +95,7 @@ def _require_room(
         ranks = f"{len(here)} ranks on host {host} keep" if len(here) > 1 else f"host {host} keeps"
         size, room = (f"{count / 2**30:,.1f} GiB" for count in (sum(here), most))
         raise InputError(
-            f"{dataset.path}: {ranks} {size} of the image set in memory, but the host has {room}:"
+            f"{info.path}: {ranks} {size} of the image set in memory, but the host has {room}:"
             f" {BOUND_IT}"
         )
 
@@ -99,26 +103,24 @@ def _require_room(
 def _in_memory(
     dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
 ) -> Data:
-    neighbours = spans.values()
-    train = range(min(span.start for span in neighbours), max(span.stop for span in neighbours))
+    starts, stops = zip(*((span.start, span.stop) for span in spans.values()), strict=True)
+    first = min(starts)
     with closing(dataset.open(info, config.stall_timeout)) as reader:
-        images, labels = reader.load("train", train, touch)
+        images, labels = reader.load("train", range(first, max(stops)))
         shards = []
         for index, span in spans.items():
-            cut = slice(span.start - train.start, span.stop - train.start)
+            cut = slice(span.start - first, span.stop - first)
             shards.append(Shard(index, images[cut], labels[cut], config.seed, span.start))
-        tested = reader.load("test", test, touch)
+        tested = reader.load("test", test)
         return Data(shards, Shard(0, *tested, config.seed, test.start, shuffled=False))
 
 
 def _windowed(
     dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
 ) -> Data:
-    from distcnn.datasets.streaming import Prefetcher, WindowedShard  # with --data-memory only
-
     length = window_examples(info, config.num_shards, config.data_memory)
     reader = dataset.open(info, config.stall_timeout)
-    prefetcher = Prefetcher(reader, progress=touch, waiting=lambda: Span(WAIT_FOR_WINDOW))
+    prefetcher = Prefetcher(reader)
 
     def part(index: int, split: str, span: range, shuffled: bool = True) -> WindowedShard:
         bounds = window_bounds(span, length, info.chunk_examples[split])
@@ -134,31 +136,32 @@ def survey(data: Data, info: DatasetInfo, block_size: int, communicator: Communi
     ``InputError`` on all ranks when an example cannot be read, or the set is not the one that its
     own hash states.
     """
-    seen = Survey(info)
-    hashes = together(communicator, lambda: _survey_test(data.test, seen, block_size))
+    seen, pixels = Survey(info), np.zeros((2, info.image_shape[0]), np.int64)
+    of_test = together(communicator, lambda: _survey_test(data.test, seen, block_size))
     test_hashes = np.concatenate(communicator.allgather(seen.test_hashes))
     seen.look_for(test_hashes)
-    pixels = np.zeros((2, info.image_shape[0]), np.int64)
-    hashes = (
-        together(
-            communicator, lambda: [_survey_shard(shard, seen, pixels) for shard in data.shards]
-        )
-        + hashes
+    of_shards = together(
+        communicator, lambda: [_survey_shard(shard, seen, pixels) for shard in data.shards]
     )
     everyone = communicator.gather(seen.found) or []
+    remarks = on_root(communicator, lambda: judge(info, everyone, test_hashes))
+    mean, std = info.mean, info.std
+    if not (mean and std):
+        communicator.allreduce_sum(pixels)
+        _, height, width = info.image_shape
+        found = mean_and_std(pixels, info.examples["train"] * height * width)
+        mean, std = mean or tuple(found[0].tolist()), std or tuple(found[1].tolist())
+    return Content(of_shards + of_test, mean, std, remarks)
 
-    warnings = on_root(communicator, lambda: judge(info, everyone, test_hashes))
-    return Content(hashes, pixels, warnings)
 
-
-def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
+def _survey_test(test: Part, seen: Survey, block_size: int) -> list[tuple[str, str]]:
     info, first, hashes = seen.info, test.first_example, []
     for images, labels in test.pieces(piece_size(info, "test", block_size)):
         touch()
         seen.add("test", first, images, labels)
         for start in range(0, len(labels), block_size):
             block = slice(start, start + block_size)
-            digest = ExamplesDigest(len(labels[block]), info.image_shape, info.classes)
+            digest = ExamplesDigest(len(labels[block]), info.image_shape)
             digest.add(images[block], labels[block])
             hashes.append((f"test {first + start}", digest.hexdigest()))
         first += len(labels)
@@ -168,7 +171,7 @@ def _survey_test(test: Part, seen: Survey, block_size: int) -> NamedHashes:
 def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple[str, str]:
     """The shard's name and hash; its pixels are added to ``pixels`` where they are wanted."""
     info, first = seen.info, shard.first_example
-    digest = ExamplesDigest(shard.examples, info.image_shape, info.classes)
+    digest = ExamplesDigest(shard.examples, info.image_shape)
     for images, labels in shard.pieces(piece_size(info, "train")):
         touch()
         seen.add("train", first, images, labels)
@@ -177,3 +180,23 @@ def _survey_shard(shard: Part, seen: Survey, pixels: NDArray[np.int64]) -> tuple
             pixels += pixel_sums(images.reshape(-1, info.image_shape[0]))
         first += len(labels)
     return f"train {shard.first_example}", digest.hexdigest()
+
+
+def record_of(info: DatasetInfo, content: Content, communicator: Communicator) -> DatasetRecord:
+    """What is recorded of the image set: the same on any number of ranks. Collective."""
+    hashes = [named for of_rank in communicator.allgather(content.hashes) for named in of_rank]
+    hashes.append(("statistics", f"{info.mean} {info.std}"))
+    return DatasetRecord(
+        name=info.name,
+        path=info.path,
+        source=info.source,
+        sha256=info.sha256,
+        content_sha256=combined_sha256(hashes),
+        classes=info.classes,
+        class_names=info.class_names or tuple(map(str, range(info.classes))),
+        image_shape=info.image_shape,
+        mean=content.mean,
+        std=tuple(std if std > 0 else 1.0 for std in content.std),  # constant: only centred
+        train_examples=info.examples["train"],
+        test_examples=info.examples["test"],
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bdb
 import pdb
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
@@ -22,19 +21,17 @@ from distcnn.nn.layer import Array
 from distcnn.nn.plan import Plan
 from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
-from distcnn.training.advice import advice, zero_gradients
-from distcnn.training.checkpointing import NoSaving, restore_snapshot
+from distcnn.training.advice import advice_on, zero_gradients
+from distcnn.training.checkpointing import restore_snapshot
 from distcnn.training.loop import Loop
 from distcnn.training.nan_check import check_pass
-from distcnn.training.progress import NoProgress
 from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import follow, for_replay, warn_of_changes
-from distcnn.training.results import Records
 from distcnn.training.resume import existing_run, merged_config, read_stored
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
-from distcnn.training.step import Lane, Position, Step
+from distcnn.training.step import Lane, Position
 from distcnn.user_code import require_outside, require_trust
 
 LARGEST_GRADIENT_ERROR = 1e-5
@@ -53,13 +50,9 @@ def require_one_process(communicator: Communicator, flag: str) -> None:
 
 
 def check_network(run: Run, say: Say) -> None:
-    """Check the network's gradients in float64, and every layer's numbers from now on.
-
-    Raises:
-        TrainingError: a gradient is wrong.
-    """
-    shape = run.dataset.image_shape
-    model = find_model(run.config.model)(shape, run.dataset.classes)
+    """Check the network's gradients in float64, and every layer's numbers from now on."""
+    name, shape = run.config.model, run.dataset.image_shape
+    model = find_model(name)(shape, run.dataset.classes)
     rng = np.random.default_rng(0)
     parameters = model.initialise(shape, rng, np.float64)
     images = rng.standard_normal((*shape, CHECKED_EXAMPLES))
@@ -69,36 +62,33 @@ def check_network(run: Run, say: Say) -> None:
     zero = zero_gradients(parameters.named(gradient))
     # A unit at a kink, as those of ReLU are where all weights are zero, has no gradient to compare.
     if not error < LARGEST_GRADIENT_ERROR:
-        for name, values in parameters.named().items():
-            described = parameters.described[name]
+        for key, values in parameters.named().items():
+            described = parameters.described[key]
             values[...] = he_normal(rng, described.shape, described.fan_in, described.fan_out)
         error = gradient_error(model, images, rng, parameters, random)
     if not error < LARGEST_GRADIENT_ERROR:
         raise TrainingError(
-            f"gradient check: the backward of model {run.config.model!r} is wrong: relative error"
-            f" {error:.2g} along a random direction, it must be below {LARGEST_GRADIENT_ERROR:g}:"
-            " check the backward of its layers one by one (distcnn.nn.gradient_error)"
+            f"gradient check: the backward of model {name!r} is wrong: relative error {error:.2g}"
+            f" along a random direction, it must be below {LARGEST_GRADIENT_ERROR:g}: check the"
+            " backward of its layers one by one (distcnn.nn.gradient_error)"
         )
     say(
         f"debug    gradient check passed, relative error {error:.1e}; from here on every layer's"
         " values are checked for NaN and infinity"
     )
     if zero:
-        say(f"warning: with the initial weights, {advice(zero)}")
-    run.step.before_shard = partial(_check_shard, run.step)
+        say(f"warning: with the initial weights, {advice_on(zero)}")
+    step = run.step
 
+    def check_shard(at: Position, shard: Part, lane: Lane) -> None:
+        random = step.streams(at.step, shard.index)
+        check_pass(lane.plan, step.loss, lane.microbatch, random)
 
-def _check_shard(step: Step, at: Position, shard: Part, lane: Lane) -> None:
-    """``NotFinite`` for the first array of a shard's pass that holds a NaN or Inf."""
-    random = step.streams(at.step, shard.index)
-    check_pass(lane.plan, step.loss, lane.microbatch, training=True, random=random)
+    step.before_shard = check_shard
 
 
 def break_at(request: Request, communicator: Communicator, say: Say) -> None:
-    """Replay up to step ``break_at_step``, open the debugger at its shard, finish that step.
-
-    Nothing is written.
-    """
+    """Replay to a step, open the debugger at one of its shards, finish it; write nothing."""
     assert request.break_at_step is not None
     at, shard = request.break_at_step, request.shard or 0
     config, now, receipt, checkpoint = _source(request, at, say)
@@ -112,16 +102,13 @@ def break_at(request: Request, communicator: Communicator, say: Say) -> None:
     state = restore_snapshot(run, checkpoint) if checkpoint else State()
     if request.debug:
         check_network(run, say)
-    say(
-        f"replay   from step {state.step} to step {at}, shard {shard}, in one process; nothing is"
-        " written"
-    )
-    loop = Loop(run, state, Records(), NoSaving(), NoProgress())
+    where = f"from step {state.step} to step {at}, shard {shard}"
+    say(f"replay   {where}, in one process; nothing is written")
+    loop = Loop(run, state)
     follow(loop, receipt, at, request.given.get("data"))
     if loop.is_over:
         say(f"replayed to the run's end, step {state.step}: no step is left to stop in")
         return
-
     check = run.step.before_shard
 
     def before_shard(position: Position, part: Part, lane: Lane) -> None:
@@ -168,10 +155,7 @@ def look_around(
     plan: Plan,
     parameters: dict[str, Array],
 ) -> None:
-    """Open the debugger here, where it shows the arguments.
-
-    ``microbatch`` is filled with the shard's examples; ``parameters`` are those before the step.
-    """
+    """Open the debugger here, where it shows the arguments; ``parameters`` are not updated yet."""
     with Span(DEBUG):
         Debugger().set_trace()
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 
 from distcnn.architecture import describe
 from distcnn.config import as_flag
 from distcnn.errors import InputError
-from distcnn.nn import Sequential
 from distcnn.system.launcher import starting_words
 from distcnn.system.wording import shell_command
 from distcnn.training.consistency import params_sha256
 from distcnn.training.results import RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
-
-CTRL_C = {"SIGINT": "Ctrl-C"}
-"""Users' names for signals."""
-NOTHING_SAVED = "nothing is saved, because the run has no directory"
 
 
 def checkpoint_found(newest: int, step: int) -> str:
@@ -31,13 +27,9 @@ def checkpoint_found(newest: int, step: int) -> str:
 
 
 def stopped_by(requests: Sequence[str | None]) -> str:
-    """Which signals stopped the run, and the ranks that got one if rank 0 did not.
-
-    Args:
-        requests: each rank's signal, None where it got none.
-    """
-    signals = dict.fromkeys(CTRL_C.get(request, request) for request in requests if request)
-    ranks = [str(rank) for rank, request in enumerate(requests) if request]
+    """Which signals, of all ranks, stopped the run, and where, if not on rank 0."""
+    signals = dict.fromkeys("Ctrl-C" if name == "SIGINT" else name for name in requests if name)
+    ranks = [str(rank) for rank, name in enumerate(requests) if name]
     where = "" if "0" in ranks else f" on rank {', '.join(ranks)}"
     return f"{' and '.join(signals)}{where}"
 
@@ -52,12 +44,14 @@ def resume_command(run: Run, location: str, world_size: int = 1) -> str:
 
 def make_result(run: Run, state: State) -> RunResult:
     """The result of a finished run."""
-    config, test = run.config, state.test
-    reached = state.reaches(config.target_accuracy)
+    config, test, architecture = run.config, state.test, ""
     assert test is not None  # the last step is always tested
+    reached = state.reaches(config.target_accuracy)
+    with suppress(InputError):  # a network that cannot be written as text
+        architecture = describe(run.model, initialisers=False)
     return RunResult(
         model=config.model,
-        architecture=architecture_of(run.model),
+        architecture=architecture,
         parameters=run.parameters.values.size,
         test_accuracy=test.correct / test.examples,
         test_correct=test.correct,
@@ -81,11 +75,3 @@ def make_result(run: Run, state: State) -> RunResult:
         train_seconds=round(state.whole.seconds, 3),
         dataset=run.record,
     )
-
-
-def architecture_of(model: Sequential) -> str:
-    """The network as text; empty if it cannot be written as text."""
-    try:
-        return describe(model, initialisers=False)
-    except InputError:
-        return ""

@@ -8,18 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn import spans
 from distcnn.datasets import Part
 from distcnn.distributed import STATS_SIZE, Communicator, RangeError, StepStats, Totals, share_of
 from distcnn.errors import TrainingError
 from distcnn.nn import computing
 from distcnn.nn.losses import Loss
-from distcnn.spans import EVALUATION, LOSS, READ_DATA, SUM_EVALUATION, TEST_BLOCK, Span
+from distcnn.spans import Span
 from distcnn.system.wording import counted
 from distcnn.training.nan_check import first_not_finite
-from distcnn.training.step import Lane, count_correct
-
-_EVALUATION, _READ_DATA, _LOSS = Span(EVALUATION), Span(READ_DATA), Span(LOSS)
-_SUM_EVALUATION = Span(SUM_EVALUATION)
+from distcnn.training.step import LOSS, READ_DATA, Lane, count_correct
 
 
 class EvaluationFailure(TrainingError):
@@ -27,18 +25,14 @@ class EvaluationFailure(TrainingError):
 
 
 class EvaluationStopped(Exception):
-    """A rank was asked to stop: all ranks have left the evaluation at the same point.
-
-    It has changed nothing and can be repeated.
-    """
+    """A rank was asked to stop: all ranks have left the evaluation, which can be repeated."""
 
 
 def examples_of_rank(test_examples: int, block_size: int, world_size: int, rank: int) -> range:
     """The test examples that ``rank`` evaluates: neighbouring blocks, the last may be short."""
     blocks = share_of(num_blocks(test_examples, block_size), world_size, rank)
-    return range(
-        min(blocks.start * block_size, test_examples), min(blocks.stop * block_size, test_examples)
-    )
+    start, stop = blocks.start * block_size, blocks.stop * block_size
+    return range(min(start, test_examples), min(stop, test_examples))
 
 
 def num_blocks(examples: int, block_size: int) -> int:
@@ -50,14 +44,8 @@ def num_blocks(examples: int, block_size: int) -> int:
 class Evaluation:
     """Tests a network on the test set, in blocks of the microbatch's shape.
 
-    Args:
-        lane: what this rank computes with.
-        loss: as in training.
-        part: this rank's part of the test set.
-        test_examples: in the whole of it.
-        communicator: of all ranks.
-        blocks_between_checks: number of blocks per rank after which all ranks check together
-            whether one was asked to stop.
+    This rank has ``part`` of the ``test_examples``. After every ``blocks_between_checks`` blocks,
+    all ranks check together whether one was asked to stop.
     """
 
     lane: Lane
@@ -72,16 +60,11 @@ class Evaluation:
     """Number of test images that the latest evaluation put into each class."""
 
     def __call__(self) -> Totals:
-        """Loss, correct answers and examples over the whole test set. Collective.
+        """Loss, correct answers and examples over the whole test set, on every rank. Collective.
 
-        The same on every rank and on any number of them.
-
-        Raises:
-            EvaluationFailure: on all ranks, when the loss is not finite.
-            EvaluationStopped: on all ranks, when one of them was asked to stop.
-            TrainingError: when an example was not tested exactly once.
+        All ranks raise ``EvaluationFailure`` or ``EvaluationStopped`` together.
         """
-        with _EVALUATION:
+        with Span(spans.EVALUATION):
             return self._evaluate()
 
     def _evaluate(self) -> Totals:
@@ -95,14 +78,14 @@ class Evaluation:
         first_block = self.part.first_example // size
         for own_block in self._own_blocks(blocks):
             block = first_block + own_block
-            with Span(TEST_BLOCK, block=block):
+            with Span(spans.TEST_BLOCK, block=block):
                 try:
                     predicted += self._add_block(stats, own_block)
                 except RangeError as error:
                     problem = problem or self._explained(block, error)
                     stats.fail()
                 tested[block] += len(self.lane.microbatch.chosen)
-        with _SUM_EVALUATION:
+        with Span(spans.SUM_EVALUATION):
             self.communicator.allreduce_sum(sums)
             totals = stats.totals()
             if totals.failures:
@@ -128,11 +111,11 @@ class Evaluation:
     def _add_block(self, stats: StepStats, own_block: int) -> NDArray[np.int64]:
         """Add a block's counts; return how many of its examples were put into each class."""
         plan, microbatch = self.lane
-        with _READ_DATA:
+        with READ_DATA:
             examples = self.part.fill(microbatch, 0, own_block)
         with computing():  # the sums reject what is out of range
             logits = plan.forward(microbatch.images, training=False)
-            with _LOSS:
+            with LOSS:
                 loss_sum, _ = self.loss(logits, microbatch.labels, microbatch.weights)
         stats.add(loss_sum, count_correct(logits, microbatch), examples)
         return np.bincount(logits[:, :examples].argmax(axis=0), minlength=len(logits))
@@ -148,9 +131,7 @@ class Evaluation:
         size = self.lane.microbatch.size
         expected = np.full(len(tested), size)
         expected[-1] = self.test_examples - (len(tested) - 1) * size
-        wrong = np.flatnonzero(tested != expected)
-        if wrong.size:
-            block = wrong[0]
+        for block in np.flatnonzero(tested != expected):
             raise TrainingError(
                 f"evaluation: block {block} of the test set counted"
                 f" {counted(round(tested[block]), 'example')}, not {expected[block]}: every test"

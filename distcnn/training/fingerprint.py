@@ -36,6 +36,7 @@ FUNCTION_VALUES = 4099
 
 def fingerprint() -> dict[str, str]:
     """Everything that must be equal for results to have the same bits."""
+    flags, variables = cpu_info("flags", "features").split(), kernel_variables(os.environ)
     return {
         "distcnn": distcnn.__version__,
         "sources": sources_sha256()[:16],
@@ -44,10 +45,8 @@ def fingerprint() -> dict[str, str]:
         "blas": blas_description(),
         "blas_threads": str(blas_threads()),
         "machine": platform.machine(),
-        "cpu_flags": " ".join(cpu_flags()),
-        "environment": " ".join(
-            f"{name}={value}" for name, value in kernel_variables(os.environ).items()
-        ),
+        "cpu_flags": " ".join(flag for flag in FLAGS_OF_NOTE.split() if flag in flags),
+        "environment": " ".join(f"{name}={value}" for name, value in variables.items()),
         "arithmetic": arithmetic_sha256()[:16],
     }
 
@@ -56,7 +55,11 @@ def arithmetic_sha256() -> str:
     """SHA-256 of what the libraries compute from fixed float32 operands."""
     pairs, numbers = operands()
     positive = np.abs(numbers)
-    functions = [
+    # Schedules and optimizers use the C library's.
+    of_python = np.array([(math.cos(math.pi * i / 64), 0.999**i) for i in range(64)])
+    results = [
+        of_python,
+        *(np.matmul(a, b) for a, b in pairs),
         np.exp(numbers),
         np.log(positive + np.float32(1e-3)),
         np.sqrt(positive),
@@ -64,43 +67,29 @@ def arithmetic_sha256() -> str:
         numbers.sum(),
         numbers @ numbers,
     ]
-    # Schedules and optimizers use the C library's.
-    of_python = np.array([(math.cos(math.pi * i / 64), 0.999**i) for i in range(64)])
-    digest = hashlib.sha256(of_python.tobytes())
-    for values in (*(np.matmul(a, b) for a, b in pairs), *functions):
-        digest.update(values.tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(values.tobytes() for values in results)).hexdigest()
 
 
 def operands() -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], NDArray[np.float32]]:
     """The operands of ``PRODUCTS``, and more numbers, in [-4, 4): the same with every NumPy."""
     sizes = [m * k + k * n for m, k, n in PRODUCTS]
     words = np.random.Philox(key=np.zeros(2, np.uint64)).random_raw(sum(sizes) + FUNCTION_VALUES)
-    values = (
-        (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-21) - np.float32(4)
-    ).astype(np.float32)
-    parts = np.split(values, np.cumsum(sizes))
+    fractions = (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-21)
+    parts = np.split((fractions - np.float32(4)).astype(np.float32), np.cumsum(sizes))
     return [
         (p[: m * k].reshape(m, k), p[m * k :].reshape(k, n))
         for p, (m, k, n) in zip(parts, PRODUCTS, strict=False)
     ], parts[-1]
 
 
-def cpu_flags() -> list[str]:
-    """Those of ``FLAGS_OF_NOTE`` that this processor has, as Linux reports them."""
-    flags = cpu_info("flags", "features").split()
-    return [flag for flag in FLAGS_OF_NOTE.split() if flag in flags]
-
-
 def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
     """The differences, as text."""
-    names = dict.fromkeys([*before, *now])
+
+    def shown(fingerprint: dict[str, str], name: str) -> str:
+        return repr(fingerprint[name]) if name in fingerprint else "not recorded"
+
     return [
-        f"{name} was {_shown(before, name)}, is {_shown(now, name)}"
-        for name in names
+        f"{name} was {shown(before, name)}, is {shown(now, name)}"
+        for name in {**before, **now}
         if before.get(name) != now.get(name)
     ]
-
-
-def _shown(fingerprint: dict[str, str], name: str) -> str:
-    return repr(fingerprint[name]) if name in fingerprint else "not recorded"

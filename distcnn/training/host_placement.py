@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from distcnn.config import Config
-from distcnn.distributed import Communicator, together
-from distcnn.distributed.blas_threads import AUTO, THREADS_PER_RANK, limit_blas_threads
-from distcnn.errors import InputError
+from distcnn.distributed import Communicator, blas_threads, together
+from distcnn.distributed.communicator import JointError
 from distcnn.system.host import oversubscription, threads_for_each, usable_cores
 from distcnn.system.wording import counted, number_ranges
 
@@ -24,29 +23,20 @@ SECONDS_TO_APPEAR = 5.0
 def settle_threads(
     config: Config, communicator: Communicator, report: Callable[[str], None]
 ) -> Config:
-    """Set this process's BLAS threads. Collective.
+    """Set this process's BLAS threads; ``config`` with their number instead of auto. Collective.
 
-    Args:
-        config: ``threads_per_rank`` is a number or ``auto``.
-        communicator: of all ranks.
-        report: takes a line where the bits depend on the number, and where there are fewer cores
-            than threads.
-
-    Returns:
-        The configuration with the number of threads instead of ``auto``.
+    ``report`` takes a line where bits depend on the number, or cores are oversubscribed.
     """
-    everyone = communicator.allgather(usable_cores(communicator.hosts[communicator.rank]))
-    wanted = config.threads_per_rank
-    threads = threads_for_each(everyone) if wanted == AUTO else int(wanted)
-    together(communicator, lambda: limit_blas_threads(threads))
-    if threads != THREADS_PER_RANK or wanted == AUTO:
-        count = f"{counted(threads, 'BLAS thread')} a rank"
+    wanted, host = config.threads_per_rank, communicator.hosts[communicator.rank]
+    everyone = communicator.allgather(usable_cores(host))
+    threads = threads_for_each(everyone) if wanted == blas_threads.AUTO else int(wanted)
+    together(communicator, lambda: blas_threads.limit_blas_threads(threads))
+    if threads != blas_threads.THREADS_PER_RANK or wanted == blas_threads.AUTO:
         report(
-            f"notice: {count} (--threads-per-rank {wanted}): the bits depend on"
-            " this number; a resumed run keeps it"
+            f"notice: {counted(threads, 'BLAS thread')} a rank (--threads-per-rank {wanted}): the"
+            " bits depend on this number; a resumed run keeps it"
         )
-    crowd = oversubscription(everyone, threads)
-    if crowd:
+    if crowd := oversubscription(everyone, threads):
         report(
             f"warning: oversubscribed: {crowd}; start fewer ranks or threads there, or bind the"
             " ranks to more cores (launch/README.md)"
@@ -68,7 +58,7 @@ def describe_hosts(hosts: Sequence[str]) -> str:
 
 
 def require_everywhere(path: str, flag: str, communicator: Communicator) -> None:
-    """``InputError`` on all ranks when only some of them see ``path``. Collective."""
+    """``JointError`` when only some of them see ``path``. Collective."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while True:
         seen = communicator.allgather(_exists(path))
@@ -76,20 +66,16 @@ def require_everywhere(path: str, flag: str, communicator: Communicator) -> None
         if all(seen) or not any(seen) or late:
             break
         time.sleep(0.5)
-    together(communicator, lambda: _check_seen(path, flag, seen, communicator.hosts))
+    if any(seen) and not all(seen):
+        here, missing, hosts = seen.index(True), seen.index(False), communicator.hosts
+        raise JointError(
+            f"{flag}: rank {here} on host {hosts[here]} sees {path}, rank {missing} on host"
+            f" {hosts[missing]} does not: put it on a file system that all hosts share, or copy it"
+            " to the same path on every host, and give its absolute path"
+        )
 
 
 def _exists(path: str) -> bool:
     with suppress(OSError):
         os.listdir(Path(path).parent)  # noqa: PTH208  (a network file system then looks again)
     return os.path.exists(path)  # noqa: PTH110  (Path's raises for a name that is too long)
-
-
-def _check_seen(path: str, flag: str, seen: Sequence[bool], hosts: Sequence[str]) -> None:
-    if any(seen) and not all(seen):
-        here, missing = seen.index(True), seen.index(False)
-        raise InputError(
-            f"{flag}: rank {here} on host {hosts[here]} sees {path}, rank {missing} on host"
-            f" {hosts[missing]} does not: put it on a file system that all hosts share, or copy it"
-            " to the same path on every host, and give its absolute path"
-        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,7 @@ MOST_NAMED = 8
 """Most examples named in an error."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A shard's part of an epoch: how many examples it has used, and the SHA-256 of their order."""
 
     shard: int
@@ -63,7 +62,6 @@ class Ledger:
                 self.mark(shard.index, shard.chosen(epoch, step, microbatch_size))
 
     def entries(self) -> list[Entry]:
-        """The entries of this rank's shards."""
         return [
             Entry(index, self._used[index], order.hexdigest())
             for index, order in self._orders.items()
@@ -73,29 +71,18 @@ class Ledger:
         """The first of this rank's shards that did not use each example once, as text, or None."""
         for shard in self._shards:
             counts = self._counts[shard.index]
-            wrong = np.flatnonzero(counts != 1)
+            wrong = np.flatnonzero(counts != 1)[:MOST_NAMED]
             if wrong.size:
-                named = ", ".join(
-                    f"{shard.first_example + index} {counts[index]} times"
-                    for index in wrong[:MOST_NAMED]
-                )
-                return (
-                    f"shard {shard.index} used {counted(self._used[shard.index], 'example')} of"
-                    f" {len(counts)}: {named}"
-                )
+                times = [f"{shard.first_example + index} {counts[index]} times" for index in wrong]
+                used = counted(self._used[shard.index], "example")
+                return f"shard {shard.index} used {used} of {len(counts)}: {', '.join(times)}"
         return None
 
 
 def all_entries(ledger: Ledger, communicator: Communicator, num_shards: int) -> list[Entry]:
-    """Every shard's entry, on all ranks.
-
-    ``TrainingError`` on all ranks when a shard has no owner, or two.
-    """
-    entries = sorted(
-        (each for rank in communicator.allgather(ledger.entries()) for each in rank),
-        key=lambda each: each.shard,
-    )
-    owned = [each.shard for each in entries]
+    """Every shard's entry. ``TrainingError`` on all ranks when one has no owner, or two."""
+    entries = sorted(entry for rank in communicator.allgather(ledger.entries()) for entry in rank)
+    owned = [entry.shard for entry in entries]
     if owned != list(range(num_shards)):
         raise TrainingError(
             f"the ranks own the shards {owned}, not 0 to {num_shards - 1} once each"
@@ -106,27 +93,23 @@ def all_entries(ledger: Ledger, communicator: Communicator, num_shards: int) -> 
 def close_epoch(
     ledger: Ledger, communicator: Communicator, num_shards: int, epoch: int, train_examples: int
 ) -> str:
-    """Check the epoch and return the SHA-256 of all its orders.
+    """The SHA-256 of all orders of the epoch.
 
     ``TrainingError`` on all ranks when an example was not used exactly once.
     """
-    problems = [each for each in communicator.allgather(ledger.problem()) if each]
+    problems = [problem for problem in communicator.allgather(ledger.problem()) if problem]
     if problems:
         raise TrainingError(
             f"epoch {epoch} did not use every example exactly once:"
             f" {'; '.join(problems[:MOST_NAMED])}"
         )
     entries = all_entries(ledger, communicator, num_shards)
-    if sum(each.used for each in entries) != train_examples:
-        raise TrainingError(
-            f"epoch {epoch} used {counted(sum(each.used for each in entries), 'example')}, not"
-            f" {train_examples}"
-        )
+    used = sum(entry.used for entry in entries)
+    if used != train_examples:
+        raise TrainingError(f"epoch {epoch} used {counted(used, 'example')}, not {train_examples}")
     return digest(entries)
 
 
 def digest(entries: Sequence[Entry]) -> str:
     """One SHA-256 for all shards' entries."""
-    return hashlib.sha256(
-        json.dumps([[each.shard, each.used, each.order_sha256] for each in entries]).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()

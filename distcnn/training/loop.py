@@ -1,4 +1,4 @@
-"""The loop: steps, evaluation, metrics, checkpoints, receipt."""
+"""The loop: steps, and after them evaluation, metrics, receipt and checkpoints."""
 
 from __future__ import annotations
 
@@ -7,30 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from distcnn import spans
 from distcnn.distributed import Totals, on_root
 from distcnn.errors import Stopped, TrainingError
-from distcnn.spans import (
-    CLOSE_EPOCH,
-    COMPARE_WEIGHTS,
-    WRITE_METRICS,
-    WRITE_RECEIPT,
-    WRITE_RESULTS,
-    Span,
-)
-from distcnn.training.advice import advice, sign_of_no_learning, zero_gradients
+from distcnn.spans import Span
+from distcnn.training import ending
+from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
 from distcnn.training.callbacks import Callback
 from distcnn.training.checkpointing import NoSaving, Saving
 from distcnn.training.consistency import compare_replicas, params_sha256
-from distcnn.training.ending import (
-    NOTHING_SAVED,
-    checkpoint_found,
-    make_result,
-    resume_command,
-    stopped_by,
-)
 from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
 from distcnn.training.ledger import close_epoch
-from distcnn.training.progress import Progress
+from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.results import Records, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
@@ -38,29 +26,23 @@ from distcnn.training.step_failure import ShardFailure
 
 
 class Loop:
-    """Takes a run from ``state`` onward; every method is collective.
+    """Takes a run from ``state``, which it updates, onward; every method is collective.
 
-    Args:
-        run: ready to start.
-        state: how far it is; updated with each step.
-        records: takes metrics, receipt and result.
-        saving: writes checkpoints.
-        progress: shows how far the run is.
-        callbacks: called for steps and epochs.
+    By default nothing is recorded, saved or shown: a replay.
     """
 
     def __init__(
         self,
         run: Run,
         state: State,
-        records: Records,
-        saving: Saving | NoSaving,
-        progress: Progress,
+        records: Records | None = None,
+        saving: Saving | NoSaving | None = None,
+        progress: Progress | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.run, self.state = run, state
-        self._records, self._saving, self._progress = records, saving, progress
-        self._callbacks = callbacks
+        self._records, self._saving = records or Records(), saving or NoSaving()
+        self._progress, self._callbacks = progress or NoProgress(), callbacks
         self._totals: Totals | None = None
         self._has_warned = False
         self._counted_until = time.perf_counter()
@@ -68,9 +50,8 @@ class Loop:
     @property
     def is_over(self) -> bool:
         """Whether the run ends here: all steps were taken, or the target is reached."""
-        return self.state.step == self.run.schedule.total_steps or self.state.reaches(
-            self.run.config.target_accuracy
-        )
+        all_taken = self.state.step == self.run.schedule.total_steps
+        return all_taken or self.state.reaches(self.run.config.target_accuracy)
 
     @property
     def last_loss(self) -> float:
@@ -78,34 +59,31 @@ class Loop:
         return self._totals.loss if self._totals else 0.0
 
     def train(self) -> RunResult:
-        """Train to the end; record and return the result.
+        """Train to the end; record and return the result, on all ranks the same but for times.
 
-        Except for times, it is the same on every rank.
-
-        Raises:
-            Stopped: a signal asked for it.
-            TrainingError: a step or an evaluation failed.
-
-        The state is saved before either.
+        The state is saved before ``Stopped`` (by a signal) or ``TrainingError``.
         """
+        run, state, saving = self.run, self.state, self._saving
         try:
-            self.go_to(self.run.schedule.total_steps)
+            self.go_to(run.schedule.total_steps)
         except (ShardFailure, EvaluationFailure) as failure:
-            where = f"--break-at-step {self.state.step}"
+            where = f"--break-at-step {state.step}"
             if isinstance(failure, ShardFailure):
                 where += f" --shard {failure.shard}"
             raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
-        newest = self._wait_for_last_checkpoint()
+        with self._timed():
+            newest = saving.wait()
+            if newest != state.step:  # the disk was full, or the run directory removed
+                saving.save(state)
+                newest = saving.wait()
         self.add_end()
-        result = make_result(self.run, self.state)
-        with Span(WRITE_RESULTS):
-            on_root(
-                self.run.communicator, lambda: self._records.finish(self.run.parameters, result)
-            )
-        if self._saving.location and newest < self.state.step:
+        result = ending.make_result(run, state)
+        with Span(spans.WRITE_RESULTS):
+            on_root(run.communicator, lambda: self._records.finish(run.parameters, result))
+        if saving.location and newest < state.step:
             self._progress.say(
-                f"warning: {checkpoint_found(newest, self.state.step)}, although the run ended at"
-                f" step {self.state.step}: it cannot be continued from its end"
+                f"warning: {ending.checkpoint_found(newest, state.step)}, although the run ended at"
+                f" step {state.step}: it cannot be continued from its end"
             )
         return result
 
@@ -160,14 +138,13 @@ class Loop:
         return totals
 
     def _log_interval(self, epoch: int, learning_rate: float) -> None:
-        state, interval = self.state, self.state.interval
-        self._add_metrics(
-            "step", interval, epoch=epoch, loss=interval.loss, learning_rate=learning_rate
-        )
+        state, meter = self.state, self.state.interval
+        values = {"epoch": epoch, "loss": meter.loss, "learning_rate": learning_rate}
+        self._add_metrics("step", meter, **values)
         self._progress.interval(
             f"step {state.step}/{self.run.schedule.total_steps}"
-            f"  epoch {epoch}/{self.run.config.epochs}  loss {interval.loss:.4f}"
-            f"  learning rate {learning_rate:.4g}  {interval.images_per_second:,.0f} images/s"
+            f"  epoch {epoch}/{self.run.config.epochs}  loss {meter.loss:.4f}"
+            f"  learning rate {learning_rate:.4g}  {meter.images_per_second:,.0f} images/s"
         )
         state.interval = Meter()
         self._saving.poll()
@@ -180,7 +157,7 @@ class Loop:
 
     def _compare_replicas(self) -> dict[str, str]:
         run, step = self.run, self.state.step
-        with Span(COMPARE_WEIGHTS):
+        with Span(spans.COMPARE_WEIGHTS):
             return compare_replicas(run.parameters, run.step.optimizer, run.communicator, step)
 
     # -- epochs
@@ -189,32 +166,31 @@ class Loop:
         """Open the epoch again: after a resume with fewer steps to take, the run ends here."""
         state, schedule = self.state, self.run.schedule
         if state.interval.examples:
-            self._log_interval(
-                schedule.position(state.step)[0] + 1, schedule.learning_rate(state.step - 1)
-            )
+            epoch, _ = schedule.position(state.step)
+            self._log_interval(epoch + 1, schedule.learning_rate(state.step - 1))
         state.epoch_is_open = True
 
     def _end_epoch(self) -> None:
         """Close an epoch, or the part of one that ends the run: ledger, test, lines, checkpoint."""
         run, state, meter = self.run, self.state, self.state.epoch
-        before, step_of_epoch = run.schedule.position(state.step)
-        epoch = before + 1
-        values: dict[str, Any] = {
-            "epoch": epoch,
-            "train_loss": meter.loss,
-            "train_accuracy": meter.correct / meter.examples,
-        }
+        epochs_before, step_of_epoch = run.schedule.position(state.step)
+        epoch = epochs_before + 1
+        accuracy = meter.correct / meter.examples
+        values = {"epoch": epoch, "train_loss": meter.loss, "train_accuracy": accuracy}
         proof: dict[str, Any] = {"examples": meter.examples}
         if step_of_epoch == run.schedule.steps_an_epoch:
-            with self._timed(), Span(CLOSE_EPOCH):
-                examples = run.dataset.examples["train"]
-                proof["order_sha256"] = close_epoch(
-                    run.step.ledger, run.communicator, run.config.num_shards, epoch, examples
-                )
+            with self._timed(), Span(spans.CLOSE_EPOCH):
+                shards, examples = run.config.num_shards, run.dataset.examples["train"]
+                order = close_epoch(run.step.ledger, run.communicator, shards, epoch, examples)
+                proof["order_sha256"] = order
         text = f"epoch {epoch}: train loss {meter.loss:.4f}"
         last, every = state.step == run.schedule.total_steps, run.config.eval_every_epochs
         if last or (every and epoch % every == 0):
-            test = self._test()
+            try:
+                test = run.evaluation()
+            except EvaluationStopped:
+                self._stop()  # before any line of this epoch: the resumed run does all of it
+            state.note_test(test)
             accuracy = test.correct / test.examples
             values |= {"test_loss": test.loss, "test_accuracy": accuracy}
             proof |= {"test_examples": test.examples, "test_correct": test.correct}
@@ -232,14 +208,6 @@ class Loop:
         with self._timed():
             self._saving.save(state)
 
-    def _test(self) -> Totals:
-        try:
-            test = self.run.evaluation()
-        except EvaluationStopped:
-            self._stop()  # before any line of this epoch: the resumed run does all of it
-        self.state.note_test(test)
-        return test
-
     def _warn_if_nothing_is_learned(self, epoch: int, last: bool) -> None:
         run, state = self.run, self.state
         predicted = run.evaluation.predicted if state.test_step == state.step else None
@@ -248,7 +216,7 @@ class Loop:
         if sign and (last or not self._has_warned):
             self._has_warned = True
             gradients = run.parameters.named(run.step.reducer.gradient) if self._totals else {}
-            remedy = advice(zero_gradients(gradients))
+            remedy = advice_on(zero_gradients(gradients))
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {remedy}")
 
     # -- lines
@@ -256,13 +224,13 @@ class Loop:
     def _add_metrics(self, kind: str, meter: Meter, **values: Any) -> None:
         values = {"step": self.state.step, **values}
         values["images_per_second"] = round(meter.images_per_second, 1)
-        with Span(WRITE_METRICS):
+        with Span(spans.WRITE_METRICS):
             self._records.add_metrics(kind, **values)
         for callback in self._callbacks:
             (callback.on_epoch if kind == "epoch" else callback.on_log)(values)
 
     def _add_receipt(self, kind: str, **values: Any) -> None:
-        with Span(WRITE_RECEIPT):
+        with Span(spans.WRITE_RECEIPT):
             self._records.add_receipt(kind, self.state.step, **values)
 
     # -- time and checkpoints
@@ -286,43 +254,30 @@ class Loop:
             self._compare_replicas()  # otherwise it has just been done
         self._saving.save(state)
 
-    def _wait_for_last_checkpoint(self) -> int:
-        """Wait for the checkpoint of the run's end; return the latest step on the disk."""
-        with self._timed():
-            newest = self._saving.wait()
-            if newest != self.state.step:  # the disk was full, or the run directory removed
-                self._saving.save(self.state)
-                newest = self._saving.wait()
-        return newest
-
-    def _save_now(self) -> tuple[str, str]:
-        """Save and wait until it is done; return the state on the disk as text, and the run
-        directory, empty where there is none.
-        """
-        self._save()
-        newest = self._saving.wait()
-        directory = self.run.communicator.broadcast(self._saving.location)
-        return checkpoint_found(newest, self.state.step) if directory else NOTHING_SAVED, directory
-
     # -- early ends
 
     def _stop(self) -> NoReturn:
-        communicator, step = self.run.communicator, self.state.step
-        who = stopped_by(communicator.allgather(self.run.step.stop_request()))
-        saved, directory = self._save_now()
-        text = f"stopped by {who} after step {step} of {self.run.schedule.total_steps}; {saved}"
-        if directory:
-            command = resume_command(self.run, directory, communicator.world_size)
-            text += f"\ncontinue with: {command}"
-        raise Stopped(text)
+        run, communicator = self.run, self.run.communicator
+        who = ending.stopped_by(communicator.allgather(run.step.stop_request()))
+        saved, command = self._save_now(communicator.world_size)
+        steps = f"step {self.state.step} of {run.schedule.total_steps}"
+        go_on = f"\ncontinue with: {command}" if command else ""
+        raise Stopped(f"stopped by {who} after {steps}; {saved}{go_on}")
 
     def _save_before_failure(self, where: str) -> str:
         """Save the state before a step that failed; return a message with the replay's command."""
-        run = self.run
-        run.step.ledger.replay(*run.schedule.position(self.state.step), run.config.microbatch_size)
-        saved, directory = self._save_now()
-        text = f"{saved} (step {self.state.step})"
-        if directory:
-            command = resume_command(run, directory)
-            text += f"; replay it in one process with: {command} --debug {where}"
-        return text
+        run, step = self.run, self.state.step
+        run.step.ledger.replay(*run.schedule.position(step), run.config.microbatch_size)
+        saved, command = self._save_now(world_size=1)
+        again = f"; replay it in one process with: {command} --debug {where}" if command else ""
+        return f"{saved} (step {step}){again}"
+
+    def _save_now(self, world_size: int) -> tuple[str, str]:
+        """Save and wait; what is on the disk as text, and the command that continues from it."""
+        self._save()
+        newest = self._saving.wait()
+        directory = self.run.communicator.broadcast(self._saving.location)
+        if not directory:
+            return "nothing is saved, because the run has no directory", ""
+        command = ending.resume_command(self.run, directory, world_size)
+        return ending.checkpoint_found(newest, self.state.step), command

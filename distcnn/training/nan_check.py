@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from distcnn.datasets import Microbatch
 from distcnn.errors import TrainingError
-from distcnn.nn import computing
+from distcnn.nn import Plan, computing
 from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
-from distcnn.nn.plan import Plan
 
 
 class NotFinite(TrainingError):
@@ -26,23 +23,11 @@ def check_finite(what: str, array: Array) -> None:
 
 
 def check_pass(
-    plan: Plan,
-    loss: Loss,
-    microbatch: Microbatch,
-    training: bool = False,
-    random: RandomSource | None = None,
+    plan: Plan, loss: Loss, microbatch: Microbatch, random: RandomSource | None = None
 ) -> None:
-    """Repeat forward and backward of ``microbatch``, layer by layer, and check every array.
+    """Repeat forward and backward of a filled ``microbatch``, and check every array on the way.
 
-    Args:
-        plan: whose layers and parameters.
-        loss: as in training.
-        microbatch: filled.
-        training: what the layers see as ``call.training``.
-        random: what layers draw from; the same as in the pass that is repeated.
-
-    Raises:
-        NotFinite: names the first array that holds a NaN or Inf.
+    With ``random``, the layers are in training, and draw from it.
     """
 
     def checked_loss(logits: Array) -> tuple[float, Array]:
@@ -52,18 +37,21 @@ def check_pass(
 
     for name, values in plan.parameters.named().items():
         check_finite(f"parameter {name}", values)
-    gradients = np.zeros_like(plan.parameters.values)
+    images, gradients = microbatch.images, np.zeros_like(plan.parameters.values)
+    training = random is not None
     with computing():
-        for name, array in plan.walk(microbatch.images, checked_loss, gradients, training, random):
+        for name, array in plan.walk(images, checked_loss, gradients, training, random):
             check_finite(name, array)
     for name, gradient in plan.parameters.named(gradients).items():
         check_finite(f"gradient of {name}", gradient)
 
 
-def first_not_finite(plan: Plan, loss: Loss, microbatch: Microbatch, **how: Any) -> str | None:
-    """What ``check_pass`` finds for the same arguments; None if everything is finite."""
+def first_not_finite(
+    plan: Plan, loss: Loss, microbatch: Microbatch, random: RandomSource | None = None
+) -> str:
+    """What ``check_pass`` finds for the same arguments; empty if everything is finite."""
     try:
-        check_pass(plan, loss, microbatch, **how)
+        check_pass(plan, loss, microbatch, random)
     except NotFinite as error:
         return str(error)
-    return None
+    return ""

@@ -5,32 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from distcnn import distributed, spans
 from distcnn.config import Config
 from distcnn.datasets import Part
-from distcnn.distributed import (
-    SUMS,
-    Allreduce,
-    Bucket,
-    BucketReducer,
-    Communicator,
-    Totals,
-    plan_buckets,
-    shared_memory_reducer,
-    together,
-)
+from distcnn.distributed import Allreduce, Bucket, BucketReducer, Communicator, Totals
 from distcnn.nn import computing
 from distcnn.nn.kernels.arena import buffer
 from distcnn.nn.losses import Loss
 from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
-from distcnn.spans import LOCAL_SUM, LOSS, Span
-from distcnn.training.step import Lane, Position, Step, count_correct
+from distcnn.spans import Span
+from distcnn.training.step import LOSS, Lane, Position, Step, count_correct
 from distcnn.training.step_failure import ShardFailures
 
 MOST_LANES = 8
 """Shards of a rank whose backward can be paused: each needs the buffers of a whole plan."""
-
-_LOSS, _LOCAL_SUM = Span(LOSS), Span(LOCAL_SUM)
+LOCAL_SUM = Span(spans.LOCAL_SUM)
 
 
 class OverlappedStep(Step):
@@ -77,7 +67,7 @@ class _Pass:
             self._go_forward()
         with computing():
             self._backward.advance(until=bucket.start)
-        with _LOCAL_SUM:
+        with LOCAL_SUM:
             reducer.add(bucket)
         if bucket.is_last:
             reducer.count(*self._counts)
@@ -88,7 +78,7 @@ class _Pass:
         random = step.streams(self._at.step, self.shard.index)
         with computing():
             logits = plan.forward(microbatch.images, training=True, random=random)
-            with _LOSS:
+            with LOSS:
                 loss_sum, grad_logits = step.loss(logits, microbatch.labels, microbatch.weights)
             self._backward = plan.start_backward(grad_logits, out=step.reducer.gradient)
         self._counts = loss_sum, count_correct(logits, microbatch), examples
@@ -117,35 +107,26 @@ def make_step(
 ) -> Step:
     """The step that ``config`` asks for, with or without overlap. Collective.
 
-    Args:
-        config: says how to sum (``overlap``, ``reduction``, ``gradient_limit``).
-        communicator: of all ranks.
-        lane: computes shard by shard; with overlap, one of several.
-        make_lane: makes another lane over the same parameters.
-        loss: as for ``Step``.
-        optimizer: as for ``Step``.
-        shards: this rank's.
-
-    Raises:
-        InputError: on all ranks, when there is no memory for the lanes.
+    ``make_lane`` makes another lane over the same parameters, perhaps without enough memory.
     """
     parameters, streams = lane.plan.parameters, partial(layer_streams, config.seed)
-    arithmetic = SUMS[config.reduction](config.num_shards, config.gradient_limit)
-    background = open_allreduce(config.overlap, config.reduction, communicator)
     size, dtype = parameters.values.size, parameters.values.dtype
+    arithmetic = distributed.SUMS[config.reduction](config.num_shards, config.gradient_limit)
+    background = open_allreduce(config.overlap, config.reduction, communicator)
 
     def by_buckets(allreduce: Allreduce, buckets: Sequence[Bucket] = ()) -> BucketReducer:
         gradient = buffer((size,), dtype)
         return BucketReducer(arithmetic, len(shards), gradient, allreduce, buckets)
 
     if background is None:
-        shared = shared_memory_reducer(arithmetic, size, communicator)
+        shared = distributed.shared_memory_reducer(arithmetic, size, communicator)
         reducer = shared or by_buckets(Allreduce(communicator.allreduce_sum))
         lanes, kind = [lane], Step
     else:
-        reducer = by_buckets(background, plan_buckets(sorted({0, *parameters.layer_starts, size})))
+        starts = sorted({0, *parameters.layer_starts, size})
+        reducer = by_buckets(background, distributed.plan_buckets(starts))
         more = range(min(len(shards), MOST_LANES) - 1)
-        lanes = [lane, *together(communicator, lambda: [make_lane() for _ in more])]
+        lanes = [lane, *distributed.together(communicator, lambda: [make_lane() for _ in more])]
         kind = OverlappedStep
     failures = ShardFailures(loss, reducer, streams, communicator)
     return kind(lanes, loss, optimizer, shards, reducer, failures, streams)

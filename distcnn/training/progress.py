@@ -70,21 +70,17 @@ class Progress:
 class NoProgress(Progress):
     """Says nothing: for all ranks but rank 0."""
 
-    def start(self, total_steps: int, steps_taken: int = 0) -> None:
-        """Show nothing."""
+    def start(self, total_steps: int, steps_taken: int = 0) -> None: ...
 
-    def say(self, *lines: str) -> None:
-        """Print nothing."""
+    def say(self, *lines: str) -> None: ...
 
-    def interval(self, line: str) -> None:
-        """Print nothing."""
+    def interval(self, line: str) -> None: ...
 
 
 class LoggedProgress(NoProgress):
     """Lines go to the logger "distcnn": warnings as such, all else as information."""
 
     def say(self, *lines: str) -> None:
-        log = logging.getLogger("distcnn")
         for line in map(as_arguments, lines):
             level = logging.WARNING if line.startswith("warning: ") else logging.INFO
-            log.log(level, line.removeprefix("warning: "))
+            logging.getLogger("distcnn").log(level, line.removeprefix("warning: "))

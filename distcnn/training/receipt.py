@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distcnn.config import Config
-from distcnn.errors import InputError
-from distcnn.system.files import read_bytes
-from distcnn.training.results import RECEIPT, RESULT
-from distcnn.user_source import Sources
+from distcnn.system.files import read_bytes, reading
+from distcnn.training.results import RECEIPT
 
 Line = dict[str, Any]
+MALFORMED = ValueError, LookupError, TypeError, AttributeError, RecursionError
+"""What reading and checking lines raises for those that distcnn did not write."""
 STARTS = ("start", "resume")
-TABLES = ("dataset", "software", "parameters")
-"""Values of a line that hold others, where it has them."""
+TABLES = {"dataset": object, "software": object, "parameters": str, "model_sources": str}
+"""Values of a line that hold others by name, where it has them, and the others' types."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +32,17 @@ class Receipt:
 
     @property
     def last_step(self) -> int:
-        """The step of the last line."""
         return int(self.lines[-1]["step"])
 
     @property
     def ended(self) -> bool:
         """Whether the run came to its end."""
         return bool(self.lines[-1]["kind"] == "end")
+
+    def weights_at(self, step: int) -> Line | None:
+        """The line on the weights of ``step``."""
+        found = (line for line in self.lines if (line["kind"], line["step"]) == ("weights", step))
+        return next(found, None)
 
     def configuration_at(self, step: int) -> Config:
         """The configuration in force from ``step`` on: of the last start or resume up to it."""
@@ -49,68 +51,28 @@ class Receipt:
 
 
 def read_receipt(directory: Path) -> Receipt:
-    """The receipt in ``directory``; a last line cut off by a kill does not count.
-
-    Raises:
-        InputError: there is none, or it is not one.
-    """
-    path = directory / RECEIPT
-    try:
-        text = read_bytes(path).decode()
-        receipt = Receipt(whole_lines(text))
-        for line in receipt.lines:
-            _check(line)
-        have_steps = all(isinstance(line["step"], int) for line in receipt.lines)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}): name a run directory of distcnn.train"
-        ) from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not a receipt ({type(error).__name__}: {error}): it was altered by hand, or"
-            " comes from another program"
-        ) from error
-    if not receipt.lines or receipt.lines[0]["kind"] != "start" or not have_steps:
-        raise InputError(
-            f"{path} is not a receipt: its first line must be of kind 'start', and each line must"
-            " name its step"
-        )
-    return receipt
+    """The receipt in ``directory``; a last line cut off by a kill does not count."""
+    with reading(directory / RECEIPT, *MALFORMED, remedy="name a run directory of distcnn.train"):
+        return parse_receipt(read_bytes(directory / RECEIPT).decode())
 
 
-def _check(line: Line) -> None:
-    if line["kind"] in STARTS:
-        Config.from_record(line["configuration"])
-    if not all(isinstance(line.get(name, {}), dict) for name in TABLES):
-        raise TypeError(f"a line of step {line['step']} has a value of another type")
+def parse_receipt(text: str) -> Receipt:
+    """The receipt in ``text``; one of ``MALFORMED`` when it is not one."""
+    lines = whole_lines(text)
+    if not lines or lines[0]["kind"] != "start":
+        raise ValueError("its first line must be of kind 'start'")
+    for line in lines:
+        if not isinstance(line["step"], int):
+            raise TypeError("each line must name its step")
+        if line["kind"] in STARTS:
+            Config.from_record(line["configuration"])
+        for name, kind in TABLES.items():
+            table = line.get(name, {})
+            if not isinstance(table, dict) or not all(isinstance(v, kind) for v in table.values()):
+                raise TypeError(f"{name} of a line of step {line['step']} has another type")
+    return Receipt(lines)
 
 
 def whole_lines(text: str) -> list[Line]:
     """The JSON lines of ``text``, up to its last line feed."""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def readable_lines(text: str) -> Iterator[Any]:
-    """The readable JSON lines of ``text``, whatever they contain."""
-    for line in text.splitlines():
-        with suppress(ValueError):
-            yield json.loads(line)
-
-
-def missing_end(directory: Path, receipt: Receipt) -> str:
-    """An error text if the receipt of a finished run lacks its end; else an empty one."""
-    if receipt.ended or not (directory / RESULT).exists():
-        return ""
-    return (
-        f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
-        f" ({RESULT}): its end was cut off"
-    )
-
-
-def sources_in_force(lines: Iterable[Any]) -> Sources | None:
-    """The source of the user's code in the last start or resume; None where none is recorded."""
-    starts = [line for line in lines if isinstance(line, dict) and line.get("kind") in STARTS]
-    recorded = starts[-1].get("model_sources") if starts else None
-    if isinstance(recorded, dict) and all(isinstance(text, str) for text in recorded.values()):
-        return recorded
-    return None

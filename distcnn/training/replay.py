@@ -14,15 +14,14 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import NoSaving, dataset_identity, restore_snapshot
+from distcnn.training.checkpointing import dataset_identity, restore_snapshot
 from distcnn.training.comparison import Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
 from distcnn.training.fingerprint import differences
 from distcnn.training.loop import Loop
-from distcnn.training.progress import NoProgress
-from distcnn.training.receipt import Line, Receipt, missing_end, read_receipt, sources_in_force
-from distcnn.training.results import RunResult
+from distcnn.training.receipt import Line, Receipt, read_receipt
+from distcnn.training.results import RECEIPT, RESULT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
@@ -45,10 +44,16 @@ class Replayed:
     result: RunResult | None
     """The expected ``result.json``, if the replay reached the end of a finished run."""
 
-    @property
-    def reached_end(self) -> bool:
-        """Whether the replay reached the end of a finished run."""
-        return self.result is not None
+
+@dataclass(frozen=True)
+class _Records:
+    """What a run has recorded of the steps to replay, and what is wrong with it, if anything."""
+
+    receipt: Receipt
+    to_step: int
+    checkpoint: Checkpoint | None = None
+    metrics: list[Line] = dataclasses.field(default_factory=list)
+    problem: str = ""
 
 
 def replay(
@@ -61,81 +66,81 @@ def replay(
     model: str | None = None,
     trust_model: bool = False,
 ) -> Replayed:
-    """Replay a run and compare it with its records. Collective.
+    """Replay a run from the nearest checkpoint up to ``from_step``, and compare it with its
+    records. Collective.
 
-    Args:
-        directory: of the run.
-        data: the image set, if it has moved.
-        from_step: the replay begins at the nearest checkpoint at or before it.
-        to_step: the last step; None for the receipt's.
-        communicator: of all ranks.
-        say: takes lines for the user.
-        model: replaces the receipt's.
-        trust_model: whether to import code of the user's that only the receipt names.
-
-    Raises:
-        Different: on all ranks, when it is not the same.
-        InputError: on all ranks, for bad input.
+    ``data`` and ``model`` replace the receipt's; ``to_step`` None means the receipt's last.
+    ``Different`` on all ranks when it is not the same, ``InputError`` for bad input.
     """
     with Span(READ_RUN):
-        receipt = on_root(communicator, lambda: read_receipt(directory))
-        if cut_off := on_root(communicator, lambda: missing_end(directory, receipt)):
-            raise Different(cut_off)
-    last = receipt.last_step if to_step is None else to_step
-    together(communicator, lambda: _check_range(receipt, from_step, last))
-    checkpoint = on_root(communicator, lambda: _nearest(directory, from_step, say))
+        records = on_root(communicator, lambda: _read(directory, from_step, to_step, say))
+    receipt, last, checkpoint = records.receipt, records.to_step, records.checkpoint
     begun = checkpoint.step if checkpoint else 0
     config = receipt.configuration_at(begun)
     given: dict[str, Any] = {"model": model} if model else {}
     own = config.own_code
     together(communicator, lambda: require_trust(own, directory, given, trust_model))
-    config = dataclasses.replace(config, **given)
+    config = dataclasses.replace(for_replay(config, data), **given)
     together(communicator, lambda: require_outside(config.own_code.values(), directory))
-    run = prepare_run(for_replay(config, data), communicator, say)
-    _compare_start(receipt, run, say)
+    run = prepare_run(config, communicator, say)
+    _compare_data(receipt, run)
+    warn_of_changes(receipt, run, say)
     state = State()
     if checkpoint:
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
+    if records.problem:
+        raise Different(records.problem)
     say(
         f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')}"
         f" ({communicator.description})"
     )
-    if checkpoint:
-        _compare_checkpoint(receipt, run, state)
-    metrics, problem = on_root(communicator, lambda: _metrics(directory, checkpoint, last))
-    if problem:
-        raise Different(problem)
-    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
-    loop = Loop(run, state, comparison, NoSaving(), NoProgress())
+    if line := receipt.weights_at(state.step):
+        text = difference(line, {**line, "parameters": parameter_hashes(run.parameters)})
+        if text:
+            raise Different(f"step {state.step}, in its checkpoint: {text}")
+    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, records.metrics)
+    loop = Loop(run, state, comparison)
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:
         follow(loop, receipt, last, data, end_epoch=bool(at_end & {"weights", "epoch"}))
     except TrainingError as error:
         raise Different(f"step {state.step}: the replay cannot continue: {error}") from error
-    if receipt.ended and last == receipt.last_step:
+    ended = receipt.ended and last == receipt.last_step
+    if ended:
         loop.add_end()
     comparison.close()
-    ended = any(line["kind"] == "end" for line in comparison.compared)
     result = make_result(run, state) if ended else None
     return Replayed(begun, last, receipt, comparison.compared, result)
 
 
-def _metrics(directory: Path, checkpoint: Checkpoint | None, last: int) -> tuple[list[Line], str]:
-    """What ``read_metrics`` gives, or what is wrong with it, to be sent to all ranks."""
+def _read(
+    directory: Path, from_step: int, to_step: int | None, say: Callable[[str], None]
+) -> _Records:
+    receipt = read_receipt(directory)
+    last = receipt.last_step if to_step is None else to_step
+    is_empty_run = from_step == last == receipt.last_step == 0
+    if not 0 <= from_step < last <= receipt.last_step and not is_empty_run:
+        raise InputError(
+            f"--from-step {from_step} --to-step {last}: the receipt covers steps 0 to"
+            f" {receipt.last_step}"
+        )
+    if not receipt.ended and (directory / RESULT).exists():
+        return _Records(
+            receipt,
+            last,
+            problem=f"{RECEIPT} has no line after step {receipt.last_step}, although the run has"
+            f" finished ({RESULT}): its end was cut off",
+        )
+    checkpoint = None
+    if from_step:
+        store = CheckpointStore(directory / CHECKPOINTS)
+        checkpoint = store.newest(say, at_most=from_step, set_aside=False)
+        if checkpoint is None:
+            say(f"no checkpoint at or before step {from_step}: replaying from the first step")
     try:
-        return read_metrics(directory, checkpoint, last), ""
-    except ValueError as error:
-        return [], str(error)
-
-
-def _compare_checkpoint(receipt: Receipt, run: Run, state: State) -> None:
-    """``Different`` when the checkpoint's weights are not those of the receipt."""
-    now = {"kind": "weights", "step": state.step, "parameters": parameter_hashes(run.parameters)}
-    for line in receipt.lines:
-        if (line["kind"], line["step"]) == ("weights", state.step):
-            recorded = {**now, "parameters": line.get("parameters", {})}
-            if text := difference(recorded, now):
-                raise Different(f"step {state.step}, in its checkpoint: {text}")
+        return _Records(receipt, last, checkpoint, read_metrics(directory, checkpoint, last))
+    except InputError as error:
+        return _Records(receipt, last, checkpoint, problem=str(error))
 
 
 def follow(
@@ -143,36 +148,14 @@ def follow(
 ) -> None:
     """Take the steps to ``to_step``, each with the flags that it had: a resume may change some."""
     begun = loop.state.step
-    for number, line in enumerate(receipt.lines):
+    closed = set[int]()
+    for line in receipt.lines:
+        if line["kind"] == "epoch":
+            closed.add(line["step"])
         if line["kind"] == "resume" and begun < line["step"] <= to_step:
-            closed = any(
-                each["kind"] == "epoch" and each["step"] == line["step"]
-                for each in receipt.lines[:number]
-            )
-            loop.go_to(line["step"], end_epoch=closed)
+            loop.go_to(line["step"], end_epoch=line["step"] in closed)
             loop.run.config = for_replay(Config.from_record(line["configuration"]), data)
     loop.go_to(to_step, end_epoch)
-
-
-def _check_range(receipt: Receipt, from_step: int, to_step: int) -> None:
-    if not (
-        0 <= from_step < to_step <= receipt.last_step
-        or from_step == to_step == receipt.last_step == 0
-    ):
-        raise InputError(
-            f"--from-step {from_step} --to-step {to_step}: the receipt covers steps 0 to"
-            f" {receipt.last_step}"
-        )
-
-
-def _nearest(directory: Path, from_step: int, say: Callable[[str], None]) -> Checkpoint | None:
-    if from_step == 0:
-        return None
-    store = CheckpointStore(directory / CHECKPOINTS)
-    checkpoint = store.newest(say, at_most=from_step, set_aside=False)
-    if checkpoint is None:
-        say(f"no checkpoint at or before step {from_step}: replaying from the first step")
-    return checkpoint
 
 
 def for_replay(config: Config, data: str | None) -> Config:
@@ -182,18 +165,16 @@ def for_replay(config: Config, data: str | None) -> Config:
     )
 
 
-def _compare_start(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
-    """``Different`` when the image set is not the recorded one; warnings on what else is."""
-    identity = dataset_identity(run)
+def _compare_data(receipt: Receipt, run: Run) -> None:
+    """``Different`` when the image set is not the recorded one."""
     for line in receipt.starts:
         recorded = line.get("dataset", {})
-        for name, value in identity.items():
+        for name, value in dataset_identity(run).items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 raise Different(
                     f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"
                     f" receipt, but {value} in {run.dataset.path}"
                 )
-    warn_of_changes(receipt, run, say)
 
 
 def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> None:
@@ -201,9 +182,8 @@ def warn_of_changes(receipt: Receipt, run: Run, say: Callable[[str], None]) -> N
     before: list[str] = []
     for line in receipt.starts:
         found = differences(line.get("software", {}), run.software)
-        recorded = sources_in_force([line])
-        changes = "" if recorded is None else str(compare_sources(recorded, run.model_sources))
-        if changes:
+        recorded = line.get("model_sources", run.model_sources)
+        if changes := str(compare_sources(recorded, run.model_sources)):
             found.append(f"the source of model {run.config.model!r}: {changes}")
         if found and found != before:
             say(

@@ -15,7 +15,7 @@ from typing import Any
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
 from distcnn.network import Network
 from distcnn.nn import Parameters
-from distcnn.system.files import read_bytes, write_atomically
+from distcnn.system.files import read_bytes, reading, write_atomically
 from distcnn.system.json_values import from_json, to_json
 
 RESULT, SUMS = "result.json", "SHA256SUMS"
@@ -124,60 +124,37 @@ class Records:
 
 def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
     """The attributes of a file with the weights of ``step``, which had ``test_accuracy``."""
-    dataset = result.dataset
+    dataset = to_json(result.dataset)
     return {
         "model": result.model,
         "step": step,
         "test_accuracy": test_accuracy,
-        "image_shape": list(dataset.image_shape),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-        "class_names": list(dataset.class_names),
+        **{name: dataset[name] for name in ("image_shape", "mean", "std", "class_names")},
         "microbatch_size": result.microbatch_size,
         **({"architecture": result.architecture} if result.architecture else {}),
     }
 
 
 def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes | None) -> None:
-    """Write weights, checksums (of the files written before, too) and the summary.
-
-    ``OSError`` when the disk does not take them.
-    """
-    summary = (json.dumps(result.to_json(), indent=2) + "\n").encode()
+    """Write weights, checksums (of the files written before, too) and the summary."""
     files = {WEIGHTS: weights, **({} if best is None else {BEST_WEIGHTS: best})}
     for name, content in files.items():
         write_atomically(folder / name, content)
     if best is None:
         (folder / BEST_WEIGHTS).unlink(missing_ok=True)  # of an earlier, shorter run
-    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)} | {
-        RESULT: summary
-    }
-    sums = "".join(
-        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()
-    )
-    write_atomically(folder / SUMS, sums.encode())
-    write_atomically(folder / RESULT, summary)  # the last one: where it is, the run is over
+    files |= {name: read_bytes(folder / name) for name in (CONFIG, METRICS, RECEIPT)}
+    files[RESULT] = (json.dumps(result.to_json(), indent=2) + "\n").encode()
+    sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
+    write_atomically(folder / SUMS, "".join(sums).encode())
+    write_atomically(folder / RESULT, files[RESULT])  # the last: where it is, the run is over
 
 
 def read_result(folder: Path) -> RunResult:
-    """The result of the finished run in ``folder``; raises as ``read_result_values``."""
-    return RunResult.from_json(read_result_values(folder))
-
-
-def read_result_values(folder: Path) -> dict[str, Any]:
-    """The values of ``result.json`` in ``folder``.
-
-    Raises:
-        ValueError: names the file when it cannot be read, or lacks what every result has.
+    """The result of the finished run in ``folder``. ``InputError`` names the file if it is damaged,
+    or lacks what every result has.
     """
-    try:
-        values: dict[str, Any] = json.loads(read_bytes(folder / RESULT))
-        RunResult.from_json(values)
-    except OSError as error:
-        raise ValueError(f"{RESULT} cannot be read ({error.strerror})") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{RESULT} is damaged ({type(error).__name__}: {error})") from error
-    return values
+    with reading(RESULT, TypeError, ValueError, RecursionError):
+        return RunResult.from_json(json.loads(read_bytes(folder / RESULT)))
 
 
 def damage_of(folder: Path) -> str | None:
@@ -185,47 +162,34 @@ def damage_of(folder: Path) -> str | None:
     try:
         result = read_result(folder)
         weights, attributes = read_weights(folder / WEIGHTS)
-        if (
-            not weights_sha256(weights.values())
-            == attributes.get("params_sha256")
-            == result.params_sha256
-        ):
-            return f"{WEIGHTS} does not hold the weights named in {RESULT}"
-        return damage_by_sums(folder)
+        sha256 = weights_sha256(weights.values())
     except (ValueError, TypeError) as error:  # TypeError: weights of incompatible types
         return str(error)
+    if not sha256 == attributes.get("params_sha256") == result.params_sha256:
+        return f"{WEIGHTS} does not hold the weights named in {RESULT}"
+    return damage_by_sums(folder)
 
 
 def damage_by_sums(folder: Path) -> str | None:
     """The first file that does not match ``SHA256SUMS``, as text; None if there are no sums."""
     try:
-        listed = _read_sums(folder)
+        lines = read_bytes(folder / SUMS).decode().splitlines()
+        listed = {name: sha256 for sha256, name in (line.split("  ", 1) for line in lines)}
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
         return f"{SUMS} is damaged"
-    missing = [name for name in ALL_FILES if name not in listed and (folder / name).exists()]
-    if missing:
-        return f"{SUMS} is damaged: it lacks {missing[0]}"
-    for name, sha256 in listed.items():
+    if unknown := listed.keys() - set(ALL_FILES):
+        return f"{SUMS} is damaged: it names {min(unknown)!r}"
+    for name in ALL_FILES:
+        if name not in listed:
+            if (folder / name).exists():
+                return f"{SUMS} is damaged: it lacks {name}"
+            continue
         try:
-            same = hashlib.sha256(read_bytes(folder / name)).hexdigest() == sha256
+            sha256 = hashlib.sha256(read_bytes(folder / name)).hexdigest()
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
-        if not same:
+        if sha256 != listed[name]:
             return f"{name} is damaged or was edited: its SHA-256 does not match {SUMS}"
     return None
-
-
-def _read_sums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file in ``SHA256SUMS``.
-
-    ``ValueError`` when a line is not one of ours, ``OSError`` when it cannot be read.
-    """
-    sums = dict[str, str]()
-    for line in read_bytes(folder / SUMS).decode().splitlines():
-        sha256, _, name = line.partition("  ")
-        if not name or "/" in name or "\0" in name:
-            raise ValueError(line)
-        sums[name] = sha256
-    return sums

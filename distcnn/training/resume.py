@@ -1,4 +1,4 @@
-"""Where a run is resumed: its configuration and its latest intact checkpoint.
+"""Where a run is resumed, its configuration and latest intact checkpoint, and its new records.
 
 Root reads them, and sends them to all ranks.
 """
@@ -6,25 +6,38 @@ Root reads them, and sends them to all ranks.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints import Checkpoint, CheckpointStore
-from distcnn.config import Config, as_flag
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.config import FREE, Config, as_flag
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
-from distcnn.system.files import read_bytes
+from distcnn.system.files import explaining
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import read_snapshot
-from distcnn.training.receipt import read_receipt, readable_lines, sources_in_force
-from distcnn.training.results import CONFIG, RECEIPT, RESULT, RunResult, damage_of, read_result
-from distcnn.training.run_directory import CHECKPOINTS
-from distcnn.training.run_files import read_config
+from distcnn.training.checkpointing import dataset_identity, read_snapshot
+from distcnn.training.fingerprint import differences
+from distcnn.training.progress import Progress
+from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
+from distcnn.training.results import (
+    CONFIG,
+    RECEIPT,
+    RESULT,
+    SUMS,
+    RunResult,
+    damage_of,
+    read_result,
+)
+from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
+from distcnn.training.run_files import read_config, write_config
 from distcnn.training.schedule import RunSchedule
+from distcnn.training.setup import Run
+from distcnn.training.state import State
 from distcnn.user_code import ACCEPT_FLAG, require_trust
 from distcnn.user_source import Sources, compare_sources
 
@@ -51,7 +64,7 @@ def find_resume_point(request: Request, report: Report) -> ResumePoint:
     directory, in_place = existing_run(request.resume), is_in_place(request)
     stored, checkpoint = read_stored(directory, lambda text: None, set_aside=False)
     config = merged_config(stored, request, directory)
-    result = finished_result(directory, config, report, checkpoint)
+    result = _finished_result(directory, config, report, checkpoint)
     if result is None or "data" in request.given:  # otherwise nothing is imported
         require_trust(config.own_code, directory, request.given, request.trust_model)
     if checkpoint and result is None:
@@ -70,25 +83,20 @@ def existing_run(path: str) -> Path:
     """``path`` as a run directory. ``InputError`` when it holds no run."""
     directory = Path(path)
     if os.path.isfile(directory):  # noqa: PTH113
-        problem = "is a file"
-        remedy = f"name the run directory that holds it{_run_around(directory)}"
+        problem = "is a file: name the run directory that holds it"
+        for parent in list(directory.parents)[:2]:
+            if os.path.exists(parent / CONFIG):  # noqa: PTH110
+                problem += f", {parent}"
+                break
     elif os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
-        problem, remedy = "may not be read", "check its permissions"
+        problem = "may not be read: check its permissions"
     elif not os.path.isdir(directory):  # noqa: PTH112
-        problem = "is not a folder"
-        remedy = "name a run directory (--output, else runs/<model>-<time>)"
+        problem = "is not a folder: name a run directory (--output, else runs/<model>-<time>)"
     elif (directory / CONFIG).exists() or CheckpointStore(directory / CHECKPOINTS).steps():
         return directory
     else:
-        problem = f"holds no run (neither {CONFIG} nor checkpoints)"
-        remedy = "name the directory of a run"
-    raise InputError(f"--resume: {directory} {problem}: {remedy}")
-
-
-def _run_around(file: Path) -> str:
-    """A remark on the nearest folder above ``file`` that holds a run; empty where none does."""
-    run = next((each for each in list(file.parents)[:2] if os.path.exists(each / CONFIG)), None)  # noqa: PTH110
-    return f", {run}" if run else ""
+        problem = f"holds no run (neither {CONFIG} nor checkpoints): name the directory of a run"
+    raise InputError(f"--resume: {directory} {problem}")
 
 
 def is_in_place(request: Request) -> bool:
@@ -117,22 +125,18 @@ def read_stored(
             ) from error
         report(f"warning: {error}: using the configuration in the checkpoint")
         return saved, checkpoint
-    if saved and (changed := contradictions(saved, dataclasses.asdict(stored))):
+    if saved and (changed := _contradictions(saved, dataclasses.asdict(stored))):
         raise InputError(
-            f"{directory / CONFIG} was changed since the checkpoint was made: {'; '.join(changed)}:"
-            " undo that"
+            f"{directory / CONFIG} was changed since the checkpoint was made: {changed}: undo that"
         )
     return stored, checkpoint
 
 
 def merged_config(stored: Config, request: Request, directory: Path) -> Config:
-    """The stored configuration with the flags given now.
-
-    ``InputError`` names all that contradict it.
-    """
-    if contradicting := contradictions(stored, request.given):
+    """The stored configuration with the flags given now, which must not contradict it."""
+    if contradicting := _contradictions(stored, request.given):
         raise InputError(
-            f"--resume: the run in {directory} has other settings: {'; '.join(contradicting)}:"
+            f"--resume: the run in {directory} has other settings: {contradicting}:"
             " leave them out, or start a new run (only these may change: epochs, output, how often"
             " to log, test and save, time-outs, tracing, and the path of the same data)"
         )
@@ -140,24 +144,21 @@ def merged_config(stored: Config, request: Request, directory: Path) -> Config:
     return dataclasses.replace(stored, **{**here, **request.given})
 
 
-def contradictions(stored: Config, given: dict[str, Any]) -> list[str]:
+def _contradictions(stored: Config, given: dict[str, Any]) -> str:
     """The fixed fields with another value in ``given``, as text."""
-    fixed = {each.name for each in dataclasses.fields(Config) if each.metadata["fixed"]}
-    return [
+    return "; ".join(
         f"{as_flag(name)} {value} (the run has {getattr(stored, name)})"
         for name, value in given.items()
-        if name in fixed and value != getattr(stored, name)
-    ]
+        if name not in FREE and value != getattr(stored, name)
+    )
 
 
-def finished_result(
+def _finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
     """The result of a run that is finished under ``config`` and has intact files; else None.
 
-    Raises:
-        InputError: there is a result, but the run must continue or be written again, and there is
-            no checkpoint to do so from.
+    ``InputError`` if it must continue or be written again, and no checkpoint is there for that.
     """
     if not os.path.lexists(directory / RESULT):
         return None
@@ -184,34 +185,33 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
     """A warning when steps after ``step`` were taken before at other learning rates, because
     --epochs was changed by a resume whose checkpoints are lost; else an empty text.
     """
-    try:
+    with suppress(*MALFORMED, ArithmeticError):  # of unreadable lines
         receipt = read_receipt(directory)
         schedule = RunSchedule(config, receipt.lines[0]["dataset"]["train_examples"])
-        later = (line["step"] for line in receipt.starts if line["step"] > step)
-        configs = [receipt.configuration_at(start) for start in (step, *later)]
-        schedules = [RunSchedule(each, schedule.train_examples) for each in configs]
-        others = {each.config.epochs for each in schedules if not each.has_rates_of(schedule)}
-    except (InputError, LookupError, TypeError, ArithmeticError):
-        return ""  # those steps are unknown, or their lines cannot be read
-    if step >= receipt.last_step or not others:
-        return ""
-    return (
-        f"warning: steps {step + 1} to {receipt.last_step} were taken before with --epochs"
-        f" {', '.join(map(str, sorted(others)))}, and are taken again with --epochs"
-        f" {config.epochs}: learning rates and weights differ from those before"
-    )
+        starts = [step, *(line["step"] for line in receipt.starts if line["step"] > step)]
+        configs = map(receipt.configuration_at, starts)
+        before = [RunSchedule(each, schedule.train_examples) for each in configs]
+        others = {each.config.epochs for each in before if not each.has_rates_of(schedule)}
+        if step < receipt.last_step and others:
+            return (
+                f"warning: steps {step + 1} to {receipt.last_step} were taken before with --epochs"
+                f" {', '.join(map(str, sorted(others)))}, and are taken again with --epochs"
+                f" {config.epochs}: learning rates and weights differ from those before"
+            )
+    return ""
 
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
     """Compare the source of the user's own code with what the run was trained with.
 
-    Comments and layout may differ, which is reported.
-
-    Raises:
-        InputError: the code differs, and that is not ``accepted``.
+    ``InputError`` if the code differs and that is not ``accepted``; other edits are reported.
     """
-    recorded = sources_in_force(readable_lines(_receipt_text(point)))
-    if recorded is None or not now:
+    recorded: Sources = {}
+    with suppress(*MALFORMED):
+        texts = point.checkpoint.texts if point.checkpoint else None
+        receipt = parse_receipt(texts["receipt"]) if texts else read_receipt(point.directory)
+        recorded = receipt.starts[-1].get("model_sources", {})
+    if not recorded or not now:
         return
     changes = compare_sources(recorded, now)
     source = f"source of model {point.config.model!r}"
@@ -227,10 +227,75 @@ def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report
         report(f"warning: comments or layout in the {source} were edited: {changes}")
 
 
-def _receipt_text(point: ResumePoint) -> str:
-    """The receipt as of the checkpoint, else of the file."""
-    if point.checkpoint:
-        return point.checkpoint.texts["receipt"]
-    with suppress(OSError):
-        return read_bytes(point.directory / RECEIPT).decode(errors="replace")
-    return ""
+def open_directory(
+    config: Config, point: ResumePoint | None, held: ExitStack, any_owner: bool = False
+) -> Path:
+    """The folder to write to, its configuration stored, locked until ``held`` closes."""
+    if point is None or not point.in_place:
+        return create_run_directory(config, held, _carried(config, point), any_owner)
+    path = point.directory
+    remedy = "free some space, or name another folder with --output"
+    with explaining(f"--resume: {path} cannot be written", remedy):
+        write_config(path, config)
+        if (path / RESULT).exists():  # from fewer epochs than the run has now, or damaged
+            step = point.checkpoint.step if point.checkpoint else 0
+            (path / RESULT).rename(path / f"result-until-step-{step}.json")
+        (path / SUMS).unlink(missing_ok=True)
+    return path
+
+
+def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]:
+    """The checkpoints that a new folder needs to be resumed: where it begins, and the best."""
+    if point is None or point.checkpoint is None:
+        return {}
+    found = {point.checkpoint.step: point.checkpoint}
+    best = read_snapshot(point.checkpoint).state.best_step
+    if best is not None and best not in found:
+        # If it cannot be read, the end of the run reports that it is missing.
+        with suppress(CheckpointError, InputError):
+            found[best] = CheckpointStore(point.directory / CHECKPOINTS).load(best)
+    configuration = json.dumps(dataclasses.asdict(config))
+    return {
+        step: dataclasses.replace(each, texts={**each.texts, "configuration": configuration})
+        for step, each in found.items()
+    }
+
+
+def begin_records(
+    run: Run,
+    state: State,
+    path: Path,
+    point: ResumePoint | None,
+    progress: Progress,
+    held: ExitStack,
+) -> RunDirectory:
+    """Restore the directory's files to the checkpoint, and note this start in the receipt."""
+    directory = RunDirectory(path, run.config, progress.say, held)
+    checkpoint = point.checkpoint if point else None
+    if point:
+        if not checkpoint:
+            progress.say(
+                f"{point.directory} has no complete checkpoint: the run starts again from its first"
+                " step"
+            )
+        if changed := changed_lengths(point.directory, state.step, run.config):
+            progress.say(changed)
+        texts = checkpoint.texts if checkpoint else {"metrics": "", "receipt": ""}
+        directory.metrics.restore(texts["metrics"])
+        directory.receipt.restore(texts["receipt"])
+    software = read_snapshot(checkpoint).software if checkpoint else run.software
+    if changes := differences(software, run.software):
+        progress.say(
+            "warning: the run was started with other software or on another processor; its bits"
+            f" may differ from here on: {'; '.join(changes)}"
+        )
+    directory.add_receipt(
+        "resume" if checkpoint else "start",
+        state.step,
+        world_size=run.communicator.world_size,
+        configuration=dataclasses.asdict(run.config),
+        dataset=dataset_identity(run),
+        software=run.software,
+        **({"model_sources": run.model_sources} if run.model_sources else {}),
+    )
+    return directory

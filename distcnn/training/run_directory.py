@@ -11,12 +11,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, with_room
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
 from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
+from distcnn.checkpoints.writer import DISK_IS_FULL, with_room
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Parameters
-from distcnn.system.files import remove_temporary_files
+from distcnn.system.files import explaining, remove_temporary_files
+from distcnn.training import run_files
 from distcnn.training.results import (
     ALL_FILES,
     CONFIG,
@@ -27,14 +29,6 @@ from distcnn.training.results import (
     RunResult,
     describe,
     write_results,
-)
-from distcnn.training.run_files import (
-    LOCK,
-    LineLog,
-    locked,
-    read_config,
-    require_owner,
-    write_config,
 )
 
 CHECKPOINTS = "checkpoints"
@@ -55,15 +49,13 @@ class RunDirectory(Records):
         self._descriptor = self._open()
         self.best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
-        self.metrics = LineLog(METRICS, self.locate, report)
-        self.receipt = LineLog(RECEIPT, self.locate, report)
+        self.metrics = run_files.LineLog(METRICS, self.locate, report)
+        self.receipt = run_files.LineLog(RECEIPT, self.locate, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
-        """Append one line: its ``kind`` ("step" or "epoch") and the values."""
         self.metrics.add({"kind": kind, **values})
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        """Append one line on the state after ``step`` steps."""
         self.receipt.add({"kind": kind, "step": step, **values})
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
@@ -73,38 +65,27 @@ class RunDirectory(Records):
         """
         weights = parameters.named()
         last = encode_weights(weights, describe(result, result.steps, result.test_accuracy))
+
+        def write() -> None:
+            folder = self.locate()
+            content = run_files.encode_config(self._config)
+            run_files.restore_file(folder / CONFIG, content, self._report)
+            self.metrics.complete()
+            self.receipt.complete()
+            write_results(folder, result, last, best)
+
         try:
             best = self._best_weights(self.locate(), weights, result)
             store = CheckpointStore(self.path / CHECKPOINTS)
-            with_room(
-                lambda: self._write_results(self.locate(), result, last, best),
-                lambda: store.make_room(result.steps, result.best_step),
-            )
+            with_room(write, lambda: store.make_room(result.steps, result.best_step))
         except OSError as error:
-            first = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
+            first = "free some space" if error.errno in DISK_IS_FULL else "fix that"
             remedy = f"{first}, then finish the run with --resume {self.path}"
             if not self._is(self.path):
                 remedy = "start a new run elsewhere"
             raise InputError(
-                f"the results cannot be written to {_shown(error, self.path)}: {remedy}"
+                f"the results cannot be written to {self.path} ({_reason(error)}): {remedy}"
             ) from error
-
-    def _write_results(
-        self, folder: Path, result: RunResult, last: bytes, best: bytes | None
-    ) -> None:
-        self._keep_config(folder)
-        self.metrics.complete()
-        self.receipt.complete()
-        write_results(folder, result, last, best)
-
-    def _keep_config(self, folder: Path) -> None:
-        with suppress(InputError):
-            if read_config(folder) == self._config:
-                return
-        self._report(
-            f"warning: {folder / CONFIG} was changed or removed by others: writing it again"
-        )
-        write_config(folder, self._config)
 
     def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
         """The file of the best weights, perhaps from a checkpoint; None if they are lost."""
@@ -127,13 +108,15 @@ class RunDirectory(Records):
 
     def locate(self) -> Path:
         """The folder's current path. ``OSError`` when it was removed and cannot be made again."""
-        if not self._is(self.path):
-            moved = self._moved_to()
-            if moved is not None:
+        if self._is(self.path):
+            return self.path
+        with suppress(OSError):
+            moved = Path(f"/proc/self/fd/{self._descriptor}").readlink()
+            if self._is(moved):
                 self._report(f"warning: {self.path} was renamed: the run continues in {moved}")
                 self.path = moved
-            else:
-                self._make_again()
+                return moved
+        self._make_again()
         return self.path
 
     def _open(self) -> int:
@@ -148,38 +131,30 @@ class RunDirectory(Records):
             return os.path.samestat(os.fstat(self._descriptor), path.stat())
         return False
 
-    def _moved_to(self) -> Path | None:
-        with suppress(OSError):
-            path = Path(f"/proc/self/fd/{self._descriptor}").readlink()
-            return path if self._is(path) else None
-        return None
-
     def _make_again(self) -> None:
-        lost = self.path
+        lost, made = self.path, None
         try:
-            path = make_unused(lost)
-            try:
-                occupy(path, self._config, self._held)
-            except BaseException:
-                with suppress(OSError):
-                    path.rmdir()
-                raise
+            made = make_unused(lost)
+            occupy(made, self._config, self._held)
         except (InputError, OSError) as error:
+            if made:
+                with suppress(OSError):
+                    made.rmdir()
             raise OSError(errno.EIO, f"it was removed and cannot be made again: {error}") from error
-        self.path = path
+        self.path = made
         self._descriptor = self._open()
         self._report(
-            f"warning: {lost} was removed during the run: writing its files again, to {path}"
+            f"warning: {lost} was removed during the run: writing its files again, to {made}"
         )
         self.metrics.file_is_lost()
         self.receipt.file_is_lost()
 
 
-def _shown(error: OSError, folder: Path) -> str:
-    """The folder and what went wrong there; names the file if something else is in its way."""
+def _reason(error: OSError) -> str:
+    """What went wrong; names the file if something else is in its way."""
     place = error.filename2 or error.filename  # a rename has two paths; the second is the target
-    name = Path(place).name if place and error.errno in (errno.EISDIR, errno.ENOTDIR) else ""
-    return f"{folder} ({error.strerror}{f': {name}' if name else ''})"
+    is_in_the_way = place and error.errno in (errno.EISDIR, errno.ENOTDIR)
+    return f"{error.strerror}: {Path(place).name}" if is_in_the_way else f"{error.strerror}"
 
 
 def create_run_directory(
@@ -188,30 +163,24 @@ def create_run_directory(
     checkpoints: Mapping[int, Checkpoint] | None = None,
     any_owner: bool = False,
 ) -> Path:
-    """Make the folder and ``occupy`` it.
-
-    ``InputError`` when that fails, or when it belongs to another user and not ``any_owner``.
-    """
+    """Make the folder and ``occupy`` it. One of another user is refused unless ``any_owner``."""
     path = Path(config.output or "runs")
     made = [each for each in (path, *path.parents) if not os.path.exists(each)]  # noqa: PTH110
+    problem = f"--output: {path} cannot be written"
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if not config.output:
-            path = make_unused(path / default_name(config.model))
-            made.insert(0, path)
-        if not any_owner and path not in made:
-            require_owner(path, CHECKPOINTS)
-        occupy(path, config, held, checkpoints)
-    except (OSError, InputError) as error:
+        with explaining(problem, "name a folder with write permission"):
+            path.mkdir(parents=True, exist_ok=True)
+            if not config.output:
+                path = make_unused(path / default_name(config.model))
+                made.insert(0, path)
+            if not any_owner and path not in made:
+                run_files.require_owner(path, CHECKPOINTS)
+            occupy(path, config, held, checkpoints)
+    except InputError:
         for each in made:
             with suppress(OSError):
                 each.rmdir()
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"--output: {path} cannot be written ({error.strerror}): name a folder with"
-            " write permission"
-        ) from error
+        raise
     return path
 
 
@@ -221,13 +190,12 @@ def occupy(
     """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then
     ``config.toml``, which makes it a run's.
 
-    ``InputError`` when another process uses it or it holds a run already, ``OSError`` when it
-    cannot be written: it is left as it was.
+    If another process uses it, or it holds a run already, it is left as it was.
     """
-    unlocked, filled = not os.path.lexists(path / LOCK), list[int]()
+    unlocked, filled = not os.path.lexists(path / run_files.LOCK), list[int]()
     store = CheckpointStore(path / CHECKPOINTS)
     with ExitStack() as lock:
-        lock.enter_context(locked(path))
+        lock.enter_context(run_files.locked(path))
         try:
             _require_no_run(path)
             remove_temporary_files(path)
@@ -235,12 +203,12 @@ def occupy(
             for step, checkpoint in (checkpoints or {}).items():
                 filled.append(step)
                 store.save(step, checkpoint)
-            write_config(path, config)
+            run_files.write_config(path, config)
         except BaseException:
             if filled:
                 store.remove(filled)
             if unlocked:
-                (path / LOCK).unlink(missing_ok=True)
+                (path / run_files.LOCK).unlink(missing_ok=True)
             raise
         held.enter_context(lock.pop_all())
 

@@ -11,16 +11,15 @@ import fcntl
 import hashlib
 import json
 import os
-import pwd
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from distcnn.config import Config
 from distcnn.config_parsing import read_toml
 from distcnn.errors import InputError
-from distcnn.system.files import append, open_regular, read_bytes, write_atomically
+from distcnn.system.files import append, explaining, open_regular, read_bytes, write_atomically
 from distcnn.training.results import CONFIG
 
 LOCK = ".lock"
@@ -36,68 +35,47 @@ def locked(path: Path) -> Iterator[None]:
     """Keep other processes from writing to ``path``, where the file system has locks.
 
     Only its owner can read the lock file, because anyone who can open it can hold its lock.
-    ``InputError`` when another process holds it, or the folder cannot be written.
     """
-    descriptor = _lock(path)
-    while not _is_same(descriptor, path / LOCK):  # its holder was refused and removed it
-        os.close(descriptor)
-        descriptor = _lock(path)
-    try:
+    with ExitStack() as opened:
+        while True:
+            with explaining(f"{path} cannot be written", "name another folder with --output"):
+                descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            opened.callback(os.close, descriptor)
+            with suppress(OSError):
+                os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
+            _lock(descriptor, path)
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat()):
+                    break
+            # Otherwise its holder was refused meanwhile, and removed it.
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _lock(path: Path) -> int:
-    try:
-        descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror}): name another folder with --output"
-        ) from error
-    with suppress(OSError):
-        os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
+def _lock(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        os.close(descriptor)
         raise InputError(
             f"{path} is in use by another run that has not ended: wait for it, stop it, or name"
             " another folder with --output"
         ) from error
     except OSError:
         pass  # a file system without locks
-    return descriptor
-
-
-def _is_same(descriptor: int, path: Path) -> bool:
-    with suppress(OSError):
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    return False
 
 
 def require_owner(path: Path, *inside: str) -> None:
-    """``InputError`` when ``path``, or one of the names ``inside`` it, belongs to another user.
-
-    That user could replace files while a run writes them. The administrator's own folders are
-    accepted.
+    """``InputError`` when ``path``, or one of the names ``inside`` it, belongs to another user, who
+    could replace files while a run writes them; the administrator's own folders are accepted.
     """
     for file in (path, *(path / name for name in inside)):
         with suppress(FileNotFoundError, NotADirectoryError):
             owner = (file.stat() if file == path else file.lstat()).st_uid
             if owner not in (os.geteuid(), 0):
                 raise InputError(
-                    f"{file} belongs to {_name(owner)}, who could change the run's files while they"
-                    " are written: name a folder of your own with --output, or accept this one"
-                    " with --allow-other-owner"
+                    f"{file} belongs to another user ({owner}), who could change the run's files"
+                    " while they are written: name a folder of your own with --output, or accept"
+                    " this one with --allow-other-owner"
                 )
-
-
-def _name(user: int) -> str:
-    try:
-        return f"the user {pwd.getpwuid(user).pw_name}"
-    except KeyError:
-        return f"the user with id {user}"
 
 
 class LineLog:
@@ -134,17 +112,9 @@ class LineLog:
         self._write(line)
 
     def complete(self) -> None:
-        """Make the file hold all lines, whatever others have done to it.
-
-        ``OSError`` when it cannot be written.
-        """
-        path, content = self._locate() / self._name, self.text.encode()
-        with suppress(OSError):
-            if read_bytes(path) == content:
-                return
-        if self._whole:
-            self._report(f"warning: {path} was changed or removed by others: writing it again")
-        write_atomically(path, content)
+        """Make the file hold all lines, whatever others have done to it."""
+        report = self._report if self._whole else lambda text: None
+        restore_file(self._locate() / self._name, self.text.encode(), report)
         self._whole = True
 
     def _write(self, line: str) -> None:
@@ -165,19 +135,30 @@ class LineLog:
                 )
 
 
-def write_config(path: Path, config: Config) -> None:
-    """Store the configuration of the run in ``path``."""
+def restore_file(path: Path, content: bytes, report: Callable[[str], None]) -> None:
+    """Write ``content`` again if ``path`` does not hold it."""
+    with suppress(OSError):
+        if read_bytes(path) == content:
+            return
+    report(f"warning: {path} was changed or removed by others: writing it again")
+    write_atomically(path, content)
+
+
+def encode_config(config: Config) -> bytes:
+    """The content of ``config.toml``, whose last line reveals damage."""
     import tomli_w  # needed on root only, as tomllib
 
     text = tomli_w.dumps(dataclasses.asdict(config))
-    write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
+    return (text + _end_of(text)).encode(errors=OF_PATHS)
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Store the configuration of the run in ``path``."""
+    write_atomically(path / CONFIG, encode_config(config))
 
 
 def read_config(path: Path) -> Config:
-    """The configuration stored in ``path``.
-
-    ``InputError`` when it has changed since it was written.
-    """
+    """The configuration stored in ``path``, if it has not changed since it was written."""
     file = path / CONFIG
     try:
         text = read_bytes(file).decode(errors=OF_PATHS)
@@ -192,5 +173,4 @@ def read_config(path: Path) -> Config:
 
 
 def _end_of(text: str) -> str:
-    """The last line of a configuration, which reveals damage."""
     return f"{END_OF_CONFIG}{hashlib.sha256(text.encode(errors=OF_PATHS)).hexdigest()}\n"

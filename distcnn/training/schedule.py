@@ -1,7 +1,4 @@
-"""The plan of a run: its steps, their epochs and learning rates.
-
-Pure functions of the configuration and the number of training examples.
-"""
+"""The plan of a run: its steps, their epochs and learning rates."""
 
 from __future__ import annotations
 
@@ -30,9 +27,8 @@ class RunSchedule:
     @property
     def steps_an_epoch(self) -> int:
         """Steps of one pass over the training set."""
-        return steps_per_epoch(
-            self.train_examples, self.config.num_shards, self.config.microbatch_size
-        )
+        config = self.config
+        return steps_per_epoch(self.train_examples, config.num_shards, config.microbatch_size)
 
     @property
     def scheduled_steps(self) -> int:
@@ -52,11 +48,8 @@ class RunSchedule:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of ``step`` (from 0)."""
-        return self._schedule.learning_rate(
-            step % self.scheduled_steps,
-            peak=self.config.learning_rate,
-            total_steps=self.scheduled_steps,
-        )
+        steps, peak = self.scheduled_steps, self.config.learning_rate
+        return self._schedule.learning_rate(step % steps, peak=peak, total_steps=steps)
 
     @cached_property
     def _schedule(self) -> Schedule:
@@ -65,10 +58,9 @@ class RunSchedule:
 
     def has_rates_of(self, other: RunSchedule) -> bool:
         """Whether each step has the learning rate that it has in ``other``, of another length."""
-        same_schedule = (
-            self.scheduled_steps == other.scheduled_steps or self.config.schedule == "constant"
-        )
-        return same_schedule and self.warmup_steps == other.warmup_steps
+        same_steps = self.scheduled_steps == other.scheduled_steps
+        is_constant = self.config.schedule == "constant"
+        return (same_steps or is_constant) and self.warmup_steps == other.warmup_steps
 
     def position(self, step: int) -> tuple[int, int]:
         """The epoch (from 0) after ``step`` steps, and the steps taken in it (all at its end)."""

@@ -15,26 +15,21 @@ from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.spans import CREATE_RUN, READ_RUN, RESTORE, Span
 from distcnn.system.files import remove_temporary_files
+from distcnn.training import resume
 from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback
 from distcnn.training.checkpointing import NoSaving, Saving, check_dataset, restore_snapshot
 from distcnn.training.loop import Loop
-from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import Progress
-from distcnn.training.results import Records, RunResult
-from distcnn.training.resume import (
-    ResumePoint,
-    check_model,
-    existing_run,
-    find_resume_point,
-    is_in_place,
-)
+from distcnn.training.results import RunResult
+from distcnn.training.resume import ResumePoint, begin_records, open_directory
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.run_files import locked, require_owner
 from distcnn.training.setup import Components, Run, prepare_run
 from distcnn.training.state import State
 from distcnn.user_code import require_outside
 
+Announce = Callable[[Run, Path | None, State, ResumePoint | None], None]
 Trace = Callable[[Run, State, Callable[[], str | Path]], AbstractContextManager[object]]
 """``(run, state, where the run directory is now) -> `` what is entered around the steps."""
 
@@ -53,50 +48,34 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Session:
-    """What to train, where to record it, and who is informed.
-
-    Attributes:
-        request: the settings, what to resume, and what the user confirmed.
-        communicator: of all ranks.
-        progress: takes lines for the user and shows how far the run is.
-        components: the objects in place of those that the configuration names.
-        images: the image set in place of the file that it names.
-        callbacks: called for steps and epochs, on every rank.
-        writes: whether there is a run directory.
-        signals: stop the run when they arrive.
-        watchdog: ends all ranks when nothing moves.
-        inspect: called with the run before its first step.
-        trace: gives what is entered around the steps of a run that is to be traced.
-        announce: called with the run, its directory, state and resume point, before its first step.
-    """
+    """What to train, where to record it, and who is informed."""
 
     request: Request
     communicator: Communicator
     progress: Progress
     components: Components | None = None
     images: Dataset | None = None
+    """The objects, and the image set, in place of those that the configuration names."""
     callbacks: Sequence[Callback] = ()
     writes: bool = True
+    """Whether there is a run directory."""
     signals: StopSignals | None = None
     watchdog: Watchdog | None = None
+    announce: Announce = lambda run, path, state, point: None
+    """Called before the first step."""
     trace: Trace = lambda run, state, location: nullcontext()
-    inspect: Callable[[Run], None] = lambda run: None
-    announce: Callable[[Run, Path | None, State, ResumePoint | None], None] = (
-        lambda run, path, state, point: None
-    )
+    """Called for a run with ``--trace``."""
 
     def train(self) -> Outcome:
         """Find where to begin, and train to the end. Collective.
 
-        Raises:
-            InputError: on all ranks, for bad input.
-            TrainingError: training cannot continue; the state before is saved.
-            Stopped: a signal asked for it; the state is saved.
+        All ranks raise ``InputError``, or ``TrainingError`` or ``Stopped`` when the state is saved.
         """
         with ExitStack() as held:
             return self._train(held)
 
     def _train(self, held: ExitStack) -> Outcome:
+        """``held`` keeps the lock of the run directory."""
         request, communicator, progress = self.request, self.communicator, self.progress
         point = self._find_run(held) if request.resume else None
         if point and point.result and "data" not in request.given:
@@ -116,30 +95,35 @@ class Session:
             run.step.stop_request = run.evaluation.stop_request = lambda: signals.requested
         for line in () if point else warnings_of(run.schedule):
             progress.say(f"warning: {line}")
-        self.inspect(run)
+        if request.debug:
+            from distcnn.training.debug import check_network  # brings pdb and the replay
+
+            check_network(run, progress.say)
         if point:
             sources, accepted = run.model_sources, request.accept_changed_model
-            on_root(communicator, lambda: check_model(point, sources, accepted, progress.say))
+            on_root(
+                communicator, lambda: resume.check_model(point, sources, accepted, progress.say)
+            )
         return self._take_steps(run, point, held)
 
     def _find_run(self, held: ExitStack) -> ResumePoint:
         with Span(READ_RUN):
-            on_root(self.communicator, lambda: existing_run(self.request.resume))
+            on_root(self.communicator, lambda: resume.existing_run(self.request.resume))
             if self.signals:
                 self.signals.can_resume = True
             return on_root(self.communicator, lambda: self._resume_point(held))
 
     def _resume_point(self, held: ExitStack) -> ResumePoint:
-        """On root: the run to continue, locked until ``held`` closes if it is written there."""
+        """On root: the run to continue, locked if it is written there."""
         request = self.request
-        if is_in_place(request):
-            directory = existing_run(request.resume)
+        if resume.is_in_place(request):
+            directory = resume.existing_run(request.resume)
             if not request.allow_other_owner:
                 require_owner(directory, CHECKPOINTS)
             held.enter_context(locked(directory))
             remove_temporary_files(directory)
             CheckpointStore(directory / CHECKPOINTS).remove_temporary_files()
-        return find_resume_point(request, self.progress.say)
+        return resume.find_resume_point(request, self.progress.say)
 
     def _take_steps(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Outcome:
         communicator, progress = run.communicator, self.progress
@@ -148,26 +132,24 @@ class Session:
         if checkpoint:
             with Span(RESTORE):
                 state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-        path = self._open(run, point, held) if self.writes else None
-        directory = (
-            begin_records(run, state, path, point, progress, held)
-            if path and communicator.rank == 0
-            else None
-        )
-        saving = Saving(run, directory, progress) if self.writes else NoSaving()
+        path, records = None, None
+        saving: Saving | NoSaving = NoSaving()
+        if self.writes:
+            path = self._open(run, point, held)
+            if communicator.rank == 0:
+                records = begin_records(run, state, path, point, progress, held)
+            saving = Saving(run, records, progress)
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
         progress.start(run.schedule.total_steps, state.step)
         for callback in self.callbacks:
             callback.on_start(run.schedule.total_steps, state.step)
+        traced: AbstractContextManager[object] = nullcontext()
+        if run.config.trace and path:
+            traced = self.trace(run, state, lambda: saving.location or str(path))
         try:
-            with (
-                self.trace(run, state, lambda: saving.location or str(path))
-                if run.config.trace and path
-                else nullcontext()
-            ):
-                records = directory or Records()
+            with traced:
                 result = Loop(run, state, records, saving, progress, self.callbacks).train()
         finally:
             progress.close()

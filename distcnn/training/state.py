@@ -48,6 +48,7 @@ class State:
     whole: Meter = field(default_factory=Meter)
     epoch: Meter = field(default_factory=Meter)
     interval: Meter = field(default_factory=Meter)
+    """Since the last line of metrics."""
     test: Totals | None = None
     test_step: int = -1
     """The step after which ``test`` was made; -1 before the first."""
@@ -66,32 +67,25 @@ class State:
 
     def reaches(self, target_accuracy: float) -> bool:
         """Whether this state was tested and reaches the target; never for the target 0."""
-        tested = self.test is not None and self.test_step == self.step
-        return tested and 0 < target_accuracy <= self.test_accuracy
-
-    @property
-    def test_accuracy(self) -> float:
-        """The accuracy of the latest test."""
-        assert self.test is not None
-        return self.test.correct / self.test.examples
+        if self.test is None or self.test_step != self.step:
+            return False
+        return 0 < target_accuracy <= self.test.correct / self.test.examples
 
     @property
     def is_sound(self) -> bool:
         """Whether a run can be in this state, or the values are damaged or made up."""
-        meters = self.whole, self.epoch, self.interval
-        sums: list[Meter | Totals] = [*meters, *([self.test] if self.test else [])]
-        counts = [self.step, self.world_size]
-        counts += [count for each in sums for count in (each.correct, each.examples)]
-        if self.test is None:
-            is_test_sound = self.test_step == -1
-        else:
-            is_test_sound = 0 <= self.test_step <= self.step and self.test.examples > 0
-        if self.best_step is None:
-            is_best_sound = self.best_correct == -1
-        else:
-            is_best_sound = 0 <= self.best_step <= self.step
-        is_epoch_sound = self.epoch.examples > 0 or not self.epoch_is_open
-        return min(counts) >= 0 and is_test_sound and is_best_sound and is_epoch_sound
+        test, best, last = self.test, self.best_step, self.step
+        sums: list[Meter | Totals] = [self.whole, self.epoch, self.interval]
+        sums += [test] if test else []
+        counts = [last, self.world_size, *(n for one in sums for n in (one.correct, one.examples))]
+        return (
+            min(counts) >= 0
+            and (
+                0 <= self.test_step <= last and test.examples > 0 if test else self.test_step == -1
+            )
+            and (self.best_correct == -1 if best is None else 0 <= best <= last)
+            and (self.epoch.examples > 0 or not self.epoch_is_open)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``from_json`` gives the same state, bit for bit."""
@@ -101,8 +95,7 @@ class State:
     def from_json(cls, values: dict[str, Any]) -> State:
         """The state of ``to_json``; before there were ``run_seconds``, those of the steps count.
 
-        Raises:
-            LookupError, TypeError: it is not a state.
+        ``LookupError`` or ``TypeError`` when it is not a state.
         """
         steps_seconds = values["whole"]["seconds"] + values["safety_seconds"]
         return from_json(cls, {"run_seconds": steps_seconds, **values})

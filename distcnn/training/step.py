@@ -7,18 +7,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distcnn import spans
 from distcnn.datasets import Microbatch, Part
 from distcnn.distributed import Reducer, Totals
-from distcnn.nn import computing
+from distcnn.nn import Plan, computing
 from distcnn.nn.layer import RandomSource
 from distcnn.nn.losses import Loss
-from distcnn.nn.plan import Plan
 from distcnn.optim import Updater
-from distcnn.spans import LEDGER, LOSS, READ_DATA, SHARD, STEP, UPDATE, Span
+from distcnn.spans import Span
 from distcnn.training.ledger import Ledger
 from distcnn.training.step_failure import ShardFailures
 
-_READ_DATA, _LEDGER, _LOSS, _UPDATE = map(Span, (READ_DATA, LEDGER, LOSS, UPDATE))
+READ_DATA, LEDGER = Span(spans.READ_DATA), Span(spans.LEDGER)
+LOSS, UPDATE = Span(spans.LOSS), Span(spans.UPDATE)
 
 
 class Position(NamedTuple):
@@ -38,20 +39,12 @@ class Lane(NamedTuple):
 
 Streams = Callable[[int, int], RandomSource]
 """``(step, shard) -> random``: what layers draw from, by their names."""
-BeforeShard = Callable[[Position, Part, Lane], None]
 
 
 class Step:
-    """Takes one step after the other, shard by shard; ``OverlappedStep`` sums meanwhile.
+    """Takes one step after the other, shard by shard, on this rank's ``shards``.
 
-    Args:
-        lanes: what shards compute with; the first one, unless there is overlap.
-        loss: ``(logits, labels, weights) -> (loss_sum, grad_logits)``.
-        optimizer: updates the parameters.
-        shards: this rank's.
-        reducer: sums gradients over all shards of all ranks.
-        failures: names the shards that cannot be added.
-        streams: what layers draw from in training.
+    ``lanes`` are what shards compute with: the first, unless there is overlap.
     """
 
     overlaps = False
@@ -73,31 +66,24 @@ class Step:
         self.ledger = Ledger(shards)
         self.stop_request: Callable[[], str | None] = lambda: None
         """The signal that asked this rank to stop, if any: the totals then tell all ranks."""
-        self.before_shard: BeforeShard | None = None
+        self.before_shard: Callable[[Position, Part, Lane], None] | None = None
         """Called when a microbatch is filled: a place for a debugger."""
-        self.spans = {shard.index: Span(SHARD, shard=shard.index) for shard in shards}
+        self.spans = {shard.index: Span(spans.SHARD, shard=shard.index) for shard in shards}
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take a step, all ranks together; its totals.
 
-        Raises:
-            ShardFailure: on all ranks, before any update, when a shard's gradient or loss cannot be
-                added.
+        ``ShardFailure`` on all ranks, before any update, when a gradient or loss cannot be added.
         """
-        at = Position(step, epoch, step_of_epoch)
-        with Span(STEP, step=step, epoch=epoch):
+        with Span(spans.STEP, step=step, epoch=epoch):
             self.reducer.begin()
             self.failures.begin(step)
-            totals = self._sum_gradients(at)
+            totals = self._sum_gradients(Position(step, epoch, step_of_epoch))
             self.failures.raise_first(totals)
             # The next step's sums reject values that overflow here.
-            with _UPDATE, np.errstate(over="ignore", invalid="ignore"):
-                self.optimizer.step(
-                    self.lane.plan.parameters.values,
-                    self.reducer.gradient,
-                    learning_rate,
-                    count=totals.examples,
-                )
+            with UPDATE, np.errstate(over="ignore", invalid="ignore"):
+                values, count = self.lane.plan.parameters.values, totals.examples
+                self.optimizer.step(values, self.reducer.gradient, learning_rate, count=count)
         return totals
 
     def _sum_gradients(self, at: Position) -> Totals:
@@ -116,16 +102,16 @@ class Step:
         random = self.streams(at.step, shard.index)
         with self.reducer.slot() as gradients, computing():
             logits = plan.forward(microbatch.images, training=True, random=random)
-            with _LOSS:
+            with LOSS:
                 loss_sum, grad_logits = self.loss(logits, microbatch.labels, microbatch.weights)
             plan.backward(grad_logits, out=gradients)
         self.reducer.count(loss_sum, count_correct(logits, microbatch), examples)
 
     def fill(self, lane: Lane, shard: Part, at: Position) -> int:
         """Fill the lane's microbatch with the shard's next examples; how many there are."""
-        with _READ_DATA:
+        with READ_DATA:
             examples = shard.fill(lane.microbatch, at.epoch, at.step_of_epoch)
-        with _LEDGER:
+        with LEDGER:
             self.ledger.mark(shard.index, lane.microbatch.chosen)
         if self.before_shard is not None:
             self.before_shard(at, shard, lane)
@@ -138,6 +124,5 @@ class Step:
 
 def count_correct(logits: np.ndarray, microbatch: Microbatch) -> int:
     """How many examples (not padding) have their largest logit at their label."""
-    return int(
-        np.count_nonzero((logits.argmax(axis=0) == microbatch.labels) & (microbatch.weights > 0))
-    )
+    is_correct = logits.argmax(axis=0) == microbatch.labels
+    return int(np.count_nonzero(is_correct & (microbatch.weights > 0)))

@@ -31,7 +31,7 @@ WIDEN = (
 
 
 class ShardFailure(TrainingError):
-    """A shard's gradient or loss cannot be added."""
+    """The gradient or loss of ``shard`` cannot be added."""
 
     def __init__(self, text: str, shard: int) -> None:
         super().__init__(text)
@@ -46,13 +46,12 @@ class ShardFailures:
     ) -> None:
         self._loss, self._reducer, self._streams = loss, reducer, streams
         self._communicator = communicator
-        self._step = 0
-        self._texts: dict[int, str] = {}
+        self.begin(0)
 
     def begin(self, step: int) -> None:
         """Begin ``step``: nothing has failed yet."""
         self._step = step
-        self._texts.clear()
+        self._texts: dict[int, str] = {}
 
     @contextmanager
     def caught(self, shard: Part, lane: Lane) -> Iterator[None]:
@@ -63,9 +62,8 @@ class ShardFailures:
             what = str(error)
             if isinstance(error, RangeError):
                 what = self._explained(error, shard, lane)
-            examples = ", ".join(
-                str(shard.first_example + index) for index in lane.microbatch.chosen
-            )
+            chosen = lane.microbatch.chosen
+            examples = ", ".join(str(shard.first_example + index) for index in chosen)
             self._texts[shard.index] = (
                 f"step {self._step}, shard {shard.index}: {what}; training examples {examples}"
             )
@@ -78,8 +76,7 @@ class ShardFailures:
         """``ShardFailure`` of the first shard, on all ranks, when one failed on any. Collective."""
         if totals.failures:
             own = min(self._texts.items(), default=None)
-            everyone = [first for first in self._communicator.allgather(own) if first]
-            shard, text = min(everyone)
+            shard, text = min(first for first in self._communicator.allgather(own) if first)
             raise ShardFailure(text, shard)
 
     def _explained(self, error: RangeError, shard: Part, lane: Lane) -> str:
@@ -89,7 +86,7 @@ class ShardFailures:
         """
         what, wider = "the loss", ""
         remedy = DIVERGED if self._step else AT_ONCE
-        plan, microbatch = lane.plan, lane.microbatch
+        plan, microbatch = lane
         gradients = np.zeros_like(plan.parameters.values)
         random = self._streams(self._step, shard.index)
         with computing():
@@ -106,5 +103,5 @@ class ShardFailures:
                 f"{what} is {error.value:g}, beyond the sum's limit of {error.limit:g} for one"
                 f" shard: {remedy}{wider}"
             )
-        origin = first_not_finite(plan, self._loss, microbatch, training=True, random=random)
+        origin = first_not_finite(plan, self._loss, microbatch, random)
         return f"{what} is {error.value:g}: {remedy}; first not finite: {origin or what}"

@@ -17,21 +17,13 @@ from distcnn.distributed.blas_threads import restored_blas_threads
 from distcnn.errors import arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.models import Model, model_function, model_name
+from distcnn.models import Model, find_model, model_name
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
 from distcnn.nn.losses import Loss
 from distcnn.optim import SGD, Cosine, Optimizer, OwnSchedule, Schedule
 from distcnn.registry import PLAIN, find_loss, name_of, optimizer_name, schedule_name
-from distcnn.training.arguments import (
-    Arrays,
-    check_objects,
-    check_output_and_callbacks,
-    image_set_of,
-    plain_numbers,
-    require_same_settings,
-    run_to_resume,
-)
+from distcnn.training import arguments
 from distcnn.training.callbacks import Callback
 from distcnn.training.progress import LoggedProgress, NoProgress, Progress
 from distcnn.training.results import RunResult
@@ -99,7 +91,7 @@ class Trainer:
     ) -> None:
         self.optimizer = optimizer or SGD(learning_rate=0.03, momentum=0.9, nesterov=True)
         given = Cosine(warmup_steps=100) if schedule is None else schedule
-        check_objects(model, loss, self.optimizer, given, communicator)
+        arguments.check_objects(model, loss, self.optimizer, given, communicator)
         self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
         self._communicator = communicator
         with arguments_named():
@@ -119,10 +111,10 @@ class Trainer:
                 "threads_per_rank": str(threads_per_rank),
                 "cycle_epochs": cycle_epochs,
             }
-            self._settings = plain_numbers(self._settings)
-            Config(**self._settings)
+            self._settings = arguments.plain_numbers(self._settings)
+            Config(**self._settings)  # refuses what is impossible
             self._components = Components(
-                model_function(model),
+                find_model(model),
                 find_loss(loss) if isinstance(loss, str) else loss,
                 self.optimizer,
                 self.schedule,
@@ -130,7 +122,7 @@ class Trainer:
 
     def fit(
         self,
-        data: str | Path | Dataset | Arrays,
+        data: str | Path | Dataset | arguments.Arrays,
         *,
         epochs: int = 3,
         max_steps: int = 0,
@@ -201,36 +193,36 @@ class Trainer:
             "eval_every_epochs": eval_every_epochs,
             "stall_timeout": stall_timeout,
         }
-        settings = plain_numbers(settings)
+        settings = arguments.plain_numbers(settings)
         communicator = self._open_communicator()
         with arguments_named(), ExitStack() as held:
-            name, images = together(communicator, lambda: image_set_of(data))
-            together(communicator, lambda: check_output_and_callbacks(output, callbacks))
-            require_same_settings(settings, communicator)
+            name, images = together(communicator, lambda: arguments.image_set_of(data))
+            together(communicator, lambda: arguments.check_output_and_callbacks(output, callbacks))
+            arguments.require_same_settings(settings, communicator)
             given = {**settings, "data": name, "output": "" if output is None else str(output)}
             on_root(communicator, lambda: Config(**given))
-            begun = on_root(communicator, lambda: run_to_resume(resume, output))
+            begun = on_root(communicator, lambda: arguments.run_to_resume(resume, output))
             request = Request(given, begun, accept_changed_model=accept_changed_model)
             signals = StopSignals(
                 NAME,
                 communicator.rank == 0,
                 lambda: communicator.end_by_signal(signals.received or signal.SIGTERM),
             )
+            progress = Progress() if verbose else LoggedProgress()
             held.enter_context(restored_blas_threads())
-            session = Session(
+            outcome = Session(
                 request,
                 communicator,
-                _progress(communicator, verbose),
-                components=self._components,
-                images=images,
-                callbacks=callbacks,
+                progress if communicator.rank == 0 else NoProgress(),
+                self._components,
+                images,
+                callbacks,
                 writes=output is not None or bool(begun),
                 signals=held.enter_context(signals) if handle_signals else None,
                 watchdog=held.enter_context(Watchdog(NAME, communicator))
                 if stall_timeout
                 else None,
-            )
-            outcome = session.train()
+            ).train()
             where = on_root(communicator, lambda: outcome.location)
             network = together(communicator, lambda: self._network(outcome, where))
             return dataclasses.replace(outcome.result, output=where, network=network)
@@ -271,9 +263,3 @@ class Trainer:
             self._communicator = MPICommunicator(self._communicator)
         opened: Communicator = self._communicator
         return opened
-
-
-def _progress(communicator: Communicator, verbose: bool) -> Progress:
-    if communicator.rank:
-        return NoProgress()
-    return Progress() if verbose else LoggedProgress()

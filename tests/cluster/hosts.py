@@ -1,8 +1,8 @@
 """Several hosts on one machine: namespaces, each with its own name, address, network, shared memory
 and /tmp. They end with the block.
 
-Each is held by one process of ours, that sleeps in it; whoever enters its namespaces runs on that
-host. ``network.py`` joins them.
+A sleeping process holds each host's namespaces; a process that enters them runs on that host.
+``network.py`` connects the hosts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Hosts:
         return list(self.holders)
 
     def enter(self, name: str) -> list[str]:
-        """The words before a command that let it run on the host."""
+        """The words that run a command on the host when they precede it."""
         return [
             "nsenter",
             "-t",
@@ -91,7 +91,7 @@ class Hosts:
         ]
 
     def processes(self, name: str) -> list[int]:
-        """All that run on the host, but not what holds it."""
+        """All processes on the host except the one that holds it."""
         holder = self.holders[name].pid
         own = os.readlink(f"/proc/{holder}/ns/net")  # noqa: PTH115  (no path at all)
         found = []
@@ -103,7 +103,7 @@ class Hosts:
         return found
 
     def crash(self, name: str) -> None:
-        """Signal 9 to everything that runs on the host."""
+        """Kill every process on the host."""
         while found := self.processes(name):
             for pid in found:
                 with suppress(ProcessLookupError):
@@ -113,8 +113,8 @@ class Hosts:
     def set_network(
         self, delay_seconds: float = 0.0, bits_per_second: float = 0.0, cut: Sequence[str] = ()
     ) -> None:
-        """From now on: the time that a packet flies; the rate of each host's link (needs iproute2),
-        or 0: as it is; the hosts cut off.
+        """Set how long a packet travels, the rate of each host's link (needs iproute2; 0 leaves it
+        as it is), and the hosts that are cut off.
         """
         settings = {
             "delay_seconds": delay_seconds,
@@ -128,8 +128,8 @@ class Hosts:
                 self._limit(bits_per_second)
 
     def _limit(self, bits_per_second: float) -> None:
-        """A token bucket on each host's link: what it lets pass at once is worth half a
-        millisecond, and no more than a segment.
+        """A token bucket on each host's link. A burst lasts at most half a millisecond, and is at
+        most one segment.
         """
         segment = int(min(65536, max(9000, bits_per_second * SECONDS_AT_ONCE / 8)))
         bucket = [
@@ -152,8 +152,8 @@ class Hosts:
             )
 
     def launcher(self, mpi: Launcher, *names: str, ranks_a_host: int = 1) -> Launcher:
-        """``mpi``'s mpirun, as typed on the first of these hosts (all, unless they are named), for
-        ranks on all of them.
+        """The mpirun of ``mpi``, as typed on the first of these hosts (by default all), for ranks
+        on all of them.
         """
         names = names or tuple(self.names)
         ssh = str(self.folder / "ssh")
@@ -184,10 +184,10 @@ class Hosts:
 
 @contextmanager
 def hosts(count: int, folder: Path, delay_seconds: float = 0.0) -> Iterator[Hosts]:
-    """So many hosts, joined. They share the folder that ``folder``, a new one, lies in, and the
-    project's own.
+    """Connected hosts, as many as ``count``. They share the parent of ``folder``, which is new, and
+    the project's folder.
 
-    Skips, with the reason, where none can be made.
+    Skips, with the reason, where namespaces cannot be made.
     """
     why = reason_for_none()
     if why:
@@ -235,8 +235,8 @@ def hosts(count: int, folder: Path, delay_seconds: float = 0.0) -> Iterator[Host
 
 @contextmanager
 def _started(*command: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has said that it is ready; it is killed at the end, and also when this process
-    dies.
+    """A process that has reported that it is ready. It is killed at the end, and also when this
+    process dies.
     """
     process = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command],
@@ -255,7 +255,7 @@ def _started(*command: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def reason_for_none() -> str | None:
-    """Why no hosts can be made here, if so."""
+    """Why hosts cannot be made here; None if they can."""
     missing = [
         name
         for name in ("unshare", "nsenter", "setpriv", "mount", "hostname")

@@ -42,7 +42,7 @@ HEADER_BYTES, LARGEST_PACKET, PACKETS_AT_A_TIME = 10, 70000, 32
 
 
 def enter_network(path: str) -> None:
-    """This thread goes into the network namespace that ``path`` is."""
+    """Move this thread into the network namespace of ``path``."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET):
@@ -78,7 +78,7 @@ def open_device(pid: int, number: int) -> int:
 
 
 class Network:
-    """All links. ``queues`` hold (when it arrives, packet) for each host, in order."""
+    """All links. ``queues`` hold (arrival time, packet) for each host, in order."""
 
     def __init__(self, folder: Path, devices: list[int]) -> None:
         self._folder, self._devices = folder, devices
@@ -92,7 +92,7 @@ class Network:
         self._delay, self._cut = settings["delay_seconds"], set(settings["cut"])
 
     def carry(self) -> None:
-        """Until this process is ended."""
+        """Carry packets until this process is ended."""
         sender_of = {device: index for index, device in enumerate(self._devices)}
         while True:
             arrivals = [queue[0][0] for queue in self._queues if queue]

@@ -1,8 +1,8 @@
-"""A real Slurm on hosts of our own: munge, slurmctld and a slurmd on each, started by hand, ended
+"""A real Slurm on our own hosts: munge, slurmctld and a slurmd on each, started by hand and ended
 with the block.
 
-Nothing of the machine's own Slurm, if it has one, is touched: configuration, keys, sockets and
-states lie in a folder of the test's, and all daemons run in namespaces of the test's.
+It does not touch a Slurm that the machine may have: configuration, keys, sockets and state are in
+the test's folder, and all daemons run in its namespaces.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ exec "$@"
 
 @dataclass
 class Slurm:
-    """Nodes are all ``hosts`` but the last, where slurmctld runs, and the commands: so any node may
-    crash.
+    """All hosts but the last are nodes. The last runs slurmctld and the commands, so that any node
+    may crash.
     """
 
     hosts: Hosts
@@ -85,7 +85,7 @@ class Slurm:
     held: ExitStack
 
     def start_node(self, name: str) -> None:
-        """A slurmd on the host, as long as the cluster is there."""
+        """Run a slurmd on the host until the cluster ends."""
         plugin = f"/usr/lib/{os.uname().machine}-linux-gnu/pmix2/lib"
         links = str(self.folder / f"pmix.{name}")
         self.held.enter_context(
@@ -109,7 +109,7 @@ class Slurm:
     def run(
         self, *command: str, timeout: float = 60, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """A command as typed where slurmctld is."""
+        """Run a command where slurmctld runs."""
         words = [*self.hosts.enter(self.control), *command]
         return subprocess.run(
             words,
@@ -122,7 +122,7 @@ class Slurm:
         )
 
     def ask(self, *command: str) -> str:
-        """What a command prints, which must go well."""
+        """The output of a command, which must succeed."""
         done = self.run(*command)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
@@ -134,23 +134,23 @@ class Slurm:
         return int(done.stdout)
 
     def state(self, job: int) -> str:
-        """Slurm's word, such as RUNNING or COMPLETED."""
+        """The job's state as Slurm names it, such as RUNNING or COMPLETED."""
         return self.job(job).get("JobState", "GONE")
 
     def job(self, job: int) -> Mapping[str, str]:
-        """All that Slurm says of a job."""
+        """Everything that Slurm reports about a job."""
         return dict(
             re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", str(job)).stdout)
         )
 
     def idle_nodes(self) -> int:
-        """How many wait for work."""
+        """The number of idle nodes."""
         return int(
             self.run("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D").stdout.strip() or 0
         )
 
     def ranks(self, job: int) -> dict[int, int]:
-        """The process of each rank of a job that trains."""
+        """The process of each rank of a training job."""
         found = {}
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
@@ -174,7 +174,7 @@ class Slurm:
     def wait_for(
         self, holds: Callable[[], bool], what: str, seconds: float, tell: Callable[[], str]
     ) -> None:
-        """Wait until ``holds``; fails with the queue and what ``tell`` says."""
+        """Wait until ``holds``; fails with the queue and the text of ``tell``."""
         end = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > end:
@@ -186,9 +186,9 @@ class Slurm:
     def wait_for_end(
         self, job: int, output: Path, seconds: float = 120, again: Sequence[str] = ()
     ) -> str:
-        """Wait until the job is over; its state.
+        """Wait until the job has ended; return its state.
 
-        When it waits to be run again it is sent on at once, with ``again`` changed.
+        If it is requeued, it is released at once, with ``again`` changed.
         """
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "GONE")
 
@@ -204,10 +204,9 @@ class Slurm:
 
 @contextmanager
 def slurm(nodes: int, folder: Path) -> Iterator[Slurm]:
-    """A cluster of so many nodes, each a host as the one that controls them; ``folder`` as for
-    ``hosts``.
+    """A cluster of ``nodes`` nodes and one host that controls them; ``folder`` as for ``hosts``.
 
-    Skips, with the reason, where there can be none.
+    Skips, with the reason, where Slurm cannot run.
     """
     missing = [name for name in DAEMONS if shutil.which(name) is None]
     if missing or reason_for_none():
@@ -259,7 +258,7 @@ def slurm(nodes: int, folder: Path) -> Iterator[Slurm]:
 
 @contextmanager
 def daemon(cluster: Slurm, host: str, *command: str) -> Iterator[None]:
-    """It runs on the host while the block does; its words go to a log."""
+    """Run a daemon on the host during the block, with its output in a log."""
     words = ["setpriv", "--pdeathsig", "KILL", *cluster.hosts.enter(host), *command]
     with (cluster.folder / "log" / f"{host}-{len(list((cluster.folder / 'log').iterdir()))}").open(
         "wb"
@@ -284,7 +283,7 @@ def daemon(cluster: Slurm, host: str, *command: str) -> Iterator[None]:
 
 
 def logs(cluster: Slurm) -> str:
-    """The last words of all daemons."""
+    """The last lines of all daemons' logs."""
     return "\n".join(
         f"{path.name}: {path.read_text(errors='replace')[-2000:]}"
         for path in sorted((cluster.folder / "log").iterdir())
@@ -292,5 +291,5 @@ def logs(cluster: Slurm) -> str:
 
 
 def read(path: Path) -> str:
-    """What is in the file so far."""
+    """The content of the file so far; empty if it does not exist."""
     return path.read_text(errors="replace") if path.exists() else ""

@@ -1,5 +1,5 @@
-"""Several hosts, each a namespace: the same bits, and an end in time when one dies or the network
-between them does.
+"""Several hosts, each a namespace: the same bits, and a prompt end when a host or the network
+between hosts fails.
 """
 
 from __future__ import annotations

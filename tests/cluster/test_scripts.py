@@ -1,5 +1,5 @@
-"""``launch/hosts.sh`` over what stands in for ssh, and ``launch/pbs.sh`` as PBS would run it, on
-hosts of our own.
+"""``launch/hosts.sh`` with a substitute for ssh, and ``launch/pbs.sh`` as PBS would run it, on our
+own hosts.
 """
 
 from __future__ import annotations

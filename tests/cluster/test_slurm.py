@@ -1,5 +1,5 @@
-"""``launch/slurm.sbatch`` on a real Slurm of two nodes: it trains; a job that is preempted, or
-loses a rank or a node, goes on.
+"""``launch/slurm.sbatch`` on a real Slurm of two nodes: it trains, and continues after preemption
+or the loss of a rank or a node.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Job:
 
     @property
     def text(self) -> str:
-        """What it has printed so far, over all its starts."""
+        """Its output so far, over all starts."""
         return read(self.output)
 
     def wait_for_text(self, text: str, seconds: float = 60) -> None:
@@ -72,7 +72,7 @@ class Job:
         return self.cluster.wait_for_end(self.number, self.output, seconds, again)
 
     def cancel(self) -> None:
-        """Whatever became of the test, the next one finds the nodes free."""
+        """Free the nodes for the next test, however this one ended."""
         self.cluster.run("scancel", str(self.number))
 
 

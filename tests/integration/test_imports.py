@@ -25,7 +25,7 @@ SELDOM = {
     "distcnn.profiling",
     *{"pdb", "distcnn.training.debug", "distcnn.training.replay"},  # debugging and replays
     *{"tomllib", "tomli_w"},  # root's files
-    *{"concurrent.futures", "distcnn.datasets.streaming"},  # data larger than memory
+    "concurrent.futures",
     *{"matplotlib", "PIL"},
 }
 LOADED = f"import json, sys; print(json.dumps(sorted({SELDOM!r} & set(sys.modules))))"

@@ -14,7 +14,15 @@ from typing import Any
 import h5py
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, as_flags, mpi_launcher, slow, write_image_set
+from tests.conftest import (
+    SERIAL,
+    MakeImageSet,
+    as_flags,
+    launcher_of,
+    mpi_launcher,
+    slow,
+    write_image_set,
+)
 from tests.support.training_fixtures import (
     STOPPING_MODEL,
     content,
@@ -49,7 +57,7 @@ def verify(
     run: Path, *flags: str, ranks: int = 1, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """The command, which must change nothing."""
-    launcher = SERIAL if ranks == 1 else mpi_launcher()
+    launcher = launcher_of(ranks)
     before = content(run)
     done = launcher.run(
         ranks, "-m", "distcnn.verify", str(run), "--trust-model", *flags, **environment
@@ -111,7 +119,7 @@ def test_a_run_that_was_stopped_and_changed_is_identical(
         (1, ["--max-steps", "0", "--epochs", "4", "--check-every", "3", "--log-every", "1"])
     ]
     for (ranks, flags), last in zip(resumes, (10, 16), strict=True):
-        launcher = SERIAL if ranks == 1 else mpi_launcher()
+        launcher = launcher_of(ranks)
         done = launcher.run(
             ranks,
             "-m",
@@ -250,7 +258,7 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
     (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
     assert_different(
         copy,
-        rf"step 12: test_correct is 78 in result\.json, but {values['test_correct']} in the replay",
+        rf"step 12: test_correct: 78 in result\.json, but {values['test_correct']} in the replay",
         "--from-step",
         "11",
     )
@@ -269,7 +277,7 @@ def test_files_of_another_run_are_found(
     )
     shutil.copy(other / "result.json", copy)
     assert_different(
-        copy, r"step 12: params_sha256 is \w{64} in result\.json, but \w{64} in the replay"
+        copy, r"step 12: params_sha256: \w{64} in result\.json, but \w{64} in the replay"
     )
     assert_identical(copy, "--to-step", "10", steps="0 to 10")
     shutil.copy(run / "result.json", copy)
@@ -342,7 +350,7 @@ def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert message in done.stderr
     (copy / "receipt.jsonl").write_text("this is no JSON\n")
-    assert "receipt.jsonl is not a receipt" in verify(copy).stderr
+    assert "receipt.jsonl is damaged" in verify(copy).stderr
     done = verify(tmp_path)
     assert done.returncode == 2
     assert "receipt.jsonl cannot be read" in done.stderr

@@ -1,5 +1,5 @@
-"""Ranks that fail or are killed, under real launchers: one report, a quick end of all, nothing
-left, and a run that can be resumed.
+"""Ranks that fail or are killed, under real launchers: one report, a quick end of all ranks, no
+leftovers, and a run that can be resumed.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def test_after_signal_9_all_end_and_the_run_can_be_resumed(
 def test_the_launchers_process_is_killed_and_its_ranks_end(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    """MPI does not notice: ranks that share memory would train on as orphans."""
+    """MPI does not notice; ranks that share memory would continue as orphans."""
     data, output = image_set(), tmp_path / "run"
     with running(
         any_mpi, 2, *STAGED, *as_flags(data=data, output=output), STAGED_PACE="0.2"

@@ -1,5 +1,5 @@
-"""A disk that fills up while a run writes to it, really (a small tmpfs), and an output that takes
-nothing: the run goes on.
+"""A disk (a small tmpfs) that fills up during a run, and an output that cannot be written to: the
+run continues.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ RUN = ["--output", "{disk}/run", "--checkpoint-every", "1", "--keep", "99", "--c
 
 @dataclass(frozen=True)
 class Disk:
-    """A file system of 2 MB that only the processes under ``prefix`` see at ``path``; here it is at
-    ``seen``.
+    """A file system of 2 MB at ``path``, visible only to processes under ``prefix``; from here it
+    is at ``seen``.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Disk:
         return CheckpointStore(self.run / "checkpoints")
 
     def fill(self) -> None:
-        """Until nothing more fits."""
+        """Fill it completely."""
         with (self.seen / "ballast").open("wb", buffering=0) as file:
             for size in (1 << 16, 1 << 10):
                 try:
@@ -57,7 +57,7 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """In a mount namespace of its own, which ends with the process that holds it."""
+    """In a mount namespace that ends with the process that holds it."""
     path = tmp_path / "disk"
     path.mkdir()
     script = 'mount -t tmpfs -o size=2m none "$1" && echo mounted && exec sleep 600'
@@ -92,7 +92,7 @@ def start(disk: Disk, *arguments: str, pace: str = "0.03") -> Any:
 
 
 def fill_after_first_checkpoint(run: Running, disk: Disk) -> list[int]:
-    """The steps that have a checkpoint when nothing fits any more, and the run has said so."""
+    """Fill the disk; return the steps with a checkpoint once the run has reported it."""
     run.wait_for(lambda: disk.checkpoints.steps(), "a checkpoint")
     disk.fill()
     run.wait_for_text("not written (No space left on device)")
@@ -105,7 +105,7 @@ def check_whole(disk: Disk, steps: list[int]) -> None:
 
 
 def check_records(run: Path) -> None:
-    """Every line is there, once and whole."""
+    """Every line is complete and occurs once."""
     lines = {
         name: [json.loads(line) for line in (run / f"{name}.jsonl").read_text().splitlines()]
         for name in ("metrics", "receipt")

@@ -1,5 +1,5 @@
-"""Wrong launchers, missing MPI and bad input under real launchers: one clear line, exit code 2, on
-every number of ranks.
+"""Wrong launchers, a missing MPI and bad input under real launchers: one clear line and exit code 2
+on any number of ranks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Kills at random moments, resumes on other numbers of ranks, the same bits: some rounds of
+"""Kills at random moments and resumes on other numbers of ranks give the same bits: some rounds of
 ``python -m benchmarks.soak``.
 """
 

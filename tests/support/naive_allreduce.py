@@ -1,5 +1,5 @@
-"""Allreduces played through, rank by rank and message by message: what the closed forms must agree
-with.
+"""Allreduce algorithms simulated rank by rank and message by message, which the closed forms must
+match.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import numpy as np
 
 
 class World:
-    """``ranks`` with a vector of ``size`` numbers and a clock each.
+    """``ranks`` ranks, each with a vector of ``size`` numbers and a clock.
 
-    Numbers count as a byte: m of them take alpha + m beta to send, and nothing to add.
+    A number counts as one byte: m of them take alpha + m beta to send, and adding is free.
     """
 
     def __init__(self, ranks: int, size: int, alpha: float, beta: float) -> None:
@@ -23,9 +23,9 @@ class World:
         self._alpha, self._beta = alpha, beta
 
     def send(self, sends: list[tuple[int, int, slice]], add: bool) -> None:
-        """All at once: (from, to, which part), added to what the receiver has, or in its place.
+        """Send (from, to, which part) at once; it is added to the receiver's part or replaces it.
 
-        Who exchanges waits for both ways.
+        An exchange takes until both messages have arrived.
         """
         arrivals = []
         for sender, receiver, part in sends:
@@ -49,9 +49,7 @@ class World:
 
 
 def _fold(world: World, between: Callable[[list[int]], None]) -> None:
-    """Ranks beyond a power of two give all they have to a neighbour, and take the result
-    from it.
-    """
+    """Ranks beyond a power of two give their vector to a neighbour and receive its result."""
     ranks, whole = len(world.values), slice(0, len(world.values[0]))
     rest = ranks - 2 ** (ranks.bit_length() - 1)
     world.send([(2 * each, 2 * each + 1, whole) for each in range(rest)], add=True)
@@ -60,7 +58,7 @@ def _fold(world: World, between: Callable[[list[int]], None]) -> None:
 
 
 def recursive_doubling(world: World) -> None:
-    """In each round with a partner at twice the distance."""
+    """In each round, exchange with a partner at twice the distance."""
 
     def double(members: list[int]) -> None:
         distance = 1
@@ -76,7 +74,7 @@ def recursive_doubling(world: World) -> None:
 
 
 def rabenseifner(world: World) -> None:
-    """Halve what each is to sum, then gather it in the other direction."""
+    """Halve the part that each rank sums, then gather the parts in reverse order."""
 
     def halve_and_double(members: list[int]) -> None:
         size, count = len(world.values[0]), len(members)

@@ -1,4 +1,4 @@
-"""A network with everything that runs it, for tests: parameters, a gradient, a plan."""
+"""A network with all that runs it: parameters, gradient and plan."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Network:
         return self
 
     def unfused(self) -> Network:
-        """The same network, one layer after another."""
+        """The same network, computed layer by layer."""
         plan = Plan(
             self.model, self.input_shape, self.microbatch_size, self.parameters, fused=False
         )
@@ -51,7 +51,7 @@ class Network:
     def gradient_error(
         self, rng: np.random.Generator, x: Array | None = None, random: RandomSource | None = None
     ) -> float:
-        """At these values, for ``x`` or a random microbatch."""
+        """The error at these values, for ``x`` or a random microbatch."""
         if x is None:
             x = rng.standard_normal((*self.input_shape, self.microbatch_size))
         return gradient_error(self.model, x, rng, self.parameters, random)
@@ -64,15 +64,15 @@ def planned(
     dtype: DTypeLike = np.float32,
     parameters: Parameters | None = None,
 ) -> Network:
-    """``layers`` for one shape, all parameters zero."""
+    """A plan of ``layers`` for one shape, with all parameters zero."""
     model = layers if isinstance(layers, Sequential) else Sequential(layers)
     parameters = parameters or model.allocate(input_shape, dtype)
     return Network(model.plan(input_shape, microbatch_size, parameters))
 
 
 def run_twice(network: Network, input_gradient: bool = True) -> list[Array]:
-    """Output and gradients for the second of two random microbatches, so that a buffer which must
-    start from zeros shows.
+    """Output and gradients of the second of two random microbatches, to detect buffers that do not
+    start at zero.
     """
     rng, results = np.random.default_rng(1), []
     for _ in range(2):

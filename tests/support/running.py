@@ -1,8 +1,8 @@
-"""Runs in the background, for tests that do something to them meanwhile. Whatever a test does, its
-processes end with it.
+"""Runs in the background, which tests may signal, stop or kill. All their processes end with the
+test.
 
-Each run has a mark of its own in the environment, by which all its processes are found in /proc,
-whoever their parents are.
+Each run has a mark in its environment, by which all its processes are found in /proc, whatever
+their parents.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Ended:
     seconds: float
 
     def lines(self, text: str) -> list[str]:
-        """Of standard error, those with ``text``."""
+        """The lines of standard error that contain ``text``."""
         return [line for line in self.stderr.splitlines() if text in line]
 
 
 class Running:
     """A run that has been started.
 
-    ``processes``, ``ranks`` and ``beat`` look at it from outside.
+    ``processes``, ``ranks`` and ``beat`` observe it from outside.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Running:
 
     @property
     def stdout(self) -> str:
-        """So far."""
+        """Standard output so far."""
         return _content(self._stdout)
 
     @property
     def stderr(self) -> str:
-        """So far."""
+        """Standard error so far."""
         return _content(self._stderr)
 
     def processes(self) -> dict[int, dict[str, str]]:
@@ -110,7 +110,7 @@ class Running:
         return found
 
     def pulse_of(self, pid: int) -> int | None:
-        """The descriptor of the process's heartbeat; None before it has one."""
+        """The file descriptor of the process's heartbeat; None before it has one."""
         with suppress(OSError):
             for link in Path(f"/proc/{pid}/fd").iterdir():
                 if "distcnn-heartbeat" in str(link.readlink()):
@@ -118,7 +118,7 @@ class Running:
         return None
 
     def beat(self, rank: int) -> Beat | None:
-        """What the rank notes of itself; None before it does."""
+        """The rank's latest heartbeat; None before its first."""
         if rank not in self._pulses:
             pid = self.ranks().get(rank)
             descriptor = self.pulse_of(pid) if pid else None
@@ -130,7 +130,7 @@ class Running:
     def wait_for(self, holds: Callable[[], Any], what: str, seconds: float = 60) -> None:
         """Wait until ``holds``.
 
-        Fails, with the run's own words, when it ends before or takes longer.
+        Fails, with the run's output, if the run ends first or it takes longer.
         """
         end = time.monotonic() + seconds
         while not holds():
@@ -155,13 +155,13 @@ class Running:
         )
 
     def send(self, number: signal.Signals, *ranks: int) -> None:
-        """A signal to these ranks, to none else."""
+        """Send a signal to these ranks only."""
         found = self.ranks()
         for rank in ranks:
             os.kill(found[rank], number)
 
     def end(self, seconds: float = 60) -> Ended:
-        """Wait for the end. Fails when that takes longer, or when a process is left afterwards."""
+        """Wait for the end. Fails if it takes longer, or if a process is left."""
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -173,7 +173,7 @@ class Running:
         return Ended(code, self.stdout, self.stderr, took)
 
     def wait_for_none_left(self, seconds: float) -> None:
-        """Wait until no process of the run is there any more. Fails when that takes longer."""
+        """Wait until the run has no process left. Fails if it takes longer."""
         end = time.monotonic() + seconds
         while (left := self.processes()) and time.monotonic() < end:
             time.sleep(0.02)
@@ -201,8 +201,8 @@ def running(
     stderr: int | IO[Any] | None = None,
     **environment: str,
 ) -> Iterator[Running]:
-    """Start ``python arguments`` on so many ranks, in a session of its own; at the end of the block
-    every process of it is killed.
+    """Start ``python arguments`` on ``ranks`` ranks in a session of its own; at the end of the
+    block all its processes are killed.
     """
     mark = secrets.token_hex(8)
     start = [launcher.mpirun, "-n", str(ranks)] if launcher.mpirun else []
@@ -224,7 +224,7 @@ def running(
 
 
 def staged(fault: str, ranks: Sequence[int], step: int, mark: Path | None = None) -> dict[str, str]:
-    """The environment in which the network of ``tests/support/staged.py`` does ``fault`` on
+    """The environment in which the network of ``tests/support/staged.py`` commits ``fault`` on
     ``ranks`` in ``step``.
     """
     where = {
@@ -237,7 +237,7 @@ def staged(fault: str, ranks: Sequence[int], step: int, mark: Path | None = None
 
 @functools.cache
 def reference_hash(data: Path) -> str:
-    """Of the weights that ``STAGED`` comes to on ``data`` when nothing happens to it."""
+    """The hash of the weights of an undisturbed ``STAGED`` run on ``data``."""
     with tempfile.TemporaryDirectory() as folder:
         return str(
             SERIAL.train(1, Path(folder) / "run", *STAGED[2:], "--data", str(data))["params_sha256"]
@@ -245,7 +245,7 @@ def reference_hash(data: Path) -> str:
 
 
 def resume(launcher: Launcher, ranks: int, path: Path) -> dict[str, Any]:
-    """Resume the run in ``path`` to its end, without faults; its result."""
+    """Resume the run in ``path`` to its end, without faults; return its result."""
     done = launcher.run(ranks, "-m", "distcnn.train", "--resume", str(path), "--trust-model")
     assert done.returncode == 0, (
         f"{launcher.name} on {ranks} ranks: exit code"
@@ -256,7 +256,7 @@ def resume(launcher: Launcher, ranks: int, path: Path) -> dict[str, Any]:
 
 
 def seconds_since_fault(mark: Path) -> float:
-    """Since the first rank met its staged fault."""
+    """Seconds since the first rank reached its staged fault."""
     return time.time() - min(
         each.stat().st_mtime for each in mark.parent.iterdir() if each.name.startswith(mark.name)
     )

@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them, and launchers that do what a test wants."""
+"""Sweeps as a user starts them, and launchers made for a test."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MakeLauncher = Callable[[str], str]
 
 @pytest.fixture
 def make_launcher(tmp_path: Path) -> MakeLauncher:
-    """Makes a launcher of ``lines`` of sh, in which ``$n`` is the number of ranks and ``"$@"`` what
-    to start; its template.
+    """A function that makes a launcher of ``lines`` of sh, in which ``$n`` is the number of ranks
+    and ``"$@"`` the command, and returns its template.
     """
 
     def make(lines: str) -> str:
@@ -29,7 +29,7 @@ def make_launcher(tmp_path: Path) -> MakeLauncher:
 
 
 def alone(launcher: Launcher) -> Launcher:
-    """The same Python, without its mpirun: a sweep is one process."""
+    """The same Python without its mpirun: a sweep of one process."""
     return replace(launcher, mpirun=None)
 
 

@@ -1,5 +1,5 @@
-"""A network that goes wrong on demand, for runs that tests start: what, on which ranks, in which
-step comes from the environment.
+"""A network that fails on demand, in runs that tests start. The environment says how, on which
+ranks and in which step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ to_come = [FAULT] if str(RANK) in os.environ.get("STAGED_RANKS", "").split(",") 
 
 
 class Where:
-    """Listens to which step and shard the main thread is in; no shard in an evaluation."""
+    """Follows which step and shard the main thread is in; no shard during an evaluation."""
 
     step, shard = -1, -1
 
@@ -89,7 +89,7 @@ def read_fifo() -> None:
 
 
 class Poisoned(nn.Identity):
-    """In training steps only: NaN for the shards POISONED_SHARDS in step STAGED_STEP."""
+    """In training only: NaN for the shards POISONED_SHARDS in step STAGED_STEP."""
 
     def function(self, x: Any, out: Any) -> None:
         super().function(x, out)
@@ -98,8 +98,8 @@ class Poisoned(nn.Identity):
 
 
 class Staged(nn.Identity):
-    """In training steps only: PACE_SECONDS for every shard, and the fault, once; the file
-    MARK<rank> gets its time.
+    """In training only: PACE_SECONDS for every shard, and the fault, once; the file MARK<rank>
+    records its time.
     """
 
     def function(self, x: Any, out: Any) -> None:

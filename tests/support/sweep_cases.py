@@ -1,14 +1,14 @@
-"""Results and records of a machine that is known exactly, for tests that start nothing."""
+"""Results and records of a machine that is known exactly, for tests that start no process."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
+from distcnn.scaling.interconnect import Interconnect, Line
 from distcnn.scaling.interconnect_test import SIZES
 from distcnn.scaling.points import Job, Point
-from distcnn.scaling.prediction.calibration import Calibration
-from distcnn.scaling.prediction.interconnect import Interconnect, Line
+from distcnn.scaling.prediction import Calibration
 from distcnn.scaling.result import BESIDE, WAITING, Result, ShardTimes, SumTimes
 from distcnn.scaling.sweep_directory import Record
 
@@ -82,14 +82,8 @@ def record(
     point: Point, repeat: int = 1, speed: float = 1000.0, reason: str = "", **changes: Any
 ) -> Record:
     """A record with a result, or a failed one if a ``reason`` is given."""
-    job = Job(point, repeat)
-    return Record(
-        job,
-        None if reason else result_of(point, speed, **changes),
-        reason,
-        f"measurements/{job.name}.log",
-        1.5,
-    )
+    result = None if reason else result_of(point, speed, **changes)
+    return Record(Job(point, repeat), result, reason, 1.5)
 
 
 def interconnect(line: Line, name: str = "ours") -> Interconnect:

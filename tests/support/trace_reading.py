@@ -1,4 +1,4 @@
-"""A trace, read as strictly as Chrome's format is: what a test is given is known to be valid."""
+"""A trace, checked strictly against Chrome's format as it is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Slice:
 
     @property
     def step(self) -> int | None:
-        """The step it lies in."""
+        """The step that contains it."""
         return (
             self.args["step"] if self.name == "step" else self.within.step if self.within else None
         )
@@ -47,7 +47,7 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """Fails where the file is not as the format has it, or slices of one thread overlap in part."""
+    """Fails if the file violates the format or slices of one thread overlap partly."""
     content = json.loads(path.read_text())
     assert content.keys() == {"traceEvents", "displayTimeUnit", "otherData"}
     assert content["displayTimeUnit"] in ("ms", "ns")
@@ -91,7 +91,7 @@ def read_trace(path: Path) -> Trace:
 
 
 def _nest(slices: list[Slice]) -> None:
-    """They come in the order of their begin, and each ends before what it began in."""
+    """Slices come in the order of their beginnings; each ends before the one that contains it."""
     open_slices: list[Slice] = []
     last = 0
     for each in slices:

@@ -1,5 +1,5 @@
-"""What tests of training share: runs in this process, models of a user's own that stop or break,
-and what a run directory holds.
+"""What tests of training share: runs in this process, a user's own models that stop or fail, and
+the content of run directories.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
-from distcnn.config_parsing import parse_config
+from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
 from distcnn.training.checkpointing import NoSaving
@@ -79,9 +79,8 @@ def network(input_shape, classes):
 
 @pytest.fixture(scope="session")
 def stopping(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The PYTHONPATH on which ``stopping:network`` lies.
-
-    It stops where STOP_AT_CALL says: so many calls of forward on rank 0.
+    """The PYTHONPATH with ``stopping:network``, which stops at the STOP_AT_CALL-th call of forward
+    on rank 0.
     """
     folder = tmp_path_factory.mktemp("models")
     (folder / "stopping.py").write_text(STOPPING_MODEL)
@@ -95,7 +94,7 @@ SAVED = [2, 4, 6, 8, 10, 12]
 
 @pytest.fixture(scope="session")
 def finished(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of no default flags that was never stopped. Not to be changed."""
+    """A run with few default flags that was never stopped. Do not change it."""
     path = tmp_path_factory.mktemp("runs") / "finished"
     flags = as_flags(model="tutorial", epochs=3, microbatch_size=8, seed=3, log_every=2)
     SERIAL.train(
@@ -107,7 +106,7 @@ def finished(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def killed(finished: Path, tmp_path: Path) -> Path:
-    """The same run as a kill after the checkpoint of step 10 leaves it."""
+    """The same run, as a kill after the checkpoint of step 10 leaves it."""
     return copy_as_killed(finished, tmp_path / "killed", lost=12)
 
 
@@ -128,14 +127,14 @@ def store_of(run: Path) -> CheckpointStore:
 
 
 def resume(run: Path, *flags: str) -> str:
-    """Go on with the run in its folder; what the command said."""
+    """Resume the run in place; return the command's output."""
     done = train(SERIAL, 1, "--resume", str(run), *flags)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
 def assert_same_end(run: Path, whole: Path, begun_on: int = 1) -> None:
-    """``run`` came to the bits and lines of ``whole``, which began on one rank."""
+    """``run`` has the bits and lines of ``whole``, which began on one rank."""
     assert result(run) == {**result(whole), "world_size": begun_on}
     assert metrics(run) == metrics(whole)
     assert proof(run) == proof(whole)
@@ -145,13 +144,13 @@ def assert_same_end(run: Path, whole: Path, begun_on: int = 1) -> None:
 
 
 def with_path(folder: Path) -> str:
-    """A PYTHONPATH that has ``folder`` too."""
+    """A PYTHONPATH that includes ``folder``."""
     return os.pathsep.join([clean_environment()["PYTHONPATH"], str(folder)])
 
 
 def prepare(data: Path, communicator: Communicator | None = None, **flags: Any) -> Run:
-    """A run of the tutorial network in this process: 4 steps of 8 examples of each shard an epoch,
-    with the default image set.
+    """A run of the tutorial network in this process: with the default image set, 4 steps an epoch,
+    with 8 examples of each shard.
     """
     config = Config(
         **{"data": str(data), "model": "tutorial", "microbatch_size": 8, "epochs": 2, **flags}
@@ -160,12 +159,12 @@ def prepare(data: Path, communicator: Communicator | None = None, **flags: Any) 
 
 
 def loop_of(run: Run, state: State | None = None) -> Loop:
-    """The loop, writing nothing."""
-    return Loop(run, state or State(), Records(), NoSaving(), NoProgress())
+    """The training loop, without output."""
+    return Loop(run, state or State())
 
 
 class Said(NoProgress):
-    """What was said, line by line."""
+    """Records the lines that were said."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,8 +175,8 @@ class Said(NoProgress):
 
 
 def train_in_process(data: Path, **flags: Any) -> list[str]:
-    """Train in this process to the end, writing nothing; what was said, warnings about the input
-    first.
+    """Train to the end in this process without writing; return what was said, warnings about the
+    input first.
     """
     said = Said()
     config = Config(
@@ -192,23 +191,23 @@ def train_in_process(data: Path, **flags: Any) -> list[str]:
 def train(
     launcher: Launcher, ranks: int, *flags: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """The command, whatever comes of it; a resume trusts the test's own model."""
+    """Run the command, whether it succeeds or not; a resume trusts the test's own model."""
     trust = ["--trust-model"] if "--resume" in flags else []
     return launcher.run(ranks, "-m", "distcnn.train", *flags, *trust, **environment)
 
 
 def stepped(steps: int, *flags: str) -> dict[str, bytes]:
-    """The weights after so many steps in this process, where nothing is tested: such weights may be
-    too large for that.
+    """The weights after ``steps`` steps in this process, without an evaluation, for which such
+    weights may be too large.
     """
     with threadpool_limits(THREADS_PER_RANK):
-        run = prepare_run(parse_config(flags), Communicator(), print)
+        run = prepare_run(parse_request(flags).config, Communicator(), print)
         loop_of(run).go_to(steps, end_epoch=False)
     return {name: values.tobytes() for name, values in run.parameters.named().items()}
 
 
 def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every file below ``folder``, with its bytes and the time it was written."""
+    """Every file below ``folder``, with its bytes and modification time."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
@@ -217,7 +216,7 @@ def content(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` but for speeds."""
+    """The lines of ``metrics.jsonl`` without speeds."""
     return [
         _without(json.loads(line), "images_per_second")
         for line in (run / "metrics.jsonl").read_text().splitlines()
@@ -225,7 +224,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """``result.json`` but for times."""
+    """``result.json`` without times."""
     return _without(
         json.loads((run / "result.json").read_text()), "images_per_second", "seconds_to_target"
     )
@@ -237,12 +236,12 @@ def receipt(run: Path) -> list[dict[str, Any]]:
 
 
 def write_receipt(run: Path, lines: list[dict[str, Any]]) -> None:
-    """Let ``receipt.jsonl`` hold ``lines``."""
+    """Write ``lines`` to ``receipt.jsonl``."""
     (run / "receipt.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def proof(run: Path) -> list[dict[str, Any]]:
-    """The receipt's lines but for those on starts and resumes."""
+    """The receipt's lines without those on starts and resumes."""
     return [line for line in receipt(run) if line["kind"] not in ("start", "resume")]
 
 

@@ -23,7 +23,9 @@ def refuse(*_: Any, **__: Any) -> None:
 
 
 def execute(process: subprocess.Popen[Any], args: Any, *rest: Any) -> None:
-    """Old versions of threadpoolctl look for libc through ctypes; nothing else may be started."""
+    """Old versions of threadpoolctl find libc through ctypes, which starts a process; nothing else
+    may.
+    """
     starter = sys._getframe(2).f_globals["__name__"]
     EXECUTE(process, args, *rest) if starter == "ctypes.util" else refuse()
 

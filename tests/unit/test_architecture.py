@@ -12,7 +12,7 @@ from distcnn.nn import Conv2d, Dense, Flatten, Identity, MaxPool2d, Sequential, 
 
 
 class Doubled(Identity):
-    """A layer of one's own, with an argument."""
+    """A user's own layer, with an argument."""
 
     def __init__(self, times: int = 2) -> None:
         self.times = times

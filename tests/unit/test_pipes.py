@@ -1,5 +1,5 @@
-"""A named pipe in the place of a file that a user names: one line and exit code 2, at once, from
-every command that reads it.
+"""A named pipe in place of a file that a user names: one line and exit code 2 at once, from every
+command that reads it.
 """
 
 from __future__ import annotations

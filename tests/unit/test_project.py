@@ -1,4 +1,4 @@
-"""The version is written once, and what the project says of itself agrees with it."""
+"""The version is written once, and the project's metadata agrees with it."""
 
 from __future__ import annotations
 

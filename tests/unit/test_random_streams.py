@@ -1,5 +1,5 @@
-"""Random streams: the same name gives the same numbers, another name gives others, and none runs
-into another.
+"""Random streams: one name always gives the same numbers, other names give others, and streams do
+not overlap.
 """
 
 from __future__ import annotations

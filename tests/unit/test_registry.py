@@ -22,7 +22,7 @@ HERE = __name__
 
 @dataclass(frozen=True)
 class Lion(optim.Optimizer):
-    """An optimizer of one's own, with an argument."""
+    """A user's own optimizer, with an argument."""
 
     beta: float = 0.5
 
@@ -33,12 +33,12 @@ class Lion(optim.Optimizer):
 
 
 def half(progress: float) -> float:
-    """A schedule of one's own."""
+    """A user's own schedule."""
     return 0.5
 
 
 class Late(optim.Schedule):
-    """A schedule of one's own, as a class."""
+    """A user's own schedule, as a class."""
 
     def factor(self, progress: float) -> float:
         return 1 - progress**3
@@ -119,7 +119,7 @@ def test_more_ranks_than_shards_keeps_the_global_batch(
 
 @dataclass(frozen=True)
 class Power(optim.Schedule):
-    """A schedule of one's own, with an argument."""
+    """A user's own schedule, with an argument."""
 
     power: float = 1.0
 

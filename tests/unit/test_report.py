@@ -1,4 +1,4 @@
-"""The report draws a picture and says how runs ended."""
+"""The report draws a picture and prints how runs ended."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_it_draws_runs_even_of_the_same_name(
 
 def test_a_history_is_what_the_metrics_say(tmp_path: Path) -> None:
     history = read_history(Path(make_run(tmp_path / "run")))
-    assert history.loss == [(1, 2.0), (2, 1.0)]
-    assert history.test_accuracy == [(2, 0.5)]
-    assert history.images_per_second == [(1, 100.0), (2, 110.0)]
+    assert history["loss"] == [(1, 2.0), (2, 1.0)]
+    assert history["test_accuracy"] == [(2, 0.5)]
+    assert history["images_per_second"] == [(1, 100.0), (2, 110.0)]
 
 
 def test_a_folder_that_is_no_run_is_refused(

@@ -1,4 +1,4 @@
-"""Spans: listeners hear of every one, in order, and nobody hears anything afterwards."""
+"""Spans: listeners receive every one, in order, and none after they have left."""
 
 from __future__ import annotations
 

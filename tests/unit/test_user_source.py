@@ -1,4 +1,4 @@
-"""The source of a user's own model: which modules belong to it, and what of it has changed."""
+"""The source of a user's own model: which modules belong to it, and which of them changed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def network(input_shape, classes):
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of modules that can be imported, and are forgotten with the test."""
+    """A folder of modules that can be imported until the test ends."""
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
     yield tmp_path

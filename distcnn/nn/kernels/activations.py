@@ -1,12 +1,13 @@
-"""Activations as they are computed."""
+"""Activations as they are computed, and layers of the user's own."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from distcnn.errors import ArgumentError
 from distcnn.nn.activations import Activation
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.layer import Array, Call, Shape
+from distcnn.nn.layer import Array, Call, Layer, Shape
 
 
 class ActivationKernel:
@@ -21,9 +22,7 @@ class ActivationKernel:
         self._activation.function(x, out=self._output)
         return self._output
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        if not input_gradient:
-            return None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         self._activation.derivative(self._input, self._output, out=self._grad_input)
         self._grad_input *= grad_output
         return self._grad_input
@@ -49,12 +48,58 @@ class ReLUKernel:
         np.maximum(x, self._zeros, out=self._output)
         return self._output
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        if not input_gradient:
-            return None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         # A Boolean mask takes half the time of a derivative in floating point, and writing over
         # the gradient half of that.
         is_positive = np.greater(self._output, 0, out=self._is_positive)
         out = grad_output if self._own_grad_input is None else self._own_grad_input
         np.multiply(grad_output, is_positive, out=out)
         return out
+
+
+class OwnLayerKernel:
+    """Runs ``forward`` and ``backward`` of a user's layer, and checks their results.
+
+    The layer must not write to its inputs, which other layers still read.
+    """
+
+    def __init__(self, name: str, layer: Layer, shape: Shape, output_shape: Shape) -> None:
+        self._layer, self._shape, self._output_shape = layer, shape, output_shape
+        self._who = f"{name} ({type(layer).__name__}, input {shape})"
+        self._is_new = True
+
+    def forward(self, x: Array, call: Call) -> Array:
+        output = self._layer.forward(_read_only(x), call)
+        return self._checked("forward", output, self._output_shape, x.dtype)
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        unwritten = float(np.finfo(grad_output.dtype).max)  # which no gradient is
+        checked = dict(call.grads) if self._is_new else {}
+        for grads in checked.values():
+            grads.fill(unwritten)
+        grad_input = self._layer.backward(_read_only(grad_output), call)
+        for name, grads in checked.items():
+            if (grads == unwritten).any():
+                raise ArgumentError(
+                    f"{self._who}: backward did not write all of the gradient of {name}, of shape"
+                    f' {grads.shape}: write it as call.grads["{name}"][...] = ...'
+                )
+        self._is_new = False
+        if not input_gradient:
+            return None
+        return self._checked("backward", grad_input, self._shape, grad_output.dtype)
+
+    def _checked(self, method: str, array: Array, shape: Shape, dtype: np.dtype) -> Array:
+        if isinstance(array, np.ndarray):
+            if array.shape == shape:
+                return array.astype(dtype, copy=False)
+            what = f"an array of shape {array.shape}"
+        else:
+            what = f"a {type(array).__name__}"
+        raise ArgumentError(f"{self._who}: {method} returned {what}: it must return {shape}")
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view

@@ -20,18 +20,19 @@ A tiled piece of the output (or of its gradient) is ``[k, o, r, t, n]``: output 
 is column t*m + k of the image. A pooling of width m (or a divisor of it) then compares whole
 arrays, long runs of numbers. So where one follows, im2col has tiles too, of as many outputs as the
 window is wide, which are its points; else its tiles are single outputs, and it has one point.
+
+The steps, as ``convolution.py`` calls them. Forward: ``transform_weights``; then for each piece
+``transform_input``, the matrix product into ``products``, and ``transform_products``, which leaves
+the output in ``tiled`` until the next piece. Backward, for each piece in the same order: its
+gradient is written to ``tiled``; then ``transform_gradient``, the products of ``grad_products``
+with weights and rows, and ``transform_input_gradient``; last ``transform_weight_gradient``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
-from distcnn.nn.geometry import Geometry
-from distcnn.nn.layer import Array
-
-if TYPE_CHECKING:
-    from distcnn.nn.kernels.blocking import Piece
+from distcnn.nn.geometry import Pair
 
 MOST_POINTS = 8
 """More points multiply less, but their matrices hold larger numbers, which round worse."""
@@ -41,86 +42,28 @@ LEAST_FILTERS = 16
 
 
 @dataclass(frozen=True)
-class Tiling:
-    """An algorithm's sizes along the width.
+class Geometry:
+    """The sizes of a convolution."""
 
-    ``tile_width`` is m, the outputs of a tile; ``stride`` the kernel's.
-    """
+    channels: int
+    padded_height: int  # of the input
+    filters: int
+    kernel: Pair
+    stride: Pair
+    output_size: Pair
+    count: int  # examples
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """An algorithm's sizes along the width."""
 
     is_winograd: bool
-    tile_width: int
-    kernel_width: int
-    stride: int
-
-    @property
-    def points(self) -> int:
-        """P."""
-        return self.tile_width + self.kernel_width - 1 if self.is_winograd else self.tile_width
-
-    @property
-    def depth(self) -> int:
-        """J."""
-        return 1 if self.is_winograd else self.kernel_width
-
-    @property
-    def is_untiled(self) -> bool:
-        """Whether a tile is a single output, so that products are images already."""
-        return not self.is_winograd and self.tile_width == 1
-
-    def tiles(self, output_width: int) -> int:
-        """T: how many cover ``output_width`` columns."""
-        return -(-output_width // self.tile_width)
-
-    def input_width(self, output_width: int) -> int:
-        """How many columns of the input the tiles of ``output_width`` columns read."""
-        last = self.tiles(output_width) * self.tile_width - 1
-        return last * self.stride + self.kernel_width
-
-
-class Algorithm(Protocol):
-    """An algorithm with its buffers, for the pieces of one ``Blocking``. ``ConvKernel`` calls it.
-
-    Forward: ``transform_weights``; then for each piece ``transform_input``, the convolution's
-    matrix product into ``products``, and ``transform_products``, which leaves the output in
-    ``tiled`` until the next piece. Backward, for each piece in the same order: the ``Epilogue``
-    writes its gradient to ``tiled``; then ``transform_gradient``, the convolution's products of
-    ``grad_products`` with weights and rows, and ``transform_input_gradient``; last
-    ``transform_weight_gradient``.
-    """
-
-    def transform_weights(self, weight: Array, bias: Array, transformed: Array) -> None:
-        """Write U for ``weight`` (O, C, kh, kw), and keep ``bias`` (O, 1)."""
-
-    def transform_input(self, x: Array, piece: Piece) -> None:
-        """Write ``piece.fresh_rows``, of V, for the (padded) images ``x``."""
-
-    def products(self, piece: Piece) -> Array:
-        """Where the piece's product, rows of M, is to be written."""
-
-    def transform_products(self, piece: Piece) -> None:
-        """Write the output, ``tiled``, for the piece's product, and add the bias."""
-
-    def tiled(self, piece: Piece) -> Array:
-        """The piece's output, or its gradient, as [k, o, r, t, n]."""
-
-    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
-        """The piece's rows of dM for the gradient in ``tiled``; with ``keep`` in ``grad_products``
-        too.
-
-        And matrices (..., O, T*N) whose sum over all other axes is the bias's gradient.
-        """
-
-    @property
-    def grad_products(self) -> Array:
-        """dM (P, oh, O, T*N), as far as it has been kept."""
-
-    def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
-        """Write rows of the input's gradient, ``grad_x`` (C, H, width, N), for those of dV; add to
-        its first ``held`` columns.
-        """
-
-    def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
-        """Write ``grad_weight`` (O, C, kh, kw) for dU, here (P, kh, C, J, O)."""
+    tile_width: int  # m
+    points: int  # P
+    depth: int  # J
+    tiles: int  # T, which cover the output
+    input_width: int  # columns of the input that they read
 
 
 def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
@@ -138,6 +81,13 @@ def choose_tiling(geometry: Geometry, window_width: int = 1) -> Tiling:
             m: (m + kernel_width - 1) * -(-output_width // m)
             for m in range(2, MOST_POINTS - kernel_width + 2)
         }
-    cheapest = min(costs, key=lambda m: (costs[m], m))
-    is_winograd = cheapest > 1
-    return Tiling(is_winograd, cheapest if is_winograd else window_width, kernel_width, stride)
+    width = min(costs, key=lambda m: (costs[m], m))
+    is_winograd = width > 1
+    if is_winograd:
+        points, depth = width + kernel_width - 1, 1
+    else:
+        width = points = window_width
+        depth = kernel_width
+    tiles = -(-output_width // width)
+    input_width = (tiles * width - 1) * stride + kernel_width
+    return Tiling(is_winograd, width, points, depth, tiles, input_width)

@@ -1,11 +1,10 @@
-"""Memory for buffers that are planned once and used in every step: large pages, where the system
+"""Memory for buffers that are planned once and used in every step, in large pages where the system
 has them.
 
 Address translations are cached in the TLB. A step touches more pages of 4 KiB than the TLB has
 entries, and each miss costs a page walk, or several in a virtual machine. Linux gives pages of 2
 MiB to programs that ask for them (transparent huge pages), and NumPy asks, but only for arrays of 4
-MiB and more. So all buffers are cut from larger slabs of memory. One arena serves the process,
-under a lock; the buffers themselves belong to one plan each.
+MiB and more. So all buffers are cut from larger slabs of memory.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from distcnn.nn.layer import Array, Shape
 
 ALIGNMENT_BYTES = 64
 LARGE_PAGE_BYTES = 2 << 20
-"""Pieces begin on such a page: the parameters are the first buffers that are made."""
+"""Slabs begin on such a page: the parameters are the first buffers that are made."""
 SLAB_BYTES = 64 << 20
 """More than the C library may reuse from freed memory (32 MiB), so that pages which are never
 written to take no memory.
@@ -35,20 +34,21 @@ class Arena:
         self._slab_bytes, self._lock = slab_bytes, Lock()
         self._rest = memoryview(bytearray())
 
-    def zeros(self, nbytes: int) -> NDArray[np.uint8]:
-        """An array of ``nbytes`` bytes that starts on a cache line.
-
-        Raises:
-            MemoryError: there is not enough memory.
+    def zeros(self, shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
+        """An array that starts on a cache line, so that neither speed nor result depends on the
+        address.
         """
+        dtype = np.dtype(dtype)
+        nbytes = math.prod(shape) * dtype.itemsize
         taken = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         with self._lock:
             if taken > self._slab_bytes:
-                return np.frombuffer(_slab(taken), np.uint8, nbytes)
-            if taken > len(self._rest):
-                self._rest = _slab(self._slab_bytes)
-            own, self._rest = self._rest[:taken], self._rest[taken:]
-        return np.frombuffer(own, np.uint8, nbytes)
+                own = _slab(taken)
+            else:
+                if taken > len(self._rest):
+                    self._rest = _slab(self._slab_bytes)
+                own, self._rest = self._rest[:taken], self._rest[taken:]
+        return np.frombuffer(own, np.uint8, nbytes).view(dtype).reshape(shape)
 
 
 def _slab(nbytes: int) -> memoryview:
@@ -57,17 +57,12 @@ def _slab(nbytes: int) -> memoryview:
     return raw.data[start : start + nbytes]
 
 
-_ARENA = Arena()
-
-
-def buffer(shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros that start on a cache line, so that neither speed nor result depends on the address."""
-    dtype = np.dtype(dtype)
-    return _ARENA.zeros(math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+buffer = Arena().zeros
+"""From the arena of the process; each buffer belongs to one plan."""
 
 
 class Buffers:
-    """The buffers of one plan: arrays of zeros of one dtype, and how many bytes they take."""
+    """The buffers of one plan: arrays of zeros, and how many bytes they take."""
 
     def __init__(self, dtype: DTypeLike) -> None:
         self.dtype = np.dtype(dtype)

@@ -3,8 +3,8 @@ for the nearest caches.
 
 A **strip** is some columns of some images of the microbatch; strips come one after another, those
 of the same images from left to right. Within a strip, **blocks** of rows come from top to bottom. A
-**piece** is one block of one strip. ``plan_blocking`` decides all sizes, from shapes alone, so they
-are the same on all ranks; ``Blocking.pieces`` makes the pieces and the buffers of their rows.
+**piece** is one block of one strip. All sizes follow from shapes alone, so they are the same on all
+ranks.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 from numpy.lib.stride_tricks import as_strided
 
-from distcnn.nn.geometry import Geometry
-from distcnn.nn.kernels.algorithms import Tiling
+from distcnn.nn.kernels.algorithms import Geometry, Tiling
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array
 
@@ -30,60 +29,35 @@ FEWEST_COLUMNS = 96
 """Of the matrices of a strip, tiles times images: products with fewer are slow."""
 
 
-class Strip(NamedTuple):
-    """Some columns of some images."""
-
-    columns: slice
-    images: slice
-
-
-@dataclass(frozen=True)
-class Block:
-    """Rows that go through together.
-
-    Attributes:
-        output_rows: rows of the output.
-        fresh: the rows of the input that these are the first to need.
-        complete: the rows of the input that no later block needs.
-    """
+class Block(NamedTuple):
+    """Rows that go through together."""
 
     output_rows: slice
-    fresh: slice
-    complete: slice
+    fresh: slice  # rows of the input that no earlier block needs
+    complete: slice  # rows of the input that no later block needs
 
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """One block of one strip, with what it takes of V (``distcnn.nn.kernels.algorithms``).
+    """One block of one strip, with what it takes of V (``distcnn.nn.kernels.algorithms``)."""
 
-    Attributes:
-        input: the strip of the (padded) input.
-        output: the strip of the output.
-        block: which rows of both.
-        fresh_rows: V of the block's ``fresh`` rows, (P, rows, C*J, T*N).
-        windows: V of all rows that each of its outputs needs, (P, rows, kh*C*J, T*N), a view.
-    """
-
-    input: Strip
-    output: Strip
-    block: Block
-    fresh_rows: Array
-    windows: Array
-
-    @property
-    def output_rows(self) -> slice:
-        """Rows of the output."""
-        return self.block.output_rows
+    input_columns: slice  # of the padded input
+    output_columns: slice
+    images: slice
+    output_rows: slice
+    fresh: slice
+    complete: slice
+    fresh_rows: Array  # V of the fresh rows, (P, rows, C*J, T*N)
+    windows: Array  # V of all rows that its outputs need, (P, rows, kh*C*J, T*N), a view
 
     @property
     def height(self) -> int:
-        """How many of them."""
         return _length(self.output_rows)
 
     @property
     def of_output(self) -> tuple[slice, slice, slice, slice]:
         """To index the output (O, oh, ow, N) with."""
-        return slice(None), self.output_rows, *self.output
+        return slice(None), self.output_rows, self.output_columns, self.images
 
 
 @dataclass(frozen=True)
@@ -117,8 +91,7 @@ class Blocking:
         """In their order, for inputs of ``width`` columns with their padding."""
         geometry, depth = self.geometry, self.geometry.channels * self.tiling.depth
         shape = self.tiling.points, geometry.padded_height, depth, self.columns
-        strip_width = self.tiles * self.tiling.tile_width
-        for of_input, of_output in plan_strips(geometry, width, strip_width, self.images):
+        for strip in self._strips(width):
             rows = buffers.zeros(shape)
             # The rows of a window are contiguous, so all windows are a view.
             of_point, of_row, of_depth, of_column = rows.strides
@@ -129,7 +102,19 @@ class Blocking:
             )
             for block in self.blocks:
                 of_block = rows[:, block.fresh], windows[:, block.output_rows]
-                yield Piece(of_input, of_output, block, *of_block)
+                yield Piece(*strip, *block, *of_block)
+
+    def _strips(self, width: int) -> Iterator[tuple[slice, slice, slice]]:
+        """Columns of the input, those of the output, and images."""
+        geometry, columns = self.geometry, self.tiles * self.tiling.tile_width
+        output_width, stride = geometry.output_size[1], geometry.stride[1]
+        shared = max(geometry.kernel[1] - stride, 0)  # by neighbouring strips
+        for first_image in range(0, geometry.count, self.images):
+            images = slice(first_image, first_image + self.images)
+            for first in range(0, output_width, columns):
+                end = min(first + columns, output_width)
+                stop = width if end == output_width else end * stride + shared
+                yield slice(first * stride, stop), slice(first, end), images
 
 
 def _length(rows: slice) -> int:
@@ -140,16 +125,15 @@ def plan_blocking(
     geometry: Geometry, tiling: Tiling, window_height: int, itemsize: int
 ) -> Blocking:
     """Strips and blocks of about ``BLOCK_BYTES``; blocks hold whole windows of the pooling that
-    follows. Products that are images already are not cut into strips.
+    follows.
     """
     depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
     column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input
-    tiles, images = tiling.tiles(geometry.output_size[1]), geometry.count
-    if not tiling.is_untiled:
+    tiles, images = tiling.tiles, geometry.count
+    if tiling.tile_width > 1:  # else products are images already, and not cut into strips
         smallest = window_height * column_bytes * tiles * images
         tiles, images = strip_size(tiles, images, smallest, BLOCK_BYTES)
-    row_bytes = column_bytes * tiles * images
-    blocks = plan_blocks(geometry, row_bytes, window_height, BLOCK_BYTES)
+    blocks = plan_blocks(geometry, column_bytes * tiles * images, window_height)
     return Blocking(geometry, tiling, tiles, images, blocks)
 
 
@@ -173,28 +157,12 @@ def strip_size(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tup
     return tiles, count
 
 
-def plan_strips(
-    geometry: Geometry, width: int, columns: int, images: int
-) -> Iterator[tuple[Strip, Strip]]:
-    """Strips of the input, ``width`` columns with its padding, and those of the output, ``columns``
-    of some ``images`` at a time.
-    """
-    output_width, stride = geometry.output_size[1], geometry.stride[1]
-    shared = max(geometry.kernel[1] - stride, 0)  # by neighbouring strips
-    for first_image in range(0, geometry.count, images):
-        some = slice(first_image, first_image + images)
-        for first in range(0, output_width, columns):
-            end = min(first + columns, output_width)
-            stop = width if end == output_width else end * stride + shared
-            yield Strip(slice(first * stride, stop), some), Strip(slice(first, end), some)
-
-
-def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int, most_bytes: int) -> list[Block]:
-    """Blocks of about ``most_bytes``, of a ``multiple`` of rows of the output, each of which takes
-    ``row_bytes`` with the input that it is made of.
+def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int) -> list[Block]:
+    """Blocks of a ``multiple`` of rows of the output, each of which takes ``row_bytes`` with the
+    input that it is made of.
     """
     kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
-    rows = -(-oh // max(1, -(-oh * row_bytes // most_bytes)))
+    rows = -(-oh // max(1, -(-oh * row_bytes // BLOCK_BYTES)))
     rows = -(-rows // multiple) * multiple
     blocks = []
     needed = complete = 0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from distcnn.nn.kernels.arena import Buffers
@@ -20,14 +18,15 @@ FEWEST_ROWS = 16
 class DenseKernel:
     """``y = W x + b`` and its gradients, in blocks of rows that make small products."""
 
-    def __init__(self, in_features: int, out_features: int, count: int, buffers: Buffers) -> None:
+    def __init__(self, out_features: int, shape: Shape, buffers: Buffers) -> None:
+        in_features, count = shape
         self._output = buffers.zeros((out_features, count))
         self._grad_input = buffers.zeros((in_features, count))
         self._blocks_of_outputs = blocks_of_rows(out_features, in_features * count)
         self._blocks_of_inputs = blocks_of_rows(in_features, out_features * count)
-        self._input_transposed = (
-            buffers.zeros((count, in_features)) if self._blocks_of_outputs > 1 else None
-        )
+        self._input_transposed = None
+        if self._blocks_of_outputs > 1:  # small products are fastest with it copied
+            self._input_transposed = buffers.zeros((count, in_features))
 
     def forward(self, x: Array, call: Call) -> Array:
         self._input = x
@@ -38,7 +37,7 @@ class DenseKernel:
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
         x_transposed = self._input.T
-        if self._input_transposed is not None:  # small products are fastest with it copied
+        if self._input_transposed is not None:
             np.copyto(self._input_transposed, x_transposed)
             x_transposed = self._input_transposed
         grad_weight = self._by_outputs(call.grads["weight"])
@@ -58,10 +57,7 @@ class DenseKernel:
 
 
 def blocks_of_rows(rows: int, multiplications_of_a_row: int) -> int:
-    """The number of equal blocks of ``rows`` that make small products; 1 if there is none.
-
-    A pure function of shapes, so the same on all ranks.
-    """
+    """The number of equal blocks of ``rows`` that make small products; 1 if there is none."""
     for blocks in range(1, rows // FEWEST_ROWS + 1):
         if rows % blocks == 0 and rows // blocks * multiplications_of_a_row <= SMALL_PRODUCT:
             return blocks
@@ -71,9 +67,8 @@ def blocks_of_rows(rows: int, multiplications_of_a_row: int) -> int:
 class FlattenKernel:
     """A view where the input is contiguous; a copy where its axes have another order in memory."""
 
-    def __init__(self, input_shape: Shape, count: int, buffers: Buffers) -> None:
-        self._shape, self._buffers = (*input_shape, count), buffers
-        self._features = math.prod(input_shape)
+    def __init__(self, shape: Shape, buffers: Buffers) -> None:
+        self._shape, self._buffers = shape, buffers
         self._copy: Array | None = None
 
     def forward(self, x: Array, call: Call) -> Array:
@@ -82,7 +77,7 @@ class FlattenKernel:
                 self._copy = self._buffers.zeros(self._shape)
             np.copyto(self._copy, x)
             x = self._copy
-        return x.reshape(self._features, -1)
+        return x.reshape(-1, self._shape[-1])
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        return grad_output.reshape(self._shape) if input_gradient else None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
+        return grad_output.reshape(self._shape)

@@ -3,22 +3,18 @@ piece.
 
 The convolution's output is the largest array of most networks. Pooled while a piece of it is in
 the caches, it is never written to memory, nor is its gradient. The bits are those of one layer
-after the other: the same products, sums and comparisons, of the same numbers. ReLU is one more
-comparison of the pooling's, with 0.
-
-``FusedPool`` is an ``Epilogue`` of ``ConvKernel`` (``convolution.py``), which calls it. It assumes
-that each tile, and so each piece, holds whole windows.
+after the other. ReLU is one more comparison of the pooling's, with 0. Each tile, and so each piece,
+must hold whole windows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from distcnn.nn.geometry import Pair
-from distcnn.nn.kernels.algorithms import Algorithm
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.kernels.pooling import WindowMax
@@ -29,19 +25,12 @@ from distcnn.spans import BACKWARD, FORWARD, Span
 
 @dataclass(frozen=True)
 class Pooling:
-    """A max pooling after a convolution, its windows side by side, and what comes after it.
+    """A max pooling after a convolution, its windows side by side, and what comes after it."""
 
-    Attributes:
-        window: (height, width).
-        name: the layer's, for its spans.
-        rectify: whether a ReLU follows, which is then computed with it.
-        flattened: whether a Flatten follows after that: the result is stored in its order.
-    """
-
-    window: Pair
-    name: str
-    rectify: bool
-    flattened: bool
+    window: Pair  # (height, width)
+    name: str  # the layer's, for its spans
+    rectify: bool  # a ReLU follows, which is computed with it
+    flattened: bool  # a Flatten follows after that: the result is stored in its order
 
     def covers(self, height: int, width: int) -> bool:
         """Whether the windows cover images of this size, with no rest."""
@@ -49,30 +38,19 @@ class Pooling:
 
 
 class FusedPool:
-    """Pools what a convolution hands on.
-
-    Args:
-        pooling: what to compute.
-        shape: of the convolution's output, (O, oh, ow, N).
-        pieces: all of that.
-        algorithm: holds a piece's tiles.
-        buffers: makes the arrays.
+    """An epilogue (``convolution.py``): pools the output (O, oh, ow, N) of a convolution, of which
+    each piece is in ``tiled``.
     """
 
     def __init__(
-        self,
-        pooling: Pooling,
-        shape: Shape,
-        pieces: Sequence[Piece],
-        algorithm: Algorithm,
-        buffers: Buffers,
+        self, pooling: Pooling, shape: Shape, tiled: Mapping[Piece, Array], buffers: Buffers
     ) -> None:
         filters, oh, ow, count = shape
         pooled = filters, oh // pooling.window[0], ow // pooling.window[1], count
         self.result = buffers.zeros(pooled) if pooling.flattened else buffers.images(pooled)
         self._pieces = {
-            piece: PooledPiece(algorithm.tiled(piece), piece, pooling, self.result, buffers)
-            for piece in pieces
+            piece: PooledPiece(pixels, piece, pooling, self.result, buffers)
+            for piece, pixels in tiled.items()
         }
         self._forward = Span(FORWARD, layer=pooling.name)
         self._backward = Span(BACKWARD, layer=pooling.name)
@@ -101,17 +79,15 @@ class PooledPiece:
         self, tiled: Array, piece: Piece, pooling: Pooling, output: Array, buffers: Buffers
     ) -> None:
         height, width = pooling.window
-        rows, columns = _divided(piece.output_rows, height), _divided(piece.output.columns, width)
-        self._of_output = slice(None), rows, columns, piece.output.images
+        rows, columns = _divided(piece.output_rows, height), _divided(piece.output_columns, width)
+        self._of_output = slice(None), rows, columns, piece.images
         self._output = output[self._of_output]
         windows = tiled.reshape(-1, width, *tiled.shape[1:])
         self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
         self._is_tiled = len(windows) > 1
-        largest = (
-            buffers.scratch("largest", self._pixels[0])
-            if self._is_tiled
-            else self._output[np.newaxis]
-        )
+        largest = self._output[np.newaxis]
+        if self._is_tiled:
+            largest = buffers.scratch("largest", self._pixels[0])
         self._max = WindowMax(largest, height * width, buffers, pooling.rectify)
         self._grads = buffers.scratch("grads", self._pixels[0])
 
@@ -126,9 +102,10 @@ class PooledPiece:
         grads = grad_output[self._of_output]
         if self._is_tiled:
             copy_tiles(grads, self._grads, to_images=False)
-            self._max.give_to_winners(self._grads, self._pixels)
+            grads = self._grads
         else:
-            self._max.give_to_winners(grads[np.newaxis], self._pixels)
+            grads = grads[np.newaxis]
+        self._max.give_to_winners(grads, self._pixels)
 
 
 def _divided(span: slice, by: int) -> slice:

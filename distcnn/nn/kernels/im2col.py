@@ -1,131 +1,134 @@
 """im2col along the width: rows are unfolded into shifted copies (see
 ``distcnn.nn.kernels.algorithms``, which also has the order of the calls).
 
-It takes J times the memory of the input, and every multiplication. ``Im2col`` writes its output
-straight into whole images; ``TiledIm2col`` is for a max pooling that follows, whose windows are its
-tiles.
+It takes J times the memory of the input, and every multiplication.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from functools import cached_property
 
 import numpy as np
 
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Blocking, Piece
-from distcnn.nn.kernels.tiles import Shifts, fold
+from distcnn.nn.kernels.tiles import Shifts, add_tiles, fold
 from distcnn.nn.layer import Array
 
 
-class Unfolded(ABC):
-    """What both have in common."""
+class TiledIm2col:
+    """For a max pooling that follows, whose windows are the tiles: products of one piece after
+    another, in the same buffer.
+    """
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
-        self._tiling, self._buffers = blocking.tiling, buffers
-        self._tiles, self._images = blocking.tiles, blocking.images
-        tiling = blocking.tiling
-        self._shifts = Shifts(tiling.depth, tiling.tile_width, tiling.stride, blocking.tiles)
+        self._blocking, self._buffers, tiling = blocking, buffers, blocking.tiling
+        self._step = blocking.geometry.stride[1]
+        self._shifts = Shifts(tiling.depth, tiling.tile_width, self._step, blocking.tiles)
+        self._products = self._make_products(blocking.most_outputs)
+
+    def _make_products(self, rows: int) -> Array:
+        blocking = self._blocking
+        shape = blocking.tiling.points, rows, blocking.geometry.filters, blocking.columns
+        return self._buffers.zeros(shape)
 
     def transform_weights(self, weight: Array, bias: Array, transformed: Array) -> None:
+        """Write U for ``weight`` (O, C, kh, kw), and keep ``bias`` (O, 1)."""
         self._bias = bias
         np.copyto(transformed, weight.swapaxes(1, 2))
 
-    @abstractmethod
-    def products(self, piece: Piece) -> Array:
-        """Where the piece's product is to be written."""
-
     def transform_input(self, x: Array, piece: Piece) -> None:
+        """Write ``piece.fresh_rows``, of V, for the (padded) images ``x``."""
         np.copyto(self._shifted(piece.fresh_rows), self._shifts.of(x, piece))
 
+    def products(self, piece: Piece) -> Array:
+        """Where the piece's product, rows of M, is to be written."""
+        return self._products[:, : piece.height]
+
     def transform_products(self, piece: Piece) -> None:
+        """Write the output for the piece's product, and add the bias."""
         products = self.products(piece)
         products += self._bias
 
     def tiled(self, piece: Piece) -> Array:
+        """The piece's output, or its gradient, as [k, o, r, t, n]."""
         products = self.products(piece)
-        shape = *products.shape[:3], self._tiles, self._images
+        shape = *products.shape[:3], self._blocking.tiles, self._blocking.images
         return products.reshape(shape).swapaxes(1, 2)
 
-    def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
-        np.copyto(grad_weight, np.add.reduce(transformed, axis=0).transpose(3, 1, 0, 2))
+    @cached_property
+    def grad_products(self) -> Array:
+        """dM (P, oh, O, T*N), as far as it has been kept."""
+        return TiledIm2col._make_products(self, self._blocking.geometry.output_size[0])
 
-    def _shifted(self, rows: Array) -> Array:
-        """``rows`` of V as [c, j, h, k, t, n]."""
-        shape = *rows.shape[:2], -1, self._tiling.depth, self._tiles, self._images
-        return rows.reshape(shape).transpose(2, 3, 1, 0, 4, 5)
-
-
-class Im2col(Unfolded):
-    """Products are rows of the output ``images`` (O, oh, ow, N)."""
-
-    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
-        super().__init__(blocking, buffers)
-        geometry = blocking.geometry
-        self.images = buffers.images((geometry.filters, *geometry.output_size, geometry.count))
-        self._products = self._grad_products = _as_products(self.images)
-
-    def products(self, piece: Piece) -> Array:
-        return self._products[:, piece.output_rows]
-
-    def read_gradient(self, grad_output: Array) -> None:
-        """Take the gradient from ``grad_output`` (O, oh, ow, N) instead of ``tiled``: copied if
-        it is not stored row by row.
+    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
+        """The piece's rows of dM for the gradient in ``tiled``; with ``keep`` in ``grad_products``
+        too. And matrices (..., O, T*N) whose sum over all other axes is the bias's gradient.
         """
-        if grad_output.swapaxes(0, 1).flags.c_contiguous:
-            self._grad_products = _as_products(grad_output)
-        else:
-            np.copyto(self._copy, grad_output)
-            self._grad_products = _as_products(self._copy)
-
-    @property
-    def grad_products(self) -> Array:
-        return self._grad_products
-
-    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
-        products = self._grad_products[:, piece.output_rows]
-        return products, products
-
-    def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
-        pixels = self._shifted(grad_rows)[:, :, :, 0].transpose(0, 2, 3, 1, 4)
-        fold(pixels, self._tiling.stride, grad_x, held)
-
-    @cached_property
-    def _copy(self) -> Array:
-        return self._buffers.images(self.images.shape)
-
-
-class TiledIm2col(Unfolded):
-    """Products of one piece after another, in the same buffer."""
-
-    def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
-        super().__init__(blocking, buffers)
-        points, filters = blocking.tiling.points, blocking.geometry.filters
-        self._products = buffers.zeros((points, blocking.most_outputs, filters, blocking.columns))
-        self._grad_shape = points, blocking.geometry.output_size[0], filters, blocking.columns
-
-    def products(self, piece: Piece) -> Array:
-        return self._products[:, : piece.height]
-
-    @cached_property
-    def grad_products(self) -> Array:
-        return self._buffers.zeros(self._grad_shape)
-
-    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
         products = self.products(piece)
         if keep:
             np.copyto(self.grad_products[:, piece.output_rows], products)
         return products, products
 
     def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
+        """Write rows of the input's gradient, ``grad_x`` (C, H, width, N), for those of dV; add to
+        its first ``held`` columns.
+        """
         grad_x[:, :, held:].fill(0)
-        tiling, shifted = self._tiling, self._shifted(grad_rows).transpose(3, 1, 0, 2, 4, 5)
-        for output, of_output in enumerate(shifted):
-            for shift, grads in enumerate(of_output):
-                first = output * tiling.stride + shift
-                step = tiling.tile_width * tiling.stride
-                grad_x[:, :, first::step][:, :, : self._tiles] += grads
+        outputs, shifted = self._blocking.tiling.tile_width, self._shifted(grad_rows)
+        for k in range(outputs):
+            pixels = shifted[:, :, :, k].transpose(0, 2, 3, 1, 4)
+            add_tiles(pixels, outputs * self._step, grad_x[:, :, k * self._step :])
+
+    def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
+        """Write ``grad_weight`` (O, C, kh, kw) for dU, here (P, kh, C, J, O)."""
+        np.copyto(grad_weight, np.add.reduce(transformed, axis=0).transpose(3, 1, 0, 2))
+
+    def _shifted(self, rows: Array) -> Array:
+        """``rows`` of V as [c, j, h, k, t, n]."""
+        strip = self._blocking.tiles, self._blocking.images
+        shape = *rows.shape[:2], -1, self._blocking.tiling.depth, *strip
+        return rows.reshape(shape).transpose(2, 3, 1, 0, 4, 5)
+
+
+class Im2col(TiledIm2col):
+    """Tiles of one output: products are rows of the output ``result`` (O, oh, ow, N), so it is the
+    epilogue (``convolution.py``) too, with nothing to do for a piece.
+    """
+
+    def _make_products(self, rows: int) -> Array:
+        geometry = self._blocking.geometry
+        shape = geometry.filters, *geometry.output_size, geometry.count
+        self.result = self._buffers.images(shape)
+        self.grad_products = _as_products(self.result)
+        return self.grad_products
+
+    def products(self, piece: Piece) -> Array:
+        return self._products[:, piece.output_rows]
+
+    def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
+        products = self.grad_products[:, piece.output_rows]
+        return products, products
+
+    def transform_input_gradient(self, grad_rows: Array, grad_x: Array, held: int) -> None:
+        pixels = self._shifted(grad_rows)[:, :, :, 0].transpose(0, 2, 3, 1, 4)
+        fold(pixels, self._step, grad_x, held)
+
+    def take(self, piece: Piece) -> None:
+        pass
+
+    def begin_backward(self, grad_output: Array) -> None:
+        if not grad_output.swapaxes(0, 1).flags.c_contiguous:  # not stored row by row
+            np.copyto(self._copy, grad_output)
+            grad_output = self._copy
+        self.grad_products = _as_products(grad_output)
+
+    def give_gradient(self, piece: Piece) -> None:
+        pass
+
+    @cached_property
+    def _copy(self) -> Array:
+        return self._buffers.images(self.result.shape)
 
 
 def _as_products(images: Array) -> Array:

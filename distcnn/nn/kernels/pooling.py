@@ -1,8 +1,4 @@
-"""Max pooling and average pooling as they are computed (``distcnn.nn.pooling`` has the maths).
-
-``WindowMax`` also serves the max pooling that is fused with the convolution before it
-(``fusion.py``).
-"""
+"""Max pooling and average pooling as they are computed."""
 
 from __future__ import annotations
 
@@ -17,22 +13,19 @@ from distcnn.nn.pooling import AvgPool2d, MaxPool2d, Pool2d
 
 
 class PoolKernel:
-    """What both poolings share: the output's buffer, and windows as views."""
+    """What both poolings share: the output's buffer, in the order of a Flatten that follows if
+    ``flattened``, and windows as views.
+    """
 
     def __init__(
-        self,
-        pool: Pool2d,
-        input_shape: Shape,
-        count: int,
-        buffers: Buffers,
-        flattened: bool = False,
+        self, pool: Pool2d, shape: Shape, buffers: Buffers, flattened: bool = False
     ) -> None:
-        """With ``flattened``, store the output in the order of a Flatten that follows."""
-        channels, *size = pool.output_shape(input_shape)
-        self._kernel, self._stride, self._size = pool.kernel_size, pool.stride, (size[0], size[1])
+        self._kernel, self._stride = pool.kernel_size, pool.stride
+        channels, oh, ow = pool.output_shape(shape[:3])
+        self._size = oh, ow
         self._overlapping = any(s < k for s, k in zip(pool.stride, pool.kernel_size, strict=True))
-        shape = channels, *size, count
-        self._output = buffers.zeros(shape) if flattened else buffers.images(shape)
+        output_shape = channels, oh, ow, shape[3]
+        self._output = buffers.zeros(output_shape) if flattened else buffers.images(output_shape)
 
     def _offsets(self, x: Array) -> list[Array]:
         return list(window_offsets(x, self._kernel, self._stride, self._size))
@@ -45,20 +38,12 @@ class MaxPoolKernel(PoolKernel):
     """
 
     def __init__(
-        self,
-        pool: MaxPool2d,
-        input_shape: Shape,
-        count: int,
-        buffers: Buffers,
-        flattened: bool,
-        in_place: bool,
+        self, pool: MaxPool2d, shape: Shape, buffers: Buffers, flattened: bool, in_place: bool
     ) -> None:
-        super().__init__(pool, input_shape, count, buffers, flattened)
-        cover = [size * stride for size, stride in zip(self._size, pool.stride, strict=True)]
-        covers_all = pool.is_side_by_side and cover == list(input_shape[1:])
-        self._own_grad_input = (
-            None if in_place and covers_all else buffers.images((*input_shape, count))
-        )
+        super().__init__(pool, shape, buffers, flattened)
+        covered = tuple(size * stride for size, stride in zip(self._size, pool.stride, strict=True))
+        may_reuse = in_place and pool.is_side_by_side and covered == shape[1:3]
+        self._own_grad_input = None if may_reuse else buffers.images(shape)
         pixels = pool.kernel_size[0] * pool.kernel_size[1]
         self._max = WindowMax(self._output, pixels, buffers)
 
@@ -67,9 +52,7 @@ class MaxPoolKernel(PoolKernel):
         self._max.find_largest(self._offsets(x))
         return self._output
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        if not input_gradient:
-            return None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         if self._overlapping:
             self._grad_input.fill(0)
         pixels = self._offsets(self._grad_input)
@@ -80,10 +63,10 @@ class MaxPoolKernel(PoolKernel):
 class AvgPoolKernel(PoolKernel):
     """The mean of each window."""
 
-    def __init__(self, pool: AvgPool2d, input_shape: Shape, count: int, buffers: Buffers) -> None:
-        super().__init__(pool, input_shape, count, buffers)
+    def __init__(self, pool: AvgPool2d, shape: Shape, buffers: Buffers) -> None:
+        super().__init__(pool, shape, buffers)
         self._fraction = 1.0 / (pool.kernel_size[0] * pool.kernel_size[1])
-        self._grad_input = buffers.images((*input_shape, count))
+        self._grad_input = buffers.images(shape)
 
     def forward(self, x: Array, call: Call) -> Array:
         first, *others = self._offsets(x)
@@ -93,9 +76,7 @@ class AvgPoolKernel(PoolKernel):
         self._output *= self._fraction
         return self._output
 
-    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
-        if not input_gradient:
-            return None
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         # The output is not needed any more: its buffer takes each window's share.
         share = np.multiply(grad_output, self._fraction, out=self._output)
         if self._overlapping:
@@ -114,7 +95,7 @@ class WindowMax:
 
     Pixels come as arrays of the shape of ``largest``, one for each offset inside the window, in
     row-major order. With ``rectify`` a 0 comes before them all: where no pixel is larger, it is the
-    largest, and no pixel takes the gradient. That is a ReLU after the pooling.
+    largest, and no pixel takes the gradient. That is a ReLU after the pooling (``fusion.py``).
     """
 
     def __init__(self, largest: Array, count: int, buffers: Buffers, rectify: bool = False) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from distcnn.nn.geometry import windows_view
 from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.layer import Array
 
@@ -25,15 +24,14 @@ class Shifts:
         """The view of those rows of ``x`` that are new in ``piece``."""
         known, view = self._views.get(piece, (None, x))
         if known is not x:
-            columns, fresh = self._outputs * self._tiles, piece.block.fresh
-            of_piece = x[:, fresh, piece.input.columns, piece.input.images]
-            windows = windows_view(
-                of_piece, (1, self._shifts), (1, self._step), (fresh.stop - fresh.start, columns)
-            )[:, 0]
-            *others, of_column, of_example = windows.strides
-            shape = (*windows.shape[:3], self._outputs, self._tiles, windows.shape[4])
-            strides = (*others, of_column, of_column * self._outputs, of_example)
-            view = as_strided(windows, shape, strides, writeable=False)
+            rows = x[:, piece.fresh, piece.input_columns, piece.images]
+            channels, height, _, count = rows.shape
+            of_channel, of_row, of_column, of_example = rows.strides
+            of_output = of_column * self._step
+            shape = channels, self._shifts, height, self._outputs, self._tiles, count
+            outer = of_channel, of_column, of_row
+            strides = *outer, of_output, of_output * self._outputs, of_example
+            view = as_strided(rows, shape, strides, writeable=False)
             self._views[piece] = x, view
         return view
 
@@ -58,35 +56,21 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
             np.copyto(of_tiles, of_images)
 
 
-def fold(pixels: Array, step: int, x: Array, held: int = 0) -> None:
+def fold(pixels: Array, step: int, x: Array, held: int) -> None:
     """Add up overlapping tiles: ``x[c, h, t*step + j, n]`` becomes the sum of the ``pixels[c, h, t,
     j, n]`` that meet there, and of what the first ``held`` columns of ``x`` hold.
 
     ``held`` is 0, or the number of columns that the first tile shares with one to its left.
     """
     tiles, count = pixels.shape[2:4]
-    overlap = count - step
-    if 0 <= overlap <= step:
-        _fold_pairs(pixels, step, x, bool(held))
-        return
-    x[:, :, held:].fill(0)
-    for first in range(0, count, step):
-        few = pixels[:, :, :, first : first + step]
-        width = few.shape[3]
-        whole = tiles if width == step else tiles - 1  # x may end short of the last tile's step
-        columns = _tiled(x[:, :, first:], step, whole)[:, :, :, :width]
-        columns += few[:, :, :whole]
-        if whole < tiles:
-            rest = x[:, :, first + whole * step :][:, :, :width]
-            rest += few[:, :, whole]
-
-
-def _fold_pairs(pixels: Array, step: int, x: Array, add: bool) -> None:
-    """Where no more than two tiles meet: every column is written once."""
-    tiles, count = pixels.shape[2:4]
     overlap, last = count - step, (tiles - 1) * step
+    if not 0 <= overlap <= step:
+        x[:, :, held:].fill(0)
+        add_tiles(pixels, step, x)
+        return
+    # No more than two tiles meet: every column is written once.
     whole, first = _tiled(x, step, tiles), x[:, :, :overlap]
-    if add:
+    if held:
         first += pixels[:, :, 0, :overlap]
     else:
         np.copyto(first, pixels[:, :, 0, :overlap])
@@ -94,6 +78,14 @@ def _fold_pairs(pixels: Array, step: int, x: Array, add: bool) -> None:
     np.add(pixels[:, :, :-1, step:], pixels[:, :, 1:, :overlap], out=whole[:, :, 1:, :overlap])
     np.copyto(x[:, :, last + overlap : last + count], pixels[:, :, -1, overlap:])
     x[:, :, last + count :].fill(0)
+
+
+def add_tiles(pixels: Array, step: int, x: Array) -> None:
+    """Add ``pixels[c, h, t, j, n]`` to ``x[c, h, t*step + j, n]``."""
+    tiles, count = pixels.shape[2:4]
+    for j in range(count):
+        columns = x[:, :, j::step][:, :, :tiles]
+        columns += pixels[:, :, :, j]
 
 
 def _tiled(x: Array, step: int, tiles: int) -> Array:

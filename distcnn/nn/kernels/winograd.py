@@ -22,14 +22,14 @@ ALL_ONES = POINTS.index(1.0)
 
 
 class Winograd:
-    """F(m, r): tiles of m outputs, a kernel of width r."""
+    """F(m, r): tiles of m outputs, a kernel of width r; methods as in ``TiledIm2col``."""
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         geometry, tiling, most_outputs = blocking.geometry, blocking.tiling, blocking.most_outputs
         points, outputs = tiling.points, tiling.tile_width
         self._tiles, self._images, self._outputs = blocking.tiles, blocking.images, outputs
         self._shifts = Shifts(points, 1, outputs, self._tiles)
-        matrices = winograd_matrices(outputs, tiling.kernel_width)
+        matrices = winograd_matrices(outputs, geometry.kernel[1])
         self._a, self._b, self._g = (
             np.ascontiguousarray(matrix, buffers.dtype) for matrix in matrices
         )
@@ -42,7 +42,7 @@ class Winograd:
         # The bias is one more row of products, so that A^T and the ones next to it add it.
         oh, filters = geometry.output_size[0], geometry.filters
         products = buffers.zeros((points + 1, oh, filters, blocking.columns))
-        self._grad_products, self._products_and_bias = products[:-1], products[:, :most_outputs]
+        self.grad_products, self._products_and_bias = products[:-1], products[:, :most_outputs]
         self._tiled = buffers.zeros((outputs, most_outputs, filters, self._tiles, self._images))
 
     def transform_weights(self, weight: Array, bias: Array, transformed: Array) -> None:
@@ -56,7 +56,7 @@ class Winograd:
 
     def products(self, piece: Piece) -> Array:
         # The same place for all pieces, so that it stays in the caches.
-        return self._grad_products[:, : piece.height]
+        return self.grad_products[:, : piece.height]
 
     def transform_products(self, piece: Piece) -> None:
         products = _matrix(self._products_and_bias[:, : piece.height])
@@ -65,13 +65,9 @@ class Winograd:
     def tiled(self, piece: Piece) -> Array:
         return self._tiled[:, : piece.height].swapaxes(1, 2)
 
-    @property
-    def grad_products(self) -> Array:
-        return self._grad_products
-
     def transform_gradient(self, piece: Piece, keep: bool) -> tuple[Array, Array]:
         tiled = self._tiled[:, : piece.height]
-        products = self._grad_products[:, piece.output_rows]
+        products = self.grad_products[:, piece.output_rows]
         np.matmul(self._a, _matrix(tiled), out=_matrix(products))
         return products, products[ALL_ONES]
 
@@ -107,10 +103,8 @@ def winograd_matrices(
     a, b, g = np.zeros((count, outputs)), np.zeros((count, count)), np.zeros((count, taps))
     for index, point in enumerate(points):
         others = [other for other in points if other != point]
-        a[index], g[index] = (
-            point ** np.arange(outputs),
-            point ** np.arange(taps) / np.prod([point - other for other in others]),
-        )
+        a[index] = point ** np.arange(outputs)
+        g[index] = point ** np.arange(taps) / np.prod([point - other for other in others])
         b[: count - 1, index] = np.polynomial.polynomial.polyfromroots(others)
     a[-1, -1], g[-1, -1], b[:, -1] = 1, 1, np.polynomial.polynomial.polyfromroots(points)
     return a, b, g

@@ -1,5 +1,5 @@
-"""Ranks that were started with different command lines are refused, on all ranks, naming rank and
-flag.
+"""Ranks that were started with different command lines are refused on all ranks; the message names
+rank and flag.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEEDS = ["--epochs", "2", "--seed", "1"]
     ],
 )
 def test_what_differs_is_named(mine: list[str], words: list[str]) -> None:
-    problem = difference({0: flags_of("train", SEEDS), 1: flags_of("train", mine)})
+    problem = difference([flags_of("train", SEEDS), flags_of("train", mine)])
     assert problem is not None
     assert all(word in problem for word in words), problem
 
@@ -40,20 +40,20 @@ def test_what_differs_is_named(mine: list[str], words: list[str]) -> None:
     [SEEDS, ["--seed", "1", "--epochs", "2"], ["--seed=1", "--epochs=2"], ["--seed", "3", *SEEDS]],
 )
 def test_other_words_for_the_same_are_the_same(mine: list[str]) -> None:
-    assert difference({0: flags_of("train", SEEDS), 3: flags_of("train", mine)}) is None
+    assert difference([flags_of("train", SEEDS), flags_of("train", mine)]) is None
 
 
 def test_another_command_is_named_alone() -> None:
     assert (
-        difference({0: flags_of("train", SEEDS), 2: flags_of("verify", ["x"])})
-        == "rank 2 was started with the command 'verify', but rank 0 with the command 'train'"
+        difference([flags_of("train", SEEDS), flags_of("verify", ["x"])])
+        == "rank 1 was started with the command 'verify', but rank 0 with the command 'train'"
     )
 
 
 def apart(
     first: list[str], second: list[str], cwd: tuple[Path, Path] = (ROOT, ROOT)
 ) -> subprocess.CompletedProcess[str]:
-    """Two ranks of one world, each with a command line and a folder of its own."""
+    """Two ranks of one world, each with its own command line and folder."""
     words = [
         ["-n", "1", "-wdir", str(folder), sys.executable, "-m", *each]
         for folder, each in zip(cwd, (first, second), strict=True)
@@ -71,7 +71,12 @@ def apart(
 @pytest.mark.mpi
 @pytest.mark.parametrize(
     "other",
-    [["distcnn.train", "--seed", "1"], ["distcnn.train", "--help"], ["distcnn.verify", "run"]],
+    [
+        ["distcnn.train", "--seed", "1"],
+        ["distcnn.train", "--help"],
+        ["distcnn.verify", "run"],
+        ["distcnn.doctor"],
+    ],
 )
 def test_ranks_with_other_flags_are_refused(
     other: list[str], image_set: MakeImageSet, tmp_path: Path

@@ -1,4 +1,4 @@
-"""A machine that is well: nothing bad, warnings only of what the machine itself is."""
+"""On a healthy machine the doctor reports no fault, and warns only about the machine itself."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Planted: what keeps ranks from being one world.
+"""The doctor finds what prevents ranks from forming one world.
 
-One report on one screen, though many processes think that they are rank 0.
+It prints one report, although several processes believe that they are rank 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distcnn.doctor import mpi_library
-from distcnn.doctor.check import WARNING, Places
+from distcnn.doctor.findings import WARNING
 from distcnn.doctor.time_limits import watched_start
 from tests.conftest import ROOT, Launcher, clean_environment, mpi_launcher, openmpi_launcher
 from tests.support.examined import DOCTOR, Examined, doctor, doctor_but, in_shell, read
@@ -34,7 +34,7 @@ def test_the_mpirun_of_another_mpi(ours: int) -> None:
 
 @pytest.mark.mpi
 def test_srun_without_a_plugin() -> None:
-    """As Slurm starts them: each with its number, and no way to each other."""
+    """As Slurm starts them: each has its number, and they cannot reach each other."""
     start = [mpi_launcher().python, *DOCTOR]
     environments = [
         {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": str(rank)}
@@ -111,7 +111,7 @@ def with_path(serial: Launcher, folder: str) -> Examined:
 
 
 @pytest.mark.parametrize(
-    ("script", "says"), [("exit 3", "exit code 3"), ("sleep 30; true", "took more than 0.3 s")]
+    ("script", "says"), [("exit 3", "exit status 3"), ("sleep 30; true", "took more than 0.3 s")]
 )
 def test_a_broken_mpirun_in_path(
     tmp_path: Path, script: str, says: str, monkeypatch: pytest.MonkeyPatch
@@ -120,12 +120,7 @@ def test_a_broken_mpirun_in_path(
     (tmp_path / "mpirun").chmod(0o755)
     monkeypatch.setattr(mpi_library, "SECONDS_FOR_MPIRUN", 0.3)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    facts = mpi_library.Library(False, "MPICH 5.0.2", "4.1.0", mpirun=mpi_library.find_mpirun())
-    found = next(
-        finding
-        for finding in mpi_library.evaluate(Places({0: "a"}), {0: facts})
-        if finding.name == "launcher"
-    )
+    found = mpi_library.mpirun_in_path("MPICH 5.0.2")
     assert found.state == WARNING
     assert says in found.text
 

@@ -1,6 +1,6 @@
-"""Planted: too little of what a machine must have.
+"""The doctor finds a lack of memory, disk space and other resources.
 
-Mounts are made in a namespace of their own, which ends with the run.
+Mounts are made in a namespace that ends with the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.support.examined import DOCTOR, Examined, doctor, in_shell, read, sma
 
 
 def unshared(launcher: Launcher, ranks: int, mount: str, *flags: str) -> Examined:
-    """Run the doctor where ``mount``, a line of shell, was done first."""
+    """Run the doctor after ``mount``, a line of shell."""
     start = [launcher.mpirun, "-n", str(ranks)] if launcher.mpirun else []
     command = [
         "unshare",

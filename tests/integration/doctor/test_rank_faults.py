@@ -1,4 +1,4 @@
-"""Planted: one rank that is not as the others."""
+"""The doctor finds one rank that differs from the others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.running import running
 
 
 def patched(folder: Path, code: str) -> str:
-    """A line of shell after which ``code`` runs before the doctor does."""
+    """A line of shell that runs ``code`` before the doctor."""
     path = folder / "patched.py"
     then = (
         "import runpy, sys\nsys.argv = ['-m', *sys.argv[3:]]\nrunpy.run_module('distcnn.doctor',"
@@ -69,7 +69,7 @@ def test_one_bit_of_a_product_and_a_sum(mpirun: Launcher, tmp_path: Path) -> Non
 
 @pytest.mark.mpi
 def test_a_check_that_fails_on_one_rank_hides_nothing(mpirun: Launcher, tmp_path: Path) -> None:
-    code = "from distcnn.doctor import sums, image_set; sums.multiply = image_set.bounded = None"
+    code = "from distcnn.doctor import sums, files; sums.arithmetic_sha256 = files.bounded = None"
     seen = doctor_but(mpirun, 2, 1, patched(tmp_path, code))
     seen.only_bad("products", "data")
     assert "'NoneType' object is not callable, on rank 1" in seen.of("products", "bad")
@@ -101,7 +101,7 @@ def test_another_copy_of_distcnn(mpirun: Launcher, image_set: MakeImageSet, tmp_
 
 
 def test_data_that_ranks_do_not_all_see(any_mpi: Launcher, tmp_path: Path) -> None:
-    """Each rank in a folder of its own: so a path looks where hosts share no file system."""
+    """Each rank has its own folder, as on hosts without a shared file system."""
     for rank in range(3):
         (tmp_path / str(rank)).mkdir()
     for rank in (0, 1):
@@ -119,7 +119,7 @@ def test_data_that_ranks_do_not_all_see(any_mpi: Launcher, tmp_path: Path) -> No
 @pytest.mark.mpi
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_rank_that_stops_or_dies_on_the_way(mpirun: Launcher, number: signal.Signals) -> None:
-    """What was seen before is said all the same."""
+    """Earlier findings are reported nevertheless."""
     with running(mpirun, 2, *DOCTOR) as run:
         run.wait_for(
             lambda: (beat := run.beat(1)) and beat.activity == "measuring",

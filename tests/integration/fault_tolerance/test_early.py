@@ -1,5 +1,5 @@
-"""Imports that fail: one report with rank and host, before there is any MPI; other Python programs
-keep their own hook.
+"""Imports that fail before MPI is loaded: one report with rank and host. Other Python programs keep
+their own hook.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def broken(folder: Path, name: str) -> dict[str, str]:
 
 
 def hydra(ranks: int, rank: int) -> dict[str, str]:
-    """What MPICH's mpirun says to a rank, all on one host."""
+    """The variables that MPICH's mpirun sets for a rank, all on one host."""
     return {
         "PMI_SIZE": str(ranks),
         "PMI_RANK": str(rank),
@@ -70,7 +70,7 @@ def test_of_several_ranks_one_reports_and_all_end(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_fails_alone_ends_by_a_signal(tmp_path: Path) -> None:
-    """Hydra releases the others, which wait in MPI_Init, only for one that was killed."""
+    """Hydra releases the others, which wait in MPI_Init, only if a signal ended the rank."""
     environment = hydra(2, 1) | broken(tmp_path, "h5py")
     with running(SERIAL, 1, "-m", "distcnn.train", **environment) as run:
         ended = run.end(10)

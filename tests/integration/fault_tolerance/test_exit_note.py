@@ -1,6 +1,4 @@
-"""The exit code that a rank chose: noted once, by the first; and MPI's own errors are no
-defects.
-"""
+"""The exit code that a rank chose: only the first counts; MPI's own errors are not defects."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Mistakes in a user's own module are told by module, line and error, wherever its code runs; so
-are limits of the system.
+"""Mistakes in a user's own module are reported by module, line and error, wherever its code runs;
+so are limits of the system.
 """
 
 from __future__ import annotations
@@ -11,40 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, clean_environment
+from tests.support.broken_modules import WRONG, line_of, module
 from tests.support.training_fixtures import with_path
-
-NETWORK = """from distcnn import nn
-import numpy as np
-
-class Mine(nn.Tanh):
-    def function(self, x, out):
-        super().function(x, out){in_forward}
-
-    def derivative(self, x, y, out):
-        super().derivative(x, y, out){in_backward}
-
-def start(rng, shape, fan_in, fan_out):
-    return rng.standard_normal(shape){in_initialiser}
-
-def network(input_shape, classes{more}):
-    {in_building}
-    return nn.Sequential([nn.Flatten(), nn.Dense(3), Mine(), nn.Dense(classes, weight_initialiser=start)]){in_return}
-"""  # noqa: E501
-PLACES = ("in_forward", "in_backward", "in_initialiser", "more", "in_building", "in_return")
-WRONG = "[][3]"
-
-
-def module(folder: Path, **wrong: str) -> Path:
-    """The network, with something added in one of PLACES."""
-    file = folder / "mine.py"
-    file.write_text(NETWORK.format(**{**dict.fromkeys(PLACES, ""), "in_building": "pass", **wrong}))
-    return file
-
-
-def line_of(file: Path, text: str) -> int:
-    return next(
-        number for number, line in enumerate(file.read_text().splitlines(), start=1) if text in line
-    )
 
 
 @pytest.mark.parametrize("place", ["in_forward", "in_backward"])

@@ -1,6 +1,5 @@
-"""A claim: of all processes that ask for a name one gets it, and its end frees it.
-
-No other user of the host can have it.
+"""A claim: one of all processes that ask for a name gets it, and its end releases it. Other users
+of the host cannot get it.
 """
 
 from __future__ import annotations
@@ -11,9 +10,6 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
-
-from distcnn.fault_tolerance import host_election as claims
 from distcnn.fault_tolerance.host_election import claim, claimed
 from tests.conftest import SERIAL
 from tests.support.running import running
@@ -39,22 +35,12 @@ def test_one_of_many_processes_gets_it_and_its_end_frees_it() -> None:
         assert claim(name)
 
 
-@pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where alone folders may be made."""
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr(
-        claims, "SHARED_FOLDERS", (str(tmp_path / "first"), str(tmp_path / "second"))
-    )
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-    return tmp_path
-
-
-def test_who_holds_claims_is_known_without_taking_any(base: Path) -> None:
+def test_who_holds_claims_is_known_without_taking_any(claim_folders: Path) -> None:
     assert claimed() == set()
     assert claim("mine")
-    with running(SERIAL, 1, "-c", ASK, "other", XDG_RUNTIME_DIR=str(base / "first")) as run:
+    with running(
+        SERIAL, 1, "-c", ASK, "other", XDG_RUNTIME_DIR=str(claim_folders / "first")
+    ) as run:
         run.wait_for_text("True\n")
         assert claimed() == {"mine", "other"}
     assert claimed() == {"mine"}

@@ -1,4 +1,4 @@
-"""A file system that stops answering at any read of the image set, in Python's or within HDF5: the
+"""A file system that stops responding at any read of the image set, in Python or inside HDF5: the
 run ends, and signals end it.
 """
 
@@ -26,9 +26,7 @@ unless that was refused once."""
 
 @contextmanager
 def hung_after(reads: int, file: Path, mount: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """The file ``file`` in a file system that hangs after a number of reads, and the process that
-    serves it.
-    """
+    """``file`` in a file system that hangs after ``reads`` reads, and the process serving it."""
     mount.mkdir()
     command = [
         sys.executable,

@@ -1,6 +1,4 @@
-"""A rank ends when the process that launched it is killed; a process that no launcher started does
-not.
-"""
+"""A rank ends when its launcher is killed; a process without a launcher does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""StopSignals in a real process: what each signal does, while the main thread runs, waits in Python
+"""StopSignals in a real process: what each signal does while the main thread runs, waits in Python
 or is stuck in C.
 """
 
@@ -50,7 +50,7 @@ with StopSignals("test", True, lambda: os._exit(7)) as stop:
 
 
 def stuck(where: str, steps_are_taken: bool = True) -> str:
-    """A program whose main thread waits for ever. Ending all ranks is exit code 7."""
+    """A program whose main thread waits forever; exit code 7 instead of ending all ranks."""
     return STUCK_FOR_EVER.format(stuck=STUCK[where], steps_are_taken=steps_are_taken)
 
 

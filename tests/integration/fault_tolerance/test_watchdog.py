@@ -1,5 +1,5 @@
-"""The watchdog's words for each case, what it sees of other processes, and that time in which
-nothing ran does not count.
+"""The watchdog's message in each case, and what it sees of other processes. Time in which the
+process was suspended does not count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The launch scripts, as far as they go without setting anything up."""
+"""The launch scripts, as far as they run without installing anything."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def in_environment_script(
 
 
 def test_an_environment_has_pip_under_that_name(tmp_path: Path) -> None:
-    """A text that says "pip install" must not reach another Python's."""
+    """A message that says "pip install" must not mean another Python's pip."""
     done = in_environment_script(
         f'"{sys.executable}" -m venv --without-pip "{tmp_path}/new"; ensure_pip'
         f" {tmp_path}/new/bin/python {tmp_path}/new",
@@ -106,7 +106,7 @@ def test_an_environment_has_pip_under_that_name(tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What the scripts read of a checkout, and a Python that installs nothing."""
+    """The files of a checkout that the scripts read, and a Python that installs nothing."""
     for name in ("launch", "pyproject.toml", "distcnn/__init__.py"):
         source, target = ROOT / name, tmp_path / "checkout" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -118,7 +118,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def set_up(checkout: Path, extras: str) -> list[str]:
-    """Use ``.venv``, set up where it is not; every installation so far."""
+    """Use ``.venv``, setting it up if it is missing; return all installations so far."""
     done = in_environment_script(
         f"use_environment .venv {extras}",
         checkout,
@@ -146,8 +146,8 @@ def test_each_set_of_extras_is_installed_once_until_the_project_changes(checkout
 
 
 def test_an_editable_install_is_found_beside_a_folder_named_distcnn(tmp_path: Path) -> None:
-    """As in the folder above a checkout: there the folder is a namespace package, which comes first
-    on the path.
+    """As in the folder above a checkout, where the folder is a namespace package and comes first on
+    the path.
     """
     (tmp_path / "distcnn" / "distcnn").mkdir(parents=True)
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

@@ -1,6 +1,4 @@
-"""``--trace`` as a user gives it: one valid file of all ranks, on every way to an end that they
-share.
-"""
+"""``--trace`` as a user gives it: one valid file of all ranks, whenever all ranks end together."""
 
 from __future__ import annotations
 
@@ -52,14 +50,14 @@ sys.exit(train.main(sys.argv[1:]))
 NARROW = """
 import sys
 from distcnn import train
-from distcnn.profiling import timeline
-timeline.MOST_SLICES = 300
+from distcnn.profiling import recorder
+recorder.MOST_SLICES = 300
 sys.exit(train.main(sys.argv[1:]))
 """
 
 
 def shards_of(slices: list[Slice]) -> Counter[Any]:
-    """How many of ``slices`` lie in each shard of each step."""
+    """The number of ``slices`` in each shard of each step."""
     return Counter(
         (one.step, one.within.args.get("shard"))
         for one in slices
@@ -87,7 +85,7 @@ def check_steps(trace: Trace, rank: int, steps: range, shards: range) -> None:
 
 
 def overlap_nanoseconds(trace: Trace, name: str) -> list[int]:
-    """Of each sum over two ranks, how long both were in it; negative: how far they were apart."""
+    """For each sum over two ranks, how long both were in it; negative: how far apart they were."""
     pairs = zip(trace.named(name, 0), trace.named(name, 1), strict=True)
     return [min(one.end, other.end) - max(one.begin, other.begin) for one, other in pairs]
 

@@ -1,4 +1,4 @@
-"""One measurement: processes that fail, hang or stay, and records; all without MPI."""
+"""One measurement: processes that fail, hang or do not end, and records; all without MPI."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from distcnn.scaling.launch_job import command_of, last_words, measure, stopped_
 from distcnn.scaling.options import Settings
 from distcnn.scaling.points import Job
 from distcnn.scaling.sweep_directory import Record, Sweep
+from distcnn.system.json_values import to_json
 from tests.support.scaling_fixtures import MakeLauncher
 from tests.support.sweep_cases import record, result_of
 
@@ -35,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def try_launcher(folder: Path, make_launcher: MakeLauncher) -> Try:
-    """Measures two ranks with a launcher of these lines; none of its processes may be left."""
+    """Measure two ranks with a launcher of these lines, which must leave no process."""
 
     def try_it(lines: str, timeout: float = 60.0) -> Record:
         sweep = Sweep(folder, Settings((2,), make_launcher(lines)))
@@ -48,7 +49,7 @@ def try_launcher(folder: Path, make_launcher: MakeLauncher) -> Try:
 
 def good(**changes: Any) -> str:
     """Lines that write a result of two ranks."""
-    table = {**result_of(POINT, 1000.0).to_json(), **changes}
+    table = {**to_json(result_of(POINT, 1000.0)), **changes}
     return f"{RESULT}cat > $result <<'END'\n{json.dumps(table)}\nEND"
 
 
@@ -81,7 +82,7 @@ def test_a_failure_has_a_reason(
 def test_a_result_is_taken_and_the_log_keeps_what_was_said(try_launcher: Try, folder: Path) -> None:
     done = try_launcher(f"echo hello; echo there >&2; sleep 0.3\n{good()}")
     assert (done.result, done.reason) == (result_of(POINT, 1000.0), "")
-    first, *said = (folder / done.log).read_text().splitlines()
+    first, *said = (folder / done.job.log).read_text().splitlines()
     assert first.startswith("$ ")
     assert "--expect-ranks=2" in first
     assert said == ["hello", "there"]

@@ -1,5 +1,5 @@
-"""The command, for real: all it writes, points that fail, sweeps that are broken off and go on,
-bits that differ, what is refused.
+"""The whole command: everything it writes, points that fail, interrupted sweeps that continue, bits
+that differ, what is refused.
 """
 
 from __future__ import annotations

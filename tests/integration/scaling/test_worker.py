@@ -1,5 +1,5 @@
-"""What the ranks of a point measure: the same steps on any number of ranks, and time where it was
-spent.
+"""What the ranks of a point measure: the same steps on any number of ranks, with time assigned to
+where it was spent.
 """
 
 from __future__ import annotations

@@ -1,21 +1,20 @@
-"""Printing: whatever stream there is, closed, full, blocked, replaced or with little encoding, it
-ends no command and holds none up.
+"""Printing to a stream that is closed, full, blocked, replaced or has a poor encoding neither ends
+nor delays a command.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT, SERIAL, MakeImageSet, as_flags, clean_environment, slow
+from tests.support.full_pipe import full_pipe
 
 MODULES = [
     "train",
@@ -32,7 +31,7 @@ QUICK = ["--model", "tutorial", "--epochs", "1"]
 
 
 def shell(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a shell's line, in which "$@" is Python with ``arguments``."""
+    """Run a line of shell in which "$@" is Python with ``arguments``."""
     words = ["sh", "-c", script, "sh", sys.executable, *arguments]
     return subprocess.run(
         words,
@@ -42,26 +41,6 @@ def shell(script: str, *arguments: str, **environment: str) -> subprocess.Comple
         cwd=ROOT,
         env=clean_environment() | environment,
     )
-
-
-@contextlib.contextmanager
-def full_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Standard output is a pipe that takes nothing more; gives its reading end."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x" * 512)
-    os.set_blocking(writer, True)
-    stream = os.fdopen(writer, "w")
-    monkeypatch.setattr(sys, "__stdout__", stream)
-    monkeypatch.setattr(sys, "stdout", stream)
-    try:
-        yield reader
-    finally:
-        monkeypatch.undo()
-        os.close(reader)  # whoever is writing gets an error
-        stream.close()
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[-1])

@@ -1,4 +1,4 @@
-"""Another BLAS kernel shows in the fingerprint."""
+"""Another BLAS kernel changes the fingerprint."""
 
 from __future__ import annotations
 

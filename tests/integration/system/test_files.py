@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also when a writer is killed or the disk fills up."""
+"""Files are whole or absent, even if a writer is killed or the disk fills up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYNC = pytest.mark.parametrize("sync", [True, False], ids=["synced", "not synced
 
 
 def in_a_process(program: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start ``program``, which finds ``write_atomically`` and its path in ``path``."""
+    """Start ``program``, which can use ``write_atomically`` and has its path in ``path``."""
     text = (
         "import sys\nfrom pathlib import Path\nfrom distcnn.system.files import"
         f" write_atomically\npath = Path(sys.argv[1])\n{program}"

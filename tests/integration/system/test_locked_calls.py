@@ -1,5 +1,5 @@
-"""killable in a real process: a call into C holds the interpreter's lock, and signals and the timer
-end the process all the same.
+"""killable in a real process: while a call into C holds the interpreter's lock, signals and the
+timer still end the process.
 """
 
 from __future__ import annotations

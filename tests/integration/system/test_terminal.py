@@ -1,4 +1,4 @@
-"""A progress bar where a terminal shows the output, also through a launcher, and nowhere else."""
+"""A progress bar is shown on a terminal, also through a launcher, and nowhere else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shown(
     prefix: Sequence[str] = (),
     **environment: str,
 ) -> str:
-    """What a terminal of that size shows of a command."""
+    """What a terminal of that size shows of a command's output."""
     mine, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     try:

@@ -1,5 +1,5 @@
-"""Training from windows of the set: the same bits on any ranks and over resumes, within the memory
-that was asked for.
+"""Training from windows of the set: the same bits on any ranks and after a resume, within the
+requested memory.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pytest
 
 from tests.conftest import (
     SERIAL,
-    Launcher,
     MakeImageSet,
     as_flags,
     clean_environment,
+    launcher_of,
     mpi_launcher,
     slow,
 )
@@ -64,7 +64,7 @@ def network(input_shape, classes):
 
 
 def with_chunks(path: Path, source: Path, chunk: int, statistics: bool = True) -> Path:
-    """A copy of the image set ``source`` in chunks of so many images."""
+    """A copy of the image set ``source`` with ``chunk`` images in each chunk."""
     with h5py.File(source) as old, h5py.File(path, "w") as new:
         for split in ("train", "test"):
             images = old[f"{split}/images"][:]
@@ -89,15 +89,11 @@ def data(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def whole(data: Path, stopping: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in windows on one rank that nobody stopped."""
+    """A run in windows on one rank that was not stopped."""
     path = tmp_path_factory.mktemp("whole") / "run"
     SERIAL.train(1, path, "--data", str(data), *QUICK, *WINDOWS, PYTHONPATH=stopping)
     assert [line["examples"] for line in proof(path) if line["kind"] == "epoch"] == [1003] * 2
     return path
-
-
-def launcher_of(ranks: int) -> Launcher:
-    return SERIAL if ranks == 1 else mpi_launcher()
 
 
 # -- the same bits
@@ -290,7 +286,7 @@ print("peak", lines["VmHWM"].split()[0])
 
 
 def peak_mib(data: Path, output: Path, *flags: str) -> float:
-    """The peak of the resident size of a run of one epoch."""
+    """The peak resident size of a run of one epoch."""
     done = SERIAL.run(
         1, "-c", MEASURE, *as_flags(data=data, output=output, model="mlp", epochs=1), *flags
     )

@@ -1,5 +1,5 @@
-"""Debugging in one process: the gradient check, a check after each layer, and the debugger in what
-was a distributed run.
+"""Debugging in one process: the gradient check, a check after each layer, and the debugger in a run
+that was distributed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def poisoned(input_shape, classes):
 
 @pytest.fixture(scope="module")
 def own_models(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The PYTHONPATH on which ``own:wrong`` and ``own:poisoned`` lie."""
+    """The PYTHONPATH with ``own:wrong`` and ``own:poisoned``."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "own.py").write_text(OWN_MODELS)
     return with_path(folder)
@@ -192,7 +192,7 @@ def test_the_debugger_shows_what_the_distributed_run_had(
 def test_after_a_change_of_epochs_each_step_has_the_loss_that_it_had(
     image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    """The cosine is laid out over all epochs: each step has the learning rate of its own time."""
+    """The cosine spans all epochs, so a change of epochs changes later learning rates."""
     run, seen = tmp_path / "run", {}
     flags = [
         *as_flags(data=image_set()),

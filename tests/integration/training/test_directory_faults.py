@@ -1,5 +1,5 @@
-"""A run directory that is damaged or may not be read, but for its checkpoints: noticed, named, and
-the run still ends in the same bits.
+"""Run directories that are damaged or unreadable, apart from checkpoints: noticed and named, and
+the run still ends with the same bits.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def test_a_finished_run_with_a_damaged_file_is_finished_again(
 
 @pytest.fixture
 def private(finished: Path) -> Iterator[Path]:
-    """A copy of ``finished`` that belongs to who is not root, in a folder ``private``."""
+    """A copy of ``finished`` in a folder ``private``, owned by a user who is not root."""
     with tempfile.TemporaryDirectory() as folder:  # unlike tmp_path, others than root may enter it
         Path(folder).chmod(0o755)
         parent = Path(folder) / "private"

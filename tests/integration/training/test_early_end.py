@@ -1,5 +1,5 @@
-"""A run that is resumed to end where it stands ends as one that was to end there from its
-beginning.
+"""A run that is resumed to end at its current step ends like one that was to end there from the
+start.
 """
 
 from __future__ import annotations

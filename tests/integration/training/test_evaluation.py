@@ -1,4 +1,4 @@
-"""A test that fails within a run can be reproduced."""
+"""A failed evaluation of a run can be reproduced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import pytest
 
-from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, launcher_of
 from tests.support.training_fixtures import (
     FRAGILE_MODEL,
     content,
@@ -28,15 +28,8 @@ DIVERGING = [*QUICK, *as_flags(model="tutorial", learning_rate="1e20", warmup_st
 
 
 def fail(ranks: int, output: Path, *flags: str, **environment: str) -> tuple[str, list[str]]:
-    """What the failed run said of its evaluation, and the command that replays it."""
-    done = train(
-        SERIAL if ranks == 1 else mpi_launcher(),
-        ranks,
-        "--output",
-        str(output),
-        *flags,
-        **environment,
-    )
+    """The failed run's message about its evaluation, and the command that reproduces it."""
+    done = train(launcher_of(ranks), ranks, "--output", str(output), *flags, **environment)
     assert done.returncode == 3, done.stderr
     found = re.search(
         r"^distcnn\.train: error: (evaluation: test examples .*)\ncheckpoint saved"
@@ -52,7 +45,7 @@ def fail(ranks: int, output: Path, *flags: str, **environment: str) -> tuple[str
 def assert_reproduced(
     what: str, command: list[str], run: Path, cwd: Path, **environment: str
 ) -> None:
-    """The printed command comes to the same and changes nothing."""
+    """The printed command gives the same message and changes nothing."""
     before = content(run)
     done = subprocess.run(
         [sys.executable, *command[1:]],

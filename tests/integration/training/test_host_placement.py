@@ -1,4 +1,4 @@
-"""Where ranks are: threads, hosts, and files that not all of them see."""
+"""Placement of ranks: threads, hosts, and files that some ranks cannot see."""
 
 from __future__ import annotations
 

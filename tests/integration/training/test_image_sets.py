@@ -1,4 +1,4 @@
-"""Image sets in training: what is refused or mentioned at the start, on all ranks at once, and slow
+"""Image sets in training: what is refused or reported at the start, on all ranks at once, and slow
 reading that is not a stall.
 """
 
@@ -28,7 +28,7 @@ def own(image_set: MakeImageSet, tmp_path: Path) -> Path:
 
 
 def as_of_old(path: Path) -> None:
-    """As version 0.1.0 wrote it: no checksums in the chunks, no ``blocks_sha256``."""
+    """As version 0.1.0 wrote it: without checksums in the chunks and without ``blocks_sha256``."""
     with h5py.File(path, "r+") as file:
         del file.attrs["blocks_sha256"]
         for name in ("train/images", "train/labels", "test/images", "test/labels"):
@@ -198,8 +198,8 @@ def test_reading_that_goes_on_is_no_stall(
 
 
 def split_up(path: Path, folder: Path) -> None:
-    """Put the training images into files of their own in ``folder``, which HDF5 looks for where
-    HDF5_VDS_PREFIX says.
+    """Move the training images to files of their own in ``folder``, where HDF5 finds them through
+    HDF5_VDS_PREFIX.
     """
     folder.mkdir()
     with h5py.File(path, "r+") as file:

@@ -1,5 +1,5 @@
-"""Numbers that are none, on real runs: where they were met is named, the state before is saved, and
-one command shows it again.
+"""NaN and infinity in real runs: the first one is named, the state before it is saved, and one
+command reproduces it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 from distcnn.checkpoints import CheckpointStore
 from distcnn.training.run_directory import CHECKPOINTS
-from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, as_flags, clean_environment, launcher_of
 from tests.support.training_fixtures import FRAGILE_MODEL, content, prepare, stepped, with_path
 
 QUICK = ["--epochs", "2", "--microbatch-size", "8"]
@@ -29,7 +29,7 @@ WHITE = 150
 
 @dataclass(frozen=True)
 class Failure:
-    """What a failed run said."""
+    """The message of a failed run."""
 
     step: int
     shard: int
@@ -45,7 +45,7 @@ class Failure:
 
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The PYTHONPATH on which ``fragile:network`` lies."""
+    """The PYTHONPATH with ``fragile:network``."""
     folder = tmp_path_factory.mktemp("fragile")
     (folder / "fragile.py").write_text(FRAGILE_MODEL)
     return with_path(folder)
@@ -63,8 +63,8 @@ def white(image_set: MakeImageSet, tmp_path: Path) -> Path:
 
 
 def fail(ranks: int, output: Path, *flags: str, **environment: str) -> Failure:
-    """What the run says that must fail with exit code 3, in two lines."""
-    launcher = SERIAL if ranks == 1 else mpi_launcher()
+    """The message of a run that must fail with exit code 3, in two lines."""
+    launcher = launcher_of(ranks)
     done = launcher.run(
         ranks, "-m", "distcnn.train", "--output", str(output), *flags, **environment
     )
@@ -95,9 +95,7 @@ def examples_of(data: Path, step: int, shard: int) -> list[int]:
 
 
 def replayed(failure: Failure, run: Path, cwd: Path, **environment: str) -> str:
-    """The failure's text, from the very command that the failed run printed, which changes
-    nothing.
-    """
+    """The message of the command that the failed run printed; the command changes nothing."""
     before = content(run)
     assert failure.command[0] == "python"
     done = subprocess.run(
@@ -124,7 +122,7 @@ def replayed(failure: Failure, run: Path, cwd: Path, **environment: str) -> str:
 
 
 def saved(run: Path, failure: Failure) -> dict[str, bytes]:
-    """The weights in the newest checkpoint, which is of the state before the step that failed."""
+    """The weights of the newest checkpoint, which has the state before the failed step."""
     store = CheckpointStore(run / CHECKPOINTS)
     assert store.steps()[-1] == failure.step
     return {
@@ -133,7 +131,7 @@ def saved(run: Path, failure: Failure) -> dict[str, bytes]:
 
 
 def cut(failure: Failure, output: Path, *flags: str, **environment: str) -> dict[str, bytes]:
-    """The weights of a run that ends before the step that failed."""
+    """The weights of a run that ends before the failed step."""
     SERIAL.train(1, output, *flags, "--max-steps", str(failure.step), **environment)
     with h5py.File(output / "weights.h5") as file:
         return {name: file[name][...].tobytes() for name in file}
@@ -286,9 +284,7 @@ def test_any_ranks_say_the_same_and_can_go_on_no_further(
 
 
 def test_example_numbers_are_those_of_the_file(white: Path) -> None:
-    """What the tests above compare with: numbers of examples that lead back to the pixels in the
-    file.
-    """
+    """The tests above rely on this: example numbers identify the pixels in the file."""
     shard = prepare(white).step.shards[5]
     assert shard.first_example == 126
     assert np.all(shard.images[WHITE - 126] == 255)

@@ -16,9 +16,10 @@ from threadpoolctl import threadpool_limits
 
 from distcnn.distributed import Communicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
-from distcnn.training.checked_files import problem_of_files, unchecked
+from distcnn.training import comparison
 from distcnn.training.comparison import Different
 from distcnn.training.replay import Replayed, replay
+from distcnn.verify import unchecked
 from tests.conftest import SERIAL, MakeImageSet
 from tests.support.training_fixtures import receipt, write_receipt
 
@@ -65,7 +66,7 @@ def test_a_part_of_a_run_is_replayed_from_the_nearest_checkpoint(
 ) -> None:
     replayed = replay(run, None, first, last, Communicator(), print)
     assert (replayed.from_step, replayed.to_step, len(replayed.lines)) == (begun, last or 12, lines)
-    assert replayed.reached_end == (last in (None, 12))
+    assert (replayed.result is not None) == (last in (None, 12))
 
 
 def test_without_checkpoints_it_begins_at_the_first_step(copy: Path) -> None:
@@ -89,11 +90,7 @@ def test_a_run_killed_at_an_epochs_end_is_identical(last: int, copy: Path) -> No
     ):  # after the line on the weights, or within that on the epoch
         (copy / "receipt.jsonl").write_text("".join(lines[:place]) + rest)
         replayed = replay(copy, None, 0, None, Communicator(), print)
-        assert (replayed.to_step, replayed.reached_end, len(replayed.lines)) == (
-            last,
-            False,
-            place - 1,
-        )
+        assert (replayed.to_step, replayed.result, len(replayed.lines)) == (last, None, place - 1)
         assert (replayed.lines[-1]["kind"], replayed.lines[-1]["step"]) == ("weights", last)
 
 
@@ -123,7 +120,7 @@ def test_a_checkpoint_that_is_not_what_was_recorded_is_found(copy: Path) -> None
         replay(copy, None, 4, 6, Communicator(), print)
     assert replay(
         copy, None, 6, None, Communicator(), print
-    ).reached_end  # what lies before is not looked at
+    ).result  # what lies before is not looked at
 
 
 def resumed(start: dict[str, Any]) -> dict[str, Any]:
@@ -247,13 +244,18 @@ def test_metrics_of_a_run_that_was_killed_may_end_early(copy: Path) -> None:
     (copy / "result.json").unlink()
     lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
-    assert not replay(copy, None, 0, None, Communicator(), print).reached_end
+    assert not replay(copy, None, 0, None, Communicator(), print).result
 
 
 @pytest.fixture(scope="module")
 def replayed(run: Path) -> Replayed:
     with threadpool_limits(THREADS_PER_RANK):
         return replay(run, None, 0, None, Communicator(), print)
+
+
+def problem_of_files(run: Path, replayed: Replayed) -> str | None:
+    assert replayed.result is not None
+    return comparison.problem_of_files(run, replayed.receipt, replayed.result)
 
 
 def test_every_value_of_the_result_is_compared_or_named(
@@ -303,7 +305,7 @@ def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Rep
         (copy / name).write_bytes(whole)
         with h5py.File(copy / name, "r+") as file:
             file.attrs[attribute] = value
-        assert f"{attribute} is " in (problem_of_files(copy, replayed) or "")
+        assert f"{attribute}: " in (problem_of_files(copy, replayed) or "")
     (copy / name).write_bytes(whole[: len(whole) // 2])
     assert f"{name} is damaged" in (problem_of_files(copy, replayed) or "")
 

@@ -19,19 +19,9 @@ from distcnn.checkpoints import CheckpointStore
 from distcnn.config import Config
 from distcnn.config_parsing import Request
 from distcnn.errors import InputError
-from distcnn.training.open_run import open_directory
-from distcnn.training.resume import changed_lengths, existing_run, find_resume_point
+from distcnn.training.resume import changed_lengths, existing_run, find_resume_point, open_directory
 from distcnn.training.run_files import locked, read_config, write_config
-from tests.conftest import (
-    ROOT,
-    SERIAL,
-    Launcher,
-    MakeImageSet,
-    as_flags,
-    mpi_launcher,
-    slow,
-    write_image_set,
-)
+from tests.conftest import ROOT, SERIAL, MakeImageSet, as_flags, launcher_of, slow, write_image_set
 from tests.support.full_disk import full_disk
 from tests.support.training_fixtures import (
     assert_same_end,
@@ -81,10 +71,6 @@ def stopped(
 def copy(stopped: Path, tmp_path: Path) -> Path:
     """A copy of ``stopped`` to do anything with."""
     return Path(shutil.copytree(stopped, tmp_path / "copy"))
-
-
-def launcher_of(ranks: int) -> Launcher:
-    return SERIAL if ranks == 1 else mpi_launcher()
 
 
 @pytest.mark.mpi

@@ -1,5 +1,5 @@
-"""A signal during a test: all ranks break it off at the same block, and the resumed run has the
-bits and lines of one never stopped.
+"""A signal during an evaluation: all ranks stop at the same block, and the resumed run has the bits
+and lines of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distcnn.training.evaluation import Evaluation, EvaluationStopped
-from tests.conftest import SERIAL, MakeImageSet, as_flags, mpi_launcher
+from tests.conftest import SERIAL, MakeImageSet, as_flags, launcher_of
 from tests.support.training_fixtures import assert_same_end, metrics, prepare, receipt, train
 
 STEPS, SHARDS, BLOCKS = 13, 2, 50
@@ -52,7 +52,7 @@ def test_the_tests_of_both_epochs_are_stopped_and_the_run_ends_the_same(
             if part < 2
             else {}
         )
-        launcher = SERIAL if world_size == 1 else mpi_launcher()
+        launcher = launcher_of(world_size)
         done = train(
             launcher,
             world_size,

@@ -1,4 +1,4 @@
-"""A run that stops at a test accuracy: on any ranks, stopped, killed and resumed at the same step,
+"""A run that stops at a test accuracy: on any ranks, stopped, killed and resumed, at the same step
 with the same bits; replayed.
 """
 
@@ -65,7 +65,7 @@ def reached(flags: list[str], stopping: str, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def copy(reached: Path, tmp_path: Path) -> Path:
-    """A copy of ``reached`` to do anything with."""
+    """A copy of ``reached`` that a test may change."""
     return Path(shutil.copytree(reached, tmp_path / "copy"))
 
 

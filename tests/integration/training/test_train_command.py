@@ -1,6 +1,4 @@
-"""``python -m distcnn.train`` in one process: what it leaves behind, what it says, and every bad
-input.
-"""
+"""``python -m distcnn.train`` in one process: what it writes and prints, and every bad input."""
 
 from __future__ import annotations
 
@@ -182,7 +180,7 @@ BAD_FILES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
 
 
 def refuse(tmp_path: Path, *flags: str) -> str:
-    """Run with bad input: exit code 2 soon, one line, no run directory. Returns that line."""
+    """Run with bad input: exit code 2 soon, one line, no run directory. Returns the line."""
     output = [] if "--output" in flags else ["--output", str(tmp_path / "run")]
     start = time.monotonic()
     done = SERIAL.run(1, "-m", "distcnn.train", *output, *flags)

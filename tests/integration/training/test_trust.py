@@ -1,5 +1,5 @@
-"""Whose code is run: a model that only a file names is not imported, and no run directory's code
-ever is.
+"""Whose code runs: a model that only a file names is not imported, and code in a run directory
+never is.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from distcnn.models import tutorial as network
 
 @pytest.fixture
 def mark(tmp_path: Path) -> Path:
-    """A file that appears when a stranger's code has run."""
+    """A file that exists if a stranger's code has run."""
     return tmp_path / "executed"
 
 
 @pytest.fixture
 def strange(finished: Path, tmp_path: Path, mark: Path) -> Path:
-    """Two thirds of a run that brings its own module, ``net.py``, and names it wherever a model is
+    """Two thirds of a run that has its own module, ``net.py``, and names it wherever a model is
     named.
     """
     run = Path(shutil.copytree(finished, tmp_path / "runs" / "strange"))
@@ -52,7 +52,7 @@ def strange(finished: Path, tmp_path: Path, mark: Path) -> Path:
 
 
 def name_model(run: Path, model: str) -> None:
-    """Let configuration, checkpoints and receipt name ``model``."""
+    """Make configuration, checkpoints and receipt name ``model``."""
     values = vars(read_config(run)) | {"model": model}
     write_config(run, type(read_config(run))(**values))
     for step in store_of(run).steps():
@@ -72,7 +72,7 @@ def name_model(run: Path, model: str) -> None:
 def command(
     name: str, *flags: str | Path, cwd: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m distcnn.<name>`` in ``cwd``, which is then first in the module search path."""
+    """``python -m distcnn.<name>`` in ``cwd``, which comes first in the module search path."""
     return subprocess.run(
         [sys.executable, "-m", f"distcnn.{name}", *map(str, flags)],
         capture_output=True,
@@ -131,7 +131,7 @@ def test_what_is_confirmed_is_not_imported_from_the_run_directory_either(
 def test_nothing_is_imported_from_the_run_directory_by_other_ways(
     strange: Path, mark: Path, tmp_path: Path
 ) -> None:
-    """From inside it, through a link, as a package with an ``__init__``, by PYTHONPATH."""
+    """From inside it, through a link, as a package with ``__init__``, through PYTHONPATH."""
     (tmp_path / "link").symlink_to(strange)
     (tmp_path / "net2.py").symlink_to(strange / "net.py")
     (strange / "__init__.py").write_text(EVIL.format(mark=str(mark)))
@@ -217,7 +217,7 @@ def network(input_shape, classes):
 
 @pytest.fixture
 def stopped(image_set: MakeImageSet, tmp_path: Path) -> Path:
-    """An unfinished run of a model of the user's own, which is in two modules in ``tmp_path``."""
+    """An unfinished run of the user's own model, which consists of two modules in ``tmp_path``."""
     (tmp_path / "own_width.py").write_text("WIDTH = 20\n")
     (tmp_path / "own_model.py").write_text(MINE)
     flags = as_flags(data=image_set(), model="own_model:network", microbatch_size=8, max_steps=2)

@@ -1,4 +1,4 @@
-"""The scripts beside the package follow its API, and its list of them is complete."""
+"""The scripts in ``benchmarks/`` follow the package's API, and their list is complete."""
 
 from __future__ import annotations
 

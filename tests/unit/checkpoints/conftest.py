@@ -1,4 +1,4 @@
-"""What tests of checkpoints share: small ones, and a folder of some."""
+"""What tests of checkpoints share: small checkpoints, and a folder of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def checkpoint(step: int) -> Checkpoint:
 
 
 def contents(store: CheckpointStore) -> dict[str, bytes]:
-    """Of all files but links: /dev/full has no end."""
+    """The content of all files except links, because /dev/full has no end."""
     return {
         path.name: b"a link" if path.is_symlink() else path.read_bytes()
         for path in store.folder.iterdir()

@@ -1,5 +1,5 @@
-"""The format of a checkpoint: what goes in comes out, and not one cut, appended byte or flipped bit
-gets past the header.
+"""The format of a checkpoint: it is read as it was written, and the header reveals every cut,
+appended byte and flipped bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, VersionError, decode, encode
+from distcnn.checkpoints import Checkpoint, CheckpointError
+from distcnn.checkpoints.format import VersionError, decode, encode
 
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 DTYPES = st.sampled_from(
@@ -40,7 +41,7 @@ def file_of(checkpoint: Checkpoint) -> bytes:
 
 
 def header_of(version: int, body: bytes, digest: str = "") -> bytes:
-    """The header as the format's description has it, written here once more."""
+    """The header as the format describes it, written independently."""
     first = f"distcnn checkpoint {version}\n"
     text = (
         f"{first}bytes {len(body)}\nsha256"
@@ -50,7 +51,7 @@ def header_of(version: int, body: bytes, digest: str = "") -> bytes:
 
 
 def flipped(content: bytes, bit: int) -> bytes:
-    """``content`` with its bit number ``bit`` turned over."""
+    """``content`` with bit number ``bit`` flipped."""
     changed = bytearray(content)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
@@ -153,7 +154,7 @@ def test_h5py_opens_the_file_as_it_lies_on_the_disk(tmp_path: Path) -> None:
 
 @pytest.fixture
 def closed_hdf5(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HDF5 must not see one byte of a damaged file: it could be led astray."""
+    """HDF5 must not read a single byte of a damaged file: it could be misled."""
 
     def refuse(*_: Any, **__: Any) -> None:
         pytest.fail("a damaged file was given to HDF5")

@@ -1,6 +1,4 @@
-"""The folder of checkpoints: which are kept, which is taken, and what becomes of those that are
-damaged.
-"""
+"""The folder of checkpoints: which are kept, which is used, and what happens to damaged ones."""
 
 from __future__ import annotations
 
@@ -10,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, encode
-from distcnn.checkpoints.format import make_header
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.checkpoints.format import encode, make_header
 from distcnn.errors import InputError
 from tests.support.full_disk import full_disk
 from tests.unit.checkpoints.conftest import checkpoint, contents
@@ -22,7 +20,7 @@ def names(store: CheckpointStore) -> list[str]:
 
 
 def damage(path: Path) -> bytes:
-    """Flip the last bit; the damaged content."""
+    """Flip the last bit; return the damaged content."""
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     return path.read_bytes()

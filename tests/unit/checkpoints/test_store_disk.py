@@ -1,4 +1,4 @@
-"""The folder of checkpoints on a disk that fails or may not be read, and what is synced to it."""
+"""The folder of checkpoints on a disk that fails or forbids reading, and what is synced to it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ NOBODY = 65534
 
 @contextmanager
 def store_of_a_user() -> Iterator[CheckpointStore]:
-    """A store with the steps 2 and 4, as one who is not root has it: root may read everything."""
+    """A store with the steps 2 and 4, owned by a user who is not root, because root may read
+    everything.
+    """
     with tempfile.TemporaryDirectory() as folder:  # unlike tmp_path, others than root may enter it
         Path(folder).chmod(0o777)
         user = os.geteuid()

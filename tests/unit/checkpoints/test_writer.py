@@ -1,5 +1,5 @@
-"""Writing in the background: training goes on meanwhile, one write at a time, and what goes wrong
-is told.
+"""Writing in the background: training continues meanwhile, one write at a time, and errors are
+reported.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNWRITABLE = Checkpoint({"step": 4}, {}, {"weights/a": np.array([object()])})
 
 @dataclass(frozen=True)
 class SlowStore(CheckpointStore):
-    """A real store on a slow disk: each write lasts until the test lets it end."""
+    """A real store on a slow disk: each write lasts until the test ends it."""
 
     begun: list[int] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
@@ -59,14 +59,14 @@ class CrowdedStore(CheckpointStore):
 
 
 class Harness:
-    """A writer on a store, and what it has reported."""
+    """A writer on a store, and what it reported."""
 
     def __init__(self, store: CheckpointStore, keep: int = 3) -> None:
         self.store, self.reports = store, list[str]()
         self.writer = CheckpointWriter(store, keep, self.reports.append)
 
     def write(self, *steps: int, best_step: int | None = None) -> None:
-        """Write checkpoints of these steps, each to its end."""
+        """Write checkpoints of these steps, each completely."""
         for step in steps:
             self.writer.submit(step, checkpoint(step), best_step)
             self.writer.wait()
@@ -85,14 +85,14 @@ def until_begun(store: SlowStore, count: int) -> None:
 
 
 def until_over() -> None:
-    """Wait for the write that is under way, unheard."""
+    """Wait for the current write, without collecting its result."""
     for thread in threading.enumerate():
         if thread.name == "checkpoint":
             thread.join(SECONDS)
 
 
 def poll_when_over(writer: CheckpointWriter) -> None:
-    """Poll, as a training loop does between its steps, at a time when the write is over."""
+    """Poll, as a training loop does between its steps, once the write is over."""
     until_over()
     writer.poll()
 

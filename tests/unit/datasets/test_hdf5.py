@@ -211,7 +211,7 @@ def test_examples_that_cannot_be_read_are_refused_with_their_numbers(tmp_path: P
     with pytest.raises(
         InputError,
         match=(
-            r"set\.h5: /train is damaged, examples 1 to 3 cannot be read \(.*\): make the file"
+            r"set\.h5: /train is damaged, examples 1 to 3 cannot be read \(.*\): prepare it"
             r" again"
         ),
     ):
@@ -230,7 +230,7 @@ def test_labels_that_cannot_be_read_are_refused(
     tmp_path: Path, attributes: dict[str, int], says: str
 ) -> None:
     path = damage_compressed(tmp_path / "set.h5", "train/labels", attributes)
-    with pytest.raises(InputError, match=rf"set\.h5: {says} \(.+\): make the file again") as raised:
+    with pytest.raises(InputError, match=rf"set\.h5: {says} \(.+\): prepare it again") as raised:
         read_examples(read_info(path), "train", range(4))
     assert_one_line_about(path, raised)
 

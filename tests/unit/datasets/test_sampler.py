@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distcnn.datasets import DatasetInfo, Shard
-from distcnn.datasets.memory_budget import MIB, window_bounds, window_examples
 from distcnn.datasets.shards import Order
+from distcnn.datasets.streaming import MIB, window_bounds, window_examples
 from distcnn.errors import InputError
 from distcnn.random_streams import SHUFFLE, SHUFFLE_WINDOWS, generator
 

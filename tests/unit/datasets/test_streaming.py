@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from distcnn.datasets import DatasetInfo, Microbatch, Shard, read_examples, read_info
 from distcnn.datasets.examples import ExampleFile, pieces_of
 from distcnn.datasets.hashing import ExamplesDigest
-from distcnn.datasets.memory_budget import window_bounds
 from distcnn.datasets.shards import Order
-from distcnn.datasets.streaming import Prefetcher, WindowedShard
+from distcnn.datasets.streaming import Prefetcher, WindowedShard, window_bounds
 from distcnn.errors import InputError
 from tests.support.image_sets import make_arrays, write_as_a_user
 from tests.unit.datasets.test_hdf5 import damage_compressed
@@ -154,7 +153,7 @@ def test_the_pieces_are_those_of_memory_and_have_its_hash(
         f"{images.shape}".encode() + images.tobytes() + labels.astype("<i8").tobytes()
     ).hexdigest()
     for part in (in_memory, shard):
-        digest = ExamplesDigest(len(span), dataset.image_shape, dataset.classes)
+        digest = ExamplesDigest(len(span), dataset.image_shape)
         for piece in part.pieces(size):
             digest.add(*piece)
         assert digest.hexdigest() == by_hand
@@ -201,8 +200,8 @@ def test_what_cannot_be_read_is_refused_where_it_is_wanted_and_again(tmp_path: P
         with pytest.raises(
             InputError,
             match=(
-                r"set\.h5: /train is damaged, examples \d to \d cannot be read \(.+\): make the"
-                r" file again"
+                r"set\.h5: /train is damaged, examples \d to \d cannot be read \(.+\): prepare it"
+                r" again"
             ),
         ):
             shard.fill(microbatch(2), 0, step)

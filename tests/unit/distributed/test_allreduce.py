@@ -1,4 +1,4 @@
-"""Sums on a thread are done in order while the main thread goes on."""
+"""Sums on a thread are done in order while the main thread continues."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from distcnn.distributed.allreduce import time_sums
 
 
 class Beside(Communicator):
-    """There is another rank, which takes two seconds more for each sum."""
+    """A second rank, which takes two seconds longer for each sum."""
 
     def allgather(self, item: Any) -> list[Any]:
         return [item, [seconds + 2 for seconds in item] if isinstance(item, list) else item]

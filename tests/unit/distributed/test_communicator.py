@@ -1,4 +1,4 @@
-"""Errors that one rank meets reach all of them; the ranks here are threads."""
+"""Errors of one rank reach all of them; the ranks here are threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distcnn.errors import InputError
 
 
 class ThreadCommunicator:
-    """A world of threads: the naive oracle."""
+    """A world of threads: the naive reference."""
 
     description = "threads"
 

@@ -1,4 +1,4 @@
-"""The exact sum: any order and any grouping gives the same bits; beyond its bound it refuses."""
+"""The exact sum: any order and any grouping gives the same bits; beyond its range it refuses."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ PROPERTY = settings(max_examples=200, deadline=None, derandomize=True)
 
 
 def grid(num_terms: int) -> Fraction:
-    """The step of the grid that terms are rounded to: the range (LIMIT times the power of two that
-    holds num_terms) over 2**52.
+    """The spacing of the grid to which terms are rounded: the range (LIMIT times the power of two
+    that holds num_terms) over 2**52.
     """
     return Fraction(LIMIT) * max(2, 2 ** math.ceil(math.log2(num_terms))) / 2**52
 
 
 def sum_of(vectors: list[np.ndarray], num_terms: int, limit: float = LIMIT) -> np.ndarray:
-    """The exact sum of some of ``num_terms`` vectors, as one rank does it."""
+    """The exact sum of some of ``num_terms`` vectors, as one rank computes it."""
     exact, total = ExactSum(num_terms, limit), np.zeros(SIZE)
     for vector in vectors:
         exact.add(total, vector)
@@ -35,8 +35,8 @@ def sum_of(vectors: list[np.ndarray], num_terms: int, limit: float = LIMIT) -> n
 
 
 def gradients(num_terms: int) -> st.SearchStrategy[list[np.ndarray]]:
-    """``num_terms`` float32 vectors over all magnitudes up to LIMIT, halves of the grid's step
-    included.
+    """``num_terms`` float32 vectors of all magnitudes up to LIMIT, including halves of the grid's
+    spacing.
     """
     anything = st.floats(-LIMIT, LIMIT, width=32)
     near_ties = st.integers(-(2**20), 2**20).map(lambda k: k * float(grid(num_terms)) / 2)
@@ -109,8 +109,8 @@ def test_terms_at_the_limit_all_at_once_are_summed_exactly(num_terms: int, sign:
 
 
 def test_in_pairs_beyond_half_the_range_a_sum_would_be_rounded() -> None:
-    """1.5*R plus two terms at the limit, and one more multiple of the grid, is beyond 2R, where
-    only each second one is a number.
+    """1.5*R plus two terms at the limit and one more multiple of the grid is beyond 2R, where
+    float64 has only every second multiple.
     """
     step, exact = float(grid(4)), ExactSum(4, LIMIT)
     terms = [np.array([each], np.float32) for each in (step, LIMIT, LIMIT, LIMIT)]

@@ -1,4 +1,4 @@
-"""Who owns which shards: every one once, in order, as even as can be."""
+"""Shards are distributed over ranks: each once, in order, as evenly as possible."""
 
 from __future__ import annotations
 

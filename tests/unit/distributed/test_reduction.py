@@ -1,4 +1,4 @@
-"""The reducers: what they add up, what they reject, and the one contract of all of them."""
+"""The reducers: what they add, what they reject, and their common contract."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shared(name: str, own_shards: int = 2) -> Reducer:
 
 @pytest.fixture(params=["exact", "fast", "shared exact", "shared fast"])
 def reducer(request: pytest.FixtureRequest) -> Reducer:
-    """Each of them for two shards of ``SIZE`` elements, in a step that begins."""
+    """Each reducer, for two shards of ``SIZE`` elements, at the beginning of a step."""
     *is_shared, name = request.param.split()
     made = shared(name) if is_shared else summed(name)
     made.begin()

@@ -1,6 +1,6 @@
 """Sharing memory, and when it is refused; with one rank, whose offers a test may change.
 
-Between ranks: ``tests/mpi``.
+Several ranks are tested in ``tests/mpi``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def test_memory_is_zero_and_can_be_written(nbytes: int) -> None:
 
 
 def test_two_ranks_see_each_other() -> None:
-    """The same process twice: what it shares first is what the second rank offers."""
+    """The same process twice: what it shares first is the second rank's offer."""
     first: list[Any] = []
 
     def remember(item: Any) -> list[Any]:

@@ -1,8 +1,7 @@
-"""Gradients in shared memory: their sums are those of the reducer that adds as they come, to the
-last bit; and when memory is not shared.
+"""Gradients in shared memory: the sums have the bits of the reducer that adds gradients as they
+come; and when memory is not shared.
 
-The ranks are objects here, over the same memory, one after the other. Between processes:
-``tests/mpi``.
+The ranks are objects here, which use the same memory in turn. ``tests/mpi`` tests processes.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SPACE = 4096
 
 
 class RankOf(Communicator):
-    """Rank ``rank`` of some that are threads over one memory; their counts stay their own."""
+    """Rank ``rank`` of a world of threads that share memory; their counts stay their own."""
 
     def __init__(
         self, rank: int, memory: list[NDArray[np.float32]], barrier: threading.Barrier
@@ -62,7 +61,7 @@ def ranks_of(world_size: int, name: str, size: int, num_shards: int) -> list[Sha
 def take_step(
     reducers: list[SharedMemoryReducer], gradients: Iterator[NDArray[np.float32]], num_shards: int
 ) -> list[NDArray[np.floating]]:
-    """Each rank has the next shards; the sum on every rank."""
+    """Give each rank the next shards; return the sum on every rank."""
     for rank, reducer in enumerate(reducers):
         reducer.begin()
         for _ in shards_of_rank(num_shards, len(reducers), rank):
@@ -84,7 +83,7 @@ def take_step(
 def test_the_bits_are_those_of_the_sum_as_they_come(
     name: str, world_size: int, num_shards: int, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``scale``: small terms go in pairs, large ones do not."""
+    """``scale``: small terms are added in pairs, large ones are not."""
     monkeypatch.setattr(shared_memory_reduction, "CHUNK", 7)
     rng, size = np.random.default_rng(num_shards), 41
     reducers = ranks_of(world_size, name, size, num_shards)

@@ -1,5 +1,5 @@
-"""The stats: the sum of losses is right to float32 and beyond, whatever the number of terms, their
-sizes and their order.
+"""The stats: the sum of losses is correct to float32 and beyond, whatever the number, sizes and
+order of the terms.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOSSES = st.floats(0, 2.0**30) | st.floats(0, 1e-6) | st.floats(0, 20, width=32)
 
 
 def summed(losses: list[float], num_terms: int, ranks: list[int]) -> float:
-    """The sum of ``losses``, each added by the rank that ``ranks`` has for it."""
+    """The sum of ``losses``, each added by the rank that ``ranks`` assigns to it."""
     sums = np.zeros((max(ranks, default=0) + 1, STATS_SIZE))
     tallies = [StepStats(of_rank, num_terms) for of_rank in sums]
     for loss, rank in zip(losses, ranks, strict=True):

@@ -1,4 +1,6 @@
-"""The heartbeat: what a process notes of itself while it works, waits, fails and makes progress."""
+"""The heartbeat: what a process records about itself while it works, waits, fails and makes
+progress.
+"""
 
 from __future__ import annotations
 

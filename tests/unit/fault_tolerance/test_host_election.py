@@ -1,4 +1,4 @@
-"""Exactly one process of a host is elected; files and folders of others are not trusted."""
+"""Exactly one process of a host is elected; other users' files and folders are not trusted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.fault_tolerance import host_election as claims
 from distcnn.fault_tolerance.host_election import claim, private_folder
 
 
@@ -21,22 +20,10 @@ def test_a_name_is_given_once() -> None:
     assert [claim(f"{name}-{each}") for each in "aab"] == [True, False, True]
 
 
-@pytest.fixture
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where alone folders may be made."""
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr(
-        claims, "SHARED_FOLDERS", (str(tmp_path / "first"), str(tmp_path / "second"))
-    )
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-    return tmp_path
-
-
-def test_only_the_user_can_enter_the_folder_of_claims(base: Path) -> None:
+def test_only_the_user_can_enter_the_folder_of_claims(claim_folders: Path) -> None:
     folder = private_folder()
     assert folder
-    assert folder.parent == base / "first"
+    assert folder.parent == claim_folders / "first"
     assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
 
 
@@ -63,24 +50,24 @@ needs_root = pytest.mark.skipif(
     "squat", [is_open, is_a_link, Path.touch, pytest.param(belongs_to_another, marks=needs_root)]
 )
 def test_a_folder_that_another_user_made_is_not_trusted(
-    squat: Callable[[Path], None], base: Path
+    squat: Callable[[Path], None], claim_folders: Path
 ) -> None:
     name = f"distcnn-{os.geteuid()}"
-    squat(base / "first" / name)
-    assert private_folder() == base / "second" / name
-    (base / "second" / name).rmdir()
-    squat(base / "second" / name)
+    squat(claim_folders / "first" / name)
+    assert private_folder() == claim_folders / "second" / name
+    (claim_folders / "second" / name).rmdir()
+    squat(claim_folders / "second" / name)
     assert private_folder() is None
     assert [claim("report"), claim("report")] == [True, True]  # rather two reports than none
 
 
-def test_abstract_sockets_of_others_silence_nobody(base: Path) -> None:
+def test_abstract_sockets_of_others_silence_nobody(claim_folders: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         stranger.bind("\0distcnn-report")
         assert claim("report")
 
 
-def test_files_of_ended_processes_are_removed_and_held_ones_are_not(base: Path) -> None:
+def test_files_of_ended_processes_are_removed_and_held_ones_are_not(claim_folders: Path) -> None:
     folder = private_folder()
     assert folder
     assert claim("held")

@@ -1,4 +1,4 @@
-"""Which rank is late, judged from what all of them noted."""
+"""Which rank is late, judged from the records of all."""
 
 from __future__ import annotations
 

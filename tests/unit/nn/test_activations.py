@@ -1,6 +1,4 @@
-"""Activations: a gradient check, values by hand, a reference of plain loops, and one of
-your own.
-"""
+"""Activations: a gradient check, values by hand, a reference of plain loops, and a user's own."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ shapes = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)
 
 
 class Softplus(Activation):
-    """The one that the module's docstring shows."""
+    """The example of the module's docstring."""
 
     def function(self, x: Array, out: Array) -> None:
         np.logaddexp(x, 0, out=out)
@@ -45,7 +43,7 @@ class Softplus(Activation):
 
 
 class Leaky(ReLU):
-    """One that is made from another."""
+    """An activation derived from another."""
 
     def function(self, x: Array, out: Array) -> None:
         np.maximum(x, 0.25 * x, out=out)
@@ -124,7 +122,7 @@ def test_input_and_incoming_gradient_are_left_as_they_were(activation: type[Acti
 
 
 class _PassOn(Identity):
-    """Hands on what it is given: the same array."""
+    """Returns its argument, the same array."""
 
     def backward(self, grad_output: Array, call: Call) -> Array:
         return grad_output

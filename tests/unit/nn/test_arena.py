@@ -1,5 +1,5 @@
-"""Buffers: zeros that start on a cache line, side by side in large pages, and that take room only
-where they are used.
+"""Buffers: zeros that start on a cache line, adjacent in large pages, and that use memory only once
+they are written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def test_buffers_are_zero_contiguous_and_start_on_a_cache_line(
 
 def test_no_byte_is_given_out_twice() -> None:
     arena = Arena(slab_bytes=1024)
-    arrays = [arena.zeros(nbytes) for nbytes in (1, 64, 65, 1000, 24, 1024, 5000, 3, 0, 7)]
+    arrays = [
+        arena.zeros((nbytes,), np.uint8) for nbytes in (1, 64, 65, 1000, 24, 1024, 5000, 3, 0, 7)
+    ]
     for number, array in enumerate(arrays, 1):
         assert array.ctypes.data % ALIGNMENT_BYTES == 0
         assert not array.any()
@@ -42,9 +44,9 @@ def test_no_byte_is_given_out_twice() -> None:
 
 def test_a_piece_is_given_back_when_the_last_array_in_it_is_gone() -> None:
     arena = Arena(slab_bytes=1024)
-    first, second = arena.zeros(512), arena.zeros(512)
-    piece = weakref.ref(first.base.obj)
-    arena.zeros(512)  # begins another piece
+    first, second = (arena.zeros((512,), np.uint8) for _ in range(2))
+    piece = weakref.ref(first.base.base.obj)
+    arena.zeros((512,), np.uint8)  # begins another piece
     del first
     assert piece() is not None
     del second
@@ -70,7 +72,7 @@ def test_more_than_there_is_is_a_memory_error() -> None:
 
 
 def huge_pages() -> int:
-    """Bytes of them that this process has."""
+    """Bytes that this process has in huge pages."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("AnonHugePages:"))
 

@@ -1,5 +1,5 @@
 """Convolution: a gradient check, values by hand, a reference of plain loops, and the tutorial's
-example digit for digit.
+example to the last digit.
 """
 
 from __future__ import annotations

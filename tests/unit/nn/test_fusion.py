@@ -1,5 +1,5 @@
 """Fusion and cache blocking: a convolution fused with the max pooling and the ReLU after it, in
-blocks of any size, in strips and in groups of images, gives the bits of one layer after the other.
+blocks, strips and groups of any size, has the bits of layer after layer.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Case = tuple[list[Layer], tuple[int, int, int], int]
 
 @contextmanager
 def blocks(most_bytes: int, fewest_columns: int = 96, fewest_images: int = 32) -> Iterator[None]:
-    """Plans made inside cut convolutions into blocks of about ``most_bytes``, in strips of at least
+    """Inside it, plans cut convolutions into blocks of about ``most_bytes``, in strips of at least
     ``fewest_columns`` and groups of at least ``fewest_images``.
     """
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def assert_same(ours: list[Array], expected: list[Array]) -> None:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """For im2col and Winograd; the windows fill what the convolution gives."""
+    """For im2col and Winograd; the windows cover the convolution's output exactly."""
 
     def pair(low: int, high: int) -> tuple[int, int]:
         return draw(st.integers(low, high)), draw(st.integers(low, high))
@@ -113,8 +113,8 @@ def test_the_gradient_check_is_passed(case: Case) -> None:
 
 
 def test_by_hand() -> None:
-    """One filter of ones over pairs of pixels: sums of neighbours, of which the larger of each pair
-    counts.
+    """One filter of ones over pairs of pixels gives sums of neighbours, of which the larger of each
+    pair counts.
     """
     network = planned([Conv2d(1, (1, 2)), MaxPool2d((1, 2))], (1, 1, 5), 1, np.float64)
     assert is_fused(network)
@@ -132,8 +132,8 @@ def test_by_hand() -> None:
 
 
 def test_a_rectified_pooling_by_hand() -> None:
-    """As above, less 7: of the second pair one sum is positive, of the first none, and of a pair of
-    zeros none.
+    """As above, minus 7: one sum of the second pair is positive, none of the first, and none of a
+    pair of zeros.
     """
     network = planned([Conv2d(1, (1, 2)), MaxPool2d((1, 2)), ReLU()], (1, 1, 7), 1, np.float64)
     assert is_fused(network)
@@ -150,14 +150,14 @@ def test_a_rectified_pooling_by_hand() -> None:
 
 
 class FixedConv(Conv2d):
-    """A user's, which only fixes a size."""
+    """A user's convolution, which only fixes a size."""
 
     def __init__(self, out_channels: int) -> None:
         super().__init__(out_channels, 3)
 
 
 class OwnConv(Conv2d):
-    """A user's, which computes by itself."""
+    """A user's convolution, which computes by itself."""
 
     def forward(self, x: Array, call: object) -> Array:
         raise NotImplementedError

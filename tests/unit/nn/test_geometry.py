@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.nn.geometry import as_pair, output_size, window_offsets, windows_view
+from distcnn.nn.geometry import as_pair, output_size, window_offsets
 
 examples = settings(deadline=None, derandomize=True, max_examples=50)
 pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
@@ -36,7 +36,7 @@ def test_output_sizes_by_hand(
 
 @examples
 @given(pairs, pairs, st.tuples(st.integers(0, 4), st.integers(0, 4)))
-def test_views_and_offsets_hold_what_loops_find(
+def test_offsets_hold_what_loops_find(
     kernel: tuple[int, int], stride: tuple[int, int], spare: tuple[int, int]
 ) -> None:
     height, width = kernel[0] + spare[0], kernel[1] + spare[1]
@@ -46,21 +46,15 @@ def test_views_and_offsets_hold_what_loops_find(
         len(range(0, height - kernel[0] + 1, stride[0])),
         len(range(0, width - kernel[1] + 1, stride[1])),
     )
-    windows, offsets = (
-        windows_view(x, kernel, stride, size),
-        list(window_offsets(x, kernel, stride, size)),
-    )
-    assert windows.shape == (2, *kernel, *size, 3)
+    offsets = list(window_offsets(x, kernel, stride, size))
     assert len(offsets) == kernel[0] * kernel[1]
     for i, j, r, s in np.ndindex(*kernel, *size):
         expected = x[:, r * stride[0] + i, s * stride[1] + j]
-        np.testing.assert_array_equal(windows[:, i, j, r, s], expected)
         np.testing.assert_array_equal(offsets[i * kernel[1] + j][:, r, s], expected)
 
 
-def test_windows_share_the_memory_of_the_images() -> None:
+def test_offsets_share_the_memory_of_the_images() -> None:
     x = np.zeros((1, 4, 4, 2))
-    assert np.shares_memory(windows_view(x, (2, 2), (1, 1), (3, 3)), x)
     assert all(np.shares_memory(view, x) for view in window_offsets(x, (2, 2), (1, 1), (3, 3)))
 
 

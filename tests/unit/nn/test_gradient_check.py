@@ -1,6 +1,4 @@
-"""The gradient check itself: it must accept what is right and notice each gradient that is
-wrong.
-"""
+"""The gradient check itself: it accepts correct gradients and notices each wrong one."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ class WrongTanh(Tanh):
 
 
 class WrongDense(Layer):
-    """Spoils one of its gradients."""
+    """Computes one of its gradients wrongly."""
 
     def __init__(self, spoilt: str) -> None:
         self.spoilt = spoilt

@@ -1,5 +1,5 @@
-"""Losses: a gradient check, values by hand, a reference of plain loops, padding that weighs
-nothing, and large logits.
+"""Losses: a gradient check, values by hand, a reference of plain loops, padding without weight, and
+large logits.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def test_gradients_agree_with_finite_differences(
 def test_cross_entropy_by_hand() -> None:
     """Softmax of (0, log 3) is (1/4, 3/4); of equal logits, 1/2 each.
 
-    Sums over examples, not means.
+    Values are sums over examples, not means.
     """
     logits = np.array([[0.0, 5.0], [math.log(3), 5.0]])
     loss_sum, grad = softmax_cross_entropy(logits, np.array([1, 0]), np.ones(2))

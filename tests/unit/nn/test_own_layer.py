@@ -1,4 +1,4 @@
-"""Layers as descriptions, and layers of one's own: modes, random streams, parameters, errors."""
+"""Layers as descriptions, and a user's own layers: modes, random streams, parameters, errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNT = 4
 
 
 class Dropout(Layer):
-    """The one that ``distcnn.nn.layer`` shows."""
+    """Much like the one in docs/own_code.md."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
@@ -51,7 +51,7 @@ class Dropout(Layer):
 
 
 class Scale(Layer):
-    """One factor for each feature; ``spoil`` makes it go wrong."""
+    """One factor for each feature; ``spoil`` breaks it."""
 
     def __init__(self, spoil: str = "") -> None:
         self.spoil = spoil

@@ -24,7 +24,7 @@ def images(seed: int) -> Array:
 
 
 def gradient(seed: int) -> Array:
-    """Of the microbatch of that seed alone, with a plan of its own."""
+    """The gradient of the microbatch of that seed, from a plan of its own."""
     plan, flat = MODEL.plan(SHAPE, COUNT, PARAMETERS), np.zeros_like(PARAMETERS.values)
     plan.backward(plan.forward(images(seed)).copy(), out=flat)
     return flat

@@ -21,8 +21,8 @@ both = pytest.mark.parametrize("pool", [MaxPool2d, AvgPool2d])
 
 @dataclass(frozen=True)
 class Case:
-    """``stride`` below ``kernel``: windows overlap; above: there are gaps between them; both can
-    meet in one case.
+    """With ``stride`` below ``kernel`` windows overlap; above, there are gaps between them. One
+    case can have both.
     """
 
     input_shape: tuple[int, int, int]
@@ -35,7 +35,7 @@ class Case:
         return planned([pool(self.kernel, self.stride)], self.input_shape, self.count, np.float64)
 
     def distinct_images(self, rng: np.random.Generator) -> Array:
-        """No two pixels within 0.1, so that a small step changes no maximum."""
+        """Pixels at least 0.1 apart, so that a small step changes no maximum."""
         shape = (*self.input_shape, self.count)
         return rng.permutation(int(np.prod(shape))).reshape(shape) * 0.1
 

@@ -1,6 +1,6 @@
-"""The textbook (``distcnn.nn.reference``) is right, and every fast kernel agrees with it.
+"""The textbook (``distcnn.nn.reference``) is correct, and every fast kernel agrees with it.
 
-The textbook is checked by central differences and by values computed by hand; the kernels are then
+The textbook is checked by central differences and values computed by hand; the kernels are then
 compared with it over all combinations of kernel size, stride and padding.
 """
 
@@ -36,8 +36,8 @@ def run_kernels(
 ) -> tuple[Array, Array, dict[str, Array]]:
     """Output, input gradient and parameter gradients of ``layers`` as the engine computes them.
 
-    The batch is the first axis here and the last one in the engine: only this function knows that.
-    A first pass over other numbers leaves something in every buffer that should start from zero.
+    The batch is the first axis here and the last one in the engine; only this function knows that.
+    A first pass over other numbers dirties every buffer that should start from zero.
     """
     network = planned(list(layers), x.shape[1:], len(x), x.dtype)
     for name, value in network.named_values().items():
@@ -202,7 +202,7 @@ def compare_convolution(
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7])
 @pytest.mark.parametrize(("channels", "filters"), [(1, 3), (24, 17)], ids=["thin", "thick"])
 def test_convolution(channels: int, filters: int, kernel: int, dtype: Any) -> None:
-    """Thick ones with stride 1 take minimal filtering, all others im2col."""
+    """Thick ones with stride 1 use minimal filtering, all others im2col."""
     for stride, padding in product((1, 2, 3), (0, 1, 2)):
         compare_convolution(channels, filters, (kernel,) * 2, (stride,) * 2, (padding,) * 2, dtype)
 
@@ -245,9 +245,9 @@ def test_pooling(tied: bool, dtype: Any) -> None:
 def test_convolution_pooling_and_activation_together(
     channels: int, filters: int, activation: type[nn.Activation] | None, dtype: Any
 ) -> None:
-    """What the plan may fuse: windows that fill the convolution's output, and windows that do not.
+    """With windows that fill the convolution's output, so that the plan may fuse, and with others.
 
-    Thin ones sum small integers, exactly, with many ties. Minimal filtering rounds even those, so
+    Thin ones sum small integers exactly, with many ties. Minimal filtering rounds even integers, so
     the thick ones get numbers without ties.
     """
     rng = np.random.default_rng(9)

@@ -73,7 +73,7 @@ both_dtypes = pytest.mark.parametrize("dtype", TOLERANCES)
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """The arrays are small, and other tests may run beside these."""
+    """The arrays are small, and other tests may run at the same time."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -81,7 +81,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def twins(name: str, dtype: type[np.floating]) -> tuple[Network, Any]:
-    """The model and PyTorch's, with the same random values."""
+    """Our model and PyTorch's, with the same random values."""
     network = planned(MODELS[name]((1, 28, 28), CLASSES), (1, 28, 28), COUNT, dtype)
     rng = np.random.default_rng(7)
     network.initialise(rng)

@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distcnn.nn import Conv2d
-from distcnn.nn.geometry import Geometry
 from distcnn.nn.kernels import algorithms
-from distcnn.nn.kernels.algorithms import LEAST_DEPTH, LEAST_FILTERS, MOST_POINTS, choose_tiling
+from distcnn.nn.kernels.algorithms import (
+    LEAST_DEPTH,
+    LEAST_FILTERS,
+    MOST_POINTS,
+    Geometry,
+    choose_tiling,
+)
 from distcnn.nn.kernels.winograd import winograd_matrices
 from tests.support.networks import Network, planned, run_twice
 
@@ -23,7 +28,7 @@ ALL = [(m, taps) for taps in range(2, MOST_POINTS) for m in range(2, MOST_POINTS
 
 
 def correlation(pixels: Array, kernel: Array) -> Array:
-    """One sum after another."""
+    """Plain sums."""
     count = len(pixels) - len(kernel) + 1
     return np.array(
         [sum(kernel[j] * pixels[s + j] for j in range(len(kernel))) for s in range(count)]
@@ -41,7 +46,7 @@ def test_every_minimal_algorithm_gives_the_sums(outputs: int, taps: int) -> None
 
 
 def test_two_outputs_of_three_taps_by_hand() -> None:
-    """With points 0, 1, -1 and infinity: Winograd's, up to how the signs are shared out."""
+    """With the points 0, 1, -1 and infinity: Winograd's own, except for signs."""
     a, b, g = winograd_matrices(2, 3)
     np.testing.assert_array_equal(a.T, [[1, 1, 1, 0], [0, 1, -1, 1]])
     np.testing.assert_array_equal(b.T, [[-1, 0, 1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, -1, 0, 1]])
@@ -131,7 +136,7 @@ def test_winograd_passes_the_gradient_check(case: tuple[Conv2d, tuple[int, int, 
 
 
 def test_float32_stays_within_a_few_roundings() -> None:
-    """Relative to the largest value; im2col comes to about 4e-7."""
+    """Relative to the largest value; im2col reaches about 4e-7."""
     for case in ((Conv2d(50, 5), (20, 12, 12), 4), (Conv2d(64, 3), (32, 26, 26), 2)):
         results = zip(
             run_twice(made(*case, np.float32)), run_twice(with_im2col(*case)), strict=True

@@ -1,5 +1,5 @@
-"""Optimizers: two steps by hand, a reference one number at a time, PyTorch, and what they promise
-about state and dtype.
+"""Optimizers: two steps by hand, a scalar reference, PyTorch, and their promises about state and
+dtype.
 """
 
 from __future__ import annotations

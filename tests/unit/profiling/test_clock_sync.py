@@ -1,4 +1,4 @@
-"""The ranks' clocks: bounds from barriers, and times brought to rank 0's."""
+"""The ranks' clocks: bounds from barriers, and times converted to rank 0's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from distcnn.distributed import Communicator
-from distcnn.profiling.clock_sync import (
-    Clock,
-    Offset,
-    clocks_of,
-    last_arrivals,
-    measure_offsets,
-    offset,
-)
+from distcnn.profiling.clock_sync import Clock, Offset, last_arrivals, measure_offsets, offset
 
 
 def test_bounds_by_hand() -> None:
@@ -39,31 +32,20 @@ def test_the_truth_is_always_within_the_bounds(ahead: int) -> None:
     assert abs(found.middle - ahead) <= found.error <= 5000
 
 
-def test_one_host_has_one_clock_unless_the_measurements_deny_it() -> None:
+def test_a_clock_is_rank_0s_where_both_measurements_allow_it() -> None:
     at_zero, apart = Offset(-5, 7, 100), Offset(6, 7, 100)
-    same, other_host, other_clock, drifted = clocks_of(
-        ["a", "b", "a", "a"], [at_zero, at_zero, apart, at_zero], [at_zero, at_zero, apart, apart]
-    )
-    times = np.array([100, 150])
-    assert same.to_root(times) is times
-    assert (same.error, other_host.error) == (0, 6)
-    assert [each.same for each in (same, other_host, other_clock, drifted)] == [
-        True,
-        False,
-        False,
-        False,
-    ]
-    assert other_host.to_root(times).tolist() == [99, 149]
+    assert Clock(at_zero, at_zero).to_root([100, 150]) == [100, 150]
+    assert Clock(at_zero, at_zero).error == 0
+    assert Clock(apart, apart).to_root([100, 150]) == [94, 144]
+    assert not Clock(at_zero, apart).same
+    assert Clock(at_zero, apart).error == 6
 
 
 def test_drift_is_taken_out_linearly_and_keeps_the_order() -> None:
-    clock = Clock(
-        Offset(999, 1001, 10_000), Offset(1199, 1201, 20_000), same=False
-    )  # 1000 ahead, then 1200
-    assert clock.to_root(np.array([10_000, 15_000, 20_000])).tolist() == [9_000, 13_900, 18_800]
+    clock = Clock(Offset(999, 1001, 10_000), Offset(1199, 1201, 20_000))  # 1000 ahead, then 1200
+    assert clock.to_root([10_000, 15_000, 20_000]) == [9_000, 13_900, 18_800]
     assert clock.error == 1
-    times = np.arange(10_000, 11_000)
-    assert (np.diff(clock.to_root(times)) >= 0).all()
+    assert (np.diff(clock.to_root(range(10_000, 11_000))) >= 0).all()
 
 
 def test_a_world_of_one_has_one_clock() -> None:

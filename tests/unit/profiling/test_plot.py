@@ -58,8 +58,8 @@ def test_two_steps_in_the_middle_are_shown_or_those_that_are_named() -> None:
     [
         ("conv1 backward", "backward"),
         ("local sum", "local sum"),
-        ("reduce", "allreduce"),
-        ("wait for sums", "waiting"),
+        ("allreduce", "reduce"),
+        ("waiting", "wait"),
         ("ledger", "other"),
     ],
 )

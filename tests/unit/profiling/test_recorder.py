@@ -1,4 +1,4 @@
-"""The recorder hears of spans on all threads; intervals nest as the spans did."""
+"""The recorder receives spans of all threads; intervals nest as the spans did."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from distcnn.profiling.recorder import Recorder, SpanEvent, intervals_of, title
+from distcnn.profiling.recorder import Interval, Recorder, SpanEvent, intervals_of
 from distcnn.spans import Span, listening
 
 STEP, LAYER, LOSS = Span("step", step=3), Span("forward", layer="conv1"), Span("loss")
@@ -55,4 +55,4 @@ def test_it_records_every_thread_while_it_listens_and_also_what_fails() -> None:
 
 
 def test_titles() -> None:
-    assert [title(span) for span in (STEP, LAYER)] == ["step", "conv1 forward"]
+    assert [Interval(span, 0, 0).title for span in (STEP, LAYER)] == ["step", "conv1 forward"]

@@ -1,4 +1,4 @@
-"""The timeline keeps the steps that are asked for, as long as there is room."""
+"""The timeline keeps the requested steps as long as there is room."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.profiling import timeline
-from distcnn.profiling.recorder import intervals_of
-from distcnn.profiling.timeline import Timeline
+from distcnn.profiling import recorder
+from distcnn.profiling.recorder import Timeline, intervals_of
 from distcnn.profiling.tracing import traced
 from distcnn.spans import ALLREDUCE, EVALUATION, FORWARD, STEP, WRITE_CHECKPOINT, Span, listening
 from tests.conftest import MakeImageSet
@@ -20,7 +19,7 @@ INNER = Span(FORWARD, layer="conv1")
 
 
 def run_spans(steps: range) -> None:
-    """Steps of three slices each, each followed by a test pass."""
+    """Steps of three spans each, each followed by an evaluation."""
     for step in steps:
         with Span(STEP, step=step):
             for _ in range(2):
@@ -45,7 +44,7 @@ def test_steps_of_the_window_are_kept_in_full_and_otherwise_outermost_spans() ->
 
 
 def test_nothing_is_begun_when_there_is_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "MOST_SLICES", 5)
+    monkeypatch.setattr(recorder, "MOST_SLICES", 5)
     recorded = Timeline(range(sys.maxsize), world_size=1)
     with listening(recorded):
         run_spans(range(5))
@@ -55,7 +54,7 @@ def test_nothing_is_begun_when_there_is_no_more_room(monkeypatch: pytest.MonkeyP
 
 
 def test_ranks_share_the_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "MOST_SLICES_OF_ALL_RANKS", 8)
+    monkeypatch.setattr(recorder, "MOST_SLICES_OF_ALL_RANKS", 8)
     recorded = Timeline(range(sys.maxsize), world_size=2)
     with listening(recorded):
         run_spans(range(5))
@@ -76,7 +75,7 @@ def test_other_threads_are_recorded_under_their_names() -> None:
         thread.start()
         thread.join()
     assert names(recorded) == [WRITE_CHECKPOINT]
-    assert list(recorded.thread_names.values()) == ["checkpoint"]
+    assert list(recorded.thread_names.values()) == ["main", "checkpoint"]
 
 
 def test_a_trace_that_cannot_be_written_is_reported(

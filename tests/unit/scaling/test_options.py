@@ -1,4 +1,4 @@
-"""Flags of a sweep."""
+"""The flags of a sweep."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_prediction_is_part_of_the_request() -> None:
     flags = ["--ranks", "1,2", "--mode", "weak", "--predict", "4,8", "--interconnect", numbers]
     request = parse([*flags, f"--network={former}", "--ranks-per-host", "2"])
     assert (request.predict, request.ranks_per_host) == ((4, 8), 2)
-    assert request.interconnect == (numbers, former)
+    assert [one.name for one in request.interconnects] == ["1ms, 1Gbit", "2ms, 1Gbit"]
     assert parse(["--ranks", "1"]).predict == ()
 
 
@@ -76,9 +76,13 @@ def test_what_cannot_be_predicted(text: str) -> None:
 @pytest.mark.parametrize(
     ("tasks", "ranks"), [("1", (1,)), ("8", (1, 2, 4, 8)), ("12", (1, 2, 4, 8))]
 )
-def test_without_ranks_the_allocation_decides(tasks: str, ranks: tuple[int, ...]) -> None:
-    assert default_ranks({"SLURM_NTASKS": tasks}) == ranks
-    assert default_ranks({})[0] == 1
+def test_without_ranks_the_allocation_decides(
+    tasks: str, ranks: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    assert default_ranks() == ranks
+    monkeypatch.delenv("SLURM_NTASKS")
+    assert default_ranks()[0] == 1
 
 
 def test_a_launcher_is_taken_apart_as_a_shell_does() -> None:

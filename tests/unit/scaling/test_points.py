@@ -1,4 +1,4 @@
-"""Which points, what they compute, and in which order."""
+"""Which points a sweep has, what they compute, and in which order."""
 
 from __future__ import annotations
 

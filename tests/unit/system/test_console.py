@@ -1,25 +1,23 @@
-"""Output that blocks, breaks or lacks an encoding ends nothing and loses nothing short."""
+"""Output that blocks, breaks or lacks an encoding ends nothing and loses no short text."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from distcnn.system import console, output_stream
-from distcnn.system.console import guarded, say, tell
-from distcnn.system.output_stream import OutputStream
+from distcnn.system import console
+from distcnn.system.console import OutputStream, guarded, say, tell
 from distcnn.training.progress import Progress
+from tests.support.full_pipe import full_pipe
 
 
 class Bare:
-    """The least that ``print`` needs."""
+    """The minimum that ``print`` needs."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -29,7 +27,7 @@ class Bare:
 
 
 class Broken(Bare):
-    """One that raises what it likes."""
+    """A stream that raises an unusual exception."""
 
     def write(self, text: str) -> None:
         raise ZeroDivisionError("broken")
@@ -94,26 +92,6 @@ def test_an_escape_sequence_or_a_line_feed_in_a_line_is_shown(
     )
 
 
-@contextlib.contextmanager
-def full_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Standard output is a pipe that takes nothing more; gives its reading end."""
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x" * 512)
-    os.set_blocking(writer, True)
-    stream = os.fdopen(writer, "w")
-    monkeypatch.setattr(sys, "__stdout__", stream)
-    monkeypatch.setattr(sys, "stdout", stream)
-    try:
-        yield reader
-    finally:
-        monkeypatch.undo()
-        os.close(reader)  # whoever is writing gets an error
-        stream.close()
-
-
 def read_all(reader: int, end: bytes) -> bytes:
     content = b""
     while not content.endswith(end):
@@ -134,7 +112,7 @@ def test_a_stream_that_blocks_holds_up_nobody_and_loses_nothing_short(
 
 
 def test_lines_beyond_the_bound_are_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_stream, "MOST_WAITING", 1000)
+    monkeypatch.setattr(console, "MOST_WAITING", 1000)
     with full_pipe(monkeypatch) as reader, guarded():
         for number in range(1000):
             say(f"line {number}")
@@ -203,7 +181,7 @@ def test_an_interrupt_while_a_replaced_stream_is_written_does_not_silence_it() -
             return super().write(text)
 
     stream = Interrupted()
-    output = OutputStream(stream, lambda error: None)
+    output = OutputStream(stream)
     with pytest.raises(KeyboardInterrupt):
         output.write("lost\n")
     output.write("shown\n")

@@ -1,6 +1,4 @@
-"""What else decides the bits: distcnn's own sources, and the variables by which libraries choose
-kernels.
-"""
+"""What decides the bits: distcnn's sources, and the variables by which libraries choose kernels."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Files that are there whole or not at all: what is left when writing fails or is killed, what a
-reader sees, what is synced when.
+"""Files are whole or absent: what is left when writing fails or is killed, what a reader sees, what
+is synced when.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def kind_of(path: Path) -> str:
 
 
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The syncs and renames from now on, in order, as they are really done."""
+    """The syncs and renames from now on, in order; they take place."""
     done: list[str] = []
     fsync, replace = os.fsync, Path.replace
 

@@ -1,6 +1,4 @@
-"""Cores: what ranks may use, how many threads each gets, and when there are too few; all by
-hand-computed values.
-"""
+"""Cores: what ranks may use, the threads of each, and when cores are too few; all by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Numbers with their nouns, names that steer no terminal, words that can be pasted into a shell."""
+"""Numbers with their nouns, names that cannot control a terminal, words that can be pasted into a
+shell.
+"""
 
 from __future__ import annotations
 

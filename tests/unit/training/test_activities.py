@@ -16,14 +16,14 @@ from distcnn import train
 from distcnn.datasets import HDF5Dataset
 from distcnn.datasets.examples import ExampleFile
 from distcnn.fault_tolerance.heartbeat import heartbeat
-from distcnn.training import consistency, loop, session, setup
+from distcnn.training import consistency, loop, resume, session, setup
 from distcnn.training.run_directory import RunDirectory
 from tests.conftest import MakeImageSet, as_flags
 from tests.support.training_fixtures import Run, prepare
 
 WORK = [
-    (session, "existing_run", "reading the run directory"),
-    (session, "find_resume_point", "reading the run directory"),
+    (resume, "existing_run", "reading the run directory"),
+    (resume, "find_resume_point", "reading the run directory"),
     (HDF5Dataset, "read_info", "opening the image set"),
     (setup, "build_model", "building the network"),
     (setup, "survey", "reading and hashing the image set"),

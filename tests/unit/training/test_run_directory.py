@@ -30,9 +30,9 @@ from distcnn.errors import InputError
 from distcnn.training import run_directory
 from distcnn.training.checkpointing import Saving
 from distcnn.training.loop import Loop
-from distcnn.training.open_run import begin_records, open_directory
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult, damage_of, read_result
+from distcnn.training.resume import begin_records, open_directory
 from distcnn.training.run_directory import RunDirectory, create_run_directory
 from distcnn.training.run_files import locked, read_config
 from distcnn.training.state import State

@@ -18,6 +18,8 @@ from distcnn.nn.parameters import Parameters
 from distcnn.optim import SGD
 from distcnn.training.overlap import make_step
 from distcnn.training.step import Lane, Step
+from tests.conftest import MakeImageSet
+from tests.support.training_fixtures import stepped
 
 EXAMPLES, NUM_SHARDS, MICROBATCH_SIZE = 10, 3, 4  # shards of 3, 3, 4: two of them padded
 
@@ -138,3 +140,10 @@ def test_a_loss_out_of_range_is_told_from_a_gradient_out_of_range() -> None:
     )
     assert "--gradient-limit" not in str(caught.value)
     assert parameters_of(step).values.tobytes() == before.tobytes()
+
+
+def test_other_settings_give_other_weights(image_set: MakeImageSet) -> None:
+    flags = ["--data", str(image_set()), "--model", "tutorial"]
+    settings = ["", "--seed 1", "--num-shards 4", "--microbatch-size 31", "--learning-rate 0.04"]
+    weights = [stepped(2, *flags, *each.split()) for each in settings]
+    assert len({b"".join(values.values()) for values in weights}) == len(settings)

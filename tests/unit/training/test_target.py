@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distcnn.config import Config
-from distcnn.config_parsing import TARGET_DEFAULTS, parse_config
+from distcnn.config_parsing import TARGET_DEFAULTS, parse_request
 from distcnn.distributed import Totals
 from distcnn.errors import InputError
 from distcnn.training.schedule import RunSchedule
@@ -48,15 +48,15 @@ def test_the_schedule_begins_again_in_each_cycle() -> None:
 
 
 def test_a_target_brings_its_own_defaults_and_flags_win(tmp_path: Path) -> None:
-    assert parse_config(["--target-accuracy", "0.9"]) == Config(
+    assert parse_request(["--target-accuracy", "0.9"]).config == Config(
         target_accuracy=0.9, **TARGET_DEFAULTS
     )
-    assert parse_config(["--target-accuracy", "0.9", "--epochs", "3"]) == Config(
+    assert parse_request(["--target-accuracy", "0.9", "--epochs", "3"]).config == Config(
         target_accuracy=0.9, **{**TARGET_DEFAULTS, "epochs": 3}
     )
-    assert parse_config(["--target-accuracy", "0"]) == Config()
+    assert parse_request(["--target-accuracy", "0"]).config == Config()
     (tmp_path / "c.toml").write_text("target_accuracy = 0.9\ncycle_epochs = 0\n")
-    assert parse_config(["--config", str(tmp_path / "c.toml")]) == Config(
+    assert parse_request(["--config", str(tmp_path / "c.toml")]).config == Config(
         target_accuracy=0.9, **{**TARGET_DEFAULTS, "cycle_epochs": 0}
     )
 

@@ -1,5 +1,5 @@
-"""Interconnects: costs against algorithms that are played through, numbers with units, files, and a
-fit that finds what was planted.
+"""Interconnects: costs against simulated algorithms, numbers with units, files, and a fit that
+recovers known values.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import pytest
 
 from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.scaling.interconnect_test import SIZES
-from distcnn.scaling.prediction.interconnect import (
+from distcnn.scaling.interconnect import (
     KINDS,
     Line,
     cost_of,
@@ -23,6 +22,7 @@ from distcnn.scaling.prediction.interconnect import (
     rabenseifner,
     recursive_doubling,
 )
+from distcnn.scaling.interconnect_test import SIZES
 from distcnn.scaling.result import BESIDE, WAITING
 from tests.support import naive_allreduce
 
@@ -86,7 +86,7 @@ def test_what_makes_no_sense_is_refused(text: str, says: str) -> None:
 
 
 def rows_of(line: Line, ranks: int, noise: float = 0.0) -> list[list[float]]:
-    """An interconnect test's, on such an interconnect."""
+    """The rows of an interconnect test on this interconnect."""
     rng = np.random.default_rng(5)
     return [
         [nbytes, line.seconds(ranks, nbytes) * (1 + noise * rng.uniform(-1, 1))] for nbytes in SIZES

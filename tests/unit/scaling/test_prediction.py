@@ -1,19 +1,19 @@
-"""From results of a machine that is known exactly back to that machine."""
+"""Calibration recovers a machine that is known exactly from its results."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from distcnn.errors import InputError
+from distcnn.scaling.interconnect import Line
+from distcnn.scaling.output import prediction_table
 from distcnn.scaling.plot import prediction_figure
 from distcnn.scaling.points import Point
-from distcnn.scaling.prediction.calibration import calibrate
-from distcnn.scaling.prediction.interconnect import Line
-from distcnn.scaling.prediction.predict import Projection, as_text, project
+from distcnn.scaling.prediction import Projection, calibrate, project
 from distcnn.scaling.summary import summarise
+from distcnn.system.json_values import to_json
 from tests.support.sweep_cases import (
     BUCKET_BYTES,
     ON_HOST,
@@ -51,7 +51,7 @@ def test_without_results_nothing_is_predicted() -> None:
 
 
 def projected(points: list[Point], ranks: tuple[int, ...], count: int = 1) -> Projection:
-    """What is predicted from these points with ``count`` interconnects."""
+    """The prediction from these points with ``count`` interconnects."""
     rows = summarise(points, [record(point) for point in points]).rows
     lines = [Line(1e-3 / 10**number, 8e-9) for number in range(count)]
     networks = [interconnect(line, f"n{number}") for number, line in enumerate(lines)]
@@ -59,7 +59,7 @@ def projected(points: list[Point], ranks: tuple[int, ...], count: int = 1) -> Pr
 
 
 def test_what_was_measured_is_predicted() -> None:
-    """Sums of a few bytes are in no part of the made results and take hundredths of a ms."""
+    """Sums of a few bytes are missing from the artificial results; they take hundredths of a ms."""
     points = [strong(1), strong(2), strong(4), weak(1), weak(2)]
     records = [record(point, speed=0.0) for point in points]
     found = calibrate([result_of(point) for point in points])
@@ -78,16 +78,19 @@ def test_modes_interconnects_and_too_few_shards() -> None:
     assert [one.point.ranks for one in first.predictions] == [2, 8]
     assert [one.point.num_shards for one in third.predictions] == [8, 32, 64]
     assert first.efficiency(first.base) == pytest.approx(1)
+    [line] = [line for line in prediction_table(found) if line.startswith("left out")]
+    assert line.startswith("left out  16 ranks of strong scaling: it was measured with 8 shards")
+    assert "--num-shards 16" in line
 
 
 @pytest.mark.parametrize("count", [1, 6])
 def test_text_json_and_picture(count: int) -> None:
     points = [weak(1), weak(2)]
     found = projected(points, (1, 2, 4, 64), count)
-    text = "\n".join(as_text(found))
+    text = "\n".join(prediction_table(found))
     assert text.count("weak scaling, n") == count
     assert "(calibrated on it)" in text
-    table = json.loads(json.dumps(found.to_json()))
+    table = to_json(found)
     assert len(table["series"]) == count
     assert table["series"][0]["predictions"][3]["point"]["ranks"] == 64
     figure = prediction_figure(found, summarise(points, [record(point) for point in points]))

@@ -1,5 +1,5 @@
-"""The time of a step: hand-computed, and overlap against a tiny simulation of a main thread and a
-thread that sums.
+"""The time of a step by hand, and overlap against a small simulation of a main thread and a thread
+that sums.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import pytest
 
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
-from distcnn.scaling.prediction.interconnect import Line
-from distcnn.scaling.prediction.step_time import (
+from distcnn.scaling.interconnect import Line
+from distcnn.scaling.prediction import (
     AFTER_COMPUTING,
     OVERLAPPED,
     SHARED_MEMORY,
@@ -37,7 +37,7 @@ def test_one_host_by_hand() -> None:
 
 
 def test_between_hosts_by_hand() -> None:
-    """Four hosts, two shards on each: the first bucket's sum is not done when the second bucket is
+    """Four hosts with two shards each: the first bucket's sum is not done when the second bucket is
     complete.
     """
     found = predict(calibration(), strong(4, 8), 1, NETWORK)
@@ -71,9 +71,7 @@ def test_the_parts_add_up_and_imbalance_is_waiting(ranks: int, num_shards: int) 
 
 
 def simulate(starts: list[float], seconds: list[float]) -> float:
-    """In small steps of time: the main thread hands bucket after bucket to a thread that sums one
-    after the other.
-    """
+    """In small time steps: the main thread hands each bucket to a thread that sums them in turn."""
     tick, now, queue, done, left = 1e-4, 0.0, 0, 0, 0.0
     while done < len(seconds):
         while queue < len(starts) and starts[queue] <= now:
@@ -97,7 +95,7 @@ def test_overlap_is_what_a_simulation_takes() -> None:
 
 
 def test_buckets_of_more_shards_than_lanes() -> None:
-    """Ten shards: two are taken whole, eight go through backward together."""
+    """Ten shards: two are processed whole, eight go through backward together."""
     first, second = bucket_times(SHARD, 10, (480_000, 320_000))
     assert first == pytest.approx(2 * (0.021 + 0.001) + 8 * (0.011 + 0.004) + 8 * 0.001 * 0.6)
     assert second == pytest.approx(10 * 0.021 + 10 * 0.001)

@@ -1,4 +1,4 @@
-"""Interconnects: the cost of an allreduce between hosts, from given latency and bandwidth or those
+"""Interconnects: the cost of an allreduce between hosts, from latency and bandwidth, given or
 fitted to an interconnect test.
 
 MPICH sums short messages by recursive doubling and long ones by Rabenseifner's algorithm; the
@@ -21,8 +21,9 @@ import numpy as np
 
 from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes, read_sum_times
+from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes
 from distcnn.system.files import read_bytes
+from distcnn.system.json_values import from_json
 
 KINDS = ("distcnn.scaling.interconnect_test", "distcnn.network")
 """Of the files that the interconnect test writes; the second one is its former name."""
@@ -83,13 +84,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Interconnect:
-    """What connects ranks: a ``Line`` for each way of summing.
-
-    Attributes:
-        name: for tables.
-        lines: by ``WAITING`` and ``BESIDE``.
-        is_measured: whether the lines are fitted.
-    """
+    """What connects ranks: a ``Line`` for each way of summing, ``WAITING`` and ``BESIDE``."""
 
     name: str
     lines: Mapping[str, Line]
@@ -101,45 +96,38 @@ class Interconnect:
 
     def describe(self) -> str:
         """Return latency and bandwidth in words, with the error of the fit."""
-        return "; ".join(
-            f"{WAY_NAMES[way]} {line.latency * 1e3:.3f} ms, {_bandwidth(line.seconds_per_byte)}"
-            + (f" (fit within {line.error:.0%})" if self.is_measured else "")
-            for way, line in self.lines.items()
-        )
-
-
-def _bandwidth(seconds_per_byte: float) -> str:
-    return f"{8e-6 / seconds_per_byte:,.0f} Mbit/s" if seconds_per_byte else "any bandwidth"
+        words = []
+        for way, line in self.lines.items():
+            beta = line.seconds_per_byte
+            bandwidth = f"{8e-6 / beta:,.0f} Mbit/s" if beta else "any bandwidth"
+            fit = f" (fit within {line.error:.0%})" if self.is_measured else ""
+            words.append(f"{WAY_NAMES[way]} {line.latency * 1e3:.3f} ms, {bandwidth}{fit}")
+        return "; ".join(words)
 
 
 def parse_interconnect(text: str) -> Interconnect:
-    """Read the value of ``--interconnect``: numbers or a file.
-
-    Raises:
-        InputError: it is neither.
-    """
+    """Read the value of ``--interconnect``, numbers or a file; ``InputError`` if it is neither."""
     if "=" not in text:
         return read_interconnect(Path(text))
     values = dict(word.strip().split("=", 1) for word in text.split(",") if "=" in word)
     if values.keys() != {"latency", "bandwidth"} or text.count(",") != 1:
         raise InputError(f"--interconnect {text!r} is not a latency and a bandwidth: {USAGE}")
     latency = _number(text, values["latency"], SECONDS)
-    seconds_per_byte = 8 / (_number(text, values["bandwidth"], BITS) or math.inf)
-    if not seconds_per_byte:
+    bandwidth = _number(text, values["bandwidth"], BITS)
+    if not bandwidth:
         raise InputError(f"--interconnect {text!r}: the bandwidth must be above 0: {USAGE}")
     # With overlap, every exchange waits until the thread that sums polls again.
     latencies = {WAITING: latency, BESIDE: latency + SECONDS_BETWEEN_LOOKS}
-    lines = {way: Line(seconds, seconds_per_byte) for way, seconds in latencies.items()}
+    lines = {way: Line(seconds, 8 / bandwidth) for way, seconds in latencies.items()}
     return Interconnect(f"{values['latency']}, {values['bandwidth']}", lines)
 
 
 def _number(text: str, value: str, units: Mapping[str, float]) -> float:
     """Return ``value`` in seconds or bits; without a unit it is in these already."""
-    found = re.fullmatch(r"([0-9.]+(?:e[+-]?[0-9]+)?) ?([a-z]*)(/s)?", value.strip().lower())
-    try:
-        number = float(found[1]) * (units[found[2]] if found[2] else 1.0) if found else math.nan
-    except (ValueError, KeyError):
-        number = math.nan
+    found = re.fullmatch(
+        rf"(\d+\.?\d*|\.\d+)(e[+-]?\d+)? ?({'|'.join(units)})?(/s)?", value.strip().lower()
+    )
+    number = float(found[1] + (found[2] or "")) * units.get(found[3], 1.0) if found else math.nan
     if not math.isfinite(number):
         raise InputError(
             f"--interconnect {text!r}: {value!r} is not a number with a unit of"
@@ -149,34 +137,26 @@ def _number(text: str, value: str, units: Mapping[str, float]) -> float:
 
 
 def read_interconnect(path: Path) -> Interconnect:
-    """Fit an interconnect to the test in a file.
-
-    Raises:
-        InputError: the file cannot be read or is not a complete interconnect test.
-    """
+    """Fit an interconnect to the test in a file; ``InputError`` if it is not a complete one."""
     try:
         table = json.loads(read_bytes(path, follow=True))
-        if table.pop("kind") not in KINDS:
+        if table["kind"] not in KINDS:
             raise ValueError("it is another kind of file")
-        return fit_interconnect(read_sum_times(table), path.stem)
+        return fit_interconnect(from_json(SumTimes, table), path.stem)
     except OSError as error:
         raise InputError(
             f"--interconnect {str(path)!r} cannot be read ({error.strerror}): {USAGE}"
         ) from error
-    except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (KeyError, TypeError, ArithmeticError, ValueError) as error:
         raise InputError(
             f"--interconnect {str(path)!r} is not an interconnect test ({error}): {USAGE}"
         ) from error
 
 
 def fit_interconnect(times: SumTimes, name: str) -> Interconnect:
-    """Fit a line to each way of summing.
-
-    Raises:
-        InputError: too few sizes were measured.
-    """
+    """Fit a line to each way of summing; ``InputError`` if too few sizes were measured."""
     lines = {way: fit_line(rows, times.world_size, name) for way, rows in times.rows.items()}
     if not lines:
         raise InputError(f"the interconnect test {name} needs at least 2 ranks: measure it again")
@@ -184,16 +164,10 @@ def fit_interconnect(times: SumTimes, name: str) -> Interconnect:
 
 
 def fit_line(rows: Sequence[Sequence[float]], ranks: int, name: str = "") -> Line:
-    """Fit latency and seconds per byte by least squares of relative errors, none below 0, with
-    the best of ``THRESHOLDS`` between short and long messages.
+    """Fit latency and seconds per byte to (bytes, seconds) of sums over ``ranks``.
 
-    Args:
-        rows: (bytes, seconds) of sums.
-        ranks: how many ranks summed.
-        name: of the test, for the error.
-
-    Raises:
-        InputError: there are too few rows.
+    By least squares of relative errors, neither below 0, with the best of ``THRESHOLDS`` between
+    short and long messages.
     """
     if len(rows) < FEWEST_ROWS:
         raise InputError(

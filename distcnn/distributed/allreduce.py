@@ -43,8 +43,7 @@ class Allreduce:
 
     def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
         """Hand over ``values``, which are the sums after ``finish``; ``span`` marks the summing.
-
-        Collective: all ranks hand over the same shapes in the same order.
+        Collective.
         """
         with span:
             self._allreduce_sum(values)
@@ -55,10 +54,8 @@ class Allreduce:
 
 class ThreadedAllreduce(Allreduce):
     """Each sum is done by a thread, in the order of ``start``, over a communicator of its own: MPI
-    moves large messages only while somebody calls it.
-
-    An exception goes to ``threading.excepthook``, which must end the process: the main thread would
-    wait forever.
+    moves large messages only while somebody calls it. ``threading.excepthook`` must end the
+    process after an exception: the main thread would wait forever.
     """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:

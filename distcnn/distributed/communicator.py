@@ -24,13 +24,10 @@ from distcnn.system import launcher
 from distcnn.system.console import drain
 
 T = TypeVar("T")
-
 SIGNAL_BASE = 128
 """A shell's exit code of a process that a signal ended is this and the signal's number."""
 NOTE_VARIABLE = "DISTCNN_EXIT_NOTE"
-"""Names a file, not there yet, in which the first rank that ends notes its exit code: srun changes
-the code when it ends the other ranks.
-"""
+"""Names a file, not there yet, for the exit code of the first rank that ends: srun changes it."""
 
 
 class JointError(InputError):
@@ -101,9 +98,7 @@ class Communicator:
         return Mailbox()
 
     def background_allreduce(self) -> Allreduce | None:
-        """An allreduce on a thread of its own, during which the other methods may be called; None
-        where MPI allows no second thread.
-        """
+        """An allreduce on a thread of its own; None where MPI allows no second thread."""
         return None
 
     def abort(self, exit_code: int) -> NoReturn:
@@ -113,9 +108,7 @@ class Communicator:
         os._exit(exit_code)
 
     def end_by_signal(self, number: signal.Signals) -> NoReturn:
-        """End all ranks at once as the signal would without a handler, or with exit code 128 plus
-        its number. Any thread may call it.
-        """
+        """End all ranks as the signal would without a handler, or with code 128 plus its number."""
         drain()
         # the default action; Python's own ``signal.signal`` is for the main thread only
         ctypes.CDLL(None).signal(int(number), None)
@@ -141,12 +134,11 @@ def open_communicator(environment: Mapping[str, str] = os.environ) -> Communicat
             " install mpi4py and an MPI library (on a laptop: pip install '.[mpi,mpich]' in"
             " distcnn's folder; on a cluster: load the site's MPI module, pip install '.[mpi]')"
         ) from error
-    problem = launcher.foreign_library(library_name(), environment)
-    if problem:
+    if problem := launcher.foreign_library(library_name(), environment):
         raise InputError(problem)
     communicator = MPICommunicator()
-    problem = launcher.mismatch(communicator.world_size, communicator.description, environment)
-    if problem:
+    world_size, library = communicator.world_size, communicator.description
+    if problem := launcher.mismatch(world_size, library, environment):
         raise NoWorldError(problem)
     return communicator
 
@@ -159,7 +151,7 @@ def together(communicator: Communicator, work: Callable[[], T]) -> T:
     problems = communicator.allgather(problem)
     for rank, text in enumerate(problems):
         if text is not None:
-            everywhere = all(each == text for each in problems)
+            everywhere = set(problems) == {text}
             raise JointError(text if everywhere else f"{text} (on rank {rank})")
     return result  # type: ignore[return-value]  # work returned it: nothing was raised
 
@@ -182,7 +174,6 @@ def _result_or_problem(work: Callable[[], T]) -> tuple[T | None, str | None]:
 
 def note_exit(code: int) -> None:
     """Note the exit code in the file that ``NOTE_VARIABLE`` names, if it does not exist yet."""
-    name = os.environ.get(NOTE_VARIABLE)
-    if name:
+    if name := os.environ.get(NOTE_VARIABLE):
         with suppress(OSError), Path(name).open("x") as file:
             file.write(f"{code}\n")

@@ -51,9 +51,7 @@ UNDERFLOW = 2.0**-70
 
 
 class RangeError(ArithmeticError):
-    """A term that cannot be added exactly: its ``index`` and ``value``, and the ``limit`` it
-    exceeds (NaN and Inf exceed any).
-    """
+    """A term that cannot be added exactly: NaN, or beyond ``limit``."""
 
     def __init__(self, index: int, value: float, limit: float) -> None:
         super().__init__(f"element {index} is {value:g}, beyond the exact sum's limit of {limit:g}")

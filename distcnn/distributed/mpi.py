@@ -27,12 +27,11 @@ from mpi4py import MPI  # noqa: E402
 
 from distcnn.distributed import allreduce  # noqa: E402
 from distcnn.distributed.communicator import SIGNAL_BASE, Communicator, Mailbox, note_exit  # noqa: E402
-from distcnn.distributed.shared_memory import share_memory  # noqa: E402
+from distcnn.distributed.shared_memory_reduction import share_memory  # noqa: E402
 from distcnn.spans import COLLECTIVE, Span  # noqa: E402
 from distcnn.system.console import drain  # noqa: E402
 
 T = TypeVar("T")
-
 SECONDS_TO_START = 300
 """After this, a rank that waits for the others in MPI_Init prints its stack and exits."""
 SECONDS_FOR_LAUNCHER_TO_PRINT = 0.5

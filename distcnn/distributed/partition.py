@@ -13,9 +13,7 @@ SMALLEST_BUCKET = 32768
 
 
 def share_of(items: int, parts: int, part: int) -> range:
-    """The contiguous range of ``items`` that ``part`` of ``parts`` owns; lengths differ by at most
-    one.
-    """
+    """The contiguous range of ``items`` that ``part`` of ``parts`` owns, equal up to one."""
     return range(part * items // parts, (part + 1) * items // parts)
 
 

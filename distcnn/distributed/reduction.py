@@ -9,9 +9,8 @@ A step uses a ``Reducer`` like this, whichever one it is:
         reducer.count(loss_sum, correct, examples)
     totals = reducer.all_reduce()                       # and the sum in reducer.gradient
 
-There are two. A ``BucketReducer`` adds the gradients of its rank up, and MPI adds up the sums of
-the ranks. A ``SharedMemoryReducer`` (``shared_memory_reduction.py``) reads the gradients of all
-ranks.
+A ``BucketReducer`` adds the gradients of its rank up, and MPI adds up the sums of the ranks; a
+``SharedMemoryReducer`` (``shared_memory_reduction.py``) reads the gradients of all ranks.
 
 With overlap, a ``BucketReducer`` takes the gradients of several shards bucket by bucket, and sums
 each bucket over all ranks while the rest is still being computed:
@@ -27,10 +26,10 @@ each bucket over all ranks while the rest is still being computed:
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 
 import numpy as np
 
@@ -42,13 +41,12 @@ from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
 STATS_SPACE = 8
 """Elements before the gradient in the vector that is summed; 8 keeps the gradient aligned."""
-
 _LOCAL_SUM = Span(LOCAL_SUM)
 
 
 class FastSum:
-    """Like ``ExactSum``, but in float32 and in any order: half the bytes, but the bits depend on
-    the number of ranks. Its limit is that of float32; counts are below 2**24, so exact.
+    """Like ``ExactSum``, but in float32: half the bytes, and bits that depend on the number of
+    ranks. Counts are below 2**24, so exact.
     """
 
     dtype = np.float32
@@ -65,8 +63,7 @@ class FastSum:
             total += terms
 
     def sum_of(self, ranks: Iterable[Iterable[FloatVector]], bound: float) -> FloatVector:
-        of_ranks = [functools.reduce(np.add, of_rank) for of_rank in ranks]
-        return functools.reduce(np.add, of_ranks)
+        return reduce(np.add, [reduce(np.add, of_rank) for of_rank in ranks])
 
 
 SUMS: dict[str, type[ExactSum] | type[FastSum]] = {"exact": ExactSum, "fast": FastSum}

@@ -5,11 +5,19 @@ sums its share of the elements over all shards of all ranks, and writes the sums
 read them. No sum in float64 ever exists as a whole, and MPI moves nothing but the counts.
 
 All ranks meet twice in a step: when their gradients are complete, and when their shares of the sum
-are. So nothing is written while another rank reads it: gradients are read between the two meetings
-and written after the second; the sum is written between them and read after the second.
+are. Between the meetings, gradients are read and the sum is written; after the second, the sum is
+read and gradients are written.
 """
 
 from __future__ import annotations
+
+import mmap
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +29,15 @@ from distcnn.distributed.reduction import FastSum, Reducer
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
 MOST_KEPT = 4
-"""Gradients that a rank keeps, 16 bytes for each element.
-
-For more, a sum in float64 and one gradient, 12 bytes, serve any number.
+"""Gradients that a rank keeps, 16 bytes for each element. 12 bytes serve any number: a sum in
+float64 and one gradient.
 """
-
 HEADER = 16
-"""Elements before each gradient, so that gradients are aligned to cache lines.
-
-The first is an upper bound of the magnitude of its elements, or negative if they are not complete.
+"""Elements before each gradient, which begins on a cache line. The first is an upper bound of the
+magnitude of its elements, or negative if they are not complete.
 """
-
-_MEETING = Span(ALLREDUCE, bucket=0, nbytes=8)
+TOKEN_BYTES = 16
+"""A random token, checked by the others: another container may have the same process id."""
 _LOCAL_SUM = Span(LOCAL_SUM)
 
 
@@ -57,8 +62,6 @@ class SharedMemoryReducer(Reducer):
         self._rows = rows
         self._share = share_of(size, len(rows), communicator.rank)
         self._allreduce_sum, self._nothing = communicator.allreduce_sum, np.zeros(1)
-        self._reducing = Span(REDUCE, bucket=0, nbytes=gradient.nbytes, is_last=True)
-        self._summing = Span(ALLREDUCE, bucket=0, nbytes=self.stats.sums.nbytes)
 
     def begin(self) -> None:
         super().begin()
@@ -73,13 +76,15 @@ class SharedMemoryReducer(Reducer):
 
     def _sum(self) -> None:
         self._own[self._own[:, 0] < 0] = 0
-        with self._reducing:
-            with self._summing:
-                self._allreduce_sum(self.stats.sums)
+        with Span(REDUCE, bucket=0, nbytes=self.gradient.nbytes, is_last=True):
+            self._meet(self.stats.sums)
             with _LOCAL_SUM:
                 self._sum_share()
-            with _MEETING:
-                self._allreduce_sum(self._nothing)
+            self._meet(self._nothing)
+
+    def _meet(self, values: NDArray[np.float64]) -> None:
+        with Span(ALLREDUCE, bucket=0, nbytes=values.nbytes):
+            self._allreduce_sum(values)
 
     def _sum_share(self) -> None:
         bound = sum(float(row[0]) for of_rank in self._rows for row in of_rank)
@@ -96,10 +101,8 @@ def shared_memory_reducer(
     """A reducer of gradients (size,); None where the ranks do not share memory, or a rank would
     have to keep more than ``MOST_KEPT`` gradients. Collective.
     """
-    rank, world_size = communicator.rank, communicator.world_size
-    shards = [
-        len(shards_of_rank(arithmetic.num_terms, world_size, other)) for other in range(world_size)
-    ]
+    rank, ranks = communicator.rank, communicator.world_size
+    shards = [len(shards_of_rank(arithmetic.num_terms, ranks, other)) for other in range(ranks)]
     if max(shards) > MOST_KEPT:
         return None
     length = HEADER + -(-size // HEADER) * HEADER
@@ -112,3 +115,48 @@ def shared_memory_reducer(
     ]
     gradient = memory[0][shards[0] * length :][:size]
     return SharedMemoryReducer(arithmetic, rows, gradient, communicator)
+
+
+def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mmap.mmap] | None:
+    """Zeros of every rank, in rank order: at least the bytes that rank requests. None when some
+    rank cannot see another's. Collective.
+
+    The memory has no name in any file system, so it is freed with the last rank, however that ends.
+    """
+    own, token = _reserve(max(nbytes, TOKEN_BYTES)), secrets.token_bytes(TOKEN_BYTES)
+    if own is not None:
+        os.pwrite(own, token, 0)
+    offers = allgather((os.getpid(), own, token))
+    memories = [_map(*offer) for offer in offers]
+    seen_by_all = all(allgather(None not in memories))
+    if own is not None:
+        os.pwrite(own, bytes(TOKEN_BYTES), 0)
+        os.close(own)
+    return [each for each in memories if each is not None] if seen_by_all else None
+
+
+def _reserve(nbytes: int) -> int | None:
+    """A file descriptor of ``nbytes`` of new memory, all reserved; None if impossible."""
+    if sys.platform != "linux":
+        return None
+    with suppress(OSError):
+        memory = os.memfd_create("distcnn")
+        try:
+            os.posix_fallocate(memory, 0, nbytes)
+        except OSError:
+            os.close(memory)
+            raise
+        return memory
+    return None
+
+
+def _map(process: int, descriptor: int | None, token: bytes) -> mmap.mmap | None:
+    """Map the memory of ``process`` into this one; None where it cannot be seen."""
+    with suppress(OSError, ValueError):
+        memory = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDWR | os.O_NONBLOCK)
+        try:
+            mapped = mmap.mmap(memory, 0)
+        finally:
+            os.close(memory)
+        return mapped if mapped[:TOKEN_BYTES] == token else None
+    return None

@@ -23,9 +23,7 @@ LOSS_LIMIT = 2.0**30
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over examples, the number of shards that could not be added (``failures``), and of ranks
-    that were asked to stop (``stops``).
-    """
+    """Sums over examples; how many shards could not be added, and ranks were asked to stop."""
 
     loss_sum: float
     correct: int

@@ -46,8 +46,7 @@ def _report(kind: type[BaseException], error: BaseException, trace: TracebackTyp
 def end_before_start(
     text: str, others_wait: bool = True, tell: Callable[[str], None] = tell
 ) -> None:
-    """Report (``tell``) on one process of this host why it cannot open its communicator, as the
-    last thing it does.
+    """Report (``tell``) why this process cannot open its communicator, once for each host.
 
     Returns if all ranks of the launch end here, so that each may exit with a code; else it ends
     this process by a signal. ``others_wait``: whether other ranks may be waiting in MPI_Init. If

@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from types import FrameType
 
 from distcnn.distributed import Communicator
 from distcnn.errors import ArgumentError, InputError
@@ -108,12 +107,12 @@ def _frames_of_user(error: BaseException) -> list[traceback.FrameSummary]:
         return []
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     summaries = traceback.extract_tb(error.__traceback__)
-    return [each for each, frame in zip(summaries, frames, strict=True) if _is_of_user(frame)]
-
-
-def _is_of_user(frame: FrameType) -> bool:
-    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    return package not in NOT_THE_USERS and PACKAGE not in Path(frame.f_code.co_filename).parents
+    packages = [str(each.f_globals.get("__name__", "")).partition(".")[0] for each in frames]
+    return [
+        summary
+        for summary, package in zip(summaries, packages, strict=True)
+        if package not in NOT_THE_USERS and PACKAGE not in Path(summary.filename).parents
+    ]
 
 
 def _place(frame: traceback.FrameSummary) -> str:

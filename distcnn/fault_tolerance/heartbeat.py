@@ -1,8 +1,7 @@
 """The heartbeat: what this process is doing now, for reports of failures and stalls.
 
-A listener of spans that notes each change of activity (about two microseconds) in a small piece of
-memory. Other processes of the host can read it through ``/proc/<pid>/fd``, even when this one has
-been stopped. Nothing is left behind when the process ends.
+A listener of spans that notes each change of activity (about two microseconds) in memory that other
+processes of the host can read through ``/proc/<pid>/fd``, even when this one has been stopped.
 """
 
 from __future__ import annotations

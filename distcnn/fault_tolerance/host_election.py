@@ -22,7 +22,7 @@ SECONDS_TO_KEEP = 300.0
 
 
 def private_folder() -> Path | None:
-    """A folder of this host that this user owns and nobody else can enter; None if impossible."""
+    """A folder of this host that only this user can enter; None if impossible."""
     for base in (os.environ.get("XDG_RUNTIME_DIR", ""), *SHARED_FOLDERS):
         folder = Path(base, f"distcnn-{os.geteuid()}")
         with suppress(OSError):

@@ -1,8 +1,7 @@
 """Shared memory that MPI left in /dev/shm because its ranks were killed.
 
 It takes memory, and worse: srun gives the steps of a requeued job the same names, and MPICH names
-its memory after the step, so the next start would find what the last one left. Standard library
-only.
+its memory after the step, so the next start would find what the last one left.
 """
 
 from __future__ import annotations

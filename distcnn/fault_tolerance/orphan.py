@@ -1,8 +1,7 @@
 """End a rank whose launcher is gone.
 
-A launcher ends its ranks whenever it ends itself, unless its process on this host is killed
-outright. MPI does not notice that: ranks that share memory would train on, unseen, and mpirun would
-wait for them.
+A launcher ends its ranks when it ends, unless its process on this host is killed outright. MPI does
+not notice that: ranks that share memory would train on, and mpirun would wait for them.
 """
 
 from __future__ import annotations

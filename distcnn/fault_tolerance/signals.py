@@ -1,14 +1,9 @@
 """Signals that ask a run to stop: Ctrl-C, SIGTERM, SIGHUP of a closed terminal, and the warnings of
 schedulers (SIGUSR1, SIGUSR2, SIGXCPU).
 
-The ranks agree to stop in the next step's sum, or at the next check within an evaluation. Before
-the first step there is nothing to save, so a signal ends all ranks at once.
-
-Python runs signal handlers in the main thread between bytecodes, so never while it waits in MPI.
-But the C part of a handler writes the signal's number to a pipe at once, which a thread reads: so a
-second Ctrl-C ends the process whatever the main thread does. The main thread and the threads that
-it starts block these signals, so that the kernel delivers them to the reading thread: a main thread
-that waits for a hung file system would not even run the C part.
+Python runs handlers in the main thread between bytecodes, so never while it waits in MPI. But their
+C part writes the signal's number to a pipe at once, which a thread reads. Only this thread does not
+block the signals: a main thread that waits for a hung file system would not even run the C part.
 """
 
 from __future__ import annotations
@@ -52,12 +47,11 @@ def received_by_children() -> Iterator[None]:
 
 
 class StopSignals:
-    """A context in which stop signals set ``requested``. Outside the main thread it does nothing.
+    """A context in which stop signals set ``requested``; a rank that ``speaks`` prints it. While
+    ``steps_are_taken`` is off, ``end_all`` ends all ranks. Nothing happens outside the main thread.
 
-    A rank that ``speaks`` prints which signal it received. While ``steps_are_taken`` is off, a
-    signal makes ``end_all`` end all ranks at once. With ``to_the_end``, signals are ignored
-    afterwards: a process that is about to end with its exit code must not be killed by a second
-    one.
+    With ``to_the_end``, signals are ignored afterwards: a process that is about to end with its
+    exit code must not be killed by a second one.
     """
 
     def __init__(
@@ -120,7 +114,7 @@ class StopSignals:
 
     def _take(self, received: signal.Signals) -> None:
         if not self.steps_are_taken:
-            self._end(received)
+            self._end_before_steps(received)
         if received == signal.SIGINT:
             now = time.monotonic()
             self._first_interrupt = self._first_interrupt or now
@@ -132,10 +126,8 @@ class StopSignals:
                 again = "; Ctrl-C again ends at once" if received == signal.SIGINT else ""
                 tell(f"{self._name}: {received.name}: saving a checkpoint, then stopping{again}")
 
-    def _end(self, received: signal.Signals) -> None:
-        """End all ranks, unless the first step came while a run directory was made. None can be
-        made meanwhile.
-        """
+    def _end_before_steps(self, received: signal.Signals) -> None:
+        """There is nothing to save, unless the first step came while a run directory was made."""
         held = self._making.acquire(timeout=SECONDS_TO_MAKE_RUN)
         if not self.steps_are_taken:
             self.received = received

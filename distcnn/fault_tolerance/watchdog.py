@@ -1,15 +1,10 @@
 """The watchdog: a thread on each rank that detects a stall, finds the late rank, reports what it
 was doing and ends all ranks.
 
-A rank that stops (a stopped process, a hung file system, a dead host) leaves the others waiting in
-MPI forever, without a message. The thread of each rank measures how long its main thread has made
-no progress. Beyond the timeout one rank, the reporter, asks all others; they answer with their
-activity and stack. Ranks that do not answer are late, and so are those that do not wait for others.
-A stopped process cannot answer: a rank on the same host reads its heartbeat
-(``distcnn.fault_tolerance.heartbeat``).
-
-Only time in which this thread ran counts, so a job that was suspended and continued has not
-stalled.
+When its main thread has made no progress for the timeout, one rank, the reporter, asks all others.
+Those that do not answer are late, and so are those that do not wait for others. For a stopped
+process, a rank on the same host reads its heartbeat. Only time in which the thread ran counts: a
+job that was suspended and continued has not stalled.
 """
 
 from __future__ import annotations
@@ -19,9 +14,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from distcnn.distributed import Communicator
 from distcnn.fault_tolerance.heartbeat import Beat, heartbeat, read_other
@@ -52,9 +47,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Status:
-    """A rank's report on itself, or on another rank of its host (then ``answers`` is False, and
-    ``state`` that of its process).
-    """
+    """A rank's report on itself, or on another of its host, with the ``state`` of its process."""
 
     member: Member
     answers: bool = False
@@ -87,6 +80,7 @@ class Watchdog:
         rank = communicator.rank
         self._me = Member(rank, communicator.hosts[rank], os.getpid(), heartbeat.descriptor)
         self._members = communicator.allgather(self._me)
+        self._found: dict[int, Status] = {}
         self._main = threading.get_ident()
         self._beats, self._idle_seconds, self._heard_reporter = -1, 0.0, False
         self._stopped = threading.Event()
@@ -114,7 +108,7 @@ class Watchdog:
             last = now
             frame = sys._current_frames().get(self._main)
             heartbeat.note_stack("".join(traceback.format_stack(frame)) if frame else "")
-            self._answer(self._mailbox.take())
+            self._answer()
             turn = min(self._me.rank, MOST_TURNS) * TURN_SECONDS
             if not self.timeout_seconds or self._idle_seconds <= self.timeout_seconds + turn:
                 continue
@@ -124,34 +118,33 @@ class Watchdog:
             else:
                 self._investigate()
 
-    def _answer(self, messages: Iterable[tuple[int, Any]]) -> None:
-        for sender, (question, ranks) in messages:
-            if question == "status":
+    def _answer(self) -> None:
+        """Take the messages that have arrived."""
+        for sender, (kind, content) in self._mailbox.take():
+            if kind == "status":
                 self._heard_reporter = True
                 self._mailbox.post(sender, ("answer", self._status()))
-            elif question == "look":
-                for rank in ranks:
-                    self._mailbox.post(sender, ("answer", look_at(self._members[rank])))
-            elif question == "end":
+            elif kind == "look":
+                self._mailbox.post(sender, ("answer", look_at(content)))
+            elif kind == "answer":
+                self._found[content.member.rank] = content
+            elif kind == "end":
                 _end_soon()
 
     def _investigate(self) -> None:
         """Ask all ranks, and end all unless one still works."""
         me = self._me.rank
-        found = self._ask("status", {each.rank: [] for each in self._members if each.rank != me})
-        found[me] = self._status()
-        silent = [member for member in self._members if member.rank not in found]
-        neighbours = {each.member.host: rank for rank, each in found.items()}
-        to_look: dict[int, list[int]] = {}
-        for member in silent:
-            if member.host == self._me.host:
-                found[member.rank] = look_at(member)
-            elif member.host in neighbours:
-                to_look.setdefault(neighbours[member.host], []).append(member.rank)
-        found |= self._ask("look", to_look)
+        others = [member for member in self._members if member.rank != me]
+        self._found = {me: self._status()}
+        self._ask("status", {member: member.rank for member in others})
+        silent = [member for member in others if member.rank not in self._found]
+        neighbours = {each.member.host: rank for rank, each in self._found.items()}
+        away = [each for each in silent if each.host != self._me.host and each.host in neighbours]
+        self._found |= {each.rank: look_at(each) for each in silent if each.host == self._me.host}
+        self._ask("look", {member: neighbours[member.host] for member in away})
         if self._stopped.is_set() or heartbeat.beats != self._beats:
             return
-        everyone = [found.get(member.rank, Status(member)) for member in self._members]
+        everyone = [self._found.get(member.rank, Status(member)) for member in self._members]
         idle = [
             each
             for each in everyone
@@ -160,35 +153,24 @@ class Watchdog:
         if len(idle) < len(everyone) and not silent:
             self._idle_seconds = 0.0
         else:
-            self._end(describe(idle, self._idle_seconds))
+            tell(f"{self._name}: error: {describe(idle, self._idle_seconds)}")
+            _end_soon()
+            # beyond a broken network, a launcher does not learn of an abort
+            for member in others:
+                self._mailbox.post(member.rank, ("end", member))
+            self._end_all(EXIT_STALLED)
 
-    def _ask(self, question: str, about: dict[int, list[int]]) -> dict[int, Status]:
-        """Post a question to some ranks and gather the answers, by the rank they are about."""
-        for rank, ranks in about.items():
-            self._mailbox.post(rank, (question, ranks))
-        expected = sum(max(1, len(ranks)) for ranks in about.values())
-        answers: dict[int, Status] = {}
-        end = time.monotonic() + ANSWER_SECONDS
-        while len(answers) < expected and time.monotonic() < end:
-            for sender, (kind, content) in self._mailbox.take():
-                if kind == "answer":
-                    answers[content.member.rank] = content
-                else:
-                    self._answer([(sender, (kind, content))])
+    def _ask(self, question: str, about: dict[Member, int]) -> None:
+        """Ask ranks about members, and wait for the answers."""
+        for member, rank in about.items():
+            self._mailbox.post(rank, (question, member))
+        end, expected = time.monotonic() + ANSWER_SECONDS, len(self._found) + len(about)
+        while len(self._found) < expected and time.monotonic() < end:
+            self._answer()
             time.sleep(0.02)
-        return answers
 
     def _status(self) -> Status:
         return Status(self._me, True, heartbeat.read())
-
-    def _end(self, report: str) -> None:
-        tell(f"{self._name}: error: {report}")
-        _end_soon()
-        # beyond a broken network, a launcher does not learn of an abort
-        for member in self._members:
-            if member.rank != self._me.rank:
-                self._mailbox.post(member.rank, ("end", []))
-        self._end_all(EXIT_STALLED)
 
 
 def _end_soon() -> None:

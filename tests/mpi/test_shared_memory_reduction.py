@@ -13,7 +13,7 @@ from tests.conftest import Launcher, slow
 SUMS = """
 import json, sys, time
 import numpy as np
-from distcnn.distributed import SUMS, shared_memory_reducer, shared_memory, shards_of_rank
+from distcnn.distributed import SUMS, shared_memory_reducer, shards_of_rank
 from distcnn.distributed import shared_memory_reduction
 from distcnn.distributed.mpi import MPICommunicator
 
@@ -22,7 +22,7 @@ world = MPICommunicator()
 if fault and world.rank == 1:
     def refuse(path, *arguments):
         raise OSError(13, "on purpose")
-    setattr(shared_memory.os, fault, refuse)
+    setattr(shared_memory_reduction.os, fault, refuse)
 shared_memory_reduction.CHUNK = 64
 num_shards = 2 * world.world_size + 1  # one rank has more than the others
 own_shards = shards_of_rank(num_shards, world.world_size, world.rank)

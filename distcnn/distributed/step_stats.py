@@ -23,11 +23,7 @@ LOSS_LIMIT = 2.0**30
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over examples.
-
-    ``failures`` is the number of shards that could not be added, ``stops`` the number of ranks that
-    were asked to stop.
-    """
+    """Sums over examples; how many shards could not be added, and ranks were asked to stop."""
 
     loss_sum: float
     correct: int
@@ -42,11 +38,9 @@ class Totals:
 
 
 class StepStats:
-    """Adds up counts in ``sums``, to be summed over all ranks.
+    """Adds up the counts of at most ``num_terms`` microbatches, over all ranks, in ``sums``.
 
-    Args:
-        sums: (STATS_SIZE,) float64: losses on the grids of the exact sum, then integers.
-        num_terms: the largest number of microbatches that all ranks add together.
+    ``sums`` is (STATS_SIZE,) float64: losses on the grids of the exact sum, then integers.
     """
 
     def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
@@ -54,30 +48,20 @@ class StepStats:
         self._losses, self._counts = sums[:LOSS_GRIDS], sums[LOSS_GRIDS:]
         self._anchors = grid_anchors(num_terms, LOSS_LIMIT, LOSS_GRIDS)
 
-    def clear(self) -> None:
-        """Set all to zero."""
-        self.sums.fill(0)
-
     def add(self, loss_sum: float, correct: int, examples: int) -> None:
-        """Add one microbatch's.
-
-        ``RangeError`` (and nothing added) when the loss is NaN, Inf or beyond its limit.
-        """
+        """Add one microbatch's; ``RangeError`` (and nothing added) when its loss cannot be."""
         if not abs(loss_sum) <= LOSS_LIMIT:
             raise RangeError(0, loss_sum, LOSS_LIMIT)
-        for grid, rounded in enumerate(on_grids(loss_sum, self._anchors)):
-            self._losses[grid] += rounded
-        self._counts[0] += correct
-        self._counts[1] += examples
+        self._losses += list(on_grids(loss_sum, self._anchors))
+        self._counts[:2] += correct, examples
 
     def fail(self) -> None:
         """Count one failure, which every rank then sees in the sum."""
         self._counts[2] += 1
 
     def ask_to_stop(self) -> None:
-        """Count this rank as asked to stop, which every rank then sees in the sum."""
+        """Count this rank as asked to stop."""
         self._counts[3] += 1
 
     def totals(self) -> Totals:
-        """The sums so far."""
         return Totals(math.fsum(self._losses), *map(int, self._counts.tolist()))

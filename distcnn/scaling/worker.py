@@ -21,7 +21,7 @@ from distcnn.cli.command import run_command
 from distcnn.cli.parser import Parser
 from distcnn.config import Config
 from distcnn.config_parsing import parse_request
-from distcnn.distributed import REDUCERS, BlockingAllreduce, Communicator, on_root, plan_buckets
+from distcnn.distributed import SUMS, Allreduce, BucketReducer, Communicator, on_root, plan_buckets
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
@@ -141,11 +141,9 @@ def shard_times(
 
 def add_seconds(run: Run) -> float:
     """Time adding a whole gradient to a rank's sum, on the slowest rank. Collective."""
-    config, gradients = run.config, run.parameters.values.copy()
-    no_sum = BlockingAllreduce(lambda values: None)
-    reducer = REDUCERS[config.reduction](
-        gradients, 2, config.num_shards, config.gradient_limit, no_sum
-    )
+    config, gradient = run.config, run.parameters.values.copy()
+    arithmetic = SUMS[config.reduction](config.num_shards, config.gradient_limit)
+    reducer = BucketReducer(arithmetic, 2, gradient, Allreduce(lambda values: None))
     seconds: list[float] = []
     run.communicator.barrier()
     for _ in range(ADD_REPEATS):

@@ -13,11 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import distcnn as dc
 from distcnn import nn
-from distcnn.distributed.blas_threads import threads_of_libraries
 from distcnn.errors import as_arguments
 from tests.conftest import MakeImageSet
 
@@ -337,7 +336,7 @@ def test_the_process_is_left_as_it_was(image_set: MakeImageSet, tmp_path: Path) 
     def state() -> list[Any]:
         signals = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         return [
-            threads_of_libraries(),
+            [library["num_threads"] for library in threadpool_info()],
             signals,
             sys.excepthook,
             dict(os.environ),

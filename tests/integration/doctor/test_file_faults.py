@@ -14,7 +14,7 @@ import pytest
 
 from distcnn.datasets import opening, read_info
 from distcnn.datasets.opening import is_locked
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.doctor import files
 from distcnn.doctor.findings import Finding, Ranks, attempt
 from tests.conftest import Launcher, MakeImageSet
@@ -31,7 +31,7 @@ def own(image_set: MakeImageSet, tmp_path: Path) -> Iterator[Path]:
 def data_findings(path: Path) -> list[Finding]:
     """What the check of the image set finds in this process."""
     options = argparse.Namespace(data=str(path))
-    return Ranks({0: "here"}).merge({0: attempt(files.data, SerialCommunicator(), options)})
+    return Ranks({0: "here"}).merge({0: attempt(files.data, Communicator(), options)})
 
 
 def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:

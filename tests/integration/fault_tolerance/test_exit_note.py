@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.fault_tolerance.failure import NOTE_VARIABLE, note_exit
+from distcnn.distributed.communicator import NOTE_VARIABLE, note_exit
 from tests.conftest import Launcher, MakeImageSet, as_flags
 
 LOST = """

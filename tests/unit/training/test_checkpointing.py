@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from distcnn.checkpoints import Checkpoint, CheckpointStore
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.training.checkpointing import read_snapshot, restore_snapshot, take_snapshot
 from distcnn.training.ledger import all_entries
@@ -24,7 +24,7 @@ from tests.support.training_fixtures import loop_of, prepare
 
 
 def snapshot_of(loop: Loop) -> Checkpoint:
-    entries = all_entries(loop.run.step.ledger, SerialCommunicator(), loop.run.config.num_shards)
+    entries = all_entries(loop.run.step.ledger, Communicator(), loop.run.config.num_shards)
     return take_snapshot(loop.run, loop.state, entries, "metrics so far\n", "receipt so far\n")
 
 

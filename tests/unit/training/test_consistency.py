@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import TrainingError
 from distcnn.nn import Conv2d, Dense, Flatten, Parameters, Sequential
 from distcnn.optim import Updater
@@ -62,7 +62,7 @@ def test_equal_replicas_give_the_hash_of_each_parameter() -> None:
     }
     assert list(by_hand) == ["conv1.weight", "conv1.bias", "dense1.weight", "dense1.bias"]
     assert (
-        compare_replicas(parameters, optimizer, SerialCommunicator(), 7)
+        compare_replicas(parameters, optimizer, Communicator(), 7)
         == parameter_hashes(parameters)
         == by_hand
     )

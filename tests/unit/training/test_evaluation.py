@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import SerialCommunicator, Totals
+from distcnn.distributed import Communicator, Totals
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
 from distcnn.nn.plan import Plan
 from distcnn.training.evaluation import Evaluation, examples_of_rank
@@ -40,7 +40,7 @@ def evaluated(images: np.ndarray, labels: np.ndarray, microbatch_size: int, scal
     part = Shard(0, images, labels, seed=0, shuffled=False)
     microbatch = Microbatch((1, 1, 10), microbatch_size, np.array([0.0]), np.array([1.0]))
     lane = Lane(plan_for(microbatch_size, scale), microbatch)
-    return Evaluation(lane, softmax_cross_entropy, part, len(labels), SerialCommunicator())()
+    return Evaluation(lane, softmax_cross_entropy, part, len(labels), Communicator())()
 
 
 @pytest.mark.parametrize("scale", [0.1, 8.0, 20.0, 60.0])

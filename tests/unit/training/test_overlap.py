@@ -10,7 +10,7 @@ import pytest
 
 from distcnn.config import Config
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import Allreduce, BlockingAllreduce, SerialCommunicator, share_of
+from distcnn.distributed import Allreduce, Communicator, share_of
 from distcnn.nn import Dense, Flatten, ReLU, Sequential, softmax_cross_entropy
 from distcnn.nn.layer import Array, Call, Layer, Shape
 from distcnn.optim import SGD
@@ -20,7 +20,7 @@ from distcnn.training.step import Lane, Step
 SHAPE, MICROBATCH_SIZE = (1, 6, 5), 4
 
 
-class Cluster(SerialCommunicator):
+class Cluster(Communicator):
     """Claims some hosts, and a way to sum in the background."""
 
     def __init__(self, *hosts: str) -> None:
@@ -28,7 +28,7 @@ class Cluster(SerialCommunicator):
         self.hosts = list(hosts)
 
     def background_allreduce(self) -> Allreduce | None:
-        return BlockingAllreduce(self.allreduce_sum)
+        return Allreduce(self.allreduce_sum)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_auto_is_on_only_where_it_measured_faster(
 
 
 def test_where_there_is_no_background_it_is_off() -> None:
-    assert open_allreduce("on", "exact", SerialCommunicator()) is None
+    assert open_allreduce("on", "exact", Communicator()) is None
 
 
 class Dropout(Layer):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distcnn.config import Config
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError
 from distcnn.training.comparison import Comparison, Different, difference
 from distcnn.training.receipt import Receipt, read_receipt
@@ -97,7 +97,7 @@ def test_steps_that_the_receipt_does_not_cover_are_refused(
             r" steps 0 to 6"
         ),
     ):
-        replay(tmp_path, None, first, last, SerialCommunicator(), print)
+        replay(tmp_path, None, first, last, Communicator(), print)
 
 
 # -- the comparison

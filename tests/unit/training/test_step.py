@@ -11,7 +11,7 @@ import pytest
 
 from distcnn.config import Config
 from distcnn.datasets import Microbatch, Shard
-from distcnn.distributed import SerialCommunicator, share_of
+from distcnn.distributed import Communicator, share_of
 from distcnn.errors import TrainingError
 from distcnn.nn import Dense, Flatten, Sequential, softmax_cross_entropy
 from distcnn.nn.parameters import Parameters
@@ -42,7 +42,7 @@ def a_step(gradient_limit: float = 4096.0, std: float = 0.25) -> Step:
     microbatch = Microbatch((1, 3, 2), MICROBATCH_SIZE, np.array([0.4]), np.array([std]))
     lane = Lane(plan, microbatch)
     loss, optimizer = softmax_cross_entropy, SGD().start(parameters.values)
-    return make_step(config, SerialCommunicator(), lane, lambda: lane, loss, optimizer, shards)
+    return make_step(config, Communicator(), lane, lambda: lane, loss, optimizer, shards)
 
 
 def parameters_of(step: Step) -> Parameters:

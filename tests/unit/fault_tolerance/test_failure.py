@@ -11,7 +11,7 @@ import pytest
 
 from distcnn import train
 from distcnn.errors import ArgumentError, InputError
-from distcnn.fault_tolerance.error_origin import is_thread_limit, mistake_in, mistake_lines
+from distcnn.fault_tolerance.failure import is_thread_limit, mistake_in, mistake_lines
 from distcnn.models import build_model, find_model, initialise_model
 from tests.support.broken_modules import WRONG, line_of, module
 

@@ -19,12 +19,6 @@ STALL_SECONDS = 7.0
 OF_EACH_RANK = (world.clock, files.output, files.data, sums.exact_sum, sums.products)
 """Rank 0 merges what all ranks find."""
 OF_ALL_RANKS = (world.ranks, world.hosts, world.cores, sums.network, sums.speed)
-UNFINISHED = Finding(
-    BAD,
-    "doctor",
-    "some checks did not finish: a rank failed or is stuck",
-    "see standard error for the rank",
-)
 
 
 def examine(
@@ -37,10 +31,11 @@ def examine(
 
     Returns the exit code, the same on all ranks: 1 when a rank fails, once the report is complete.
     """
-    report = Report(live=communicator.rank == 0)
+    report = Report(silent=communicator.rank > 0)
 
     def end_all(exit_code: int) -> NoReturn:
-        report.add(UNFINISHED)
+        text = "some checks did not finish: a rank failed or is stuck"
+        report.add(Finding(BAD, "doctor", text, "see standard error for the rank"))
         report.end()
         communicator.abort(1)
 
@@ -69,7 +64,5 @@ def _examine(
     for joint_check in OF_ALL_RANKS:
         with Span(MEASURE):
             report.add(*joint_check(communicator, options))
-    if communicator.rank == 0 and options.json:
-        report.write(options.json)
-    report.end()
-    return communicator.broadcast(report.exit_code)
+    report.end(options.json)
+    return communicator.broadcast(int(report.counts[BAD] > 0))

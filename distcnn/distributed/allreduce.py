@@ -28,8 +28,6 @@ SECONDS_BETWEEN_LOOKS = 1e-4
 TESTS_A_LOOK = 4
 """UCX takes 64 KiB from a TCP connection per ``Test``: one per poll is half of 10 Gbit/s."""
 FEWEST_REPEATS, MOST_REPEATS = 3, 25
-SMALL_SHARE = 8
-"""Every size gets at least this fraction of an even share of the time."""
 
 
 class Allreduce:
@@ -107,8 +105,7 @@ def time_sums(
         left = min(communicator.allgather(end - time.perf_counter()))
         if FEWEST_REPEATS * first > left and len(rows) >= FEWEST_REPEATS:
             break
-        # The largest sizes matter most and take nearly all of the time, so shares go by bytes.
-        share = left * max(nbytes / sum(sizes[number:]), 1 / (SMALL_SHARE * len(sizes)))
+        share = left / (len(sizes) - number)  # small sizes leave nearly all of theirs
         repeats = max(FEWEST_REPEATS, min(MOST_REPEATS, int(share / first) - 1))
         everyone = communicator.allgather([one(values) for _ in range(repeats)])
         rows.append((nbytes, median(map(fmean, zip(*everyone, strict=True)))))

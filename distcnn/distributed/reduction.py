@@ -34,9 +34,16 @@ from functools import reduce
 import numpy as np
 
 from distcnn.distributed.allreduce import Allreduce
-from distcnn.distributed.exact_sum import ExactSum, FloatVector, RangeError, check_terms
+from distcnn.distributed.exact_sum import (
+    STATS_SIZE,
+    ExactSum,
+    FloatVector,
+    RangeError,
+    StepStats,
+    Totals,
+    check_terms,
+)
 from distcnn.distributed.partition import Bucket
-from distcnn.distributed.step_stats import STATS_SIZE, StepStats, Totals
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
 STATS_SPACE = 8

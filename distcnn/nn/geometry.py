@@ -1,7 +1,5 @@
 """The geometry that convolution and pooling share: sizes, and windows as views."""
 
-from __future__ import annotations
-
 from numbers import Integral
 
 from distcnn.nn.layer import Array

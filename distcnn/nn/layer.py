@@ -6,8 +6,6 @@ of the output. Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features,
 copies and maxima of windows work on runs of at least N numbers.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ It looks at the whole network once, for one shape of microbatch. All such decisi
 kernels follow them, and layers know nothing of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Protocol
 

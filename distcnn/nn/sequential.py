@@ -1,7 +1,5 @@
 """A network: a list of layers, one after another."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise

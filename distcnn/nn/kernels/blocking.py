@@ -7,8 +7,6 @@ of the same images from left to right. Within a strip, **blocks** of rows come f
 ranks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

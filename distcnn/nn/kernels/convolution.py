@@ -25,8 +25,6 @@ the algorithm's ``tiled``, and makes its ``result`` of it: whole images here or 
 pooled ones in ``fusion.py``. On the way back it writes the gradient of each piece to ``tiled``.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from distcnn.nn.convolution import Conv2d

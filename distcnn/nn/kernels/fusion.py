@@ -7,8 +7,6 @@ after the other. ReLU is one more comparison of the pooling's, with 0. Each tile
 must hold whole windows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

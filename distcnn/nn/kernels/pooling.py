@@ -1,7 +1,5 @@
 """Max pooling and average pooling as they are computed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -2,8 +2,6 @@
 (``distcnn.nn.kernels.algorithms``).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 

@@ -2,8 +2,6 @@
 order of the calls): fewer multiplications, small transforms before and after.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from distcnn.nn.kernels.arena import Buffers

@@ -32,8 +32,6 @@ multiples of 2**-33 for the sum over all examples of a step: divided by 256 of t
 what float32 resolves in any mean gradient above 8e-6.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

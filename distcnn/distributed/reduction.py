@@ -24,8 +24,6 @@ each bucket over all ranks while the rest is still being computed:
     totals = reducer.finish()
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

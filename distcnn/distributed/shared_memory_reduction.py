@@ -9,8 +9,6 @@ are. Between the meetings, gradients are read and the sum is written; after the 
 read and gradients are written.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import secrets

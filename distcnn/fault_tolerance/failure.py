@@ -5,8 +5,6 @@ An exception in the user's own module is shown with the lines of that module onl
 defect of distcnn and is shown with its traceback.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

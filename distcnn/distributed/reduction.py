@@ -71,7 +71,8 @@ class FastSum:
         return reduce(np.add, [reduce(np.add, of_rank) for of_rank in ranks])
 
 
-SUMS: dict[str, type[ExactSum] | type[FastSum]] = {"exact": ExactSum, "fast": FastSum}
+Arithmetic = ExactSum | FastSum
+SUMS: dict[str, type[Arithmetic]] = {"exact": ExactSum, "fast": FastSum}
 
 
 class Reducer(ABC):
@@ -84,9 +85,7 @@ class Reducer(ABC):
     shares_memory = False
     """Whether the ranks read each other's gradients instead of sending sums."""
 
-    def __init__(
-        self, arithmetic: ExactSum | FastSum, own_shards: int, gradient: FloatVector
-    ) -> None:
+    def __init__(self, arithmetic: Arithmetic, own_shards: int, gradient: FloatVector) -> None:
         self.stats = StepStats(np.zeros(STATS_SIZE), arithmetic.num_terms)
         self.gradient = gradient
         self._arithmetic, self._own_shards = arithmetic, own_shards
@@ -155,7 +154,7 @@ class BucketReducer(Reducer):
 
     def __init__(
         self,
-        arithmetic: ExactSum | FastSum,
+        arithmetic: Arithmetic,
         own_shards: int,
         gradient: FloatVector,
         allreduce: Allreduce,

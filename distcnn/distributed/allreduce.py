@@ -1,23 +1,15 @@
 """Sums over all ranks, started and finished by two calls: done at once, or on another thread while
-the main thread continues to compute. And their timing.
+the main thread continues to compute.
 """
-
-from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections.abc import Callable, Sequence
-from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.spans import ALLREDUCE, WAIT_FOR_SUMS, Span
-
-if TYPE_CHECKING:
-    from distcnn.distributed.communicator import Communicator
 
 AllreduceSum = Callable[[NDArray[Any]], None]
 ALLREDUCE_SPAN = Span(ALLREDUCE)
@@ -27,9 +19,6 @@ SECONDS_BETWEEN_LOOKS = 1e-4
 """A blocking allreduce spins on the core that computes (docs/overlap.md)."""
 TESTS_A_LOOK = 4
 """UCX takes 64 KiB from a TCP connection per ``Test``: one per poll is half of 10 Gbit/s."""
-FEWEST_REPEATS, MOST_REPEATS = 3, 25
-SMALL_SHARE = 8
-"""Every size gets at least this fraction of an even share of the time."""
 
 
 class Allreduce:
@@ -79,37 +68,3 @@ class ThreadedAllreduce(Allreduce):
         while True:
             super().start(*self._started.get())
             self._done.release()
-
-
-def time_sums(
-    communicator: Communicator, allreduce: Allreduce, sizes: Sequence[int], most_seconds: float
-) -> list[tuple[int, float]]:
-    """``(nbytes, seconds)`` of sums of float64 over all ranks, of ascending ``sizes`` in bytes;
-    those for which no time is left are omitted. Collective.
-
-    The seconds are the median of means over the ranks: they leave the barrier before a sum up to a
-    latency apart, and a rank that leaves earlier waits correspondingly longer.
-    """
-
-    def one(values: NDArray[np.float64]) -> float:
-        communicator.barrier()
-        start = time.perf_counter()
-        allreduce.start(values)
-        allreduce.finish()
-        return time.perf_counter() - start
-
-    rows: list[tuple[int, float]] = []
-    end = time.perf_counter() + most_seconds
-    for number, nbytes in enumerate(sizes):
-        values = np.zeros(nbytes // 8)
-        one(values)  # the first of a size allocates buffers
-        first = max(communicator.allgather(one(values)))
-        left = min(communicator.allgather(end - time.perf_counter()))
-        if FEWEST_REPEATS * first > left and len(rows) >= FEWEST_REPEATS:
-            break
-        # The largest sizes matter most and take nearly all of the time, so shares go by bytes.
-        share = left * max(nbytes / sum(sizes[number:]), 1 / (SMALL_SHARE * len(sizes)))
-        repeats = max(FEWEST_REPEATS, min(MOST_REPEATS, int(share / first) - 1))
-        everyone = communicator.allgather([one(values) for _ in range(repeats)])
-        rows.append((nbytes, median(map(fmean, zip(*everyone, strict=True)))))
-    return rows

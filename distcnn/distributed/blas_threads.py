@@ -1,7 +1,5 @@
 """BLAS threads: how many, and which BLAS it is."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -2,17 +2,17 @@
 several is in ``distcnn.distributed.mpi``.
 """
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -28,6 +28,7 @@ SIGNAL_BASE = 128
 """A shell's exit code of a process that a signal ended is this and the signal's number."""
 NOTE_VARIABLE = "DISTCNN_EXIT_NOTE"
 """Names a file, not there yet, for the exit code of the first rank that ends: srun changes it."""
+FEWEST_REPEATS, MOST_REPEATS = 3, 25
 
 
 class JointError(InputError):
@@ -177,3 +178,36 @@ def note_exit(code: int) -> None:
     if name := os.environ.get(NOTE_VARIABLE):
         with suppress(OSError), Path(name).open("x") as file:
             file.write(f"{code}\n")
+
+
+def time_sums(
+    communicator: Communicator, allreduce: Allreduce, sizes: Sequence[int], most_seconds: float
+) -> list[tuple[int, float]]:
+    """``(nbytes, seconds)`` of sums of float64 over all ranks, of ascending ``sizes`` in bytes;
+    those for which no time is left are omitted. Collective.
+
+    The seconds are the median of means over the ranks: they leave the barrier before a sum up to a
+    latency apart, and a rank that leaves earlier waits correspondingly longer.
+    """
+
+    def one(values: NDArray[np.float64]) -> float:
+        communicator.barrier()
+        start = time.perf_counter()
+        allreduce.start(values)
+        allreduce.finish()
+        return time.perf_counter() - start
+
+    rows: list[tuple[int, float]] = []
+    end = time.perf_counter() + most_seconds
+    for number, nbytes in enumerate(sizes):
+        values = np.zeros(nbytes // 8)
+        one(values)  # the first of a size allocates buffers
+        first = max(communicator.allgather(one(values)))
+        left = min(communicator.allgather(end - time.perf_counter()))
+        if FEWEST_REPEATS * first > left and len(rows) >= FEWEST_REPEATS:
+            break
+        share = left / (len(sizes) - number)  # small sizes leave nearly all of theirs
+        repeats = max(FEWEST_REPEATS, min(MOST_REPEATS, int(share / first) - 1))
+        everyone = communicator.allgather([one(values) for _ in range(repeats)])
+        rows.append((nbytes, median(map(fmean, zip(*everyone, strict=True)))))
+    return rows

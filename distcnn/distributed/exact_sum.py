@@ -22,32 +22,37 @@ number of terms (shards), and R = L*S. Binary64 numbers in [R, 2R] are multiples
 4. Several grids. What rounding takes from a term, ``g - rounded(g)``, is at most q/2 and is itself
    a binary64 number. It may be added by the same rules on a second grid whose limit is q/2, what is
    left after that on a third, and so on. Each grid's sum is exact, so the grids together hold the
-   sum to the last grid's spacing (``grid_anchors``, ``on_grids``).
+   sum to the last grid's spacing (``StepStats``).
 
-``ExactSum`` adds one vector after another, or several at once (and in pairs); ``step_stats.py``
-adds losses on several grids.
+``ExactSum`` adds one vector after another, or several at once (and in pairs); ``StepStats`` adds
+losses on several grids.
 
 Beyond L, and for NaN and Inf, the sum is refused. The default L = 2**16 leaves, for 8 shards,
 multiples of 2**-33 for the sum over all examples of a step: divided by 256 of them, 5e-13, below
 what float32 resolves in any mean gradient above 8e-6.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatVector = NDArray[np.floating]
-DoubleVector = NDArray[np.float64]
 
 CHUNK = 65536
 """Elements rounded at a time: the scratch (512 KiB) stays in the nearest caches."""
 UNDERFLOW = 2.0**-70
 """Above any float32 whose square is 0."""
+LOSS_GRIDS = 3
+"""Grids of the losses' exact sum. The last one's spacing is 2**-119 for 8 terms and 2**-68 for a
+million, so nothing that float32 holds of a mean loss is lost; a single grid has 2**-19 and 2**-2.
+"""
+STATS_SIZE = LOSS_GRIDS + 4
+LOSS_LIMIT = 2.0**30
+"""The largest loss of one microbatch that is added."""
 
 
 class RangeError(ArithmeticError):
@@ -82,14 +87,6 @@ def grid_anchors(num_terms: int, limit: float, grids: int = 1) -> list[float]:
         )
     factor = 2.0 ** max(1, (num_terms - 1).bit_length())  # S; the next grid's limit is q/2
     return [1.5 * limit * factor * (factor * 2.0**-53) ** grid for grid in range(grids)]
-
-
-def on_grids(value: float, anchors: Sequence[float]) -> Iterator[float]:
-    """``value`` as one multiple of each grid's spacing."""
-    for anchor in anchors:
-        rounded = value + anchor - anchor
-        yield rounded
-        value -= rounded
 
 
 class ExactSum:
@@ -139,3 +136,52 @@ class ExactSum:
         if in_pairs and len(terms) % 2:
             total -= anchor
         return total
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over examples; how many shards could not be added, and ranks were asked to stop."""
+
+    loss_sum: float
+    correct: int
+    examples: int
+    failures: int
+    stops: int = 0
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.loss_sum / self.examples
+
+
+class StepStats:
+    """The counts of a step, or an evaluation, of at most ``num_terms`` microbatches of all ranks.
+
+    ``sums`` is (STATS_SIZE,) float64: losses on several grids, then integers.
+    """
+
+    def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:
+        self.sums = sums
+        self._losses, self._counts = sums[:LOSS_GRIDS], sums[LOSS_GRIDS:]
+        self._anchors = grid_anchors(num_terms, LOSS_LIMIT, LOSS_GRIDS)
+
+    def add(self, loss_sum: float, correct: int, examples: int) -> None:
+        """Add one microbatch's; ``RangeError`` (and nothing added) when its loss cannot be."""
+        if not abs(loss_sum) <= LOSS_LIMIT:
+            raise RangeError(0, loss_sum, LOSS_LIMIT)
+        for grid, anchor in enumerate(self._anchors):
+            rounded = loss_sum + anchor - anchor
+            self._losses[grid] += rounded
+            loss_sum -= rounded
+        self._counts[:2] += correct, examples
+
+    def fail(self) -> None:
+        """Count one failure, which every rank then sees in the sum."""
+        self._counts[2] += 1
+
+    def ask_to_stop(self) -> None:
+        """Count this rank as asked to stop."""
+        self._counts[3] += 1
+
+    def totals(self) -> Totals:
+        return Totals(math.fsum(self._losses), *map(int, self._counts.tolist()))

@@ -4,8 +4,6 @@ The only file that imports mpi4py, and it is imported only where a launcher star
 processes.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import os
 import secrets

@@ -1,7 +1,5 @@
 """Who owns which shards, and how a gradient is cut into buckets: the same on every rank."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -24,8 +24,6 @@ each bucket over all ranks while the rest is still being computed:
     totals = reducer.finish()
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,9 +32,16 @@ from functools import reduce
 import numpy as np
 
 from distcnn.distributed.allreduce import Allreduce
-from distcnn.distributed.exact_sum import ExactSum, FloatVector, RangeError, check_terms
+from distcnn.distributed.exact_sum import (
+    STATS_SIZE,
+    ExactSum,
+    FloatVector,
+    RangeError,
+    StepStats,
+    Totals,
+    check_terms,
+)
 from distcnn.distributed.partition import Bucket
-from distcnn.distributed.step_stats import STATS_SIZE, StepStats, Totals
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
 STATS_SPACE = 8
@@ -66,7 +71,8 @@ class FastSum:
         return reduce(np.add, [reduce(np.add, of_rank) for of_rank in ranks])
 
 
-SUMS: dict[str, type[ExactSum] | type[FastSum]] = {"exact": ExactSum, "fast": FastSum}
+Arithmetic = ExactSum | FastSum
+SUMS: dict[str, type[Arithmetic]] = {"exact": ExactSum, "fast": FastSum}
 
 
 class Reducer(ABC):
@@ -79,9 +85,7 @@ class Reducer(ABC):
     shares_memory = False
     """Whether the ranks read each other's gradients instead of sending sums."""
 
-    def __init__(
-        self, arithmetic: ExactSum | FastSum, own_shards: int, gradient: FloatVector
-    ) -> None:
+    def __init__(self, arithmetic: Arithmetic, own_shards: int, gradient: FloatVector) -> None:
         self.stats = StepStats(np.zeros(STATS_SIZE), arithmetic.num_terms)
         self.gradient = gradient
         self._arithmetic, self._own_shards = arithmetic, own_shards
@@ -150,7 +154,7 @@ class BucketReducer(Reducer):
 
     def __init__(
         self,
-        arithmetic: ExactSum | FastSum,
+        arithmetic: Arithmetic,
         own_shards: int,
         gradient: FloatVector,
         allreduce: Allreduce,

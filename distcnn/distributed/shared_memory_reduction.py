@@ -9,8 +9,6 @@ are. Between the meetings, gradients are read and the sum is written; after the 
 read and gradients are written.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import secrets
@@ -23,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.distributed.communicator import Communicator
-from distcnn.distributed.exact_sum import CHUNK, ExactSum, FloatVector, check_terms
+from distcnn.distributed.exact_sum import CHUNK, FloatVector, check_terms
 from distcnn.distributed.partition import shards_of_rank, share_of
-from distcnn.distributed.reduction import FastSum, Reducer
+from distcnn.distributed.reduction import Arithmetic, Reducer
 from distcnn.spans import ALLREDUCE, LOCAL_SUM, REDUCE, Span
 
 MOST_KEPT = 4
@@ -52,7 +50,7 @@ class SharedMemoryReducer(Reducer):
 
     def __init__(
         self,
-        arithmetic: ExactSum | FastSum,
+        arithmetic: Arithmetic,
         rows: list[NDArray[np.float32]],
         gradient: NDArray[np.float32],
         communicator: Communicator,
@@ -96,7 +94,7 @@ class SharedMemoryReducer(Reducer):
 
 
 def shared_memory_reducer(
-    arithmetic: ExactSum | FastSum, size: int, communicator: Communicator
+    arithmetic: Arithmetic, size: int, communicator: Communicator
 ) -> SharedMemoryReducer | None:
     """A reducer of gradients (size,); None where the ranks do not share memory, or a rank would
     have to keep more than ``MOST_KEPT`` gradients. Collective.

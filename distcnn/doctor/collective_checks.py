@@ -40,7 +40,8 @@ def examine(
     report = Report(silent=communicator.rank > 0)
 
     def end_all(exit_code: int) -> NoReturn:
-        report.add(UNFINISHED)
+        text = "some checks did not finish: a rank failed or is stuck"
+        report.add(Finding(BAD, "doctor", text, "see standard error for the rank"))
         report.end()
         communicator.abort(1)
 

@@ -5,8 +5,6 @@ reports. With some launchers (Hydra) the other ranks wait in MPI_Init forever fo
 with a code, but not for one that a signal killed. Standard library only.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -5,8 +5,6 @@ An exception in the user's own module is shown with the lines of that module onl
 defect of distcnn and is shown with its traceback.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -40,11 +38,15 @@ def report_failure(name: str, communicator: Communicator, error: BaseException) 
 
     Returns on the rank that reports; the others wait to be ended.
     """
-    _wait_for_turn(communicator)
-    rank, world_size = communicator.rank, communicator.world_size
+    if not claim(f"failure-{communicator.job}"):
+        # the reporter ends this process long before
+        time.sleep(SECONDS_BETWEEN_HOSTS * (MOST_HOSTS_WAITED_FOR + 1))
+    rank, world_size, hosts = communicator.rank, communicator.world_size, communicator.hosts
+    place = list(dict.fromkeys(hosts)).index(hosts[rank])
+    time.sleep(SECONDS_BETWEEN_HOSTS * min(place, MOST_HOSTS_WAITED_FOR))
     where = (
-        f"rank {rank} of {world_size} failed on host {communicator.hosts[rank]} (process"
-        f" {os.getpid()}), {heartbeat.read().text()}"
+        f"rank {rank} of {world_size} failed on host {hosts[rank]} (process {os.getpid()}),"
+        f" {heartbeat.read().text()}"
     )
     if isinstance(error, InputError):
         on_rank = f" (on rank {rank})" if world_size > 1 else ""
@@ -54,16 +56,6 @@ def report_failure(name: str, communicator: Communicator, error: BaseException) 
     else:
         told = "\n".join(mistake_lines(error)) or "".join(traceback.format_exception(error))
         tell(f"{name}: {where}:\n{told.rstrip()}")
-
-
-def _wait_for_turn(communicator: Communicator) -> None:
-    """Return on the first rank of each host that asks, one host after the other."""
-    if not claim(f"failure-{communicator.job}"):
-        # the reporter ends this process long before
-        time.sleep(SECONDS_BETWEEN_HOSTS * (MOST_HOSTS_WAITED_FOR + 1))
-    hosts = list(dict.fromkeys(communicator.hosts))
-    place = hosts.index(communicator.hosts[communicator.rank])
-    time.sleep(SECONDS_BETWEEN_HOSTS * min(place, MOST_HOSTS_WAITED_FOR))
 
 
 def is_thread_limit(error: BaseException) -> bool:

@@ -4,8 +4,6 @@ A listener of spans that notes each change of activity (about two microseconds) 
 processes of the host can read through ``/proc/<pid>/fd``, even when this one has been stopped.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import struct

@@ -5,8 +5,6 @@ files are in a folder that only their user can enter, so no other user of the ho
 and silence a report. Standard library only.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import stat

@@ -4,8 +4,6 @@ It takes memory, and worse: srun gives the steps of a requeued job the same name
 its memory after the step, so the next start would find what the last one left.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from contextlib import suppress

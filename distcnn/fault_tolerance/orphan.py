@@ -4,8 +4,6 @@ A launcher ends its ranks when it ends, unless its process on this host is kille
 not notice that: ranks that share memory would train on, and mpirun would wait for them.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

@@ -6,8 +6,6 @@ C part writes the signal's number to a pipe at once, which a thread reads. Only 
 block the signals: a main thread that waits for a hung file system would not even run the C part.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -15,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from distcnn.system.console import tell
 
@@ -71,7 +69,7 @@ class StopSignals:
         self._first_interrupt: float | None = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Self:
         # elsewhere Python sets no handlers
         self._listens = threading.current_thread() is threading.main_thread()
         if not self._listens:

@@ -7,8 +7,6 @@ process, a rank on the same host reads its heartbeat. Only time in which the thr
 job that was suspended and continued has not stalled.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading
@@ -16,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from distcnn.distributed import Communicator
 from distcnn.fault_tolerance.heartbeat import Beat, heartbeat, read_other
@@ -86,7 +84,7 @@ class Watchdog:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def __enter__(self) -> Watchdog:
+    def __enter__(self) -> Self:
         self._listening = heartbeat.listening()
         self._listening.__enter__()
         self._thread.start()

@@ -6,48 +6,52 @@ and fuses neighbours.
     loss_sum, grad_logits = loss(logits, labels, weights)
     plan.backward(grad_logits, out=gradient)                    # flat, like parameters.values
 
-What ``forward`` returns is a buffer of the plan, and holds until its next call. Plans share nothing
-but the parameters, so one can go forward while another runs backward for another microbatch, and
-two threads can run one each.
+All decisions on which layers run as one and who may overwrite what are made here; kernels follow
+them, and layers know nothing of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
+from distcnn.nn.activations import Activation, ReLU
+from distcnn.nn.convolution import Conv2d
+from distcnn.nn.dense import Dense, Flatten
 from distcnn.nn.geometry import as_count
+from distcnn.nn.kernels.activations import ActivationKernel, OwnLayerKernel, ReLUKernel
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.layer import Array, Call, RandomSource, Shape
+from distcnn.nn.kernels.convolution import ConvKernel
+from distcnn.nn.kernels.dense import DenseKernel, FlattenKernel
+from distcnn.nn.kernels.fusion import Pooling
+from distcnn.nn.kernels.pooling import AvgPoolKernel, MaxPoolKernel
+from distcnn.nn.layer import Array, Call, Layer, RandomSource, Shape
 from distcnn.nn.parameters import Parameters
-from distcnn.nn.planner import Kernel, Planner
+from distcnn.nn.pooling import AvgPool2d, MaxPool2d
 from distcnn.spans import BACKWARD, FORWARD, Span
 
 if TYPE_CHECKING:
     from distcnn.nn.sequential import Sequential
 
-BUFFER_ELEMENTS = 1024
-"""NumPy (2.4) copies operands whose runs are shorter than its buffer, 8192 elements by default,
-into that buffer, such as rows of images, and works on the copy. With a buffer no longer than the
-runs it works in place: half the time for runs of 768 (docs/speed.md).
-"""
+BUILT_IN = (Conv2d, MaxPool2d, AvgPool2d, ReLU, Activation, Flatten, Dense)
+"""What kernels compute; any other layer runs its own ``forward`` and ``backward``."""
+OUTPUT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, Dense)
+"""By the layer after them: in backward they do not read their output again."""
+GRADIENT_MAY_BE_OVERWRITTEN = (Conv2d, MaxPool2d, AvgPool2d, Dense)
+"""By the layer before them: they do not read again what they returned from backward."""
+METHODS = {"output_shape", "parameters", "forward", "backward"}
+"""A subclass that defines one of these computes by itself, not by its base's kernel."""
 
 
-@contextmanager
-def computing() -> Iterator[None]:
-    """NumPy's settings while layers compute, on which no result depends: no warnings of overflow,
-    since the reduction rejects non-finite values, and a shorter buffer.
-    """
-    before = np.getbufsize()
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.setbufsize(BUFFER_ELEMENTS)
-        try:
-            yield
-        finally:
-            np.setbufsize(before)
+class Kernel(Protocol):
+    """Runs a layer, or a few that are fused, for one shape of microbatch (``nn/kernels``)."""
+
+    def forward(self, x: Array, call: Call) -> Array: ...
+
+    def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array | None:
+        """Write the parameters' gradients to ``call.grads``; return the input's gradient, or None
+        without ``input_gradient`` (always given to kernels that have no parameters).
+        """
 
 
 class Stage:
@@ -75,6 +79,10 @@ class Stage:
 class Plan:
     """Runs ``model`` for inputs of shape ``(*input_shape, microbatch_size)``.
 
+    What ``forward`` returns is a buffer of the plan, and holds until its next call. Plans share
+    nothing but the parameters, so one can go forward while another runs backward for another
+    microbatch, and two threads can run one each.
+
     Attributes:
         parameters: the values, shared with other plans.
         output_shape: of the logits, without the batch.
@@ -100,9 +108,11 @@ class Plan:
         shapes = model.shapes(input_shape)
         self.output_shape = shapes[-1]
         self._buffers = Buffers(parameters.values.dtype)
-        with_batch = [(*shape, microbatch_size) for shape in shapes]
-        planner = Planner(model.layers, model.names, with_batch, self._buffers, fused)
-        self.stages = [self._stage(index, kernel) for index, kernel in planner.kernels()]
+        self._shapes = [(*shape, microbatch_size) for shape in shapes]
+        # None after the last layer too, and (at -1) before the first.
+        self._kinds = [*map(built_in, model.layers), None, None, None]
+        self._fused = fused
+        self.stages = list(self._make_stages())
         self._first_with_parameters = next(
             (i for i, stage in enumerate(self.stages) if stage.values), len(self.stages)
         )
@@ -173,10 +183,49 @@ class Plan:
         """A plan with buffers of its own that runs one layer after another, with the same bits."""
         return Plan(self.model, self.input_shape, self.microbatch_size, self.parameters, False)
 
-    def _stage(self, index: int, kernel: Kernel) -> Stage:
-        name, parameters = self.model.names[index], self.parameters
-        values = parameters.of_layer(name, parameters.values)
-        return Stage(name, kernel, values, parameters.layer_starts[index])
+    def _make_stages(self) -> Iterator[Stage]:
+        index, parameters = 0, self.parameters
+        while index < len(self.model.layers):
+            kernel, name = self._kernel(index), self.model.names[index]
+            values = parameters.of_layer(name, parameters.values)
+            yield Stage(name, kernel, values, parameters.layer_starts[index])
+            index += kernel.layers if isinstance(kernel, ConvKernel) else 1
+
+    def _kernel(self, index: int) -> Kernel:
+        """The kernel that begins with layer ``index``."""
+        layer, shape, buffers = self.model.layers[index], self._shapes[index], self._buffers
+        before, kind, after = (self._kinds[i] for i in (index - 1, index, index + 1))
+        in_place = before in OUTPUT_MAY_BE_OVERWRITTEN
+        match layer:
+            case _ if kind is None:
+                output_shape = self._shapes[index + 1]
+                return OwnLayerKernel(self.model.names[index], layer, shape, output_shape)
+            case Conv2d():
+                return ConvKernel(layer, shape, buffers, self._pooling(index + 1), self._fused)
+            case MaxPool2d():
+                flattened = self._kinds[index + (2 if after is ReLU else 1)] is Flatten
+                return MaxPoolKernel(layer, shape, buffers, flattened, in_place)
+            case AvgPool2d():
+                return AvgPoolKernel(layer, shape, buffers)
+            case ReLU() if kind is ReLU:
+                overwrite_gradient = after in GRADIENT_MAY_BE_OVERWRITTEN
+                return ReLUKernel(shape, buffers, in_place, overwrite_gradient)
+            case Activation():
+                return ActivationKernel(layer, shape, buffers)
+            case Flatten():
+                return FlattenKernel(shape, buffers)
+            case Dense():
+                return DenseKernel(layer.out_features, shape, buffers)
+        raise AssertionError(f"{kind} has no kernel")
+
+    def _pooling(self, index: int) -> Pooling | None:
+        """The max pooling at ``index`` with what follows it, for the convolution before it."""
+        pool = self.model.layers[index] if self._kinds[index] is MaxPool2d else None
+        if not isinstance(pool, MaxPool2d) or not pool.is_side_by_side:
+            return None
+        rectify = self._kinds[index + 1] is ReLU
+        flattened = self._kinds[index + (2 if rectify else 1)] is Flatten
+        return Pooling(pool.kernel_size, self.model.names[index], rectify, flattened)
 
 
 class Backward:
@@ -209,3 +258,17 @@ class Backward:
         """
         while (self._complete_from > until or until == 0) and self.next_layer():
             pass
+
+
+def built_in(layer: Layer) -> type[Layer] | None:
+    """The class of ``BUILT_IN`` whose kernel computes ``layer``: its own, or a base whose
+    computation it left as it is. None for a layer of the user's own.
+    """
+    defined: set[str] = set()
+    for kind in type(layer).__mro__:
+        if kind is Activation and not defined & METHODS:
+            return Activation  # which calls the layer's own function and derivative
+        if kind in BUILT_IN and not defined:
+            return kind
+        defined |= vars(kind).keys() & (METHODS | {"function", "derivative"})
+    return None

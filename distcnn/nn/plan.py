@@ -108,7 +108,7 @@ class Plan:
         shapes = model.shapes(input_shape)
         self.output_shape = shapes[-1]
         self._buffers = Buffers(parameters.values.dtype)
-        self._shapes = [(*shape, microbatch_size) for shape in shapes]
+        self._shapes = [(*shape, self.microbatch_size) for shape in shapes]
         # None after the last layer too, and (at -1) before the first.
         self._kinds = [*map(built_in, model.layers), None, None, None]
         self._fused = fused
@@ -195,7 +195,6 @@ class Plan:
         """The kernel that begins with layer ``index``."""
         layer, shape, buffers = self.model.layers[index], self._shapes[index], self._buffers
         before, kind, after = (self._kinds[i] for i in (index - 1, index, index + 1))
-        in_place = before in OUTPUT_MAY_BE_OVERWRITTEN
         match layer:
             case _ if kind is None:
                 output_shape = self._shapes[index + 1]
@@ -203,11 +202,11 @@ class Plan:
             case Conv2d():
                 return ConvKernel(layer, shape, buffers, self._pooling(index + 1), self._fused)
             case MaxPool2d():
-                flattened = self._kinds[index + (2 if after is ReLU else 1)] is Flatten
-                return MaxPoolKernel(layer, shape, buffers, flattened, in_place)
+                return MaxPoolKernel(layer, shape, buffers)
             case AvgPool2d():
                 return AvgPoolKernel(layer, shape, buffers)
             case ReLU() if kind is ReLU:
+                in_place = before in OUTPUT_MAY_BE_OVERWRITTEN
                 overwrite_gradient = after in GRADIENT_MAY_BE_OVERWRITTEN
                 return ReLUKernel(shape, buffers, in_place, overwrite_gradient)
             case Activation():

@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING, Protocol
 from distcnn.nn.activations import Activation, ReLU
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.dense import Dense, Flatten
-from distcnn.nn.geometry import as_count
 from distcnn.nn.kernels.activations import ActivationKernel, OwnLayerKernel, ReLUKernel
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.convolution import ConvKernel
 from distcnn.nn.kernels.dense import DenseKernel, FlattenKernel
 from distcnn.nn.kernels.fusion import Pooling
 from distcnn.nn.kernels.pooling import AvgPoolKernel, MaxPoolKernel
-from distcnn.nn.layer import Array, Call, Layer, RandomSource, Shape
+from distcnn.nn.layer import Array, Call, Layer, RandomSource, Shape, as_count
 from distcnn.nn.parameters import Parameters
 from distcnn.nn.pooling import AvgPool2d, MaxPool2d
 from distcnn.spans import BACKWARD, FORWARD, Span

@@ -5,8 +5,7 @@ pooling operations in convolutional architectures", 2010).
 """
 
 from distcnn.errors import explained
-from distcnn.nn.geometry import Pair, as_pair, output_size
-from distcnn.nn.layer import Layer, Shape, image_shape, shown
+from distcnn.nn.layer import Layer, Pair, Shape, as_pair, image_shape, output_size, shown
 
 
 class Pool2d(Layer):

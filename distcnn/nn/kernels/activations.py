@@ -13,7 +13,7 @@ class ActivationKernel:
 
     def __init__(self, activation: Activation, shape: Shape, buffers: Buffers) -> None:
         self._activation = activation
-        self._output, self._grad_input = buffers.activations(shape), buffers.activations(shape)
+        self._output, self._grad_input = buffers.images(shape), buffers.images(shape)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._input = x
@@ -37,9 +37,9 @@ class ReLUKernel:
     ) -> None:
         # NumPy (2.4) takes the maximum with an array in a third of the time of one with a number.
         self._zeros = buffers.zeros(shape[-2:])
-        self._own_output = None if in_place else buffers.activations(shape)
-        self._own_grad_input = None if overwrite_gradient else buffers.activations(shape)
-        self._is_positive = buffers.activations(shape, np.bool_)
+        self._own_output = None if in_place else buffers.images(shape)
+        self._own_grad_input = None if overwrite_gradient else buffers.images(shape)
+        self._is_positive = buffers.images(shape, np.bool_)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._output = x if self._own_output is None else self._own_output

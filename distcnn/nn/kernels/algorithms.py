@@ -30,7 +30,7 @@ with weights and rows, and ``transform_input_gradient``; last ``transform_weight
 
 from dataclasses import dataclass
 
-from distcnn.nn.geometry import Pair
+from distcnn.nn.layer import Pair
 
 MOST_POINTS = 8
 """More points multiply less, but their matrices hold larger numbers, which round worse."""

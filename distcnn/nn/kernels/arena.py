@@ -82,14 +82,12 @@ class Buffers:
 
     def images(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """Images of ``shape`` (C, H, W, N) stored row by row, all channels of a row together: as
-        (H, C, W, N). A few rows of all channels are then one matrix.
+        (H, C, W, N). A few rows of all channels are then one matrix. Plain zeros for other shapes.
         """
+        if len(shape) != 4:
+            return self.zeros(shape, dtype)
         channels, height, *others = shape
         return self.zeros((height, channels, *others), dtype).swapaxes(0, 1)
-
-    def activations(self, shape: Shape, dtype: DTypeLike | None = None) -> NDArray[Any]:
-        """``images`` for (C, H, W, N), plain ``zeros`` for any other shape."""
-        return self.images(shape, dtype) if len(shape) == 4 else self.zeros(shape, dtype)
 
     def like(self, array: Array, dtype: DTypeLike | None = None) -> NDArray[Any]:
         """An array of the shape of ``array`` whose axes have the same order in memory."""

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distcnn.nn.geometry import Pair
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Piece
 from distcnn.nn.kernels.pooling import WindowMax
 from distcnn.nn.kernels.tiles import copy_tiles
-from distcnn.nn.layer import Array, Shape
+from distcnn.nn.layer import Array, Pair, Shape
 from distcnn.spans import BACKWARD, FORWARD, Span
 
 

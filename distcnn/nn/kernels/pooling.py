@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distcnn.nn.geometry import window_offsets
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array, Call, Shape
 from distcnn.nn.pooling import MaxPool2d, Pool2d
@@ -15,14 +14,20 @@ class PoolKernel:
 
     def __init__(self, pool: Pool2d, shape: Shape, buffers: Buffers) -> None:
         channels, oh, ow = pool.output_shape(shape[:3])
-        self._windows = pool.kernel_size, pool.stride, (oh, ow)
-        self._pixels = pool.kernel_size[0] * pool.kernel_size[1]
+        rows, columns = (
+            [slice(i, i + stride * (count - 1) + 1, stride) for i in range(size)]
+            for size, stride, count in zip(pool.kernel_size, pool.stride, (oh, ow), strict=True)
+        )
+        self._offsets = [(slice(None), i, j) for i in rows for j in columns]
         self._overlapping = any(s < k for s, k in zip(pool.stride, pool.kernel_size, strict=True))
         self._output = buffers.images((channels, oh, ow, shape[3]))
         self._grad_input = buffers.images(shape)
 
-    def _offsets(self, x: Array) -> list[Array]:
-        return window_offsets(x, *self._windows)
+    def _pixels(self, x: Array) -> list[Array]:
+        """For each offset inside the window, in row-major order, the pixels of all windows there,
+        as views (C, oh, ow, N).
+        """
+        return [x[offset] for offset in self._offsets]
 
 
 class MaxPoolKernel(PoolKernel):
@@ -30,16 +35,16 @@ class MaxPoolKernel(PoolKernel):
 
     def __init__(self, pool: MaxPool2d, shape: Shape, buffers: Buffers) -> None:
         super().__init__(pool, shape, buffers)
-        self._max = WindowMax(self._output, self._pixels, buffers)
+        self._max = WindowMax(self._output, len(self._offsets), buffers)
 
     def forward(self, x: Array, call: Call) -> Array:
-        self._max.find_largest(self._offsets(x))
+        self._max.find_largest(self._pixels(x))
         return self._output
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         if self._overlapping:
             self._grad_input.fill(0)
-        pixels = self._offsets(self._grad_input)
+        pixels = self._pixels(self._grad_input)
         self._max.give_to_winners(grad_output, pixels, self._overlapping)
         return self._grad_input
 
@@ -48,19 +53,19 @@ class AvgPoolKernel(PoolKernel):
     """The mean of each window."""
 
     def forward(self, x: Array, call: Call) -> Array:
-        first, *others = self._offsets(x)
+        first, *others = self._pixels(x)
         np.copyto(self._output, first)
         for values in others:
             self._output += values
-        self._output *= 1.0 / self._pixels
+        self._output *= 1.0 / len(self._offsets)
         return self._output
 
     def backward(self, grad_output: Array, call: Call, input_gradient: bool) -> Array:
         # The output is not needed any more: its buffer takes each window's share.
-        share = np.multiply(grad_output, 1.0 / self._pixels, out=self._output)
+        share = np.multiply(grad_output, 1.0 / len(self._offsets), out=self._output)
         if self._overlapping:
             self._grad_input.fill(0)
-        for grads in self._offsets(self._grad_input):
+        for grads in self._pixels(self._grad_input):
             if self._overlapping:
                 grads += share
             else:

@@ -1,6 +1,4 @@
-"""The maths: layers, losses, initialisers, networks.
-
-NumPy only; it knows nothing of ranks, files or flags.
+"""The maths: layers, losses, initialisers, networks. NumPy only; no ranks, files or flags.
 
 A layer (``layer.py``; one file for each family) is a description. ``Sequential`` is a list of them,
 ``Parameters`` holds their values, and a ``Plan`` runs them for one shape of microbatch, with the

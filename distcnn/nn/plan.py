@@ -1,5 +1,4 @@
-"""A plan runs a network for one shape of microbatch: it chooses the kernels, makes the buffers,
-and fuses neighbours.
+"""A plan runs a network for one shape of microbatch: it chooses kernels, and fuses neighbours.
 
     plan = model.plan((1, 28, 28), microbatch_size=16, parameters=parameters)
     logits = plan.forward(images, training=True)                # (classes, N)
@@ -54,9 +53,7 @@ class Kernel(Protocol):
 
 
 class Stage:
-    """A kernel and what its calls need. Its (first) layer's elements of the flat vectors begin at
-    ``start``.
-    """
+    """A kernel and what its calls need; ``start`` is its first element of the flat vectors."""
 
     def __init__(self, name: str, kernel: Kernel, values: Mapping[str, Array], start: int) -> None:
         self.name, self.values, self.start = name, values, start
@@ -227,11 +224,8 @@ class Plan:
 
 
 class Backward:
-    """A backward pass from the last layer to the first, in pieces.
-
-    Attributes:
-        gradient: of the outputs at first, then of the input of the layer last computed. (Only on
-            request is it computed for the first layer.)
+    """A backward pass from the last layer to the first, in pieces. ``gradient`` is that of the
+    outputs at first, then of the input of the layer last computed (if requested, of the first).
     """
 
     def __init__(
@@ -259,9 +253,7 @@ class Backward:
 
 
 def built_in(layer: Layer) -> type[Layer] | None:
-    """The class of ``BUILT_IN`` whose kernel computes ``layer``: its own, or a base whose
-    computation it left as it is. None for a layer of the user's own.
-    """
+    """The class of ``BUILT_IN`` whose kernel computes ``layer``; None for a user's own layer."""
     defined: set[str] = set()
     for kind in type(layer).__mro__:
         if kind is Activation and not defined & METHODS:

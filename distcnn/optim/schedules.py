@@ -26,9 +26,7 @@ class Schedule:
             raise InputError(f"warmup_steps is {steps!r}: it must be an integer, 0 or more")
 
     def factor(self, progress: float) -> float:
-        """The factor of the peak learning rate at ``progress``, from 0 after the warm-up to below 1
-        at the last step.
-        """
+        """The factor of the peak at ``progress``: 0 after the warm-up, below 1 at the last step."""
         raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
 
     def learning_rate(self, step: int, *, peak: float, total_steps: int) -> float:

@@ -27,9 +27,8 @@ class ActivationKernel:
 
 
 class ReLUKernel:
-    """``max(x, 0)``. Its output gives the derivative, so it needs no buffers of its own where it
-    may write over its input (``in_place``) and over the gradient it is given
-    (``overwrite_gradient``).
+    """``max(x, 0)``. Its output gives the derivative, so it may write over its input (``in_place``)
+    and over the gradient it is given (``overwrite_gradient``), where the plan allows it.
     """
 
     def __init__(
@@ -56,10 +55,7 @@ class ReLUKernel:
 
 
 class OwnLayerKernel:
-    """Runs ``forward`` and ``backward`` of a user's layer, and checks their results.
-
-    The layer must not write to its inputs, which other layers still read.
-    """
+    """Runs a user's layer, and checks its results. It cannot write to its inputs."""
 
     def __init__(self, name: str, layer: Layer, shape: Shape, output_shape: Shape) -> None:
         self._layer, self._shape, self._output_shape = layer, shape, output_shape

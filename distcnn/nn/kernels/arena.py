@@ -1,10 +1,8 @@
-"""Memory for buffers that are planned once and used in every step, in large pages where the system
-has them; and how NumPy uses its own buffer.
+"""Memory for buffers that are planned once and used in every step, cut from large slabs.
 
-Address translations are cached in the TLB. A step touches more pages of 4 KiB than the TLB has
-entries, and each miss costs a page walk, or several in a virtual machine. Linux gives pages of 2
-MiB to programs that ask for them (transparent huge pages), and NumPy asks, but only for arrays of 4
-MiB and more. So all buffers are cut from larger slabs of memory.
+A step touches more pages of 4 KiB than the TLB has entries, and each miss costs a page walk, or
+several in a virtual machine. Linux gives pages of 2 MiB to programs that ask for them (transparent
+huge pages), and NumPy asks, but only for arrays of 4 MiB and more.
 """
 
 import math
@@ -22,14 +20,10 @@ ALIGNMENT_BYTES = 64
 LARGE_PAGE_BYTES = 2 << 20
 """Slabs begin on such a page: the parameters are the first buffers that are made."""
 SLAB_BYTES = 64 << 20
-"""More than the C library may reuse from freed memory (32 MiB), so that pages which are never
-written to take no memory.
-"""
+"""More than the C library reuses of freed memory (32 MiB): untouched pages take no memory."""
 BUFFER_ELEMENTS = 1024
 """NumPy (2.4) copies operands whose runs are shorter than its buffer, 8192 elements by default,
-into that buffer, such as rows of images, and works on the copy. With a buffer no longer than the
-runs it works in place: half the time for runs of 768 (docs/speed.md).
-"""
+and works on the copy. With a shorter buffer it works in place: half the time for runs of 768."""
 
 
 class Arena:
@@ -40,9 +34,7 @@ class Arena:
         self._rest = memoryview(bytearray())
 
     def zeros(self, shape: Shape, dtype: DTypeLike) -> NDArray[Any]:
-        """An array that starts on a cache line, so that neither speed nor result depends on the
-        address.
-        """
+        """An array that starts on a cache line: neither speed nor bits depend on its address."""
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         taken = -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -107,9 +99,7 @@ class Buffers:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """NumPy's settings while layers compute, on which no result depends: no warnings of overflow,
-    since the reduction rejects non-finite values, and a shorter buffer.
-    """
+    """Suppress overflow warnings, as the reduction rejects non-finite values; shorten the buffer."""
     before = np.getbufsize()
     with np.errstate(over="ignore", invalid="ignore"):
         np.setbufsize(BUFFER_ELEMENTS)

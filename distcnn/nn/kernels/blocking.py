@@ -1,5 +1,4 @@
-"""Cache blocking for convolution: the pieces in which it goes through its images, each small enough
-for the nearest caches.
+"""Cache blocking for convolution: it goes through its images in pieces that stay in the caches.
 
 A **strip** is some columns of some images of the microbatch; strips come one after another, those
 of the same images from left to right. Within a strip, **blocks** of rows come from top to bottom. A
@@ -18,9 +17,7 @@ from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.layer import Array
 
 BLOCK_BYTES = 768 * 1024
-"""What a block of rows takes, in and out: it stays in a core's own cache (1 MiB, often) with the
-weights beside it.
-"""
+"""What a block of rows takes, in and out: less than a core's own cache, often 1 MiB."""
 FEWEST_IMAGES = 32
 """Of a strip: runs of fewer numbers are slow to copy."""
 FEWEST_COLUMNS = 96
@@ -114,11 +111,9 @@ def _length(rows: slice) -> int:
 
 
 def strip_size(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
-    """How many of ``tiles`` of how many of ``count`` images make a strip.
-
-    The smallest possible block of them all takes ``block_bytes``; it is cut until it takes at most
-    ``most_bytes``, or nearly. The width is cut before the images, because that leaves the long runs
-    of numbers, one for each image, whole.
+    """How many of ``tiles`` of how many of ``count`` images make a strip: the smallest possible
+    block of them all takes ``block_bytes``, and is cut until it takes about ``most_bytes``. The
+    width is cut first, because that leaves the long runs of numbers, one for each image, whole.
     """
     divisors = [
         number

@@ -47,12 +47,7 @@ class ConvKernel:
     """
 
     def __init__(
-        self,
-        conv: Conv2d,
-        shape: Shape,
-        buffers: Buffers,
-        pooling: Pooling | None = None,
-        fused: bool = True,
+        self, conv: Conv2d, shape: Shape, buffers: Buffers, pooling: Pooling | None, fused: bool
     ) -> None:
         channels, height, width, count = shape
         filters, oh, ow = conv.output_shape(shape[:3])
@@ -154,9 +149,7 @@ class WholeImages:
 
 
 class WeightGradient:
-    """dU, the sum over all rows of G V^T, in ``total`` (P, kh*C*J, O): fill it with 0, then ``add``
-    each piece.
-    """
+    """dU, in ``total`` (P, kh*C*J, O): fill it with 0, then ``add`` each piece."""
 
     def __init__(self, blocking: Blocking, buffers: Buffers) -> None:
         geometry, rows = blocking.geometry, blocking.most_outputs
@@ -170,10 +163,7 @@ class WeightGradient:
             self._transposed = buffers.zeros((points, rows, blocking.columns, filters))
 
     def add(self, piece: Piece, grad_products: Array) -> None:
-        """Add a piece, whose rows of dM are ``grad_products``.
-
-        As the transpose of V G^T: with the long side K as rows, BLAS takes about 0.9 of the time.
-        """
+        # As V G^T, not G V^T: with the long side K as rows, BLAS takes about 0.9 of the time.
         transposed, of_rows = grad_products.swapaxes(2, 3), self._of_rows[:, : piece.height]
         if self._transposed is not None:
             np.copyto(self._transposed[:, : piece.height], transposed)

@@ -1,5 +1,4 @@
-"""A convolution and the max pooling after it, with the ReLU after that if there is one, piece by
-piece.
+"""A convolution, the max pooling after it, and the ReLU after that if there is one, piece by piece.
 
 The convolution's output is the largest array of most networks. Pooled while a piece of it is in
 the caches, it is never written to memory, nor is its gradient. The bits are those of one layer

@@ -1,8 +1,4 @@
-"""im2col along the width: rows are unfolded into shifted copies (see
-``distcnn.nn.kernels.algorithms``, which also has the order of the calls).
-
-It takes J times the memory of the input, and every multiplication.
-"""
+"""im2col along the width (``algorithms.py``): rows are unfolded into J shifted copies."""
 
 from functools import cached_property
 

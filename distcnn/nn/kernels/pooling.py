@@ -24,9 +24,7 @@ class PoolKernel:
         self._grad_input = buffers.images(shape)
 
     def _pixels(self, x: Array) -> list[Array]:
-        """For each offset inside the window, in row-major order, the pixels of all windows there,
-        as views (C, oh, ow, N).
-        """
+        """The pixels of all windows at each offset inside, as views (C, oh, ow, N)."""
         return [x[offset] for offset in self._offsets]
 
 
@@ -102,9 +100,8 @@ class WindowMax:
     def give_to_winners(self, remaining: Array, pixels: Sequence[Array], add: bool = False) -> None:
         """Write to (or ``add`` to) each of ``pixels`` its share of the gradient ``remaining``.
 
-        The winner is the last pixel that was larger than all before it. So, going from the last to
-        the first, the first such pixel takes the whole gradient, which is then subtracted from what
-        remains.
+        The winner is the last pixel that was larger than all before it. Going from the last to the
+        first, it takes the whole gradient, which is then subtracted from what remains.
         """
         first, *others = pixels
         for grads, is_larger in zip(reversed(others), reversed(self._is_larger), strict=False):

@@ -1,6 +1,4 @@
-"""Rows of images as tiles: views and copies for im2col, Winograd and max pooling
-(``distcnn.nn.kernels.algorithms``).
-"""
+"""Rows of images as tiles (``algorithms.py``): views and copies."""
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided

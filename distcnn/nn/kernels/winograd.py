@@ -1,6 +1,4 @@
-"""Winograd convolution along the width (see ``distcnn.nn.kernels.algorithms``, which also has the
-order of the calls): fewer multiplications, small transforms before and after.
-"""
+"""Winograd convolution along the width (``algorithms.py``)."""
 
 import numpy as np
 

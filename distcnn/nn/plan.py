@@ -168,9 +168,9 @@ class Plan:
                 f" {out.shape} ({out.dtype})"
             )
         if out is not self._gradient:
-            self._gradient = out
+            self._gradient, named = out, self.parameters.named(out)
             for stage in self.stages:
-                stage.grads = self.parameters.of_layer(stage.name, out)
+                stage.grads = {name: named[f"{stage.name}.{name}"] for name in stage.values}
         # Before the first layer with parameters only the input's gradient is worth computing.
         first = 0 if input_gradient else self._first_with_parameters
         return Backward(self.stages[first:], grad_output, out.size, input_gradient)
@@ -180,11 +180,14 @@ class Plan:
         return Plan(self.model, self.input_shape, self.microbatch_size, self.parameters, False)
 
     def _make_stages(self) -> Iterator[Stage]:
-        index, parameters = 0, self.parameters
+        index, named = 0, self.parameters.named().items()
         while index < len(self.model.layers):
-            kernel, name = self._kernel(index), self.model.names[index]
-            values = parameters.of_layer(name, parameters.values)
-            yield Stage(name, kernel, values, parameters.layer_starts[index])
+            kernel, layer = self._kernel(index), self.model.names[index]
+            prefix, start = f"{layer}.", self.parameters.layer_starts[index]
+            own = {
+                name.removeprefix(prefix): view for name, view in named if name.startswith(prefix)
+            }
+            yield Stage(layer, kernel, own, start)
             index += kernel.layers if isinstance(kernel, ConvKernel) else 1
 
     def _kernel(self, index: int) -> Kernel:

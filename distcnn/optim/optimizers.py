@@ -81,8 +81,7 @@ class Optimizer:
             scratch: (n,), of any content; may be overwritten.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} must define update(values, grads, state, learning_rate, step,"
-            " scratch)"
+            f"{type(self).__name__} must define update, like Optimizer.update"
         )
 
     def start(self, values: Vector) -> Updater:

@@ -99,7 +99,7 @@ class Buffers:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Suppress overflow warnings, as the reduction rejects non-finite values; shorten the buffer."""
+    """Suppress overflow warnings, as sums reject non-finite values; shorten NumPy's buffer."""
     before = np.getbufsize()
     with np.errstate(over="ignore", invalid="ignore"):
         np.setbufsize(BUFFER_ELEMENTS)

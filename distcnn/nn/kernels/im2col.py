@@ -113,16 +113,13 @@ class Im2col(TiledIm2col):
 
     def begin_backward(self, grad_output: Array) -> None:
         if not grad_output.swapaxes(0, 1).flags.c_contiguous:  # not stored row by row
-            np.copyto(self._copy, grad_output)
-            grad_output = self._copy
+            copy = self._buffers.scratch("gradient", self.result)
+            np.copyto(copy, grad_output)
+            grad_output = copy
         self.grad_products = _as_products(grad_output)
 
     def give_gradient(self, piece: Piece) -> None:
         pass
-
-    @cached_property
-    def _copy(self) -> Array:
-        return self._buffers.images(self.result.shape)
 
 
 def _as_products(images: Array) -> Array:

@@ -82,11 +82,10 @@ class Call:
 class Layer:
     """One differentiable function: the base class of all layers.
 
-    A layer of your own defines ``output_shape``, ``forward`` and ``backward``, and ``parameters``
-    if it learns any; docs/own_code.md has examples. It holds its hyper-parameters, which are set
-    once, in ``__init__``; what forward keeps for backward belongs in ``call.saved``. So one layer
-    serves any number of plans, in several threads. Layers of the same class with equal attributes
-    are equal.
+    One of your own defines ``output_shape``, ``forward`` and ``backward``, and ``parameters`` if it
+    learns any (docs/own_code.md). Its attributes are set once, in ``__init__``; what forward keeps
+    for backward belongs in ``call.saved``. So one layer serves any number of plans and threads.
+    Layers of the same class with equal attributes are equal.
     """
 
     @explained("it takes no arguments")
@@ -175,7 +174,6 @@ def image_shape(layer: Layer, input_shape: Shape) -> tuple[int, int, int]:
 
 
 def _is_count(value: object, minimum: int) -> bool:
-    """Whether ``value`` is an integer (no bool) of at least ``minimum``."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= minimum
 
 

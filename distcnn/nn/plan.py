@@ -248,9 +248,7 @@ class Backward:
         return stage.name
 
     def advance(self, until: int) -> None:
-        """Compute until the flat gradient is complete from element ``until`` on; with 0, go on
-        through the layers without parameters before, for the input's gradient.
-        """
+        """Compute until the flat gradient is complete from element ``until`` on; with 0, all."""
         while (self._complete_from > until or until == 0) and self.next_layer():
             pass
 

@@ -230,6 +230,4 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adam": Adam,
     "adamw": AdamW,
 }
-"""Optimizers by name; they take those of learning rate, momentum and weight decay that their
-signatures name.
-"""
+"""By name. They take those of learning rate, momentum and weight decay that they have."""

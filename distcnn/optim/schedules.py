@@ -30,10 +30,8 @@ class Schedule:
         raise NotImplementedError(f"{type(self).__name__} must define factor(progress)")
 
     def learning_rate(self, step: int, *, peak: float, total_steps: int) -> float:
-        """The learning rate of ``step`` (from 0) of ``total_steps``.
-
-        ``peak * (step + 1) / warmup_steps`` during the warm-up, then ``peak * factor``. A warm-up
-        of ``total_steps`` or more never reaches the schedule.
+        """The learning rate of ``step``, from 0 to ``total_steps`` - 1: ``peak * (step + 1) /
+        warmup_steps`` during the warm-up, then ``peak * factor``.
         """
         if step < self.warmup_steps:
             return peak * (step + 1) / self.warmup_steps

@@ -13,7 +13,7 @@ from distcnn.datasets.folders import CLASS_ORDERS, list_images, write_image_fold
 from distcnn.datasets.hdf5 import SPLITS, by, read_info
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
-from distcnn.system.console import drain, guarded, say, tell
+from distcnn.system.console import guarded, say, tell
 from distcnn.system.wording import counted, printable
 
 Warn = Callable[[str], None]
@@ -129,7 +129,6 @@ def images_command(arguments: Sequence[str]) -> int:
         example = "1, 2, 10" if args.class_order == "natural" else "1, 10, 2"
         say(f"classes in {args.class_order} order ({example}; --class-order)")
         _say_classes(listing.class_names, listing.counts())
-        drain()  # before images are read, which sometimes closes standard error to C libraries
         name = args.name or Path(args.output).stem
         write_image_folder(args.output, args.folder, listing, form, name=name, warn=warn)
 

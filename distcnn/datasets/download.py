@@ -20,8 +20,7 @@ PROBE_SECONDS = 2.5
 """How long all mirrors together have to answer."""
 READ_SECONDS = 10.0
 """How long a mirror that answered may stay silent."""
-PIP_SECONDS, PIP_SECONDS_WITHOUT_INDEX = 120.0, 1.0
-"""How long pip may take after its index was asked."""
+PIP_SECONDS = 120.0
 MAX_BYTES = 2**26
 """Larger than any file that is fetched: a longer response is the wrong file."""
 
@@ -75,35 +74,25 @@ def fetch(address: str) -> bytes:
 def fetch_wheel(requirement: str) -> bytes:
     """The wheel of a package, by pip. ``Unreachable`` on failure, quickly if no index answers."""
     pip = [sys.executable, "-m", "pip"]
+    settings = subprocess.run([*pip, "config", "list"], capture_output=True, text=True, check=False)
+    # pip may wait long for a name that does not resolve, so its indexes are asked first.
+    indexes = indexes_of(settings.stdout)
+    if indexes and not reachable(indexes, f"/{requirement.partition('==')[0]}/"):
+        hosts = ", ".join(urlsplit(index).hostname or index for index in indexes)
+        raise Unreachable(f"no answer from {hosts}")
     flags = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
     flags += ["--retries", "0", "--timeout", "3"]
-    quiet = subprocess.DEVNULL
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        subprocess.Popen(
-            [*pip, "config", "list"], stdout=subprocess.PIPE, stderr=quiet, text=True
-        ) as configuration,
-        subprocess.Popen(
-            [*pip, "download", *flags, "--dest", folder, requirement],
-            stdout=quiet,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as download,
-    ):
-        # pip may wait long for a name that does not resolve, so its indexes are asked meanwhile.
-        indexes = indexes_of(configuration.communicate()[0])
-        answers = not indexes or reachable(indexes, f"/{requirement.partition('==')[0]}/")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*pip, "download", *flags, "--dest", folder, requirement]
         try:
-            output = download.communicate(
-                timeout=PIP_SECONDS if answers else PIP_SECONDS_WITHOUT_INDEX
-            )[1]
-        except subprocess.TimeoutExpired:
-            download.kill()
-            hosts = ", ".join(urlsplit(index).hostname or index for index in indexes)
-            raise Unreachable(f"no answer from {hosts}") from None
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=PIP_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Unreachable(f"pip took more than {PIP_SECONDS:.0f} s") from error
         wheels = list(Path(folder).glob("*.whl"))
-        if download.returncode or len(wheels) != 1:
-            raise Unreachable((output.strip().splitlines() or ["no reason given"])[-1])
+        if done.returncode or len(wheels) != 1:
+            raise Unreachable((done.stderr.strip().splitlines() or ["no reason given"])[-1])
         return wheels[0].read_bytes()
 
 

@@ -455,7 +455,7 @@ def test_what_the_file_system_reports_is_not_told_as_bad_data(tmp_path: Path) ->
     os.close(first_free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
     try:
-        assert_refused(path, r"too many open files: raise the limit \(ulimit -n\)")
+        assert_refused(path, r"Too many open files, EMFILE")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for number in (errno.ESTALE, errno.EIO, errno.ETIMEDOUT):

@@ -22,7 +22,6 @@ from distcnn.datasets.hdf5 import (
     Images,
     Labels,
     by,
-    class_count_problem,
     form_problem,
     read_info,
 )
@@ -255,18 +254,16 @@ def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | N
 
 def _count_classes(arrays: Mapping[str, NDArray[np.integer]], classes: int | None) -> int:
     """``classes``, or one more than the largest label. ``ArgumentError`` for invalid labels."""
-    if classes is not None and not 1 <= classes <= MOST_CLASSES:
-        raise ArgumentError(f"classes (={classes}) must be 1 to {MOST_CLASSES:,}")
-    largest, examples = -1, 0
-    for split in SPLITS:
-        labels = arrays[f"{split}/labels"]
-        if labels.min() < 0 or (classes and labels.max() >= classes):
-            upper = f" to {classes - 1}" if classes else ""
+    labels = {split: arrays[f"{split}/labels"] for split in SPLITS}
+    count = int(max(numbers.max() for numbers in labels.values())) + 1
+    if classes is not None:
+        count = classes
+    if not 1 <= count <= MOST_CLASSES:
+        raise ArgumentError(f"classes (={count}) must be 1 to {MOST_CLASSES:,}")
+    for split, numbers in labels.items():
+        if numbers.min() < 0 or numbers.max() >= count:
             raise ArgumentError(
-                f"{split}_labels go from {labels.min()} to {labels.max()}: labels must be"
-                f" numbered from 0{upper}"
+                f"{split}_labels go from {numbers.min()} to {numbers.max()}: labels must be"
+                f" numbered from 0 to {count - 1}"
             )
-        largest, examples = max(largest, int(labels.max())), examples + len(labels)
-    if classes is None and (problem := class_count_problem(largest, "a label", examples)):
-        raise ArgumentError(problem)
-    return classes or largest + 1
+    return count

@@ -50,14 +50,6 @@ class PictureForm:
         return self.size[0] * self.size[1] * len(self.mode)
 
 
-@dataclass
-class Transparency:
-    """Numbers of images that had transparent pixels, and that became a single color."""
-
-    images: int = 0
-    blank: int = 0
-
-
 def common_form(
     paths: Sequence[Path],
     size: tuple[int, int] | None,
@@ -108,20 +100,19 @@ def common_form(
     return form
 
 
-def read_picture(path: Path, form: PictureForm, seen: Transparency) -> Images:
+def read_picture(path: Path, form: PictureForm, transparent: list[Path]) -> Images:
     """The pixels of an image in ``form``: (height, width), or (height, width, 3) in color.
 
-    Transparent images are counted in ``seen``.
+    The path of a transparent image is added to ``transparent``.
     """
     with _opened(path) as image:
-        flat, transparent = _on_background(_upright(image), form.background)
+        flat, is_transparent = _on_background(_upright(image), form.background)
+        if is_transparent:
+            transparent.append(path)
         converted = flat.convert(form.mode)
         if form.resize:
             converted = converted.resize(form.size[::-1])
-        pixels: Images = np.asarray(converted, np.uint8)
-    seen.images += transparent
-    seen.blank += transparent and bool((pixels == pixels.flat[0]).all())
-    return pixels
+        return np.asarray(converted, np.uint8)
 
 
 def _upright(image: Any) -> Any:

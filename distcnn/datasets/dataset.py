@@ -50,12 +50,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:
-        """Open it for reading; close the reader after use.
-
-        Args:
-            info: What ``read_info`` returned.
-            stall_timeout: As for ``read_info``.
-        """
+        """Open it for reading, given what ``read_info`` returned; close the reader after use."""
 
     def content_sha256(self) -> str:
         """A hash of all examples, to compare ranks; empty if all read the same file."""
@@ -219,17 +214,9 @@ def mnist(source: str | Path | None = None, path: str | Path = DEFAULT_PATH) -> 
     return open(path)
 
 
-def ensure_mnist(
-    path: str | Path,
-    source: str | None,
-    report: Callable[[str], None],
-    environment: Mapping[str, str] = os.environ,
-) -> None:
-    """Create ``path`` if it is missing, or is only the sample although a folder is named.
-
-    Arguments and errors as for ``prepare_mnist``.
-    """
-    folder = named_folder(source, environment)
+def ensure_mnist(path: str | Path, source: str | None, report: Callable[[str], None]) -> None:
+    """Prepare ``path`` if it is missing, or is only the sample although a folder is named."""
+    folder = named_folder(source)
     try:
         os.stat(path)  # noqa: PTH116  (Path's raises for a name that is too long)
         is_missing = False
@@ -238,12 +225,12 @@ def ensure_mnist(
     if is_missing or (folder and read_info(path).name == SAMPLE_NAME):
         from distcnn.datasets.prepare_mnist import prepare_mnist  # imports ssl and zipfile
 
-        prepare_mnist(path, source, report, environment)
+        prepare_mnist(path, source, report)
 
 
-def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
+def named_folder(source: str | None) -> Path | None:
     """The folder named by the flag, else by the environment. ``InputError`` if it is none."""
-    name = source or environment.get(SOURCE_VARIABLE)
+    name = source or os.environ.get(SOURCE_VARIABLE)
     if name and not os.path.isdir(name):  # noqa: PTH112
         raise InputError(
             f"{'--source' if source else SOURCE_VARIABLE}: no such folder: {name}: name the folder"

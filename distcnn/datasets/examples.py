@@ -15,9 +15,7 @@ from distcnn.spans import touch
 from distcnn.system.wording import counted
 
 PIECE_BYTES = 2**20
-"""How much is read at once: short enough to report progress, and not to block other users of HDF5,
-which serves one thread at a time.
-"""
+"""Read at once: little enough to report progress and to let other threads use HDF5."""
 
 
 class ExampleReader(ABC):
@@ -34,9 +32,8 @@ class ExampleReader(ABC):
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
         """Read the examples ``span`` of a split into ``images`` (n, H, W, C) and ``labels`` (n,).
 
-        Raises:
-            InputError: When they cannot be read, when a label is not below ``info.classes``, or
-                when the file has changed since it was opened.
+        Raises ``InputError`` when they cannot be read, when a label is not below ``info.classes``,
+        or when the file has changed since it was opened.
         """
 
     def read_in_pieces(
@@ -74,10 +71,7 @@ class ExampleArrays(ExampleReader):
 
 
 class ExampleFile(ExampleReader):
-    """Reads from the HDF5 file ``info.path``. Threads may share it: h5py lets one read at a time.
-
-    Arguments and errors as for ``ImageFile``.
-    """
+    """Reads from the file ``info.path``. Threads may share it: h5py lets one read at a time."""
 
     def __init__(self, info: DatasetInfo, stall_timeout: float = 0.0) -> None:
         self.info = info

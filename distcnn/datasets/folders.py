@@ -60,12 +60,10 @@ CLASS_ORDERS: dict[str, Callable[[str], Any]] = {"natural": natural, "imagefolde
 def list_images(
     folder: Path, *, test_fraction: float, seed: int, class_order: str, warn: Warn
 ) -> Listing:
-    """Find the images in ``folder``, and divide and shuffle them.
+    """Find the images in ``folder``, and divide and shuffle them: a function of names and ``seed``.
 
-    The result depends only on the names of folders and files and on ``seed``. ``test_fraction`` is
-    the share of each class that becomes the test set, if there is none. ``warn`` is called with
-    lines about what is left out or guessed. ``InputError`` as ``find_layout``, and for a set that
-    would be empty.
+    ``test_fraction`` is the share of each class that becomes the test set, if there is none.
+    Otherwise like ``find_layout``.
     """
     if not 0 < test_fraction < 1:
         raise InputError(f"--test-fraction is {test_fraction:g}: it must be above 0 and below 1")
@@ -95,10 +93,7 @@ def list_images(
 def write_image_folder(
     output: str | Path, folder: Path, listing: Listing, form: PictureForm, *, name: str, warn: Warn
 ) -> None:
-    """Write the listed images as an image set, each in ``form``.
-
-    ``InputError`` for images that cannot be read. ``warn`` is called about transparent images.
-    """
+    """Write the listed images as an image set, each in ``form``; warn about transparency."""
     transparent: list[Path] = []
     splits = {
         split: Split(len(files), _batches(files, form, transparent))

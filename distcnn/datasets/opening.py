@@ -57,7 +57,7 @@ HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, Overfl
 class OpenFiles:
     """The files of an image set, open until ``close``; ``require_unchanged`` notices changes.
 
-    The process ends when HDF5 waits ``stall_timeout`` seconds for one of them (0: never).
+    The process ends when HDF5 waits ``stall_timeout`` seconds (0: never).
     """
 
     def __init__(self, stall_timeout: float = 0.0) -> None:

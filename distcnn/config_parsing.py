@@ -122,8 +122,11 @@ class Request:
 
 SETTINGS = {field.name: field.default for field in dataclasses.fields(Config)}
 ACTIONS = {field.name: field.default for field in dataclasses.fields(Request)[1:]}
-CONFIG_FLAGS = frozenset({*map(as_flag, [*SETTINGS, *RENAMED]), "--config", TRUST_FLAG})
-"""The flags that make up a configuration: other commands take them too."""
+CONFIG_FLAGS = {
+    **{as_flag(name): as_flag(RENAMED.get(name, name)) for name in [*SETTINGS, *RENAMED]},
+    **{flag: flag for flag in ("--config", TRUST_FLAG)},
+}
+"""The flags that make up a configuration, and their present names. Other commands take them too."""
 
 
 def parse_request(arguments: Sequence[str]) -> Request:
@@ -203,27 +206,27 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
         with open_named(path) as file:
             # Editors on Windows write a byte order mark first.
             content = tomllib.loads(file.read().decode("utf-8-sig", errors))
-    except OSError as error:
-        raise InputError(
-            f"--config: {path} cannot be read ({error.strerror}): name a TOML file"
-        ) from error
-    except InputError as error:
-        raise InputError(f"--config: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"--config: {path} is not UTF-8 text (byte {error.start}): save it in UTF-8, as TOML"
-            " requires"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        # TOMLDecodeError, or Python's error for a number of thousands of digits.
-        raise InputError(
-            f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1"
-        ) from error
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        is_table = isinstance(value, dict) and f"\n[{key}]: " in HELP
-        flat |= value if is_table else {key: value}
-    return dict(_checked(key, value, path) for key, value in flat.items())
+    except (OSError, ValueError, RecursionError) as error:
+        match error:
+            case OSError():
+                problem = f"{path} cannot be read ({error.strerror}): name a TOML file"
+            case InputError():
+                problem = str(error)
+            case UnicodeDecodeError():
+                where = f"byte {error.start}"
+                problem = f"{path} is not UTF-8 text ({where}): save it in UTF-8, as TOML requires"
+            case _:  # TOMLDecodeError, or Python's error for a number of thousands of digits
+                problem = f"{path} is not TOML ({error}): write lines such as learning_rate = 0.1"
+        raise InputError(f"--config: {problem}") from error
+    read: dict[str, Any] = {}
+    for name, value in content.items():
+        is_table = isinstance(value, dict) and f"\n[{name}]: " in HELP
+        for written, setting in (value if is_table else {name: value}).items():
+            key, checked = _checked(written, setting, path)
+            if key in read:
+                raise InputError(f"--config: {path}: {key} is given twice: keep one line")
+            read[key] = checked
+    return read
 
 
 def _checked(written: str, value: Any, path: str | Path) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from distcnn.cli.parser import difference, flags_of
-from distcnn.distributed import Communicator, open_communicator
+from distcnn.distributed import Communicator, on_root, open_communicator
 from distcnn.distributed.blas_threads import limit_blas_threads
 from distcnn.distributed.communicator import JointError, NoWorldError
 from distcnn.errors import InputError, Stopped, TrainingError
@@ -34,7 +34,6 @@ signal and resumable.
 ``distcnn.fault_tolerance`` has 4, for stalls and MPI errors, and 130, for a second Ctrl-C.
 """
 
-HELP = {"-h", "--help"}
 Work = Callable[[Communicator, Sequence[str]], int | None]
 
 
@@ -42,54 +41,28 @@ Work = Callable[[Communicator, Sequence[str]], int | None]
 def run_command(
     name: str, print_help: Callable[[], None], work: Work, arguments: Sequence[str]
 ) -> int:
-    """Run a command on this rank.
+    """Run a command on this rank; returns the exit code, the same on all ranks.
 
     An error that all ranks share is printed by rank 0, and they end together. Any other exception
-    on any rank ends all ranks at once.
-
-    Args:
-        name: the command, for messages.
-        print_help: prints its help.
-        work: does the work, with the communicator and ``arguments``; may return an exit code.
-        arguments: the command line.
-
-    Returns:
-        The exit code, the same on all ranks.
+    on any rank ends all ranks at once. ``work`` may return an exit code.
     """
-    if HELP & set(arguments):
-        if not launcher.needs_mpi(os.environ):
-            print_help()
-            return EXIT_OK
-        work = _help(print_help)
-    code = _run(name, work, arguments)
+    wants_help = not {"-h", "--help"}.isdisjoint(arguments)
+    if wants_help and not launcher.needs_mpi(os.environ):
+        print_help()
+        return EXIT_OK
+
+    def help_on_root(communicator: Communicator, arguments: Sequence[str]) -> None:
+        on_root(communicator, print_help)
+        communicator.barrier()  # a launcher may end all ranks when the first one leaves
+
+    with heartbeat.listening():
+        code = _start(name, help_on_root if wants_help else work, arguments)
     note_exit(code)
     return code
 
 
-def _help(print_help: Callable[[], None]) -> Work:
-    """Print help on rank 0. Under a launcher all ranks meet, so that none is left waiting."""
-
-    def work(communicator: Communicator, arguments: Sequence[str]) -> None:
-        if communicator.rank == 0:
-            print_help()
-        communicator.barrier()
-
-    return work
-
-
-def _require_same_flags(name: str, communicator: Communicator, arguments: Sequence[str]) -> None:
-    """Raise ``JointError`` on all ranks if they were started with different command lines."""
-    problem = difference(dict(enumerate(communicator.allgather(flags_of(name, arguments)))))
-    if problem:
-        raise JointError(f"{problem}: start all ranks with the same command")
-
-
-def _run(name: str, work: Work, arguments: Sequence[str]) -> int:
-    with heartbeat.listening():
-        return _run_listening(name, work, arguments)
-
-
-def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
+def _start(name: str, work: Work, arguments: Sequence[str]) -> int:
+    """Open the communicator and run the command on it."""
     limit_blas_threads()
     enable_crash_reports()
     end_with_launcher(name)
@@ -102,9 +75,16 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
         text = f"{name}: error: {printable(str(error))}"
         end_before_start(text, others_wait=not isinstance(error, NoWorldError))
         return EXIT_INPUT
+    return run_on(communicator, name, work, arguments)
+
+
+def run_on(communicator: Communicator, name: str, work: Work, arguments: Sequence[str]) -> int:
+    """Run a command on an open communicator; refuse ranks that have different command lines."""
     threading.excepthook = lambda args: _fail(name, communicator, args.exc_value or args.exc_type())
     try:
-        _require_same_flags(name, communicator, arguments)
+        problem = difference(communicator.allgather(flags_of(name, arguments)))
+        if problem:
+            raise JointError(f"{problem}: start all ranks with the same command")
         code = work(communicator, arguments) or EXIT_OK
         heartbeat.note_end()
         return code
@@ -118,13 +98,13 @@ def _run_listening(name: str, work: Work, arguments: Sequence[str]) -> int:
         if isinstance(error, Stopped):
             return EXIT_STOPPED
         return EXIT_TRAINING if isinstance(error, TrainingError) else EXIT_INPUT
+    except InputError as error:
+        report_bad_input(name, communicator, printable(str(error)))
+        drain()
+        communicator.abort(EXIT_INPUT)
     except KeyboardInterrupt:
         communicator.abort(EXIT_INTERRUPTED)
     except BaseException as error:
-        if isinstance(error, InputError):
-            report_bad_input(name, communicator, printable(str(error)))
-            drain()
-            communicator.abort(EXIT_INPUT)
         _fail(name, communicator, error)
     finally:
         threading.excepthook = threading.__excepthook__

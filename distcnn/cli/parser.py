@@ -41,21 +41,18 @@ ALIASES = {
 """Our flags by their names in other training programs, without dashes."""
 
 ADVICE = {
-    **dict.fromkeys(
-        (
-            *("n", "np", "ranks", "nproc", "processes", "num-processes", "nproc-per-node", "world"),
-            *("workers", "num-workers", "gpus", "nodes"),
+    flag: advice
+    for advice, flags in {
+        "ranks are started by a launcher, as in mpirun -n 4 python -m distcnn.train": (
+            "n np ranks nproc processes num-processes nproc-per-node world workers num-workers gpus"
+            " nodes"
         ),
-        "ranks are started by a launcher, as in mpirun -n 4 python -m distcnn.train",
-    ),
-    **dict.fromkeys(
-        ("device", "gpu", "cuda", "no-cuda", "cpu"),
-        "distcnn runs on CPUs only; there is no device to choose",
-    ),
-    **dict.fromkeys(
-        ("v", "verbose", "quiet", "q"),
-        "use --log-every to control what is printed; results are in the run directory",
-    ),
+        "distcnn runs on CPUs only; there is no device to choose": "device gpu cuda no-cuda cpu",
+        "use --log-every to control what is printed; results are in the run directory": (
+            "v verbose quiet q"
+        ),
+    }.items()
+    for flag in flags.split()
 }
 """Advice for flags that have no counterpart."""
 
@@ -63,54 +60,36 @@ ADVICE = {
 class Parser(argparse.ArgumentParser):
     """argparse's parser, without abbreviations; mistakes raise ``InputError``.
 
-    Args:
-        elsewhere: flags that another parser takes from what this one leaves, for guesses.
-        instead: what to use instead of flags that do not exist here, by flag without dashes.
-        options: argparse's own.
+    ``elsewhere`` holds the flags that another parser takes from what this one leaves, with the
+    names to suggest; ``instead`` what to use for flags that do not exist here, without dashes.
     """
 
     def __init__(
         self,
         *,
-        elsewhere: Iterable[str] = (),
+        elsewhere: Mapping[str, str] = MappingProxyType({}),
         instead: Mapping[str, str] = MappingProxyType({}),
         **options: Any,
     ) -> None:
         super().__init__(allow_abbrev=False, **options)
-        self._elsewhere, self._instead = tuple(elsewhere), instead
+        self._elsewhere, self._instead = elsewhere, instead
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
-        """Parse all arguments.
-
-        Raises:
-            InputError: an argument is unknown or wrong.
-        """
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self._refuse(unknown)
         return known
 
     def parse_own(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Parse this parser's flags.
-
-        Returns:
-            Their values, and the arguments left for another parser.
-
-        Raises:
-            InputError: neither parser knows a flag.
-        """
+        """This parser's flags, and the arguments left for the other parser."""
         known, others = self.parse_known_args(arguments)
-        strange = [
-            word
-            for word in others
-            if word.startswith("--") and word.partition("=")[0] not in self._elsewhere
-        ]
+        flags = (word for word in others if word.startswith("--"))
+        strange = [flag for flag in flags if flag.partition("=")[0] not in self._elsewhere]
         if strange:
             self._refuse(strange)
         return known, others
 
     def error(self, message: str) -> NoReturn:
-        """Raise ``InputError``, which one rank prints."""
         raise InputError(f"{message} (see {self.prog} --help)")
 
     def _refuse(self, unknown: Sequence[str]) -> NoReturn:
@@ -118,21 +97,23 @@ class Parser(argparse.ArgumentParser):
         flag = next(flags, "").partition("=")[0]
         if not flag:
             self.error(f"unexpected argument {unknown[0]!r}")
-        known = [*self._option_string_actions, *self._elsewhere]
+        visible = [
+            name
+            for name, action in self._option_string_actions.items()
+            if action.help != argparse.SUPPRESS
+        ]
+        known = [*visible, *self._elsewhere.values()]
         self.error(f"unknown flag {flag}{advice(flag, known, self._instead)}")
 
 
 def advice(
     flag: str, flags: Iterable[str], instead: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """Suggest one of ``flags`` for an unknown one, or say what to use instead.
-
-    Empty if none is similar.
-    """
+    """Suggest one of ``flags`` for an unknown one, or say what to use instead; empty if neither."""
     name = flag.lstrip("-").lower().replace("_", "-")
     found = meant(name, [known[2:] for known in flags if known.startswith("--")])
-    if name in instead or (name in ADVICE and found != name):
-        return f": {instead.get(name) or ADVICE[name]}"
+    if found != name and name in (known := {**ADVICE, **instead}):
+        return f": {known[name]}"
     more = ""
     if found == "microbatch-size":
         more = " (per shard and step; the global batch is --num-shards times it)"
@@ -140,24 +121,22 @@ def advice(
 
 
 def meant(name: str, names: Sequence[str]) -> str | None:
-    """The one of ``names`` that is most similar to ``name``; None if none is.
-
-    Names have dashes between words and no leading dashes.
-    """
+    """The one of ``names``, without leading dashes, that is most similar; None if none is."""
     import difflib  # only rank 0 needs it
 
     if name in names:
         return name
     if ALIASES.get(name) in names:
         return ALIASES[name]
+    if close := difflib.get_close_matches(name, names, n=1):
+        return close[0]
     begun = [known for known in names if known.startswith(name)]
-    close = difflib.get_close_matches(name, names, n=1)
-    return next(iter([*close, *(begun if len(begun) == 1 else [])]), None)
+    return begun[0] if len(begun) == 1 else None
 
 
 # -- whether all ranks were started with the same command line: only rank 0's would count
 
-COMMAND, POSITION = "the command", "argument"
+COMMAND = "the command"
 
 
 def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
@@ -165,47 +144,29 @@ def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
 
     If a flag is repeated, the last value wins; ``--flag value`` and ``--flag=value`` are the same.
     """
-    found = {COMMAND: command}
-    flag = ""
-    for index, word in enumerate(arguments):
+    found, flag = {COMMAND: command}, "arguments"
+    for word in arguments:
         if word.startswith("--"):
             flag, _, value = word.partition("=")
             found[flag] = value
-        elif flag:
-            found[flag] = f"{found[flag]} {word}".strip()
         else:
-            found[f"{POSITION} {index + 1}"] = word
+            found[flag] = f"{found.get(flag, '')} {word}".strip()
     return found
 
 
-def difference(everyone: Mapping[int, Mapping[str, str]]) -> str | None:
-    """Describe how the first command line that differs from the lowest rank's does so.
+def difference(everyone: Sequence[Mapping[str, str]]) -> str | None:
+    """How the first ``flags_of`` that differs from those of rank 0 does so; None if all agree."""
 
-    Args:
-        everyone: what ``flags_of`` returns, by rank.
+    def shown(flags: Mapping[str, str], name: str) -> str:
+        if name not in flags:
+            return f"no {name}"
+        return f"{name} {flags[name]!r}" if flags[name] else name
 
-    Returns:
-        None if all are the same.
-    """
-    first = min(everyone)
-    for rank, flags in sorted(everyone.items()):
-        names = [
-            name
-            for name in dict.fromkeys([*everyone[first], *flags])
-            if everyone[first].get(name) != flags.get(name)
-        ]
-        if COMMAND in names:
-            names = [COMMAND]
+    first = everyone[0]
+    for rank, flags in enumerate(everyone):
+        names = [name for name in {**first, **flags} if first.get(name) != flags.get(name)]
+        names = [COMMAND] if COMMAND in names else names
         if names:
-            own, other = (
-                ", ".join(_shown(of_rank, name) for name in names)
-                for of_rank in (flags, everyone[first])
-            )
-            return f"rank {rank} was started with {own}, but rank {first} with {other}"
+            own, other = (", ".join(shown(of, name) for name in names) for of in (flags, first))
+            return f"rank {rank} was started with {own}, but rank 0 with {other}"
     return None
-
-
-def _shown(flags: Mapping[str, str], name: str) -> str:
-    if name not in flags:
-        return f"no {name}"
-    return f"{name} {flags[name]!r}" if flags[name] else name

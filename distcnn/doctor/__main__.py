@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.parser import Parser
-from distcnn.doctor import local_checks
-from distcnn.doctor.check import Finding, Options, Report
+from distcnn.doctor.findings import BAD, WARNING, Finding, Ranks, Report, Same, attempt
+from distcnn.doctor.mpi_library import OPEN_MPI, mpi
+from distcnn.doctor.resources import resources
+from distcnn.doctor.software import software
 from distcnn.doctor.time_limits import limit_process, watched_start
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.early import end_before_start, start_report
@@ -26,7 +30,6 @@ from distcnn.system.wording import printable
 
 NAME = "distcnn.doctor"
 EXIT_INPUT = 2
-AUTO = "auto"
 SECONDS_FOR_RANK_0 = 1.0
 """If no rank found a world, rank 0 reports first: most launchers then end the others."""
 START_REMEDY = (
@@ -37,11 +40,7 @@ START_REMEDY = (
 
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Returns:
-        0; 1 if something is bad; 2 for wrong flags.
-    """
+    """Run the command: 0; 1 if something is bad; 2 for wrong flags."""
     arguments = sys.argv[1:] if arguments is None else arguments
     rank = launcher.declared_rank(os.environ)
     if {"-h", "--help"} & set(arguments):
@@ -49,66 +48,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
             make_parser().print_help()
         return 0
     try:
-        options = Options(**vars(make_parser().parse_args(arguments)))
+        options = make_parser().parse_args(arguments)
     except InputError as error:
         end_before_start(f"{NAME}: error: {printable(str(error))}", others_wait=False)
         return EXIT_INPUT
     enable_crash_reports()
     limit_process()
-    facts = local_checks.collect(options)
-    before = Report(findings=local_checks.evaluate(local_checks.places_before_mpi(), {rank: facts}))
-    if not local_checks.can_continue(facts):
-        return end_without_mpi(before, options)
-    return start_and_examine(before, facts, options)
+    # The load comes before libraries are loaded, and mpi4py before an h5py built for MPI.
+    by_check = [list(attempt(check)) for check in (resources, mpi, software)]
+    local = [finding for found in reversed(by_check) for finding in found]
+    known = Ranks({rank: socket.gethostname()}, launcher.declared_size(os.environ))
+    found = known.merge({rank: local})
+    if can_continue(found):
+        return start_and_examine(found, local, options, arguments)
+    return end_without_mpi(found, options)
 
 
-def start_and_examine(before: Report, facts: local_checks.Facts, options: Options) -> int:
+def can_continue(found: list[Finding]) -> bool:
+    """Whether this process has NumPy and, if it needs MPI, can start it."""
+    needed = {"numpy", "threadpoolctl"}
+    if launcher.needs_mpi(os.environ):
+        needed.add("mpi")
+        if not any(OPEN_MPI in finding.text for finding in found if finding.name == "mpi"):
+            needed |= {"shared", "limits"}  # without them MPICH crashes
+    return not any(finding.state == BAD and finding.name in needed for finding in found)
+
+
+def start_and_examine(
+    found: list[Finding],
+    local: list[Finding | Same],
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+) -> int:
     """Start MPI, if a launcher started several processes, and make the collective checks."""
+    from distcnn.cli.command import run_on
     from distcnn.distributed import open_communicator
-    from distcnn.doctor.collective_checks import examine
+    from distcnn.doctor.collective_checks import ReportingCommunicator, examine
 
-    other_report = start_report()
+    rank, other_report = launcher.declared_rank(os.environ), start_report()
 
     def report_start(reason: str) -> None:
         if not (other_report and other_report.exists()):
-            before.add(Finding.bad("doctor", f"MPI did not start: {reason}", START_REMEDY))
-            print(before.text(), flush=True)
+            found.append(Finding(BAD, "doctor", f"MPI did not start: {reason}", START_REMEDY))
+            print_report(found, options)
 
+    is_watched = launcher.needs_mpi(os.environ) and rank == 0
     try:
-        if launcher.needs_mpi(os.environ) and launcher.declared_rank(os.environ) == 0:
-            with watched_start(report_start):
-                communicator = open_communicator()
-        else:
-            communicator = open_communicator()
+        with watched_start(report_start) if is_watched else nullcontext():
+            communicator = ReportingCommunicator(open_communicator())
     except InputError as error:
         text = str(error).removesuffix(f": {launcher.REMEDY}")
-        before.add(Finding.bad("launcher", text, launcher.REMEDY))
-        if launcher.declared_rank(os.environ):
+        found.append(Finding(BAD, "launcher", text, launcher.REMEDY))
+        if rank:
             time.sleep(SECONDS_FOR_RANK_0)
-        return end_without_mpi(before, options)
+        return end_without_mpi(found, options)
     limit_process()  # starting MPI has cancelled the timer
-    return examine(communicator, facts, options)
+    return run_on(communicator, NAME, lambda *_: examine(communicator, local, options), arguments)
 
 
-def end_without_mpi(report: Report, options: Options) -> int:
-    """Print the report of the local checks, from one process of this host.
+def end_without_mpi(found: list[Finding], options: argparse.Namespace) -> int:
+    """Print what the local checks found, from one process of this host.
 
-    Returns:
-        The exit code, unless this process is ended by a signal to release ranks in MPI_Init.
+    Returns 1, unless this process is ended by a signal to release ranks in MPI_Init.
     """
-    report.add(local_checks.NOT_CHECKED)
+    text = "not checked: clock, output, data, sums, ranks, cores, network"
+    found.append(Finding(WARNING, "doctor", text, "fix the problems above first"))
+    end_before_start("", tell=lambda _: print_report(found, options))
+    return 1
 
-    def speak(text: str) -> None:
-        print(text, flush=True)
-        if options.json:
-            report.write(options.json)
 
-    end_before_start(report.text(), tell=speak)
-    return max(1, report.exit_code)
+def print_report(found: list[Finding], options: argparse.Namespace) -> None:
+    report = Report()
+    report.add(*found)
+    report.end(options.json)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The command's flags."""
     parser = Parser(
         prog="python -m distcnn.doctor",
         description=(
@@ -116,17 +131,20 @@ def make_parser() -> argparse.ArgumentParser:
             " will start the training, as in mpirun -n 4. Each line is good, warning or bad, with"
             " the remedy. Takes at most 20 seconds. The exit code is 1 if something is bad."
         ),
-        argument_default=argparse.SUPPRESS,
+        argument_default="",
     )
     parser.add_argument(
         "--data", metavar="FILE.h5", help="image set for the training (default: data/mnist.h5)"
     )
-    parser.add_argument("--output", metavar="DIR", help="folder for results (default: runs)")
+    parser.add_argument(
+        "--output", metavar="DIR", default="runs", help="folder for results (default: runs)"
+    )
     parser.add_argument("--json", metavar="FILE", help="write findings and measurements as JSON")
     parser.add_argument(
         "--threads-per-rank",
         dest="threads",
         type=_threads,
+        default=1,
         metavar="N|auto",
         help="BLAS threads of each rank (default: 1)",
     )
@@ -134,7 +152,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _threads(text: str) -> int:
-    if text == AUTO:
+    """0 for auto: one for each core that the rank may use."""
+    if text == "auto":
         return 0
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number, at least 1, or auto")

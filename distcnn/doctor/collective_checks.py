@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any, NoReturn
+import argparse
+from collections.abc import Iterable
+from typing import NoReturn
 
 from distcnn.distributed import Communicator
-from distcnn.doctor import image_set, local_checks, output_folder, sums, world
-from distcnn.doctor.check import Check, Finding, Options, Places, Report
-from distcnn.fault_tolerance.failure import report_failure
+from distcnn.doctor import files, sums, world
+from distcnn.doctor.findings import BAD, Finding, Ranks, Report, Same, attempt
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.spans import MEASURE, Span
@@ -16,72 +16,44 @@ from distcnn.spans import MEASURE, Span
 NAME = "distcnn.doctor"
 STALL_SECONDS = 7.0
 """No check keeps a rank this long (see ``bounded``): one that takes longer is stuck."""
-CHECKS: tuple[Check[Any], ...] = (world.CHECK, output_folder.CHECK, image_set.CHECK, sums.CHECK)
-UNFINISHED = Finding.bad(
-    "doctor",
-    "some checks did not finish: a rank failed or is stuck",
-    "see standard error for the rank",
-)
+OF_EACH_RANK = (world.clock, files.output, files.data, sums.exact_sum, sums.products)
+"""Rank 0 merges what all ranks find."""
+OF_ALL_RANKS = (world.ranks, world.hosts, world.cores, sums.network, sums.speed)
 
 
-class Examined(WatchedCommunicator):
+class ReportingCommunicator(WatchedCommunicator):
     """Ends all ranks with exit code 1, once rank 0 has completed its report."""
 
-    def __init__(self, inner: Communicator, report: Report) -> None:
+    def __init__(self, inner: Communicator) -> None:
         super().__init__(inner)
-        self._report = report
+        self.report = Report(silent=inner.rank > 0)
 
     def abort(self, exit_code: int) -> NoReturn:
-        if self.rank == 0:
-            self._report.add(UNFINISHED)
-            print(self._report.summary(), flush=True)
+        text = "some checks did not finish: a rank failed or is stuck"
+        self.report.add(Finding(BAD, "doctor", text, "see standard error for the rank"))
+        self.report.end()
         super().abort(1)
 
 
-def examine(communicator: Communicator, local: local_checks.Facts, options: Options) -> int:
-    """Evaluate the local checks of all ranks, make the collective ones, and report on rank 0.
+def examine(
+    communicator: ReportingCommunicator, local: list[Finding | Same], options: argparse.Namespace
+) -> int:
+    """Report the ``local`` findings of all ranks on rank 0, and make the collective checks.
 
-    Args:
-        communicator: of all ranks.
-        local: what this rank collected before MPI started.
-        options: the flags.
-
-    Returns:
-        The exit code, the same on all ranks.
+    Returns the exit code, the same on all ranks.
     """
-    report = Report(live=communicator.rank == 0)
-    communicator = Examined(communicator, report)
-    threading.excepthook = lambda args: _fail(communicator, args.exc_value or args.exc_type())
-    try:
-        with Watchdog(NAME, communicator, STALL_SECONDS):
-            _check_all(communicator, local, options, report)
-            if communicator.rank == 0:
-                if options.json:
-                    report.write(options.json)
-                print(report.summary(), flush=True)
-            return communicator.broadcast(report.exit_code)
-    except BaseException as error:
-        _fail(communicator, error)
-    finally:
-        threading.excepthook = threading.__excepthook__
+    report, ranks = communicator.report, Ranks(dict(enumerate(communicator.hosts)))
 
+    def merged(found: Iterable[Finding | Same]) -> list[Finding]:
+        return ranks.merge(dict(enumerate(communicator.allgather(list(found)))))
 
-def _check_all(
-    communicator: Communicator, local: local_checks.Facts, options: Options, report: Report
-) -> None:
-    """Add the findings to ``report`` on rank 0, check by check."""
-    is_root = communicator.rank == 0
-    places = Places(dict(enumerate(communicator.hosts)))
-    everyone = dict(enumerate(communicator.allgather(local)))
-    if is_root:
-        report.add(*local_checks.evaluate(places, everyone))
-    for check in CHECKS:
-        with Span(MEASURE):
-            facts = dict(enumerate(communicator.allgather(check.collected(communicator, options))))
-        if is_root:
-            report.add(*check.evaluated(places, facts))
-
-
-def _fail(communicator: Communicator, error: BaseException) -> NoReturn:
-    report_failure(NAME, communicator, error)
-    communicator.abort(1)
+    with Watchdog(NAME, communicator, STALL_SECONDS):
+        report.add(*merged(local))
+        for check in OF_EACH_RANK:
+            with Span(MEASURE):
+                report.add(*merged(attempt(check, communicator, options)))
+        for joint_check in OF_ALL_RANKS:
+            with Span(MEASURE):
+                report.add(*joint_check(communicator, options))
+        report.end(options.json)
+        return communicator.broadcast(int(report.counts[BAD] > 0))

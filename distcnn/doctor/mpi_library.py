@@ -6,23 +6,22 @@ A launcher can start only libraries of its own family (MPICH or Open MPI).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distcnn.doctor.check import Check, Finding, Options, Places, root_cause
-from distcnn.doctor.software import ONE_ENVIRONMENT, least, too_old
+from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding, Found, Same, root_cause
+from distcnn.doctor.software import ONE_ENVIRONMENT, too_old
 from distcnn.system import launcher
 
 SECONDS_FOR_MPIRUN = 5.0
 OPEN_MPI = "Open MPI"
 FAMILIES = {
-    "MPICH": ("mpich", "hydra", "intel(r) mpi", "mvapich", "cray"),
-    OPEN_MPI: ("open mpi", "openmpi", "open-mpi", "prrte", "prterun"),
+    "MPICH": r"mpich|hydra|intel\(r\) mpi|mvapich|cray",
+    OPEN_MPI: "open[ -]?mpi|prrte|prterun",
 }
 """Words in the version text of a library or an mpirun by which its family is known."""
 
@@ -35,138 +34,63 @@ OWN_MPIRUN = (
 )
 
 
-@dataclass(frozen=True)
-class Mpirun:
-    """The mpirun found in PATH: its family, or the ``problem`` with it."""
-
-    path: str = ""
-    family: str = ""
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class Library:
-    """The MPI library of one rank.
-
-    Args:
-        several: whether a launcher started several processes.
-        name: name and version; empty if mpi4py cannot be used.
-        mpi4py: version of mpi4py.
-        problem: why mpi4py cannot be used.
-        foreign: why the launcher cannot start this library.
-        mpirun: the mpirun in PATH, if no launcher started several processes.
-    """
-
-    several: bool
-    name: str = ""
-    mpi4py: str = ""
-    problem: str = ""
-    foreign: str = ""
-    mpirun: Mpirun | None = None
-
-    @property
-    def why_not(self) -> str:
-        """Why this rank cannot start MPI; empty if it can, or need not."""
-        return (self.problem or self.foreign) if self.several else ""
-
-
-def collect(options: Options) -> Library:
-    """Load the library without starting MPI."""
-    found = Library(launcher.needs_mpi(os.environ))
-    try:
-        import numpy  # noqa: F401
-    except Exception:  # reported by the software check
-        return found
+def mpi() -> Found:
+    """The library, which is loaded without starting MPI; alone, the mpirun in PATH."""
+    several = launcher.needs_mpi(os.environ)
     try:
         from distcnn.distributed.mpi import library_name
 
-        name = library_name()
-        foreign = launcher.foreign_library(name, os.environ) or ""
-        found = replace(found, name=name, mpi4py=sys.modules["mpi4py"].__version__, foreign=foreign)
+        library = library_name()
     except Exception as error:
-        found = replace(found, problem=root_cause(error))
-    return found if found.several else replace(found, mpirun=find_mpirun())
+        if "numpy" not in sys.modules:  # reported by the software check
+            return
+        state, text = WARNING, "only needed for several processes"
+        if several:
+            state, text = BAD, "several processes were started, but mpi4py cannot be used"
+        yield Finding(state, "mpi", f"{text}: {root_cause(error)}", GET_MPI)
+        return
+    why = "ranks with different MPI libraries cannot communicate"
+    yield Same("mpi", library, why, ONE_ENVIRONMENT)
+    if problem := too_old("mpi4py", sys.modules["mpi4py"].__version__):
+        yield Finding(BAD, "mpi", problem, GET_MPI)
+    if not several:
+        yield mpirun_in_path(library)
 
 
-def evaluate(places: Places, everyone: Mapping[int, Library]) -> Iterator[Finding]:
-    """The library can be used, is the same on all ranks, and belongs to the launcher."""
-    names = {rank: facts.name for rank, facts in everyone.items() if facts.name}
-    if names:
-        why = "ranks with different MPI libraries cannot communicate"
-        yield places.compared("mpi", names, why, ONE_ENVIRONMENT)
-    yield from places.gathered({rank: list(_own(facts)) for rank, facts in everyone.items()})
-
-
-def family(text: str) -> str:
-    """The MPI family that a version text names; empty if unknown."""
-    words = text.lower()
-    found = (name for name, marks in FAMILIES.items() if any(mark in words for mark in marks))
-    return next(found, "")
-
-
-def find_mpirun() -> Mpirun:
-    """Run the mpirun in PATH to learn its family."""
-    path = shutil.which("mpirun") or shutil.which("mpiexec")
-    if path is None:
-        return Mpirun(problem="no mpirun in PATH")
-    words = [path, "--version"]
-    try:
-        with tempfile.TemporaryFile() as output:  # a pipe would wait for what mpirun has started
-            done = subprocess.run(
-                words,
+def mpirun_in_path(library: str) -> Finding:
+    """Whether the mpirun in PATH, which is run to learn its family, belongs to ``library``."""
+    beside = Path(sys.prefix) / "bin" / "mpirun"
+    remedy = OWN_MPIRUN + (f": {beside} (activate its environment)" if beside.exists() else "")
+    mpirun = shutil.which("mpirun") or shutil.which("mpiexec")
+    if mpirun is None and shutil.which("srun"):
+        text = "no mpirun in PATH; use srun --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI"
+        return Finding(GOOD, "launcher", text)
+    if mpirun is None:
+        return Finding(WARNING, "launcher", "no mpirun in PATH", remedy)
+    with tempfile.TemporaryFile() as output:  # a pipe would wait for what mpirun has started
+        try:
+            subprocess.run(
+                [mpirun, "--version"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 timeout=SECONDS_FOR_MPIRUN,
-                check=False,
+                check=True,
             )
-            output.seek(0)
-            text = output.read().decode(errors="replace")
-    except OSError as error:
-        return Mpirun(path, problem=f"{path} cannot be run ({error.strerror})")
-    except subprocess.TimeoutExpired:
-        return Mpirun(path, problem=f"{path} --version took more than {SECONDS_FOR_MPIRUN:g} s")
-    if done.returncode:
-        return Mpirun(path, problem=f"{path} --version failed with exit code {done.returncode}")
-    return Mpirun(path, family(text))
+        except subprocess.TimeoutExpired:
+            text = f"{mpirun} --version took more than {SECONDS_FOR_MPIRUN:g} s"
+            return Finding(WARNING, "launcher", text, remedy)
+        except (OSError, subprocess.CalledProcessError) as error:
+            return Finding(WARNING, "launcher", f"{mpirun} does not work: {error}", remedy)
+        output.seek(0)
+        found, own = family(output.read().decode(errors="replace")), family(library)
+    if found and own and found != own:
+        text = f"{mpirun} belongs to {found}, but mpi4py loads {library}"
+        return Finding(WARNING, "launcher", f"{text}: each process would be rank 0 of 1", remedy)
+    known = "belongs to" if found and own else "may or may not match"
+    return Finding(GOOD, "launcher", f"{mpirun} {known} {library}")
 
 
-def _own(facts: Library) -> Iterator[Finding]:
-    """Yield the problems of one rank, and whether its mpirun matches."""
-    if facts.problem and facts.several:
-        text = f"several processes were started, but mpi4py cannot be used: {facts.problem}"
-        yield Finding.bad("mpi", text, GET_MPI)
-    elif facts.problem:
-        text = f"only needed for several processes: {facts.problem}"
-        yield Finding.warning("mpi", text, GET_MPI)
-    elif too_old("mpi4py", facts.mpi4py):
-        text = f"mpi4py {facts.mpi4py} is too old: distcnn needs {least('mpi4py')} or newer"
-        yield Finding.bad("mpi", text, GET_MPI)
-    if facts.foreign:
-        text = facts.foreign.removesuffix(f": {launcher.REMEDY}")
-        yield Finding.bad("launcher", text, launcher.REMEDY)
-    elif facts.mpirun and facts.name:
-        yield _mpirun_in_path(facts.mpirun, facts.name)
-
-
-def _mpirun_in_path(mpirun: Mpirun, library: str) -> Finding:
-    """Whether the mpirun in PATH belongs to the library."""
-    beside = Path(sys.prefix) / "bin" / "mpirun"
-    remedy = OWN_MPIRUN + (f": {beside} (activate its environment)" if beside.exists() else "")
-    if mpirun.problem:
-        if not mpirun.path and shutil.which("srun"):
-            text = "no mpirun in PATH; use srun --mpi=pmi2 for MPICH, --mpi=pmix for Open MPI"
-            return Finding.good("launcher", text)
-        return Finding.warning("launcher", mpirun.problem, remedy)
-    own = family(library)
-    if mpirun.family and own and mpirun.family != own:
-        text = (
-            f"{mpirun.path} belongs to {mpirun.family}, but mpi4py loads {library}: each process"
-            " would be rank 0 of 1"
-        )
-        return Finding.warning("launcher", text, remedy)
-    known = "belongs to" if mpirun.family and own else "may or may not match"
-    return Finding.good("launcher", f"{mpirun.path} {known} {library}")
-
-
-CHECK = Check("mpi", collect, evaluate)
+def family(text: str) -> str:
+    """The MPI family that a version text names; empty if unknown."""
+    return next((name for name, marks in FAMILIES.items() if re.search(marks, text, re.I)), "")

@@ -6,11 +6,9 @@ import importlib
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import distcnn
-from distcnn.doctor.check import BAD, WARNING, Check, Finding, Options, Places, root_cause
+from distcnn.doctor.findings import BAD, WARNING, Finding, Found, Same, root_cause
 from distcnn.system import host, launcher
 from distcnn.system.environment import kernel_variables, sources_sha256
 
@@ -31,109 +29,56 @@ ONE_KIND_OF_HOST = (
     "request hosts of one kind (srun --constraint); OPENBLAS_CORETYPE is not enough, because"
     " OpenBLAS 0.3.34 and newer choose block sizes by the processor regardless"
 )
-SOFTWARE = ("all ranks need the same software to get the same bits", ONE_ENVIRONMENT, BAD)
-KERNEL = ("different processors and BLAS kernels round differently", ONE_KIND_OF_HOST)
-COMPARED = {
-    "python": SOFTWARE,
-    "numpy": SOFTWARE,
-    "blas": (*KERNEL, BAD),
-    "hdf5": ("ranks may read the file differently", ONE_ENVIRONMENT, WARNING),
-    "distcnn": (SOFTWARE[0], f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH", BAD),
-    "processor": (*KERNEL, WARNING),
-    "environment": ("these variables select kernels", "set them in the job script", WARNING),
-}
-"""What must be equal on all ranks: the reason, the remedy for a difference, its severity."""
+SAME_SOFTWARE = "all ranks need the same software to get the same bits"
+ROUNDING = "different processors and BLAS kernels round differently"
 
 
-@dataclass(frozen=True)
-class Software:
-    """The software of one rank.
-
-    Args:
-        versions: by the names in ``COMPARED``, if known.
-        problems: what is missing, broken or too old, by name.
-    """
-
-    versions: Mapping[str, str]
-    problems: Mapping[str, str]
-
-    @property
-    def has_numpy(self) -> bool:
-        """Whether NumPy can be imported."""
-        return "numpy" in self.versions
-
-
-def collect(options: Options) -> Software:
-    """Import the libraries. mpi4py must come first: an h5py built for MPI would start MPI."""
-    versions = {
-        "python": platform.python_version(),
-        "distcnn": f"{distcnn.__version__}, sources {sources_sha256()[:12]}",
-        "processor": host.processor(),
-        "environment": ", ".join(f"{k}={v}" for k, v in kernel_variables(os.environ).items())
-        or "no variables that select kernels",
-    }
-    problems: dict[str, str] = {}
+def software() -> Found:
+    """What is broken or too old, and what must be the same on all ranks."""
+    version = platform.python_version()
     if sys.version_info < LEAST_PYTHON:
-        problems["python"] = f"{versions['python']} is too old: distcnn needs 3.11 or newer"
+        text = f"{version} is too old: distcnn needs 3.11 or newer"
+        yield Finding(BAD, "python", text, INSTALL)
+    yield Same("python", version, SAME_SOFTWARE, ONE_ENVIRONMENT)
     of_rank_0 = OF_RANK_0 if launcher.declared_rank(os.environ) == 0 else ()
     for module in ("numpy", "threadpoolctl", "h5py", *of_rank_0):
-        name = "hdf5" if module == "h5py" else module
-        try:
-            version = str(getattr(importlib.import_module(module), "__version__", ""))
-        except Exception as error:
-            problems[name] = f"{module} cannot be imported: {root_cause(error)}"
-            continue
-        versions[name] = _hdf5() if module == "h5py" else version
-        if too_old(module, version):
-            problems[name] = (
-                f"{module} {version} is too old: distcnn needs {least(module)} or newer"
-            )
-    if "numpy" in versions and "threadpoolctl" in versions:
+        yield from _library(module)
+    if {"numpy", "threadpoolctl"} <= sys.modules.keys():
         from distcnn.distributed.blas_threads import blas_description, limit_blas_threads
 
         limit_blas_threads()
-        versions["blas"] = blas_description()
-    return Software(versions, problems)
+        yield Same("blas", blas_description(), ROUNDING, ONE_KIND_OF_HOST)
+    sources = f"{distcnn.__version__}, sources {sources_sha256()[:12]}"
+    remedy = f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH"
+    yield Same("distcnn", sources, SAME_SOFTWARE, remedy)
+    yield Same("processor", host.processor(), ROUNDING, ONE_KIND_OF_HOST, WARNING)
+    settings = [f"{name}={value}" for name, value in kernel_variables(os.environ).items()]
+    text = ", ".join(settings) or "no variables that select kernels"
+    why, remedy = "these variables select kernels", "set them in the job script"
+    yield Same("environment", text, why, remedy, WARNING)
 
 
-def evaluate(places: Places, everyone: Mapping[int, Software]) -> Iterator[Finding]:
-    """Report what is broken or too old, then each version and how ranks differ."""
-    yield from places.gathered(
-        {
-            rank: [Finding.bad(name, text, INSTALL) for name, text in facts.problems.items()]
-            for rank, facts in everyone.items()
-        }
-    )
-    for name, (why, remedy, state) in COMPARED.items():
-        values = {
-            rank: facts.versions[name]
-            for rank, facts in everyone.items()
-            if facts.versions.get(name) and name not in facts.problems
-        }
-        if values:
-            yield places.compared(name, values, why, remedy, state)
+def _library(module: str) -> Found:
+    name = "hdf5" if module == "h5py" else module
+    try:
+        library = importlib.import_module(module)
+    except Exception as error:
+        yield Finding(BAD, name, f"{module} cannot be imported: {root_cause(error)}", INSTALL)
+        return
+    version = str(getattr(library, "__version__", ""))
+    if problem := too_old(module, version):
+        yield Finding(BAD, name, problem, INSTALL)
+    elif module == "numpy":
+        yield Same(name, version, SAME_SOFTWARE, ONE_ENVIRONMENT)
+    elif module == "h5py":
+        build = " built for MPI" if library.get_config().mpi else ""
+        text = f"h5py {version}{build}, HDF5 {library.version.hdf5_version}"
+        yield Same(name, text, "ranks may read the file differently", ONE_ENVIRONMENT, WARNING)
 
 
-def too_old(module: str, version: str) -> bool:
-    """Whether ``version`` ("2.3.1") is below the oldest supported; False if it cannot be read."""
-    numbers = version.split(".")[:2]
-    return (
-        module in LEAST
-        and all(number.isdigit() for number in numbers)
-        and tuple(map(int, numbers)) < LEAST[module]
-    )
-
-
-def least(module: str) -> str:
-    """The oldest supported version of ``module``, such as "2.0"."""
-    return ".".join(map(str, LEAST[module]))
-
-
-def _hdf5() -> str:
-    import h5py
-
-    build = " built for MPI" if h5py.get_config().mpi else ""
-    return f"h5py {h5py.__version__}{build}, HDF5 {h5py.version.hdf5_version}"
-
-
-CHECK = Check("software", collect, evaluate)
+def too_old(module: str, version: str) -> str:
+    """The problem with a ``version`` below the oldest supported; empty if it cannot be read."""
+    numbers, least = version.split(".")[:2], LEAST.get(module, (0, 0))
+    if not all(map(str.isdigit, numbers)) or tuple(map(int, numbers)) >= least:
+        return ""
+    return f"{module} {version} is too old: distcnn needs {'.'.join(map(str, least))} or newer"

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
 
-from distcnn.doctor.check import GOOD, Check, Finding, Options, Places, root_cause
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from distcnn.distributed import Communicator
+from distcnn.distributed import BlockingAllreduce, Communicator, ExactSum
+from distcnn.distributed.allreduce_timing import Timed, time_sums
+from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding, Found, Ranks, Same
+from distcnn.random_streams import generator
+from distcnn.training.fingerprint import PRODUCTS, arithmetic_sha256, operands
 
 GRADIENT_BYTES = 431_080 * 8
 """The gradient of the default network, in the exact sum's float64."""
@@ -51,166 +51,92 @@ BROKEN = (
 )
 
 
-@dataclass(frozen=True)
-class Sums:
-    """The results of one rank.
-
-    Args:
-        allreduces: (bytes, seconds) of each size measured; empty on one rank.
-        shared: whether ranks can map each other's memory.
-        total: hash of the exact sum over all ranks.
-        alone: hash of the same sum computed by rank 0 alone, on rank 0.
-        products: hash of matrix products and functions of fixed operands; empty if they failed.
-        gflop_per_second: speed of the products.
-        problem: why the products failed.
-    """
-
-    allreduces: list[tuple[int, float]]
-    shared: bool
-    total: str
-    alone: str
-    products: str
-    gflop_per_second: float
-    problem: str
-
-
-def collect(communicator: Communicator, options: Options) -> Sums:
-    """Time allreduces, then sum numbers that rank 0 can also draw and sum alone. Collective."""
-    import numpy as np
-
-    from distcnn.distributed import BlockingAllreduce, ExactSum
-    from distcnn.distributed.allreduce_timing import time_sums
-
-    ranks = communicator.world_size
-    sums = BlockingAllreduce(communicator.allreduce_sum)
-    timed = time_sums(communicator, sums, SIZES, SECONDS) if ranks > 1 else []
-    shared = communicator.shared_floats(1024) is not None
-    products, speed, problem = "", 0.0, ""
-    try:
-        products, speed = multiply()
-    except Exception as error:  # the others wait for this rank in the sum below
-        problem = root_cause(error)
-    exact = ExactSum(np.zeros(TERMS), ranks, LIMIT)
-    exact.add(terms_of(communicator.rank))
-    communicator.allreduce_sum(exact.total)
-    total, alone = sha256(exact.total), ""
-    if communicator.rank == 0:
-        exact = ExactSum(np.zeros(TERMS), ranks, LIMIT)
-        for rank in reversed(range(ranks)):
-            exact.add(terms_of(rank))
-        alone = sha256(exact.total)
-    rows = [(row.nbytes, row.seconds) for row in timed]
-    return Sums(rows, shared, total, alone, products, speed, problem)
-
-
-def evaluate(places: Places, everyone: Mapping[int, Sums]) -> Iterator[Finding]:
-    """Speed of allreduce, bits of sums, bits and speed of arithmetic."""
-    if everyone.get(0) and everyone[0].allreduces:
-        hosts = len(places.ranks_of_host)
-        yield from _speed(everyone[0].allreduces, hosts)
-        if hosts == 1 and not all(facts.shared for facts in everyone.values()):
-            text = "gradients go through MPI, which is slower than shared memory"
-            yield Finding.warning("gradients", text, NOT_SHARED)
-    yield _same_sums(places, everyone)
-    yield from _arithmetic(places, everyone)
-
-
-def _speed(rows: list[tuple[int, float]], hosts: int) -> Iterator[Finding]:
-    remedy = SPINNING if hosts == 1 else OTHER_NETWORK
-    latency = rows[0][1]
-    text = f"an allreduce of 8 bytes takes {latency * 1e3:.3f} ms"
-    measured = [{"bytes": nbytes, "seconds": seconds} for nbytes, seconds in rows]
-    if latency > SLOW_SECONDS * max(1.0, math.log2(hosts)):
-        yield Finding.warning(
-            "latency", f"{text}: slow for any network", remedy, allreduce=measured
-        )
-    else:
-        yield Finding.good("latency", text, allreduce=measured)
-    nbytes, seconds = rows[-1]
-    bandwidth = max(size / took for size, took in rows[-2:])
-    text = f"an allreduce of {nbytes / 1e6:.1f} MB takes {seconds * 1e3:.1f} ms"
-    if nbytes < GRADIENT_BYTES:
-        yield Finding.warning("bandwidth", f"not measured (time limit): {text}", remedy)
-    elif bandwidth < SLOW_BYTES_PER_SECOND:
-        text = f"{bandwidth / 1e6:,.0f} MB/s ({text}): slow for any network"
-        yield Finding.warning("bandwidth", text, remedy)
-    else:
-        yield Finding.good("bandwidth", f"{bandwidth / 1e6:,.0f} MB/s ({text})")
-
-
-def _same_sums(places: Places, everyone: Mapping[int, Sums]) -> Finding:
-    totals = {rank: facts.total for rank, facts in everyone.items()}
-    found = places.compared("sum", totals, "ranks got different sums from an allreduce", BROKEN)
-    if found.state == GOOD and 0 in everyone and everyone[0].alone != totals[0]:
-        text = "the exact sum over all ranks differs from the sum of the same numbers on rank 0"
-        return Finding.bad("sum", text, f"{BROKEN}; {ONE_KIND}")
-    if found.state == GOOD:
-        return Finding.good("sum", "the exact sum has the same bits on all ranks and in any order")
-    return found
-
-
-def _arithmetic(places: Places, everyone: Mapping[int, Sums]) -> Iterator[Finding]:
-    failed = {
-        rank: [Finding.bad("products", f"cannot be computed: {facts.problem}", BROKEN)]
-        for rank, facts in everyone.items()
-        if facts.problem
-    }
-    yield from places.gathered(failed)
-    hashes = {rank: facts.products for rank, facts in everyone.items() if facts.products}
-    if not hashes:
+def network(communicator: Communicator, options: argparse.Namespace) -> Iterator[Finding]:
+    """How long allreduces take, and whether ranks of one host share memory."""
+    if communicator.world_size == 1:
         return
-    same = places.compared("products", hashes, "ranks compute different bits", ONE_KIND)
-    if same.state == GOOD:
-        where = places.ranks_text(hashes)
-        text = f"matrix products, exp and log have the same bits {where}".rstrip()
-        same = Finding.good("products", text)
-    yield same
-    speeds = {rank: everyone[rank].gflop_per_second for rank in hashes}
-    fastest, measured = max(speeds.values()), list(speeds.values())
-    text = f"matrix products at {min(measured):.0f} to {fastest:.0f} GFLOP/s per rank"
-    slow = [rank for rank, speed in speeds.items() if speed < SLOW_FRACTION * fastest]
-    if slow:
-        text = f"{text}: slow {places.ranks_text(slow)}, and all ranks wait for the slowest"
-        remedy = "run top on that host to see what uses the CPUs, or exclude it"
-        yield Finding.warning("speed", text, remedy, gflop_per_second=measured)
+    hosts = len(set(communicator.hosts))
+    sums = BlockingAllreduce(communicator.allreduce_sum)
+    yield from allreduce_speed(time_sums(communicator, sums, SIZES, SECONDS), hosts)
+    if communicator.shared_floats(1024) is None and hosts == 1:
+        text = "gradients go through MPI, which is slower than shared memory"
+        yield Finding(WARNING, "gradients", text, NOT_SHARED)
+
+
+def allreduce_speed(rows: Sequence[Timed], hosts: int) -> Iterator[Finding]:
+    """Latency from the first row, bandwidth from the last two."""
+    remedy = SPINNING if hosts == 1 else OTHER_NETWORK
+    latency = rows[0].seconds
+    text = f"an allreduce of 8 bytes takes {latency * 1e3:.3f} ms"
+    measured = {"allreduce": [{"bytes": row.nbytes, "seconds": row.seconds} for row in rows]}
+    if latency > SLOW_SECONDS * max(1.0, math.log2(hosts)):
+        yield Finding(WARNING, "latency", f"{text}: slow for any network", remedy, measured)
     else:
-        yield Finding.good("speed", text, gflop_per_second=measured)
+        yield Finding(GOOD, "latency", text, measured=measured)
+    nbytes, seconds = rows[-1]
+    bandwidth = max(row.nbytes / row.seconds for row in rows[-2:])
+    text = f"an allreduce of {nbytes / 1e6:.1f} MB takes {seconds * 1e3:.1f} ms"
+    rate = f"{bandwidth / 1e6:,.0f} MB/s ({text})"
+    if nbytes < GRADIENT_BYTES:
+        yield Finding(WARNING, "bandwidth", f"not measured (time limit): {text}", remedy)
+    elif bandwidth < SLOW_BYTES_PER_SECOND:
+        yield Finding(WARNING, "bandwidth", f"{rate}: slow for any network", remedy)
+    else:
+        yield Finding(GOOD, "bandwidth", rate)
 
 
-def terms_of(rank: int) -> NDArray[np.float32]:
-    """Draw the terms (TERMS,) of one rank, of magnitudes from 1e-8 to 1e4."""
-    import numpy as np
-
-    from distcnn.random_streams import generator
-
-    draw = np.random.Generator(generator(SEED, rank))
-    return (draw.standard_normal(TERMS) * 10.0 ** draw.integers(-8, 4, TERMS)).astype(np.float32)
-
-
-def sha256(values: NDArray[Any]) -> str:
-    """The first digits of the SHA-256 of the bytes of ``values``."""
-    return hashlib.sha256(values.tobytes()).hexdigest()[:12]
+def exact_sum(communicator: Communicator, options: argparse.Namespace) -> Found:
+    """Sum numbers of all ranks that rank 0 can also draw and sum alone, in another order."""
+    rank, world_size = communicator.rank, communicator.world_size
+    total = sum_of([rank], world_size)
+    communicator.allreduce_sum(total)
+    digest = hashlib.sha256(total.tobytes()).hexdigest()[:12]
+    yield Same("sum", f"the exact sum is {digest}", "ranks got different sums", BROKEN)
+    if rank == 0 and total.tobytes() != sum_of(reversed(range(world_size)), world_size).tobytes():
+        text = "the exact sum over all ranks differs from the sum of the same numbers"
+        yield Finding(BAD, "sum", text, f"{BROKEN}; {ONE_KIND}")
 
 
-def multiply() -> tuple[str, float]:
-    """Compute matrix products and functions of fixed operands.
+def sum_of(ranks: Iterable[int], world_size: int) -> NDArray[np.float64]:
+    """The exact sum (TERMS,) of numbers from 1e-8 to 1e4 that are drawn for each of ``ranks``."""
+    exact = ExactSum(np.zeros(TERMS), world_size, LIMIT)
+    for rank in ranks:
+        draw = np.random.Generator(generator(SEED, rank))
+        terms = draw.standard_normal(TERMS) * 10.0 ** draw.integers(-8, 4, TERMS)
+        exact.add(terms.astype(np.float32))
+    return exact.total
 
-    Returns:
-        The hash of the results, and the speed of the products in GFLOP/s of CPU time.
-    """
-    import numpy as np
 
-    from distcnn.training.fingerprint import PRODUCTS, arithmetic_sha256, operands
+def products(communicator: Communicator, options: argparse.Namespace) -> Found:
+    """Matrix products and functions of fixed operands."""
+    text = f"matrix products, exp and log give {arithmetic_sha256()[:12]}"
+    yield Same("products", text, "ranks compute different bits", ONE_KIND)
 
+
+def speed(communicator: Communicator, options: argparse.Namespace) -> Iterator[Finding]:
+    """Matrix products of all ranks: training waits for the slowest."""
+    speeds = communicator.allgather(gflop_per_second())
+    fastest = max(speeds)
+    measured = {"gflop_per_second": speeds}
+    text = f"matrix products at {min(speeds):.0f} to {fastest:.0f} GFLOP/s per rank"
+    slow = [rank for rank, value in enumerate(speeds) if value < SLOW_FRACTION * fastest]
+    if slow:
+        where = Ranks(dict(enumerate(communicator.hosts))).text(slow)
+        text = f"{text}: slow {where}, and all ranks wait for the slowest"
+        remedy = "run top on that host to see what uses the CPUs, or exclude it"
+        yield Finding(WARNING, "speed", text, remedy, measured)
+    else:
+        yield Finding(GOOD, "speed", text, measured=measured)
+
+
+def gflop_per_second() -> float:
+    """Of CPU time: other users of the cores are reported by other checks."""
     pairs, _ = operands()
     seconds = []
     for _ in range(REPEATS):
-        start = time.thread_time()  # CPU time: other users of the cores are reported elsewhere
+        start = time.thread_time()
         for a, b in pairs:
             np.matmul(a, b)
         seconds.append(time.thread_time() - start)
     operations = sum(2 * m * k * n for m, k, n in PRODUCTS)
-    return arithmetic_sha256()[:12], operations / max(min(seconds), 1e-9) / 1e9
-
-
-CHECK = Check("sums", collect, evaluate)
+    return operations / max(min(seconds), 1e-9) / 1e9

@@ -6,17 +6,18 @@ import faulthandler
 import os
 import select
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TypeVar
 
 from distcnn.system.console import drain
 
 T = TypeVar("T")
 
+STANDARD_ERROR = 2
 SECONDS_FOR_EVERYTHING = 20.0
 SECONDS_TO_START_MPI = 12.0
 
@@ -24,36 +25,28 @@ SECONDS_TO_START_MPI = 12.0
 def bounded(seconds: float, what: str, work: Callable[[], T]) -> T:
     """Return the result of ``work``, which runs in a thread.
 
-    Raises:
-        TimeoutError: ``work`` takes longer than ``seconds``. Its thread is left behind.
+    Raises ``TimeoutError``, and leaves the thread behind, if it takes longer than ``seconds``.
     """
-    results: list[T] = []
-    errors: list[BaseException] = []
+    result: Future[T] = Future()
 
     def run() -> None:
         try:
-            results.append(work())
+            result.set_result(work())
         except BaseException as error:
-            errors.append(error)
+            result.set_exception(error)
 
-    thread = threading.Thread(target=run, name=what, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"{what} took more than {seconds:g} s: the file system hangs or is slow")
-    return results[0]
+    threading.Thread(target=run, name=what, daemon=True).start()
+    try:
+        return result.result(seconds)
+    except TimeoutError:
+        text = f"{what} took more than {seconds:g} s: the file system hangs or is slow"
+        raise TimeoutError(text) from None
 
 
 def limit_process(seconds: float = SECONDS_FOR_EVERYTHING) -> None:
-    """Print the stack and end this process with exit code 1 after ``seconds``.
-
-    The timer is a thread in C: it also works while a library holds Python's lock.
-    """
-    with suppress(OSError, ValueError):  # standard error is not a file
-        if sys.__stderr__:
-            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    """Print the stack and end this process with exit code 1 after ``seconds``."""
+    # A thread in C, which also works while a library holds Python's lock.
+    faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
 
 
 @contextmanager
@@ -66,7 +59,7 @@ def watched_start(
     ``speak`` with the reason, and ends this process if it hangs.
     """
     reader, writer = os.pipe()
-    parent, done = os.getpid(), b"x"
+    parent = os.getpid()
     try:
         with warnings.catch_warnings():  # the child only prints, so other threads do not matter
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -81,7 +74,7 @@ def watched_start(
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             in_time = bool(select.select([reader], [], [], seconds)[0])
-            if not in_time or os.read(reader, 1) != done:
+            if not in_time or not os.read(reader, 1):
                 speak("the process died" if in_time else f"it took more than {seconds:g} s")
             if not in_time and os.getppid() == parent:
                 os.kill(parent, signal.SIGKILL)
@@ -91,7 +84,5 @@ def watched_start(
     try:
         yield
     finally:
-        os.write(writer, done)
-        for descriptor in (reader, writer):
-            os.close(descriptor)
+        os.write(writer, b"started")
         os.waitpid(child, 0)

@@ -108,6 +108,8 @@ def test_an_impossible_value_is_refused_by_flag_and_value(
         ("learning_rate = [1]", r"learning_rate is \[1\]: it must be a number"),
         ("epochs = ", "is not TOML"),
         ("momentum = 2", "--momentum is 2.0"),
+        ("eval_every = 2\neval_every_epochs = 3", "eval_every_epochs is given twice"),
+        ("epochs = 2\n[optimisation]\nepochs = 3", "epochs is given twice"),
     ],
 )
 def test_a_wrong_toml_is_refused_by_file_and_key(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import shutil
@@ -14,9 +15,8 @@ import pytest
 from distcnn.datasets import opening, read_info
 from distcnn.datasets.opening import is_locked
 from distcnn.distributed import SerialCommunicator
-from distcnn.doctor import image_set
-from distcnn.doctor.check import Failed, Options, Places
-from distcnn.doctor.image_set import judge_content
+from distcnn.doctor import files
+from distcnn.doctor.findings import Finding, Ranks, attempt
 from tests.conftest import Launcher, MakeImageSet
 from tests.support.examined import doctor
 
@@ -26,6 +26,12 @@ def own(image_set: MakeImageSet, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "set.h5"
     shutil.copy(image_set(), path)
     return path
+
+
+def data_findings(path: Path) -> list[Finding]:
+    """What the check of the image set finds in this process."""
+    options = argparse.Namespace(data=str(path))
+    return Ranks({0: "here"}).merge({0: attempt(files.data, SerialCommunicator(), options)})
 
 
 def test_a_file_that_is_written(serial: Launcher, own: Path) -> None:
@@ -89,7 +95,7 @@ def test_an_image_set_is_judged_as_training_judges_it(serial: Launcher, own: Pat
             del file.attrs[name]
         file["test/images"][:10] = file["train/images"][:10]
         file.attrs["classes"] = 11
-    remarks = judge_content(read_info(own))
+    remarks = files.judge_content(read_info(own), only_labels=False)
     assert len(remarks) == 3
     seen = doctor(serial, 1, "--data", str(own))
     seen.only_bad()
@@ -115,13 +121,10 @@ def test_it_says_when_it_checked_the_labels_only(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def text() -> str:
-        facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
-        return " ".join(
-            each.text for each in image_set.CHECK.evaluated(Places({0: "here"}), {0: facts})
-        )
+        return " ".join(each.text for each in data_findings(own))
 
     assert "only its labels were checked" not in text()
-    monkeypatch.setattr(image_set, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(files, "LARGE_BYTES", 1000)
     assert "only its labels were checked" in text()
 
 
@@ -136,9 +139,8 @@ def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path)
 def test_a_set_larger_than_the_host_is_mentioned(
     own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_set, "most_memory", lambda: 1000)
-    facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
-    found = image_set.CHECK.evaluated(Places({0: "here"}), {0: facts})
+    monkeypatch.setattr(files, "most_memory", lambda: 1000)
+    found = data_findings(own)
     assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
 
 
@@ -172,9 +174,8 @@ def test_a_file_system_that_hangs(own: Path, monkeypatch: pytest.MonkeyPatch) ->
     import threading
 
     released = threading.Event()
-    monkeypatch.setattr(image_set, "SECONDS", 0.1)
+    monkeypatch.setattr(files, "SECONDS", 0.1)
     monkeypatch.setattr(opening, "is_locked", lambda file: not released.wait(10))
-    facts = image_set.CHECK.collected(SerialCommunicator(), Options(data=str(own)))
+    [found] = data_findings(own)
     released.set()
-    assert not isinstance(facts, Failed)
-    assert "took more than 0.1 s" in facts.problem
+    assert "took more than 0.1 s" in found.text

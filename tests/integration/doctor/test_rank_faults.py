@@ -69,7 +69,7 @@ def test_one_bit_of_a_product_and_a_sum(mpirun: Launcher, tmp_path: Path) -> Non
 
 @pytest.mark.mpi
 def test_a_check_that_fails_on_one_rank_hides_nothing(mpirun: Launcher, tmp_path: Path) -> None:
-    code = "from distcnn.doctor import sums, image_set; sums.multiply = image_set.bounded = None"
+    code = "from distcnn.doctor import sums, files; sums.arithmetic_sha256 = files.bounded = None"
     seen = doctor_but(mpirun, 2, 1, patched(tmp_path, code))
     seen.only_bad("products", "data")
     assert "'NoneType' object is not callable, on rank 1" in seen.of("products", "bad")

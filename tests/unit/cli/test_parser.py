@@ -30,6 +30,7 @@ GUESSES = {
     "--warmup": "--warmup-steps",
     "--lr-scheduler": "--schedule",
     "-o": "--output",
+    "--eval-eve": "--eval-every-epochs",
 }
 
 
@@ -51,7 +52,7 @@ def test_ranks_and_devices_are_no_flags() -> None:
 
 def test_every_guess_and_alias_names_a_flag_that_there_is() -> None:
     for flag, guess in GUESSES.items():
-        assert guess in CONFIG_FLAGS, flag
+        assert guess in CONFIG_FLAGS.values(), flag
 
 
 def test_every_flag_of_training_is_its_own_first_guess() -> None:
@@ -85,6 +86,8 @@ def test_benchmark_and_scaling_guess_at_flags_of_training() -> None:
     for parse in (of_benchmark.parse, of_scaling.parse):
         with pytest.raises(InputError, match=r"unknown flag --lr: did you mean --learning-rate\?"):
             parse(["--lr", "1"])
+        with pytest.raises(InputError, match=r"did you mean --eval-every-epochs\?"):
+            parse(["--eval-eve", "1"])
     with pytest.raises(InputError, match="unknown flag --resume: to continue a sweep"):
         of_scaling.parse(["--resume", "x"])
 

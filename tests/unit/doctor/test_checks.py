@@ -4,78 +4,98 @@ late or old.
 
 from __future__ import annotations
 
-import os
+import argparse
+import json
 import threading
+import time
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distcnn.distributed import SerialCommunicator
+from distcnn.distributed.allreduce_timing import Timed
+from distcnn.distributed.communicator import Mailbox
 from distcnn.doctor import resources, software, sums, world
-from distcnn.doctor.check import BAD, GOOD, WARNING, Check, Finding, Places, Report, root_cause
+from distcnn.doctor.findings import (
+    BAD,
+    GOOD,
+    WARNING,
+    Finding,
+    Ranks,
+    Report,
+    Same,
+    attempt,
+    root_cause,
+)
 from distcnn.doctor.mpi_library import family
 from distcnn.doctor.time_limits import bounded
-from distcnn.system.host import Cores
 from tests.conftest import ROOT
 
-FOUR = Places({0: "a", 1: "a", 2: "b", 3: "b"})
+FOUR = Ranks({0: "a", 1: "a", 2: "b", 3: "b"})
 
 
 def test_places_in_words() -> None:
-    assert FOUR.ranks_text([0, 1, 2, 3]) == "on all ranks"
-    assert FOUR.ranks_text([2, 3]) == "on ranks 2-3 (host b)"
-    assert FOUR.ranks_text([1]) == "on rank 1 (host a)"
-    assert FOUR.ranks_text([0, 2, 3]) == "on ranks 0, 2-3 (hosts a, b)"
-    assert Places({0: "a"}).ranks_text([0]) == ""
-    assert Places({0: "a", 1: "a"}, world_size=4).ranks_text([0, 1]) == "on ranks 0-1 (host a)"
+    assert FOUR.text([0, 1, 2, 3]) == "on all ranks"
+    assert FOUR.text([2, 3]) == "on ranks 2-3 (host b)"
+    assert FOUR.text([1]) == "on rank 1 (host a)"
+    assert FOUR.text([0, 2, 3]) == "on ranks 0, 2-3 (hosts a, b)"
+    assert Ranks({0: "a"}).text([0]) == ""
+    assert Ranks({0: "a", 1: "a"}, declared=4).text([0, 1]) == "on ranks 0-1 (host a)"
 
 
 def test_equal_findings_are_merged() -> None:
-    cold, warm = Finding.good("x", "cold"), Finding.bad("x", "warm", "cool it")
-    assert FOUR.gathered({0: [cold], 1: [cold], 2: [warm], 3: [warm]}) == [
-        Finding.good("x", "cold, on ranks 0-1 (host a)"),
-        Finding.bad("x", "warm, on ranks 2-3 (host b)", "cool it"),
+    cold, warm = Finding(GOOD, "x", "cold"), Finding(BAD, "x", "warm", "cool it")
+    other = Finding(GOOD, "y", "other")
+    assert FOUR.merge({0: [cold, other], 1: [cold], 2: [warm], 3: [warm]}) == [
+        Finding(GOOD, "x", "cold, on ranks 0-1 (host a)"),
+        Finding(BAD, "x", "warm, on ranks 2-3 (host b)", "cool it"),
+        Finding(GOOD, "y", "other, on rank 0 (host a)"),
     ]
-    same = FOUR.compared("x", dict.fromkeys(range(4), "1"), "why", "how")
-    assert same == Finding.good("x", "1 on all ranks")
-    differ = FOUR.compared("x", {0: "1", 1: "2", 2: "1", 3: "1"}, "why", "how")
+
+
+def test_values_are_compared() -> None:
+    values = {rank: Same("x", "2" if rank == 1 else "1", "why", "how") for rank in range(4)}
     text = "1 on ranks 0, 2-3 (hosts a, b), 2 on rank 1 (host a): why"
-    assert differ == Finding.bad("x", text, "how")
+    assert FOUR.merge({rank: [same] for rank, same in values.items()}) == [
+        Finding(BAD, "x", text, "how")
+    ]
+    same = FOUR.merge({rank: [values[0]] for rank in range(4)})
+    assert same == [Finding(GOOD, "x", "1 on all ranks")]
 
 
-def test_the_report() -> None:
+def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report()
-    report.add(Finding.good("x", "fine", world_size=4), Finding.warning("y", "odd", "turn it"))
-    assert report.text().splitlines() == [
+    fine = Finding(GOOD, "x", "fine", measured={"world_size": 4})
+    report.add(fine, Finding(WARNING, "y", "odd", "turn it"))
+    report.end(str(tmp_path / "report.json"))
+    assert capsys.readouterr().out.splitlines() == [
         "good     x              fine",
         "warning  y              odd",
         " " * 24 + "-> turn it",
         "1 good, 1 warning, 0 bad",
     ]
-    content = report.as_dict()
+    content = json.loads((tmp_path / "report.json").read_text())
     assert content["counts"] == {GOOD: 1, WARNING: 1, BAD: 0}
     assert content["world_size"] == 4
     assert content["findings"][1]["remedy"] == "turn it"
-    assert (report.exit_code, Report(findings=[Finding.bad("z", "", "")]).exit_code) == (0, 1)
+    silent = Report(silent=True)
+    silent.add(fine)
+    silent.end()
+    assert not capsys.readouterr().out
 
 
 def test_a_check_that_fails_is_a_finding() -> None:
     def fails(*_: Any) -> Any:
+        yield Finding(GOOD, "x", "so far")
         raise ZeroDivisionError("by nothing")
 
-    def nothing(*_: Any) -> list[Finding]:
-        return []
-
-    everyone = {
-        rank: Check("x", fails if rank == 2 else dict, nothing).collected() for rank in range(4)
-    }
-    [found] = Check("x", fails, nothing).evaluated(FOUR, everyone)
-    assert found.state == BAD
-    assert "ZeroDivisionError: by nothing, on rank 2 (host b)" in found.text
-    [found] = Check("x", dict, fails).evaluated(FOUR, {0: {}})
-    assert "ZeroDivisionError: by nothing" in found.text
+    first, found = attempt(fails)
+    assert first.name == "x"
+    assert isinstance(found, Finding)
+    assert (found.state, found.name) == (BAD, "fails")
+    assert found.text == "the check itself failed: ZeroDivisionError: by nothing"
 
 
 def test_what_takes_too_long_is_left_behind() -> None:
@@ -95,36 +115,21 @@ def test_the_root_of_an_error() -> None:
     assert root_cause(ImportError("\n\na\n\nb\nc")) == "ImportError: a; b"
 
 
-def test_offsets_of_clocks() -> None:
-    """The tighter of two rounds counts: rank 1 was read between 10.0 and 10.2, reporting 15.1."""
-    found, uncertain = world.offsets([(5.0, [5.1, 9.9], 6.0), (10.0, [10.1, 15.1], 10.2)])
-    assert [*found, uncertain] == pytest.approx([0.0, 5.0, 0.1])
-
-
-MACHINE = resources.Resources(
-    Cores("a", frozenset(range(64))), 64, 0.0, 1, None, None, "", limits={}
-)
-
-
 @pytest.mark.parametrize(
     ("free", "ranks", "state"), [(64, 2, WARNING), (80, 8, WARNING), (4, 2, BAD), (1000, 8, GOOD)]
 )
 def test_room_for_shared_memory(free: int, ranks: int, state: str) -> None:
-    places = Places(dict.fromkeys(range(ranks), "a"))
-    facts = replace(MACHINE, shared=free * 2**20)
-    found = resources.evaluate(places, dict.fromkeys(range(ranks), facts))
-    assert [each.state for each in found if each.name == "shared"] == [state]
+    assert resources.shared_memory(free * 2**20, ranks).state == state
 
 
 def test_versions_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["mpi"]]
     least = dict(each.split(">=") for each in asked)
-    assert {name: software.least(name) for name in software.LEAST} == {
-        name: least[name] for name in software.LEAST
-    }
+    for name, numbers in software.LEAST.items():
+        assert ".".join(map(str, numbers)) == least[name]
     assert project["requires-python"] == ">=" + ".".join(map(str, software.LEAST_PYTHON))
-    assert software.too_old("numpy", "1.26.4")
+    assert "distcnn needs 2.0 or newer" in software.too_old("numpy", "1.26.4")
     assert not software.too_old("numpy", "2.3.0")
     assert not software.too_old("numpy", "2.x")
 
@@ -136,29 +141,75 @@ def test_families_of_mpi() -> None:
     assert family("mpiexec by somebody") == ""
 
 
+class Four(SerialCommunicator):
+    """Rank 0 of four, without MPI."""
+
+    world_size, description = 4, "MPICH 5"
+
+    def __init__(self, hosts: str = "aabb", has_threads: bool = True) -> None:
+        super().__init__()
+        self.hosts, self._has_threads = [*hosts], has_threads
+
+    def mailbox(self) -> Mailbox:
+        return Threads() if self._has_threads else super().mailbox()
+
+
+class Threads:
+    def post(self, rank: int, item: Any) -> None: ...
+
+    def take(self) -> list[tuple[int, Any]]:
+        return []
+
+
 @pytest.mark.parametrize(
-    ("places", "changed", "state", "says"),
+    ("check", "communicator", "declared", "says"),
     [
-        (Places({0: "a", 1: "a", 2: "a", 3: "b"}), {}, WARNING, "numbers of ranks: a 3, b 1"),
-        (FOUR, {1: {"threads": False}}, WARNING, "MPI_THREAD_MULTIPLE on rank 1 (host a)"),
-        (FOUR, {rank: {"declared": [8]} for rank in range(4)}, BAD, "started 8 processes"),
-        (
-            FOUR,
-            {0: {"rounds": [(10.0, [10.0, 10.0, 10.0, 7.0], 10.0)]}},
-            WARNING,
-            "3.0 s behind rank 0's",
-        ),
+        (world.hosts, Four("aaab"), "4", "2, with ranks: a 3, b 1: not equally many"),
+        (world.ranks, Four(has_threads=False), "4", "lacks MPI_THREAD_MULTIPLE"),
+        (world.ranks, Four(), "8", "started 8 processes, but MPI sees 4 ranks"),
     ],
 )
-def test_worlds(places: Places, changed: dict[int, dict[str, Any]], state: str, says: str) -> None:
-    usual = world.World("MPICH 5", [4], True, [(10.0, [10.0] * 4, 10.0)])
-    found = world.evaluate(
-        places, {rank: replace(usual, **changed.get(rank, {})) for rank in range(4)}
-    )
-    odd = [each for each in found if each.state != GOOD]
-    assert [each.state for each in odd] == [state]
+def test_worlds(
+    check: Any, communicator: Four, declared: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PMI_SIZE", declared)
+    monkeypatch.setenv("PMI_RANK", "0")
+    odd = [each for each in check(communicator, argparse.Namespace()) if each.state != GOOD]
+    assert len(odd) == 1
     assert says in odd[0].text
     assert odd[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("behind", "rank", "state"), [(3.0, 3, WARNING), (30.0, 3, BAD), (3.0, 0, GOOD)]
+)
+def test_clocks(behind: float, rank: int, state: str) -> None:
+    found = world.compare_clocks(Four().hosts, rank, [0.0, 0.0, 0.0, -behind], 0.1)
+    assert found.state == state
+    assert (f"{behind:.1f} s behind rank 0's" in found.text) == (state != GOOD)
+
+
+class Clocks(Four):
+    """Rank 3 of four. Its clock is 5 s ahead, but in all rounds except a quick one it seems 9 s."""
+
+    rank = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rounds = 0
+
+    def barrier(self) -> None:
+        self._rounds += 1
+        time.sleep(0.005 if self._rounds != 7 else 0)
+
+    def allgather(self, item: Any) -> list[Any]:
+        return [item, item, item, item + (9 if self._rounds != 7 else 5)]
+
+
+def test_the_quickest_comparison_of_clocks_counts() -> None:
+    [found] = world.clock(Clocks(), argparse.Namespace())
+    assert found.state == WARNING
+    assert found.text.startswith("5.0 s ahead of rank 0's clock")
 
 
 @pytest.mark.parametrize(
@@ -166,16 +217,11 @@ def test_worlds(places: Places, changed: dict[int, dict[str, Any]], state: str, 
     [(2e-5, 0.01, []), (5e-3, 0.01, ["latency"]), (2e-5, 10.0, ["bandwidth"])],
 )
 def test_what_is_slow_for_a_network(latency: float, seconds: float, expected: list[str]) -> None:
-    rows = [(8, latency), (1024, latency), (sums.GRADIENT_BYTES, seconds), (2**24, 5 * seconds)]
-    facts = sums.Sums(rows, True, "a", "a", "b", 10.0, "")
-    found = sums.evaluate(FOUR, dict.fromkeys(range(4), facts))
+    rows = [
+        Timed(8, latency),
+        Timed(1024, latency),
+        Timed(sums.GRADIENT_BYTES, seconds),
+        Timed(2**24, 5 * seconds),
+    ]
+    found = sums.allreduce_speed(rows, hosts=2)
     assert [each.name for each in found if each.state == WARNING] == expected
-
-
-def test_a_link_that_another_user_put_into_shared_memory_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "shm").mkdir()
-    (tmp_path / "shm" / f".distcnn-doctor-{os.getpid()}").symlink_to(tmp_path / "victim")
-    free, problem = resources.shared_memory(tmp_path / "shm")
-    assert free
-    assert not problem
-    assert not (tmp_path / "victim").exists()

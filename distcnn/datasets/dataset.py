@@ -14,17 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distcnn.datasets import hdf5
 from distcnn.datasets.examples import ExampleArrays, ExampleFile, ExampleReader
-from distcnn.datasets.hdf5 import (
-    MOST_CLASSES,
-    SPLITS,
-    DatasetInfo,
-    Images,
-    Labels,
-    by,
-    form_problem,
-    read_info,
-)
+from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels
 from distcnn.datasets.writer import chunk_examples
 from distcnn.errors import ArgumentError, InputError, arguments_named
 
@@ -79,7 +71,7 @@ class HDF5Dataset(Dataset):
         return f"HDF5Dataset({self.path!r})"
 
     def read_info(self, stall_timeout: float = 0.0) -> DatasetInfo:
-        return read_info(self.path, stall_timeout)
+        return hdf5.read_info(self.path, stall_timeout)
 
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:
         return ExampleFile(info, stall_timeout)
@@ -128,7 +120,7 @@ class ArrayDataset(Dataset):
             "test/labels": test_labels,
         }
         arrays = {name: np.asarray(array) for name, array in given.items()}
-        if problem := form_problem(arrays, "{}_{}"):
+        if problem := hdf5.form_problem(arrays, "{}_{}"):
             raise ArgumentError(problem)
         count = _count_classes(arrays, classes)
         names = tuple(class_names or ())
@@ -163,7 +155,7 @@ class ArrayDataset(Dataset):
 
     def __repr__(self) -> str:
         info = self._info
-        size = by(self.arrays["train"][0].shape[1 : 3 + (info.image_shape[0] > 1)])
+        size = hdf5.by(self.arrays["train"][0].shape[1 : 3 + (info.image_shape[0] > 1)])
         return (
             f"ArrayDataset({info.examples['train']:,} training and {info.examples['test']:,} test"
             f" images of {size}, {info.classes} classes)"
@@ -191,7 +183,7 @@ def open(path: str | Path) -> HDF5Dataset:
     Raises:
         InputError: When the file is missing, damaged, or not in the format of `data/README.md`.
     """
-    read_info(path)
+    hdf5.read_info(path)
     return HDF5Dataset(path)
 
 
@@ -222,7 +214,7 @@ def ensure_mnist(path: str | Path, source: str | None, report: Callable[[str], N
         is_missing = False
     except OSError as error:  # a stale handle, for example, does not mean that it is missing
         is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-    if is_missing or (folder and read_info(path).name == SAMPLE_NAME):
+    if is_missing or (folder and hdf5.read_info(path).name == SAMPLE_NAME):
         from distcnn.datasets.prepare_mnist import prepare_mnist  # imports ssl and zipfile
 
         prepare_mnist(path, source, report)
@@ -245,8 +237,8 @@ def _count_classes(arrays: Mapping[str, NDArray[np.integer]], classes: int | Non
     count = int(max(numbers.max() for numbers in labels.values())) + 1
     if classes is not None:
         count = classes
-    if not 1 <= count <= MOST_CLASSES:
-        raise ArgumentError(f"classes (={count}) must be 1 to {MOST_CLASSES:,}")
+    if not 1 <= count <= hdf5.MOST_CLASSES:
+        raise ArgumentError(f"classes (={count}) must be 1 to {hdf5.MOST_CLASSES:,}")
     for split, numbers in labels.items():
         if numbers.min() < 0 or numbers.max() >= count:
             raise ArgumentError(

@@ -395,9 +395,7 @@ def test_when_no_mirror_answers_the_sample_is_taken_and_it_is_said(
     empty, requested = serve({})  # a mirror without the files does not answer
     info, said = prepared(mirrors=f"{closed_address()} {empty}")
     assert (info.name, requested) == ("mnist-sample", [])
-    problem = (
-        r"MNIST: no mirror answers \(http://127.*\); using the sample in the package mlx"
-    )
+    problem = r"MNIST: no mirror answers \(http://127.*\); using the sample in the package mlx"
     assert re.match(problem, said[0])
 
 

@@ -105,19 +105,10 @@ def open_idx(path: str | Path) -> Iterator[IdxReader]:
     with ExitStack() as held:
         file = held.enter_context(open_named(path))
         try:
-            stream = _unpacked(file, held)
+            stream = unpacked(file, held)
         except FAULTS as error:
             raise InputError(f"{path} is damaged ({error}): fetch it again") from error
         yield IdxReader(stream, str(path))
-
-
-def unpack(stream: BinaryIO, name: str, limit: int, remedy: str) -> bytes:
-    """The first ``limit`` bytes of a stream, gzipped or not. ``InputError`` when it is damaged."""
-    with ExitStack() as held:
-        try:
-            return _unpacked(stream, held).read(limit)
-        except FAULTS as error:
-            raise InputError(f"{name} is truncated or altered ({error}): {remedy}") from error
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -125,7 +116,7 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     return IdxReader(io.BytesIO(content), name).read()
 
 
-def _unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
+def unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
     """The stream, decompressed if its first bytes say gzip, possibly twice."""
     for _ in range(MAX_GZIP_LAYERS):
         magic = stream.read(len(GZIP_MAGIC))

@@ -15,7 +15,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from distcnn.datasets import DatasetInfo, download, read_examples, read_info
+from distcnn.datasets import DatasetInfo, read_examples, read_info
 from distcnn.datasets import prepare_mnist as mnist
 from distcnn.datasets.dataset import SOURCE_VARIABLE, ensure_mnist
 from distcnn.datasets.idx import parse_idx
@@ -222,7 +222,7 @@ def test_altered_content_is_refused_however_it_is_packed(
     again = mnist_files | {TRAIN_IMAGES: gzip.compress(altered[name])}
     with pytest.raises(InputError, match=rf"in2/{name}\.gz .*is truncated or altered"):
         read_folder(write_files(tmp_path / "in2", again))
-    monkeypatch.setattr(mnist, "MAX_FILE_BYTES", 2**20)
+    monkeypatch.setattr(mnist, "MAX_BYTES", 2**20)
     bomb = mnist_files | {TRAIN_IMAGES: gzip.compress(bytes(2**24))}
     with pytest.raises(InputError, match=rf"in3/{TRAIN_IMAGES} \(1048576 bytes\) is truncated or"):
         read_folder(write_files(tmp_path / "in3", bomb))
@@ -290,7 +290,7 @@ def test_after_a_tampered_mirror_the_next_is_taken(
 def test_after_mirrors_that_break_off_lack_a_file_or_send_far_too_much_the_next_is_taken(
     mnist_files: Files, serve: Serve, prepared: Set, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(mnist, "MAX_BYTES", 2**20)
     last = list(mnist_files)[-1]
     without = {name: content for name, content in mnist_files.items() if name != last}
     broken = without | {f"{last}.broken": mnist_files[last]}
@@ -331,7 +331,7 @@ def test_mirrors_that_never_answer_cost_seconds_together(
     silent_address: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(download, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(mnist, "PROBE_SECONDS", 0.5)
     good, _ = serve(mnist_files)
     start = time.monotonic()
     assert prepared(mirrors=f"{silent_address} {silent_address} {good}")[0].source == good
@@ -342,17 +342,17 @@ def test_a_mirror_whose_name_does_not_resolve_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A resolver knows no timeout of urllib's: such a call comes back when it likes.
-    monkeypatch.setattr(download, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(mnist, "PROBE_SECONDS", 0.2)
     released = Event()
 
     def hang(*_: object, **__: object) -> None:
         released.wait(30)
         raise OSError("name or service not known")
 
-    monkeypatch.setattr(download.urllib.request, "urlopen", hang)
+    monkeypatch.setattr(mnist.urllib.request, "urlopen", hang)
     start = time.monotonic()
     try:
-        assert download.reachable(["http://one/", "http://two/"], "file") == []
+        assert mnist.reachable(["http://one/", "http://two/"], "file") == []
         assert time.monotonic() - start < 8
     finally:
         released.set()
@@ -439,4 +439,4 @@ def test_the_real_mnist_is_what_everybody_knows(tmp_path: Path) -> None:
 def test_the_indexes_are_those_of_pips_configuration_else_pypi(
     configuration: str, expected: list[str]
 ) -> None:
-    assert download.indexes_of(configuration) == expected
+    assert mnist.indexes_of(configuration) == expected

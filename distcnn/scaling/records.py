@@ -28,7 +28,7 @@ from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.run_files import locked
 
-KIND = "distcnn.scaling.worker 2"  # of this version's results
+KIND = "distcnn.scaling.worker 3"  # of this version's results
 GROUPS = ("compute", "local_sum", "communication", "waiting", "data")
 """Parts of a step's time, which add up to it: layers, loss and update; adding gradients on this
 rank; the sum over ranks; waiting for the slowest rank; reading examples.
@@ -64,7 +64,7 @@ class Result:
     reduction: str
     overlap: str
     hosts: list[str]  # of each rank
-    cores_of_hosts: dict[str, int]  # that the ranks there may use
+    crowd: str | None  # as in "4 ranks on 2 cores of host a"
     processor: str
     mpi: str
     software: dict[str, str]  # the fingerprint of everything that may change bits

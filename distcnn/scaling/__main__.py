@@ -13,8 +13,7 @@ import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.config import Config
 from distcnn.datasets import read_info
-from distcnn.datasets.default import DEFAULT_PATH
-from distcnn.datasets.prepare_mnist import ensure_mnist
+from distcnn.datasets.dataset import DEFAULT_PATH, ensure_mnist
 from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.models import build_model

@@ -122,10 +122,10 @@ def reading(name: object, *damage: type[Exception], remedy: str = "") -> Iterato
     end = f": {remedy}" if remedy else ""
     try:
         yield
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}){end}") from error
     except damage as error:
         raise InputError(f"{name} is damaged ({type(error).__name__}: {error}){end}") from error
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}){end}") from error
 
 
 def remove_temporary_files(folder: Path) -> None:

@@ -14,21 +14,21 @@ from distcnn.spans import Span
 from distcnn.training import ending
 from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
 from distcnn.training.callbacks import Callback
-from distcnn.training.checkpointing import NoSaving, Saving
+from distcnn.training.checkpointing import Records
 from distcnn.training.consistency import compare_replicas, params_sha256
-from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
-from distcnn.training.ledger import close_epoch
+from distcnn.training.evaluation import EvaluationStopped
+from distcnn.training.failures import EvaluationFailure, ShardFailure
+from distcnn.training.ledger import all_entries, close_epoch
 from distcnn.training.progress import NoProgress, Progress
-from distcnn.training.results import Records, RunResult
+from distcnn.training.results import RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
-from distcnn.training.step_failure import ShardFailure
 
 
 class Loop:
     """Takes a run from ``state``, which it updates, onward; every method is collective.
 
-    By default nothing is recorded, saved or shown: a replay.
+    By default nothing is recorded or shown.
     """
 
     def __init__(
@@ -36,14 +36,15 @@ class Loop:
         run: Run,
         state: State,
         records: Records | None = None,
-        saving: Saving | NoSaving | None = None,
         progress: Progress | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.run, self.state = run, state
-        self._records, self._saving = records or Records(), saving or NoSaving()
-        self._progress, self._callbacks = progress or NoProgress(), callbacks
+        self._records, self._progress = records or Records(), progress or NoProgress()
+        self._callbacks = callbacks
         self._totals: StepTotals | None = None
+        self.last_loss = 0.0
+        """The mean loss of the latest step."""
         self._has_warned = False
         self._counted_until = time.perf_counter()
 
@@ -53,17 +54,12 @@ class Loop:
         all_taken = self.state.step == self.run.schedule.total_steps
         return all_taken or self.state.reaches(self.run.config.target_accuracy)
 
-    @property
-    def last_loss(self) -> float:
-        """The mean loss of the latest step; 0 before the first."""
-        return self._totals.loss if self._totals else 0.0
-
     def train(self) -> RunResult:
         """Train to the end; record and return the result, on all ranks the same but for times.
 
         The state is saved before ``Stopped`` (by a signal) or ``TrainingError``.
         """
-        run, state, saving = self.run, self.state, self._saving
+        run, state = self.run, self.state
         try:
             self.go_to(run.schedule.total_steps)
         except (ShardFailure, EvaluationFailure) as failure:
@@ -72,15 +68,15 @@ class Loop:
                 where += f" --shard {failure.shard}"
             raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
         with self._timed():
-            newest = saving.wait()
+            newest = self._wait()
             if newest != state.step:  # the disk was full, or the run directory removed
-                saving.save(state)
-                newest = saving.wait()
+                self._save_state()
+                newest = self._wait()
         self.add_end()
         result = ending.make_result(run, state)
         with Span(spans.WRITE_RESULTS):
             on_root(run.communicator, lambda: self._records.finish(run.parameters, result))
-        if saving.location and newest < state.step:
+        if self._records.location and newest < state.step:
             self._progress.say(
                 f"warning: {ending.checkpoint_found(newest, state.step)}, although the run ended at"
                 f" step {state.step}: it cannot be continued from its end"
@@ -99,14 +95,17 @@ class Loop:
         state = self.state
         while True:
             if state.step == self.run.schedule.total_steps and state.test_step != state.step:
-                self._open_end()
+                # Perhaps after a resume with fewer steps to take: the run ends here, untested.
+                if state.interval.examples:
+                    self._log_interval()
+                state.epoch_is_open = True
             if state.epoch_is_open and (end_epoch or state.step < last_step):
                 self._end_epoch()
             if state.step >= last_step or self.is_over:
                 return
             if self._take_step().stops:
                 self._stop()
-            every = self._saving.every
+            every = self.run.config.checkpoint_every
             if every and state.step % every == 0 and not state.epoch_is_open:
                 with self._timed():
                     self._save()
@@ -126,28 +125,29 @@ class Loop:
         seconds = time.perf_counter() - start
         for meter in (state.whole, state.epoch, state.interval):
             meter.add(totals, seconds)
+        self.last_loss = totals.loss
         self._progress.step(totals.loss, state.interval.images_per_second)
         state.step += 1
         for callback in self._callbacks:
             callback.on_step(state.step, totals.loss)
         state.epoch_is_open = run.schedule.ends_epoch(state.step)
         if state.step % config.log_every == 0 or state.epoch_is_open:
-            self._log_interval(epoch + 1, learning_rate)
+            self._log_interval()
         if state.step % config.check_every == 0 and not state.epoch_is_open:
             self._check_replicas()
         return totals
 
-    def _log_interval(self, epoch: int, learning_rate: float) -> None:
-        state, meter = self.state, self.state.interval
-        values = {"epoch": epoch, "loss": meter.loss, "learning_rate": learning_rate}
-        self._add_metrics("step", meter, **values)
+    def _log_interval(self) -> None:
+        state, meter, schedule = self.state, self.state.interval, self.run.schedule
+        epoch, rate = schedule.position(state.step)[0] + 1, schedule.learning_rate(state.step - 1)
+        self._add_metrics("step", meter, epoch=epoch, loss=meter.loss, learning_rate=rate)
         self._progress.interval(
-            f"step {state.step}/{self.run.schedule.total_steps}"
-            f"  epoch {epoch}/{self.run.config.epochs}  loss {meter.loss:.4f}"
-            f"  learning rate {learning_rate:.4g}  {meter.images_per_second:,.0f} images/s"
+            f"step {state.step}/{schedule.total_steps}  epoch {epoch}/{self.run.config.epochs}"
+            f"  loss {meter.loss:.4f}  learning rate {rate:.4g}"
+            f"  {meter.images_per_second:,.0f} images/s"
         )
         state.interval = Meter()
-        self._saving.poll()
+        self._records.poll()
 
     def _check_replicas(self) -> None:
         with self._timed():
@@ -162,20 +162,11 @@ class Loop:
 
     # -- epochs
 
-    def _open_end(self) -> None:
-        """Open the epoch again: after a resume with fewer steps to take, the run ends here."""
-        state, schedule = self.state, self.run.schedule
-        if state.interval.examples:
-            epoch, _ = schedule.position(state.step)
-            self._log_interval(epoch + 1, schedule.learning_rate(state.step - 1))
-        state.epoch_is_open = True
-
     def _end_epoch(self) -> None:
         """Close an epoch, or the part of one that ends the run: ledger, test, lines, checkpoint."""
         run, state, meter = self.run, self.state, self.state.epoch
         epochs_before, step_of_epoch = run.schedule.position(state.step)
-        epoch = epochs_before + 1
-        accuracy = meter.correct / meter.examples
+        epoch, accuracy = epochs_before + 1, meter.correct / meter.examples
         values = {"epoch": epoch, "train_loss": meter.loss, "train_accuracy": accuracy}
         proof: dict[str, Any] = {"examples": meter.examples}
         if step_of_epoch == run.schedule.steps_an_epoch:
@@ -206,7 +197,7 @@ class Loop:
         self._warn_if_nothing_is_learned(epoch, last)
         state.epoch_is_open = False
         with self._timed():
-            self._saving.save(state)
+            self._save_state()
 
     def _warn_if_nothing_is_learned(self, epoch: int, last: bool) -> None:
         run, state = self.run, self.state
@@ -252,7 +243,18 @@ class Loop:
         state = self.state
         if state.step % self.run.config.check_every or state.epoch_is_open:
             self._compare_replicas()  # otherwise it has just been done
-        self._saving.save(state)
+        self._save_state()
+
+    def _save_state(self) -> None:
+        run, state = self.run, self.state
+        with Span(spans.CHECKPOINT, step=state.step):
+            entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
+            self._records.save(run, state, entries)
+
+    def _wait(self) -> int:
+        """Wait for the last checkpoint; the step of the latest on the disk, -1 for none."""
+        with Span(spans.WAIT_FOR_CHECKPOINT):
+            return self.run.communicator.broadcast(self._records.wait())
 
     # -- early ends
 
@@ -275,9 +277,9 @@ class Loop:
     def _save_now(self, world_size: int) -> tuple[str, str]:
         """Save and wait; what is on the disk as text, and the command that continues from it."""
         self._save()
-        newest = self._saving.wait()
-        directory = self.run.communicator.broadcast(self._saving.location)
+        newest = self._wait()
+        directory = self.run.communicator.broadcast(self._records.location)
         if not directory:
             return "nothing is saved, because the run has no directory", ""
-        command = ending.resume_command(self.run, directory, world_size)
+        command = ending.resume_command(self.run, str(directory), world_size)
         return ending.checkpoint_found(newest, self.state.step), command

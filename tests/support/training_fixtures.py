@@ -19,10 +19,10 @@ from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator, SerialCommunicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
-from distcnn.training.checkpointing import NoSaving
+from distcnn.training.checkpointing import Records
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
-from distcnn.training.results import Records, damage_by_sums
+from distcnn.training.results import damage_of
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
@@ -110,6 +110,28 @@ def killed(finished: Path, tmp_path: Path) -> Path:
     return copy_as_killed(finished, tmp_path / "killed", lost=12)
 
 
+CHECKED = as_flags(
+    model="tutorial", epochs=3, microbatch_size=8, check_every=2, checkpoint_every=3, keep=9
+)
+"""Flags of a run with many hashes in its receipt. With the default image set 4 steps an epoch; on
+one rank 8 calls of forward a step, and 10 in each evaluation.
+"""
+
+
+@pytest.fixture(scope="session")
+def checked(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one rank; checkpoints of the steps 3, 4, 6, 8, 9, 12. Do not change it."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    SERIAL.train(1, path, "--data", str(image_set()), *CHECKED)
+    return path
+
+
+@pytest.fixture
+def checked_copy(checked: Path, tmp_path: Path) -> Path:
+    """A copy of ``checked`` that a test may change."""
+    return Path(shutil.copytree(checked, tmp_path / "copy"))
+
+
 def copy_as_killed(run: Path, path: Path, lost: int) -> Path:
     """A copy of ``run`` without its results and the last checkpoint, of the step ``lost``."""
     shutil.copytree(run, path)
@@ -140,7 +162,7 @@ def assert_same_end(run: Path, whole: Path, begun_on: int = 1) -> None:
     assert proof(run) == proof(whole)
     for name in ("weights.h5", "weights-best.h5"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
-    assert damage_by_sums(run) is None
+    assert damage_of(run) is None
 
 
 def with_path(folder: Path) -> str:
@@ -184,7 +206,7 @@ def train_in_process(data: Path, **flags: Any) -> list[str]:
     )
     with threadpool_limits(THREADS_PER_RANK):
         run = prepare_run(config, SerialCommunicator(), said.say)
-        Loop(run, State(), Records(), NoSaving(), said).train()
+        Loop(run, State(), Records(), said).train()
     return said.lines
 
 

@@ -26,6 +26,7 @@ from distcnn.scaling.points import Job, Point
 from distcnn.system.files import explaining, read_bytes, write_atomically
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
+from distcnn.training.run_directory import make_unused
 from distcnn.training.run_files import locked
 
 KIND = "distcnn.scaling.worker 3"  # of this version's results
@@ -165,8 +166,11 @@ def opened(output: str, settings: Settings) -> Iterator[Sweep]:
     """Open the sweep directory ``output``, a new one if empty, and lock it; ``InputError`` if that
     cannot be done, or it belongs to another sweep.
     """
-    path = Path(output or unused_directory())
-    with explaining(f"--output: {path} cannot be made", "name a folder that you may write to"):
+    with explaining(
+        f"--output: {output or 'runs'} cannot be made", "name a folder that you may write to"
+    ):
+        started = time.strftime("scaling-%Y%m%d-%H%M%S")
+        path = Path(output) if output else make_unused(Path("runs") / started)
         (path / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
     with locked(path):
         if (path / SETTINGS).exists():
@@ -202,10 +206,3 @@ def require_same(before: Settings, now: Settings, path: Path) -> None:
                 f"{path} holds a sweep with {as_flag(name)} {was[name]}, not {given[name]}: give"
                 " the same flags to continue it, or name another --output"
             )
-
-
-def unused_directory() -> Path:
-    """Return ``runs/scaling-<time>``, with a number if it exists."""
-    stem = f"runs/scaling-{time.strftime('%Y%m%d-%H%M%S')}"
-    names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
-    return next(path for path in map(Path, names) if not path.exists())

@@ -18,10 +18,7 @@ NAME = re.compile(r"step-(\d{9}|[1-9]\d{9,})\.h5")
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """``folder`` holds ``step-000000469.h5`` ...: the state after that number of steps.
-
-    A folder that is a link is not followed.
-    """
+    """``folder``, never a link, holds ``step-000000469.h5`` ...: the state after so many steps."""
 
     folder: Path
 
@@ -92,10 +89,7 @@ class CheckpointStore:
     def newest(
         self, report: Callable[[str], None], at_most: int | None = None, set_aside: bool = True
     ) -> Checkpoint | None:
-        """The latest intact checkpoint (of a step up to ``at_most``), or None.
-
-        Damaged ones are reported, and renamed unless ``set_aside`` is off.
-        """
+        """The latest intact checkpoint, up to step ``at_most``; damaged ones are reported."""
         damaged = 0
         for step in reversed([each for each in self.steps() if at_most is None or each <= at_most]):
             path = self.path_of(step)

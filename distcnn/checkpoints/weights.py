@@ -1,9 +1,6 @@
 """Files of weights: one HDF5 dataset per parameter, in the network's order and PyTorch's shapes.
 
-Their attributes are all that is needed to use the network: ``architecture``, as text
-(``distcnn.architecture``); ``image_shape`` (channels, height, width); ``mean`` and ``std`` per
-channel, for inputs of (pixel / 255 - mean) / std; ``class_names`` in the order of the outputs; and
-``model``, ``microbatch_size``, ``step``, ``test_accuracy``, ``params_sha256``.
+Their attributes (docs/run_directory.md) are all that is needed to use the network.
 """
 
 from __future__ import annotations
@@ -37,10 +34,7 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
 
 
 def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The parameters in a file of weights, and its attributes as plain values.
-
-    ``InputError`` names the file when it cannot be read.
-    """
+    """The parameters in a file of weights, and its attributes as plain values."""
     with reading(path.name):
         content = read_bytes(path)
     with reading(path.name, *HDF5_ERRORS), h5py.File(io.BytesIO(content), "r") as file:

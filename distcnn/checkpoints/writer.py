@@ -11,15 +11,12 @@ from distcnn.checkpoints.store import CheckpointStore
 from distcnn.spans import WRITE_CHECKPOINT, Span
 
 MOST_DELETED = 2
-"""How many older checkpoints may be deleted for one file, which may be slightly larger."""
+"""How many older checkpoints, neither the latest nor the best, make room for a file."""
 DISK_IS_FULL = errno.ENOSPC, errno.EDQUOT
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time; one that cannot be written is reported, training goes on.
-
-    On a full disk older checkpoints make room for the new one, but never the latest or the best.
-    """
+    """Writes one checkpoint at a time; one that cannot be written is reported, training goes on."""
 
     def __init__(self, store: CheckpointStore, keep: int, report: Callable[[str], None]) -> None:
         self._store, self._keep, self._report = store, keep, report
@@ -31,9 +28,7 @@ class CheckpointWriter:
         """The latest step on the disk; -1 for none."""
 
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Wait for the one before, then begin to write ``checkpoint``, whose arrays must not change
-        any more.
-        """
+        """Wait for the one before, then begin to write this one, whose arrays must not change."""
         self.wait()
         self._step = step
         self._thread = threading.Thread(

@@ -54,11 +54,8 @@ def replay(
     model: str | None = None,
     trust_model: bool = False,
 ) -> Replayed:
-    """Replay a run from the nearest checkpoint up to ``from_step``, and compare it with its
-    records. Collective.
-
-    ``data`` and ``model`` replace the receipt's; ``to_step`` None means the receipt's last.
-    ``Different`` on all ranks when it is not the same, ``InputError`` for bad input.
+    """Replay a run from the nearest checkpoint up to ``from_step``; ``Different`` on all ranks when
+    its records are not the same. ``data`` and ``model`` replace the receipt's. Collective.
     """
     with Span(READ_RUN):
         receipt, checkpoint, metrics, problem = on_root(

@@ -1,7 +1,4 @@
-"""Where a run is resumed, its configuration and latest intact checkpoint, and its new records.
-
-Root reads them, and sends them to all ranks.
-"""
+"""Where a run is resumed, its configuration and latest intact checkpoint, and its new records."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ from distcnn.system.files import explaining
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import read_snapshot
 from distcnn.training.fingerprint import differences
-from distcnn.training.progress import Progress
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
 from distcnn.training.results import (
     CONFIG,
@@ -37,7 +33,6 @@ from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run
 from distcnn.training.run_files import read_config, write_config
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run
-from distcnn.training.state import State
 from distcnn.user_code import ACCEPT_FLAG, Sources, compare_sources, require_trust
 
 Report = Callable[[str], None]
@@ -45,10 +40,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run continues: at ``checkpoint``, or at its first step if none is intact.
-
-    ``result`` is that of a finished run.
-    """
+    """Where a run continues: at ``checkpoint``, or at its first step if none is intact."""
 
     directory: Path
     in_place: bool
@@ -56,6 +48,7 @@ class ResumePoint:
     config: Config
     checkpoint: Checkpoint | None
     result: RunResult | None
+    """Of a finished run."""
 
 
 def find_resume_point(request: Request, report: Report) -> ResumePoint:
@@ -101,11 +94,7 @@ def is_in_place(request: Request) -> bool:
 def read_stored(
     directory: Path, report: Report, at_most: int | None = None, set_aside: bool = True
 ) -> tuple[Config, Checkpoint | None]:
-    """The run's configuration and its latest intact checkpoint (of a step up to ``at_most``).
-
-    The configuration is that of ``config.toml``, which has the flags of the last resume; where it
-    cannot be read, the checkpoint's.
-    """
+    """The run's configuration and its latest intact checkpoint (of a step up to ``at_most``)."""
     checkpoint = CheckpointStore(directory / CHECKPOINTS).newest(report, at_most, set_aside)
     saved = read_snapshot(checkpoint).config if checkpoint else None
     try:
@@ -149,10 +138,7 @@ def _contradictions(stored: Config, given: dict[str, Any]) -> str:
 def _finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
-    """The result of a run that is finished under ``config`` and has intact files; else None.
-
-    ``InputError`` if it must continue or be written again, and no checkpoint is there for that.
-    """
+    """The result of a run that is finished under ``config`` and has intact files; else None."""
     if not os.path.lexists(directory / RESULT):
         return None
     try:
@@ -177,8 +163,8 @@ def _finished_result(
 
 
 def changed_lengths(directory: Path, step: int, config: Config) -> str:
-    """A warning when steps after ``step`` were taken before at other learning rates, because
-    --epochs was changed by a resume whose checkpoints are lost; else an empty text.
+    """A warning if a resume with other --epochs has taken steps after ``step``, but its checkpoints
+    are lost; else an empty text.
     """
     with suppress(*MALFORMED, ArithmeticError):  # of unreadable lines
         receipt = read_receipt(directory)
@@ -197,10 +183,7 @@ def changed_lengths(directory: Path, step: int, config: Config) -> str:
 
 
 def check_model(point: ResumePoint, now: Sources, accepted: bool, report: Report) -> None:
-    """Compare the source of the user's own code with what the run was trained with.
-
-    ``InputError`` if the code differs and that is not ``accepted``; other edits are reported.
-    """
+    """``InputError`` if the user's own code was edited since, unless that is ``accepted``."""
     recorded: Sources = {}
     with suppress(*MALFORMED):
         texts = point.checkpoint.texts if point.checkpoint else None
@@ -257,36 +240,32 @@ def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]
 
 
 def begin_records(
-    run: Run,
-    state: State,
-    path: Path,
-    point: ResumePoint | None,
-    progress: Progress,
-    held: ExitStack,
+    run: Run, path: Path, point: ResumePoint | None, report: Report, held: ExitStack
 ) -> RunDirectory:
     """Restore the directory's files to the checkpoint, and note this start in the receipt."""
-    directory = RunDirectory(path, run.config, progress.say, held)
+    directory = RunDirectory(path, run.config, report, held)
     checkpoint = point.checkpoint if point else None
+    step = checkpoint.step if checkpoint else 0
     if point:
         if not checkpoint:
-            progress.say(
+            report(
                 f"{point.directory} has no complete checkpoint: the run starts again from its first"
                 " step"
             )
-        if changed := changed_lengths(point.directory, state.step, run.config):
-            progress.say(changed)
+        if changed := changed_lengths(point.directory, step, run.config):
+            report(changed)
         texts = checkpoint.texts if checkpoint else {"metrics": "", "receipt": ""}
         directory.metrics.restore(texts["metrics"])
         directory.receipt.restore(texts["receipt"])
     software = read_snapshot(checkpoint).software if checkpoint else run.software
     if changes := differences(software, run.software):
-        progress.say(
+        report(
             "warning: the run was started with other software or on another processor; its bits"
             f" may differ from here on: {'; '.join(changes)}"
         )
     directory.add_receipt(
         "resume" if checkpoint else "start",
-        state.step,
+        step,
         world_size=run.communicator.world_size,
         configuration=dataclasses.asdict(run.config),
         dataset=run.record.identity,

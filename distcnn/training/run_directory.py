@@ -31,8 +31,7 @@ CHECKPOINTS = "checkpoints"
 class RunDirectory(Records):
     """``config.toml`` first, then line by line metrics and receipt, at the end weights and result.
 
-    If the folder is renamed meanwhile, it is followed; if it is removed, it is made again and the
-    content in memory is written again. ``held`` keeps the folder's lock to the end of the run.
+    If the folder is renamed meanwhile, it is followed; if it is removed, all is written again.
     """
 
     location: Path
@@ -76,10 +75,6 @@ class RunDirectory(Records):
             self._writer.move_to(CheckpointStore(self.locate() / CHECKPOINTS))
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
-        """Write weights and result, and complete the other files.
-
-        ``InputError`` when the disk does not take them: the run can be resumed and finished later.
-        """
         weights = parameters.named()
         last = encode_weights(weights, results.describe(result, result.steps, result.test_accuracy))
 
@@ -197,9 +192,7 @@ def occupy(
     path: Path, config: Config, held: ExitStack, checkpoints: Mapping[int, Checkpoint] | None = None
 ) -> None:
     """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then
-    ``config.toml``, which makes it a run's.
-
-    If another process uses it, or it holds a run already, it is left as it was.
+    ``config.toml``, which makes it a run's. If that is not possible, it is left as it was.
     """
     unlocked, filled = not os.path.lexists(path / run_files.LOCK), list[int]()
     store = CheckpointStore(path / CHECKPOINTS)

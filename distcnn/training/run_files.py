@@ -28,17 +28,14 @@ END_OF_CONFIG = (
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing to ``path``, where the file system has locks.
-
-    Only the owner can open the lock file: anyone who can open it can hold its lock.
-    """
+    """Keep other processes from writing to ``path``, where the file system has locks."""
     with ExitStack() as opened:
         while True:
             with explaining(f"{path} cannot be written", "name another folder with --output"):
                 descriptor = open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             opened.callback(os.close, descriptor)
             with suppress(OSError):
-                os.fchmod(descriptor, 0o600)  # one made by an older version was readable by all
+                os.fchmod(descriptor, 0o600)  # who can open it can hold it: also one made before
             _lock(descriptor, path)
             with suppress(OSError):
                 if os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat()):

@@ -138,7 +138,7 @@ class Session:
         if self.writes:
             path = self._open(run, point, held)
             if communicator.rank == 0:
-                records = begin_records(run, state, path, point, progress, held)
+                records = begin_records(run, path, point, progress.say, held)
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ def encode_weights(weights: Arrays, attributes: Mapping[str, Any]) -> bytes:
     """A file of weights."""
     memory = io.BytesIO()
     with h5py.File(memory, "w", track_order=True) as file:
-        file.attrs["params_sha256"] = weights_sha256(weights.values())
+        vector = np.concatenate([values.reshape(-1) for values in weights.values()])
+        file.attrs["params_sha256"] = array_sha256(vector)
         file.attrs.update(attributes)
         for name, values in weights.items():
             file.create_dataset(name, data=values)
@@ -43,11 +44,6 @@ def read_weights(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             for name, value in file.attrs.items()
         }
         return dict(stored_arrays(file)), attributes
-
-
-def weights_sha256(arrays: Iterable[NDArray[Any]]) -> str:
-    """SHA-256 of all parameters as one vector: the run's ``params_sha256``."""
-    return array_sha256(np.concatenate([array.reshape(-1) for array in arrays]))
 
 
 def array_sha256(values: NDArray[Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +29,10 @@ from distcnn.training.results import (
     read_result,
 )
 from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
-from distcnn.training.run_files import read_config, write_config
+from distcnn.training.run_files import Report, read_config, write_config
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run
 from distcnn.user_code import ACCEPT_FLAG, Sources, compare_sources, require_trust
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -222,21 +219,21 @@ def open_directory(
     return path
 
 
-def _carried(config: Config, point: ResumePoint | None) -> dict[int, Checkpoint]:
+def _carried(config: Config, point: ResumePoint | None) -> list[Checkpoint]:
     """The checkpoints that a new folder needs to be resumed: where it begins, and the best."""
     if point is None or point.checkpoint is None:
-        return {}
-    found = {point.checkpoint.step: point.checkpoint}
+        return []
+    found = [point.checkpoint]
     best = read_snapshot(point.checkpoint).state.best_step
-    if best is not None and best not in found:
+    if best not in (None, point.checkpoint.step):
         # If it cannot be read, the end of the run reports that it is missing.
         with suppress(CheckpointError, InputError):
-            found[best] = CheckpointStore(point.directory / CHECKPOINTS).load(best)
+            found.append(CheckpointStore(point.directory / CHECKPOINTS).load(best))
     configuration = json.dumps(dataclasses.asdict(config))
-    return {
-        step: dataclasses.replace(each, texts={**each.texts, "configuration": configuration})
-        for step, each in found.items()
-    }
+    return [
+        dataclasses.replace(each, texts={**each.texts, "configuration": configuration})
+        for each in found
+    ]
 
 
 def begin_records(

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from distcnn.training import results, run_files
 from distcnn.training.checkpointing import Records, take_snapshot
 from distcnn.training.ledger import Entry
 from distcnn.training.results import RunResult
+from distcnn.training.run_files import Report
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
@@ -36,9 +37,7 @@ class RunDirectory(Records):
 
     location: Path
 
-    def __init__(
-        self, path: Path, config: Config, report: Callable[[str], None], held: ExitStack
-    ) -> None:
+    def __init__(self, path: Path, config: Config, report: Report, held: ExitStack) -> None:
         self.location = path
         self._config, self._report, self._held = config, report, held
         self._descriptor = self._open()
@@ -161,10 +160,7 @@ class RunDirectory(Records):
 
 
 def create_run_directory(
-    config: Config,
-    held: ExitStack,
-    checkpoints: Mapping[int, Checkpoint] | None = None,
-    any_owner: bool = False,
+    config: Config, held: ExitStack, carried: Sequence[Checkpoint] = (), any_owner: bool = False
 ) -> Path:
     """Make the folder and ``occupy`` it. One of another user is refused unless ``any_owner``."""
     path = Path(config.output or "runs")
@@ -179,7 +175,7 @@ def create_run_directory(
                 made.insert(0, path)
             if not any_owner and path not in made:
                 run_files.require_owner(path, CHECKPOINTS)
-            occupy(path, config, held, checkpoints)
+            occupy(path, config, held, carried)
     except InputError:
         for each in made:
             with suppress(OSError):
@@ -188,13 +184,11 @@ def create_run_directory(
     return path
 
 
-def occupy(
-    path: Path, config: Config, held: ExitStack, checkpoints: Mapping[int, Checkpoint] | None = None
-) -> None:
-    """Lock the folder until ``held`` closes, write the ``checkpoints`` it begins with, then
+def occupy(path: Path, config: Config, held: ExitStack, carried: Sequence[Checkpoint] = ()) -> None:
+    """Lock the folder until ``held`` closes, write the ``carried`` checkpoints, then
     ``config.toml``, which makes it a run's. If that is not possible, it is left as it was.
     """
-    unlocked, filled = not os.path.lexists(path / run_files.LOCK), list[int]()
+    unlocked, filled = not os.path.lexists(path / run_files.LOCK), list[Path]()
     store = CheckpointStore(path / CHECKPOINTS)
     with ExitStack() as lock:
         lock.enter_context(run_files.locked(path))
@@ -202,14 +196,14 @@ def occupy(
             _require_no_run(path)
             remove_temporary_files(path)
             store.remove_temporary_files()
-            for step, checkpoint in (checkpoints or {}).items():
-                filled.append(step)
-                store.save(step, checkpoint)
+            for checkpoint in carried:
+                filled.append(store.path_of(checkpoint.step))
+                store.save(checkpoint.step, checkpoint)
             run_files.write_config(path, config)
         except BaseException:
             with suppress(OSError):
-                for step in filled:
-                    store.path_of(step).unlink(missing_ok=True)
+                for file in filled:
+                    file.unlink(missing_ok=True)
                 if filled:
                     store.folder.rmdir()
             if unlocked:

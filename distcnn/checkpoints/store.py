@@ -50,13 +50,10 @@ class CheckpointStore:
         write_atomically(path, *encode(checkpoint))
         return path
 
-    def prune(self, newest: int, keep: int, also: int | None) -> None:
-        """Delete all up to step ``newest``, except the last ``keep`` and that of step ``also``."""
-        while self.make_room(newest, also, keep):
-            pass
-
     def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
-        """Delete the oldest of those that ``prune`` would delete; whether there was one."""
+        """Delete the oldest of those up to step ``newest``, except the last ``keep`` and that of
+        step ``also``; whether there was one.
+        """
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
                 if step != also:
@@ -77,7 +74,7 @@ class CheckpointStore:
             ) from error
         except MemoryError as error:
             raise CheckpointError(
-                f"it does not fit into memory ({path.stat().st_size:,} bytes)"
+                f"{path.stat().st_size:,} bytes do not fit into memory"
             ) from error
         except InputError as error:
             raise InputError(f"{path}: {error}") from error

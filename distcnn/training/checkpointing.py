@@ -43,9 +43,6 @@ class Records:
     def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
         """Copy the state, and the ledger's ``entries``, and begin to write a checkpoint."""
 
-    def poll(self) -> None:
-        """Report the outcome of the last checkpoint, if it is written."""
-
     def wait(self) -> int:
         """Wait until all is written; the step of the latest checkpoint, -1 for none."""
         return -1

@@ -146,7 +146,6 @@ class Loop:
             f"  learning rate {learning_rate:.4g}  {meter.images_per_second:,.0f} images/s"
         )
         state.interval = Meter()
-        self._records.poll()
 
     def _check_replicas(self) -> None:
         with self._timed():

@@ -60,9 +60,6 @@ class RunDirectory(Records):
         self._follow()
         self._writer.submit(state.step, snapshot, state.best_step)
 
-    def poll(self) -> None:
-        self._writer.poll()
-
     def wait(self) -> int:
         self._writer.wait()
         self._follow()

@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.support.mirrors",
     "tests.support.scaling_fixtures",
     "tests.support.training_fixtures",
+    "tests.support.stories",
 ]
 
 ROOT = Path(__file__).parent.parent

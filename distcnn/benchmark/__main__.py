@@ -30,10 +30,7 @@ NAME = "distcnn.benchmark"
 BATCH = 256
 """The default global batch."""
 SHARDS = (2, 4, Config.num_shards)
-"""Default numbers of shards: the first that all ranks can share evenly, else the last.
-
-Fewer shards are faster (docs/speed.md).
-"""
+"""Default numbers of shards: the first that all ranks share evenly, else the last."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,8 +99,8 @@ def make_parser() -> Parser:
             "All flags of training (python -m distcnn.train --help) that affect a step are accepted"
             " as well, such as --model, --data, --num-shards, --optimizer, --reduction, --overlap"
             f" or --config. Unless --microbatch-size is given, the global batch is {BATCH}, in"
-            f" {SHARDS[0]}, {SHARDS[1]} or {SHARDS[2]} shards: the first of these that all ranks"
-            f" can share evenly, else {SHARDS[2]}."
+            f" the fewest of {SHARDS[0]}, {SHARDS[1]} or {SHARDS[2]} shards that all ranks share"
+            f" evenly, else in {SHARDS[2]}."
         ),
         elsewhere=CONFIG_FLAGS,
         instead={"peer": "python benchmarks/pytorch_ddp.py compares with PyTorch"},

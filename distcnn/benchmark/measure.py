@@ -115,10 +115,8 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
 
 
 def peak_bytes() -> int:
-    """Peak memory of this process so far.
-
-    ``VmHWM`` where it is known, because ``ru_maxrss`` is inherited over exec: a small rank started
-    by a large process would report the peak of that process.
+    """Peak memory of this process; ``VmHWM`` where it is known, because ``ru_maxrss`` is inherited
+    over exec: a small rank would report the peak of a large process that started it.
     """
     found = re.search(r"^VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
     return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distcnn.errors import InputError
 from distcnn.profiling.step_times import REST, WAITING, StepTimes
 from distcnn.spans import ALLREDUCE, BACKWARD, FORWARD, LEDGER, LOCAL_SUM, LOSS, READ_DATA, UPDATE
-from distcnn.system.files import read_bytes
+from distcnn.system.files import explaining, read_bytes, reading
 
 ORDER = (READ_DATA, LEDGER, LOSS, LOCAL_SUM, WAITING, ALLREDUCE, UPDATE)
 """Order of the parts that belong to no layer; others follow, then the rest."""
@@ -78,22 +77,14 @@ class Measurement:
 
 
 def write_measurement(path: str | Path, measurement: Measurement) -> None:
-    try:
-        content = json.dumps(dataclasses.asdict(measurement), indent=1)
+    content = json.dumps(dataclasses.asdict(measurement), indent=1)
+    with explaining(f"--json: {path} cannot be written", "name another file"):
         Path(path).write_text(content + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"--json: {path} cannot be written ({error.strerror}): name another file"
-        ) from error
 
 
 def read_measurement(path: str | Path) -> Measurement:
-    try:
+    remedy = "name a file that this version of distcnn.benchmark --json wrote"
+    with reading(path, ValueError, KeyError, TypeError, remedy=remedy):
         content = json.loads(read_bytes(Path(path), follow=True))
         splits = [StepTimes(**split) for split in content["split_ranks"]]
         return Measurement(**{**content, "split_ranks": splits})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} cannot be read as a measurement ({error}): name a file that this version of"
-            " distcnn.benchmark --json wrote"
-        ) from error

@@ -11,7 +11,7 @@ from distcnn.errors import InputError
 from distcnn.plotting import Axes
 from distcnn.profiling.tracing import TraceEvent
 from distcnn.spans import SHARD, STEP
-from distcnn.system.files import read_bytes
+from distcnn.system.files import read_bytes, reading
 
 COLOURS = {
     "read data": "#4c9f70",
@@ -64,14 +64,10 @@ def draw_trace(path: Path, first_step: int | None, output: Path) -> None:
 
 
 def read_events(path: Path) -> list[TraceEvent]:
-    try:
+    remedy = "name a trace-*.json of a run directory"
+    with reading(f"--trace: {path}", ValueError, KeyError, TypeError, remedy=remedy):
         content = json.loads(read_bytes(path, follow=True))
         return [event for event in content["traceEvents"] if event["ph"] in ("X", "M")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"--trace: {path} cannot be read as a trace ({error}): name a trace-*.json of a run"
-            " directory"
-        ) from error
 
 
 def levels(slices: Iterable[TraceEvent]) -> Iterator[tuple[tuple[int, int, int], TraceEvent]]:

@@ -20,12 +20,8 @@ from distcnn.spans import ALLREDUCE
 WAITING, REST = "waiting", "rest"
 """Parts that are not spans: until the last rank arrives at a sum; and what no inner span covers."""
 
-COUNTS_AS = {
-    spans.STEP: REST,
-    spans.SHARD: REST,
-    spans.REDUCE: ALLREDUCE,
-    spans.WAIT_FOR_SUMS: ALLREDUCE,
-}
+COUNTS_AS = dict.fromkeys((spans.STEP, spans.SHARD), REST)
+COUNTS_AS |= dict.fromkeys((spans.REDUCE, spans.WAIT_FOR_SUMS), ALLREDUCE)
 """Spans whose exclusive time is another part's."""
 
 DETAILS = {spans.COLLECTIVE, spans.WAIT_FOR_WINDOW}

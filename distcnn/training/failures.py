@@ -60,19 +60,20 @@ def check_pass(
 
     With ``random``, the layers are in training, and draw from it.
     """
-
-    def checked_loss(logits: Array) -> tuple[float, Array]:
-        loss_sum, grad_logits = loss(logits, microbatch.labels, microbatch.weights)
-        check_finite("loss", np.asarray(loss_sum).reshape(1))
-        return loss_sum, grad_logits
-
     for name, values in plan.parameters.named().items():
         check_finite(f"parameter {name}", values)
-    images, gradients = microbatch.images, np.zeros_like(plan.parameters.values)
-    training = random is not None
+    check_finite("input", microbatch.images)
+    gradients, unfused, x = np.zeros_like(plan.parameters.values), plan.unfused(), microbatch.images
     with computing():
-        for name, array in plan.walk(images, checked_loss, gradients, training, random):
-            check_finite(name, array)
+        for stage in unfused.stages:
+            x = stage.forward(x, random is not None, random)
+            check_finite(f"output of {stage.name}", x)
+        loss_sum, grad_logits = loss(x, microbatch.labels, microbatch.weights)
+        check_finite("loss", np.asarray(loss_sum).reshape(1))
+        check_finite("gradient of the loss", grad_logits)
+        started = unfused.start_backward(grad_logits, out=gradients)
+        while layer := started.next_layer():
+            check_finite(f"input gradient of {layer}", started.gradient)
     for name, gradient in plan.parameters.named(gradients).items():
         check_finite(f"gradient of {name}", gradient)
 

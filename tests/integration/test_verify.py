@@ -24,6 +24,7 @@ from tests.conftest import (
     write_image_set,
 )
 from tests.support.training_fixtures import (
+    CHECKED,
     STOPPING_MODEL,
     content,
     receipt,
@@ -31,26 +32,7 @@ from tests.support.training_fixtures import (
     write_receipt,
 )
 
-# With the default image set 4 steps an epoch; on one rank 8 calls of forward a step, and 10 in each
-# test.
-QUICK = as_flags(
-    model="tutorial", epochs=3, microbatch_size=8, check_every=2, checkpoint_every=3, keep=9
-)
 ALTERED = "0" * 64
-
-
-@pytest.fixture(scope="module")
-def run(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on one rank; checkpoints of the steps 3, 4, 6, 8, 9, 12."""
-    path = tmp_path_factory.mktemp("run") / "run"
-    SERIAL.train(1, path, "--data", str(image_set()), *QUICK)
-    return path
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """A copy of ``run`` to do anything with."""
-    return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
 def verify(
@@ -90,7 +72,7 @@ def test_a_run_is_identical_on_any_ranks(
     made_on: int, replayed_on: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     launcher = SERIAL if made_on == 1 else mpi_launcher()
-    launcher.train(made_on, tmp_path / "run", "--data", str(image_set()), *QUICK)
+    launcher.train(made_on, tmp_path / "run", "--data", str(image_set()), *CHECKED)
     for ranks in replayed_on:
         assert_identical(tmp_path / "run", ranks=ranks)
 
@@ -105,7 +87,7 @@ def test_a_run_that_was_stopped_and_changed_is_identical(
     """
     (tmp_path / "stopping.py").write_text(STOPPING_MODEL)
     path, run = with_path(tmp_path), tmp_path / "run"
-    data = ["--data", str(image_set()), *QUICK, "--model", "stopping:network"]
+    data = ["--data", str(image_set()), *CHECKED, "--model", "stopping:network"]
     stop = {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": str(5 * 8 + 10 + 4)}
     done = SERIAL.run(
         1, "-m", "distcnn.train", *data, "--output", str(run), PYTHONPATH=path, **stop
@@ -148,7 +130,7 @@ def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(
         tmp_path / "run" / "checkpoints" / "step-000000004.h5",
     )
     data, stop = (
-        ["--data", str(image_set()), *QUICK, "--model", "stopping:network"],
+        ["--data", str(image_set()), *CHECKED, "--model", "stopping:network"],
         {"STOP_SIGNAL": "SIGUSR1", "STOP_AT_CALL": "31"},
     )
     assert (
@@ -170,9 +152,9 @@ def test_a_run_that_was_stopped_before_an_epochs_test_is_identical(
     assert_identical(run, PYTHONPATH=path)
 
 
-def test_an_unfinished_run_is_identical_as_far_as_it_went(copy: Path) -> None:
-    lines = (copy / "receipt.jsonl").read_text().splitlines(keepends=True)
-    (copy / "result.json").unlink()
+def test_an_unfinished_run_is_identical_as_far_as_it_went(checked_copy: Path) -> None:
+    lines = (checked_copy / "receipt.jsonl").read_text().splitlines(keepends=True)
+    (checked_copy / "result.json").unlink()
     for count, last in (
         (len(lines) - 1, 12),
         (5, 6),
@@ -180,15 +162,15 @@ def test_an_unfinished_run_is_identical_as_far_as_it_went(copy: Path) -> None:
         (3, 4),
         (1, 0),
     ):  # 3: between the weights and their epoch
-        (copy / "receipt.jsonl").write_text(
+        (checked_copy / "receipt.jsonl").write_text(
             "".join(lines[:count]) + lines[-1][: len(lines[-1]) // 2]
         )
-        assert_identical(copy, steps=f"0 to {last}")
+        assert_identical(checked_copy, steps=f"0 to {last}")
 
 
 def test_the_image_set_may_lie_elsewhere(image_set: MakeImageSet, tmp_path: Path) -> None:
     data = shutil.copy(image_set(), tmp_path / "set.h5")
-    SERIAL.train(1, tmp_path / "run", "--data", str(data), *QUICK)
+    SERIAL.train(1, tmp_path / "run", "--data", str(data), *CHECKED)
     Path(data).unlink()
     done = verify(tmp_path / "run")
     assert done.returncode == 2
@@ -208,22 +190,28 @@ def test_the_image_set_may_lie_elsewhere(image_set: MakeImageSet, tmp_path: Path
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_a_hash_that_was_altered_is_named(ranks: int, copy: Path) -> None:
+def test_a_hash_that_was_altered_is_named(ranks: int, checked_copy: Path) -> None:
     text, sha256 = (
-        (copy / "receipt.jsonl").read_text(),
-        receipt(copy)[5]["parameters"]["conv1.bias"],
+        (checked_copy / "receipt.jsonl").read_text(),
+        receipt(checked_copy)[5]["parameters"]["conv1.bias"],
     )
-    assert receipt(copy)[5]["step"] == 8
-    (copy / "receipt.jsonl").write_text(text.replace(sha256, ALTERED))
+    assert receipt(checked_copy)[5]["step"] == 8
+    (checked_copy / "receipt.jsonl").write_text(text.replace(sha256, ALTERED))
     message = (
         rf"step 8 \(.*: step 6\): parameter conv1\.bias: SHA-256 {ALTERED} in the receipt,"
         rf" but {sha256} in the replay"
     )
-    assert_different(copy, message, ranks=ranks)
+    assert_different(checked_copy, message, ranks=ranks)
     assert_different(
-        copy, r"step 8, in its checkpoint: parameter conv1\.bias", "--from-step", "8", ranks=ranks
+        checked_copy,
+        r"step 8, in its checkpoint: parameter conv1\.bias",
+        "--from-step",
+        "8",
+        ranks=ranks,
     )
-    assert_identical(copy, "--from-step", "5", "--to-step", "7", steps="4 to 7", ranks=ranks)
+    assert_identical(
+        checked_copy, "--from-step", "5", "--to-step", "7", steps="4 to 7", ranks=ranks
+    )
 
 
 def resumed(lines: list[dict[str, Any]], **dataset: Any) -> None:
@@ -235,29 +223,29 @@ def resumed(lines: list[dict[str, Any]], **dataset: Any) -> None:
     )
 
 
-def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
-    text, lines = (copy / "receipt.jsonl").read_text(), receipt(copy)
-    (copy / "SHA256SUMS").unlink()
+def test_what_was_altered_is_an_exit_code_of_1(checked_copy: Path) -> None:
+    text, lines = (checked_copy / "receipt.jsonl").read_text(), receipt(checked_copy)
+    (checked_copy / "SHA256SUMS").unlink()
     resumed(lines)
-    write_receipt(copy, lines)
-    assert_identical(copy)
-    lines = receipt(copy)
+    write_receipt(checked_copy, lines)
+    assert_identical(checked_copy)
+    lines = receipt(checked_copy)
     next(line for line in lines if line["kind"] == "resume")["dataset"]["content_sha256"] = ALTERED
-    write_receipt(copy, lines)
+    write_receipt(checked_copy, lines)
     assert_different(
-        copy,
+        checked_copy,
         rf"step 6: the image set's content_sha256 is {ALTERED} in the receipt, but \w{{64}} in",
     )
-    (copy / "receipt.jsonl").write_text(text)
-    lines = receipt(copy)
+    (checked_copy / "receipt.jsonl").write_text(text)
+    lines = receipt(checked_copy)
     lines[0]["configuration"]["learning_rate"] = 1e20
-    write_receipt(copy, lines)
-    assert_different(copy, r"step \d: the replay cannot continue: step 1, shard 0: ")
-    (copy / "receipt.jsonl").write_text(text)
-    values = json.loads((copy / "result.json").read_text())
-    (copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
+    write_receipt(checked_copy, lines)
+    assert_different(checked_copy, r"step \d: the replay cannot continue: step 1, shard 0: ")
+    (checked_copy / "receipt.jsonl").write_text(text)
+    values = json.loads((checked_copy / "result.json").read_text())
+    (checked_copy / "result.json").write_text(json.dumps(values | {"test_correct": 78}))
     assert_different(
-        copy,
+        checked_copy,
         rf"step 12: test_correct: 78 in result\.json, but {values['test_correct']} in the replay",
         "--from-step",
         "11",
@@ -265,79 +253,79 @@ def test_what_was_altered_is_an_exit_code_of_1(copy: Path) -> None:
 
 
 def test_files_of_another_run_are_found(
-    copy: Path, run: Path, image_set: MakeImageSet, tmp_path: Path
+    checked_copy: Path, checked: Path, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
-    SERIAL.train(1, other, "--data", str(image_set()), *QUICK, "--seed", "1")
-    shutil.copy(other / "weights.h5", copy)
+    SERIAL.train(1, other, "--data", str(image_set()), *CHECKED, "--seed", "1")
+    shutil.copy(other / "weights.h5", checked_copy)
     assert_different(
-        copy,
+        checked_copy,
         r"step 12: parameter conv1\.weight: SHA-256 \w{64} in weights\.h5,"
         r" but \w{64} in the replay",
     )
-    shutil.copy(other / "result.json", copy)
+    shutil.copy(other / "result.json", checked_copy)
     assert_different(
-        copy, r"step 12: params_sha256: \w{64} in result\.json, but \w{64} in the replay"
+        checked_copy, r"step 12: params_sha256: \w{64} in result\.json, but \w{64} in the replay"
     )
-    assert_identical(copy, "--to-step", "10", steps="0 to 10")
-    shutil.copy(run / "result.json", copy)
-    (copy / "weights.h5").write_bytes((run / "weights.h5").read_bytes()[:-1000])
-    assert_different(copy, r"step 12: weights\.h5 is damaged \(")
-    shutil.copytree(other / "checkpoints", copy / "checkpoints", dirs_exist_ok=True)
-    done = verify(copy, "--from-step", "4", "--to-step", "8")
+    assert_identical(checked_copy, "--to-step", "10", steps="0 to 10")
+    shutil.copy(checked / "result.json", checked_copy)
+    (checked_copy / "weights.h5").write_bytes((checked / "weights.h5").read_bytes()[:-1000])
+    assert_different(checked_copy, r"step 12: weights\.h5 is damaged \(")
+    shutil.copytree(other / "checkpoints", checked_copy / "checkpoints", dirs_exist_ok=True)
+    done = verify(checked_copy, "--from-step", "4", "--to-step", "8")
     assert done.returncode == 2
     assert (
         "checkpoint of step 4: shard 0 had used" in done.stderr
     )  # the order of examples hangs on the seed
 
 
-def test_a_receipt_that_was_cut_off_is_not_identical(copy: Path) -> None:
-    write_receipt(copy, receipt(copy)[:-2])
+def test_a_receipt_that_was_cut_off_is_not_identical(checked_copy: Path) -> None:
+    write_receipt(checked_copy, receipt(checked_copy)[:-2])
     assert_different(
-        copy, r"receipt\.jsonl has no line after step 12, although the run has finished"
+        checked_copy, r"receipt\.jsonl has no line after step 12, although the run has finished"
     )
-    write_receipt(copy, receipt(copy)[:4])
+    write_receipt(checked_copy, receipt(checked_copy)[:4])
     assert_different(
-        copy,
+        checked_copy,
         r"receipt\.jsonl has no line after step \d, although the run has finished",
         "--to-step",
         "4",
     )
-    (copy / "result.json").unlink()  # now it is that of a run that was killed
-    assert verify(copy).stdout.splitlines()[-2].startswith("identical: ")
+    (checked_copy / "result.json").unlink()  # now it is that of a run that was killed
+    assert verify(checked_copy).stdout.splitlines()[-2].startswith("identical: ")
 
 
-def test_the_damaged_file_is_the_one_that_is_named(copy: Path) -> None:
-    (copy / "weights-best.h5").write_bytes(b"")
-    assert_different(copy, r"step 12: weights-best\.h5 is damaged \(")
+def test_the_damaged_file_is_the_one_that_is_named(checked_copy: Path) -> None:
+    (checked_copy / "weights-best.h5").write_bytes(b"")
+    assert_different(checked_copy, r"step 12: weights-best\.h5 is damaged \(")
 
 
-def test_sums_that_are_damaged_or_missing_are_said(copy: Path) -> None:
-    text = (copy / "SHA256SUMS").read_text()
+def test_sums_that_are_damaged_or_missing_are_said(checked_copy: Path) -> None:
+    text = (checked_copy / "SHA256SUMS").read_text()
     for damaged in (
         b"",
         text.encode()[:190],
         text[text.index("\n") + 1 :].encode(),
         text.replace("e", "\xe9").encode("latin-1"),
     ):
-        (copy / "SHA256SUMS").write_bytes(damaged)
-        assert_different(copy, r"step 12: .*SHA256SUMS")
-    (copy / "SHA256SUMS").unlink()
-    assert "SHA256SUMS is missing" in verify(copy).stdout.splitlines()[-1]
+        (checked_copy / "SHA256SUMS").write_bytes(damaged)
+        assert_different(checked_copy, r"step 12: .*SHA256SUMS")
+    (checked_copy / "SHA256SUMS").unlink()
+    assert "SHA256SUMS is missing" in verify(checked_copy).stdout.splitlines()[-1]
 
 
-def test_one_bit_of_the_weights_is_found(copy: Path) -> None:
-    with h5py.File(copy / "weights.h5", "r+") as file:
+def test_one_bit_of_the_weights_is_found(checked_copy: Path) -> None:
+    with h5py.File(checked_copy / "weights.h5", "r+") as file:
         values = file["dense1.bias"][...]
         values.view("u4")[3] ^= 1
         file["dense1.bias"][...] = values
     assert_different(
-        copy,
+        checked_copy,
         r"step 12: parameter dense1\.bias: SHA-256 \w{64} in weights\.h5, but \w{64} in the replay",
     )
 
 
-def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
+def test_bad_input_is_refused(checked_copy: Path, tmp_path: Path) -> None:
     for flags, message in (
         (["--from-step", "12"], "--from-step 12 --to-step 12: the receipt covers steps 0 to 12"),
         (["--to-step", "-1"], "--from-step 0 --to-step -1: the receipt covers steps 0 to 12"),
@@ -346,11 +334,11 @@ def test_bad_input_is_refused(copy: Path, tmp_path: Path) -> None:
             "argument --from-step: invalid int value: 'x' (see python -m distcnn.verify --help)",
         ),
     ):
-        done = verify(copy, *flags)
+        done = verify(checked_copy, *flags)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
         assert message in done.stderr
-    (copy / "receipt.jsonl").write_text("this is no JSON\n")
-    assert "receipt.jsonl is damaged" in verify(copy).stderr
+    (checked_copy / "receipt.jsonl").write_text("this is no JSON\n")
+    assert "receipt.jsonl is damaged" in verify(checked_copy).stderr
     done = verify(tmp_path)
     assert done.returncode == 2
     assert "receipt.jsonl cannot be read" in done.stderr

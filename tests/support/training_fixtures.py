@@ -110,6 +110,28 @@ def killed(finished: Path, tmp_path: Path) -> Path:
     return copy_as_killed(finished, tmp_path / "killed", lost=12)
 
 
+CHECKED = as_flags(
+    model="tutorial", epochs=3, microbatch_size=8, check_every=2, checkpoint_every=3, keep=9
+)
+"""Flags of a run with many hashes in its receipt. With the default image set 4 steps an epoch; on
+one rank 8 calls of forward a step, and 10 in each evaluation.
+"""
+
+
+@pytest.fixture(scope="session")
+def checked(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on one rank; checkpoints of the steps 3, 4, 6, 8, 9, 12. Do not change it."""
+    path = tmp_path_factory.mktemp("run") / "run"
+    SERIAL.train(1, path, "--data", str(image_set()), *CHECKED)
+    return path
+
+
+@pytest.fixture
+def checked_copy(checked: Path, tmp_path: Path) -> Path:
+    """A copy of ``checked`` that a test may change."""
+    return Path(shutil.copytree(checked, tmp_path / "copy"))
+
+
 def copy_as_killed(run: Path, path: Path, lost: int) -> Path:
     """A copy of ``run`` without its results and the last checkpoint, of the step ``lost``."""
     shutil.copytree(run, path)

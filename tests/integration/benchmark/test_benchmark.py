@@ -89,7 +89,7 @@ REFUSED = {
     "--peer torch": "unknown flag --peer: python benchmarks/pytorch_ddp.py",
     "--microbatch-size 0": "--microbatch-size is 0",
     "--draw x.json": "needs the name of the picture",
-    "--draw no.json --picture x.png": "no.json cannot be read as a measurement",
+    "--draw no.json --picture x.png": "no.json cannot be read (No such file",
     "--json nowhere/x.json": "--json: no such folder: nowhere",
     "--data no.h5": "no such file: no.h5",
 }

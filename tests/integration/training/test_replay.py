@@ -20,7 +20,6 @@ from distcnn.training import comparison
 from distcnn.training.comparison import Different
 from distcnn.training.replay import Replayed, replay
 from distcnn.verify import unchecked
-from tests.conftest import SERIAL, MakeImageSet
 from tests.support.training_fixtures import receipt, write_receipt
 
 
@@ -28,22 +27,6 @@ from tests.support.training_fixtures import receipt, write_receipt
 def as_many_threads_as_a_rank_has() -> Iterator[None]:
     with threadpool_limits(THREADS_PER_RANK):
         yield
-
-
-@pytest.fixture(scope="module")
-def run(image_set: MakeImageSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with checkpoints of the steps 3, 4, 6, 8, 9, 12."""
-    path = tmp_path_factory.mktemp("run") / "run"
-    flags = ["--model", "tutorial", "--epochs", "3", "--microbatch-size", "8"]
-    flags += ["--check-every", "2", "--checkpoint-every", "3", "--keep", "9"]
-    SERIAL.train(1, path, "--data", str(image_set()), *flags)
-    return path
-
-
-@pytest.fixture
-def copy(run: Path, tmp_path: Path) -> Path:
-    """A copy of ``run`` to do anything with."""
-    return Path(shutil.copytree(run, tmp_path / "copy"))
 
 
 @pytest.mark.parametrize(
@@ -62,34 +45,34 @@ def copy(run: Path, tmp_path: Path) -> Path:
     ],
 )
 def test_a_part_of_a_run_is_replayed_from_the_nearest_checkpoint(
-    first: int, last: int | None, begun: int, lines: int, run: Path
+    first: int, last: int | None, begun: int, lines: int, checked: Path
 ) -> None:
-    replayed = replay(run, None, first, last, SerialCommunicator(), print)
+    replayed = replay(checked, None, first, last, SerialCommunicator(), print)
     assert (replayed.from_step, replayed.to_step, len(replayed.lines)) == (begun, last or 12, lines)
     assert (replayed.result is not None) == (last in (None, 12))
 
 
-def test_without_checkpoints_it_begins_at_the_first_step(copy: Path) -> None:
-    shutil.rmtree(copy / "checkpoints")
-    assert replay(copy, None, 8, None, SerialCommunicator(), print).from_step == 0
+def test_without_checkpoints_it_begins_at_the_first_step(checked_copy: Path) -> None:
+    shutil.rmtree(checked_copy / "checkpoints")
+    assert replay(checked_copy, None, 8, None, SerialCommunicator(), print).from_step == 0
 
 
 @pytest.mark.parametrize("last", [4, 8, 12])
-def test_a_run_killed_at_an_epochs_end_is_identical(last: int, copy: Path) -> None:
-    lines = (copy / "receipt.jsonl").read_text().splitlines(keepends=True)
+def test_a_run_killed_at_an_epochs_end_is_identical(last: int, checked_copy: Path) -> None:
+    lines = (checked_copy / "receipt.jsonl").read_text().splitlines(keepends=True)
     place = next(
         number
-        for number, line in enumerate(receipt(copy))
+        for number, line in enumerate(receipt(checked_copy))
         if (line["kind"], line["step"]) == ("epoch", last)
     )
-    (copy / "result.json").unlink()
+    (checked_copy / "result.json").unlink()
     for rest in (
         "",
         lines[place][:1],
         lines[place][:-1],
     ):  # after the line on the weights, or within that on the epoch
-        (copy / "receipt.jsonl").write_text("".join(lines[:place]) + rest)
-        replayed = replay(copy, None, 0, None, SerialCommunicator(), print)
+        (checked_copy / "receipt.jsonl").write_text("".join(lines[:place]) + rest)
+        replayed = replay(checked_copy, None, 0, None, SerialCommunicator(), print)
         assert (replayed.to_step, replayed.result, len(replayed.lines)) == (last, None, place - 1)
         assert (replayed.lines[-1]["kind"], replayed.lines[-1]["step"]) == ("weights", last)
 
@@ -100,26 +83,26 @@ def alter(run: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
     write_receipt(run, lines)
 
 
-def test_any_hash_that_was_altered_is_found(copy: Path, run: Path) -> None:
-    for place, line in enumerate(receipt(run)):
+def test_any_hash_that_was_altered_is_found(checked_copy: Path, checked: Path) -> None:
+    for place, line in enumerate(receipt(checked)):
         for name in line.get("parameters", {}):
             alter(
-                copy,
+                checked_copy,
                 lambda lines, place=place, name=name: lines[place]["parameters"].update(
                     {name: "altered"}
                 ),
             )  # type: ignore[misc]
             with pytest.raises(Different, match=rf"^step {line['step']} .*: parameter {name}"):
-                replay(copy, None, 0, None, SerialCommunicator(), print)
-            shutil.copy(run / "receipt.jsonl", copy)
+                replay(checked_copy, None, 0, None, SerialCommunicator(), print)
+            shutil.copy(checked / "receipt.jsonl", checked_copy)
 
 
-def test_a_checkpoint_that_is_not_what_was_recorded_is_found(copy: Path) -> None:
-    alter(copy, lambda lines: lines[2]["parameters"].update({"dense1.bias": "altered"}))
+def test_a_checkpoint_that_is_not_what_was_recorded_is_found(checked_copy: Path) -> None:
+    alter(checked_copy, lambda lines: lines[2]["parameters"].update({"dense1.bias": "altered"}))
     with pytest.raises(Different, match=r"^step 4, in its checkpoint: parameter dense1\.bias"):
-        replay(copy, None, 4, 6, SerialCommunicator(), print)
+        replay(checked_copy, None, 4, 6, SerialCommunicator(), print)
     assert replay(
-        copy, None, 6, None, SerialCommunicator(), print
+        checked_copy, None, 6, None, SerialCommunicator(), print
     ).result  # what lies before is not looked at
 
 
@@ -195,11 +178,11 @@ ALTERATIONS: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", ALTERATIONS)
-def test_what_was_altered_is_named(name: str, copy: Path) -> None:
+def test_what_was_altered_is_named(name: str, checked_copy: Path) -> None:
     change, message = ALTERATIONS[name]
-    alter(copy, change)
+    alter(checked_copy, change)
     with pytest.raises(Different, match=f"^{message}"):
-        replay(copy, None, 0, None, SerialCommunicator(), print)
+        replay(checked_copy, None, 0, None, SerialCommunicator(), print)
 
 
 # -- the other files
@@ -221,36 +204,36 @@ METRICS: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
 
 @pytest.mark.parametrize("first", [0, 6])
 @pytest.mark.parametrize("name", METRICS)
-def test_altered_metrics_are_found(name: str, first: int, copy: Path) -> None:
-    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+def test_altered_metrics_are_found(name: str, first: int, checked_copy: Path) -> None:
+    lines = [json.loads(line) for line in (checked_copy / "metrics.jsonl").read_text().splitlines()]
     METRICS[name](lines)
-    (copy / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (checked_copy / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     with pytest.raises(Different, match=r"metrics\.jsonl"):
-        replay(copy, None, first, None, SerialCommunicator(), print)
+        replay(checked_copy, None, first, None, SerialCommunicator(), print)
 
 
-def test_missing_and_damaged_metrics_are_found(copy: Path) -> None:
-    text = (copy / "metrics.jsonl").read_bytes()
+def test_missing_and_damaged_metrics_are_found(checked_copy: Path) -> None:
+    text = (checked_copy / "metrics.jsonl").read_bytes()
     for damaged in (None, b"", text[:-20], b"\xff" + text, b"[" * 100_000 + b"\n"):
-        (copy / "metrics.jsonl").unlink(missing_ok=True)
+        (checked_copy / "metrics.jsonl").unlink(missing_ok=True)
         if damaged is not None:
-            (copy / "metrics.jsonl").write_bytes(damaged)
+            (checked_copy / "metrics.jsonl").write_bytes(damaged)
         with pytest.raises(Different, match=r"metrics\.jsonl"):
-            replay(copy, None, 0, None, SerialCommunicator(), print)
+            replay(checked_copy, None, 0, None, SerialCommunicator(), print)
 
 
-def test_metrics_of_a_run_that_was_killed_may_end_early(copy: Path) -> None:
-    alter(copy, lambda lines: lines.pop())
-    (copy / "result.json").unlink()
-    lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (copy / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
-    assert not replay(copy, None, 0, None, SerialCommunicator(), print).result
+def test_metrics_of_a_run_that_was_killed_may_end_early(checked_copy: Path) -> None:
+    alter(checked_copy, lambda lines: lines.pop())
+    (checked_copy / "result.json").unlink()
+    lines = (checked_copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (checked_copy / "metrics.jsonl").write_text("".join(lines[:-1]) + lines[-1][:20])
+    assert not replay(checked_copy, None, 0, None, SerialCommunicator(), print).result
 
 
 @pytest.fixture(scope="module")
-def replayed(run: Path) -> Replayed:
+def replayed(checked: Path) -> Replayed:
     with threadpool_limits(THREADS_PER_RANK):
-        return replay(run, None, 0, None, SerialCommunicator(), print)
+        return replay(checked, None, 0, None, SerialCommunicator(), print)
 
 
 def problem_of_files(run: Path, replayed: Replayed) -> str | None:
@@ -259,11 +242,11 @@ def problem_of_files(run: Path, replayed: Replayed) -> str | None:
 
 
 def test_every_value_of_the_result_is_compared_or_named(
-    run: Path, replayed: Replayed, copy: Path
+    checked: Path, replayed: Replayed, checked_copy: Path
 ) -> None:
-    assert problem_of_files(run, replayed) is None
-    result = json.loads((run / "result.json").read_text())
-    (copy / "SHA256SUMS").unlink()
+    assert problem_of_files(checked, replayed) is None
+    result = json.loads((checked / "result.json").read_text())
+    (checked_copy / "SHA256SUMS").unlink()
     free = set()
     for name, value in result.items():
         for altered in (
@@ -271,30 +254,38 @@ def test_every_value_of_the_result_is_compared_or_named(
             {name: -7},
             {name: {**value, "classes": 9}} if isinstance(value, dict) else {f"{name}_": value},
         ):
-            (copy / "result.json").write_text(json.dumps({**result, **altered}))
-            if problem_of_files(copy, replayed) is None:
+            (checked_copy / "result.json").write_text(json.dumps({**result, **altered}))
+            if problem_of_files(checked_copy, replayed) is None:
                 free.add(name)
     assert free == {"images_per_second", "train_seconds"}
     for name in result["dataset"]:
-        (copy / "result.json").write_text(
+        (checked_copy / "result.json").write_text(
             json.dumps({**result, "dataset": {**result["dataset"], name: "x"}})
         )
-        assert problem_of_files(copy, replayed), name
-    assert any("times and speeds" in each for each in unchecked(copy, replayed))
+        assert problem_of_files(checked_copy, replayed), name
+    assert any("times and speeds" in each for each in unchecked(checked_copy, replayed))
 
 
-def test_measured_values_are_protected_by_the_checksums(copy: Path, replayed: Replayed) -> None:
-    text = (copy / "result.json").read_text()
-    (copy / "result.json").write_text(text.replace('"train_seconds": ', '"train_seconds": 1'))
-    assert "result.json is damaged or was edited" in (problem_of_files(copy, replayed) or "")
+def test_measured_values_are_protected_by_the_checksums(
+    checked_copy: Path, replayed: Replayed
+) -> None:
+    text = (checked_copy / "result.json").read_text()
+    (checked_copy / "result.json").write_text(
+        text.replace('"train_seconds": ', '"train_seconds": 1')
+    )
+    assert "result.json is damaged or was edited" in (
+        problem_of_files(checked_copy, replayed) or ""
+    )
 
 
 @pytest.mark.parametrize("name", ["weights.h5", "weights-best.h5"])
-def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Replayed) -> None:
-    whole = (copy / name).read_bytes()
-    with h5py.File(copy / name, "r+") as file:
+def test_both_files_of_weights_are_compared(
+    name: str, checked_copy: Path, replayed: Replayed
+) -> None:
+    whole = (checked_copy / name).read_bytes()
+    with h5py.File(checked_copy / name, "r+") as file:
         file["dense1.bias"][3] += 1
-    assert "parameter dense1.bias: SHA-256" in (problem_of_files(copy, replayed) or "")
+    assert "parameter dense1.bias: SHA-256" in (problem_of_files(checked_copy, replayed) or "")
     for attribute, value in (
         ("step", 3),
         ("mean", [0.0]),
@@ -302,20 +293,20 @@ def test_both_files_of_weights_are_compared(name: str, copy: Path, replayed: Rep
         ("image_shape", [1, 28, 27]),
         ("more", 1),
     ):
-        (copy / name).write_bytes(whole)
-        with h5py.File(copy / name, "r+") as file:
+        (checked_copy / name).write_bytes(whole)
+        with h5py.File(checked_copy / name, "r+") as file:
             file.attrs[attribute] = value
-        assert f"{attribute}: " in (problem_of_files(copy, replayed) or "")
-    (copy / name).write_bytes(whole[: len(whole) // 2])
-    assert f"{name} is damaged" in (problem_of_files(copy, replayed) or "")
+        assert f"{attribute}: " in (problem_of_files(checked_copy, replayed) or "")
+    (checked_copy / name).write_bytes(whole[: len(whole) // 2])
+    assert f"{name} is damaged" in (problem_of_files(checked_copy, replayed) or "")
 
 
-def test_what_is_not_checked_is_named(copy: Path, replayed: Replayed) -> None:
-    part = replay(copy, None, 6, 8, SerialCommunicator(), print)
+def test_what_is_not_checked_is_named(checked_copy: Path, replayed: Replayed) -> None:
+    part = replay(checked_copy, None, 6, 8, SerialCommunicator(), print)
     assert {
         "steps 1 to 6",
         "result.json and weights.h5, which are written at the end of a run",
-    } <= set(unchecked(copy, part))
-    assert "steps 1 to 6" not in unchecked(copy, replayed)
-    (copy / "weights-best.h5").unlink()
-    assert "weights-best.h5, which is missing" in unchecked(copy, replayed)
+    } <= set(unchecked(checked_copy, part))
+    assert "steps 1 to 6" not in unchecked(checked_copy, replayed)
+    (checked_copy / "weights-best.h5").unlink()
+    assert "weights-best.h5, which is missing" in unchecked(checked_copy, replayed)

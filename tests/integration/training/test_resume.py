@@ -97,10 +97,10 @@ def test_a_stopped_run_goes_on_on_any_ranks(
     ("signal", "ranks", "calls"),
     [
         # In the middle of epoch 1 (2 shards a step on rank 0), then in the middle of epoch 2.
-        ("SIGUSR1", (3, 1, 8), (5, 30)),
+        ("SIGUSR1", (3, 1, 2), (5, 30)),
         *slow(
             # In an epoch's last step, before its test.
-            ("SIGUSR1", (1, 4, 2), (4 * 8, 2)),
+            ("SIGUSR1", (1, 4, 8), (4 * 8, 2)),
             # No chance to save: the last checkpoints are of step 3 or of an epoch's end.
             ("SIGKILL", (2, 3, 1), (4 * 4 + 3, 9)),
             ("SIGKILL", (1, 5, 4), (7 * 8 + 10, 3)),
@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_is_passed_over(copy: Path, whole: Path, stopping: 
 # -- what may change
 
 
-@pytest.mark.parametrize("flags", [["--epochs", "4"], ["--epochs", "4", "--max-steps", "9"]])
+@pytest.mark.parametrize("flags", [["--epochs", "4", "--max-steps", "9"], *slow(["--epochs", "4"])])
 def test_a_finished_run_is_extended_to_the_bits_of_the_longer_one(
     flags: list[str], image_set: MakeImageSet, tmp_path: Path
 ) -> None:

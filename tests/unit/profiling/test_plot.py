@@ -77,8 +77,8 @@ def test_the_report_draws_it(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("content", "step", "message"),
     [
-        ("nothing", "1", "cannot be read as a trace"),
-        ("[]", "1", "cannot be read as a trace"),
+        ("nothing", "1", "t.json is damaged"),
+        ("[]", "1", "name a trace-*.json"),
         (json.dumps({"traceEvents": []}), "1", "no step is recorded in it"),
         (json.dumps({"traceEvents": EVENTS}), "9", "--step 9: the trace has steps 0 to 3"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distcnn.checkpoints.format import Checkpoint, CheckpointError, decode, encode
 from distcnn.errors import InputError
-from distcnn.system.files import read_bytes, remove_temporary_files, sync_folder, write_atomically
+from distcnn.system import files
 
 NAME = re.compile(r"step-(\d{9}|[1-9]\d{9,})\.h5")
 
@@ -27,17 +27,13 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, intact or not, in order."""
-        if self.folder.is_symlink():
-            raise InputError(f"{self.folder} is a symbolic link: replace it with the folder itself")
-        try:
-            found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except OSError as error:
-            raise InputError(
-                f"{self.folder} cannot be read ({error.strerror}): check its permissions"
-            ) from error
-        return sorted(int(name.group(1)) for name in found if name)
+        names: list[str] = []
+        with files.explaining(f"{self.folder} cannot be read", "check its permissions"):
+            if self.folder.is_symlink():
+                raise InputError(f"{self.folder} is a symbolic link: replace it with the folder")
+            with suppress(FileNotFoundError, NotADirectoryError):
+                names = [path.name for path in self.folder.iterdir()]
+        return sorted(int(found.group(1)) for name in names if (found := NAME.fullmatch(name)))
 
     def save(self, step: int, checkpoint: Checkpoint) -> Path:
         """Write it, synced. ``OSError`` leaves every other checkpoint as it was."""
@@ -45,9 +41,9 @@ class CheckpointStore:
             raise OSError(errno.ELOOP, f"{self.folder} is a symbolic link")
         if not self.folder.is_dir():
             self.folder.mkdir()
-            sync_folder(self.folder.parent)
+            files.sync_folder(self.folder.parent)
         path = self.path_of(step)
-        write_atomically(path, *encode(checkpoint))
+        files.write_atomically(path, *encode(checkpoint))
         return path
 
     def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
@@ -65,7 +61,7 @@ class CheckpointStore:
         """Read one. ``CheckpointError`` when it is damaged, ``InputError`` if it may be intact."""
         path = self.path_of(step)
         try:
-            checkpoint = decode(read_bytes(path))
+            checkpoint = decode(files.read_bytes(path))
         except OSError as error:
             if error.errno in (errno.EISDIR, errno.ELOOP, errno.EINVAL):
                 raise CheckpointError(error.strerror) from error
@@ -105,7 +101,7 @@ class CheckpointStore:
     def remove_temporary_files(self) -> None:
         """Delete the unfinished files of killed writers."""
         if not self.folder.is_symlink():
-            remove_temporary_files(self.folder)
+            files.remove_temporary_files(self.folder)
 
 
 def _set_aside(path: Path) -> str:

@@ -16,18 +16,11 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import explaining
 from distcnn.system.wording import counted
+from distcnn.training import results
 from distcnn.training.checkpointing import read_snapshot
 from distcnn.training.fingerprint import differences
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
-from distcnn.training.results import (
-    CONFIG,
-    RECEIPT,
-    RESULT,
-    SUMS,
-    RunResult,
-    damage_of,
-    read_result,
-)
+from distcnn.training.results import CONFIG, RECEIPT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS, RunDirectory, create_run_directory
 from distcnn.training.run_files import Report, read_config, write_config
 from distcnn.training.schedule import RunSchedule
@@ -136,10 +129,10 @@ def _finished_result(
     directory: Path, config: Config, report: Report, checkpoint: Checkpoint | None
 ) -> RunResult | None:
     """The result of a run that is finished under ``config`` and has intact files; else None."""
-    if not os.path.lexists(directory / RESULT):
+    if not os.path.lexists(directory / results.RESULT):
         return None
     try:
-        result, damage = read_result(directory), damage_of(directory)
+        result, damage = results.read_result(directory), results.damage_of(directory)
     except InputError as error:
         damage = str(error)
     if not damage:
@@ -212,10 +205,10 @@ def open_directory(
     remedy = "free some space, or name another folder with --output"
     with explaining(f"--resume: {path} cannot be written", remedy):
         write_config(path, config)
-        if (path / RESULT).exists():  # from fewer epochs than the run has now, or damaged
+        if (path / results.RESULT).exists():  # from fewer epochs than the run has now, or damaged
             step = point.checkpoint.step if point.checkpoint else 0
-            (path / RESULT).rename(path / f"result-until-step-{step}.json")
-        (path / SUMS).unlink(missing_ok=True)
+            (path / results.RESULT).rename(path / f"result-until-step-{step}.json")
+        (path / results.SUMS).unlink(missing_ok=True)
     return path
 
 

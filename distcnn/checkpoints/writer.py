@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from distcnn.checkpoints.format import Checkpoint
 from distcnn.checkpoints.store import CheckpointStore
+from distcnn.errors import InputError
 from distcnn.spans import WRITE_CHECKPOINT, Span
 
 MOST_DELETED = 2
@@ -16,14 +18,20 @@ DISK_IS_FULL = errno.ENOSPC, errno.EDQUOT
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time; one that cannot be written is reported, training goes on."""
+    """Writes one checkpoint at a time; one that cannot be written is reported, training goes on.
 
-    def __init__(self, store: CheckpointStore, keep: int, report: Callable[[str], None]) -> None:
-        self._store, self._keep, self._report = store, keep, report
+    ``locate`` gives the current store, which may be another one, after all was lost.
+    """
+
+    def __init__(
+        self, locate: Callable[[], CheckpointStore], keep: int, report: Callable[[str], None]
+    ) -> None:
+        self._locate, self._keep, self._report = locate, keep, report
+        self._store = locate()
         self._thread: threading.Thread | None = None
         self._defect: BaseException | None = None
         self._may_delete = True
-        self.last_step = max(store.steps(), default=-1)
+        self.last_step = max(self._store.steps(), default=-1)
         """The latest step on the disk; -1 for none."""
 
     def submit(self, step: int, checkpoint: Checkpoint, best_step: int | None) -> None:
@@ -38,18 +46,15 @@ class CheckpointWriter:
             self._thread = None
             self._write(step, checkpoint, best_step)
 
-    def move_to(self, store: CheckpointStore) -> None:
-        """Write to ``store`` from now on, which may have lost all that was written."""
-        self.wait()
-        self._store = store
-        if self.last_step not in store.steps():
-            self.last_step = max(store.steps(), default=-1)
-
     def wait(self) -> None:
         """Wait for the last one; raise an error in writing it that is a defect."""
         if self._thread is not None:
             self._thread.join()
         self._thread, defect, self._defect = None, self._defect, None
+        with suppress(OSError, InputError):  # if it is gone, writing to it is reported
+            self._store = self._locate()
+            if self.last_step not in self._store.steps():
+                self.last_step = max(self._store.steps(), default=-1)
         if defect is not None:
             raise defect
 

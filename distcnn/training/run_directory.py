@@ -45,7 +45,9 @@ class RunDirectory(Records):
         """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
         self.receipt = run_files.LineLog(results.RECEIPT, self.locate, report)
-        self._writer = CheckpointWriter(CheckpointStore(path / CHECKPOINTS), config.keep, report)
+        self._writer = CheckpointWriter(
+            lambda: CheckpointStore(self.locate() / CHECKPOINTS), config.keep, report
+        )
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         self.metrics.add({"kind": kind, **values})
@@ -57,18 +59,11 @@ class RunDirectory(Records):
         snapshot = take_snapshot(run, state, entries, self.metrics.text, self.receipt.text)
         if state.best_step == state.step:
             self._best = state.step, snapshot.folder("weights")
-        self._follow()
         self._writer.submit(state.step, snapshot, state.best_step)
 
     def wait(self) -> int:
         self._writer.wait()
-        self._follow()
         return self._writer.last_step
-
-    def _follow(self) -> None:
-        # If it is gone, the writer reports that it cannot write.
-        with suppress(OSError, InputError):
-            self._writer.move_to(CheckpointStore(self.locate() / CHECKPOINTS))
 
     def finish(self, parameters: Parameters, result: RunResult) -> None:
         weights = parameters.named()

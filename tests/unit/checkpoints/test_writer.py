@@ -63,7 +63,7 @@ class Harness:
 
     def __init__(self, store: CheckpointStore, keep: int = 3) -> None:
         self.store, self.reports = store, list[str]()
-        self.writer = CheckpointWriter(store, keep, self.reports.append)
+        self.writer = CheckpointWriter(lambda: store, keep, self.reports.append)
 
     def write(self, *steps: int, best_step: int | None = None) -> None:
         """Write checkpoints of these steps, each completely."""

@@ -98,7 +98,7 @@ class RunDirectory(Records):
         elif step != best_step:
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
-            except (CheckpointError, InputError, KeyError) as error:
+            except (CheckpointError, InputError) as error:
                 self._report(
                     f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the"
                     f" best, cannot be read ({error})"

@@ -234,7 +234,7 @@ def test_an_append_that_fails_once_costs_no_line(
 ) -> None:
     directory.add_metrics("step", step=1)
     with monkeypatch.context() as failing:
-        failing.setattr("distcnn.training.run_files.append", fail)
+        failing.setattr("distcnn.system.files.append", fail)
         directory.add_metrics("step", step=2)
     assert len(said) == 1
     directory.metrics.complete()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.config import Config
-from distcnn.distributed import SerialCommunicator
+from distcnn.distributed import Communicator
 from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.models import build_model
@@ -65,7 +65,7 @@ def require_all(settings: Settings) -> None:
             f" environment that has it, or name another launcher, such as 'mpirun -n {RANKS}'"
         )
     config = Config(**settings.flags)
-    dataset = open_file(config, SerialCommunicator(), say).read_info()
+    dataset = open_file(config, Communicator(), say).read_info()
     build_model(config.model, dataset.image_shape, dataset.classes, 1)
 
 

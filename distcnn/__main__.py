@@ -15,28 +15,22 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
-    """A map of the commands."""
-    lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: distcnn COMMAND [flags]",
-            "",
-            "Data-parallel training of CNNs, the same bits on any number of ranks.",
-            "",
-            *lines,
-            "",
-            "distcnn COMMAND --help shows the flags of a command. From Python: import distcnn.",
-            "On several ranks: mpirun -n 4 distcnn train, or mpirun -n 4 python -m distcnn.train.",
-        ]
-    )
+USAGE = """usage: distcnn COMMAND [flags]
+
+Data-parallel training of CNNs, the same bits on any number of ranks.
+
+{}
+
+distcnn COMMAND --help shows the flags of a command. From Python: import distcnn.
+On several ranks: mpirun -n 4 distcnn train, or mpirun -n 4 python -m distcnn.train."""
 
 
 def main() -> int:
     """Run a command; exit code 2 if there is no such command."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
-        print(usage())
+        lines = [f"  {name:<10} {summary}" for name, summary in COMMANDS.items()]
+        print(USAGE.format("\n".join(lines)))
         return 0
     if name == "--version":
         from distcnn import __version__

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distcnn.datasets.default import DEFAULT_PATH
+from distcnn.datasets.dataset import DEFAULT_PATH
 from distcnn.errors import InputError
 from distcnn.nn import LOSSES
 from distcnn.optim import OPTIMIZERS, SCHEDULES

@@ -11,7 +11,7 @@ from typing import Any
 
 from distcnn.cli.parser import Parser, meant
 from distcnn.config import CHOICES, KINDS, RENAMED, Config, as_flag
-from distcnn.datasets.default import SOURCE_VARIABLE
+from distcnn.datasets.dataset import SOURCE_VARIABLE
 from distcnn.errors import InputError
 from distcnn.models import MODELS
 from distcnn.registry import OWN

@@ -1,11 +1,6 @@
 """Pictures: the only module that imports matplotlib, and only when something is drawn.
 
-Callers build a figure, draw on its axes and save it:
-
-    figure = new_figure(9, 4, "two runs")
-    loss, speed = panels(figure, 2)
-    loss.plot(steps, losses, label="first")
-    save(figure, Path("runs.png"))
+Callers make a ``new_figure``, draw on its ``panels`` and ``save`` it.
 """
 
 from __future__ import annotations
@@ -46,16 +41,7 @@ def require_matplotlib() -> None:
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """Return an empty figure.
-
-    Args:
-        width: in inches.
-        height: in inches.
-        title: shown above all panels.
-
-    Raises:
-        InputError: matplotlib is not installed.
-    """
+    """Return an empty figure, in inches, with ``title`` above all panels."""
     require_matplotlib()
     from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
 
@@ -66,9 +52,7 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
 
 
 def panels(figure: Figure, count: int, columns: int = 0) -> list[Axes]:
-    """Divide ``figure`` into ``count`` axes, row by row; all in one row unless ``columns`` is
-    given. Unused places stay blank.
-    """
+    """Divide ``figure`` into ``count`` axes, row by row; without ``columns`` all in one row."""
     columns = columns or count
     axes = list(figure.subplots(-(-count // columns), columns, squeeze=False).flat)
     for blank in axes[count:]:
@@ -77,13 +61,8 @@ def panels(figure: Figure, count: int, columns: int = 0) -> list[Axes]:
 
 
 def tidy(axes: Axes, title: str = "", frame: str = "left bottom", grid: str = "") -> None:
-    """Apply the common style to one panel.
-
-    Args:
-        axes: the panel.
-        title: shown above it, left-aligned.
-        frame: which sides of the frame stay.
-        grid: "x", "y" or "both" for grid lines behind the data.
+    """Apply the common style to one panel: the sides of its ``frame`` that stay, and grid lines
+    behind the data, "x", "y" or "both".
     """
     axes.set_title(title, fontsize=10, loc="left")
     axes.tick_params(labelsize=SMALL)
@@ -112,26 +91,15 @@ def percent(axes: Axes) -> None:
 
 
 def legend(figure: Figure, patches: Mapping[str, str], columns: int, lines: bool = False) -> None:
-    """Put one legend for all panels below them.
-
-    Args:
-        figure: the figure.
-        patches: colours by label, shown as squares.
-        columns: entries in one row.
-        lines: whether the labelled lines of the first panel come first.
+    """Put one legend below all panels: squares of the colours in ``patches`` by label, after the
+    ``lines`` of the first panel if wanted.
     """
     from matplotlib.patches import Patch
 
     handles, labels = figure.axes[0].get_legend_handles_labels() if lines else ([], [])
     handles = [*handles, *(Patch(color=colour) for colour in patches.values())]
-    figure.legend(
-        handles,
-        [*labels, *patches],
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=SMALL,
-    )
+    look = {"ncols": columns, "frameon": False, "fontsize": SMALL}
+    figure.legend(handles, [*labels, *patches], loc="outside lower center", **look)
 
 
 def literal(text: str) -> str:
@@ -147,15 +115,8 @@ def png(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, path: str | Path, flag: str = "--output") -> None:
-    """Write ``figure`` to ``path``; the suffix decides the format (.png, .svg, .pdf).
-
-    Args:
-        figure: the figure.
-        path: the file.
-        flag: the command-line flag that named ``path``, for the error message.
-
-    Raises:
-        InputError: ``path`` cannot be written, or its suffix is not a picture format.
+    """Write ``figure`` to ``path``, which ``flag`` named, in the format of its suffix (.png, .svg,
+    .pdf); ``InputError`` if that fails.
     """
     try:
         figure.savefig(path, dpi=DPI)

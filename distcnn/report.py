@@ -118,16 +118,10 @@ def summary(run: Path) -> str:
 
 
 def labels(runs: Sequence[Path]) -> list[str]:
-    """A label for each run: its folder's name; where another run has the same name, its path below
-    the folder that all runs have in common.
-    """
+    """A label for each run: its path below the folder that all runs have in common."""
     paths = [run.resolve() for run in runs]
     common = os.path.commonpath([path.parent for path in paths])
-    names = [path.name for path in paths]
-    return [
-        printable(path.name if names.count(path.name) == 1 else str(path.relative_to(common)))
-        for path in paths
-    ]
+    return [printable(str(path.relative_to(common))) for path in paths]
 
 
 def draw(runs: Sequence[tuple[str, History]], output: Path) -> None:

@@ -15,7 +15,7 @@ from distcnn.cli.command import EXIT_STOPPED, run_command
 from distcnn.config import Config, as_flag
 from distcnn.config_parsing import TARGET_DEFAULTS, make_parser, parse_request
 from distcnn.datasets import DatasetInfo
-from distcnn.datasets.default import SAMPLE_NAME, SAMPLE_NOTICE
+from distcnn.datasets.dataset import SAMPLE_NAME, SAMPLE_NOTICE
 from distcnn.datasets.streaming import window_examples
 from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.blas_threads import blas_description, blas_threads

@@ -1,19 +1,15 @@
 """The format of a checkpoint: an HDF5 file behind a header of 512 bytes that proves it complete.
 
-HDF5 lets a file begin with a block of the user's own (its "user block"), so h5py and h5dump open a
-checkpoint like any other file. The header is text:
+The header is text, padded with line feeds, in what HDF5 calls a user block, so h5py and h5dump open
+a checkpoint like any other file:
 
     distcnn checkpoint 1
     bytes 3461320
     sha256 9f86d081884c7d65...
 
-padded with line feeds to 512 bytes. The SHA-256 covers the first line and everything after the
-header. It is checked on the raw bytes before HDF5 sees any of them, because a damaged file could
-crash HDF5. A header that differs in any byte from the expected one counts as damage too.
-
-Anyone can write a file with a valid header. So its content must be what ``encode`` writes: plain
-datasets of numbers, stored contiguously in the file. Links to other files, compressed
-data, or shapes of more bytes than the file holds are refused before they are read.
+The SHA-256 covers the first line and everything after the header. It is checked before HDF5 sees
+any of that, because a damaged file could crash HDF5. A forged file may have a valid header, so only
+what ``encode`` writes is read: plain datasets of numbers, stored contiguously in the file itself.
 """
 
 from __future__ import annotations
@@ -29,6 +25,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from distcnn.errors import InputError
+
 VERSION = 1
 HEADER_BYTES = 512
 HDF5_ERRORS = OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError, OverflowError
@@ -39,10 +37,6 @@ Arrays = dict[str, NDArray[np.generic]]
 
 class CheckpointError(Exception):
     """A checkpoint that is damaged or forged; the text gives the evidence."""
-
-
-class VersionError(Exception):
-    """An intact checkpoint of a version that this distcnn cannot read."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def encode(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
 
 
 def decode(content: bytes) -> Checkpoint:
-    """The checkpoint in a file's bytes, which may be damaged, forged or of another version."""
+    """The checkpoint in a file's bytes. ``InputError`` for one of another version."""
     header, body = content[:HEADER_BYTES], memoryview(content)[HEADER_BYTES:]
     found = re.match(rb"distcnn checkpoint (\d{1,9})\n", header)
     if not found:
@@ -95,7 +89,10 @@ def decode(content: bytes) -> Checkpoint:
             f"its SHA-256 or length ({len(content)} bytes) does not match its header"
         )
     if version != VERSION:
-        raise VersionError(f"it has version {version}, but this distcnn reads version {VERSION}")
+        raise InputError(
+            f"it has version {version}, but this distcnn reads version {VERSION}: use the distcnn"
+            " that wrote it, or a newer one"
+        )
     try:
         with h5py.File(io.BytesIO(body), "r") as file:
             stored = dict(stored_arrays(file))

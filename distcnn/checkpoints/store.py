@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from distcnn.checkpoints.format import Checkpoint, CheckpointError, VersionError, decode, encode
+from distcnn.checkpoints.format import Checkpoint, CheckpointError, decode, encode
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes, remove_temporary_files, sync_folder, write_atomically
 
@@ -31,10 +31,7 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, intact or not, in order."""
         if self.folder.is_symlink():
-            raise InputError(
-                f"{self.folder} is a symbolic link, which could lead elsewhere: replace it with"
-                " the folder itself"
-            )
+            raise InputError(f"{self.folder} is a symbolic link: replace it with the folder itself")
         try:
             found = [NAME.fullmatch(path.name) for path in self.folder.iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -70,13 +67,6 @@ class CheckpointStore:
                     return True
         return False
 
-    def remove(self, steps: Sequence[int]) -> None:
-        """Delete those of ``steps``, and the folder if nothing else is in it."""
-        with suppress(OSError):
-            for step in steps:
-                self.path_of(step).unlink(missing_ok=True)
-            self.folder.rmdir()
-
     def load(self, step: int) -> Checkpoint:
         """Read one. ``CheckpointError`` when it is damaged, ``InputError`` if it may be intact."""
         path = self.path_of(step)
@@ -92,10 +82,8 @@ class CheckpointStore:
             raise CheckpointError(
                 f"it does not fit into memory ({path.stat().st_size:,} bytes)"
             ) from error
-        except VersionError as error:
-            raise InputError(
-                f"{path}: {error}: use the distcnn that wrote it, or a newer one"
-            ) from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         found = checkpoint.attributes.get("step")
         if found != step:
             raise CheckpointError(f"it holds step {found}, not the step in its name")

@@ -41,21 +41,18 @@ ALIASES = {
 """Our flags by their names in other training programs, without dashes."""
 
 ADVICE = {
-    **dict.fromkeys(
-        (
-            *("n", "np", "ranks", "nproc", "processes", "num-processes", "nproc-per-node", "world"),
-            *("workers", "num-workers", "gpus", "nodes"),
+    flag: advice
+    for advice, flags in {
+        "ranks are started by a launcher, as in mpirun -n 4 python -m distcnn.train": (
+            "n np ranks nproc processes num-processes nproc-per-node world workers num-workers gpus"
+            " nodes"
         ),
-        "ranks are started by a launcher, as in mpirun -n 4 python -m distcnn.train",
-    ),
-    **dict.fromkeys(
-        ("device", "gpu", "cuda", "no-cuda", "cpu"),
-        "distcnn runs on CPUs only; there is no device to choose",
-    ),
-    **dict.fromkeys(
-        ("v", "verbose", "quiet", "q"),
-        "use --log-every to control what is printed; results are in the run directory",
-    ),
+        "distcnn runs on CPUs only; there is no device to choose": "device gpu cuda no-cuda cpu",
+        "use --log-every to control what is printed; results are in the run directory": (
+            "v verbose quiet q"
+        ),
+    }.items()
+    for flag in flags.split()
 }
 """Advice for flags that have no counterpart."""
 
@@ -115,8 +112,8 @@ def advice(
     """Suggest one of ``flags`` for an unknown one, or say what to use instead; empty if neither."""
     name = flag.lstrip("-").lower().replace("_", "-")
     found = meant(name, [known[2:] for known in flags if known.startswith("--")])
-    if name in instead or (name in ADVICE and found != name):
-        return f": {instead.get(name) or ADVICE[name]}"
+    if found != name and name in (known := {**ADVICE, **instead}):
+        return f": {known[name]}"
     more = ""
     if found == "microbatch-size":
         more = " (per shard and step; the global batch is --num-shards times it)"
@@ -131,10 +128,9 @@ def meant(name: str, names: Sequence[str]) -> str | None:
         return name
     if ALIASES.get(name) in names:
         return ALIASES[name]
-    close = difflib.get_close_matches(name, names, n=1)
-    begun = [known for known in names if known.startswith(name)]
-    if close:
+    if close := difflib.get_close_matches(name, names, n=1):
         return close[0]
+    begun = [known for known in names if known.startswith(name)]
     return begun[0] if len(begun) == 1 else None
 
 
@@ -148,16 +144,13 @@ def flags_of(command: str, arguments: Sequence[str]) -> dict[str, str]:
 
     If a flag is repeated, the last value wins; ``--flag value`` and ``--flag=value`` are the same.
     """
-    found = {COMMAND: command}
-    flag = ""
-    for index, word in enumerate(arguments):
+    found, flag = {COMMAND: command}, "arguments"
+    for word in arguments:
         if word.startswith("--"):
             flag, _, value = word.partition("=")
             found[flag] = value
-        elif flag:
-            found[flag] = f"{found[flag]} {word}".strip()
         else:
-            found[f"argument {index + 1}"] = word
+            found[flag] = f"{found.get(flag, '')} {word}".strip()
     return found
 
 
@@ -172,8 +165,7 @@ def difference(everyone: Sequence[Mapping[str, str]]) -> str | None:
     first = everyone[0]
     for rank, flags in enumerate(everyone):
         names = [name for name in {**first, **flags} if first.get(name) != flags.get(name)]
-        if COMMAND in names:
-            names = [COMMAND]
+        names = [COMMAND] if COMMAND in names else names
         if names:
             own, other = (", ".join(shown(of, name) for name in names) for of in (flags, first))
             return f"rank {rank} was started with {own}, but rank 0 with {other}"

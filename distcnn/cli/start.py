@@ -16,15 +16,9 @@ BLAS_VARIABLES = (
 )
 
 
-def is_command() -> bool:
-    """Whether this process was started as ``python -m distcnn.<name>``, or as ``distcnn <name>``,
-    which does the same.
-    """
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec is not None and spec.name.partition(".")[0] == "distcnn"
-
-
-if is_command():
+# Commands start as ``python -m distcnn.<name>``, or as ``distcnn <name>``, which does the same.
+main_spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+if main_spec is not None and main_spec.name.partition(".")[0] == "distcnn":
     from distcnn.fault_tolerance.early import report_early_failures
     from distcnn.system.console import replace_closed_streams
 

@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from distcnn.cli.parser import Parser
-from distcnn.datasets.default import DEFAULT_PATH, SOURCE_VARIABLE
+from distcnn.datasets import idx, prepare_mnist
+from distcnn.datasets.dataset import DEFAULT_PATH, SOURCE_VARIABLE, ensure_mnist
 from distcnn.datasets.folders import CLASS_ORDERS, list_images, write_image_folder
-from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, read_info
-from distcnn.datasets.idx import PARTS, IdxPaths, find_part, usual_name, write_idx_set
+from distcnn.datasets.hdf5 import SPLITS, by, read_info
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
-from distcnn.datasets.prepare_mnist import MIRRORS_VARIABLE, ensure_mnist, prepare_mnist
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.error_origin import THREAD_LIMIT, is_thread_limit
 from distcnn.system.console import drain, guarded, say, tell
 from distcnn.system.wording import counted, printable
 
@@ -30,18 +28,16 @@ def mnist_command(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="python data/mnist.py", description="Prepare MNIST as an HDF5 file, unless it exists."
     )
-    folder = "folder with the four IDX files, gzipped or not"
-    default = f"${SOURCE_VARIABLE}, then ${MIRRORS_VARIABLE} or the public mirrors"
-    parser.add_argument("--source", metavar="DIR", help=f"{folder} (default: {default})")
+    default = f"${SOURCE_VARIABLE}, then ${prepare_mnist.MIRRORS_VARIABLE} or the public mirrors"
+    folder = f"folder with the four IDX files, gzipped or not (default: {default})"
+    parser.add_argument("--source", metavar="DIR", help=folder)
     output = "file to write (default %(default)s)"
     parser.add_argument("--output", metavar="FILE", default=DEFAULT_PATH, help=output)
     parser.add_argument("--force", action="store_true", help="prepare it even if it exists")
 
     def work(args: argparse.Namespace, _: Warn) -> None:
-        if args.force:
-            prepare_mnist(args.output, args.source, say)
-        else:
-            ensure_mnist(args.output, args.source, say)
+        prepare = prepare_mnist.prepare_mnist if args.force else ensure_mnist
+        prepare(args.output, args.source, say)
 
     return _run(parser, arguments, work)
 
@@ -53,7 +49,7 @@ def idx_command(arguments: Sequence[str]) -> int:
         prog="python data/from_idx.py",
         description="Make an image set (HDF5) from four IDX files, gzipped or not.",
     )
-    names = {(split, part): usual_name(split, part) for split in SPLITS for part in PARTS}
+    names = {(split, part): idx.usual_name(split, part) for split in SPLITS for part in idx.PARTS}
     files = f"folder with {', '.join(names.values())} or similar names, gzipped or not"
     parser.add_argument("folder", type=Path, help=files)
     for (split, part), name in names.items():
@@ -66,12 +62,12 @@ def idx_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--first-label", type=int, default=0, metavar="N", help=first)
 
     def work(args: argparse.Namespace, warn: Warn) -> None:
-        given = {(split, part): getattr(args, f"{split}_{part}") for split, part in names}
-        paths: IdxPaths = {
-            key: args.folder / name if name else find_part(args.folder, *key)
-            for key, name in given.items()
-        }
-        counts = write_idx_set(
+        paths = {}
+        for split, part in names:
+            name = getattr(args, f"{split}_{part}")
+            found = args.folder / name if name else idx.find_part(args.folder, split, part)
+            paths[split, part] = found
+        counts = idx.write_idx_set(
             args.output,
             paths,
             name=args.name or Path(args.output).stem,
@@ -125,22 +121,17 @@ def images_command(arguments: Sequence[str]) -> int:
             class_order=args.class_order,
             warn=early.append,
         )
-        paths = listing.paths()
-        form = common_form(paths, args.size, args.grayscale, args.background, early.append)
+        form = common_form(
+            listing.paths(), args.size, args.grayscale, args.background, early.append
+        )
         for line in early:
             warn(line)
         example = "1, 2, 10" if args.class_order == "natural" else "1, 10, 2"
         say(f"classes in {args.class_order} order ({example}; --class-order)")
         _say_classes(listing.class_names, listing.counts())
         drain()  # before images are read, which sometimes closes standard error to C libraries
-        write_image_folder(
-            args.output,
-            args.folder,
-            listing,
-            form,
-            name=args.name or Path(args.output).stem,
-            warn=warn,
-        )
+        name = args.name or Path(args.output).stem
+        write_image_folder(args.output, args.folder, listing, form, name=name, warn=warn)
 
     return _run(parser, arguments, work)
 
@@ -158,18 +149,18 @@ def _run(
     try:
         args = parser.parse_args(arguments)
         work(args, lambda text: tell(f"{name}: warning: {printable(text)}"))
-        say(_describe(read_info(args.output)))
+        info = read_info(args.output)
     except InputError as error:
         tell(f"{name}: error: {printable(str(error))}")
         return 2
     except KeyboardInterrupt:
         tell(f"{name}: interrupted")
         return EXIT_INTERRUPTED
-    except RuntimeError as error:
-        if not is_thread_limit(error):
-            raise
-        tell(f"{name}: error: {THREAD_LIMIT}")
-        return 2
+    say(
+        f"{info.path}: {info.name}, {info.examples['train']:,} training and"
+        f" {counted(info.examples['test'], 'test image')}, {by(info.image_shape)} (channels x"
+        f" height x width), {counted(info.classes, 'class')}"
+    )
     return 0
 
 
@@ -177,20 +168,13 @@ def _say_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> N
     """Print a line for each class: label, name, and its number of images in each split."""
     shown = [printable(name) for name in names]
     width = max(len(name) for name in ["class", *shown])
-    rows = [f"label  {'class':{width}}  {'train':>9}  {'test':>9}"]
-    for label, (name, train, test) in enumerate(
-        zip(shown, counts["train"], counts["test"], strict=True)
-    ):
-        rows.append(f"{label:5}  {name:{width}}  {train:9,}  {test:9,}")
-    say(*rows)
-
-
-def _describe(info: DatasetInfo) -> str:
-    channels, height, width = info.image_shape
-    return (
-        f"{info.path}: {info.name}, {info.examples['train']:,} training and"
-        f" {counted(info.examples['test'], 'test image')}, {channels}x{height}x{width} (channels x"
-        f" height x width), {counted(info.classes, 'class')}"
+    say(f"label  {'class':{width}}  {'train':>9}  {'test':>9}")
+    of_class = zip(shown, counts["train"], counts["test"], strict=True)
+    say(
+        *(
+            f"{label:5}  {name:{width}}  {train:9,}  {test:9,}"
+            for label, (name, train, test) in enumerate(of_class)
+        )
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import math
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
 from distcnn.datasets.examples import ExampleArrays, ExampleFile, ExampleReader
 from distcnn.datasets.hdf5 import (
     MOST_CLASSES,
@@ -23,10 +25,18 @@ from distcnn.datasets.hdf5 import (
     class_count_problem,
     form_problem,
     read_info,
-    sizes_problem,
 )
 from distcnn.datasets.writer import chunk_examples
-from distcnn.errors import ArgumentError, arguments_named
+from distcnn.errors import ArgumentError, InputError, arguments_named
+
+DEFAULT_PATH = "data/mnist.h5"
+SOURCE_VARIABLE = "DISTCNN_MNIST_DIR"
+SAMPLE_NAME = "mnist-sample"
+SAMPLE_NOTICE = (
+    "this is a sample of MNIST, 4,000 training and 1,000 test images from its training set: its"
+    " accuracy is not an MNIST result. For all 70,000 images, name the folder of the four IDX files"
+    f" (--source DIR or {SOURCE_VARIABLE})"
+)
 
 
 class Dataset(ABC):
@@ -117,38 +127,41 @@ class ArrayDataset(Dataset):
         name: str = "arrays",
     ) -> None:
         self.path = ""
-        given = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
-        arrays = {split: tuple(map(np.asarray, pair)) for split, pair in given.items()}
-        for split, (images, labels) in arrays.items():
-            _require(form_problem(images, labels, f"{split}_images", f"{split}_labels"))
-        train, test = (arrays[split][0] for split in SPLITS)
-        _require(sizes_problem(train, test, "train_images", "test_images"))
-        count = _count_classes({split: pair[1] for split, pair in arrays.items()}, classes)
+        given = {
+            "train/images": train_images,
+            "train/labels": train_labels,
+            "test/images": test_images,
+            "test/labels": test_labels,
+        }
+        arrays = {name: np.asarray(array) for name, array in given.items()}
+        if problem := form_problem(arrays, "{}_{}"):
+            raise ArgumentError(problem)
+        count = _count_classes(arrays, classes)
         names = tuple(class_names or ())
         if names and len(names) != count:
             raise ArgumentError(
                 f"class_names has {len(names)} names for {count} classes: give one for each class"
             )
-        height, width, *channels = train.shape[1:]
+        height, width, *channels = arrays["train/images"].shape[1:]
         shape = (channels[0] if channels else 1, height, width)
         self.arrays: dict[str, tuple[Images, Labels]] = {
-            split: (images.reshape(len(images), height, width, -1), labels.astype(np.int64))
-            for split, (images, labels) in arrays.items()
+            split: (
+                arrays[f"{split}/images"].reshape(-1, height, width, shape[0]),
+                arrays[f"{split}/labels"].astype(np.int64),
+            )
+            for split in SPLITS
         }
+        examples = {split: len(labels) for split, (_, labels) in self.arrays.items()}
         self._info = DatasetInfo(
             path=name,
             name=name,
-            source="",
-            sha256="",
             classes=count,
             image_shape=shape,
-            examples={split: len(arrays[split][1]) for split in SPLITS},
-            mean=None,
-            std=None,
+            examples=examples,
             # As in a file: with bounded memory, windows are cut at chunks.
             chunk_examples={
-                split: chunk_examples(images[0].size, len(images))
-                for split, (images, _) in arrays.items()
+                split: chunk_examples(math.prod(shape), number)
+                for split, number in examples.items()
             },
             classes_counted=classes is None,
             class_names=names,
@@ -203,33 +216,57 @@ def mnist(source: str | Path | None = None, path: str | Path = DEFAULT_PATH) -> 
     Raises:
         InputError: When MNIST is in neither place.
     """
-    folder = str(source) if source else None
-    if must_be_prepared(path, folder):
-        from distcnn.datasets.prepare_mnist import prepare_mnist  # imports ssl and zipfile
-
-        prepare_mnist(path, folder, print)
+    ensure_mnist(path, str(source) if source else None, print)
     return open(path)
 
 
-def _require(problem: str | None) -> None:
-    if problem:
-        raise ArgumentError(problem)
+def ensure_mnist(
+    path: str | Path,
+    source: str | None,
+    report: Callable[[str], None],
+    environment: Mapping[str, str] = os.environ,
+) -> None:
+    """Create ``path`` if it is missing, or is only the sample although a folder is named.
+
+    Arguments and errors as for ``prepare_mnist``.
+    """
+    folder = named_folder(source, environment)
+    try:
+        os.stat(path)  # noqa: PTH116  (Path's raises for a name that is too long)
+        is_missing = False
+    except OSError as error:  # a stale handle, for example, does not mean that it is missing
+        is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+    if is_missing or (folder and read_info(path).name == SAMPLE_NAME):
+        from distcnn.datasets.prepare_mnist import prepare_mnist  # imports ssl and zipfile
+
+        prepare_mnist(path, source, report, environment)
 
 
-def _count_classes(labels: Mapping[str, NDArray[np.integer]], classes: int | None) -> int:
+def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
+    """The folder named by the flag, else by the environment. ``InputError`` if it is none."""
+    name = source or environment.get(SOURCE_VARIABLE)
+    if name and not os.path.isdir(name):  # noqa: PTH112
+        raise InputError(
+            f"{'--source' if source else SOURCE_VARIABLE}: no such folder: {name}: name the folder"
+            " that holds the four MNIST files (see data/README.md)"
+        )
+    return Path(name) if name else None
+
+
+def _count_classes(arrays: Mapping[str, NDArray[np.integer]], classes: int | None) -> int:
     """``classes``, or one more than the largest label. ``ArgumentError`` for invalid labels."""
-    largest = -1
-    for split, numbers in labels.items():
-        if numbers.min() < 0 or (classes and numbers.max() >= classes):
+    if classes is not None and not 1 <= classes <= MOST_CLASSES:
+        raise ArgumentError(f"classes (={classes}) must be 1 to {MOST_CLASSES:,}")
+    largest, examples = -1, 0
+    for split in SPLITS:
+        labels = arrays[f"{split}/labels"]
+        if labels.min() < 0 or (classes and labels.max() >= classes):
             upper = f" to {classes - 1}" if classes else ""
             raise ArgumentError(
-                f"{split}_labels go from {numbers.min()} to {numbers.max()}: labels must be"
+                f"{split}_labels go from {labels.min()} to {labels.max()}: labels must be"
                 f" numbered from 0{upper}"
             )
-        largest = max(largest, int(numbers.max()))
-    if classes is not None:
-        if not 1 <= classes <= MOST_CLASSES:
-            raise ArgumentError(f"classes (={classes}) must be 1 to {MOST_CLASSES:,}")
-        return classes
-    _require(class_count_problem(largest, "a label", sum(map(len, labels.values()))))
-    return largest + 1
+        largest, examples = max(largest, int(labels.max())), examples + len(labels)
+    if classes is None and (problem := class_count_problem(largest, "a label", examples)):
+        raise ArgumentError(problem)
+    return classes or largest + 1

@@ -49,13 +49,9 @@ class ExampleReader(ABC):
             yield piece
 
     def load(self, split: str, span: range) -> tuple[Images, Labels]:
-        """The examples ``span`` of a split: images (n, H, W, C) and labels (n,).
-
-        Raises ``InputError`` like ``read``.
-        """
+        """Like ``read``, into new arrays."""
         images, labels = self.empty(len(span))
-        for _ in self.read_in_pieces(split, span, images, labels):
-            pass
+        list(self.read_in_pieces(split, span, images, labels))
         return images, labels
 
     def close(self) -> None:  # noqa: B027  (arrays have nothing to close)
@@ -80,7 +76,7 @@ class ExampleArrays(ExampleReader):
 class ExampleFile(ExampleReader):
     """Reads from the HDF5 file ``info.path``. Threads may share it: h5py lets one read at a time.
 
-    ``stall_timeout`` as for ``ImageFile``. Raises ``InputError`` when it cannot be opened.
+    Arguments and errors as for ``ImageFile``.
     """
 
     def __init__(self, info: DatasetInfo, stall_timeout: float = 0.0) -> None:
@@ -144,16 +140,21 @@ def read_examples(
 ) -> tuple[Images, Labels]:
     """Read the examples ``span`` of a split: images (n, H, W, C) uint8 and labels (n,).
 
-    ``stall_timeout`` as for ``ImageFile``. Raises ``InputError`` as ``ExampleReader.read``.
+    Args:
+        info: What ``read_info`` returned.
+        split: "train" or "test".
+        span: Indices in the split.
+        stall_timeout: As for ``read_info``.
+
+    Raises:
+        InputError: When they cannot be read, or a label is out of range.
     """
     with closing(ExampleFile(info, stall_timeout)) as file:
         return file.load(split, span)
 
 
 def piece_size(info: DatasetInfo, split: str, multiple: int = 1) -> int:
-    """Number of examples in about ``PIECE_BYTES``: whole chunks of the file, or a multiple of
-    ``multiple`` if given.
-    """
+    """Number of examples in about 1 MiB: whole chunks, or a multiple of ``multiple``."""
     unit = info.chunk_examples[split]
     size = max(1, PIECE_BYTES // (info.image_bytes * unit)) * unit
     return -(-size // multiple) * multiple

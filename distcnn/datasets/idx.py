@@ -26,9 +26,6 @@ from distcnn.errors import InputError
 from distcnn.system.files import open_named
 from distcnn.system.wording import counted, first_few, plural
 
-IdxPaths = Mapping[tuple[str, str], Path]
-"""The files by split (``train``, ``test``) and part (``images``, ``labels``)."""
-
 UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4
 PIECE_BYTES = 2**24
@@ -199,7 +196,7 @@ def find_part(folder: Path, split: str, part: str) -> Path:
 
 def write_idx_set(
     output: str | Path,
-    paths: IdxPaths,
+    paths: Mapping[tuple[str, str], Path],
     *,
     name: str,
     source: str,
@@ -209,7 +206,8 @@ def write_idx_set(
 ) -> dict[str, list[int]]:
     """Write four IDX files as an image set; return the number of images of each class, by split.
 
-    ``first_label`` becomes class 0. The number of ``classes`` is by default from the largest label.
+    ``paths`` are by split and part; ``first_label`` becomes class 0. By default the largest label
+    tells the number of ``classes``.
     ``InputError`` for files that are damaged or do not match.
     """
     if classes is not None and not 1 <= classes <= MAX_LABELS:
@@ -259,7 +257,7 @@ def _count_labels(images_path: Path, labels_path: Path) -> NDArray[np.int64]:
 
 
 def _batches(
-    held: ExitStack, paths: IdxPaths, split: str, first_label: int
+    held: ExitStack, paths: Mapping[tuple[str, str], Path], split: str, first_label: int
 ) -> Iterator[tuple[Images, NDArray[np.int64]]]:
     """Images and labels together, from files that stay open until ``held`` ends."""
     images, labels = (held.enter_context(open_idx(paths[split, part])) for part in PARTS)

@@ -83,7 +83,7 @@ def common_form(
                 getattr(image, "is_animated", False)
             )
             if size is None:
-                found = _upright_size(image)
+                found = _upright(image).size[::-1]
                 first = first or found
                 if found != first:
                     raise InputError(
@@ -97,8 +97,9 @@ def common_form(
                 )
     assert first is not None  # there are paths
     if animated:
-        images = counted(animated, "image")
-        warn(f"{images} with several frames or pages: only the first one is used")
+        warn(
+            f"{counted(animated, 'image')} with several frames or pages: only the first one is used"
+        )
     if all_gray and not stored_gray:
         warn(
             "all images are gray but stored in color, so they get three equal channels: add"
@@ -125,39 +126,21 @@ def read_picture(path: Path, form: PictureForm, seen: Transparency) -> Images:
         if form.resize:
             converted = converted.resize(form.size[::-1])
         pixels: Images = np.asarray(converted, np.uint8)
-    if pixels.shape[:2] != form.size:  # the header may disagree with the pixels
-        raise InputError(
-            f"{path} is {by(pixels.shape[:2])}, not {by(form.size)}: give --size HxW to resize the"
-            " images"
-        )
     seen.images += transparent
     seen.blank += transparent and bool((pixels == pixels.flat[0]).all())
     return pixels
 
 
-def _upright_size(image: Any) -> tuple[int, int]:
-    """(height, width) once it is turned as its EXIF orientation says."""
-    if image.format in ("PNG", "TIFF"):
-        # PNG may hold its EXIF data at the end; Pillow turns TIFF by itself, some versions only now
-        image.load()
-    width, height = image.size
-    return (width, height) if _orientation(image) >= 5 else (height, width)
-
-
 def _upright(image: Any) -> Any:
+    """The image turned as its EXIF orientation says, unless its EXIF data are damaged."""
     from PIL import ImageOps
 
-    image.load()
-    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
-
-
-def _orientation(image: Any) -> int:
-    """1 to 8, as EXIF numbers them; 1 (upright) if there is none, or the data are damaged."""
+    image.load()  # PNG may hold its EXIF data at the end; Pillow turns TIFF by itself
     try:
-        found = image.getexif().get(ORIENTATION)
+        orientation = image.getexif().get(ORIENTATION)
     except Exception:  # whatever a damaged block makes Pillow raise
-        return 1
-    return found if found in range(1, 9) else 1
+        orientation = None
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
 
 
 def _on_background(image: Any, background: str) -> tuple[Any, bool]:

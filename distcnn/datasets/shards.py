@@ -1,24 +1,25 @@
 """Shards: which examples, in which order, in which microbatch.
 
-Everything here is a function of (seed, epoch, step, shard), never of the rank or the number of
-ranks.
+All of it depends on (seed, epoch, step, shard), never on the rank or the number of ranks.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from distcnn.datasets.hdf5 import Images, Labels
 from distcnn.random_streams import SHUFFLE, SHUFFLE_WINDOWS, generator
 
+Indices = NDArray[np.int64]
+Stretch = tuple[Images, Labels, int, Indices]
+"""Images and labels, the first one's index in the shard, and the indices of those to take."""
 WORDS_PER_COUNT = 4
 """Words that Philox produces per value of its counter."""
-NO_EXAMPLES = np.empty(0, np.int64)
+NO_EXAMPLES: Indices = np.empty(0, np.int64)
 
 
 class Order:
@@ -26,33 +27,20 @@ class Order:
 
     Every example gets a random word. Within a window, examples are sorted by their words; windows
     are sorted by words of their own. A shard in memory is one window, so all of it is shuffled.
-
-    Args:
-        seed: The run's seed.
-        shard: The shard's number.
-        bounds: Where windows begin, and the end, as indices in the shard: [0, ..., n].
-        shuffled: False to keep the order of the file.
+    ``bounds`` says where windows begin, and the end, as indices in the shard: [0, ..., n]. Examples
+    that are not ``shuffled`` keep the order of the file.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        shard: int,
-        bounds: Sequence[int] | NDArray[np.int64],
-        shuffled: bool = True,
-    ) -> None:
+    def __init__(self, seed: int, shard: int, bounds: ArrayLike, shuffled: bool = True) -> None:
         self._seed, self._shard, self._shuffled = seed, shard, shuffled
         self._bounds = np.asarray(bounds, np.int64)
         self.examples = int(self._bounds[-1])
         self._epoch = -1
         self._drawn: tuple[int, int] | None = None
 
-    def stretches(
-        self, epoch: int, first: int, stop: int
-    ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """The examples at positions ``first`` to ``stop`` of the epoch, one window at a time.
-
-        Yields the window's position in the epoch, and indices in the shard.
+    def stretches(self, epoch: int, first: int, stop: int) -> Iterator[tuple[int, Indices]]:
+        """The examples at positions ``first`` to ``stop`` of the epoch, one window at a time: its
+        position in the epoch, and indices in the shard.
         """
         self._begin(epoch)
         position = int(np.searchsorted(self._starts, first, side="right")) - 1
@@ -62,14 +50,13 @@ class Order:
             position += 1
             first = int(self._starts[position])
 
-    def chosen(self, epoch: int, first: int, stop: int) -> NDArray[np.int64]:
+    def chosen(self, epoch: int, first: int, stop: int) -> Indices:
         """The examples at positions ``first`` to ``stop`` of the epoch, or fewer at its end."""
         return _joined([chosen for _, chosen in self.stretches(epoch, first, stop)])
 
     def window(self, epoch: int, position: int) -> range:
-        """The window at ``position`` in the epoch, as indices in the shard.
-
-        Past the end of the epoch, the first window of the next one.
+        """The window at ``position`` in the epoch, as indices in the shard; past the end of the
+        epoch, the first window of the next one.
         """
         self._begin(epoch)
         last = position >= len(self._windows)
@@ -81,14 +68,14 @@ class Order:
             self._epoch, self._windows = epoch, self._window_order(epoch)
             self._starts = np.concatenate([[0], np.cumsum(np.diff(self._bounds)[self._windows])])
 
-    def _window_order(self, epoch: int) -> NDArray[np.int64]:
+    def _window_order(self, epoch: int) -> Indices:
         count = len(self._bounds) - 1
         if not self._shuffled or count < 2:
             return np.arange(count)
         words = generator(self._seed, SHUFFLE_WINDOWS, epoch, self._shard).random_raw(count)
         return np.argsort(words, kind="stable")
 
-    def _examples(self, epoch: int, position: int) -> NDArray[np.int64]:
+    def _examples(self, epoch: int, position: int) -> Indices:
         """The examples of a window in their order; kept until those of another one are drawn."""
         if self._drawn != (epoch, position):
             span = self.window(epoch, position)
@@ -108,19 +95,8 @@ class Order:
         return words
 
 
-def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+def _joined(parts: Sequence[Indices]) -> Indices:
     return parts[0] if len(parts) == 1 else np.concatenate([NO_EXAMPLES, *parts])
-
-
-class Stretch(NamedTuple):
-    """Examples ``chosen`` of a shard (indices in it), all of them among ``images`` and ``labels``,
-    which begin at the shard's example ``first``.
-    """
-
-    images: Images
-    labels: Labels
-    first: int
-    chosen: NDArray[np.int64]
 
 
 class Microbatch:
@@ -154,12 +130,12 @@ class Microbatch:
             self._scale = (1 / (255 * divisor)).astype(np.float32).reshape(channels, 1, 1, 1)
             self._shift = (mean / divisor).astype(np.float32).reshape(channels, 1, 1, 1)
 
-    def fill(self, images: Images, labels: Labels, chosen: NDArray[np.int64]) -> int:
+    def fill(self, images: Images, labels: Labels, chosen: Indices) -> int:
         """Take the examples ``chosen`` (at most ``size``) and pad with examples of weight zero.
 
         Returns how many were taken.
         """
-        return self.fill_from([Stretch(images, labels, 0, chosen)])
+        return self.fill_from([(images, labels, 0, chosen)])
 
     def fill_from(self, stretches: Iterable[Stretch]) -> int:
         """As ``fill``, with the examples of all ``stretches``, one after the other."""
@@ -181,21 +157,23 @@ class Microbatch:
 
 
 class Part(ABC):
-    """A run of examples that is used in microbatches: a shard, or the test examples of a rank.
+    """Examples that are used in microbatches: a shard of the training set, or a rank's test set.
 
-    ``first_example`` is the index of its first one in the split; ``examples``, their number, may
-    be 0.
+    Attributes:
+        index: The shard's number.
+        first_example: The index of its first example in the split.
+        examples: The number of examples, possibly 0.
     """
 
     def __init__(self, index: int, first_example: int, order: Order) -> None:
         self.index, self.first_example, self.examples = index, first_example, order.examples
         self._order = order
 
-    def order(self, epoch: int) -> NDArray[np.int64]:
+    def order(self, epoch: int) -> Indices:
         """The order of all examples in an epoch, as indices in the part."""
         return self._order.chosen(epoch, 0, self.examples)
 
-    def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> NDArray[np.int64]:
+    def chosen(self, epoch: int, step_of_epoch: int, microbatch_size: int) -> Indices:
         """The examples of a step, as indices in the part."""
         first = step_of_epoch * microbatch_size
         return self._order.chosen(epoch, first, first + microbatch_size)
@@ -208,7 +186,7 @@ class Part(ABC):
         first = step_of_epoch * microbatch.size
         positions = self._order.stretches(epoch, first, first + microbatch.size)
         return microbatch.fill_from(
-            Stretch(*self.window(epoch, position), chosen) for position, chosen in positions
+            (*self.window(epoch, position), chosen) for position, chosen in positions
         )
 
     @abstractmethod
@@ -221,16 +199,7 @@ class Part(ABC):
 
 
 class Shard(Part):
-    """A ``Part`` in memory: a fixed slice of the training set, or the test examples of a rank.
-
-    Args:
-        index: The shard's number.
-        images: (n, H, W, C) uint8, n possibly 0.
-        labels: (n,).
-        seed: For the order of the examples.
-        first_example: The index of the first example in the split.
-        shuffled: False for test examples.
-    """
+    """A ``Part`` in memory: ``images`` (n, H, W, C) uint8 and ``labels`` (n,), n possibly 0."""
 
     def __init__(
         self,
@@ -249,7 +218,6 @@ class Shard(Part):
         return self.images, self.labels, 0
 
     def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
-        """See ``Part``."""
         size = size or max(1, self.examples)
         for start in range(0, self.examples, size):
             yield self.images[start : start + size], self.labels[start : start + size]

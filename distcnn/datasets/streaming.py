@@ -1,9 +1,8 @@
-"""Data larger than memory: windows of each shard, read ahead by a thread.
+"""Data larger than memory: of each shard, the window that steps take examples from, and the next
+one, which a thread reads meanwhile.
 
-Two windows of each shard are in memory: the one that steps take examples from, and the next one,
-which a thread reads meanwhile. The length of a window depends on the memory limit, the image set
-and the number of shards, never on the number of ranks: it is what a rank that owned all shards
-could keep. So n ranks each need about 1/n of the limit, and train in the same order for any n.
+The length of a window depends on the memory limit, the image set and the number of shards, never on
+the number of ranks: it is what a rank that owned all shards could keep.
 """
 
 from __future__ import annotations
@@ -78,19 +77,10 @@ def window_bounds(span: range, length: int, chunk: int) -> NDArray[np.int64]:
 
 
 class WindowedShard(Part):
-    """A ``Part`` like ``Shard``, but with only two windows of it in memory.
+    """A ``Part`` with only two windows of it in memory: the examples ``span`` of ``split``.
 
-    ``fill`` waits for a window that has not been read yet. It raises ``InputError`` as
-    ``ExampleReader.read``, and so does ``pieces``.
-
-    Args:
-        index: The shard's number.
-        prefetcher: Reads the windows.
-        split: "train" or "test".
-        span: Its examples, as indices in the split.
-        bounds: Where ``span`` is cut into windows: indices in it, [0, ..., n].
-        seed: For the order of its examples.
-        shuffled: False to keep the order of the file.
+    ``bounds`` is what ``window_bounds`` returns. ``fill`` waits for a window that has not been read
+    yet; it and ``pieces`` raise ``InputError`` as ``ExampleReader.read``.
     """
 
     def __init__(
@@ -112,7 +102,7 @@ class WindowedShard(Part):
             self._next = _Window(split, *prefetcher.reader.empty(longest))
 
     def window(self, epoch: int, position: int) -> tuple[Images, Labels, int]:
-        """Waits for the window, which is valid until the next call. Starts to read the next one."""
+        """See ``Part``: valid until the next call. Starts to read the next window."""
         place, next_place = (self._order.window(epoch, position + i) for i in range(2))
         span = self._span[place.start : place.stop]
         following = self._span[next_place.start : next_place.stop]
@@ -126,7 +116,7 @@ class WindowedShard(Part):
         return self._current.images, self._current.labels, place.start
 
     def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
-        """See ``Part``. All pieces use one buffer: each is overwritten by the next."""
+        """See ``Part``. Each piece is overwritten by the next."""
         reader = self._prefetcher.reader
         longest = piece_size(reader.info, self._split, size or 1)
         images, labels = reader.empty(longest)

@@ -30,18 +30,11 @@ from distcnn.system.wording import printable
 
 NAME = "distcnn.doctor"
 EXIT_INPUT = 2
-AUTO = "auto"
 SECONDS_FOR_RANK_0 = 1.0
 """If no rank found a world, rank 0 reports first: most launchers then end the others."""
 START_REMEDY = (
     "see standard error and the lines above on memory, /dev/shm and limits; does a plain MPI"
     " program start (mpirun -n 2 python -m mpi4py.bench helloworld)?"
-)
-NOT_CHECKED = Finding(
-    WARNING,
-    "doctor",
-    "not checked: clock, output, data, sums, ranks, cores, network",
-    "fix the problems above first",
 )
 
 
@@ -65,25 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     by_check = [list(attempt(check)) for check in (resources, mpi, software)]
     local = [finding for found in reversed(by_check) for finding in found]
     known = Ranks({rank: socket.gethostname()}, launcher.declared_size(os.environ))
-    report = Report(known.merge({rank: local}))
-    if can_continue(report):
-        return start_and_examine(report, local, options, arguments)
-    return end_without_mpi(report, options)
+    found = known.merge({rank: local})
+    if can_continue(found):
+        return start_and_examine(found, local, options, arguments)
+    return end_without_mpi(found, options)
 
 
-def can_continue(report: Report) -> bool:
+def can_continue(found: list[Finding]) -> bool:
     """Whether this process has NumPy and, if it needs MPI, can start it."""
-    bad = {finding.name for finding in report.findings if finding.state == BAD}
     needed = {"numpy", "threadpoolctl"}
     if launcher.needs_mpi(os.environ):
-        needed |= {"mpi", "launcher"}
-        if not any(OPEN_MPI in each.text for each in report.findings if each.name == "mpi"):
+        needed.add("mpi")
+        if not any(OPEN_MPI in finding.text for finding in found if finding.name == "mpi"):
             needed |= {"shared", "limits"}  # without them MPICH crashes
-    return not bad & needed
+    return not any(finding.state == BAD and finding.name in needed for finding in found)
 
 
 def start_and_examine(
-    before: Report,
+    found: list[Finding],
     local: list[Finding | Same],
     options: argparse.Namespace,
     arguments: Sequence[str],
@@ -97,37 +89,38 @@ def start_and_examine(
 
     def report_start(reason: str) -> None:
         if not (other_report and other_report.exists()):
-            before.add(Finding(BAD, "doctor", f"MPI did not start: {reason}", START_REMEDY))
-            print(before.text(), flush=True)
+            found.append(Finding(BAD, "doctor", f"MPI did not start: {reason}", START_REMEDY))
+            print_report(found, options)
 
-    reports = launcher.needs_mpi(os.environ) and rank == 0
+    is_watched = launcher.needs_mpi(os.environ) and rank == 0
     try:
-        with watched_start(report_start) if reports else nullcontext():
+        with watched_start(report_start) if is_watched else nullcontext():
             communicator = ReportingCommunicator(open_communicator())
     except InputError as error:
         text = str(error).removesuffix(f": {launcher.REMEDY}")
-        before.add(Finding(BAD, "launcher", text, launcher.REMEDY))
+        found.append(Finding(BAD, "launcher", text, launcher.REMEDY))
         if rank:
             time.sleep(SECONDS_FOR_RANK_0)
-        return end_without_mpi(before, options)
+        return end_without_mpi(found, options)
     limit_process()  # starting MPI has cancelled the timer
     return run_on(communicator, NAME, lambda *_: examine(communicator, local, options), arguments)
 
 
-def end_without_mpi(report: Report, options: argparse.Namespace) -> int:
-    """Print the report of the local checks, from one process of this host.
+def end_without_mpi(found: list[Finding], options: argparse.Namespace) -> int:
+    """Print what the local checks found, from one process of this host.
 
     Returns 1, unless this process is ended by a signal to release ranks in MPI_Init.
     """
-    report.add(NOT_CHECKED)
-
-    def speak(text: str) -> None:
-        print(text, flush=True)
-        if options.json:
-            report.write(options.json)
-
-    end_before_start(report.text(), tell=speak)
+    text = "not checked: clock, output, data, sums, ranks, cores, network"
+    found.append(Finding(WARNING, "doctor", text, "fix the problems above first"))
+    end_before_start("", tell=lambda _: print_report(found, options))
     return 1
+
+
+def print_report(found: list[Finding], options: argparse.Namespace) -> None:
+    report = Report()
+    report.add(*found)
+    report.end(options.json)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -138,12 +131,10 @@ def make_parser() -> argparse.ArgumentParser:
             " will start the training, as in mpirun -n 4. Each line is good, warning or bad, with"
             " the remedy. Takes at most 20 seconds. The exit code is 1 if something is bad."
         ),
+        argument_default="",
     )
     parser.add_argument(
-        "--data",
-        metavar="FILE.h5",
-        default="",
-        help="image set for the training (default: data/mnist.h5)",
+        "--data", metavar="FILE.h5", help="image set for the training (default: data/mnist.h5)"
     )
     parser.add_argument(
         "--output", metavar="DIR", default="runs", help="folder for results (default: runs)"
@@ -162,7 +153,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _threads(text: str) -> int:
     """0 for auto: one for each core that the rank may use."""
-    if text == AUTO:
+    if text == "auto":
         return 0
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number, at least 1, or auto")

@@ -19,12 +19,6 @@ STALL_SECONDS = 7.0
 OF_EACH_RANK = (world.clock, files.output, files.data, sums.exact_sum, sums.products)
 """Rank 0 merges what all ranks find."""
 OF_ALL_RANKS = (world.ranks, world.hosts, world.cores, sums.network, sums.speed)
-UNFINISHED = Finding(
-    BAD,
-    "doctor",
-    "some checks did not finish: a rank failed or is stuck",
-    "see standard error for the rank",
-)
 
 
 class ReportingCommunicator(WatchedCommunicator):
@@ -32,10 +26,11 @@ class ReportingCommunicator(WatchedCommunicator):
 
     def __init__(self, inner: Communicator) -> None:
         super().__init__(inner)
-        self.report = Report(live=inner.rank == 0)
+        self.report = Report(silent=inner.rank > 0)
 
     def abort(self, exit_code: int) -> NoReturn:
-        self.report.add(UNFINISHED)
+        text = "some checks did not finish: a rank failed or is stuck"
+        self.report.add(Finding(BAD, "doctor", text, "see standard error for the rank"))
         self.report.end()
         super().abort(1)
 
@@ -60,7 +55,5 @@ def examine(
         for joint_check in OF_ALL_RANKS:
             with Span(MEASURE):
                 report.add(*joint_check(communicator, options))
-        if communicator.rank == 0 and options.json:
-            report.write(options.json)
-        report.end()
-        return communicator.broadcast(report.exit_code)
+        report.end(options.json)
+        return communicator.broadcast(int(report.counts[BAD] > 0))

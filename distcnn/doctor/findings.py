@@ -13,8 +13,7 @@ from distcnn.system.files import write_atomically
 from distcnn.system.wording import counted, number_ranges, plural, printable
 
 GOOD, WARNING, BAD = "good", "warning", "bad"
-STATES = (GOOD, WARNING, BAD)
-MOST_HOSTS_NAMED = 3
+MOST_HOSTS_NAMED = 8
 STATE_WIDTH, NAME_WIDTH = 9, 15
 
 
@@ -115,53 +114,40 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {'; '.join(lines[:2])}" if lines else type(error).__name__
 
 
-@dataclass
 class Report:
-    """The findings so far, printed as they are added if ``live``."""
+    """The findings so far, printed as they are added unless ``silent``."""
 
-    findings: list[Finding] = field(default_factory=list)
-    live: bool = False
+    def __init__(self, silent: bool = False) -> None:
+        self.findings: list[Finding] = []
+        self._silent = silent
 
     def add(self, *findings: Finding) -> None:
         self.findings += findings
-        if self.live:
+        if not self._silent:
             say(*(line for finding in findings for line in finding.lines()))
 
-    def end(self) -> None:
-        """Print the last line if ``live``."""
-        if self.live:
-            say(self.summary())
-
-    def summary(self) -> str:
-        """Count the findings, as in "12 good, 1 warning, 0 bad"."""
-        good, warnings, bad = self.counts.values()
-        return f"{good} good, {counted(warnings, 'warning')}, {bad} bad"
-
-    def text(self) -> str:
-        """The whole report as printed."""
-        lines = [line for finding in self.findings for line in finding.lines()]
-        return "\n".join([*lines, self.summary()])
+    def end(self, json_path: str = "") -> None:
+        """Write the JSON report if it has a path; print the number of findings in each state."""
+        if not self._silent:
+            if json_path:
+                self._write(Path(json_path))
+            good, warnings, bad = self.counts.values()
+            say(f"{good} good, {counted(warnings, 'warning')}, {bad} bad")
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of findings in each state."""
         states = [finding.state for finding in self.findings]
-        return {state: states.count(state) for state in STATES}
+        return {state: states.count(state) for state in (GOOD, WARNING, BAD)}
 
-    @property
-    def exit_code(self) -> int:
-        """1 if something is bad, else 0."""
-        return int(self.counts[BAD] > 0)
-
-    def write(self, path: str) -> None:
-        """Write findings, their counts and everything measured as JSON, or add that it failed."""
+    def _write(self, path: Path) -> None:
         names = ("name", "state", "text", "remedy")
         findings = [{name: getattr(found, name) for name in names} for found in self.findings]
         content = {"kind": "distcnn.doctor", "counts": self.counts, "findings": findings}
         for found in self.findings:
             content.update(found.measured)
         try:
-            write_atomically(Path(path), f"{json.dumps(content, indent=1)}\n".encode())
+            write_atomically(path, f"{json.dumps(content, indent=1)}\n".encode())
         except OSError as error:
             text = f"{path} cannot be written ({error.strerror})"
             self.add(Finding(BAD, "json", text, "choose another file with --json"))

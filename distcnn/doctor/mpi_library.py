@@ -6,6 +6,7 @@ A launcher can start only libraries of its own family (MPICH or Open MPI).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,14 @@ import tempfile
 from pathlib import Path
 
 from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding, Found, Same, root_cause
-from distcnn.doctor.software import ONE_ENVIRONMENT, least, too_old
+from distcnn.doctor.software import ONE_ENVIRONMENT, too_old
 from distcnn.system import launcher
 
 SECONDS_FOR_MPIRUN = 5.0
 OPEN_MPI = "Open MPI"
 FAMILIES = {
-    "MPICH": ("mpich", "hydra", "intel(r) mpi", "mvapich", "cray"),
-    OPEN_MPI: ("open mpi", "openmpi", "open-mpi", "prrte", "prterun"),
+    "MPICH": r"mpich|hydra|intel\(r\) mpi|mvapich|cray",
+    OPEN_MPI: "open[ -]?mpi|prrte|prterun",
 }
 """Words in the version text of a library or an mpirun by which its family is known."""
 
@@ -34,7 +35,7 @@ OWN_MPIRUN = (
 
 
 def mpi() -> Found:
-    """The library, which is loaded without starting MPI, and the launcher or the mpirun in PATH."""
+    """The library, which is loaded without starting MPI; alone, the mpirun in PATH."""
     several = launcher.needs_mpi(os.environ)
     try:
         from distcnn.distributed.mpi import library_name
@@ -43,25 +44,16 @@ def mpi() -> Found:
     except Exception as error:
         if "numpy" not in sys.modules:  # reported by the software check
             return
+        state, text = WARNING, "only needed for several processes"
         if several:
-            text = "several processes were started, but mpi4py cannot be used"
-            yield Finding(BAD, "mpi", f"{text}: {root_cause(error)}", GET_MPI)
-        else:
-            text = f"only needed for several processes: {root_cause(error)}"
-            yield Finding(WARNING, "mpi", text, GET_MPI)
+            state, text = BAD, "several processes were started, but mpi4py cannot be used"
+        yield Finding(state, "mpi", f"{text}: {root_cause(error)}", GET_MPI)
         return
-    yield Same(
-        "mpi", library, "ranks with different MPI libraries cannot communicate", ONE_ENVIRONMENT
-    )
-    version = sys.modules["mpi4py"].__version__
-    if too_old("mpi4py", version):
-        text = f"mpi4py {version} is too old: distcnn needs {least('mpi4py')} or newer"
-        yield Finding(BAD, "mpi", text, GET_MPI)
-    foreign = launcher.foreign_library(library, os.environ)
-    if foreign:
-        text = foreign.removesuffix(f": {launcher.REMEDY}")
-        yield Finding(BAD, "launcher", text, launcher.REMEDY)
-    elif not several:
+    why = "ranks with different MPI libraries cannot communicate"
+    yield Same("mpi", library, why, ONE_ENVIRONMENT)
+    if problem := too_old("mpi4py", sys.modules["mpi4py"].__version__):
+        yield Finding(BAD, "mpi", problem, GET_MPI)
+    if not several:
         yield mpirun_in_path(library)
 
 
@@ -101,6 +93,4 @@ def mpirun_in_path(library: str) -> Finding:
 
 def family(text: str) -> str:
     """The MPI family that a version text names; empty if unknown."""
-    words = text.lower()
-    found = (name for name, marks in FAMILIES.items() if any(mark in words for mark in marks))
-    return next(found, "")
+    return next((name for name, marks in FAMILIES.items() if re.search(marks, text, re.I)), "")

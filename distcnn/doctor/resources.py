@@ -7,7 +7,6 @@ import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding
 from distcnn.system import launcher
@@ -30,25 +29,15 @@ MORE_SHARED = (
 )
 RAISE = "raise it in the job script (launchers pass limits on), or ask the site"
 
-
-class Limit(NamedTuple):
-    """A soft limit: low if below ``warning``, too low if below ``bad``."""
-
-    flag: str
-    warning: int
-    bad: int
-    why: str
-    unit: int = 1
-
-
-LIMITS = {
+LIMITS: dict[str, tuple[str, int, int, int, str]] = {
+    # Option of ulimit, unit, and in units: low if below the first, too low if below the second.
     # MPICH with UCX crashed in MPI_Init with fewer than 40 open files, or 16 MiB per file.
-    "NOFILE": Limit("-n", 256, 64, "open files: MPI needs several per rank"),
-    "AS": Limit("-v", 4096 * MIB, RANK_BYTES, "MiB of address space: libraries reserve a lot", MIB),
-    "NPROC": Limit("-u", 64, 0, "processes and threads of this user"),
-    "FSIZE": Limit("-f", 64 * MIB, 16 * MIB, "MiB per file: checkpoints may not fit", MIB),
-    "CPU": Limit("-t", 24 * 3600, 0, "seconds of CPU time, as on login nodes"),
-    "MEMLOCK": Limit("-l", 64 * MIB, 0, "MiB of locked memory: InfiniBand needs it", MIB),
+    "NOFILE": ("-n", 1, 256, 64, "open files: MPI needs several per rank"),
+    "AS": ("-v", MIB, 4096, 256, "MiB of address space: libraries reserve a lot"),
+    "NPROC": ("-u", 1, 64, 0, "processes and threads of this user"),
+    "FSIZE": ("-f", MIB, 64, 16, "MiB per file: checkpoints may not fit"),
+    "CPU": ("-t", 1, 24 * 3600, 0, "seconds of CPU time, as on login nodes"),
+    "MEMLOCK": ("-l", MIB, 64, 0, "MiB of locked memory: InfiniBand needs it"),
 }
 
 
@@ -92,14 +81,15 @@ def shared_memory(free: int, ranks: int) -> Finding:
 
 def _limits(world_size: int) -> Iterator[Finding]:
     low = False
-    for name, limit in LIMITS.items():
+    for name, (option, unit, least, too_low, why) in LIMITS.items():
         value = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))[0]
         unused = name == "MEMLOCK" and not Path("/dev/infiniband").is_dir()
-        least = max(limit.warning, 64 + 2 * world_size) if name == "NOFILE" else limit.warning
-        if value != resource.RLIM_INFINITY and value < least and not unused:
+        wanted = max(least, 64 + 2 * world_size) if name == "NOFILE" else least
+        if value != resource.RLIM_INFINITY and value < wanted * unit and not unused:
             low = True
-            text = f"only {value // limit.unit} {limit.why} (ulimit {limit.flag})"
-            yield Finding(BAD if value < limit.bad else WARNING, "limits", text, RAISE)
+            state = BAD if value < too_low * unit else WARNING
+            text = f"only {value // unit} {why} (ulimit {option})"
+            yield Finding(state, "limits", text, RAISE)
     if not low:
         yield Finding(GOOD, "limits", "ulimits are sufficient")
 

@@ -52,10 +52,10 @@ def software() -> Found:
     remedy = f"{ONE_ENVIRONMENT}; look for copies in PYTHONPATH"
     yield Same("distcnn", sources, SAME_SOFTWARE, remedy)
     yield Same("processor", host.processor(), ROUNDING, ONE_KIND_OF_HOST, WARNING)
-    variables = ", ".join(f"{k}={v}" for k, v in kernel_variables(os.environ).items())
+    settings = [f"{name}={value}" for name, value in kernel_variables(os.environ).items()]
+    text = ", ".join(settings) or "no variables that select kernels"
     why, remedy = "these variables select kernels", "set them in the job script"
-    variables = variables or "no variables that select kernels"
-    yield Same("environment", variables, why, remedy, WARNING)
+    yield Same("environment", text, why, remedy, WARNING)
 
 
 def _library(module: str) -> Found:
@@ -66,9 +66,8 @@ def _library(module: str) -> Found:
         yield Finding(BAD, name, f"{module} cannot be imported: {root_cause(error)}", INSTALL)
         return
     version = str(getattr(library, "__version__", ""))
-    if too_old(module, version):
-        text = f"{module} {version} is too old: distcnn needs {least(module)} or newer"
-        yield Finding(BAD, name, text, INSTALL)
+    if problem := too_old(module, version):
+        yield Finding(BAD, name, problem, INSTALL)
     elif module == "numpy":
         yield Same(name, version, SAME_SOFTWARE, ONE_ENVIRONMENT)
     elif module == "h5py":
@@ -77,16 +76,9 @@ def _library(module: str) -> Found:
         yield Same(name, text, "ranks may read the file differently", ONE_ENVIRONMENT, WARNING)
 
 
-def too_old(module: str, version: str) -> bool:
-    """Whether ``version`` ("2.3.1") is below the oldest supported; False if it cannot be read."""
-    numbers = version.split(".")[:2]
-    return (
-        module in LEAST
-        and all(number.isdigit() for number in numbers)
-        and tuple(map(int, numbers)) < LEAST[module]
-    )
-
-
-def least(module: str) -> str:
-    """The oldest supported version of ``module``, such as "2.0"."""
-    return ".".join(map(str, LEAST[module]))
+def too_old(module: str, version: str) -> str:
+    """The problem with a ``version`` below the oldest supported; empty if it cannot be read."""
+    numbers, least = version.split(".")[:2], LEAST.get(module, (0, 0))
+    if not all(map(str.isdigit, numbers)) or tuple(map(int, numbers)) >= least:
+        return ""
+    return f"{module} {version} is too old: distcnn needs {'.'.join(map(str, least))} or newer"

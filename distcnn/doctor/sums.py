@@ -121,7 +121,7 @@ def speed(communicator: Communicator, options: argparse.Namespace) -> Iterator[F
     text = f"matrix products at {min(speeds):.0f} to {fastest:.0f} GFLOP/s per rank"
     slow = [rank for rank, value in enumerate(speeds) if value < SLOW_FRACTION * fastest]
     if slow:
-        where = Ranks(dict(enumerate(communicator.hosts)), len(speeds)).text(slow)
+        where = Ranks(dict(enumerate(communicator.hosts))).text(slow)
         text = f"{text}: slow {where}, and all ranks wait for the slowest"
         remedy = "run top on that host to see what uses the CPUs, or exclude it"
         yield Finding(WARNING, "speed", text, remedy, measured)

@@ -6,18 +6,18 @@ import faulthandler
 import os
 import select
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TypeVar
 
 from distcnn.system.console import drain
 
 T = TypeVar("T")
 
+STANDARD_ERROR = 2
 SECONDS_FOR_EVERYTHING = 20.0
 SECONDS_TO_START_MPI = 12.0
 
@@ -44,13 +44,9 @@ def bounded(seconds: float, what: str, work: Callable[[], T]) -> T:
 
 
 def limit_process(seconds: float = SECONDS_FOR_EVERYTHING) -> None:
-    """Print the stack and end this process with exit code 1 after ``seconds``.
-
-    The timer is a thread in C: it also works while a library holds Python's lock.
-    """
-    with suppress(OSError, ValueError):  # standard error is not a file
-        if sys.__stderr__:
-            faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    """Print the stack and end this process with exit code 1 after ``seconds``."""
+    # A thread in C, which also works while a library holds Python's lock.
+    faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
 
 
 @contextmanager
@@ -63,7 +59,7 @@ def watched_start(
     ``speak`` with the reason, and ends this process if it hangs.
     """
     reader, writer = os.pipe()
-    parent, done = os.getpid(), b"x"
+    parent = os.getpid()
     try:
         with warnings.catch_warnings():  # the child only prints, so other threads do not matter
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -78,7 +74,7 @@ def watched_start(
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             in_time = bool(select.select([reader], [], [], seconds)[0])
-            if not in_time or os.read(reader, 1) != done:
+            if not in_time or not os.read(reader, 1):
                 speak("the process died" if in_time else f"it took more than {seconds:g} s")
             if not in_time and os.getppid() == parent:
                 os.kill(parent, signal.SIGKILL)
@@ -88,7 +84,5 @@ def watched_start(
     try:
         yield
     finally:
-        os.write(writer, done)
-        for descriptor in (reader, writer):
-            os.close(descriptor)
+        os.write(writer, b"started")
         os.waitpid(child, 0)

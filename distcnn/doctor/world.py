@@ -10,13 +10,12 @@ from collections.abc import Iterator
 
 from distcnn.distributed import Communicator
 from distcnn.distributed.communicator import NoMailbox
-from distcnn.doctor.findings import BAD, GOOD, WARNING, Finding
+from distcnn.doctor.findings import BAD, GOOD, MOST_HOSTS_NAMED, WARNING, Finding
 from distcnn.system import launcher
 from distcnn.system.host import oversubscription, threads_for_each, usable_cores
 from distcnn.system.wording import counted
 
 DEFAULT_SHARDS = 8
-MOST_HOSTS_NAMED = 8
 ROUNDS = 20
 ODD_SECONDS, WRONG_SECONDS = 0.5, 10.0
 """Clocks further apart are odd, or wrong: a cluster keeps its hosts within milliseconds."""
@@ -33,9 +32,6 @@ LOAD_THREADS = (
     "load an MPI built with it: without it distcnn cannot name late ranks or overlap communication"
     " with computation"
 )
-
-Round = tuple[float, list[float], float]
-"""Rank 0's time before, the times of all ranks, rank 0's time after (seconds)."""
 
 
 def ranks(communicator: Communicator, options: argparse.Namespace) -> Iterator[Finding]:
@@ -71,17 +67,13 @@ def hosts(communicator: Communicator, options: argparse.Namespace) -> Iterator[F
     """Equally many ranks on each host."""
     measured = {"world_size": communicator.world_size, "hosts": communicator.hosts}
     counts = Counter(communicator.hosts)
-    names = [*counts][:MOST_HOSTS_NAMED]
-    least, most = min(counts.values()), max(counts.values())
-    if len(counts) == 1:
-        yield Finding(GOOD, "hosts", names[0], measured=measured)
-    elif least == most:
-        text = f"{len(counts)} with {counted(most, 'rank')} each: {', '.join(names)}"
+    numbers = [f"{host} {count}" for host, count in counts.items()]
+    text = f"{len(counts)}, with ranks: {', '.join(numbers[:MOST_HOSTS_NAMED])}"
+    if len(set(counts.values())) == 1:
+        text = communicator.hosts[0] if len(counts) == 1 else text
         yield Finding(GOOD, "hosts", text, measured=measured)
     else:
-        numbers = ", ".join(f"{name} {counts[name]}" for name in names)
-        text = f"{len(counts)} with different numbers of ranks: {numbers}"
-        yield Finding(WARNING, "hosts", text, EQUAL_HOSTS, measured)
+        yield Finding(WARNING, "hosts", f"{text}: not equally many", EQUAL_HOSTS, measured)
 
 
 def cores(communicator: Communicator, options: argparse.Namespace) -> Iterator[Finding]:
@@ -101,36 +93,29 @@ def clock(communicator: Communicator, options: argparse.Namespace) -> Iterator[F
     if communicator.world_size == 1:
         return
     communicator.barrier()
-    rounds: list[Round] = []
+    rounds: list[tuple[float, list[float]]] = []
     for _ in range(ROUNDS):
         before = time.time()
         communicator.barrier()
         times = communicator.allgather(time.time())
-        rounds.append((before, times, time.time()))
-    found, uncertain = offsets(communicator.broadcast(rounds))
-    yield compare_clocks(communicator.hosts, communicator.rank, found, uncertain)
+        after = time.time()
+        # Each rank's time was taken between these two of rank 0, which bounds the error.
+        middle, uncertain = (before + after) / 2, abs(after - before) / 2
+        rounds.append((uncertain, [value - middle for value in times]))
+    uncertain, offsets = communicator.broadcast(min(rounds))
+    yield compare_clocks(communicator.hosts, communicator.rank, offsets, uncertain)
 
 
-def compare_clocks(hosts: list[str], rank: int, found: list[float], uncertain: float) -> Finding:
-    """Judge the clock of ``rank`` by the ``offsets`` of all."""
-    own, odd = found[rank], ODD_SECONDS + uncertain
+def compare_clocks(hosts: list[str], rank: int, offsets: list[float], uncertain: float) -> Finding:
+    """Judge the clock of ``rank`` by the offsets of all from rank 0's (seconds)."""
+    own, odd = offsets[rank], ODD_SECONDS + uncertain
     accuracy = f"rank 0's clock (uncertain by {uncertain:.1g} s)"
-    measured = {"clock_offset_seconds": dict(zip(hosts, found, strict=True))}
+    measured = {"clock_offset_seconds": dict(zip(hosts, offsets, strict=True))}
     if abs(own) <= odd:
-        most = max(by for by in map(abs, found) if by <= odd) + uncertain
+        most = max(by for by in map(abs, offsets) if by <= odd) + uncertain
         text = f"within {most:.2g} s of {accuracy}"
         return Finding(GOOD, "clock", text, measured=measured)
     state = BAD if abs(own) > WRONG_SECONDS + uncertain else WARNING
     text = f"{abs(own):.1f} s {'ahead of' if own > 0 else 'behind'} {accuracy}"
     remedy = "ask the site to synchronise the hosts' clocks (chrony, NTP)"
     return Finding(state, "clock", text, remedy, measured)
-
-
-def offsets(rounds: list[Round]) -> tuple[list[float], float]:
-    """Estimate how far each rank's clock is ahead of rank 0's, and the uncertainty (seconds).
-
-    Each time was taken between the two times of rank 0 in the round, so half their difference
-    bounds the error. The round with the smallest bound is used.
-    """
-    before, times, after = min(rounds, key=lambda found: abs(found[2] - found[0]))
-    return [value - (before + after) / 2 for value in times], abs(after - before) / 2

@@ -1,7 +1,5 @@
 """Activations: elementwise functions, and the base class for your own."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from distcnn.nn.layer import Array, Call, Layer, Shape

@@ -1,7 +1,5 @@
 """2-D convolution: ``distcnn.nn.reference`` has its formula and gradients."""
 
-from __future__ import annotations
-
 from distcnn.errors import explained
 from distcnn.nn.geometry import Pair, as_count, as_pair, output_size
 from distcnn.nn.layer import Initialiser, Layer, Parameter, Shape, image_shape

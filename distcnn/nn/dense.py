@@ -1,7 +1,5 @@
 """Dense (fully connected) layers, and the Flatten before them."""
 
-from __future__ import annotations
-
 import math
 
 from distcnn.errors import explained

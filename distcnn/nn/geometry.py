@@ -1,8 +1,5 @@
 """The geometry that convolution and pooling share: sizes, and windows as views."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from numbers import Integral
 
 from distcnn.nn.layer import Array
@@ -48,11 +45,12 @@ def output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair = (0, 0)) 
     return (padded[0] - kernel[0]) // stride[0] + 1, (padded[1] - kernel[1]) // stride[1] + 1
 
 
-def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> Iterator[Array]:
+def window_offsets(x: Array, kernel: Pair, stride: Pair, size: Pair) -> list[Array]:
     """For each offset inside the window, in row-major order, the view (C, oh, ow, N) of what all
     windows hold there.
     """
-    for i in range(kernel[0]):
-        rows = slice(i, i + stride[0] * (size[0] - 1) + 1, stride[0])
-        for j in range(kernel[1]):
-            yield x[:, rows, j : j + stride[1] * (size[1] - 1) + 1 : stride[1]]
+    rows, columns = (
+        [slice(i, i + stride[a] * (size[a] - 1) + 1, stride[a]) for i in range(kernel[a])]
+        for a in (0, 1)
+    )
+    return [x[:, i, j] for i in rows for j in columns]

@@ -1,7 +1,5 @@
 """The gradient check that ships with the package: one random direction, in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -6,11 +6,10 @@ of the output. Arrays hold the batch innermost, ``(C, H, W, N)`` or ``(features,
 copies and maxima of windows work on runs of at least N numbers.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,49 +44,37 @@ class Parameter:
     fan_out: int
 
 
+@dataclass
 class Call:
     """The context of one layer for one pass, forward and backward, of one microbatch.
 
     Attributes:
-        values: the layer's parameters by name; read them.
+        layer: the layer's name.
+        values: its parameters by name; read them.
         grads: their gradients by name; ``backward`` writes every element.
         training: False in evaluation and prediction.
-        saved: whatever ``forward`` keeps for ``backward``; None at first.
+        source: makes ``random``.
+        saved: whatever ``forward`` keeps for ``backward``.
     """
 
-    grads: Mapping[str, Array]
-    training: bool
-    saved: Any
+    layer: str
+    values: Mapping[str, Array]
+    grads: Mapping[str, Array] = field(default_factory=dict)
+    training: bool = False
+    source: RandomSource | None = None
+    saved: Any = None
 
-    def __init__(self, layer: str, values: Mapping[str, Array]) -> None:
-        self._layer, self.values = layer, values
-        self.write_to({})
-        self.begin(training=False, random=None)
-
-    def begin(self, training: bool, random: RandomSource | None) -> None:
-        """Start a pass."""
-        self.training, self.saved, self._random = training, None, random
-        self._generator: np.random.Generator | None = None
-
-    def write_to(self, grads: Mapping[str, Array]) -> None:
-        """From now on the gradients go to ``grads``."""
-        self.grads = grads
-
-    @property
+    @cached_property
     def random(self) -> np.random.Generator:
-        """A generator for this layer and this pass alone, created on first use.
-
-        Raises:
-            ArgumentError: the pass was not given ``random``.
+        """A generator for this layer and this pass alone; ``ArgumentError`` if the pass was not
+        given ``random``.
         """
-        if self._generator is None:
-            if self._random is None:
-                raise ArgumentError(
-                    f"{self._layer} draws random numbers, but this pass has no source of them:"
-                    " pass random=..., a function from the layer's name to a NumPy Generator"
-                )
-            self._generator = self._random(self._layer)
-        return self._generator
+        if self.source is None:
+            raise ArgumentError(
+                f"{self.layer} draws random numbers, but this pass has no source of them: pass"
+                " random=..., a function from the layer's name to a NumPy Generator"
+            )
+        return self.source(self.layer)
 
 
 class Layer:

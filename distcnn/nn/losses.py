@@ -15,8 +15,6 @@ Raises:
     ValueError: for arrays of other shapes, such as PyTorch's (N, classes).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -32,20 +32,17 @@ class Parameters:
     """
 
     def __init__(
-        self, layers: Sequence[str], by_layer: Sequence[Sequence[Parameter]], dtype: DTypeLike
+        self, layers: Sequence[str], described: Mapping[str, Parameter], dtype: DTypeLike
     ) -> None:
-        self.described: dict[str, Parameter] = {}
+        self.described, size = described, 0
         self.slices: dict[str, slice] = {}
         self.layer_starts: list[int] = []
-        size = 0
-        for layer, parameters in zip(layers, by_layer, strict=True):
+        for layer in layers:
             self.layer_starts.append(size)
-            for parameter in parameters:
-                name, start = f"{layer}.{parameter.name}", size
-                if name in self.described:
-                    raise ValueError(f"{layer} has two parameters called {parameter.name!r}")
-                size += math.prod(parameter.shape)
-                self.described[name], self.slices[name] = parameter, slice(start, size)
+            for name, parameter in described.items():
+                if name.startswith(f"{layer}."):
+                    start, size = size, size + math.prod(parameter.shape)
+                    self.slices[name] = slice(start, size)
         self.values: Array = buffer((size,), dtype)
 
     def named(self, flat: Array | None = None) -> dict[str, Array]:

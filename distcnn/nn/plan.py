@@ -13,7 +13,7 @@ two threads can run one each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ import numpy as np
 
 from distcnn.nn.geometry import as_count
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.layer import Array, Call, Parameter, RandomSource, Shape
+from distcnn.nn.layer import Array, Call, RandomSource, Shape
 from distcnn.nn.parameters import Parameters
 from distcnn.nn.planner import Kernel, Planner
 from distcnn.spans import BACKWARD, FORWARD, Span
@@ -55,19 +55,21 @@ class Stage:
     ``start``.
     """
 
-    def __init__(self, name: str, kernel: Kernel, call: Call, start: int) -> None:
-        self.name, self.call, self.start = name, call, start
+    def __init__(self, name: str, kernel: Kernel, values: Mapping[str, Array], start: int) -> None:
+        self.name, self.values, self.start = name, values, start
+        self.grads: Mapping[str, Array] = {}
         self._kernel = kernel
         self._forward, self._backward = Span(FORWARD, layer=name), Span(BACKWARD, layer=name)
 
     def forward(self, x: Array, training: bool, random: RandomSource | None) -> Array:
-        self.call.begin(training, random)
+        self._call = Call(self.name, self.values, self.grads, training, random)
         with self._forward:
-            return self._kernel.forward(x, self.call)
+            return self._kernel.forward(x, self._call)
 
     def backward(self, grad_output: Array, input_gradient: bool) -> Array | None:
+        self._call.grads = self.grads
         with self._backward:
-            return self._kernel.backward(grad_output, self.call, input_gradient)
+            return self._kernel.backward(grad_output, self._call, input_gradient)
 
 
 class Plan:
@@ -88,12 +90,12 @@ class Plan:
     ) -> None:
         self.model, self.input_shape, self.parameters = model, input_shape, parameters
         self.microbatch_size = as_count("microbatch_size", microbatch_size)
-        expected = model.parameters(input_shape)
-        if _shapes(parameters.described) != _shapes(expected):
+        given = {name: values.shape for name, values in parameters.named().items()}
+        expected = {name: made.shape for name, made in model.parameters(input_shape).items()}
+        if given != expected:
             raise ValueError(
-                f"parameters of the shapes {_shapes(parameters.described)} are those of another"
-                f" network or input, not {_shapes(expected)}: make them with"
-                f" model.initialise({input_shape}, rng)"
+                f"parameters of the shapes {given} are those of another network or input, not"
+                f" {expected}: make them with model.initialise({input_shape}, rng)"
             )
         shapes = model.shapes(input_shape)
         self.output_shape = shapes[-1]
@@ -102,7 +104,7 @@ class Plan:
         planner = Planner(model.layers, model.names, with_batch, self._buffers, fused)
         self.stages = [self._stage(index, kernel) for index, kernel in planner.kernels()]
         self._first_with_parameters = next(
-            (i for i, stage in enumerate(self.stages) if stage.call.values), len(self.stages)
+            (i for i, stage in enumerate(self.stages) if stage.values), len(self.stages)
         )
         self._gradient: Array | None = None
 
@@ -124,7 +126,12 @@ class Plan:
         Raises:
             ValueError: ``images`` have another shape.
         """
-        self._check(images)
+        expected = (*self.input_shape, self.microbatch_size)
+        if images.shape != expected:
+            raise ValueError(
+                f"the input has shape {images.shape}, but the network was planned for"
+                f" {expected}: plan it for the shape it gets (the batch is the last axis)"
+            )
         x = images
         for stage in self.stages:
             x = stage.forward(x, training, random)
@@ -142,101 +149,63 @@ class Plan:
         """
         started = self.start_backward(grad_output, out, input_gradient)
         started.advance(until=0)
-        return started.input_gradient
+        return started.gradient if input_gradient else None
 
     def start_backward(
         self, grad_output: Array, out: Array, input_gradient: bool = False
     ) -> Backward:
         """``backward`` in pieces: nothing is computed until ``advance`` is called."""
-        self._write_gradients_to(out)
+        values = self.parameters.values
+        if (out.shape, out.dtype) != (values.shape, values.dtype):
+            raise ValueError(
+                f"gradients of shape {values.shape} ({values.dtype}) cannot be written to"
+                f" {out.shape} ({out.dtype})"
+            )
+        if out is not self._gradient:
+            self._gradient = out
+            for stage in self.stages:
+                stage.grads = self.parameters.of_layer(stage.name, out)
         # Before the first layer with parameters only the input's gradient is worth computing.
         first = 0 if input_gradient else self._first_with_parameters
         return Backward(self.stages[first:], grad_output, out.size, input_gradient)
 
-    def walk(
-        self,
-        images: Array,
-        loss: Callable[[Array], tuple[float, Array]],
-        out: Array,
-        training: bool = True,
-        random: RandomSource | None = None,
-    ) -> Iterator[tuple[str, Array]]:
-        """A pass forward and back, layer by layer and nothing fused, with the same bits.
-
-        Yields every array as it is computed, with its name: ``input``, ``output of conv1``, ...,
-        ``gradient of the loss``, ``input gradient of dense1``, ... ``loss`` is given the outputs,
-        ``out`` takes the parameters' gradients; the rest is as in ``forward``.
-        """
-        unfused = Plan(
-            self.model, self.input_shape, self.microbatch_size, self.parameters, fused=False
-        )
-        unfused._check(images)
-        unfused._write_gradients_to(out)
-        yield "input", images
-        x = images
-        for stage in unfused.stages:
-            x = stage.forward(x, training, random)
-            yield f"output of {stage.name}", x
-        _, grad = loss(x)
-        yield "gradient of the loss", grad
-        trained = unfused.stages[unfused._first_with_parameters :]
-        for stage in reversed(trained):
-            grad_input = stage.backward(grad, stage is not trained[0])
-            if grad_input is not None:
-                grad = grad_input
-                yield f"input gradient of {stage.name}", grad
-
-    def _check(self, images: Array) -> None:
-        expected = (*self.input_shape, self.microbatch_size)
-        if images.shape != expected:
-            raise ValueError(
-                f"the input has shape {images.shape}, but the network was planned for"
-                f" {expected}: plan it for the shape it gets (the batch is the last axis)"
-            )
-
-    def _write_gradients_to(self, flat: Array) -> None:
-        values = self.parameters.values
-        if (flat.shape, flat.dtype) != (values.shape, values.dtype):
-            raise ValueError(
-                f"gradients of shape {values.shape} ({values.dtype}) cannot be written to"
-                f" {flat.shape} ({flat.dtype})"
-            )
-        if flat is not self._gradient:
-            self._gradient = flat
-            for stage in self.stages:
-                stage.call.write_to(self.parameters.of_layer(stage.name, flat))
+    def unfused(self) -> Plan:
+        """A plan with buffers of its own that runs one layer after another, with the same bits."""
+        return Plan(self.model, self.input_shape, self.microbatch_size, self.parameters, False)
 
     def _stage(self, index: int, kernel: Kernel) -> Stage:
         name, parameters = self.model.names[index], self.parameters
-        call = Call(name, parameters.of_layer(name, parameters.values))
-        return Stage(name, kernel, call, parameters.layer_starts[index])
+        values = parameters.of_layer(name, parameters.values)
+        return Stage(name, kernel, values, parameters.layer_starts[index])
 
 
 class Backward:
-    """A backward pass from the last layer to the first, in pieces."""
+    """A backward pass from the last layer to the first, in pieces.
 
-    input_gradient: Array | None = None
-    """The network's, at the end, if it was requested."""
+    Attributes:
+        gradient: of the outputs at first, then of the input of the layer last computed. (Only on
+            request is it computed for the first layer.)
+    """
 
     def __init__(
         self, stages: list[Stage], grad_output: Array, size: int, input_gradient: bool
     ) -> None:
-        self._stages, self._grad, self._complete_from = stages, grad_output, size
-        self._wants_input_gradient = input_gradient
+        self.gradient, self._stages, self._complete_from = grad_output, stages, size
+        self._input_gradient = input_gradient
+
+    def next_layer(self) -> str | None:
+        """Compute one layer, and return its name; None if none is left."""
+        if not self._stages:
+            return None
+        stage = self._stages.pop()
+        grad = stage.backward(self.gradient, self._input_gradient or bool(self._stages))
+        self._complete_from = stage.start
+        self.gradient = self.gradient if grad is None else grad
+        return stage.name
 
     def advance(self, until: int) -> None:
         """Compute until the flat gradient is complete from element ``until`` on; with 0, go on
         through the layers without parameters before, for the input's gradient.
         """
-        while self._stages and (self._complete_from > until or until == 0):
-            stage = self._stages.pop()
-            grad = stage.backward(self._grad, self._wants_input_gradient or bool(self._stages))
-            self._complete_from = stage.start
-            if self._stages and grad is not None:
-                self._grad = grad
-            else:
-                self.input_gradient = grad
-
-
-def _shapes(described: Mapping[str, Parameter]) -> dict[str, Shape]:
-    return {name: parameter.shape for name, parameter in described.items()}
+        while (self._complete_from > until or until == 0) and self.next_layer():
+            pass

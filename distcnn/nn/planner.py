@@ -4,8 +4,6 @@ It looks at the whole network once, for one shape of microbatch. All such decisi
 kernels follow them, and layers know nothing of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -59,62 +57,52 @@ class Planner:
     ) -> None:
         self._layers, self._names, self._shapes = layers, names, shapes
         self._buffers, self._fused = buffers, fused
-        self._kinds = [built_in(layer) for layer in layers]
+        # None after the last layer too, and (at -1) before the first.
+        self._kinds = [*map(built_in, layers), None, None, None]
 
     def kernels(self) -> Iterator[tuple[int, Kernel]]:
         """The kernels in order, each with the index of its (first) layer."""
         index = 0
         while index < len(self._layers):
-            kernel, layers = self._kernel(index)
+            kernel = self._kernel(index)
             yield index, kernel
-            index += layers
+            index += kernel.layers if isinstance(kernel, ConvKernel) else 1
 
-    def _kernel(self, index: int) -> tuple[Kernel, int]:
-        """The kernel that begins with layer ``index``, and how many layers it runs."""
+    def _kernel(self, index: int) -> Kernel:
+        """The kernel that begins with layer ``index``."""
         layer, shape, buffers = self._layers[index], self._shapes[index], self._buffers
-        kind = self._kind(index)
-        in_place = self._kind(index - 1) in OUTPUT_MAY_BE_OVERWRITTEN
-        kernel: Kernel
+        before, kind, after = (self._kinds[i] for i in (index - 1, index, index + 1))
+        in_place = before in OUTPUT_MAY_BE_OVERWRITTEN
         match layer:
             case _ if kind is None:
-                kernel = OwnLayerKernel(self._names[index], layer, shape, self._shapes[index + 1])
+                output_shape = self._shapes[index + 1]
+                return OwnLayerKernel(self._names[index], layer, shape, output_shape)
             case Conv2d():
-                return self._convolution(index, layer)
+                return ConvKernel(layer, shape, buffers, self._pooling(index + 1), self._fused)
             case MaxPool2d():
-                after = index + (2 if self._kind(index + 1) is ReLU else 1)
-                flattened = self._kind(after) is Flatten
-                kernel = MaxPoolKernel(layer, shape, buffers, flattened, in_place)
+                flattened = self._kinds[index + (2 if after is ReLU else 1)] is Flatten
+                return MaxPoolKernel(layer, shape, buffers, flattened, in_place)
             case AvgPool2d():
-                kernel = AvgPoolKernel(layer, shape, buffers)
+                return AvgPoolKernel(layer, shape, buffers)
             case ReLU() if kind is ReLU:
-                overwrite_gradient = self._kind(index + 1) in GRADIENT_MAY_BE_OVERWRITTEN
-                kernel = ReLUKernel(shape, buffers, in_place, overwrite_gradient)
+                overwrite_gradient = after in GRADIENT_MAY_BE_OVERWRITTEN
+                return ReLUKernel(shape, buffers, in_place, overwrite_gradient)
             case Activation():
-                kernel = ActivationKernel(layer, shape, buffers)
+                return ActivationKernel(layer, shape, buffers)
             case Flatten():
-                kernel = FlattenKernel(shape, buffers)
+                return FlattenKernel(shape, buffers)
             case Dense():
-                kernel = DenseKernel(layer.out_features, shape, buffers)
-            case _:
-                raise AssertionError(f"{kind} has no kernel")
-        return kernel, 1
+                return DenseKernel(layer.out_features, shape, buffers)
+        raise AssertionError(f"{kind} has no kernel")
 
-    def _convolution(self, index: int, layer: Conv2d) -> tuple[Kernel, int]:
-        """With the max pooling after it, and the ReLU after that, where they can be fused."""
-        pooling, layers = None, 1
-        following = self._layers[index + 1] if self._kind(index + 1) is MaxPool2d else None
-        if isinstance(following, MaxPool2d) and following.is_side_by_side:
-            rectify = self._kind(index + 2) is ReLU
-            layers = 3 if rectify else 2
-            flattened = self._kind(index + layers) is Flatten
-            name = self._names[index + 1]
-            pooling = Pooling(following.kernel_size, name, rectify, flattened)
-        kernel = ConvKernel(layer, self._shapes[index], self._buffers, pooling, self._fused)
-        return kernel, layers if kernel.is_fused else 1
-
-    def _kind(self, index: int) -> type[Layer] | None:
-        """The built-in class of a layer; None for a layer of one's own, and outside the list."""
-        return self._kinds[index] if 0 <= index < len(self._kinds) else None
+    def _pooling(self, index: int) -> Pooling | None:
+        """The max pooling at ``index`` with what follows it, for the convolution before it."""
+        pool = self._layers[index] if self._kinds[index] is MaxPool2d else None
+        if not isinstance(pool, MaxPool2d) or not pool.is_side_by_side:
+            return None
+        rectify = self._kinds[index + 1] is ReLU
+        flattened = self._kinds[index + (2 if rectify else 1)] is Flatten
+        return Pooling(pool.kernel_size, self._names[index], rectify, flattened)
 
 
 def built_in(layer: Layer) -> type[Layer] | None:

@@ -4,8 +4,6 @@
 pooling operations in convolutional architectures", 2010).
 """
 
-from __future__ import annotations
-
 from distcnn.errors import explained
 from distcnn.nn.geometry import Pair, as_pair, output_size
 from distcnn.nn.layer import Layer, Shape, image_shape, shown

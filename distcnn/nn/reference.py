@@ -18,8 +18,6 @@ Bengio and Courville, "Deep Learning", 2016, chapters 6 and 9; Dumoulin and Visi
 convolution arithmetic for deep learning", 2016.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

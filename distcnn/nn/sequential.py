@@ -1,10 +1,8 @@
 """A network: a list of layers, one after another."""
 
-from __future__ import annotations
-
-import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -83,21 +81,21 @@ class Sequential:
                 raise ValueError(f"{name}: {error}") from error
         return shapes
 
-    def output_shape(self, input_shape: Shape) -> Shape:
-        """Shape of the output, without the batch, for inputs of ``input_shape``."""
-        return self.shapes(input_shape)[-1]
-
     def parameters(self, input_shape: Shape) -> dict[str, Parameter]:
         """The parameters for inputs of ``input_shape``, by full name, in order."""
-        return {
-            f"{name}.{parameter.name}": parameter
-            for name, parameters in zip(self.names, self._by_layer(input_shape), strict=True)
-            for parameter in parameters
-        }
+        described: dict[str, Parameter] = {}
+        layers = zip(self.names, self.layers, self.shapes(input_shape)[:-1], strict=True)
+        for layer_name, layer, shape in layers:
+            for parameter in layer.parameters(shape):
+                name = f"{layer_name}.{parameter.name}"
+                if name in described:
+                    raise ValueError(f"{layer_name} has two parameters called {parameter.name!r}")
+                described[name] = parameter
+        return described
 
     def allocate(self, input_shape: Shape, dtype: DTypeLike = np.float32) -> Parameters:
         """Parameters for inputs of ``input_shape``, all zero."""
-        return Parameters(self.names, self._by_layer(input_shape), dtype)
+        return Parameters(self.names, self.parameters(input_shape), dtype)
 
     def initialise(
         self, input_shape: Shape, rng: np.random.Generator, dtype: DTypeLike = np.float32
@@ -113,31 +111,23 @@ class Sequential:
         """Each layer with its output's shape and parameters, as text; then the sums and the
         buffers' memory.
         """
-        shapes, by_layer = self.shapes(input_shape), self._by_layer(input_shape)
-        sizes = [sum(math.prod(parameter.shape) for parameter in each) for each in by_layer]
-        rows = [
-            ("layer", "", "output", "parameters"),
-            ("input", "", _shown(shapes[0]), ""),
-            *zip(
-                self.names,
-                map(repr, self.layers),
-                map(_shown, shapes[1:]),
-                (f"{size:,}" if size else "" for size in sizes),
-                strict=True,
-            ),
+        shapes, parameters = self.shapes(input_shape), self.allocate(input_shape)
+        plan, total = self.plan(input_shape, microbatch_size, parameters), parameters.values.size
+        sizes = [end - start for start, end in pairwise([*parameters.layer_starts, total])]
+        rows = [("layer", "", "output", "parameters"), ("input", "", _shown(shapes[0]), "")]
+        rows += [
+            (name, repr(layer), _shown(shape), f"{size:,}" if size else "")
+            for name, layer, shape, size in zip(
+                self.names, self.layers, shapes[1:], sizes, strict=True
+            )
         ]
         first, second, third, last = (max(map(len, cells)) for cells in zip(*rows, strict=True))
         lines = [
             f"{name:{first}}  {layer:{second}}  {shape:{third}}  {size:>{last}}".rstrip()
             for name, layer, shape, size in rows
         ]
-        plan = self.plan(input_shape, microbatch_size, self.allocate(input_shape))
         memory = f"{plan.nbytes / 1e6:.1f} MB of buffers for a microbatch of {microbatch_size}"
-        return "\n".join([*lines, f"{sum(sizes):,} parameters; {memory}"])
-
-    def _by_layer(self, input_shape: Shape) -> list[tuple[Parameter, ...]]:
-        shapes = self.shapes(input_shape)[:-1]
-        return [layer.parameters(shape) for layer, shape in zip(self.layers, shapes, strict=True)]
+        return "\n".join([*lines, f"{total:,} parameters; {memory}"])
 
 
 def _shown(shape: Shape) -> str:

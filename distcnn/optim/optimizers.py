@@ -1,8 +1,4 @@
-"""Optimizers: immutable descriptions of an update rule, and ``Updater``, which applies one.
-
-updater = SGD(learning_rate=0.03, momentum=0.9, nesterov=True).start(values)
-updater.step(values, grads, learning_rate)                       # changes ``values`` in place
-"""
+"""Optimizers: immutable descriptions of an update rule, and ``Updater``, which applies one."""
 
 from __future__ import annotations
 
@@ -51,12 +47,18 @@ class Optimizer:
     """
 
     learning_rate: float = 0.03
+    limits: ClassVar[dict[str, Limits]] = {"learning_rate": _POSITIVE}
+    """Which values the settings may take."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, np.generic):  # would compute, and be recorded, in another way
                 object.__setattr__(self, name, value.item())
-        self._require(_POSITIVE, "learning_rate")
+        for name, (what, holds) in self.limits.items():
+            value = getattr(self, name)
+            is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+            if not (is_number and holds(value)):
+                raise InputError(f"{name} is {value!r}: it must be {what}")
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -91,20 +93,10 @@ class Optimizer:
         """An updater for vectors of the shape and dtype of ``values``, with its state at zero."""
         return Updater(self, values)
 
-    def _require(self, limits: Limits, *names: str) -> None:
-        what, holds = limits
-        for name in names:
-            value = getattr(self, name)
-            if not (
-                isinstance(value, numbers.Real) and math.isfinite(value) and holds(float(value))
-            ):
-                raise InputError(f"{name} is {value!r}: it must be {what}")
-
 
 class Updater:
-    """Applies one optimizer to one vector.
-
-    Its whole state is ``state`` (vectors by name) and ``steps`` (the number taken).
+    """Applies one optimizer to one vector. Its whole state is ``state``, vectors by name, and the
+    number of ``steps`` taken.
     """
 
     def __init__(self, rule: Optimizer, values: Vector) -> None:
@@ -152,10 +144,7 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
     nesterov: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(_DECAY_RATE, "momentum")
-        self._require(_NOT_NEGATIVE, "weight_decay")
+    limits = Optimizer.limits | {"momentum": _DECAY_RATE, "weight_decay": _NOT_NEGATIVE}
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -199,11 +188,8 @@ class Adam(Optimizer):
     decoupled: ClassVar[bool] = False
     """Whether weight decay is applied to the parameters instead of the gradient."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(_NOT_NEGATIVE, "weight_decay")
-        self._require(_DECAY_RATE, "beta1", "beta2")
-        self._require(_POSITIVE, "epsilon")
+    limits = Optimizer.limits | {"weight_decay": _NOT_NEGATIVE, "epsilon": _POSITIVE}
+    limits |= {"beta1": _DECAY_RATE, "beta2": _DECAY_RATE}
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -238,10 +224,7 @@ class Adam(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
-
-    Before Adam's step: ``p <- p - learning_rate * weight_decay * p``.
-    """
+    """Adam after ``p <- p - learning_rate * weight_decay * p`` (Loshchilov and Hutter 2019)."""
 
     decoupled: ClassVar[bool] = True
 

@@ -1,7 +1,5 @@
 """Learning-rate schedules: immutable descriptions, functions of the progress through the run."""
 
-from __future__ import annotations
-
 import math
 import numbers
 from collections.abc import Callable

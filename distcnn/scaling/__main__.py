@@ -1,10 +1,8 @@
-"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4``, not under mpirun.
-
-``docs/scaling.md`` says more.
-"""
+"""Strong and weak scaling: ``python -m distcnn.scaling --ranks 1,2,4`` (``docs/scaling.md``)."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -15,31 +13,27 @@ import distcnn.cli.start  # noqa: F401  (before NumPy)
 from distcnn.cli.command import EXIT_INPUT, EXIT_OK, EXIT_STOPPED
 from distcnn.config import Config
 from distcnn.datasets import read_info
-from distcnn.datasets.default import DEFAULT_PATH
-from distcnn.datasets.prepare_mnist import ensure_mnist
+from distcnn.datasets.dataset import DEFAULT_PATH, ensure_mnist
 from distcnn.errors import InputError, Stopped
 from distcnn.fault_tolerance.early import end_before_start
 from distcnn.models import build_model
 from distcnn.scaling import output
 from distcnn.scaling.launch_job import measure, stopped_by_signals
-from distcnn.scaling.options import RANKS, Request, Settings, launcher_command, make_parser, parse
+from distcnn.scaling.options import RANKS, Settings, launcher_command, make_parser, parse
 from distcnn.scaling.points import in_order
+from distcnn.scaling.prediction import calibrate, project
+from distcnn.scaling.records import Record, Sweep, opened
 from distcnn.scaling.summary import summarise
-from distcnn.scaling.sweep_directory import Record, Sweep, opened
 from distcnn.system import launcher
 from distcnn.system.console import guarded, say, tell
 from distcnn.system.wording import counted, printable, shell_command
 
 NAME = "distcnn.scaling"
-EXIT_NOT_GOOD = 1
-"""A measurement failed, or bits differ."""
+EXIT_NOT_GOOD = 1  # a measurement failed, or bits differ
 
 
 @guarded()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0 all is good, 1 a measurement failed or bits differ,
-    2 bad input, 85 stopped by a signal.
-    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if launcher.needs_mpi(os.environ):
         end_before_start(
@@ -52,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         make_parser().print_help()
         return EXIT_OK
     try:
-        request = parse(arguments)
-        require_all(request.settings)
-        with opened(request.output, request.settings) as sweep:
-            return run(request, arguments, sweep)
+        args = parse(arguments)
+        require_all(args.settings)
+        with opened(args.output, args.settings) as sweep:
+            return run(args, arguments, sweep)
     except InputError as error:
         tell(f"{NAME}: error: {printable(str(error))}")
         return EXIT_INPUT
@@ -78,21 +72,24 @@ def require_all(settings: Settings) -> None:
     build_model(config.model, dataset.image_shape, dataset.classes, 1)
 
 
-def run(request: Request, arguments: Sequence[str], sweep: Sweep) -> int:
-    """Measure, summarise, print and predict; return the exit code."""
-    say(*output.headline(request.settings), f"records   {sweep.path}")
+def run(args: argparse.Namespace, arguments: Sequence[str], sweep: Sweep) -> int:
+    say(*output.headline(sweep.settings), f"records   {sweep.path}")
     try:
         with stopped_by_signals():
-            records = measure_all(sweep, request.timeout)
+            records = measure_all(sweep, args.timeout)
     except Stopped as stop:
-        where = [] if request.output else [f"--output={sweep.path}"]
+        where = [] if args.output else [f"--output={sweep.path}"]
         again = shell_command(["python", "-m", NAME, *arguments, *where])
         tell(f"{NAME}: stopped by {stop}; finished measurements are kept; continue with: {again}")
         return EXIT_STOPPED
     summary = summarise(sweep.settings.points, records)
     say("", *output.table(summary, sweep), "", *output.write_results(sweep, records, summary))
-    if request.predict:
-        say("", *output.write_prediction(sweep, records, summary, request))
+    if args.predict:
+        calibration = calibrate([record.result for record in records if record.result])
+        asked = (args.predict, args.ranks_per_host, args.interconnect)
+        projection = project(calibration, summary.rows, *asked)
+        say("", *output.prediction_table(projection), "")
+        say(*output.write_prediction(sweep, projection, summary))
     return EXIT_OK if summary.is_good else EXIT_NOT_GOOD
 
 

@@ -21,10 +21,12 @@ import numpy as np
 
 from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
-from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes
 from distcnn.system.files import read_bytes
 from distcnn.system.json_values import from_json
 
+WAITING, BESIDE = "waiting", "beside"
+"""The main thread waits for a sum, or another thread sums while the main thread computes."""
+WAY_NAMES = {WAITING: "blocking", BESIDE: "overlapped"}  # as printed
 KINDS = ("distcnn.scaling.interconnect_test", "distcnn.network")
 """Of the files that the interconnect test writes; the second one is its former name."""
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
@@ -34,10 +36,9 @@ USAGE = (
     " Gbit), or name a file written by python -m distcnn.scaling.interconnect_test --json FILE"
 )
 FEWEST_ROWS = 3
+# MPICH takes messages up to here for short (MPIR_CVAR_ALLREDUCE_SHORT_MSG_SIZE).
 SHORT_BYTES = 2048
-"""MPICH takes messages up to here for short (MPIR_CVAR_ALLREDUCE_SHORT_MSG_SIZE)."""
-THRESHOLDS = (SHORT_BYTES, 64, 32_768, 262_144)
-"""Fitted for other libraries; the first one wins a tie."""
+THRESHOLDS = (SHORT_BYTES, 64, 32_768, 262_144)  # of other libraries; the first one wins a tie
 
 
 def recursive_doubling(ranks: int, nbytes: float) -> tuple[int, float]:
@@ -48,9 +49,7 @@ def recursive_doubling(ranks: int, nbytes: float) -> tuple[int, float]:
 
 
 def rabenseifner(ranks: int, nbytes: float) -> tuple[int, float]:
-    """Return exchanges and bytes sent: a reduce-scatter by recursive halving and an allgather by
-    recursive doubling, for long messages.
-    """
+    """Return exchanges and bytes sent: a reduce-scatter, then an allgather, for long messages."""
     power = ranks.bit_length() - 1
     folds = 2 * (ranks > 2**power)
     return 2 * power + folds, 2 * nbytes * (2**power - 1) / 2**power + folds * nbytes
@@ -62,22 +61,28 @@ def cost_of(ranks: int, nbytes: float, short_bytes: int = SHORT_BYTES) -> tuple[
 
 
 @dataclass(frozen=True)
+class SumTimes:
+    """The interconnect test: (bytes, seconds) of sums over all ranks by way of summing."""
+
+    world_size: int
+    hosts: list[str]  # of each rank
+    library: str
+    rows: dict[str, list[list[float]]]
+
+
+@dataclass(frozen=True)
 class Line:
     """An exchange of n bytes takes ``latency + n * seconds_per_byte`` (alpha and beta). Adding what
     arrives takes time in proportion to the bytes, and counts as part of beta.
-
-    Attributes:
-        error: the largest relative error of the fit.
-        short_bytes: messages up to here are summed by recursive doubling.
     """
 
     latency: float
     seconds_per_byte: float
-    error: float = 0.0
-    short_bytes: int = SHORT_BYTES
+    error: float = 0.0  # the largest relative one of the fit
+    short_bytes: int = SHORT_BYTES  # messages up to here are summed by recursive doubling
 
     def seconds(self, ranks: int, nbytes: float) -> float:
-        """Return the seconds of an allreduce."""
+        """Of an allreduce."""
         exchanges, sent_bytes = cost_of(ranks, nbytes, self.short_bytes)
         return exchanges * self.latency + sent_bytes * self.seconds_per_byte
 
@@ -109,11 +114,24 @@ def parse_interconnect(text: str) -> Interconnect:
     """Read the value of ``--interconnect``, numbers or a file; ``InputError`` if it is neither."""
     if "=" not in text:
         return read_interconnect(Path(text))
-    values = dict(word.strip().split("=", 1) for word in text.split(",") if "=" in word)
-    if values.keys() != {"latency", "bandwidth"} or text.count(",") != 1:
+
+    def number(name: str, units: Mapping[str, float]) -> float:
+        found = re.fullmatch(
+            rf"(\d+\.?\d*|\.\d+)(e[+-]?\d+)? ?({'|'.join(units)})?(/s)?", values[name].lower()
+        )
+        value = float(found[1] + (found[2] or "")) * units.get(found[3], 1.0) if found else math.inf
+        if value == math.inf:
+            raise InputError(
+                f"--interconnect {text!r}: {values[name]!r} is not a number with a unit of"
+                f" {', '.join(units)}: {USAGE}"
+            )
+        return value
+
+    words = [word.partition("=") for word in text.split(",")]
+    values = {name.strip(): value.strip() for name, _, value in words}
+    if values.keys() != {"latency", "bandwidth"} or len(words) != 2:
         raise InputError(f"--interconnect {text!r} is not a latency and a bandwidth: {USAGE}")
-    latency = _number(text, values["latency"], SECONDS)
-    bandwidth = _number(text, values["bandwidth"], BITS)
+    latency, bandwidth = number("latency", SECONDS), number("bandwidth", BITS)
     if not bandwidth:
         raise InputError(f"--interconnect {text!r}: the bandwidth must be above 0: {USAGE}")
     # With overlap, every exchange waits until the thread that sums polls again.
@@ -122,37 +140,20 @@ def parse_interconnect(text: str) -> Interconnect:
     return Interconnect(f"{values['latency']}, {values['bandwidth']}", lines)
 
 
-def _number(text: str, value: str, units: Mapping[str, float]) -> float:
-    """Return ``value`` in seconds or bits; without a unit it is in these already."""
-    found = re.fullmatch(
-        rf"(\d+\.?\d*|\.\d+)(e[+-]?\d+)? ?({'|'.join(units)})?(/s)?", value.strip().lower()
-    )
-    number = float(found[1] + (found[2] or "")) * units.get(found[3], 1.0) if found else math.nan
-    if not math.isfinite(number):
-        raise InputError(
-            f"--interconnect {text!r}: {value!r} is not a number with a unit of"
-            f" {', '.join(units)}: {USAGE}"
-        )
-    return number
-
-
 def read_interconnect(path: Path) -> Interconnect:
     """Fit an interconnect to the test in a file; ``InputError`` if it is not a complete one."""
     try:
         table = json.loads(read_bytes(path, follow=True))
         if table["kind"] not in KINDS:
-            raise ValueError("it is another kind of file")
+            raise TypeError("it is another kind of file")
         return fit_interconnect(from_json(SumTimes, table), path.stem)
-    except OSError as error:
-        raise InputError(
-            f"--interconnect {str(path)!r} cannot be read ({error.strerror}): {USAGE}"
-        ) from error
     except InputError:
         raise
-    except (KeyError, TypeError, ArithmeticError, ValueError) as error:
-        raise InputError(
-            f"--interconnect {str(path)!r} is not an interconnect test ({error}): {USAGE}"
-        ) from error
+    except (OSError, KeyError, TypeError, ArithmeticError, ValueError) as error:
+        problem = f"is not an interconnect test ({error})"
+        if isinstance(error, OSError):
+            problem = f"cannot be read ({error.strerror})"
+        raise InputError(f"--interconnect {str(path)!r} {problem}: {USAGE}") from error
 
 
 def fit_interconnect(times: SumTimes, name: str) -> Interconnect:

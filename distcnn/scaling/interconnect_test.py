@@ -20,11 +20,17 @@ from distcnn.cli.parser import Parser
 from distcnn.distributed import BlockingAllreduce, Communicator, on_root
 from distcnn.distributed.allreduce_timing import time_sums
 from distcnn.errors import InputError
-from distcnn.scaling.interconnect import KINDS, fit_interconnect
-from distcnn.scaling.result import BESIDE, WAITING, WAY_NAMES, SumTimes
+from distcnn.scaling.interconnect import (
+    BESIDE,
+    KINDS,
+    WAITING,
+    WAY_NAMES,
+    SumTimes,
+    fit_interconnect,
+)
 from distcnn.spans import MEASURE, Span
 from distcnn.system.console import say
-from distcnn.system.files import write_atomically
+from distcnn.system.files import explaining, write_atomically
 from distcnn.system.wording import counted
 
 NAME = "distcnn.scaling.interconnect_test"
@@ -40,9 +46,7 @@ def measure_sums(communicator: Communicator, most_seconds: float) -> SumTimes:
         BESIDE: communicator.background_allreduce(),
     }
     rows = {
-        way: [
-            list(timed) for timed in time_sums(communicator, sums, SIZES, most_seconds / len(ways))
-        ]
+        way: list(map(list, time_sums(communicator, sums, SIZES, most_seconds / len(ways))))
         for way, sums in ways.items()
         if sums is not None and communicator.world_size > 1
     }
@@ -50,13 +54,11 @@ def measure_sums(communicator: Communicator, most_seconds: float) -> SumTimes:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return run_command(NAME, make_parser().print_help, measure_command, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the command's flags."""
     parser = Parser(
         prog=f"python -m {NAME}",
         description=(
@@ -113,12 +115,8 @@ def _report(times: SumTimes, file: Path | None) -> None:
     say(f"fit       {fit_interconnect(times, str(file or 'measured')).describe()}")
     if file:
         table = {"kind": KINDS[0], **dataclasses.asdict(times)}
-        try:
+        with explaining(f"--json: {file} cannot be written", "name another file"):
             write_atomically(file, (json.dumps(table, indent=1) + "\n").encode())
-        except OSError as error:
-            raise InputError(
-                f"--json: {file} cannot be written ({error.strerror}): name another file"
-            ) from error
         say(f"written   {file}")
 
 

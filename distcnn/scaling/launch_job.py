@@ -7,38 +7,33 @@ and the kernel ends it when the sweep ends.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from distcnn.config import Config, as_flag
-from distcnn.errors import InputError, Stopped
+from distcnn.config import as_flag
+from distcnn.errors import Stopped
 from distcnn.fault_tolerance.orphan import signal_at_parents_end
 from distcnn.fault_tolerance.signals import stop_signals_here
 from distcnn.scaling.options import Settings, launcher_command
 from distcnn.scaling.points import Job
-from distcnn.scaling.result import Result, read_result
-from distcnn.scaling.sweep_directory import Record, Sweep
+from distcnn.scaling.records import Record, Result, Sweep, read_result
+from distcnn.system.files import explaining
 from distcnn.system.wording import shell_command
 
-SECONDS_TO_END = 5.0
-"""Between SIGTERM, which a launcher passes on, and SIGKILL."""
-NAP_SECONDS = 0.05
-SECONDS_TO_APPEAR = 3.0
-"""A file written on another host may appear late on a shared file system."""
+SECONDS_TO_END = 5.0  # between SIGTERM, which a launcher passes on, and SIGKILL
+SECONDS_TO_APPEAR = 3.0  # of a file that another host wrote, on a shared file system
 LONGEST_REASON = 500
+# Matches lines that say why processes ended.
 TELLING = re.compile(r"^distcnn\S*: error|^[\w.]*(Error|Exception|Interrupt): |\b(error|signal)\b")
-"""Matches lines that say why processes ended."""
 
 
 class FailedError(Exception):
@@ -51,18 +46,14 @@ class FailedError(Exception):
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Raise ``Stopped`` with the name of the first stop signal, and ignore further ones. Does
-    nothing outside the main thread.
-    """
+    """Raise ``Stopped`` for the first stop signal, and ignore further ones."""
 
     def stop(number: int, frame: object) -> None:
         for other in before:
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(signal.Signals(number).name)
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, stop) for number in stop_signals_here()}
+    before = {number: signal.signal(number, stop) for number in stop_signals_here()}
     try:
         yield
     finally:
@@ -72,23 +63,19 @@ def stopped_by_signals() -> Iterator[None]:
 
 def measure(job: Job, sweep: Sweep, timeout: float) -> Record:
     """Measure once; ``InputError`` if the log cannot be written."""
-    log = sweep.path / job.log
+    log = sweep.measurements / f"{job.name}.log"
     file = log.parent.resolve() / f".{job.name}.json"
     result, reason, begin = None, "", time.monotonic()
+    remedy = "free some space, then run the same command again to continue"
     try:
-        file.unlink(missing_ok=True)
-        run(command_of(job, sweep.settings, file), log, timeout)
-        result = _result_in(file, job, log)
+        with explaining(f"{log} cannot be written", remedy):
+            file.unlink(missing_ok=True)
+            run(command_of(job, sweep.settings, file), log, timeout)
+            result = _result_in(file, job, log)
     except FailedError as error:
         reason = str(error)
-    except OSError as error:
-        raise InputError(
-            f"{log} cannot be written ({error.strerror}): free some space, then run the same"
-            " command again to continue"
-        ) from error
     finally:
-        with suppress(OSError):
-            file.unlink()
+        file.unlink(missing_ok=True)
     return Record(job, result, reason, time.monotonic() - begin)
 
 
@@ -99,11 +86,7 @@ def command_of(job: Job, settings: Settings, file: Path) -> list[str]:
         *launcher_command(settings.launcher, job.point.ranks),
         *(sys.executable, "-m", "distcnn.scaling.worker"),
         *(f"--result={file}", f"--steps={settings.steps}"),
-        *(
-            f"{as_flag(field.name)}={flags[field.name]}"
-            for field in dataclasses.fields(Config)
-            if field.name in flags
-        ),
+        *(f"{as_flag(name)}={value}" for name, value in flags.items()),
     ]
 
 
@@ -138,7 +121,6 @@ def run(command: list[str], log: Path, timeout: float) -> None:
 
 
 def _result_in(file: Path, job: Job, log: Path) -> Result:
-    """Read the file written by the ranks."""
     end = time.monotonic() + SECONDS_TO_APPEAR
     while not file.exists():
         if time.monotonic() > end:
@@ -147,7 +129,7 @@ def _result_in(file: Path, job: Job, log: Path) -> Result:
                 " of one MPI world",
                 log,
             )
-        time.sleep(NAP_SECONDS)
+        time.sleep(0.05)
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

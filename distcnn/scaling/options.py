@@ -7,33 +7,28 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distcnn.cli.parser import Parser
-from distcnn.config import Config, as_flag
+from distcnn.config import Config
 from distcnn.config_parsing import CONFIG_FLAGS, parse_request
 from distcnn.distributed import shards_of_rank
 from distcnn.errors import InputError
-from distcnn.scaling.interconnect import Interconnect, parse_interconnect
+from distcnn.scaling.interconnect import parse_interconnect
 from distcnn.scaling.points import MODES, STRONG, Point, plan_points
 from distcnn.system.host import usable_cores
 
-RANKS = "{ranks}"
-"""Stands for the number of ranks in a launcher."""
-MOST_RANKS = 1_000_000
-"""Of a prediction."""
-SET_BY_SWEEP = {
-    "expect_ranks": "use --ranks for the numbers of ranks",
-    "max_steps": "use --steps for the number of timed steps",
-}
-"""Flags of training that the sweep sets itself, and what to use instead."""
+RANKS = "{ranks}"  # stands for the number of ranks in a launcher
+MOST_RANKS = 1_000_000  # of a prediction
 INSTEAD = {
     "resume": "to continue a sweep, run the same command with the same --output",
     "shards-per-rank": "give --num-shards, for the smallest point of --mode weak",
+    **dict.fromkeys(("expect-ranks", "world-size"), "use --ranks for the numbers of ranks"),
+    "max-steps": "use --steps for the number of timed steps",
     **dict.fromkeys(
         ("predict-shards", "predict-examples"),
         "a prediction is for the batch and data that were measured: give --num-shards",
@@ -43,28 +38,17 @@ INSTEAD = {
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the measurements depend on; a sweep directory belongs to one of these.
+    """Everything the measurements depend on; a sweep directory belongs to one of these."""
 
-    Attributes:
-        ranks: in ascending order.
-        launcher: the command that starts ranks, with ``RANKS`` in it.
-        mode: one of ``MODES``.
-        repeats: measurements of every point.
-        steps: timed steps of a measurement.
-        flags: those of training that were given.
-    """
-
-    ranks: tuple[int, ...]
+    ranks: tuple[int, ...]  # in ascending order
     launcher: str
     mode: str = STRONG
     repeats: int = 3
     steps: int = 30
-    flags: dict[str, Any] = field(default_factory=dict)
+    flags: dict[str, Any] = field(default_factory=dict)  # those of training that were given
 
     def __post_init__(self) -> None:
-        for name, instead in SET_BY_SWEEP.items():
-            if name in self.flags:
-                raise InputError(f"{as_flag(name)} is set by the sweep: {instead}")
+        Config(**self.flags)
         for point in self.points:
             shards_of_rank(Config(**self.flags_of(point)).num_shards, point.ranks, 0)
         launcher_command(self.launcher, 1)
@@ -72,54 +56,34 @@ class Settings:
     @property
     def points(self) -> list[Point]:
         """By mode and number of ranks."""
-        Config(**self.flags)
         return plan_points(self.mode, self.ranks, self.flags)
 
     def flags_of(self, point: Point) -> dict[str, Any]:
         """The flags of training for one point."""
-        return {
-            **self.flags,
-            "num_shards": point.num_shards,
-            "microbatch_size": point.microbatch_size,
-            "expect_ranks": point.ranks,
-        }
+        work = {"num_shards": point.num_shards, "microbatch_size": point.microbatch_size}
+        return {**self.flags, **work, "expect_ranks": point.ranks}
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to measure in which sweep directory, and what to predict from it: step times on
-    ``predict`` ranks, with each of the ``interconnects`` between hosts.
-    """
-
-    settings: Settings
-    output: str
-    timeout: float
-    predict: tuple[int, ...]
-    interconnects: list[Interconnect]
-    ranks_per_host: int
-
-
-def parse(arguments: Sequence[str]) -> Request:
-    """Read a command line; ``InputError`` if a flag is unknown or has an invalid value."""
-    own, of_training = make_parser().parse_own(arguments)
-    flags = dict(parse_request(of_training).given)
-    flags.pop("output", None)
-    settings = Settings(own.ranks, own.launcher, own.mode, own.repeats, own.steps, flags)
-    interconnects = list(map(parse_interconnect, own.interconnect))
-    if (interconnects or own.ranks_per_host) and not own.predict:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read a command line: own flags, ``settings`` and parsed interconnects."""
+    args, of_training = make_parser().parse_own(arguments)
+    given = parse_request(of_training).given  # a file may have flags that the sweep sets itself
+    own = ("output", "max_steps", "expect_ranks")
+    flags = {name: value for name, value in given.items() if name not in own}
+    args.settings = Settings(args.ranks, args.launcher, args.mode, args.repeats, args.steps, flags)
+    args.interconnect = list(map(parse_interconnect, args.interconnect))
+    if (args.interconnect or args.ranks_per_host) and not args.predict:
         raise InputError(
             "--interconnect and --ranks-per-host are part of a prediction: add --predict"
             " 4,8,...,4096"
         )
-    shards = settings.points[0].num_shards
-    if own.predict and own.mode == STRONG and shards < own.predict[0]:
+    shards = args.settings.points[0].num_shards
+    if args.predict and args.mode == STRONG and shards < args.predict[0]:
         raise InputError(
-            f"--predict {own.predict[0]}: strong scaling has {shards} shards, and every rank"
-            f" needs one: add --num-shards {own.predict[-1]}, or use --mode weak"
+            f"--predict {args.predict[0]}: strong scaling has {shards} shards, and every rank"
+            f" needs one: add --num-shards {args.predict[-1]}, or use --mode weak"
         )
-    return Request(
-        settings, own.output, own.timeout, own.predict, interconnects, own.ranks_per_host
-    )
+    return args
 
 
 def ranks_from(text: str) -> tuple[int, ...]:
@@ -149,14 +113,12 @@ def ranks_from(text: str) -> tuple[int, ...]:
 
 
 def positive(text: str) -> int:
-    """Return ``text`` as an integer of at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
     return int(text)
 
 
 def seconds_from(text: str) -> float:
-    """Return ``text`` as a number of seconds that is not negative."""
     with suppress(ValueError):
         if 0 <= float(text) < float("inf"):
             return float(text)
@@ -206,60 +168,30 @@ def make_parser() -> Parser:
             " --help). --num-shards is the number of shards at every point of strong scaling, and"
             " at the smallest point of weak scaling."
         ),
-        elsewhere=CONFIG_FLAGS,
+        elsewhere={flag: name for flag, name in CONFIG_FLAGS.items() if flag[2:] not in INSTEAD},
         instead=INSTEAD,
     )
-    parser.add_argument(
-        "--ranks",
-        type=ranks_from,
-        default=default_ranks(),
-        metavar="1,2,4",
-        help="numbers of ranks (default 1,2,4 ... up to the cores)",
-    )
+    group: argparse._ActionsContainer = parser
+
+    def add(flag: str, metavar: str, kind: Callable[[str], Any], default: Any, text: str) -> None:
+        group.add_argument(flag, metavar=metavar, type=kind, default=default, help=text)
+
+    ranks, launcher = default_ranks(), default_launcher()
+    add("--ranks", "1,2,4", ranks_from, ranks, "numbers of ranks (default 1,2,4 ... up to cores)")
     parser.add_argument(
         "--mode",
         choices=MODES,
         default=STRONG,
         help="strong: same batch at every point; weak: same batch on every rank (default strong)",
     )
-    parser.add_argument(
-        "--repeats",
-        type=positive,
-        default=3,
-        metavar="N",
-        help="measurements per point (default 3)",
-    )
-    parser.add_argument(
-        "--steps",
-        type=positive,
-        default=30,
-        metavar="N",
-        help="timed steps per measurement (default 30)",
-    )
-    parser.add_argument(
-        "--launcher",
-        default=default_launcher(),
-        metavar="COMMAND",
-        help=f"command that starts the ranks (default 'mpirun -n {RANKS}')",
-    )
-    parser.add_argument(
-        "--output", default="", metavar="DIR", help="sweep directory (default runs/scaling-<time>)"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=seconds_from,
-        default=600.0,
-        metavar="SECONDS",
-        help="time limit of one measurement; 0: none (default 600)",
-    )
+    add("--repeats", "N", positive, 3, "measurements per point (default 3)")
+    add("--steps", "N", positive, 30, "timed steps per measurement (default 30)")
+    add("--launcher", "COMMAND", str, launcher, f"starts the ranks (default 'mpirun -n {RANKS}')")
+    add("--output", "DIR", str, "", "sweep directory (default runs/scaling-<time>)")
+    add("--timeout", "SECONDS", seconds_from, 600.0, "limit per measurement; 0: none (default 600)")
     group = parser.add_argument_group("prediction", "step times on more ranks (docs/prediction.md)")
-    group.add_argument(
-        "--predict",
-        type=ranks_from,
-        default=(),
-        metavar="4,8,...,4096",
-        help="numbers of ranks to predict",
-    )
+    add("--predict", "4,8,...,4096", ranks_from, (), "numbers of ranks to predict")
+    add("--ranks-per-host", "N", positive, 0, "ranks on a full host (default: as measured)")
     group.add_argument(
         "--interconnect",
         action="append",
@@ -272,11 +204,4 @@ def make_parser() -> Parser:
         ),
     )
     group.add_argument("--network", action="append", dest="interconnect", help=argparse.SUPPRESS)
-    group.add_argument(
-        "--ranks-per-host",
-        type=positive,
-        default=0,
-        metavar="N",
-        help="ranks on a full host (default: as measured)",
-    )
     return parser

@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from distcnn.plotting import Figure, has_matplotlib, png
-from distcnn.scaling.options import Request, Settings
+from distcnn.scaling.options import Settings
 from distcnn.scaling.plot import prediction_figure, sweep_figure
-from distcnn.scaling.points import MODES, STRONG, Job
-from distcnn.scaling.prediction import Projection, Series, calibrate, project
-from distcnn.scaling.result import GROUPS
+from distcnn.scaling.points import STRONG, Job
+from distcnn.scaling.prediction import Projection, Series
+from distcnn.scaling.records import GROUPS, Record, Sweep
 from distcnn.scaling.summary import Row, Summary
-from distcnn.scaling.sweep_directory import Record, Sweep
 from distcnn.system.json_values import to_json
 from distcnn.system.wording import counted, plural, printable
 
@@ -22,18 +21,16 @@ def headline(settings: Settings) -> Iterator[str]:
     points, steps = settings.points, counted(settings.steps, "step")
     yield f"sweep     {settings.repeats} x {counted(len(points), 'measurement')} of {steps}"
     yield f"launcher  {settings.launcher}"
-    for mode in MODES[settings.mode]:
-        point = next(point for point in points if point.mode == mode)
-        shards = point.num_shards if mode == STRONG else point.most_shards
-        where = "at every point" if mode == STRONG else "on every rank"
-        yield (
-            f"{mode:<10}{counted(shards, 'shard')} of"
-            f" {counted(point.microbatch_size, 'example')} per step {where}"
-        )
+    for point in points:
+        if point.ranks == points[0].ranks:
+            yield (
+                f"{point.mode:<10}{counted(point.num_shards, 'shard')} of"
+                f" {counted(point.microbatch_size, 'example')} per step on"
+                f" {counted(point.ranks, 'rank')}"
+            )
 
 
 def title_of(job: Job) -> str:
-    """Return the title of a measurement."""
     return f"{job.point.mode}, {counted(job.point.ranks, 'rank')}, repeat {job.repeat}"
 
 
@@ -64,7 +61,7 @@ def table(summary: Summary, sweep: Sweep) -> Iterator[str]:
     for note in summary.footnotes:
         yield f"note      {note}"
     for record in summary.failures:
-        log = sweep.path / record.job.log
+        log = sweep.path / record.log
         yield f"failed    {title_of(record.job)}: {record.reason} (log: {log})"
 
 
@@ -113,20 +110,9 @@ def _write_picture(sweep: Sweep, name: str, draw: Callable[[], Figure]) -> str:
     )
 
 
-def write_prediction(
-    sweep: Sweep, records: Sequence[Record], summary: Summary, request: Request
-) -> list[str]:
-    """Predict, write ``prediction.json`` and the picture; return the lines to print."""
-    projection = project(
-        calibrate([record.result for record in records if record.result]),
-        summary.rows,
-        request.predict,
-        request.ranks_per_host,
-        request.interconnects,
-    )
+def write_prediction(sweep: Sweep, projection: Projection, summary: Summary) -> list[str]:
+    """Write a prediction and its picture; return a line on each."""
     return [
-        *prediction_table(projection),
-        "",
         f"results   {sweep.write('prediction.json', to_json(projection))}",
         _write_picture(sweep, "prediction.png", lambda: prediction_figure(projection, summary)),
     ]

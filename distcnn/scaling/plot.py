@@ -11,38 +11,33 @@ from distcnn import plotting
 from distcnn.plotting import Axes, Figure
 from distcnn.scaling.points import STRONG, WEAK
 from distcnn.scaling.prediction import Projection
+from distcnn.scaling.records import GROUPS
 from distcnn.scaling.summary import Measured, Summary
 
 COLOURS, MARKERS = {STRONG: plotting.BLUE, WEAK: plotting.ORANGE}, {STRONG: "o", WEAK: "s"}
-GROUP_COLOURS = {
-    "compute": plotting.BLUE,
-    "local_sum": plotting.LIGHT_BLUE,
-    "communication": plotting.ORANGE,
-    "waiting": plotting.LIGHT_ORANGE,
-    "data": plotting.GREY,
-}
-MEASURED = "#222222"
-"""Colour of measured points in the picture of a prediction."""
+GROUP_COLOURS = (
+    *(plotting.BLUE, plotting.LIGHT_BLUE, plotting.ORANGE, plotting.LIGHT_ORANGE),
+    plotting.GREY,
+)
+MEASURED = "#222222"  # points in the picture of a prediction
 PANEL_WIDTH, PANEL_HEIGHT = 4.9, 4.3
-MOST_HORIZONTAL = 9
-"""More labels than ``MOST_HORIZONTAL`` are turned."""
+MOST_HORIZONTAL = 9  # labels; more are turned
 
 
 def sweep_figure(summary: Summary, title: str) -> Figure:
     """Draw a sweep; ``InputError`` if matplotlib is not installed."""
     modes = measured_points(summary)
-    figure, speed, efficiency, *others = _new_figure(len(modes), title)
+    figure, speed, efficiency, *others = _new_figure(2 + len(modes), title)
     for (mode, points), axes in zip(modes.items(), others, strict=True):
-        ranks, look = list(points), {"color": COLOURS[mode], "markersize": 5, "label": mode}
-        speeds = [one.images_per_second for one in points.values()]
-        spread = [
-            [one.images_per_second - one.slowest for one in points.values()],
-            [one.fastest - one.images_per_second for one in points.values()],
-        ]
-        speed.errorbar(ranks, speeds, spread, fmt="o-", capsize=4, **look)
+        ranks, measured = list(points), list(points.values())
+        colour, speeds = COLOURS[mode], [one.images_per_second for one in measured]
         ideal = [speeds[0] * count / ranks[0] for count in ranks]
-        speed.plot(ranks, ideal, "--", linewidth=1.2, color=COLOURS[mode], label=f"{mode}, ideal")
-        efficiency.plot(ranks, [one.efficiency for one in points.values()], "o-", **look)
+        speed.plot(ranks, speeds, "o-", markersize=5, color=colour, label=mode)
+        speed.plot(ranks, ideal, "--", linewidth=1.2, color=colour, label=f"{mode}, ideal")
+        lowest, highest = [one.slowest for one in measured], [one.fastest for one in measured]
+        speed.vlines(ranks, lowest, highest, color=colour)
+        fractions = [one.efficiency for one in measured]
+        efficiency.plot(ranks, fractions, "o-", markersize=5, color=colour)
         _draw_bars(axes, mode, points)
     _finish(figure, speed, efficiency, summary.reduction)
     return figure
@@ -55,34 +50,19 @@ def prediction_figure(projection: Projection, summary: Summary) -> Figure:
         f"{calibration.model}, {calibration.reduction} sum: predicted (lines) from"
         f" {' and '.join(map(str, calibration.ranks))} ranks; measured (marks)"
     )
-    figure, speed, efficiency = _new_figure(0, title)
-
-    def draw(ranks: list[int], speeds: list[float], fractions: list[float], **look: Any) -> None:
-        speed.plot(ranks, speeds, **look)
-        efficiency.plot(ranks, fractions, **look)
-
+    figure, speed, efficiency = _new_figure(2, title)
     for number, series in enumerate(projection.series):
         name = f"{series.mode}, {series.name}" if len(modes) > 1 else series.name
-        draw(
-            [one.point.ranks for one in series.predictions],
-            [one.images_per_second for one in series.predictions],
-            [series.efficiency(one) for one in series.predictions],
-            linestyle="--",
-            linewidth=1.2,
-            color=plotting.LINES[number % len(plotting.LINES)],
-            label=plotting.literal(name),
-        )
+        ranks = [one.point.ranks for one in series.predictions]
+        look: dict[str, Any] = {"color": plotting.LINES[number % len(plotting.LINES)]}
+        look |= {"linestyle": "--", "linewidth": 1.2, "label": plotting.literal(name)}
+        speed.plot(ranks, [one.images_per_second for one in series.predictions], **look)
+        efficiency.plot(ranks, [series.efficiency(one) for one in series.predictions], **look)
     for mode, points in modes.items():
-        draw(
-            list(points),
-            [one.images_per_second for one in points.values()],
-            [one.efficiency for one in points.values()],
-            linestyle="None",
-            marker=MARKERS[mode],
-            markersize=5,
-            color=MEASURED,
-            label=f"{mode}, measured",
-        )
+        ranks, measured = list(points), points.values()
+        look = {"color": MEASURED, "markersize": 5, "label": f"{mode}, measured"}
+        speed.plot(ranks, [one.images_per_second for one in measured], MARKERS[mode], **look)
+        efficiency.plot(ranks, [one.efficiency for one in measured], MARKERS[mode], **look)
     _finish(figure, speed, efficiency)
     return figure
 
@@ -96,8 +76,7 @@ def measured_points(summary: Summary) -> dict[str, dict[int, Measured]]:
     return points
 
 
-def _new_figure(bar_panels: int, title: str) -> list[Figure | Axes]:
-    count = 2 + bar_panels
+def _new_figure(count: int, title: str) -> list[Figure | Axes]:
     columns = count if count <= 3 else 2
     width, height = PANEL_WIDTH * columns, PANEL_HEIGHT * -(-count // columns) + 0.7
     figure = plotting.new_figure(width, height, title)
@@ -118,14 +97,14 @@ def _finish(figure: Figure, speed: Axes, efficiency: Axes, reduction: str = "") 
         axes.set_xticks([], minor=True)
         axes.set(xlim=(ranks[0] / 1.25, ranks[-1] * 1.25), xlabel="ranks")
     titles = ("computing", f"{reduction} sum", "communication", "waiting for the slowest", "data")
-    patches = dict(zip(titles, GROUP_COLOURS.values(), strict=True)) if reduction else {}
+    patches = dict(zip(titles, GROUP_COLOURS, strict=True)) if reduction else {}
     plotting.legend(figure, patches, columns=5, lines=True)
 
 
 def _draw_bars(axes: Axes, mode: str, bars: dict[int, Measured]) -> None:
     for place, step in enumerate(bars.values()):
         below = 0.0
-        for group, colour in GROUP_COLOURS.items():
+        for group, colour in zip(GROUPS, GROUP_COLOURS, strict=True):
             axes.bar(place, step.shares[group], 0.62, below, color=colour, linewidth=0)
             below += step.shares[group]
         if len(bars) <= MOST_HORIZONTAL:

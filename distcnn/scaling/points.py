@@ -9,15 +9,14 @@ from typing import Any
 
 STRONG, WEAK = "strong", "weak"
 MODES = {STRONG: (STRONG,), WEAK: (WEAK,), "both": (STRONG, WEAK)}
-MEASUREMENTS = "measurements"
 BATCH = 256
 """Examples of a step unless flags say otherwise: of all ranks in strong scaling, of each rank in
 weak scaling.
 """
-SMALLEST_MICROBATCH, MICROBATCH_MULTIPLE = 16, 8
-"""Matrix products are slow below 16 examples; 8 float32 fill a vector register."""
+SMALLEST_MICROBATCH = 16  # matrix products are slow below
+MICROBATCH_MULTIPLE = 8  # float32 of a vector register
+# Every shard adds its own overhead to a step, so the largest point has few shards per rank.
 FEWEST_SHARDS, MOST_SHARDS_PER_RANK = 4, 4
-"""Every shard adds its own overhead to a step, so the largest point has few shards per rank."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ class Point:
 
     @property
     def global_batch_size(self) -> int:
-        """Examples of one step, over all ranks."""
         return self.num_shards * self.microbatch_size
 
     @property
@@ -62,16 +60,6 @@ class Job:
     def name(self) -> str:
         """The stem of its files."""
         return f"{self.point.mode}-{self.point.ranks}-ranks-repeat-{self.repeat}"
-
-    @property
-    def record(self) -> str:
-        """The file of its record, relative to the sweep directory."""
-        return f"{MEASUREMENTS}/{self.name}.json"
-
-    @property
-    def log(self) -> str:
-        """The file with its output."""
-        return f"{MEASUREMENTS}/{self.name}.log"
 
 
 def plan_points(mode: str, ranks: Sequence[int], flags: Mapping[str, Any]) -> list[Point]:

@@ -5,51 +5,42 @@ the part of the sums that is not hidden behind it. ``docs/prediction.md`` has th
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from distcnn.distributed import STATS_SIZE
 from distcnn.distributed.shared_memory_reduction import MOST_KEPT
 from distcnn.errors import InputError
-from distcnn.scaling.interconnect import Interconnect, fit_interconnect
+from distcnn.scaling.interconnect import BESIDE, WAITING, Interconnect, fit_interconnect
 from distcnn.scaling.points import Point
-from distcnn.scaling.result import BESIDE, WAITING, Result, ShardTimes
+from distcnn.scaling.records import Result, ShardTimes
 from distcnn.scaling.summary import Row
 from distcnn.system.wording import printable
 from distcnn.training.overlap import MOST_LANES
 
+MEASURED = "measured in this sweep"
+# The smallest numbers of ranks calibrate; measurements on more ranks check the prediction.
 CALIBRATING_POINTS = 2
-"""The smallest numbers of ranks calibrate; measurements on more ranks check the prediction."""
+# How gradients are summed over ranks.
 SHARED_MEMORY, AFTER_COMPUTING, OVERLAPPED = "shared memory", "after computing", "overlapped"
-"""How gradients are summed over ranks."""
-STATS_BYTES = 8 * STATS_SIZE
-"""Of what a step sums besides the gradient."""
+STATS_BYTES = 8 * STATS_SIZE  # of what a step sums besides the gradient
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a sweep shows about the machine.
-
-    Attributes:
-        overlap: the flag's value.
-        bucket_bytes: of the gradient in each bucket's sum.
-        shards: by ranks per host, which share its memory.
-        on_host: sums within one host, by ranks per host.
-        between: sums between hosts, if there was one rank on each of several.
-        ranks: of the points that calibrate.
-    """
+    """What the points on ``ranks`` show about the machine."""
 
     model: str
     reduction: str
-    overlap: str
+    overlap: str  # the flag's value
     bucket_bytes: list[int]
-    shards: Mapping[int, ShardTimes]
-    on_host: Mapping[int, Interconnect]
-    between: Interconnect | None
+    shards: Mapping[int, ShardTimes]  # by ranks per host, which share its memory
+    on_host: Mapping[int, Interconnect]  # within one host, by ranks per host
+    between: Interconnect | None  # hosts, if there was one rank on each of several
     ranks: list[int]
 
 
@@ -60,107 +51,75 @@ def calibrate(results: Sequence[Result]) -> Calibration:
             "--predict needs measurements, and all of them failed: see the reasons above, then run"
             " the same command again"
         )
-    points: dict[int, list[Result]] = defaultdict(list)
-    for result in results:
-        points[result.world_size].append(result)
-    ranks = sorted(points)[:CALIBRATING_POINTS]
+    ranks = sorted({result.world_size for result in results})[:CALIBRATING_POINTS]
     shards: dict[int, ShardTimes] = {}
     on_host: dict[int, Interconnect] = {}
     between: Interconnect | None = None
     for count in ranks:
-        first = points[count][0]
-        hosts = len(set(first.hosts))
-        shards.setdefault(first.ranks_per_host, median_shard(points[count]))
+        of_point = [result for result in results if result.world_size == count]
+        times = medians([result.sum_times for result in of_point])
+        hosts = len(set(of_point[0].hosts))
+        shards.setdefault(
+            of_point[0].ranks_per_host, medians([result.shard for result in of_point])
+        )
         if count > 1 and hosts == 1:
-            on_host[count] = median_interconnect(points[count])
+            on_host[count] = fit_interconnect(times, MEASURED)
         elif count > 1 and hosts == count:
-            between = between or median_interconnect(points[count])
-    first = points[ranks[0]][0]
-    return Calibration(
-        first.model,
-        first.reduction,
-        first.overlap,
-        first.bucket_bytes,
-        shards,
-        on_host,
-        between,
-        ranks,
-    )
+            between = between or fit_interconnect(times, MEASURED)
+    one = min(results, key=lambda result: result.world_size)
+    given = (one.model, one.reduction, one.overlap, one.bucket_bytes)
+    return Calibration(*given, shards, on_host, between, ranks)
 
 
-def median_shard(results: Sequence[Result]) -> ShardTimes:
-    """Return the median of every time over the measurements of one point."""
-    shards = [result.shard for result in results]
-    shared = [shard.shared_memory for shard in shards if shard.shared_memory is not None]
-    return ShardTimes(
-        data=median(shard.data for shard in shards),
-        forward=median(shard.forward for shard in shards),
-        backward=list(map(median, zip(*(shard.backward for shard in shards), strict=True))),
-        add=median(shard.add for shard in shards),
-        shared_memory=median(shared) if len(shared) == len(shards) else None,
-        update=median(shard.update for shard in shards),
-    )
-
-
-def median_interconnect(results: Sequence[Result]) -> Interconnect:
-    """Fit an interconnect to the median of each size over all measurements."""
-    seconds: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for result in results:
-        for way, rows in result.sum_times.rows.items():
-            for nbytes, took in rows:
-                seconds[way][nbytes].append(took)
-    medians = {
-        way: [[nbytes, median(took)] for nbytes, took in sorted(of_way.items())]
-        for way, of_way in seconds.items()
-    }
-    times = dataclasses.replace(results[0].sum_times, rows=medians)
-    return fit_interconnect(times, "measured in this sweep")
+def medians(items: Sequence[Any]) -> Any:
+    """Return the median of every number in ``items``, which have one shape; all else is as in the
+    first of them.
+    """
+    first = items[0]
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        return dataclasses.replace(first, **medians([vars(item) for item in items]))
+    if isinstance(first, dict):
+        return {key: medians([item[key] for item in items]) for key in first}
+    if isinstance(first, list):
+        return [medians(parts) for parts in zip(*items, strict=False)]
+    return median(items) if isinstance(first, float) and None not in items else first
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A step of ``point`` on ``hosts`` hosts; ``shares`` are fractions of it by group, mean over
-    ranks.
-    """
+    """A step of ``point``."""
 
     point: Point
     hosts: int
     step_seconds: float
-    shares: dict[str, float]
+    shares: dict[str, float]  # of the step by group, mean over ranks
 
     @property
     def images_per_second(self) -> float:
-        """Of all ranks."""
         return self.point.global_batch_size / self.step_seconds
 
 
 def predict(
-    calibration: Calibration,
-    point: Point,
-    ranks_per_host: int,
-    interconnect: Interconnect | None,
-    overlap: str = "",
+    calibration: Calibration, point: Point, ranks_per_host: int, between: Interconnect | None
 ) -> Prediction:
-    """Predict a step with ``interconnect`` between hosts that hold ``ranks_per_host`` ranks.
-
-    ``overlap`` is the flag's value; as calibrated if empty. ``InputError`` names what is needed and
-    was not measured.
+    """Predict a step on hosts that hold ``ranks_per_host`` ranks, with ``between`` between them;
+    ``InputError`` names what is needed and was not measured.
     """
     members, hosts = min(point.ranks, ranks_per_host), -(-point.ranks // ranks_per_host)
-    on_host = _nearest(calibration.on_host, members) if calibration.on_host else None
+    on_host = nearest(calibration.on_host, members) if calibration.on_host else None
     if members > 1 and on_host is None:
         raise InputError(
             f"--predict {point.ranks} with {members} ranks per host needs a point with several"
             " ranks on one host: measure --ranks 1,2 in a new --output, or use --ranks-per-host 1"
         )
-    if hosts > 1 and interconnect is None:
+    if hosts > 1 and between is None:
         raise InputError(
             f"--predict {point.ranks} with {members} per host needs the network between hosts: use"
             " --interconnect latency=1ms,bandwidth=10Gbit, or measure it with python -m"
             " distcnn.scaling.interconnect_test"
         )
-    shard, most = _nearest(calibration.shards, members), point.most_shards
-    way = way_of(calibration, point, members, hosts, overlap or calibration.overlap)
+    shard, most = nearest(calibration.shards, members), point.most_shards
+    way = way_of(calibration, point, members, hosts)
     adding = most * shard.add
     sizes = [STATS_BYTES + sum(calibration.bucket_bytes)]
     if way == SHARED_MEMORY:
@@ -168,12 +127,11 @@ def predict(
     elif way == OVERLAPPED:
         sizes = [*calibration.bucket_bytes[:-1], calibration.bucket_bytes[-1] + STATS_BYTES]
     sums = [0.0] * len(sizes)
-    for level, count in ((on_host, members), (interconnect, hosts)):
+    for level, count in ((on_host, members), (between, hosts)):
         if level is not None and count > 1:
             line = level.line(BESIDE if way == OVERLAPPED else WAITING)
-            sums = [
-                took + line.seconds(count, size) for took, size in zip(sums, sizes, strict=True)
-            ]
+            for number, size in enumerate(sizes):
+                sums[number] += line.seconds(count, size)
     busy = most * (shard.data + shard.compute) + adding
     end = busy + sum(sums)
     if way == OVERLAPPED:
@@ -186,21 +144,21 @@ def predict(
         "data": point.balance * most * shard.data,
     }
     step = end + shard.update
-    shares = {group: took / step for group, took in seconds.items()}
-    return Prediction(point, hosts, step, shares)
+    return Prediction(point, hosts, step, {group: took / step for group, took in seconds.items()})
 
 
-def _nearest(measured: Mapping[int, T], wanted: int) -> T:
+def nearest(measured: Mapping[int, T], wanted: int) -> T:
     """Return what was measured with the largest number up to ``wanted``, else the smallest."""
     return measured[max((one for one in measured if one <= wanted), default=min(measured))]
 
 
-def way_of(calibration: Calibration, point: Point, members: int, hosts: int, overlap: str) -> str:
+def way_of(calibration: Calibration, point: Point, members: int, hosts: int) -> str:
     """Return how training would sum gradients there."""
     is_faster = hosts > 1 and calibration.reduction == "exact"
-    if point.ranks > 1 and (overlap == "on" or (overlap == "auto" and is_faster)):
+    overlaps = calibration.overlap == "on" or (calibration.overlap == "auto" and is_faster)
+    if point.ranks > 1 and overlaps:
         return OVERLAPPED
-    can_share = hosts == 1 and _nearest(calibration.shards, members).shared_memory is not None
+    can_share = hosts == 1 and nearest(calibration.shards, members).shared_memory is not None
     return SHARED_MEMORY if can_share and point.most_shards <= MOST_KEPT else AFTER_COMPUTING
 
 
@@ -231,19 +189,15 @@ def overlapped_end(starts: Sequence[float], seconds: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Series:
-    """One mode with one interconnect between the hosts (None: all ranks are on one host).
-
-    Efficiency is relative to ``base``, on the smallest number of ranks that was measured.
-    """
+    """One mode with one interconnect between the hosts; None if all ranks are on one host."""
 
     mode: str
     interconnect: Interconnect | None
-    base: Prediction
+    base: Prediction  # on the smallest number of ranks that was measured
     predictions: list[Prediction]
 
     @property
     def name(self) -> str:
-        """Of the interconnect."""
         return printable(self.interconnect.name) if self.interconnect else "one host"
 
     def efficiency(self, prediction: Prediction) -> float:
@@ -254,14 +208,14 @@ class Series:
 
 @dataclass(frozen=True)
 class Compared:
-    """A measured point and its prediction; ``is_calibrated`` points prove nothing."""
+    """A measured point and its prediction; one that calibrated proves nothing."""
 
     point: Point
     hosts: int
     is_calibrated: bool
     measured_seconds: float
     predicted_seconds: float
-    error: float
+    error: float  # as a fraction of the measured time
 
 
 @dataclass(frozen=True)
@@ -285,38 +239,28 @@ def project(
 ) -> Projection:
     """Make all predictions; ``ranks_per_host`` 0 and no ``interconnects``: as measured."""
     per_host = ranks_per_host or max(calibration.shards)
-    between: Sequence[Interconnect | None] = interconnects or [calibration.between]
-    smallest: dict[str, Point] = {}
-    for row in rows:
-        smallest.setdefault(row.point.mode, row.point)
-    series, left_out = [], []
-    for mode, base in smallest.items():
-        points = [base.with_ranks(count) for count in ranks]
+    networks: Sequence[Interconnect | None] = interconnects or [calibration.between]
+    series: list[Series] = []
+    left_out: list[int] = []
+    for base in (row.point for row in rows if row.point.ranks == rows[0].point.ranks):
+        points = [base, *map(base.with_ranks, ranks)]
         left_out += [point.ranks for point in points if point.num_shards < point.ranks]
-        for interconnect in between:
-            first, *predictions = (
-                predict(calibration, point, per_host, interconnect)
-                for point in [base, *points]
+        for between in networks:
+            first, *others = (
+                predict(calibration, point, per_host, between)
+                for point in points
                 if point.num_shards >= point.ranks
             )
-            series.append(Series(mode, interconnect, first, predictions))
-    return Projection(calibration, per_host, series, list(_compare(calibration, rows)), left_out)
-
-
-def _compare(calibration: Calibration, rows: Sequence[Row]) -> Iterator[Compared]:
-    """Yield the measured points, except on hosts whose interconnect was not measured."""
+            series.append(Series(base.mode, between, first, others))
+    compared = []
     for point, measured in ((row.point, row.measured) for row in rows):
         if measured is None:
             continue
-        try:
+        with suppress(InputError):  # the interconnect of its hosts was not measured
             found = predict(calibration, point, measured.ranks_per_host, calibration.between)
-        except InputError:  # these sums were not measured
-            continue
-        yield Compared(
-            point,
-            measured.hosts,
-            point.ranks in calibration.ranks,
-            measured.step_seconds,
-            found.step_seconds,
-            found.step_seconds / measured.step_seconds - 1,
-        )
+            is_calibrated, seconds = point.ranks in calibration.ranks, found.step_seconds
+            error = seconds / measured.step_seconds - 1
+            compared.append(
+                Compared(point, found.hosts, is_calibrated, measured.step_seconds, seconds, error)
+            )
+    return Projection(calibration, per_host, series, compared, left_out)

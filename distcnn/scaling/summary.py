@@ -6,47 +6,34 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from distcnn.scaling.points import Point
-from distcnn.scaling.result import Result
-from distcnn.scaling.sweep_directory import Record
+from distcnn.scaling.points import Job, Point
+from distcnn.scaling.records import Record, Result
 from distcnn.system.wording import counted
 from distcnn.training.fingerprint import differences
 
+# The verdict on a point's bits: the last two have nothing to compare with, or are the fast sum's.
 SAME, DIFFERENT, ALONE, NOT_PROMISED = "same", "DIFFERENT", "alone", "not promised"
-"""The verdict on a point's bits; ``ALONE`` has nothing to compare with, ``NOT_PROMISED`` is the
-fast sum.
-"""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Summary of the measurements of one point.
-
-    Attributes:
-        ranks_per_host: on the fullest host.
-        images_per_second: the median; ``slowest`` and ``fastest`` are of one measurement.
-        step_seconds: the median.
-        speed_up: images per second relative to the smallest point of the mode (medians).
-        efficiency: speed-up divided by how many times more ranks there are.
-        shares: fractions of a step by group, of the measurement with the median step.
-        params_sha256: of the first measurement.
-    """
+    """Summary of the measurements of one point."""
 
     hosts: int
-    ranks_per_host: int
-    images_per_second: float
+    ranks_per_host: int  # on the fullest host
+    images_per_second: float  # the median, as the step
     slowest: float
     fastest: float
     step_seconds: float
-    speed_up: float
-    efficiency: float
-    shares: dict[str, float]
-    params_sha256: str
+    speed_up: float  # images per second relative to the smallest point of the mode
+    efficiency: float  # speed-up divided by how many times more ranks there are
+    shares: dict[str, float]  # of a step by group, of the measurement with the median step
+    params_sha256: str  # of the first measurement
 
 
 @dataclass(frozen=True)
@@ -60,7 +47,6 @@ class Row:
     measured: Measured | None
 
     def to_json(self) -> dict[str, Any]:
-        """One flat table."""
         table = dataclasses.asdict(self)
         return {**table.pop("point"), **(table.pop("measured") or {}), **table}
 
@@ -81,36 +67,33 @@ class Summary:
 
 
 def summarise(points: Sequence[Point], records: Sequence[Record]) -> Summary:
-    """Summarise the records of ``points``."""
-    results: dict[Point, list[Result]] = {point: [] for point in points}
-    for record in records:
-        if record.result:
-            results[record.job.point].append(record.result)
+    done = {record.job: record.result for record in records if record.result}
     failures = [record for record in records if record.result is None]
-    failed = Counter(record.job.point for record in failures)
-    bits, differing = compare_bits(records)
-    bases: dict[str, Point] = {}
+    bits, differing = compare_bits(done)
+    bases: dict[str, tuple[int, float]] = {}
     rows: list[Row] = []
     notes: list[str] = []
-    for point, found in results.items():
+    for point in points:
+        found = [result for job, result in done.items() if job.point == point]
+        failed = sum(record.job.point == point for record in failures)
         measured = None
         if found:
-            base = bases.setdefault(point.mode, point)
-            measured = _measured(point, found, base, results[base])
-        rows.append(Row(point, bits.get(point, "-"), len(found), failed[point], measured))
+            speed = median(result.images_per_second for result in found)
+            base_ranks, base_speed = bases.setdefault(point.mode, (point.ranks, speed))
+            measured = _measured(found, speed / base_speed, point.ranks / base_ranks)
+        rows.append(Row(point, bits.get(point, "-"), len(found), failed, measured))
         notes += _notes(point, found)
     relative = [
-        f"{mode}: speed-up and efficiency are relative to {base.ranks} ranks"
-        for mode, base in bases.items()
-        if base.ranks > 1
+        f"{mode}: speed-up and efficiency are relative to {ranks} ranks"
+        for mode, (ranks, _) in bases.items()
+        if ranks > 1
     ]
-    reduction = next((found[0].reduction for found in results.values() if found), "exact")
+    reduction = next((result.reduction for result in done.values()), "exact")
     return Summary(rows, failures, [*relative, *notes, *differing], reduction)
 
 
-def _measured(point: Point, results: list[Result], base: Point, of_base: list[Result]) -> Measured:
+def _measured(results: Sequence[Result], speed_up: float, growth: float) -> Measured:
     speeds = [result.images_per_second for result in results]
-    speed_up = median(speeds) / median(result.images_per_second for result in of_base)
     by_step = sorted(results, key=lambda result: result.step_seconds)
     return Measured(
         hosts=max(len(set(result.hosts)) for result in results),
@@ -120,51 +103,46 @@ def _measured(point: Point, results: list[Result], base: Point, of_base: list[Re
         fastest=max(speeds),
         step_seconds=median(result.step_seconds for result in results),
         speed_up=speed_up,
-        efficiency=speed_up * base.ranks / point.ranks,
+        efficiency=speed_up / growth,
         shares=by_step[(len(by_step) - 1) // 2].shares,
         params_sha256=results[0].params_sha256,
     )
 
 
-def compare_bits(records: Sequence[Record]) -> tuple[dict[Point, str], list[str]]:
+def compare_bits(done: Mapping[Job, Result]) -> tuple[dict[Point, str], list[str]]:
     """Compare the weights of measurements with the same shards and microbatches, whatever their
     mode and number of ranks: they took the same steps and must agree.
 
-    Returns the verdict on every point with a result, and a line for every group of measurements
-    that disagree.
+    Returns the verdict on every point, and a line for every group that disagrees.
     """
-    groups: dict[tuple[int, int], list[tuple[Record, Result]]] = defaultdict(list)
-    words: dict[Point, str] = {}
+    groups: dict[tuple[int, int], list[Job]] = defaultdict(list)
+    verdicts: dict[Point, str] = {}
     lines = []
-    for record in records:
-        point = record.job.point
-        if record.result and record.result.reduction == "exact":
-            groups[point.num_shards, point.microbatch_size].append((record, record.result))
-        elif record.result:
-            words[point] = NOT_PROMISED
-    for (num_shards, microbatch_size), group in groups.items():
-        hashes = Counter(result.params_sha256 for _, result in group)
-        usual = hashes.most_common(1)[0][0]
-        for record, _ in group:
-            words[record.job.point] = SAME if len(group) > 1 else ALONE
-        others = [pair for pair in group if pair[1].params_sha256 != usual]
-        for record, _ in others:
-            words[record.job.point] = DIFFERENT
+    for job, result in done.items():
+        if result.reduction == "exact":
+            groups[job.point.num_shards, job.point.microbatch_size].append(job)
+        else:
+            verdicts[job.point] = NOT_PROMISED
+    for (num_shards, microbatch_size), jobs in groups.items():
+        usual = Counter(done[job].params_sha256 for job in jobs).most_common(1)[0][0]
+        others = [job for job in jobs if done[job].params_sha256 != usual]
+        verdicts |= {job.point: SAME if len(jobs) > 1 else ALONE for job in jobs}
+        verdicts |= {job.point: DIFFERENT for job in others}
         if others:
-            names = ", ".join(record.job.name for record, _ in others)
-            expected = next(result for _, result in group if result.params_sha256 == usual)
-            changed = "; ".join(differences(expected.software, others[0][1].software))
-            lines.append(
+            expected = next(done[job] for job in jobs if job not in others)
+            other = done[others[0]]
+            changed = "; ".join(differences(expected.software, other.software))
+            names = ", ".join(job.name for job in others)
+            line = (
                 f"bits differ at {counted(num_shards, 'shard')} of {microbatch_size}: {names}"
-                f" {'has' if len(others) == 1 else 'have'} weights"
-                f" {others[0][1].params_sha256[:16]}, the others {usual[:16]}"
-                + (f"; the software differs: {changed}" if changed else "")
+                f" {'has' if len(others) == 1 else 'have'} weights {other.params_sha256[:16]},"
+                f" the others {usual[:16]}"
             )
-    return words, lines
+            lines.append(f"{line}; the software differs: {changed}" if changed else line)
+    return verdicts, lines
 
 
 def _notes(point: Point, results: Sequence[Result]) -> Iterator[str]:
-    """Yield notes on what limits the results of a point."""
     name = f"{point.mode}, {counted(point.ranks, 'rank')}"
     if point.balance < 1:
         yield (

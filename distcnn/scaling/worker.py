@@ -26,7 +26,7 @@ from distcnn.errors import InputError
 from distcnn.fault_tolerance.watchdog import Watchdog
 from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
 from distcnn.scaling.interconnect_test import measure_sums
-from distcnn.scaling.result import GROUPS, Result, ShardTimes
+from distcnn.scaling.records import GROUPS, Result, ShardTimes
 from distcnn.spans import ALLREDUCE, BACKWARD, LOCAL_SUM, READ_DATA, UPDATE
 from distcnn.system.console import say
 from distcnn.system.host import processor, usable_cores
@@ -35,25 +35,17 @@ from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.setup import Run, prepare_run
 
 NAME = "distcnn.scaling.worker"
-GROUP_OF_PART = {
-    READ_DATA: "data",
-    LOCAL_SUM: "local_sum",
-    ALLREDUCE: "communication",
-    WAITING: "waiting",
-}
-"""All other parts count as computing."""
-SUMS_SECONDS, ADD_REPEATS = 0.6, 9
-"""Time for what only a prediction needs."""
+# All other parts of a step count as computing.
+GROUP_OF_PART = dict(zip((LOCAL_SUM, ALLREDUCE, WAITING, READ_DATA), GROUPS[1:], strict=True))
+SUMS_SECONDS, ADD_REPEATS = 0.6, 9  # for what only a prediction needs
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     return run_command(NAME, make_parser().print_help, measure_command, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the flags besides those of training."""
     parser = Parser(prog=f"python -m {NAME}", description="One measurement of distcnn.scaling.")
     parser.add_argument("--result", type=Path, required=True, metavar="FILE", help="a new file")
     parser.add_argument("--steps", type=int, required=True, metavar="N", help="timed steps")
@@ -61,7 +53,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def measure_command(communicator: Communicator, arguments: Sequence[str]) -> None:
-    """Measure and write the result. Collective."""
     args, of_training = on_root(communicator, lambda: make_parser().parse_known_args(arguments))
     config = on_root(communicator, lambda: Config(**parse_request(of_training).given))
     with Watchdog(NAME, communicator, config.stall_timeout):
@@ -122,9 +113,8 @@ def shares_of(splits: Sequence[StepTimes]) -> dict[str, float]:
 def shard_times(
     run: Run, splits: Sequence[StepTimes], step_seconds: float, bucket_starts: Sequence[int]
 ) -> ShardTimes:
-    """Return the times of a shard on the rank that waits least. Collective.
-
-    ``splits`` are each rank's step with instruments; one without takes ``step_seconds``.
+    """Return the times of a shard on the rank that waits least, from each rank's step with
+    instruments; a step without them takes ``step_seconds``. Collective.
     """
     slowest = min(splits, key=lambda split: split.parts.get(WAITING, 0.0))
     shards = -(-run.config.num_shards // run.communicator.world_size)

@@ -22,14 +22,10 @@ from typing import Any
 
 from distcnn.system.wording import counted, printable
 
-SECONDS_TO_DRAIN = 5.0
-"""How long a process waits at its end for the reader of its output."""
+SECONDS_TO_DRAIN = 5.0  # for the reader of the output, at a process's end
+# How long a line may delay its writer, so that both streams keep their order on a terminal.
 SECONDS_TO_FLUSH = 0.5
-"""How long a line may delay its writer, so that both streams keep their order on a terminal.
-Once a stream is blocked, later lines do not delay the writer again.
-"""
-MOST_WAITING = 1 << 20
-"""Characters that may wait for a blocked stream: about ten thousand lines."""
+MOST_WAITING = 1 << 20  # characters for a blocked stream: about ten thousand lines
 
 
 def say(*lines: str) -> None:
@@ -41,10 +37,7 @@ def say(*lines: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Print ``text``, one or several lines, to standard error in one piece.
-
-    Works without ``guarded`` too, and never raises.
-    """
+    """Print ``text``, one or several lines, to standard error in one piece. Never raises."""
     whole = printable(text, keep="\n\t") + "\n"
     with suppress(Exception):  # full, closed, missing, or replaced by something that raises
         sys.stderr.write(_encodable(whole, sys.stderr))
@@ -52,10 +45,7 @@ def tell(text: str) -> None:
 
 
 def drain() -> None:
-    """Wait until both streams have taken what was printed, at most ``SECONDS_TO_DRAIN``.
-
-    Call it before a process ends in an unusual way.
-    """
+    """Wait for both streams, before a process ends; at most ``SECONDS_TO_DRAIN``."""
     end = time.monotonic() + SECONDS_TO_DRAIN
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, OutputStream):
@@ -66,10 +56,8 @@ def drain() -> None:
 
 
 def replace_closed_streams() -> None:
-    """Open the null device for each standard stream that was closed when Python started.
-
-    Otherwise the next file that is opened takes the free descriptor, and what C libraries print
-    ends up in it.
+    """Open the null device for each standard stream that was closed when Python started: else the
+    next file that is opened takes its descriptor, and what C libraries print ends up in it.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
@@ -134,9 +122,7 @@ class OutputStream(io.TextIOBase):
         self._has_failed = False
 
     def write(self, text: str) -> int:
-        """Take ``text``. Complete lines are passed on at once, the rest at the line's end or by
-        ``flush``.
-        """
+        """Pass complete lines on at once, the rest at the line's end or by ``flush``."""
         with self._changed:
             self._partial += text
             whole, feed, rest = self._partial.rpartition("\n")
@@ -147,7 +133,6 @@ class OutputStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Pass everything on, and wait a moment until it is written."""
         self.drain(SECONDS_TO_FLUSH)
 
     def drain(self, seconds: float) -> None:
@@ -162,26 +147,22 @@ class OutputStream(io.TextIOBase):
             self._waited_seconds = 0.0 if done else waited
 
     def isatty(self) -> bool:
-        """Whether the stream behind is a terminal."""
         try:
             return bool(self._stream.isatty())
         except (OSError, ValueError, AttributeError):
             return False
 
     def fileno(self) -> int:
-        """The descriptor of the stream behind; ``OSError`` if it has none."""
         try:
             return int(self._stream.fileno())
         except (AttributeError, ValueError) as error:
             raise io.UnsupportedOperation("fileno") from error
 
     def writable(self) -> bool:
-        """Always."""
         return True
 
     @property
     def buffer(self) -> Any:
-        """The buffer of the stream behind, for callers that write bytes."""
         return self._stream.buffer
 
     def _pass_on(self, text: str) -> None:
@@ -232,9 +213,8 @@ class OutputStream(io.TextIOBase):
                 self._stream.flush()
 
     def _fail(self, error: Exception, text: str) -> None:
-        """Count the text as dropped, and report the error.
-
-        A closed reader (EPIPE) is reported only at the second text: it may have read all it wanted.
+        """Count the text as dropped, and report the error; a closed reader, which may have read
+        all that it wanted, only at the second text.
         """
         with self._changed:
             self._dropped_lines += text.count("\n")

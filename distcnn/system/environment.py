@@ -13,9 +13,7 @@ PREFIXES = (
     *("OPENBLAS_", "GOTO_", "GOTOBLAS_", "MKL_", "BLIS_", "AOCL_", "ARMPL_", "NVPL_", "VECLIB_"),
     *("ESSL_", "LIBSCI_", "CRAYBLAS_", "FLEXIBLAS", "NPY_"),
 )
-"""Of variables with which BLAS libraries and NumPy choose instructions, kernels and block sizes
-(ATLAS chooses when it is built).
-"""
+"""Of variables with which BLAS libraries and NumPy choose instructions, kernels and block sizes."""
 NO_KERNELS = ("_NUM_THREADS", "_MAXIMUM_THREADS", "_THREAD_TIMEOUT", "_VERBOSE", "_MAIN_FREE")
 """Suffixes of those that do not; --threads-per-rank sets the number of threads."""
 
@@ -31,9 +29,7 @@ def kernel_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def sources_sha256() -> str:
-    """SHA-256 of names and contents of the package's files: two checkouts of one version may
-    differ.
-    """
+    """SHA-256 of the package's files: two checkouts of one version may differ."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
         content = path.read_bytes()

@@ -66,9 +66,7 @@ def read_bytes(path: Path, follow: bool = False) -> bytes:
 
 
 def read_entry(path: Path, *names: str) -> str:
-    """The first entry of a file of ``name: value`` lines, as in /proc, with one of ``names`` in any
-    case; empty if there is none.
-    """
+    """The first entry of a file of /proc with one of ``names``, in any case; empty if none."""
     wanted = [name.lower() for name in names]
     with suppress(OSError):
         for line in path.read_text(errors="replace").splitlines():
@@ -79,9 +77,7 @@ def read_entry(path: Path, *names: str) -> str:
 
 
 def open_regular(path: Path, flags: int, permissions: int = 0o666, follow: bool = False) -> int:
-    """Open a regular file with ``os.open``; ``OSError`` for anything else, such as a pipe, which
-    would block, and for a link unless ``follow``.
-    """
+    """Open a regular file; ``OSError`` for anything else (a pipe would block), such as a link."""
     links = 0 if follow else os.O_NOFOLLOW
     try:
         descriptor = os.open(
@@ -126,10 +122,10 @@ def reading(name: object, *damage: type[Exception], remedy: str = "") -> Iterato
     end = f": {remedy}" if remedy else ""
     try:
         yield
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}){end}") from error
     except damage as error:
         raise InputError(f"{name} is damaged ({type(error).__name__}: {error}){end}") from error
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}){end}") from error
 
 
 def remove_temporary_files(folder: Path) -> None:

@@ -32,7 +32,6 @@ class Cores:
 
 
 def usable_cores(host: str, environment: Mapping[str, str] = os.environ) -> Cores:
-    """Return the cores that this process may use."""
     ids = frozenset(
         os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     )
@@ -77,9 +76,8 @@ def oversubscription(everyone: Sequence[Cores], threads: int) -> str | None:
 
 
 def most_memory() -> int | None:
-    """Bytes of memory that this process could use at most; None if unknown.
-
-    The host's memory and swap, or the tightest limit of its control groups.
+    """Bytes that this process could use at most: the host's memory and swap, or the tightest limit
+    of its control groups; None if unknown.
     """
     limits = [limit for _, limit, _ in _group_limits(CGROUPS, OWN_CGROUPS)]
     total, swap = _memory_info("MemTotal"), _memory_info("SwapTotal")
@@ -87,10 +85,8 @@ def most_memory() -> int | None:
 
 
 def free_memory(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None:
-    """Bytes of memory that this process could still use; None if unknown.
-
-    The minimum of what is free on the host and in its control groups; cached files that are not
-    in use count as free.
+    """Bytes that this process could still use, of the host's memory and its control groups'; None
+    if unknown. Cached files that are not in use count as free.
     """
     available = _memory_info("MemAvailable")
     left = [] if available is None else [available]
@@ -101,7 +97,6 @@ def free_memory(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int | None:
 
 
 def processor() -> str:
-    """The processor's name."""
     return cpu_info("model name") or platform.processor() or platform.machine()
 
 
@@ -111,10 +106,7 @@ def cpu_info(*names: str) -> str:
 
 
 def cgroup_share(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> float:
-    """Number of cores whose time this process's control groups grant; inf: no limit.
-
-    ``root`` is where control groups (version 1 or 2) are mounted; ``own`` names this process's.
-    """
+    """Cores whose time this process's control groups, named in ``own``, grant; inf: no limit."""
     return min(map(_share_of, _group_folders(root, own, "cpu")), default=math.inf)
 
 
@@ -153,13 +145,11 @@ def _group_limits(root: Path, own: Path) -> Iterator[tuple[Path, int, int]]:
 
 
 def _memory_info(name: str) -> int | None:
-    """Bytes of an entry of /proc/meminfo; None if it is missing."""
     entry = read_entry(MEMORY, name)
     return int(entry.split()[0]) * 1024 if entry else None
 
 
 def _read(path: Path) -> str:
-    """A file of the kernel without the last line feed; empty if it cannot be read."""
     with suppress(OSError):
         return path.read_text().strip()
     return ""

@@ -61,7 +61,6 @@ class Declared:
 
     @property
     def several(self) -> bool:
-        """Whether more than one process was started."""
         return (self.world_size or 0) > 1 or self.rank > 0
 
 
@@ -108,10 +107,7 @@ def declared_place(environment: Mapping[str, str]) -> Place | None:
 
 
 def needs_mpi(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started several processes. Only then is MPI loaded.
-
-    One process under a launcher (such as ``srun --pty bash``) works without MPI.
-    """
+    """Whether a launcher started several processes; one (``srun --pty bash``) needs no MPI."""
     found = declared(environment)
     return any(launch.several for launch in found) or (
         bool(found) and all(launch.world_size is None for launch in found)
@@ -163,10 +159,8 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def launching_process() -> int:
-    """The launcher's process on this host: mpirun or one of its daemons.
-
-    It is the nearest ancestor without this rank's variables, which shells and wrappers in between
-    have; 0 in a container that does not see it.
+    """The launcher's process on this host, mpirun or one of its daemons: the nearest ancestor
+    without this rank's variables. 0 in a container that does not see it.
     """
     mine, process = declared(os.environ), os.getppid()
     for _ in range(MOST_GENERATIONS):
@@ -183,9 +177,8 @@ def launching_process() -> int:
 
 
 def launch_name() -> str:
-    """A name that exactly the processes of one launch share on this host.
-
-    Process numbers are reused, so it contains the start time of the launcher's process.
+    """A name that exactly the processes of one launch share on this host. Process numbers are
+    reused, so it contains the start time of the launcher's process.
     """
     process = launching_process()
     parts = [str(process)]
@@ -203,9 +196,7 @@ def process_status(process: int, name: str) -> str:
 
 
 def _launchers(environment: Mapping[str, str]) -> tuple[Variables, ...]:
-    """The launchers whose variables count: Slurm's only in a step, because a batch script has them
-    without srun.
-    """
+    # A batch script has Slurm's variables without srun.
     return LAUNCHERS if _is_slurm_step(environment) else LAUNCHERS[:-1]
 
 

@@ -25,10 +25,8 @@ USUAL_COLUMNS = 80
 
 
 def watched_columns(environment: Mapping[str, str] = os.environ) -> int | None:
-    """The width of the terminal that shows standard output; None if there is none.
-
-    Under a launcher, standard output is a pipe to the launcher or a terminal it made, so the
-    launcher's own standard output counts.
+    """The width of the terminal that shows standard output; None if there is none. Under a
+    launcher, which takes the ranks' output, its own standard output counts.
     """
     columns = None
     if not launcher.needs_mpi(environment) and sys.stdout.isatty():

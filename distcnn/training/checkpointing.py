@@ -1,100 +1,59 @@
-"""Checkpoints of a run: when they are taken, what they hold, and how a run is restored.
-
-Taking one is collective on all ranks; root writes it in the background.
-"""
+"""What a run leaves behind; what its checkpoints hold, and how it is restored from one."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import distcnn
-from distcnn.checkpoints import Checkpoint, CheckpointStore, CheckpointWriter
+from distcnn.checkpoints import Checkpoint
 from distcnn.checkpoints.weights import Arrays
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.spans import CHECKPOINT, WAIT_FOR_CHECKPOINT, Span
+from distcnn.nn import Parameters
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
-from distcnn.training.progress import Progress
-from distcnn.training.results import DatasetRecord
-from distcnn.training.run_directory import CHECKPOINTS, RunDirectory
+from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 EXAMPLES_USED = "shards/examples_used"
-IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
 
-class Saving:
-    """Saves ``run``; ``directory`` is root's, None on the other ranks."""
+class Records:
+    """Takes what a run leaves behind; this base class, for a replay or ranks beside root, keeps
+    nothing.
+    """
 
-    def __init__(self, run: Run, directory: RunDirectory | None, progress: Progress) -> None:
-        self._run, self._directory = run, directory
-        self.every = run.config.checkpoint_every
-        if directory is not None:
-            self._writer = CheckpointWriter(
-                CheckpointStore(directory.path / CHECKPOINTS), run.config.keep, progress.say
-            )
+    location: Path | None = None
+    """The run directory, where there is one."""
 
-    @property
-    def location(self) -> str:
-        """The run directory, on root; elsewhere empty."""
-        return str(self._directory.path) if self._directory else ""
+    def add_metrics(self, kind: str, **values: Any) -> None:
+        """Take a line for people and plots, of the ``kind`` "step" or "epoch"."""
 
-    def save(self, state: State) -> None:
-        """Copy the state on root and begin to write it. Collective."""
-        run, directory = self._run, self._directory
-        with Span(CHECKPOINT, step=state.step):
-            entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
-            if directory is not None:
-                lines = directory.metrics.text, directory.receipt.text
-                snapshot = take_snapshot(run, state, entries, *lines)
-                if state.best_step == state.step:
-                    directory.best = state.step, snapshot.folder("weights")
-                self._follow(directory)
-                self._writer.submit(state.step, snapshot, state.best_step)
+    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
+        """Take a line on the state after ``step`` steps, which a replay must reproduce."""
+
+    def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
+        """Copy the state, and the ledger's ``entries``, and begin to write a checkpoint."""
 
     def poll(self) -> None:
-        """Report the outcome of the last save, if it is done."""
-        if self._directory is not None:
-            self._writer.poll()
+        """Report the outcome of the last checkpoint, if it is written."""
 
     def wait(self) -> int:
-        """Wait until all is written; the latest step on the disk, -1 for none. Collective."""
-        newest = -1
-        with Span(WAIT_FOR_CHECKPOINT):
-            if self._directory is not None:
-                self._writer.wait()
-                self._follow(self._directory)
-                newest = self._writer.last_step
-            return self._run.communicator.broadcast(newest)
-
-    def _follow(self, directory: RunDirectory) -> None:
-        # If it is gone, the writer reports that it cannot write.
-        with suppress(OSError, InputError):
-            self._writer.move_to(CheckpointStore(directory.locate() / CHECKPOINTS))
-
-
-class NoSaving:
-    """For a replay, which writes nothing."""
-
-    every, location = 0, ""
-
-    def save(self, state: State) -> None: ...
-
-    def poll(self) -> None: ...
-
-    def wait(self) -> int:
+        """Wait until all is written; the step of the latest checkpoint, -1 for none."""
         return -1
+
+    def finish(self, parameters: Parameters, result: RunResult) -> None:
+        """The run is over."""
 
 
 def take_snapshot(
@@ -119,7 +78,7 @@ def take_snapshot(
     }
     records = {
         "configuration": dataclasses.asdict(run.config),
-        "dataset": dataset_identity(run),
+        "dataset": run.record.identity,
         "software": run.software,
         "state": state.to_json(),
         "orders_sha256": [entry.order_sha256 for entry in entries],
@@ -204,11 +163,6 @@ def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
                 f" {checkpoint.attributes['distcnn']}{chunks if run.config.data_memory else ''}"
             )
     return read.state
-
-
-def dataset_identity(run: Run) -> dict[str, Any]:
-    """The identity of the image set, without paths."""
-    return {name: getattr(run.record, name) for name in IDENTITY}
 
 
 def check_dataset(recorded: DatasetRecord, run: Run) -> None:

@@ -13,16 +13,10 @@ from distcnn.checkpoints import Checkpoint
 from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, array_sha256, read_weights
 from distcnn.errors import InputError
 from distcnn.system.files import read_bytes, reading
+from distcnn.training import results
+from distcnn.training.checkpointing import Records
 from distcnn.training.receipt import MALFORMED, STARTS, Line, Receipt, whole_lines
-from distcnn.training.results import (
-    METRICS,
-    RESULT,
-    Records,
-    RunResult,
-    damage_by_sums,
-    describe,
-    read_result,
-)
+from distcnn.training.results import METRICS, RESULT, RunResult
 
 SPEED = "images_per_second"
 MEASURED = (SPEED, "train_seconds", "seconds_to_target")
@@ -46,9 +40,7 @@ def difference(
     name = next((each for each in names if before.get(each) != now.get(each)), None)
     if name is None:
         return ""
-    text = f"{name} {before.get(name)} in {source}, but {now.get(name)} in the replay"
-    has_parameters = _rank_of(names[0]) == 0
-    return f"{text}; all parameters match" if has_parameters and _rank_of(name) > 0 else text
+    return f"{name} {before.get(name)} in {source}, but {now.get(name)} in the replay"
 
 
 def _named(values: Line) -> Line:
@@ -69,41 +61,6 @@ def _rank_of(name: str) -> int:
     return 0 if name.startswith("parameter ") else 1 if name.startswith("params_sha256") else 2
 
 
-class RecordedLines:
-    """The ``lines`` of ``source`` that a replay must reproduce, in order.
-
-    They ``may_end_early`` when the run was killed before it wrote all of them.
-    """
-
-    def __init__(self, source: str, lines: Iterable[Line], may_end_early: bool) -> None:
-        self._source, self._left, self._may_end_early = source, deque(lines), may_end_early
-        self.compared: list[Line] = []
-
-    def compare(self, kind: str, values: Line) -> None:
-        """``Different`` unless the next line is of this ``kind`` and has these ``values``."""
-        if not self._left and self._may_end_early:
-            return
-        replayed = json.loads(json.dumps({"kind": kind, **values}))
-        recorded, step = self._left.popleft() if self._left else {}, replayed["step"]
-        if (recorded.get("kind"), recorded.get("step")) != (kind, step):
-            has = f"{recorded.get('kind')!r} of step {recorded.get('step')}" if recorded else "none"
-            self._fail(step, f"the replay has a line {kind!r} here, but {self._source} has {has}")
-        if text := difference(recorded, replayed, self._source):
-            self._fail(step, text)
-        self.compared.append(replayed)
-
-    def close(self) -> None:
-        """``Different`` when lines are left that the replay did not produce."""
-        if self._left:
-            line = self._left[0]
-            has = f"{self._source} has a line {line.get('kind')!r} of step {line['step']}"
-            self._fail(line["step"], f"{has}, but the replay has none")
-
-    def _fail(self, step: int, text: str) -> NoReturn:
-        before = f"step {self.compared[-1]['step']}" if self.compared else "none"
-        raise Different(f"step {step} (last recorded step that matches: {before}): {text}")
-
-
 class Comparison(Records):
     """Takes a replay's lines in place of a run directory; compares each with the recorded one.
 
@@ -119,25 +76,45 @@ class Comparison(Records):
             for line in receipt.lines
             if line["kind"] not in STARTS and from_step < line["step"] <= to_step
         ]
-        was_killed = to_step == receipt.last_step and not receipt.ended
-        self._receipt = RecordedLines(THE_RECEIPT, lines, was_killed)
-        self._metrics = RecordedLines(METRICS, metrics, was_killed)
-
-    @property
-    def compared(self) -> list[Line]:
+        self._left = {THE_RECEIPT: deque(lines), METRICS: deque(metrics)}
+        self._was_killed = to_step == receipt.last_step and not receipt.ended
+        self._matched = dict.fromkeys(self._left, "none")
+        self.compared: list[Line] = []
         """The receipt's lines that were compared."""
-        return self._receipt.compared
 
     def add_metrics(self, kind: str, **values: Any) -> None:
-        self._metrics.compare(kind, _without(values, SPEED))
+        self._compare(METRICS, {"kind": kind, **_without(values, SPEED)})
 
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        self._receipt.compare(kind, {"step": step, **values})
+        line = self._compare(THE_RECEIPT, {"kind": kind, "step": step, **values})
+        if line:
+            self.compared.append(line)
 
     def close(self) -> None:
         """``Different`` when lines were recorded that the replay did not produce."""
-        self._receipt.close()
-        self._metrics.close()
+        for source, left in self._left.items():
+            if left:
+                has = f"{source} has a line {left[0].get('kind')!r} of step {left[0]['step']}"
+                self._fail(source, left[0]["step"], f"{has}, but the replay has none")
+
+    def _compare(self, source: str, values: Line) -> Line | None:
+        """The line, once it is the next one recorded; None where the run was killed before it."""
+        if not self._left[source] and self._was_killed:
+            return None
+        replayed: Line = json.loads(json.dumps(values))
+        recorded = self._left[source].popleft() if self._left[source] else {}
+        kind, step = replayed["kind"], replayed["step"]
+        if (recorded.get("kind"), recorded.get("step")) != (kind, step):
+            has = f"{recorded.get('kind')!r} of step {recorded.get('step')}" if recorded else "none"
+            self._fail(source, step, f"the replay has a line {kind!r} here, but {source} has {has}")
+        if text := difference(recorded, replayed, source):
+            self._fail(source, step, text)
+        self._matched[source] = f"step {step}"
+        return replayed
+
+    def _fail(self, source: str, step: int, text: str) -> NoReturn:
+        before = self._matched[source]
+        raise Different(f"step {step} (last recorded step that matches: {before}): {text}")
 
 
 def read_metrics(directory: Path, checkpoint: Checkpoint | None, to_step: int) -> list[Line]:
@@ -170,7 +147,7 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
     if (run / BEST_WEIGHTS).exists():
         files.append((BEST_WEIGHTS, expected.best_step, expected.best_test_accuracy))
     try:
-        read_result(run)
+        results.read_result(run)
         found = _without(json.loads(read_bytes(run / RESULT)), *MEASURED)
         problem = difference(found, expected.to_json(), RESULT, may_lack=True)
         for name, step, accuracy in files:
@@ -181,22 +158,20 @@ def problem_of_files(run: Path, receipt: Receipt, replayed: RunResult) -> str | 
                     name: array_sha256(values) for name, values in parameters.items()
                 }
                 found = {**attributes, "parameters": hashes}
-                replay = {**describe(expected, step, accuracy), **line}
+                replay = {**results.describe(expected, step, accuracy), **line}
                 problem = difference(found, replay, name, may_lack=True)
     except InputError as error:
         return str(error)
-    return problem or damage_by_sums(run)
+    return problem or results.damage_of(run)
 
 
 def _expected_result(receipt: Receipt, result: RunResult) -> RunResult:
     """``result`` with what the run alone knows: its ranks and the names of model and image set."""
     recorded, configuration = (receipt.starts[-1][name] for name in ("dataset", "configuration"))
-    name, source = recorded.get("name"), recorded.get("source")
+    names = {name: recorded.get(name) for name in ("name", "source")}
     return dataclasses.replace(
         result,
         model=configuration["model"],
         world_size=receipt.lines[0].get("world_size", 0),
-        dataset=dataclasses.replace(
-            result.dataset, name=name, source=source, path=configuration["data"]
-        ),
+        dataset=dataclasses.replace(result.dataset, path=configuration["data"], **names),
     )

@@ -14,7 +14,7 @@ from distcnn.errors import InputError, TrainingError
 from distcnn.nn import Parameters
 from distcnn.optim import Updater
 from distcnn.training.fingerprint import fingerprint
-from distcnn.user_source import Sources, compare_sources, sha256_of
+from distcnn.user_code import Sources, compare_sources, sha256_of
 
 
 def params_sha256(parameters: Parameters) -> str:

@@ -23,8 +23,8 @@ from distcnn.random_streams import layer_streams
 from distcnn.spans import DEBUG, Span
 from distcnn.training.advice import advice_on, zero_gradients
 from distcnn.training.checkpointing import restore_snapshot
+from distcnn.training.failures import check_pass
 from distcnn.training.loop import Loop
-from distcnn.training.nan_check import check_pass
 from distcnn.training.receipt import Receipt, read_receipt
 from distcnn.training.replay import follow, for_replay, warn_of_changes
 from distcnn.training.resume import existing_run, merged_config, read_stored

@@ -16,12 +16,8 @@ from distcnn.nn import computing
 from distcnn.nn.losses import Loss
 from distcnn.spans import Span
 from distcnn.system.wording import counted
-from distcnn.training.nan_check import first_not_finite
+from distcnn.training.failures import EvaluationFailure, first_not_finite
 from distcnn.training.step import LOSS, READ_DATA, Lane, count_correct
-
-
-class EvaluationFailure(TrainingError):
-    """The test loss is not finite."""
 
 
 class EvaluationStopped(Exception):

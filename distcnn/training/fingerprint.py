@@ -1,9 +1,7 @@
 """The software and the processor that decide the bits.
 
 Names and versions are not enough: a BLAS kernel of one name may use other block sizes on another
-processor (OpenBLAS 0.3.34 and newer,
-https://github.com/OpenMathLib/OpenBLAS/issues/6021). So the fingerprint also holds a hash of
-results.
+processor (https://github.com/OpenMathLib/OpenBLAS/issues/6021). So it also has a hash of results.
 """
 
 from __future__ import annotations
@@ -21,16 +19,11 @@ from distcnn.distributed.blas_threads import blas_description, blas_threads
 from distcnn.system.environment import kernel_variables, sources_sha256
 from distcnn.system.host import cpu_info
 
-FLAGS_OF_NOTE = (
-    "sse4_2 avx avx2 fma avx512f avx512bw avx512vl avx512_bf16 amx_tile asimd sve sve2 vsx"
-)
+FLAGS = "sse4_2 avx avx2 fma avx512f avx512bw avx512vl avx512_bf16 amx_tile asimd sve sve2 vsx"
 """Instruction sets by which NumPy and BLAS choose their kernels."""
 
 PRODUCTS = ((20, 25, 9216), (50, 500, 256), (100, 800, 16), (64, 1500, 64))
-"""(m, k, n) of matrix products as networks have them.
-
-Blocks of k differ first: their partial sums are rounded one by one.
-"""
+"""(m, k, n) of matrix products as networks have them; with large k, whose blocks differ first."""
 FUNCTION_VALUES = 4099
 
 
@@ -45,7 +38,7 @@ def fingerprint() -> dict[str, str]:
         "blas": blas_description(),
         "blas_threads": str(blas_threads()),
         "machine": platform.machine(),
-        "cpu_flags": " ".join(flag for flag in FLAGS_OF_NOTE.split() if flag in flags),
+        "cpu_flags": " ".join(flag for flag in FLAGS.split() if flag in flags),
         "environment": " ".join(f"{name}={value}" for name, value in variables.items()),
         "arithmetic": arithmetic_sha256()[:16],
     }

@@ -1,9 +1,8 @@
 """The ledger proves that each epoch used every example exactly once over all ranks.
 
-Each rank counts for its own shards what was really put into microbatches. At an epoch's end all
-ranks' entries must cover every shard once, and every example of it once. A running SHA-256 of each
-shard's order makes the proof hold over resumes: a checkpoint holds it, and the resumed run, on any
-ranks, must arrive at the same one for the steps already taken. The receipt has it too.
+Each rank counts for its own shards what was really put into microbatches. A running SHA-256 of each
+shard's order makes the proof hold over resumes: the resumed run, on any ranks, must arrive at that
+of the checkpoint. The receipt has it too.
 """
 
 from __future__ import annotations

@@ -14,21 +14,21 @@ from distcnn.spans import Span
 from distcnn.training import ending
 from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
 from distcnn.training.callbacks import Callback
-from distcnn.training.checkpointing import NoSaving, Saving
+from distcnn.training.checkpointing import Records
 from distcnn.training.consistency import compare_replicas, params_sha256
-from distcnn.training.evaluation import EvaluationFailure, EvaluationStopped
-from distcnn.training.ledger import close_epoch
+from distcnn.training.evaluation import EvaluationStopped
+from distcnn.training.failures import EvaluationFailure, ShardFailure
+from distcnn.training.ledger import all_entries, close_epoch
 from distcnn.training.progress import NoProgress, Progress
-from distcnn.training.results import Records, RunResult
+from distcnn.training.results import RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import Meter, State
-from distcnn.training.step_failure import ShardFailure
 
 
 class Loop:
     """Takes a run from ``state``, which it updates, onward; every method is collective.
 
-    By default nothing is recorded, saved or shown: a replay.
+    By default nothing is recorded or shown.
     """
 
     def __init__(
@@ -36,13 +36,12 @@ class Loop:
         run: Run,
         state: State,
         records: Records | None = None,
-        saving: Saving | NoSaving | None = None,
         progress: Progress | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
         self.run, self.state = run, state
-        self._records, self._saving = records or Records(), saving or NoSaving()
-        self._progress, self._callbacks = progress or NoProgress(), callbacks
+        self._records, self._progress = records or Records(), progress or NoProgress()
+        self._callbacks = callbacks
         self._totals: StepTotals | None = None
         self._has_warned = False
         self._counted_until = time.perf_counter()
@@ -63,7 +62,7 @@ class Loop:
 
         The state is saved before ``Stopped`` (by a signal) or ``TrainingError``.
         """
-        run, state, saving = self.run, self.state, self._saving
+        run, state = self.run, self.state
         try:
             self.go_to(run.schedule.total_steps)
         except (ShardFailure, EvaluationFailure) as failure:
@@ -72,15 +71,15 @@ class Loop:
                 where += f" --shard {failure.shard}"
             raise TrainingError(f"{failure}\n{self._save_before_failure(where)}") from failure
         with self._timed():
-            newest = saving.wait()
+            newest = self._wait()
             if newest != state.step:  # the disk was full, or the run directory removed
-                saving.save(state)
-                newest = saving.wait()
+                self._save_state()
+                newest = self._wait()
         self.add_end()
         result = ending.make_result(run, state)
         with Span(spans.WRITE_RESULTS):
             on_root(run.communicator, lambda: self._records.finish(run.parameters, result))
-        if saving.location and newest < state.step:
+        if self._records.location and newest < state.step:
             self._progress.say(
                 f"warning: {ending.checkpoint_found(newest, state.step)}, although the run ended at"
                 f" step {state.step}: it cannot be continued from its end"
@@ -106,7 +105,7 @@ class Loop:
                 return
             if self._take_step().stops:
                 self._stop()
-            every = self._saving.every
+            every = self.run.config.checkpoint_every
             if every and state.step % every == 0 and not state.epoch_is_open:
                 with self._timed():
                     self._save()
@@ -147,7 +146,7 @@ class Loop:
             f"  learning rate {learning_rate:.4g}  {meter.images_per_second:,.0f} images/s"
         )
         state.interval = Meter()
-        self._saving.poll()
+        self._records.poll()
 
     def _check_replicas(self) -> None:
         with self._timed():
@@ -206,7 +205,7 @@ class Loop:
         self._warn_if_nothing_is_learned(epoch, last)
         state.epoch_is_open = False
         with self._timed():
-            self._saving.save(state)
+            self._save_state()
 
     def _warn_if_nothing_is_learned(self, epoch: int, last: bool) -> None:
         run, state = self.run, self.state
@@ -252,7 +251,18 @@ class Loop:
         state = self.state
         if state.step % self.run.config.check_every or state.epoch_is_open:
             self._compare_replicas()  # otherwise it has just been done
-        self._saving.save(state)
+        self._save_state()
+
+    def _save_state(self) -> None:
+        run, state = self.run, self.state
+        with Span(spans.CHECKPOINT, step=state.step):
+            entries = all_entries(run.step.ledger, run.communicator, run.config.num_shards)
+            self._records.save(run, state, entries)
+
+    def _wait(self) -> int:
+        """Wait for the last checkpoint; the step of the latest on the disk, -1 for none."""
+        with Span(spans.WAIT_FOR_CHECKPOINT):
+            return self.run.communicator.broadcast(self._records.wait())
 
     # -- early ends
 
@@ -275,9 +285,9 @@ class Loop:
     def _save_now(self, world_size: int) -> tuple[str, str]:
         """Save and wait; what is on the disk as text, and the command that continues from it."""
         self._save()
-        newest = self._saving.wait()
-        directory = self.run.communicator.broadcast(self._saving.location)
+        newest = self._wait()
+        directory = self.run.communicator.broadcast(self._records.location)
         if not directory:
             return "nothing is saved, because the run has no directory", ""
-        command = ending.resume_command(self.run, directory, world_size)
+        command = ending.resume_command(self.run, str(directory), world_size)
         return ending.checkpoint_found(newest, self.state.step), command

@@ -12,11 +12,12 @@ from distcnn.distributed import Allreduce, Bucket, BucketReducer, Communicator, 
 from distcnn.nn import computing
 from distcnn.nn.kernels.arena import buffer
 from distcnn.nn.losses import Loss
+from distcnn.nn.plan import Backward
 from distcnn.optim import Updater
 from distcnn.random_streams import layer_streams
 from distcnn.spans import Span
-from distcnn.training.step import LOSS, Lane, Position, Step, count_correct
-from distcnn.training.step_failure import ShardFailures
+from distcnn.training.failures import ShardFailures
+from distcnn.training.step import Counts, Lane, Position, Step
 
 MOST_LANES = 8
 """Shards of a rank whose backward can be paused: each needs the buffers of a whole plan."""
@@ -36,52 +37,32 @@ class OverlappedStep(Step):
     def _sum_gradients(self, at: Position) -> StepTotals:
         whole = len(self.shards) - len(self.lanes)
         self._add_shards(self.shards[:whole], at)
-        passes = [
-            _Pass(self, shard, lane, at)
-            for shard, lane in zip(self.shards[whole:], self.lanes, strict=True)
-        ]
+        interleaved = list(zip(self.shards[whole:], self.lanes, strict=True))
+        passes: dict[int, tuple[Backward, Counts]] = {}
         for bucket in self.reducer.buckets:
-            for one in passes:
-                if one.shard not in self.failures:
-                    with self.spans[one.shard.index], self.failures.caught(one.shard, one.lane):
-                        one.add(bucket)
+            for shard, lane in interleaved:
+                if shard not in self.failures:
+                    with self.spans[shard.index], self.failures.caught(shard, lane):
+                        if bucket.number == 0:
+                            passes[shard.index] = self._begin(shard, lane, at)
+                        self._add_bucket(bucket, *passes[shard.index])
             if bucket.is_last:
                 self._pass_on_stop_request()
             self.reducer.start(bucket)
         return self.reducer.finish()
 
+    def _begin(self, shard: Part, lane: Lane, at: Position) -> tuple[Backward, Counts]:
+        grad_logits, counts = self._forward(shard, lane, at)
+        return lane.plan.start_backward(grad_logits, out=self.reducer.gradients), counts
 
-class _Pass:
-    """One shard on its way forward and backward, paused after each bucket.
-
-    All passes write to the reducer's gradients: a bucket is added before the next shard writes it.
-    """
-
-    def __init__(self, step: OverlappedStep, shard: Part, lane: Lane, at: Position) -> None:
-        self.shard, self.lane, self._step, self._at = shard, lane, step, at
-
-    def add(self, bucket: Bucket) -> None:
-        """Compute the gradients of ``bucket`` and add them."""
-        reducer = self._step.reducer
-        if bucket.number == 0:
-            self._go_forward()
+    def _add_bucket(self, bucket: Bucket, backward: Backward, counts: Counts) -> None:
+        """Compute a shard's gradients of ``bucket``, and add them before the next writes there."""
         with computing():
-            self._backward.advance(until=bucket.start)
+            backward.advance(until=bucket.start)
         with LOCAL_SUM:
-            reducer.add(bucket)
+            self.reducer.add(bucket)
         if bucket.is_last:
-            reducer.count(*self._counts)
-
-    def _go_forward(self) -> None:
-        step, (plan, microbatch) = self._step, self.lane
-        examples = step.fill(self.lane, self.shard, self._at)
-        random = step.streams(self._at.step, self.shard.index)
-        with computing():
-            logits = plan.forward(microbatch.images, training=True, random=random)
-            with LOSS:
-                loss_sum, grad_logits = step.loss(logits, microbatch.labels, microbatch.weights)
-            self._backward = plan.start_backward(grad_logits, out=step.reducer.gradients)
-        self._counts = loss_sum, count_correct(logits, microbatch), examples
+            self.reducer.count(*counts)
 
 
 def open_allreduce(wanted: str, reduction: str, communicator: Communicator) -> Allreduce | None:

@@ -14,7 +14,7 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import dataset_identity, restore_snapshot
+from distcnn.training.checkpointing import restore_snapshot
 from distcnn.training.comparison import Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
@@ -25,8 +25,7 @@ from distcnn.training.results import RECEIPT, RESULT, RunResult
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
-from distcnn.user_code import require_outside, require_trust
-from distcnn.user_source import compare_sources
+from distcnn.user_code import compare_sources, require_outside, require_trust
 
 NAMES_ONLY = ("name", "source")
 """If an image set was moved, its name may differ, but not its content."""
@@ -43,17 +42,6 @@ class Replayed:
     """The receipt's lines that were compared."""
     result: RunResult | None
     """The expected ``result.json``, if the replay reached the end of a finished run."""
-
-
-@dataclass(frozen=True)
-class _Records:
-    """What a run has recorded of the steps to replay, and what is wrong with it, if anything."""
-
-    receipt: Receipt
-    to_step: int
-    checkpoint: Checkpoint | None = None
-    metrics: list[Line] = dataclasses.field(default_factory=list)
-    problem: str = ""
 
 
 def replay(
@@ -73,8 +61,10 @@ def replay(
     ``Different`` on all ranks when it is not the same, ``InputError`` for bad input.
     """
     with Span(READ_RUN):
-        records = on_root(communicator, lambda: _read(directory, from_step, to_step, say))
-    receipt, last, checkpoint = records.receipt, records.to_step, records.checkpoint
+        receipt, checkpoint, metrics, problem = on_root(
+            communicator, lambda: _read(directory, from_step, to_step, say)
+        )
+    last = receipt.last_step if to_step is None else to_step
     begun = checkpoint.step if checkpoint else 0
     config = receipt.configuration_at(begun)
     given: dict[str, Any] = {"model": model} if model else {}
@@ -88,8 +78,8 @@ def replay(
     state = State()
     if checkpoint:
         state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-    if records.problem:
-        raise Different(records.problem)
+    if problem:
+        raise Different(problem)
     say(
         f"replaying steps {state.step} to {last} on {counted(communicator.world_size, 'rank')}"
         f" ({communicator.description})"
@@ -98,7 +88,7 @@ def replay(
         text = difference(line, {**line, "parameters": parameter_hashes(run.parameters)})
         if text:
             raise Different(f"step {state.step}, in its checkpoint: {text}")
-    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, records.metrics)
+    comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
     loop = Loop(run, state, comparison)
     at_end = {line["kind"] for line in receipt.lines if line["step"] == last}
     try:
@@ -115,7 +105,8 @@ def replay(
 
 def _read(
     directory: Path, from_step: int, to_step: int | None, say: Callable[[str], None]
-) -> _Records:
+) -> tuple[Receipt, Checkpoint | None, list[Line], str]:
+    """What is recorded of the steps to replay, and what is wrong with it, if anything."""
     receipt = read_receipt(directory)
     last = receipt.last_step if to_step is None else to_step
     is_empty_run = from_step == last == receipt.last_step == 0
@@ -125,12 +116,11 @@ def _read(
             f" {receipt.last_step}"
         )
     if not receipt.ended and (directory / RESULT).exists():
-        return _Records(
-            receipt,
-            last,
-            problem=f"{RECEIPT} has no line after step {receipt.last_step}, although the run has"
-            f" finished ({RESULT}): its end was cut off",
+        problem = (
+            f"{RECEIPT} has no line after step {receipt.last_step}, although the run has finished"
+            f" ({RESULT}): its end was cut off"
         )
+        return receipt, None, [], problem
     checkpoint = None
     if from_step:
         store = CheckpointStore(directory / CHECKPOINTS)
@@ -138,9 +128,9 @@ def _read(
         if checkpoint is None:
             say(f"no checkpoint at or before step {from_step}: replaying from the first step")
     try:
-        return _Records(receipt, last, checkpoint, read_metrics(directory, checkpoint, last))
+        return receipt, checkpoint, read_metrics(directory, checkpoint, last), ""
     except InputError as error:
-        return _Records(receipt, last, checkpoint, problem=str(error))
+        return receipt, checkpoint, [], str(error)
 
 
 def follow(
@@ -169,7 +159,7 @@ def _compare_data(receipt: Receipt, run: Run) -> None:
     """``Different`` when the image set is not the recorded one."""
     for line in receipt.starts:
         recorded = line.get("dataset", {})
-        for name, value in dataset_identity(run).items():
+        for name, value in run.record.identity.items():
             if name not in NAMES_ONLY and recorded.get(name) != value:
                 raise Different(
                     f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"

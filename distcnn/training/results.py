@@ -1,20 +1,18 @@
-"""The files of a finished run: its result, last and best weights, and the SHA-256 of each file.
-
-``SHA256SUMS`` has the format of ``sha256sum``, which can check it.
-"""
+"""The files of a finished run: its result, last and best weights, and sums as of sha256sum."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS, read_weights, weights_sha256
+from distcnn.checkpoints.weights import BEST_WEIGHTS, WEIGHTS
+from distcnn.errors import InputError
 from distcnn.network import Network
-from distcnn.nn import Parameters
 from distcnn.system.files import read_bytes, reading, write_atomically
 from distcnn.system.json_values import from_json, to_json
 
@@ -22,10 +20,7 @@ RESULT, SUMS = "result.json", "SHA256SUMS"
 CONFIG, METRICS, RECEIPT = "config.toml", "metrics.jsonl", "receipt.jsonl"
 ALL_FILES = (CONFIG, METRICS, RECEIPT, RESULT, WEIGHTS, BEST_WEIGHTS)
 """Those of which ``SHA256SUMS`` has the hashes."""
-
-
-NOT_STORED = ("network", "output")
-"""Fields of a result that are of this process, not of the run."""
+IDENTITY = ("name", "source", "sha256", "content_sha256", "train_examples", "test_examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +43,11 @@ class DatasetRecord:
     std: tuple[float, ...] = ()
     train_examples: int
     test_examples: int = 0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What does not change when the file moves, for checkpoints and the receipt."""
+        return {name: getattr(self, name) for name in IDENTITY}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class RunResult:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``result.json``."""
-        left_out = {*NOT_STORED}
+        left_out = {"network", "output"}  # of this process, not of the run
         if not self.architecture:
             left_out.add("architecture")
         if self.target_accuracy is None:
@@ -101,25 +101,8 @@ class RunResult:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunResult:
-        """The result in ``result.json``; an older one has defaults where it lacks a value.
-
-        Raises:
-            TypeError: it is not a result.
-        """
+        """The result in ``result.json``; an older one has defaults where it lacks a value."""
         return from_json(cls, {**values, "output": "", "network": None})
-
-
-class Records:
-    """Takes the lines of a run and its result; this base class keeps nothing."""
-
-    def add_metrics(self, kind: str, **values: Any) -> None:
-        """Take a line for people and plots, of the ``kind`` "step" or "epoch"."""
-
-    def add_receipt(self, kind: str, step: int, **values: Any) -> None:
-        """Take a line on the state after ``step`` steps, which a replay must reproduce."""
-
-    def finish(self, parameters: Parameters, result: RunResult) -> None:
-        """The run is over."""
 
 
 def describe(result: RunResult, step: int, test_accuracy: float) -> dict[str, Any]:
@@ -150,46 +133,26 @@ def write_results(folder: Path, result: RunResult, weights: bytes, best: bytes |
 
 
 def read_result(folder: Path) -> RunResult:
-    """The result of the finished run in ``folder``. ``InputError`` names the file if it is damaged,
-    or lacks what every result has.
-    """
+    """The result of the finished run in ``folder``. ``InputError`` if there is none, or damage."""
     with reading(RESULT, TypeError, ValueError, RecursionError):
         return RunResult.from_json(json.loads(read_bytes(folder / RESULT)))
 
 
 def damage_of(folder: Path) -> str | None:
-    """What is wrong with the files of a finished run, as text; None if nothing is."""
-    try:
-        result = read_result(folder)
-        weights, attributes = read_weights(folder / WEIGHTS)
-        sha256 = weights_sha256(weights.values())
-    except (ValueError, TypeError) as error:  # TypeError: weights of incompatible types
-        return str(error)
-    if not sha256 == attributes.get("params_sha256") == result.params_sha256:
-        return f"{WEIGHTS} does not hold the weights named in {RESULT}"
-    return damage_by_sums(folder)
-
-
-def damage_by_sums(folder: Path) -> str | None:
     """The first file that does not match ``SHA256SUMS``, as text; None if there are no sums."""
-    try:
-        lines = read_bytes(folder / SUMS).decode().splitlines()
-        listed = {name: sha256 for sha256, name in (line.split("  ", 1) for line in lines)}
-    except FileNotFoundError:
+    if not os.path.lexists(folder / SUMS):
         return None
-    except (OSError, ValueError):
-        return f"{SUMS} is damaged"
-    if unknown := listed.keys() - set(ALL_FILES):
-        return f"{SUMS} is damaged: it names {min(unknown)!r}"
-    for name in ALL_FILES:
-        if name not in listed:
-            if (folder / name).exists():
-                return f"{SUMS} is damaged: it lacks {name}"
-            continue
-        try:
-            sha256 = hashlib.sha256(read_bytes(folder / name)).hexdigest()
-        except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
-        if sha256 != listed[name]:
-            return f"{name} is damaged or was edited: its SHA-256 does not match {SUMS}"
+    try:
+        with reading(SUMS, ValueError):
+            lines = read_bytes(folder / SUMS).decode().splitlines()
+            listed = {name: sha256 for sha256, name in (line.split("  ") for line in lines)}
+        for name in ALL_FILES:
+            if name in listed or os.path.lexists(folder / name):
+                with reading(name):
+                    sha256 = hashlib.sha256(read_bytes(folder / name)).hexdigest()
+                if sha256 != listed.get(name):
+                    what = f"its SHA-256 does not match {SUMS}"
+                    return f"{name} is damaged or was edited: {what}"
+    except InputError as error:
+        return str(error)
     return None

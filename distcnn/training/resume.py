@@ -20,7 +20,7 @@ from distcnn.config_parsing import Request
 from distcnn.errors import InputError
 from distcnn.system.files import explaining
 from distcnn.system.wording import counted
-from distcnn.training.checkpointing import dataset_identity, read_snapshot
+from distcnn.training.checkpointing import read_snapshot
 from distcnn.training.fingerprint import differences
 from distcnn.training.progress import Progress
 from distcnn.training.receipt import MALFORMED, parse_receipt, read_receipt
@@ -38,8 +38,7 @@ from distcnn.training.run_files import read_config, write_config
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.setup import Run
 from distcnn.training.state import State
-from distcnn.user_code import ACCEPT_FLAG, require_trust
-from distcnn.user_source import Sources, compare_sources
+from distcnn.user_code import ACCEPT_FLAG, Sources, compare_sources, require_trust
 
 Report = Callable[[str], None]
 
@@ -84,15 +83,9 @@ def existing_run(path: str) -> Path:
     directory = Path(path)
     if os.path.isfile(directory):  # noqa: PTH113
         problem = "is a file: name the run directory that holds it"
-        for parent in list(directory.parents)[:2]:
-            if os.path.exists(parent / CONFIG):  # noqa: PTH110
-                problem += f", {parent}"
-                break
-    elif os.path.lexists(directory) and not os.access(directory, os.R_OK | os.X_OK):
-        problem = "may not be read: check its permissions"
     elif not os.path.isdir(directory):  # noqa: PTH112
         problem = "is not a folder: name a run directory (--output, else runs/<model>-<time>)"
-    elif (directory / CONFIG).exists() or CheckpointStore(directory / CHECKPOINTS).steps():
+    elif os.path.lexists(directory / CONFIG) or CheckpointStore(directory / CHECKPOINTS).steps():
         return directory
     else:
         problem = f"holds no run (neither {CONFIG} nor checkpoints): name the directory of a run"
@@ -162,9 +155,11 @@ def _finished_result(
     """
     if not os.path.lexists(directory / RESULT):
         return None
-    damage = damage_of(directory)
-    if damage is None:
-        result = read_result(directory)
+    try:
+        result, damage = read_result(directory), damage_of(directory)
+    except InputError as error:
+        damage = str(error)
+    if not damage:
         total_steps = RunSchedule(config, result.dataset.train_examples).total_steps
         reached = 0 < config.target_accuracy <= result.test_accuracy and result.steps < total_steps
         if reached or result.steps == total_steps:
@@ -294,7 +289,7 @@ def begin_records(
         state.step,
         world_size=run.communicator.world_size,
         configuration=dataclasses.asdict(run.config),
-        dataset=dataset_identity(run),
+        dataset=run.record.identity,
         software=run.software,
         **({"model_sources": run.model_sources} if run.model_sources else {}),
     )

@@ -6,30 +6,24 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore
+from distcnn.checkpoints import Checkpoint, CheckpointError, CheckpointStore, CheckpointWriter
 from distcnn.checkpoints.weights import BEST_WEIGHTS, Arrays, encode_weights
 from distcnn.checkpoints.writer import DISK_IS_FULL, with_room
 from distcnn.config import Config
 from distcnn.errors import InputError
 from distcnn.nn import Parameters
 from distcnn.system.files import explaining, remove_temporary_files
-from distcnn.training import run_files
-from distcnn.training.results import (
-    ALL_FILES,
-    CONFIG,
-    METRICS,
-    RECEIPT,
-    SUMS,
-    Records,
-    RunResult,
-    describe,
-    write_results,
-)
+from distcnn.training import results, run_files
+from distcnn.training.checkpointing import Records, take_snapshot
+from distcnn.training.ledger import Entry
+from distcnn.training.results import RunResult
+from distcnn.training.setup import Run
+from distcnn.training.state import State
 
 CHECKPOINTS = "checkpoints"
 
@@ -41,16 +35,19 @@ class RunDirectory(Records):
     content in memory is written again. ``held`` keeps the folder's lock to the end of the run.
     """
 
+    location: Path
+
     def __init__(
         self, path: Path, config: Config, report: Callable[[str], None], held: ExitStack
     ) -> None:
-        self.path = path
+        self.location = path
         self._config, self._report, self._held = config, report, held
         self._descriptor = self._open()
-        self.best: tuple[int, Arrays] = (-1, {})
+        self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
-        self.metrics = run_files.LineLog(METRICS, self.locate, report)
-        self.receipt = run_files.LineLog(RECEIPT, self.locate, report)
+        self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
+        self.receipt = run_files.LineLog(results.RECEIPT, self.locate, report)
+        self._writer = CheckpointWriter(CheckpointStore(path / CHECKPOINTS), config.keep, report)
 
     def add_metrics(self, kind: str, **values: Any) -> None:
         self.metrics.add({"kind": kind, **values})
@@ -58,70 +55,88 @@ class RunDirectory(Records):
     def add_receipt(self, kind: str, step: int, **values: Any) -> None:
         self.receipt.add({"kind": kind, "step": step, **values})
 
+    def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
+        snapshot = take_snapshot(run, state, entries, self.metrics.text, self.receipt.text)
+        if state.best_step == state.step:
+            self._best = state.step, snapshot.folder("weights")
+        self._follow()
+        self._writer.submit(state.step, snapshot, state.best_step)
+
+    def poll(self) -> None:
+        self._writer.poll()
+
+    def wait(self) -> int:
+        self._writer.wait()
+        self._follow()
+        return self._writer.last_step
+
+    def _follow(self) -> None:
+        # If it is gone, the writer reports that it cannot write.
+        with suppress(OSError, InputError):
+            self._writer.move_to(CheckpointStore(self.locate() / CHECKPOINTS))
+
     def finish(self, parameters: Parameters, result: RunResult) -> None:
         """Write weights and result, and complete the other files.
 
         ``InputError`` when the disk does not take them: the run can be resumed and finished later.
         """
         weights = parameters.named()
-        last = encode_weights(weights, describe(result, result.steps, result.test_accuracy))
+        last = encode_weights(weights, results.describe(result, result.steps, result.test_accuracy))
 
         def write() -> None:
-            folder = self.locate()
-            content = run_files.encode_config(self._config)
-            run_files.restore_file(folder / CONFIG, content, self._report)
             self.metrics.complete()
             self.receipt.complete()
-            write_results(folder, result, last, best)
+            results.write_results(self.locate(), result, last, best)
 
         try:
             best = self._best_weights(self.locate(), weights, result)
-            store = CheckpointStore(self.path / CHECKPOINTS)
+            store = CheckpointStore(self.location / CHECKPOINTS)
             with_room(write, lambda: store.make_room(result.steps, result.best_step))
         except OSError as error:
-            first = "free some space" if error.errno in DISK_IS_FULL else "fix that"
-            remedy = f"{first}, then finish the run with --resume {self.path}"
-            if not self._is(self.path):
+            reason, first = error.strerror, "free some space"
+            if error.errno not in DISK_IS_FULL:
+                place = error.filename2 or error.filename  # the target of a rename
+                reason, first = f"{reason}: {Path(place).name}" if place else reason, "fix that"
+            remedy = f"{first}, then finish the run with --resume {self.location}"
+            if not self._is(self.location):
                 remedy = "start a new run elsewhere"
             raise InputError(
-                f"the results cannot be written to {self.path} ({_reason(error)}): {remedy}"
+                f"the results cannot be written to {self.location} ({reason}): {remedy}"
             ) from error
 
     def _best_weights(self, folder: Path, last: Arrays, result: RunResult) -> bytes | None:
         """The file of the best weights, perhaps from a checkpoint; None if they are lost."""
-        step, (best_step, best) = result.best_step, self.best
+        step, (best_step, best) = result.best_step, self._best
         if step == result.steps:
             best = last
         elif step != best_step:
             try:
                 best = CheckpointStore(folder / CHECKPOINTS).load(step).folder("weights")
-                if any(best[name].shape != values.shape for name, values in last.items()):
-                    raise CheckpointError("it belongs to another network")
             except (CheckpointError, InputError, KeyError) as error:
                 self._report(
                     f"warning: {BEST_WEIGHTS} is not written: the checkpoint of step {step}, the"
                     f" best, cannot be read ({error})"
                 )
                 return None
-        attributes = describe(result, step, result.best_test_accuracy)
+        attributes = results.describe(result, step, result.best_test_accuracy)
         return encode_weights({name: best[name] for name in last}, attributes)
 
     def locate(self) -> Path:
         """The folder's current path. ``OSError`` when it was removed and cannot be made again."""
-        if self._is(self.path):
-            return self.path
+        if self._is(self.location):
+            return self.location
         with suppress(OSError):
             moved = Path(f"/proc/self/fd/{self._descriptor}").readlink()
             if self._is(moved):
-                self._report(f"warning: {self.path} was renamed: the run continues in {moved}")
-                self.path = moved
+                self._report(f"warning: {self.location} was renamed: the run continues in {moved}")
+                self.location = moved
                 return moved
         self._make_again()
-        return self.path
+        return self.location
 
     def _open(self) -> int:
         descriptor = os.open(
-            self.path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+            self.location, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
         )
         self._held.callback(os.close, descriptor)
         return descriptor
@@ -132,7 +147,7 @@ class RunDirectory(Records):
         return False
 
     def _make_again(self) -> None:
-        lost, made = self.path, None
+        lost, made = self.location, None
         try:
             made = make_unused(lost)
             occupy(made, self._config, self._held)
@@ -141,20 +156,13 @@ class RunDirectory(Records):
                 with suppress(OSError):
                     made.rmdir()
             raise OSError(errno.EIO, f"it was removed and cannot be made again: {error}") from error
-        self.path = made
+        self.location = made
         self._descriptor = self._open()
         self._report(
             f"warning: {lost} was removed during the run: writing its files again, to {made}"
         )
         self.metrics.file_is_lost()
         self.receipt.file_is_lost()
-
-
-def _reason(error: OSError) -> str:
-    """What went wrong; names the file if something else is in its way."""
-    place = error.filename2 or error.filename  # a rename has two paths; the second is the target
-    is_in_the_way = place and error.errno in (errno.EISDIR, errno.ENOTDIR)
-    return f"{error.strerror}: {Path(place).name}" if is_in_the_way else f"{error.strerror}"
 
 
 def create_run_directory(
@@ -171,7 +179,8 @@ def create_run_directory(
         with explaining(problem, "name a folder with write permission"):
             path.mkdir(parents=True, exist_ok=True)
             if not config.output:
-                path = make_unused(path / default_name(config.model))
+                model = re.sub(r"[^A-Za-z0-9._-]+", "-", config.model)
+                path = make_unused(path / f"{model}-{time.strftime('%Y%m%d-%H%M%S')}")
                 made.insert(0, path)
             if not any_owner and path not in made:
                 run_files.require_owner(path, CHECKPOINTS)
@@ -205,8 +214,11 @@ def occupy(
                 store.save(step, checkpoint)
             run_files.write_config(path, config)
         except BaseException:
-            if filled:
-                store.remove(filled)
+            with suppress(OSError):
+                for step in filled:
+                    store.path_of(step).unlink(missing_ok=True)
+                if filled:
+                    store.folder.rmdir()
             if unlocked:
                 (path / run_files.LOCK).unlink(missing_ok=True)
             raise
@@ -214,17 +226,12 @@ def occupy(
 
 
 def _require_no_run(path: Path) -> None:
-    found = [name for name in (*ALL_FILES, SUMS) if os.path.lexists(path / name)]
+    found = [name for name in (*results.ALL_FILES, results.SUMS) if os.path.lexists(path / name)]
     if found or CheckpointStore(path / CHECKPOINTS).steps():
         raise InputError(
             f"--output: {path} already holds a run ({[*found, CHECKPOINTS][0]}): name another"
             f" folder, or continue that run with --resume {path}"
         )
-
-
-def default_name(model: str) -> str:
-    """The default name of a new run: its model and the time."""
-    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', model)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def make_unused(path: Path) -> Path:

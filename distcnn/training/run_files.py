@@ -1,8 +1,4 @@
-"""Files of a run directory: its lock, its configuration, and files of JSON lines.
-
-One process at a time may write to a run directory, and only into a folder of its user. Files of
-lines are also kept in memory, so that a full disk neither ends the run nor leaves half a line.
-"""
+"""Files of a run directory: its lock, its configuration, and files of JSON lines."""
 
 from __future__ import annotations
 
@@ -34,7 +30,7 @@ END_OF_CONFIG = (
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from writing to ``path``, where the file system has locks.
 
-    Only its owner can read the lock file, because anyone who can open it can hold its lock.
+    Only the owner can open the lock file: anyone who can open it can hold its lock.
     """
     with ExitStack() as opened:
         while True:
@@ -64,9 +60,7 @@ def _lock(descriptor: int, path: Path) -> None:
 
 
 def require_owner(path: Path, *inside: str) -> None:
-    """``InputError`` when ``path``, or one of the names ``inside`` it, belongs to another user, who
-    could replace files while a run writes them; the administrator's own folders are accepted.
-    """
+    """``InputError`` if ``path``, or a name ``inside`` it, is neither this user's nor root's."""
     for file in (path, *(path / name for name in inside)):
         with suppress(FileNotFoundError, NotADirectoryError):
             owner = (file.stat() if file == path else file.lstat()).st_uid
@@ -102,7 +96,7 @@ class LineLog:
         self._write("")
 
     def file_is_lost(self) -> None:
-        """Write all lines with the next one: the file was lost, or holds other lines."""
+        """Write all lines with the next one."""
         self._whole = False
 
     def add(self, values: dict[str, Any]) -> None:
@@ -113,8 +107,13 @@ class LineLog:
 
     def complete(self) -> None:
         """Make the file hold all lines, whatever others have done to it."""
-        report = self._report if self._whole else lambda text: None
-        restore_file(self._locate() / self._name, self.text.encode(), report)
+        path, content = self._locate() / self._name, self.text.encode()
+        with suppress(OSError):
+            if read_bytes(path) == content:
+                return
+        if self._whole:
+            self._report(f"warning: {path} was changed or removed by others: writing it again")
+        write_atomically(path, content)
         self._whole = True
 
     def _write(self, line: str) -> None:
@@ -135,26 +134,12 @@ class LineLog:
                 )
 
 
-def restore_file(path: Path, content: bytes, report: Callable[[str], None]) -> None:
-    """Write ``content`` again if ``path`` does not hold it."""
-    with suppress(OSError):
-        if read_bytes(path) == content:
-            return
-    report(f"warning: {path} was changed or removed by others: writing it again")
-    write_atomically(path, content)
-
-
-def encode_config(config: Config) -> bytes:
-    """The content of ``config.toml``, whose last line reveals damage."""
+def write_config(path: Path, config: Config) -> None:
+    """Store the configuration of the run in ``path``, with a last line that reveals damage."""
     import tomli_w  # needed on root only, as tomllib
 
     text = tomli_w.dumps(dataclasses.asdict(config))
-    return (text + _end_of(text)).encode(errors=OF_PATHS)
-
-
-def write_config(path: Path, config: Config) -> None:
-    """Store the configuration of the run in ``path``."""
-    write_atomically(path / CONFIG, encode_config(config))
+    write_atomically(path / CONFIG, (text + _end_of(text)).encode(errors=OF_PATHS))
 
 
 def read_config(path: Path) -> Config:

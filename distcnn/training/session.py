@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distcnn.checkpoints import CheckpointStore
@@ -18,7 +18,7 @@ from distcnn.system.files import remove_temporary_files
 from distcnn.training import resume
 from distcnn.training.advice import warnings_of
 from distcnn.training.callbacks import Callback
-from distcnn.training.checkpointing import NoSaving, Saving, check_dataset, restore_snapshot
+from distcnn.training.checkpointing import Records, check_dataset, restore_snapshot
 from distcnn.training.loop import Loop
 from distcnn.training.progress import Progress
 from distcnn.training.results import RunResult
@@ -81,6 +81,8 @@ class Session:
         if point and point.result and "data" not in request.given:
             return _finished(point, point.result)
         config = point.config if point else on_root(communicator, lambda: request.config)
+        if not self.writes:
+            config = replace(config, checkpoint_every=0)
         if self.watchdog:
             self.watchdog.timeout_seconds = config.stall_timeout
         if self.components is None:
@@ -132,13 +134,11 @@ class Session:
         if checkpoint:
             with Span(RESTORE):
                 state = together(communicator, lambda: restore_snapshot(run, checkpoint))
-        path, records = None, None
-        saving: Saving | NoSaving = NoSaving()
+        path, records = None, Records()
         if self.writes:
             path = self._open(run, point, held)
             if communicator.rank == 0:
                 records = begin_records(run, state, path, point, progress, held)
-            saving = Saving(run, records, progress)
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)
@@ -147,15 +147,15 @@ class Session:
             callback.on_start(run.schedule.total_steps, state.step)
         traced: AbstractContextManager[object] = nullcontext()
         if run.config.trace and path:
-            traced = self.trace(run, state, lambda: saving.location or str(path))
+            traced = self.trace(run, state, lambda: records.location or path)
         try:
             with traced:
-                result = Loop(run, state, records, saving, progress, self.callbacks).train()
+                result = Loop(run, state, records, progress, self.callbacks).train()
         finally:
             progress.close()
         for callback in self.callbacks:
             callback.on_end(result)
-        return Outcome(result, run, point, state, saving.location)
+        return Outcome(result, run, point, state, str(records.location or ""))
 
     def _open(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Path:
         any_owner = self.request.allow_other_owner

@@ -14,7 +14,7 @@ import numpy as np
 from distcnn import spans
 from distcnn.config import Config
 from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset, Microbatch
-from distcnn.datasets.default import DEFAULT_PATH, must_be_prepared
+from distcnn.datasets.dataset import DEFAULT_PATH, ensure_mnist
 from distcnn.distributed import Communicator, on_root, shards_of_rank, together
 from distcnn.errors import InputError
 from distcnn.fault_tolerance.signals import received_by_children
@@ -35,7 +35,7 @@ from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
 from distcnn.training.step import Lane, Step
-from distcnn.user_source import Sources, own_sources
+from distcnn.user_code import Sources, own_sources
 
 FORWARDS_A_STEP = 3
 """A block of test examples takes about a third of a shard's time in a step."""
@@ -170,12 +170,8 @@ def _open_file(
 
 
 def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
-    if must_be_prepared(config.data, config.source or None):
-        # Once in a machine's life: it brings ssl, archives, pip's ways.
-        from distcnn.datasets.prepare_mnist import prepare_mnist
-
-        with received_by_children():  # pip
-            prepare_mnist(config.data, config.source or None, report)
+    with received_by_children():  # pip
+        ensure_mnist(config.data, config.source or None, report)
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:

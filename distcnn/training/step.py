@@ -11,12 +11,12 @@ from distcnn import spans
 from distcnn.datasets import Microbatch, Part
 from distcnn.distributed import Reducer, StepTotals
 from distcnn.nn import Plan, computing
-from distcnn.nn.layer import RandomSource
+from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
 from distcnn.optim import Updater
 from distcnn.spans import Span
+from distcnn.training.failures import ShardFailures
 from distcnn.training.ledger import Ledger
-from distcnn.training.step_failure import ShardFailures
 
 READ_DATA, LEDGER = Span(spans.READ_DATA), Span(spans.LEDGER)
 LOSS, UPDATE = Span(spans.LOSS), Span(spans.UPDATE)
@@ -37,6 +37,8 @@ class Lane(NamedTuple):
     microbatch: Microbatch
 
 
+Counts = tuple[float, int, int]
+"""The sum of a shard's losses, its correct answers, its examples."""
 Streams = Callable[[int, int], RandomSource]
 """``(step, shard) -> random``: what layers draw from, by their names."""
 
@@ -96,28 +98,26 @@ class Step:
     def _add_shards(self, shards: Sequence[Part], at: Position) -> None:
         for shard in shards:
             with self.spans[shard.index], self.failures.caught(shard, self.lane):
-                self._add_shard(shard, at)
+                grad_logits, counts = self._forward(shard, self.lane, at)
+                with self.reducer.slot() as gradients, computing():
+                    self.lane.plan.backward(grad_logits, out=gradients)
+                self.reducer.count(*counts)
 
-    def _add_shard(self, shard: Part, at: Position) -> None:
-        plan, microbatch = self.lane
-        examples = self.fill(self.lane, shard, at)
+    def _forward(self, shard: Part, lane: Lane, at: Position) -> tuple[Array, Counts]:
+        """Fill the lane with the shard's next examples; the gradient of their loss."""
+        plan, microbatch = lane
+        with READ_DATA:
+            examples = shard.fill(microbatch, at.epoch, at.step_of_epoch)
+        with LEDGER:
+            self.ledger.mark(shard.index, microbatch.chosen)
+        if self.before_shard is not None:
+            self.before_shard(at, shard, lane)
         random = self.streams(at.step, shard.index)
-        with self.reducer.slot() as gradients, computing():
+        with computing():
             logits = plan.forward(microbatch.images, training=True, random=random)
             with LOSS:
                 loss_sum, grad_logits = self.loss(logits, microbatch.labels, microbatch.weights)
-            plan.backward(grad_logits, out=gradients)
-        self.reducer.count(loss_sum, count_correct(logits, microbatch), examples)
-
-    def fill(self, lane: Lane, shard: Part, at: Position) -> int:
-        """Fill the lane's microbatch with the shard's next examples; how many there are."""
-        with READ_DATA:
-            examples = shard.fill(lane.microbatch, at.epoch, at.step_of_epoch)
-        with LEDGER:
-            self.ledger.mark(shard.index, lane.microbatch.chosen)
-        if self.before_shard is not None:
-            self.before_shard(at, shard, lane)
-        return examples
+        return grad_logits, (loss_sum, count_correct(logits, microbatch), examples)
 
     def _pass_on_stop_request(self) -> None:
         if self.stop_request():

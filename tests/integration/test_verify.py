@@ -309,7 +309,7 @@ def test_sums_that_are_damaged_or_missing_are_said(checked_copy: Path) -> None:
         text.replace("e", "\xe9").encode("latin-1"),
     ):
         (checked_copy / "SHA256SUMS").write_bytes(damaged)
-        assert_different(checked_copy, r"step 12: SHA256SUMS is damaged")
+        assert_different(checked_copy, r"step 12: .*SHA256SUMS")
     (checked_copy / "SHA256SUMS").unlink()
     assert "SHA256SUMS is missing" in verify(checked_copy).stdout.splitlines()[-1]
 

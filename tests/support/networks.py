@@ -31,10 +31,7 @@ class Network:
 
     def unfused(self) -> Network:
         """The same network, computed layer by layer."""
-        plan = Plan(
-            self.model, self.input_shape, self.microbatch_size, self.parameters, fused=False
-        )
-        return Network(plan)
+        return Network(self.plan.unfused())
 
     def forward(self, x: Array, training: bool = True, random: RandomSource | None = None) -> Array:
         return self.plan.forward(x, training, random)

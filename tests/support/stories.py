@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 
 from distcnn.checkpoints.weights import read_weights
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
-from distcnn.training.checkpointing import Saving
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
 from distcnn.training.results import RunResult
@@ -41,9 +40,8 @@ class Story:
         with threadpool_limits(THREADS_PER_RANK), ExitStack() as held:
             open_directory(self.run.config, None, held)
             directory = begin_records(self.run, State(), self.path, None, progress, held)
-            saving = Saving(self.run, directory, progress)
-            result = Loop(self.run, State(), directory, saving, progress).train()
-            self.path = Path(saving.location)
+            result = Loop(self.run, State(), directory, progress).train()
+            self.path = directory.location
         return result
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from distcnn.scaling.interconnect import Interconnect, Line
+from distcnn.scaling.interconnect import BESIDE, WAITING, Interconnect, Line, SumTimes
 from distcnn.scaling.interconnect_test import SIZES
 from distcnn.scaling.points import Job, Point
 from distcnn.scaling.prediction import Calibration
-from distcnn.scaling.result import BESIDE, WAITING, Result, ShardTimes, SumTimes
-from distcnn.scaling.sweep_directory import Record
+from distcnn.scaling.records import Record, Result, ShardTimes
 
 SHARES = {"compute": 0.5, "local_sum": 0.1, "communication": 0.2, "waiting": 0.15, "data": 0.05}
 SHARD = ShardTimes(

@@ -19,10 +19,10 @@ from distcnn.config import Config
 from distcnn.config_parsing import parse_request
 from distcnn.distributed import Communicator, SerialCommunicator
 from distcnn.distributed.blas_threads import THREADS_PER_RANK
-from distcnn.training.checkpointing import NoSaving
+from distcnn.training.checkpointing import Records
 from distcnn.training.loop import Loop
 from distcnn.training.progress import NoProgress
-from distcnn.training.results import Records, damage_by_sums
+from distcnn.training.results import damage_of
 from distcnn.training.run_directory import CHECKPOINTS
 from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
@@ -162,7 +162,7 @@ def assert_same_end(run: Path, whole: Path, begun_on: int = 1) -> None:
     assert proof(run) == proof(whole)
     for name in ("weights.h5", "weights-best.h5"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
-    assert damage_by_sums(run) is None
+    assert damage_of(run) is None
 
 
 def with_path(folder: Path) -> str:
@@ -206,7 +206,7 @@ def train_in_process(data: Path, **flags: Any) -> list[str]:
     )
     with threadpool_limits(THREADS_PER_RANK):
         run = prepare_run(config, SerialCommunicator(), said.say)
-        Loop(run, State(), Records(), NoSaving(), said).train()
+        Loop(run, State(), Records(), said).train()
     return said.lines
 
 

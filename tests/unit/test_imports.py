@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = [
     {"errors.py", "spans.py"},
     {"system", "plotting.py", "random_streams.py", "nn", "optim", "user_code.py"},
-    {"distributed", "user_source.py", "checkpoints"},
+    {"distributed", "checkpoints"},
     {"fault_tolerance"},
     {"cli", "registry.py", "architecture.py"},
     {"models.py", "datasets"},

@@ -11,7 +11,7 @@ import pytest
 from distcnn.errors import InputError
 from distcnn.models import find_model
 from distcnn.training.consistency import same_model
-from distcnn.user_source import compare_sources, own_sources
+from distcnn.user_code import compare_sources, own_sources
 from tests.conftest import ROOT
 
 NET = """

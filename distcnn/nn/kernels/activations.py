@@ -1,7 +1,5 @@
 """Activations as they are computed, and layers of the user's own."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from distcnn.errors import ArgumentError

@@ -28,8 +28,6 @@ gradient is written to ``tiled``; then ``transform_gradient``, the products of `
 with weights and rows, and ``transform_input_gradient``; last ``transform_weight_gradient``.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from distcnn.nn.geometry import Pair

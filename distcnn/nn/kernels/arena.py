@@ -7,8 +7,6 @@ MiB to programs that ask for them (transparent huge pages), and NumPy asks, but 
 MiB and more. So all buffers are cut from larger slabs of memory.
 """
 
-from __future__ import annotations
-
 import math
 from threading import Lock
 from typing import Any

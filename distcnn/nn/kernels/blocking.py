@@ -7,8 +7,6 @@ of the same images from left to right. Within a strip, **blocks** of rows come f
 ranks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -60,46 +58,40 @@ class Piece:
         return slice(None), self.output_rows, self.output_columns, self.images
 
 
-@dataclass(frozen=True)
 class Blocking:
     """How a convolution is cut: into strips of ``tiles`` tiles of ``images`` images, and those into
-    ``blocks``.
+    ``blocks`` of about ``BLOCK_BYTES``, which hold whole windows of the pooling that follows.
     """
 
-    geometry: Geometry
-    tiling: Tiling
-    tiles: int
-    images: int
-    blocks: list[Block]
-
-    @property
-    def columns(self) -> int:
-        """T*N: of the matrices of a strip."""
-        return self.tiles * self.images
-
-    @property
-    def most_outputs(self) -> int:
-        """Rows of the output in the largest block."""
-        return max(_length(block.output_rows) for block in self.blocks)
-
-    @property
-    def most_inputs(self) -> int:
-        """Rows of the input that the largest block reads or completes."""
-        return max(max(_length(block.fresh), _length(block.complete)) for block in self.blocks)
+    def __init__(
+        self, geometry: Geometry, tiling: Tiling, window_height: int, itemsize: int
+    ) -> None:
+        self.geometry, self.tiling = geometry, tiling
+        self.tiles, self.images = tiling.tiles, geometry.count
+        depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
+        column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input
+        if tiling.tile_width > 1:  # else products are images already, and not cut into strips
+            smallest = window_height * column_bytes * self.tiles * self.images
+            self.tiles, self.images = strip_size(self.tiles, self.images, smallest, BLOCK_BYTES)
+        self.columns = self.tiles * self.images  # T*N, of the matrices of a strip
+        self.blocks = list(plan_blocks(geometry, column_bytes * self.columns, window_height))
+        # Rows of the output, and of the input, in the largest block.
+        self.most_outputs = max(_length(block.output_rows) for block in self.blocks)
+        self.most_inputs = max(
+            _length(rows) for block in self.blocks for rows in (block.fresh, block.complete)
+        )
 
     def pieces(self, width: int, buffers: Buffers) -> Iterator[Piece]:
         """In their order, for inputs of ``width`` columns with their padding."""
         geometry, depth = self.geometry, self.geometry.channels * self.tiling.depth
         shape = self.tiling.points, geometry.padded_height, depth, self.columns
+        windows_shape = shape[0], geometry.output_size[0], geometry.kernel[0] * depth, shape[3]
         for strip in self._strips(width):
             rows = buffers.zeros(shape)
             # The rows of a window are contiguous, so all windows are a view.
-            of_point, of_row, of_depth, of_column = rows.strides
-            windows = as_strided(
-                rows,
-                (shape[0], geometry.output_size[0], geometry.kernel[0] * depth, shape[3]),
-                (of_point, geometry.stride[0] * of_row, of_depth, of_column),
-            )
+            of_point, of_row, *others = rows.strides
+            strides = of_point, geometry.stride[0] * of_row, *others
+            windows = as_strided(rows, windows_shape, strides)
             for block in self.blocks:
                 of_block = rows[:, block.fresh], windows[:, block.output_rows]
                 yield Piece(*strip, *block, *of_block)
@@ -119,22 +111,6 @@ class Blocking:
 
 def _length(rows: slice) -> int:
     return int(rows.stop - rows.start)
-
-
-def plan_blocking(
-    geometry: Geometry, tiling: Tiling, window_height: int, itemsize: int
-) -> Blocking:
-    """Strips and blocks of about ``BLOCK_BYTES``; blocks hold whole windows of the pooling that
-    follows.
-    """
-    depth = geometry.stride[0] * geometry.channels * tiling.depth + geometry.filters
-    column_bytes = tiling.points * depth * itemsize  # of a row of the output, and its input
-    tiles, images = tiling.tiles, geometry.count
-    if tiling.tile_width > 1:  # else products are images already, and not cut into strips
-        smallest = window_height * column_bytes * tiles * images
-        tiles, images = strip_size(tiles, images, smallest, BLOCK_BYTES)
-    blocks = plan_blocks(geometry, column_bytes * tiles * images, window_height)
-    return Blocking(geometry, tiling, tiles, images, blocks)
 
 
 def strip_size(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tuple[int, int]:
@@ -157,19 +133,17 @@ def strip_size(tiles: int, count: int, block_bytes: int, most_bytes: int) -> tup
     return tiles, count
 
 
-def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int) -> list[Block]:
+def plan_blocks(geometry: Geometry, row_bytes: int, multiple: int) -> Iterator[Block]:
     """Blocks of a ``multiple`` of rows of the output, each of which takes ``row_bytes`` with the
     input that it is made of.
     """
     kernel_height, stride, oh = geometry.kernel[0], geometry.stride[0], geometry.output_size[0]
     rows = -(-oh // max(1, -(-oh * row_bytes // BLOCK_BYTES)))
     rows = -(-rows // multiple) * multiple
-    blocks = []
     needed = complete = 0
     for start in range(0, oh, rows):
         stop = min(start + rows, oh)
         fresh = slice(needed, (stop - 1) * stride + kernel_height)
         done = slice(complete, geometry.padded_height if stop == oh else stop * stride)
-        blocks.append(Block(slice(start, stop), fresh, done))
+        yield Block(slice(start, stop), fresh, done)
         needed, complete = fresh.stop, stop * stride
-    return blocks

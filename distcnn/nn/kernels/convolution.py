@@ -25,14 +25,12 @@ the algorithm's ``tiled``, and makes its ``result`` of it: whole images here or 
 pooled ones in ``fusion.py``. On the way back it writes the gradient of each piece to ``tiled``.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from distcnn.nn.convolution import Conv2d
 from distcnn.nn.kernels.algorithms import Geometry, choose_tiling
 from distcnn.nn.kernels.arena import Buffers
-from distcnn.nn.kernels.blocking import Blocking, Piece, plan_blocking
+from distcnn.nn.kernels.blocking import Blocking, Piece
 from distcnn.nn.kernels.fusion import FusedPool, Pooling
 from distcnn.nn.kernels.im2col import Im2col, TiledIm2col
 from distcnn.nn.kernels.tiles import copy_tiles
@@ -44,8 +42,8 @@ class ConvKernel:
     """One convolution for one shape, (C, H, W, N).
 
     ``pooling`` is what follows, if that is a max pooling. Where its windows cover the output,
-    pieces hold whole ones; with ``fused`` the kernel also runs it if each window is within a tile
-    (``is_fused``), and ``forward`` returns its output.
+    pieces hold whole ones; with ``fused`` the kernel also runs it if each window is within a tile.
+    ``layers`` is how many it runs: 1, or 2 with the pooling, or 3 with a ReLU after that.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class ConvKernel:
     ) -> None:
         channels, height, width, count = shape
         filters, oh, ow = conv.output_shape(shape[:3])
-        if pooling is not None and not pooling.covers(oh, ow):
+        if pooling is not None and (oh % pooling.window[0] or ow % pooling.window[1]):
             pooling = None
         window = (1, 1) if pooling is None else pooling.window
         (ph, pw), sizes = conv.padding, (conv.kernel_size, conv.stride, (oh, ow))
@@ -70,7 +68,7 @@ class ConvKernel:
         self._interior = slice(None), slice(ph, ph + height), slice(pw, pw + width)
         self._padded = buffers.images(padded_shape) if padded_shape != shape else None
 
-        blocking = plan_blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
+        blocking = Blocking(geometry, tiling, window[0], buffers.dtype.itemsize)
         self._pieces = list(blocking.pieces(padded_width, buffers))
         algorithm: Winograd | TiledIm2col
         if tiling.is_winograd:
@@ -87,10 +85,10 @@ class ConvKernel:
         self._shared_columns = max(conv.kernel_size[1] - conv.stride[1], 0)
         self._ones = np.ones(blocking.columns, buffers.dtype)
 
-        self.is_fused = fused and pooling is not None and tiling.tile_width % window[1] == 0
-        output_shape = filters, oh, ow, count
+        self.layers, output_shape = 1, (filters, oh, ow, count)
         self._epilogue: FusedPool | Im2col | WholeImages
-        if pooling is not None and self.is_fused:
+        if fused and pooling is not None and tiling.tile_width % window[1] == 0:
+            self.layers = 3 if pooling.rectify else 2
             tiled = {piece: algorithm.tiled(piece) for piece in self._pieces}
             self._epilogue = FusedPool(pooling, output_shape, tiled, buffers)
         elif isinstance(algorithm, Im2col):

@@ -1,7 +1,5 @@
 """Dense and Flatten as they are computed."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from distcnn.nn.kernels.arena import Buffers

@@ -7,8 +7,6 @@ after the other. ReLU is one more comparison of the pooling's, with 0. Each tile
 must hold whole windows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,80 +30,55 @@ class Pooling:
     rectify: bool  # a ReLU follows, which is computed with it
     flattened: bool  # a Flatten follows after that: the result is stored in its order
 
-    def covers(self, height: int, width: int) -> bool:
-        """Whether the windows cover images of this size, with no rest."""
-        return height % self.window[0] == width % self.window[1] == 0
-
 
 class FusedPool:
     """An epilogue (``convolution.py``): pools the output (O, oh, ow, N) of a convolution, of which
-    each piece is in ``tiled``.
+    each piece is in ``tiled`` (m, O, rows, T, N).
+
+    Pixels of the same offset in their windows are next to each other there. A tile holds m/w
+    windows of width w, so the maxima are tiled too, (m/w, O, rows of windows, T, N): they are plain
+    images if a tile holds one window.
     """
 
     def __init__(
         self, pooling: Pooling, shape: Shape, tiled: Mapping[Piece, Array], buffers: Buffers
     ) -> None:
-        filters, oh, ow, count = shape
-        pooled = filters, oh // pooling.window[0], ow // pooling.window[1], count
+        (filters, oh, ow, count), (height, width) = shape, pooling.window
+        pooled = filters, oh // height, ow // width, count
         self.result = buffers.zeros(pooled) if pooling.flattened else buffers.images(pooled)
-        self._pieces = {
-            piece: PooledPiece(pixels, piece, pooling, self.result, buffers)
-            for piece, pixels in tiled.items()
-        }
         self._forward = Span(FORWARD, layer=pooling.name)
         self._backward = Span(BACKWARD, layer=pooling.name)
+        self._pieces = {}
+        for piece, whole in tiled.items():
+            rows = _divided(piece.output_rows, height)
+            columns = _divided(piece.output_columns, width)
+            of_output = slice(None), rows, columns, piece.images
+            windows = whole.reshape(-1, width, *whole.shape[1:])
+            pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
+            largest, grads = self.result[of_output][np.newaxis], None
+            if len(windows) > 1:
+                largest, grads = (buffers.scratch(use, pixels[0]) for use in ("largest", "grads"))
+            maximum = WindowMax(largest, len(pixels), buffers, pooling.rectify)
+            self._pieces[piece] = of_output, pixels, maximum, grads
 
     def take(self, piece: Piece) -> None:
         with self._forward:
-            self._pieces[piece].forward()
+            of_output, pixels, maximum, grads = self._pieces[piece]
+            maximum.find_largest(pixels)
+            if grads is not None:
+                copy_tiles(self.result[of_output], maximum.largest, to_images=True)
 
     def begin_backward(self, grad_output: Array) -> None:
         self._grad_output = grad_output
 
     def give_gradient(self, piece: Piece) -> None:
         with self._backward:
-            self._pieces[piece].backward(self._grad_output)
-
-
-class PooledPiece:
-    """The pooling of one piece, whose pixels are ``tiled`` (m, C, rows, T, N): pixels of the same
-    offset in their windows are next to each other.
-
-    A tile holds m/w windows of width w, so the maxima are tiled too, (m/w, C, rows of windows, T,
-    N): they are plain images if a tile holds one window.
-    """
-
-    def __init__(
-        self, tiled: Array, piece: Piece, pooling: Pooling, output: Array, buffers: Buffers
-    ) -> None:
-        height, width = pooling.window
-        rows, columns = _divided(piece.output_rows, height), _divided(piece.output_columns, width)
-        self._of_output = slice(None), rows, columns, piece.images
-        self._output = output[self._of_output]
-        windows = tiled.reshape(-1, width, *tiled.shape[1:])
-        self._pixels = [windows[:, j, :, i::height] for i in range(height) for j in range(width)]
-        self._is_tiled = len(windows) > 1
-        largest = self._output[np.newaxis]
-        if self._is_tiled:
-            largest = buffers.scratch("largest", self._pixels[0])
-        self._max = WindowMax(largest, height * width, buffers, pooling.rectify)
-        self._grads = buffers.scratch("grads", self._pixels[0])
-
-    def forward(self) -> None:
-        """From pixels to the output."""
-        self._max.find_largest(self._pixels)
-        if self._is_tiled:
-            copy_tiles(self._output, self._max.largest, to_images=True)
-
-    def backward(self, grad_output: Array) -> None:
-        """Overwrite the pixels with their gradients, given that of the whole output."""
-        grads = grad_output[self._of_output]
-        if self._is_tiled:
-            copy_tiles(grads, self._grads, to_images=False)
-            grads = self._grads
-        else:
-            grads = grads[np.newaxis]
-        self._max.give_to_winners(grads, self._pixels)
+            of_output, pixels, maximum, grads = self._pieces[piece]
+            if grads is None:
+                grads = self._grad_output[of_output][np.newaxis]
+            else:
+                copy_tiles(self._grad_output[of_output], grads, to_images=False)
+            maximum.give_to_winners(grads, pixels)
 
 
 def _divided(span: slice, by: int) -> slice:

@@ -4,8 +4,6 @@
 It takes J times the memory of the input, and every multiplication.
 """
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import numpy as np

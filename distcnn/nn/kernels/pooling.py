@@ -1,7 +1,5 @@
 """Max pooling and average pooling as they are computed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,15 +18,14 @@ class PoolKernel:
     def __init__(
         self, pool: Pool2d, shape: Shape, buffers: Buffers, flattened: bool = False
     ) -> None:
-        self._kernel, self._stride = pool.kernel_size, pool.stride
         channels, oh, ow = pool.output_shape(shape[:3])
-        self._size = oh, ow
+        self._windows = pool.kernel_size, pool.stride, (oh, ow)
         self._overlapping = any(s < k for s, k in zip(pool.stride, pool.kernel_size, strict=True))
         output_shape = channels, oh, ow, shape[3]
         self._output = buffers.zeros(output_shape) if flattened else buffers.images(output_shape)
 
     def _offsets(self, x: Array) -> list[Array]:
-        return list(window_offsets(x, self._kernel, self._stride, self._size))
+        return window_offsets(x, *self._windows)
 
 
 class MaxPoolKernel(PoolKernel):
@@ -41,11 +38,10 @@ class MaxPoolKernel(PoolKernel):
         self, pool: MaxPool2d, shape: Shape, buffers: Buffers, flattened: bool, in_place: bool
     ) -> None:
         super().__init__(pool, shape, buffers, flattened)
-        covered = tuple(size * stride for size, stride in zip(self._size, pool.stride, strict=True))
-        may_reuse = in_place and pool.is_side_by_side and covered == shape[1:3]
-        self._own_grad_input = None if may_reuse else buffers.images(shape)
-        pixels = pool.kernel_size[0] * pool.kernel_size[1]
-        self._max = WindowMax(self._output, pixels, buffers)
+        (height, width), (oh, ow) = pool.kernel_size, self._output.shape[1:3]
+        covers_all = pool.is_side_by_side and (oh * height, ow * width) == shape[1:3]
+        self._own_grad_input = None if in_place and covers_all else buffers.images(shape)
+        self._max = WindowMax(self._output, height * width, buffers)
 
     def forward(self, x: Array, call: Call) -> Array:
         self._grad_input = x if self._own_grad_input is None else self._own_grad_input
@@ -123,11 +119,9 @@ class WindowMax:
         remains.
         """
         first, *others = pixels
-        backwards = zip(reversed(others), reversed(self._is_larger), strict=False)
-        for grads, is_larger in backwards:
-            share = np.multiply(
-                remaining, is_larger, out=self._buffers.scratch("share", grads) if add else grads
-            )
+        for grads, is_larger in zip(reversed(others), reversed(self._is_larger), strict=False):
+            out = self._buffers.scratch("share", grads) if add else grads
+            share = np.multiply(remaining, is_larger, out=out)
             remaining = np.subtract(remaining, share, out=self._remaining)
             if add:
                 grads += share

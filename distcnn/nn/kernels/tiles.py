@@ -2,8 +2,6 @@
 (``distcnn.nn.kernels.algorithms``).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
@@ -17,20 +15,20 @@ class Shifts:
     """
 
     def __init__(self, shifts: int, outputs: int, step: int, tiles: int) -> None:
-        self._shifts, self._outputs, self._step, self._tiles = shifts, outputs, step, tiles
+        self._sizes, self._tiles = (shifts, outputs, step), tiles
         self._views: dict[Piece, tuple[Array, Array]] = {}
 
     def of(self, x: Array, piece: Piece) -> Array:
         """The view of those rows of ``x`` that are new in ``piece``."""
         known, view = self._views.get(piece, (None, x))
         if known is not x:
+            shifts, outputs, step = self._sizes
             rows = x[:, piece.fresh, piece.input_columns, piece.images]
             channels, height, _, count = rows.shape
             of_channel, of_row, of_column, of_example = rows.strides
-            of_output = of_column * self._step
-            shape = channels, self._shifts, height, self._outputs, self._tiles, count
-            outer = of_channel, of_column, of_row
-            strides = *outer, of_output, of_output * self._outputs, of_example
+            by_output = of_column * step, of_column * step * outputs
+            shape = channels, shifts, height, outputs, self._tiles, count
+            strides = of_channel, of_column, of_row, *by_output, of_example
             view = as_strided(rows, shape, strides, writeable=False)
             self._views[piece] = x, view
         return view
@@ -42,18 +40,14 @@ def copy_tiles(images: Array, tiled: Array, to_images: bool) -> None:
     """
     outputs = len(tiled)
     whole, rest = divmod(images.shape[2], outputs)
-    pairs = []
-    if whole:
-        as_tiles = _tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4)
-        pairs.append((as_tiles, tiled[:, :, :, :whole]))
+    as_tiles = _tiled(images, outputs, whole).transpose(3, 0, 1, 2, 4)
+    pairs = [(as_tiles, tiled[:, :, :, :whole])]
     if rest:
         last = images[:, :, whole * outputs :].transpose(2, 0, 1, 3)
         pairs.append((last, tiled[:rest, :, :, whole]))
-    for of_images, of_tiles in pairs:
-        if to_images:
-            np.copyto(of_images, of_tiles)
-        else:
-            np.copyto(of_tiles, of_images)
+    for pair in pairs:
+        to, source = pair if to_images else reversed(pair)
+        np.copyto(to, source)
 
 
 def fold(pixels: Array, step: int, x: Array, held: int) -> None:

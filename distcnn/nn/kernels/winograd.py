@@ -2,10 +2,7 @@
 order of the calls): fewer multiplications, small transforms before and after.
 """
 
-from __future__ import annotations
-
 import numpy as np
-from numpy.typing import NDArray
 
 from distcnn.nn.kernels.arena import Buffers
 from distcnn.nn.kernels.blocking import Blocking, Piece
@@ -78,9 +75,8 @@ class Winograd:
 
     def transform_weight_gradient(self, transformed: Array, grad_weight: Array) -> None:
         filters, channels, kernel_height, kernel_width = grad_weight.shape
-        by_column = np.matmul(self._g.T, _matrix(transformed)).reshape(
-            kernel_width, kernel_height, channels, filters
-        )
+        shape = kernel_width, kernel_height, channels, filters
+        by_column = np.matmul(self._g.T, _matrix(transformed)).reshape(shape)
         np.copyto(grad_weight, by_column.transpose(3, 2, 1, 0))
 
     def _by_tile(self, rows: Array) -> Array:
@@ -89,9 +85,7 @@ class Winograd:
         return rows.reshape(shape).transpose(1, 2, 3, 0, 4)
 
 
-def winograd_matrices(
-    outputs: int, taps: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+def winograd_matrices(outputs: int, taps: int) -> tuple[Array, Array, Array]:
     """A (P, outputs), B (P, P) and G (P, taps) of F(outputs, taps), P = outputs + taps - 1.
 
     The transpose of multiplying polynomials by their values at P - 1 points a and at infinity (Toom

@@ -25,7 +25,7 @@ SEEDS = ["--epochs", "2", "--seed", "1"]
         ([*SEEDS, "--trace"], ["with --trace,", "no --trace"]),
         ([*SEEDS, "--seed", "2"], ["--seed '2'"]),
         (["--epochs=3", "--seed=2"], ["--epochs '3', --seed '2'"]),
-        (["run", *SEEDS], ["argument 1 'run'"]),
+        (["run", *SEEDS], ["arguments 'run'"]),
         (["--epochs", "2", "--seed", "1\n\x1b[2J"], [r"--seed '1\n\x1b[2J'"]),
     ],
 )

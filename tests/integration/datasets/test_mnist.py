@@ -11,7 +11,8 @@ import pytest
 
 from distcnn.datasets import download, read_info
 from distcnn.datasets import prepare_mnist as mnist
-from distcnn.datasets.prepare_mnist import ensure_mnist, prepare_mnist
+from distcnn.datasets.dataset import ensure_mnist
+from distcnn.datasets.prepare_mnist import prepare_mnist
 from distcnn.errors import InputError
 from tests.support.mirrors import Serve
 

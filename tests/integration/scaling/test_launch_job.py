@@ -18,7 +18,7 @@ from distcnn.scaling import launch_job
 from distcnn.scaling.launch_job import command_of, last_words, measure, stopped_by_signals
 from distcnn.scaling.options import Settings
 from distcnn.scaling.points import Job
-from distcnn.scaling.sweep_directory import Record, Sweep
+from distcnn.scaling.records import Record, Sweep
 from distcnn.system.json_values import to_json
 from tests.support.scaling_fixtures import MakeLauncher
 from tests.support.sweep_cases import record, result_of
@@ -82,7 +82,7 @@ def test_a_failure_has_a_reason(
 def test_a_result_is_taken_and_the_log_keeps_what_was_said(try_launcher: Try, folder: Path) -> None:
     done = try_launcher(f"echo hello; echo there >&2; sleep 0.3\n{good()}")
     assert (done.result, done.reason) == (result_of(POINT, 1000.0), "")
-    first, *said = (folder / done.job.log).read_text().splitlines()
+    first, *said = (folder / done.log).read_text().splitlines()
     assert first.startswith("$ ")
     assert "--expect-ranks=2" in first
     assert said == ["hello", "there"]

@@ -11,7 +11,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.scaling.points import Point
-from distcnn.scaling.result import GROUPS, Result, read_result
+from distcnn.scaling.records import GROUPS, Result, read_result
 from distcnn.scaling.worker import write_result
 from tests.conftest import SERIAL, Launcher, MakeImageSet
 from tests.support.sweep_cases import result_of, strong

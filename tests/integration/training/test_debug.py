@@ -17,7 +17,7 @@ import pytest
 from distcnn.errors import TrainingError
 from distcnn.models import MODELS
 from distcnn.training.debug import check_network
-from distcnn.training.nan_check import NotFinite, check_finite
+from distcnn.training.failures import NotFinite, check_finite
 from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, clean_environment, mpi_launcher
 from tests.support.training_fixtures import content, metrics, prepare, receipt, with_path
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from distcnn.checkpoints import Checkpoint, CheckpointError
-from distcnn.checkpoints.format import VersionError, decode, encode
+from distcnn.checkpoints.format import decode, encode
+from distcnn.errors import InputError
 
 PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 DTYPES = st.sampled_from(
@@ -247,7 +248,7 @@ def test_a_whole_checkpoint_of_another_version_is_named_as_that(
 ) -> None:
     for body in (content[512:], b"something new"):
         with pytest.raises(
-            VersionError, match=rf"it has version {version}, but this distcnn reads version 1"
+            InputError, match=rf"it has version {version}, but this distcnn reads version 1"
         ):
             decode(header_of(version, body) + body)
 

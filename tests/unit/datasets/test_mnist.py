@@ -17,8 +17,9 @@ import pytest
 
 from distcnn.datasets import DatasetInfo, download, read_examples, read_info
 from distcnn.datasets import prepare_mnist as mnist
+from distcnn.datasets.dataset import ensure_mnist
 from distcnn.datasets.idx import parse_idx
-from distcnn.datasets.prepare_mnist import ensure_mnist, prepare_mnist, read_folder, write_sample
+from distcnn.datasets.prepare_mnist import prepare_mnist, read_folder, write_sample
 from distcnn.errors import InputError
 from tests.support.image_sets import assert_refused
 from tests.support.mirrors import Files, Serve, closed_address, write_files
@@ -140,7 +141,7 @@ def test_a_folder_that_is_not_there_is_refused_with_what_named_it(tmp_path: Path
         InputError,
         match=(
             r"--source: no such folder: .*/nowhere: name the folder that holds the four MNIST files"
-            r" \(train-images"
+            r" \(see data/README"
         ),
     ):
         ensure_mnist(tmp_path / "out.h5", str(tmp_path / "nowhere"), print)

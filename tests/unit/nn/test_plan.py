@@ -1,4 +1,4 @@
-"""Plans: several over the same parameters, backward in pieces, the walk through all arrays."""
+"""Plans: several over the same parameters, backward in pieces, layer by layer."""
 
 from __future__ import annotations
 
@@ -76,20 +76,24 @@ def test_parameters_of_another_network_are_refused() -> None:
         MODEL.plan(SHAPE, COUNT, other)
 
 
-def test_a_walk_gives_every_array_and_the_same_bits() -> None:
-    flat, seen = np.zeros_like(PARAMETERS.values), {}
-    plan = MODEL.plan(SHAPE, COUNT, PARAMETERS)
-    for name, array in plan.walk(images(2), lambda y: (0.0, y.copy()), out=flat):
-        seen[name] = array.copy()
+def test_layer_by_layer_every_array_is_seen_and_the_bits_are_the_same() -> None:
+    flat, plan = np.zeros_like(PARAMETERS.values), MODEL.plan(SHAPE, COUNT, PARAMETERS)
+    unfused = plan.unfused()
+    assert [stage.name for stage in unfused.stages] == list(MODEL.names)
+    x, shapes = images(2), []
+    for stage in unfused.stages:
+        x = stage.forward(x, training=True, random=None)
+        shapes.append(x.shape[:-1])
+    assert shapes == MODEL.shapes(SHAPE)[1:]
+    np.testing.assert_array_equal(x, plan.forward(images(2)))
+    passing, names = unfused.start_backward(x.copy(), out=flat), []
+    while name := passing.next_layer():
+        names.append(name)
+        if name != "conv1":
+            shape = MODEL.shapes(SHAPE)[MODEL.names.index(name)]
+            assert passing.gradient.shape == (*shape, COUNT)
+    assert names == list(reversed(MODEL.names))
     np.testing.assert_array_equal(flat, gradient(2))
-    assert list(seen) == [
-        "input",
-        *(f"output of {name}" for name in MODEL.names),
-        "gradient of the loss",
-        *(f"input gradient of {name}" for name in MODEL.names[:0:-1]),
-    ]
-    np.testing.assert_array_equal(seen["output of dense2"], plan.forward(images(2)))
-    assert seen["output of conv1"].shape == (3, 10, 10, COUNT)
 
 
 def test_layers_before_the_first_parameters_go_back_only_for_the_inputs_gradient() -> None:

@@ -14,7 +14,9 @@ import pytest
 from distcnn.distributed.allreduce import SECONDS_BETWEEN_LOOKS
 from distcnn.errors import InputError
 from distcnn.scaling.interconnect import (
+    BESIDE,
     KINDS,
+    WAITING,
     Line,
     cost_of,
     fit_line,
@@ -23,7 +25,6 @@ from distcnn.scaling.interconnect import (
     recursive_doubling,
 )
 from distcnn.scaling.interconnect_test import SIZES
-from distcnn.scaling.result import BESIDE, WAITING
 from tests.support import naive_allreduce
 
 ALGORITHMS = [

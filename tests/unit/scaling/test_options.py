@@ -9,7 +9,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.scaling.options import Settings, default_ranks, launcher_command, parse, ranks_from
-from distcnn.scaling.sweep_directory import read_settings, require_same
+from distcnn.scaling.records import read_settings, require_same
 
 MPIRUN = "mpirun -n {ranks}"
 
@@ -47,7 +47,7 @@ def test_a_prediction_is_part_of_the_request() -> None:
     flags = ["--ranks", "1,2", "--mode", "weak", "--predict", "4,8", "--interconnect", numbers]
     request = parse([*flags, f"--network={former}", "--ranks-per-host", "2"])
     assert (request.predict, request.ranks_per_host) == ((4, 8), 2)
-    assert [one.name for one in request.interconnects] == ["1ms, 1Gbit", "2ms, 1Gbit"]
+    assert [one.name for one in request.interconnect] == ["1ms, 1Gbit", "2ms, 1Gbit"]
     assert parse(["--ranks", "1"]).predict == ()
 
 

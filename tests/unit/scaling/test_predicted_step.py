@@ -46,14 +46,14 @@ def test_between_hosts_by_hand() -> None:
     assert found.step_seconds == pytest.approx(
         max(complete + first, complete + 2 * 0.006 + 2 * 0.001 * 0.4) + second + 0.003
     )
-    off = predict(calibration(), strong(4, 8), 1, NETWORK, "off")
+    off = predict(calibration(overlap="off"), strong(4, 8), 1, NETWORK)
     assert off.step_seconds == pytest.approx(
         2 * 0.021 + 0.002 + 4e-3 + 1.5 * (800_000 + STATS_BYTES) * 8e-9 + 0.003
     )
 
 
 def test_on_each_host_and_then_between_them() -> None:
-    found = predict(calibration(), strong(8, 8), 2, NETWORK, "off")
+    found = predict(calibration(overlap="off"), strong(8, 8), 2, NETWORK)
     nbytes = 800_000 + STATS_BYTES
     sums = ON_HOST.seconds(2, nbytes) + Line(1e-3, 8e-9).seconds(4, nbytes)
     assert found.shares["communication"] * found.step_seconds == pytest.approx(sums)
@@ -104,7 +104,7 @@ def test_buckets_of_more_shards_than_lanes() -> None:
 def test_how_gradients_are_summed() -> None:
     def way(per_host: int, shards: int, overlap: str, **changes: str) -> str:
         hosts = 2 // per_host
-        return way_of(calibration(**changes), strong(2, shards), per_host, hosts, overlap)
+        return way_of(calibration(overlap=overlap, **changes), strong(2, shards), per_host, hosts)
 
     assert way(2, 8, "auto") == SHARED_MEMORY
     assert way(2, 10, "auto") == AFTER_COMPUTING

@@ -15,12 +15,7 @@ import pytest
 from distcnn.checkpoints import Checkpoint, CheckpointStore
 from distcnn.distributed import SerialCommunicator
 from distcnn.errors import InputError
-from distcnn.training.checkpointing import (
-    dataset_identity,
-    read_snapshot,
-    restore_snapshot,
-    take_snapshot,
-)
+from distcnn.training.checkpointing import read_snapshot, restore_snapshot, take_snapshot
 from distcnn.training.ledger import all_entries
 from distcnn.training.loop import Loop
 from distcnn.training.setup import Run
@@ -126,7 +121,7 @@ def test_what_a_snapshot_says(image_set: MakeImageSet) -> None:
         "receipt so far\n",
     )
     assert json.loads(snapshot.texts["configuration"]) == dataclasses.asdict(loop.run.config)
-    assert json.loads(snapshot.texts["dataset"]) == dataset_identity(loop.run)
+    assert json.loads(snapshot.texts["dataset"]) == loop.run.record.identity
 
 
 def test_at_an_epochs_end_all_examples_of_it_are_used(image_set: MakeImageSet) -> None:

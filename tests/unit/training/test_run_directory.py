@@ -16,7 +16,7 @@ import pytest
 
 from distcnn.config import Config
 from distcnn.errors import InputError
-from distcnn.training import run_directory
+from distcnn.training import results
 from distcnn.training.results import damage_of, read_result
 from distcnn.training.run_directory import RunDirectory, create_run_directory
 from distcnn.training.run_files import locked
@@ -207,7 +207,7 @@ HARM: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl", "receipt.jsonl"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "receipt.jsonl"])
 @pytest.mark.parametrize("harm", HARM)
 def test_files_that_others_harm_are_whole_at_the_end(
     harm: str, name: str, story: Story, left_alone: Path
@@ -267,7 +267,7 @@ def test_results_take_the_room_of_older_checkpoints(
 ) -> None:
     """The disk has room for the results only after two older checkpoints were removed."""
     story, path = Story(image_set(), tmp_path / "run", checkpoint_every=3, keep=9), tmp_path / "run"
-    write, refused = run_directory.write_results, list[int]()
+    write, refused = results.write_results, list[int]()
 
     def crowded(*arguments: Any) -> None:
         if len(store_of(path).steps()) > 2:
@@ -276,7 +276,7 @@ def test_results_take_the_room_of_older_checkpoints(
         write(*arguments)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(run_directory, "write_results", crowded)
+        patched.setattr(results, "write_results", crowded)
         story.train()
     assert refused == [4, 3]
     assert store_of(path).steps() == [6, 8]

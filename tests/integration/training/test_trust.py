@@ -18,7 +18,7 @@ from distcnn.config_parsing import parse_request
 from distcnn.errors import InputError
 from distcnn.training.resume import find_resume_point
 from distcnn.training.run_files import read_config, write_config
-from tests.conftest import MakeImageSet, as_flags, clean_environment
+from tests.conftest import MakeImageSet, as_flags, clean_environment, slow
 from tests.support.training_fixtures import receipt, store_of, write_receipt
 
 EVIL = """
@@ -114,7 +114,9 @@ def test_a_model_that_only_the_run_names_is_not_imported(
     )
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", ["resume", "verify", *slow("resume elsewhere", "break", "verify from a checkpoint")]
+)
 def test_what_is_confirmed_is_not_imported_from_the_run_directory_either(
     way: str, strange: Path, mark: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,25 +29,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "overlap": ("auto", "on", "off"),
 }
 """The names that a field accepts, besides the user's own where ``OWN`` has the field."""
-FREE = {
-    "data",
-    "source",
-    "epochs",
-    "max_steps",
-    "target_accuracy",
-    "overlap",
-    "expect_ranks",
-    "stall_timeout",
-    "output",
-    "checkpoint_every",
-    "keep",
-    "check_every",
-    "log_every",
-    "eval_every_epochs",
-    "trace",
-    "trace_from",
-}
-"""Fields that a resumed run may change, because the weights do not depend on them."""
 RENAMED = {"world_size": "expect_ranks", "eval_every": "eval_every_epochs"}
 """Fields by their names before 0.3, as flags, in TOML files and in stored runs."""
 LARGEST_GRADIENT_LIMIT = 2.0**40
@@ -74,18 +56,23 @@ LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
 """What the values of fields must be: a test and its text."""
 
 
+def _free(default: Any) -> Any:
+    """A field that a resumed run may change, because the weights do not depend on it."""
+    return dataclasses.field(default=default, metadata={"free": True})
+
+
 @dataclass(frozen=True)
 class Config:
     """The configuration of a run. Raises ``InputError`` when a value is impossible."""
 
-    data: str = DEFAULT_PATH
-    source: str = ""
+    data: str = _free(DEFAULT_PATH)
+    source: str = _free("")
     data_memory: float = 0.0
 
     model: str = "lenet"
     loss: str = "cross-entropy"
 
-    epochs: int = 3
+    epochs: int = _free(3)
     microbatch_size: int = 16
     learning_rate: float = 0.03
     optimizer: str = "nesterov"
@@ -95,34 +82,30 @@ class Config:
     warmup_steps: int = 100
     cycle_epochs: int = 0
     seed: int = 0
-    max_steps: int = 0
-    target_accuracy: float = 0.0
+    max_steps: int = _free(0)
+    target_accuracy: float = _free(0.0)
 
     num_shards: int = 8
     threads_per_rank: str = "1"
     reduction: str = "exact"
-    overlap: str = "auto"
-    expect_ranks: int = 0
-    stall_timeout: float = 300.0
+    overlap: str = _free("auto")
+    expect_ranks: int = _free(0)
+    stall_timeout: float = _free(300.0)
     gradient_limit: float = 65536.0
 
-    output: str = ""
-    checkpoint_every: int = 500
-    keep: int = 3
-    check_every: int = 100
+    output: str = _free("")
+    checkpoint_every: int = _free(500)
+    keep: int = _free(3)
+    check_every: int = _free(100)
 
-    log_every: int = 50
-    eval_every_epochs: int = 1
-    trace: int = 0
-    trace_from: int = 0
+    log_every: int = _free(50)
+    eval_every_epochs: int = _free(1)
+    trace: int = _free(0)
+    trace_from: int = _free(0)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Config:
-        """The configuration that a run, perhaps of an older version, recorded.
-
-        Raises:
-            InputError, TypeError: it is not one.
-        """
+        """What a run, perhaps of an older version, recorded; ``TypeError`` if it is not one."""
         return cls(**{RENAMED.get(name, name): value for name, value in values.items()})
 
     def __post_init__(self) -> None:
@@ -146,13 +129,15 @@ class Config:
         )
 
     def _check_type(self, name: str, wanted: type) -> None:
-        """Flags are parsed by type, but values from a file are not."""
+        """Check a value of a file or a caller; make NumPy's numbers Python's."""
         value = getattr(self, name)
         kind = {float: numbers.Real, int: numbers.Integral}.get(wanted, wanted)
         if not isinstance(value, kind) or isinstance(value, bool):
             what = f"one of {', '.join(CHOICES[name])}" if name in CHOICES else KINDS[wanted]
             raise InputError(f"{as_flag(name)} is {value!r}: it must be {what}")
         self._require(name, "\0" not in str(value), "without a null character")
+        with suppress(OverflowError):
+            object.__setattr__(self, name, wanted(value))
 
     def _require(self, name: str, holds: bool, what: str) -> None:
         if not holds:
@@ -172,3 +157,6 @@ class Config:
 def as_flag(name: str) -> str:
     """A field's name as a flag."""
     return "--" + name.replace("_", "-")
+
+
+FREE = {field.name for field in dataclasses.fields(Config) if field.metadata}

@@ -206,22 +206,18 @@ def read_toml(path: str | Path, errors: str = "strict") -> dict[str, Any]:
         with open_named(path) as file:
             # Editors on Windows write a byte order mark first.
             content = tomllib.loads(file.read().decode("utf-8-sig", errors))
-    except OSError as error:
-        raise InputError(
-            f"--config: {path} cannot be read ({error.strerror}): name a TOML file"
-        ) from error
-    except InputError as error:
-        raise InputError(f"--config: {error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"--config: {path} is not UTF-8 text (byte {error.start}): save it in UTF-8, as TOML"
-            " requires"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        # TOMLDecodeError, or Python's error for a number of thousands of digits.
-        raise InputError(
-            f"--config: {path} is not TOML ({error}): write lines such as learning_rate = 0.1"
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        match error:
+            case OSError():
+                problem = f"{path} cannot be read ({error.strerror}): name a TOML file"
+            case InputError():
+                problem = str(error)
+            case UnicodeDecodeError():
+                where = f"byte {error.start}"
+                problem = f"{path} is not UTF-8 text ({where}): save it in UTF-8, as TOML requires"
+            case _:  # TOMLDecodeError, or Python's error for a number of thousands of digits
+                problem = f"{path} is not TOML ({error}): write lines such as learning_rate = 0.1"
+        raise InputError(f"--config: {problem}") from error
     read: dict[str, Any] = {}
     for name, value in content.items():
         is_table = isinstance(value, dict) and f"\n[{name}]: " in HELP

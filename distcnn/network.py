@@ -71,12 +71,12 @@ class Network:
         Raises:
             InputError: the weights are not those of the model.
         """
-        self.model, self.image_shape = model, image_shape
-        self.class_names = tuple(class_names)
+        self.model, self.image_shape, self.class_names = model, image_shape, tuple(class_names)
         parameters = model.allocate(image_shape)
         named = parameters.named()
-        shapes = {name: values.shape for name, values in named.items()}
-        stored = {name: values.shape for name, values in weights.items()}
+        shapes, stored = (
+            {name: values.shape for name, values in arrays.items()} for arrays in (named, weights)
+        )
         if shapes != stored:
             raise InputError(
                 f"the weights are {stored}, but the model's are {shapes}: this is not the model"
@@ -103,8 +103,7 @@ class Network:
         """The network's outputs (N, classes), before the softmax; ``images`` as for ``predict``."""
         pixels = self._pixels(images)
         outputs = np.empty((len(pixels), len(self.class_names)), np.float32)
-        labels = np.zeros(len(pixels), np.int64)
-        for span, logits in self._logits(pixels, labels):
+        for span, logits in self._logits(pixels, np.zeros(len(pixels), np.int64)):
             outputs[span] = logits[:, : span.stop - span.start].T
         return outputs
 
@@ -223,22 +222,19 @@ def load(
         path = path / {"last": WEIGHTS, "best": BEST_WEIGHTS}[weights]
     try:
         arrays, about = read_weights(path)
-        image_shape: ImageShape = tuple(about["image_shape"])
-        settings = {name: about[name] for name in ("mean", "std", "class_names")}
+        settings = {name: about[name] for name in ("image_shape", "mean", "std", "class_names")}
     except (ValueError, KeyError) as error:
         finished = "" if path.exists() else "; has the run in this directory finished?"
         raise InputError(f"{path.parent}: {error}{finished}") from error
-    classes = len(settings["class_names"])
-    made = model or _recorded_model(about, image_shape, classes, path, trust_model)
-    size = int(about.get("microbatch_size", 16))
-    return Network(made, arrays, image_shape=image_shape, **settings, microbatch_size=size)
+    settings["image_shape"] = tuple(settings["image_shape"])
+    made = model or _recorded_model(about, path, trust_model)
+    return Network(made, arrays, **settings, microbatch_size=int(about.get("microbatch_size", 16)))
 
 
-def _recorded_model(
-    about: Mapping[str, Any], image_shape: ImageShape, classes: int, path: Path, trusted: bool
-) -> Sequential:
+def _recorded_model(about: Mapping[str, Any], path: Path, trusted: bool) -> Sequential:
     """The network that a file of weights describes; older ones only name it."""
     text, name = str(about.get("architecture", "")), str(about.get("model", ""))
+    image_shape, classes = tuple(about["image_shape"]), len(about["class_names"])
     for module in modules_of(text or name):
         if module not in sys.modules and not trusted:
             raise InputError(
@@ -246,9 +242,7 @@ def _recorded_model(
                 " import that module first, or if you trust the run, load it with"
                 " trust_model=True"
             )
-    if text:
-        return parse(text)
-    made = find("model", name, MODELS)(image_shape, classes)
+    made = parse(text) if text else find("model", name, MODELS)(image_shape, classes)
     if not isinstance(made, Sequential):
         raise InputError(f"{path}: model {name!r} returned a {type(made).__name__}: pass model=...")
     return made

@@ -1,12 +1,10 @@
 """Random streams, named by purpose, never by rank; no version of NumPy changes their numbers.
 
-Philox (Salmon et al. 2011) is counter-based: a (key, counter) pair names a stream outright, so the
-stream of any epoch and shard is available without drawing those before it.
-
-NumPy keeps the raw words of its bit generators for ever, but not what ``Generator`` makes of them
-(NEP 19). So ``PortableGenerator`` computes normal and uniform numbers here, with operations that
-IEEE 754 defines to the last bit (+, -, *, /, square root, scaling by powers of two), each a NumPy
-call of its own, so that no compiler fuses two into one rounding. Logarithm and cosine are
+In Philox (Salmon et al. 2011) a (key, counter) pair names a stream: that of any epoch and shard
+is available without drawing those before it. NumPy keeps the raw words of its bit generators for
+ever, but not what ``Generator`` makes of them (NEP 19). So ``PortableGenerator`` uses operations
+that IEEE 754 defines to the last bit (+, -, *, /, square root, scaling by powers of two), each a
+NumPy call of its own, so that no compiler fuses two into one rounding. Logarithm and cosine are
 polynomials of these, with errors of about 1e-15.
 """
 
@@ -26,6 +24,7 @@ MAX_SEED = 2**64 - 1
 
 Floats = NDArray[np.float64]
 Size = int | Sequence[int] | None
+Out = NDArray[np.floating] | None
 
 BLOCK = 16_384
 """Normal numbers computed at a time, so that intermediate arrays stay in the cache."""
@@ -60,20 +59,13 @@ def layer_streams(seed: int, step: int, shard: int) -> Callable[[str], PortableG
 
 
 class PortableGenerator(np.random.Generator):
-    """NumPy's ``Generator``, with ``random``, ``uniform``, ``standard_normal`` and ``normal`` of
-    our own arithmetic.
+    """NumPy's ``Generator``, with four methods whose bits depend on no NumPy and no processor.
 
-    These four give the same bits in every NumPy and on every processor. All other methods are
-    NumPy's, and may change with it. A result of ``size`` None is one float; ``random`` and
-    ``uniform`` take one raw word for each number, the normal methods two.
+    All others are NumPy's, and may change with it. A result of ``size`` None is one float;
+    ``random`` and ``uniform`` take one raw word for each number, the normal methods two.
     """
 
-    def random(  # type: ignore[no-untyped-def,override]
-        self,
-        size: Size = None,
-        dtype: DTypeLike = np.float64,
-        out: NDArray[np.floating] | None = None,
-    ):
+    def random(self, size: Size = None, dtype: DTypeLike = np.float64, out: Out = None):  # type: ignore[no-untyped-def,override]
         """Uniform in [0, 1): multiples of 2**-53, rounded to ``dtype``, but never up to 1."""
         below_one = 1 - float(np.finfo(dtype if out is None else out.dtype).epsneg)
         return self._fill(lambda n: np.minimum(self._fractions(n), below_one), size, dtype, out)
@@ -83,10 +75,7 @@ class PortableGenerator(np.random.Generator):
         return np.add(low, np.subtract(high, low) * self.random(_size(size, low, high)))
 
     def standard_normal(  # type: ignore[no-untyped-def,override]
-        self,
-        size: Size = None,
-        dtype: DTypeLike = np.float64,
-        out: NDArray[np.floating] | None = None,
+        self, size: Size = None, dtype: DTypeLike = np.float64, out: Out = None
     ):
         """Normal with mean 0 and standard deviation 1."""
         return self._fill(self._normals, size, dtype, out)
@@ -95,13 +84,7 @@ class PortableGenerator(np.random.Generator):
         """``loc + scale * standard_normal(size)``."""
         return np.add(loc, np.multiply(scale, self.standard_normal(_size(size, loc, scale))))
 
-    def _fill(  # type: ignore[no-untyped-def]
-        self,
-        draw: Callable[[int], Floats],
-        size: Size,
-        dtype: DTypeLike,
-        out: NDArray[np.floating] | None,
-    ):
+    def _fill(self, draw: Callable[[int], Floats], size: Size, dtype: DTypeLike, out: Out):  # type: ignore[no-untyped-def]
         if out is not None:
             out[...] = draw(out.size).reshape(out.shape)
             return out

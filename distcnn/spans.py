@@ -10,15 +10,15 @@
 A span holds no state, so one object serves every step and every thread. Without a listener,
 entering and leaving it costs about 0.1 microseconds. No code is replaced to measure it.
 
-The names of a training run's spans are the constants below. One step nests like this; with
-overlap, ``ALLREDUCE`` is on the thread that sums, and the main thread has ``WAIT_FOR_SUMS``:
+The names of a training run's spans are the constants below. One step nests like this, with the
+labels of each span; with overlap, ``ALLREDUCE`` is on the thread that sums:
 
-    STEP
-        SHARD                                       for each shard of this rank
-            READ_DATA, LEDGER, FORWARD (each layer), LOSS, BACKWARD (each layer), LOCAL_SUM
-        REDUCE                                      for each bucket
-            ALLREDUCE, LOCAL_SUM (in shared memory)
-        WAIT_FOR_SUMS
+    STEP                                            step and epoch, from 0
+        SHARD                                       shard; with overlap, one for each piece
+            READ_DATA, LEDGER, FORWARD (layer), LOSS, BACKWARD (layer), LOCAL_SUM
+        REDUCE                                      bucket, nbytes, is_last
+            ALLREDUCE (bucket, nbytes), LOCAL_SUM (in shared memory)
+        WAIT_FOR_SUMS                               with overlap
         UPDATE
 """
 
@@ -28,30 +28,23 @@ from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-# -- a step
+# A step
 STEP = "step"
-"""Labels ``step`` (from 0 over the run) and ``epoch`` (from 0)."""
 SHARD = "shard"
-"""All work on one shard's microbatch; label ``shard``. With overlap, one span for each piece."""
 READ_DATA = "read data"
 LEDGER = "ledger"
 FORWARD = "forward"
-"""Label ``layer``, such as "conv1"; so has ``BACKWARD``."""
 LOSS = "loss"
 BACKWARD = "backward"
 LOCAL_SUM = "local sum"
 """Adding gradients of this rank; in shared memory, of all ranks, for this rank's elements."""
 REDUCE = "reduce"
-"""From handing over a bucket; until it is summed, unless another thread does that.
-
-Labels ``bucket`` (from 0, the last layers' first), ``nbytes`` of its gradient, ``is_last``.
-"""
+"""From handing over a bucket until it is summed, unless another thread sums it."""
 ALLREDUCE = "allreduce"
-"""One sum over all ranks, on whichever thread; labels ``bucket`` and ``nbytes`` of the message."""
+"""One sum over all ranks, on whichever thread."""
 WAIT_FOR_SUMS = "wait for sums"
 UPDATE = "update"
-
-# -- between steps
+# Between steps
 EVALUATION = "evaluation"
 TEST_BLOCK = "test block"
 """Label ``block``, the number of the block of test examples."""
@@ -66,8 +59,7 @@ CHECKPOINT = "checkpoint"
 WAIT_FOR_CHECKPOINT = "wait for checkpoint"
 WRITE_CHECKPOINT = "write checkpoint"
 """Writing it to disk, on a thread of its own."""
-
-# -- around the steps
+# Around the steps
 READ_RUN = "read run"
 PREPARE_DATA = "prepare data"
 OPEN_DATA = "open data"
@@ -79,8 +71,7 @@ RESTORE = "restore"
 CREATE_RUN = "create run"
 DEBUG = "debug"
 MEASURE = "measure"
-
-# -- anywhere
+# Anywhere
 COLLECTIVE = "collective"
 """The main thread waits for the other ranks."""
 PROGRESS = "progress"
@@ -96,11 +87,9 @@ class Listener(Protocol):
     span gets its end without its beginning. An exception of a listener ends the work.
     """
 
-    def begin(self, span: Span) -> None:
-        """``span`` is entered."""
+    def begin(self, span: Span) -> None: ...
 
-    def end(self, span: Span) -> None:
-        """``span`` is left, normally or by an exception."""
+    def end(self, span: Span) -> None: ...
 
 
 class Span:

@@ -21,8 +21,7 @@ from distcnn.distributed import Communicator, on_root, together
 from distcnn.distributed.blas_threads import blas_description, blas_threads
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.system.wording import counted
-from distcnn.training.host_placement import describe_hosts
+from distcnn.system.wording import counted, number_ranges
 from distcnn.training.progress import NoProgress, Progress
 from distcnn.training.resume import ResumePoint
 from distcnn.training.schedule import RunSchedule
@@ -31,6 +30,7 @@ from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 NAME = "distcnn.train"
+MOST_HOSTS_NAMED = 4
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -154,6 +154,19 @@ def headline(run: Run, path: Path | None, state: State, point: ResumePoint | Non
             f"resumed  {point.directory}, after {state.step} of {steps}, started on {ranks}"
         )
     return [*lines, f"results  {path}"]
+
+
+def describe_hosts(hosts: Sequence[str]) -> str:
+    """Which ranks are where: "on 2 hosts (a: 0-1; b: 2-3)"; nothing for one host."""
+    named = list(dict.fromkeys(hosts))
+    if len(named) == 1:
+        return ""
+    places = [
+        f"{host}: {number_ranges(rank for rank, each in enumerate(hosts) if each == host)}"
+        for host in named[:MOST_HOSTS_NAMED]
+    ]
+    more = "; ..." if len(named) > MOST_HOSTS_NAMED else ""
+    return f" on {len(named)} hosts ({'; '.join(places)}{more})"
 
 
 def _windows(config: Config, dataset: DatasetInfo) -> str:

@@ -98,9 +98,9 @@ def make_parser() -> Parser:
         epilog=(
             "All flags of training (python -m distcnn.train --help) that affect a step are accepted"
             " as well, such as --model, --data, --num-shards, --optimizer, --reduction, --overlap"
-            f" or --config. Unless --microbatch-size is given, the global batch is {BATCH}, in the"
-            f" fewest of {SHARDS[0]}, {SHARDS[1]} or {SHARDS[2]} shards that all ranks share evenly,"
-            f" else in {SHARDS[2]}."
+            f" or --config. Unless --microbatch-size is given, the global batch is {BATCH}, in"
+            f" the fewest of {SHARDS[0]}, {SHARDS[1]} or {SHARDS[2]} shards that all ranks share"
+            f" evenly, else in {SHARDS[2]}."
         ),
         elsewhere=CONFIG_FLAGS,
         instead={"peer": "python benchmarks/pytorch_ddp.py compares with PyTorch"},

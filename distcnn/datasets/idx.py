@@ -206,9 +206,8 @@ def write_idx_set(
 ) -> dict[str, list[int]]:
     """Write four IDX files as an image set; return the number of images of each class, by split.
 
-    ``paths`` are by split and part; ``first_label`` becomes class 0. By default the largest label
-    tells the number of ``classes``.
-    ``InputError`` for files that are damaged or do not match.
+    ``paths`` are by split and part; ``first_label`` becomes class 0; ``classes`` is by default from
+    the largest label. ``InputError`` for files that are damaged or do not match.
     """
     if classes is not None and not 1 <= classes <= MAX_LABELS:
         raise InputError(f"--classes is {classes}: it must be 1 to {MAX_LABELS}, labels are bytes")

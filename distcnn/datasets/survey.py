@@ -69,10 +69,9 @@ class Found:
     first_blank: int = 2**63
     last_written: int = -1
     """The index of the last image that is not completely black."""
-    darkest: int = 255
-    brightest: int = 0
-    lowest_hash: int = 2**64
-    highest_hash: int = -1
+    pixels: tuple[int, int] = (255, 0)
+    """The lowest and the highest; so for the hashes of images."""
+    hashes: tuple[int, int] = (2**64, -1)
     repeated: Hashes = field(default_factory=lambda: np.zeros(0, np.uint64))
     """Hashes of training images that are also test images, except black ones."""
     sample: tuple[Floats, Floats] | None = None
@@ -85,12 +84,14 @@ class Found:
         self.blank += other.blank
         self.first_blank = min(self.first_blank, other.first_blank)
         self.last_written = max(self.last_written, other.last_written)
-        self.darkest = min(self.darkest, other.darkest)
-        self.brightest = max(self.brightest, other.brightest)
-        self.lowest_hash = min(self.lowest_hash, other.lowest_hash)
-        self.highest_hash = max(self.highest_hash, other.highest_hash)
+        self.pixels = _widest(self.pixels, other.pixels)
+        self.hashes = _widest(self.hashes, other.hashes)
         self.repeated = np.union1d(self.repeated, other.repeated)
         self.sample = self.sample or other.sample
+
+
+def _widest(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return min(one[0], other[0]), max(one[1], other[1])
 
 
 Findings = dict[str, Found]
@@ -132,7 +133,8 @@ class Survey:
             return
         brightest, leaves = images.reshape(len(labels), -1).max(axis=1), leaves_of(images, labels)
         hashes: Hashes = leaves[:, :8].copy().view("<u8").ravel()
-        found = Found(self._count(labels), BlockHashes(self.info.examples[split]))
+        found = no_findings(self.info)[split]
+        self.add_labels(split, labels)
         if self.info.blocks_sha256:
             found.blocks.add(first, leaves)
         written, blank = np.flatnonzero(brightest), np.flatnonzero(brightest == 0)
@@ -140,8 +142,8 @@ class Survey:
             found.last_written = first + int(written[-1])
         if blank.size:
             found.blank, found.first_blank = blank.size, first + int(blank[0])
-        found.darkest, found.brightest = int(images.min()), int(brightest.max())
-        found.lowest_hash, found.highest_hash = int(hashes.min()), int(hashes.max())
+        found.pixels = int(images.min()), int(brightest.max())
+        found.hashes = int(hashes.min()), int(hashes.max())
         if split == "test":
             self._test_hashes.append(hashes)
         else:
@@ -155,10 +157,7 @@ class Survey:
 
     def add_labels(self, split: str, labels: Labels) -> None:
         """Add labels without their images."""
-        self.found[split].label_counts += self._count(labels)
-
-    def _count(self, labels: Labels) -> NDArray[np.int64]:
-        return np.bincount(labels, minlength=self.info.classes)
+        self.found[split].label_counts += np.bincount(labels, minlength=self.info.classes)
 
 
 def judge(info: DatasetInfo, parts: Sequence[Findings], test_hashes: Hashes) -> list[str]:
@@ -181,30 +180,28 @@ def judge(info: DatasetInfo, parts: Sequence[Findings], test_hashes: Hashes) -> 
                 " images are intended, write the set in random order"
             )
     train, problem = found["train"], ""
-    if train.darkest == train.brightest:
-        problem = f"every pixel of every training image is {train.darkest}"
-    elif train.lowest_hash == train.highest_hash and info.examples["train"] > 1:
+    if train.pixels[0] == train.pixels[1]:
+        problem = f"every pixel of every training image is {train.pixels[0]}"
+    elif train.hashes[0] == train.hashes[1] and info.examples["train"] > 1:
         problem = f"all {info.examples['train']:,} training images are the same"
     if problem:
         raise InputError(f"{info.path}: {problem}: there is nothing to learn; make the set again")
-    warnings = [*_pixel_warnings(info, found), *_test_image_warnings(found, test_hashes)]
+    warnings = _image_warnings(info, found, test_hashes)
     return judge_labels(info, found) + [f"{info.path}: {warning}" for warning in warnings]
 
 
 def judge_labels(info: DatasetInfo, found: Findings) -> list[str]:
-    """The warnings that need only the labels."""
+    """The warnings about labels alone."""
     return [f"{info.path}: {warning}" for warning in _label_warnings(info, found)]
 
 
 def _require_hash(info: DatasetInfo, found: Findings) -> None:
+    name, stated, actual = "sha256", info.sha256, ""
     if info.blocks_sha256:
         name, stated = "blocks_sha256", info.blocks_sha256
-        blocks = {split: found[split].blocks for split in SPLITS}
-        actual = blocks_sha256(info.sha256, blocks)
+        actual = blocks_sha256(info.sha256, {split: found[split].blocks for split in SPLITS})
     elif info.sha256:
-        name, stated, actual = "sha256", info.sha256, _whole_sha256(info)
-    else:
-        return
+        actual = _whole_sha256(info)
     if stated.strip().lower() != actual:
         raise InputError(
             f"{info.path}: the examples do not match the file's SHA-256 (attribute '{name}' is"
@@ -224,21 +221,6 @@ def _whole_sha256(info: DatasetInfo) -> str:
     return whole.hexdigest()
 
 
-def _test_image_warnings(found: Findings, hashes: Hashes) -> Iterator[str]:
-    if len(hashes) > 1 and found["test"].lowest_hash == found["test"].highest_hash:
-        yield (
-            f"all {len(hashes):,} test images are the same: the test accuracy says little about"
-            " other images"
-        )
-    places = np.flatnonzero(np.isin(hashes, found["train"].repeated))
-    if places.size:
-        yield (
-            f"{places.size:,} of {counted(len(hashes), 'test image')} {_are(places.size)} also in"
-            f" the training set (the first: /test/images[{places[0]}]): expect a lower accuracy on"
-            " new images"
-        )
-
-
 def _label_warnings(info: DatasetInfo, found: Findings) -> Iterator[str]:
     is_used = found["train"].label_counts + found["test"].label_counts > 0
     used, unused = np.flatnonzero(is_used), np.flatnonzero(~is_used)
@@ -248,8 +230,8 @@ def _label_warnings(info: DatasetInfo, found: Findings) -> Iterator[str]:
             f" {being(info.classes, 'class')} trained; number the labels 0 to {len(used) - 1}, or"
             " set the attribute 'classes'"
         )
-    for split in SPLITS:
-        here, word = found[split].label_counts, WORDS[split]
+    for split, word in WORDS.items():
+        here = found[split].label_counts
         missing = np.flatnonzero((here == 0) & is_used if info.classes_counted else here == 0)
         most, total = int(here.argmax()), int(here.sum())
         share = here[most] / total
@@ -257,9 +239,8 @@ def _label_warnings(info: DatasetInfo, found: Findings) -> Iterator[str]:
             yield f"all {total:,} {word} images have label {most}: there is nothing to distinguish"
             continue
         if missing.size:
-            they = "it" if missing.size == 1 else "they"
-            verb = "cannot be learned" if split == "train" else f"{_are(missing.size)} not tested"
-            yield f"no {word} image has {_named(missing)}: {they} {verb}"
+            result = "cannot be learned" if split == "train" else "are not tested"
+            yield f"no {word} image has {_named(missing)}: such images {result}"
         if LARGE_SHARE < share < 1:
             yield (
                 f"{share:.1%} of the {word} images have label {most}: always answering {most} would"
@@ -267,7 +248,7 @@ def _label_warnings(info: DatasetInfo, found: Findings) -> Iterator[str]:
             )
 
 
-def _pixel_warnings(info: DatasetInfo, found: Findings) -> Iterator[str]:
+def _image_warnings(info: DatasetInfo, found: Findings, test_hashes: Hashes) -> Iterator[str]:
     channels, height, width = info.image_shape
     if channels == width != height and channels > FLAT[0]:
         yield (
@@ -285,25 +266,39 @@ def _pixel_warnings(info: DatasetInfo, found: Findings) -> Iterator[str]:
                 f"{being(whole.blank, f'{WORDS[split]} image')} all zero (the first:"
                 f" /{split}/images[{whole.first_blank}]): probably never written"
             )
-    if found["train"].brightest == 1:
+    train, test = found["train"], found["test"]
+    if train.pixels[1] == 1:
         yield (
             "no training pixel is above 1: if the images were scaled to 0..1 before they became"
             " uint8, multiply them by 255 first"
         )
-    if found["train"].sample:
-        yield from _statistics_warnings(info, *found["train"].sample)
+    if train.sample and np.all(train.sample[1] > 0):
+        yield from _statistics_warnings(info, *train.sample)
+    if len(test_hashes) > 1 and test.hashes[0] == test.hashes[1]:
+        yield (
+            f"all {len(test_hashes):,} test images are the same: the test accuracy says little"
+            " about other images"
+        )
+    places = np.flatnonzero(np.isin(test_hashes, train.repeated))
+    if places.size:
+        yield (
+            f"the training set contains {places.size:,} of"
+            f" {counted(len(test_hashes), 'test image')} (the first: /test/images[{places[0]}]):"
+            " expect a lower accuracy on new images"
+        )
 
 
 def _statistics_warnings(info: DatasetInfo, mean: Floats, std: Floats) -> Iterator[str]:
     """Compare the file's mean and standard deviation with those of its first images."""
-    if not np.all(std > 0):
-        return
     ratios = np.array(info.std or std) / std
     distances = np.abs(np.array(info.mean or mean) - mean) / std
-    is_far = {"std": np.any((ratios > FAR) | (ratios < 1 / FAR)), "mean": np.any(distances > FAR)}
-    for name, stated, actual in (("std", info.std, std), ("mean", info.mean, mean)):
-        if is_far[name]:
-            texts = [", ".join(f"{x:.4g}" for x in values) for values in (stated or (), actual)]
+    is_std_far = np.any((ratios > FAR) | (ratios < 1 / FAR))
+    for name, is_far, stated, actual in (
+        ("std", is_std_far, info.std or (), std),
+        ("mean", np.any(distances > FAR), info.mean or (), mean),
+    ):
+        if is_far:
+            texts = [", ".join(f"{x:.4g}" for x in values) for values in (stated, actual)]
             yield (
                 f"attribute '{name}' is {texts[0]}, but that of the first images is {texts[1]} (of"
                 " pixels / 255): delete the attribute to have it computed"
@@ -311,10 +306,4 @@ def _statistics_warnings(info: DatasetInfo, mean: Floats, std: Floats) -> Iterat
 
 
 def _named(labels: NDArray[np.int64]) -> str:
-    """Labels in words: "label 3", "any of the labels 0, 1, 2, 3, 4 and 7 more"."""
-    several = "any of the " if len(labels) > 1 else ""
-    return f"{several}{plural(len(labels), 'label')} {first_few(labels.tolist())}"
-
-
-def _are(number: int) -> str:
-    return "is" if number == 1 else "are"
+    return f"{plural(len(labels), 'label')} {first_few(labels.tolist())}"

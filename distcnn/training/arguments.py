@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from distcnn.config import Config
 from distcnn.datasets import ArrayDataset, Dataset
 from distcnn.distributed import Communicator
 from distcnn.errors import ArgumentError, InputError
@@ -102,16 +100,6 @@ def require_same_settings(settings: dict[str, Any], communicator: Communicator) 
 
 def _is_function(value: object) -> bool:
     return callable(value) and not isinstance(value, type)
-
-
-def plain_numbers(settings: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` with Python's own numbers in place of NumPy's, of the types of ``Config``."""
-    plain: dict[str, Any] = {}
-    for name, given in settings.items():
-        value = given.item() if isinstance(given, np.generic) else given
-        is_float = isinstance(getattr(Config, name), float)
-        plain[name] = float(value) if type(value) is int and is_float else value
-    return plain
 
 
 def run_to_resume(resume: bool | str | Path, output: str | Path | None) -> str:

@@ -1,33 +1,34 @@
-"""This rank's examples, its shards and its part of the test set, in memory or in windows of it."""
+"""The image set: its file, what this rank reads of it, and what all ranks find in it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcnn.config import Config
-from distcnn.datasets import Dataset, DatasetInfo, Part, Shard
+from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset, Part, Shard, streaming
+from distcnn.datasets.dataset import DEFAULT_PATH, ensure_mnist
 from distcnn.datasets.examples import piece_size
 from distcnn.datasets.hashing import ExamplesDigest, combined_sha256
-from distcnn.datasets.streaming import (
-    LABEL_BYTES,
-    Prefetcher,
-    WindowedShard,
-    window_bounds,
-    window_examples,
-)
 from distcnn.datasets.survey import Survey, judge, mean_and_std, pixel_sums
 from distcnn.distributed import Communicator, on_root, share_of, together
+from distcnn.distributed.communicator import JointError
 from distcnn.errors import InputError
-from distcnn.spans import touch
+from distcnn.fault_tolerance.signals import received_by_children
+from distcnn.spans import OPEN_DATA, PREPARE_DATA, Span, touch
 from distcnn.system.host import most_memory
 from distcnn.training.evaluation import examples_of_rank
 from distcnn.training.results import DatasetRecord
 
+SECONDS_TO_APPEAR = 5.0
+"""A new file may appear on other hosts this much later: NFS caches that it was missing."""
 BOUND_IT = "limit it with --data-memory MIB (data/README.md), or use more hosts"
 
 
@@ -52,6 +53,45 @@ class Content:
     """Likely mistakes, one line each."""
 
 
+def open_file(config: Config, communicator: Communicator, report: Callable[[str], None]) -> Dataset:
+    """The file that ``config`` names, which all ranks must see."""
+    if config.source or Path(config.data) == Path(DEFAULT_PATH):
+        with Span(PREPARE_DATA):
+            on_root(communicator, lambda: _ensure_mnist(config, report))
+    with Span(OPEN_DATA):
+        _require_everywhere(config.data, communicator)
+    return HDF5Dataset(config.data)
+
+
+def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
+    with received_by_children():  # pip
+        ensure_mnist(config.data, config.source or None, report)
+
+
+def _require_everywhere(path: str, communicator: Communicator) -> None:
+    """``JointError`` when only some of them see ``path``. Collective."""
+    end = time.monotonic() + SECONDS_TO_APPEAR
+    while True:
+        seen = communicator.allgather(_exists(path))
+        late = any(communicator.allgather(time.monotonic() > end))
+        if all(seen) or not any(seen) or late:
+            break
+        time.sleep(0.5)
+    if any(seen) and not all(seen):
+        here, missing, hosts = seen.index(True), seen.index(False), communicator.hosts
+        raise JointError(
+            f"--data: rank {here} on host {hosts[here]} sees {path}, rank {missing} on host"
+            f" {hosts[missing]} does not: put it on a file system that all hosts share, or copy it"
+            " to the same path on every host, and give its absolute path"
+        )
+
+
+def _exists(path: str) -> bool:
+    with suppress(OSError):
+        os.listdir(Path(path).parent)  # noqa: PTH208  (a network file system then looks again)
+    return os.path.exists(path)  # noqa: PTH110  (Path's raises for a name that is too long)
+
+
 def open_data(
     dataset: Dataset,
     info: DatasetInfo,
@@ -69,7 +109,7 @@ def open_data(
     test = examples_of_rank(info.examples["test"], size, world_size, rank)
     if not config.data_memory and dataset.path:
         examples = sum(map(len, [*spans.values(), test]))
-        needed = communicator.allgather(examples * (info.image_bytes + LABEL_BYTES))
+        needed = communicator.allgather(examples * (info.image_bytes + streaming.LABEL_BYTES))
         together(communicator, lambda: _require_room(info, needed, communicator, most_memory()))
 
     def work() -> Data:
@@ -118,13 +158,13 @@ def _in_memory(
 def _windowed(
     dataset: Dataset, info: DatasetInfo, config: Config, spans: dict[int, range], test: range
 ) -> Data:
-    length = window_examples(info, config.num_shards, config.data_memory)
-    reader = dataset.open(info, config.stall_timeout)
-    prefetcher = Prefetcher(reader)
+    length = streaming.window_examples(info, config.num_shards, config.data_memory)
+    prefetcher = streaming.Prefetcher(dataset.open(info, config.stall_timeout))
 
-    def part(index: int, split: str, span: range, shuffled: bool = True) -> WindowedShard:
-        bounds = window_bounds(span, length, info.chunk_examples[split])
-        return WindowedShard(index, prefetcher, split, span, bounds, config.seed, shuffled=shuffled)
+    def part(index: int, split: str, span: range, shuffled: bool = True) -> Part:
+        bounds = streaming.window_bounds(span, length, info.chunk_examples[split])
+        where = prefetcher, split, span, bounds
+        return streaming.WindowedShard(index, *where, config.seed, shuffled=shuffled)
 
     shards = [part(index, "train", span) for index, span in spans.items()]
     return Data(shards, part(0, "test", test, shuffled=False))

@@ -43,6 +43,8 @@ class Loop:
         self._records, self._progress = records or Records(), progress or NoProgress()
         self._callbacks = callbacks
         self._totals: StepTotals | None = None
+        self.last_loss = 0.0
+        """The mean loss of the latest step."""
         self._has_warned = False
         self._counted_until = time.perf_counter()
 
@@ -51,11 +53,6 @@ class Loop:
         """Whether the run ends here: all steps were taken, or the target is reached."""
         all_taken = self.state.step == self.run.schedule.total_steps
         return all_taken or self.state.reaches(self.run.config.target_accuracy)
-
-    @property
-    def last_loss(self) -> float:
-        """The mean loss of the latest step; 0 before the first."""
-        return self._totals.loss if self._totals else 0.0
 
     def train(self) -> RunResult:
         """Train to the end; record and return the result, on all ranks the same but for times.
@@ -98,7 +95,10 @@ class Loop:
         state = self.state
         while True:
             if state.step == self.run.schedule.total_steps and state.test_step != state.step:
-                self._open_end()
+                # Perhaps after a resume with fewer steps to take: the run ends here, untested.
+                if state.interval.examples:
+                    self._log_interval()
+                state.epoch_is_open = True
             if state.epoch_is_open and (end_epoch or state.step < last_step):
                 self._end_epoch()
             if state.step >= last_step or self.is_over:
@@ -125,25 +125,26 @@ class Loop:
         seconds = time.perf_counter() - start
         for meter in (state.whole, state.epoch, state.interval):
             meter.add(totals, seconds)
+        self.last_loss = totals.loss
         self._progress.step(totals.loss, state.interval.images_per_second)
         state.step += 1
         for callback in self._callbacks:
             callback.on_step(state.step, totals.loss)
         state.epoch_is_open = run.schedule.ends_epoch(state.step)
         if state.step % config.log_every == 0 or state.epoch_is_open:
-            self._log_interval(epoch + 1, learning_rate)
+            self._log_interval()
         if state.step % config.check_every == 0 and not state.epoch_is_open:
             self._check_replicas()
         return totals
 
-    def _log_interval(self, epoch: int, learning_rate: float) -> None:
-        state, meter = self.state, self.state.interval
-        values = {"epoch": epoch, "loss": meter.loss, "learning_rate": learning_rate}
-        self._add_metrics("step", meter, **values)
+    def _log_interval(self) -> None:
+        state, meter, schedule = self.state, self.state.interval, self.run.schedule
+        epoch, rate = schedule.position(state.step)[0] + 1, schedule.learning_rate(state.step - 1)
+        self._add_metrics("step", meter, epoch=epoch, loss=meter.loss, learning_rate=rate)
         self._progress.interval(
-            f"step {state.step}/{self.run.schedule.total_steps}"
-            f"  epoch {epoch}/{self.run.config.epochs}  loss {meter.loss:.4f}"
-            f"  learning rate {learning_rate:.4g}  {meter.images_per_second:,.0f} images/s"
+            f"step {state.step}/{schedule.total_steps}  epoch {epoch}/{self.run.config.epochs}"
+            f"  loss {meter.loss:.4f}  learning rate {rate:.4g}"
+            f"  {meter.images_per_second:,.0f} images/s"
         )
         state.interval = Meter()
         self._records.poll()
@@ -161,20 +162,11 @@ class Loop:
 
     # -- epochs
 
-    def _open_end(self) -> None:
-        """Open the epoch again: after a resume with fewer steps to take, the run ends here."""
-        state, schedule = self.state, self.run.schedule
-        if state.interval.examples:
-            epoch, _ = schedule.position(state.step)
-            self._log_interval(epoch + 1, schedule.learning_rate(state.step - 1))
-        state.epoch_is_open = True
-
     def _end_epoch(self) -> None:
         """Close an epoch, or the part of one that ends the run: ledger, test, lines, checkpoint."""
         run, state, meter = self.run, self.state, self.state.epoch
         epochs_before, step_of_epoch = run.schedule.position(state.step)
-        epoch = epochs_before + 1
-        accuracy = meter.correct / meter.examples
+        epoch, accuracy = epochs_before + 1, meter.correct / meter.examples
         values = {"epoch": epoch, "train_loss": meter.loss, "train_accuracy": accuracy}
         proof: dict[str, Any] = {"examples": meter.examples}
         if step_of_epoch == run.schedule.steps_an_epoch:

@@ -71,13 +71,18 @@ class Session:
 
         All ranks raise ``InputError``, or ``TrainingError`` or ``Stopped`` when the state is saved.
         """
-        with ExitStack() as held:
+        with ExitStack() as held:  # the lock of the run directory
             return self._train(held)
 
     def _train(self, held: ExitStack) -> Outcome:
-        """``held`` keeps the lock of the run directory."""
         request, communicator, progress = self.request, self.communicator, self.progress
-        point = self._find_run(held) if request.resume else None
+        point = None
+        if request.resume:
+            with Span(READ_RUN):
+                on_root(communicator, lambda: resume.existing_run(request.resume))
+                if self.signals:
+                    self.signals.can_resume = True
+                point = on_root(communicator, lambda: self._resume_point(held))
         if point and point.result and "data" not in request.given:
             return _finished(point, point.result)
         config = point.config if point else on_root(communicator, lambda: request.config)
@@ -108,13 +113,6 @@ class Session:
             )
         return self._take_steps(run, point, held)
 
-    def _find_run(self, held: ExitStack) -> ResumePoint:
-        with Span(READ_RUN):
-            on_root(self.communicator, lambda: resume.existing_run(self.request.resume))
-            if self.signals:
-                self.signals.can_resume = True
-            return on_root(self.communicator, lambda: self._resume_point(held))
-
     def _resume_point(self, held: ExitStack) -> ResumePoint:
         """On root: the run to continue, locked if it is written there."""
         request = self.request
@@ -136,7 +134,12 @@ class Session:
                 state = together(communicator, lambda: restore_snapshot(run, checkpoint))
         path, records = None, Records()
         if self.writes:
-            path = self._open(run, point, held)
+            making = self.signals.making_run() if self.signals else nullcontext()
+            with making, Span(CREATE_RUN):
+                path = on_root(
+                    communicator,
+                    lambda: open_directory(run.config, point, held, self.request.allow_other_owner),
+                )
             if communicator.rank == 0:
                 records = begin_records(run, state, path, point, progress, held)
         if self.signals:
@@ -156,13 +159,6 @@ class Session:
         for callback in self.callbacks:
             callback.on_end(result)
         return Outcome(result, run, point, state, str(records.location or ""))
-
-    def _open(self, run: Run, point: ResumePoint | None, held: ExitStack) -> Path:
-        any_owner = self.request.allow_other_owner
-        with self.signals.making_run() if self.signals else nullcontext(), Span(CREATE_RUN):
-            return on_root(
-                run.communicator, lambda: open_directory(run.config, point, held, any_owner)
-            )
 
 
 def _finished(point: ResumePoint, result: RunResult) -> Outcome:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from distcnn import spans
 from distcnn.config import Config
-from distcnn.datasets import Dataset, DatasetInfo, HDF5Dataset, Microbatch
-from distcnn.datasets.dataset import DEFAULT_PATH, ensure_mnist
-from distcnn.distributed import Communicator, on_root, shards_of_rank, together
+from distcnn.datasets import Dataset, DatasetInfo, Microbatch
+from distcnn.distributed import Communicator, blas_threads, shards_of_rank, together
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.signals import received_by_children
 from distcnn.models import Model, build_model, find_model, initialise_model
 from distcnn.nn import LOSSES, Parameters, Sequential
 from distcnn.nn.losses import Loss, OwnLoss
@@ -25,12 +22,12 @@ from distcnn.optim import Optimizer, Schedule
 from distcnn.random_streams import INITIALISE, PortableGenerator, generator
 from distcnn.registry import find_loss, find_optimizer, find_schedule
 from distcnn.spans import Span
+from distcnn.system.host import oversubscription, usable_cores
 from distcnn.system.wording import counted
 from distcnn.training import consistency
 from distcnn.training.advice import require_enough_examples
-from distcnn.training.data import open_data, record_of, survey
+from distcnn.training.data import open_data, open_file, record_of, survey
 from distcnn.training.evaluation import Evaluation
-from distcnn.training.host_placement import require_everywhere, settle_threads
 from distcnn.training.overlap import make_step
 from distcnn.training.results import DatasetRecord
 from distcnn.training.schedule import RunSchedule
@@ -101,7 +98,7 @@ def prepare_run(
     """
     own_shards = together(communicator, lambda: _check_world(config, communicator))
     made = components or together(communicator, lambda: named_components(config))
-    images = images or _open_file(config, communicator, report)
+    images = images or open_file(config, communicator, report)
     with Span(spans.OPEN_DATA):
         info = together(communicator, lambda: images.read_info(config.stall_timeout))
         sha256 = images.content_sha256() if communicator.world_size > 1 else ""
@@ -140,7 +137,7 @@ def prepare_run(
         for remark in content.remarks:
             report(f"warning: {remark}")
         # Its lines come when all input is found good, and before any number is made.
-        config = settle_threads(config, communicator, report)
+        config = _settle_threads(config, communicator, report)
         software = consistency.same_software(communicator, report)
     return Run(
         config=config,
@@ -157,21 +154,28 @@ def prepare_run(
     )
 
 
-def _open_file(
+def _settle_threads(
     config: Config, communicator: Communicator, report: Callable[[str], None]
-) -> Dataset:
-    """The file that ``config`` names, which all ranks must see."""
-    if config.source or Path(config.data) == Path(DEFAULT_PATH):
-        with Span(spans.PREPARE_DATA):
-            on_root(communicator, lambda: _ensure_mnist(config, report))
-    with Span(spans.OPEN_DATA):
-        require_everywhere(config.data, "--data", communicator)
-    return HDF5Dataset(config.data)
+) -> Config:
+    """Set this process's BLAS threads; ``config`` with their number instead of auto. Collective.
 
-
-def _ensure_mnist(config: Config, report: Callable[[str], None]) -> None:
-    with received_by_children():  # pip
-        ensure_mnist(config.data, config.source or None, report)
+    ``report`` takes a line where bits depend on the number, or cores are oversubscribed.
+    """
+    wanted, host = config.threads_per_rank, communicator.hosts[communicator.rank]
+    everyone = communicator.allgather(usable_cores(host))
+    threads = blas_threads.resolve_threads(wanted, everyone)
+    together(communicator, lambda: blas_threads.limit_blas_threads(threads))
+    if threads != blas_threads.THREADS_PER_RANK or wanted == blas_threads.AUTO:
+        report(
+            f"notice: {counted(threads, 'BLAS thread')} a rank (--threads-per-rank {wanted}): the"
+            " bits depend on this number; a resumed run keeps it"
+        )
+    if crowd := oversubscription(everyone, threads):
+        report(
+            f"warning: oversubscribed: {crowd}; start fewer ranks or threads there, or bind the"
+            " ranks to more cores (launch/README.md)"
+        )
+    return replace(config, threads_per_rank=str(threads))
 
 
 def _check_world(config: Config, communicator: Communicator) -> range:

@@ -112,7 +112,6 @@ class Trainer:
                 "threads_per_rank": str(threads_per_rank),
                 "cycle_epochs": cycle_epochs,
             }
-            self._settings = arguments.plain_numbers(self._settings)
             Config(**self._settings)  # refuses what is impossible
             self._components = Components(
                 find_model(model),
@@ -194,7 +193,6 @@ class Trainer:
             "eval_every_epochs": eval_every_epochs,
             "stall_timeout": stall_timeout,
         }
-        settings = arguments.plain_numbers(settings)
         communicator = self._open_communicator()
         with arguments_named(), ExitStack() as held:
             name, images = together(communicator, lambda: arguments.image_set_of(data))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.training.host_placement import describe_hosts
+from distcnn.train import describe_hosts
 from tests.conftest import Launcher, MakeImageSet, as_flags, write_image_set
 from tests.support.training_fixtures import receipt
 

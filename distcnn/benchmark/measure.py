@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -118,8 +119,11 @@ def peak_bytes() -> int:
     """Peak memory of this process; ``VmHWM`` where it is known, because ``ru_maxrss`` is inherited
     over exec: a small rank would report the peak of a large process that started it.
     """
-    found = re.search(r"^VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    return 1024 * (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+)", status.read_text() if status.exists() else "")
+    unit = 1 if sys.platform == "darwin" else 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(found[1]) * 1024 if found else most
 
 
 def _timed(run: Run, work: Callable[[], int]) -> tuple[float, int]:

@@ -102,7 +102,7 @@ exec {mpirun.mpirun} -n $n "$@"
     first = done_at(tmp_path / "s")
 
     (tmp_path / "mended").touch()
-    done = SERIAL.run(1, *COMMAND, *flags)  # another --timeout is no other sweep
+    done = SERIAL.run(1, *COMMAND, *flags)  # another --timeout does not make another sweep
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 of 5 measurements already done" in done.stdout
     again = done_at(tmp_path / "s")

@@ -1,5 +1,5 @@
-"""A run that was stopped or killed and goes on, on any ranks, ends as one that never was; what
-contradicts it is refused.
+"""A stopped or killed run that is resumed on any ranks ends like an uninterrupted one;
+contradictions are refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ EXIT_STOPPED = 85
 
 @pytest.fixture(scope="module")
 def whole(image_set: MakeImageSet, stopping: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on one rank that nobody stopped."""
+    """A run on one rank that was not stopped."""
     path = tmp_path_factory.mktemp("whole") / "run"
     SERIAL.train(1, path, "--data", str(image_set()), *QUICK, PYTHONPATH=stopping)
     assert [line["examples"] for line in receipt(path) if line["kind"] == "epoch"] == [203] * 3
@@ -69,7 +69,7 @@ def stopped(
 
 @pytest.fixture
 def copy(stopped: Path, tmp_path: Path) -> Path:
-    """A copy of ``stopped`` to do anything with."""
+    """A copy of ``stopped`` that a test may change."""
     return Path(shutil.copytree(stopped, tmp_path / "copy"))
 
 
@@ -230,7 +230,7 @@ def test_a_run_that_goes_on_elsewhere_and_is_killed_at_once_ends_in_the_same_bit
 def test_a_folder_to_go_on_in_is_whole_or_not_there(
     room_for: int, copy: Path, tmp_path: Path
 ) -> None:
-    """Two checkpoints come before the configuration; without room for all three, nothing stays."""
+    """Two checkpoints come before the configuration; without room for all three, none remains."""
     request = Request(
         {"output": str(tmp_path / "new" / "run"), "epochs": 4}, resume=str(copy), trust_model=True
     )

@@ -1,6 +1,4 @@
-"""What a stall report says that the main thread does, at each thing that a run does: by its right
-name.
-"""
+"""A stall report names each activity of the main thread correctly."""
 
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ def test_everything_that_may_stall_has_its_name(
 
 @pytest.fixture
 def run_in_windows(image_set: MakeImageSet) -> Run:
-    """Which reads windows when it needs them, not before."""
+    """A run that reads windows when it needs them, not earlier."""
     return prepare(image_set(train=1003, test=400), data_memory=2.5)
 
 

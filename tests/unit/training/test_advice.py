@@ -1,4 +1,4 @@
-"""What a user may not have meant is said in one line that names the flag; what cannot be right is
+"""Flags that a user may not have meant lead to one line that names them; impossible ones are
 refused.
 """
 

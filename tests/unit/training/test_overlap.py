@@ -1,4 +1,4 @@
-"""When overlap is on, and that an overlapped step comes to the same bits as a plain one."""
+"""When overlap is on, and that an overlapped step gives the bits of a plain one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE, MICROBATCH_SIZE = (1, 6, 5), 4
 
 
 class Cluster(SerialCommunicator):
-    """Claims some hosts, and a way to sum in the background."""
+    """Claims several hosts, and can sum in the background."""
 
     def __init__(self, *hosts: str) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def steps_of(config: Config, num_shards: int) -> Step:
 
 
 def trained(step: Step) -> list[Any]:
-    """Weights after three steps, and what each step summed."""
+    """Weights after three steps, and the sums of each step."""
     totals = [step(number, 0, 0, learning_rate=0.1) for number in range(3)]
     seen = [(round(one.loss_sum, 3), one.correct, one.examples) for one in totals]
     return [step.lane.plan.parameters.values.tobytes(), seen]

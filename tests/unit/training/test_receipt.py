@@ -1,6 +1,4 @@
-"""Reading a receipt, and comparing it line by line with what a replay comes to: whatever differs is
-named.
-"""
+"""Reading a receipt, and comparing it line by line with a replay: every difference is named."""
 
 from __future__ import annotations
 

@@ -86,8 +86,8 @@ def test_a_lock_can_be_opened_by_its_owner_alone(tmp_path: Path) -> None:
 def test_a_lock_that_its_holder_removes_is_not_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening and locking it, the holder was refused and has removed it: the lock of a file
-    without a name keeps nobody out.
+    """The holder is refused and removes the lock between our opening and locking it: a lock on a
+    file without a name keeps nobody out.
     """
     flock, removed = fcntl.flock, list[bool]()
 

@@ -1,4 +1,4 @@
-"""A network that learns nothing is named, once and at the end, with the gradients that are zero;
+"""A network that does not learn is reported once and at the end, with the gradients that are zero;
 one that learns is not.
 """
 

@@ -92,7 +92,7 @@ def test_a_gradient_that_is_no_number_names_step_shard_and_parameter_and_updates
 
 
 def test_a_gradient_out_of_range_names_the_flag_that_widens_it() -> None:
-    """After a smaller learning rate: a wider range only lets a network diverge further."""
+    """After a smaller learning rate, because a wider range only lets a network diverge further."""
     step = a_step(gradient_limit=1.0, std=0.01)
     with pytest.raises(
         TrainingError,

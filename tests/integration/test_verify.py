@@ -166,7 +166,7 @@ def test_an_unfinished_run_is_identical_as_far_as_it_went(checked_copy: Path) ->
         assert_identical(checked_copy, steps=f"0 to {last}")
 
 
-def test_the_image_set_may_lie_elsewhere(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_the_image_set_may_be_elsewhere(image_set: MakeImageSet, tmp_path: Path) -> None:
     data = shutil.copy(image_set(), tmp_path / "set.h5")
     SERIAL.train(1, tmp_path / "run", "--data", str(data), *CHECKED)
     Path(data).unlink()

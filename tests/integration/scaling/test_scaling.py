@@ -113,7 +113,7 @@ exec {mpirun.mpirun} -n $n "$@"
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_broken_off_goes_on(
+def test_an_interrupted_sweep_continues(
     any_mpi: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     number = signal.SIGTERM if any_mpi.python == SERIAL.python else signal.SIGINT

@@ -46,7 +46,7 @@ def shell(script: str, *arguments: str, **environment: str) -> subprocess.Comple
 @pytest.mark.parametrize(
     "command", [COMMANDS[0], COMMANDS[-1], *slow(*COMMANDS[1:-1])], ids=lambda command: command[-1]
 )
-def test_help_that_nobody_reads_is_no_failure(command: list[str]) -> None:
+def test_help_without_a_reader_is_not_a_failure(command: list[str]) -> None:
     done = shell('{ "$@"; echo "code $?" >&2; } | true', *command, "--help")
     assert done.stderr == b"code 0\n"
 

@@ -77,7 +77,7 @@ def test_a_terminal_of_any_width(columns: int, image_set: MakeImageSet, tmp_path
     assert "test accuracy" in text
 
 
-def test_columns_that_are_no_number(image_set: MakeImageSet, tmp_path: Path) -> None:
+def test_columns_that_are_not_a_number(image_set: MakeImageSet, tmp_path: Path) -> None:
     flags = ["--data", str(image_set()), *QUICK, "--output", str(tmp_path / "run")]
     assert "test accuracy" in shown(["-m", "distcnn.train", *flags], COLUMNS="²")
 

@@ -201,7 +201,7 @@ def test_a_higher_target_continues_it(
     assert "identical: steps 0 to 24 (" in verify(copy, PYTHONPATH=stopping)
 
 
-def test_there_is_no_step_to_break_in_after_the_target(reached: Path, stopping: str) -> None:
+def test_no_step_is_left_to_break_in_after_the_target(reached: Path, stopping: str) -> None:
     done = train(SERIAL, 1, "--resume", str(reached), "--break-at-step", "15", PYTHONPATH=stopping)
     assert "replayed to the run's end, step 12: no step is left to stop in" in done.stdout
 

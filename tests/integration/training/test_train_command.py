@@ -144,7 +144,7 @@ def test_an_image_set_without_statistics_gives_the_bits_of_one_with_them(
     assert without["params_sha256"] == with_them["params_sha256"]
 
 
-def test_a_network_of_ones_own_is_trained(
+def test_a_users_own_network_is_trained(
     serial: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(

@@ -157,9 +157,7 @@ def test_nothing_is_imported_from_the_run_directory_by_other_ways(
         assert_refused(done, mark, "run directory")
 
 
-def test_a_confirmed_model_of_ones_own_goes_on(
-    strange: Path, finished: Path, tmp_path: Path
-) -> None:
+def test_a_confirmed_own_model_continues(strange: Path, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from distcnn.models import tutorial as network\n")
     name_model(strange, "mine:network")
     again = Path(shutil.copytree(strange, tmp_path / "again"))

@@ -64,7 +64,7 @@ def run_in_windows(image_set: MakeImageSet) -> Run:
 
 
 @pytest.mark.parametrize("testing", [False, True])
-def test_waiting_for_a_window_is_told_from_computing(
+def test_waiting_for_a_window_is_distinguished_from_computing(
     run_in_windows: Run, monkeypatch: pytest.MonkeyPatch, testing: bool
 ) -> None:
     reading, go_on, read = threading.Event(), threading.Event(), ExampleFile.read

@@ -62,7 +62,7 @@ def without_seconds(values: Any) -> Any:
     ],
 )
 @pytest.mark.parametrize(("step", "end_epoch"), [(3, True), (4, True), (4, False), (6, True)])
-def test_what_is_put_back_goes_on_to_the_same_bits(
+def test_a_restored_run_continues_to_the_same_bits(
     flags: dict[str, Any], step: int, end_epoch: bool, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     rate = {"learning_rate": 0.003} if flags["optimizer"] == "adam" else {}

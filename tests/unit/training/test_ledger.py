@@ -179,7 +179,7 @@ def test_the_hash_does_not_depend_on_the_ranks(sizes: list[int], cuts: set[int])
     steps=st.integers(0, 12),
     epoch=st.integers(0, 3),
 )
-def test_a_replay_comes_to_what_stepping_came_to(
+def test_a_replay_reaches_what_stepping_reached(
     sizes: list[int], size: int, steps: int, epoch: int
 ) -> None:
     shards = make_shards(sizes)

@@ -47,7 +47,7 @@ def test_auto_is_on_only_where_it_measured_faster(
     assert (open_allreduce(wanted, reduction, Cluster(*hosts)) is not None) == on
 
 
-def test_where_there_is_no_background_it_is_off() -> None:
+def test_without_a_background_sum_it_is_off() -> None:
     assert open_allreduce("on", "exact", SerialCommunicator()) is None
 
 
@@ -109,7 +109,7 @@ def trained(step: Step) -> list[Any]:
 
 @pytest.mark.parametrize("num_shards", [1, 3, MOST_LANES + 2])
 @pytest.mark.parametrize("reduction", ["exact", "fast"])
-def test_an_overlapped_step_comes_to_the_same_bits(num_shards: int, reduction: str) -> None:
+def test_an_overlapped_step_gives_the_same_bits(num_shards: int, reduction: str) -> None:
     config = Config(reduction=reduction, overlap="on", seed=3)
     overlapped = steps_of(config, num_shards)
     assert isinstance(overlapped, OverlappedStep)

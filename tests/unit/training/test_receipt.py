@@ -68,7 +68,7 @@ def test_a_last_line_that_was_cut_off_does_not_count(rest: str, tmp_path: Path) 
         ([START, {**RESUME, "configuration": {"momentum": 2}}], "", r"InputError: --momentum is 2"),
     ],
 )
-def test_what_is_no_receipt_is_refused(
+def test_only_a_receipt_is_accepted(
     lines: list[Any], rest: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=rf"receipt\.jsonl is damaged.*{message}"):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from distcnn.benchmark.im2col_bound import im2col_products, operations_of, seconds_of
+from distcnn.benchmark.im2col_bound import im2col_products, seconds_of
 from distcnn.benchmark.measurement import Measurement
 from distcnn.profiling.step_times import WAITING, StepTimes, mean_of_middle_half, measure_steps
 from distcnn.spans import ALLREDUCE, LOCAL_SUM
@@ -60,6 +60,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
     peaks = communicator.allgather(peak_bytes())  # before the products below allocate memory
     shape, shards = run.dataset.image_shape, len(run.step.shards)
     products = im2col_products(run.model, shape, config.microbatch_size) * shards
+    operations = sum(2 * out.size * first.shape[1] for first, _, out in products)
     few = max(2, steps // SHARE_OF_STEPS)
     speeds, step_seconds, evaluation_speeds, bounds = [], [], [], []
     times: list[StepTimes] = []
@@ -95,7 +96,7 @@ def measure(run: Run, steps: int, turns: int) -> Measurement:
         gemm_bound_seconds=median(bounds),
         gemm_bound_fraction=median(fractions),
         gemm_bound_fraction_turns=fractions,
-        gemm_operations=max(communicator.allgather(operations_of(products))),
+        gemm_operations=max(communicator.allgather(operations)),
         split_ranks=splits,
         split_steps=len(times),
         split_images=shards * config.microbatch_size,

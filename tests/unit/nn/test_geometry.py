@@ -36,7 +36,7 @@ def test_pairs() -> None:
 
 
 @pytest.mark.parametrize("value", [0, (1, 0), (1, 2, 3), (), 2.5, (2.5, 1), None])
-def test_what_is_no_pair_is_refused_by_name_and_value(value: object) -> None:
+def test_anything_but_a_pair_is_refused_by_name_and_value(value: object) -> None:
     with pytest.raises(
         ValueError,
         match=(

@@ -10,7 +10,7 @@ import numpy as np
 from distcnn import nn
 from distcnn.architecture import describe, parse
 from distcnn.errors import ArgumentError, InputError
-from distcnn.fault_tolerance.error_origin import described, mistake_in
+from distcnn.fault_tolerance.failure import described, mistake_in
 from distcnn.nn import Sequential
 from distcnn.registry import USAGE, find, name_of
 from distcnn.system.wording import counted

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distcnn.errors import InputError
-from distcnn.fault_tolerance.error_origin import described, mistake_in
+from distcnn.fault_tolerance.failure import described, mistake_in
 from distcnn.nn import LOSSES
 from distcnn.nn.losses import Loss
 from distcnn.optim import OPTIMIZERS, SCHEDULES, Optimizer, OwnSchedule, Schedule

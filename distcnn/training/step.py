@@ -9,7 +9,7 @@ import numpy as np
 
 from distcnn import spans
 from distcnn.datasets import Microbatch, Part
-from distcnn.distributed import Reducer, StepTotals
+from distcnn.distributed import Reducer, Totals
 from distcnn.nn import Plan, computing
 from distcnn.nn.layer import Array, RandomSource
 from distcnn.nn.losses import Loss
@@ -69,10 +69,8 @@ class Step:
         self.before_shard: Callable[[Position, Part, Lane], None] | None = None
         """Called when a microbatch is filled: a place for a debugger."""
 
-    def __call__(
-        self, step: int, epoch: int, step_of_epoch: int, learning_rate: float
-    ) -> StepTotals:
-        """Take a step, all ranks together; its totals, valid until the next step.
+    def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
+        """Take a step, all ranks together; its totals.
 
         ``ShardFailure`` on all ranks, before any update, when a gradient or loss cannot be added.
         """
@@ -84,10 +82,10 @@ class Step:
             # The next step's sums reject values that overflow here.
             with Span(spans.UPDATE), np.errstate(over="ignore", invalid="ignore"):
                 values, count = self.lane.plan.parameters.values, totals.examples
-                self.optimizer.step(values, totals.gradient, learning_rate, count=count)
+                self.optimizer.step(values, self.reducer.gradient, learning_rate, count=count)
         return totals
 
-    def _sum_gradients(self, at: Position) -> StepTotals:
+    def _sum_gradients(self, at: Position) -> Totals:
         self._add_shards(self.shards, at)
         self._pass_on_stop_request()
         return self.reducer.all_reduce()

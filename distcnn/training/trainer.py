@@ -17,7 +17,6 @@ from distcnn.distributed.blas_threads import restored_blas_threads
 from distcnn.errors import arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.models import Model, find_model, model_name
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
@@ -245,4 +244,4 @@ class Trainer:
 
             self._communicator = MPICommunicator(self._communicator)
         opened: Communicator = self._communicator
-        return WatchedCommunicator(opened)
+        return opened

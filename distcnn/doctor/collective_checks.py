@@ -19,6 +19,12 @@ STALL_SECONDS = 7.0
 OF_EACH_RANK = (world.clock, files.output, files.data, sums.exact_sum, sums.products)
 """Rank 0 merges what all ranks find."""
 OF_ALL_RANKS = (world.ranks, world.hosts, world.cores, sums.network, sums.speed)
+UNFINISHED = Finding(
+    BAD,
+    "doctor",
+    "some checks did not finish: a rank failed or is stuck",
+    "see standard error for the rank",
+)
 
 
 def examine(

@@ -29,9 +29,7 @@ EXAMPLES_USED = "shards/examples_used"
 
 
 class Records:
-    """Takes what a run leaves behind; this base class, for a replay or ranks beside root, keeps
-    nothing.
-    """
+    """Takes what a run leaves behind. The base class, for replays and other ranks, keeps none."""
 
     location: Path | None = None
     """The run directory, where there is one."""
@@ -44,9 +42,6 @@ class Records:
 
     def save(self, run: Run, state: State, entries: Sequence[Entry]) -> None:
         """Copy the state, and the ledger's ``entries``, and begin to write a checkpoint."""
-
-    def poll(self) -> None:
-        """Report the outcome of the last checkpoint, if it is written."""
 
     def wait(self) -> int:
         """Wait until all is written; the step of the latest checkpoint, -1 for none."""
@@ -105,9 +100,7 @@ class Snapshot:
 
 
 def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
-    """The texts of a checkpoint. ``InputError`` unless all that ``take_snapshot`` puts in is there
-    and of the right type: a SHA-256 can be forged.
-    """
+    """The texts of a checkpoint, if they are as in ``take_snapshot``: a SHA-256 can be forged."""
     try:
         records = {
             name: json.loads(text)
@@ -139,11 +132,7 @@ def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
 
 
 def restore_snapshot(run: Run, checkpoint: Checkpoint) -> State:
-    """Put the checkpoint into the run, on every rank, and prove that it belongs there.
-
-    ``InputError`` if the image set or the network is another one, or the examples used so far are
-    not those that this run would have used.
-    """
+    """Put the checkpoint into the run, on every rank, and prove that it belongs there."""
     read = read_snapshot(checkpoint)
     check_dataset(read.dataset, run)
     for folder, vector in _vectors(run).items():

@@ -30,10 +30,8 @@ def parameter_hashes(parameters: Parameters) -> dict[str, str]:
 def compare_replicas(
     parameters: Parameters, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
-    """The parameters' hashes, if all ranks have equal ones and the same state of the optimizer.
-
-    ``TrainingError`` on all ranks names the first parameter that differs and the ranks that differ
-    from the majority.
+    """The parameters' hashes, if all ranks have equal ones and the same state of the optimizer;
+    else ``TrainingError`` on all ranks names the first that differs, and which ranks do.
     """
     own = parameter_hashes(parameters)
     hashes = own | {

@@ -147,7 +147,6 @@ class Loop:
             f"  {meter.images_per_second:,.0f} images/s"
         )
         state.interval = Meter()
-        self._records.poll()
 
     def _check_replicas(self) -> None:
         with self._timed():

@@ -21,7 +21,6 @@ from distcnn.training.step import Counts, Lane, Position, Step
 
 MOST_LANES = 8
 """Shards of a rank whose backward can be paused: each needs the buffers of a whole plan."""
-LOCAL_SUM = Span(spans.LOCAL_SUM)
 
 
 class OverlappedStep(Step):
@@ -42,7 +41,8 @@ class OverlappedStep(Step):
         for bucket in self.reducer.buckets:
             for shard, lane in interleaved:
                 if shard not in self.failures:
-                    with self.spans[shard.index], self.failures.caught(shard, lane):
+                    span = Span(spans.SHARD, shard=shard.index)
+                    with span, self.failures.caught(shard, lane):
                         if bucket.number == 0:
                             passes[shard.index] = self._begin(shard, lane, at)
                         self._add_bucket(bucket, *passes[shard.index])
@@ -59,7 +59,7 @@ class OverlappedStep(Step):
         """Compute a shard's gradients of ``bucket``, and add them before the next writes there."""
         with computing():
             backward.advance(until=bucket.start)
-        with LOCAL_SUM:
+        with Span(spans.LOCAL_SUM):
             self.reducer.add(bucket)
         if bucket.is_last:
             self.reducer.count(*counts)

@@ -27,9 +27,6 @@ from distcnn.training.setup import Run, prepare_run
 from distcnn.training.state import State
 from distcnn.user_code import compare_sources, require_outside, require_trust
 
-NAMES_ONLY = ("name", "source")
-"""If an image set was moved, its name may differ, but not its content."""
-
 
 @dataclass(frozen=True)
 class Replayed:
@@ -54,11 +51,8 @@ def replay(
     model: str | None = None,
     trust_model: bool = False,
 ) -> Replayed:
-    """Replay a run from the nearest checkpoint up to ``from_step``, and compare it with its
-    records. Collective.
-
-    ``data`` and ``model`` replace the receipt's; ``to_step`` None means the receipt's last.
-    ``Different`` on all ranks when it is not the same, ``InputError`` for bad input.
+    """Replay a run from the nearest checkpoint up to ``from_step``; ``Different`` on all ranks when
+    its records are not the same. ``data`` and ``model`` replace the receipt's. Collective.
     """
     with Span(READ_RUN):
         receipt, checkpoint, metrics, problem = on_root(
@@ -160,7 +154,8 @@ def _compare_data(receipt: Receipt, run: Run) -> None:
     for line in receipt.starts:
         recorded = line.get("dataset", {})
         for name, value in run.record.identity.items():
-            if name not in NAMES_ONLY and recorded.get(name) != value:
+            may_differ = name in ("name", "source")  # of a set that was moved
+            if recorded.get(name) != value and not may_differ:
                 raise Different(
                     f"step {line['step']}: the image set's {name} is {recorded.get(name)} in the"
                     f" receipt, but {value} in {run.dataset.path}"

@@ -141,7 +141,7 @@ class Session:
                     lambda: open_directory(run.config, point, held, self.request.allow_other_owner),
                 )
             if communicator.rank == 0:
-                records = begin_records(run, state, path, point, progress, held)
+                records = begin_records(run, path, point, progress.say, held)
         if self.signals:
             self.signals.steps_are_taken = True
         self.announce(run, path, state, point)

@@ -51,12 +51,9 @@ class Components:
 def named_components(config: Config) -> Components:
     """The objects that ``config`` names."""
     settings = config.learning_rate, config.momentum, config.weight_decay
-    return Components(
-        find_model(config.model),
-        find_loss(config.loss),
-        find_optimizer(config.optimizer, *settings),
-        find_schedule(config.schedule, config.warmup_steps),
-    )
+    optimizer = find_optimizer(config.optimizer, *settings)
+    schedule = find_schedule(config.schedule, config.warmup_steps)
+    return Components(find_model(config.model), find_loss(config.loss), optimizer, schedule)
 
 
 @dataclass

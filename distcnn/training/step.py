@@ -18,9 +18,6 @@ from distcnn.spans import Span
 from distcnn.training.failures import ShardFailures
 from distcnn.training.ledger import Ledger
 
-READ_DATA, LEDGER = Span(spans.READ_DATA), Span(spans.LEDGER)
-LOSS, UPDATE = Span(spans.LOSS), Span(spans.UPDATE)
-
 
 class Position(NamedTuple):
     """Which step: ``step`` from 0 over the run, ``step_of_epoch`` from 0 within its ``epoch``."""
@@ -44,9 +41,10 @@ Streams = Callable[[int, int], RandomSource]
 
 
 class Step:
-    """Takes one step after the other, shard by shard, on this rank's ``shards``.
+    """Takes steps: for each shard of this rank, fill a microbatch, go forward, go backward, and
+    add the gradient; then sum over all ranks, and update the parameters.
 
-    ``lanes`` are what shards compute with: the first, unless there is overlap.
+    Shards compute with the first of the ``lanes``, unless there is overlap.
     """
 
     overlaps = False
@@ -70,7 +68,6 @@ class Step:
         """The signal that asked this rank to stop, if any: the totals then tell all ranks."""
         self.before_shard: Callable[[Position, Part, Lane], None] | None = None
         """Called when a microbatch is filled: a place for a debugger."""
-        self.spans = {shard.index: Span(spans.SHARD, shard=shard.index) for shard in shards}
 
     def __call__(self, step: int, epoch: int, step_of_epoch: int, learning_rate: float) -> Totals:
         """Take a step, all ranks together; its totals.
@@ -83,7 +80,7 @@ class Step:
             totals = self._sum_gradients(Position(step, epoch, step_of_epoch))
             self.failures.raise_first(totals)
             # The next step's sums reject values that overflow here.
-            with UPDATE, np.errstate(over="ignore", invalid="ignore"):
+            with Span(spans.UPDATE), np.errstate(over="ignore", invalid="ignore"):
                 values, count = self.lane.plan.parameters.values, totals.examples
                 self.optimizer.step(values, self.reducer.gradient, learning_rate, count=count)
         return totals
@@ -95,7 +92,7 @@ class Step:
 
     def _add_shards(self, shards: Sequence[Part], at: Position) -> None:
         for shard in shards:
-            with self.spans[shard.index], self.failures.caught(shard, self.lane):
+            with Span(spans.SHARD, shard=shard.index), self.failures.caught(shard, self.lane):
                 grad_logits, counts = self._forward(shard, self.lane, at)
                 with self.reducer.slot() as gradients, computing():
                     self.lane.plan.backward(grad_logits, out=gradients)
@@ -104,16 +101,16 @@ class Step:
     def _forward(self, shard: Part, lane: Lane, at: Position) -> tuple[Array, Counts]:
         """Fill the lane with the shard's next examples; the gradient of their loss."""
         plan, microbatch = lane
-        with READ_DATA:
+        with Span(spans.READ_DATA):
             examples = shard.fill(microbatch, at.epoch, at.step_of_epoch)
-        with LEDGER:
+        with Span(spans.LEDGER):
             self.ledger.mark(shard.index, microbatch.chosen)
         if self.before_shard is not None:
             self.before_shard(at, shard, lane)
         random = self.streams(at.step, shard.index)
         with computing():
             logits = plan.forward(microbatch.images, training=True, random=random)
-            with LOSS:
+            with Span(spans.LOSS):
                 loss_sum, grad_logits = self.loss(logits, microbatch.labels, microbatch.weights)
         return grad_logits, (loss_sum, count_correct(logits, microbatch), examples)
 

@@ -66,7 +66,9 @@ def sums(
 
 
 @pytest.mark.parametrize("ranks", [2, 3, *slow(1, 4)])
-def test_sums_are_those_of_all_gradients_whoever_is_late(any_mpi: Launcher, ranks: int) -> None:
+def test_sums_are_those_of_all_gradients_whichever_rank_is_late(
+    any_mpi: Launcher, ranks: int
+) -> None:
     assert sums(any_mpi, ranks, 1000) == {"rounds": 80, "shared": 2}
 
 

@@ -185,7 +185,7 @@ def test_one_process_that_hangs_ends_itself_unless_it_may_take_for_ever(
 
 @pytest.mark.slow
 @pytest.mark.mpi
-def test_a_job_that_was_suspended_as_a_whole_goes_on(
+def test_a_job_that_was_suspended_as_a_whole_continues(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     flags = as_flags(data=image_set(), output=tmp_path / "run", stall_timeout=TIMEOUT)
@@ -203,7 +203,7 @@ def test_a_job_that_was_suspended_as_a_whole_goes_on(
 
 
 @pytest.mark.mpi
-def test_a_rank_that_is_slow_but_moves_is_let_be(
+def test_a_slow_rank_that_makes_progress_is_left_alone(
     mpirun: Launcher, image_set: MakeImageSet, tmp_path: Path
 ) -> None:
     # Its step takes 4 x 0.4 s: longer than the time-out for which the other one waits.

@@ -146,7 +146,7 @@ def test_a_run_of_an_older_version_loads_by_its_models_name(
     assert dc.load(tmp_path / "run").model == dc.load(tmp_path / "run", weights="best").model
 
 
-def test_a_layer_of_ones_own_is_not_imported_without_trust(
+def test_a_users_own_layer_is_not_imported_without_trust(
     image_set: MakeImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = nn.Sequential([nn.Flatten(), Doubled(), nn.Dense(10)])
@@ -165,7 +165,7 @@ def test_a_layer_of_ones_own_is_not_imported_without_trust(
     del sys.modules["own_doubled"]
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_only_a_run_is_accepted(tmp_path: Path) -> None:
     with pytest.raises(dc.InputError, match=r"weights\.h5 cannot be read"):
         dc.load(tmp_path)
     (tmp_path / "weights.h5").write_bytes(b"nonsense")

@@ -136,16 +136,14 @@ def test_a_hash_that_does_not_match_is_bad_here_too(serial: Launcher, own: Path)
     assert "SHA-256" in seen.of("data", "bad")
 
 
-def test_a_set_larger_than_the_host_is_mentioned(
-    own: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_larger_than_the_host_is_reported(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "most_memory", lambda: 1000)
     found = data_findings(own)
     assert any(each.state == "warning" and "--data-memory" in each.remedy for each in found)
 
 
 @pytest.mark.parametrize("name", ["/proc/nothing/runs", "{file}", "{file}/runs"])
-def test_an_output_that_is_no_folder(serial: Launcher, own: Path, name: str) -> None:
+def test_an_output_that_is_not_a_folder(serial: Launcher, own: Path, name: str) -> None:
     seen = doctor(serial, 1, "--output", name.format(file=own))
     seen.only_bad("output")
     assert "--output" in seen.of("output", "bad")

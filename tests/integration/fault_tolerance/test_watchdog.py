@@ -40,7 +40,7 @@ def stopped(run: Running) -> int:
     return pid
 
 
-def test_a_stopped_process_is_looked_at_from_outside() -> None:
+def test_a_stopped_process_is_examined_from_outside() -> None:
     with running(SERIAL, 1, "-c", WATCHED.format(timeout=0, beats=5, idle=60)) as run:
         run.wait_for(
             lambda: (beat := run.beat(0)) and beat.activity.endswith("shard 4") and beat.stack,

@@ -1,5 +1,5 @@
-"""Replays of a run of 3 epochs of 4 steps, whole and in part: whatever was altered is found and
-named.
+"""Replays of a run of 3 epochs of 4 steps, whole and in part: every change to its files is found
+and named.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_every_activity_is_a_span() -> None:
     assert TEXTS.keys() <= {value for value in vars(spans).values() if isinstance(value, str)}
 
 
-def test_after_an_inner_activity_the_outer_one_goes_on() -> None:
+def test_after_an_inner_activity_the_outer_one_continues() -> None:
     heartbeat = Heartbeat()
     with heartbeat.listening(), Span("shard", shard=3):
         with Span("forward", layer="conv1"), Span("wait for window"):
@@ -61,7 +61,7 @@ def test_after_an_inner_activity_the_outer_one_goes_on() -> None:
         assert heartbeat.read().text() == "forward and backward of shard 3"
 
 
-def test_what_failed_is_still_told_after_the_exception() -> None:
+def test_what_failed_is_still_reported_after_the_exception() -> None:
     heartbeat = Heartbeat()
     with heartbeat.listening():
         with pytest.raises(ZeroDivisionError), Span("step", step=2), Span("shard", shard=3):
@@ -101,7 +101,7 @@ def test_progress_counts_on_any_thread_and_changes_no_text() -> None:
         assert heartbeat.read().text() == text
 
 
-def test_layers_are_no_activity() -> None:
+def test_layers_are_not_activities() -> None:
     heartbeat = Heartbeat()
     with heartbeat.listening(), Span("shard", shard=1):
         beats = heartbeat.beats

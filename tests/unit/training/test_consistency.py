@@ -1,4 +1,4 @@
-"""Replicas: equal ones give their parameters' hashes; one bit on one rank is found, and that rank
+"""Replicas: equal ones give their parameters' hashes; a single different bit is found, and its rank
 is named on all.
 """
 
@@ -36,7 +36,7 @@ def make_replica(optimizer: str = "adam") -> tuple[Parameters, Updater]:
 
 
 def compare(ranks: int, damage: Damage, optimizer: str = "adam") -> list[Any]:
-    """What the comparison of step 7 gives on each rank, or the text of its ``TrainingError``."""
+    """The result of comparing step 7 on each rank, or the text of its ``TrainingError``."""
 
     def on_rank(world: Any) -> Any:
         world.hosts = [f"host{rank}" for rank in range(ranks)]

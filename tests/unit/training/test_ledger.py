@@ -1,4 +1,4 @@
-"""The ledger: each example exactly once an epoch, over all ranks; what was not is named."""
+"""The ledger: each example exactly once an epoch, over all ranks; deviations are named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make_shards(sizes: Sequence[int] = SIZES) -> list[Shard]:
 def marked(
     shards: Sequence[Shard], microbatches: dict[int, list[list[int]]] | None = None
 ) -> Ledger:
-    """A ledger with every shard's order marked in microbatches of 2; ``microbatches`` say otherwise
+    """A ledger with every shard's order marked in microbatches of 2; ``microbatches`` replaces it
     for some shards.
     """
     ledger = Ledger(shards)
@@ -59,7 +59,7 @@ def close(ledger: Ledger) -> str:
 def on_all(
     owned: Sequence[Sequence[Shard]], work: Callable[[Ledger, Any], Any], **options: Any
 ) -> list[Any]:
-    """What ``work`` gives on each rank, or the text of its ``TrainingError``."""
+    """The result of ``work`` on each rank, or the text of its ``TrainingError``."""
 
     def on_rank(world: Any) -> Any:
         try:
@@ -179,7 +179,7 @@ def test_the_hash_does_not_depend_on_the_ranks(sizes: list[int], cuts: set[int])
     steps=st.integers(0, 12),
     epoch=st.integers(0, 3),
 )
-def test_a_replay_comes_to_what_stepping_came_to(
+def test_a_replay_reaches_what_stepping_reached(
     sizes: list[int], size: int, steps: int, epoch: int
 ) -> None:
     shards = make_shards(sizes)

@@ -1,6 +1,4 @@
-"""Reading a receipt, and comparing it line by line with what a replay comes to: whatever differs is
-named.
-"""
+"""Reading a receipt, and comparing it line by line with a replay: every difference is named."""
 
 from __future__ import annotations
 
@@ -70,7 +68,7 @@ def test_a_last_line_that_was_cut_off_does_not_count(rest: str, tmp_path: Path) 
         ([START, {**RESUME, "configuration": {"momentum": 2}}], "", r"InputError: --momentum is 2"),
     ],
 )
-def test_what_is_no_receipt_is_refused(
+def test_only_a_receipt_is_accepted(
     lines: list[Any], rest: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=rf"receipt\.jsonl is damaged.*{message}"):

@@ -30,7 +30,7 @@ class Allreduce:
         self._allreduce_sum = allreduce_sum
 
     def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
-        """Hand over ``values``: the sums after ``finish``. ``span`` marks the summing. Collective."""
+        """Hand over ``values``: the sums after ``finish``. ``span`` marks the sum. Collective."""
         with span:
             self._allreduce_sum(values)
 

@@ -76,7 +76,7 @@ class Beat:
 
 
 class Heartbeat:
-    """Notes of this process: ``beats`` counts all spans, those of the main thread are activities."""
+    """Notes of this process: ``beats`` counts all spans; the main thread's are activities."""
 
     def __init__(self) -> None:
         self.beats = 0

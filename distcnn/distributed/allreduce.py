@@ -22,18 +22,15 @@ TESTS_A_LOOK = 4
 
 
 class Allreduce:
-    """Sums arrays over all ranks, each in place: ``start`` any number of them, then ``finish``.
-
-    Here each sum is done before ``start`` returns.
+    """Sums arrays in place over all ranks, here before ``start`` returns: ``start`` any number of
+    them, then ``finish``.
     """
 
     def __init__(self, allreduce_sum: AllreduceSum) -> None:
         self._allreduce_sum = allreduce_sum
 
     def start(self, values: NDArray[Any], span: Span = ALLREDUCE_SPAN) -> None:
-        """Hand over ``values``, which are the sums after ``finish``; ``span`` marks the summing.
-        Collective.
-        """
+        """Hand over ``values``: the sums after ``finish``. ``span`` marks the sum. Collective."""
         with span:
             self._allreduce_sum(values)
 

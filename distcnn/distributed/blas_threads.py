@@ -19,9 +19,7 @@ _before: threadpool_limits | None = None
 
 
 def limit_blas_threads(count: int = THREADS_PER_RANK) -> None:
-    """Give this process ``count`` BLAS threads, regardless of the environment. ``InputError`` when
-    another thread of it is training with another number.
-    """
+    """Set the BLAS threads; ``InputError`` when another thread trains with another number."""
     global _threads
     with _lock:
         if _users > 1 and count != _threads:

@@ -40,9 +40,7 @@ class NoWorldError(InputError):
 
 
 class Mailbox:
-    """Non-blocking messages between threads of the ranks, independent of collectives; dropped here,
-    for a single rank or an MPI without thread support.
-    """
+    """Messages between threads of the ranks; dropped here, without other ranks or threads."""
 
     def post(self, rank: int, item: Any) -> None:
         """Send the picklable ``item`` to ``rank``."""
@@ -53,9 +51,8 @@ class Mailbox:
 
 
 class Communicator:
-    """A single rank, without MPI; ``MPICommunicator`` overrides all methods.
-
-    All but ``abort`` and ``end_by_signal`` are collective: all ranks call them, in the same order.
+    """A single rank, without MPI; ``MPICommunicator`` overrides all methods. They are collective,
+    but for ``abort`` and ``end_by_signal``.
     """
 
     rank, world_size, description = 0, 1, "no MPI"
@@ -186,8 +183,7 @@ def time_sums(
     """``(nbytes, seconds)`` of sums of float64 over all ranks, of ascending ``sizes`` in bytes;
     those for which no time is left are omitted. Collective.
 
-    The seconds are the median of means over the ranks: they leave the barrier before a sum up to a
-    latency apart, and a rank that leaves earlier waits correspondingly longer.
+    Each time is a mean over the ranks: one that leaves the barrier earlier waits longer.
     """
 
     def one(values: NDArray[np.float64]) -> float:

@@ -64,9 +64,7 @@ class RangeError(ArithmeticError):
 
 
 def check_terms(terms: FloatVector, limit: float) -> float:
-    """A magnitude up to ``limit`` that none of ``terms`` exceeds; ``RangeError`` for the first that
-    is NaN or beyond the limit.
-    """
+    """A magnitude up to ``limit`` that no term exceeds; ``RangeError`` for the first that does."""
     with np.errstate(over="ignore", invalid="ignore"):
         # The quick way: no square is above the sum of all, and NaN fails it. Its roundings do not
         # come to a factor of 2.
@@ -102,9 +100,7 @@ class ExactSum:
         self._total, self._rounded = np.empty(CHUNK), np.empty(CHUNK)
 
     def add(self, total: FloatVector, terms: FloatVector, fresh: bool = False) -> None:
-        """Add ``terms`` to ``total``; with ``fresh``, replace it. ``RangeError`` (and nothing
-        changed) when an element cannot be added exactly.
-        """
+        """Add ``terms`` to ``total``, or with ``fresh`` replace it; all or nothing."""
         check_terms(terms, self.limit)
         for start in range(0, terms.size, CHUNK):
             into = total[start : start + CHUNK]
@@ -155,9 +151,8 @@ class Totals:
 
 
 class StepStats:
-    """The counts of a step, or an evaluation, of at most ``num_terms`` microbatches of all ranks.
-
-    ``sums`` is (STATS_SIZE,) float64: losses on several grids, then integers.
+    """Counts of at most ``num_terms`` microbatches of all ranks, in ``sums`` (STATS_SIZE,): losses
+    on several grids, then integers.
     """
 
     def __init__(self, sums: NDArray[np.float64], num_terms: int) -> None:

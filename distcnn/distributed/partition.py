@@ -30,8 +30,8 @@ def shards_of_rank(num_shards: int, world_size: int, rank: int) -> range:
 class Bucket:
     """Elements ``start`` to ``stop`` of the flat gradient, which are summed in one message.
 
-    ``number`` counts from 0, the last layers' bucket first, as backward completes them. The counts
-    of the step (loss, correct answers, ...) travel with the bucket that ``is_last``.
+    Numbers count from 0, the last layers' bucket first, as backward completes them. The counts of
+    the step travel with the last one.
     """
 
     number: int
@@ -45,9 +45,8 @@ class Bucket:
 
 
 def plan_buckets(borders: Sequence[int], smallest: int = SMALLEST_BUCKET) -> tuple[Bucket, ...]:
-    """Cut a vector at some of ``borders`` (ascending, from 0 to its size), from its end to 0.
-
-    Each bucket begins at the first border that gives it ``smallest`` elements, the last one at 0.
+    """Cut a vector at some of ``borders`` (ascending, from 0 to its size), from its end to 0, each
+    bucket at the first that gives it ``smallest`` elements.
     """
     *inner, stop = borders
     spans = []

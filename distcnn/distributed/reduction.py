@@ -78,8 +78,8 @@ SUMS: dict[str, type[Arithmetic]] = {"exact": ExactSum, "fast": FastSum}
 class Reducer(ABC):
     """Sums the gradients and counts of all shards of all ranks; see the top of this file.
 
-    A shard whose ``slot`` is left by an exception counts as zero. ``own_shards`` is the number of
-    shards of this rank. ``gradient``, (size,) float32, holds the sum until the next ``begin()``.
+    A shard whose ``slot`` is left by an exception, such as ``RangeError``, counts as zero.
+    ``gradient``, (size,) float32, holds the sum until the next ``begin()``.
     """
 
     shares_memory = False
@@ -98,9 +98,7 @@ class Reducer(ABC):
 
     @contextmanager
     def slot(self) -> Iterator[FloatVector]:
-        """The float32 vector (size,) to write the next shard's gradient to, all of it. Leaving it
-        adds the gradient; ``RangeError`` when that is not possible.
-        """
+        """Where to write all of the next shard's gradient, which is added at the end."""
         assert not self._in_slot, "slot() inside another slot()"
         assert not self._is_over, "slot() after the sum: call begin() in each step"
         assert self._slots < self._own_shards, "call slot() once for each shard"
@@ -171,9 +169,7 @@ class BucketReducer(Reducer):
         self._added, self._started = [0] * len(self.buckets), 0
 
     def add(self, bucket: Bucket) -> None:
-        """Add ``bucket`` of ``gradient``, which one shard has written. ``RangeError`` (with the
-        index in the whole vector, and nothing changed) when it cannot be added.
-        """
+        """Add ``bucket`` of ``gradient``, which one shard has written; all or nothing."""
         added, elements = self._added[bucket.number], bucket.elements
         assert bucket.number >= self._started, "add() of a bucket after its start()"
         assert added < self._own_shards, "call add() of a bucket once for each shard"
@@ -184,10 +180,7 @@ class BucketReducer(Reducer):
         self._added[bucket.number] += 1
 
     def start(self, bucket: Bucket) -> None:
-        """Begin to sum ``bucket`` over all ranks: all shards are added to it, or left out.
-
-        Collective, in the order of ``buckets``. With the last one go the counts.
-        """
+        """Begin to sum ``bucket``, the next, over all ranks, and with the last one the counts."""
         number, start = bucket.number, STATS_SPACE + bucket.start
         assert number == self._started, "start() each bucket once, in order"
         self._started += 1

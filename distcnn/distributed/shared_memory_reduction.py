@@ -40,10 +40,8 @@ _LOCAL_SUM = Span(LOCAL_SUM)
 
 
 class SharedMemoryReducer(Reducer):
-    """A ``Reducer`` over memory that all ranks read.
-
-    ``rows`` of each rank, in rank order, are (its shards, HEADER + size or a few more) float32; a
-    rank writes only its own. It also writes its share of the elements of ``gradient``.
+    """A ``Reducer`` over memory that all ranks read. Each writes its share of ``gradient``, and its
+    own of the ``rows`` of all ranks: (its shards, HEADER + size or a few more) float32.
     """
 
     shares_memory = True
@@ -117,9 +115,7 @@ def shared_memory_reducer(
 
 def share_memory(allgather: Callable[[Any], list[Any]], nbytes: int) -> list[mmap.mmap] | None:
     """Zeros of every rank, in rank order: at least the bytes that rank requests. None when some
-    rank cannot see another's. Collective.
-
-    The memory has no name in any file system, so it is freed with the last rank, however that ends.
+    rank cannot see another's. Collective. The memory is freed with the last rank.
     """
     own, token = _reserve(max(nbytes, TOKEN_BYTES)), secrets.token_bytes(TOKEN_BYTES)
     if own is not None:

@@ -34,10 +34,7 @@ THREAD_LIMIT = (
 
 
 def report_failure(name: str, communicator: Communicator, error: BaseException) -> None:
-    """Print ``error`` to standard error, once for all ranks that fail at the same time.
-
-    Returns on the rank that reports; the others wait to be ended.
-    """
+    """Print ``error`` on one of the ranks that fail at the same time; the others wait."""
     if not claim(f"failure-{communicator.job}"):
         # the reporter ends this process long before
         time.sleep(SECONDS_BETWEEN_HOSTS * (MOST_HOSTS_WAITED_FOR + 1))
@@ -78,9 +75,8 @@ def mistake_in(error: BaseException) -> str | None:
 
 
 def mistake_lines(error: BaseException) -> list[str]:
-    """The calls in the user's code with their source, the innermost last, then the error.
-
-    No calls if a check of the user's code failed. Empty if none of the user's code was running.
+    """The calls in the user's code with their source, the innermost last, then the error. Empty if
+    there was none.
     """
     frames = _frames_of_user(error)
     if not frames:

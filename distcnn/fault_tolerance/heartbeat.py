@@ -57,12 +57,10 @@ _TOTAL_BYTES = NOTE.size + STACK.size
 
 @dataclass(frozen=True)
 class Beat:
-    """What the main thread of a process does, ``waiting`` for the other ranks or not.
-
-    ``step`` is the latest that was started, -1 before the first.
-    """
+    """What the main thread of a process does, ``waiting`` for the other ranks or not."""
 
     step: int
+    """The latest that was started, -1 before the first."""
     activity: str
     waiting: bool
     seconds: float
@@ -78,9 +76,7 @@ class Beat:
 
 
 class Heartbeat:
-    """This process's notes; ``beats`` counts them. Spans of all threads count as progress; those of
-    the main thread give the activity.
-    """
+    """Notes of this process: ``beats`` counts all spans; the main thread's are activities."""
 
     def __init__(self) -> None:
         self.beats = 0

@@ -34,9 +34,8 @@ def private_folder() -> Path | None:
 
 
 def claim(job: str) -> bool:
-    """Claim ``job`` until this process ends; False if another one of this user and host holds it.
-
-    True if that cannot be found out, because several reports are better than none.
+    """Claim ``job`` until this process ends; False if another one of this user and host holds it,
+    True if that is unknown, because several reports are better than none.
     """
     folder = private_folder()
     if folder is None:

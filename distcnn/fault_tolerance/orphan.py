@@ -37,11 +37,9 @@ def end_with_launcher(name: str) -> None:
 
 @contextmanager
 def killed_with_launcher() -> Iterator[None]:
-    """Let the kernel kill this process when its launcher ends: in MPI_Init no Python thread runs.
-
-    Only if the launcher is the parent and has a single thread: the kernel means that thread's end.
-    """
+    """Let the kernel kill this process with its launcher: in MPI_Init no Python thread runs."""
     process = _watched_launcher()
+    # if the parent has several threads, the kernel means the end of the one that started this
     by_kernel = process == os.getppid() and launcher.process_status(process, "Threads") == "1"
     if by_kernel:
         signal_at_parents_end(signal.SIGKILL)

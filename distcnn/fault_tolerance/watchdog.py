@@ -59,10 +59,8 @@ class Status:
 
 
 class Watchdog:
-    """A context manager that watches this process. Making it is collective.
-
-    ``timeout_seconds`` may be changed at any time; 0 means never. ``end_all`` ends all ranks with
-    an exit code; by default, ``communicator.abort``.
+    """Watches this process in its context; ``timeout_seconds`` may be changed there, 0 means never.
+    Making it is collective. ``end_all`` ends all ranks with a code instead of ``abort``.
     """
 
     def __init__(

@@ -61,17 +61,12 @@ class CheckpointStore:
         """Read one. ``CheckpointError`` when it is damaged, ``InputError`` if it may be intact."""
         path = self.path_of(step)
         try:
-            checkpoint = decode(files.read_bytes(path))
-        except OSError as error:
-            if error.errno in (errno.EISDIR, errno.ELOOP, errno.EINVAL):
-                raise CheckpointError(error.strerror) from error
-            raise InputError(
-                f"{path} cannot be read ({error.strerror}): fix that, or move the file away"
-            ) from error
+            with files.explaining(f"{path} cannot be read", "fix that, or move it away"):
+                content = files.read_bytes(path)
         except MemoryError as error:
-            raise CheckpointError(
-                f"{path.stat().st_size:,} bytes do not fit into memory"
-            ) from error
+            raise CheckpointError(f"its {path.stat().st_size:,} bytes exceed the memory") from error
+        try:
+            checkpoint = decode(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         found = checkpoint.attributes.get("step")

@@ -34,7 +34,10 @@ def difference(
     """The first value that differs, as text, hashes of parameters first; empty if none does."""
     before, now = _named(recorded), _named(replayed)
     # What an older version did not write may be missing: SHA256SUMS shows what was removed.
-    names = sorted(before if may_lack else {**now, **before}, key=_rank_of)
+    names = sorted(
+        before if may_lack else {**now, **before},
+        key=lambda name: (not name.startswith("parameter "), not name.startswith("params_")),
+    )
     name = next((each for each in names if before.get(each) != now.get(each)), None)
     if name is None:
         return ""
@@ -52,11 +55,6 @@ def _named(values: Line) -> Line:
         else:
             named |= {f"{name}.{key}:": each for key, each in value.items()}
     return named
-
-
-def _rank_of(name: str) -> int:
-    """0 for the hash of a parameter, 1 for that of all, 2 for other values."""
-    return 0 if name.startswith("parameter ") else 1 if name.startswith("params_sha256") else 2
 
 
 class Comparison(Records):

@@ -78,17 +78,16 @@ class CheckpointStore:
         self, report: Callable[[str], None], at_most: int | None = None, set_aside: bool = True
     ) -> Checkpoint | None:
         """The latest intact checkpoint, up to step ``at_most``; damaged ones are reported."""
-        damaged = 0
-        for step in reversed([each for each in self.steps() if at_most is None or each <= at_most]):
+        steps = [each for each in self.steps() if at_most is None or each <= at_most]
+        for step in reversed(steps):
             path = self.path_of(step)
             try:
                 checkpoint = self.load(step)
             except CheckpointError as error:
-                damaged += 1
                 kept = _set_aside(path) if set_aside else ""
                 report(f"warning: checkpoint {path} is damaged: {error}{kept}")
             else:
-                if damaged:
+                if step != steps[-1]:
                     report(f"using the checkpoint before it: {path}")
                 return checkpoint
         return None

@@ -28,9 +28,7 @@ class Different(Exception):
     """The replay differs from the records; the text names the first step and value that do."""
 
 
-def difference(
-    recorded: Line, replayed: Line, source: str = THE_RECEIPT, may_lack: bool = False
-) -> str:
+def difference(recorded: Line, replayed: Line, source: str, may_lack: bool = False) -> str:
     """The first value that differs, as text, hashes of parameters first; empty if none does."""
     before, now = _named(recorded), _named(replayed)
     # What an older version did not write may be missing: SHA256SUMS shows what was removed.

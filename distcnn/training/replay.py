@@ -14,7 +14,7 @@ from distcnn.errors import InputError, TrainingError
 from distcnn.spans import READ_RUN, Span
 from distcnn.system.wording import counted
 from distcnn.training.checkpointing import restore_snapshot
-from distcnn.training.comparison import Comparison, Different, difference, read_metrics
+from distcnn.training.comparison import THE_RECEIPT, Comparison, Different, difference, read_metrics
 from distcnn.training.consistency import parameter_hashes
 from distcnn.training.ending import make_result
 from distcnn.training.fingerprint import differences
@@ -79,8 +79,8 @@ def replay(
         f" ({communicator.description})"
     )
     if line := receipt.weights_at(state.step):
-        text = difference(line, {**line, "parameters": parameter_hashes(run.parameters)})
-        if text:
+        found = {**line, "parameters": parameter_hashes(run.parameters)}
+        if text := difference(line, found, THE_RECEIPT):
             raise Different(f"step {state.step}, in its checkpoint: {text}")
     comparison = Comparison(receipt, state.step - state.epoch_is_open, last, metrics)
     loop = Loop(run, state, comparison)

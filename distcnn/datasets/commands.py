@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from distcnn.datasets.folders import CLASS_ORDERS, list_images, write_image_fold
 from distcnn.datasets.hdf5 import SPLITS, by, read_info
 from distcnn.datasets.pictures import BACKGROUNDS, NAMES, common_form
 from distcnn.errors import InputError
-from distcnn.system.console import drain, guarded, say, tell
+from distcnn.system.console import guarded, say, tell
 from distcnn.system.wording import counted, printable
 
 Warn = Callable[[str], None]
@@ -108,7 +109,7 @@ def images_command(arguments: Sequence[str]) -> int:
     )
     add("--class-order", choices=list(CLASS_ORDERS), default="natural", help=order)
     fraction = "fraction of each class for the test set, if it has no folder (default %(default)s)"
-    add("--test-fraction", type=_fraction, default=0.2, help=fraction)
+    add("--test-fraction", type=float, default=0.2, help=fraction)
     seed = "random seed for that split and for the order of the images (default %(default)s)"
     add("--seed", type=int, default=0, help=seed)
 
@@ -129,7 +130,6 @@ def images_command(arguments: Sequence[str]) -> int:
         example = "1, 2, 10" if args.class_order == "natural" else "1, 10, 2"
         say(f"classes in {args.class_order} order ({example}; --class-order)")
         _say_classes(listing.class_names, listing.counts())
-        drain()  # before images are read, which sometimes closes standard error to C libraries
         name = args.name or Path(args.output).stem
         write_image_folder(args.output, args.folder, listing, form, name=name, warn=warn)
 
@@ -179,19 +179,9 @@ def _say_classes(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> N
 
 
 def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+    found = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)", text.lower())
+    if not found:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size: give height x width in pixels, such as 32x32"
         )
-    return int(height), int(width)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0 and below 1")
-    return value
+    return int(found[1]), int(found[2])

@@ -14,18 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from distcnn.datasets import hdf5
 from distcnn.datasets.examples import ExampleArrays, ExampleFile, ExampleReader
-from distcnn.datasets.hdf5 import (
-    MOST_CLASSES,
-    SPLITS,
-    DatasetInfo,
-    Images,
-    Labels,
-    by,
-    class_count_problem,
-    form_problem,
-    read_info,
-)
+from distcnn.datasets.hdf5 import SPLITS, DatasetInfo, Images, Labels
 from distcnn.datasets.writer import chunk_examples
 from distcnn.errors import ArgumentError, InputError, arguments_named
 
@@ -51,12 +42,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:
-        """Open it for reading; close the reader after use.
-
-        Args:
-            info: What ``read_info`` returned.
-            stall_timeout: As for ``read_info``.
-        """
+        """Open it for reading, given what ``read_info`` returned; close the reader after use."""
 
     def content_sha256(self) -> str:
         """A hash of all examples, to compare ranks; empty if all read the same file."""
@@ -85,7 +71,7 @@ class HDF5Dataset(Dataset):
         return f"HDF5Dataset({self.path!r})"
 
     def read_info(self, stall_timeout: float = 0.0) -> DatasetInfo:
-        return read_info(self.path, stall_timeout)
+        return hdf5.read_info(self.path, stall_timeout)
 
     def open(self, info: DatasetInfo, stall_timeout: float = 0.0) -> ExampleReader:
         return ExampleFile(info, stall_timeout)
@@ -134,7 +120,7 @@ class ArrayDataset(Dataset):
             "test/labels": test_labels,
         }
         arrays = {name: np.asarray(array) for name, array in given.items()}
-        if problem := form_problem(arrays, "{}_{}"):
+        if problem := hdf5.form_problem(arrays, "{}_{}"):
             raise ArgumentError(problem)
         count = _count_classes(arrays, classes)
         names = tuple(class_names or ())
@@ -169,7 +155,7 @@ class ArrayDataset(Dataset):
 
     def __repr__(self) -> str:
         info = self._info
-        size = by(self.arrays["train"][0].shape[1 : 3 + (info.image_shape[0] > 1)])
+        size = hdf5.by(self.arrays["train"][0].shape[1 : 3 + (info.image_shape[0] > 1)])
         return (
             f"ArrayDataset({info.examples['train']:,} training and {info.examples['test']:,} test"
             f" images of {size}, {info.classes} classes)"
@@ -197,7 +183,7 @@ def open(path: str | Path) -> HDF5Dataset:
     Raises:
         InputError: When the file is missing, damaged, or not in the format of `data/README.md`.
     """
-    read_info(path)
+    hdf5.read_info(path)
     return HDF5Dataset(path)
 
 
@@ -220,31 +206,23 @@ def mnist(source: str | Path | None = None, path: str | Path = DEFAULT_PATH) -> 
     return open(path)
 
 
-def ensure_mnist(
-    path: str | Path,
-    source: str | None,
-    report: Callable[[str], None],
-    environment: Mapping[str, str] = os.environ,
-) -> None:
-    """Create ``path`` if it is missing, or is only the sample although a folder is named.
-
-    Arguments and errors as for ``prepare_mnist``.
-    """
-    folder = named_folder(source, environment)
+def ensure_mnist(path: str | Path, source: str | None, report: Callable[[str], None]) -> None:
+    """Prepare ``path`` if it is missing, or is only the sample although a folder is named."""
+    folder = named_folder(source)
     try:
         os.stat(path)  # noqa: PTH116  (Path's raises for a name that is too long)
         is_missing = False
     except OSError as error:  # a stale handle, for example, does not mean that it is missing
         is_missing = error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-    if is_missing or (folder and read_info(path).name == SAMPLE_NAME):
+    if is_missing or (folder and hdf5.read_info(path).name == SAMPLE_NAME):
         from distcnn.datasets.prepare_mnist import prepare_mnist  # imports ssl and zipfile
 
-        prepare_mnist(path, source, report, environment)
+        prepare_mnist(path, source, report)
 
 
-def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | None:
+def named_folder(source: str | None) -> Path | None:
     """The folder named by the flag, else by the environment. ``InputError`` if it is none."""
-    name = source or environment.get(SOURCE_VARIABLE)
+    name = source or os.environ.get(SOURCE_VARIABLE)
     if name and not os.path.isdir(name):  # noqa: PTH112
         raise InputError(
             f"{'--source' if source else SOURCE_VARIABLE}: no such folder: {name}: name the folder"
@@ -255,18 +233,16 @@ def named_folder(source: str | None, environment: Mapping[str, str]) -> Path | N
 
 def _count_classes(arrays: Mapping[str, NDArray[np.integer]], classes: int | None) -> int:
     """``classes``, or one more than the largest label. ``ArgumentError`` for invalid labels."""
-    if classes is not None and not 1 <= classes <= MOST_CLASSES:
-        raise ArgumentError(f"classes (={classes}) must be 1 to {MOST_CLASSES:,}")
-    largest, examples = -1, 0
-    for split in SPLITS:
-        labels = arrays[f"{split}/labels"]
-        if labels.min() < 0 or (classes and labels.max() >= classes):
-            upper = f" to {classes - 1}" if classes else ""
+    labels = {split: arrays[f"{split}/labels"] for split in SPLITS}
+    count = int(max(numbers.max() for numbers in labels.values())) + 1
+    if classes is not None:
+        count = classes
+    if not 1 <= count <= hdf5.MOST_CLASSES:
+        raise ArgumentError(f"classes (={count}) must be 1 to {hdf5.MOST_CLASSES:,}")
+    for split, numbers in labels.items():
+        if numbers.min() < 0 or numbers.max() >= count:
             raise ArgumentError(
-                f"{split}_labels go from {labels.min()} to {labels.max()}: labels must be"
-                f" numbered from 0{upper}"
+                f"{split}_labels go from {numbers.min()} to {numbers.max()}: labels must be"
+                f" numbered from 0 to {count - 1}"
             )
-        largest, examples = max(largest, int(labels.max())), examples + len(labels)
-    if classes is None and (problem := class_count_problem(largest, "a label", examples)):
-        raise ArgumentError(problem)
-    return classes or largest + 1
+    return count

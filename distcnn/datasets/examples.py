@@ -15,9 +15,7 @@ from distcnn.spans import touch
 from distcnn.system.wording import counted
 
 PIECE_BYTES = 2**20
-"""How much is read at once: short enough to report progress, and not to block other users of HDF5,
-which serves one thread at a time.
-"""
+"""Read at once: little enough to report progress and to let other threads use HDF5."""
 
 
 class ExampleReader(ABC):
@@ -34,9 +32,8 @@ class ExampleReader(ABC):
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
         """Read the examples ``span`` of a split into ``images`` (n, H, W, C) and ``labels`` (n,).
 
-        Raises:
-            InputError: When they cannot be read, when a label is not below ``info.classes``, or
-                when the file has changed since it was opened.
+        Raises ``InputError`` when they cannot be read, when a label is not below ``info.classes``,
+        or when the file has changed since it was opened.
         """
 
     def read_in_pieces(
@@ -73,33 +70,30 @@ class ExampleArrays(ExampleReader):
         return images[span.start : span.stop], labels[span.start : span.stop]
 
 
-class ExampleFile(ExampleReader):
-    """Reads from the HDF5 file ``info.path``. Threads may share it: h5py lets one read at a time.
-
-    Arguments and errors as for ``ImageFile``.
-    """
+class ExampleFile(ImageFile, ExampleReader):
+    """Reads from the file ``info.path``. Threads may share it: h5py lets one read at a time."""
 
     def __init__(self, info: DatasetInfo, stall_timeout: float = 0.0) -> None:
+        super().__init__(info.path, stall_timeout)
         self.info = info
-        self._file = ImageFile(info.path, stall_timeout)
 
     def read(self, split: str, span: range, images: Images, labels: Labels) -> None:
         try:
             with self._read_errors(split, span):
                 if len(span):
-                    stored = self._file.datasets[f"{split}/images"]
+                    stored = self.datasets[f"{split}/images"]
                     rows = slice(span.start, span.stop)
                     stored.read_direct(images.reshape(-1, *stored.shape[1:]), rows)
             labels[...] = self.read_labels(split, span)
         finally:
             # HDF5 reads zeros past the end of a file that was cut off
-            self._file.require_unchanged()
+            self.require_unchanged()
         touch()
 
     def read_labels(self, split: str, span: range) -> Labels:
         """The labels of the examples ``span``; ``InputError`` as ``read``."""
         with self._read_errors(split, span):
-            numbers = self._file.datasets[f"{split}/labels"][span.start : span.stop]
+            numbers = self.datasets[f"{split}/labels"][span.start : span.stop]
         wrong = np.flatnonzero((numbers < 0) | (numbers >= self.info.classes))
         if wrong.size:
             number = numbers[wrong[0]]
@@ -130,9 +124,6 @@ class ExampleFile(ExampleReader):
                     f"{path}: /{split}, {where}: out of memory; give a smaller --data-memory MIB"
                 ) from error
             raise read_error(path, error, f"{path}: /{split} is damaged, {where}") from error
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def read_examples(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import SPLITS, Images
 from distcnn.datasets.layout import Classes, Warn, find_layout
-from distcnn.datasets.pictures import BACKGROUNDS, PictureForm, Transparency, read_picture
+from distcnn.datasets.pictures import PictureForm, read_picture
 from distcnn.datasets.writer import Split, chunk_examples, write_dataset
 from distcnn.errors import InputError
 from distcnn.random_streams import FOLDER_ORDER, FOLDER_SPLIT, MAX_SEED, generator
@@ -60,13 +60,13 @@ CLASS_ORDERS: dict[str, Callable[[str], Any]] = {"natural": natural, "imagefolde
 def list_images(
     folder: Path, *, test_fraction: float, seed: int, class_order: str, warn: Warn
 ) -> Listing:
-    """Find the images in ``folder``, and divide and shuffle them.
+    """Find the images in ``folder``, and divide and shuffle them: a function of names and ``seed``.
 
-    The result depends only on the names of folders and files and on ``seed``. ``test_fraction`` is
-    the share of each class that becomes the test set, if there is none. ``warn`` is called with
-    lines about what is left out or guessed. ``InputError`` as ``find_layout``, and for a set that
-    would be empty.
+    ``test_fraction`` is the share of each class that becomes the test set, if there is none.
+    Otherwise like ``find_layout``.
     """
+    if not 0 < test_fraction < 1:
+        raise InputError(f"--test-fraction is {test_fraction:g}: it must be above 0 and below 1")
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"--seed is {seed}: it must be 0 to {MAX_SEED}")
     train, test = find_layout(folder, warn)
@@ -93,37 +93,24 @@ def list_images(
 def write_image_folder(
     output: str | Path, folder: Path, listing: Listing, form: PictureForm, *, name: str, warn: Warn
 ) -> None:
-    """Write the listed images as an image set, each in ``form``.
-
-    ``InputError`` for images that cannot be read. ``warn`` is called about transparent images.
-    """
-    seen = Transparency()
+    """Write the listed images as an image set, each in ``form``; warn about transparency."""
+    transparent: list[Path] = []
     splits = {
-        split: Split(len(files), _batches(files, form, seen))
+        split: Split(len(files), _batches(files, form, transparent))
         for split, files in listing.files.items()
     }
-    try:
-        write_dataset(
-            output,
-            name=name,
-            source=f"images in {folder.resolve()}",
-            classes=len(listing.class_names),
-            splits=splits,
-            class_names=listing.class_names,
-        )
-    except InputError as error:
-        if not seen.blank:
-            raise
-        other = next(color for color in BACKGROUNDS if color != form.background)
-        raise InputError(
-            f"{error} ({counted(seen.blank, 'transparent image')} became blank on --background"
-            f" {form.background}: try --background {other})"
-        ) from error
-    if seen.images:
-        blank = f"; {counted(seen.blank, 'image')} became blank" if seen.blank else ""
+    write_dataset(
+        output,
+        name=name,
+        source=f"images in {folder.resolve()}",
+        classes=len(listing.class_names),
+        splits=splits,
+        class_names=listing.class_names,
+    )
+    if transparent:
         warn(
-            f"{counted(seen.images, 'image')} with transparent pixels, which became"
-            f" {form.background} (--background){blank}"
+            f"{counted(len(transparent), 'image')} with transparent pixels, which became"
+            f" {form.background} (--background)"
         )
 
 
@@ -148,9 +135,9 @@ def _shuffled(count: int, seed: int, purpose: int, index: int) -> NDArray[np.int
 
 
 def _batches(
-    files: Files, form: PictureForm, seen: Transparency
+    files: Files, form: PictureForm, transparent: list[Path]
 ) -> Iterator[tuple[Images, NDArray[np.int64]]]:
     size = chunk_examples(form.image_bytes)
     for start in range(0, len(files), size):
         paths, labels = zip(*files[start : start + size], strict=True)
-        yield np.stack([read_picture(path, form, seen) for path in paths]), np.array(labels)
+        yield np.stack([read_picture(path, form, transparent) for path in paths]), np.array(labels)

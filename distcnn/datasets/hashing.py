@@ -65,9 +65,7 @@ def leaves_of(images: Images, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
 
 
 class BlockHashes:
-    """The digests of the blocks of a split of ``count`` examples, which may be added in any order,
-    on several ranks, and merged.
-    """
+    """The digests of the blocks of a split of ``count`` examples, added in any order."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -76,12 +74,10 @@ class BlockHashes:
         """Leaves of incomplete blocks: by block, then by first example."""
 
     def add(self, first: int, leaves: NDArray[np.uint8]) -> None:
-        """Add the leaves of the examples from ``first`` on."""
         for piece in pieces_of(range(first, first + len(leaves)), BLOCK_EXAMPLES):
             self._add(piece.start, leaves[piece.start - first : piece.stop - first].tobytes())
 
     def merge(self, other: BlockHashes) -> None:
-        """Add what was added to ``other``."""
         self._digests |= other._digests
         for parts in other._incomplete.values():
             for start, leaves in parts.items():

@@ -38,7 +38,6 @@ FAULTS = (EOFError, zlib.error, OSError)
 """Exceptions of damaged gzip files and failing disks."""
 PARTS = {"images": "idx3", "labels": "idx1"}
 """The parts of a split, and how their file names end."""
-AGAIN = "it is damaged, fetch it again"
 
 
 class IdxReader:
@@ -57,19 +56,13 @@ class IdxReader:
             )
         dimensions = magic[3]
         if not 1 <= dimensions <= MAX_DIMENSIONS:
-            raise InputError(
-                f"{name} has {dimensions} dimensions: an IDX file of images or labels has 1 to"
-                f" {MAX_DIMENSIONS}"
-            )
+            raise self._damaged(f"has {dimensions} dimensions instead of 1 to {MAX_DIMENSIONS}")
         self._needed, self._header = 4 + 4 * dimensions, "its header alone"
         sizes = self._read_exactly(4 * dimensions)
         self.shape: tuple[int, ...] = tuple(np.frombuffer(sizes, ">u4").tolist())
         self.item_bytes = math.prod(self.shape[1:])
         if self.item_bytes > PIECE_BYTES:
-            raise InputError(
-                f"{name} has items of {by(self.shape[1:])} bytes according to its header, but at"
-                f" most {PIECE_BYTES:,} are supported: {AGAIN}"
-            )
+            raise self._damaged(f"has items of {by(self.shape[1:])} bytes in its header")
         self._needed += math.prod(self.shape)
         self._header = f"its header {self.shape}"
 
@@ -81,10 +74,7 @@ class IdxReader:
             data = self._read_exactly(count * self.item_bytes)
             yield np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
         if self._read(1):
-            raise InputError(
-                f"{self.name} holds more than the {self._needed} bytes {self._header} needs:"
-                f" {AGAIN}"
-            )
+            raise self._damaged(f"holds more than the {self._needed} bytes {self._header} needs")
 
     def read(self) -> NDArray[np.uint8]:
         return np.concatenate(list(self.pieces()))
@@ -92,11 +82,13 @@ class IdxReader:
     def _read_exactly(self, count: int) -> bytes:
         data = self._read(count)
         if len(data) < count:
-            raise InputError(
-                f"{self.name} holds {self._taken} bytes, but {self._header} needs {self._needed}:"
-                f" {AGAIN}"
+            raise self._damaged(
+                f"holds {self._taken} bytes, but {self._header} needs {self._needed}"
             )
         return data
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError(f"{self.name} {what}: it is damaged, fetch it again")
 
     def _read(self, count: int) -> bytes:
         try:
@@ -113,19 +105,10 @@ def open_idx(path: str | Path) -> Iterator[IdxReader]:
     with ExitStack() as held:
         file = held.enter_context(open_named(path))
         try:
-            stream = _unpacked(file, held)
+            stream = unpacked(file, held)
         except FAULTS as error:
             raise InputError(f"{path} is damaged ({error}): fetch it again") from error
         yield IdxReader(stream, str(path))
-
-
-def unpack(stream: BinaryIO, name: str, limit: int, remedy: str) -> bytes:
-    """The first ``limit`` bytes of a stream, gzipped or not. ``InputError`` when it is damaged."""
-    with ExitStack() as held:
-        try:
-            return _unpacked(stream, held).read(limit)
-        except FAULTS as error:
-            raise InputError(f"{name} is truncated or altered ({error}): {remedy}") from error
 
 
 def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -133,7 +116,7 @@ def parse_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     return IdxReader(io.BytesIO(content), name).read()
 
 
-def _unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
+def unpacked(stream: BinaryIO, held: ExitStack) -> BinaryIO:
     """The stream, decompressed if its first bytes say gzip, possibly twice."""
     for _ in range(MAX_GZIP_LAYERS):
         magic = stream.read(len(GZIP_MAGIC))

@@ -36,7 +36,6 @@ OTHER_FORMATS = {
     b"\x1f\x8b": "compressed with gzip (unpack it first)",
     b"BZh": "compressed with bzip2 (unpack it first)",
     b"\xfd7zXZ\x00": "compressed with xz (unpack it first)",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd (unpack it first)",
     b"MATLAB 5.0 MAT-file": "a MATLAB file of version 5 to 7.2 (save -v7.3 writes HDF5)",
     b"version https://git-lfs": "a Git LFS pointer (git lfs pull fetches the file)",
     b"<": "a web page or XML text: the download failed",
@@ -44,18 +43,8 @@ OTHER_FORMATS = {
     b"\x89PNG": "a PNG image (data/from_images.py takes folders of images)",
     b"\xff\xd8\xff": "a JPEG image (data/from_images.py takes folders of images)",
     b"GIF8": "a GIF image (data/from_images.py takes folders of images)",
-    b"CDF": "a netCDF 3 file",
-    b"PAR1": "a Parquet table",
     **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), PICKLE),
     b"\x89HDF": "an HDF5 file whose first bytes were altered (transferred as text?)",
-}
-
-FILE_SYSTEM_REMEDIES = {
-    errno.ESTALE: "it was replaced or removed on its server: check that it exists and start again",
-    errno.EMFILE: "this process has too many open files: raise the limit (ulimit -n)",
-    errno.ENFILE: "the host has too many open files: close some, or ask the site",
-    errno.ENOMEM: "the host is out of memory",
-    errno.ELOOP: "its links form a loop: name the file itself",
 }
 
 MOST_OBJECTS = 100
@@ -68,7 +57,7 @@ HDF5_ERRORS = (OSError, RuntimeError, LookupError, TypeError, ValueError, Overfl
 class OpenFiles:
     """The files of an image set, open until ``close``; ``require_unchanged`` notices changes.
 
-    The process ends when HDF5 waits ``stall_timeout`` seconds for one of them (0: never).
+    The process ends when HDF5 waits ``stall_timeout`` seconds (0: never).
     """
 
     def __init__(self, stall_timeout: float = 0.0) -> None:
@@ -109,10 +98,9 @@ def _state(place: int | str) -> tuple[int, int, int]:
 
 @contextmanager
 def opened(path: str, stall_timeout: float = 0.0, part: bool = False) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading, without taking locks. ``part``: it is a part of a set.
+    """Open an HDF5 file for reading, without taking locks. ``InputError`` says why it cannot be.
 
-    Raises ``InputError`` when it is missing, in another format, damaged or still being written, or
-    when the file system fails.
+    ``part``: it is a part of a set, which decides the remedy.
     """
     require_regular(path, part)
     try:
@@ -150,7 +138,7 @@ def input_errors(path: str) -> Iterator[None]:
 
 
 def read_error(path: str, error: BaseException, damage: str) -> InputError:
-    """The file system's error, if it is one, else that ``damage`` was found, with HDF5's reason."""
+    """The file system's error, if it is one; else ``damage``, with HDF5's reason."""
     text = " ".join(str(error).split()) or type(error).__name__
     reason = text[text.find("(") + 1 : text.rfind(")")] if "(" in text and ")" in text else text
     return InputError(file_system_problem(path, error) or f"{damage} ({reason}): {PREPARE_AGAIN}")
@@ -176,27 +164,26 @@ def require_regular(path: str, part: bool = False) -> None:
 
 def file_system_problem(path: str, error: BaseException) -> str | None:
     """What the file system reported; None if ``error`` is about the file's content."""
-    number = error.errno if isinstance(error, OSError) else None
-    if not number:
-        found = re.search(r"\berrno = (\d+)", str(error))
-        number = int(found[1]) if found else 0
+    found = re.search(r"\berrno = (\d+)", str(error))
+    number = (isinstance(error, OSError) and error.errno) or (int(found[1]) if found else 0)
     if not number:
         return None
     if number in (errno.EACCES, errno.EPERM):
         return f"{path} may not be read: check its permissions"
     name = f"{os.strerror(number)}, {errno.errorcode.get(number, number)}"
-    default = "the file may be intact: start again, or --resume, when the disk or server works"
-    remedy = FILE_SYSTEM_REMEDIES.get(number, default)
-    return f"{path} cannot be read, the file system reports an error ({name}): {remedy}"
+    return (
+        f"{path} cannot be read, the file system reports an error ({name}): the file may be intact:"
+        " start again, or --resume, when the disk or server works"
+    )
 
 
 def _read_ahead(path: str) -> None:
     """Make the system cache what HDF5 reads when it opens ``path`` and looks up names.
 
     HDF5 reads while h5py holds the interpreter's lock, so that no other thread and no signal
-    handler runs. Here Python reads, and releases the lock while it waits.
+    handler runs. Here Python reads, and releases the lock while it waits. Errors are left to the
+    code that really opens the file.
     """
-    # Errors are reported by the code that really opens it.
     with suppress(*HDF5_ERRORS), io.FileIO(path) as file, h5py.File(file, "r") as hdf5:
         list(hdf5.attrs.items())
         seen = itertools.count()

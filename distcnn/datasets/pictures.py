@@ -1,14 +1,12 @@
-"""Reading image files with Pillow: upright, without transparency, in gray or in color. Only the
-formats named here are ever opened.
+"""Reading image files with Pillow: upright, without transparency, in gray or in color.
 
 Pillow chooses a decoder by a file's content, not by its name, and some of its decoders start other
-programs (Ghostscript for EPS).
+programs (Ghostscript for EPS). So only the formats named here are ever opened.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distcnn.datasets.hdf5 import Images, by
 from distcnn.errors import InputError
@@ -34,7 +31,6 @@ MAX_IMAGE_BYTES = 2**24
 GRAY, COLOR = "L", "RGB"
 ORIENTATION = 0x0112
 """EXIF's tag."""
-STDERR = 2
 
 # What Pillow logs about damaged files is also in its exceptions.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -54,14 +50,6 @@ class PictureForm:
         return self.size[0] * self.size[1] * len(self.mode)
 
 
-@dataclass
-class Transparency:
-    """Numbers of images that had transparent pixels, and that became a single color."""
-
-    images: int = 0
-    blank: int = 0
-
-
 def common_form(
     paths: Sequence[Path],
     size: tuple[int, int] | None,
@@ -79,9 +67,8 @@ def common_form(
     first, all_gray, stored_gray, animated = size, not grayscale, True, 0
     for path in paths:
         with _opened(path) as image:
-            animated += image.format in ("PNG", "GIF", "TIFF", "WEBP") and bool(
-                getattr(image, "is_animated", False)
-            )
+            has_frames = image.format in ("PNG", "GIF", "TIFF", "WEBP")
+            animated += has_frames and getattr(image, "is_animated", False)
             if size is None:
                 found = _upright(image).size[::-1]
                 first = first or found
@@ -91,15 +78,13 @@ def common_form(
                         "images must have the same size, or give --size HxW to resize them"
                     )
             if all_gray:
+                pixels = np.asarray(_on_background(image, background)[0])
+                all_gray = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
                 stored_gray &= image.mode not in ("RGB", "CMYK", "YCbCr") or image.format == "WEBP"
-                all_gray = image.mode in ("1", "L") or _has_gray_pixels(
-                    _on_background(image, background)[0]
-                )
     assert first is not None  # there are paths
     if animated:
-        warn(
-            f"{counted(animated, 'image')} with several frames or pages: only the first one is used"
-        )
+        images = counted(animated, "image")
+        warn(f"{images} with several frames or pages: only the first one is used")
     if all_gray and not stored_gray:
         warn(
             "all images are gray but stored in color, so they get three equal channels: add"
@@ -115,20 +100,19 @@ def common_form(
     return form
 
 
-def read_picture(path: Path, form: PictureForm, seen: Transparency) -> Images:
+def read_picture(path: Path, form: PictureForm, transparent: list[Path]) -> Images:
     """The pixels of an image in ``form``: (height, width), or (height, width, 3) in color.
 
-    Transparent images are counted in ``seen``.
+    The path of a transparent image is added to ``transparent``.
     """
     with _opened(path) as image:
-        flat, transparent = _on_background(_upright(image), form.background)
+        flat, is_transparent = _on_background(_upright(image), form.background)
+        if is_transparent:
+            transparent.append(path)
         converted = flat.convert(form.mode)
         if form.resize:
             converted = converted.resize(form.size[::-1])
-        pixels: Images = np.asarray(converted, np.uint8)
-    seen.images += transparent
-    seen.blank += transparent and bool((pixels == pixels.flat[0]).all())
-    return pixels
+        return np.asarray(converted, np.uint8)
 
 
 def _upright(image: Any) -> Any:
@@ -147,18 +131,13 @@ def _on_background(image: Any, background: str) -> tuple[Any, bool]:
     """The image without transparency, and whether it had any."""
     from PIL import Image
 
-    if not image.has_transparency_data:
-        return image if image.mode in ("1", "L") else image.convert(COLOR), False
-    image = image.convert("RGBA")
-    if image.getextrema()[3][0] == 255:
-        return image.convert(COLOR), False
-    below = Image.new("RGBA", image.size, background)
-    return Image.alpha_composite(below, image).convert(COLOR), True
-
-
-def _has_gray_pixels(image: Any) -> bool:
-    pixels: NDArray[np.uint8] = np.asarray(image)
-    return pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+    if image.mode in ("1", "L") and not image.has_transparency_data:
+        return image, False
+    transparent = image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255
+    if transparent:
+        below = Image.new("RGBA", image.size, background)
+        image = Image.alpha_composite(below, image.convert("RGBA"))
+    return image.convert(COLOR), transparent
 
 
 @contextmanager
@@ -168,7 +147,7 @@ def _opened(path: Path) -> Iterator[Any]:
         from PIL import Image, UnidentifiedImageError
     except ImportError as error:
         raise InputError("reading images needs Pillow: pip install pillow") from error
-    with open_named(path) as file, _silenced(), warnings.catch_warnings():
+    with open_named(path) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about damaged EXIF data and the like
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -181,26 +160,10 @@ def _opened(path: Path) -> Iterator[Any]:
                 yield image
         except InputError:
             raise
-        except UnidentifiedImageError as error:
-            raise InputError(
-                f"{path} cannot be read as an image (it is not {NAMES}, or damaged): replace or"
-                " remove it"
-            ) from error
         except Exception as error:  # decoders raise nearly everything of damaged or hostile files
             reason = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, UnidentifiedImageError):
+                reason = f"it is not {NAMES}, or damaged"
             raise InputError(
                 f"{path} cannot be read as an image ({reason}): replace or remove it"
             ) from error
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep C libraries from writing to standard error, as libtiff does about damaged files."""
-    kept, null = os.dup(STDERR), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, STDERR)
-    try:
-        yield
-    finally:
-        os.dup2(kept, STDERR)
-        os.close(kept)
-        os.close(null)

@@ -194,8 +194,8 @@ class Part(ABC):
         """Images and labels of the window at ``position`` in the epoch, and its first example."""
 
     @abstractmethod
-    def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
-        """All examples in the order of the file, ``size`` at a time: (n, H, W, C) and (n,)."""
+    def pieces(self, size: int) -> Iterator[tuple[Images, Labels]]:
+        """All examples in the order of the file, cut at multiples of ``size``."""
 
 
 class Shard(Part):
@@ -217,8 +217,7 @@ class Shard(Part):
     def window(self, epoch: int, position: int) -> tuple[Images, Labels, int]:
         return self.images, self.labels, 0
 
-    def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
-        size = size or max(1, self.examples)
+    def pieces(self, size: int) -> Iterator[tuple[Images, Labels]]:
         for start in range(0, self.examples, size):
             yield self.images[start : start + size], self.labels[start : start + size]
 

@@ -82,21 +82,16 @@ def _follow(files: OpenFiles, group: h5py.Group, name: str, links: int) -> Any:
                 " datasets themselves"
             )
         elif isinstance(link, h5py.ExternalLink):
-            file = _linked_file(files, found, part, link.filename)
+            primary, place = found.file.filename, posixpath.join(found.name or "/", part)
+            where = f"{primary}: {place} is a link into {printable(link.filename)}"
+            path = _resolved(link.filename, primary, "HDF5_EXT_PREFIX", where)
+            with _prefixed(where):
+                file = files.open(path, part=True)
             found = _follow(files, file["/"], link.path, links - 1)
         else:
             start = found.file["/"] if link.path.startswith("/") else found
             found = _follow(files, start, link.path, links - 1)
     return found
-
-
-def _linked_file(files: OpenFiles, group: h5py.Group, part: str, name: str) -> h5py.File:
-    primary = group.file.filename
-    link = posixpath.join(group.name or "/", part)
-    where = f"{primary}: {link} is a link into {printable(name)}"
-    path = _resolved(name, primary, "HDF5_EXT_PREFIX", where)
-    with _prefixed(where):
-        return files.open(path, part=True)
 
 
 # -- virtual datasets
@@ -120,9 +115,8 @@ def _require_parts(files: OpenFiles, dataset: h5py.Dataset, name: str) -> None:
     for (file_name, dataset_name), taken in parts.items():
         first, last = (int(bound[0]) for bound in taken[0].vspace.get_select_bounds())
         where = f"{path}: {name}[{first}:{last + 1}] is stored in {printable(file_name)}"
-        if file_name == ".":
-            part_path = path
-        else:
+        part_path = path
+        if file_name != ".":  # this file
             part_path = _resolved(file_name, path, "HDF5_VDS_PREFIX", where)
         with _prefixed(where):
             files.note(part_path)

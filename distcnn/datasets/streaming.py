@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from distcnn.datasets.examples import ExampleReader, piece_size, pieces_of
+from distcnn.datasets.examples import ExampleReader, pieces_of
 from distcnn.datasets.hdf5 import DatasetInfo, Images, Labels
 from distcnn.datasets.shards import Order, Part
 from distcnn.errors import InputError
@@ -115,17 +115,14 @@ class WindowedShard(Part):
             self._prefetcher.load(self._next, following)
         return self._current.images, self._current.labels, place.start
 
-    def pieces(self, size: int | None = None) -> Iterator[tuple[Images, Labels]]:
+    def pieces(self, size: int) -> Iterator[tuple[Images, Labels]]:
         """See ``Part``. Each piece is overwritten by the next."""
         reader = self._prefetcher.reader
-        longest = piece_size(reader.info, self._split, size or 1)
-        images, labels = reader.empty(longest)
-        for piece in pieces_of(self._span, longest):
-            count = len(piece)
-            reader.read(self._split, piece, images[:count], labels[:count])
-            for start in range(0, count, size or count):
-                part = slice(start, min(start + (size or count), count))
-                yield images[part], labels[part]
+        images, labels = reader.empty(size)
+        for piece in pieces_of(self._span, size):
+            part = slice(len(piece))
+            reader.read(self._split, piece, images[part], labels[part])
+            yield images[part], labels[part]
 
 
 class _Window:

@@ -25,12 +25,10 @@ WORDS = {"train": "training", "test": "test"}
 LARGE_SHARE = 0.95
 """A class with a larger share of a split is reported."""
 FAR = 10
-"""Stated statistics that differ from those of the pixels by more than this factor, or this many
-standard deviations, are reported.
-"""
+"""Statistics that are wrong by more than this factor, or standard deviations, are reported."""
 LEAST_UNWRITTEN = 16
-"""More black images than this at the end of a split were never written: HDF5 allocates a whole
-dataset when its first row is written.
+"""HDF5 allocates a whole dataset when its first row is written. More black images than this at its
+end were never written.
 """
 FLAT = (4, 64)
 """Images with at most 4 rows and at least 64 columns, or vice versa, are reported."""
@@ -99,7 +97,6 @@ Findings = dict[str, Found]
 
 
 def no_findings(info: DatasetInfo) -> Findings:
-    """What is known before any example is read."""
     return {
         split: Found(np.zeros(info.classes, np.int64), BlockHashes(count))
         for split, count in info.examples.items()
@@ -107,10 +104,8 @@ def no_findings(info: DatasetInfo) -> Findings:
 
 
 class Survey:
-    """Collects findings about a rank's examples as they are read.
-
-    Add all test examples first, then call ``look_for`` with the hashes of those of all ranks, then
-    add the training examples.
+    """Findings about a rank's examples: first add all test examples, then call ``look_for`` with
+    the hashes of those of all ranks, then add the training examples.
     """
 
     def __init__(self, info: DatasetInfo) -> None:
@@ -124,7 +119,6 @@ class Survey:
         return np.concatenate([np.zeros(0, np.uint64), *self._test_hashes])
 
     def look_for(self, test_hashes: Hashes) -> None:
-        """Compare training images with these test images, those of all ranks."""
         self._wanted = np.sort(test_hashes)
 
     def add(self, split: str, first: int, images: Images, labels: Labels) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from distcnn import spans
-from distcnn.distributed import StepTotals, on_root
+from distcnn.distributed import Totals, on_root
 from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import Span
 from distcnn.training import ending
@@ -42,7 +42,7 @@ class Loop:
         self.run, self.state = run, state
         self._records, self._progress = records or Records(), progress or NoProgress()
         self._callbacks = callbacks
-        self._totals: StepTotals | None = None
+        self._totals: Totals | None = None
         self.last_loss = 0.0
         """The mean loss of the latest step."""
         self._has_warned = False
@@ -112,7 +112,7 @@ class Loop:
 
     # -- steps
 
-    def _take_step(self) -> StepTotals:
+    def _take_step(self) -> Totals:
         """One step, with its lines of metrics and receipt."""
         run, state, config = self.run, self.state, self.run.config
         epoch, step_of_epoch = divmod(state.step, run.schedule.steps_an_epoch)
@@ -205,7 +205,7 @@ class Loop:
         sign = sign_of_no_learning(run.config.loss, state.epoch.loss, predicted, classes, epoch)
         if sign and (last or not self._has_warned):
             self._has_warned = True
-            gradients = run.parameters.named(self._totals.gradient) if self._totals else {}
+            gradients = run.parameters.named(run.step.reducer.gradient) if self._totals else {}
             remedy = advice_on(zero_gradients(gradients))
             self._progress.say(f"warning: after epoch {epoch}, {sign}: {remedy}")
 

@@ -17,7 +17,6 @@ from distcnn.distributed.blas_threads import restored_blas_threads
 from distcnn.errors import arguments_named
 from distcnn.fault_tolerance.signals import StopSignals
 from distcnn.fault_tolerance.watchdog import Watchdog
-from distcnn.fault_tolerance.watched_communicator import WatchedCommunicator
 from distcnn.models import Model, find_model, model_name
 from distcnn.network import Network, load
 from distcnn.nn import LOSSES, Sequential
@@ -96,29 +95,21 @@ class Trainer:
         self.schedule = given if isinstance(given, Schedule) else OwnSchedule(function=given)
         self._communicator = communicator
         with arguments_named():
-            self._settings: dict[str, Any] = {
+            names = {
                 "model": model_name(model),
                 "loss": loss if isinstance(loss, str) else name_of(loss, LOSSES),
-                **{name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN},
                 "optimizer": optimizer_name(self.optimizer),
                 "schedule": schedule_name(self.schedule),
-                "warmup_steps": self.schedule.warmup_steps,
-                "num_shards": num_shards,
-                "microbatch_size": microbatch_size,
-                "seed": seed,
-                "reduction": reduction,
-                "overlap": overlap,
-                "gradient_limit": gradient_limit,
-                "threads_per_rank": str(threads_per_rank),
-                "cycle_epochs": cycle_epochs,
             }
+            rates = {name: getattr(self.optimizer, name, getattr(Config, name)) for name in PLAIN}
+            steps = {"warmup_steps": self.schedule.warmup_steps, "cycle_epochs": cycle_epochs}
+            sizes = {"num_shards": num_shards, "microbatch_size": microbatch_size, "seed": seed}
+            sums = {"reduction": reduction, "overlap": overlap, "gradient_limit": gradient_limit}
+            self._settings: dict[str, Any] = {**names, **rates, **steps, **sizes, **sums}
+            self._settings["threads_per_rank"] = str(threads_per_rank)
             Config(**self._settings)  # refuses what is impossible
-            self._components = Components(
-                find_model(model),
-                find_loss(loss) if isinstance(loss, str) else loss,
-                self.optimizer,
-                self.schedule,
-            )
+            used = find_loss(loss) if isinstance(loss, str) else loss
+            self._components = Components(find_model(model), used, self.optimizer, self.schedule)
 
     def fit(
         self,
@@ -180,19 +171,11 @@ class Trainer:
             TrainingError: on all ranks, when training cannot continue (it has diverged).
             Stopped: on all ranks, for a signal, with ``handle_signals``.
         """
-        settings: dict[str, Any] = {
-            **self._settings,
-            "epochs": epochs,
-            "max_steps": max_steps,
-            "target_accuracy": target_accuracy,
-            "data_memory": data_memory,
-            "checkpoint_every": checkpoint_every,
-            "keep": keep,
-            "check_every": check_every,
-            "log_every": log_every,
-            "eval_every_epochs": eval_every_epochs,
-            "stall_timeout": stall_timeout,
-        }
+        end = {"epochs": epochs, "max_steps": max_steps, "target_accuracy": target_accuracy}
+        kept = {"checkpoint_every": checkpoint_every, "keep": keep, "check_every": check_every}
+        logs = {"log_every": log_every, "eval_every_epochs": eval_every_epochs}
+        host = {"data_memory": data_memory, "stall_timeout": stall_timeout}
+        settings = {**self._settings, **end, **kept, **logs, **host}
         communicator = self._open_communicator()
         with arguments_named(), ExitStack() as held:
             name, images = together(communicator, lambda: arguments.image_set_of(data))
@@ -261,4 +244,4 @@ class Trainer:
 
             self._communicator = MPICommunicator(self._communicator)
         opened: Communicator = self._communicator
-        return WatchedCommunicator(opened)
+        return opened

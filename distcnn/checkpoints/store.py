@@ -47,9 +47,7 @@ class CheckpointStore:
         return path
 
     def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
-        """Delete the oldest of those up to step ``newest``, except the last ``keep`` and that of
-        step ``also``; whether there was one.
-        """
+        """Delete the oldest one up to ``newest``, but not the last ``keep`` or ``also``, if any."""
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
                 if step != also:

@@ -56,9 +56,7 @@ def _named(values: Line) -> Line:
 
 
 class Comparison(Records):
-    """Compares each line of a replay with the one recorded, of the steps after ``from_step`` up to
-    ``to_step``; ``Different`` on all ranks at the first that is not the same.
-    """
+    """Compares each line of a replay with the recorded one; ``Different`` at the first other one."""
 
     def __init__(
         self, receipt: Receipt, from_step: int, to_step: int, metrics: Iterable[Line] = ()

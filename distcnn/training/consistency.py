@@ -30,9 +30,7 @@ def parameter_hashes(parameters: Parameters) -> dict[str, str]:
 def compare_replicas(
     parameters: Parameters, optimizer: Updater, communicator: Communicator, step: int
 ) -> dict[str, str]:
-    """The parameters' hashes, if all ranks have equal ones and the same state of the optimizer;
-    else ``TrainingError`` on all ranks names the first that differs, and which ranks do.
-    """
+    """The parameters' hashes; ``TrainingError`` unless all ranks agree, also on the optimizer."""
     own = parameter_hashes(parameters)
     hashes = own | {
         f"the optimizer's {name}": array_sha256(vector) for name, vector in optimizer.state.items()

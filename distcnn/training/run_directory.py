@@ -173,9 +173,7 @@ def create_run_directory(
 
 
 def occupy(path: Path, config: Config, held: ExitStack, carried: Sequence[Checkpoint] = ()) -> None:
-    """Lock the folder until ``held`` closes, write the ``carried`` checkpoints, then
-    ``config.toml``, which makes it a run's. If that is not possible, it is left as it was.
-    """
+    """Lock the folder until ``held`` closes, and make it a run's, or leave it as it was."""
     unlocked, filled = not os.path.lexists(path / run_files.LOCK), list[Path]()
     store = CheckpointStore(path / CHECKPOINTS)
     with ExitStack() as lock:

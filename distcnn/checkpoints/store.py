@@ -47,9 +47,7 @@ class CheckpointStore:
         return path
 
     def make_room(self, newest: int, also: int | None, keep: int = 1) -> bool:
-        """Delete the oldest of those up to step ``newest``, except the last ``keep`` and that of
-        step ``also``; whether there was one.
-        """
+        """Delete the oldest one up to ``newest``, but not the last ``keep`` or ``also``, if any."""
         with suppress(OSError, InputError):
             for step in [each for each in self.steps() if each <= newest][:-keep]:
                 if step != also:
@@ -61,17 +59,12 @@ class CheckpointStore:
         """Read one. ``CheckpointError`` when it is damaged, ``InputError`` if it may be intact."""
         path = self.path_of(step)
         try:
-            checkpoint = decode(files.read_bytes(path))
-        except OSError as error:
-            if error.errno in (errno.EISDIR, errno.ELOOP, errno.EINVAL):
-                raise CheckpointError(error.strerror) from error
-            raise InputError(
-                f"{path} cannot be read ({error.strerror}): fix that, or move the file away"
-            ) from error
+            with files.explaining(f"{path} cannot be read", "fix that, or move it away"):
+                content = files.read_bytes(path)
         except MemoryError as error:
-            raise CheckpointError(
-                f"{path.stat().st_size:,} bytes do not fit into memory"
-            ) from error
+            raise CheckpointError(f"its {path.stat().st_size:,} bytes exceed the memory") from error
+        try:
+            checkpoint = decode(content)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         found = checkpoint.attributes.get("step")
@@ -83,17 +76,16 @@ class CheckpointStore:
         self, report: Callable[[str], None], at_most: int | None = None, set_aside: bool = True
     ) -> Checkpoint | None:
         """The latest intact checkpoint, up to step ``at_most``; damaged ones are reported."""
-        damaged = 0
-        for step in reversed([each for each in self.steps() if at_most is None or each <= at_most]):
+        steps = [each for each in self.steps() if at_most is None or each <= at_most]
+        for step in reversed(steps):
             path = self.path_of(step)
             try:
                 checkpoint = self.load(step)
             except CheckpointError as error:
-                damaged += 1
                 kept = _set_aside(path) if set_aside else ""
                 report(f"warning: checkpoint {path} is damaged: {error}{kept}")
             else:
-                if damaged:
+                if step != steps[-1]:
                     report(f"using the checkpoint before it: {path}")
                 return checkpoint
         return None

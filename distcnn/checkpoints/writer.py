@@ -18,10 +18,7 @@ DISK_IS_FULL = errno.ENOSPC, errno.EDQUOT
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time; one that cannot be written is reported, training goes on.
-
-    ``locate`` gives the current store, which may be another one, after all was lost.
-    """
+    """Writes one checkpoint at a time to the store that ``locate`` finds; reports failures."""
 
     def __init__(
         self, locate: Callable[[], CheckpointStore], keep: int, report: Callable[[str], None]

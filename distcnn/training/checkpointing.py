@@ -21,11 +21,13 @@ from distcnn.nn import Parameters
 from distcnn.system.json_values import from_json
 from distcnn.system.wording import counted
 from distcnn.training.ledger import Entry, all_entries
+from distcnn.training.receipt import MALFORMED
 from distcnn.training.results import DatasetRecord, RunResult
 from distcnn.training.setup import Run
 from distcnn.training.state import State
 
 EXAMPLES_USED = "shards/examples_used"
+RECORDS = ("configuration", "dataset", "software", "state", "orders_sha256")
 
 
 class Records:
@@ -102,11 +104,7 @@ class Snapshot:
 def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
     """The texts of a checkpoint, if they are as in ``take_snapshot``: a SHA-256 can be forged."""
     try:
-        records = {
-            name: json.loads(text)
-            for name, text in checkpoint.texts.items()
-            if name not in ("metrics", "receipt")
-        }
+        records = {name: json.loads(checkpoint.texts[name]) for name in RECORDS}
         config = Config.from_record(records["configuration"])
         state = State.from_json(records["state"])
         dataset = from_json(DatasetRecord, records["dataset"])
@@ -123,7 +121,7 @@ def read_snapshot(checkpoint: Checkpoint) -> Snapshot:
         }
         if wrong := [name for name, is_right in sound.items() if not is_right]:
             raise ValueError(wrong[0])
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except MALFORMED as error:
         raise InputError(
             f"the checkpoint of step {checkpoint.attributes.get('step')} has unexpected content"
             f" ({type(error).__name__}: {error}): move it away to continue from the one before"

@@ -28,13 +28,14 @@ class Different(Exception):
     """The replay differs from the records; the text names the first step and value that do."""
 
 
-def difference(
-    recorded: Line, replayed: Line, source: str = THE_RECEIPT, may_lack: bool = False
-) -> str:
+def difference(recorded: Line, replayed: Line, source: str, may_lack: bool = False) -> str:
     """The first value that differs, as text, hashes of parameters first; empty if none does."""
     before, now = _named(recorded), _named(replayed)
     # What an older version did not write may be missing: SHA256SUMS shows what was removed.
-    names = sorted(before if may_lack else {**now, **before}, key=_rank_of)
+    names = sorted(
+        before if may_lack else {**now, **before},
+        key=lambda name: (not name.startswith("parameter "), not name.startswith("params_")),
+    )
     name = next((each for each in names if before.get(each) != now.get(each)), None)
     if name is None:
         return ""
@@ -54,15 +55,8 @@ def _named(values: Line) -> Line:
     return named
 
 
-def _rank_of(name: str) -> int:
-    """0 for the hash of a parameter, 1 for that of all, 2 for other values."""
-    return 0 if name.startswith("parameter ") else 1 if name.startswith("params_sha256") else 2
-
-
 class Comparison(Records):
-    """Compares each line of a replay with the one recorded, of the steps after ``from_step`` up to
-    ``to_step``; ``Different`` on all ranks at the first that is not the same.
-    """
+    """Compares each line of a replay with the recorded one; ``Different`` at the first other one."""
 
     def __init__(
         self, receipt: Receipt, from_step: int, to_step: int, metrics: Iterable[Line] = ()

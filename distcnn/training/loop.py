@@ -115,11 +115,12 @@ class Loop:
     def _take_step(self) -> Totals:
         """One step, with its lines of metrics and receipt."""
         run, state, config = self.run, self.state, self.run.config
-        epoch, step_of_epoch = divmod(state.step, run.schedule.steps_an_epoch)
+        schedule = run.schedule
+        epoch, step_of_epoch = divmod(state.step, schedule.steps_an_epoch)
         if step_of_epoch == 0:
             state.epoch = Meter()
             run.step.ledger.begin()
-        learning_rate = run.schedule.learning_rate(state.step)
+        learning_rate = schedule.learning_rate(state.step)
         start = time.perf_counter()
         totals = self._totals = run.step(state.step, epoch, step_of_epoch, learning_rate)
         seconds = time.perf_counter() - start
@@ -130,7 +131,8 @@ class Loop:
         state.step += 1
         for callback in self._callbacks:
             callback.on_step(state.step, totals.loss)
-        state.epoch_is_open = run.schedule.ends_epoch(state.step)
+        at_end = state.step == schedule.total_steps
+        state.epoch_is_open = at_end or state.step % schedule.steps_an_epoch == 0
         if state.step % config.log_every == 0 or state.epoch_is_open:
             self._log_interval()
         if state.step % config.check_every == 0 and not state.epoch_is_open:

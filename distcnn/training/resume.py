@@ -153,9 +153,7 @@ def _finished_result(
 
 
 def changed_lengths(directory: Path, step: int, config: Config) -> str:
-    """A warning if a resume with other --epochs has taken steps after ``step``, but its checkpoints
-    are lost; else an empty text.
-    """
+    """A warning if steps after ``step`` were taken before with other --epochs; else empty."""
     with suppress(*MALFORMED, ArithmeticError):  # of unreadable lines
         receipt = read_receipt(directory)
         schedule = RunSchedule(config, receipt.lines[0]["dataset"]["train_examples"])

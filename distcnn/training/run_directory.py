@@ -38,9 +38,8 @@ class RunDirectory(Records):
     location: Path
 
     def __init__(self, path: Path, config: Config, report: Report, held: ExitStack) -> None:
-        self.location = path
         self._config, self._report, self._held = config, report, held
-        self._descriptor = self._open()
+        self._move_to(path)
         self._best: tuple[int, Arrays] = (-1, {})
         """The best weights and their step; a resumed run has them in a checkpoint only."""
         self.metrics = run_files.LineLog(results.METRICS, self.locate, report)
@@ -120,12 +119,10 @@ class RunDirectory(Records):
         self._make_again()
         return self.location
 
-    def _open(self) -> int:
-        descriptor = os.open(
-            self.location, getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
-        )
-        self._held.callback(os.close, descriptor)
-        return descriptor
+    def _move_to(self, path: Path) -> None:
+        flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+        self.location, self._descriptor = path, os.open(path, flags)
+        self._held.callback(os.close, self._descriptor)
 
     def _is(self, path: Path) -> bool:
         with suppress(OSError):
@@ -142,8 +139,7 @@ class RunDirectory(Records):
                 with suppress(OSError):
                     made.rmdir()
             raise OSError(errno.EIO, f"it was removed and cannot be made again: {error}") from error
-        self.location = made
-        self._descriptor = self._open()
+        self._move_to(made)
         self._report(
             f"warning: {lost} was removed during the run: writing its files again, to {made}"
         )
@@ -177,9 +173,7 @@ def create_run_directory(
 
 
 def occupy(path: Path, config: Config, held: ExitStack, carried: Sequence[Checkpoint] = ()) -> None:
-    """Lock the folder until ``held`` closes, write the ``carried`` checkpoints, then
-    ``config.toml``, which makes it a run's. If that is not possible, it is left as it was.
-    """
+    """Lock the folder until ``held`` closes, and make it a run's, or leave it as it was."""
     unlocked, filled = not os.path.lexists(path / run_files.LOCK), list[Path]()
     store = CheckpointStore(path / CHECKPOINTS)
     with ExitStack() as lock:

@@ -37,25 +37,21 @@ def locked(path: Path) -> Iterator[None]:
                 descriptor = files.open_regular(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             opened.callback(os.close, descriptor)
             with suppress(OSError):
-                os.fchmod(descriptor, 0o600)  # who can open it can hold it: also one made before
-            _lock(descriptor, path)
+                os.fchmod(descriptor, 0o600)  # who can open it, can hold it
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"{path} is in use by another run that has not ended: wait for it, stop it, or"
+                    " name another folder with --output"
+                ) from error
+            except OSError:
+                pass  # a file system without locks
             with suppress(OSError):
                 if os.path.samestat(os.fstat(descriptor), (path / LOCK).lstat()):
                     break
             # Otherwise its holder was refused meanwhile, and removed it.
         yield
-
-
-def _lock(descriptor: int, path: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(
-            f"{path} is in use by another run that has not ended: wait for it, stop it, or name"
-            " another folder with --output"
-        ) from error
-    except OSError:
-        pass  # a file system without locks
 
 
 def require_owner(path: Path, *inside: str) -> None:

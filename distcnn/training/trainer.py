@@ -192,6 +192,8 @@ class Trainer:
             )
             progress = Progress() if verbose else LoggedProgress()
             held.enter_context(restored_blas_threads())
+            stops = held.enter_context(signals) if handle_signals else None
+            watchdog = held.enter_context(Watchdog(NAME, communicator)) if stall_timeout else None
             outcome = Session(
                 request,
                 communicator,
@@ -200,10 +202,8 @@ class Trainer:
                 images,
                 callbacks,
                 writes=output is not None or bool(begun),
-                signals=held.enter_context(signals) if handle_signals else None,
-                watchdog=held.enter_context(Watchdog(NAME, communicator))
-                if stall_timeout
-                else None,
+                signals=stops,
+                watchdog=watchdog,
             ).train()
             where = on_root(communicator, lambda: outcome.location)
             network = together(communicator, lambda: self._network(outcome, where))

@@ -14,15 +14,7 @@ from typing import Any
 import h5py
 import pytest
 
-from tests.conftest import (
-    SERIAL,
-    MakeImageSet,
-    as_flags,
-    launcher_of,
-    mpi_launcher,
-    slow,
-    write_image_set,
-)
+from tests.conftest import SERIAL, MakeImageSet, as_flags, launcher_of, slow, write_image_set
 from tests.support.training_fixtures import (
     CHECKED,
     STOPPING_MODEL,
@@ -71,7 +63,7 @@ def assert_different(run: Path, message: str, *flags: str, **options: Any) -> No
 def test_a_run_is_identical_on_any_ranks(
     made_on: int, replayed_on: tuple[int, ...], image_set: MakeImageSet, tmp_path: Path
 ) -> None:
-    launcher = SERIAL if made_on == 1 else mpi_launcher()
+    launcher = launcher_of(made_on)
     launcher.train(made_on, tmp_path / "run", "--data", str(image_set()), *CHECKED)
     for ranks in replayed_on:
         assert_identical(tmp_path / "run", ranks=ranks)

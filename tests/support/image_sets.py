@@ -76,6 +76,25 @@ def put(name: str, value: Any) -> Change:
     return change
 
 
+def damage_compressed(path: Path, name: str, attributes: Mapping[str, Any] | None = None) -> Path:
+    """The file of a user with dataset ``name`` compressed and the bytes of its first chunk
+    altered.
+    """
+
+    def compress(file: h5py.File) -> None:
+        value = file[name][:]
+        del file[name]
+        file.create_dataset(name, data=value, compression="gzip", chunks=value.shape)
+
+    write_as_a_user(path, compress, attributes=attributes)
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xff" * chunk.size
+    path.write_bytes(content)
+    return path
+
+
 def assert_one_line_about(path: Path, raised: pytest.ExceptionInfo[InputError]) -> None:
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)

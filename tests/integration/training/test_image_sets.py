@@ -15,7 +15,7 @@ import pytest
 
 from distcnn.errors import InputError
 from distcnn.training import data as training_data
-from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, mpi_launcher, slow
+from tests.conftest import SERIAL, Launcher, MakeImageSet, as_flags, launcher_of, mpi_launcher, slow
 from tests.support.training_fixtures import prepare, train
 
 EXIT_INPUT = 2
@@ -112,7 +112,7 @@ def test_suspicious_content_is_reported_once(
         for split in ("train", "test"):
             file[f"{split}/labels"][...] += 1
         file["test/images"][10:20] = file["train/images"][-10:]
-    launcher = mpi_launcher() if ranks > 1 else SERIAL
+    launcher = launcher_of(ranks)
     done = train(
         launcher, ranks, *as_flags(data=own), *QUICK, *flags, *as_flags(output=tmp_path / "run")
     )

@@ -193,15 +193,12 @@ def test_a_checkpoint_under_another_steps_name_is_refused(filled: CheckpointStor
     assert "step-000000010.h5.damaged" in names(filled)
 
 
-def test_a_folder_in_a_checkpoints_place_is_set_aside(filled: CheckpointStore) -> None:
+def test_a_folder_in_a_checkpoints_place_is_refused(filled: CheckpointStore) -> None:
     filled.path_of(10).mkdir()
-    reports: list[str] = []
-    assert newest_step(filled, reports) == 8
-    assert (
-        "step-000000010.h5 is damaged: it is a folder, not a regular file; kept as"
-        " step-000000010.h5.damaged" in reports[0]
-    )
-    assert (filled.folder / "step-000000010.h5.damaged").is_dir()
+    with pytest.raises(
+        InputError, match=r"step-000000010\.h5 cannot be read \(it is a folder.*move it away$"
+    ):
+        filled.newest(pytest.fail)
 
 
 # -- what is no damage

@@ -22,8 +22,7 @@ from distcnn.datasets.hashing import ExamplesDigest
 from distcnn.datasets.shards import Order
 from distcnn.datasets.streaming import Prefetcher, WindowedShard, window_bounds
 from distcnn.errors import InputError
-from tests.support.image_sets import make_arrays, write_as_a_user
-from tests.unit.datasets.test_hdf5 import damage_compressed
+from tests.support.image_sets import damage_compressed, make_arrays, write_as_a_user
 
 TRAIN, TEST, SHAPE = 211, 37, (3, 2)
 CHUNKS = {

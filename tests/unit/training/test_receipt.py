@@ -174,7 +174,7 @@ def test_values_are_compared_bit_for_bit() -> None:
     loss = 0.1 + 0.2
     recorded = {"kind": "epoch", "step": 4, "train_loss": 0.3}
     assert (
-        difference(recorded, {**recorded, "train_loss": loss})
+        difference(recorded, {**recorded, "train_loss": loss}, "the receipt")
         == f"train_loss: 0.3 in the receipt, but {loss} in the replay"
     )
     comparison = Comparison(

@@ -27,12 +27,22 @@ SECONDS_BETWEEN_LOOKS = 0.5
 def end_with_launcher(name: str) -> None:
     """End this process with an error and ``EXIT_STALLED`` as soon as its launcher is gone."""
     process = _watched_launcher()
+    program = launcher.process_status(process, "Name") or "the launcher"
+
+    def end_after_it() -> None:
+        while _runs(process):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+        rank, host = launcher.declared_rank(os.environ), socket.gethostname()
+        tell(
+            f"{name}: error: rank {rank} on host {host} ends because {program}"
+            f" (process {process}), which launched it, has ended; resume the run"
+        )
+        note_exit(EXIT_STALLED)
+        os._exit(EXIT_STALLED)
+
     if process:
-        arguments = (name, process, launcher.process_status(process, "Name") or "the launcher")
         with suppress(RuntimeError):  # no more threads: the watchdog, which needs one, reports it
-            threading.Thread(
-                target=_end_after, args=arguments, name="launcher's end", daemon=True
-            ).start()
+            threading.Thread(target=end_after_it, name="launcher's end", daemon=True).start()
 
 
 @contextmanager
@@ -59,21 +69,8 @@ def signal_at_parents_end(number: int) -> None:
 def _watched_launcher() -> int:
     """The launcher's process; 0 without one, or under Slurm's own, which ends the ranks itself."""
     process = launcher.launching_process()
-    if not launcher.declared(os.environ) or process <= 1:
-        return 0
-    return 0 if launcher.process_status(process, "Name") == "slurmstepd" else process
-
-
-def _end_after(name: str, process: int, program: str) -> None:
-    while _runs(process):
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    rank, host = launcher.declared_rank(os.environ), socket.gethostname()
-    tell(
-        f"{name}: error: rank {rank} on host {host} ends because {program}"
-        f" (process {process}), which launched it, has ended; resume the run"
-    )
-    note_exit(EXIT_STALLED)
-    os._exit(EXIT_STALLED)
+    by_slurm = launcher.process_status(process, "Name") == "slurmstepd"
+    return process if launcher.declared(os.environ) and process > 1 and not by_slurm else 0
 
 
 def _runs(process: int) -> bool:

@@ -119,7 +119,7 @@ class Watchdog:
         for sender, (kind, content) in self._mailbox.take():
             if kind == "status":
                 self._heard_reporter = True
-                self._mailbox.post(sender, ("answer", self._status()))
+                self._mailbox.post(sender, ("answer", Status(self._me, True, heartbeat.read())))
             elif kind == "look":
                 self._mailbox.post(sender, ("answer", look_at(content)))
             elif kind == "answer":
@@ -131,7 +131,7 @@ class Watchdog:
         """Ask all ranks, and end all unless one still works."""
         me = self._me.rank
         others = [member for member in self._members if member.rank != me]
-        self._found = {me: self._status()}
+        self._found = {me: Status(self._me, True, heartbeat.read())}
         self._ask("status", {member: member.rank for member in others})
         silent = [member for member in others if member.rank not in self._found]
         neighbours = {each.member.host: rank for rank, each in self._found.items()}
@@ -164,9 +164,6 @@ class Watchdog:
         while len(self._found) < expected and time.monotonic() < end:
             self._answer()
             time.sleep(0.02)
-
-    def _status(self) -> Status:
-        return Status(self._me, True, heartbeat.read())
 
 
 def _end_soon() -> None:

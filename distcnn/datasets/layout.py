@@ -188,7 +188,7 @@ class _Scan:
         folder = Folder(path)
         try:
             self._read.add(_identity(path))
-            for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+            for entry in sorted(path.iterdir()):
                 self._take(folder, entry)
         except OSError as error:
             raise InputError(
@@ -196,13 +196,12 @@ class _Scan:
             ) from error
         return folder
 
-    def _take(self, folder: Folder, entry: os.DirEntry[str]) -> None:
-        path, suffix = Path(entry.path), os.path.splitext(entry.name)[1].lower()  # noqa: PTH122
-        is_folder = os.path.isdir(path)  # noqa: PTH112
-        if entry.name.startswith(".") or (is_folder and entry.name in HIDDEN):
+    def _take(self, folder: Folder, path: Path) -> None:
+        suffix, is_folder = path.suffix.lower(), os.path.isdir(path)  # noqa: PTH112
+        if path.name.startswith(".") or (is_folder and path.name in HIDDEN):
             if is_folder or suffix in SUFFIXES:
-                self._hidden.append(entry.name)
-        elif is_folder and entry.is_symlink() and _identity(path) in self._read:
+                self._hidden.append(path.name)
+        elif is_folder and path.is_symlink() and _identity(path) in self._read:
             self._linked.append(path)
         elif is_folder:
             folder.folders.append(self.read(path))
@@ -212,17 +211,14 @@ class _Scan:
             self._others[suffix or "without ending"] += 1
 
     def report(self, warn: Warn) -> None:
-        """A line for each kind of thing that was left out."""
-        if self._hidden:
-            hidden = counted(len(self._hidden), "hidden item")
-            warn(f"left out: {hidden}: {first_few(dict.fromkeys(self._hidden))}")
-        if self._others:
-            kinds = [f"{count:,} {suffix}" for suffix, count in self._others.most_common()]
-            others = counted(self._others.total(), "file")
-            warn(f"left out: {others} not named as {NAMES}: {first_few(kinds)}")
-        if self._linked:
-            links = counted(len(self._linked), "link")
-            warn(f"left out: {links} to a folder that was already read: {first_few(self._linked)}")
+        kinds = [f"{count:,} {suffix}" for suffix, count in self._others.most_common()]
+        for number, noun, what, names in (
+            (len(self._hidden), "hidden item", "", dict.fromkeys(self._hidden)),
+            (self._others.total(), "file", f" not named as {NAMES}", kinds),
+            (len(self._linked), "link", " to a folder that was already read", self._linked),
+        ):
+            if number:
+                warn(f"left out: {counted(number, noun)}{what}: {first_few(names)}")
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -24,7 +24,6 @@ CHUNK_EXAMPLES, CHUNK_BYTES = 256, 2**22
 bytes.
 """
 CHUNK_LABELS = 2**13
-MANY_CLASSES = 1000
 
 
 def chunk_examples(image_bytes: int, count: int = CHUNK_EXAMPLES) -> int:
@@ -76,16 +75,14 @@ def write_dataset(
     # Written to a temporary file in the same folder, synced, then renamed. Its random name is
     # created exclusively, so that no link is followed and several processes may write at once.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    # HDF5's default format has no attributes above 64 KiB, the names of some 4,000 classes.
-    has_many = len(class_names or ()) > MANY_CLASSES
-    version = {"libver": ("v108", "v108")} if has_many else {}
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError(
                 f"{path} cannot be written (it is a device or a named pipe): name another file"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "x", locking=False, **version) as file:
+        # HDF5's default format has no attributes above 64 KiB, the names of some 4,000 classes.
+        with h5py.File(temporary, "x", locking=False, libver=("v108", "v108")) as file:
             file.attrs.update({"name": _as_utf8(name), "source": _as_utf8(source)})
             file.attrs["classes"] = classes
             if class_names:

@@ -56,7 +56,7 @@ def _named(values: Line) -> Line:
 
 
 class Comparison(Records):
-    """Compares each line of a replay with the recorded one; ``Different`` at the first other one."""
+    """Compares each line of a replay with the recorded one; ``Different`` if it is another."""
 
     def __init__(
         self, receipt: Receipt, from_step: int, to_step: int, metrics: Iterable[Line] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ from distcnn.errors import Stopped, TrainingError
 from distcnn.spans import Span
 from distcnn.training import ending
 from distcnn.training.advice import advice_on, sign_of_no_learning, zero_gradients
-from distcnn.training.callbacks import Callback
+from distcnn.training.callbacks import Callbacks
 from distcnn.training.checkpointing import Records
 from distcnn.training.consistency import compare_replicas, params_sha256
 from distcnn.training.evaluation import EvaluationStopped
@@ -37,11 +37,11 @@ class Loop:
         state: State,
         records: Records | None = None,
         progress: Progress | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callbacks | None = None,
     ) -> None:
         self.run, self.state = run, state
         self._records, self._progress = records or Records(), progress or NoProgress()
-        self._callbacks = callbacks
+        self._callbacks = callbacks or Callbacks((), run.communicator)
         self._totals: Totals | None = None
         self.last_loss = 0.0
         """The mean loss of the latest step."""
@@ -129,8 +129,7 @@ class Loop:
         self.last_loss = totals.loss
         self._progress.step(totals.loss, state.interval.images_per_second)
         state.step += 1
-        for callback in self._callbacks:
-            callback.on_step(state.step, totals.loss)
+        self._callbacks.call("on_step", state.step, totals.loss)
         at_end = state.step == schedule.total_steps
         state.epoch_is_open = at_end or state.step % schedule.steps_an_epoch == 0
         if state.step % config.log_every == 0 or state.epoch_is_open:
@@ -218,8 +217,7 @@ class Loop:
         values["images_per_second"] = round(meter.images_per_second, 1)
         with Span(spans.WRITE_METRICS):
             self._records.add_metrics(kind, **values)
-        for callback in self._callbacks:
-            (callback.on_epoch if kind == "epoch" else callback.on_log)(values)
+        self._callbacks.call("on_epoch" if kind == "epoch" else "on_log", values)
 
     def _add_receipt(self, kind: str, **values: Any) -> None:
         with Span(spans.WRITE_RECEIPT):
@@ -265,6 +263,7 @@ class Loop:
         saved, command = self._save_now(communicator.world_size)
         steps = f"step {self.state.step} of {run.schedule.total_steps}"
         go_on = f"\ncontinue with: {command}" if command else ""
+        self._callbacks.raise_together(f"after {steps}; {saved}{go_on}")
         raise Stopped(f"stopped by {who} after {steps}; {saved}{go_on}")
 
     def _save_before_failure(self, where: str) -> str:

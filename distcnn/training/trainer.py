@@ -135,8 +135,6 @@ class Trainer:
         """Train, and test. All ranks call it with the same arguments.
 
         While it runs, this process has ``threads_per_rank`` BLAS threads; then as many as before.
-        If a callback raises an exception on one rank alone, the others wait for it, as in every MPI
-        program: give ``stall_timeout``, or start with ``mpirun -n 4 python -m mpi4py script.py``.
 
         Args:
             data: an HDF5 file, an image set of ``distcnn.datasets``, or arrays ``((train_images,

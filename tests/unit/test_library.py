@@ -329,6 +329,15 @@ def test_callbacks_hear_of_steps_and_epochs(image_set: MakeImageSet) -> None:
     assert [item for item in heard[1:-1] if isinstance(item, int)] == list(range(1, run.steps + 1))
 
 
+def test_a_callback_that_raises_ends_the_run_at_once(image_set: MakeImageSet) -> None:
+    class Fails(dc.Callback):
+        def on_step(self, step: int, loss: float) -> None:
+            raise KeyError(step)
+
+    with pytest.raises(KeyError, match="1"):
+        dc.Trainer(MODEL, **FEW).fit(image_set(), callbacks=[Fails()])
+
+
 # -- no trace is left
 
 
